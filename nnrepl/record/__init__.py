@@ -1,0 +1,1 @@
+"""How a program is captured: interception, the recorder, transforms, the backward sweep, names and places."""

@@ -1,0 +1,117 @@
+"""Adopt: what happens when an array turns up in an op that the recorder has never seen."""
+
+from __future__ import annotations
+
+import io
+import re
+import sys
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import mlx.core as mx
+
+from nnrepl.record.stack import is_module
+from nnrepl.tape import Hole, Value, is_evaluated
+
+if TYPE_CHECKING:
+    from nnrepl.record.recorder import Recorder
+
+_export_to_dot = mx.export_to_dot
+_RANDOM_STATE = mx.random.state
+
+
+def adopt(recorder: Recorder, array: mx.array, frame: FrameType) -> Value:
+    """Enter an unknown array as a leaf: a parameter, a captured array, or (what must not be) a hole.
+
+    It is a hole if MLX's own graph shows that it was computed from recorded values, and, in a program that
+    was recorded from its start, if nothing explains where it came from.
+    """
+    if array is _RANDOM_STATE[0]:
+        return recorder.leaf(array, "constant", "random state")
+    source = computed_from(recorder, array)
+    if source is not None:
+        value = recorder.leaf(array, "hole", None)
+        reason = f"computed from {source.name} by something that was not recorded"
+    else:
+        path = parameter_path(array, frame)
+        if path is not None:
+            return recorder.leaf(array, "parameter", path)
+        name = _variable(array, frame)
+        if not recorder.strict:
+            return recorder.leaf(array, "captured", name)
+        value = recorder.leaf(array, "hole", name)
+        reason = "made by something that was not recorded"
+    recorder.tape.holes.append(Hole(value, len(recorder.tape), reason))
+    return value
+
+
+def computed_from(recorder: Recorder, array: mx.array) -> Value | None:
+    """A recorded value that an unevaluated array depends on in MLX's own lazy graph, if there is one."""
+    if is_evaluated(array):
+        return None
+    values = {f"v{number}": value for number, value in enumerate(recorder.live.values())}
+    named = {name: value.held for name, value in values.items() if value.held is not None and value.kind != "parameter"}
+    dot = io.StringIO()
+    _export_to_dot(dot, array)
+    return _reached(dot.getvalue(), array, named, values)
+
+
+def _reached(
+    alone: str, array: mx.array, named: dict[str, mx.array], values: dict[str, Value]
+) -> Value | None:
+    """Which of the named arrays occur among the ancestors of `array`: the primitives that make them are
+    among those that make it."""
+    primitives = set(re.findall(r"^\{ (\d+) \[label", alone, re.MULTILINE))
+    dot = io.StringIO()
+    _export_to_dot(dot, array, **named)
+    makers = dict(re.findall(r'^(\d+) -> "(v\d+)"', dot.getvalue(), re.MULTILINE))
+    for primitive, name in makers.items():
+        if primitive in primitives:
+            return values[name]
+    return None
+
+
+def parameter_path(array: mx.array, frame: FrameType | None) -> str | None:
+    """The path of `array` in the outermost Module on the stack that holds it."""
+    found = None
+    while frame is not None:
+        if frame.f_code.co_argcount and frame.f_code.co_varnames[0] == "self":
+            owner = frame.f_locals.get("self")
+            if is_module(owner):
+                found = path_in(owner, array) or found
+        frame = frame.f_back
+    return found
+
+
+def path_in(tree: Any, array: mx.array, prefix: str = "") -> str | None:
+    """The dotted path at which a tree of dicts and lists (a Module is a dict) holds this very object."""
+    if isinstance(tree, dict):
+        items: Any = dict.items(tree)
+    elif isinstance(tree, (list, tuple)):
+        items = enumerate(tree)
+    else:
+        return None
+    for key, item in items:
+        if item is array:
+            return f"{prefix}{key}"
+        if isinstance(item, (dict, list, tuple)):
+            path = path_in(item, array, f"{prefix}{key}.")
+            if path is not None:
+                return path
+    return None
+
+
+def _variable(array: mx.array, frame: FrameType | None) -> str | None:
+    """The name of a variable that holds this very object, from the innermost call outwards."""
+    while frame is not None:
+        own = str(frame.f_globals.get("__name__")).startswith("nnrepl.")
+        for scope in () if own else (frame.f_locals, frame.f_globals):
+            for name, thing in list(scope.items()):
+                if thing is array:
+                    return name
+                if isinstance(thing, (dict, list, tuple)) and name not in sys.modules and len(thing) < 100:
+                    path = path_in(thing, array)
+                    if path is not None:
+                        return f"{name}.{path}"
+        frame = frame.f_back
+    return None

@@ -1,0 +1,269 @@
+"""Anatomy: which of MLX's primitives one op is made of, and in which order they touch its inputs.
+
+MLX's gradient walks its graph of primitives depth first over each primitive's inputs and sweeps that in
+reverse (`vjp` in mlx/transforms.cpp). An op may be several primitives (`maximum` of two shapes broadcasts
+first; `rms_norm` on a CPU uses its input twice), so the order in which gradients are added up is an order
+of primitives, not of ops. It is read from MLX itself: the op is called on stand-ins of the same shapes, and
+`mx.export_to_dot` shows what came out. Nothing is evaluated, and each kind of call is looked at once.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.core as mx
+
+from nnrepl.record.special import Data, construct
+from nnrepl.tape import DrawnKey, Op, Value
+
+_broadcast_to, _export_to_dot = mx.broadcast_to, mx.export_to_dot
+
+
+@dataclass(frozen=True, slots=True)
+class Touch:
+    """One step of MLX's walk through an op.
+
+    Attributes:
+        visit: The input whose history is walked now, -1 if none is.
+        taps: The inputs that the primitive which comes now takes directly, in its order.
+    """
+
+    visit: int
+    taps: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Group:
+    """Outputs of an op that MLX computes, and differentiates, together.
+
+    Attributes:
+        outputs: Which outputs of the op they are.
+        alias: The input that the (only) output simply is, -1 if it is a result of its own.
+        stopped: Whether no gradient passes (`stop_gradient`).
+        walk: MLX's walk, in order.
+        inputs: The inputs that gradients may reach, in the order in which they are first tapped.
+        uses: How often each input is tapped; more than once means that MLX adds its parts one by one.
+        simple: Whether everything happens in one primitive: no order to heed inside.
+        early: The inputs of which the last tap comes after every visit: their gradients are added at once.
+    """
+
+    outputs: tuple[int, ...]
+    alias: int
+    stopped: bool
+    walk: tuple[Touch, ...]
+    inputs: tuple[int, ...]
+    uses: dict[int, int]
+    simple: bool
+    early: frozenset[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Primitive:
+    """One primitive of MLX's graph: its node, its name, and the arrays that go in and come out."""
+
+    node: str
+    label: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+def anatomy(op: Op, slots: tuple[int, ...], inputs: Sequence[Value]) -> tuple[Group, ...]:
+    """The groups of outputs of `op`.
+
+    Args:
+        op: A recorded op.
+        slots: For each of `op.inputs`, which distinct input it is (a value used twice is one).
+        inputs: The distinct inputs.
+    """
+    if op.operation.kind in ("custom", "checkpoint"):
+        return (_in_one_go(len(op.outputs), slots),)
+    if op.operation.kind == "opaque":
+        return _groups([value.array for value in op.outputs], [value.array for value in inputs])
+    try:
+        key = (op.operation, slots, tuple(map(_freeze, op.args)), _freeze(op.kwargs))
+        known = _KNOWN.get(key)
+    except TypeError:  # an argument that cannot be hashed: looked at anew each time
+        return _dissect(op, slots, inputs)
+    if known is None:
+        known = _KNOWN[key] = _dissect(op, slots, inputs)
+    return known
+
+
+_KNOWN: dict[Any, tuple[Group, ...]] = {}
+
+
+def _in_one_go(outputs: int, slots: tuple[int, ...]) -> Group:
+    """A call with a backward pass of its own: one node of MLX's graph, which takes its inputs in order."""
+    taps = tuple(dict.fromkeys(slots))
+    walk = (*(Touch(slot) for slot in taps), Touch(-1, taps))
+    uses = dict.fromkeys(taps, 1)
+    return Group(tuple(range(outputs)), -1, False, walk, taps, uses, False, frozenset(taps))
+
+
+def _freeze(part: Any) -> Any:
+    kind = type(part)
+    if kind is Value:
+        return part.shape, part.dtype
+    if kind is list or kind is tuple:
+        return tuple([_freeze(item) for item in part])
+    if kind is dict:
+        return tuple([(key, _freeze(item)) for key, item in part.items()])
+    if kind is slice:
+        return "slice", _freeze(part.start), _freeze(part.stop), _freeze(part.step)
+    if kind is DrawnKey or kind is Data:
+        return kind
+    if hasattr(part, "__array_interface__"):
+        return "numpy", part.shape, str(part.dtype)
+    return kind, part
+
+
+# -- looking inside ----------------------------------------------------------------------------------------
+
+
+def stand_in(shape: tuple[int, ...], dtype: mx.Dtype) -> mx.array:
+    """An array of a given shape and dtype that takes no memory and is never evaluated."""
+    return _broadcast_to(construct(0, dtype), shape)
+
+
+def graph(outputs: dict[str, mx.array], inputs: dict[str, mx.array]) -> list[str | Primitive]:
+    """MLX's walk through the graph between `inputs` and `outputs`, depth first over each primitive's inputs:
+    the primitives in the order in which they are left, and the names of inputs where they are first met.
+    What lies before the inputs is not part of it."""
+    dot = io.StringIO()
+    _export_to_dot(dot, **outputs, **inputs)
+    made_by = {name: step for step in _parse(dot.getvalue()) for name in step.outputs}
+    steps: list[str | Primitive] = []
+    seen: set[str | Primitive] = set()
+
+    def arrive(name: str) -> None:
+        step: str | Primitive | None = name if name in inputs else made_by.get(name)
+        if step is None or step in seen:
+            return
+        seen.add(step)
+        if isinstance(step, str):
+            steps.append(step)
+        else:
+            stack.append((step, 0))
+
+    for output in outputs:
+        stack: list[tuple[Primitive, int]] = []
+        arrive(output)
+        while stack:
+            step, at = stack.pop()
+            if at < len(step.inputs):
+                stack.append((step, at + 1))
+                arrive(step.inputs[at])
+            else:
+                steps.append(step)
+    return steps
+
+
+_LINE = re.compile(
+    r'^\{ (?P<node>\d+) \[label ="(?P<label>[^"]*)"|^"(?P<taken>[^"]+)" -> \d+$|^\d+ -> "(?P<made>[^"]+)"$',
+    re.MULTILINE,
+)
+
+
+def _parse(dot: str) -> list[Primitive]:
+    """The primitives of a graph that MLX wrote in the DOT language."""
+    nodes: list[tuple[str, str, list[str], list[str]]] = []
+    for line in _LINE.finditer(dot):
+        if line["node"]:
+            nodes.append((line["node"], line["label"], [], []))
+        elif line["taken"]:
+            nodes[-1][2].append(line["taken"])
+        else:
+            nodes[-1][3].append(line["made"])
+    return [Primitive(node, label, tuple(takes), tuple(makes)) for node, label, takes, makes in nodes]
+
+
+def _dissect(op: Op, slots: tuple[int, ...], inputs: Sequence[Value]) -> tuple[Group, ...]:
+    """The groups of an op, from a call of its own on stand-ins."""
+    stands = [stand_in(value.shape, value.dtype) for value in inputs]
+    index = dict(zip(op.inputs, slots, strict=True))
+    return _groups(op.compute(lambda value: stands[index[value]]), stands)
+
+
+def _groups(outputs: list[mx.array], inputs: list[mx.array]) -> tuple[Group, ...]:
+    leaves = {f"i{slot}": array for slot, array in enumerate(inputs)}
+    made_by = {
+        name: step for step in graph(_named(outputs, range(len(outputs))), leaves)
+        if isinstance(step, Primitive) for name in step.outputs
+    }  # fmt: skip
+    families: dict[Primitive, list[int]] = {}
+    groups: list[Group] = []
+    for k, output in enumerate(outputs):
+        maker = made_by.get(f"o{k}")
+        if maker is None:
+            groups.append(_unmade(k, output, inputs))
+        else:
+            families.setdefault(maker, []).append(k)
+    if len(families) > 1 and _share(list(families), made_by):
+        families = {next(iter(families)): sorted(k for family in families.values() for k in family)}
+    return (*(_group(_named(outputs, family), leaves) for family in families.values()), *groups)
+
+
+def _named(outputs: list[mx.array], which: Iterable[int]) -> dict[str, mx.array]:
+    return {f"o{k}": outputs[k] for k in which}
+
+
+def _group(outputs: dict[str, mx.array], leaves: dict[str, mx.array]) -> Group:
+    walk: list[Touch] = []
+    label = ""
+    for step in graph(outputs, leaves):
+        if isinstance(step, str):
+            walk.append(Touch(int(step[1:])))
+            continue
+        label = step.label
+        taps = tuple(int(name[1:]) for name in step.inputs if name in leaves)
+        if taps:
+            walk.append(Touch(-1, taps))
+    uses = Counter(slot for step in walk for slot in step.taps)
+    tapping = [step for step in walk if step.taps]
+    last_visit = max((at for at, step in enumerate(walk) if step.visit >= 0), default=-1)
+    return Group(
+        outputs=tuple(int(name[1:]) for name in outputs),
+        alias=-1,
+        stopped=label == "StopGradient",
+        walk=tuple(walk),
+        inputs=tuple(uses),
+        uses=dict(uses),
+        simple=len(tapping) == 1 and walk[-1] is tapping[0] and all(use == 1 for use in uses.values()),
+        early=frozenset(slot for at, step in enumerate(walk) if at > last_visit for slot in step.taps),
+    )
+
+
+def _unmade(output: int, array: mx.array, inputs: list[mx.array]) -> Group:
+    """An output that no primitive makes: it is one of the inputs, or a constant."""
+    slot = next((slot for slot, stand in enumerate(inputs) if _is_node(array, stand)), -1)
+    taps = () if slot < 0 else (slot,)
+    return Group((output,), slot, slot < 0, (), taps, dict.fromkeys(taps, 1), False, frozenset())
+
+
+def _is_node(array: mx.array, other: mx.array) -> bool:
+    """Whether two Python objects are the same node of MLX's graph: of two names, only one is drawn then."""
+    dot = io.StringIO()
+    _export_to_dot(dot, a=array, b=other)
+    return '"a"' not in dot.getvalue()
+
+
+def _share(roots: list[Primitive], made_by: dict[str, Primitive]) -> bool:
+    """Whether primitives that make different outputs have primitives before them in common."""
+    seen: set[Primitive] = set()
+    for root in roots:
+        reached: set[Primitive] = set()
+        pending = [root]
+        while pending:
+            step = pending.pop()
+            if step not in reached:
+                reached.add(step)
+                pending.extend(made_by[name] for name in step.inputs if name in made_by)
+        if seen & reached:
+            return True
+        seen |= reached
+    return False

@@ -1,0 +1,211 @@
+"""Compiled: `mx.compile` under recording.
+
+Inside a gradient MLX runs a compiled function as plain Python, and so does nnrepl. Called on its own, MLX
+runs the Python body once for each kind of arguments and afterwards repeats the graph: prints are not
+repeated, random draws and captured arrays stay what they were. So does nnrepl: the first call is recorded,
+later calls put the same ops on the tape again, on the new inputs.
+Source: `PyCompiledFun` in mlx/python/src/transforms.cpp.
+"""
+
+from __future__ import annotations
+
+import functools
+import gc
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+
+import mlx.core as mx
+
+from nnrepl.record import opaque, trees
+from nnrepl.record.catalog import Callee
+from nnrepl.record.recorder import Recorder, ready
+from nnrepl.record.repeat import repeat
+from nnrepl.record.special import construct
+from nnrepl.tape import Op, Value
+
+_getframe = sys._getframe
+_compile, _negative = mx.compile, mx.negative
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What a compiled function did the first time.
+
+    Attributes:
+        ops: The ops that it recorded.
+        inputs: The values that went in: its arguments, then the captured `inputs`.
+        result: What it returned, as a tree of Values.
+        outputs: What the captured `outputs` held afterwards.
+    """
+
+    ops: list[Op]
+    inputs: list[Value]
+    result: Any
+    outputs: list[Value]
+
+
+class Compiled(opaque.Transform):
+    """What `mx.compile(fun, ...)` returns while recording is on."""
+
+    def __init__(
+        self, original: Callable[..., Any], fun: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        super().__init__(original, fun, args, kwargs)
+        self.traces: dict[Any, Trace] = {}
+
+    def call(self, recorder: Recorder, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType) -> Any:
+        if recorder.differentiating or not recorder.compiling:
+            return self._plainly(recorder, args, kwargs, frame)
+        return call_compiled(
+            recorder, self.fun, self.option(0, "inputs", None), self.option(1, "outputs", None),
+            bool(self.option(2, "shapeless", False)), self.traces, args, kwargs, frame,
+        )  # fmt: skip
+
+    def _plainly(
+        self, recorder: Recorder, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType
+    ) -> Any:
+        """Run the Python function on new containers, as MLX does under a gradient."""
+        if any(not _allowed(leaf) for leaf in trees.leaves((args, kwargs))):
+            return self.real(*args, **kwargs)  # MLX says what is wrong
+        given, names = _new_handles(recorder, (args, kwargs), frame)
+        return self.fun(*given, **names)
+
+
+def compiling() -> bool:
+    """Whether MLX compiles at present: a compiled function does not run its Python body twice."""
+    runs: list[mx.array] = []
+
+    def body(array: mx.array) -> mx.array:
+        runs.append(array)
+        return _negative(array)
+
+    probe = _compile(body)
+    for _ in range(2):
+        probe(construct(0.0))
+    return len(runs) == 1
+
+
+def switch(recorder: Recorder, callee: Callee) -> Callable[[], None]:
+    """Follow `mx.disable_compile()` and `mx.enable_compile()`."""
+    original = callee.original
+
+    @functools.wraps(original, assigned=("__name__", "__doc__"), updated=())
+    def wrapper() -> None:
+        original()
+        recorder.compiling = callee.attribute == "enable_compile"
+
+    return wrapper
+
+
+def _allowed(leaf: Any) -> bool:
+    return leaf is None or isinstance(leaf, (mx.array, str, int, float))
+
+
+def _new_handles(recorder: Recorder, tree: Any, frame: FrameType) -> Any:
+    return trees.rebuild(tree, lambda array: recorder.handle(recorder.value_of(array, frame)))
+
+
+def call_compiled(
+    recorder: Recorder,
+    fun: Callable[..., Any],
+    inputs: Any,
+    outputs: Any,
+    shapeless: bool,
+    traces: dict[Any, Trace],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    frame: FrameType,
+) -> Any:
+    """Call a compiled function on its own: record its first run for these kinds of arguments, repeat it
+    for the next."""
+    given = [recorder.value_of(array, frame) for array in trees.arrays((args, kwargs))]
+    taken = [recorder.value_of(array, frame) for array in trees.arrays(inputs)]
+    key = (_constants((args, kwargs)), tuple(_kind(value, shapeless) for value in (*given, *taken)))
+    trace = traces.get(key)
+    if trace is not None:
+        return _repeat(recorder, trace, [*given, *taken], outputs)
+    start = len(recorder.tape)
+    fresh_args, fresh_kwargs = _new_handles(recorder, (args, kwargs), frame)
+    result = fun(*fresh_args, **fresh_kwargs)
+    after = [recorder.value_of(array, frame) for array in trees.arrays(outputs)]
+    held = trees.rebuild(result, lambda array: recorder.value_of(array, frame))
+    traces[key] = Trace(recorder.tape.ops[start:], [*given, *taken], held, after)
+    return _hand_out(recorder, held)
+
+
+def _kind(value: Value, shapeless: bool) -> tuple[Any, ...]:
+    shape: Any = len(value.shape) if shapeless else value.shape
+    return shape, value.dtype
+
+
+def _constants(tree: Any) -> Any:
+    """The structure of a tree and everything in it that is not an array."""
+    if isinstance(tree, (list, tuple)):
+        return tuple(_constants(item) for item in tree)
+    if isinstance(tree, dict):
+        return tuple((key, _constants(item)) for key, item in dict.items(tree))
+    return mx.array if isinstance(tree, mx.array) else (type(tree), tree)
+
+
+def _hand_out(recorder: Recorder, result: Any) -> Any:
+    """A tree of Values as a tree of arrays."""
+    return _map_values(result, recorder.handle)
+
+
+def _map_values(tree: Any, give: Callable[[Value], mx.array]) -> Any:
+    if isinstance(tree, Value):
+        return give(tree)
+    if isinstance(tree, list):
+        return [_map_values(item, give) for item in tree]
+    if isinstance(tree, tuple):
+        items = [_map_values(item, give) for item in tree]
+        return type(tree)(*items) if hasattr(tree, "_fields") else tuple(items)
+    if isinstance(tree, dict):
+        return {key: _map_values(item, give) for key, item in tree.items()}
+    return tree
+
+
+def _repeat(recorder: Recorder, trace: Trace, inputs: list[Value], outputs: Any) -> Any:
+    """Put the ops of an earlier run on the tape again, on other inputs."""
+    now = dict(zip(trace.inputs, inputs))
+    repeat(recorder, trace.ops, now)
+    filled = iter([now.get(value, value) for value in trace.outputs])
+    if outputs is not None:
+        trees.fill(outputs, lambda _: recorder.handle(next(filled)))
+    return _map_values(trace.result, lambda value: recorder.handle(now.get(value, value)))
+
+
+def caller(original: Callable[..., Any]) -> Callable[..., Any]:
+    """The replacement for calling an `_gc_func`: a transform that was made before recording began, such as
+    the activations that mlx.nn compiled at import."""
+
+    def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
+        recorder = ready()
+        if recorder is None:
+            return original(self, *args, **kwargs)
+        return _made_before(recorder, original, self, args, kwargs, _getframe(1))
+
+    return __call__
+
+
+def _made_before(
+    recorder: Recorder,
+    original: Callable[..., Any],
+    function: Any,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    frame: FrameType,
+) -> Any:
+    parts = gc.get_referents(function)[1:]
+    inner = parts[-1]
+    if len(parts) == 3 and parts[0] is None and parts[1] is None:  # mx.compile without inputs and outputs
+        given, names = _new_handles(recorder, (args, kwargs), frame)
+        return inner(*given, **names)
+
+    def call(*given: Any, **names: Any) -> Any:
+        return original(function, *given, **names)
+
+    return opaque.OpaqueCall(recorder, opaque.title(inner), "transform", None, call).run(args, kwargs, frame)

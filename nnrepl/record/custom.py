@@ -1,0 +1,228 @@
+"""Custom: `mx.custom_function` and `mx.checkpoint`, functions that bring their own backward pass.
+
+Their inner ops are recorded as they run. For the gradient the call as a whole is one op: a custom function
+is differentiated by the program's own `vjp` function, a checkpoint by running its function a second time.
+Source: `custom_function` and `checkpoint` in mlx/transforms.cpp.
+"""
+
+from __future__ import annotations
+
+import gc
+import inspect
+import sys
+from collections.abc import Callable
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import mlx.core as mx
+
+from nnrepl.record import opaque, trees
+from nnrepl.record.recorder import Recorder, ready
+from nnrepl.tape import Op, Operation, Value
+
+if TYPE_CHECKING:
+    from nnrepl.record.sweep import Node, Sweep
+
+_getframe = sys._getframe
+_copy = mx.array.__copy__
+_zeros_like, _depends = mx.zeros_like, mx.depends
+
+
+def _pass_on(_: Composite, count: int, *arrays: mx.array) -> list[mx.array]:
+    """The results of a composite are the results of the ops inside."""
+    return [_copy(array) for array in arrays[count:]]
+
+
+class Composite:
+    """One call of a function whose inner ops are on the tape, and which has a backward pass of its own.
+
+    Attributes:
+        fun: The program's function.
+        args, kwargs: Its arguments as trees, with Values for arrays.
+        result: What it returned, as a tree with Values for arrays.
+    """
+
+    def __init__(self, recorder: Recorder, fun: Callable[..., Any]) -> None:
+        self.recorder = recorder
+        self.fun = fun
+        self.inputs: list[Value] = []
+        self.given: tuple[Any, dict[str, Any]] = ((), {})
+        self.result: Any = None
+
+    def run(
+        self, kind: str, spelling: str, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType
+    ) -> Any:
+        """Call the function on new handles, as MLX does, and close the call with an op of its own."""
+        recorder = self.recorder
+
+        def hand_over(array: mx.array) -> mx.array:
+            value = recorder.value_of(array, frame)
+            self.inputs.append(value)
+            return recorder.handle(value)
+
+        self.given = trees.rebuild((args, kwargs), hand_over)
+        result = self.fun(*self.given[0], **self.given[1])
+        inner = [recorder.value_of(array, frame) for array in trees.arrays(result)]
+        operation = Operation(f"{kind} of {opaque.title(self.fun)}", _pass_on, spelling, kind=kind)
+        inputs = (*self.inputs, *inner)
+        op = Op(recorder.tape, operation, (self, len(self.inputs), *inputs), {}, inputs)
+        outputs: list[mx.array] = []
+
+        def hand_back(array: mx.array) -> mx.array:
+            outputs.append(_copy(array))
+            return outputs[-1]
+
+        self.result = trees.rebuild(result, hand_back)
+        recorder.finish(op, outputs, frame)
+        return self.result
+
+    def cotangents(
+        self, sweep: Sweep, op: Op, reached: tuple[int, ...], gradients: tuple[Value, ...]
+    ) -> list[Value]:
+        """A gradient for every output: zeros for one that none has reached."""
+        found = dict(zip(reached, gradients))
+        whole = []
+        for k, output in enumerate(op.outputs):
+            if k not in found:
+                zeros = _zeros_like(output.array)
+                found[k] = sweep.recorder.leaf(zeros, "constant", "no gradient: zeros")
+            whole.append(found[k])
+        return whole
+
+
+class Custom(Composite):
+    """A call of an `mx.custom_function` with a `vjp` of the program's own."""
+
+    def __init__(self, recorder: Recorder, fun: Callable[..., Any], vjp: Callable[..., Any]) -> None:
+        super().__init__(recorder, fun)
+        self.vjp = vjp
+
+    def backward(
+        self, sweep: Sweep, node: Node, reached: tuple[int, ...], gradients: tuple[Value, ...]
+    ) -> dict[int, list[Value]]:
+        """Run the program's `vjp`; its ops are backward ops."""
+        op = node.op
+        recorder = self.recorder
+        cotangents = [recorder.handle(value) for value in self.cotangents(sweep, op, reached, gradients)]
+        outputs = [recorder.handle(value) for value in op.outputs]
+        primals = iter([recorder.handle(value) for value in self.inputs])
+        args, kwargs = trees.rebuild(self.given, lambda _: next(primals))
+        first, second = iter(cotangents), iter(outputs)
+        cotangent = trees.rebuild(self.result, lambda _: next(first))
+        output = trees.rebuild(self.result, lambda _: next(second))
+        primal = args[0] if len(args) == 1 else tuple(args)
+        start = len(recorder.tape)
+        returned = trees.arrays(self.vjp(primal, cotangent, output, **kwargs))
+        _belong(recorder, start, op)
+        values = [recorder.value_of(array, _getframe(0)) for array in returned]
+        parts: dict[int, list[Value]] = {}
+        for taken, value in zip(self.inputs, values):
+            if taken.canonical in sweep.active:
+                parts.setdefault(node.index[taken], []).append(value)
+        return parts
+
+
+class Rerun(Composite):
+    """A call whose backward pass runs the function again: a checkpoint, or a custom function without a
+    `vjp` (MLX then differentiates its function anew)."""
+
+    def __init__(self, recorder: Recorder, fun: Callable[..., Any], depends: bool) -> None:
+        super().__init__(recorder, fun)
+        self.depends = depends
+
+    def backward(
+        self, sweep: Sweep, node: Node, reached: tuple[int, ...], gradients: tuple[Value, ...]
+    ) -> dict[int, list[Value]]:
+        """Run the function again on fresh leaves and sweep what it recorded."""
+        from nnrepl.record.sweep import Sweep
+
+        op = node.op
+        recorder = self.recorder
+        start = len(recorder.tape)
+        arrays = [recorder.handle(value) for value in self.inputs]
+        if self.depends:
+            outputs = [recorder.handle(value) for value in op.outputs]
+            arrays = recorder.call(_DEPENDS, (arrays, outputs), {}, _getframe(0))
+        fresh = [_copy(array) for array in arrays]
+        leaves = [
+            recorder.leaf(array, "input", value.label, value) for array, value in zip(fresh, self.inputs)
+        ]
+        given = iter(fresh)
+        args, kwargs = trees.rebuild(self.given, lambda _: next(given))
+        again = [recorder.value_of(array, _getframe(0)) for array in trees.arrays(self.fun(*args, **kwargs))]
+        _belong(recorder, start, op)
+        inner = Sweep(recorder, sweep.part, start, leaves)
+        found = inner.run(list(zip(again, self.cotangents(sweep, op, reached, gradients))))
+        parts: dict[int, list[Value]] = {}
+        for taken, leaf in zip(self.inputs, leaves):
+            if taken.canonical not in sweep.active:
+                continue
+            gradient = found.get(leaf)
+            if gradient is None:
+                gradient = recorder.leaf(_zeros_like(leaf.array), "constant", "no gradient: zeros")
+            parts.setdefault(node.index[taken], []).append(gradient)
+        return parts
+
+
+_DEPENDS = Operation("depends", _depends, "mx.depends")
+
+
+def _belong(recorder: Recorder, start: int, op: Op) -> None:
+    """What was recorded since `start` belongs to the backward pass of `op`."""
+    for inner in recorder.tape.ops[start:]:
+        if inner.of is None:
+            inner.of = op
+
+
+class Checkpointed(opaque.Transform):
+    """What `mx.checkpoint(fun)` returns while recording is on."""
+
+    def call(self, recorder: Recorder, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType) -> Any:
+        composite = Rerun(recorder, self.fun, depends=True)
+        return composite.run("checkpoint", "mx.checkpoint", args, kwargs, frame)
+
+
+def caller(original: Callable[..., Any]) -> Callable[..., Any]:
+    """The replacement for calling an `mx.custom_function`."""
+
+    def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
+        recorder = ready()
+        if recorder is None:
+            return original(self, *args, **kwargs)
+        fun, *others = gc.get_referents(self)[1:]
+        known = recorder.customized.get(id(self), (self, set()))[1]
+        vjp = next((other for other in others if _is_vjp(other, known)), None)
+        composite: Composite
+        if vjp is not None:
+            composite = Custom(recorder, fun, vjp)
+        elif others or known:
+            composite = Rerun(recorder, fun, depends=False)
+        else:  # no transformation of its own: MLX calls the function as it is
+            return fun(*args, **kwargs)
+        return composite.run("custom", "mx.custom_function", args, kwargs, _getframe(1))
+
+    return __call__
+
+
+def _is_vjp(function: Any, known: set[Any]) -> bool:
+    """Whether a function that MLX holds for a custom function is its `vjp`: it was set as such, or, if it
+    was set before recording began, takes the three arguments that only a `vjp` does."""
+    kinds = {kind for kind, set_function in known if set_function is function}
+    if kinds:
+        return "vjp" in kinds
+    try:
+        return len(inspect.signature(function).parameters) >= 3
+    except (TypeError, ValueError):
+        return True
+
+
+def setter(kind: str, original: Callable[..., Any]) -> Callable[..., Any]:
+    """The replacement for `custom_function.vjp`, `.jvp` and `.vmap`: notes what was set as what."""
+
+    def set_transformation(self: Any, function: Callable[..., Any]) -> Any:
+        recorder = ready()
+        if recorder is not None:
+            recorder.customized.setdefault(id(self), (self, set()))[1].add((kind, function))
+        return original(self, function)
+
+    return set_transformation

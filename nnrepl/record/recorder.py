@@ -1,0 +1,372 @@
+"""Recorder: writes down what the program calls, as it calls it.
+
+This is the hot path: a recorded op may cost a few microseconds. Names and places are kept as a code object
+and an offset, and resolved when somebody looks.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import get_ident
+from types import FrameType
+from typing import Any, Protocol
+
+import mlx.core as mx
+
+from nnrepl.record.adopt import adopt
+from nnrepl.record.stack import Stack, is_module
+from nnrepl.tape import (
+    BACKWARD,
+    FORWARD,
+    RUN_PASS,
+    SETUP,
+    SETUP_PASS,
+    UPDATE,
+    UPDATE_PASS,
+    Activation,
+    DrawnKey,
+    Mark,
+    Op,
+    Operation,
+    Pass,
+    Tape,
+    Value,
+    arrays_of,
+)
+
+RECORD, OPAQUE, MUTED = 0, 1, 2
+
+_array = mx.array
+_copy = mx.array.__copy__
+_RANDOM_STATE = mx.random.state
+_PLAIN = frozenset(
+    (int, float, bool, str, complex, type(None), mx.Dtype, mx.Stream, mx.Device, mx.DeviceType, type(Ellipsis))
+)
+
+
+class Listener(Protocol):
+    """Who wants to know what happens: the session."""
+
+    def op_recorded(self, op: Op) -> None:
+        """An op at the top level of the program was recorded; the program waits for its result."""
+
+    def pass_recorded(self, part: Pass) -> None:
+        """A gradient pass was recorded to its end; the program waits for what it returns."""
+
+    def pass_started(self, part: Pass) -> None:
+        """A gradient pass begins: nothing will be said until its end."""
+
+
+class Recorder:
+    """Writes the program's ops onto a tape.
+
+    Args:
+        tape: Where to write.
+        strict: Whether everything the program has should have been recorded (a script from its start), so
+            that an unknown array is a hole; otherwise an array that existed before is taken as captured.
+        base: The frame of nnrepl's own that runs the program.
+
+    Attributes:
+        mode: RECORD; OPAQUE inside a transform that MLX runs by itself; MUTED while nnrepl itself computes.
+        live: The value that each living array object holds, by `id`.
+        part: The pass that is being recorded.
+        differentiating: How many transforms of ours are running (0 at the top level of the program).
+        captured: In OPAQUE mode, the recorded values that were touched.
+        closed: Whether the recording is over; wrappers that live on then do nothing.
+        compiling: Whether MLX would compile (the program may have switched that off).
+        customized: Custom functions and what was set as their `vjp`, `jvp`, `vmap`, by `id`.
+    """
+
+    def __init__(self, tape: Tape, *, strict: bool, base: FrameType | None = None) -> None:
+        self.tape = tape
+        self.strict = strict
+        self.mode = RECORD
+        self.thread = get_ident()
+        self.live: dict[int, Value] = {}
+        self.guards: dict[int, weakref.ref[mx.array]] = {}
+        self.stack = Stack(base)
+        self.part: Pass | None = None
+        self.phase = SETUP
+        self.differentiating = 0
+        self.captured: dict[Value, mx.array] = {}
+        self.listener: Listener | None = None
+        self.started = False
+        self.stream: Any = None
+        self.closed = False
+        self.compiling = True
+        self.customized: dict[int, tuple[Any, set[Any]]] = {}
+
+    # -- ops -------------------------------------------------------------------------------------------
+
+    def call(self, operation: Operation, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType) -> Any:
+        """Run an operation for the program and write it down. Returns what MLX returned."""
+        inputs: list[Value] = []
+        template: list[Any] = []
+        live = self.live
+        for arg in args:
+            kind = type(arg)
+            if kind is _array:
+                value = live.get(id(arg))
+                if value is None:
+                    value = adopt(self, arg, frame)
+                inputs.append(value)
+                template.append(value)
+            elif kind in _PLAIN:
+                template.append(arg)
+            else:
+                template.append(self.scan(arg, inputs, frame))
+        names = {key: self.scan(arg, inputs, frame) for key, arg in kwargs.items()} if kwargs else kwargs
+        op = Op(self.tape, operation, tuple(template), names, tuple(inputs))
+        try:
+            result = operation.run(*args, **kwargs)
+        except Exception as error:
+            self.fail(op, error, frame)
+            raise
+        self.finish(op, result, frame)
+        return result
+
+    def finish(self, op: Op, result: Any, frame: FrameType) -> None:
+        """Give an op its outputs and its place, and put it on the tape."""
+        if type(result) is _array:
+            value = Value(self.tape, op, 0, result)
+            op.outputs = (value,)
+            self.live[id(result)] = value
+        else:
+            outputs = []
+            for slot, array in enumerate(arrays_of(result)):
+                value = Value(self.tape, op, slot, array)
+                outputs.append(value)
+                self.live[id(array)] = value
+            if not outputs:
+                return
+            op.outputs = tuple(outputs)
+        self.put(op, frame)
+
+    def put(self, op: Op, frame: FrameType) -> None:
+        """Put an op on the tape, at the place where `frame` stands."""
+        stack = self.stack
+        op.scope = stack.scope if frame is stack.frame else stack.enter(frame)
+        op.lasti = frame.f_lasti
+        op.stream = self.stream
+        tape_ops = self.tape.ops
+        op.position = len(tape_ops)
+        if self.differentiating:
+            op.phase = self.phase
+            op.part = self.part  # type: ignore[assignment]
+            tape_ops.append(op)
+            return
+        self._top_level(op)
+        tape_ops.append(op)
+        op.part.end = len(tape_ops)
+        if self.listener is not None:
+            self.listener.op_recorded(op)
+
+    def fail(self, op: Op, error: Exception, frame: FrameType) -> None:
+        """Put an op on the tape that raised."""
+        if op.inputs or not isinstance(error, TypeError):
+            op.error = error
+            self.put(op, frame)
+
+    def scan(self, arg: Any, inputs: list[Value], frame: FrameType) -> Any:
+        """An argument with its arrays replaced by Values, which are added to `inputs`. Containers are
+        copied: the program may change them later."""
+        kind = type(arg)
+        if kind in _PLAIN:
+            return arg
+        if kind is _array:
+            value = self.live.get(id(arg))
+            if value is None:
+                value = adopt(self, arg, frame)
+            inputs.append(value)
+            return value
+        if kind is list or kind is tuple:
+            parts = [self.scan(item, inputs, frame) for item in arg]
+            return parts if kind is list else tuple(parts)
+        if kind is slice:
+            return slice(*(self.scan(end, inputs, frame) for end in (arg.start, arg.stop, arg.step)))
+        if kind is dict:
+            return {key: self.scan(item, inputs, frame) for key, item in arg.items()}
+        if isinstance(arg, (list, tuple)):
+            return [self.scan(item, inputs, frame) for item in arg]
+        return arg.copy() if hasattr(arg, "__array_interface__") and hasattr(arg, "copy") else arg
+
+    # -- arrays that change, appear, or are handed over ------------------------------------------------
+
+    def value_of(self, array: mx.array, frame: FrameType) -> Value:
+        """The value that an array object holds now."""
+        value = self.live.get(id(array))
+        return adopt(self, array, frame) if value is None else value
+
+    def leaf(self, array: mx.array, kind: str, label: str | None, origin: Value | None = None) -> Value:
+        """Enter an array as a leaf of the tape."""
+        value = Value(self.tape, None, 0, array, kind)
+        value.label = label
+        value.origin = origin
+        self.live[id(array)] = value
+        return value
+
+    def link(self, array: mx.array, value: Value) -> None:
+        """Take one more Python object as a handle on a value; it is forgotten when it dies."""
+        key = id(array)
+        self.live[key] = value
+        self.guards[key] = weakref.ref(array, lambda _: self._gone(key))
+
+    def _gone(self, key: int) -> None:
+        self.guards.pop(key, None)
+        self.live.pop(key, None)
+
+    def change(self, array: mx.array, frame: FrameType) -> Value:
+        """Announce that an array object is about to change in place: what the tape holds of it becomes a
+        copy that shares the old buffer. Returns the old value."""
+        value = self.value_of(array, frame)
+        if value.held is array:
+            value.held = _copy(array)
+        return value
+
+    def handle(self, value: Value) -> mx.array:
+        """A new Python object for a value, linked to it."""
+        array = _copy(value.array)
+        self.link(array, value)
+        return array
+
+    def drop(self, value: Value) -> None:
+        """Let go of a value's array; the program's own object, if it lives on, stays linked."""
+        held = value.held
+        if held is not None and self.live.get(id(held)) is value:
+            self.link(held, value)
+        value.forget()
+
+    # -- marks, phases, passes --------------------------------------------------------------------------
+
+    def mark(self, how: str, args: tuple[Any, ...], frame: FrameType) -> None:
+        """The program forces an evaluation."""
+        values = tuple(self.live[id(array)] for array in arrays_of(args) if id(array) in self.live)
+        stack = self.stack
+        scope = stack.scope if frame is stack.frame else stack.enter(frame)
+        self.tape.marks.append(Mark(len(self.tape), how, values, scope, frame.f_lasti))
+
+    def drawn(self) -> DrawnKey:
+        """The key that the next random op will draw from the global state."""
+        return DrawnKey(_RANDOM_STATE[0])
+
+    def _top_level(self, op: Op) -> None:
+        """Find the phase and the pass of an op outside of any transform of ours."""
+        scope = op.scope
+        if scope is not None and scope.updating:
+            op.phase = UPDATE
+        elif any(_feeds_update(value, scope) for value in op.inputs):
+            op.phase = UPDATE
+        else:
+            op.phase = FORWARD if self.started or self._starts(op) else SETUP
+        part = self.part
+        kind = {SETUP: SETUP_PASS, FORWARD: RUN_PASS, UPDATE: UPDATE_PASS}[op.phase]
+        if part is None or not part.open or part.kind != kind:
+            part = self.open_pass(kind, _title(op))
+            part.scope, part.lasti = scope, op.lasti
+        op.part = part
+
+    def _starts(self, op: Op) -> bool:
+        """Whether an op at the top level is the first of a forward pass: it reads a Module's parameter."""
+        scope = op.scope
+        if scope is None or not is_module(scope.owner) or scope.code.co_filename.endswith(_MODULE_BASE):
+            return False
+        arrays = [value.held for value in op.inputs]
+        reads = any(part is array for part in dict.values(scope.owner) for array in arrays)
+        within: Any = scope
+        while reads and within is not None:
+            reads = within.code.co_name != "__init__"
+            within = within.parent
+        if reads:
+            self.start()
+        return reads
+
+    def start(self) -> None:
+        """The first forward pass begins here: what was recorded so far is setup."""
+        if not self.started:
+            self.started = True
+            self.tape.origin = len(self.tape)
+
+    def open_pass(self, kind: str, title: str) -> Pass:
+        """Close the pass that is being recorded and begin another."""
+        self.close_pass()
+        passes = self.tape.passes
+        number = passes[-1].number + 1 if passes else int(kind != SETUP_PASS)
+        self.part = Pass(self.tape, number, kind, title, start=len(self.tape), end=len(self.tape))
+        self.part.backward = len(self.tape)
+        passes.append(self.part)
+        return self.part
+
+    def close_pass(self) -> None:
+        """The pass that is being recorded has ended."""
+        if self.part is not None:
+            self.part.open = False
+            self.part.end = len(self.tape)
+            self.part = None
+
+    @contextmanager
+    def muted(self) -> Iterator[None]:
+        """While nnrepl itself computes, nothing is recorded."""
+        before, self.mode = self.mode, MUTED
+        try:
+            yield
+        finally:
+            self.mode = before
+
+
+_MODULE_BASE = "mlx/nn/layers/base.py"
+
+
+def _feeds_update(value: Value, scope: Activation | None) -> bool:
+    """Whether an op on this value, at the top level, belongs to an update written by hand: it works on a
+    gradient, or goes on, in the same function, with what was made of one."""
+    op = value.op
+    if op is None or op.phase == BACKWARD:
+        return op is not None
+    if op.phase != UPDATE or not op.part.open or scope is None or op.scope is None:
+        return False
+    return op.scope.code is scope.code
+
+
+def _title(op: Op) -> str:
+    scope = op.scope
+    if scope is None:
+        return ""
+    if op.phase == UPDATE and scope.updating:
+        owner = next((step.owner for step in scope.path() if step.updating and step.owner is not None), None)
+        return type(owner).__name__ if owner is not None else scope.code.co_qualname
+    return scope.path()[0].code.co_qualname
+
+
+_installed: list[Recorder] = []
+
+
+def current() -> Recorder | None:
+    """The recorder that is installed, if one is."""
+    return _installed[-1] if _installed else None
+
+
+def ready() -> Recorder | None:
+    """The installed recorder if it would record a call made here and now."""
+    if _installed:
+        recorder = _installed[-1]
+        if recorder.mode == RECORD and get_ident() == recorder.thread:
+            return recorder
+    return None
+
+
+@contextmanager
+def installed(recorder: Recorder) -> Iterator[None]:
+    """Make a recorder the current one, and close it at the end."""
+    if _installed:
+        raise RuntimeError("nnrepl is recording already; there can be one recording at a time")
+    _installed.append(recorder)
+    try:
+        yield
+    finally:
+        _installed.pop()
+        recorder.closed = True
+        recorder.mode = MUTED
+        recorder.close_pass()
+        recorder.stack.release()

@@ -1,0 +1,93 @@
+"""Repeat: put ops that were recorded once on the tape again, on other inputs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from nnrepl.tape import GRADIENT_PASS, Op, Pass, Value
+
+if TYPE_CHECKING:
+    from nnrepl.record.recorder import Recorder
+
+
+def repeat(recorder: Recorder, ops: list[Op], now: dict[Value, Value]) -> None:
+    """Put `ops` on the tape again, pass by pass.
+
+    Args:
+        recorder: Writes on its tape.
+        ops: Ops of earlier passes, in order.
+        now: Which value stands for which old one; the new results are added to it.
+    """
+    again: dict[Op, Op] = {}
+    copies: dict[Pass, Pass] = {}
+    for op in ops:
+        part = copies.get(op.part)
+        if part is None:
+            part = copies[op.part] = _open(recorder, op.part)
+        new = Op(recorder.tape, op.operation, exchange(op.args, now), exchange(op.kwargs, now), ())
+        new.inputs = tuple([now.get(value, value) for value in op.inputs])
+        new.of = None if op.of is None else again.get(op.of, op.of)
+        new.scope, new.lasti, new.stream, new.phase, new.part = op.scope, op.lasti, op.stream, op.phase, part
+        new.outputs = _outputs(recorder, op, new, now)
+        new.position = len(recorder.tape.ops)
+        recorder.tape.ops.append(new)
+        again[op] = new
+    for old, part in copies.items():
+        _close(recorder, old, part, now, again)
+
+
+def exchange(part: Any, now: dict[Value, Value]) -> Any:
+    """An argument with other Values in it."""
+    kind = type(part)
+    if kind is Value:
+        return now.get(part, part)
+    if kind is list or kind is tuple:
+        return kind([exchange(item, now) for item in part])
+    if kind is dict:
+        return {key: exchange(item, now) for key, item in part.items()}
+    if kind is slice:
+        return slice(exchange(part.start, now), exchange(part.stop, now), exchange(part.step, now))
+    return part
+
+
+def _outputs(recorder: Recorder, old: Op, new: Op, now: dict[Value, Value]) -> tuple[Value, ...]:
+    outputs = []
+    with recorder.muted():
+        arrays = new.compute()
+    for before, array in zip(old.outputs, arrays):
+        value = Value(recorder.tape, new, before.slot, array)
+        value.label = before.label
+        if before.gradient_of is not None:
+            value.gradient_of = now.get(before.gradient_of, before.gradient_of)
+        if before.alias is not None:
+            value.alias = now.get(before.alias, before.alias)
+        recorder.live[id(array)] = value
+        now[before] = value
+        outputs.append(value)
+    return tuple(outputs)
+
+
+def _open(recorder: Recorder, old: Pass) -> Pass:
+    if old.kind == GRADIENT_PASS:
+        recorder.start()
+    part = recorder.open_pass(old.kind, old.title)
+    part.scope, part.lasti = old.scope, old.lasti
+    return part
+
+
+def _close(recorder: Recorder, old: Pass, part: Pass, now: dict[Value, Value], again: dict[Op, Op]) -> None:
+    part.open = False
+    part.end = len(recorder.tape) if part is recorder.part else max(
+        op.position + 1 for op in again.values() if op.part is part
+    )
+    part.backward = min(
+        (op.position for op in again.values() if op.part is part and op.phase == "backward"), default=part.end
+    )
+    part.wrt = tuple(now.get(value, value) for value in old.wrt)
+    part.loss = None if old.loss is None else now.get(old.loss, old.loss)
+    for value, grads in old.grads.items():
+        part.grads[now.get(value, value)] = [now.get(gradient, gradient) for gradient in grads]
+    if part is recorder.part:
+        recorder.part = None
+    if recorder.listener is not None:
+        recorder.listener.pass_recorded(part)

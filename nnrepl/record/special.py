@@ -1,0 +1,377 @@
+"""Special: what of `mx.array` is caught in a way of its own: changes in place, construction, iteration, `.at`."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable
+from threading import get_ident
+from types import FrameType
+from typing import Any
+
+import mlx.core as mx
+
+from nnrepl.record import opaque
+from nnrepl.record.catalog import Callee
+from nnrepl.record.recorder import RECORD, Recorder
+from nnrepl.tape import DrawnKey, Op, Operation, Value
+
+_getframe = sys._getframe
+_copy = mx.array.__copy__
+_new = mx.array.__new__
+_init = mx.array.__init__
+_getitem = mx.array.__getitem__
+_setitem = mx.array.__setitem__
+_iter = mx.array.__iter__
+_at = mx.array.__dict__["at"].fget
+_split, _squeeze = mx.split, mx.squeeze
+_ROWS_AT_ONCE = 10  # below this many rows MLX splits an array in one go (mlx/python/src/array.cpp)
+
+
+def wrapper(recorder: Recorder, callee: Callee) -> Any:
+    """The replacement for a callee whose treatment is "special"."""
+    match callee.attribute:
+        case "__init__":
+            return _constructor(recorder)
+        case "__setitem__":
+            return _item_assignment(recorder)
+        case "__iter__":
+            return _iteration(recorder)
+        case "at":
+            return _at_property(recorder)
+    return None
+
+
+# -- changes in place ----------------------------------------------------------------------------------
+
+
+def augmented(recorder: Recorder, operation: Operation) -> Callable[..., Any]:
+    """`x += y` and its siblings: the Python object stays, the tape gets a new version."""
+    original = operation.run
+
+    def run(array: mx.array, other: Any) -> mx.array:
+        result: mx.array = original(_copy(array), other)
+        return result
+
+    recorded = Operation(operation.name, run, f"{operation.infix}=", infix=operation.infix, in_place=True)
+
+    @functools.wraps(original, assigned=("__name__", "__doc__"), updated=())
+    def wrapper(array: mx.array, other: Any) -> Any:
+        if recorder.mode != RECORD or get_ident() != recorder.thread:
+            return opaque.aside(recorder, None, original, (array, other), {})
+        return _change(recorder, recorded, original, (array, other), _getframe(1))
+
+    return wrapper
+
+
+def _item_assignment(recorder: Recorder) -> Callable[..., None]:
+    """`x[i] = v`."""
+
+    def run(array: mx.array, index: Any, update: Any) -> mx.array:
+        array = _copy(array)
+        _setitem(array, index, update)
+        return array
+
+    recorded = Operation("setitem", run, "[]=", in_place=True)
+
+    @functools.wraps(_setitem, assigned=("__name__", "__doc__"), updated=())
+    def wrapper(array: mx.array, index: Any, update: Any) -> None:
+        if recorder.mode != RECORD or get_ident() != recorder.thread:
+            opaque.aside(recorder, None, _setitem, (array, index, update), {})
+        else:
+            _change(recorder, recorded, _setitem, (array, index, update), _getframe(1))
+
+    return wrapper
+
+
+def _change(
+    recorder: Recorder, operation: Operation, original: Any, args: tuple[Any, ...], frame: FrameType
+) -> Any:
+    array = args[0]
+    inputs = [recorder.change(array, frame)]
+    template = [inputs[0], *(recorder.scan(arg, inputs, frame) for arg in args[1:])]
+    op = Op(recorder.tape, operation, tuple(template), {}, tuple(inputs))
+    try:
+        result = original(*args)
+    except Exception as error:
+        recorder.fail(op, error, frame)
+        raise
+    if result is NotImplemented:
+        return result
+    value = Value(recorder.tape, op, 0, array)
+    op.outputs = (value,)
+    recorder.live[id(array)] = value
+    recorder.put(op, frame)
+    return result
+
+
+# -- construction ----------------------------------------------------------------------------------------
+
+
+class Data:
+    """Numbers that came from outside of MLX (a list, a NumPy array, a file), kept as a lazy array."""
+
+    __slots__ = ("array",)
+
+    def __init__(self, array: mx.array) -> None:
+        self.array = _copy(array)
+
+
+def _give(*data: Data) -> list[mx.array]:
+    return [_copy(part.array) for part in data]
+
+
+def construct(value: Any, dtype: mx.Dtype | None = None) -> mx.array:
+    """`mx.array(value, dtype)` past every wrapper."""
+    array = _new(mx.array)
+    _init(array, value, dtype)
+    return array
+
+
+_CONSTRUCT = Operation("array", construct, "mx.array")
+_DATA = Operation("array", _give, "mx.array", kind="data")
+
+
+def _constructor(recorder: Recorder) -> Callable[..., None]:
+    """`mx.array(x)`: an op where arrays go in, data where numbers do."""
+
+    def __init__(self: mx.array, val: Any, dtype: mx.Dtype | None = None) -> None:
+        if recorder.mode != RECORD or get_ident() != recorder.thread:
+            opaque.construct_aside(recorder, self, val, dtype)
+            return
+        frame = _getframe(1)
+        inputs: list[Value] = []
+        template = recorder.scan(val, inputs, frame) if _may_hold_arrays(val) else None
+        _init(self, val, dtype)
+        if inputs:
+            op = Op(recorder.tape, _CONSTRUCT, (template, dtype), {}, tuple(inputs))
+        else:
+            op = Op(recorder.tape, _DATA, (Data(self),), {}, ())
+        recorder.finish(op, self, frame)
+
+    __init__.__doc__ = _init.__doc__
+    return __init__
+
+
+def _may_hold_arrays(data: Any) -> bool:
+    """Whether arrays may be inside: a long list of plain numbers is not searched to its end."""
+    if isinstance(data, (list, tuple)):
+        if set(map(type, data)) <= _NUMBERS:
+            return False
+        return any(map(_may_hold_arrays, data))
+    return isinstance(data, mx.array)
+
+
+_NUMBERS = frozenset((int, float, bool, complex))
+
+
+def record_data(recorder: Recorder, operation: Operation, arrays: list[mx.array], result: Any, frame: FrameType) -> None:
+    """Write down an op whose numbers came from outside and cannot be made again."""
+    data = Operation(operation.name, _give, operation.spelling, kind="data")
+    op = Op(recorder.tape, data, tuple(Data(array) for array in arrays), {}, ())
+    recorder.finish(op, result, frame)
+
+
+def unpickler(recorder: Recorder) -> Callable[..., None]:
+    """`__setstate__`: an array out of a pickle is data."""
+    original = mx.array.__setstate__
+
+    def __setstate__(self: mx.array, state: Any) -> None:
+        original(self, state)
+        if recorder.mode == RECORD and get_ident() == recorder.thread:
+            op = Op(recorder.tape, _DATA, (Data(self),), {}, ())
+            recorder.finish(op, self, _getframe(1))
+
+    return __setstate__
+
+
+def copier(recorder: Recorder, original: Callable[..., mx.array]) -> Callable[..., mx.array]:
+    """`copy.copy(x)`: another Python object for the same value."""
+
+    def copy(array: mx.array, *memo: Any) -> mx.array:
+        twin = original(array, *memo)
+        if recorder.mode == RECORD and get_ident() == recorder.thread:
+            recorder.link(twin, recorder.value_of(array, _getframe(1)))
+        return twin
+
+    return copy
+
+
+# -- iteration, .at ----------------------------------------------------------------------------------------
+
+
+class RowIterator:
+    """What `iter(x)` gives while recording: the rows of an array, each one an op."""
+
+    def __init__(self, rows: Callable[[int], mx.array], count: int) -> None:
+        self._rows = rows
+        self._count = count
+        self._next = 0
+
+    def __iter__(self) -> RowIterator:
+        return self
+
+    def __next__(self) -> mx.array:
+        if self._next >= self._count:
+            raise StopIteration
+        self._next += 1
+        return self._rows(self._next - 1)
+
+
+def _row(array: mx.array, index: int) -> mx.array:
+    row: mx.array = _getitem(array, index)
+    return row
+
+
+def _iteration(recorder: Recorder) -> Callable[[mx.array], Any]:
+    split = Operation("split", _split, "iter")
+    squeeze = Operation("squeeze", _squeeze, "next")
+    getitem = Operation("getitem", _getitem, "next")
+
+    @functools.wraps(_iter, assigned=("__name__", "__doc__"), updated=())
+    def __iter__(array: mx.array) -> Any:
+        rows = _iter(array)
+        if recorder.mode != RECORD or get_ident() != recorder.thread:
+            return rows
+        count = array.shape[0]
+        if 0 < count < _ROWS_AT_ONCE:
+            parts = recorder.call(split, (array, count), {}, _getframe(1))
+            return RowIterator(lambda k: recorder.call(squeeze, (parts[k], 0), {}, _getframe(2)), count)
+        twin = _copy(array)
+        recorder.link(twin, recorder.value_of(array, _getframe(1)))
+        return RowIterator(lambda k: recorder.call(getitem, (twin, k), {}, _getframe(2)), count)
+
+    return __iter__
+
+
+class At:
+    """What `x.at` gives while recording: remembers the array and the indices until the update comes."""
+
+    def __init__(self, recorder: Recorder, array: mx.array) -> None:
+        self._recorder = recorder
+        self._array = array
+        self._index: tuple[Any, ...] = ()
+
+    def __getitem__(self, index: Any) -> At:
+        self._index = (index,)
+        return self
+
+    def _update(self, how: str, value: Any) -> mx.array:
+        if not self._index:
+            raise ValueError("Must give indices to array.at (e.g. `x.at[0].add(4)`).")
+        result: mx.array = self._recorder.call(
+            _AT_OPERATIONS[how], (self._array, self._index[0], value), {}, _getframe(2)
+        )
+        return result
+
+    def add(self, value: Any) -> mx.array:
+        return self._update("add", value)
+
+    def subtract(self, value: Any) -> mx.array:
+        return self._update("subtract", value)
+
+    def multiply(self, value: Any) -> mx.array:
+        return self._update("multiply", value)
+
+    def divide(self, value: Any) -> mx.array:
+        return self._update("divide", value)
+
+    def maximum(self, value: Any) -> mx.array:
+        return self._update("maximum", value)
+
+    def minimum(self, value: Any) -> mx.array:
+        return self._update("minimum", value)
+
+
+def _at_operation(how: str) -> Operation:
+    def run(array: mx.array, index: Any, value: Any) -> mx.array:
+        result: mx.array = getattr(_at(array)[index], how)(value)
+        return result
+
+    return Operation(f"at.{how}", run, f".at[].{how}")
+
+
+_AT_OPERATIONS = {
+    how: _at_operation(how) for how in ("add", "subtract", "multiply", "divide", "maximum", "minimum")
+}
+
+
+def _at_property(recorder: Recorder) -> property:
+    def at(array: mx.array) -> Any:
+        if recorder.mode != RECORD or get_ident() != recorder.thread:
+            return _at(array)
+        twin = _copy(array)
+        recorder.link(twin, recorder.value_of(array, _getframe(1)))
+        return At(recorder, twin)
+
+    return property(at, doc=mx.array.__dict__["at"].__doc__)
+
+
+# -- randomness, streams -----------------------------------------------------------------------------------
+
+
+def draw(
+    recorder: Recorder,
+    operation: Operation,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    position: int,
+    frame: FrameType,
+) -> Any:
+    """A random op that draws its key from the global state: the tape keeps the key it will draw."""
+    key = recorder.drawn()
+    given = {name: part for name, part in kwargs.items() if name != "key"}
+    inputs: list[Value] = []
+    template = [recorder.scan(arg, inputs, frame) for arg in args]
+    names: dict[str, Any] = {name: recorder.scan(arg, inputs, frame) for name, arg in given.items()}
+    if len(template) > position:
+        template[position] = key
+    else:
+        names["key"] = key
+    op = Op(recorder.tape, operation, tuple(template), names, tuple(inputs))
+    try:
+        result = operation.run(*args, **kwargs)
+    except Exception as error:
+        recorder.fail(op, error, frame)
+        raise
+    recorder.finish(op, result, frame)
+    return result
+
+
+class _StreamContext:
+    """`with mx.stream(s)`: MLX's own context, and the recorder knows that it is open."""
+
+    def __init__(self, recorder: Recorder, target: Any, context: Any) -> None:
+        self._recorder = recorder
+        self._target = target
+        self._context = context
+        self._before: Any = None
+
+    def __enter__(self) -> Any:
+        entered = self._context.__enter__()
+        self._before, self._recorder.stream = self._recorder.stream, self._target
+        return entered
+
+    def __exit__(self, *exception: Any) -> Any:
+        self._recorder.stream = self._before
+        return self._context.__exit__(*exception)
+
+
+def stream(recorder: Recorder, callee: Callee) -> Callable[..., Any]:
+    """Follow where ops run, so that their VJPs run there too."""
+    original = callee.original
+
+    @functools.wraps(original, assigned=("__name__", "__doc__"), updated=())
+    def wrapper(target: Any) -> Any:
+        result = original(target)
+        if get_ident() != recorder.thread or recorder.mode != RECORD:
+            return result
+        if callee.attribute == "stream":
+            return _StreamContext(recorder, target, result)
+        recorder.stream = target
+        return result
+
+    return wrapper
+
+
+__all__ = ["At", "Data", "DrawnKey", "RowIterator", "augmented", "construct", "copier", "draw", "record_data"]

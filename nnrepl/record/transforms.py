@@ -1,0 +1,300 @@
+"""Transforms: `value_and_grad`, `grad` and `vjp` at the outermost level are ours.
+
+The function is run plainly, on fresh leaves, and its ops are recorded; then they are swept backwards. What
+the program sees (which objects its containers hold, what comes back, what is raised) is what MLX does in
+`py_value_and_grad` (mlx/python/src/transforms.cpp). Inside of another transform they are opaque ops.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+import mlx.core as mx
+
+from nnrepl.record import compiled, custom, opaque, trees
+from nnrepl.record.catalog import Callee
+from nnrepl.record.recorder import Recorder, ready
+from nnrepl.record.special import construct
+from nnrepl.record.sweep import Sweep, seed
+from nnrepl.tape import BACKWARD, FORWARD, GRADIENT_PASS, Pass, Value
+
+_getframe = sys._getframe
+_copy = mx.array.__copy__
+_zeros_like = mx.zeros_like
+
+
+def wrapper(recorder: Recorder, callee: Callee) -> Callable[..., Any] | None:
+    """The replacement for one of MLX's transforms."""
+    original = callee.original
+    match callee.attribute:
+        case "grad" | "value_and_grad":
+            return _maker(original, Differentiated)
+        case "vmap":
+            return _maker(original, opaque.Mapped)
+        case "compile":
+            return _maker(original, compiled.Compiled)
+        case "checkpoint":
+            return _maker(original, custom.Checkpointed)
+        case "vjp":
+            return _vjp_wrapper(original)
+        case "jvp":
+            return opaque.jvp_wrapper(original)
+    return None
+
+
+def _maker(original: Callable[..., Any], cls: type[opaque.Transform]) -> Callable[..., Any]:
+    @functools.wraps(original, assigned=("__name__", "__doc__", "__module__"), updated=())
+    def make(fun: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        return cls(original, fun, args, kwargs)
+
+    return make
+
+
+class Differentiated(opaque.Transform):
+    """What `mx.value_and_grad(fun, ...)` and `mx.grad(fun, ...)` return while recording is on."""
+
+    def call(self, recorder: Recorder, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType) -> Any:
+        if recorder.differentiating:
+            return opaque.run_transform(recorder, self, args, kwargs, frame)
+        numbers, names = self._arguments()
+        if not self._acceptable(numbers, names, args, kwargs):
+            return self.real(*args, **kwargs)  # MLX says what is wrong
+        with _gradient_pass(recorder, self.fun, frame) as part:
+            value, grads = self._differentiate(recorder, part, numbers, names, args, kwargs)
+        if recorder.listener is not None:
+            recorder.listener.pass_recorded(part)
+        return (value, grads) if self.name == "value_and_grad" else grads
+
+    def _arguments(self) -> tuple[list[int], list[str]]:
+        """`argnums` and `argnames` as lists; MLX has checked them when the transform was made."""
+        argnums, argnames = self.option(0, "argnums", None), self.option(1, "argnames", ())
+        names = [argnames] if isinstance(argnames, str) else list(argnames)
+        if argnums is None:
+            return ([] if names else [0]), names
+        return sorted([argnums] if isinstance(argnums, int) else list(argnums)), names
+
+    @staticmethod
+    def _acceptable(
+        numbers: list[int], names: list[str], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> bool:
+        if numbers and numbers[-1] >= len(args) or any(name not in kwargs for name in names):
+            return False
+        chosen = [args[number] for number in numbers] + [kwargs[name] for name in names]
+        return all(isinstance(leaf, mx.array) for leaf in trees.leaves(chosen))
+
+    def _differentiate(
+        self,
+        recorder: Recorder,
+        part: Pass,
+        numbers: list[int],
+        names: list[str],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> tuple[Any, Any]:
+        chosen = _Arguments(recorder, self.fun, numbers, names, args, kwargs)
+        part.wrt = tuple(chosen.wrt)
+        result = chosen.run(self.fun)
+        root = self._root(result)
+        loss = recorder.value_of(root, _getframe(1))
+        part.loss = loss
+        begin_backward(recorder, part)
+        cotangent = construct(1.0, mx.float32)
+        if root.shape != ():
+            self._native_error(result)
+        grads = take_gradients(recorder, part, [(loss, cotangent)], chosen.wrt)
+        given = iter(grads)
+        per_number = [trees.rebuild(args[number], lambda _: next(given)) for number in numbers]
+        per_name = {name: trees.rebuild(kwargs[name], lambda _: next(given)) for name in kwargs if name in names}
+        positional = None if not numbers else per_number[0] if len(numbers) == 1 else tuple(per_number)
+        value = trees.rebuild(result, lambda array: recorder.handle(recorder.value_of(array, _getframe(1))))
+        return value, (positional, per_name) if names else positional
+
+    def _root(self, result: Any) -> mx.array:
+        """The scalar that is differentiated: the result, or the first of a tuple."""
+        if isinstance(result, mx.array):
+            return result
+        if self.name == "value_and_grad" and isinstance(result, tuple) and result and isinstance(result[0], mx.array):
+            return result[0]
+        self._native_error(result)
+        raise AssertionError("MLX accepted what nnrepl did not")
+
+    def _native_error(self, result: Any) -> None:
+        """Let MLX raise its own error about what the function returned."""
+        self.original(lambda _: result)(construct(0.0, mx.float32))
+
+
+class _Arguments:
+    """The arguments of a differentiated function with fresh arrays in them: leaves where a gradient is
+    wanted, handles on the same values elsewhere."""
+
+    def __init__(
+        self,
+        recorder: Recorder,
+        fun: Callable[..., Any],
+        numbers: Sequence[int],
+        names: Sequence[str],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> None:
+        self.recorder = recorder
+        self.wrt: list[Value] = []
+        self.given: list[mx.array] = []
+        self.fresh: list[mx.array] = []
+        parameters = opaque.parameter_names(fun, args)
+        positional = tuple(
+            self._replace(arg, parameters[number], number in numbers) for number, arg in enumerate(args)
+        )
+        self.tree: list[Any] = [
+            positional,
+            {name: self._replace(arg, name, name in names) for name, arg in kwargs.items()},
+        ]
+
+    def _replace(self, tree: Any, name: str, wanted: bool) -> Any:
+        labels = iter([path for path, _ in trees.paths(tree)])
+        # The first argument of nn.value_and_grad's inner function is the model's parameter tree: its paths
+        # are the model's own, so they stand alone.
+        prefix = "" if name == "params" else name
+
+        def fresh(array: mx.array) -> mx.array:
+            path = next(labels)
+            label = ".".join(word for word in (prefix, path) if word)
+            value = self.recorder.value_of(array, _getframe(0))
+            twin = _copy(array)
+            if wanted:
+                self.wrt.append(self.recorder.leaf(twin, "parameter" if path else "input", label, value))
+            else:
+                self.recorder.link(twin, value)
+                if value.op is not None and value.label is None:
+                    value.label = label
+            self.given.append(array)
+            self.fresh.append(twin)
+            return twin
+
+        return trees.fill(tree, fresh)
+
+    def run(self, fun: Callable[..., Any]) -> Any:
+        """Call the function; then the containers get back the arrays that they held, except where the
+        function wrote something else."""
+        result = fun(*self.tree[0], **self.tree[1])
+        held = iter(range(len(self.fresh)))
+
+        def restore(array: mx.array) -> mx.array:
+            at = next(held, None)
+            if at is None or array is not self.fresh[at] or self._was_changed(at):
+                return array
+            return self.given[at]
+
+        trees.fill(self.tree, restore)
+        return result
+
+    def _was_changed(self, at: int) -> bool:
+        """Whether the function changed an argument in place (`x += 1`)."""
+        value = self.recorder.live.get(id(self.fresh[at]))
+        return value is not None and value.op is not None and value.op.operation.in_place and (
+            value.held is self.fresh[at]
+        )
+
+
+def _vjp_wrapper(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original, assigned=("__name__", "__doc__", "__module__"), updated=())
+    def vjp(fun: Callable[..., Any], primals: Any, cotangents: Any) -> Any:
+        recorder = ready()
+        if recorder is None:
+            return original(fun, primals, cotangents)
+        frame = _getframe(1)
+        if recorder.differentiating:
+            return opaque.run_function(recorder, original, "vjp", fun, (primals, cotangents), frame)
+        return _outermost_vjp(recorder, original, fun, list(primals), list(cotangents), frame)
+
+    return vjp
+
+
+def _outermost_vjp(
+    recorder: Recorder,
+    original: Callable[..., Any],
+    fun: Callable[..., Any],
+    primals: list[mx.array],
+    cotangents: list[mx.array],
+    frame: FrameType,
+) -> tuple[list[mx.array], list[mx.array]]:
+    with _gradient_pass(recorder, fun, frame) as part:
+        chosen = _Arguments(recorder, fun, range(len(primals)), (), tuple(primals), {})
+        part.wrt = tuple(chosen.wrt)
+        result = chosen.run(fun)
+        outputs = [result] if isinstance(result, mx.array) else list(result)
+        begin_backward(recorder, part)
+        values = [recorder.value_of(output, frame) for output in outputs]
+        roots = []
+        given = iter(cotangents)
+        for value, output in zip(values, outputs):
+            if value.op is not None and value.op.name == "stop_gradient":
+                continue  # MLX leaves these out when it pairs outputs with cotangents
+            cotangent = next(given, None)
+            if cotangent is None or cotangent.shape != output.shape:
+                original(lambda *_: outputs, primals, cotangents)  # MLX says what is wrong
+            roots.append((value, cotangent))
+        grads = take_gradients(recorder, part, roots, chosen.wrt)
+        part.loss = values[0] if values else None
+        handles = [recorder.handle(value) for value in values]
+    if recorder.listener is not None:
+        recorder.listener.pass_recorded(part)
+    return handles, grads
+
+
+# -- the pass --------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _gradient_pass(recorder: Recorder, fun: Callable[..., Any], frame: FrameType) -> Iterator[Pass]:
+    """The pass of one outermost transform. An exception on the way ends it, and the program gets it."""
+    scope = recorder.stack.enter(frame)
+    recorder.start()
+    part = recorder.open_pass(GRADIENT_PASS, opaque.title(fun))
+    part.scope, part.lasti = scope, frame.f_lasti
+    if recorder.listener is not None:
+        recorder.listener.pass_started(part)
+    before = recorder.phase
+    recorder.differentiating += 1
+    recorder.phase = FORWARD
+    part.backward = sys.maxsize
+    try:
+        yield part
+    except BaseException as error:
+        part.error = error
+        raise
+    finally:
+        recorder.differentiating -= 1
+        recorder.phase = before
+        recorder.close_pass()
+        part.backward = min(part.backward, part.end)
+        if part.error is not None and recorder.listener is not None:
+            recorder.listener.pass_recorded(part)
+
+
+def begin_backward(recorder: Recorder, part: Pass) -> None:
+    """The forward ops are complete; what follows are VJPs."""
+    recorder.phase = BACKWARD
+    part.backward = len(recorder.tape)
+
+
+def take_gradients(
+    recorder: Recorder, part: Pass, roots: Sequence[tuple[Value, mx.array]], wrt: Sequence[Value]
+) -> list[mx.array]:
+    """Sweep backwards; the gradients as MLX would return them: zeros where none flows."""
+    sweep = Sweep(recorder, part, part.start, wrt)
+    found = sweep.run([(root, seed(recorder, root, cotangent, "∂L/∂L")) for root, cotangent in roots])
+    grads = []
+    for leaf in wrt:
+        gradient = found.get(leaf)
+        if gradient is None:
+            zeros = _zeros_like(leaf.array)
+            recorder.leaf(zeros, "constant", f"zeros for ∂L/∂{leaf.label}: disconnected")
+            grads.append(zeros)
+        else:
+            grads.append(gradient.array)
+    return grads

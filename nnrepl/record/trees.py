@@ -1,0 +1,79 @@
+"""Trees: nested lists, tuples and dicts of arrays, walked the way MLX's transforms walk them.
+
+Source: mlx/python/src/trees.cpp. A Module is a dict. Lists and dicts are filled in place and stay the same
+objects; tuples are made anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import mlx.core as mx
+
+_RANDOM_STATE = mx.random.state
+
+
+def leaves(tree: Any) -> Iterator[Any]:
+    """Everything in a tree that is not a list, tuple or dict, in order."""
+    if tree is _RANDOM_STATE:
+        yield tree[0]
+    elif isinstance(tree, (list, tuple)):
+        for item in tree:
+            yield from leaves(item)
+    elif isinstance(tree, dict):
+        for item in dict.values(tree):
+            yield from leaves(item)
+    else:
+        yield tree
+
+
+def arrays(tree: Any) -> list[mx.array]:
+    """The arrays of a tree, in order."""
+    return [leaf for leaf in leaves(tree) if isinstance(leaf, mx.array)]
+
+
+def paths(tree: Any, prefix: str = "") -> Iterator[tuple[str, mx.array]]:
+    """The arrays of a tree with their dotted paths."""
+    if isinstance(tree, mx.array):
+        yield prefix, tree
+    elif isinstance(tree, (list, tuple)):
+        for key, item in enumerate(tree):
+            yield from paths(item, f"{prefix}.{key}" if prefix else str(key))
+    elif isinstance(tree, dict):
+        for name, item in dict.items(tree):
+            yield from paths(item, f"{prefix}.{name}" if prefix else str(name))
+
+
+def fill(tree: Any, replace: Callable[[mx.array], mx.array]) -> Any:
+    """Replace the arrays of a tree in place (tuples anew). Returns the tree."""
+    if tree is _RANDOM_STATE:
+        return tree
+    if isinstance(tree, list):
+        for at in range(len(tree)):
+            tree[at] = fill(tree[at], replace)
+        return tree
+    if isinstance(tree, tuple):
+        return _tuple(tree, [fill(item, replace) for item in tree])
+    if isinstance(tree, dict):
+        for key in list(dict.keys(tree)):
+            tree[key] = fill(tree[key], replace)
+        return tree
+    return replace(tree) if isinstance(tree, mx.array) else tree
+
+
+def rebuild(tree: Any, replace: Callable[[mx.array], Any]) -> Any:
+    """A new tree of the same structure with the arrays replaced; every dict becomes a plain dict."""
+    if isinstance(tree, list):
+        return [rebuild(item, replace) for item in tree]
+    if isinstance(tree, tuple):
+        return _tuple(tree, [rebuild(item, replace) for item in tree])
+    if isinstance(tree, dict):
+        return {key: rebuild(item, replace) for key, item in dict.items(tree)}
+    return replace(tree) if isinstance(tree, mx.array) else tree
+
+
+def _tuple(like: tuple[Any, ...], items: list[Any]) -> Any:
+    if type(like) is tuple:
+        return tuple(items)
+    return type(like)(*items) if hasattr(like, "_fields") else type(like)(items)

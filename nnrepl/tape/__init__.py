@@ -1,0 +1,35 @@
+"""What happened: ops, values, passes and the tape that they lie on. Knows nothing of recording."""
+
+from nnrepl.tape.op import BACKWARD, FORWARD, PHASES, SETUP, UPDATE, DrawnKey, Op, Operation, arrays_of, fill
+from nnrepl.tape.passes import GRADIENT_PASS, RUN_PASS, SETUP_PASS, UPDATE_PASS, Hole, Mark, Pass
+from nnrepl.tape.places import Activation, Source
+from nnrepl.tape.tape import Names, OpSequence, Tape
+from nnrepl.tape.value import LEAF_KINDS, Value, is_evaluated
+
+__all__ = [
+    "BACKWARD",
+    "FORWARD",
+    "GRADIENT_PASS",
+    "LEAF_KINDS",
+    "PHASES",
+    "RUN_PASS",
+    "SETUP",
+    "SETUP_PASS",
+    "UPDATE",
+    "UPDATE_PASS",
+    "Activation",
+    "DrawnKey",
+    "Hole",
+    "Mark",
+    "Names",
+    "Op",
+    "OpSequence",
+    "Operation",
+    "Pass",
+    "Source",
+    "Tape",
+    "Value",
+    "arrays_of",
+    "fill",
+    "is_evaluated",
+]

@@ -1,0 +1,199 @@
+"""Op: one call of an MLX operation; Operation: what was called."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import mlx.core as mx
+
+from nnrepl.tape.value import Value
+
+if TYPE_CHECKING:
+    from nnrepl.tape.passes import Pass
+    from nnrepl.tape.places import Activation, Source
+    from nnrepl.tape.tape import Tape
+
+SETUP, FORWARD, BACKWARD, UPDATE = "setup", "forward", "backward", "update"
+PHASES = (SETUP, FORWARD, BACKWARD, UPDATE)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Operation:
+    """What an op calls: the MLX function in a form without side effects, and how people write it.
+
+    Attributes:
+        name: The field's name for it: `matmul`, `add`, `fast.rope`.
+        run: The original MLX callable (or a functional form of an in-place one).
+        spelling: How it stands in source: `mx.matmul`, `array.sum`, `+`.
+        infix: The operator's sign where it has one.
+        kind: "op"; "vjp" and "accumulate" in the backward pass; "edit"; "opaque" for a nested transform.
+        in_place: Whether the program's own array object changed.
+    """
+
+    name: str
+    run: Callable[..., Any]
+    spelling: str
+    infix: str | None = None
+    kind: str = "op"
+    in_place: bool = False
+
+
+class DrawnKey:
+    """The key that a random op drew from MLX's global state, kept as the (lazy) state before the draw."""
+
+    __slots__ = ("state",)
+
+    def __init__(self, state: mx.array) -> None:
+        self.state = state
+
+    def key(self) -> mx.array:
+        """The key itself: MLX splits the state and uses the second half (mlx/python/src/random.cpp)."""
+        key: mx.array = _split(self.state)[1]
+        return key
+
+
+_split, _stream = mx.random.split, mx.stream
+
+
+def fill(part: Any, lookup: Callable[[Value], mx.array]) -> Any:
+    """Replace every `Value` in an argument (nested in lists, tuples, dicts, slices) by an array."""
+    kind = type(part)
+    if kind is Value:
+        return lookup(part)
+    if kind is list:
+        return [fill(item, lookup) for item in part]
+    if kind is tuple:
+        return tuple([fill(item, lookup) for item in part])
+    if kind is dict:
+        return {key: fill(item, lookup) for key, item in part.items()}
+    if kind is slice:
+        return slice(fill(part.start, lookup), fill(part.stop, lookup), fill(part.step, lookup))
+    if kind is DrawnKey:
+        return part.key()
+    return part
+
+
+def _held(value: Value) -> mx.array:
+    return value.array
+
+
+def arrays_of(result: Any) -> Iterator[mx.array]:
+    """The arrays in what an MLX function returned, in order."""
+    if isinstance(result, mx.array):
+        yield result
+    elif isinstance(result, (list, tuple)):
+        for item in result:
+            yield from arrays_of(item)
+    elif isinstance(result, dict):
+        for item in result.values():
+            yield from arrays_of(item)
+
+
+class Op:
+    """One op of the tape.
+
+    Attributes:
+        tape: The tape it stands in.
+        position: Its place there, counted from 0; people see `index`.
+        operation: What was called.
+        args, kwargs: With what, arrays replaced by Values.
+        inputs: The Values among the arguments, in order (a value used twice appears twice).
+        outputs: The Values it produced.
+        phase: "setup", "forward", "backward" or "update".
+        scope: The call of a Python function in which it was made.
+        lasti: The bytecode offset in that function, from which the exact source segment is found.
+        part: The pass it belongs to.
+        of: In the backward pass, the forward op that it differentiates.
+        error: The exception that the operation raised, None if it succeeded.
+    """
+
+    __slots__ = (
+        "args",
+        "error",
+        "inputs",
+        "kwargs",
+        "lasti",
+        "of",
+        "operation",
+        "outputs",
+        "part",
+        "phase",
+        "position",
+        "scope",
+        "stream",
+        "tape",
+    )
+
+    tape: Tape
+    position: int
+    operation: Operation
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    inputs: tuple[Value, ...]
+    outputs: tuple[Value, ...]
+    phase: str
+    scope: Activation | None
+    lasti: int
+    part: Pass
+    of: Op | None
+    error: BaseException | None
+    stream: Any
+
+    def __init__(
+        self,
+        tape: Tape,
+        operation: Operation,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        inputs: tuple[Value, ...],
+    ) -> None:
+        self.tape = tape
+        self.operation = operation
+        self.args = args
+        self.kwargs = kwargs
+        self.inputs = inputs
+        self.outputs = ()
+        self.of = None
+        self.error = None
+        self.stream = None
+
+    @property
+    def index(self) -> int:
+        """Its number as people see it: 1 is the first op of the first forward pass, setup counts backwards."""
+        number = self.position - self.tape.origin
+        return number + 1 if number >= 0 else number
+
+    @property
+    def name(self) -> str:
+        """The operation's name: `matmul`, `vjp of matmul`, `accumulate`."""
+        return self.operation.name
+
+    @property
+    def module(self) -> str:
+        """The path of the module whose code made it (`layers.0.attention`), "" outside of modules."""
+        return self.tape.names.module(self)
+
+    @property
+    def source(self) -> Source:
+        """The file, line and exact segment that it came from."""
+        return self.tape.names.source(self)
+
+    @property
+    def root(self) -> Op:
+        """The forward op that a backward op belongs to; for a forward op, itself."""
+        return self if self.of is None else self.of
+
+    def compute(self, lookup: Callable[[Value], mx.array] = _held) -> list[mx.array]:
+        """Call the operation again on the arrays that `lookup` gives for its inputs; lazy, and without side
+        effects on the tape. Returns the outputs in order."""
+        args = [fill(arg, lookup) for arg in self.args]
+        kwargs = {key: fill(arg, lookup) for key, arg in self.kwargs.items()}
+        if self.stream is None:
+            return list(arrays_of(self.operation.run(*args, **kwargs)))
+        with _stream(self.stream):
+            return list(arrays_of(self.operation.run(*args, **kwargs)))
+
+    def __repr__(self) -> str:
+        return f"<Op #{self.index} {self.name}>"

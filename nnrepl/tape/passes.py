@@ -1,0 +1,99 @@
+"""Pass: a stretch of ops that belong together; Mark: a point where the program forced an evaluation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from nnrepl.tape.op import Op
+    from nnrepl.tape.places import Activation
+    from nnrepl.tape.tape import Tape
+    from nnrepl.tape.value import Value
+
+SETUP_PASS, GRADIENT_PASS, UPDATE_PASS, RUN_PASS = "setup", "gradient", "update", "run"
+
+
+@dataclass(eq=False, slots=True)
+class Pass:
+    """A stretch of ops that belong together.
+
+    Attributes:
+        tape: The tape it lies on.
+        number: 0 for what comes before the first forward pass, then 1, 2, ...
+        kind: "setup"; "gradient" for one call of a function made by `value_and_grad` (forward and
+            backward); "update" for one optimizer update; "run" for ops at the top level of a program.
+        title: What was called: the name of the loss function, the optimizer, the script.
+        start, end: The positions of its first op and behind its last.
+        backward: The position of its first backward op; `end` where there is none.
+        loss: The value that was differentiated, if any.
+        wrt: The leaves with respect to which it was.
+        grads: For each forward value that got a gradient, its versions in order; the last is the whole.
+        error: The exception that ended it, if one did.
+        scope, lasti: Where it was called from.
+    """
+
+    tape: Tape
+    number: int
+    kind: str
+    title: str
+    start: int
+    end: int = 0
+    backward: int = 0
+    loss: Value | None = None
+    wrt: tuple[Value, ...] = ()
+    grads: dict[Value, list[Value]] = field(default_factory=dict)
+    error: BaseException | None = None
+    scope: Activation | None = None
+    lasti: int = -1
+    open: bool = True
+
+    def __len__(self) -> int:
+        return self.end - self.start
+
+    @property
+    def ops(self) -> list[Op]:
+        """Its ops in order of execution."""
+        return self.tape.ops[self.start : self.end]
+
+    def count(self, phase: str) -> int:
+        """How many of its ops belong to `phase`."""
+        if self.kind == GRADIENT_PASS:
+            return self.end - self.backward if phase == "backward" else self.backward - self.start
+        return len(self)
+
+    def __repr__(self) -> str:
+        return f"<Pass {self.number} {self.kind} {self.title!r} {len(self)} ops>"
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """The program forced an evaluation here (`mx.eval`, `.item()`, `print` of an array, ...).
+
+    Attributes:
+        position: The position of the op that had not run yet.
+        how: What forced it: `mx.eval`, `array.item`.
+        values: What was to be evaluated, as far as it is on the tape.
+        scope, lasti: Where in the program.
+    """
+
+    position: int
+    how: str
+    values: tuple[Value, ...]
+    scope: Activation | None
+    lasti: int
+
+
+@dataclass(frozen=True, slots=True)
+class Hole:
+    """An array that appeared in an op without having been recorded: the tape does not know its history.
+
+    Attributes:
+        value: The leaf that stands for it in the tape.
+        position: The op in which it first appeared.
+        reason: What is known about it.
+    """
+
+    value: Value
+    position: int
+    reason: str

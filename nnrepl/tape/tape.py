@@ -1,0 +1,122 @@
+"""Tape: the ops of a run, in order of execution."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from typing import Protocol, overload
+
+import mlx.core as mx
+
+from nnrepl.tape.op import Op
+from nnrepl.tape.passes import Hole, Mark, Pass
+from nnrepl.tape.places import Source
+from nnrepl.tape.value import Value
+
+
+class Names(Protocol):
+    """Who knows what things are called: resolved when shown, not when recorded."""
+
+    def name(self, value: Value) -> str: ...
+    def module(self, op: Op) -> str: ...
+    def source(self, op: Op) -> Source: ...
+
+
+class Tape:
+    """The ops of a run, numbered `#1`, `#2`, ... from the first op of the first forward pass.
+
+    Attributes:
+        ops: The ops in order of execution.
+        passes: The passes in order.
+        marks: Where the program forced an evaluation, in order.
+        holes: Arrays that entered from nowhere.
+        origin: The position of op #1; what lies before it is setup.
+        names: Resolves names and places.
+    """
+
+    def __init__(self, names: Names) -> None:
+        self.ops: list[Op] = []
+        self.passes: list[Pass] = []
+        self.marks: list[Mark] = []
+        self.holes: list[Hole] = []
+        self.origin = 0
+        self.names = names
+        self.rebuilt = 0
+        self._consumers: dict[Value, list[Op]] = {}
+        self._consumers_known = 0
+
+    def __len__(self) -> int:
+        return len(self.ops)
+
+    def at(self, index: int) -> Op:
+        """The op with the number `index` as people see it. Raises IndexError if there is none."""
+        position = self.position(index)
+        if index == 0 or not 0 <= position < len(self.ops):
+            raise IndexError(f"there is no op #{index}")
+        return self.ops[position]
+
+    def position(self, index: int) -> int:
+        """The position of op number `index`, whether it exists or not."""
+        return self.origin + (index - 1 if index > 0 else index)
+
+    def pass_at(self, position: int) -> Pass | None:
+        """The pass in which `position` lies (the last one, behind the end); None on an empty tape."""
+        if not self.passes:
+            return None
+        found = bisect_right(self.passes, position, key=_start_of)
+        return self.passes[max(found - 1, 0)]
+
+    def consumers(self, value: Value) -> tuple[Op, ...]:
+        """The ops that take `value` as an input, in order."""
+        for op in self.ops[self._consumers_known :]:
+            for taken in dict.fromkeys(op.inputs):
+                self._consumers.setdefault(taken, []).append(op)
+        self._consumers_known = len(self.ops)
+        return tuple(self._consumers.get(value, ()))
+
+    def rebuild(self, value: Value) -> mx.array:
+        """Make the array of a dropped value again from its op, and from as much before it as was dropped."""
+        pending = [value]
+        while pending:
+            wanted = pending[-1]
+            if wanted.held is not None:
+                pending.pop()
+                continue
+            op = wanted.op
+            if op is None:
+                raise LookupError(f"{wanted.name} was dropped and no op can make it again")
+            missing = [taken for taken in op.inputs if taken.held is None]
+            if missing:
+                pending.extend(missing)
+                continue
+            for output, array in zip(op.outputs, op.compute(), strict=True):
+                if output.held is None:
+                    output.held = array
+            self.rebuilt += 1
+            pending.pop()
+        assert value.held is not None
+        return value.held
+
+
+def _start_of(part: Pass) -> int:
+    return part.start
+
+
+class OpSequence(Sequence[Op]):
+    """A read-only view of a stretch of a tape: what `trace.ops` is."""
+
+    def __init__(self, tape: Tape, start: int = 0, end: int | None = None) -> None:
+        self._ops = tape.ops[start:end]
+
+    @overload
+    def __getitem__(self, index: int) -> Op: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Op]: ...
+    def __getitem__(self, index: int | slice) -> Op | Sequence[Op]:
+        return self._ops[index]
+
+    def __len__(self) -> int:
+        return len(self._ops)
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} ops>"
