@@ -50,7 +50,11 @@ def computed_from(recorder: Recorder, array: mx.array) -> Value | None:
     if is_evaluated(array):
         return None
     values = {f"v{number}": value for number, value in enumerate(recorder.live.values())}
-    named = {name: value.held for name, value in values.items() if value.held is not None and value.kind != "parameter"}
+    named = {
+        name: value.held
+        for name, value in values.items()
+        if value.held is not None and value.kind != "parameter"
+    }
     dot = io.StringIO()
     _export_to_dot(dot, array)
     return _reached(dot.getvalue(), array, named, values)

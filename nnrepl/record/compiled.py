@@ -51,12 +51,18 @@ class Compiled(opaque.Transform):
     """What `mx.compile(fun, ...)` returns while recording is on."""
 
     def __init__(
-        self, original: Callable[..., Any], fun: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+        self,
+        original: Callable[..., Any],
+        fun: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
     ) -> None:
         super().__init__(original, fun, args, kwargs)
         self.traces: dict[Any, Trace] = {}
 
-    def call(self, recorder: Recorder, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType) -> Any:
+    def call(
+        self, recorder: Recorder, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType
+    ) -> Any:
         if recorder.differentiating or not recorder.compiling:
             return self._plainly(recorder, args, kwargs, frame)
         return call_compiled(

@@ -65,7 +65,7 @@ class Composite:
         inner = [recorder.value_of(array, frame) for array in trees.arrays(result)]
         operation = Operation(f"{kind} of {opaque.title(self.fun)}", _pass_on, spelling, kind=kind)
         inputs = (*self.inputs, *inner)
-        op = Op(recorder.tape, operation, (self, len(self.inputs), *inputs), {}, inputs)
+        op = Op(operation, (self, len(self.inputs), *inputs), {}, inputs)
         outputs: list[mx.array] = []
 
         def hand_back(array: mx.array) -> mx.array:
@@ -118,7 +118,7 @@ class Custom(Composite):
         parts: dict[int, list[Value]] = {}
         for taken, value in zip(self.inputs, values):
             if taken.canonical in sweep.active:
-                parts.setdefault(node.index[taken], []).append(value)
+                parts.setdefault(node.inputs.index(taken.canonical), []).append(value)
         return parts
 
 
@@ -160,7 +160,7 @@ class Rerun(Composite):
             gradient = found.get(leaf)
             if gradient is None:
                 gradient = recorder.leaf(_zeros_like(leaf.array), "constant", "no gradient: zeros")
-            parts.setdefault(node.index[taken], []).append(gradient)
+            parts.setdefault(node.inputs.index(taken.canonical), []).append(gradient)
         return parts
 
 
@@ -171,13 +171,15 @@ def _belong(recorder: Recorder, start: int, op: Op) -> None:
     """What was recorded since `start` belongs to the backward pass of `op`."""
     for inner in recorder.tape.ops[start:]:
         if inner.of is None:
-            inner.of = op
+            recorder.tape.belonging[inner] = op
 
 
 class Checkpointed(opaque.Transform):
     """What `mx.checkpoint(fun)` returns while recording is on."""
 
-    def call(self, recorder: Recorder, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType) -> Any:
+    def call(
+        self, recorder: Recorder, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType
+    ) -> Any:
         composite = Rerun(recorder, self.fun, depends=True)
         return composite.run("checkpoint", "mx.checkpoint", args, kwargs, frame)
 

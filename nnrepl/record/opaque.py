@@ -35,7 +35,11 @@ _RANDOM_STATE = mx.random.state
 
 
 def aside(
-    recorder: Recorder, operation: Operation | None, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    recorder: Recorder,
+    operation: Operation | None,
+    original: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
 ) -> Any:
     """A wrapped function is called while it is not to be recorded as an op."""
     if recorder.closed:
@@ -75,7 +79,11 @@ class Transform:
     """
 
     def __init__(
-        self, original: Callable[..., Any], fun: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+        self,
+        original: Callable[..., Any],
+        fun: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
     ) -> None:
         self.real = original(fun, *args, **kwargs)
         self.original = original
@@ -200,7 +208,7 @@ class OpaqueCall:
             self.state = state
         extra = list(touched)
         self.objects = list(touched.values())
-        op = Op(recorder.tape, self.operation, (template, names, extra), {}, (*inputs, *extra))
+        op = Op(self.operation, (template, names, extra), {}, (*inputs, *extra))
         if error is not None:
             recorder.fail(op, error, frame)
             raise error

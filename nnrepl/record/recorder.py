@@ -18,15 +18,13 @@ import mlx.core as mx
 from nnrepl.record.adopt import adopt
 from nnrepl.record.stack import Stack, is_module
 from nnrepl.tape import (
-    BACKWARD,
-    FORWARD,
+    GRADIENT_PASS,
     RUN_PASS,
-    SETUP,
     SETUP_PASS,
-    UPDATE,
     UPDATE_PASS,
     Activation,
     DrawnKey,
+    Leaf,
     Mark,
     Op,
     Operation,
@@ -37,12 +35,25 @@ from nnrepl.tape import (
 )
 
 RECORD, OPAQUE, MUTED = 0, 1, 2
+_NO_KWARGS: dict[str, Any] = {}
 
 _array = mx.array
 _copy = mx.array.__copy__
 _RANDOM_STATE = mx.random.state
 _PLAIN = frozenset(
-    (int, float, bool, str, complex, type(None), mx.Dtype, mx.Stream, mx.Device, mx.DeviceType, type(Ellipsis))
+    (
+        int,
+        float,
+        bool,
+        str,
+        complex,
+        type(None),
+        mx.Dtype,
+        mx.Stream,
+        mx.Device,
+        mx.DeviceType,
+        type(Ellipsis),
+    )
 )
 
 
@@ -88,7 +99,6 @@ class Recorder:
         self.guards: dict[int, weakref.ref[mx.array]] = {}
         self.stack = Stack(base)
         self.part: Pass | None = None
-        self.phase = SETUP
         self.differentiating = 0
         self.captured: dict[Value, mx.array] = {}
         self.listener: Listener | None = None
@@ -100,7 +110,9 @@ class Recorder:
 
     # -- ops -------------------------------------------------------------------------------------------
 
-    def call(self, operation: Operation, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType) -> Any:
+    def call(
+        self, operation: Operation, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType
+    ) -> Any:
         """Run an operation for the program and write it down. Returns what MLX returned."""
         inputs: list[Value] = []
         template: list[Any] = []
@@ -117,8 +129,8 @@ class Recorder:
                 template.append(arg)
             else:
                 template.append(self.scan(arg, inputs, frame))
-        names = {key: self.scan(arg, inputs, frame) for key, arg in kwargs.items()} if kwargs else kwargs
-        op = Op(self.tape, operation, tuple(template), names, tuple(inputs))
+        names = {key: self.scan(arg, inputs, frame) for key, arg in kwargs.items()} if kwargs else _NO_KWARGS
+        op = Op(operation, tuple(template), names, tuple(inputs))
         try:
             result = operation.run(*args, **kwargs)
         except Exception as error:
@@ -130,13 +142,13 @@ class Recorder:
     def finish(self, op: Op, result: Any, frame: FrameType) -> None:
         """Give an op its outputs and its place, and put it on the tape."""
         if type(result) is _array:
-            value = Value(self.tape, op, 0, result)
+            value = Value(op, 0, result)
             op.outputs = (value,)
             self.live[id(result)] = value
         else:
             outputs = []
             for slot, array in enumerate(arrays_of(result)):
-                value = Value(self.tape, op, slot, array)
+                value = Value(op, slot, array)
                 outputs.append(value)
                 self.live[id(array)] = value
             if not outputs:
@@ -149,24 +161,24 @@ class Recorder:
         stack = self.stack
         op.scope = stack.scope if frame is stack.frame else stack.enter(frame)
         op.lasti = frame.f_lasti
-        op.stream = self.stream
-        tape_ops = self.tape.ops
-        op.position = len(tape_ops)
+        ops = self.tape.ops
+        op.position = len(ops)
+        if self.stream is not None:
+            self.tape.streams[op] = self.stream
         if self.differentiating:
-            op.phase = self.phase
             op.part = self.part  # type: ignore[assignment]
-            tape_ops.append(op)
+            ops.append(op)
             return
-        self._top_level(op)
-        tape_ops.append(op)
-        op.part.end = len(tape_ops)
+        op.part = self._top_level(op)
+        ops.append(op)
+        op.part.end = len(ops)
         if self.listener is not None:
             self.listener.op_recorded(op)
 
     def fail(self, op: Op, error: Exception, frame: FrameType) -> None:
         """Put an op on the tape that raised."""
         if op.inputs or not isinstance(error, TypeError):
-            op.error = error
+            self.tape.errors[op] = error
             self.put(op, frame)
 
     def scan(self, arg: Any, inputs: list[Value], frame: FrameType) -> Any:
@@ -199,11 +211,9 @@ class Recorder:
         value = self.live.get(id(array))
         return adopt(self, array, frame) if value is None else value
 
-    def leaf(self, array: mx.array, kind: str, label: str | None, origin: Value | None = None) -> Value:
+    def leaf(self, array: mx.array, kind: str, label: str | None, origin: Value | None = None) -> Leaf:
         """Enter an array as a leaf of the tape."""
-        value = Value(self.tape, None, 0, array, kind)
-        value.label = label
-        value.origin = origin
+        value = Leaf(self.tape, array, kind, label, origin)
         self.live[id(array)] = value
         return value
 
@@ -251,21 +261,20 @@ class Recorder:
         """The key that the next random op will draw from the global state."""
         return DrawnKey(_RANDOM_STATE[0])
 
-    def _top_level(self, op: Op) -> None:
-        """Find the phase and the pass of an op outside of any transform of ours."""
+    def _top_level(self, op: Op) -> Pass:
+        """Find the pass of an op outside of any transform of ours, and with it its phase."""
         scope = op.scope
-        if scope is not None and scope.updating:
-            op.phase = UPDATE
-        elif any(_feeds_update(value, scope) for value in op.inputs):
-            op.phase = UPDATE
+        if (scope is not None and scope.updating) or any(
+            [_feeds_update(value, scope) for value in op.inputs]
+        ):
+            kind = UPDATE_PASS
         else:
-            op.phase = FORWARD if self.started or self._starts(op) else SETUP
+            kind = RUN_PASS if self.started or self._starts(op) else SETUP_PASS
         part = self.part
-        kind = {SETUP: SETUP_PASS, FORWARD: RUN_PASS, UPDATE: UPDATE_PASS}[op.phase]
-        if part is None or not part.open or part.kind != kind:
-            part = self.open_pass(kind, _title(op))
+        if part is None or part.kind != kind:
+            part = self.open_pass(kind, _title(op, kind))
             part.scope, part.lasti = scope, op.lasti
-        op.part = part
+        return part
 
     def _starts(self, op: Op) -> bool:
         """Whether an op at the top level is the first of a forward pass: it reads a Module's parameter."""
@@ -322,18 +331,20 @@ def _feeds_update(value: Value, scope: Activation | None) -> bool:
     """Whether an op on this value, at the top level, belongs to an update written by hand: it works on a
     gradient, or goes on, in the same function, with what was made of one."""
     op = value.op
-    if op is None or op.phase == BACKWARD:
-        return op is not None
-    if op.phase != UPDATE or not op.part.open or scope is None or op.scope is None:
+    if op is None:
+        return False
+    if op.part.kind == GRADIENT_PASS:
+        return op.position >= op.part.backward
+    if op.part.kind != UPDATE_PASS or not op.part.open or scope is None or op.scope is None:
         return False
     return op.scope.code is scope.code
 
 
-def _title(op: Op) -> str:
+def _title(op: Op, kind: str) -> str:
     scope = op.scope
     if scope is None:
         return ""
-    if op.phase == UPDATE and scope.updating:
+    if kind == UPDATE_PASS and scope.updating:
         owner = next((step.owner for step in scope.path() if step.updating and step.owner is not None), None)
         return type(owner).__name__ if owner is not None else scope.code.co_qualname
     return scope.path()[0].code.co_qualname

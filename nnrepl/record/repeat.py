@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from nnrepl.tape import GRADIENT_PASS, Op, Pass, Value
+from nnrepl.tape import GRADIENT_PASS, BackwardOp, Gradient, Op, Pass, Value
 
 if TYPE_CHECKING:
     from nnrepl.record.recorder import Recorder
@@ -24,10 +24,15 @@ def repeat(recorder: Recorder, ops: list[Op], now: dict[Value, Value]) -> None:
         part = copies.get(op.part)
         if part is None:
             part = copies[op.part] = _open(recorder, op.part)
-        new = Op(recorder.tape, op.operation, exchange(op.args, now), exchange(op.kwargs, now), ())
-        new.inputs = tuple([now.get(value, value) for value in op.inputs])
-        new.of = None if op.of is None else again.get(op.of, op.of)
-        new.scope, new.lasti, new.stream, new.phase, new.part = op.scope, op.lasti, op.stream, op.phase, part
+        inputs = tuple([now.get(value, value) for value in op.inputs])
+        args, kwargs = exchange(op.args, now), exchange(op.kwargs, now)
+        if op.of is None:
+            new = Op(op.operation, args, kwargs, inputs)
+        else:
+            new = BackwardOp(op.operation, args, kwargs, inputs, again.get(op.of, op.of))
+        new.scope, new.lasti, new.part = op.scope, op.lasti, part
+        if op in recorder.tape.streams:
+            recorder.tape.streams[new] = recorder.tape.streams[op]
         new.outputs = _outputs(recorder, op, new, now)
         new.position = len(recorder.tape.ops)
         recorder.tape.ops.append(new)
@@ -39,7 +44,7 @@ def repeat(recorder: Recorder, ops: list[Op], now: dict[Value, Value]) -> None:
 def exchange(part: Any, now: dict[Value, Value]) -> Any:
     """An argument with other Values in it."""
     kind = type(part)
-    if kind is Value:
+    if isinstance(part, Value):
         return now.get(part, part)
     if kind is list or kind is tuple:
         return kind([exchange(item, now) for item in part])
@@ -55,12 +60,15 @@ def _outputs(recorder: Recorder, old: Op, new: Op, now: dict[Value, Value]) -> t
     with recorder.muted():
         arrays = new.compute()
     for before, array in zip(old.outputs, arrays):
-        value = Value(recorder.tape, new, before.slot, array)
-        value.label = before.label
-        if before.gradient_of is not None:
-            value.gradient_of = now.get(before.gradient_of, before.gradient_of)
-        if before.alias is not None:
-            value.alias = now.get(before.alias, before.alias)
+        if before.gradient_of is None:
+            value = Value(new, before.slot, array)
+        else:
+            value = Gradient(new, before.slot, array, now.get(before.gradient_of, before.gradient_of))
+        tape = recorder.tape
+        if before in tape.labels:
+            tape.labels[value] = tape.labels[before]
+        if before in tape.aliases:
+            tape.aliases[value] = now.get(tape.aliases[before], tape.aliases[before])
         recorder.live[id(array)] = value
         now[before] = value
         outputs.append(value)
@@ -77,11 +85,13 @@ def _open(recorder: Recorder, old: Pass) -> Pass:
 
 def _close(recorder: Recorder, old: Pass, part: Pass, now: dict[Value, Value], again: dict[Op, Op]) -> None:
     part.open = False
-    part.end = len(recorder.tape) if part is recorder.part else max(
-        op.position + 1 for op in again.values() if op.part is part
+    part.end = (
+        len(recorder.tape)
+        if part is recorder.part
+        else max(op.position + 1 for op in again.values() if op.part is part)
     )
     part.backward = min(
-        (op.position for op in again.values() if op.part is part and op.phase == "backward"), default=part.end
+        (op.position for op in again.values() if op.part is part and op.of is not None), default=part.end
     )
     part.wrt = tuple(now.get(value, value) for value in old.wrt)
     part.loss = None if old.loss is None else now.get(old.loss, old.loss)

@@ -90,7 +90,7 @@ def _change(
     array = args[0]
     inputs = [recorder.change(array, frame)]
     template = [inputs[0], *(recorder.scan(arg, inputs, frame) for arg in args[1:])]
-    op = Op(recorder.tape, operation, tuple(template), {}, tuple(inputs))
+    op = Op(operation, tuple(template), {}, tuple(inputs))
     try:
         result = original(*args)
     except Exception as error:
@@ -98,7 +98,7 @@ def _change(
         raise
     if result is NotImplemented:
         return result
-    value = Value(recorder.tape, op, 0, array)
+    value = Value(op, 0, array)
     op.outputs = (value,)
     recorder.live[id(array)] = value
     recorder.put(op, frame)
@@ -144,9 +144,9 @@ def _constructor(recorder: Recorder) -> Callable[..., None]:
         template = recorder.scan(val, inputs, frame) if _may_hold_arrays(val) else None
         _init(self, val, dtype)
         if inputs:
-            op = Op(recorder.tape, _CONSTRUCT, (template, dtype), {}, tuple(inputs))
+            op = Op(_CONSTRUCT, (template, dtype), {}, tuple(inputs))
         else:
-            op = Op(recorder.tape, _DATA, (Data(self),), {}, ())
+            op = Op(_DATA, (Data(self),), {}, ())
         recorder.finish(op, self, frame)
 
     __init__.__doc__ = _init.__doc__
@@ -165,10 +165,12 @@ def _may_hold_arrays(data: Any) -> bool:
 _NUMBERS = frozenset((int, float, bool, complex))
 
 
-def record_data(recorder: Recorder, operation: Operation, arrays: list[mx.array], result: Any, frame: FrameType) -> None:
+def record_data(
+    recorder: Recorder, operation: Operation, arrays: list[mx.array], result: Any, frame: FrameType
+) -> None:
     """Write down an op whose numbers came from outside and cannot be made again."""
     data = Operation(operation.name, _give, operation.spelling, kind="data")
-    op = Op(recorder.tape, data, tuple(Data(array) for array in arrays), {}, ())
+    op = Op(data, tuple(Data(array) for array in arrays), {}, ())
     recorder.finish(op, result, frame)
 
 
@@ -179,7 +181,7 @@ def unpickler(recorder: Recorder) -> Callable[..., None]:
     def __setstate__(self: mx.array, state: Any) -> None:
         original(self, state)
         if recorder.mode == RECORD and get_ident() == recorder.thread:
-            op = Op(recorder.tape, _DATA, (Data(self),), {}, ())
+            op = Op(_DATA, (Data(self),), {}, ())
             recorder.finish(op, self, _getframe(1))
 
     return __setstate__
@@ -328,7 +330,7 @@ def draw(
         template[position] = key
     else:
         names["key"] = key
-    op = Op(recorder.tape, operation, tuple(template), names, tuple(inputs))
+    op = Op(operation, tuple(template), names, tuple(inputs))
     try:
         result = operation.run(*args, **kwargs)
     except Exception as error:

@@ -13,91 +13,40 @@ from typing import TYPE_CHECKING, Any
 import mlx.core as mx
 
 from nnrepl.record.anatomy import Group, anatomy
-from nnrepl.tape import BACKWARD, Op, Operation, Pass, Value
+from nnrepl.record.recorder import MUTED
+from nnrepl.record.vjp import ACCUMULATE, CONTINUE, Rule, run_continued, run_vjp, vjp_operation
+from nnrepl.tape import BackwardOp, Gradient, Op, Pass, Value
 
 if TYPE_CHECKING:
     from nnrepl.record.recorder import Recorder
 
-_vjp, _add, _astype = mx.vjp, mx.add, mx.astype
+_NO_KWARGS: dict[str, Any] = {}
+_add, _astype = mx.add, mx.astype
 
 
 class Node:
-    """What is differentiated in one go: an op, or one group of its outputs."""
+    """What is differentiated in one go: an op, or one group of its outputs.
 
-    __slots__ = ("group", "index", "inputs", "op", "parts")
+    Attributes:
+        inputs: The op's distinct inputs; the numbers of a group are places in it.
+        wanted: Those that depend on the leaves.
+        parts: What the node has to add to the gradients of its inputs, until it is added.
+    """
 
-    def __init__(self, op: Op, group: Group, inputs: tuple[Value, ...], index: dict[Value, int]) -> None:
+    __slots__ = ("group", "inputs", "op", "parts", "wanted")
+
+    def __init__(self, op: Op, group: Group, inputs: tuple[Value, ...], wanted: tuple[int, ...]) -> None:
         self.op = op
         self.group = group
         self.inputs = inputs
-        self.index = index
-        self.parts: dict[int, list[Value]] = {}
-
-
-class Rule:
-    """How to take the VJP of one node: the constant part of a backward op's arguments.
-
-    Attributes:
-        node: What is differentiated.
-        wanted: The inputs whose gradients are asked for.
-        outputs: The outputs that have gradients.
-        continued: Of the wanted inputs, those whose gradient so far MLX continues.
-    """
-
-    __slots__ = ("continued", "node", "outputs", "wanted")
-
-    def __init__(
-        self, node: Node, wanted: tuple[int, ...], outputs: tuple[int, ...], continued: tuple[int, ...] = ()
-    ) -> None:
-        self.node = node
         self.wanted = wanted
-        self.outputs = outputs
-        self.continued = continued
+        self.parts: dict[int, list[Value]] | None = None
 
-
-def run_vjp(rule: Rule, *arrays: mx.array) -> list[mx.array]:
-    """The VJP of one op: gradients of its outputs in, gradients of its wanted inputs out.
-
-    `arrays` are the gradients of `rule.outputs`, the gradients so far of `rule.continued`, and the op's
-    inputs. Where a gradient is continued, the input is made an output as well and its gradient so far the
-    cotangent: MLX then adds the op's parts to it one by one, as it would in one graph.
-    """
-    node = rule.node
-    given, far = len(rule.outputs), len(rule.continued)
-    fixed = list(arrays[given + far :])
-    index = node.index
-
-    def lookup(value: Value) -> mx.array:
-        return fixed[index[value]]
-
-    def forward(*inputs: mx.array) -> list[mx.array]:
-        for slot, array in zip(rule.wanted, inputs):
-            fixed[slot] = array
-        results = node.op.compute(lookup)
-        return [fixed[slot] for slot in rule.continued] + [results[k] for k in rule.outputs]
-
-    primals = [fixed[slot] for slot in rule.wanted]
-    cotangents = [*arrays[given : given + far], *arrays[:given]]
-    gradients: list[mx.array] = _vjp(forward, primals, cotangents)[1]
-    return gradients
-
-
-def _run_continued(rule: Rule, *arrays: mx.array) -> mx.array:
-    return run_vjp(rule, *arrays)[0]
-
-
-_ACCUMULATE = Operation("accumulate", _add, "accumulate", kind="accumulate")
-_CONTINUE = Operation("accumulate", _run_continued, "accumulate", kind="accumulate")
-_VJPS: dict[Operation, Operation] = {}
-
-
-def vjp_operation(operation: Operation) -> Operation:
-    """The operation that differentiates another."""
-    known = _VJPS.get(operation)
-    if known is None:
-        name = f"vjp of {operation.name}"
-        known = _VJPS[operation] = Operation(name, run_vjp, name, kind="vjp")
-    return known
+    def rule(
+        self, wanted: tuple[int, ...], outputs: tuple[int, ...], continued: tuple[int, ...] = ()
+    ) -> Rule:
+        """How to differentiate it."""
+        return Rule(self.op, self.inputs, wanted, outputs, continued)
 
 
 class Sweep:
@@ -118,7 +67,7 @@ class Sweep:
         self.makers: dict[Value, Node] = {}
         self.so_far: dict[Value, Value] = {}
         for op in self.tape.ops[start:]:
-            if op.error is None:
+            if op.outputs:
                 self._plan(op)
 
     # -- before: what depends on the leaves, and how -----------------------------------------------------
@@ -126,20 +75,25 @@ class Sweep:
     def _plan(self, op: Op) -> None:
         """If an op depends on the leaves, find out how gradients pass through it."""
         active = self.active
-        if not any(value.canonical in active for value in op.inputs):
-            return
+        aliases = self.tape.aliases
         index: dict[Value, int] = {}
         inputs: dict[Value, int] = {}
+        found = False
         for value in op.inputs:
-            index[value] = inputs.setdefault(value.canonical, len(inputs))
+            canonical = aliases.get(value, value)  # what an alias stands for is never one itself
+            found = found or canonical in active
+            index[value] = inputs.setdefault(canonical, len(inputs))
+        if not found:
+            return
         distinct = tuple(inputs)
-        for group in anatomy(op, tuple(index[value] for value in op.inputs), distinct):
-            if group.stopped or not any(distinct[slot] in active for slot in group.inputs):
+        for group in anatomy(op, tuple([index[value] for value in op.inputs]), distinct):
+            wanted = tuple([slot for slot in group.inputs if distinct[slot] in active])
+            if group.stopped or not wanted:
                 continue
             if group.alias >= 0:
-                op.outputs[group.outputs[0]].alias = distinct[group.alias]
+                self.tape.aliases[op.outputs[group.outputs[0]]] = distinct[group.alias]
                 continue
-            node = Node(op, group, distinct, index)
+            node = Node(op, group, distinct, wanted)
             for slot in group.outputs:
                 self.makers[op.outputs[slot]] = node
                 active.add(op.outputs[slot])
@@ -193,45 +147,49 @@ class Sweep:
 
     def _differentiate(self, node: Node) -> None:
         """Take the VJP of a node, if a gradient has reached it."""
-        outputs = node.op.outputs
-        reached = tuple(k for k in node.group.outputs if outputs[k] in self.so_far)
+        so_far, outputs = self.so_far, node.op.outputs
+        reached = tuple([k for k in node.group.outputs if outputs[k] in so_far])
         if not reached:
             return
-        cotangents = tuple(self.so_far.pop(outputs[k]) for k in reached)
-        wanted = tuple(slot for slot in node.group.inputs if node.inputs[slot] in self.active)
+        cotangents = tuple([so_far.pop(outputs[k]) for k in reached])
         if node.op.operation.kind in ("custom", "checkpoint"):
             node.parts = node.op.args[0].backward(self, node, reached, cotangents)
-            return
-        self._vjp(node, wanted, reached, cotangents)
-        if node.group.simple:
-            for slot in wanted:
-                self._contribute(node, slot)
+        elif node.group.simple:
+            op = self._write(node, node.rule(node.wanted, reached), cotangents)
+            for slot, part in zip(node.wanted, op.outputs):
+                value = node.inputs[slot]
+                far = so_far.get(value)
+                if far is None:
+                    self._arrive(value, part)
+                else:
+                    self._add(node, value, far, part)
+        else:
+            self._vjp(node, reached, cotangents)
 
-    def _vjp(
-        self, node: Node, wanted: tuple[int, ...], reached: tuple[int, ...], cotangents: tuple[Value, ...]
-    ) -> None:
-        group = node.group
+    def _vjp(self, node: Node, reached: tuple[int, ...], cotangents: tuple[Value, ...]) -> None:
+        """Take the VJP of a node in which several primitives touch the inputs."""
+        group, wanted = node.group, node.wanted
         continued = tuple(
             slot
             for slot in wanted
             if group.uses[slot] > 1 and slot in group.early and node.inputs[slot] in self.so_far
         )
         if not continued:
-            op = self._write(node, Rule(node, wanted, reached), cotangents)
+            op = self._write(node, node.rule(wanted, reached), cotangents)
             node.parts = {slot: [part] for slot, part in zip(wanted, op.outputs)}
             return
         # One call of MLX gives the op's own part for some inputs and the whole sum for the others.
         far = tuple(self.so_far[node.inputs[slot]] for slot in continued)
-        joint = Rule(node, wanted, reached, continued)
+        joint = node.rule(wanted, reached, continued)
         arrays = [value.array for value in (*cotangents, *far, *node.inputs)]
         built = self._guarded(node.op, run_vjp, joint, arrays)
-        op = self._new(node.op, Rule(node, wanted, reached), (*cotangents, *node.inputs))
+        op = self._new(node.op, node.rule(wanted, reached), (*cotangents, *node.inputs))
+        node.parts = {}
         totals: list[tuple[int, mx.array]] = []
         for k, (slot, array) in enumerate(zip(wanted, built)):
-            value = Value(self.tape, op, k, None if slot in continued else array)
-            value.gradient_of = node.inputs[slot]
+            value = Gradient(op, k, None if slot in continued else array, node.inputs[slot])
             if slot in continued:
-                value.describe_later(array.shape, array.dtype)
+                self.tape.sketches[value] = (array.shape, array.dtype)
                 totals.append((slot, array))
             else:
                 self.recorder.live[id(array)] = value
@@ -244,7 +202,7 @@ class Sweep:
     def _contribute(self, node: Node, slot: int) -> None:
         """Add a node's part (or parts) to the gradient of one of its inputs."""
         value = node.inputs[slot]
-        for part in node.parts.pop(slot, ()):
+        for part in node.parts.pop(slot, ()) if node.parts else ():
             far = self.so_far.get(value)
             op = part.op
             if far is None:
@@ -253,8 +211,13 @@ class Sweep:
                 rule = op.args[0]
                 self._continue(node, slot, rule.outputs, op.inputs[: len(rule.outputs)], None)
             else:
-                added = Op(self.tape, _ACCUMULATE, (far, part), {}, (far, part))
-                self._accumulated(added, node, value, _add(far.array, part.array))
+                self._add(node, value, far, part)
+
+    def _add(self, node: Node, value: Value, far: Value, part: Value) -> None:
+        """Add one part to a gradient so far."""
+        inputs = (far, part)
+        op = BackwardOp(ACCUMULATE, inputs, _NO_KWARGS, inputs, node.op)
+        self._accumulated(op, node, value, _add(far.array, part.array))
 
     def _continue(
         self,
@@ -267,16 +230,15 @@ class Sweep:
         """Let MLX add the several parts of one op to a gradient, one by one."""
         value = node.inputs[slot]
         far = self.so_far[value]
-        rule = Rule(node, (slot,), reached, (slot,))
+        rule = node.rule((slot,), reached, (slot,))
         inputs = (*cotangents, far, *node.inputs)
-        op = Op(self.tape, _CONTINUE, (rule, *inputs), {}, inputs)
+        op = BackwardOp(CONTINUE, (rule, *inputs), _NO_KWARGS, inputs, node.op)
         if array is None:
-            array = self._guarded(node.op, _run_continued, rule, [given.array for given in inputs])
+            array = self._guarded(node.op, run_continued, rule, [given.array for given in inputs])
         self._accumulated(op, node, value, array)
 
     def _accumulated(self, op: Op, node: Node, value: Value, array: mx.array) -> None:
-        total = Value(self.tape, op, 0, array)
-        total.gradient_of = value
+        total = Gradient(op, 0, array, value)
         op.outputs = (total,)
         self.recorder.live[id(array)] = total
         self._put(op, node.op)
@@ -291,49 +253,49 @@ class Sweep:
 
     def _write(self, node: Node, rule: Rule, cotangents: tuple[Value, ...]) -> Op:
         """Take a VJP and put it on the tape."""
-        given = (*cotangents, *node.inputs)
+        given = cotangents + node.inputs
         op = self._new(node.op, rule, given)
         arrays = self._guarded(node.op, run_vjp, rule, [value.array for value in given], op)
-        live = self.recorder.live
+        live, inputs = self.recorder.live, node.inputs
         outputs = []
-        for k, (slot, array) in enumerate(zip(rule.wanted, arrays)):
-            value = Value(self.tape, op, k, array)
-            value.gradient_of = node.inputs[slot]
+        for slot, array in zip(rule.wanted, arrays):
+            value = Gradient(op, len(outputs), array, inputs[slot])
             live[id(array)] = value
             outputs.append(value)
         op.outputs = tuple(outputs)
         self._put(op, node.op)
         return op
 
-    def _new(self, forward: Op, rule: Rule, inputs: tuple[Value, ...]) -> Op:
-        return Op(self.tape, vjp_operation(forward.operation), (rule, *inputs), {}, inputs)
+    def _new(self, forward: Op, rule: Rule, inputs: tuple[Value, ...]) -> BackwardOp:
+        operation = vjp_operation(forward.operation)
+        return BackwardOp(operation, (rule, *inputs), _NO_KWARGS, inputs, forward)
 
     def _guarded(
         self, forward: Op, run: Any, rule: Rule, arrays: list[mx.array], op: Op | None = None
     ) -> Any:
         """Compute a VJP; one that MLX refuses becomes the last op of the tape, with its error."""
+        recorder = self.recorder
+        before, recorder.mode = recorder.mode, MUTED
         try:
-            with self.recorder.muted():
-                return run(rule, *arrays)
+            return run(rule, *arrays)
         except Exception as error:
             failed = op if op is not None else self._new(forward, rule, ())
-            failed.error = error
+            self.tape.errors[failed] = error
             self._put(failed, forward)
             raise
+        finally:
+            recorder.mode = before
 
     def _put(self, op: Op, forward: Op) -> None:
         """Put a backward op on the tape, at the place of its forward op."""
-        op.of = forward
-        op.phase = BACKWARD
         op.part = self.part
         op.scope, op.lasti = forward.scope, forward.lasti
-        op.stream = forward.stream
         op.position = len(self.tape.ops)
         self.tape.ops.append(op)
 
 
 def _is_rule_of(rule: Any, node: Node) -> bool:
-    return type(rule) is Rule and rule.node is node
+    return type(rule) is Rule and rule.op is node.op
 
 
 def seed(recorder: Recorder, root: Value, cotangent: mx.array, label: str) -> Value:

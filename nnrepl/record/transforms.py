@@ -8,6 +8,7 @@ the program sees (which objects its containers hold, what comes back, what is ra
 from __future__ import annotations
 
 import functools
+import gc
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,7 +22,7 @@ from nnrepl.record.catalog import Callee
 from nnrepl.record.recorder import Recorder, ready
 from nnrepl.record.special import construct
 from nnrepl.record.sweep import Sweep, seed
-from nnrepl.tape import BACKWARD, FORWARD, GRADIENT_PASS, Pass, Value
+from nnrepl.tape import GRADIENT_PASS, Pass, Value
 
 _getframe = sys._getframe
 _copy = mx.array.__copy__
@@ -58,7 +59,9 @@ def _maker(original: Callable[..., Any], cls: type[opaque.Transform]) -> Callabl
 class Differentiated(opaque.Transform):
     """What `mx.value_and_grad(fun, ...)` and `mx.grad(fun, ...)` return while recording is on."""
 
-    def call(self, recorder: Recorder, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType) -> Any:
+    def call(
+        self, recorder: Recorder, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType
+    ) -> Any:
         if recorder.differentiating:
             return opaque.run_transform(recorder, self, args, kwargs, frame)
         numbers, names = self._arguments()
@@ -82,7 +85,7 @@ class Differentiated(opaque.Transform):
     def _acceptable(
         numbers: list[int], names: list[str], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> bool:
-        if numbers and numbers[-1] >= len(args) or any(name not in kwargs for name in names):
+        if (numbers and numbers[-1] >= len(args)) or any(name not in kwargs for name in names):
             return False
         chosen = [args[number] for number in numbers] + [kwargs[name] for name in names]
         return all(isinstance(leaf, mx.array) for leaf in trees.leaves(chosen))
@@ -109,7 +112,9 @@ class Differentiated(opaque.Transform):
         grads = take_gradients(recorder, part, [(loss, cotangent)], chosen.wrt)
         given = iter(grads)
         per_number = [trees.rebuild(args[number], lambda _: next(given)) for number in numbers]
-        per_name = {name: trees.rebuild(kwargs[name], lambda _: next(given)) for name in kwargs if name in names}
+        per_name = {
+            name: trees.rebuild(kwargs[name], lambda _: next(given)) for name in kwargs if name in names
+        }
         positional = None if not numbers else per_number[0] if len(numbers) == 1 else tuple(per_number)
         value = trees.rebuild(result, lambda array: recorder.handle(recorder.value_of(array, _getframe(1))))
         return value, (positional, per_name) if names else positional
@@ -118,7 +123,12 @@ class Differentiated(opaque.Transform):
         """The scalar that is differentiated: the result, or the first of a tuple."""
         if isinstance(result, mx.array):
             return result
-        if self.name == "value_and_grad" and isinstance(result, tuple) and result and isinstance(result[0], mx.array):
+        if (
+            self.name == "value_and_grad"
+            and isinstance(result, tuple)
+            and result
+            and isinstance(result[0], mx.array)
+        ):
             return result[0]
         self._native_error(result)
         raise AssertionError("MLX accepted what nnrepl did not")
@@ -169,8 +179,8 @@ class _Arguments:
                 self.wrt.append(self.recorder.leaf(twin, "parameter" if path else "input", label, value))
             else:
                 self.recorder.link(twin, value)
-                if value.op is not None and value.label is None:
-                    value.label = label
+                if value.op is not None:
+                    self.recorder.tape.labels.setdefault(value, label)
             self.given.append(array)
             self.fresh.append(twin)
             return twin
@@ -195,8 +205,11 @@ class _Arguments:
     def _was_changed(self, at: int) -> bool:
         """Whether the function changed an argument in place (`x += 1`)."""
         value = self.recorder.live.get(id(self.fresh[at]))
-        return value is not None and value.op is not None and value.op.operation.in_place and (
-            value.held is self.fresh[at]
+        return (
+            value is not None
+            and value.op is not None
+            and value.op.operation.in_place
+            and (value.held is self.fresh[at])
         )
 
 
@@ -258,18 +271,20 @@ def _gradient_pass(recorder: Recorder, fun: Callable[..., Any], frame: FrameType
     part.scope, part.lasti = scope, frame.f_lasti
     if recorder.listener is not None:
         recorder.listener.pass_started(part)
-    before = recorder.phase
     recorder.differentiating += 1
-    recorder.phase = FORWARD
     part.backward = sys.maxsize
+    # Everything that a pass allocates stays on the tape: Python would only walk it again and again.
+    collecting = gc.isenabled()
+    gc.disable()
     try:
         yield part
     except BaseException as error:
         part.error = error
         raise
     finally:
+        if collecting:
+            gc.enable()
         recorder.differentiating -= 1
-        recorder.phase = before
         recorder.close_pass()
         part.backward = min(part.backward, part.end)
         if part.error is not None and recorder.listener is not None:
@@ -278,7 +293,6 @@ def _gradient_pass(recorder: Recorder, fun: Callable[..., Any], frame: FrameType
 
 def begin_backward(recorder: Recorder, part: Pass) -> None:
     """The forward ops are complete; what follows are VJPs."""
-    recorder.phase = BACKWARD
     part.backward = len(recorder.tape)
 
 

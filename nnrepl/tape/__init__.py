@@ -1,10 +1,22 @@
 """What happened: ops, values, passes and the tape that they lie on. Knows nothing of recording."""
 
-from nnrepl.tape.op import BACKWARD, FORWARD, PHASES, SETUP, UPDATE, DrawnKey, Op, Operation, arrays_of, fill
+from nnrepl.tape.op import (
+    BACKWARD,
+    FORWARD,
+    PHASES,
+    SETUP,
+    UPDATE,
+    BackwardOp,
+    DrawnKey,
+    Op,
+    Operation,
+    arrays_of,
+    fill,
+)
 from nnrepl.tape.passes import GRADIENT_PASS, RUN_PASS, SETUP_PASS, UPDATE_PASS, Hole, Mark, Pass
 from nnrepl.tape.places import Activation, Source
 from nnrepl.tape.tape import Names, OpSequence, Tape
-from nnrepl.tape.value import LEAF_KINDS, Value, is_evaluated
+from nnrepl.tape.value import LEAF_KINDS, Gradient, Leaf, Value, is_evaluated
 
 __all__ = [
     "BACKWARD",
@@ -18,8 +30,11 @@ __all__ = [
     "UPDATE",
     "UPDATE_PASS",
     "Activation",
+    "BackwardOp",
     "DrawnKey",
+    "Gradient",
     "Hole",
+    "Leaf",
     "Mark",
     "Names",
     "Op",

@@ -60,7 +60,7 @@ _split, _stream = mx.random.split, mx.stream
 def fill(part: Any, lookup: Callable[[Value], mx.array]) -> Any:
     """Replace every `Value` in an argument (nested in lists, tuples, dicts, slices) by an array."""
     kind = type(part)
-    if kind is Value:
+    if kind is Value or isinstance(part, Value):
         return lookup(part)
     if kind is list:
         return [fill(item, lookup) for item in part]
@@ -95,80 +95,55 @@ class Op:
     """One op of the tape.
 
     Attributes:
-        tape: The tape it stands in.
-        position: Its place there, counted from 0; people see `index`.
+        position: Its place on the tape, counted from 0; people see `index`.
         operation: What was called.
         args, kwargs: With what, arrays replaced by Values.
         inputs: The Values among the arguments, in order (a value used twice appears twice).
         outputs: The Values it produced.
-        phase: "setup", "forward", "backward" or "update".
         scope: The call of a Python function in which it was made.
         lasti: The bytecode offset in that function, from which the exact source segment is found.
         part: The pass it belongs to.
         of: In the backward pass, the forward op that it differentiates.
-        error: The exception that the operation raised, None if it succeeded.
     """
 
-    __slots__ = (
-        "args",
-        "error",
-        "inputs",
-        "kwargs",
-        "lasti",
-        "of",
-        "operation",
-        "outputs",
-        "part",
-        "phase",
-        "position",
-        "scope",
-        "stream",
-        "tape",
-    )
+    __slots__ = ("args", "inputs", "kwargs", "lasti", "operation", "outputs", "part", "position", "scope")
 
-    tape: Tape
-    position: int
-    operation: Operation
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    inputs: tuple[Value, ...]
     outputs: tuple[Value, ...]
-    phase: str
+    part: Pass
+    position: int
     scope: Activation | None
     lasti: int
-    part: Pass
-    of: Op | None
-    error: BaseException | None
-    stream: Any
+    of: Op | None = None
 
     def __init__(
-        self,
-        tape: Tape,
-        operation: Operation,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        inputs: tuple[Value, ...],
+        self, operation: Operation, args: tuple[Any, ...], kwargs: dict[str, Any], inputs: tuple[Value, ...]
     ) -> None:
-        self.tape = tape
         self.operation = operation
         self.args = args
         self.kwargs = kwargs
         self.inputs = inputs
         self.outputs = ()
-        self.of = None
-        self.error = None
-        self.stream = None
+
+    @property
+    def tape(self) -> Tape:
+        """The tape it stands in."""
+        return self.part.tape
 
     @property
     def index(self) -> int:
         """Its number as people see it: 1 is the first op of the first forward pass, setup counts backwards."""
-        number = self.position - self.tape.origin
+        number = self.position - self.part.tape.origin
         return number + 1 if number >= 0 else number
 
     @property
     def name(self) -> str:
         """The operation's name: `matmul`, `vjp of matmul`, `accumulate`."""
         return self.operation.name
+
+    @property
+    def phase(self) -> str:
+        """ "setup", "forward", "backward" or "update"."""
+        return self.part.phase_at(self.position)
 
     @property
     def module(self) -> str:
@@ -181,19 +156,48 @@ class Op:
         return self.tape.names.source(self)
 
     @property
+    def error(self) -> BaseException | None:
+        """The exception that the operation raised, None if it succeeded."""
+        return self.tape.errors.get(self)
+
+    @property
     def root(self) -> Op:
         """The forward op that a backward op belongs to; for a forward op, itself."""
-        return self if self.of is None else self.of
+        return self.of or self.tape.belonging.get(self, self)
 
     def compute(self, lookup: Callable[[Value], mx.array] = _held) -> list[mx.array]:
         """Call the operation again on the arrays that `lookup` gives for its inputs; lazy, and without side
         effects on the tape. Returns the outputs in order."""
-        args = [fill(arg, lookup) for arg in self.args]
-        kwargs = {key: fill(arg, lookup) for key, arg in self.kwargs.items()}
-        if self.stream is None:
-            return list(arrays_of(self.operation.run(*args, **kwargs)))
-        with _stream(self.stream):
-            return list(arrays_of(self.operation.run(*args, **kwargs)))
+        args = [lookup(arg) if type(arg) is Value else fill(arg, lookup) for arg in self.args]
+        kwargs = {key: fill(arg, lookup) for key, arg in self.kwargs.items()} if self.kwargs else self.kwargs
+        streams = self.part.tape.streams
+        if self in streams:
+            with _stream(streams[self]):
+                result = self.operation.run(*args, **kwargs)
+        else:
+            result = self.operation.run(*args, **kwargs)
+        return [result] if type(result) is mx.array else list(arrays_of(result))
 
     def __repr__(self) -> str:
         return f"<Op #{self.index} {self.name}>"
+
+
+class BackwardOp(Op):
+    """An op of the backward pass, tied to its forward op."""
+
+    __slots__ = ("of",)
+
+    def __init__(
+        self,
+        operation: Operation,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        inputs: tuple[Value, ...],
+        of: Op | None,
+    ) -> None:
+        self.operation = operation
+        self.args = args
+        self.kwargs = kwargs
+        self.inputs = inputs
+        self.outputs = ()
+        self.of = of

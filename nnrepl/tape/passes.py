@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 SETUP_PASS, GRADIENT_PASS, UPDATE_PASS, RUN_PASS = "setup", "gradient", "update", "run"
 
+_PHASES = {SETUP_PASS: "setup", UPDATE_PASS: "update", RUN_PASS: "forward"}
+
 
 @dataclass(eq=False, slots=True)
 class Pass:
@@ -25,7 +27,8 @@ class Pass:
             backward); "update" for one optimizer update; "run" for ops at the top level of a program.
         title: What was called: the name of the loss function, the optimizer, the script.
         start, end: The positions of its first op and behind its last.
-        backward: The position of its first backward op; `end` where there is none.
+        backward: The position of its first backward op; `end` where there is none (while a gradient pass
+            runs forward, a position that is never reached).
         loss: The value that was differentiated, if any.
         wrt: The leaves with respect to which it was.
         grads: For each forward value that got a gradient, its versions in order; the last is the whole.
@@ -55,6 +58,12 @@ class Pass:
     def ops(self) -> list[Op]:
         """Its ops in order of execution."""
         return self.tape.ops[self.start : self.end]
+
+    def phase_at(self, position: int) -> str:
+        """The phase of the op at `position`."""
+        if self.kind == GRADIENT_PASS:
+            return "forward" if position < self.backward else "backward"
+        return _PHASES[self.kind]
 
     def count(self, phase: str) -> int:
         """How many of its ops belong to `phase`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
-from typing import Protocol, overload
+from typing import Any, Protocol, overload
 
 import mlx.core as mx
 
@@ -32,6 +32,12 @@ class Tape:
         holes: Arrays that entered from nowhere.
         origin: The position of op #1; what lies before it is setup.
         names: Resolves names and places.
+        labels: The path or argument name of values that came in by one.
+        aliases: Values that are another value in MLX's own graph.
+        sketches: Shape and dtype of values whose array is not held.
+        errors: What ops raised.
+        belonging: Ops that a custom function's own backward pass made, and its forward op.
+        streams: The stream or device of ops that ran on another than the default one.
     """
 
     def __init__(self, names: Names) -> None:
@@ -41,6 +47,12 @@ class Tape:
         self.holes: list[Hole] = []
         self.origin = 0
         self.names = names
+        self.labels: dict[Value, str] = {}
+        self.aliases: dict[Value, Value] = {}
+        self.sketches: dict[Value, tuple[tuple[int, ...], mx.Dtype]] = {}
+        self.errors: dict[Op, BaseException] = {}
+        self.streams: dict[Op, Any] = {}
+        self.belonging: dict[Op, Op] = {}
         self.rebuilt = 0
         self._consumers: dict[Value, list[Op]] = {}
         self._consumers_known = 0

@@ -25,58 +25,38 @@ def is_evaluated(array: mx.array) -> bool:
 
 
 class Value:
-    """One tensor in the tape, at one version; made by an op, or a leaf (parameter, input, constant).
+    """One tensor in the tape, at one version: the result of an op, or a `Leaf`.
+
+    A tape holds very many of these, so an object has only what every value needs; the rest (labels,
+    aliases, the shapes of dropped arrays) lies in dictionaries of the tape.
 
     Attributes:
-        tape: The tape that this value belongs to.
         op: The op that produced it; None for a leaf.
         slot: Which output of `op` it is.
-        kind: "" for the result of an op, otherwise one of `LEAF_KINDS`.
-        label: The path or the argument name that a leaf came in by.
-        origin: The older value that a leaf continues (the parameter before the pass), or None.
-        alias: The value that this one is in MLX's own graph, where the op turned out to do nothing
-            (a reshape to the same shape); known once gradients were taken, else None.
-        gradient_of: The forward value of which this is a gradient, or None.
         held: The `mx.array` itself, None when it was dropped or not built yet. Use `array`.
     """
 
-    __slots__ = (
-        "__weakref__",
-        "_dtype",
-        "_shape",
-        "alias",
-        "gradient_of",
-        "held",
-        "kind",
-        "label",
-        "op",
-        "origin",
-        "slot",
-        "tape",
-    )
+    __slots__ = ("held", "op", "slot")
 
-    tape: Tape
-    op: Op | None
-    slot: int
-    kind: str
-    label: str | None
-    origin: Value | None
-    alias: Value | None
-    gradient_of: Value | None
-    held: mx.array | None
-    _shape: tuple[int, ...]
-    _dtype: mx.Dtype
+    kind = ""
+    origin: Value | None = None
+    gradient_of: Value | None = None
 
-    def __init__(self, tape: Tape, op: Op | None, slot: int, held: mx.array | None, kind: str = "") -> None:
-        self.tape = tape
+    def __init__(self, op: Op | None, slot: int, held: mx.array | None) -> None:
         self.op = op
         self.slot = slot
         self.held = held
-        self.kind = kind
-        self.label = None
-        self.origin = None
-        self.alias = None
-        self.gradient_of = None
+
+    @property
+    def tape(self) -> Tape:
+        """The tape that this value belongs to."""
+        assert self.op is not None
+        return self.op.part.tape
+
+    @property
+    def label(self) -> str | None:
+        """The path or the argument name that a value came in by."""
+        return self.tape.labels.get(self)
 
     @property
     def array(self) -> mx.array:
@@ -89,12 +69,12 @@ class Value:
     @property
     def shape(self) -> tuple[int, ...]:
         """Its shape, known without evaluating anything."""
-        return self._shape if self.held is None else self.held.shape
+        return self.tape.sketches[self][0] if self.held is None else self.held.shape
 
     @property
     def dtype(self) -> mx.Dtype:
         """Its dtype, known without evaluating anything."""
-        return self._dtype if self.held is None else self.held.dtype
+        return self.tape.sketches[self][1] if self.held is None else self.held.dtype
 
     @property
     def size(self) -> int:
@@ -110,16 +90,13 @@ class Value:
         return self.held is not None and is_evaluated(self.held)
 
     @property
-    def dropped(self) -> bool:
-        """Whether the tape has let go of the array; `array` brings it back by recomputing."""
-        return self.held is None
-
-    @property
     def canonical(self) -> Value:
-        """The value itself, or the one that it is an alias of."""
+        """The value that this one is in MLX's own graph: itself, or the input of an op that turned out to
+        do nothing (a reshape to the same shape). Known once gradients were taken."""
+        aliases = self.tape.aliases
         value = self
-        while value.alias is not None:
-            value = value.alias
+        while value in aliases:
+            value = aliases[value]
         return value
 
     @property
@@ -135,13 +112,52 @@ class Value:
     def forget(self) -> None:
         """Let go of the array and keep its shape and dtype; the op can make it again."""
         if self.held is not None:
-            self._shape, self._dtype = self.held.shape, self.held.dtype
+            self.tape.sketches[self] = (self.held.shape, self.held.dtype)
             self.held = None
-
-    def describe_later(self, shape: tuple[int, ...], dtype: mx.Dtype) -> None:
-        """Say what the array will look like when it has not been built yet."""
-        self._shape, self._dtype = shape, dtype
 
     def __repr__(self) -> str:
         dtype = str(self.dtype).removeprefix("mlx.core.")
         return f"<Value {self.name} {self.shape} {dtype}>"
+
+
+class Leaf(Value):
+    """A value that no op of the tape produced.
+
+    Attributes:
+        kind: One of `LEAF_KINDS`.
+        origin: The older value that it continues (the parameter before the pass), or None.
+    """
+
+    __slots__ = ("_tape", "gradient_of", "kind", "origin")  # type: ignore[misc]  # narrower than Value's
+
+    def __init__(
+        self, tape: Tape, held: mx.array, kind: str, label: str | None, origin: Value | None
+    ) -> None:
+        super().__init__(None, 0, held)
+        self._tape = tape
+        self.kind = kind
+        self.origin = origin
+        self.gradient_of: Value | None = None
+        if label is not None:
+            tape.labels[self] = label
+
+    @property
+    def tape(self) -> Tape:
+        """The tape that this value belongs to."""
+        return self._tape
+
+
+class Gradient(Value):
+    """A result of the backward pass.
+
+    Attributes:
+        gradient_of: The forward value of which this is the gradient, or a part of it.
+    """
+
+    __slots__ = ("gradient_of",)  # type: ignore[misc]
+
+    def __init__(self, op: Op, slot: int, held: mx.array | None, gradient_of: Value) -> None:
+        self.op = op
+        self.slot = slot
+        self.held = held
+        self.gradient_of = gradient_of

@@ -1,0 +1,103 @@
+"""VJP: the vector-Jacobian product of one op, taken by MLX."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mlx.core as mx
+
+from nnrepl.tape import Op, Operation, Value
+
+_vjp, _add = mx.vjp, mx.add
+
+
+class Rule:
+    """How to differentiate one op: the constant part of a backward op's arguments.
+
+    Attributes:
+        op: The forward op.
+        inputs: Its distinct inputs; the other attributes count in them.
+        wanted: The inputs whose gradients are asked for.
+        outputs: The outputs of the op that have gradients.
+        continued: Of the wanted inputs, those whose gradient so far MLX continues.
+    """
+
+    __slots__ = ("continued", "inputs", "op", "outputs", "wanted")
+
+    def __init__(
+        self,
+        op: Op,
+        inputs: tuple[Value, ...],
+        wanted: tuple[int, ...],
+        outputs: tuple[int, ...],
+        continued: tuple[int, ...] = (),
+    ) -> None:
+        self.op = op
+        self.inputs = inputs
+        self.wanted = wanted
+        self.outputs = outputs
+        self.continued = continued
+
+
+def run_vjp(rule: Rule, *arrays: mx.array) -> list[mx.array]:
+    """The VJP of one op: gradients of its outputs in, gradients of its wanted inputs out.
+
+    `arrays` are the gradients of `rule.outputs`, the gradients so far of `rule.continued`, and the op's
+    inputs. Where a gradient is continued, the input is made an output as well and its gradient so far the
+    cotangent: MLX then adds the op's parts to it one by one, as it would in one graph.
+    """
+    op, wanted = rule.op, rule.wanted
+    given, far = len(rule.outputs), len(rule.continued)
+    fixed = list(arrays[given + far :])
+    cotangents = [*arrays[given : given + far], *arrays[:given]]
+    gradients: list[mx.array]
+    if (
+        op.args == rule.inputs
+        and not op.kwargs
+        and not far
+        and len(op.outputs) == 1
+        and op not in op.tape.streams
+    ):
+        # The usual case, and the reason for a fast path: the arguments are the inputs, nothing else.
+        run = op.operation.run
+        if len(wanted) == len(fixed):
+            gradients = _vjp(run, fixed, cotangents)[1]
+            return [gradients[slot] for slot in wanted]
+
+        def partly(*inputs: mx.array) -> Any:
+            for slot, array in zip(wanted, inputs):
+                fixed[slot] = array
+            return run(*fixed)
+
+        gradients = _vjp(partly, [fixed[slot] for slot in wanted], cotangents)[1]
+        return gradients
+    index = {value: slot for slot, value in enumerate(rule.inputs)}
+    aliases = op.tape.aliases
+
+    def forward(*inputs: mx.array) -> list[mx.array]:
+        for slot, array in zip(wanted, inputs):
+            fixed[slot] = array
+        results = op.compute(lambda value: fixed[index[aliases.get(value, value)]])
+        return [fixed[slot] for slot in rule.continued] + [results[k] for k in rule.outputs]
+
+    gradients = _vjp(forward, [fixed[slot] for slot in wanted], cotangents)[1]
+    return gradients
+
+
+def run_continued(rule: Rule, *arrays: mx.array) -> mx.array:
+    """The VJP of one op for one input, added by MLX to the gradient that the input has so far."""
+    return run_vjp(rule, *arrays)[0]
+
+
+ACCUMULATE = Operation("accumulate", _add, "accumulate", kind="accumulate")
+CONTINUE = Operation("accumulate", run_continued, "accumulate", kind="accumulate")
+_VJPS: dict[Operation, Operation] = {}
+
+
+def vjp_operation(operation: Operation) -> Operation:
+    """The operation that differentiates another."""
+    known = _VJPS.get(operation)
+    if known is None:
+        name = f"vjp of {operation.name}"
+        known = _VJPS[operation] = Operation(name, run_vjp, name, kind="vjp")
+    return known
