@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from nnrepl.record.recorder import Recorder
 
 _export_to_dot = mx.export_to_dot
-_RANDOM_STATE = mx.random.state
+_RANDOM_STATE: Any = mx.random.state
 
 
 def adopt(recorder: Recorder, array: mx.array, frame: FrameType) -> Value:
@@ -50,19 +50,13 @@ def computed_from(recorder: Recorder, array: mx.array) -> Value | None:
     if is_evaluated(array):
         return None
     values = {f"v{number}": value for number, value in enumerate(recorder.live.values())}
-    named = {
-        name: value.held
-        for name, value in values.items()
-        if value.held is not None and value.kind != "parameter"
-    }
+    named = {name: value.held for name, value in values.items() if value.held is not None and value.kind != "parameter"}
     dot = io.StringIO()
     _export_to_dot(dot, array)
     return _reached(dot.getvalue(), array, named, values)
 
 
-def _reached(
-    alone: str, array: mx.array, named: dict[str, mx.array], values: dict[str, Value]
-) -> Value | None:
+def _reached(alone: str, array: mx.array, named: dict[str, mx.array], values: dict[str, Value]) -> Value | None:
     """Which of the named arrays occur among the ancestors of `array`: the primitives that make them are
     among those that make it."""
     primitives = set(re.findall(r"^\{ (\d+) \[label", alone, re.MULTILINE))

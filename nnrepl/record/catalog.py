@@ -34,82 +34,35 @@ _METADATA = "shape, dtype and sizes are known without the graph"
 
 NOT_RECORDED: dict[str, str] = {
     **dict.fromkeys(
-        [
-            "mx.clear_cache",
-            "mx.clear_streams",
-            "mx.reset_peak_memory",
-            "mx.set_cache_limit",
-            "mx.set_memory_limit",
-            "mx.set_wired_limit",
-            "mx.set_printoptions",
-            "mx.printoptions",
-            "mx.get_printoptions",
-            "mx.new_stream",
-            "mx.new_thread_local_stream",
-            "mx.new_thread_unsafe_stream",
-            "mx.synchronize",
-            "mx.distributed.init",
-            "mx.random.seed",
-        ],
+        (
+            "mx.clear_cache mx.clear_streams mx.reset_peak_memory mx.set_cache_limit mx.set_memory_limit "
+            "mx.set_wired_limit mx.set_printoptions mx.printoptions mx.get_printoptions mx.new_stream mx.new_thread_local_stream mx.new_thread_unsafe_stream "
+            "mx.synchronize mx.distributed.init mx.random.seed"
+        ).split(),
         _SETTINGS,
     ),
     **dict.fromkeys(
-        [
-            "mx.broadcast_shapes",
-            "mx.can_cast",
-            "mx.default_device",
-            "mx.default_stream",
-            "mx.device_count",
-            "mx.device_info",
-            "mx.einsum_path",
-            "mx.get_active_memory",
-            "mx.get_array_buffer_size",
-            "mx.get_cache_memory",
-            "mx.get_memory_limit",
-            "mx.get_peak_memory",
-            "mx.is_available",
-            "mx.isdtype",
-            "mx.issubdtype",
-            "mx.result_type",
-            "mx.distributed.is_available",
-            "mx.__array_namespace_info__",
-            "mx.random.__getattr__",
-        ],
+        (
+            "mx.broadcast_shapes mx.can_cast mx.default_device mx.default_stream mx.device_count "
+            "mx.device_info mx.einsum_path mx.get_active_memory mx.get_array_buffer_size "
+            "mx.get_cache_memory mx.get_memory_limit mx.get_peak_memory mx.is_available mx.isdtype "
+            "mx.issubdtype mx.result_type mx.distributed.is_available mx.__array_namespace_info__ "
+            "mx.random.__getattr__"
+        ).split(),
         _QUERY,
     ),
-    **dict.fromkeys(["mx.export_function", "mx.exporter", "mx.export_to_dot"], _EXPORT),
+    **dict.fromkeys("mx.export_function mx.exporter mx.export_to_dot".split(), _EXPORT),
     **dict.fromkeys(
-        [
-            "array.__class__",
-            "array.__delattr__",
-            "array.__dir__",
-            "array.__getattribute__",
-            "array.__hash__",
-            "array.__init_subclass__",
-            "array.__new__",
-            "array.__reduce__",
-            "array.__reduce_ex__",
-            "array.__setattr__",
-            "array.__sizeof__",
-            "array.__subclasshook__",
-            "array.__doc__",
-            "array.__module__",
-            "array.__setstate__",
-            "array.__array_namespace__",
-            "array.__dlpack_device__",
-        ],
+        (
+            "array.__class__ array.__delattr__ array.__dir__ array.__getattribute__ array.__hash__ "
+            "array.__init_subclass__ array.__new__ array.__reduce__ array.__reduce_ex__ array.__setattr__ "
+            "array.__sizeof__ array.__subclasshook__ array.__doc__ array.__module__ array.__setstate__ "
+            "array.__array_namespace__ array.__dlpack_device__"
+        ).split(),
         _OBJECT,
     ),
     **dict.fromkeys(
-        [
-            "array.dtype",
-            "array.itemsize",
-            "array.nbytes",
-            "array.ndim",
-            "array.shape",
-            "array.size",
-            "array.__len__",
-        ],
+        "array.dtype array.itemsize array.nbytes array.ndim array.shape array.size array.__len__".split(),
         _METADATA,
     ),
     "array.__copy__": "a second Python object for the same tensor: recorded as the same value",
@@ -117,56 +70,29 @@ NOT_RECORDED: dict[str, str] = {
 }
 
 SYNCS = frozenset(
-    [
-        "mx.eval",
-        "mx.async_eval",
-        "mx.save",
-        "mx.savez",
-        "mx.savez_compressed",
-        "mx.save_safetensors",
-        "mx.save_gguf",
-        "array.item",
-        "array.tolist",
-        "array.__array__",
-        "array.__bool__",
-        "array.__bytes__",
-        "array.__complex__",
-        "array.__float__",
-        "array.__format__",
-        "array.__index__",
-        "array.__int__",
-        "array.__repr__",
-        "array.__str__",
-        "array.__dlpack__",
-        "array.__getstate__",
-    ]
+    (
+        "mx.eval mx.async_eval mx.save mx.savez mx.savez_compressed mx.save_safetensors mx.save_gguf "
+        "array.item array.tolist array.__array__ array.__bool__ array.__bytes__ array.__complex__ "
+        "array.__float__ array.__format__ array.__index__ array.__int__ array.__repr__ array.__str__ "
+        "array.__dlpack__ array.__getstate__"
+    ).split()
 )
 """Calls that force an evaluation: marks in the tape, not ops."""
 
-TRANSFORMS = frozenset(
-    ["mx.grad", "mx.value_and_grad", "mx.vjp", "mx.jvp", "mx.vmap", "mx.compile", "mx.checkpoint"]
-)
+TRANSFORMS = frozenset("mx.grad mx.value_and_grad mx.vjp mx.jvp mx.vmap mx.compile mx.checkpoint".split())
 """Functions of functions, taken over by `nnrepl.record.transforms` and its neighbours."""
 
-MAKERS = frozenset(["mx.import_function", "mx.fast.metal_kernel", "mx.fast.cuda_kernel"])
+MAKERS = frozenset("mx.import_function mx.fast.metal_kernel mx.fast.cuda_kernel".split())
 """Functions that return a function whose calls are ops."""
 
-SWITCHES = frozenset(["mx.disable_compile", "mx.enable_compile"])
+SWITCHES = frozenset("mx.disable_compile mx.enable_compile".split())
 """Settings that decide whether a compiled function runs its Python body: followed."""
 
-STREAMS = frozenset(["mx.stream", "mx.set_default_device", "mx.set_default_stream"])
+STREAMS = frozenset("mx.stream mx.set_default_device mx.set_default_stream".split())
 """Where ops run: followed, so that an op's VJP runs where the op did."""
 
 SPECIAL = frozenset(
-    [
-        "array.__init__",
-        "array.__iter__",
-        "array.at",
-        "array.__setitem__",
-        "mx.custom_function",
-        "mx.ArrayIterator",
-        "mx.ArrayAt",
-    ]
+    "array.__init__ array.__iter__ array.at array.__setitem__ mx.custom_function mx.ArrayIterator mx.ArrayAt".split()
 )
 """Caught in a way of their own by `nnrepl.record.intercept`."""
 
@@ -222,23 +148,7 @@ _SIGNS = {
     "rshift": ">>", "sub": "-", "truediv": "/", "xor": "^",
 }  # fmt: skip
 
-_AUGMENTED = frozenset(
-    [
-        "iadd",
-        "iand",
-        "ifloordiv",
-        "ilshift",
-        "imatmul",
-        "imod",
-        "imul",
-        "ior",
-        "ipow",
-        "irshift",
-        "isub",
-        "itruediv",
-        "ixor",
-    ]
-)
+_AUGMENTED = frozenset("iadd iand ifloordiv ilshift imatmul imod imul ior ipow irshift isub itruediv ixor".split())
 
 
 @dataclass(frozen=True)

@@ -60,9 +60,7 @@ class Compiled(opaque.Transform):
         super().__init__(original, fun, args, kwargs)
         self.traces: dict[Any, Trace] = {}
 
-    def call(
-        self, recorder: Recorder, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType
-    ) -> Any:
+    def call(self, recorder: Recorder, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType) -> Any:
         if recorder.differentiating or not recorder.compiling:
             return self._plainly(recorder, args, kwargs, frame)
         return call_compiled(
@@ -70,9 +68,7 @@ class Compiled(opaque.Transform):
             bool(self.option(2, "shapeless", False)), self.traces, args, kwargs, frame,
         )  # fmt: skip
 
-    def _plainly(
-        self, recorder: Recorder, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType
-    ) -> Any:
+    def _plainly(self, recorder: Recorder, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType) -> Any:
         """Run the Python function on new containers, as MLX does under a gradient."""
         if any(not _allowed(leaf) for leaf in trees.leaves((args, kwargs))):
             return self.real(*args, **kwargs)  # MLX says what is wrong

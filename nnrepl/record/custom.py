@@ -49,9 +49,7 @@ class Composite:
         self.given: tuple[Any, dict[str, Any]] = ((), {})
         self.result: Any = None
 
-    def run(
-        self, kind: str, spelling: str, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType
-    ) -> Any:
+    def run(self, kind: str, spelling: str, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType) -> Any:
         """Call the function on new handles, as MLX does, and close the call with an op of its own."""
         recorder = self.recorder
 
@@ -76,9 +74,7 @@ class Composite:
         recorder.finish(op, outputs, frame)
         return self.result
 
-    def cotangents(
-        self, sweep: Sweep, op: Op, reached: tuple[int, ...], gradients: tuple[Value, ...]
-    ) -> list[Value]:
+    def cotangents(self, sweep: Sweep, op: Op, reached: tuple[int, ...], gradients: tuple[Value, ...]) -> list[Value]:
         """A gradient for every output: zeros for one that none has reached."""
         found = dict(zip(reached, gradients))
         whole = []
@@ -144,9 +140,7 @@ class Rerun(Composite):
             outputs = [recorder.handle(value) for value in op.outputs]
             arrays = recorder.call(_DEPENDS, (arrays, outputs), {}, _getframe(0))
         fresh = [_copy(array) for array in arrays]
-        leaves = [
-            recorder.leaf(array, "input", value.label, value) for array, value in zip(fresh, self.inputs)
-        ]
+        leaves = [recorder.leaf(array, "input", value.label, value) for array, value in zip(fresh, self.inputs)]
         given = iter(fresh)
         args, kwargs = trees.rebuild(self.given, lambda _: next(given))
         again = [recorder.value_of(array, _getframe(0)) for array in trees.arrays(self.fun(*args, **kwargs))]
@@ -177,9 +171,7 @@ def _belong(recorder: Recorder, start: int, op: Op) -> None:
 class Checkpointed(opaque.Transform):
     """What `mx.checkpoint(fun)` returns while recording is on."""
 
-    def call(
-        self, recorder: Recorder, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType
-    ) -> Any:
+    def call(self, recorder: Recorder, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType) -> Any:
         composite = Rerun(recorder, self.fun, depends=True)
         return composite.run("checkpoint", "mx.checkpoint", args, kwargs, frame)
 

@@ -197,9 +197,7 @@ def _like(original: Any, callee: Callee) -> Callable[[Callable[..., Any]], Calla
     """Give a wrapper the name, the documentation and the module of what it stands for."""
 
     def dress(wrapper: Callable[..., Any]) -> Callable[..., Any]:
-        functools.update_wrapper(
-            wrapper, original, assigned=("__name__", "__doc__", "__module__"), updated=()
-        )
+        functools.update_wrapper(wrapper, original, assigned=("__name__", "__doc__", "__module__"), updated=())
         wrapper.__qualname__ = f"array.{callee.attribute}" if callee.holder is mx.array else callee.attribute
         return wrapper
 

@@ -31,7 +31,7 @@ _init = mx.array.__init__
 _setitem = mx.array.__setitem__
 _seed = mx.random.seed
 _tolist = mx.array.tolist
-_RANDOM_STATE = mx.random.state
+_RANDOM_STATE: Any = mx.random.state
 
 
 def aside(
@@ -99,9 +99,7 @@ class Transform:
             return self.real(*args, **kwargs)
         return self.call(recorder, args, kwargs, _getframe(1))
 
-    def call(
-        self, recorder: Recorder, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType
-    ) -> Any:
+    def call(self, recorder: Recorder, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType) -> Any:
         """Run it under the recorder."""
         return run_transform(recorder, self, args, kwargs, frame)
 
@@ -282,7 +280,8 @@ def _random(state: mx.array | None) -> Iterator[None]:
 
 def set_random_state(state: mx.array) -> None:
     """Put MLX's random state (of this thread) to what it was: a key is the two halves of its seed."""
-    high, low = _tolist(state)
+    halves: Any = _tolist(state)
+    high, low = halves
     _seed((high << 32) | low)
 
 

@@ -39,7 +39,7 @@ _NO_KWARGS: dict[str, Any] = {}
 
 _array = mx.array
 _copy = mx.array.__copy__
-_RANDOM_STATE = mx.random.state
+_RANDOM_STATE: Any = mx.random.state
 _PLAIN = frozenset(
     (
         int,
@@ -110,9 +110,7 @@ class Recorder:
 
     # -- ops -------------------------------------------------------------------------------------------
 
-    def call(
-        self, operation: Operation, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType
-    ) -> Any:
+    def call(self, operation: Operation, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType) -> Any:
         """Run an operation for the program and write it down. Returns what MLX returned."""
         inputs: list[Value] = []
         template: list[Any] = []
@@ -264,9 +262,7 @@ class Recorder:
     def _top_level(self, op: Op) -> Pass:
         """Find the pass of an op outside of any transform of ours, and with it its phase."""
         scope = op.scope
-        if (scope is not None and scope.updating) or any(
-            [_feeds_update(value, scope) for value in op.inputs]
-        ):
+        if (scope is not None and scope.updating) or any([_feeds_update(value, scope) for value in op.inputs]):
             kind = UPDATE_PASS
         else:
             kind = RUN_PASS if self.started or self._starts(op) else SETUP_PASS

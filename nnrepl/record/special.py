@@ -84,9 +84,7 @@ def _item_assignment(recorder: Recorder) -> Callable[..., None]:
     return wrapper
 
 
-def _change(
-    recorder: Recorder, operation: Operation, original: Any, args: tuple[Any, ...], frame: FrameType
-) -> Any:
+def _change(recorder: Recorder, operation: Operation, original: Any, args: tuple[Any, ...], frame: FrameType) -> Any:
     array = args[0]
     inputs = [recorder.change(array, frame)]
     template = [inputs[0], *(recorder.scan(arg, inputs, frame) for arg in args[1:])]
@@ -293,9 +291,7 @@ def _at_operation(how: str) -> Operation:
     return Operation(f"at.{how}", run, f".at[].{how}")
 
 
-_AT_OPERATIONS = {
-    how: _at_operation(how) for how in ("add", "subtract", "multiply", "divide", "maximum", "minimum")
-}
+_AT_OPERATIONS = {how: _at_operation(how) for how in ("add", "subtract", "multiply", "divide", "maximum", "minimum")}
 
 
 def _at_property(recorder: Recorder) -> property:

@@ -76,7 +76,7 @@ def _activation(parent: Activation | None, frame: FrameType, lasti: int) -> Acti
     updating = parent is not None and parent.updating
     if owner is not None and not updating and code.co_name in _UPDATES:
         updating = is_optimizer(owner)
-    return Activation(parent, code, lasti, owner, updating)
+    return Activation(parent, code, lasti, owner, updating, frame.f_globals)
 
 
 def _owner(frame: FrameType) -> Any:

@@ -42,9 +42,7 @@ class Node:
         self.wanted = wanted
         self.parts: dict[int, list[Value]] | None = None
 
-    def rule(
-        self, wanted: tuple[int, ...], outputs: tuple[int, ...], continued: tuple[int, ...] = ()
-    ) -> Rule:
+    def rule(self, wanted: tuple[int, ...], outputs: tuple[int, ...], continued: tuple[int, ...] = ()) -> Rule:
         """How to differentiate it."""
         return Rule(self.op, self.inputs, wanted, outputs, continued)
 
@@ -170,9 +168,7 @@ class Sweep:
         """Take the VJP of a node in which several primitives touch the inputs."""
         group, wanted = node.group, node.wanted
         continued = tuple(
-            slot
-            for slot in wanted
-            if group.uses[slot] > 1 and slot in group.early and node.inputs[slot] in self.so_far
+            slot for slot in wanted if group.uses[slot] > 1 and slot in group.early and node.inputs[slot] in self.so_far
         )
         if not continued:
             op = self._write(node, node.rule(wanted, reached), cotangents)
@@ -257,7 +253,7 @@ class Sweep:
         op = self._new(node.op, rule, given)
         arrays = self._guarded(node.op, run_vjp, rule, [value.array for value in given], op)
         live, inputs = self.recorder.live, node.inputs
-        outputs = []
+        outputs: list[Value] = []
         for slot, array in zip(rule.wanted, arrays):
             value = Gradient(op, len(outputs), array, inputs[slot])
             live[id(array)] = value
@@ -270,9 +266,7 @@ class Sweep:
         operation = vjp_operation(forward.operation)
         return BackwardOp(operation, (rule, *inputs), _NO_KWARGS, inputs, forward)
 
-    def _guarded(
-        self, forward: Op, run: Any, rule: Rule, arrays: list[mx.array], op: Op | None = None
-    ) -> Any:
+    def _guarded(self, forward: Op, run: Any, rule: Rule, arrays: list[mx.array], op: Op | None = None) -> Any:
         """Compute a VJP; one that MLX refuses becomes the last op of the tape, with its error."""
         recorder = self.recorder
         before, recorder.mode = recorder.mode, MUTED

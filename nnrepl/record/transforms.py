@@ -59,9 +59,7 @@ def _maker(original: Callable[..., Any], cls: type[opaque.Transform]) -> Callabl
 class Differentiated(opaque.Transform):
     """What `mx.value_and_grad(fun, ...)` and `mx.grad(fun, ...)` return while recording is on."""
 
-    def call(
-        self, recorder: Recorder, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType
-    ) -> Any:
+    def call(self, recorder: Recorder, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType) -> Any:
         if recorder.differentiating:
             return opaque.run_transform(recorder, self, args, kwargs, frame)
         numbers, names = self._arguments()
@@ -82,9 +80,7 @@ class Differentiated(opaque.Transform):
         return sorted([argnums] if isinstance(argnums, int) else list(argnums)), names
 
     @staticmethod
-    def _acceptable(
-        numbers: list[int], names: list[str], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> bool:
+    def _acceptable(numbers: list[int], names: list[str], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         if (numbers and numbers[-1] >= len(args)) or any(name not in kwargs for name in names):
             return False
         chosen = [args[number] for number in numbers] + [kwargs[name] for name in names]
@@ -112,9 +108,7 @@ class Differentiated(opaque.Transform):
         grads = take_gradients(recorder, part, [(loss, cotangent)], chosen.wrt)
         given = iter(grads)
         per_number = [trees.rebuild(args[number], lambda _: next(given)) for number in numbers]
-        per_name = {
-            name: trees.rebuild(kwargs[name], lambda _: next(given)) for name in kwargs if name in names
-        }
+        per_name = {name: trees.rebuild(kwargs[name], lambda _: next(given)) for name in kwargs if name in names}
         positional = None if not numbers else per_number[0] if len(numbers) == 1 else tuple(per_number)
         value = trees.rebuild(result, lambda array: recorder.handle(recorder.value_of(array, _getframe(1))))
         return value, (positional, per_name) if names else positional
@@ -123,12 +117,7 @@ class Differentiated(opaque.Transform):
         """The scalar that is differentiated: the result, or the first of a tuple."""
         if isinstance(result, mx.array):
             return result
-        if (
-            self.name == "value_and_grad"
-            and isinstance(result, tuple)
-            and result
-            and isinstance(result[0], mx.array)
-        ):
+        if self.name == "value_and_grad" and isinstance(result, tuple) and result and isinstance(result[0], mx.array):
             return result[0]
         self._native_error(result)
         raise AssertionError("MLX accepted what nnrepl did not")
@@ -156,9 +145,7 @@ class _Arguments:
         self.given: list[mx.array] = []
         self.fresh: list[mx.array] = []
         parameters = opaque.parameter_names(fun, args)
-        positional = tuple(
-            self._replace(arg, parameters[number], number in numbers) for number, arg in enumerate(args)
-        )
+        positional = tuple(self._replace(arg, parameters[number], number in numbers) for number, arg in enumerate(args))
         self.tree: list[Any] = [
             positional,
             {name: self._replace(arg, name, name in names) for name, arg in kwargs.items()},
@@ -249,7 +236,7 @@ def _outermost_vjp(
                 continue  # MLX leaves these out when it pairs outputs with cotangents
             cotangent = next(given, None)
             if cotangent is None or cotangent.shape != output.shape:
-                original(lambda *_: outputs, primals, cotangents)  # MLX says what is wrong
+                return original(lambda *_: outputs, primals, cotangents)  # type: ignore[no-any-return]  # it raises
             roots.append((value, cotangent))
         grads = take_gradients(recorder, part, roots, chosen.wrt)
         part.loss = values[0] if values else None

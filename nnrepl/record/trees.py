@@ -11,7 +11,7 @@ from typing import Any
 
 import mlx.core as mx
 
-_RANDOM_STATE = mx.random.state
+_RANDOM_STATE: Any = mx.random.state
 
 
 def leaves(tree: Any) -> Iterator[Any]:

@@ -17,19 +17,27 @@ class Activation:
         owner: The `self` of a method where that is a Module or an Optimizer, else None.
         depth: How deep it lies.
         updating: Whether this is (inside) an optimizer's update.
+        variables: The global variables that the function sees.
     """
 
-    __slots__ = ("code", "depth", "lasti", "owner", "parent", "updating")
+    __slots__ = ("code", "depth", "lasti", "owner", "parent", "updating", "variables")
 
     def __init__(
-        self, parent: Activation | None, code: CodeType, lasti: int, owner: Any, updating: bool = False
+        self,
+        parent: Activation | None,
+        code: CodeType,
+        lasti: int,
+        owner: Any,
+        updating: bool = False,
+        variables: dict[str, Any] | None = None,
     ) -> None:
         self.parent = parent
         self.code = code
         self.lasti = lasti
         self.owner = owner
-        self.depth = 0 if parent is None else parent.depth + 1
+        self.depth: int = 0 if parent is None else parent.depth + 1
         self.updating = updating
+        self.variables = variables if variables is not None else {}
 
     def within(self, other: Activation) -> bool:
         """Whether this call is `other` or was made, directly or not, from it."""

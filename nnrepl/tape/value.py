@@ -128,11 +128,9 @@ class Leaf(Value):
         origin: The older value that it continues (the parameter before the pass), or None.
     """
 
-    __slots__ = ("_tape", "gradient_of", "kind", "origin")  # type: ignore[misc]  # narrower than Value's
+    __slots__ = ("_tape", "gradient_of", "kind", "origin")
 
-    def __init__(
-        self, tape: Tape, held: mx.array, kind: str, label: str | None, origin: Value | None
-    ) -> None:
+    def __init__(self, tape: Tape, held: mx.array, kind: str, label: str | None, origin: Value | None) -> None:
         super().__init__(None, 0, held)
         self._tape = tape
         self.kind = kind
@@ -154,7 +152,7 @@ class Gradient(Value):
         gradient_of: The forward value of which this is the gradient, or a part of it.
     """
 
-    __slots__ = ("gradient_of",)  # type: ignore[misc]
+    __slots__ = ("gradient_of",)
 
     def __init__(self, op: Op, slot: int, held: mx.array | None, gradient_of: Value) -> None:
         self.op = op

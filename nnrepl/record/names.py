@@ -1,0 +1,260 @@
+"""Names: what people call the values of a tape, resolved when shown."""
+
+from __future__ import annotations
+
+import ast
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator
+from types import CodeType
+from typing import Any
+
+from nnrepl.record import source as sources
+from nnrepl.record.adopt import path_in
+from nnrepl.record.source import Use
+from nnrepl.record.stack import is_module
+from nnrepl.tape import GRADIENT_PASS, UPDATE_PASS, Activation, Leaf, Op, Source, Tape, Value
+
+GRADIENT_SIGN = "∂L/∂"
+
+
+class ProgramNames:
+    """Resolves the names, modules and sources of one tape.
+
+    A value has one name that it is shown under, and may answer to more: an assignment target, the path of
+    a parameter, the name of an argument, the words with which another op refers to it.
+    """
+
+    def __init__(self) -> None:
+        self.tape: Tape
+        self._modules: dict[int, tuple[Any, dict[int, str]]] = {}
+        self._index: dict[str, list[tuple[int, Value]]] = {}
+        self._indexed = 0
+        self._leaves_seen: set[Value] = set()
+
+    # -- places ----------------------------------------------------------------------------------------
+
+    def source(self, op: Op) -> Source:
+        """Where an op stands."""
+        if op.scope is None:
+            return Source("", 0, 0, -1, -1, "", "")
+        return sources.locate(op.scope.code, op.lasti)
+
+    def module(self, op: Op) -> str:
+        """The path of the innermost Module whose code made the op, in the outermost one on its stack; in an
+        update, the path of the parameter that is updated."""
+        if op.part.kind == UPDATE_PASS:
+            return self._updated(op) or ""
+        modules = [step.owner for step in _path(op.scope) if is_module(step.owner)]
+        return self._path_of(modules[0], modules[-1]) if modules else ""
+
+    def module_title(self, op: Op) -> str:
+        """The class of the innermost Module whose code made the op, "" outside of modules."""
+        modules = [step.owner for step in _path(op.scope) if is_module(step.owner)]
+        return type(modules[-1]).__name__ if modules else ""
+
+    def _path_of(self, root: Any, module: Any) -> str:
+        known = self._modules.get(id(root))
+        if known is None or known[0] is not root or id(module) not in known[1]:
+            known = self._modules[id(root)] = (root, {id(part): path for path, part in root.named_modules()})
+        return known[1].get(id(module), "")
+
+    # -- the name of a value -------------------------------------------------------------------------------
+
+    def name(self, value: Value) -> str:
+        """The name that a value is shown under."""
+        given = next(self.all_names(value), None)
+        if given is not None:
+            return given
+        op = value.op
+        if op is None:
+            return value.kind
+        return f"#{op.index}" if len(op.outputs) == 1 else f"#{op.index}.{value.slot}"
+
+    def all_names(self, value: Value) -> Iterator[str]:
+        """Everything that a value is called, its best name first."""
+        if value.gradient_of is not None:
+            yield GRADIENT_SIGN + value.gradient_of.name
+            return
+        if value.op is not None:
+            yield from self._assigned(value.op, value.slot)
+            if value.op.part.kind == UPDATE_PASS:
+                yield from self._result_of_update(value)
+        label = value.label
+        if label is not None:
+            yield label
+
+    def _assigned(self, op: Op, slot: int) -> Iterator[str]:
+        """The names that the program's source gives to an output, followed through returns."""
+        scope, lasti = op.scope, op.lasti
+        if scope is None:
+            return
+        row = _row(op)
+        while scope is not None:
+            up = None
+            if _hands_on(scope.code):
+                lasti, scope, slot = scope.lasti, scope.parent, 0
+                continue
+            for use in sources.uses_of(scope.code, sources.span_of(scope.code, lasti)):
+                if use.returned:
+                    up = use
+                elif use.rows == (row >= 0):
+                    name = _pick(use, row if use.rows else slot, len(op.outputs))
+                    if name is not None:
+                        yield self._state_name(op, name) or self._in_module(name, scope)
+                        return
+            if up is None:
+                return
+            slot, row = max(up.slot, 0) if up.slot >= 0 else slot, -1
+            if op.part.kind == GRADIENT_PASS and op.of is None and scope.parent is op.part.scope:
+                slot = 0  # what the differentiated function returns comes first in what the program gets
+            lasti, scope = scope.lasti, scope.parent
+
+    def _in_module(self, name: str, scope: Activation) -> str:
+        """`self.weight` by the path of the module that `self` is; so are the local variables of mlx.nn's own
+        layers, which would otherwise hide the program's."""
+        local = not name.startswith("self.")
+        if local and not (is_module(scope.owner) and _LAYERS in scope.code.co_filename):
+            return name
+        short = name.removeprefix("self.")
+        if not is_module(scope.owner):
+            return short
+        roots = [step.owner for step in scope.path() if is_module(step.owner)]
+        root = roots[0] if "__init__" not in scope.code.co_name else self._root_of(scope.owner)
+        path = self._path_of(root, scope.owner)
+        return f"{path}.{short}" if path else short
+
+    def _root_of(self, module: Any) -> Any:
+        """The outermost Module known that holds `module`; a module under construction has none yet."""
+        for root, paths in self._modules.values():
+            if id(module) in paths and root is not module:
+                return root
+        return module
+
+    # -- updates -------------------------------------------------------------------------------------------
+
+    def _updated(self, op: Op) -> str | None:
+        """The parameter that an op of an update works for."""
+        scope = op.scope
+        for other in op.part.ops if scope is not None and scope.code.co_name == "apply_single" else (op,):
+            if other.scope is not scope:
+                continue
+            for value in other.inputs:
+                subject = value.gradient_of or value
+                if isinstance(subject, Leaf) and subject.kind == "parameter":
+                    return subject.label
+        return None
+
+    def _state_name(self, op: Op, name: str) -> str | None:
+        """`state["v"]` in an optimizer's update, by the path of the parameter that it belongs to."""
+        if op.part.kind != UPDATE_PASS or not name.startswith("state."):
+            return None
+        subject = self._updated(op)
+        return None if subject is None else f"{subject}.{name.removeprefix('state.')}"
+
+    def _result_of_update(self, value: Value) -> Iterator[str]:
+        op = value.op
+        assert op is not None
+        subject = self._updated(op)
+        if subject is None or op.scope is None:
+            return
+        span = sources.span_of(op.scope.code, op.lasti)
+        returned = any(use.returned for use in sources.uses_of(op.scope.code, span))
+        direct = any(isinstance(taken, Leaf) and taken.label == subject for taken in op.inputs)
+        if returned or (direct and all(user.part is not op.part for user in value.consumers)):
+            yield subject
+
+    # -- looking values up by name ------------------------------------------------------------------------
+
+    def versions(self, name: str) -> list[tuple[int, Value]]:
+        """Every value that answers to a name, with the position from which it exists, in order."""
+        self._catch_up()
+        return self._index.get(name, [])
+
+    def newest(self, name: str, position: int) -> Value | None:
+        """The newest value of that name that exists when the cursor stands at `position`."""
+        versions = self.versions(name)
+        found = bisect_right(versions, position, key=lambda version: version[0])
+        return versions[found - 1][1] if found else None
+
+    def known(self) -> list[str]:
+        """Every name on the tape."""
+        self._catch_up()
+        return list(self._index)
+
+    def _catch_up(self) -> None:
+        """Index what was recorded since the last look."""
+        ops = self.tape.ops
+        start, self._indexed = self._indexed, len(ops)
+        for op in ops[start:]:
+            for value in op.inputs:
+                if value.op is None and value not in self._leaves_seen:
+                    self._leaves_seen.add(value)
+                    self._enter_leaf(op, value)
+            for value in op.outputs:
+                if value.gradient_of is None:
+                    for name in self.all_names(value):
+                        self._enter(name, op.position + 1, value)
+            for name, value in self._operand_names(op):
+                self._enter(name, op.position, value)
+
+    def _enter_leaf(self, op: Op, value: Value) -> None:
+        if value.gradient_of is None and value.label is not None:
+            start = op.part.start if op.part.kind == GRADIENT_PASS else op.position
+            self._enter(value.label, start, value)
+
+    def _enter(self, name: str, position: int, value: Value) -> None:
+        versions = self._index.setdefault(name, [])
+        if any(known is value for _, known in versions[-4:]):
+            return
+        if versions and versions[-1][0] > position:
+            versions.insert(bisect_left(versions, position, key=lambda version: version[0]), (position, value))
+        else:
+            versions.append((position, value))
+
+    def _operand_names(self, op: Op) -> Iterator[tuple[str, Value]]:
+        """The words with which an op's source refers to its inputs."""
+        if op.scope is None or op.of is not None or not op.inputs:
+            return
+        node = sources.node_at(op.scope.code, sources.span_of(op.scope.code, op.lasti))
+        method = not op.operation.spelling.startswith("mx.")
+        nodes = sources.operands(node, method)
+        for arg, part in zip(op.args, nodes):
+            yield from self._refer(arg, part, op.scope)
+
+    def _refer(self, arg: Any, node: ast.AST, scope: Activation) -> Iterator[tuple[str, Value]]:
+        if isinstance(arg, Value):
+            name = sources.dotted(node)
+            if name is not None and name != "self":
+                yield self._in_module(name, scope), arg
+        elif isinstance(arg, (list, tuple)) and isinstance(node, (ast.List, ast.Tuple)):
+            for item, part in zip(arg, node.elts):
+                yield from self._refer(item, part, scope)
+
+
+_LAYERS = "/mlx/nn/layers/"
+
+
+def _hands_on(code: CodeType) -> bool:
+    """Whether a function is nn.value_and_grad's own, which only hands on what the transform returns."""
+    return code.co_name == "wrapped_value_grad_fn" and code.co_filename.endswith("/mlx/nn/utils.py")
+
+
+def _path(scope: Activation | None) -> list[Activation]:
+    return [] if scope is None else scope.path()
+
+
+def _row(op: Op) -> int:
+    """Which row of an iterated array an op gives, -1 if it is none."""
+    if op.operation.spelling != "next":
+        return -1
+    return op.inputs[0].slot if op.operation.name == "squeeze" else int(op.args[1])
+
+
+def _pick(use: Use, slot: int, outputs: int) -> str | None:
+    """Which of a statement's targets an output is."""
+    if len(use.names) == 1:
+        return use.names[0]
+    return use.names[slot] if slot < len(use.names) and (outputs > 1 or use.rows or slot == 0) else None
+
+
+__all__ = ["GRADIENT_SIGN", "ProgramNames", "path_in"]

@@ -1,0 +1,272 @@
+"""Source: from a code object and an offset to the exact piece of text, and what is done with it.
+
+Everything here is resolved when somebody looks, and cached by file and by code object.
+"""
+
+from __future__ import annotations
+
+import ast
+import linecache
+from dataclasses import dataclass, field
+from types import CodeType
+
+from nnrepl.tape import Source
+
+Span = tuple[int, int, int, int]
+"""First line, last line, first and last column of a piece of source, in UTF-8 bytes as CPython counts."""
+
+_NOWHERE: Span = (0, 0, -1, -1)
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """What a statement does with the value of an expression.
+
+    Attributes:
+        names: What it is assigned to; several for an unpacked tuple.
+        returned: Whether the function returns it; `slot` is its place in a returned tuple, -1 outside.
+        rows: Whether the names are for its rows (`for row in x`), not for itself.
+    """
+
+    names: tuple[str | None, ...] = ()
+    returned: bool = False
+    slot: int = -1
+    rows: bool = False
+
+
+@dataclass(slots=True)
+class Cell:
+    """A notebook cell that was compiled under a file name of its own."""
+
+    path: str
+    number: int
+    text: str
+
+
+@dataclass(slots=True)
+class FileIndex:
+    """What the expressions of one file are used for, by their exact span."""
+
+    uses: dict[Span, list[Use]] = field(default_factory=dict)
+    nodes: dict[Span, ast.AST] = field(default_factory=dict)
+
+
+_cells: dict[str, Cell] = {}
+_indexes: dict[str, FileIndex] = {}
+_spans: dict[CodeType, list[Span]] = {}
+
+
+def register_cell(filename: str, path: str, number: int, text: str) -> None:
+    """Make the source of a notebook cell known under the file name that it was compiled with."""
+    _cells[filename] = Cell(path, number, text)
+    linecache.cache[filename] = (len(text), None, text.splitlines(keepends=True), filename)
+    _indexes.pop(filename, None)
+
+
+def span_of(code: CodeType, lasti: int) -> Span:
+    """The span of the instruction at `lasti`."""
+    spans = _spans.get(code)
+    if spans is None:
+        spans = _spans[code] = [
+            (line or 0, end or line or 0, -1 if column is None else column, -1 if last is None else last)
+            for line, end, column, last in code.co_positions()
+        ]
+    place = lasti // 2
+    return spans[place] if 0 <= place < len(spans) else (code.co_firstlineno, code.co_firstlineno, -1, -1)
+
+
+def lines_of(filename: str) -> list[str]:
+    """The lines of a file, with their ends; empty if it cannot be read."""
+    return linecache.getlines(filename)
+
+
+def locate(code: CodeType, lasti: int) -> Source:
+    """The piece of source at `lasti` of a code object."""
+    line, end, column, last = span_of(code, lasti)
+    lines = lines_of(code.co_filename)[max(line - 1, 0) : end]
+    text = ""
+    if lines and column >= 0:
+        column, last = _characters(lines[0], column), _characters(lines[-1], last)
+        parts = [part.rstrip("\n") for part in lines]
+        parts[-1] = parts[-1][:last]
+        parts[0] = parts[0][column:]
+        text = "\n".join(parts)
+    elif lines:
+        text = lines[0].strip()
+    cell = _cells.get(code.co_filename)
+    file, number = (cell.path, cell.number) if cell else (code.co_filename, 0)
+    return Source(file, line, end, column, last, text, code.co_qualname, number)
+
+
+def _characters(line: str, column: int) -> int:
+    """A column in characters from one in UTF-8 bytes."""
+    return len(line.encode()[:column].decode(errors="replace"))
+
+
+def uses_of(code: CodeType, span: Span) -> list[Use]:
+    """What is done with the value of the expression at `span`."""
+    return _index(code.co_filename).uses.get(span, [])
+
+
+def node_at(code: CodeType, span: Span) -> ast.AST | None:
+    """The expression at `span`."""
+    return _index(code.co_filename).nodes.get(span)
+
+
+def _index(filename: str) -> FileIndex:
+    index = _indexes.get(filename)
+    if index is None:
+        index = _indexes[filename] = FileIndex()
+        try:
+            tree = ast.parse("".join(lines_of(filename)))
+        except (SyntaxError, ValueError):
+            return index
+        _Indexer(index).visit(tree)
+    return index
+
+
+def dotted(node: ast.AST | None) -> str | None:
+    """`self.layers[0].weight` as `self.layers.0.weight`; None for what is not a plain path."""
+    if isinstance(node, ast.Name):
+        return node.id
+    if isinstance(node, ast.Attribute):
+        base = dotted(node.value)
+        return None if base is None else f"{base}.{node.attr}"
+    if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant):
+        base = dotted(node.value)
+        return None if base is None else f"{base}.{node.slice.value}"
+    return dotted(node.value) if isinstance(node, ast.Starred) else None
+
+
+def operands(node: ast.AST | None, method: bool) -> list[ast.AST]:
+    """The expressions that an op takes, in the order of its arguments.
+
+    Args:
+        node: The expression of the op.
+        method: Whether it was called as a method, so that the object before the dot is the first.
+    """
+    match node:
+        case ast.BinOp(left=left, right=right):
+            return [left, right]
+        case ast.AugAssign(target=target, value=value):
+            return [target, value]
+        case ast.UnaryOp(operand=operand):
+            return [operand]
+        case ast.Compare(left=left, comparators=[right, *_]):
+            return [left, right]
+        case ast.Subscript(value=value, slice=index):
+            return [value, index]
+        case ast.Attribute(value=value):
+            return [value]
+        case ast.Call(func=func, args=args):
+            first = [func.value] if method and isinstance(func, ast.Attribute) else []
+            return [*first, *args]
+    return []
+
+
+class _Indexer(ast.NodeVisitor):
+    """Walks a file once and notes what each expression is used for."""
+
+    def __init__(self, index: FileIndex) -> None:
+        self.index = index
+
+    def generic_visit(self, node: ast.AST) -> None:
+        if isinstance(node, (ast.BinOp, ast.Call, ast.UnaryOp, ast.Compare, ast.Subscript, ast.Attribute)):
+            self.index.nodes.setdefault(_span(node), node)
+        super().generic_visit(node)
+
+    def _note(self, node: ast.AST, use: Use) -> None:
+        """The value of `node` is used so; that of a conditional comes from either branch."""
+        if isinstance(node, ast.IfExp):
+            self._note(node.body, use)
+            self._note(node.orelse, use)
+        elif isinstance(node, ast.NamedExpr):
+            self._note(node.value, use)
+        else:
+            self.index.uses.setdefault(_span(node), []).append(use)
+
+    def _bind(self, target: ast.AST, value: ast.AST) -> None:
+        if isinstance(target, (ast.Tuple, ast.List)):
+            parts = target.elts
+            if isinstance(value, (ast.Tuple, ast.List)) and len(value.elts) == len(parts):
+                for part, item in zip(parts, value.elts):
+                    self._bind(part, item)
+            else:
+                names = tuple(_first_name(part) for part in parts)
+                self._note(value, Use(names))
+                self._note(target, Use(names, rows=True))
+        else:
+            name = dotted(target)
+            if name is not None:
+                self._note(value, Use((name,)))
+            if isinstance(target, ast.Subscript):
+                self._note(target, Use((dotted(target.value),)))
+
+    def visit_Assign(self, node: ast.Assign) -> None:
+        for target in node.targets:
+            self._bind(target, node.value)
+        self.generic_visit(node)
+
+    def visit_AnnAssign(self, node: ast.AnnAssign) -> None:
+        if node.value is not None:
+            self._bind(node.target, node.value)
+        self.generic_visit(node)
+
+    def visit_NamedExpr(self, node: ast.NamedExpr) -> None:
+        self._note(node.value, Use((node.target.id,)))
+        self.generic_visit(node)
+
+    def visit_AugAssign(self, node: ast.AugAssign) -> None:
+        self.index.nodes[_span(node)] = node
+        self._note(node, Use((dotted(node.target),)))
+        if isinstance(node.target, ast.Subscript):
+            self._note(node.target, Use((dotted(node.target.value),)))
+        self.generic_visit(node)
+
+    def visit_Return(self, node: ast.Return) -> None:
+        if node.value is not None:
+            self._return(node.value)
+        self.generic_visit(node)
+
+    def visit_Lambda(self, node: ast.Lambda) -> None:
+        self._return(node.body)
+        self.generic_visit(node)
+
+    def _return(self, value: ast.AST) -> None:
+        self._note(value, Use(returned=True))
+        if isinstance(value, ast.Tuple):
+            for slot, item in enumerate(value.elts):
+                self._note(item, Use(returned=True, slot=slot))
+
+    def visit_For(self, node: ast.For) -> None:
+        self._rows(node, node.iter, node.target)
+        self.generic_visit(node)
+
+    def _rows(self, loop: ast.AST, iterated: ast.AST, target: ast.AST) -> None:
+        use = Use((_first_name(target),), rows=True)
+        self._note(loop, use)
+        self._note(iterated, use)
+
+    def _comprehension(self, node: ast.ListComp | ast.SetComp | ast.GeneratorExp | ast.DictComp) -> None:
+        for part in node.generators:
+            self._rows(node, part.iter, part.target)
+        self.generic_visit(node)
+
+    visit_ListComp = visit_SetComp = visit_GeneratorExp = visit_DictComp = _comprehension
+
+
+def _first_name(target: ast.AST) -> str | None:
+    """The name that a row is bound to; in `for i, row in enumerate(x)` the last one."""
+    if isinstance(target, (ast.Tuple, ast.List)) and target.elts:
+        return _first_name(target.elts[-1])
+    return dotted(target)
+
+
+def _span(node: ast.AST) -> Span:
+    line = getattr(node, "lineno", 0)
+    return (
+        line,
+        getattr(node, "end_lineno", line),
+        getattr(node, "col_offset", -1),
+        getattr(node, "end_col_offset", -1),
+    )
