@@ -1,0 +1,6 @@
+"""What can be typed: one table of commands, which feeds the parser, the help and the completion."""
+
+
+def load_all() -> None:
+    """Import every module of commands, so that the table is complete."""
+    from nnrepl.commands import general, look, motions  # noqa: F401

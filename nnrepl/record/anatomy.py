@@ -136,7 +136,7 @@ def graph(outputs: dict[str, mx.array], inputs: dict[str, mx.array]) -> list[str
     What lies before the inputs is not part of it."""
     dot = io.StringIO()
     _export_to_dot(dot, **outputs, **inputs)
-    made_by = {name: step for step in _parse(dot.getvalue()) for name in step.outputs}
+    made_by = {name: step for step in parse_dot(dot.getvalue()) for name in step.outputs}
     steps: list[str | Primitive] = []
     seen: set[str | Primitive] = set()
 
@@ -169,7 +169,7 @@ _LINE = re.compile(
 )
 
 
-def _parse(dot: str) -> list[Primitive]:
+def parse_dot(dot: str) -> list[Primitive]:
     """The primitives of a graph that MLX wrote in the DOT language."""
     nodes: list[tuple[str, str, list[str], list[str]]] = []
     for line in _LINE.finditer(dot):
@@ -240,12 +240,12 @@ def _group(outputs: dict[str, mx.array], leaves: dict[str, mx.array]) -> Group:
 
 def _unmade(output: int, array: mx.array, inputs: list[mx.array]) -> Group:
     """An output that no primitive makes: it is one of the inputs, or a constant."""
-    slot = next((slot for slot, stand in enumerate(inputs) if _is_node(array, stand)), -1)
+    slot = next((slot for slot, stand in enumerate(inputs) if is_node(array, stand)), -1)
     taps = () if slot < 0 else (slot,)
     return Group((output,), slot, slot < 0, (), taps, dict.fromkeys(taps, 1), False, frozenset())
 
 
-def _is_node(array: mx.array, other: mx.array) -> bool:
+def is_node(array: mx.array, other: mx.array) -> bool:
     """Whether two Python objects are the same node of MLX's graph: of two names, only one is drawn then."""
     dot = io.StringIO()
     _export_to_dot(dot, a=array, b=other)

@@ -36,7 +36,8 @@ NOT_RECORDED: dict[str, str] = {
     **dict.fromkeys(
         (
             "mx.clear_cache mx.clear_streams mx.reset_peak_memory mx.set_cache_limit mx.set_memory_limit "
-            "mx.set_wired_limit mx.set_printoptions mx.printoptions mx.get_printoptions mx.new_stream mx.new_thread_local_stream mx.new_thread_unsafe_stream "
+            "mx.set_wired_limit mx.set_printoptions mx.printoptions mx.get_printoptions "
+            "mx.new_stream mx.new_thread_local_stream mx.new_thread_unsafe_stream "
             "mx.synchronize mx.distributed.init mx.random.seed"
         ).split(),
         _SETTINGS,

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 _getframe = sys._getframe
 _copy = mx.array.__copy__
-_zeros_like, _depends = mx.zeros_like, mx.depends
+_zeros_like, _depends, _checkpoint, _custom_function = mx.zeros_like, mx.depends, mx.checkpoint, mx.custom_function
+_RANDOM_STATE: Any = mx.random.state
 
 
 def _pass_on(_: Composite, count: int, *arrays: mx.array) -> list[mx.array]:
@@ -38,8 +39,10 @@ class Composite:
 
     Attributes:
         fun: The program's function.
-        args, kwargs: Its arguments as trees, with Values for arrays.
-        result: What it returned, as a tree with Values for arrays.
+        inputs: The values that went in.
+        given: The arguments, as trees.
+        result: What it returned, as a tree.
+        state: The random state before it, if it drew random numbers.
     """
 
     def __init__(self, recorder: Recorder, fun: Callable[..., Any]) -> None:
@@ -48,6 +51,18 @@ class Composite:
         self.inputs: list[Value] = []
         self.given: tuple[Any, dict[str, Any]] = ((), {})
         self.result: Any = None
+        self.state: mx.array | None = None
+
+    def native(self, arrays: list[mx.array]) -> list[mx.array]:
+        """The same call, made by MLX itself on other arrays."""
+        given = iter(arrays)
+        args, kwargs = trees.rebuild(self.given, lambda _: next(given))
+        with opaque.quietly(self.state):
+            return trees.arrays(self.transformed()(*args, **kwargs))
+
+    def transformed(self) -> Callable[..., Any]:
+        """The function as MLX would call it."""
+        raise NotImplementedError
 
     def run(self, kind: str, spelling: str, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType) -> Any:
         """Call the function on new handles, as MLX does, and close the call with an op of its own."""
@@ -59,7 +74,10 @@ class Composite:
             return recorder.handle(value)
 
         self.given = trees.rebuild((args, kwargs), hand_over)
+        state = _RANDOM_STATE[0]
         result = self.fun(*self.given[0], **self.given[1])
+        if _RANDOM_STATE[0] is not state:
+            self.state = state
         inner = [recorder.value_of(array, frame) for array in trees.arrays(result)]
         operation = Operation(f"{kind} of {opaque.title(self.fun)}", _pass_on, spelling, kind=kind)
         inputs = (*self.inputs, *inner)
@@ -93,6 +111,11 @@ class Custom(Composite):
         super().__init__(recorder, fun)
         self.vjp = vjp
 
+    def transformed(self) -> Callable[..., Any]:
+        custom = _custom_function(self.fun)
+        custom.vjp(self.vjp)
+        return custom
+
     def backward(
         self, sweep: Sweep, node: Node, reached: tuple[int, ...], gradients: tuple[Value, ...]
     ) -> dict[int, list[Value]]:
@@ -125,6 +148,14 @@ class Rerun(Composite):
     def __init__(self, recorder: Recorder, fun: Callable[..., Any], depends: bool) -> None:
         super().__init__(recorder, fun)
         self.depends = depends
+
+    def transformed(self) -> Callable[..., Any]:
+        if self.depends:
+            checkpointed: Callable[..., Any] = _checkpoint(self.fun)
+            return checkpointed
+        custom = _custom_function(self.fun)
+        custom.jvp(lambda primals, tangents: tangents)  # some transformation, so that MLX makes it a node
+        return custom
 
     def backward(
         self, sweep: Sweep, node: Node, reached: tuple[int, ...], gradients: tuple[Value, ...]

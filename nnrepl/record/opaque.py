@@ -233,21 +233,8 @@ class OpaqueCall:
     def _again(self, args: Any, kwargs: Any, captured: list[mx.array]) -> Any:
         """Make the same call on other arrays: quietly, with the random numbers of the first time."""
         function = self.fun if self.make is None else self.make(self.fun)
-        with self._aside(), _exchanged(self.objects, captured), _random(self.state):
+        with quietly(self.state), _exchanged(self.objects, captured):
             return list(arrays_of(function(*args, **kwargs)))
-
-    @contextlib.contextmanager
-    def _aside(self) -> Iterator[None]:
-        recorder = current()
-        before = None if recorder is None else recorder.mode
-        if recorder is not None:
-            recorder.mode = MUTED
-        try:
-            with contextlib.redirect_stdout(io.StringIO()):
-                yield
-        finally:
-            if recorder is not None and before is not None:
-                recorder.mode = before
 
 
 @contextlib.contextmanager
@@ -262,6 +249,22 @@ def _exchanged(objects: list[mx.array], arrays: list[mx.array]) -> Iterator[None
     finally:
         for thing, array in zip(objects, before):
             _setitem(thing, Ellipsis, array)
+
+
+@contextlib.contextmanager
+def quietly(state: mx.array | None = None) -> Iterator[None]:
+    """Call a function of the program's once more: nothing is recorded or printed, and random numbers are
+    drawn from `state`."""
+    recorder = current()
+    before = None if recorder is None else recorder.mode
+    if recorder is not None:
+        recorder.mode = MUTED
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), _random(state):
+            yield
+    finally:
+        if recorder is not None and before is not None:
+            recorder.mode = before
 
 
 @contextlib.contextmanager

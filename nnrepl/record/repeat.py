@@ -94,6 +94,7 @@ def _close(recorder: Recorder, old: Pass, part: Pass, now: dict[Value, Value], a
         (op.position for op in again.values() if op.part is part and op.of is not None), default=part.end
     )
     part.wrt = tuple(now.get(value, value) for value in old.wrt)
+    part.roots = tuple((now.get(root, root), now.get(start, start)) for root, start in old.roots)
     part.loss = None if old.loss is None else now.get(old.loss, old.loss)
     for value, grads in old.grads.items():
         part.grads[now.get(value, value)] = [now.get(gradient, gradient) for gradient in grads]

@@ -134,7 +134,7 @@ def dotted(node: ast.AST | None) -> str | None:
         return None if base is None else f"{base}.{node.attr}"
     if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant):
         base = dotted(node.value)
-        return None if base is None else f"{base}.{node.slice.value}"
+        return None if base is None else f"{base}.{node.slice.value!s}"
     return dotted(node.value) if isinstance(node, ast.Starred) else None
 
 

@@ -54,6 +54,15 @@ class Stack:
         self.frame, self.scope = frame, scope
         return scope
 
+    def frame_of(self, scope: Activation | None) -> FrameType | None:
+        """The live frame of a call, or of the nearest caller of it that still runs."""
+        while scope is not None:
+            for frame, known in self._known.items():
+                if known is scope and frame is not None and _is_running(frame):
+                    return frame
+            scope = scope.parent
+        return None
+
     def release(self) -> None:
         """Let go of the frames, and of what their local variables hold."""
         self.frame = self.scope = None
@@ -68,6 +77,15 @@ class Stack:
             own = isinstance(name, str) and (name == "nnrepl" or name.startswith("nnrepl."))
             self._own[code] = own
         return own
+
+
+def _is_running(frame: FrameType) -> bool:
+    below: FrameType | None = sys._getframe()
+    while below is not None:
+        if below is frame:
+            return True
+        below = below.f_back
+    return False
 
 
 def _activation(parent: Activation | None, frame: FrameType, lasti: int) -> Activation:

@@ -31,6 +31,7 @@ class Pass:
             runs forward, a position that is never reached).
         loss: The value that was differentiated, if any.
         wrt: The leaves with respect to which it was.
+        roots: What was differentiated, each with the gradient that the sweep started from.
         grads: For each forward value that got a gradient, its versions in order; the last is the whole.
         error: The exception that ended it, if one did.
         scope, lasti: Where it was called from.
@@ -45,6 +46,7 @@ class Pass:
     backward: int = 0
     loss: Value | None = None
     wrt: tuple[Value, ...] = ()
+    roots: tuple[tuple[Value, Value], ...] = ()
     grads: dict[Value, list[Value]] = field(default_factory=dict)
     error: BaseException | None = None
     scope: Activation | None = None

@@ -35,6 +35,7 @@ class Tape:
         labels: The path or argument name of values that came in by one.
         aliases: Values that are another value in MLX's own graph.
         sketches: Shape and dtype of values whose array is not held.
+        dropped: Values whose array the tape has let go of (others may not be built yet).
         errors: What ops raised.
         belonging: Ops that a custom function's own backward pass made, and its forward op.
         streams: The stream or device of ops that ran on another than the default one.
@@ -50,6 +51,7 @@ class Tape:
         self.labels: dict[Value, str] = {}
         self.aliases: dict[Value, Value] = {}
         self.sketches: dict[Value, tuple[tuple[int, ...], mx.Dtype]] = {}
+        self.dropped: set[Value] = set()
         self.errors: dict[Op, BaseException] = {}
         self.streams: dict[Op, Any] = {}
         self.belonging: dict[Op, Op] = {}

@@ -90,6 +90,11 @@ class Value:
         return self.held is not None and is_evaluated(self.held)
 
     @property
+    def dropped(self) -> bool:
+        """Whether the tape has let go of the array; `array` brings it back by recomputing."""
+        return self.held is None and self in self.tape.dropped
+
+    @property
     def canonical(self) -> Value:
         """The value that this one is in MLX's own graph: itself, or the input of an op that turned out to
         do nothing (a reshape to the same shape). Known once gradients were taken."""
@@ -113,6 +118,7 @@ class Value:
         """Let go of the array and keep its shape and dtype; the op can make it again."""
         if self.held is not None:
             self.tape.sketches[self] = (self.held.shape, self.held.dtype)
+            self.tape.dropped.add(self)
             self.held = None
 
     def __repr__(self) -> str:

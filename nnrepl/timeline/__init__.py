@@ -1,0 +1,1 @@
+"""Time: moving along a tape, evaluating what is looked at, edits, restart points, branches, history."""

@@ -1,0 +1,1 @@
+"""What is shown: rich renderables, one thing a file. Nothing here prints."""

@@ -1,0 +1,188 @@
+"""The command line: arguments, program, session, shell."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import random
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+
+from nnrepl.commands.interpreter import Interpreter
+from nnrepl.programs.script import CannotLoad, Script, load_module, load_script, reset_stdin
+from nnrepl.record.intercept import recording
+from nnrepl.record.names import ProgramNames
+from nnrepl.record.opaque import set_random_state
+from nnrepl.record.recorder import Recorder
+from nnrepl.session.errors import Quit, Restart
+from nnrepl.session.session import Session
+from nnrepl.shell.readers import Chain, Pipe, Queue, Reader
+from nnrepl.shell.shell import Shell, exit_status, make_console, run_program
+from nnrepl.tape import Tape
+
+USAGE_ERROR = 2
+
+
+def parser() -> argparse.ArgumentParser:
+    """What the command line accepts."""
+    made = argparse.ArgumentParser(
+        prog="nnrepl",
+        description="A time-travel debugger for neural networks in MLX.",
+        usage="nnrepl [options] [PROGRAM [ARG ...]] | nnrepl [options] -m MODULE [ARG ...]",
+    )
+    made.add_argument("-m", dest="module", metavar="MODULE", help="run a module as python -m does")
+    made.add_argument(
+        "-c", dest="commands", metavar="COMMAND", action="append", default=[], help="run a command at the first stop"
+    )
+    made.add_argument("-x", dest="files", metavar="FILE", action="append", default=[], help="run the commands in a file")
+    made.add_argument("--batch", action="store_true", help="end after the given commands; show only what they show")
+    made.add_argument("--stop-at-entry", action="store_true", help="stop at the very first op")
+    made.add_argument("--plain", action="store_true", help="no colours, no control codes, a plain prompt")
+    made.add_argument("--theme", choices=("dark", "light"), default="dark", help="colours for a dark or light terminal")
+    made.add_argument("--version", action="version", version=versions())
+    made.add_argument("program", nargs="?", metavar="PROGRAM", help="a script or a notebook; nothing: the example")
+    made.add_argument("args", nargs=argparse.REMAINDER, metavar="ARG", help="the program's own arguments")
+    return made
+
+
+def versions() -> str:
+    """`nnrepl 0.1.0 · mlx 0.32.4 on cpu`."""
+    own = importlib.metadata.version("nnrepl")
+    return f"nnrepl {own} · mlx {mx.__version__} on {mx.default_device().type.name}"
+
+
+def example_path(name: str = "simple_nn.py") -> Path:
+    """A built-in example: in the installed package, or beside it in a checkout."""
+    installed = Path(__file__).parent / "_examples" / name
+    return installed if installed.exists() else Path(__file__).parent.parent / "examples" / name
+
+
+def load(options: argparse.Namespace) -> Script:
+    """The program that the command line names. Raises CannotLoad."""
+    if options.module is not None:
+        given = [] if options.program is None else [options.program]
+        return load_module(options.module, [*given, *options.args])
+    if options.program is None:
+        return load_script(str(example_path()), [])
+    return load_script(options.program, options.args)
+
+
+def given_lines(options: argparse.Namespace) -> list[str]:
+    """The lines of `-x` files and `-c` commands, in this order. Raises CannotLoad."""
+    lines: list[str] = []
+    for name in options.files:
+        try:
+            text = Path(name).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise CannotLoad(f"cannot read {name}: {error}") from None
+        lines.extend(line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#!"))
+    return lines + list(options.commands)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run nnrepl. Returns the exit status: 2 for a wrong command line, else the program's own."""
+    options = parser().parse_args(_before_module(sys.argv[1:] if arguments is None else arguments))
+    try:
+        lines = given_lines(options)
+        script = load(options)
+    except CannotLoad as error:
+        print(f"nnrepl: {error}", file=sys.stderr)
+        return USAGE_ERROR
+    return Debugger(options, script, lines).run()
+
+
+def _before_module(arguments: list[str]) -> list[str]:
+    """Everything behind `-m MODULE` is the module's own."""
+    if "-m" in arguments:
+        at = arguments.index("-m")
+        if at + 1 < len(arguments) and not any(not word.startswith("-") for word in arguments[:at][:1]):
+            return [*arguments[: at + 2], "--", *arguments[at + 2 :]] if arguments[at + 2 :] else arguments
+    return arguments
+
+
+class Debugger:
+    """One run of nnrepl on one program; `restart` begins the program anew."""
+
+    def __init__(self, options: argparse.Namespace, script: Script, lines: list[str]) -> None:
+        self.options = options
+        self.script = script
+        self.plain = options.plain or not sys.stdin or not sys.stdin.isatty() or not sys.stdout.isatty()
+        self.console = make_console(options.plain, options.theme)
+        self.queue = Queue(lines)
+        self.failed = False
+        self._random = (random.getstate(), _numpy_state(), mx.random.state[0])  # type: ignore[index]
+
+    def run(self) -> int:
+        """Until the person has had enough. Returns the exit status."""
+        again = False
+        while True:
+            try:
+                return self._once(again)
+            except Restart:
+                again = True
+                self._reset()
+
+    def _once(self, again: bool) -> int:
+        names = ProgramNames()
+        tape = Tape(names)
+        names.tape = tape
+        recorder = Recorder(tape, strict=True, base=sys._getframe())
+        session = Session(tape, names, recorder)
+        recorder.listener = session
+        shell = Shell(session, self.console, self._reader, "" if again else self._banner(), self.options.batch)
+        if not self.options.batch:
+            shell.catch_interrupts()
+        try:
+            with recording(recorder):
+                session.begin(self.options.stop_at_entry)
+                error = run_program(self.script.run, session)
+        except Quit:
+            error = session.exit_error
+        shell.cursor_moved(len(tape))
+        status = exit_status(error)
+        return status or int(shell.failed and not self._interactive())
+
+    def _interactive(self) -> bool:
+        return not (self.plain or self.options.batch)
+
+    def _reader(self, interpreter: Interpreter) -> Reader:
+        readers: list[Reader] = [self.queue]
+        if not self.options.batch:
+            if self.plain:
+                readers.append(Pipe())
+            else:
+                from nnrepl.shell.terminal import TerminalReader
+
+                readers.append(TerminalReader(interpreter))
+        return Chain(readers)
+
+    def _banner(self) -> str:
+        notes = "".join(f"\n{note}" for note in self.script.notes)
+        return f"{versions()} · {self.script.title} · step to begin, help for more{notes}"
+
+    def _reset(self) -> None:
+        """Put the random states back, so that the program does again what it did."""
+        python, numpy, state = self._random
+        random.setstate(python)
+        if numpy is not None:
+            sys.modules["numpy"].random.set_state(numpy)
+        set_random_state(state)
+        reset_stdin()
+
+
+def _numpy_state() -> Any:
+    numpy = sys.modules.get("numpy")
+    return None if numpy is None else numpy.random.get_state()
+
+
+def read_lines(lines: Iterable[str]) -> list[str]:
+    """Lines of a command file, without blank ones."""
+    return [line for line in lines if line.strip()]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

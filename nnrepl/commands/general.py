@@ -1,0 +1,43 @@
+"""General: help, the receipt, and the way out."""
+
+from __future__ import annotations
+
+from rich.console import RenderableType
+
+from nnrepl.commands.interpreter import Interpreter
+from nnrepl.commands.table import ANYTHING, NOTHING, command
+from nnrepl.record.verify import verify as take_receipt
+from nnrepl.view.help import help_view
+from nnrepl.view.receipt import receipt_view
+
+GENERAL = "general"
+
+
+@command("verify", takes=NOTHING, group="understanding")
+def verify(it: Interpreter, text: str) -> RenderableType | None:
+    """Check the recording of this pass, and show the receipt.
+
+    Every op is computed again from its recorded inputs; the gradients are compared, bit for bit, with those
+    of MLX's own `value_and_grad` over the same ops; MLX's own lazy graph is searched for primitives that no
+    recorded op accounts for; holes are listed. This evaluates the pass.
+    """
+    part = it.session.part
+    from nnrepl.session.errors import UserError
+
+    if part is None or not len(part):
+        raise UserError("nothing has been recorded yet; step to the first op, then verify")
+    with it.session._aside():
+        return receipt_view(take_receipt(it.session.tape, part))
+
+
+@command("help", "h", takes=ANYTHING, group=GENERAL)
+def help_(it: Interpreter, text: str) -> RenderableType | None:
+    """Show the list of commands, or the manual of one: `help step`."""
+    return help_view(it.table, text)
+
+
+@command("quit", "q", "exit", takes=NOTHING, group=GENERAL)
+def quit_(it: Interpreter, text: str) -> RenderableType | None:
+    """End the program and the session."""
+    it.session.quit()
+    return None

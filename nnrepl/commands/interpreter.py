@@ -1,0 +1,153 @@
+"""Interpreter: runs one line on a session and returns what to show."""
+
+from __future__ import annotations
+
+import traceback
+from typing import Any
+
+import mlx.core as mx
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from nnrepl.commands import table
+from nnrepl.session.errors import NoGradient, NotYet, UserError
+from nnrepl.session.expressions import masked, parts
+from nnrepl.session.session import Session, Stop
+from nnrepl.tape import Op, Value
+from nnrepl.view.stop import stop_view
+from nnrepl.view.tensor import tensor
+
+
+class Interpreter:
+    """What stands between a line of text and a session.
+
+    Attributes:
+        session: Where the lines act.
+        repeat: What an empty line does: the last motion, or nothing.
+        shown: The op that was shown last, so that what has not changed is not repeated.
+    """
+
+    def __init__(self, session: Session) -> None:
+        from nnrepl.commands import load_all
+
+        load_all()
+        self.session = session
+        self.table = table.TABLE
+        self.repeat = ""
+        self.shown: Op | None = None
+
+    def run(self, line: str) -> RenderableType | None:
+        """Run one line. Returns what to show, None for nothing.
+
+        Raises:
+            UserError: With one line for the person, if it cannot be done.
+            Quit, Restart: If the person wants that.
+        """
+        parsed = table.classify(line, self.table)
+        if parsed.kind == "empty":
+            if not self.repeat:
+                return None
+            parsed = table.classify(self.repeat, self.table)
+        self.repeat = ""
+        if parsed.command is None:
+            return self.python(parsed.text)
+        shown = parsed.command.run(self, parsed.text)
+        if parsed.command.repeats:
+            self.repeat = line.strip() or parsed.command.names[0]
+        hint = self._hint(parsed)
+        return Group(hint, shown) if hint is not None and shown is not None else shown
+
+    def _hint(self, parsed: table.Line) -> Text | None:
+        """A bare word that is a command, and the name of a tensor as well."""
+        if parsed.text or parsed.command is None:
+            return None
+        for name in parsed.command.names:
+            if len(name) <= 2 and self.session.names.newest(name, self.session.cursor) is not None:
+                return Text(f"({name} is also a tensor: p {name} shows it)", style="hint")
+        return None
+
+    # -- stops -------------------------------------------------------------------------------------------
+
+    def show_stop(self, stop: Stop | None) -> RenderableType | None:
+        """The picture of where a motion arrived; None while the program runs on."""
+        if stop is None:
+            return None
+        shown: list[RenderableType] = [stop_view(self.session, stop, self.shown)]
+        self.shown = self.session.op
+        shown.extend(self.displays())
+        return Group(*shown)
+
+    def displays(self) -> list[RenderableType]:
+        """The expressions that are shown at each stop."""
+        shown: list[RenderableType] = []
+        for number, text in self.session.displays.items():
+            try:
+                shown.append(self.print(text, f"{number}: {text}"))
+            except UserError as error:
+                shown.append(Text(f"{number}: {text}: {error}", style="hint"))
+        return shown
+
+    # -- expressions ---------------------------------------------------------------------------------------
+
+    def python(self, text: str) -> RenderableType | None:
+        """Evaluate or execute Python."""
+        try:
+            compile(masked(text), "<prompt>", "eval")
+        except SyntaxError:
+            self._guard(lambda: self.session.expressions.execute(text, self.session.where()), text)
+            return None
+        return self.print(text)
+
+    def print(self, text: str, label: str | None = None) -> RenderableType:
+        """The values of one or more expressions, with their names."""
+        pieces = parts(text)
+        shown = [self._print_one(piece, label if len(pieces) == 1 else None) for piece in pieces]
+        shown = [item for item in shown if item is not None]
+        return Group(*shown) if len(shown) != 1 else shown[0]
+
+    def _print_one(self, text: str, label: str | None) -> Any:
+        try:
+            result = self.value(text)
+        except (NotYet, NoGradient) as answer:
+            return Text(str(answer), style="hint")
+        if result is None:
+            return None
+        if isinstance(result, mx.array):
+            value = self.session.expressions.value_of(result)
+            if value is not None:
+                self.session.evaluate([value])
+            return self._guard(lambda: tensor(label or self._label(text, value), result), text)
+        shown = self._guard(lambda: repr(result), text)
+        return Text(f"{label} = {shown}" if label else shown)
+
+    def _label(self, text: str, value: Value | None) -> str:
+        """What a printed tensor is called: as it was asked for, a gradient as ∂L/∂x."""
+        stripped = text.strip()
+        if value is not None and value.gradient_of is not None and stripped.startswith("grad("):
+            return value.name
+        return stripped if len(stripped) <= 40 else "result"
+
+    def value(self, text: str) -> Any:
+        """The value of an expression."""
+        return self._guard(lambda: self.session.expressions.evaluate(text, self.session.where()), text)
+
+    def _guard(self, compute: Any, text: str) -> Any:
+        """Run something of the person's; what it raises becomes one line."""
+        try:
+            return compute()
+        except UserError:
+            raise
+        except SyntaxError as error:
+            raise UserError(f"this does not parse: {error.msg}") from None
+        except NameError as error:
+            raise UserError(self._name_error(error, text)) from None
+        except Exception as error:
+            last = traceback.format_exception_only(type(error), error)[-1].strip()
+            raise UserError(last) from None
+
+    def _name_error(self, error: NameError, text: str) -> str:
+        name = error.name or str(error)
+        if name in self.table and text.strip().startswith(name):
+            rest = text.strip().removeprefix(name).strip()
+            return f"{text.strip()} is valid Python and was read so; to show it, type just {rest}"
+        return f"nothing here is called {name}{self.session.lookup.suggest(name)}"

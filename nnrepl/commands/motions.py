@@ -1,0 +1,106 @@
+"""Motions: forwards, backwards, and to places."""
+
+from __future__ import annotations
+
+from rich.console import RenderableType
+
+from nnrepl.commands.interpreter import Interpreter
+from nnrepl.commands.table import COUNT, NOTHING, PLACE, PLACE_OR_NOTHING, command
+
+FORWARDS, BACKWARDS, JUMPS = "forwards", "backwards", "jumps"
+
+
+def _count(text: str) -> int:
+    return max(int(text or 1), 1)
+
+
+@command("step", "s", takes=COUNT, group=FORWARDS, repeats=True)
+def step(it: Interpreter, text: str) -> RenderableType | None:
+    """Go to the next op, into modules; `step 5` goes five ops.
+
+    The result of the op that was stepped over is shown if it is small (see `config peek`).
+    Behind the last recorded op the program itself runs on to its next op.
+    """
+    return it.show_stop(it.session.step(_count(text)))
+
+
+@command("next", "n", takes=COUNT, group=FORWARDS, repeats=True)
+def next_(it: Interpreter, text: str) -> RenderableType | None:
+    """Go to the next op of this function, over the calls (of modules, for one) that it makes.
+
+    At the end of the function it goes on in the caller.
+    """
+    return it.show_stop(it.session.next(_count(text)))
+
+
+@command("finish", "return", "r", takes=NOTHING, group=FORWARDS, repeats=True)
+def finish(it: Interpreter, text: str) -> RenderableType | None:
+    """Go on until this function (a module's `__call__`, for one) is left."""
+    return it.show_stop(it.session.finish())
+
+
+@command("until", "unt", takes=PLACE_OR_NOTHING, group=FORWARDS, repeats=True)
+def until(it: Interpreter, text: str) -> RenderableType | None:
+    """Go on to the next op at a place: `until #12`, `until train.py:31`, `until matmul`, `until backward`.
+
+    A bare number is a line of the file in which you stand. Without a place, go to a greater line of this
+    function: out of a loop, for one.
+    """
+    if text.isdigit():
+        op = it.session.op
+        text = f"{op.source.file if op is not None else ''}:{text}"
+    return it.show_stop(it.session.until(text))
+
+
+@command("continue", "cont", "c", takes=NOTHING, group=FORWARDS, repeats=True)
+def continue_(it: Interpreter, text: str) -> RenderableType | None:
+    """Run to the next stop, or to the end of the program."""
+    return it.show_stop(it.session.resume())
+
+
+@command("reverse-step", "rs", "back", takes=COUNT, group=BACKWARDS, repeats=True)
+def reverse_step(it: Interpreter, text: str) -> RenderableType | None:
+    """Go one op back; `back 5` goes five. Nothing is run again and nothing is printed again."""
+    return it.show_stop(it.session.back(_count(text)))
+
+
+@command("reverse-next", "rn", takes=COUNT, group=BACKWARDS, repeats=True)
+def reverse_next(it: Interpreter, text: str) -> RenderableType | None:
+    """Go back to the last op of this function, over the calls that it makes."""
+    return it.show_stop(it.session.back_next(_count(text)))
+
+
+@command("reverse-finish", "rfin", takes=NOTHING, group=BACKWARDS, repeats=True)
+def reverse_finish(it: Interpreter, text: str) -> RenderableType | None:
+    """Go back to where this function was entered; from there, to the op before the call."""
+    return it.show_stop(it.session.back_finish())
+
+
+@command("reverse-continue", "rc", takes=NOTHING, group=BACKWARDS, repeats=True)
+def reverse_continue(it: Interpreter, text: str) -> RenderableType | None:
+    """Go back to the last stop, or to the first op of the first forward pass."""
+    return it.show_stop(it.session.back_resume())
+
+
+@command("goto", takes=PLACE, group=JUMPS)
+def goto(it: Interpreter, text: str) -> RenderableType | None:
+    """Go to a place, in either direction.
+
+    `goto #12` an op; `goto train.py:31` a line; `goto z1` or `goto grad(z1)` the op that makes a value;
+    `goto forward`, `goto backward`, `goto update` the first op of a phase; `goto layers.0` a module;
+    `goto matmul` an operation; `goto start`, `goto end`.
+    """
+    return it.show_stop(it.session.goto(text))
+
+
+@command("rewind", takes=NOTHING, group=JUMPS)
+def rewind(it: Interpreter, text: str) -> RenderableType | None:
+    """Go back to the first op of this pass; from there, to the pass before."""
+    return it.show_stop(it.session.rewind())
+
+
+@command("restart", "run", takes=NOTHING, group=JUMPS)
+def restart(it: Interpreter, text: str) -> RenderableType | None:
+    """Run the program again from its start, with the same arguments and random numbers."""
+    it.session.restart()
+    return None

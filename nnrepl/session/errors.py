@@ -1,0 +1,21 @@
+"""What can go wrong at the prompt, each with one line that says what and what to type instead."""
+
+
+class UserError(Exception):
+    """A command that cannot be done; the message is for the person."""
+
+
+class NotYet(UserError):
+    """A value that lies ahead of the cursor: an answer, not a mistake."""
+
+
+class NoGradient(UserError):
+    """A value that no gradient flows to: an answer, not a mistake."""
+
+
+class Quit(BaseException):
+    """Unwinds the program when the person quits. Not an Exception, so that programs do not catch it."""
+
+
+class Restart(BaseException):
+    """Unwinds the program so that it runs again from its start."""

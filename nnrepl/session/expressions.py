@@ -1,0 +1,281 @@
+"""Expressions: Python at the prompt, in which the names of the tape mean what they are at the cursor."""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import ctypes
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import CodeType, FrameType
+from typing import Any
+
+import mlx.core as mx
+
+from nnrepl.record.opaque import set_random_state
+from nnrepl.record.recorder import current
+from nnrepl.record.stack import is_module
+from nnrepl.session.errors import UserError
+from nnrepl.session.lookup import Lookup
+from nnrepl.tape import Activation, Value
+
+_copy = mx.array.__copy__
+_RANDOM_STATE: Any = mx.random.state
+
+_TOKEN = re.compile(
+    r"""(?P<string>[rbfuRBFU]{0,2}(?:'''.*?'''|\"\"\".*?\"\"\"|'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"))"""
+    r"""|(?P<number>\#-?\d+(?:\.\d+)?)"""
+    r"""|(?P<partial>∂L/∂)?(?<![\w.])(?P<path>[A-Za-z_]\w*(?:\.(?:[A-Za-z_]\w*|\d+))*)(?P<version>@-?\d+\b)?""",
+    re.DOTALL,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """Where Python at the prompt stands.
+
+    Attributes:
+        position: The cursor.
+        scope: The function that stands there.
+        frame: Its live frame, or that of the nearest caller that still runs; None if none does.
+    """
+
+    position: int
+    scope: Activation | None
+    frame: FrameType | None
+
+
+class Expressions:
+    """Evaluates Python for the prompt. Nothing in it is recorded, and the random state stays as it is.
+
+    Attributes:
+        variables: What the person has assigned.
+    """
+
+    def __init__(self, lookup: Lookup) -> None:
+        self.lookup = lookup
+        self.variables: dict[str, Any] = {}
+        self._values: dict[int, tuple[mx.array, Value]] = {}
+
+    def value_of(self, array: Any) -> Value | None:
+        """The value that an array stands for which was handed out in this evaluation."""
+        found = self._values.get(id(array))
+        return found[1] if found is not None else None
+
+    def evaluate(self, text: str, where: Surroundings) -> Any:
+        """The result of a Python expression. Raises what Python raises, or UserError."""
+        source, placeholders = self._translate(text, where)
+        code = compile(source, "<prompt>", "eval", dont_inherit=True)
+        with aside():
+            return eval(code, self._namespace(code, placeholders, where))
+
+    def execute(self, text: str, where: Surroundings) -> None:
+        """Run Python statements. What they assign goes to the program's own variables where its function
+        still runs, else to the person's."""
+        source, placeholders = self._translate(text, where)
+        code = compile(source, "<prompt>", "exec", dont_inherit=True)
+        namespace = self._namespace(code, placeholders, where)
+        before = dict(namespace)
+        with aside():
+            exec(code, namespace)
+        changed = {
+            name: thing
+            for name, thing in namespace.items()
+            if name not in before or (before[name] is not thing and name not in placeholders)
+        }
+        changed.pop("__builtins__", None)
+        self._write_back(changed, where)
+
+    def array_for(self, value: Value) -> mx.array:
+        """A handle on a value that Python may do with what it likes."""
+        array = _copy(value.array)
+        self._values[id(array)] = (array, value)
+        return array
+
+    # -- names -------------------------------------------------------------------------------------------
+
+    def _translate(self, text: str, where: Surroundings) -> tuple[str, dict[str, Any]]:
+        """Replace what is not Python (`#12`, `z1@12`, `layers.0.weight`, `∂L/∂z1`) by placeholders."""
+        self._values.clear()
+        placeholders: dict[str, Any] = {}
+
+        def put(value: Value) -> str:
+            name = f"__value_{len(placeholders)}__"
+            placeholders[name] = self.array_for(value)
+            return name
+
+        def replace(match: re.Match[str]) -> str:
+            if match["string"]:
+                return match[0]
+            if match["number"]:
+                return put(self.lookup.by_number(match["number"]))
+            path, version = match["path"], match["version"] or ""
+            if match["partial"]:
+                inner = self.lookup.by_words(path + version, where.position)
+                return put(self.lookup.gradient(inner, where.position))
+            if version and self.lookup.names.versions(path):
+                return put(self.lookup.version(path, int(version[1:])))
+            return self._path(path, where, put) + version
+
+        return _TOKEN.sub(replace, text), placeholders
+
+    def _path(self, path: str, where: Surroundings, put: Any) -> str:
+        """A dotted path whose beginning is a name of the tape; anything else stays Python."""
+        words = path.split(".")
+        if len(words) == 1:
+            return path
+        for count in range(len(words), 1, -1):
+            name = self._tape_name(words[:count], where)
+            if name is not None:
+                value = self.lookup.find(name, where.position)
+                if value is not None:
+                    return ".".join([put(value), *words[count:]])
+        return path
+
+    def _tape_name(self, words: list[str], where: Surroundings) -> str | None:
+        """`layers.0.weight`, `self.weight` or `model.layers.0.weight` as the tape calls it."""
+        known = self.lookup.names.versions
+        name = ".".join(words)
+        if known(name):
+            return name
+        rest = ".".join(words[1:])
+        if known(words[0]) or not rest:
+            return None
+        holder = self._variable(words[0], where)
+        if words[0] == "self" and where.scope is not None and is_module(where.scope.owner):
+            roots = [step.owner for step in where.scope.path() if is_module(step.owner)]
+            prefix = {id(part): path for path, part in roots[0].named_modules()}.get(id(where.scope.owner), "")
+            rest = f"{prefix}.{rest}" if prefix else rest
+            return rest if known(rest) else None
+        return rest if is_module(holder) and known(rest) else None
+
+    def _variable(self, name: str, where: Surroundings) -> Any:
+        """A variable of the person's or of the program's; None if there is none."""
+        if name in self.variables:
+            return self.variables[name]
+        if name == "self" and where.scope is not None and where.scope.owner is not None:
+            return where.scope.owner
+        for scope in self._program_scopes(where):
+            if name in scope:
+                return scope[name]
+        return None
+
+    def _program_scopes(self, where: Surroundings) -> Iterator[dict[str, Any]]:
+        if where.frame is not None:
+            yield where.frame.f_locals
+        if where.scope is not None:
+            yield where.scope.variables
+        if where.frame is not None:
+            yield where.frame.f_globals
+
+    def _namespace(self, code: CodeType, placeholders: dict[str, Any], where: Surroundings) -> dict[str, Any]:
+        """Everything the code names: the person's variables, the tape, the program, MLX, in this order."""
+        namespace: dict[str, Any] = {"__builtins__": builtins, **placeholders}
+        for name in _names(code):
+            if name in namespace:
+                continue
+            if name in self.variables:
+                namespace[name] = self.variables[name]
+                continue
+            value = None if name == "self" else self.lookup.find(name, where.position)
+            if value is not None:
+                namespace[name] = self.array_for(value)
+            elif name == "grad":
+                namespace[name] = lambda of: self._grad(of, where)
+            else:
+                self._from_program(name, namespace, where)
+        return namespace
+
+    def _from_program(self, name: str, namespace: dict[str, Any], where: Surroundings) -> None:
+        if name == "self" and where.scope is not None and where.scope.owner is not None:
+            namespace[name] = where.scope.owner
+            return
+        for scope in self._program_scopes(where):
+            if name in scope:
+                namespace[name] = scope[name]
+                return
+        if name == "mx":
+            namespace[name] = mx
+        elif name in ("nn", "optim") and (module := sys.modules.get(f"mlx.{_SHORT[name]}")) is not None:
+            namespace[name] = module
+
+    def _grad(self, of: Any, where: Surroundings) -> mx.array:
+        """`grad(z1)`: the gradient of the loss with respect to a value of the tape."""
+        value = self.value_of(of)
+        if value is None and isinstance(of, str):
+            value = self.lookup.by_words(of, where.position)
+        if value is None:
+            raise UserError("grad() takes a value of the tape by its name, such as grad(z1) or grad(#3)")
+        return self.array_for(self.lookup.gradient(value, where.position))
+
+    def _write_back(self, changed: dict[str, Any], where: Surroundings) -> None:
+        frame = where.frame
+        at_end = where.position >= len(self.lookup.tape) - 1
+        if frame is None or not at_end:
+            self.variables.update(changed)
+            return
+        for name, thing in changed.items():
+            if name in frame.f_locals or frame.f_locals is frame.f_globals:
+                frame.f_locals[name] = thing
+            else:
+                self.variables[name] = thing
+        if frame.f_locals is not frame.f_globals and sys.version_info < (3, 13):
+            # Before 3.13 f_locals is a copy: hand it back to the frame, as pdb has it done.
+            ctypes.pythonapi.PyFrame_LocalsToFast(ctypes.py_object(frame), ctypes.c_int(0))
+
+
+_SHORT = {"nn": "nn", "optim": "optimizers"}
+
+
+def _names(code: CodeType) -> Iterator[str]:
+    """Every global name that some code refers to, its inner functions included."""
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _names(constant)
+
+
+@contextmanager
+def aside() -> Iterator[None]:
+    """While the prompt computes: nothing is recorded, and the random state does not move."""
+    recorder = current()
+    state = _RANDOM_STATE[0]
+    try:
+        if recorder is None:
+            yield
+        else:
+            with recorder.muted():
+                yield
+    finally:
+        if _RANDOM_STATE[0] is not state:
+            set_random_state(state)
+
+
+def parts(text: str) -> list[str]:
+    """The expressions in `a, b[0], f(x, y)`: what `print` shows one by one."""
+    try:
+        tree = ast.parse(masked(text), mode="eval")
+    except SyntaxError:
+        return [text]
+    if isinstance(tree.body, ast.Tuple) and not text.lstrip().startswith("("):
+        flat = masked(text).encode()
+        return [_cut(text, flat, node) for node in tree.body.elts]
+    return [text]
+
+
+def masked(text: str) -> str:
+    """The text with everything that is not Python replaced by names of the same length."""
+
+    def mask(match: re.Match[str]) -> str:
+        return match[0] if match["string"] else re.sub(r"[^\w]|^\d", "_", match[0])
+
+    return _TOKEN.sub(mask, text)
+
+
+def _cut(text: str, flat: bytes, node: ast.expr) -> str:
+    start = len(flat[: node.col_offset].decode())
+    end = len(flat[: node.end_col_offset].decode()) if node.end_col_offset is not None else len(text)
+    return text[start:end]

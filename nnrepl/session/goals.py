@@ -1,0 +1,115 @@
+"""Goals: what the program runs on for. A goal looks at each op once, as it is recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from nnrepl.session.places import Place
+from nnrepl.tape import Tape
+from nnrepl.timeline import moves
+
+
+class Goal(Protocol):
+    """Where a motion wants to go.
+
+    Attributes:
+        reason: What to say on arrival.
+    """
+
+    reason: str
+
+    def find(self, tape: Tape) -> int | None:
+        """The position to stop at, if it has been recorded."""
+
+
+class At:
+    """A fixed position."""
+
+    def __init__(self, position: int, reason: str = "") -> None:
+        self.position = position
+        self.reason = reason
+
+    def find(self, tape: Tape) -> int | None:
+        return self.position if self.position < len(tape) else None
+
+
+class Stepping(At):
+    """A position a few ops ahead: the result of the last op that was stepped over is worth showing."""
+
+
+class FirstForward:
+    """The first op of the first forward pass."""
+
+    reason = "first op"
+
+    def __init__(self, started: Callable[[], bool]) -> None:
+        self._started = started
+
+    def find(self, tape: Tape) -> int | None:
+        return tape.origin if self._started() and tape.origin < len(tape) else None
+
+
+class Moving(Stepping):
+    """A motion relative to the function in which the person stands: `next`, `finish`, `until`.
+
+    Args:
+        move: One of the forward functions of `nnrepl.timeline.moves`.
+        count: How often.
+    """
+
+    def __init__(self, move: Callable[[Tape, int, int | None], int | None], position: int, count: int = 1) -> None:
+        super().__init__(position)
+        self._move = move
+        self._count = count
+        self._seen: int | None = None
+
+    def find(self, tape: Tape) -> int | None:
+        while self._count:
+            found = self._move(tape, self.position, self._seen)
+            if found is None:
+                self._seen = len(tape)
+                return None
+            self.position, self._seen = found, None
+            self._count -= 1
+        return self.position
+
+
+class Until:
+    """The next op at a place."""
+
+    def __init__(self, place: Place, start: int) -> None:
+        self.reason = f"reached {place.text}"
+        self._place = place
+        self._seen = start
+
+    def find(self, tape: Tape) -> int | None:
+        start, self._seen = self._seen, len(tape)
+        for at in range(start, len(tape)):
+            if self._place.matches(tape.ops[at]):
+                return at
+        return None
+
+
+class Never:
+    """Run to the end."""
+
+    reason = ""
+
+    def find(self, tape: Tape) -> int | None:
+        return None
+
+
+def over(position: int, count: int) -> Moving:
+    """`next`: over the calls that the function here makes."""
+    return Moving(moves.over, position, count)
+
+
+def out(position: int, count: int = 1) -> Moving:
+    """`finish`: out of the function here."""
+    return Moving(moves.out, position, count)
+
+
+def further_down(position: int) -> Moving:
+    """`until` without a place: to a greater line."""
+    return Moving(moves.further_down, position)

@@ -1,0 +1,168 @@
+"""Lookup: from the words at the prompt to the values of the tape."""
+
+from __future__ import annotations
+
+import re
+
+from nnrepl.record.names import GRADIENT_SIGN, ProgramNames
+from nnrepl.session.errors import NoGradient, NotYet, UserError
+from nnrepl.tape import GRADIENT_PASS, Op, Pass, Tape, Value
+
+NUMBER = re.compile(r"#(-?\d+)(?:\.(\d+))?")
+
+
+class Lookup:
+    """Finds values by name, by version and by number, as seen from a position on the tape."""
+
+    def __init__(self, tape: Tape, names: ProgramNames) -> None:
+        self.tape = tape
+        self.names = names
+
+    def op(self, index: int) -> Op:
+        """The op with a number. Raises UserError if there is none."""
+        try:
+            return self.tape.at(index)
+        except IndexError:
+            raise UserError(f"there is no op #{index}; {self.extent()}") from None
+
+    def extent(self) -> str:
+        """Which ops there are."""
+        if not self.tape.ops:
+            return "nothing has been recorded yet"
+        first, last = self.tape.ops[0].index, self.tape.ops[-1].index
+        return f"the tape holds #{first} to #{last}"
+
+    def by_number(self, text: str) -> Value:
+        """`#12` or `#12.1`: an output of an op, on either side of the cursor."""
+        match = NUMBER.fullmatch(text)
+        if match is None:
+            raise UserError(f"{text} is no op number; write #12, or #12.1 for its second output")
+        op = self.op(int(match[1]))
+        slot = int(match[2] or 0)
+        if slot >= len(op.outputs):
+            if op.error is not None:
+                raise UserError(f"#{op.index} {op.name} has no result: it raised {type(op.error).__name__}")
+            raise UserError(f"#{op.index} {op.name} has {len(op.outputs)} output(s), counted from 0")
+        return op.outputs[slot]
+
+    def version(self, name: str, index: int) -> Value:
+        """`z1@12`: the version of a name that op #12 made, on either side of the cursor."""
+        op = self.op(index)
+        for value in op.outputs:
+            if name in self.names.all_names(value):
+                return value
+        made = [value.op.index for _, value in self.names.versions(name) if value.op is not None]
+        if not made:
+            raise UserError(f"{name} was not made by any op on the tape")
+        near = ", ".join(f"{name}@{number}" for number in made[:8]) + (", ..." if len(made) > 8 else "")
+        raise UserError(f"#{index} ({op.name}) did not make {name}; its versions are {near}")
+
+    def find(self, name: str, position: int) -> Value | None:
+        """The newest version of a name before `position`; None if the tape has no such name.
+
+        Raises:
+            NotYet: If every version lies ahead.
+        """
+        value = self.names.newest(name, position)
+        if value is not None:
+            return value
+        versions = self.names.versions(name)
+        if not versions:
+            return self._loss(name, position)
+        first = versions[0][1]
+        if first.op is None:
+            raise NotYet(f"{name} enters with pass {_part_of(self.tape, versions[0][0])}; it lies ahead")
+        raise NotYet(f"{name} lies ahead: #{first.op.index} ({first.op.name}) will make it")
+
+    def _loss(self, name: str, position: int) -> Value | None:
+        """`loss` means what the pass differentiates, whatever the program calls it."""
+        if name != "loss":
+            return None
+        for part in reversed(self.tape.passes):
+            loss = part.loss
+            if loss is not None and loss.op is not None and part.start <= position:
+                if loss.op.position < position:
+                    return loss
+                raise NotYet(f"the loss lies ahead: #{loss.op.index} ({loss.op.name}) will make it")
+        return None
+
+    def gradient(self, value: Value, position: int) -> Value:
+        """The gradient of the loss with respect to a value, as far as it has been summed up before
+        `position`.
+
+        Raises:
+            NotYet: If it lies ahead.
+            NoGradient: If none flows.
+        """
+        name = value.name
+        ahead: Value | None = None
+        for candidate in self._incarnations(value, name):
+            for part in reversed(self.tape.passes):
+                if part.kind != GRADIENT_PASS or part.start > position:
+                    continue
+                grads = part.grads.get(candidate.canonical)
+                if not grads:
+                    continue
+                before = [grad for grad in grads if grad.op is None or grad.op.position < position]
+                if before:
+                    return before[-1]
+                ahead = ahead or grads[-1]
+        if ahead is not None and ahead.op is not None:
+            raise NotYet(f"∂L/∂{name} lies ahead: #{ahead.op.index} ({ahead.op.name}) will make it")
+        raise NoGradient(self._why_none(value, name))
+
+    def _incarnations(self, value: Value, name: str) -> list[Value]:
+        """A value, and the older ones of its name: after an update, `grad(w)` means the last one taken."""
+        versions = [older for _, older in self.names.versions(name)]
+        cut = versions.index(value) + 1 if value in versions else len(versions)
+        return [value, *reversed(versions[:cut])]
+
+    def _why_none(self, value: Value, name: str) -> str:
+        part = self._gradient_pass_of(value)
+        if part is None:
+            return f"no gradient was taken with respect to {name}: it is in no gradient pass"
+        if part.error is not None:
+            return f"∂L/∂{name} was not computed: the pass ended with {type(part.error).__name__}"
+        return f"no gradient flows to {name} (disconnected): the loss does not depend on it, or not differentiably"
+
+    def _gradient_pass_of(self, value: Value) -> Pass | None:
+        if value.op is not None and value.op.part.kind == GRADIENT_PASS:
+            return value.op.part
+        for op in value.consumers:
+            if op.part.kind == GRADIENT_PASS:
+                return op.part
+        return next((part for part in self.tape.passes if value in part.wrt), None)
+
+    def by_words(self, text: str, position: int) -> Value:
+        """A value by anything that names one: `z1`, `z1@12`, `#12`, `∂L/∂z1`, `layers.0.weight`.
+
+        Raises:
+            UserError: If nothing is called so.
+        """
+        text = text.strip()
+        if text.startswith("#"):
+            return self.by_number(text)
+        if text.startswith(GRADIENT_SIGN):
+            return self.gradient(self.by_words(text.removeprefix(GRADIENT_SIGN), position), position)
+        gradient = re.fullmatch(r"grad\((.+)\)", text)
+        if gradient:
+            return self.gradient(self.by_words(gradient[1], position), position)
+        name, at, index = text.rpartition("@")
+        if at and re.fullmatch(r"-?\d+", index):
+            return self.version(name, int(index))
+        value = self.find(text, position)
+        if value is None:
+            raise UserError(f"nothing on the tape is called {text}{self.suggest(text)}")
+        return value
+
+    def suggest(self, name: str) -> str:
+        """A hint at a name like this one."""
+        from difflib import get_close_matches
+
+        close = get_close_matches(name, self.names.known(), 1)
+        return f"; did you mean {close[0]}?" if close else ""
+
+
+def _part_of(tape: Tape, position: int) -> int:
+    part = tape.pass_at(position)
+    return part.number if part is not None else 0

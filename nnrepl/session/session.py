@@ -1,0 +1,330 @@
+"""Session: where the person stands on the tape, and how they move.
+
+The session has no face: it is told to move, it says through its hooks where it stopped and why. A program
+may still be running under it: then a motion beyond what has been recorded lets the program run on, and the
+recorder's calls (`op_recorded`, `pass_recorded`) are where it comes back.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from nnrepl.record.names import ProgramNames
+from nnrepl.record.recorder import Recorder
+from nnrepl.session import goals, places
+from nnrepl.session.errors import Quit, Restart, UserError
+from nnrepl.session.expressions import Expressions, Surroundings
+from nnrepl.session.lookup import Lookup
+from nnrepl.session.places import Place
+from nnrepl.tape import GRADIENT_PASS, Op, Pass, Tape, Value
+from nnrepl.timeline import moves
+from nnrepl.timeline.evaluation import Work, evaluate, pending
+
+START_OF_TAPE, END_OF_TAPE, END_OF_PROGRAM, EXCEPTION = "start of tape", "end of tape", "end of program", "exception"
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Why the person has the floor.
+
+    Attributes:
+        reason: "first op", "" for a motion that arrived, "end of program", "exception", ...
+        position: Where the cursor stands.
+        passed: The op that was just gone over, if it was a motion from op to op.
+        error: The exception, where one is the reason.
+    """
+
+    reason: str
+    position: int
+    passed: tuple[Op, ...] = ()
+    error: BaseException | None = None
+
+
+class Hooks:
+    """What a session tells the outside. The defaults do nothing."""
+
+    def interact(self, session: Session, stop: Stop) -> None:
+        """The person has the floor; returns when the program is to run on."""
+
+    def pass_started(self, part: Pass) -> None:
+        """A gradient pass is being recorded; nothing is said until its end."""
+
+    def cursor_moved(self, position: int) -> None:
+        """The cursor stands at another place."""
+
+    def progress(self, share: float) -> None:
+        """A long evaluation has come so far."""
+
+
+class Session:
+    """A person's place on a tape.
+
+    Attributes:
+        tape: The ops.
+        cursor: The position of the op that comes next.
+        running: Whether a program is still running under the session.
+        settings: What `config` changes: `peek` is the number of elements up to which results are shown.
+        displays: Expressions that are shown at each stop.
+    """
+
+    def __init__(self, tape: Tape, names: ProgramNames, recorder: Recorder | None = None) -> None:
+        self.tape = tape
+        self.names = names
+        self.recorder = recorder
+        self.cursor = 0
+        self.running = False
+        self.hooks: Hooks = Hooks()
+        self.goal: goals.Goal | None = None
+        self.resuming = False
+        self.interrupted = False
+        self.settings: dict[str, Any] = {"peek": 4096}
+        self.displays: dict[int, str] = {}
+        self.lookup = Lookup(tape, names)
+        self.expressions = Expressions(self.lookup)
+        self.evaluated_ops = 0
+        self.exit_error: BaseException | None = None
+        self._process = os.getpid()
+
+    # -- the program's side ------------------------------------------------------------------------------
+
+    def begin(self, at_entry: bool) -> None:
+        """The program is about to start; run to the first stop."""
+        self.running = True
+        started = self._forward_started
+        self.goal = goals.At(0, "first op") if at_entry else goals.FirstForward(started)
+
+    def _forward_started(self) -> bool:
+        return self.recorder is not None and self.recorder.started
+
+    def op_recorded(self, op: Op) -> None:
+        """Listener: an op at the top level of the program; the program waits."""
+        self._recorded()
+
+    def pass_started(self, part: Pass) -> None:
+        """Listener: a gradient pass begins."""
+        if os.getpid() == self._process:
+            self.hooks.pass_started(part)
+
+    def pass_recorded(self, part: Pass) -> None:
+        """Listener: a gradient pass has been recorded to its end; the program waits."""
+        self._recorded()
+
+    def _recorded(self) -> None:
+        if os.getpid() != self._process:
+            return  # a forked child is not debugged
+        if self.interrupted:
+            self.interrupted = False
+            self._arrive(len(self.tape) - 1, "interrupted")
+        elif self.goal is not None:
+            found = self.goal.find(self.tape)
+            if found is None:
+                self.hooks.cursor_moved(len(self.tape))
+                return
+            self._arrive(found, self.goal.reason)
+        self._interact()
+
+    def ended(self, error: BaseException | None) -> None:
+        """The program has ended, by itself or by an exception; the person may still look around."""
+        self.running = False
+        self.exit_error = error
+        goal, self.goal = self.goal, None
+        if error is not None and not isinstance(error, SystemExit):
+            raised = [op.position for op, raised in self.tape.errors.items() if raised is error]
+            self._arrive(raised[-1] if raised else len(self.tape), EXCEPTION, error)
+        elif isinstance(goal, goals.FirstForward):
+            self._arrive(0, END_OF_PROGRAM)
+        else:
+            self._arrive(len(self.tape), END_OF_PROGRAM, error)
+        self._interact()
+
+    def _interact(self) -> None:
+        self.resuming = False
+        self.hooks.interact(self, self.stop)
+
+    # -- moving --------------------------------------------------------------------------------------------
+
+    stop = Stop("", 0)
+
+    def _arrive(self, position: int, reason: str = "", error: BaseException | None = None) -> Stop:
+        """Put the cursor somewhere and say so."""
+        before, self.cursor = self.cursor, position
+        stepped, self.goal = isinstance(self.goal, goals.Stepping), None
+        passed = tuple(self.tape.ops[before:position]) if stepped and before < position else ()
+        self.stop = Stop(reason, position, passed[-1:], error)
+        self.hooks.cursor_moved(position)
+        return self.stop
+
+    def _forward(self, goal: goals.Goal) -> Stop | None:
+        """Go on towards a goal: on the tape as far as it reaches, then by letting the program run (None)."""
+        found = goal.find(self.tape)
+        self.goal = goal
+        if found is not None:
+            return self._arrive(found, goal.reason)
+        if self.running:
+            self.resuming = True
+            return None
+        at_end = self.cursor >= len(self.tape)
+        return self._arrive(len(self.tape), END_OF_TAPE if at_end else "")
+
+    def step(self, count: int = 1) -> Stop | None:
+        """Go to the next op, or the `count`-th from here."""
+        return self._forward(goals.Stepping(self.cursor + count))
+
+    def next(self, count: int = 1) -> Stop | None:
+        """Go to the next op of this function or of a caller, over the calls that it makes."""
+        return self._forward(goals.over(self.cursor, count))
+
+    def finish(self) -> Stop | None:
+        """Go to the first op outside of this function."""
+        return self._forward(goals.out(self.cursor))
+
+    def until(self, place: str = "") -> Stop | None:
+        """Go to the next op at a place; without one, to a greater line of this function."""
+        if not place:
+            return self._forward(goals.further_down(self.cursor))
+        return self._forward(goals.Until(self.place(place), self.cursor + 1))
+
+    def resume(self) -> Stop | None:
+        """Go to the next stop, or the end."""
+        return self._forward(goals.Never())
+
+    def back(self, count: int = 1) -> Stop:
+        """Go `count` ops back."""
+        at_start = self.cursor == 0
+        return self._arrive(max(self.cursor - count, 0), START_OF_TAPE if at_start else "")
+
+    def back_next(self, count: int = 1) -> Stop:
+        """Go back over the calls that this function makes."""
+        return self._backward(moves.back_over, count)
+
+    def back_finish(self) -> Stop:
+        """Go back to where this function was entered."""
+        return self._backward(moves.back_out, 1)
+
+    def _backward(self, move: Callable[[Tape, int], int | None], count: int) -> Stop:
+        position = self.cursor
+        for _ in range(count):
+            found = move(self.tape, position)
+            if found is None:
+                at_start = position == self.cursor
+                return self._arrive(0 if not at_start else position, START_OF_TAPE)
+            position = found
+        return self._arrive(position)
+
+    def back_resume(self) -> Stop:
+        """Go back to the last stop, or the start of the first forward pass."""
+        target = self.tape.origin if self.cursor > self.tape.origin else 0
+        return self._arrive(target, START_OF_TAPE if self.cursor == target else "")
+
+    def goto(self, text: str) -> Stop | None:
+        """Go to a place: `#12`, `train.py:31`, a value's name, `forward`, `backward`, `update`, `start`, `end`.
+
+        Raises:
+            UserError: If there is no such place.
+        """
+        text = text.strip()
+        if text == "start":
+            return self._arrive(self.tape.origin if self.tape.origin < len(self.tape) else 0)
+        if text == "end":
+            return self._arrive(len(self.tape), END_OF_TAPE)
+        place = self.place(text)
+        if place.kind == "op":
+            return self._to_number(place)
+        found = self._nearest(place)
+        if found is not None:
+            return self._arrive(found)
+        if self.running:
+            return self._forward(goals.Until(place, len(self.tape)))
+        raise UserError(f"no op on the tape is at {text}; {self.lookup.extent()}")
+
+    def _to_number(self, place: Place) -> Stop | None:
+        index = int(place.text[1:])
+        position = self.tape.position(index)
+        if 0 <= position < len(self.tape):
+            return self._arrive(position)
+        if position >= len(self.tape) and self.running:
+            return self._forward(goals.At(position))
+        raise UserError(f"there is no op #{index}; {self.lookup.extent()}")
+
+    def _nearest(self, place: Place) -> int | None:
+        """Where a place is: in this pass if it is there, else the last before the cursor, else the next."""
+        ops = self.tape.ops
+        part = self.tape.pass_at(self.cursor)
+        if part is not None:
+            for at in range(part.start, part.end):
+                if place.matches(ops[at]):
+                    return at
+        for at in range(min(self.cursor, len(ops)) - 1, -1, -1):
+            if place.matches(ops[at]):
+                return at
+        return next((at for at in range(self.cursor, len(ops)) if place.matches(ops[at])), None)
+
+    def rewind(self) -> Stop:
+        """Go back to the first op of this pass; from there, of the one before."""
+        part = self.tape.pass_at(self.cursor)
+        if part is None:
+            return self._arrive(0, START_OF_TAPE)
+        if self.cursor == part.start:
+            at = self.tape.passes.index(part)
+            part = self.tape.passes[max(at - 1, 0)]
+        return self._arrive(part.start, START_OF_TAPE if part.start == self.cursor else "")
+
+    def restart(self) -> None:
+        """Run the program again from its start. Raises Restart through the program, UserError without one."""
+        if self.recorder is None:
+            raise UserError("there is no program to run again: this is the recording of one call")
+        raise Restart
+
+    def quit(self) -> None:
+        """End the session; unwinds the program if it is running."""
+        raise Quit
+
+    def place(self, text: str) -> Place:
+        """Read a place; a bare number is a line in `until`, an op elsewhere."""
+        return places.parse(text, self.lookup)
+
+    # -- looking -------------------------------------------------------------------------------------------
+
+    @property
+    def op(self) -> Op | None:
+        """The op that comes next; None behind the last one."""
+        return self.tape.ops[self.cursor] if self.cursor < len(self.tape) else None
+
+    @property
+    def part(self) -> Pass | None:
+        """The pass in which the cursor stands."""
+        return self.tape.pass_at(self.cursor)
+
+    def where(self) -> Surroundings:
+        """Where Python at the prompt stands."""
+        op = self.op or (self.tape.ops[-1] if self.tape.ops else None)
+        scope = op.scope if op is not None else None
+        frame = None
+        if self.recorder is not None and self.running:
+            frame = self.recorder.stack.frame_of(scope)
+        return Surroundings(self.cursor, scope, frame)
+
+    def evaluate(self, values: list[Value]) -> Work:
+        """Give values their numbers; counts what that took."""
+        with self._aside():
+            work = evaluate(values, self.hooks.progress)
+        self.evaluated_ops += work.ops
+        return work
+
+    def small(self, values: list[Value]) -> bool:
+        """Whether values, and everything unevaluated that they depend on, are small enough to show unasked."""
+        limit = int(self.settings["peek"])
+        shown = sum(value.size for value in values)
+        return limit > 0 and shown <= limit and pending(values, limit - shown) is not None
+
+    def _aside(self) -> Any:
+        from nnrepl.session.expressions import aside
+
+        return aside()
+
+    def loss_of(self, part: Pass) -> Value | None:
+        """The loss of a gradient pass."""
+        return part.loss if part.kind == GRADIENT_PASS else None

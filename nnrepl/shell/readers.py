@@ -1,0 +1,69 @@
+"""Readers: where lines come from."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from typing import Protocol
+
+PROMPT = "(nnrepl) "
+
+
+class Reader(Protocol):
+    """A source of lines.
+
+    Attributes:
+        echoes: Whether a line is to be printed as it is run, because nobody saw it being typed.
+    """
+
+    echoes: bool
+
+    def read(self) -> str | None:
+        """The next line, None at the end. Raises KeyboardInterrupt."""
+
+
+class Queue:
+    """Lines that were given beforehand: `-c COMMAND`, `-x FILE`."""
+
+    echoes = True
+
+    def __init__(self, lines: Iterable[str]) -> None:
+        self._lines = iter(lines)
+
+    def read(self) -> str | None:
+        return next(self._lines, None)
+
+
+class Pipe:
+    """Standard input that is no terminal, or a terminal that is to be treated as none."""
+
+    def __init__(self) -> None:
+        self._stdin = sys.stdin
+        self.echoes = not (self._stdin is not None and self._stdin.isatty())
+
+    def read(self) -> str | None:
+        if self._stdin is None or self._stdin.closed:
+            return None
+        if not self.echoes:
+            print(PROMPT, end="", flush=True)
+        line = self._stdin.readline()
+        return line.rstrip("\n") if line else None
+
+
+class Chain:
+    """One reader after another."""
+
+    def __init__(self, readers: Iterable[Reader]) -> None:
+        self._readers = list(readers)
+
+    @property
+    def echoes(self) -> bool:
+        return bool(self._readers) and self._readers[0].echoes
+
+    def read(self) -> str | None:
+        while self._readers:
+            line = self._readers[0].read()
+            if line is not None:
+                return line
+            self._readers.pop(0)
+        return None

@@ -1,0 +1,139 @@
+"""Op: one op in one line, with its inputs, what it does, and what comes out."""
+
+from __future__ import annotations
+
+from rich.text import Text
+
+from nnrepl.tape import BackwardOp, Leaf, Op, Value
+from nnrepl.view.tensor import dtype_text, number, shape_text
+
+
+def value_text(value: Value) -> Text:
+    """`weights1 (2, 3)`."""
+    text = Text()
+    style = "gradient" if value.gradient_of is not None else "value.name"
+    text.append(value.name, style=style)
+    text.append(f" {shape_text(value.shape)}", style="value.shape")
+    return text
+
+
+def constant_text(part: object) -> str:
+    """An argument that is not a tensor, in few characters."""
+    if isinstance(part, float):
+        return number(part)
+    if isinstance(part, slice):
+        ends = [("" if end is None else constant_text(end)) for end in (part.start, part.stop)]
+        return ":".join(ends) + ("" if part.step is None else f":{part.step}")
+    text = str(part).removeprefix("mlx.core.") if not isinstance(part, str) else repr(part)
+    return text if len(text) <= 40 else text[:37] + "..."
+
+
+def inputs_text(op: Op) -> Text:
+    """What goes in: with its sign between the operands where the op has one."""
+    parts: list[Text] = []
+    if isinstance(op, BackwardOp) or op.operation.kind in ("custom", "checkpoint", "opaque"):
+        shown = _gradients_first(op) if isinstance(op, BackwardOp) else list(dict.fromkeys(op.inputs))
+        parts = [value_text(value) for value in shown]
+    else:
+        for arg in op.args:
+            parts.append(_argument_text(arg))
+        for name, arg in op.kwargs.items():
+            if arg is not None and name not in ("stream", "key"):
+                parts.append(Text(f"{name}=", style="dim").append_text(_argument_text(arg)))
+    sign = op.operation.infix
+    if sign is not None and len(parts) == 2:
+        reverse = op.operation.spelling.startswith("__r")
+        left, right = (parts[1], parts[0]) if reverse else (parts[0], parts[1])
+        return left.append(f" {sign} ").append_text(right)
+    if op.operation.name == "matmul" and len(parts) == 2:
+        return parts[0].append(" @ ").append_text(parts[1])
+    if op.operation.name == "accumulate" and len(parts) == 2:
+        return parts[0].append(" + ").append_text(parts[1])
+    return Text(", ").join([part for part in parts if part])
+
+
+def _argument_text(arg: object) -> Text:
+    if isinstance(arg, Value):
+        return value_text(arg)
+    if isinstance(arg, (list, tuple)) and any(isinstance(item, Value) for item in arg):
+        return Text("[").append_text(Text(", ").join([_argument_text(item) for item in arg])).append("]")
+    if type(arg).__name__ == "Data":
+        return Text("data", style="dim")
+    if type(arg).__name__ == "DrawnKey" or arg is None:
+        return Text("")
+    if isinstance(arg, tuple) and any(isinstance(item, slice) for item in arg):
+        return Text("[" + ", ".join(constant_text(item) for item in arg) + "]")
+    return Text(constant_text(arg))
+
+
+def _gradients_first(op: BackwardOp) -> list[Value]:
+    """The gradients that go in; what else the VJP needs stands in its forward op."""
+    gradients = [value for value in op.inputs if value.gradient_of is not None]
+    return gradients or list(op.inputs)
+
+
+def outputs_text(op: Op) -> Text:
+    """What comes out: `z1 (1, 3) float32`; a result without a name has only its shape."""
+    shown: list[Text] = []
+    for value in op.outputs:
+        text = Text()
+        if not value.name.startswith("#"):
+            text.append(value.name, style="gradient" if value.gradient_of is not None else "value.name")
+            text.append(" ")
+        if value.gradient_of is not None and _is_part(op, value):
+            text = Text("part of ", style="dim").append_text(text)
+        text.append(shape_text(value.shape), style="value.shape")
+        shown.append(text)
+    line = Text(", ").join(shown[:4])
+    if len(shown) > 4:
+        line.append(f", ... ({len(shown)} outputs)", style="dim")
+    if op.outputs:
+        line.append(f" {dtype_text(op.outputs[0].dtype)}", style="value.dtype")
+    return line
+
+
+def _is_part(op: Op, value: Value) -> bool:
+    """Whether a gradient is only a part of a sum that is not complete with it."""
+    of = value.gradient_of
+    grads = op.part.grads.get(of.canonical, []) if of is not None else []
+    return len(grads) > 1 and grads[-1] is not value
+
+
+def op_line(op: Op, width: int = 4) -> Text:
+    """`#2 add   #1 (1, 3) + bias1 (3,)  →  z1 (1, 3) float32`."""
+    text = Text()
+    text.append(f"#{op.index} ".ljust(width), style="op.number")
+    text.append(op.name, style="op.name")
+    text.append(" " * max(1, 9 - len(op.name)))
+    text.append_text(inputs_text(op))
+    if op.error is not None:
+        text.append(f"  ✗  {type(op.error).__name__}", style="error")
+    else:
+        text.append("  →  ").append_text(outputs_text(op))
+    return text
+
+
+def state_of(op: Op) -> str:
+    """`lazy`, `evaluated`, `dropped` or `failed`."""
+    if op.error is not None:
+        return "failed"
+    if op.outputs and all(value.evaluated for value in op.outputs):
+        return "evaluated"
+    if any(value.dropped for value in op.outputs):
+        return "dropped"
+    return "lazy"
+
+
+def leaf_text(value: Value) -> str:
+    """Where a leaf came from."""
+    if not isinstance(value, Leaf):
+        return ""
+    return {
+        "parameter": "a parameter",
+        "input": "an input",
+        "constant": "a constant",
+        "captured": "captured from outside of the recording",
+        "seed": "the gradient that the backward pass starts from",
+        "thread": "made in another thread",
+        "hole": "a hole: it came from something that was not recorded",
+    }.get(value.kind, value.kind)

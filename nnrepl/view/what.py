@@ -1,0 +1,63 @@
+"""What: everything about one value, without evaluating it."""
+
+from __future__ import annotations
+
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from nnrepl.session.errors import NoGradient, NotYet
+from nnrepl.session.session import Session
+from nnrepl.tape import Value
+from nnrepl.timeline.evaluation import pending
+from nnrepl.view.op import leaf_text, op_line
+from nnrepl.view.source import place_text
+from nnrepl.view.tensor import dtype_text, shape_text
+
+
+def what_view(session: Session, value: Value) -> RenderableType:
+    """A value's shape, maker, users, state and gradient."""
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=False)
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column()
+    title = Text(value.name, style="gradient" if value.gradient_of is not None else "value.name")
+    table.add_row(title, Text(f"{shape_text(value.shape)} {dtype_text(value.dtype)}", style="value.shape"))
+    others = [name for name in dict.fromkeys(session.names.all_names(value)) if name != value.name]
+    if others:
+        table.add_row("also called", ", ".join(others))
+    if value.op is not None:
+        table.add_row("made by", op_line(value.op))
+        table.add_row("", Text(f"{place_text(value.op.source)}  {value.op.source.text}", style="dim"))
+    else:
+        table.add_row("is", leaf_text(value))
+        if value.origin is not None and value.origin.op is not None:
+            table.add_row("came from", op_line(value.origin.op))
+    users = value.consumers
+    shown = ", ".join(f"#{op.index} {op.name}" for op in users[:6]) + (
+        f", ... ({len(users)})" if len(users) > 6 else ""
+    )
+    table.add_row("used by", shown or "nothing")
+    table.add_row("state", _state(value))
+    if value.gradient_of is None:
+        table.add_row("gradient", _gradient(session, value))
+    return table
+
+
+def _state(value: Value) -> str:
+    if value.evaluated:
+        return "evaluated"
+    ops = pending([value]) or []
+    cost = "nothing else" if not ops else f"{len(ops)} op{'s' if len(ops) > 1 else ''}"
+    dropped = "dropped (it is computed again when looked at)" if value.dropped else "not computed yet"
+    return f"{dropped}; looking at it evaluates {cost}"
+
+
+def _gradient(session: Session, value: Value) -> str:
+    try:
+        gradient = session.lookup.gradient(value, len(session.tape))
+    except (NotYet, NoGradient) as answer:
+        return str(answer)
+    if gradient.op is None:
+        return "the seed of the backward pass: 1"
+    state = "evaluated" if gradient.evaluated else "not computed yet"
+    return f"made by #{gradient.op.index} {gradient.op.name}, {state}"

@@ -1,0 +1,36 @@
+"""Where: the calls in which an op was made."""
+
+from __future__ import annotations
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from nnrepl.record import source as sources
+from nnrepl.record.stack import is_module
+from nnrepl.session.session import Session
+from nnrepl.view.source import place_text
+
+
+def where_view(session: Session) -> RenderableType:
+    """The Python calls from the bottom of the program to the op, with the path of each module."""
+    op = session.op or (session.tape.ops[-1] if session.tape.ops else None)
+    if op is None:
+        return Text("nothing has been recorded yet", style="hint")
+    if op.scope is None:
+        return Text("this op was made outside of any function", style="hint")
+    lines: list[RenderableType] = []
+    path = op.scope.path()
+    offsets = [step.lasti for step in path[1:]] + [op.lasti]
+    for step, lasti in zip(path, offsets):
+        source = sources.locate(step.code, lasti)
+        here = step is op.scope
+        text = Text("▶ " if here else "  ", style="source.current")
+        text.append(f"{place_text(source)} in {source.function}", style="bold" if here else "")
+        if is_module(step.owner):
+            text.append(f"  {type(step.owner).__name__}", style="op.name")
+        text.append(f"\n      {source.text.splitlines()[0] if source.text else ''}", style="dim")
+        lines.append(text)
+    module = op.module
+    if module:
+        lines.append(Text(f"module {module}", style="heading"))
+    return Group(*lines)
