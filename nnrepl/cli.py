@@ -6,7 +6,6 @@ import argparse
 import importlib.metadata
 import random
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +19,8 @@ from nnrepl.record.opaque import set_random_state
 from nnrepl.record.recorder import Recorder
 from nnrepl.session.errors import Quit, Restart
 from nnrepl.session.session import Session
-from nnrepl.shell.readers import Chain, Pipe, Queue, Reader
-from nnrepl.shell.shell import Shell, exit_status, make_console, run_program
+from nnrepl.shell.readers import Chain, Queue, Reader
+from nnrepl.shell.shell import Shell, exit_status, make_console, make_reader, run_program
 from nnrepl.tape import Tape
 
 USAGE_ERROR = 2
@@ -38,7 +37,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "-c", dest="commands", metavar="COMMAND", action="append", default=[], help="run a command at the first stop"
     )
-    made.add_argument("-x", dest="files", metavar="FILE", action="append", default=[], help="run the commands in a file")
+    made.add_argument(
+        "-x", dest="files", metavar="FILE", action="append", default=[], help="run the commands in a file"
+    )
     made.add_argument("--batch", action="store_true", help="end after the given commands; show only what they show")
     made.add_argument("--stop-at-entry", action="store_true", help="stop at the very first op")
     made.add_argument("--plain", action="store_true", help="no colours, no control codes, a plain prompt")
@@ -52,7 +53,7 @@ def parser() -> argparse.ArgumentParser:
 def versions() -> str:
     """`nnrepl 0.1.0 · mlx 0.32.4 on cpu`."""
     own = importlib.metadata.version("nnrepl")
-    return f"nnrepl {own} · mlx {mx.__version__} on {mx.default_device().type.name}"
+    return f"nnrepl {own} · mlx {importlib.metadata.version('mlx')} on {mx.default_device().type.name}"
 
 
 def example_path(name: str = "simple_nn.py") -> Path:
@@ -152,12 +153,7 @@ class Debugger:
     def _reader(self, interpreter: Interpreter) -> Reader:
         readers: list[Reader] = [self.queue]
         if not self.options.batch:
-            if self.plain:
-                readers.append(Pipe())
-            else:
-                from nnrepl.shell.terminal import TerminalReader
-
-                readers.append(TerminalReader(interpreter))
+            readers.append(make_reader(interpreter, self.plain))
         return Chain(readers)
 
     def _banner(self) -> str:
@@ -177,11 +173,6 @@ class Debugger:
 def _numpy_state() -> Any:
     numpy = sys.modules.get("numpy")
     return None if numpy is None else numpy.random.get_state()
-
-
-def read_lines(lines: Iterable[str]) -> list[str]:
-    """Lines of a command file, without blank ones."""
-    return [line for line in lines if line.strip()]
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
-from nnrepl.record.stack import is_module
+from nnrepl.record.stack import first_argument, is_module
 from nnrepl.tape import Hole, Value, is_evaluated
 
 if TYPE_CHECKING:
@@ -73,10 +73,9 @@ def parameter_path(array: mx.array, frame: FrameType | None) -> str | None:
     """The path of `array` in the outermost Module on the stack that holds it."""
     found = None
     while frame is not None:
-        if frame.f_code.co_argcount and frame.f_code.co_varnames[0] == "self":
-            owner = frame.f_locals.get("self")
-            if is_module(owner):
-                found = path_in(owner, array) or found
+        owner = first_argument(frame)
+        if is_module(owner):
+            found = path_in(owner, array) or found
         frame = frame.f_back
     return found
 

@@ -84,36 +84,57 @@ class ProgramNames:
             yield label
 
     def _assigned(self, op: Op, slot: int) -> Iterator[str]:
-        """The names that the program's source gives to an output, followed through returns."""
+        """The names that the program's source gives to an output, followed through returns: the names of
+        the program's own functions first, then those inside of mlx.nn's layers."""
         scope, lasti = op.scope, op.lasti
-        if scope is None:
-            return
+        inner: list[str] = []
         row = _row(op)
         while scope is not None:
-            up = None
             if _hands_on(scope.code):
                 lasti, scope, slot = scope.lasti, scope.parent, 0
                 continue
+            name, up = None, None
             for use in sources.uses_of(scope.code, sources.span_of(scope.code, lasti)):
                 if use.returned:
                     up = use
-                elif use.rows == (row >= 0):
+                elif name is None and use.rows == (row >= 0):
                     name = _pick(use, row if use.rows else slot, len(op.outputs))
-                    if name is not None:
-                        yield self._state_name(op, name) or self._in_module(name, scope)
-                        return
-            if up is None:
-                return
-            slot, row = max(up.slot, 0) if up.slot >= 0 else slot, -1
+            if name is not None:
+                shown = self._state_name(op, name) or self._in_module(name, scope)
+                if _in_layer(scope):
+                    inner.append(shown)
+                else:
+                    yield shown
+                if not self._is_returned(op, name, scope):
+                    break
+            elif up is None:
+                break
+            elif up.slot >= 0:
+                slot = up.slot
+            row = -1
             if op.part.kind == GRADIENT_PASS and op.of is None and scope.parent is op.part.scope:
                 slot = 0  # what the differentiated function returns comes first in what the program gets
             lasti, scope = scope.lasti, scope.parent
+        yield from inner
+
+    def _is_returned(self, op: Op, name: str, scope: Activation) -> bool:
+        """Whether a variable is what its function returns, and no later op of the call has set it anew."""
+        if not sources.returns(scope.code, name):
+            return False
+        for later in self.tape.ops[op.position + 1 : op.position + 1 + _AHEAD]:
+            if later.scope is None or not later.scope.within(scope):
+                return True
+            if later.scope is scope:
+                uses = sources.uses_of(scope.code, sources.span_of(scope.code, later.lasti))
+                if any(name in use.names for use in uses):
+                    return False
+        return len(self.tape.ops) <= op.position + _AHEAD
 
     def _in_module(self, name: str, scope: Activation) -> str:
         """`self.weight` by the path of the module that `self` is; so are the local variables of mlx.nn's own
         layers, which would otherwise hide the program's."""
         local = not name.startswith("self.")
-        if local and not (is_module(scope.owner) and _LAYERS in scope.code.co_filename):
+        if local and not _in_layer(scope):
             return name
         short = name.removeprefix("self.")
         if not is_module(scope.owner):
@@ -121,6 +142,7 @@ class ProgramNames:
         roots = [step.owner for step in scope.path() if is_module(step.owner)]
         root = roots[0] if "__init__" not in scope.code.co_name else self._root_of(scope.owner)
         path = self._path_of(root, scope.owner)
+        path = path or (type(scope.owner).__name__ if local else "")
         return f"{path}.{short}" if path else short
 
     def _root_of(self, module: Any) -> Any:
@@ -232,6 +254,12 @@ class ProgramNames:
 
 
 _LAYERS = "/mlx/nn/layers/"
+_AHEAD = 64  # how many ops are looked at to see whether a variable is set anew
+
+
+def _in_layer(scope: Activation) -> bool:
+    """Whether a function is one of mlx.nn's own layers."""
+    return _LAYERS in scope.code.co_filename and is_module(scope.owner)
 
 
 def _hands_on(code: CodeType) -> bool:

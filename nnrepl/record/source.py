@@ -49,6 +49,8 @@ class FileIndex:
 
     uses: dict[Span, list[Use]] = field(default_factory=dict)
     nodes: dict[Span, ast.AST] = field(default_factory=dict)
+    returned: dict[int, set[str]] = field(default_factory=dict)
+    """The variables that a function returns as they are, by the line on which the function begins."""
 
 
 _cells: dict[str, Cell] = {}
@@ -106,6 +108,11 @@ def _characters(line: str, column: int) -> int:
 def uses_of(code: CodeType, span: Span) -> list[Use]:
     """What is done with the value of the expression at `span`."""
     return _index(code.co_filename).uses.get(span, [])
+
+
+def returns(code: CodeType, name: str) -> bool:
+    """Whether a function ends in `return name`."""
+    return name in _index(code.co_filename).returned.get(code.co_firstlineno, ())
 
 
 def node_at(code: CodeType, span: Span) -> ast.AST | None:
@@ -169,6 +176,7 @@ class _Indexer(ast.NodeVisitor):
 
     def __init__(self, index: FileIndex) -> None:
         self.index = index
+        self.functions: list[int] = []
 
     def generic_visit(self, node: ast.AST) -> None:
         if isinstance(node, (ast.BinOp, ast.Call, ast.UnaryOp, ast.Compare, ast.Subscript, ast.Attribute)):
@@ -226,7 +234,16 @@ class _Indexer(ast.NodeVisitor):
     def visit_Return(self, node: ast.Return) -> None:
         if node.value is not None:
             self._return(node.value)
+            if isinstance(node.value, ast.Name) and self.functions:
+                self.index.returned.setdefault(self.functions[-1], set()).add(node.value.id)
         self.generic_visit(node)
+
+    def _function(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> None:
+        self.functions.append(min([node.lineno, *(part.lineno for part in node.decorator_list)]))
+        self.generic_visit(node)
+        self.functions.pop()
+
+    visit_FunctionDef = visit_AsyncFunctionDef = _function
 
     def visit_Lambda(self, node: ast.Lambda) -> None:
         self._return(node.body)

@@ -98,18 +98,22 @@ def _activation(parent: Activation | None, frame: FrameType, lasti: int) -> Acti
 
 
 def _owner(frame: FrameType) -> Any:
-    """The `self` of a method, where it is a Module (or an Optimizer)."""
+    """The `self` of a method (or the first argument of a function), where it is a Module or an Optimizer."""
+    owner = first_argument(frame)
+    return owner if is_module(owner) or is_optimizer(owner) else None
+
+
+def first_argument(frame: FrameType) -> Any:
+    """The first argument of the function that runs in `frame`, None if it takes none."""
     code = frame.f_code
-    if not code.co_argcount or code.co_varnames[0] != "self" or not code.co_flags & _OPTIMIZED:
+    if not code.co_argcount or not code.co_flags & _OPTIMIZED:
         return None
     variables = frame.f_locals
-    owner = variables.get("self")
+    argument = variables.get(code.co_varnames[0])
     if _CACHED_LOCALS and sys.getrefcount(variables) <= 3:
         # Before 3.13 the frame keeps this copy of its locals, and with it every array in it, alive.
         variables.clear()
-    if owner is None:
-        return None
-    return owner if is_module(owner) or is_optimizer(owner) else None
+    return argument
 
 
 def is_module(thing: Any) -> bool:

@@ -68,16 +68,33 @@ class Receipt:
         return not (self.different or self.gradients_different or self.gradient_error or self.unaccounted or self.holes)
 
 
-def verify(tape: Tape, part: Pass) -> Receipt:
-    """Check one pass. Evaluates it; functions that are opaque to the tape are called again, quietly."""
-    ops = [op for op in part.ops if op.error is None]
+def verify(tape: Tape, *parts: Pass) -> Receipt:
+    """Check some passes. Evaluates them; functions that are opaque to the tape are called again, quietly."""
+    ops = [op for part in parts for op in part.ops if op.error is None]
+    wanted = 0
+    grads_different: list[Difference] = []
+    errors: list[str] = []
     with quietly():
         evaluated = sum(all(value.evaluated for value in op.outputs) for op in ops)
         primitives, unaccounted = account(ops)
         different = tuple(_recompute(ops))
-        wanted, grads_different, error = _compare_gradients(part)
-    holes = tuple(hole for hole in tape.holes if part.start <= hole.position < max(part.end, part.start + 1))
-    return Receipt(len(ops), different, wanted, grads_different, error, primitives, unaccounted, evaluated, holes)
+        for part in parts:
+            count, found, error = _compare_gradients(part)
+            wanted += count
+            grads_different.extend(found)
+            errors.extend([error] if error else [])
+    first, last = min(part.start for part in parts), max(part.end for part in parts)
+    return Receipt(
+        ops=len(ops),
+        different=different,
+        gradients=wanted,
+        gradients_different=tuple(grads_different),
+        gradient_error="; ".join(errors),
+        primitives=primitives,
+        unaccounted=unaccounted,
+        already_evaluated=evaluated,
+        holes=tuple(hole for hole in tape.holes if first <= hole.position <= last),
+    )
 
 
 # -- the same bits again -------------------------------------------------------------------------------------

@@ -143,6 +143,7 @@ class Session:
     def _interact(self) -> None:
         self.resuming = False
         self.hooks.interact(self, self.stop)
+        self.hooks.cursor_moved(len(self.tape))
 
     # -- moving --------------------------------------------------------------------------------------------
 

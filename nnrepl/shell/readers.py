@@ -16,7 +16,8 @@ class Reader(Protocol):
         echoes: Whether a line is to be printed as it is run, because nobody saw it being typed.
     """
 
-    echoes: bool
+    @property
+    def echoes(self) -> bool: ...
 
     def read(self) -> str | None:
         """The next line, None at the end. Raises KeyboardInterrupt."""

@@ -18,7 +18,7 @@ from nnrepl.programs.output import HeldOutput
 from nnrepl.record.recorder import RECORD
 from nnrepl.session.errors import Quit, Restart, UserError
 from nnrepl.session.session import END_OF_PROGRAM, EXCEPTION, Hooks, Session, Stop
-from nnrepl.shell.readers import PROMPT, Reader
+from nnrepl.shell.readers import PROMPT, Pipe, Reader
 from nnrepl.tape import Pass
 from nnrepl.view.theme import THEMES
 
@@ -39,6 +39,15 @@ def make_console(plain: bool, theme: str = "dark") -> Console:
         markup=False,
         emoji=False,
     )
+
+
+def make_reader(interpreter: Interpreter, plain: bool = False) -> Reader:
+    """Where lines come from: the terminal if there is one."""
+    if plain or sys.stdin is None or not sys.stdin.isatty() or not sys.stdout.isatty():
+        return Pipe()
+    from nnrepl.shell.terminal import TerminalReader
+
+    return TerminalReader(interpreter)
 
 
 class Shell(Hooks):

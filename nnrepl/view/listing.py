@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from rich.console import Group, RenderableType
-from rich.table import Table
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.text import Text
 
 from nnrepl.record.source import lines_of
@@ -47,41 +46,49 @@ def op_table(session: Session, ops: list[Op]) -> RenderableType:
     rows: list[Op] = []
     for op in ops:
         if rows and (op.part is not rows[-1].part or op.phase != rows[-1].phase):
-            parts.append(_block(session, rows))
+            parts.append(_Block(session, rows))
             rows = []
         rows.append(op)
-    parts.append(_block(session, rows))
+    parts.append(_Block(session, rows))
     if session.cursor >= len(session.tape) and ops[-1] is session.tape.ops[-1]:
         parts.append(Text("▶ (end)", style="source.current"))
     return Group(*parts)
 
 
-def _block(session: Session, ops: list[Op]) -> Table:
-    part = ops[0].part
-    name = f"pass {part.number} · {ops[0].phase}" if part.kind != "setup" else "setup"
-    table = Table(
-        title=f"{name} · {part.title}" if part.title not in ("", "<module>") else name,
-        title_justify="left",
-        title_style="heading",
-        box=None,
-        show_header=False,
-        padding=(0, 1, 0, 0),
-        pad_edge=False,
-    )
-    for _ in range(6):
-        table.add_column(no_wrap=True, overflow="ellipsis")
-    for op in ops:
-        here = op.position == session.cursor
-        edited = op.operation.kind == "edit"
-        table.add_row(
-            Text("▶" if here else " ", style="source.current"),
-            Text(f"#{op.index}", style="op.number"),
-            Text(_STATES["edited" if edited else state_of(op)], style="dim"),
-            Text(op.name, style="op.name"),
-            _line(op),
-            Text(place_text(op.source), style="dim"),
-        )
-    return table
+class _Block:
+    """Ops of one phase of one pass, one a line; the place stands at the right where there is room."""
+
+    def __init__(self, session: Session, ops: list[Op]) -> None:
+        self._session = session
+        self._ops = ops
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield Text(_block_title(self._ops[0]), style="heading")
+        numbers = max(len(str(op.index)) for op in self._ops) + 1
+        names = min(max(len(op.name) for op in self._ops), 24)
+        for op in self._ops:
+            yield self._row(op, numbers, names, options.max_width)
+
+    def _row(self, op: Op, numbers: int, names: int, width: int) -> Text:
+        here = op.position == self._session.cursor
+        row = Text("▶ " if here else "  ", style="source.current", no_wrap=True, overflow="ellipsis")
+        row.append(f"#{op.index}".ljust(numbers) + " ", style="op.number")
+        row.append(_STATES[state_of(op)] + " ", style="dim")
+        row.append(op.name.ljust(names) + "  ", style="op.name")
+        row.append_text(_line(op))
+        place = place_text(op.source)
+        room = width - row.cell_len - len(place)
+        if room >= 2:
+            row.append(" " * room)
+            row.append(place, style="dim")
+        row.truncate(width, overflow="ellipsis")
+        return row
+
+
+def _block_title(op: Op) -> str:
+    part = op.part
+    name = f"pass {part.number} · {op.phase}" if part.kind != "setup" else "setup"
+    return f"{name} · {part.title}" if part.title not in ("", "<module>") else name
 
 
 def _line(op: Op) -> Text:

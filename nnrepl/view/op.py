@@ -114,9 +114,11 @@ def op_line(op: Op, width: int = 4) -> Text:
 
 
 def state_of(op: Op) -> str:
-    """`lazy`, `evaluated`, `dropped` or `failed`."""
+    """`lazy`, `evaluated`, `edited`, `dropped` or `failed`."""
     if op.error is not None:
         return "failed"
+    if op.operation.kind == "edit":
+        return "edited"
     if op.outputs and all(value.evaluated for value in op.outputs):
         return "evaluated"
     if any(value.dropped for value in op.outputs):

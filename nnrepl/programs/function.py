@@ -1,0 +1,164 @@
+"""Function: record one call of a Python function."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import mlx.core as mx
+
+from nnrepl.record import trees
+from nnrepl.record.intercept import recording
+from nnrepl.record.names import ProgramNames
+from nnrepl.record.opaque import parameter_names, title
+from nnrepl.record.recorder import Recorder
+from nnrepl.record.stack import is_module
+from nnrepl.record.verify import Receipt, verify
+from nnrepl.session.errors import NoGradient, UserError
+from nnrepl.session.lookup import Lookup
+from nnrepl.tape import RUN_PASS, Op, OpSequence, Tape, Value
+
+
+class Trace:
+    """The recording of one call.
+
+    Attributes:
+        value: What the function returned.
+        grads: The tree that `nn.value_and_grad(model, fn)` or `mx.value_and_grad(fn, argnums)` would give;
+            None without `wrt`.
+        tape: The tape itself.
+        names: What its values are called.
+    """
+
+    def __init__(self, tape: Tape, names: ProgramNames, value: Any, grads: Any) -> None:
+        self.value = value
+        self.grads = grads
+        self.tape = tape
+        self.names = names
+        self._lookup = Lookup(tape, names)
+
+    @property
+    def ops(self) -> Sequence[Op]:
+        """The ops in order of execution, forward and backward."""
+        return OpSequence(self.tape)
+
+    def __getitem__(self, name: str) -> Value:
+        """The newest value of a name: `trace["z1"]`, `trace["layers.0.weight"]`; also `trace["z1@12"]`,
+        `trace["#12"]`.
+
+        Raises:
+            KeyError: If nothing is called so.
+        """
+        try:
+            return self._lookup.by_words(name, len(self.tape))
+        except UserError as error:
+            raise KeyError(str(error)) from None
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and bool(self.names.versions(name))
+
+    def grad(self, of: str | Value) -> Value | None:
+        """The gradient of the result with respect to a value, or None where no gradient flows.
+
+        Raises:
+            KeyError: If nothing is called so.
+        """
+        value = self[of] if isinstance(of, str) else of
+        try:
+            return self._lookup.gradient(value, len(self.tape))
+        except NoGradient:
+            return None
+
+    def verify(self) -> Receipt:
+        """The receipt for the recording: see `nnrepl.record.verify`. Evaluates it."""
+        return verify(self.tape, *self.tape.passes)
+
+    def __repr__(self) -> str:
+        return f"<Trace of {len(self.tape)} ops>"
+
+
+def trace(fn: Callable[..., Any], *args: Any, wrt: Any = None, **kwargs: Any) -> Trace:
+    """Call `fn(*args, **kwargs)` and record every op. Nothing is evaluated that `fn` itself does not evaluate.
+
+    Args:
+        fn: Any Python function on MLX arrays. With `wrt` it returns a scalar loss, or a tuple that begins
+            with one, as for `mx.value_and_grad`.
+        wrt: With respect to what gradients are taken: an `nn.Module` that `fn` uses, an index into `args`,
+            several of them, or the name (or names) of keyword arguments; None for the forward pass only.
+
+    Raises:
+        Whatever `fn` raises, or MLX.
+    """
+    names = ProgramNames()
+    tape = Tape(names)
+    names.tape = tape
+    recorder = Recorder(tape, strict=False, base=sys._getframe())
+    recorder.start()
+    with recording(recorder), _left_as_found(wrt):
+        _enter_arguments(recorder, fn, args, kwargs)
+        value, grads = run(recorder, fn, args, kwargs, wrt)
+    return Trace(tape, names, value, grads)
+
+
+def run(
+    recorder: Recorder, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], wrt: Any
+) -> tuple[Any, Any]:
+    """Call a function under a recorder; returns its value and the gradients that were asked for."""
+    if wrt is None:
+        recorder.open_pass(RUN_PASS, title(fn))
+        return fn(*args, **kwargs), None
+    if is_module(wrt):
+        transform: Any = importlib.import_module("mlx.nn.utils").value_and_grad
+        value, grads = transform(wrt, fn)(*args, **kwargs)
+        return value, grads
+    several = list(wrt) if isinstance(wrt, (list, tuple)) else [wrt]
+    numbers = [number for number in several if isinstance(number, int)]
+    argnames = [name for name in several if isinstance(name, str)]
+    if len(numbers) + len(argnames) != len(several):
+        raise TypeError(f"wrt is an nn.Module, an argument index, a keyword's name, or several of these, not {wrt!r}")
+    if isinstance(wrt, int):
+        return mx.value_and_grad(fn, argnums=wrt)(*args, **kwargs)
+    return mx.value_and_grad(fn, argnums=numbers or None, argnames=argnames)(*args, **kwargs)
+
+
+def _enter_arguments(recorder: Recorder, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """The arrays among the arguments are inputs (those of a Module, parameters), under their names."""
+    try:
+        labels = parameter_names(inspect.unwrap(fn), args)
+    except ValueError:
+        labels = [f"arg{number}" for number in range(len(args))]
+    for label, arg in (*zip(labels, args), *kwargs.items()):
+        for path, array in trees.paths(arg):
+            if id(array) not in recorder.live:
+                kind = "parameter" if is_module(arg) else "input"
+                prefix = "" if is_module(arg) else label
+                recorder.leaf(array, kind, ".".join(word for word in (prefix, path) if word))
+
+
+@contextmanager
+def _left_as_found(wrt: Any) -> Iterator[None]:
+    """nn.value_and_grad leaves other array objects in the model; put the ones back that it had."""
+    before = [(holder, key, array) for holder, key, array in _slots(wrt)] if is_module(wrt) else []
+    try:
+        yield
+    finally:
+        for holder, key, array in before:
+            holder[key] = array
+
+
+def _slots(tree: Any) -> Iterator[tuple[Any, Any, mx.array]]:
+    """Every place in a tree of lists and dicts that holds an array."""
+    items: Any = ()
+    if isinstance(tree, dict):
+        items = list(dict.items(tree))
+    elif isinstance(tree, list):
+        items = list(enumerate(tree))
+    for key, item in items:
+        if isinstance(item, mx.array):
+            yield tree, key, item
+        else:
+            yield from _slots(item)

@@ -1,0 +1,44 @@
+"""API: what `import nnrepl` offers beyond the recording itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from rich.console import RenderableType
+
+from nnrepl.commands.interpreter import Interpreter
+from nnrepl.programs.function import Trace, trace
+from nnrepl.session.errors import Quit
+from nnrepl.session.session import Session as TapeSession
+
+
+class Session(TapeSession):
+    """A person's place on a trace, to be moved by a program: `step()`, `back()`, `goto("#12")`, and `run` for
+    every command of the prompt."""
+
+    def __init__(self, trace: Trace) -> None:
+        super().__init__(trace.tape, trace.names)
+        self.interpreter = Interpreter(self)
+
+    def run(self, line: str) -> RenderableType | None:
+        """Run one line as typed at the prompt. Returns what rich can render, None if there is nothing to show.
+
+        Raises:
+            UserError: With one line that says what is wrong.
+        """
+        return self.interpreter.run(line)
+
+
+def debug(fn: Callable[..., Any], *args: Any, wrt: Any = None, **kwargs: Any) -> Trace:
+    """Open the shell on one call of a function; arguments as for `trace`. Returns the trace."""
+    from nnrepl.shell.shell import Shell, make_console, make_reader
+
+    recorded = trace(fn, *args, wrt=wrt, **kwargs)
+    session = Session(recorded)
+    shell = Shell(session, make_console(False), make_reader, f"nnrepl · {recorded!r} · step to begin, help for more")
+    try:
+        shell.interact(session, session.stop)
+    except Quit:
+        pass
+    return recorded
