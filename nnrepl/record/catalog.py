@@ -223,7 +223,9 @@ def _method(callee: Callee) -> Operation:
     if stem not in _DUNDERS and stem[1:] in _DUNDERS:
         stem = stem[1:]
     sign = _SIGNS.get(stem)
-    return Operation(_DUNDERS.get(stem, bare), callee.original, sign or callee.attribute, infix=sign)
+    swapped = stem != bare and bare.startswith("r")
+    spelling = callee.attribute if swapped or sign is None else sign
+    return Operation(_DUNDERS.get(stem, bare), callee.original, spelling, infix=sign)
 
 
 _ALIASES = {

@@ -138,7 +138,7 @@ class ProgramNames:
             return name
         short = name.removeprefix("self.")
         if not is_module(scope.owner):
-            return short
+            return f"{scope.code.co_name}.{short}" if local else short
         roots = [step.owner for step in scope.path() if is_module(step.owner)]
         root = roots[0] if "__init__" not in scope.code.co_name else self._root_of(scope.owner)
         path = self._path_of(root, scope.owner)
@@ -181,7 +181,8 @@ class ProgramNames:
             return
         span = sources.span_of(op.scope.code, op.lasti)
         returned = any(use.returned for use in sources.uses_of(op.scope.code, span))
-        direct = any(isinstance(taken, Leaf) and taken.label == subject for taken in op.inputs)
+        by_hand = not op.scope.updating
+        direct = by_hand and any(isinstance(taken, Leaf) and taken.label == subject for taken in op.inputs)
         if returned or (direct and all(user.part is not op.part for user in value.consumers)):
             yield subject
 
@@ -253,13 +254,13 @@ class ProgramNames:
                 yield from self._refer(item, part, scope)
 
 
-_LAYERS = "/mlx/nn/layers/"
+_LAYERS = "/mlx/nn/"
 _AHEAD = 64  # how many ops are looked at to see whether a variable is set anew
 
 
 def _in_layer(scope: Activation) -> bool:
-    """Whether a function is one of mlx.nn's own layers."""
-    return _LAYERS in scope.code.co_filename and is_module(scope.owner)
+    """Whether a function is one of mlx.nn's own layers or losses."""
+    return _LAYERS in scope.code.co_filename
 
 
 def _hands_on(code: CodeType) -> bool:

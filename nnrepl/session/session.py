@@ -7,6 +7,7 @@ recorder's calls (`op_recorded`, `pass_recorded`) are where it comes back.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -142,7 +143,8 @@ class Session:
 
     def _interact(self) -> None:
         self.resuming = False
-        self.hooks.interact(self, self.stop)
+        with contextlib.nullcontext() if self.recorder is None else self.recorder.muted():
+            self.hooks.interact(self, self.stop)
         self.hooks.cursor_moved(len(self.tape))
 
     # -- moving --------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from nnrepl.session.session import END_OF_PROGRAM, END_OF_TAPE, EXCEPTION, START
 from nnrepl.tape import GRADIENT_PASS, Op, Pass
 from nnrepl.view.op import op_line, value_text
 from nnrepl.view.source import marked, place_text
-from nnrepl.view.tensor import dtype_text, shape_text, tensor
+from nnrepl.view.tensor import WHOLE, dtype_text, shape_text, tensor, tensor_line
 
 
 class Heading:
@@ -64,7 +64,7 @@ def results(session: Session, stop: Stop) -> list[RenderableType]:
         session.evaluate(values)
         for value in values[:4]:
             label = f"#{op.index}" if len(op.outputs) == 1 else f"#{op.index}.{value.slot}"
-            shown.append(tensor(label, value.array))
+            shown.append(tensor(label, value.array) if value.size <= WHOLE else tensor_line(label, value.array))
     return shown
 
 

@@ -55,7 +55,7 @@ def number(value: Any) -> str:
     if math.isnan(value) or math.isinf(value):
         return str(value)
     if value == int(value) and abs(value) < 1e6:
-        return "-0" if value == 0 and math.copysign(1, value) < 0 else str(int(value))
+        return str(int(value))
     if 1e-3 <= abs(value) < 1e6:
         return f"{value:.4f}"
     return f"{value:.3e}"
@@ -117,7 +117,7 @@ def _append(text: Text, cells: Any, gaps: list[bool], width: int, axis: int, ind
 
 def _styled(cell: str) -> Text:
     bare = cell.strip()
-    style = "tensor.zero" if bare in ("0", "-0") else "tensor.nan" if bare in ("nan", "inf", "-inf") else ""
+    style = "tensor.zero" if bare == "0" else "tensor.nan" if bare in ("nan", "inf", "-inf") else ""
     return Text(cell, style=style)
 
 
@@ -170,15 +170,22 @@ def summary_text(summary: Summary) -> Text:
     return text
 
 
+def tensor_line(name: str, array: mx.array) -> Text:
+    """A tensor in one line: its shape, dtype and summary."""
+    text = Text()
+    text.append(name, style="value.name")
+    text.append(f" {shape_text(array.shape)} {dtype_text(array.dtype)}  ", style="value.shape")
+    return text.append_text(summary_text(summarize(array))) if array.size else text.append("empty")
+
+
 def tensor(name: str, array: mx.array) -> Text:
     """A named tensor: `z1 = [[...]]`, with shape, dtype and a summary where it is not shown whole."""
     text = Text()
     if array.size > WHOLE or array.size == 0:
-        text.append(name, style="value.name")
-        text.append(f" {shape_text(array.shape)} {dtype_text(array.dtype)}  ", style="value.shape")
-        if array.size:
-            text.append_text(summary_text(summarize(array)))
-            text.append("\n")
+        text = tensor_line(name, array)
+        if not array.size:
+            return text
+        text.append("\n")
     else:
         text.append(name, style="value.name")
         text.append(" = ")

@@ -1,0 +1,85 @@
+"""What the tests share: comparing with plain MLX bit by bit, and running nnrepl as a person would."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+from mlx.utils import tree_flatten
+
+import nnrepl
+from nnrepl.record.verify import same_bits
+
+ROOT = Path(__file__).parent.parent
+EXAMPLES = ROOT / "examples"
+
+
+def assert_same_bits(expected: Any, found: Any) -> None:
+    """Two trees of arrays (and anything else) are the same, NaNs and signed zeros included."""
+    wanted, given = tree_flatten(expected), tree_flatten(found)
+    assert [path for path, _ in wanted] == [path for path, _ in given]
+    for (path, a), (_, b) in zip(wanted, given):
+        if isinstance(a, mx.array):
+            assert same_bits(a, b).item(), f"{path}: {a} is not {b}"
+        else:
+            assert a == b, path
+
+
+def plain_and_traced(fn: Callable[..., Any], args: Sequence[Any], wrt: Any, seed: int = 7) -> tuple[Any, nnrepl.Trace]:
+    """The same call in plain MLX and under nnrepl, from the same random state; asserts that value, gradients
+    and the random state afterwards are identical. Returns the plain result and the trace."""
+    import mlx.nn as nn
+
+    mx.random.seed(seed)
+    if wrt is None:
+        plain = (fn(*args), None)
+    elif isinstance(wrt, nn.Module):
+        plain = nn.value_and_grad(wrt, fn)(*args)
+    else:
+        plain = mx.value_and_grad(fn, argnums=wrt)(*args)
+    mx.eval(plain)
+    after = mx.random.state[0].tolist()
+    mx.random.seed(seed)
+    trace = nnrepl.trace(fn, *args, wrt=wrt)
+    assert mx.random.state[0].tolist() == after, "the random state went another way"
+    assert_same_bits(plain[0], trace.value)
+    assert_same_bits(plain[1], trace.grads)
+    return plain, trace
+
+
+def nnrepl_cli(
+    *arguments: str,
+    stdin: str | None = None,
+    cwd: Path | None = None,
+    env: dict[str, str] | None = None,
+    timeout: float = 120,
+) -> subprocess.CompletedProcess[str]:
+    """Run nnrepl in a process of its own, without a terminal."""
+    return subprocess.run(
+        [sys.executable, "-m", "nnrepl", *arguments],
+        input=stdin,
+        capture_output=True,
+        text=True,
+        cwd=cwd or ROOT,
+        env={**os.environ, "COLUMNS": "100", "PYTHONPATH": str(ROOT), **(env or {})},
+        timeout=timeout,
+    )
+
+
+def plain_python(
+    *arguments: str, stdin: str | None = None, cwd: Path | None = None, timeout: float = 120
+) -> subprocess.CompletedProcess[str]:
+    """Run plain Python, to compare with."""
+    return subprocess.run(
+        [sys.executable, *arguments],
+        input=stdin,
+        capture_output=True,
+        text=True,
+        cwd=cwd or ROOT,
+        timeout=timeout,
+    )
