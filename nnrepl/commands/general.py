@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from rich.console import RenderableType
+from rich.console import Group, RenderableType
+from rich.text import Text
 
 from nnrepl.commands.interpreter import Interpreter
 from nnrepl.commands.table import ANYTHING, NOTHING, command
 from nnrepl.record.verify import verify as take_receipt
+from nnrepl.session.errors import UserError
 from nnrepl.view.help import help_view
 from nnrepl.view.receipt import receipt_view
 
@@ -22,8 +24,6 @@ def verify(it: Interpreter, text: str) -> RenderableType | None:
     recorded op accounts for; holes are listed. This evaluates the pass.
     """
     part = it.session.part
-    from nnrepl.session.errors import UserError
-
     if part is None or not len(part):
         raise UserError("nothing has been recorded yet; step to the first op, then verify")
     with it.session._aside():
@@ -41,3 +41,24 @@ def quit_(it: Interpreter, text: str) -> RenderableType | None:
     """End the program and the session."""
     it.session.quit()
     return None
+
+
+SETTINGS = {
+    "peek": "results of up to so many elements are shown as you step; 0 for never",
+}
+
+
+@command("config", takes=ANYTHING, group=GENERAL)
+def config(it: Interpreter, text: str) -> RenderableType | None:
+    """Show the settings, or change one: `config peek 0`."""
+    settings = it.session.settings
+    name, _, value = text.partition(" ")
+    if not name:
+        return Group(*(Text(f"{key} {settings[key]}   {SETTINGS[key]}") for key in SETTINGS))
+    if name not in SETTINGS:
+        raise UserError(f"there is no setting {name}; config lists them")
+    if value.strip():
+        if not value.strip().isdigit():
+            raise UserError(f"{name} is a number of elements, such as 4096, not {value.strip()}")
+        settings[name] = int(value)
+    return Text(f"{name} {settings[name]}")

@@ -42,6 +42,7 @@ class Sample:
         self._via = via
         self.refused = refused
         self._inputs = list({id(array): array for array in trees.arrays(self._tree)}.values())
+        mx.eval(self._inputs)
 
     def inputs(self) -> list[mx.array]:
         """The arrays that go in, as new objects: a call may change them in place."""
@@ -366,7 +367,7 @@ calls("mx.conv_transpose2d", Sample(f(1, 3, 3, 2), f(3, 2, 2, 2)), Sample(f(1, 3
 calls("mx.conv_transpose3d", Sample(f(1, 2, 2, 2, 2), f(2, 2, 2, 2, 2)))
 calls("mx.convolve", Sample(f(5), f(3)), Sample(f(5), f(3), mode="same"), Sample(f(2), f(5), mode="valid"))
 
-NO_CPU_QQMM = Refusal("quantized-quantized products have no kernel for a CPU", "CPU")
+NO_KERNEL = Refusal("has no kernel for a CPU", "NYI")
 
 calls("mx.quantize", Sample(f(2, 64), **affine), *(Sample(f(2, 32), mode=mode) for mode in ("mxfp4", "mxfp8", "nvfp4")))
 calls(
@@ -390,8 +391,12 @@ calls(
         **affine,
     ),
 )
-calls("mx.qqmm", Sample(f(2, 32), f(4, 32), refused=NO_CPU_QQMM))
-calls("mx.gather_qqmm", Sample(f(2, 1, 32), f(3, 4, 32), rhs_indices=mx.array([2, 0], mx.uint32), refused=NO_CPU_QQMM))
+calls(
+    "mx.qqmm",
+    Sample(f(1, 32), *quantized(4, 32, mode="nvfp4"), mode="nvfp4"),
+    Sample(f(2, 32), f(4, 32), refused=NO_KERNEL),
+)
+calls("mx.gather_qqmm", Sample(f(2, 1, 32), f(3, 4, 32), rhs_indices=mx.array([2, 0], mx.uint32), refused=NO_KERNEL))
 
 # -- mx.fast, mx.linalg (on the CPU: most of it has no kernel for a GPU), mx.fft -------------------------------
 

@@ -1,0 +1,278 @@
+"""Recording is complete: everything that MLX lists is recorded, or is listed with the reason why not.
+
+The list comes from MLX itself, so a function that a later MLX adds makes a test here fail until it has a sample.
+"""
+
+from __future__ import annotations
+
+import enum
+import sys
+from collections.abc import Callable, Iterator
+from types import ModuleType
+from typing import Any
+
+import mlx.core as mx
+import pytest
+
+import nnrepl
+from nnrepl.record.anatomy import is_node
+from nnrepl.record.catalog import CALLEES, MODULES, NOT_RECORDED, SPECIAL, TYPES
+from nnrepl.record.intercept import GC_FUNCTION
+from nnrepl.tape import Op, Value, arrays_of
+from tests.record.samples import SAMPLES, Sample
+from tests.support import assert_same_bits, plain_and_traced
+
+RECORDED = ("op", "property", "augmented", "special", "maker", "transform")
+"""The treatments under which a call leaves ops on the tape."""
+
+OUTSIDE = {
+    "cuda": "asks whether there is a GPU",
+    "metal": "asks whether there is a GPU, and captures its work",
+}
+"""Modules of MLX in which no tensor goes in or comes out."""
+
+HOLDERS: list[Any] = [*MODULES.values(), mx.array, mx.custom_function, GC_FUNCTION, sys.modules["mlx.nn"]]
+
+
+# -- MLX's own listing -----------------------------------------------------------------------------------------
+
+
+def listing() -> Iterator[tuple[str, Any]]:
+    """Everything that can be called, or read as a property, in MLX: its name and the thing itself."""
+    for prefix, holder in (*MODULES.items(), ("array", mx.array)):
+        for name in dir(holder):
+            thing = getattr(holder, name)
+            if callable(thing) or isinstance(thing, property):
+                yield f"{prefix}.{name}", thing
+
+
+def types() -> dict[str, type]:
+    """The types among them, without enumerations."""
+    return {
+        name: thing
+        for name, thing in listing()
+        if isinstance(thing, type) and not issubclass(thing, enum.Enum) and not name.startswith("array.")
+    }
+
+
+def functions() -> list[str]:
+    """Everything else among them."""
+    return [name for name, thing in listing() if not isinstance(thing, type) or name.startswith("array.")]
+
+
+def recorded() -> list[str]:
+    """What a call of must leave ops on the tape."""
+    return [callee.key for callee in CALLEES if callee.treatment in RECORDED] + sorted(SPECIAL & set(types()))
+
+
+def samples() -> list[Any]:
+    """Every sample of every callee, as parameters of a test."""
+    return [
+        pytest.param(key, sample, id=key if len(SAMPLES[key]) == 1 else f"{key}-{number}")
+        for key in [*recorded(), "mx._gc_func"]
+        for number, sample in enumerate(SAMPLES.get(key, ()))
+    ]
+
+
+every_sample = pytest.mark.parametrize(("key", "sample"), samples())
+
+
+@pytest.mark.parametrize("key", functions())
+def test_every_callable_of_mlx_is_recorded_or_has_a_reason_why_not(key: str) -> None:
+    treatments = {callee.key: callee.treatment for callee in CALLEES}
+    assert key in treatments, f"MLX has {key}, and nnrepl.record.catalog.CALLEES does not list it"
+    if treatments[key] == "skip":
+        assert NOT_RECORDED[key], f"say in nnrepl.record.catalog.NOT_RECORDED why {key} is not recorded"
+
+
+@pytest.mark.parametrize("key", sorted(types()))
+def test_every_type_of_mlx_is_caught_or_has_a_reason_why_not(key: str) -> None:
+    if types()[key] in (mx.array, GC_FUNCTION):
+        return
+    assert key in SPECIAL or TYPES.get(key), (
+        f"MLX has the type {key}: catch what makes arrays of it in nnrepl.record.intercept, "
+        "or say in nnrepl.record.catalog.TYPES why there is nothing to catch"
+    )
+
+
+def test_every_module_of_mlx_is_listed() -> None:
+    found = {name for name in dir(mx) if isinstance(getattr(mx, name), ModuleType)}
+    known = {key.removeprefix("mx.") for key in MODULES} | set(OUTSIDE)
+    assert found <= known, "a new module of MLX: add it to nnrepl.record.catalog.MODULES"
+
+
+@pytest.mark.parametrize("key", recorded())
+def test_every_recorded_callable_has_a_sample(key: str) -> None:
+    assert SAMPLES.get(key), (
+        f'MLX has {key}, and no sample calls it: add calls("{key}", Sample(...)) to tests/record/samples.py, '
+        "or say in nnrepl.record.catalog.NOT_RECORDED why it is not recorded"
+    )
+
+
+# -- every sample ----------------------------------------------------------------------------------------------
+
+
+@every_sample
+def test_a_call_is_recorded_whole(key: str, sample: Sample) -> None:
+    """Its ops lead from its inputs to its results, nothing comes from nowhere, and the numbers are MLX's."""
+    call = sample.function(key)
+    try:
+        expected = call(*sample.inputs())
+        mx.eval(expected)
+    except Exception as error:
+        assert sample.refused is not None, f"a sample that MLX refuses: {error}"
+        with pytest.raises(type(error)) as raised:
+            mx.eval(nnrepl.trace(call, *sample.inputs()).value)
+        assert str(raised.value) == str(error)
+        assert sample.refused.message in str(error), sample.refused.reason
+        return
+    mx.random.seed(0)
+    inputs = sample.inputs()
+    trace = nnrepl.trace(call, *inputs)
+    ops = list(trace.ops)
+    results = list(arrays_of(trace.value))
+    labels = {f"arg{number}" for number in range(len(inputs))}
+    assert trace.tape.holes == []
+    assert {value.kind for value in leaves(ops)} <= {"input", "constant", "seed"}
+    assert results
+    assert labels == came_from([value_of(ops, result) for result in results])
+    if treatment(key) in ("op", "property", "augmented"):
+        assert any(is_call(op, labels, results) for op in ops)
+    assert_same_bits(expected, trace.value)
+    for op in ops:
+        assert_same_bits([value.array for value in op.outputs], op.compute())
+
+
+@every_sample
+def test_gradients_of_a_call_are_those_of_mlx(key: str, sample: Sample) -> None:
+    """Of the sum of the squares of all results, with respect to every input that is not an integer."""
+    call = sample.function(key)
+
+    def loss(*inputs: mx.array) -> Any:
+        total = mx.array(0.0)
+        for result in arrays_of(call(*inputs)):
+            if mx.issubdtype(result.dtype, mx.complexfloating):
+                total = total + mx.sum(mx.square(mx.real(result))) + mx.sum(mx.square(mx.imag(result)))
+            elif mx.issubdtype(result.dtype, mx.floating):
+                total = total + mx.sum(mx.square(result))
+        return total
+
+    wrt = [number for number, array in enumerate(sample.inputs()) if mx.issubdtype(array.dtype, mx.inexact)]
+    if not wrt:
+        return
+    try:
+        mx.random.seed(7)
+        mx.eval(mx.value_and_grad(loss, argnums=wrt)(*sample.inputs()))
+    except Exception as error:
+        with pytest.raises(type(error)) as raised:
+            trace = nnrepl.trace(loss, *sample.inputs(), wrt=wrt)
+            mx.eval(trace.value, trace.grads)
+        assert str(raised.value) == str(error)
+    else:
+        plain_and_traced(loss, sample.inputs(), wrt)
+
+
+def treatment(key: str) -> str:
+    """How the catalog treats a callee, "" for a type."""
+    return next((callee.treatment for callee in CALLEES if callee.key == key), "")
+
+
+def leaves(ops: list[Op]) -> set[Value]:
+    """The values that no op made."""
+    return {value for op in ops for value in op.inputs if value.op is None}
+
+
+def value_of(ops: list[Op], array: mx.array) -> Value:
+    """The value on the tape that an array is, or is another handle on."""
+    values = [value for op in reversed(ops) for value in (*op.outputs, *op.inputs)]
+    found = next((value for value in values if value.array is array), None)
+    found = found or next((value for value in values if is_node(value.array, array)), None)
+    assert found is not None, "a result that no op on the tape made"
+    return found
+
+
+def came_from(values: list[Value]) -> set[str | None]:
+    """The labels of the inputs from which the ops on the tape lead to some values."""
+    found, seen, pending = set(), set(), list(values)
+    while pending:
+        value = pending.pop()
+        if value in seen:
+            continue
+        seen.add(value)
+        if value.kind == "input" and value.origin is None:
+            found.add(value.label)
+        pending.extend(value.op.inputs if value.op is not None else [value.origin] if value.origin is not None else [])
+    return found
+
+
+def is_call(op: Op, labels: set[str], results: list[mx.array]) -> bool:
+    """Whether an op takes the inputs with these labels, and no others, and makes these very arrays."""
+    outputs = [value.array for value in op.outputs]
+    return (
+        {value.label for value in op.inputs if value.kind == "input"} == labels
+        and len(outputs) == len(results)
+        and all(output is result for output, result in zip(outputs, results))
+    )
+
+
+# -- afterwards ------------------------------------------------------------------------------------------------
+
+
+def attributes() -> dict[tuple[str, str], Any]:
+    """Every attribute of MLX's modules and of the types that are patched."""
+    return {(holder.__name__, name): thing for holder in HOLDERS for name, thing in vars(holder).items()}
+
+
+def assert_untouched(before: dict[tuple[str, str], Any]) -> None:
+    after = attributes()
+    assert after.keys() == before.keys()
+    changed = [name for name, thing in before.items() if after[name] is not thing]
+    assert changed == []
+
+
+def fine(x: mx.array) -> mx.array:
+    return mx.sum(mx.array([1.0, 2.0]) * x.T)
+
+
+def failing(x: mx.array) -> mx.array:
+    return fine(x) + mx.reshape(x, (7,))
+
+
+@pytest.mark.parametrize("wrt", [None, 0])
+def test_after_recording_mlx_is_what_it_was(wrt: int | None) -> None:
+    before = attributes()
+    trace = nnrepl.trace(fine, mx.ones((2, 2)), wrt=wrt)
+    assert_untouched(before)
+    count = len(trace.tape)
+    fine(mx.ones((2, 2)))
+    assert len(trace.tape) == count, "what runs after a recording is not part of it"
+
+
+@pytest.mark.parametrize("wrt", [None, 0])
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_after_an_exception_mlx_is_what_it_was(error: type[BaseException], wrt: int | None) -> None:
+    def interrupted(x: mx.array) -> mx.array:
+        fine(x)
+        raise error
+
+    before = attributes()
+    for function, expected in ((interrupted, error), (failing, ValueError)):
+        with pytest.raises(expected):
+            nnrepl.trace(function, mx.ones((2, 2)), wrt=wrt)
+        assert_untouched(before)
+
+
+def test_inside_of_a_recording_mlx_is_replaced() -> None:
+    """The other tests here would pass if nothing were ever replaced."""
+    before = attributes()
+    inside: dict[tuple[str, str], Any] = {}
+    nnrepl.trace(lambda x: inside.update(attributes()) or x, mx.ones(2))
+    replaced = {name for name, thing in before.items() if inside[name] is not thing}
+    missing = [callee.key for callee in CALLEES if callee.treatment in RECORDED and callee.key not in spelled(replaced)]
+    assert missing == []
+
+
+def spelled(names: set[tuple[str, str]]) -> set[str]:
+    """Names of attributes as the catalog writes them."""
+    prefixes = {holder.__name__: prefix for prefix, holder in (*MODULES.items(), ("array", mx.array))}
+    return {f"{prefixes[holder]}.{name}" for holder, name in names if holder in prefixes}
