@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from types import ModuleType
 from typing import Any
 
@@ -38,7 +39,7 @@ NOT_RECORDED: dict[str, str] = {
             "mx.clear_cache mx.clear_streams mx.reset_peak_memory mx.set_cache_limit mx.set_memory_limit "
             "mx.set_wired_limit mx.set_printoptions mx.printoptions mx.get_printoptions "
             "mx.new_stream mx.new_thread_local_stream mx.new_thread_unsafe_stream "
-            "mx.synchronize mx.distributed.init mx.random.seed"
+            "mx.synchronize mx.distributed.init"
         ).split(),
         _SETTINGS,
     ),
@@ -86,8 +87,8 @@ TRANSFORMS = frozenset("mx.grad mx.value_and_grad mx.vjp mx.jvp mx.vmap mx.compi
 MAKERS = frozenset("mx.import_function mx.fast.metal_kernel mx.fast.cuda_kernel".split())
 """Functions that return a function whose calls are ops."""
 
-SWITCHES = frozenset("mx.disable_compile mx.enable_compile".split())
-"""Settings that decide whether a compiled function runs its Python body: followed."""
+SWITCHES = frozenset("mx.disable_compile mx.enable_compile mx.random.seed".split())
+"""Settings that decide what later calls do: followed."""
 
 STREAMS = frozenset("mx.stream mx.set_default_device mx.set_default_stream".split())
 """Where ops run: followed, so that an op's VJP runs where the op did."""
@@ -204,6 +205,7 @@ def _treatment(key: str) -> str:
     return "augmented" if key.removeprefix("array.").strip("_") in _AUGMENTED else "op"
 
 
+@cache
 def operation(callee: Callee) -> Operation:
     """The operation that a call of `callee` is, under the name that the field uses."""
     if callee.key.startswith("array."):
@@ -240,6 +242,7 @@ CALLEES: tuple[Callee, ...] = tuple(_callees())
 """Every callable of MLX that nnrepl knows of, straight from MLX's own listing."""
 
 
+@cache
 def key_position(function: Any) -> int | None:
     """At which position a function of `mx.random` takes its `key`, None if it draws none.
 

@@ -14,6 +14,7 @@ import gc
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from threading import get_ident
 from types import FrameType
 from typing import Any
 
@@ -21,7 +22,7 @@ import mlx.core as mx
 
 from nnrepl.record import opaque, trees
 from nnrepl.record.catalog import Callee
-from nnrepl.record.recorder import Recorder, ready
+from nnrepl.record.recorder import RECORD, Recorder, ready
 from nnrepl.record.repeat import repeat
 from nnrepl.record.special import construct
 from nnrepl.tape import Op, Value
@@ -90,14 +91,19 @@ def compiling() -> bool:
     return len(runs) == 1
 
 
-def switch(recorder: Recorder, callee: Callee) -> Callable[[], None]:
-    """Follow `mx.disable_compile()` and `mx.enable_compile()`."""
+def switch(recorder: Recorder, callee: Callee) -> Callable[..., None]:
+    """Follow `mx.disable_compile()`, `mx.enable_compile()` and `mx.random.seed(n)`."""
     original = callee.original
 
     @functools.wraps(original, assigned=("__name__", "__doc__"), updated=())
-    def wrapper() -> None:
-        original()
-        recorder.compiling = callee.attribute == "enable_compile"
+    def wrapper(*args: Any, **kwargs: Any) -> None:
+        original(*args, **kwargs)
+        if recorder.mode != RECORD or get_ident() != recorder.thread:
+            return
+        if callee.attribute == "seed":
+            recorder.seeded(("seed", *args, *kwargs.values()))
+        else:
+            recorder.compiling = callee.attribute == "enable_compile"
 
     return wrapper
 

@@ -106,8 +106,11 @@ def _install(recorder: Recorder, patches: _Patches) -> None:
 
 def _rebind(patches: _Patches, replaced: dict[int, Any]) -> None:
     """Follow `from mlx.core import exp` in modules that were imported before recording began."""
+    ids = replaced.keys()
     for module in list(sys.modules.values()):
         if not isinstance(module, ModuleType) or module.__name__.startswith(("mlx.core", "nnrepl")):
+            continue
+        if ids.isdisjoint(map(id, vars(module).values())):
             continue
         for name, thing in list(vars(module).items()):
             found = replaced.get(id(thing))

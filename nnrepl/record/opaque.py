@@ -315,11 +315,11 @@ def _kernel(function: Callable[..., Any], name: str) -> Callable[..., Any]:
     return kernel
 
 
-def construct_aside(recorder: Recorder, array: mx.array, value: Any, dtype: mx.Dtype | None) -> None:
+def construct_aside(recorder: Recorder, array: mx.array, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     """`mx.array(...)` while it is not to be recorded as an op."""
     if recorder.mode == OPAQUE:
-        notice(recorder, value)
-    _init(array, value, dtype)
+        notice(recorder, (args, kwargs))
+    _init(array, *args, **kwargs)
     if recorder.mode == RECORD and not recorder.closed:
         recorder.leaf(array, "thread", None)
 

@@ -14,7 +14,7 @@ import mlx.core as mx
 from nnrepl.record import opaque
 from nnrepl.record.catalog import Callee
 from nnrepl.record.recorder import RECORD, Recorder
-from nnrepl.tape import DrawnKey, Op, Operation, Value
+from nnrepl.tape import Op, Operation, Value
 
 _getframe = sys._getframe
 _copy = mx.array.__copy__
@@ -24,6 +24,7 @@ _getitem = mx.array.__getitem__
 _setitem = mx.array.__setitem__
 _iter = mx.array.__iter__
 _at = mx.array.__dict__["at"].fget
+_tolist = mx.array.tolist
 _split, _squeeze = mx.split, mx.squeeze
 _ROWS_AT_ONCE = 10  # below this many rows MLX splits an array in one go (mlx/python/src/array.cpp)
 
@@ -89,11 +90,15 @@ def _change(recorder: Recorder, operation: Operation, original: Any, args: tuple
     inputs = [recorder.change(array, frame)]
     template = [inputs[0], *(recorder.scan(arg, inputs, frame) for arg in args[1:])]
     op = Op(operation, tuple(template), {}, tuple(inputs))
+    twin = None if recorder.guide is None else recorder.recall(op, frame)
     try:
         result = original(*args)
     except Exception as error:
         recorder.fail(op, error, frame)
         raise
+    if twin is not None:
+        recorder.deliver(array, twin.outputs[0])
+        return result
     if result is NotImplemented:
         return result
     value = Value(op, 0, array)
@@ -114,15 +119,24 @@ class Data:
     def __init__(self, array: mx.array) -> None:
         self.array = _copy(array)
 
+    def guide_key(self) -> Any:
+        """What tells this data from other data in a re-run: all of it, as long as that is cheap."""
+        if self.array.size > _FEW:
+            return id(self)
+        return str(self.array.dtype), self.array.shape, str(_tolist(self.array))
+
+
+_FEW = 1024
+
 
 def _give(*data: Data) -> list[mx.array]:
     return [_copy(part.array) for part in data]
 
 
-def construct(value: Any, dtype: mx.Dtype | None = None) -> mx.array:
-    """`mx.array(value, dtype)` past every wrapper."""
+def construct(*args: Any, **kwargs: Any) -> mx.array:
+    """`mx.array(...)` past every wrapper."""
     array = _new(mx.array)
-    _init(array, value, dtype)
+    _init(array, *args, **kwargs)
     return array
 
 
@@ -133,22 +147,37 @@ _DATA = Operation("array", _give, "mx.array", kind="data")
 def _constructor(recorder: Recorder) -> Callable[..., None]:
     """`mx.array(x)`: an op where arrays go in, data where numbers do."""
 
-    def __init__(self: mx.array, val: Any, dtype: mx.Dtype | None = None) -> None:
+    def __init__(self: mx.array, *args: Any, **kwargs: Any) -> None:
         if recorder.mode != RECORD or get_ident() != recorder.thread:
-            opaque.construct_aside(recorder, self, val, dtype)
+            opaque.construct_aside(recorder, self, args, kwargs)
             return
         frame = _getframe(1)
         inputs: list[Value] = []
-        template = recorder.scan(val, inputs, frame) if _may_hold_arrays(val) else None
-        _init(self, val, dtype)
-        if inputs:
-            op = Op(_CONSTRUCT, (template, dtype), {}, tuple(inputs))
+        given = (args, kwargs)
+        template = recorder.scan(given, inputs, frame) if _may_hold_arrays(given) else None
+        try:
+            _init(self, *args, **kwargs)
+        except Exception as error:
+            if template is not None:
+                recorder.fail(Op(_CONSTRUCT, template[0], template[1], tuple(inputs)), error, frame)
+            raise
+        if inputs and template is not None:
+            op = Op(_CONSTRUCT, template[0], template[1], tuple(inputs))
         else:
             op = Op(_DATA, (Data(self),), {}, ())
-        recorder.finish(op, self, frame)
+        _arrived(recorder, op, self, frame)
 
     __init__.__doc__ = _init.__doc__
     return __init__
+
+
+def _arrived(recorder: Recorder, op: Op, array: mx.array, frame: FrameType) -> None:
+    """An op has filled an array object of the program's."""
+    twin = None if recorder.guide is None else recorder.recall(op, frame)
+    if twin is not None:
+        recorder.deliver(array, twin.outputs[0])
+    else:
+        recorder.finish(op, array, frame)
 
 
 def _may_hold_arrays(data: Any) -> bool:
@@ -157,19 +186,12 @@ def _may_hold_arrays(data: Any) -> bool:
         if set(map(type, data)) <= _NUMBERS:
             return False
         return any(map(_may_hold_arrays, data))
+    if isinstance(data, dict):
+        return any(map(_may_hold_arrays, data.values()))
     return isinstance(data, mx.array)
 
 
 _NUMBERS = frozenset((int, float, bool, complex))
-
-
-def record_data(
-    recorder: Recorder, operation: Operation, arrays: list[mx.array], result: Any, frame: FrameType
-) -> None:
-    """Write down an op whose numbers came from outside and cannot be made again."""
-    data = Operation(operation.name, _give, operation.spelling, kind="data")
-    op = Op(data, tuple(Data(array) for array in arrays), {}, ())
-    recorder.finish(op, result, frame)
 
 
 def unpickler(recorder: Recorder) -> Callable[..., None]:
@@ -180,7 +202,7 @@ def unpickler(recorder: Recorder) -> Callable[..., None]:
         original(self, state)
         if recorder.mode == RECORD and get_ident() == recorder.thread:
             op = Op(_DATA, (Data(self),), {}, ())
-            recorder.finish(op, self, _getframe(1))
+            _arrived(recorder, op, self, _getframe(1))
 
     return __setstate__
 
@@ -327,11 +349,14 @@ def draw(
     else:
         names["key"] = key
     op = Op(operation, tuple(template), names, tuple(inputs))
+    twin = None if recorder.guide is None else recorder.recall(op, frame)
     try:
-        result = operation.run(*args, **kwargs)
+        result = operation.run(*args, **kwargs)  # in a re-run as well: this moves the random state on
     except Exception as error:
         recorder.fail(op, error, frame)
         raise
+    if twin is not None:
+        return recorder.hand_out(twin)
     recorder.finish(op, result, frame)
     return result
 
@@ -370,6 +395,3 @@ def stream(recorder: Recorder, callee: Callee) -> Callable[..., Any]:
         return result
 
     return wrapper
-
-
-__all__ = ["At", "Data", "DrawnKey", "RowIterator", "augmented", "construct", "copier", "draw", "record_data"]

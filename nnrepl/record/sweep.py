@@ -7,6 +7,7 @@ gradients of its inputs. Two things make the result MLX's own, bit for bit: the 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -15,12 +16,13 @@ import mlx.core as mx
 from nnrepl.record.anatomy import Group, anatomy
 from nnrepl.record.recorder import MUTED
 from nnrepl.record.vjp import ACCUMULATE, CONTINUE, Rule, run_continued, run_vjp, vjp_operation
-from nnrepl.tape import BackwardOp, Gradient, Op, Pass, Value
+from nnrepl.tape import BackwardOp, Gradient, Op, Operation, Pass, Value
 
 if TYPE_CHECKING:
     from nnrepl.record.recorder import Recorder
 
 _NO_KWARGS: dict[str, Any] = {}
+_CAST = Operation("astype", mx.astype, "mx.vjp")
 _add, _astype = mx.add, mx.astype
 
 
@@ -292,9 +294,17 @@ def _is_rule_of(rule: Any, node: Node) -> bool:
     return type(rule) is Rule and rule.op is node.op
 
 
-def seed(recorder: Recorder, root: Value, cotangent: mx.array, label: str) -> Value:
-    """The gradient that a sweep starts from, in the dtype of what is differentiated."""
+def seed(recorder: Recorder, root: Value, cotangent: mx.array) -> Value:
+    """The gradient that a sweep starts from, in the dtype of what is differentiated: the 1 of a loss, or a
+    cotangent that the program gave to `mx.vjp`."""
+    origin = recorder.live.get(id(cotangent))
     array = _astype(cotangent, root.dtype)
-    value = recorder.leaf(array, "seed", label)
-    value.gradient_of = root
-    return value
+    if origin is None:
+        value = recorder.leaf(array, "seed", "∂L/∂L")
+        value.gradient_of = root
+        return value
+    if origin.dtype == root.dtype:
+        return origin
+    op = Op(_CAST, (origin, root.dtype), _NO_KWARGS, (origin,))
+    recorder.finish(op, array, sys._getframe(1))
+    return op.outputs[0]

@@ -288,7 +288,7 @@ def take_gradients(
 ) -> list[mx.array]:
     """Sweep backwards; the gradients as MLX would return them: zeros where none flows."""
     sweep = Sweep(recorder, part, part.start, wrt)
-    part.roots = tuple((root, seed(recorder, root, cotangent, "∂L/∂L")) for root, cotangent in roots)
+    part.roots = tuple((root, seed(recorder, root, cotangent)) for root, cotangent in roots)
     found = sweep.run(part.roots)
     grads = []
     for leaf in wrt:

@@ -41,12 +41,17 @@ class Operation:
 
 
 class DrawnKey:
-    """The key that a random op drew from MLX's global state, kept as the (lazy) state before the draw."""
+    """The key that a random op drew from MLX's global state, kept as the (lazy) state before the draw.
 
-    __slots__ = ("state",)
+    Attributes:
+        serial: Since what the state was counted, and the number of the draw: equal for equal keys.
+    """
 
-    def __init__(self, state: mx.array) -> None:
+    __slots__ = ("serial", "state")
+
+    def __init__(self, state: mx.array, serial: tuple[object, int]) -> None:
         self.state = state
+        self.serial = serial
 
     def key(self) -> mx.array:
         """The key itself: MLX splits the state and uses the second half (mlx/python/src/random.cpp)."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
+from copy import copy
 from typing import Any, Protocol, overload
 
 import mlx.core as mx
@@ -37,6 +38,9 @@ class Tape:
         sketches: Shape and dtype of values whose array is not held.
         dropped: Values whose array the tape has let go of (others may not be built yet).
         errors: What ops raised.
+        structures: What an op returned that returned more than one array: a tree with slots for arrays.
+        edits: Ops that a person made in order to change a value, and the value that they changed.
+        inserted: All ops that came from a person and not from the program.
         belonging: Ops that a custom function's own backward pass made, and its forward op.
         streams: The stream or device of ops that ran on another than the default one.
     """
@@ -55,12 +59,28 @@ class Tape:
         self.errors: dict[Op, BaseException] = {}
         self.streams: dict[Op, Any] = {}
         self.belonging: dict[Op, Op] = {}
+        self.structures: dict[Op, Any] = {}
+        self.edits: dict[Op, Value] = {}
+        self.inserted: set[Op] = set()
         self.rebuilt = 0
         self._consumers: dict[Value, list[Op]] = {}
         self._consumers_known = 0
 
     def __len__(self) -> int:
         return len(self.ops)
+
+    def fork(self, position: int, names: Names) -> Tape:
+        """A new tape that shares everything before `position`, which is where a pass begins. The values, what
+        is noted about them, and the passes before are the same objects."""
+        twin = copy(self)
+        twin.names = names
+        twin.ops = self.ops[:position]
+        twin.passes = [part for part in self.passes if part.end <= position and len(part)]
+        twin.marks = [mark for mark in self.marks if mark.position < position]
+        twin.holes = [hole for hole in self.holes if hole.position < position]
+        twin._consumers = {}
+        twin._consumers_known = 0
+        return twin
 
     def at(self, index: int) -> Op:
         """The op with the number `index` as people see it. Raises IndexError if there is none."""

@@ -1,0 +1,163 @@
+"""Guide: what a re-run is held against, so that it does again what the tape says, and goes on from there.
+
+Up to the edit, each op of the re-run must be the op of the tape (the same operation, at the same source, on the
+same values); it is not computed, the program gets a fresh handle on what was recorded. Ops that a person
+inserted follow at their places. Behind that, an op that is the same as one of the old tape, on the very same
+values, gives the very same values: only what depends on the edit is new.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from nnrepl.tape import BackwardOp, DrawnKey, Leaf, Op, Pass, Tape, Value
+
+if TYPE_CHECKING:
+    from nnrepl.record.recorder import Recorder
+
+
+class Diverged(BaseException):
+    """The re-run did something else than the tape says. Unwinds the program, so it is not an Exception.
+
+    Attributes:
+        expected: The op that should have come, None if none should.
+        found: What the program did, in words.
+    """
+
+    def __init__(self, expected: Op | None, found: str) -> None:
+        self.expected = expected
+        self.found = found
+        wanted = "the end" if expected is None else f"#{expected.index} {expected.name}"
+        super().__init__(f"the program went another way: where the tape has {wanted}, it {found}")
+
+
+class Guide:
+    """Leads one re-run.
+
+    Args:
+        expected: The ops that the new tape begins with (from its first op on), inserted ones among them.
+        old: The ops of the first run that come after those: candidates for being the same again.
+        tape: Any tape of the session (they share their annotations).
+    """
+
+    def __init__(self, expected: list[Op], old: Iterable[Op], tape: Tape) -> None:
+        self.expected = expected
+        self.tape = tape
+        self.final: dict[Value, Value] = {}
+        for op in expected:
+            target = tape.edits.get(op)
+            if target is not None:
+                self.final[target] = op.outputs[0]
+        self._known: dict[Any, list[Op]] = {}
+        for op in old:
+            key = self.key(op)
+            if key is not None:
+                self._known.setdefault(key, []).append(op)
+
+    def content(self, value: Value) -> Value:
+        """What the program is to hold where the tape has `value`: the last edit of it."""
+        while value in self.final:
+            value = self.final[value]
+        return value
+
+    def replaying(self, position: int) -> bool:
+        """Whether an op at `position` must be one of the tape."""
+        return position < len(self.expected)
+
+    def inserted(self, position: int) -> Op | None:
+        """The op that a person inserted at `position`, if one is due."""
+        if position < len(self.expected):
+            op = self.expected[position]
+            if op in self.tape.inserted:
+                return op
+        return None
+
+    def recall(self, recorder: Recorder, op: Op) -> Op | None:
+        """The recorded op that `op` is. None if it is a new one.
+
+        Raises:
+            Diverged: If the tape has another op here.
+        """
+        position = len(recorder.tape.ops)
+        if position < len(self.expected):
+            expected = self.expected[position]
+            if not self._same(recorder, expected, op):
+                raise Diverged(expected, f"called {op.name}")
+            return expected
+        key = self.key(op)
+        candidates = self._known.get(key) if key is not None else None
+        return candidates.pop(0) if candidates else None
+
+    def _same(self, recorder: Recorder, expected: Op, op: Op) -> bool:
+        if expected.operation is not op.operation and (
+            expected.operation.name != op.operation.name or expected.operation.kind != op.operation.kind
+        ):
+            return False
+        if len(expected.inputs) != len(op.inputs):
+            return False
+        return all(self._unify(recorder, a, b) for a, b in zip(expected.inputs, op.inputs))
+
+    def _unify(self, recorder: Recorder, expected: Value, found: Value) -> bool:
+        """Whether two inputs are the same; a leaf that entered anew takes the place of the one it is."""
+        if expected is found:
+            return True
+        if not (isinstance(expected, Leaf) and isinstance(found, Leaf)):
+            return False
+        if expected.kind != found.kind or expected.shape != found.shape or expected.dtype != found.dtype:
+            return False
+        recorder.relink({found: expected})
+        return True
+
+    def key(self, op: Op) -> Any:
+        """What makes two ops the same computation; None where that cannot be told."""
+        if op.operation.kind in ("opaque", "custom", "checkpoint") or op in self.tape.errors:
+            return None
+        key = (op.operation, _frozen(op.args), _frozen(op.kwargs), _place(op) if not op.inputs else None)
+        try:
+            hash(key)
+        except TypeError:
+            return None
+        return key
+
+
+def _place(op: Op) -> Any:
+    """An op without inputs (a constant, random numbers) is the same only where it stands."""
+    return None if op.scope is None else (op.scope.code, op.lasti)
+
+
+def _frozen(part: Any) -> Any:
+    kind = type(part)
+    if kind is list or kind is tuple:
+        return (kind, *(_frozen(item) for item in part))
+    if kind is dict:
+        return tuple((name, _frozen(item)) for name, item in part.items())
+    if kind is slice:
+        return "slice", _frozen(part.start), _frozen(part.stop), _frozen(part.step)
+    if kind is DrawnKey:
+        return "drawn", part.serial
+    if isinstance(part, Value):
+        return part
+    if hasattr(part, "guide_key"):
+        return part.guide_key()
+    if hasattr(part, "__array_interface__"):
+        return "numpy", part.shape, str(part.dtype), part.tobytes()
+    return kind, part
+
+
+def copy_op(op: Op, part: Pass, position: int) -> Op:
+    """The same op on another tape: it shares its values."""
+    if isinstance(op, BackwardOp):
+        twin: Op = BackwardOp(op.operation, op.args, op.kwargs, op.inputs, op.of)
+    else:
+        twin = Op(op.operation, op.args, op.kwargs, op.inputs)
+    twin.outputs = op.outputs
+    twin.scope, twin.lasti, twin.part, twin.position = op.scope, op.lasti, part, position
+    tape = part.tape
+    for notes in (tape.errors, tape.streams, tape.belonging, tape.edits, tape.structures):
+        table: dict[Op, Any] = notes
+        if op in table:
+            table[twin] = table[op]
+    if op in tape.inserted:
+        tape.inserted.add(twin)
+    return twin

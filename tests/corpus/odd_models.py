@@ -1,0 +1,565 @@
+"""Odd programs: modules in odd ways: shared, frozen, wrapped, recurrent, quantized, updated on the way."""
+
+from __future__ import annotations
+
+import functools
+
+import mlx.core as mx
+import mlx.nn as nn
+import mlx.optimizers as optim
+from mlx.utils import tree_flatten, tree_map
+
+from tests.corpus.checks import Call
+from tests.corpus.programs import built, called, differentiated
+
+
+def _model(make):
+    mx.random.seed(0)
+    model = make()
+    mx.eval(model.parameters())
+    return model
+
+
+def _data(*shape):
+    return mx.sin(mx.arange(float(mx.zeros(shape).size)).reshape(shape))
+
+
+@differentiated((4, 3))
+def module_made_in_the_loss(x):
+    mx.random.seed(5)
+    return nn.relu(nn.Linear(3, 4)(x)).sum()
+
+
+@differentiated((4, 3))
+def dropout(x):
+    layer = nn.Dropout(0.5)
+    return (layer(x) * x).sum() + (x * mx.random.bernoulli(0.5, x.shape)).sum() + (mx.random.normal(x.shape) * x).sum()
+
+
+@built
+def weights_tied():
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embedding = nn.Embedding(8, 4)
+            self.hidden = nn.Linear(4, 4)
+            self.same = self.hidden
+
+        def __call__(self, tokens):
+            h = nn.tanh(self.hidden(self.embedding(tokens)))
+            return self.embedding.as_linear(self.same(h))
+
+    model = _model(Tied)
+    tokens = mx.array([[1, 2, 3, 1]])
+    return Call(lambda t: nn.losses.cross_entropy(model(t), t, reduction="mean"), [tokens], model)
+
+
+@built
+def weight_tied_by_hand():
+    model = _model(lambda: nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4)))
+
+    def loss(x):
+        model.layers[2].weight = model.layers[0].weight
+        return (model(x) ** 2).mean()
+
+    return Call(nn.value_and_grad(model, loss), [_data(3, 4)], after=model.parameters)
+
+
+@built
+def layers_frozen():
+    model = _model(lambda: nn.Sequential(nn.Linear(4, 8), nn.LayerNorm(8), nn.ReLU(), nn.Linear(8, 2)))
+    model.layers[0].freeze()
+    model.layers[1].freeze(keys="bias")
+    return Call(lambda x: (model(x) ** 2).mean(), [_data(3, 4)], model)
+
+
+@built
+def layers_frozen_and_thawed_in_the_loss():
+    model = _model(lambda: nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)))
+
+    def loss(x):
+        model.layers[0].freeze()
+        value = (model(x) ** 2).mean()
+        model.unfreeze()
+        return value
+
+    return Call(loss, [_data(3, 4)], model, after=model.trainable_parameters)
+
+
+@built
+def nothing_is_trainable():
+    model = _model(lambda: nn.Linear(4, 2))
+    model.freeze()
+    return Call(lambda x: (model(x) ** 2).mean(), [_data(3, 4)], model)
+
+
+class LowRank(nn.Module):
+    """A frozen linear layer with a trainable correction of low rank."""
+
+    def __init__(self, linear, rank):
+        super().__init__()
+        self.linear = linear
+        self.a = mx.random.normal((linear.weight.shape[1], rank)) * 0.1
+        self.b = mx.random.normal((rank, linear.weight.shape[0])) * 0.1
+        self.linear.freeze()
+
+    def __call__(self, x):
+        return self.linear(x) + 2.0 * ((x @ self.a) @ self.b).astype(x.dtype)
+
+
+@built
+def low_rank_adapters():
+    model = _model(lambda: nn.Sequential(LowRank(nn.Linear(4, 8), 2), nn.GELU(), LowRank(nn.Linear(8, 2), 2)))
+    return Call(lambda x: (model(x) ** 2).mean(), [_data(3, 4)], model)
+
+
+@built
+def low_rank_adapters_on_quantized_layers():
+    def make():
+        model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 32, bias=False))
+        nn.quantize(model, group_size=32, bits=4)
+        model.freeze()
+        adapter = LowRank.__new__(LowRank)
+        nn.Module.__init__(adapter)
+        adapter.linear, adapter.a, adapter.b = model.layers[0], mx.ones((64, 2)) * 0.01, mx.ones((2, 64)) * 0.02
+        model.layers[0] = adapter
+        return model
+
+    model = _model(make)
+    return Call(lambda x: (model(x) ** 2).mean(), [_data(3, 64)], model)
+
+
+@built
+def quantized_layers():
+    def make():
+        model = nn.Sequential(nn.Embedding(10, 32), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 10))
+        nn.quantize(model, group_size=32, bits=8)
+        return model
+
+    model = _model(make)
+    return Call(lambda t: nn.losses.cross_entropy(model(t), t).mean(), [mx.array([1, 2, 5])], model)
+
+
+@built
+def recurrent_loop_by_hand():
+    class Cell(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.gate = nn.Linear(6, 4)
+            self.candidate = nn.Linear(6, 4)
+            self.start = mx.zeros((4,))
+
+        def __call__(self, steps):
+            h = mx.broadcast_to(self.start, (steps.shape[0], 4))
+            for at in range(steps.shape[1]):
+                both = mx.concatenate([steps[:, at], h], axis=-1)
+                z = mx.sigmoid(self.gate(both))
+                h = (1 - z) * h + z * mx.tanh(self.candidate(both))
+            return h
+
+    model = _model(Cell)
+    return Call(lambda x: (model(x) ** 2).sum(), [_data(2, 7, 2)], model)
+
+
+@built
+def backpropagation_through_truncated_time():
+    model = _model(lambda: nn.LSTM(3, 4))
+
+    def loss(x):
+        hidden = cell = None
+        total = mx.array(0.0)
+        for at in range(0, 6, 2):
+            hiddens, cells = model(x[:, at : at + 2], hidden=hidden, cell=cell)
+            hidden, cell = mx.stop_gradient(hiddens[:, -1]), mx.stop_gradient(cells[:, -1])
+            total = total + (hiddens**2).mean()
+        return total
+
+    return Call(loss, [_data(2, 6, 3)], model)
+
+
+def _normalizing():
+    model = _model(lambda: nn.Sequential(nn.Linear(3, 4), nn.BatchNorm(4), nn.ReLU(), nn.BatchNorm(4, affine=False)))
+
+    def loss(x):
+        first = model(x).sum()
+        model.eval()
+        second = model(x * 2).sum()
+        model.train()
+        return first + second * 0.5
+
+    return model, loss
+
+
+@built
+def batch_norm_statistics():
+    model, loss = _normalizing()
+    return Call(loss, [_data(5, 3)], model, after=model.parameters)
+
+
+@built
+def batch_norm_statistics_in_a_training_loop():
+    model, loss = _normalizing()
+    return Call(
+        lambda x: [nn.value_and_grad(model, loss)(x + k) for k in range(3)], [_data(5, 3)], after=model.parameters
+    )
+
+
+@built
+def exponential_moving_average_of_weights():
+    model = _model(lambda: nn.Linear(3, 2))
+    average = tree_map(lambda p: p * 1, model.parameters())
+
+    def run(x):
+        nonlocal average
+        optimizer = optim.SGD(0.1)
+        for _ in range(3):
+            _, grads = nn.value_and_grad(model, lambda m, t: (m(t) ** 2).mean())(model, x)
+            optimizer.update(model, grads)
+            average = tree_map(lambda a, p: 0.9 * a + 0.1 * p, average, model.parameters())
+        return (model(x) ** 2).mean()
+
+    return Call(run, [_data(4, 3)], after=lambda: (average, model.parameters()))
+
+
+@built
+def target_network():
+    online, target = _model(lambda: nn.Linear(3, 2)), _model(lambda: nn.Linear(3, 2))
+    target.update(tree_map(lambda p: p * 0.5, target.parameters()))
+
+    def loss(state, action, reward, following):
+        q = mx.take_along_axis(online(state), action[:, None], axis=1).squeeze(1)
+        wanted = reward + 0.9 * mx.stop_gradient(target(following).max(axis=1))
+        return ((q - wanted) ** 2).mean()
+
+    return Call(loss, [_data(4, 3), mx.array([0, 1, 1, 0]), _data(4), _data(4, 3) * 2], online)
+
+
+@built
+def two_models_one_loss():
+    """A generative adversarial network: each model is trained on the other's output."""
+    generator, critic = _model(lambda: nn.Linear(2, 3)), _model(lambda: nn.Linear(3, 1))
+
+    def run(noise, real):
+        def critic_loss(m):
+            return (mx.maximum(0, 1 - m(real)) + mx.maximum(0, 1 + m(mx.stop_gradient(generator(noise))))).mean()
+
+        losses = []
+        for _ in range(2):
+            value, grads = nn.value_and_grad(critic, critic_loss)(critic)
+            optim.Adam(0.01).update(critic, grads)
+            losses.append(value)
+            value, grads = nn.value_and_grad(generator, lambda g: -critic(g(noise)).mean())(generator)
+            optim.Adam(0.01).update(generator, grads)
+            losses.append(value)
+        return losses
+
+    return Call(run, [_data(4, 2), _data(4, 3)], after=lambda: (generator.parameters(), critic.parameters()))
+
+
+@built
+def several_passes_through_one_model():
+    model = _model(lambda: nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.3), nn.Tanh(), nn.Linear(8, 4)))
+
+    def loss(x):
+        first, second = model(x), model(x)
+        consistency = ((first - mx.stop_gradient(second)) ** 2).mean()
+        return (model(first) * second).mean() + consistency
+
+    return Call(loss, [_data(3, 4)], model)
+
+
+@built
+def gradients_of_two_losses_in_one_call():
+    model = _model(lambda: nn.Linear(4, 4))
+
+    def run(x):
+        one = nn.value_and_grad(model, lambda t: (model(t) ** 2).mean())(x)
+        two = nn.value_and_grad(model, lambda t, scale=1.0: (mx.abs(model(t)).sum() * scale, model(t)))(x, scale=0.5)
+        return one, two, tree_map(lambda a, b: a + b, one[1], two[1])
+
+    return Call(run, [_data(3, 4)])
+
+
+@built
+def model_with_odd_attributes():
+    class Odd(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = mx.array(2.0)
+            self.parts = [nn.Linear(3, 3), [mx.ones((3,)), {"deep": nn.Linear(3, 3, bias=False)}]]
+            self.table = {"a": mx.ones((3,)), "b": nn.RMSNorm(3)}
+            self._hidden = mx.ones((3,)) * 3
+            self.name = "odd"
+            self.nothing = None
+            self.unused = nn.Linear(2, 2)
+
+        def __call__(self, x):
+            x = self.parts[0](x) * self.scale + self.parts[1][0]
+            x = self.table["b"](self.parts[1][1]["deep"](x)) * self.table["a"]
+            self.last = x
+            return x * self._hidden
+
+    model = _model(Odd)
+    return Call(lambda x: (model(x) ** 2).mean() + model.last.sum() * 0.1, [_data(2, 3)], model, after=model.parameters)
+
+
+@built
+def model_as_an_argument():
+    model = _model(lambda: nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 1)))
+
+    def run(x):
+        by_argument = nn.value_and_grad(model, lambda m, t: (m(t) ** 2).mean())(model, x)
+        by_params = mx.value_and_grad(lambda p, t: (model.update(p)(t) ** 2).mean())(model.parameters(), x)
+        return by_argument, by_params
+
+    return Call(run, [_data(5, 3)], after=model.parameters)
+
+
+@built
+def model_differentiated_as_a_tree():
+    model = _model(lambda: nn.Linear(3, 2))
+    return Call(lambda m, x: (m(x) ** 2).mean(), [model, _data(5, 3)], 0, after=model.parameters)
+
+
+@built
+def module_with_a_differentiated_method():
+    class Energy(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = nn.Linear(3, 1)
+
+        def energy(self, x):
+            return mx.tanh(self.net(x)).sum()
+
+        def forces(self, x):
+            return -mx.grad(self.energy)(x)
+
+        def __call__(self, x):
+            return mx.vmap(self.forces)(x) + self.forces(x)
+
+    model = _model(Energy)
+    return Call(lambda x: (model(x) ** 2).mean(), [_data(4, 3)], model)
+
+
+@built
+def input_and_model_differentiated_together():
+    model = _model(lambda: nn.Linear(3, 2))
+
+    def loss(params, x):
+        model.update(params)
+        return (model(x) ** 2).mean() + x.sum()
+
+    return Call(loss, [model.trainable_parameters(), _data(4, 3)], [0, 1])
+
+
+@built
+def parameter_changed_in_the_forward_pass():
+    class Normalized(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = mx.ones((3, 3)) * 0.5 + mx.eye(3)
+            self.u = mx.ones((3,))
+            self.freeze(keys=["u"])
+
+        def __call__(self, x):
+            v = self.weight.T @ self.u
+            self.u = mx.stop_gradient(v / mx.linalg.norm(v))
+            sigma = self.u @ (self.weight @ self.u)
+            return x @ (self.weight / sigma).T
+
+    model = _model(Normalized)
+
+    def run(x):
+        step = nn.value_and_grad(model, lambda t: model(model(t)).sum())
+        return step(x), step(x + 1)
+
+    return Call(run, [_data(2, 3)], after=model.parameters)
+
+
+@built
+def weights_assigned_in_place_in_the_forward_pass():
+    model = _model(lambda: nn.Linear(3, 3))
+
+    def loss(x):
+        model.weight[0] = 0.0
+        model.bias += 1.0
+        return (model(x) ** 2).mean()
+
+    return Call(lambda x: [nn.value_and_grad(model, loss)(x) for _ in range(2)], [_data(2, 3)], after=model.parameters)
+
+
+@built
+def mixed_precision_training():
+    model = _model(lambda: nn.Sequential(nn.Linear(4, 8), nn.GELU(), nn.Linear(8, 2)))
+
+    def run(x):
+        master = model.parameters()
+        optimizer = optim.Adam(0.01)
+        losses = []
+        for _ in range(3):
+            half = tree_map(lambda p: p.astype(mx.float16), master)
+
+            def loss(params):
+                model.update(params)
+                return (model(x.astype(mx.float16)).astype(mx.float32) ** 2).mean() * 128
+
+            value, grads = mx.value_and_grad(loss)(half)
+            grads = tree_map(lambda g: g.astype(mx.float32) / 128, grads)
+            master = optimizer.apply_gradients(grads, master)
+            losses.append(value / 128)
+        return losses, master
+
+    return Call(run, [_data(3, 4)])
+
+
+@built
+def key_value_cache_of_a_module():
+    class Attention(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.qkv = nn.Linear(8, 24, bias=False)
+            self.out = nn.Linear(8, 8)
+
+        def __call__(self, x, cache=None):
+            batch, length, _ = x.shape
+            q, k, v = (t.reshape(batch, length, 2, 4).transpose(0, 2, 1, 3) for t in mx.split(self.qkv(x), 3, axis=-1))
+            if cache is not None:
+                if cache:
+                    k, v = mx.concatenate([cache[0], k], axis=2), mx.concatenate([cache[1], v], axis=2)
+                cache[:] = [k, v]
+            h = mx.fast.scaled_dot_product_attention(q, k, v, scale=0.5)
+            return self.out(h.transpose(0, 2, 1, 3).reshape(batch, length, 8))
+
+    model = _model(Attention)
+    cache = []
+
+    def loss(x):
+        cache.clear()
+        total = mx.array(0.0)
+        for at in range(x.shape[1]):
+            total = total + model(x[:, at : at + 1], cache).sum()
+        return total
+
+    return Call(loss, [_data(1, 4, 8)], model, after=lambda: cache)
+
+
+@built
+def mixture_of_experts():
+    class Mixture(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.gate = nn.Linear(4, 3)
+            self.experts = [nn.Linear(4, 4) for _ in range(3)]
+
+        def __call__(self, x):
+            weights = mx.softmax(self.gate(x), axis=-1)
+            chosen = mx.stop_gradient(mx.argpartition(-weights, 1, axis=-1)[:, :2])
+            weights = mx.take_along_axis(weights, chosen, axis=-1)
+            rows = []
+            for row, picks, scale in zip(x, chosen.tolist(), weights):
+                rows.append(sum(self.experts[pick](row) * scale[at] for at, pick in enumerate(picks)))
+            return mx.stack(rows)
+
+    model = _model(Mixture)
+    return Call(lambda x: (model(x) ** 2).mean(), [_data(5, 4)], model)
+
+
+@built
+def positional_tables_and_buffers():
+    class Encoder(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.positions = nn.SinusoidalPositionalEncoding(8)
+            self.rope = nn.RoPE(8)
+            self.alibi = nn.ALiBi()
+            self.proj = nn.Linear(8, 8)
+
+        def __call__(self, x):
+            x = x + self.positions(mx.arange(x.shape[1]))
+            q = self.rope(self.proj(x)[:, None])
+            scores = self.alibi(q @ q.swapaxes(-1, -2))
+            return mx.softmax(scores, axis=-1) @ x[:, None]
+
+    model = _model(Encoder)
+    return Call(lambda x: (model(x) ** 2).mean(), [_data(2, 5, 8)], model)
+
+
+@built
+def hooks_around_layers():
+    seen = []
+
+    class Watched(nn.Module):
+        def __init__(self, inner):
+            super().__init__()
+            self.inner = inner
+
+        def __call__(self, *args, **kwargs):
+            out = self.inner(*args, **kwargs)
+            seen.append((type(self.inner).__name__, float(mx.abs(out).max())))
+            return out
+
+    model = _model(lambda: nn.Sequential(*(Watched(layer) for layer in (nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1)))))
+    return Call(lambda x: model(x).sum(), [_data(2, 3)], model, after=lambda: seen)
+
+
+@built
+def model_saved_and_loaded_on_the_way():
+    import tempfile
+
+    model = _model(lambda: nn.Linear(3, 2))
+
+    def run(x):
+        with tempfile.TemporaryDirectory() as folder:
+            model.save_weights(f"{folder}/weights.safetensors")
+            model.weight = model.weight * 0
+            before = model(x)
+            model.load_weights(f"{folder}/weights.safetensors")
+            mx.save(f"{folder}/x.npy", x)
+            mx.savez(f"{folder}/more.npz", a=x, b=model.bias)
+            again, more = mx.load(f"{folder}/x.npy"), mx.load(f"{folder}/more.npz")
+            value, grads = nn.value_and_grad(model, lambda t: (model(t) ** 2).mean())(again)
+            mx.eval(value, grads, more)
+        return before, value, grads, more["a"] * more["b"][0]
+
+    return Call(run, [_data(4, 3)])
+
+
+@built
+def gradients_of_some_parameters():
+    model = _model(lambda: nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.Linear(4, 1)))
+
+    def run(x):
+        chosen = {"layers": [{}, model.layers[1].parameters(), {"bias": model.layers[2].bias}]}
+
+        def loss(params):
+            model.update(params)
+            return (model(x) ** 2).mean()
+
+        return mx.value_and_grad(loss)(chosen), dict(tree_flatten(model.parameters()))
+
+    return Call(run, [_data(4, 3)])
+
+
+@called((4, 3))
+def transformer_decoder_with_everything(x):
+    model = nn.Transformer(
+        dims=8, num_heads=2, num_encoder_layers=1, num_decoder_layers=1, mlp_dims=16, dropout=0.1, checkpoint=True
+    )
+    proj = nn.Linear(3, 8)
+    data = proj(x)[None]
+    mask = nn.MultiHeadAttention.create_additive_causal_mask(4)
+    return nn.value_and_grad(model, lambda m: m(data, data[:, :2], mask, mask[:2, :2], None).sum())(model)
+
+
+@called((6, 3))
+def functional_style_layers(x):
+    @functools.partial(mx.value_and_grad, argnums=0)
+    def loss(params, data):
+        for w, b in params:
+            data = mx.tanh(mx.addmm(b, data, w))
+        return (data**2).mean()
+
+    params = [(mx.random.normal((3, 3)), mx.zeros((3,))) for _ in range(3)]
+    value, grads = loss(params, x)
+    params = [(w - 0.1 * gw, b - 0.1 * gb) for (w, b), (gw, gb) in zip(params, grads)]
+    return value, grads, loss(params, x)
