@@ -82,14 +82,14 @@ class Composite:
         operation = Operation(f"{kind} of {opaque.title(self.fun)}", _pass_on, spelling, kind=kind)
         inputs = (*self.inputs, *inner)
         op = Op(operation, (self, len(self.inputs), *inputs), {}, inputs)
-        outputs: list[mx.array] = []
-
-        def hand_back(array: mx.array) -> mx.array:
-            outputs.append(_copy(array))
-            return outputs[-1]
-
-        self.result = trees.rebuild(result, hand_back)
-        recorder.finish(op, outputs, frame)
+        twin = None if recorder.guide is None else recorder.recall(op, frame)
+        outputs = [_copy(array) for array in trees.arrays(result)]
+        if twin is None:
+            recorder.finish(op, outputs, frame)
+        else:
+            outputs = [recorder.handle(value) for value in twin.outputs]
+        given = iter(outputs)
+        self.result = trees.rebuild(result, lambda _: next(given))
         return self.result
 
     def cotangents(self, sweep: Sweep, op: Op, reached: tuple[int, ...], gradients: tuple[Value, ...]) -> list[Value]:
@@ -121,7 +121,7 @@ class Custom(Composite):
     ) -> dict[int, list[Value]]:
         """Run the program's `vjp`; its ops are backward ops."""
         op = node.op
-        recorder = self.recorder
+        recorder = sweep.recorder
         cotangents = [recorder.handle(value) for value in self.cotangents(sweep, op, reached, gradients)]
         outputs = [recorder.handle(value) for value in op.outputs]
         primals = iter([recorder.handle(value) for value in self.inputs])
@@ -164,7 +164,7 @@ class Rerun(Composite):
         from nnrepl.record.sweep import Sweep
 
         op = node.op
-        recorder = self.recorder
+        recorder = sweep.recorder
         start = len(recorder.tape)
         arrays = [recorder.handle(value) for value in self.inputs]
         if self.depends:

@@ -17,8 +17,13 @@ if TYPE_CHECKING:
     from nnrepl.record.recorder import Recorder
 
 
-class Diverged(BaseException):
-    """The re-run did something else than the tape says. Unwinds the program, so it is not an Exception.
+class Unwinding(BaseException):
+    """Ends the program from within, at the wish of the person or because it cannot go on as it should. It is
+    no Exception, so that programs do not catch it."""
+
+
+class Diverged(Unwinding):
+    """The re-run did something else than the tape says.
 
     Attributes:
         expected: The op that should have come, None if none should.
@@ -39,11 +44,13 @@ class Guide:
         expected: The ops that the new tape begins with (from its first op on), inserted ones among them.
         old: The ops of the first run that come after those: candidates for being the same again.
         tape: Any tape of the session (they share their annotations).
+        part: The pass of the first run in which the edit lies, None if it lies in none.
     """
 
-    def __init__(self, expected: list[Op], old: Iterable[Op], tape: Tape) -> None:
+    def __init__(self, expected: list[Op], old: Iterable[Op], tape: Tape, part: Pass | None = None) -> None:
         self.expected = expected
         self.tape = tape
+        self.part = part
         self.final: dict[Value, Value] = {}
         for op in expected:
             target = tape.edits.get(op)
@@ -72,6 +79,11 @@ class Guide:
             if op in self.tape.inserted:
                 return op
         return None
+
+    def leaf(self, position: int, number: int) -> Value | None:
+        """The leaf number `number` of the pass of the first run that began where one begins now."""
+        part = self.expected[position].part if position < len(self.expected) else self.part
+        return part.wrt[number] if part is not None and number < len(part.wrt) else None
 
     def recall(self, recorder: Recorder, op: Op) -> Op | None:
         """The recorded op that `op` is. None if it is a new one.
@@ -113,7 +125,7 @@ class Guide:
         """What makes two ops the same computation; None where that cannot be told."""
         if op.operation.kind in ("opaque", "custom", "checkpoint") or op in self.tape.errors:
             return None
-        key = (op.operation, _frozen(op.args), _frozen(op.kwargs), _place(op) if not op.inputs else None)
+        key = (op.operation, frozen(op.args), frozen(op.kwargs), _place(op) if not op.inputs else None)
         try:
             hash(key)
         except TypeError:
@@ -126,14 +138,14 @@ def _place(op: Op) -> Any:
     return None if op.scope is None else (op.scope.code, op.lasti)
 
 
-def _frozen(part: Any) -> Any:
+def frozen(part: Any) -> Any:
     kind = type(part)
     if kind is list or kind is tuple:
-        return (kind, *(_frozen(item) for item in part))
+        return (kind, *(frozen(item) for item in part))
     if kind is dict:
-        return tuple((name, _frozen(item)) for name, item in part.items())
+        return tuple((name, frozen(item)) for name, item in part.items())
     if kind is slice:
-        return "slice", _frozen(part.start), _frozen(part.stop), _frozen(part.step)
+        return "slice", frozen(part.start), frozen(part.stop), frozen(part.step)
     if kind is DrawnKey:
         return "drawn", part.serial
     if isinstance(part, Value):

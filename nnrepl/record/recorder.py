@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from threading import get_ident
 from types import FrameType
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import mlx.core as mx
 
@@ -36,6 +36,9 @@ from nnrepl.tape import (
     Value,
     arrays_of,
 )
+
+if TYPE_CHECKING:
+    from nnrepl.record.transforms import GradientCall
 
 RECORD, OPAQUE, MUTED = 0, 1, 2
 _NO_KWARGS: dict[str, Any] = {}
@@ -67,11 +70,15 @@ class Listener(Protocol):
     def op_recorded(self, op: Op) -> None:
         """An op at the top level of the program was recorded; the program waits for its result."""
 
-    def pass_recorded(self, part: Pass) -> None:
-        """A gradient pass was recorded to its end; the program waits for what it returns."""
-
-    def pass_started(self, part: Pass) -> None:
+    def pass_started(self, call: GradientCall) -> None:
         """A gradient pass begins: nothing will be said until its end."""
+
+    def pass_recorded(self, call: GradientCall) -> None:
+        """A gradient pass was recorded to its end; the program waits for what it returns (or raises)."""
+
+
+class CannotExchange(Exception):
+    """An array object of the program's cannot take another shape or dtype: the program must run again."""
 
 
 class Exchanging(Protocol):
@@ -360,10 +367,34 @@ class Recorder:
         return passes[-1]
 
     def exchange(self, old: Value, new: Value) -> None:
-        """From now on everything that held `old` holds `new`."""
+        """From now on everything that held `old` holds `new`. Arrays that the program has had for longer are
+        changed in place.
+
+        Raises:
+            CannotExchange: If one of them has another shape or dtype.
+        """
+        content = new if self.guide is None else self.guide.content(new)
+        for key, value in list(self.live.items()):
+            if value is old:
+                array = self._object(key, old)
+                if array is not None:
+                    self._overwrite(array, old, content)
         self.relink({old: new})
         for sweep in self.sweeps:
             sweep.exchange(old, new)
+
+    def _object(self, key: int, value: Value) -> mx.array | None:
+        """The array object of the program's that is known under an `id`."""
+        guard = self.guards.get(key)
+        array = None if guard is None else guard()
+        return value.held if array is None and id(value.held) == key else array
+
+    def _overwrite(self, array: mx.array, old: Value, content: Value) -> None:
+        if array.shape != content.shape or array.dtype != content.dtype:
+            raise CannotExchange
+        if old.held is array:
+            old.held = _copy(array)
+        _setitem(array, Ellipsis, content.array)
 
     def relink(self, now: dict[Value, Value]) -> None:
         """Let the program's array objects stand for other values (of the same content)."""

@@ -66,6 +66,7 @@ class Sweep:
         self.active: set[Value] = set(leaves)
         self.makers: dict[Value, Node] = {}
         self.so_far: dict[Value, Value] = {}
+        self.now: dict[Value, Value] = {}
         for op in self.tape.ops[start:]:
             if op.outputs:
                 self._plan(op)
@@ -137,16 +138,24 @@ class Sweep:
         for root, cotangent in roots:
             if root.canonical in self.active and root.canonical not in self.so_far:
                 self._arrive(root.canonical, cotangent)
-        for node, taps in reversed(self.order([root for root, _ in roots])):
-            if taps is None:
-                self._differentiate(node)
-            else:
-                for slot in taps:
-                    self._contribute(node, slot)
+        self.recorder.sweeps.append(self)
+        try:
+            for node, taps in reversed(self.order([root for root, _ in roots])):
+                if taps is None:
+                    self._differentiate(node)
+                else:
+                    for slot in taps:
+                        self._contribute(node, slot)
+            if self.recorder.guide is not None:
+                self.recorder.insert()
+        finally:
+            self.recorder.sweeps.pop()
         return self.so_far
 
     def _differentiate(self, node: Node) -> None:
         """Take the VJP of a node, if a gradient has reached it."""
+        if self.recorder.guide is not None:
+            self.recorder.insert()
         so_far, outputs = self.so_far, node.op.outputs
         reached = tuple([k for k in node.group.outputs if outputs[k] in so_far])
         if not reached:
@@ -176,12 +185,18 @@ class Sweep:
             op = self._write(node, node.rule(wanted, reached), cotangents)
             node.parts = {slot: [part] for slot, part in zip(wanted, op.outputs)}
             return
+        given = (*cotangents, *self._primals(node))
+        op = self._new(node.op, node.rule(wanted, reached), given)
+        if self._recalled(op, node.op):
+            node.parts = {slot: [part] for slot, part in zip(wanted, op.outputs) if slot not in continued}
+            for slot in continued:
+                self._continue(node, slot, reached, cotangents, None)
+            return
         # One call of MLX gives the op's own part for some inputs and the whole sum for the others.
-        far = tuple(self.so_far[node.inputs[slot]] for slot in continued)
+        far = [self.so_far[node.inputs[slot]] for slot in continued]
         joint = node.rule(wanted, reached, continued)
-        arrays = [value.array for value in (*cotangents, *far, *node.inputs)]
+        arrays = [value.array for value in (*cotangents, *far, *given[len(cotangents) :])]
         built = self._guarded(node.op, run_vjp, joint, arrays)
-        op = self._new(node.op, node.rule(wanted, reached), (*cotangents, *node.inputs))
         node.parts = {}
         totals: list[tuple[int, mx.array]] = []
         for k, (slot, array) in enumerate(zip(wanted, built)):
@@ -200,6 +215,8 @@ class Sweep:
     def _contribute(self, node: Node, slot: int) -> None:
         """Add a node's part (or parts) to the gradient of one of its inputs."""
         value = node.inputs[slot]
+        if self.recorder.guide is not None:
+            self.recorder.insert()
         for part in node.parts.pop(slot, ()) if node.parts else ():
             far = self.so_far.get(value)
             op = part.op
@@ -215,7 +232,10 @@ class Sweep:
         """Add one part to a gradient so far."""
         inputs = (far, part)
         op = BackwardOp(ACCUMULATE, inputs, _NO_KWARGS, inputs, node.op)
-        self._accumulated(op, node, value, _add(far.array, part.array))
+        if self._recalled(op, node.op):
+            self._arrive(value, op.outputs[0])
+        else:
+            self._accumulated(op, node, value, _add(far.array, part.array))
 
     def _continue(
         self,
@@ -229,8 +249,11 @@ class Sweep:
         value = node.inputs[slot]
         far = self.so_far[value]
         rule = node.rule((slot,), reached, (slot,))
-        inputs = (*cotangents, far, *node.inputs)
+        inputs = (*cotangents, far, *self._primals(node))
         op = BackwardOp(CONTINUE, (rule, *inputs), _NO_KWARGS, inputs, node.op)
+        if self._recalled(op, node.op):
+            self._arrive(value, op.outputs[0])
+            return
         if array is None:
             array = self._guarded(node.op, run_continued, rule, [given.array for given in inputs])
         self._accumulated(op, node, value, array)
@@ -251,8 +274,10 @@ class Sweep:
 
     def _write(self, node: Node, rule: Rule, cotangents: tuple[Value, ...]) -> Op:
         """Take a VJP and put it on the tape."""
-        given = cotangents + node.inputs
+        given = cotangents + self._primals(node)
         op = self._new(node.op, rule, given)
+        if self._recalled(op, node.op):
+            return op
         arrays = self._guarded(node.op, run_vjp, rule, [value.array for value in given], op)
         live, inputs = self.recorder.live, node.inputs
         outputs: list[Value] = []
@@ -263,6 +288,38 @@ class Sweep:
         op.outputs = tuple(outputs)
         self._put(op, node.op)
         return op
+
+    def _primals(self, node: Node) -> tuple[Value, ...]:
+        """The inputs of a node, as a person may have changed them since."""
+        now = self.now
+        return tuple([now.get(value, value) for value in node.inputs]) if now else node.inputs
+
+    def _recalled(self, op: Op, forward: Op) -> bool:
+        """In a re-run: whether an op is one of the tape; then it has the values of that."""
+        recorder = self.recorder
+        if recorder.guide is None:
+            return False
+        old = recorder.guide.recall(recorder, op)
+        if old is None:
+            return False
+        op.outputs = old.outputs
+        error = self.tape.errors.get(old)
+        if error is not None:
+            self.tape.errors[op] = error
+        self._put(op, forward)
+        if error is not None:
+            raise error
+        return True
+
+    def exchange(self, old: Value, new: Value) -> None:
+        """A person has changed a value: what is computed from here on takes the new one."""
+        self.now[old] = new
+        for of, gradient in list(self.so_far.items()):
+            if gradient is old:
+                self._arrive(of, new)
+        for node in self.makers.values():
+            for parts in (node.parts or {}).values():
+                parts[:] = [new if part is old else part for part in parts]
 
     def _new(self, forward: Op, rule: Rule, inputs: tuple[Value, ...]) -> BackwardOp:
         operation = vjp_operation(forward.operation)

@@ -10,8 +10,7 @@ from __future__ import annotations
 import functools
 import gc
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Any
 
@@ -19,6 +18,7 @@ import mlx.core as mx
 
 from nnrepl.record import compiled, custom, opaque, trees
 from nnrepl.record.catalog import Callee
+from nnrepl.record.guide import Unwinding
 from nnrepl.record.recorder import Recorder, ready
 from nnrepl.record.special import construct
 from nnrepl.record.sweep import Sweep, seed
@@ -65,11 +65,12 @@ class Differentiated(opaque.Transform):
         numbers, names = self._arguments()
         if not self._acceptable(numbers, names, args, kwargs):
             return self.real(*args, **kwargs)  # MLX says what is wrong
-        with _gradient_pass(recorder, self.fun, frame) as part:
-            value, grads = self._differentiate(recorder, part, numbers, names, args, kwargs)
-        if recorder.listener is not None:
-            recorder.listener.pass_recorded(part)
-        return (value, grads) if self.name == "value_and_grad" else grads
+
+        def body(call: GradientCall) -> Any:
+            value, grads = self._differentiate(call, numbers, names, args, kwargs)
+            return (value, grads) if self.name == "value_and_grad" else grads
+
+        return make_call(GradientCall(recorder, self.fun, (args, kwargs), frame, body))
 
     def _arguments(self) -> tuple[list[int], list[str]]:
         """`argnums` and `argnames` as lists; MLX has checked them when the transform was made."""
@@ -88,13 +89,13 @@ class Differentiated(opaque.Transform):
 
     def _differentiate(
         self,
-        recorder: Recorder,
-        part: Pass,
+        call: GradientCall,
         numbers: list[int],
         names: list[str],
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> tuple[Any, Any]:
+        recorder, part = call.recorder, call.part
         chosen = _Arguments(recorder, self.fun, numbers, names, args, kwargs)
         part.wrt = tuple(chosen.wrt)
         result = chosen.run(self.fun)
@@ -163,7 +164,7 @@ class _Arguments:
             value = self.recorder.value_of(array, _getframe(0))
             twin = _copy(array)
             if wanted:
-                self.wrt.append(self.recorder.leaf(twin, "parameter" if path else "input", label, value))
+                self.wrt.append(self._leaf(twin, "parameter" if path else "input", label, value))
             else:
                 self.recorder.link(twin, value)
                 if value.op is not None:
@@ -173,6 +174,15 @@ class _Arguments:
             return twin
 
         return trees.fill(tree, fresh)
+
+    def _leaf(self, twin: mx.array, kind: str, label: str, origin: Value) -> Value:
+        """The leaf for an argument; in a re-run the one of the first run, if it comes from the same value."""
+        guide = self.recorder.guide
+        before = None if guide is None else guide.leaf(len(self.recorder.tape), len(self.wrt))
+        if before is None or before.origin is not origin:
+            return self.recorder.leaf(twin, kind, label, origin)
+        self.recorder.link(twin, before)
+        return before
 
     def run(self, fun: Callable[..., Any]) -> Any:
         """Call the function; then the containers get back the arrays that they held, except where the
@@ -221,8 +231,9 @@ def _outermost_vjp(
     primals: list[mx.array],
     cotangents: list[mx.array],
     frame: FrameType,
-) -> tuple[list[mx.array], list[mx.array]]:
-    with _gradient_pass(recorder, fun, frame) as part:
+) -> Any:
+    def body(call: GradientCall) -> Any:
+        part = call.part
         chosen = _Arguments(recorder, fun, range(len(primals)), (), tuple(primals), {})
         part.wrt = tuple(chosen.wrt)
         result = chosen.run(fun)
@@ -236,50 +247,107 @@ def _outermost_vjp(
                 continue  # MLX leaves these out when it pairs outputs with cotangents
             cotangent = next(given, None)
             if cotangent is None or cotangent.shape != output.shape:
-                return original(lambda *_: outputs, primals, cotangents)  # type: ignore[no-any-return]  # it raises
+                return original(lambda *_: outputs, primals, cotangents)  # it raises: MLX says what is wrong
             roots.append((value, cotangent))
-        grads = take_gradients(recorder, part, roots, chosen.wrt)
         part.loss = values[0] if values else None
-        handles = [recorder.handle(value) for value in values]
-    if recorder.listener is not None:
-        recorder.listener.pass_recorded(part)
-    return handles, grads
+        grads = take_gradients(recorder, part, roots, chosen.wrt)
+        return [recorder.handle(value) for value in values], grads
+
+    return make_call(GradientCall(recorder, fun, (primals, cotangents), frame, body))
 
 
 # -- the pass --------------------------------------------------------------------------------------------
 
 
-@contextmanager
-def _gradient_pass(recorder: Recorder, fun: Callable[..., Any], frame: FrameType) -> Iterator[Pass]:
-    """The pass of one outermost transform. An exception on the way ends it, and the program gets it."""
-    scope = recorder.stack.enter(frame)
-    recorder.start()
-    part = recorder.open_pass(GRADIENT_PASS, opaque.title(fun))
-    part.scope, part.lasti = scope, frame.f_lasti
-    if recorder.listener is not None:
-        recorder.listener.pass_started(part)
-    recorder.differentiating += 1
-    part.backward = sys.maxsize
-    # Everything that a pass allocates stays on the tape: Python would only walk it again and again.
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
-        yield part
-    except BaseException as error:
-        part.error = error
-        raise
-    finally:
-        if collecting:
-            gc.enable()
-        recorder.differentiating -= 1
-        recorder.close_pass()
-        part.backward = min(part.backward, part.end)
-        if part.error is not None and recorder.listener is not None:
-            recorder.listener.pass_recorded(part)
+class GradientCall:
+    """One call of an outermost transform; it can be made again from the state in which it began.
+
+    Args:
+        fun: The program's function.
+        given: Its arguments: with `fun`, what a second run must find as the first one did.
+        frame: The program's frame that makes the call.
+        body: Does it, on the pass that is open.
+
+    Attributes:
+        part: The pass of the last attempt.
+        result: What the program gets; `error` if it gets an exception.
+    """
+
+    def __init__(
+        self,
+        recorder: Recorder,
+        fun: Callable[..., Any],
+        given: Any,
+        frame: FrameType,
+        body: Callable[[GradientCall], Any],
+    ) -> None:
+        self.recorder = recorder
+        self.fun = fun
+        self.given = given
+        self.part: Pass
+        self.result: Any = None
+        self.error: BaseException | None = None
+        self._scope = recorder.stack.enter(frame)
+        self._lasti = frame.f_lasti
+        self._body = body
+
+    def attempt(self) -> None:
+        """Run the function and sweep backwards. What the program raises is kept in `error`.
+
+        Raises:
+            Diverged: If a re-run does not follow the tape.
+        """
+        recorder = self.recorder
+        recorder.insert()
+        part = self._open()
+        recorder.differentiating += 1
+        # Everything that a pass allocates stays on the tape: Python would only walk it again and again.
+        collecting = gc.isenabled()
+        gc.disable()
+        self.result = self.error = None
+        try:
+            self.result = self._body(self)
+            recorder.insert()
+        except Unwinding:
+            raise
+        except BaseException as error:
+            part.error = self.error = error
+        finally:
+            if collecting:
+                gc.enable()
+            recorder.differentiating -= 1
+            recorder.close_pass()
+            part.backward = min(part.backward, part.end)
+
+    def _open(self) -> Pass:
+        recorder = self.recorder
+        recorder.start()
+        part = self.part = recorder.open_pass(GRADIENT_PASS, opaque.title(self.fun))
+        part.scope, part.lasti = self._scope, self._lasti
+        part.backward = sys.maxsize
+        return part
+
+    def outcome(self) -> Any:
+        """What the program gets: the result, or its exception."""
+        if self.error is not None:
+            raise self.error
+        return self.result
+
+
+def make_call(call: GradientCall) -> Any:
+    """Make a call for the program, and let the listener look at it before the program goes on."""
+    listener = call.recorder.listener
+    if listener is not None:
+        listener.pass_started(call)
+    call.attempt()
+    if listener is not None:
+        listener.pass_recorded(call)
+    return call.outcome()
 
 
 def begin_backward(recorder: Recorder, part: Pass) -> None:
     """The forward ops are complete; what follows are VJPs."""
+    recorder.insert()
     part.backward = len(recorder.tape)
 
 
@@ -298,5 +366,5 @@ def take_gradients(
             recorder.leaf(zeros, "constant", f"zeros for ∂L/∂{leaf.label}: disconnected")
             grads.append(zeros)
         else:
-            grads.append(gradient.array)
+            grads.append(gradient.array if recorder.guide is None else recorder.handle(gradient))
     return grads

@@ -6,6 +6,7 @@ from typing import Any
 
 import mlx.core as mx
 
+from nnrepl.record.guide import frozen
 from nnrepl.tape import Op, Operation, Value
 
 _vjp, _add = mx.vjp, mx.add
@@ -37,6 +38,17 @@ class Rule:
         self.wanted = wanted
         self.outputs = outputs
         self.continued = continued
+
+    def guide_key(self) -> Any:
+        """What makes two rules the same in a re-run."""
+        return (
+            self.op.operation,
+            frozen(self.op.args),
+            frozen(self.op.kwargs),
+            self.wanted,
+            self.outputs,
+            self.continued,
+        )
 
 
 def run_vjp(rule: Rule, *arrays: mx.array) -> list[mx.array]:

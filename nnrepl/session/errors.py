@@ -1,5 +1,7 @@
 """What can go wrong at the prompt, each with one line that says what and what to type instead."""
 
+from nnrepl.record.guide import Unwinding
+
 
 class UserError(Exception):
     """A command that cannot be done; the message is for the person."""
@@ -13,9 +15,9 @@ class NoGradient(UserError):
     """A value that no gradient flows to: an answer, not a mistake."""
 
 
-class Quit(BaseException):
-    """Unwinds the program when the person quits. Not an Exception, so that programs do not catch it."""
+class Quit(Unwinding):
+    """Unwinds the program when the person quits."""
 
 
-class Restart(BaseException):
+class Restart(Unwinding):
     """Unwinds the program so that it runs again from its start."""

@@ -15,6 +15,7 @@ from typing import Any
 
 from nnrepl.record.names import ProgramNames
 from nnrepl.record.recorder import Recorder
+from nnrepl.record.transforms import GradientCall
 from nnrepl.session import goals, places
 from nnrepl.session.errors import Quit, Restart, UserError
 from nnrepl.session.expressions import Expressions, Surroundings
@@ -50,7 +51,7 @@ class Hooks:
     def interact(self, session: Session, stop: Stop) -> None:
         """The person has the floor; returns when the program is to run on."""
 
-    def pass_started(self, part: Pass) -> None:
+    def pass_started(self) -> None:
         """A gradient pass is being recorded; nothing is said until its end."""
 
     def cursor_moved(self, position: int) -> None:
@@ -104,12 +105,12 @@ class Session:
         """Listener: an op at the top level of the program; the program waits."""
         self._recorded()
 
-    def pass_started(self, part: Pass) -> None:
+    def pass_started(self, call: GradientCall) -> None:
         """Listener: a gradient pass begins."""
         if os.getpid() == self._process:
-            self.hooks.pass_started(part)
+            self.hooks.pass_started()
 
-    def pass_recorded(self, part: Pass) -> None:
+    def pass_recorded(self, call: GradientCall) -> None:
         """Listener: a gradient pass has been recorded to its end; the program waits."""
         self._recorded()
 

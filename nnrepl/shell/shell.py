@@ -19,7 +19,6 @@ from nnrepl.record.recorder import RECORD
 from nnrepl.session.errors import Quit, Restart, UserError
 from nnrepl.session.session import END_OF_PROGRAM, EXCEPTION, Hooks, Session, Stop
 from nnrepl.shell.readers import PROMPT, Pipe, Reader
-from nnrepl.tape import Pass
 from nnrepl.view.theme import THEMES
 
 PLAIN_WIDTH = 100
@@ -85,7 +84,7 @@ class Shell(Hooks):
 
     # -- hooks -------------------------------------------------------------------------------------------
 
-    def pass_started(self, part: Pass) -> None:
+    def pass_started(self) -> None:
         """Keep what the program prints until the cursor comes by."""
         self.held.hold()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,10 @@ import mlx.core as mx
 import mlx.nn as nn
 
 import nnrepl
+from nnrepl.record.intercept import recording
+from nnrepl.record.names import ProgramNames
+from nnrepl.record.recorder import Recorder
+from nnrepl.tape import Tape
 from tests.support import assert_same_bits
 
 SEED = 7
@@ -32,18 +37,46 @@ class Call:
     after: Callable[[], Any] = tuple
 
 
+Outcome = list[tuple[str, Any]]
+
+
 def compare(make: Callable[[], Call]) -> nnrepl.Trace | None:
-    """Make a call twice, in plain MLX and under nnrepl; asserts that value, gradients, random state and everything
-    else are identical. Where plain MLX raises, nnrepl must raise the same, and there is no trace."""
-    expected, _ = _outcome(make(), _plain)
-    found, trace = _outcome(make(), _traced)
-    assert [kind for kind, _ in found] == [kind for kind, _ in expected], f"{found} is not {expected}"
-    for (kind, wanted), (_, given) in zip(expected, found):
-        if kind in ("error", "random state"):
-            assert given == wanted, kind
-        else:
-            assert_same_bits(wanted, given)
-    return trace
+    """Make a call twice, in plain MLX and in `nnrepl.trace`; asserts that value, gradients, random state and
+    everything else are identical. Where plain MLX raises, nnrepl must raise the same, and there is no trace."""
+    traces: list[nnrepl.Trace] = []
+
+    def traced(call: Call) -> tuple[Any, Any]:
+        trace = nnrepl.trace(call.fn, *call.args, wrt=call.wrt)
+        traces.append(trace)
+        return trace.value, trace.grads
+
+    _assert_same(_outcome(make, plainly), _outcome(make, traced))
+    return traces[0] if traces else None
+
+
+def compare_as_script(make: Callable[[], Call]) -> Tape:
+    """The same, with everything recorded from its start, as `nnrepl program.py` does: the arguments and the
+    model are built under the recorder, gradients are the program's own business, and nothing may come from nowhere.
+    """
+    expected = _outcome(make, plainly)
+    names = ProgramNames()
+    tape = Tape(names)
+    names.tape = tape
+    recorder = Recorder(tape, strict=True, base=sys._getframe())
+    with recording(recorder):
+        found = _outcome(make, plainly)
+    _assert_same(expected, found)
+    assert tape.holes == []
+    return tape
+
+
+def plainly(call: Call) -> tuple[Any, Any]:
+    """Make a call in plain MLX: its value and its gradients."""
+    if call.wrt is None:
+        return call.fn(*call.args), None
+    if isinstance(call.wrt, nn.Module):
+        return nn.value_and_grad(call.wrt, call.fn)(*call.args)
+    return mx.value_and_grad(call.fn, argnums=call.wrt)(*call.args)
 
 
 def check_tape(trace: nnrepl.Trace) -> None:
@@ -90,29 +123,24 @@ def check_receipt_at_once(make: Callable[[], Call]) -> None:
     check_receipt(nnrepl.trace(call.fn, *call.args, wrt=call.wrt))
 
 
-def _outcome(call: Call, run: Callable[[Call], Any]) -> tuple[list[tuple[str, Any]], nnrepl.Trace | None]:
+def _outcome(make: Callable[[], Call], run: Callable[[Call], tuple[Any, Any]]) -> Outcome:
     """What comes of a call: its value, its gradients and what it left behind, or its error."""
+    call = make()
     mx.random.seed(SEED)
-    trace = None
     try:
-        value, grads, trace = run(call)
+        value, grads = run(call)
         mx.eval(value, grads)
         outcome = [("value", value), ("gradients", grads)]
     except Exception as error:
-        outcome = [("error", (type(error), str(error)))]
-    assert mx.random.state is not None
-    state = mx.random.state[0].tolist()
-    return [*outcome, ("random state", state), ("afterwards", call.after())], trace
+        outcome = [("error", f"{type(error).__name__}: {error}")]
+    state: Any = mx.random.state
+    return [*outcome, ("random state", state[0].tolist()), ("afterwards", call.after())]
 
 
-def _plain(call: Call) -> tuple[Any, Any, None]:
-    if call.wrt is None:
-        return call.fn(*call.args), None, None
-    if isinstance(call.wrt, nn.Module):
-        return *nn.value_and_grad(call.wrt, call.fn)(*call.args), None
-    return *mx.value_and_grad(call.fn, argnums=call.wrt)(*call.args), None
-
-
-def _traced(call: Call) -> tuple[Any, Any, nnrepl.Trace]:
-    trace = nnrepl.trace(call.fn, *call.args, wrt=call.wrt)
-    return trace.value, trace.grads, trace
+def _assert_same(expected: Outcome, found: Outcome) -> None:
+    assert [kind for kind, _ in found] == [kind for kind, _ in expected], f"{found} is not {expected}"
+    for (kind, wanted), (_, given) in zip(expected, found):
+        try:
+            assert_same_bits(wanted, given)
+        except AssertionError as error:
+            raise AssertionError(f"{kind}: {error}") from None

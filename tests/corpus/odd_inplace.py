@@ -251,12 +251,10 @@ def attribute_changed(x):
 @differentiated((5, 3))
 def buffer_filled_step_by_step(x):
     buffer = mx.zeros((8, 3))
-    filled = 0
     outputs = []
-    for row in x:
-        buffer[filled] = mx.tanh(row)
-        filled += 1
-        outputs.append(buffer[:filled].sum(axis=0) * row)
+    for at, row in enumerate(x):
+        buffer[at] = mx.tanh(row)
+        outputs.append(buffer[: at + 1].sum(axis=0) * row)
     buffer[:2], buffer[2:4] = buffer[2:4], buffer[:2]
     return mx.stack(outputs).sum() + (buffer * buffer).sum()
 
