@@ -12,6 +12,7 @@ from typing import Any
 import mlx.core as mx
 
 from nnrepl.commands.interpreter import Interpreter
+from nnrepl.programs.exceptions import exit_status
 from nnrepl.programs.script import CannotLoad, Script, load_module, load_script, reset_stdin
 from nnrepl.record.intercept import recording
 from nnrepl.record.names import ProgramNames
@@ -20,10 +21,8 @@ from nnrepl.record.recorder import Recorder
 from nnrepl.session.errors import Quit, Restart
 from nnrepl.session.session import Session
 from nnrepl.shell.readers import Chain, Queue, Reader
-from nnrepl.shell.shell import Shell, exit_status, make_console, make_reader, run_program
+from nnrepl.shell.shell import Shell, make_console, make_reader, run_program
 from nnrepl.tape import Tape
-
-USAGE_ERROR = 2
 
 
 def parser() -> argparse.ArgumentParser:
@@ -45,8 +44,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--plain", action="store_true", help="no colours, no control codes, a plain prompt")
     made.add_argument("--theme", choices=("dark", "light"), default="dark", help="colours for a dark or light terminal")
     made.add_argument("--version", action="version", version=versions())
-    made.add_argument("program", nargs="?", metavar="PROGRAM", help="a script or a notebook; nothing: the example")
-    made.add_argument("args", nargs=argparse.REMAINDER, metavar="ARG", help="the program's own arguments")
+    made.epilog = "PROGRAM is a script or a notebook; without one, the built-in example. ARG are its own arguments."
     return made
 
 
@@ -65,8 +63,7 @@ def example_path(name: str = "simple_nn.py") -> Path:
 def load(options: argparse.Namespace) -> Script:
     """The program that the command line names. Raises CannotLoad."""
     if options.module is not None:
-        given = [] if options.program is None else [options.program]
-        return load_module(options.module, [*given, *options.args])
+        return load_module(options.module, options.args)
     if options.program is None:
         return load_script(str(example_path()), [])
     return load_script(options.program, options.args)
@@ -79,30 +76,45 @@ def given_lines(options: argparse.Namespace) -> list[str]:
         try:
             text = Path(name).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise CannotLoad(f"cannot read {name}: {error}") from None
+            reason = error.strerror if isinstance(error, OSError) else "it is not text in UTF-8"
+            raise CannotLoad(f"cannot read {name}: {reason}") from None
         lines.extend(line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#!"))
     return lines + list(options.commands)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run nnrepl. Returns the exit status: 2 for a wrong command line, else the program's own."""
-    options = parser().parse_args(_before_module(sys.argv[1:] if arguments is None else arguments))
+    own, program = split_arguments(sys.argv[1:] if arguments is None else arguments)
+    options = parser().parse_args(own)
+    options.program, options.args = (program[0], program[1:]) if program else (None, [])
     try:
+        if options.batch and not options.commands and not options.files:
+            raise CannotLoad("--batch runs given commands: add -c COMMAND (such as -c continue) or -x FILE")
         lines = given_lines(options)
         script = load(options)
     except CannotLoad as error:
         print(f"nnrepl: {error}", file=sys.stderr)
-        return USAGE_ERROR
+        return error.status
     return Debugger(options, script, lines).run()
 
 
-def _before_module(arguments: list[str]) -> list[str]:
-    """Everything behind `-m MODULE` is the module's own."""
-    if "-m" in arguments:
-        at = arguments.index("-m")
-        if at + 1 < len(arguments) and not any(not word.startswith("-") for word in arguments[:at][:1]):
-            return [*arguments[: at + 2], "--", *arguments[at + 2 :]] if arguments[at + 2 :] else arguments
-    return arguments
+def split_arguments(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """Where nnrepl's own options end: at the program, or at `-m MODULE`; everything behind is the program's."""
+    at = 0
+    while at < len(arguments):
+        word = arguments[at]
+        if word == "--":
+            return arguments[:at], arguments[at + 1 :]
+        if word == "-m" or (word.startswith("-m") and not word.startswith("--")):
+            end = at + (2 if word == "-m" else 1)
+            return arguments[:end], ["-m", *arguments[end:]]
+        if word in ("-c", "-x", "--theme"):
+            at += 2
+        elif word.startswith("-") and word != "-":
+            at += 1
+        else:
+            return arguments[:at], arguments[at:]
+    return arguments, []
 
 
 class Debugger:
@@ -111,7 +123,8 @@ class Debugger:
     def __init__(self, options: argparse.Namespace, script: Script, lines: list[str]) -> None:
         self.options = options
         self.script = script
-        self.plain = options.plain or not sys.stdin or not sys.stdin.isatty() or not sys.stdout.isatty()
+        streams = (sys.stdin, sys.stdout)
+        self.plain = options.plain or any(stream is None or not stream.isatty() for stream in streams)
         self.console = make_console(options.plain, options.theme)
         self.queue = Queue(lines)
         self.failed = False

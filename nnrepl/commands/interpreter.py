@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import traceback
+from difflib import get_close_matches
 from typing import Any
 
 import mlx.core as mx
@@ -10,9 +11,10 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from nnrepl.commands import table
+from nnrepl.record.guide import Unwinding
 from nnrepl.session.errors import NoGradient, NotYet, UserError
 from nnrepl.session.expressions import masked, parts
-from nnrepl.session.session import Session, Stop
+from nnrepl.session.session import END_OF_PROGRAM, END_OF_TAPE, Session, Stop
 from nnrepl.tape import Op, Value
 from nnrepl.view.stop import stop_view
 from nnrepl.view.tensor import tensor
@@ -25,6 +27,7 @@ class Interpreter:
         session: Where the lines act.
         repeat: What an empty line does: the last motion, or nothing.
         shown: The op that was shown last, so that what has not changed is not repeated.
+        quiet: Whether to be silent about the end of the program (`--batch`).
     """
 
     def __init__(self, session: Session) -> None:
@@ -35,6 +38,7 @@ class Interpreter:
         self.table = table.TABLE
         self.repeat = ""
         self.shown: Op | None = None
+        self.quiet = False
 
     def run(self, line: str) -> RenderableType | None:
         """Run one line. Returns what to show, None for nothing.
@@ -54,23 +58,20 @@ class Interpreter:
         shown = parsed.command.run(self, parsed.text)
         if parsed.command.repeats:
             self.repeat = line.strip() or parsed.command.names[0]
-        hint = self._hint(parsed)
+        hint = self._hint(parsed, line.strip())
         return Group(hint, shown) if hint is not None and shown is not None else shown
 
-    def _hint(self, parsed: table.Line) -> Text | None:
+    def _hint(self, parsed: table.Line, word: str) -> Text | None:
         """A bare word that is a command, and the name of a tensor as well."""
-        if parsed.text or parsed.command is None:
+        if parsed.text or parsed.command is None or self.session.names.newest(word, self.session.cursor) is None:
             return None
-        for name in parsed.command.names:
-            if len(name) <= 2 and self.session.names.newest(name, self.session.cursor) is not None:
-                return Text(f"({name} is also a tensor: p {name} shows it)", style="hint")
-        return None
+        return Text(f"({word} is also a tensor: p {word} shows it)", style="hint")
 
     # -- stops -------------------------------------------------------------------------------------------
 
     def show_stop(self, stop: Stop | None) -> RenderableType | None:
         """The picture of where a motion arrived; None while the program runs on."""
-        if stop is None:
+        if stop is None or (self.quiet and stop.reason in (END_OF_TAPE, END_OF_PROGRAM)):
             return None
         shown: list[RenderableType] = [stop_view(self.session, stop, self.shown)]
         self.shown = self.session.op
@@ -93,7 +94,9 @@ class Interpreter:
         """Evaluate or execute Python."""
         try:
             compile(masked(text), "<prompt>", "eval")
-        except SyntaxError:
+        except (RecursionError, MemoryError):
+            raise UserError("this is too deeply nested for Python") from None
+        except (SyntaxError, ValueError):
             self._guard(lambda: self.session.expressions.execute(text, self.session.where()), text)
             return None
         return self.print(text)
@@ -141,13 +144,31 @@ class Interpreter:
             raise UserError(f"this does not parse: {error.msg}") from None
         except NameError as error:
             raise UserError(self._name_error(error, text)) from None
-        except Exception as error:
-            last = traceback.format_exception_only(type(error), error)[-1].strip()
-            raise UserError(last) from None
+        except Unwinding:
+            raise
+        except (Exception, SystemExit, GeneratorExit) as error:
+            raise UserError(self._reason(error, text)) from None
 
     def _name_error(self, error: NameError, text: str) -> str:
         name = error.name or str(error)
-        if name in self.table and text.strip().startswith(name):
-            rest = text.strip().removeprefix(name).strip()
-            return f"{text.strip()} is valid Python and was read so; to show it, type just {rest}"
-        return f"nothing here is called {name}{self.session.lookup.suggest(name)}"
+        if text.strip() == name:
+            close = get_close_matches(name, self.table.by_name, 1)
+            if close:
+                return f"nothing here is called {name}; did you mean the command {close[0]}?"
+        return f"nothing here is called {name}{self.session.lookup.suggest(name)}" + self._as_command(text)
+
+    def _as_command(self, text: str) -> str:
+        """What to type instead of a line that was meant as a command and is Python."""
+        word, _, rest = text.strip().partition(" ")
+        if word not in self.table or not rest:
+            return ""
+        usage = self.table[word].usage
+        return f" (the line was read as Python; the command is written: {usage})"
+
+    def _reason(self, error: BaseException, text: str) -> str:
+        """What an exception says, in one line."""
+        said = traceback.format_exception_only(type(error), error)[-1].strip().splitlines()
+        first = said[0][:300] if said else type(error).__name__
+        if said[-1].startswith("Invoked with types"):  # nanobind: the signatures in between help nobody
+            first = f"{first.partition(' The following')[0]} {said[-1]}"
+        return first + self._as_command(text)

@@ -56,8 +56,9 @@ def display(it: Interpreter, text: str) -> RenderableType | None:
     """Show an expression at every stop: `display z1`. Without one, show the list now."""
     displays = it.session.displays
     if text:
+        shown = it.print(text, f"{max(displays, default=0) + 1}: {text}")
         displays[max(displays, default=0) + 1] = text
-        return Group(*it.displays()[-1:])
+        return shown
     return Group(*it.displays()) if displays else Text("Nothing is displayed; display z1 begins.", style="hint")
 
 
@@ -88,7 +89,7 @@ def list_(it: Interpreter, text: str) -> RenderableType | None:
     return listing(it.session, text)
 
 
-@command("ll", takes=ANYTHING, group=LOOK)
+@command("ll", takes=NOTHING, group=LOOK)
 def long_list(it: Interpreter, text: str) -> RenderableType | None:
     """Show the whole pass in which the cursor stands."""
     return pass_listing(it.session)

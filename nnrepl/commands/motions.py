@@ -11,7 +11,7 @@ FORWARDS, BACKWARDS, JUMPS = "forwards", "backwards", "jumps"
 
 
 def _count(text: str) -> int:
-    return max(int(text or 1), 1)
+    return min(int(text[:12] or 1), 10**9)
 
 
 @command("step", "s", takes=COUNT, group=FORWARDS, repeats=True)

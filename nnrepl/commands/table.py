@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import keyword
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from nnrepl.session.errors import UserError
 from nnrepl.session.expressions import masked
+from nnrepl.session.lookup import NUMBER
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -154,8 +156,11 @@ def classify(line: str, table: Table = TABLE) -> Line:
     rest = rest.strip()
     if word in table:
         known = table[word]
-        if known.grammar.accepts(rest) and (not rest or not is_python(stripped)):
+        only_comment = rest.startswith("#") and not NUMBER.match(rest)
+        if known.grammar.accepts(rest) and (not rest or only_comment or not is_python(stripped)):
             return Line("command", rest, known)
+        if not rest:
+            raise UserError(f"{word} needs more; it is written: {known.usage}")
     if is_python(stripped):
         return Line("python", stripped)
     if word in table:
@@ -167,7 +172,7 @@ def is_python(text: str) -> bool:
     """Whether a line is valid Python, the names of the tape (`#3`, `layers.0.weight`) included."""
     try:
         ast.parse(masked(text))
-    except (SyntaxError, ValueError):
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
         return False
     return True
 
@@ -178,10 +183,12 @@ def _unknown(line: str, word: str, table: Table) -> UserError:
     try:
         ast.parse(masked(line))
     except (SyntaxError, ValueError) as error:
-        reason = getattr(error, "msg", str(error))
+        reason = str(getattr(error, "msg", error))
+    except (RecursionError, MemoryError):
+        reason = "it is too deeply nested"
     close = get_close_matches(word, table.by_name, 1)
     if close and " " not in word and re.fullmatch(r"[\w-]+", word):
         return UserError(f"there is no command {word}; did you mean {close[0]}?")
-    if re.fullmatch(r"[\w-]+", word) and word != line:
+    if re.fullmatch(r"[A-Za-z][\w-]*", word) and word != line and not keyword.iskeyword(word):
         return UserError(f"there is no command {word}, and as Python it does not parse ({reason}); type help")
     return UserError(f"this does not parse: {reason}")

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import ast
+import io
+import re
+import tokenize
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -39,10 +44,12 @@ def read_notebook(path: str) -> Notebook:
     except ImportError:
         raise ValueError("reading notebooks needs nbformat: pip install 'nnrepl[notebook]'") from None
     try:
-        document = nbformat.reads(text, as_version=4)  # type: ignore[no-untyped-call]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about cells without ids, which nobody here needs
+            document = nbformat.reads(text, as_version=4)  # type: ignore[no-untyped-call]
         sources = [str(cell.source) for cell in document.cells if cell.cell_type == "code"]
-    except Exception as error:  # nbformat raises whatever its parsers raise
-        raise ValueError(f"{path} is not a notebook: {type(error).__name__} while reading it") from None
+    except Exception:  # nbformat raises whatever its parsers raise
+        raise ValueError(f"{path} is not a notebook: it does not hold a notebook's JSON") from None
     notebook = Notebook()
     for number, source in enumerate(sources, 1):
         kept = _without_magics(source, number, notebook.notes)
@@ -53,22 +60,65 @@ def read_notebook(path: str) -> Notebook:
 
 
 def _without_magics(source: str, number: int, notes: list[str]) -> str:
-    """A cell's source with IPython's magics blanked out, so that every line keeps its number."""
+    """A cell's source with IPython's own syntax blanked out, so that every line keeps its number.
+
+    A line is looked at only where a statement begins: inside of a string or of brackets, `%` is Python.
+    """
     lines = source.splitlines()
     first = next((line for line in lines if line.strip()), "")
     if first.startswith("%%"):
-        if first.split()[0] not in ("%%time", "%%timeit", "%%capture"):
-            notes.append(f"cell {number} was skipped: {first.split()[0]} needs IPython")
+        magic = first.split()[0]
+        if magic not in ("%%time", "%%timeit", "%%capture"):
+            notes.append(f"cell {number} was skipped: {magic} needs IPython")
             return "\n" * len(lines)
         lines[lines.index(first)] = ""
-        notes.append(f"cell {number}: {first.split()[0]} was skipped")
-    kept = []
+        notes.append(f"cell {number}: {magic} was skipped")
+    if _parses("\n".join(lines)):
+        return "\n".join(lines) + "\n"
+    kept: list[str] = []
+    begun = 0
     for line in lines:
-        bare = line.lstrip()
-        if bare.startswith(("%", "!")):
-            notes.append(f"cell {number}: {bare.split()[0]} was skipped")
-            indent = line[: len(line) - len(bare)]
-            kept.append(f"{indent}pass" if indent else "")
-        else:
-            kept.append(line)
+        if not _is_open("\n".join(kept[begun:])):
+            begun = len(kept)
+            line, skipped = _plain(line)
+            if skipped:
+                notes.append(f"cell {number}: {skipped} was skipped")
+        kept.append(line)
     return "\n".join(kept) + "\n"
+
+
+_MAGIC = re.compile(r"(?P<indent>\s*)(?P<target>[\w\s,.\[\]]+=\s*)?(?P<magic>[%!]\S*).*")
+_QUESTION = re.compile(r"\s*(\?\??[\w.]+|[\w.]+\?\??)\s*")
+
+
+def _plain(line: str) -> tuple[str, str]:
+    """A line that begins a statement, without IPython's syntax; and what was left out, "" if nothing."""
+    if _QUESTION.fullmatch(line):
+        return "", line.strip()
+    magic = _MAGIC.fullmatch(line)
+    if magic is None:
+        return line, ""
+    indent, target = magic["indent"], magic["target"]
+    if target:
+        return f"{indent}{target.strip()} None", magic["magic"]
+    return (f"{indent}pass" if indent else ""), magic["magic"]
+
+
+def _parses(source: str) -> bool:
+    try:
+        compile(source, "<cell>", "exec", ast.PyCF_ONLY_AST | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    except (SyntaxError, ValueError):
+        return False
+    return True
+
+
+def _is_open(source: str) -> bool:
+    """Whether a piece of source ends inside of brackets or of a string."""
+    try:
+        for _ in tokenize.generate_tokens(io.StringIO(source + "\n").readline):
+            pass
+    except (tokenize.TokenError, IndentationError) as error:
+        return "EOF in multi-line" in str(error)
+    except SyntaxError as error:
+        return "was never closed" in str(error) or "unterminated triple" in str(error)
+    return source.endswith("\\")

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 from collections.abc import Callable
 from typing import IO, Any
 
 
 class _Held(io.RawIOBase):
-    """The raw end of a stream that keeps what is written."""
+    """The raw end of the stream that stands in for standard output."""
 
-    def __init__(self, real: IO[str], keep: Callable[[bytes], None]) -> None:
+    def __init__(self, real: IO[str], keep: Callable[[bytes], bool]) -> None:
         self._real = real
         self._keep = keep
+        self.name = real.name
+        self.mode = "wb"
 
     def writable(self) -> bool:
         return True
@@ -24,14 +27,23 @@ class _Held(io.RawIOBase):
     def fileno(self) -> int:
         return self._real.fileno()
 
+    def flush(self) -> None:
+        if not self._keep(b""):
+            self._real.flush()
+
     def write(self, data: Any) -> int:
         kept = bytes(data)
-        self._keep(kept)
+        if not self._keep(kept):
+            self._real.flush()
+            self._real.buffer.write(kept)  # type: ignore[attr-defined]  # only real text streams are held
         return len(kept)
 
 
 class HeldOutput:
     """Keeps what goes to `sys.stdout`, piece by piece with the position of the op that came next.
+
+    The program may keep the stream that stands in (a logger does): once nothing is held, that passes
+    everything on.
 
     Args:
         position: Tells where the tape ends now.
@@ -42,42 +54,50 @@ class HeldOutput:
         self._pieces: list[tuple[int, bytes]] = []
         self._real: IO[str] | None = None
         self._stream: io.TextIOWrapper | None = None
+        self._holding = False
+        self._process = os.getpid()
 
     def hold(self) -> None:
         """Begin to keep. A program that has put its own object in the place of `sys.stdout` keeps it."""
         real = sys.stdout
-        if self._real is not None or real is None or not isinstance(real, io.TextIOWrapper):
+        if self._holding or not isinstance(real, io.TextIOWrapper):
             return
-        self._real = real
-        raw = _Held(real, lambda data: self._pieces.append((self._position(), data)))
-        self._stream = io.TextIOWrapper(
-            raw,  # type: ignore[arg-type]  # unbuffered, so that each piece gets its position
-            encoding=real.encoding,
-            errors=real.errors,
-            newline="",
-            write_through=True,
-        )
+        if self._stream is None or self._real is not real:
+            self._real = real
+            raw: Any = _Held(real, self._keep)  # unbuffered, so that each piece gets its position
+            self._stream = io.TextIOWrapper(
+                raw, encoding=real.encoding, errors=real.errors, newline="", write_through=True
+            )
+        self._holding = True
         sys.stdout = self._stream
+
+    def _keep(self, data: bytes) -> bool:
+        if not self._holding or os.getpid() != self._process:
+            return False
+        if data:
+            self._pieces.append((self._position(), data))
+        return True
 
     def release(self) -> None:
         """Stop keeping; what was kept waits for `show`."""
-        if self._real is None or self._stream is None:
+        if not self._holding or self._stream is None:
             return
         self._stream.flush()
-        if sys.stdout is self._stream:
+        self._holding = False
+        if sys.stdout is self._stream and self._real is not None:
             sys.stdout = self._real
-        self._stream.detach()
-        self._stream = None
 
     def show(self, position: int | None = None) -> None:
         """Print what the program printed before `position` (all of it by default) and has not been shown."""
         real: Any = self._real
-        if real is None:
+        if real is None or not self._pieces:
             return
         while self._pieces and (position is None or self._pieces[0][0] <= position):
             _, data = self._pieces.pop(0)
             real.flush()
             real.buffer.write(data)
         real.flush()
-        if self._stream is None and not self._pieces:
-            self._real = None
+
+    def forget(self, position: int) -> None:
+        """Drop what was printed from `position` on and has not been shown: the program runs that part again."""
+        self._pieces = [piece for piece in self._pieces if piece[0] < position]

@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
+import ast
+import asyncio
+import builtins
+import inspect
 import io
 import os
 import runpy
 import sys
 import types
-from collections.abc import Iterator
-from contextlib import contextmanager
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import CodeType
 from typing import Any
 
 from nnrepl.programs.notebook import Notebook, read_notebook
 
+USAGE_ERROR, PROGRAM_ERROR = 2, 1
+
 
 class CannotLoad(Exception):
-    """The program cannot be run; the message is one line for the person."""
+    """The program cannot be run; the message is one line for the person.
+
+    Attributes:
+        status: The exit status: 2 where the command line is wrong, 1 where the program is.
+    """
+
+    def __init__(self, message: str, status: int = USAGE_ERROR) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class Script:
@@ -26,62 +39,80 @@ class Script:
     Attributes:
         title: How to call it.
         path: The file, as the program will see it in `__file__`.
+        notes: What the person should know about how it was loaded.
     """
 
-    def __init__(self, title: str, path: str, args: list[str], first_path: str, code: list[CodeType]) -> None:
+    def __init__(self, title: str, path: str, argv: list[str], first_path: str, code: list[CodeType]) -> None:
         self.title = title
         self.path = path
-        self._argv = [path, *args]
+        self._argv = argv
         self._first_path = first_path
         self._code = code
         self._spec: Any = None
+        self._begun = False
         self.notes: list[str] = []
 
     def run(self) -> None:
         """Run it to its end. Raises whatever the program raises, SystemExit included."""
-        with self._as_main() as module:
-            for code in self._code:
-                exec(code, module.__dict__)
+        namespace = self._as_main().__dict__
+        loop: asyncio.AbstractEventLoop | None = None
+        for code in self._code:
+            result = eval(code, namespace)
+            if code.co_flags & inspect.CO_COROUTINE:  # a notebook cell with `await`
+                loop = loop or asyncio.new_event_loop()
+                loop.run_until_complete(result)
 
-    @contextmanager
-    def _as_main(self) -> Iterator[types.ModuleType]:
-        """`__main__`, `sys.argv` and `sys.path[0]` as the program expects them."""
+    def _as_main(self) -> types.ModuleType:
+        """`__main__`, `sys.argv` and `sys.path[0]` as the program expects them. They stay so: threads and
+        exit handlers run after the last line."""
         module = types.ModuleType("__main__")
+        loader: Any = SourceFileLoader("__main__", self.path)
         module.__dict__.update(
-            __file__=self.path, __builtins__=__builtins__, __spec__=self._spec, __loader__=None, __package__=None
+            __file__=self.path, __builtins__=builtins, __spec__=self._spec, __loader__=loader, __cached__=None
         )
+        module.__annotations__ = {}
         if self._spec is not None:
-            module.__package__ = self._spec.parent
-        before = sys.modules.get("__main__"), sys.argv, sys.path[:1]
-        sys.modules["__main__"], sys.argv = module, self._argv
-        sys.path[:1] = [self._first_path]
-        try:
-            yield module
-        finally:
-            main, sys.argv, sys.path[:1] = before
-            if main is not None:
-                sys.modules["__main__"] = main
+            module.__dict__.update(
+                __package__=self._spec.parent, __loader__=self._spec.loader, __cached__=self._spec.cached
+            )
+        if self._path_names(self.path):
+            module.__dict__["display"] = print
+        sys.modules["__main__"], sys.argv = module, list(self._argv)
+        if not self._begun:
+            sys.path[:1] = [self._first_path]
+        self._begun = True
+        return module
+
+    @staticmethod
+    def _path_names(path: str) -> bool:
+        """Whether the program is a notebook, in which IPython's `display` is known."""
+        return path.endswith(".ipynb")
 
 
 def load_script(path: str, args: list[str]) -> Script:
-    """Load a Python file or a notebook.
+    """Load a Python file, a directory with a `__main__.py`, or a notebook.
 
     Raises:
-        CannotLoad: If it is missing, a directory, not readable, or not valid Python.
+        CannotLoad: If it is missing, not readable, or not valid Python.
     """
     file = Path(path)
-    if file.is_dir():
-        raise CannotLoad(f"{path} is a directory; name a program in it, such as {file / 'train.py'}")
+    first = file.resolve().parent
     try:
+        if path and file.is_dir():
+            if not (file / "__main__.py").exists():
+                raise CannotLoad(f"{path} is a directory; name a program in it, such as {file / 'train.py'}")
+            first, file = Path(os.path.abspath(path)), file / "__main__.py"
         if file.suffix == ".ipynb":
             return _notebook(path, args)
-        source = file.read_bytes()
+        source = file.read_bytes() if path else b""
     except FileNotFoundError:
         raise CannotLoad(f"there is no file {path}") from None
     except OSError as error:
         raise CannotLoad(f"cannot read {path}: {error.strerror}") from None
-    first = str(file.resolve().parent)
-    return Script(path, os.path.abspath(path), args, first, [_compile(source, os.path.abspath(path), path)])
+    if not path:
+        raise CannotLoad("the name of the program is empty")
+    absolute = os.path.join(os.getcwd(), file if file.name == "__main__.py" else path)
+    return Script(path, absolute, [path, *args], str(first), [_compile(source, absolute, path)])
 
 
 def load_module(name: str, args: list[str]) -> Script:
@@ -98,7 +129,8 @@ def load_module(name: str, args: list[str]) -> Script:
         raise CannotLoad(f"cannot run module {name}: {error}") from None
     finally:
         del sys.path[0]
-    script = Script(name, spec.origin or name, args, os.getcwd(), [code])
+    origin = spec.origin or name
+    script = Script(name, origin, [origin, *args], os.getcwd(), [code])
     script._spec = spec
     return script
 
@@ -108,20 +140,25 @@ def _notebook(path: str, args: list[str]) -> Script:
         notebook: Notebook = read_notebook(path)
     except ValueError as error:
         raise CannotLoad(str(error)) from None
-    code = [_compile(cell.text.encode(), cell.filename, f"{path}, cell {cell.number}") for cell in notebook.cells]
-    script = Script(path, os.path.abspath(path), args, str(Path(path).resolve().parent), code)
+    code = [
+        _compile(cell.text.encode(), cell.filename, f"{path}, cell {cell.number}", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+        for cell in notebook.cells
+    ]
+    absolute = os.path.join(os.getcwd(), path)
+    script = Script(path, absolute, [path, *args], str(Path(path).resolve().parent), code)
     script.notes = notebook.notes
     return script
 
 
-def _compile(source: bytes, filename: str, shown: str) -> CodeType:
+def _compile(source: bytes, filename: str, shown: str, flags: int = 0) -> CodeType:
     try:
-        return compile(source, filename, "exec", dont_inherit=True)
+        code: CodeType = compile(source, filename, "exec", flags, dont_inherit=True)
+        return code
     except SyntaxError as error:
         where = f"{shown}, line {error.lineno}" if error.lineno else shown
-        raise CannotLoad(f"{where}: {error.msg}") from None
+        raise CannotLoad(f"{where}: {error.msg}", PROGRAM_ERROR) from None
     except ValueError as error:
-        raise CannotLoad(f"{shown} is not a Python program: {error}") from None
+        raise CannotLoad(f"{shown} is not a Python program: {error}", PROGRAM_ERROR) from None
 
 
 def reset_stdin() -> None:

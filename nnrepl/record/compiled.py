@@ -22,12 +22,14 @@ import mlx.core as mx
 
 from nnrepl.record import opaque, trees
 from nnrepl.record.catalog import Callee
+from nnrepl.record.opaque import set_random_state
 from nnrepl.record.recorder import RECORD, Recorder, ready
 from nnrepl.record.repeat import repeat
 from nnrepl.record.special import construct
 from nnrepl.tape import Op, Value
 
 _getframe = sys._getframe
+_RANDOM_STATE: Any = mx.random.state
 _compile, _negative = mx.compile, mx.negative
 
 
@@ -86,9 +88,9 @@ def compiling() -> bool:
         return _negative(array)
 
     probe = _compile(body)
-    for _ in range(2):
+    for _ in range(3):  # MLX runs the very first compiled function of a process twice
         probe(construct(0.0))
-    return len(runs) == 1
+    return len(runs) < 3
 
 
 def switch(recorder: Recorder, callee: Callee) -> Callable[..., None]:
@@ -130,15 +132,20 @@ def call_compiled(
     """Call a compiled function on its own: record its first run for these kinds of arguments, repeat it
     for the next."""
     given = [recorder.value_of(array, frame) for array in trees.arrays((args, kwargs))]
-    taken = [recorder.value_of(array, frame) for array in trees.arrays(inputs)]
+    taken = [recorder.value_of(array, frame) for array in _captured(inputs)]
     key = (_constants((args, kwargs)), tuple(_kind(value, shapeless) for value in (*given, *taken)))
     trace = traces.get(key)
     if trace is not None:
-        return _repeat(recorder, trace, [*given, *taken], outputs)
+        draws = _holds_random_state(inputs)
+        state = _RANDOM_STATE[0]
+        result = _repeat(recorder, trace, [*given, *taken], outputs, draws)
+        if draws and not _holds_random_state(outputs):
+            set_random_state(state)  # the new state is an output that nobody captured
+        return result
     start = len(recorder.tape)
     fresh_args, fresh_kwargs = _new_handles(recorder, (args, kwargs), frame)
     result = fun(*fresh_args, **fresh_kwargs)
-    after = [recorder.value_of(array, frame) for array in trees.arrays(outputs)]
+    after = [recorder.value_of(array, frame) for array in _captured(outputs)]
     held = trees.rebuild(result, lambda array: recorder.value_of(array, frame))
     traces[key] = Trace(recorder.tape.ops[start:], [*given, *taken], held, after)
     return _hand_out(recorder, held)
@@ -176,10 +183,23 @@ def _map_values(tree: Any, give: Callable[[Value], mx.array]) -> Any:
     return tree
 
 
-def _repeat(recorder: Recorder, trace: Trace, inputs: list[Value], outputs: Any) -> Any:
+def _captured(tree: Any) -> list[mx.array]:
+    """The arrays of a captured tree; the random state in it is treated apart."""
+    return [] if tree is None else [array for array in trees.arrays(tree) if array is not _RANDOM_STATE[0]]
+
+
+def _holds_random_state(tree: Any) -> bool:
+    if isinstance(tree, (list, tuple)):
+        return any(map(_holds_random_state, tree))
+    if isinstance(tree, dict):
+        return any(map(_holds_random_state, dict.values(tree)))
+    return tree is _RANDOM_STATE
+
+
+def _repeat(recorder: Recorder, trace: Trace, inputs: list[Value], outputs: Any, draws: bool) -> Any:
     """Put the ops of an earlier run on the tape again, on other inputs."""
     now = dict(zip(trace.inputs, inputs))
-    repeat(recorder, trace.ops, now)
+    repeat(recorder, trace.ops, now, draws)
     filled = iter([now.get(value, value) for value in trace.outputs])
     if outputs is not None:
         trees.fill(outputs, lambda _: recorder.handle(next(filled)))

@@ -91,6 +91,9 @@ def _install(recorder: Recorder, patches: _Patches) -> None:
         wrapper = _wrapper(recorder, callee)
         if wrapper is None or callee.attribute not in vars(callee.holder):
             continue
+        if callee.holder is not mx.array:
+            # MLX's functions do not become methods when they are class attributes; nor must these.
+            wrapper = staticmethod(wrapper)
         patches.set(callee.holder, callee.attribute, wrapper)
         replaced[id(callee.original)] = (callee.original, wrapper)
     patches.clear_vectorcall(mx.array)

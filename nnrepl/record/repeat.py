@@ -4,19 +4,24 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from nnrepl.tape import GRADIENT_PASS, BackwardOp, Gradient, Op, Pass, Value
+import mlx.core as mx
+
+from nnrepl.tape import GRADIENT_PASS, BackwardOp, DrawnKey, Gradient, Leaf, Op, Pass, Value
+
+_copy, _uniform = mx.array.__copy__, mx.random.uniform
 
 if TYPE_CHECKING:
     from nnrepl.record.recorder import Recorder
 
 
-def repeat(recorder: Recorder, ops: list[Op], now: dict[Value, Value]) -> None:
+def repeat(recorder: Recorder, ops: list[Op], now: dict[Value, Value], draws: bool = False) -> None:
     """Put `ops` on the tape again, pass by pass.
 
     Args:
         recorder: Writes on its tape.
         ops: Ops of earlier passes, in order.
         now: Which value stands for which old one; the new results are added to it.
+        draws: Whether random numbers are drawn anew from the global state; else they are those of the ops.
     """
     again: dict[Op, Op] = {}
     copies: dict[Pass, Pass] = {}
@@ -24,6 +29,7 @@ def repeat(recorder: Recorder, ops: list[Op], now: dict[Value, Value]) -> None:
         part = copies.get(op.part)
         if part is None:
             part = copies[op.part] = _open(recorder, op.part)
+            _enter_leaves(recorder, op.part, now)
         inputs = tuple([now.get(value, value) for value in op.inputs])
         args, kwargs = exchange(op.args, now), exchange(op.kwargs, now)
         if op.of is None:
@@ -37,7 +43,7 @@ def repeat(recorder: Recorder, ops: list[Op], now: dict[Value, Value]) -> None:
             recorder.insert()
         known = None if recorder.guide is None else recorder.guide.recall(recorder, new)
         if known is None:
-            new.outputs = _outputs(recorder, op, new, now)
+            new.outputs = _outputs(recorder, op, new, now, draws)
         else:
             new.outputs = known.outputs
             now.update(zip(op.outputs, known.outputs))
@@ -46,6 +52,15 @@ def repeat(recorder: Recorder, ops: list[Op], now: dict[Value, Value]) -> None:
         again[op] = new
     for old, part in copies.items():
         _close(recorder, old, part, now, again)
+
+
+def _enter_leaves(recorder: Recorder, old: Pass, now: dict[Value, Value]) -> None:
+    """The leaves with which a pass began come from other values now."""
+    for leaf in old.wrt:
+        origin = leaf.origin
+        if origin is not None and origin in now and isinstance(leaf, Leaf):
+            array = _copy(now[origin].array)
+            now[leaf] = recorder.leaf(array, leaf.kind, leaf.label, now[origin])
 
 
 def exchange(part: Any, now: dict[Value, Value]) -> Any:
@@ -62,8 +77,10 @@ def exchange(part: Any, now: dict[Value, Value]) -> Any:
     return part
 
 
-def _outputs(recorder: Recorder, old: Op, new: Op, now: dict[Value, Value]) -> tuple[Value, ...]:
+def _outputs(recorder: Recorder, old: Op, new: Op, now: dict[Value, Value], draws: bool) -> tuple[Value, ...]:
     outputs = []
+    if draws:
+        _draw_anew(recorder, new)
     with recorder.muted():
         arrays = new.compute()
     for before, array in zip(old.outputs, arrays):
@@ -80,6 +97,17 @@ def _outputs(recorder: Recorder, old: Op, new: Op, now: dict[Value, Value]) -> t
         now[before] = value
         outputs.append(value)
     return tuple(outputs)
+
+
+def _draw_anew(recorder: Recorder, op: Op) -> None:
+    """Let a random op take its key from the global state, which moves on as if the op had drawn it."""
+    if not any(isinstance(part, DrawnKey) for part in (*op.args, *op.kwargs.values())):
+        return
+    key = recorder.drawn()
+    op.args = tuple([key if isinstance(part, DrawnKey) else part for part in op.args])
+    op.kwargs = {name: key if isinstance(part, DrawnKey) else part for name, part in op.kwargs.items()}
+    with recorder.muted():
+        _uniform()
 
 
 def _open(recorder: Recorder, old: Pass) -> Pass:

@@ -18,7 +18,7 @@ import mlx.core as mx
 from nnrepl.record.opaque import set_random_state
 from nnrepl.record.recorder import current
 from nnrepl.record.stack import is_module
-from nnrepl.session.errors import UserError
+from nnrepl.session.errors import Quit, UserError
 from nnrepl.session.lookup import Lookup
 from nnrepl.tape import Activation, Value
 
@@ -184,7 +184,7 @@ class Expressions:
             if value is not None:
                 namespace[name] = self.array_for(value)
             elif name == "grad":
-                namespace[name] = lambda of: self._grad(of, where)
+                namespace[name] = _Grad(self, where)
             else:
                 self._from_program(name, namespace, where)
         return namespace
@@ -199,10 +199,12 @@ class Expressions:
                 return
         if name == "mx":
             namespace[name] = mx
+        elif name in ("exit", "quit"):
+            namespace[name] = _leave
         elif name in ("nn", "optim") and (module := sys.modules.get(f"mlx.{_SHORT[name]}")) is not None:
             namespace[name] = module
 
-    def _grad(self, of: Any, where: Surroundings) -> mx.array:
+    def gradient(self, of: Any, where: Surroundings) -> mx.array:
         """`grad(z1)`: the gradient of the loss with respect to a value of the tape."""
         value = self.value_of(of)
         if value is None and isinstance(of, str):
@@ -225,6 +227,25 @@ class Expressions:
         if frame.f_locals is not frame.f_globals and sys.version_info < (3, 13):
             # Before 3.13 f_locals is a copy: hand it back to the frame, as pdb has it done.
             ctypes.pythonapi.PyFrame_LocalsToFast(ctypes.py_object(frame), ctypes.c_int(0))
+
+
+def _leave(*_: object) -> None:
+    """`exit()`, as at any Python prompt."""
+    raise Quit
+
+
+class _Grad:
+    """`grad` at the prompt."""
+
+    def __init__(self, expressions: Expressions, where: Surroundings) -> None:
+        self._expressions = expressions
+        self._where = where
+
+    def __call__(self, of: Any = None) -> mx.array:
+        return self._expressions.gradient(of, self._where)
+
+    def __repr__(self) -> str:
+        return "grad(z1): the gradient of the loss with respect to z1"
 
 
 _SHORT = {"nn": "nn", "optim": "optimizers"}

@@ -15,9 +15,11 @@ class Goal(Protocol):
 
     Attributes:
         reason: What to say on arrival.
+        sought: The place that it looks for, "" if any will do.
     """
 
     reason: str
+    sought: str
 
     def find(self, tape: Tape) -> int | None:
         """The position to stop at, if it has been recorded."""
@@ -26,9 +28,10 @@ class Goal(Protocol):
 class At:
     """A fixed position."""
 
-    def __init__(self, position: int, reason: str = "") -> None:
+    def __init__(self, position: int, reason: str = "", sought: str = "") -> None:
         self.position = position
         self.reason = reason
+        self.sought = sought
 
     def find(self, tape: Tape) -> int | None:
         return self.position if self.position < len(tape) else None
@@ -42,6 +45,7 @@ class FirstForward:
     """The first op of the first forward pass."""
 
     reason = "first op"
+    sought = ""
 
     def __init__(self, started: Callable[[], bool]) -> None:
         self._started = started
@@ -80,6 +84,7 @@ class Until:
 
     def __init__(self, place: Place, start: int) -> None:
         self.reason = f"reached {place.text}"
+        self.sought = place.text
         self._place = place
         self._seen = start
 
@@ -95,6 +100,7 @@ class Never:
     """Run to the end."""
 
     reason = ""
+    sought = ""
 
     def find(self, tape: Tape) -> int | None:
         return None

@@ -8,7 +8,7 @@ from nnrepl.record.names import GRADIENT_SIGN, ProgramNames
 from nnrepl.session.errors import NoGradient, NotYet, UserError
 from nnrepl.tape import GRADIENT_PASS, Op, Pass, Tape, Value
 
-NUMBER = re.compile(r"#(-?\d+)(?:\.(\d+))?")
+NUMBER = re.compile(r"#(-?\d{1,12})(?:\.(\d{1,9}))?")
 
 
 class Lookup:

@@ -57,7 +57,7 @@ def _number(text: str, lookup: Lookup) -> Place | None:
     match = re.fullmatch(r"#?(-?\d+)", text)
     if match is None:
         return None
-    index = int(match[1])
+    index = int(match[1][:12])
     if index == 0:
         raise UserError("ops count from #1; setup counts backwards from #-1")
     position = lookup.tape.position(index)
@@ -65,13 +65,18 @@ def _number(text: str, lookup: Lookup) -> Place | None:
 
 
 def _line(text: str, lookup: Lookup) -> Place | None:
-    match = re.fullmatch(r"(.*):(\d+)", text)
+    match = re.fullmatch(r"(.*?):(\d{1,9})", text)
     if match is None:
         return None
     file, line = match[1], int(match[2])
+    in_cell = re.fullmatch(r"(.*?) ?cell (\d{1,9})", file)
+    cell = int(in_cell[2]) if in_cell else None
+    file = in_cell[1] if in_cell else file
 
     def matches(op: Op) -> bool:
         source = op.source
+        if cell is not None and source.cell != cell:
+            return False
         return source.line <= line <= source.end_line and _is_file(source.file, file)
 
     return Place(text, "line", matches)

@@ -37,12 +37,14 @@ class Stop:
         position: Where the cursor stands.
         passed: The op that was just gone over, if it was a motion from op to op.
         error: The exception, where one is the reason.
+        missed: What was sought and not found, in words.
     """
 
     reason: str
     position: int
     passed: tuple[Op, ...] = ()
     error: BaseException | None = None
+    missed: str = ""
 
 
 class Hooks:
@@ -137,9 +139,11 @@ class Session:
             raised = [op.position for op, raised in self.tape.errors.items() if raised is error]
             self._arrive(raised[-1] if raised else len(self.tape), EXCEPTION, error)
         elif isinstance(goal, goals.FirstForward):
-            self._arrive(0, END_OF_PROGRAM)
+            self._arrive(0, END_OF_PROGRAM, error)
         else:
             self._arrive(len(self.tape), END_OF_PROGRAM, error)
+            if goal is not None and goal.sought:
+                self.stop = Stop(END_OF_PROGRAM, self.cursor, (), error, f"{goal.sought} was not reached")
         self._interact()
 
     def _interact(self) -> None:
@@ -171,6 +175,9 @@ class Session:
             self.resuming = True
             return None
         at_end = self.cursor >= len(self.tape)
+        sought = goal.sought
+        if sought:
+            raise UserError(f"nothing ahead is at {sought}; {self.lookup.extent()}")
         return self._arrive(len(self.tape), END_OF_TAPE if at_end else "")
 
     def step(self, count: int = 1) -> Stop | None:
@@ -250,7 +257,7 @@ class Session:
         if 0 <= position < len(self.tape):
             return self._arrive(position)
         if position >= len(self.tape) and self.running:
-            return self._forward(goals.At(position))
+            return self._forward(goals.At(position, sought=place.text))
         raise UserError(f"there is no op #{index}; {self.lookup.extent()}")
 
     def _nearest(self, place: Place) -> int | None:

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
 import traceback
 from collections.abc import Callable
 from types import FrameType
-from typing import Any
+from typing import IO, Any, cast
 
 from rich.console import Console, RenderableType
 from rich.text import Text
 
 from nnrepl.commands.interpreter import Interpreter
+from nnrepl.programs.exceptions import clean_walks, print_exception
 from nnrepl.programs.output import HeldOutput
+from nnrepl.record.guide import Unwinding
 from nnrepl.record.recorder import RECORD
-from nnrepl.session.errors import Quit, Restart, UserError
-from nnrepl.session.session import END_OF_PROGRAM, EXCEPTION, Hooks, Session, Stop
+from nnrepl.session.errors import NoGradient, NotYet, Quit, UserError
+from nnrepl.session.goals import Never
+from nnrepl.session.session import EXCEPTION, Hooks, Session, Stop
 from nnrepl.shell.readers import PROMPT, Pipe, Reader
 from nnrepl.view.theme import THEMES
 
@@ -26,10 +30,13 @@ PLAIN_WIDTH = 100
 
 def make_console(plain: bool, theme: str = "dark") -> Console:
     """A console on the real standard output; without colours and control codes where there is no terminal."""
-    stdout = sys.stdout
-    width = None if stdout.isatty() else int(os.environ.get("COLUMNS") or PLAIN_WIDTH)
+    stdout: Any = sys.stdout if sys.stdout is not None else io.StringIO()
+    terminal = stdout.isatty()
+    columns = os.environ.get("COLUMNS", "")
+    width = None if terminal else int(columns) if columns.isdigit() and int(columns) else PLAIN_WIDTH
+    plain = plain or not terminal
     return Console(
-        file=stdout,
+        file=cast(IO[str], _Tolerant(stdout)),
         width=width,
         color_system=None if plain else "auto",
         force_terminal=False if plain else None,
@@ -38,6 +45,21 @@ def make_console(plain: bool, theme: str = "dark") -> Console:
         markup=False,
         emoji=False,
     )
+
+
+class _Tolerant:
+    """A text stream that shows another sign where it cannot show one, and is the given stream otherwise."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        encoding = getattr(self._stream, "encoding", None) or "utf-8"
+        written: int = self._stream.write(text.encode(encoding, "replace").decode(encoding))
+        return written
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 def make_reader(interpreter: Interpreter, plain: bool = False) -> Reader:
@@ -74,6 +96,7 @@ class Shell(Hooks):
         self.session = session
         self.console = console
         self.interpreter = Interpreter(session)
+        self.interpreter.quiet = quiet
         self.reader = make_reader(self.interpreter)
         self.banner = banner
         self.quiet = quiet
@@ -85,8 +108,9 @@ class Shell(Hooks):
     # -- hooks -------------------------------------------------------------------------------------------
 
     def pass_started(self) -> None:
-        """Keep what the program prints until the cursor comes by."""
-        self.held.hold()
+        """Keep what the program prints until the cursor comes by, if it may stop on the way."""
+        if not isinstance(self.session.goal, Never):
+            self.held.hold()
 
     def cursor_moved(self, position: int) -> None:
         """Show what the program printed before the cursor."""
@@ -113,7 +137,7 @@ class Shell(Hooks):
             self.show(Text(""))
             self.banner = ""
         self.show(self.interpreter.show_stop(stop))
-        if stop.reason == EXCEPTION or (stop.reason == END_OF_PROGRAM and not session.tape.ops):
+        if stop.reason == EXCEPTION and session.tape.ops:
             self.show(Text("The program is over; you can walk back from here.", style="hint"))
 
     # -- lines ---------------------------------------------------------------------------------------------
@@ -123,6 +147,10 @@ class Shell(Hooks):
         try:
             line = self.reader.read()
         except KeyboardInterrupt:
+            return True
+        except UnicodeDecodeError:
+            self.failed = True
+            self.show(Text("this line is not text in UTF-8", style="error"))
             return True
         if line is None:
             if self.session.running:
@@ -137,11 +165,28 @@ class Shell(Hooks):
         """Run one line and show what it gives; what goes wrong is one line."""
         try:
             self.show(self.interpreter.run(line))
+        except (NotYet, NoGradient) as answer:
+            self.show(Text(str(answer), style="hint"))
         except UserError as error:
             self.failed = True
             self.show(Text(str(error), style="error"))
+        except Unwinding:
+            raise
+        except Exception as error:
+            self._own_failure(line, error)
         except KeyboardInterrupt:
             self.show(Text("interrupted; what had been evaluated stays", style="hint"))
+
+    def _own_failure(self, line: str, error: Exception) -> None:
+        """A command failed in a way that nobody foresaw: a bug of nnrepl's, but no reason to lose a session."""
+        self.failed = True
+        if os.environ.get("NNREPL_DEBUG"):
+            traceback.print_exception(error)
+        what = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+        shown = line.strip() if len(line) <= 60 else line.strip()[:57] + "..."
+        self.show(
+            Text(f"nnrepl itself failed on {shown!r} ({what}). NNREPL_DEBUG=1 shows where; nothing is lost.", "error")
+        )
 
     def show(self, renderable: RenderableType | None) -> None:
         """Show something, unless there is nothing to show."""
@@ -174,8 +219,9 @@ def run_program(run: Callable[[], Any], session: Session) -> BaseException | Non
     """
     error: BaseException | None = None
     try:
-        run()
-    except (Quit, Restart):
+        with clean_walks():
+            run()
+    except Unwinding:
         raise
     except BaseException as raised:
         error = raised
@@ -183,41 +229,3 @@ def run_program(run: Callable[[], Any], session: Session) -> BaseException | Non
             print_exception(raised)
     session.ended(error)
     return error
-
-
-def print_exception(error: BaseException) -> None:
-    """Print a traceback as plain Python would: without nnrepl's own frames."""
-    sys.stdout.flush()
-    error.__traceback__ = _without_own(error.__traceback__)
-    if sys.excepthook is not sys.__excepthook__:
-        sys.excepthook(type(error), error, error.__traceback__)
-    else:
-        traceback.print_exception(error)
-
-
-def _without_own(trace: Any) -> Any:
-    while trace is not None and _is_own(trace.tb_frame):
-        trace = trace.tb_next
-    if trace is not None:
-        trace.tb_next = _without_own(trace.tb_next)
-    return trace
-
-
-def _is_own(frame: FrameType) -> bool:
-    name = str(frame.f_globals.get("__name__", ""))
-    return name == "nnrepl" or name.startswith("nnrepl.")
-
-
-def exit_status(error: BaseException | None) -> int:
-    """The exit status that plain Python would give."""
-    if error is None:
-        return 0
-    if isinstance(error, SystemExit):
-        code = error.code
-        if code is None:
-            return 0
-        if isinstance(code, int):
-            return code
-        print(code, file=sys.stderr)
-        return 1
-    return 130 if isinstance(error, KeyboardInterrupt) else 1

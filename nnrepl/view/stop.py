@@ -133,8 +133,11 @@ def _end(session: Session, stop: Stop) -> Text:
     if isinstance(error, SystemExit):
         code = error.code
         status = f" (exit status {code if isinstance(code, int) else 0 if code is None else 1})"
-    text = Text(f"The program has ended{status}.", style="heading")
-    if session.tape.ops:
+    text = Text(f"{stop.missed}: " if stop.missed else "", style="warning")
+    text.append(f"The program has ended{status}.", style="heading")
+    if not session.tape.ops:
+        text.append(" It did not call MLX once, so there is nothing to step through.", style="hint")
+    else:
         text.append(" You can still go back and look around.", style="hint")
     return text
 

@@ -62,7 +62,38 @@ def weight_tied_by_hand():
         model.layers[2].weight = model.layers[0].weight
         return (model(x) ** 2).mean()
 
-    return Call(nn.value_and_grad(model, loss), [_data(3, 4)], after=model.parameters)
+    return Call(lambda x: nn.value_and_grad(model, loss)(x), [_data(3, 4)], after=model.parameters)
+
+
+@built
+def transforms_made_before():
+    model = _model(lambda: nn.Linear(4, 2))
+    step = nn.value_and_grad(model, lambda x: (model(x) ** 2).mean())
+    rows = mx.vmap(lambda row: model(row) * 2)
+
+    def run(x):
+        loss, grads = step(x)
+        model.update(tree_map(lambda p, g: p - 0.1 * g, model.parameters(), grads))
+        return loss, rows(x).sum() + model(x).mean(), step(x)
+
+    return Call(run, [_data(3, 4)], after=model.parameters)
+
+
+@built
+def mlx_functions_kept_before():
+    """Functions of MLX that objects, defaults and tables hold since before the recording began."""
+
+    class Holder:
+        inner = staticmethod(mx.exp)
+
+        def __init__(self):
+            self.outer = mx.tanh
+
+        def __call__(self, x, last=mx.sin):
+            return self.inner(x) * self.outer(x) * last(x)
+
+    holder, table, bound = Holder(), {"cos": mx.cos}, functools.partial(mx.multiply, 2.0)
+    return Call(lambda x: (holder(x) * table["cos"](x) * bound(x)).sum(), [_data(3, 4)], 0)
 
 
 @built

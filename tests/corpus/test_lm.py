@@ -1,11 +1,11 @@
 """The models of mlx-lm, in miniature: trained, sampled from, and in the ways in which mlx-lm itself tunes them.
 
-By default all are trained, and every third of them writes text; NNREPL_ALL_MODELS=1 lets all of them write.
+By default all are trained under `nnrepl.trace`, and some are recorded as a script, verified before anything is evaluated,
+and write text; with NNREPL_ALL_MODELS=1 all of them do everything.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -24,13 +24,20 @@ from mlx_lm.tuner.trainer import TrainingArgs, grad_checkpoint, train
 from mlx_lm.tuner.utils import linear_to_lora_layers
 
 from tests.corpus import lm
-from tests.corpus.checks import Call, check_receipt, check_tape, check_walk, compare
+from tests.corpus.checks import (
+    Call,
+    check_receipt,
+    check_receipt_at_once,
+    check_tape,
+    check_walk,
+    compare,
+    compare_as_script,
+    some,
+)
 from tests.support import plain_and_traced
 
 TRAINED = [name for name in lm.MODELS if name not in lm.UNTRAINABLE]
 WRITING = [name for name in lm.MODELS if name not in lm.SILENT]
-if os.environ.get("NNREPL_ALL_MODELS") != "1":
-    WRITING = WRITING[::3]
 
 
 @pytest.mark.parametrize("name", TRAINED)
@@ -42,6 +49,21 @@ def test_training(name: str) -> None:
     check_receipt(trace)
 
 
+def training(name: str) -> Call:
+    model = lm.tiny(name).train()
+    return Call(lm.loss_of(model), [lm.tokens_for(name)], model)
+
+
+@pytest.mark.parametrize("name", some(TRAINED, 3))
+def test_training_as_a_script(name: str) -> None:
+    compare_as_script(lambda: training(name))
+
+
+@pytest.mark.parametrize("name", some(TRAINED, 6, 1))
+def test_receipt_before_anything_is_evaluated(name: str) -> None:
+    check_receipt_at_once(lambda: training(name))
+
+
 @pytest.mark.parametrize("name", sorted(lm.UNTRAINABLE))
 def test_forward_only(name: str) -> None:
     model = lm.tiny(name).train()
@@ -51,7 +73,7 @@ def test_forward_only(name: str) -> None:
     assert compare(lambda: Call(lm.loss_of(model), [lm.tokens_for(name)], model)) is None
 
 
-@pytest.mark.parametrize("name", WRITING)
+@pytest.mark.parametrize("name", some(WRITING, 3, 2))
 def test_writing(name: str) -> None:
     """A prompt, then one sampled token at a time, with the model's own cache."""
     model = lm.tiny(name).eval()

@@ -1,0 +1,57 @@
+"""Every layer, activation, loss, initializer and optimizer of MLX."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from tests.corpus import layers
+from tests.corpus.checks import (
+    Call,
+    check_receipt,
+    check_receipt_at_once,
+    check_tape,
+    check_walk,
+    compare,
+    compare_as_script,
+    some,
+)
+
+PROGRAMS: list[tuple[Callable[[str], Call], str]] = [
+    *[(layers.layer_call, name) for name in layers.LAYERS],
+    *[(layers.input_call, name) for name in layers.LAYERS if layers.has_parameters(name)],
+    *[(layers.activation_call, name) for name in layers.ACTIVATIONS],
+    *[(layers.loss_call, name) for name in layers.LOSSES],
+    *[(layers.initializer_call, name) for name in layers.INITIALIZERS],
+    *[(layers.optimizer_call, name) for name in layers.OPTIMIZERS],
+    *[(layers.functional_optimizer_call, name) for name in layers.OPTIMIZERS],
+]
+
+
+def programs(chosen: list[tuple[Callable[[str], Call], str]]) -> pytest.MarkDecorator:
+    ids = [f"{make.__name__.removesuffix('_call')} {name}" for make, name in chosen]
+    return pytest.mark.parametrize(("make", "name"), chosen, ids=ids)
+
+
+def test_no_layer_is_forgotten() -> None:
+    assert layers.missing() == []
+
+
+@programs(PROGRAMS)
+def test_agrees_with_mlx(make: Callable[[str], Call], name: str) -> None:
+    trace = compare(lambda: make(name))
+    assert trace is not None, "it raises in plain MLX"
+    check_tape(trace)
+    check_walk(trace)
+    check_receipt(trace)
+
+
+@programs(some(PROGRAMS, 2))
+def test_agrees_as_a_script(make: Callable[[str], Call], name: str) -> None:
+    compare_as_script(lambda: make(name))
+
+
+@programs(some(PROGRAMS, 3))
+def test_receipt_before_anything_is_evaluated(make: Callable[[str], Call], name: str) -> None:
+    check_receipt_at_once(lambda: make(name))
