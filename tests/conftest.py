@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import mlx.core as mx
 import pytest
@@ -16,3 +17,12 @@ def _clean() -> Iterator[None]:
     mx.random.seed(0)
     yield
     assert current() is None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What does not agree with MLX yet is named in `known_failures.txt`; a line there that is no longer true fails."""
+    lines = (Path(__file__).parent / "known_failures.txt").read_text().splitlines()
+    known = {line for line in lines if line and not line.startswith("#")}
+    for item in items:
+        if item.nodeid in known:
+            item.add_marker(pytest.mark.xfail(strict=True, reason="see tests/known_failures.txt"))

@@ -11,16 +11,20 @@ from typing import Any
 
 import mlx.core as mx
 
-from nnrepl.record import trees
+from nnrepl.record import rerun, trees
+from nnrepl.record.guide import Diverged, Guide
 from nnrepl.record.intercept import recording
 from nnrepl.record.names import ProgramNames
 from nnrepl.record.opaque import parameter_names, title
 from nnrepl.record.recorder import Recorder
+from nnrepl.record.rerun import CannotExchange
 from nnrepl.record.stack import is_module
 from nnrepl.record.verify import Receipt, verify
 from nnrepl.session.errors import NoGradient, UserError
 from nnrepl.session.lookup import Lookup
 from nnrepl.tape import RUN_PASS, Op, OpSequence, Tape, Value
+from nnrepl.timeline.edits import BadEdit, Edit, make_edit, place_of
+from nnrepl.timeline.world import World
 
 
 class Trace:
@@ -34,11 +38,12 @@ class Trace:
         names: What its values are called.
     """
 
-    def __init__(self, tape: Tape, names: ProgramNames, value: Any, grads: Any) -> None:
+    def __init__(self, call: Call, tape: Tape, names: ProgramNames, value: Any, grads: Any) -> None:
         self.value = value
         self.grads = grads
         self.tape = tape
         self.names = names
+        self._call = call
         self._lookup = Lookup(tape, names)
 
     @property
@@ -73,6 +78,38 @@ class Trace:
         except NoGradient:
             return None
 
+    def set(self, of: str | Value, new: Any) -> Trace:
+        """Change a value, and everything that depends on it; nothing else is computed again.
+
+        The change is an op of the new trace's tape. A parameter or an input is changed where it enters, the
+        result of an op where it was made. The function, its arguments and the model are left as they were.
+
+        Args:
+            of: A name or a Value of this trace.
+            new: An array, a number for all elements, or a function of the old array.
+
+        Returns:
+            The trace with the change: a timeline that shares its past with this one.
+
+        Raises:
+            KeyError: If nothing is called so.
+            UserError: If the change cannot be made, or the function does something else when it runs again.
+        """
+        value = self[of] if isinstance(of, str) else of
+        name = of if isinstance(of, str) else value.name
+        target, position = place_of(self.tape, value)
+        recorder = self._call.recorder(self.tape, None)
+
+        def compute() -> Any:
+            return new(recorder.handle(target)) if callable(new) else new
+
+        try:
+            with recording(recorder):
+                edit = make_edit(recorder, target, name, f"{name} = {new!r}", position, compute)
+        except BadEdit as error:
+            raise UserError(str(error)) from None
+        return self._call.again(self.tape, edit)
+
     def verify(self) -> Receipt:
         """The receipt for the recording: see `nnrepl.record.verify`. Evaluates it."""
         return verify(self.tape, *self.tape.passes)
@@ -93,15 +130,80 @@ def trace(fn: Callable[..., Any], *args: Any, wrt: Any = None, **kwargs: Any) ->
     Raises:
         Whatever `fn` raises, or MLX.
     """
-    names = ProgramNames()
-    tape = Tape(names)
-    names.tape = tape
-    recorder = Recorder(tape, strict=False, base=sys._getframe())
-    recorder.start()
-    with recording(recorder), _left_as_found(wrt):
-        _enter_arguments(recorder, fn, args, kwargs)
-        value, grads = run(recorder, fn, args, kwargs, wrt)
-    return Trace(tape, names, value, grads)
+    return Call(fn, args, kwargs, wrt).first()
+
+
+class Call:
+    """One call of a function, which can be made again from the state in which it was first made."""
+
+    def __init__(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], wrt: Any) -> None:
+        self.fn = fn
+        self.args = args
+        self.kwargs = kwargs
+        self.wrt = wrt
+        self._roots = [fn, args, kwargs, wrt]
+        self._world = World(self._roots)
+
+    def first(self) -> Trace:
+        """Make the call, and record it."""
+        names = ProgramNames()
+        tape = Tape(names)
+        names.tape = tape
+        recorder = Recorder(tape, strict=False)
+        with recording(recorder), _left_as_found(self.wrt):
+            return self._run(recorder, names)
+
+    def again(self, old: Tape, edit: Edit) -> Trace:
+        """Make the call again with an edit; afterwards everything is as it was before."""
+        names = ProgramNames()
+        tape = old.fork(0, names)
+        names.tape = tape
+        expected = [*old.ops[: edit.position], *edit.ops]
+        part = old.pass_at(edit.position)
+        recorder = self.recorder(tape, Guide(expected, old.ops[edit.position :], old, part), old)
+        now = World([*self._roots, *(leaf.held for leaf in leaves_of(old))])
+        self._world.restore()
+        try:
+            with recording(recorder), _left_as_found(self.wrt):
+                return self._run(recorder, names)
+        except Diverged as error:
+            raise UserError(str(error)) from None
+        except CannotExchange:
+            raise UserError(f"{edit.name} cannot take another shape or dtype here: the program holds it") from None
+        finally:
+            now.restore()
+            for value, array in recorder.overwritten:
+                value.held = array  # it has its old content again, and is how the program knows the value
+
+    def recorder(self, tape: Tape, guide: Guide | None, old: Tape | None = None) -> Recorder:
+        """A recorder for another run, which knows the arrays that the function had from outside."""
+        recorder = Recorder(tape, strict=False)
+        recorder.guide = guide
+        for leaf in leaves_of(old or tape):
+            if leaf.held is not None:
+                recorder.live[id(leaf.held)] = leaf
+        return recorder
+
+    def _run(self, recorder: Recorder, names: ProgramNames) -> Trace:
+        recorder.stack.begin(sys._getframe())
+        rerun.insert(recorder)
+        recorder.start()
+        _enter_arguments(recorder, self.fn, self.args, self.kwargs)
+        value, grads = run(recorder, self.fn, self.args, self.kwargs, self.wrt)
+        rerun.insert(recorder)
+        return Trace(self, recorder.tape, names, value, grads)
+
+
+def leaves_of(tape: Tape) -> Iterator[Value]:
+    """The leaves of a tape that came from outside: inputs, parameters, captured arrays."""
+    seen: set[Value] = set()
+    own = {leaf for part in tape.passes for leaf in part.wrt}
+    candidates = [value for op in tape.ops for value in op.inputs]
+    candidates += [leaf.origin for leaf in own if leaf.origin is not None]
+    for value in candidates:
+        if value.op is None and value not in own and value not in seen:
+            seen.add(value)
+            yield value
 
 
 def run(

@@ -85,6 +85,14 @@ class Guide:
         part = self.expected[position].part if position < len(self.expected) else self.part
         return part.wrt[number] if part is not None and number < len(part.wrt) else None
 
+    def seed(self, number: int, shape: tuple[int, ...], dtype: Any) -> Value | None:
+        """The gradient from which the first run's backward pass started, if it can be the same again."""
+        roots = self.part.roots if self.part is not None else ()
+        if number >= len(roots):
+            return None
+        found = roots[number][1]
+        return found if isinstance(found, Leaf) and (found.shape, found.dtype) == (shape, dtype) else None
+
     def recall(self, recorder: Recorder, op: Op) -> Op | None:
         """The recorded op that `op` is. None if it is a new one.
 
@@ -125,12 +133,26 @@ class Guide:
         """What makes two ops the same computation; None where that cannot be told."""
         if op.operation.kind in ("opaque", "custom", "checkpoint") or op in self.tape.errors:
             return None
-        key = (op.operation, frozen(op.args), frozen(op.kwargs), _place(op) if not op.inputs else None)
+        key: Any
+        if isinstance(op, BackwardOp):
+            key = (op.operation, self._taken(op))
+        else:
+            key = (op.operation, frozen(op.args), frozen(op.kwargs), _place(op) if not op.inputs else None)
         try:
             hash(key)
         except TypeError:
             return None
         return key
+
+    @staticmethod
+    def _taken(op: BackwardOp) -> Any:
+        """What a backward op is computed from: the values whose numbers it needs, of the others the shape."""
+        from nnrepl.record.needs import needed_slots
+
+        needed = set(needed_slots(op))
+        values = [value if slot in needed else (value.shape, value.dtype) for slot, value in enumerate(op.inputs)]
+        rule = op.args[0]
+        return (None if isinstance(rule, Value) else rule.shape_key(), *values)
 
 
 def _place(op: Op) -> Any:

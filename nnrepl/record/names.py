@@ -75,7 +75,9 @@ class ProgramNames:
         if value.gradient_of is not None:
             yield GRADIENT_SIGN + value.gradient_of.name
             return
-        if value.op is not None:
+        if value.op in self.tape.edits and value.label is not None:
+            yield value.label
+        elif value.op is not None:
             yield from self._assigned(value.op, value.slot)
             if value.op.part.kind == UPDATE_PASS:
                 yield from self._result_of_update(value)

@@ -19,7 +19,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from nnrepl.record import trees
+from nnrepl.record import rerun, trees
 from nnrepl.record.catalog import Callee
 from nnrepl.record.recorder import MUTED, OPAQUE, RECORD, Recorder, current, ready
 from nnrepl.record.special import construct
@@ -187,6 +187,7 @@ class OpaqueCall:
     def run(self, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType) -> Any:
         """The program's call."""
         recorder = self.recorder
+        rerun.insert(recorder)
         inputs: list[Value] = []
         template = recorder.scan(args, inputs, frame)
         names = recorder.scan(kwargs, inputs, frame)
@@ -215,9 +216,9 @@ class OpaqueCall:
             array = reference()
             if array is not None and id(array) not in recorder.live:
                 recorder.link(array, value)
-        twin = None if recorder.guide is None else recorder.recall(op, frame)
+        twin = None if recorder.guide is None else rerun.recall(recorder, op, frame)
         if twin is not None:
-            return recorder.hand_out(twin)
+            return rerun.hand_out(recorder, twin)
         recorder.finish(op, result, frame)
         return result
 

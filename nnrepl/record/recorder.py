@@ -6,19 +6,19 @@ and an offset, and resolved when somebody looks.
 
 from __future__ import annotations
 
+import sys
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from threading import get_ident
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Protocol
 
 import mlx.core as mx
 
-from nnrepl.record import trees
+from nnrepl.record import rerun, trees
 from nnrepl.record.adopt import adopt
-from nnrepl.record.guide import Guide, copy_op
+from nnrepl.record.guide import Guide
 from nnrepl.record.stack import Stack, is_module
 from nnrepl.tape import (
     GRADIENT_PASS,
@@ -77,32 +77,11 @@ class Listener(Protocol):
         """A gradient pass was recorded to its end; the program waits for what it returns (or raises)."""
 
 
-class CannotExchange(Exception):
-    """An array object of the program's cannot take another shape or dtype: the program must run again."""
-
-
 class Exchanging(Protocol):
     """A backward pass, in which a person may exchange values."""
 
     def exchange(self, old: Value, new: Value) -> None:
         """What was to be taken from `old` is taken from `new`."""
-
-
-class _Slot(int):
-    """The place of an array in what an op returned."""
-
-
-def _fill_slots(structure: Any, give: Callable[[int], mx.array]) -> Any:
-    if isinstance(structure, _Slot):
-        return give(structure)
-    if isinstance(structure, dict):
-        return {key: _fill_slots(item, give) for key, item in structure.items()}
-    if isinstance(structure, (list, tuple)):
-        items = [_fill_slots(item, give) for item in structure]
-        if isinstance(structure, list):
-            return items
-        return type(structure)(*items) if hasattr(structure, "_fields") else tuple(items)
-    return structure
 
 
 class Recorder:
@@ -124,6 +103,7 @@ class Recorder:
         compiling: Whether MLX would compile (the program may have switched that off).
         guide: What a re-run is held against, None in a first run.
         sweeps: The backward passes that are running, outermost first.
+        overwritten: Values whose array object was changed in place for an edit.
         draws: Since what the random draws are counted, and how many there were.
         customized: Custom functions and what was set as their `vjp`, `jvp`, `vmap`, by `id`.
     """
@@ -147,12 +127,15 @@ class Recorder:
         self.customized: dict[int, tuple[Any, set[Any]]] = {}
         self.guide: Guide | None = None
         self.sweeps: list[Exchanging] = []
+        self.overwritten: list[tuple[Value, mx.array]] = []
         self.draws: tuple[Any, int] = ("start", 0)
 
     # -- ops -------------------------------------------------------------------------------------------
 
     def call(self, operation: Operation, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType) -> Any:
         """Run an operation for the program and write it down. Returns what MLX returned."""
+        if self.guide is not None:
+            rerun.insert(self)  # what a person put here takes effect before the arguments are looked at
         inputs: list[Value] = []
         template: list[Any] = []
         live = self.live
@@ -171,9 +154,9 @@ class Recorder:
         names = {key: self.scan(arg, inputs, frame) for key, arg in kwargs.items()} if kwargs else _NO_KWARGS
         op = Op(operation, tuple(template), names, tuple(inputs))
         if self.guide is not None:
-            twin = self.recall(op, frame)
+            twin = rerun.recall(self, op, frame)
             if twin is not None:
-                return self.hand_out(twin)
+                return rerun.hand_out(self, twin)
         try:
             result = operation.run(*args, **kwargs)
         except Exception as error:
@@ -198,7 +181,7 @@ class Recorder:
                 return
             op.outputs = tuple(outputs)
             slots = iter(range(len(outputs)))
-            self.tape.structures[op] = trees.rebuild(result, lambda _: _Slot(next(slots)))
+            self.tape.structures[op] = trees.rebuild(result, lambda _: rerun.Slot(next(slots)))
         self.put(op, frame)
 
     def put(self, op: Op, frame: FrameType) -> None:
@@ -295,6 +278,11 @@ class Recorder:
             self.link(held, value)
         value.forget()
 
+    @staticmethod
+    def frame() -> FrameType:
+        """A frame of nnrepl's own, for ops that no line of the program made."""
+        return sys._getframe()
+
     # -- marks, phases, passes --------------------------------------------------------------------------
 
     def mark(self, how: str, args: tuple[Any, ...], frame: FrameType) -> None:
@@ -314,102 +302,11 @@ class Recorder:
         """The random state was set to something new."""
         self.draws = (since, 0)
 
-    # -- running again --------------------------------------------------------------------------------------
-
-    def recall(self, op: Op, frame: FrameType) -> Op | None:
-        """In a re-run: if `op` is one of the tape, put that on the new tape and return it; nothing is computed.
-
-        Raises:
-            Diverged: If the tape has another op here.
-            Exception: What the recorded op raised.
-        """
-        assert self.guide is not None
-        self.insert()
-        old = self.guide.recall(self, op)
-        if old is None:
-            return None
-        twin = copy_op(old, old.part, 0)
-        self.put(twin, frame)
-        error = self.tape.errors.get(old)
-        if error is not None:
-            raise error
-        return twin
-
-    def hand_out(self, op: Op) -> Any:
-        """What a recorded op returned, with fresh handles on its values."""
-        structure = self.tape.structures.get(op)
-        if structure is None:
-            return self.handle(op.outputs[0])
-        return _fill_slots(structure, lambda slot: self.handle(op.outputs[slot]))
-
-    def insert(self) -> None:
-        """Put the ops that a person inserted here on the tape, and let their results take effect."""
-        while self.guide is not None:
-            op = self.guide.inserted(len(self.tape.ops))
-            if op is None:
-                return
-            part = self.part or self._reopened_pass()
-            self.tape.ops.append(copy_op(op, part, len(self.tape.ops)))
-            if part is not self.part:
-                part.end = len(self.tape.ops)
-            target = self.tape.edits.get(op)
-            if target is not None:
-                self.exchange(target, op.outputs[0])
-
-    def _reopened_pass(self) -> Pass:
-        """The pass before the one that begins: what is inserted at its end belongs to it."""
-        passes = self.tape.passes
-        if not passes:
-            part = self.open_pass(SETUP_PASS, "")
-            self.part = None
-            return part
-        passes[-1] = replace(passes[-1], tape=self.tape)
-        return passes[-1]
-
-    def exchange(self, old: Value, new: Value) -> None:
-        """From now on everything that held `old` holds `new`. Arrays that the program has had for longer are
-        changed in place.
-
-        Raises:
-            CannotExchange: If one of them has another shape or dtype.
-        """
-        content = new if self.guide is None else self.guide.content(new)
-        for key, value in list(self.live.items()):
-            if value is old:
-                array = self._object(key, old)
-                if array is not None:
-                    self._overwrite(array, old, content)
-        self.relink({old: new})
-        for sweep in self.sweeps:
-            sweep.exchange(old, new)
-
-    def _object(self, key: int, value: Value) -> mx.array | None:
-        """The array object of the program's that is known under an `id`."""
-        guard = self.guards.get(key)
-        array = None if guard is None else guard()
-        return value.held if array is None and id(value.held) == key else array
-
-    def _overwrite(self, array: mx.array, old: Value, content: Value) -> None:
-        if array.shape != content.shape or array.dtype != content.dtype:
-            raise CannotExchange
-        if old.held is array:
-            old.held = _copy(array)
-        _setitem(array, Ellipsis, content.array)
-
     def relink(self, now: dict[Value, Value]) -> None:
         """Let the program's array objects stand for other values (of the same content)."""
         for key, value in list(self.live.items()):
             if value in now:
                 self.live[key] = now[value]
-
-    def deliver(self, array: mx.array, value: Value) -> None:
-        """Give an array object of the program's the content of a recorded value, in place."""
-        holder = self.live.get(id(array))
-        if holder is not None and holder.held is array:
-            holder.held = _copy(array)
-        source = value if self.guide is None else self.guide.content(value)
-        _setitem(array, Ellipsis, source.array)
-        self.link(array, value)
 
     def _top_level(self, op: Op) -> Pass:
         """Find the pass of an op outside of any transform of ours, and with it its phase."""

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
+from nnrepl.record import rerun
 from nnrepl.tape import GRADIENT_PASS, BackwardOp, DrawnKey, Gradient, Leaf, Op, Pass, Value
 
 _copy, _uniform = mx.array.__copy__, mx.random.uniform
@@ -40,7 +41,7 @@ def repeat(recorder: Recorder, ops: list[Op], now: dict[Value, Value], draws: bo
         if op in recorder.tape.streams:
             recorder.tape.streams[new] = recorder.tape.streams[op]
         if recorder.guide is not None:
-            recorder.insert()
+            rerun.insert(recorder)
         known = None if recorder.guide is None else recorder.guide.recall(recorder, new)
         if known is None:
             new.outputs = _outputs(recorder, op, new, now, draws)

@@ -54,6 +54,11 @@ class Stack:
         self.frame, self.scope = frame, scope
         return scope
 
+    def begin(self, base: FrameType) -> None:
+        """The program begins above this frame."""
+        self._base = base
+        self.release()
+
     def frame_of(self, scope: Activation | None) -> FrameType | None:
         """The live frame of a call, or of the nearest caller of it that still runs."""
         while scope is not None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
+from nnrepl.record import rerun
 from nnrepl.record.anatomy import Group, anatomy
 from nnrepl.record.recorder import MUTED
 from nnrepl.record.vjp import ACCUMULATE, CONTINUE, Rule, run_continued, run_vjp, vjp_operation
@@ -147,7 +148,7 @@ class Sweep:
                     for slot in taps:
                         self._contribute(node, slot)
             if self.recorder.guide is not None:
-                self.recorder.insert()
+                rerun.insert(self.recorder)
         finally:
             self.recorder.sweeps.pop()
         return self.so_far
@@ -155,7 +156,7 @@ class Sweep:
     def _differentiate(self, node: Node) -> None:
         """Take the VJP of a node, if a gradient has reached it."""
         if self.recorder.guide is not None:
-            self.recorder.insert()
+            rerun.insert(self.recorder)
         so_far, outputs = self.so_far, node.op.outputs
         reached = tuple([k for k in node.group.outputs if outputs[k] in so_far])
         if not reached:
@@ -216,7 +217,7 @@ class Sweep:
         """Add a node's part (or parts) to the gradient of one of its inputs."""
         value = node.inputs[slot]
         if self.recorder.guide is not None:
-            self.recorder.insert()
+            rerun.insert(self.recorder)
         for part in node.parts.pop(slot, ()) if node.parts else ():
             far = self.so_far.get(value)
             op = part.op
@@ -299,6 +300,7 @@ class Sweep:
         recorder = self.recorder
         if recorder.guide is None:
             return False
+        op.part = self.part
         old = recorder.guide.recall(recorder, op)
         if old is None:
             return False
@@ -351,12 +353,15 @@ def _is_rule_of(rule: Any, node: Node) -> bool:
     return type(rule) is Rule and rule.op is node.op
 
 
-def seed(recorder: Recorder, root: Value, cotangent: mx.array) -> Value:
+def seed(recorder: Recorder, root: Value, cotangent: mx.array, number: int) -> Value:
     """The gradient that a sweep starts from, in the dtype of what is differentiated: the 1 of a loss, or a
     cotangent that the program gave to `mx.vjp`."""
     origin = recorder.live.get(id(cotangent))
     array = _astype(cotangent, root.dtype)
     if origin is None:
+        known = None if recorder.guide is None else recorder.guide.seed(number, array.shape, array.dtype)
+        if known is not None:
+            return known
         value = recorder.leaf(array, "seed", "∂L/∂L")
         value.gradient_of = root
         return value

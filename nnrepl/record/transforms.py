@@ -16,7 +16,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from nnrepl.record import compiled, custom, opaque, trees
+from nnrepl.record import compiled, custom, opaque, rerun, trees
 from nnrepl.record.catalog import Callee
 from nnrepl.record.guide import Unwinding
 from nnrepl.record.recorder import Recorder, ready
@@ -298,7 +298,7 @@ class GradientCall:
             Diverged: If a re-run does not follow the tape.
         """
         recorder = self.recorder
-        recorder.insert()
+        rerun.insert(recorder)
         part = self._open()
         recorder.differentiating += 1
         # Everything that a pass allocates stays on the tape: Python would only walk it again and again.
@@ -307,7 +307,7 @@ class GradientCall:
         self.result = self.error = None
         try:
             self.result = self._body(self)
-            recorder.insert()
+            rerun.insert(recorder)
         except Unwinding:
             raise
         except BaseException as error:
@@ -347,7 +347,7 @@ def make_call(call: GradientCall) -> Any:
 
 def begin_backward(recorder: Recorder, part: Pass) -> None:
     """The forward ops are complete; what follows are VJPs."""
-    recorder.insert()
+    rerun.insert(recorder)
     part.backward = len(recorder.tape)
 
 
@@ -356,7 +356,9 @@ def take_gradients(
 ) -> list[mx.array]:
     """Sweep backwards; the gradients as MLX would return them: zeros where none flows."""
     sweep = Sweep(recorder, part, part.start, wrt)
-    part.roots = tuple((root, seed(recorder, root, cotangent)) for root, cotangent in roots)
+    part.roots = tuple(
+        (root, seed(recorder, root, cotangent, number)) for number, (root, cotangent) in enumerate(roots)
+    )
     found = sweep.run(part.roots)
     grads = []
     for leaf in wrt:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 
-from nnrepl.record.anatomy import graph, stand_in
-from nnrepl.tape import BackwardOp, Op, Value
+from nnrepl.record.needs import needs
+from nnrepl.tape import Op, Value
 
 _eval = mx.eval
 _SLICE_SECONDS = 0.1
@@ -53,52 +53,6 @@ def pending(values: Iterable[Value], limit: int | None = None) -> list[Op] | Non
 
 def _position(op: Op) -> int:
     return op.position
-
-
-def needs(op: Op) -> tuple[Value, ...]:
-    """The inputs that an op's result is computed from. The VJP of a sum, for one, takes the sum's inputs but
-    needs none of their numbers; MLX's own graph tells, once for each kind of op."""
-    if not isinstance(op, BackwardOp):
-        return op.inputs
-    return tuple(op.inputs[slot] for slot in _needed(op))
-
-
-_NEEDED: dict[object, tuple[int, ...]] = {}
-
-
-def _needed(op: Op) -> tuple[int, ...]:
-    kinds = tuple((value.shape, value.dtype) for value in op.inputs)
-    rule = op.args[0]
-    forward = op.of
-    key: object = (op.operation, kinds, forward and forward.operation, _plain(rule), _plain_args(forward))
-    try:
-        known = _NEEDED.get(key)
-    except TypeError:
-        return _look(op)
-    if known is None:
-        known = _NEEDED[key] = _look(op)
-    return known
-
-
-def _plain(rule: object) -> object:
-    return tuple(getattr(rule, name, None) for name in ("wanted", "outputs", "continued"))
-
-
-def _plain_args(op: Op | None) -> object:
-    if op is None or op.operation.kind == "opaque":
-        return op
-    return tuple(repr(arg) if not isinstance(arg, Value) else None for arg in op.args), repr(sorted(op.kwargs))
-
-
-def _look(op: Op) -> tuple[int, ...]:
-    """Compute the op on stand-ins and see which of them MLX's graph reaches."""
-    if op.of is not None and op.of.operation.kind == "opaque":
-        return tuple(range(len(op.inputs)))
-    stands = {value: stand_in(value.shape, value.dtype) for value in op.inputs}
-    outputs = {f"o{slot}": array for slot, array in enumerate(op.compute(stands.__getitem__))}
-    names = {f"i{slot}": stands[value] for slot, value in enumerate(op.inputs)}
-    reached = {step for step in graph(outputs, names) if isinstance(step, str)}
-    return tuple(slot for slot in range(len(op.inputs)) if f"i{slot}" in reached)
 
 
 def evaluate(values: Iterable[Value], progress: Callable[[float], None] | None = None) -> Work:

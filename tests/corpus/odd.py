@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
-from tests.corpus import odd_basics, odd_control, odd_functions, odd_inplace, odd_models, odd_numbers, odd_transforms
+from tests.corpus import (
+    odd_basics,
+    odd_compiled,
+    odd_control,
+    odd_functions,
+    odd_inplace,
+    odd_models,
+    odd_numbers,
+    odd_transforms,
+)
 from tests.corpus.programs import PROGRAMS
 
-SECTIONS = (odd_basics, odd_control, odd_functions, odd_inplace, odd_models, odd_numbers, odd_transforms)
+SECTIONS = (odd_basics, odd_compiled, odd_control, odd_functions, odd_inplace, odd_models, odd_numbers, odd_transforms)
 
 __all__ = ["PROGRAMS", "SECTIONS"]

@@ -47,7 +47,7 @@ def test_agrees_with_mlx(make: Callable[[str], Call], name: str) -> None:
     check_receipt(trace)
 
 
-@programs(some(PROGRAMS, 2))
+@programs(some(PROGRAMS, 3, 1))
 def test_agrees_as_a_script(make: Callable[[str], Call], name: str) -> None:
     compare_as_script(lambda: make(name))
 

@@ -1,7 +1,7 @@
 """The models of mlx-lm, in miniature: trained, sampled from, and in the ways in which mlx-lm itself tunes them.
 
-By default all are trained under `nnrepl.trace`, and some are recorded as a script, verified before anything is evaluated,
-and write text; with NNREPL_ALL_MODELS=1 all of them do everything.
+By default all are trained under `nnrepl.trace`, and some are recorded as a script, verified before anything is
+evaluated, and write text; with NNREPL_ALL_MODELS=1 all of them do everything.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from tests.corpus.checks import (
 from tests.support import plain_and_traced
 
 TRAINED = [name for name in lm.MODELS if name not in lm.UNTRAINABLE]
+VERIFIED = some(TRAINED, 2)
 WRITING = [name for name in lm.MODELS if name not in lm.SILENT]
 
 
@@ -46,7 +47,8 @@ def test_training(name: str) -> None:
     _, trace = plain_and_traced(lm.loss_of(model), [lm.tokens_for(name)], model)
     check_tape(trace)
     check_walk(trace)
-    check_receipt(trace)
+    if name in VERIFIED:
+        check_receipt(trace)
 
 
 def training(name: str) -> Call:

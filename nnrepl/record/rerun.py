@@ -1,0 +1,141 @@
+"""Running again: the program's ops meet the tape, and get from it what is there already."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import mlx.core as mx
+
+from nnrepl.record.guide import copy_op
+from nnrepl.tape import SETUP_PASS, Op, Pass, Value
+
+if TYPE_CHECKING:
+    from nnrepl.record.recorder import Recorder
+
+_copy = mx.array.__copy__
+_setitem = mx.array.__setitem__
+
+
+class CannotExchange(Exception):
+    """An array object of the program's cannot take another shape or dtype: the program must run again."""
+
+
+class Slot(int):
+    """The place of an array in what an op returned."""
+
+
+def _fill_slots(structure: Any, give: Callable[[int], mx.array]) -> Any:
+    if isinstance(structure, Slot):
+        return give(structure)
+    if isinstance(structure, dict):
+        return {key: _fill_slots(item, give) for key, item in structure.items()}
+    if isinstance(structure, (list, tuple)):
+        items = [_fill_slots(item, give) for item in structure]
+        if isinstance(structure, list):
+            return items
+        return type(structure)(*items) if hasattr(structure, "_fields") else tuple(items)
+    return structure
+
+
+def recall(recorder: Recorder, op: Op, frame: FrameType) -> Op | None:
+    """In a re-run: if `op` is one of the tape, put that on the new tape and return it; nothing is computed.
+
+    Raises:
+        Diverged: If the tape has another op here.
+        Exception: What the recorded op raised.
+    """
+    assert recorder.guide is not None
+    old = recorder.guide.recall(recorder, op)
+    if old is None:
+        return None
+    twin = copy_op(old, old.part, 0)
+    recorder.put(twin, frame)
+    error = recorder.tape.errors.get(old)
+    if error is not None:
+        raise error
+    return twin
+
+
+def hand_out(recorder: Recorder, op: Op) -> Any:
+    """What a recorded op returned, with fresh handles on its values."""
+    structure = recorder.tape.structures.get(op)
+    if structure is None:
+        return recorder.handle(op.outputs[0])
+    return _fill_slots(structure, lambda slot: recorder.handle(op.outputs[slot]))
+
+
+def insert(recorder: Recorder) -> None:
+    """Put the ops that a person inserted here on the tape, and let their results take effect."""
+    while recorder.guide is not None:
+        op = recorder.guide.inserted(len(recorder.tape.ops))
+        if op is None:
+            return
+        part = recorder.part or _reopened_pass(recorder)
+        twin = copy_op(op, part, len(recorder.tape.ops))
+        recorder.tape.ops.append(twin)
+        for value in op.outputs:
+            if value.op is op:
+                value.op = twin
+        if part is not recorder.part:
+            part.end = len(recorder.tape.ops)
+        target = recorder.tape.edits.get(op)
+        if target is not None:
+            exchange(recorder, target, op.outputs[0])
+
+
+def _reopened_pass(recorder: Recorder) -> Pass:
+    """The pass before the one that begins: what is inserted at its end belongs to it."""
+    passes = recorder.tape.passes
+    if not passes:
+        part = recorder.open_pass(SETUP_PASS, "")
+        recorder.part = None
+        return part
+    passes[-1] = replace(passes[-1], tape=recorder.tape)
+    return passes[-1]
+
+
+def exchange(recorder: Recorder, old: Value, new: Value) -> None:
+    """From now on everything that held `old` holds `new`. Arrays that the program has had for longer are
+    changed in place.
+
+    Raises:
+        CannotExchange: If one of them has another shape or dtype.
+    """
+    content = new if recorder.guide is None else recorder.guide.content(new)
+    for key, value in list(recorder.live.items()):
+        if value is old:
+            array = _object(recorder, key, old)
+            if array is not None:
+                _overwrite(recorder, array, old, content)
+    recorder.relink({old: new})
+    for sweep in recorder.sweeps:
+        sweep.exchange(old, new)
+
+
+def _object(recorder: Recorder, key: int, value: Value) -> mx.array | None:
+    """The array object of the program's that is known under an `id`."""
+    guard = recorder.guards.get(key)
+    array = None if guard is None else guard()
+    return value.held if array is None and id(value.held) == key else array
+
+
+def _overwrite(recorder: Recorder, array: mx.array, old: Value, content: Value) -> None:
+    if array.shape != content.shape or array.dtype != content.dtype:
+        raise CannotExchange
+    if old.held is array:
+        old.held = _copy(array)
+        recorder.overwritten.append((old, array))
+    _setitem(array, Ellipsis, content.array)
+
+
+def deliver(recorder: Recorder, array: mx.array, value: Value) -> None:
+    """Give an array object of the program's the content of a recorded value, in place."""
+    holder = recorder.live.get(id(array))
+    if holder is not None and holder.held is array:
+        holder.held = _copy(array)
+    source = value if recorder.guide is None else recorder.guide.content(value)
+    _setitem(array, Ellipsis, source.array)
+    recorder.link(array, value)

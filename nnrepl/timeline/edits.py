@@ -1,0 +1,148 @@
+"""Edits: changing a value is an op like any other, so gradients flow through it by ordinary calculus."""
+
+from __future__ import annotations
+
+import linecache
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from copy import copy
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Any
+
+import mlx.core as mx
+
+from nnrepl.record.recorder import RECORD, Recorder
+from nnrepl.tape import RUN_PASS, Gradient, Leaf, Op, Operation, Pass, Tape, Value
+
+_copy = mx.array.__copy__
+_full = mx.full
+_numbers = count(1)
+
+
+class BadEdit(Exception):
+    """A change that cannot be made; the message is one line for the person."""
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """A change of one value.
+
+    Attributes:
+        target: What is changed.
+        name: What it is called.
+        text: As the person wrote it.
+        position: Where on the old tape it takes effect: what comes from there on sees it.
+        ops: The ops that compute the new value; the last one's result is it.
+    """
+
+    target: Value
+    name: str
+    text: str
+    position: int
+    ops: list[Op] = field(default_factory=list)
+
+    @property
+    def result(self) -> Value:
+        """The new value."""
+        return self.ops[-1].outputs[0]
+
+
+def _same(array: mx.array) -> mx.array:
+    return _copy(array)
+
+
+TAKE = Operation("edit", _same, "edit", kind="edit")
+
+
+def make_edit(
+    recorder: Recorder, target: Value, name: str, text: str, position: int, compute: Callable[[], Any]
+) -> Edit:
+    """Compute a new value for `target` under recording, on a piece of tape of its own.
+
+    Args:
+        compute: Gives the new value: an array, or a number for all elements. The arrays that it works on must
+            be linked to their values.
+
+    Raises:
+        BadEdit: If the result is no tensor that can stand there.
+        Exception: Whatever `compute` raises.
+    """
+    with _apart(recorder, target.tape) as scratch:
+        result = _as_array(compute(), target, name)
+        made = recorder.value_of(result, recorder.frame())
+        op = made.op
+        if op is None or op not in scratch.ops or made is target:
+            op = Op(TAKE, (made,), {}, (made,))
+            recorder.finish(op, _copy(made.array), recorder.frame())
+        elif op is not scratch.ops[-1]:
+            scratch.ops.remove(op)
+            scratch.ops.append(op)
+    edit = Edit(target, name, text, position, list(scratch.ops))
+    _become(edit, op)
+    return edit
+
+
+def _become(edit: Edit, op: Op) -> None:
+    """Let the result of an op stand for the target of an edit."""
+    tape = edit.target.tape
+    result = op.outputs[0]
+    of = edit.target.gradient_of
+    if of is not None:
+        result = Gradient(op, 0, result.held, of)
+    op.outputs = (result, *op.outputs[1:])
+    tape.labels[result] = edit.name
+    tape.edits[op] = edit.target
+    tape.inserted.update(edit.ops)
+
+
+def _as_array(result: Any, target: Value, name: str) -> mx.array:
+    if isinstance(result, mx.array):
+        return result
+    if isinstance(result, (bool, int, float, complex)):
+        integral = not mx.issubdtype(target.dtype, mx.inexact)
+        if integral and isinstance(result, (float, complex)) and result != int(result.real):
+            raise BadEdit(f"{name} is {str(target.dtype).removeprefix('mlx.core.')}; {result} is not a whole number")
+        return _full(target.shape, result, target.dtype)
+    raise BadEdit(f"{name} is a tensor; a {type(result).__name__} cannot stand there")
+
+
+@contextmanager
+def _apart(recorder: Recorder, tape: Tape) -> Iterator[Tape]:
+    """Record on a piece of tape of its own."""
+    scratch = copy(tape)
+    scratch.ops, scratch.passes, scratch.marks, scratch.holes = [], [], [], []
+    part = Pass(scratch, -1, RUN_PASS, "edit", 0)
+    before = recorder.tape, recorder.part, recorder.differentiating, recorder.listener, recorder.guide, recorder.mode
+    recorder.tape, recorder.part, recorder.differentiating = scratch, part, 1
+    recorder.listener, recorder.guide, recorder.mode = None, None, RECORD
+    try:
+        yield scratch
+    finally:
+        (
+            recorder.tape, recorder.part, recorder.differentiating, recorder.listener, recorder.guide, recorder.mode,
+        ) = before  # fmt: skip
+
+
+def remember_source(text: str) -> str:
+    """A file name under which the text of an edit can be shown as the source of its ops."""
+    filename = f"<edit {next(_numbers)}>"
+    linecache.cache[filename] = (len(text), None, [text + "\n"], filename)
+    return filename
+
+
+def place_of(tape: Tape, target: Value, cursor: int | None = None) -> tuple[Value, int]:
+    """What an edit of `target` really changes, and from where it takes effect.
+
+    A parameter or an input is changed where it enters, so that everything sees it; the result of an op, from
+    the cursor on (without a cursor, from where it was made).
+    """
+    while isinstance(target, Leaf) and target.origin is not None:
+        entered = next((part for part in tape.passes if target in part.wrt), None)
+        if entered is None:
+            break
+        return target.origin, entered.start
+    if target.op is None:
+        return target, 0
+    made = target.op.position + 1
+    return target, made if cursor is None else max(cursor, made)

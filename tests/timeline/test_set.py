@@ -1,0 +1,224 @@
+"""`trace.set`: every later value and gradient is what plain MLX computes when the change is written into the
+program; everything before is the identical array."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mlx.utils import tree_flatten
+
+import nnrepl
+from nnrepl.record.verify import same_bits
+from tests.support import assert_same_bits
+
+UNARY: list[Callable[[mx.array], mx.array]] = [
+    mx.tanh, mx.exp, mx.sin, mx.abs, mx.square, lambda a: mx.maximum(a, 0), lambda a: a.T.T, lambda a: a.reshape(4, 3),
+    lambda a: mx.softmax(a, axis=-1), lambda a: a + 1, lambda a: mx.cumsum(a, axis=0), lambda a: a.astype(mx.float32),
+    lambda a: a - mx.mean(a, axis=0), lambda a: mx.fast.rms_norm(a, mx.ones((3,)), 1e-5), mx.stop_gradient,
+]  # fmt: skip
+BINARY: list[Callable[[mx.array, mx.array], mx.array]] = [
+    lambda a, b: a + b, lambda a, b: a * b, lambda a, b: a - b[0], mx.maximum, lambda a, b: mx.where(a > b, a, b * 2),
+    lambda a, b: (a @ b.T) @ b,
+]  # fmt: skip
+
+step = st.tuples(st.booleans(), st.integers(0, 14), st.integers(0, 9), st.integers(0, 9))
+steps = st.lists(step, min_size=2, max_size=9)
+
+
+def program(plan: list[tuple[bool, int, int, int]], changed: int, change: Callable[[mx.array], Any]) -> Any:
+    """A function of two inputs that runs a plan, with step number `changed` changed (-1 for none)."""
+
+    def run(x: mx.array, y: mx.array) -> mx.array:
+        values = [x, y]
+        for number, (binary, which, a, b) in enumerate(plan):
+            first, second = values[a % len(values)], values[b % len(values)]
+            made = BINARY[which % len(BINARY)](first, second) if binary else UNARY[which](first)
+            if number == changed:
+                made = change(made)
+            values.append(made)
+        return sum((value * value).mean() for value in values[-3:])  # type: ignore[return-value]
+
+    return run
+
+
+@settings(max_examples=60, deadline=None)
+@given(steps, st.integers(0, 8), st.sampled_from(["twice", "constant", "element", "cut"]))
+def test_a_change_in_a_random_program(plan: list[tuple[bool, int, int, int]], which: int, kind: str) -> None:
+    which %= len(plan)
+    constant = mx.arange(12).reshape(4, 3) / 7
+
+    def element(a: mx.array) -> mx.array:
+        a = a + 0
+        a[0, 1] = 0.5
+        return a
+
+    change: Callable[[mx.array], Any] = {
+        "twice": lambda a: a * 2, "constant": lambda a: constant, "element": element, "cut": mx.stop_gradient,
+    }[kind]  # fmt: skip
+    x, y = mx.random.normal((4, 3), key=mx.random.key(1)), mx.random.normal((4, 3), key=mx.random.key(2))
+    expected = mx.value_and_grad(program(plan, which, change), argnums=[0, 1])(x, y)
+    trace = nnrepl.trace(program(plan, -1, change), x, y, wrt=[0, 1])
+    target = _made_by_step(trace, plan, which)
+    mx.eval([value.array for op in trace.ops for value in op.outputs])
+    edited = trace.set(target, change)
+    assert_same_bits(expected, (edited.value, edited.grads))
+    assert target.op is not None
+    for before, after in zip(trace.ops[: target.op.position + 1], edited.ops):
+        assert [a.array is b.array for a, b in zip(before.outputs, after.outputs)] == [True] * len(before.outputs)
+
+
+def _made_by_step(trace: nnrepl.Trace, plan: Any, which: int) -> nnrepl.Value:
+    """The value that a step of the plan made: found by running the plan once more and counting its ops."""
+    ends = []
+    for count in range(len(plan) + 1):
+        partial = nnrepl.trace(lambda x, y, count=count: _prefix(plan[:count], x, y), mx.ones((4, 3)), mx.ones((4, 3)))
+        ends.append(len(partial.ops))
+    return trace.ops[ends[which + 1] - 1].outputs[0]
+
+
+def _prefix(plan: Any, x: mx.array, y: mx.array) -> mx.array:
+    values = [x, y]
+    for binary, which, a, b in plan:
+        first, second = values[a % len(values)], values[b % len(values)]
+        values.append(BINARY[which % len(BINARY)](first, second) if binary else UNARY[which](first))
+    return values[-1]
+
+
+class Net(nn.Module):
+    """Layers, dropout, batch norm and a counter: state that a second run must find as the first one did."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm, self.drop, self.last = nn.Linear(4, 8), nn.BatchNorm(8), nn.Dropout(0.5), nn.Linear(8, 2)
+        self.calls = 0
+        self._seen: list[mx.array] = []
+
+    def __call__(self, x: mx.array, change: Callable[[mx.array], mx.array] | None = None) -> mx.array:
+        self.calls += 1
+        h = self.norm(self.first(x))
+        if change is not None:
+            h = change(h)
+        a = nn.relu(h)
+        self._seen.append(a)
+        return self.last(self.drop(a)) * self.calls
+
+
+def test_state_is_put_back_and_left_as_found() -> None:
+    x = mx.random.normal((6, 4))
+    mx.random.seed(3)
+    model = Net()
+    mx.random.seed(4)
+    expected = nn.value_and_grad(model, lambda x: model(x, lambda h: h * 3).square().mean())(x)
+    mx.eval(expected)
+
+    mx.random.seed(3)
+    model = Net()
+    mx.random.seed(4)
+    trace = nnrepl.trace(lambda x: model(x).square().mean(), x, wrt=model)
+    after = mx.random.state[0].tolist()
+    before = [(path, mx.array(array)) for path, array in tree_flatten(model.parameters())]
+    edited = trace.set("h", lambda h: h * 3)
+    assert_same_bits(expected, (edited.value, edited.grads))
+    assert (model.calls, len(model._seen)) == (1, 1)
+    assert mx.random.state[0].tolist() == after
+    for (path, old), (_, new) in zip(before, tree_flatten(model.parameters())):
+        assert same_bits(old, new).item(), path
+    again = trace.set("h", lambda h: h * 3)
+    assert_same_bits((edited.value, edited.grads), (again.value, again.grads))
+
+
+@pytest.mark.parametrize("name", ["first.weight", "last.bias", "x"])
+def test_a_parameter_or_input_is_changed_where_it_enters(name: str) -> None:
+    mx.random.seed(3)
+    model = Net().eval()
+    x = mx.random.normal((6, 4))
+
+    def loss(x: mx.array) -> mx.array:
+        return model(x).square().mean() / model.calls
+
+    trace = nnrepl.trace(loss, x, wrt=model)
+    edited = trace.set(name, lambda old: old * 0.5)
+    if name == "x":
+        x = x * 0.5
+    else:
+        holder, leaf = name.split(".")
+        model[holder][leaf] = model[holder][leaf] * 0.5
+    model.calls = 0
+    assert_same_bits(nn.value_and_grad(model, loss)(x), (edited.value, edited.grads))
+
+
+def test_a_branch_on_the_edited_value_goes_the_other_way() -> None:
+    def f(x: mx.array) -> mx.array:
+        h = x * 2
+        if h.sum().item() > 0:
+            return mx.exp(h).sum()
+        return mx.sin(h).sum()
+
+    trace = nnrepl.trace(f, mx.ones(3), wrt=0)
+    edited = trace.set("h", lambda h: -h)
+    assert [op.name for op in edited.ops if op.phase == "forward"] == ["multiply", "negative", "sum", "sin", "sum"]
+    assert_same_bits(mx.sin(-2 * mx.ones(3)).sum(), edited.value)
+
+
+def test_a_gradient_is_changed_on_its_way() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1))
+    x = mx.random.normal((5, 3))
+    trace = nnrepl.trace(lambda x: model(x).square().mean(), x, wrt=model)
+    hidden = trace.ops[2].outputs[0]
+    gradient = trace.grad(hidden)
+    assert gradient is not None
+    edited = trace.set(gradient, lambda g: g * 2)
+    first, last = edited.grads["layers"][0], edited.grads["layers"][2]
+    plain = trace.grads["layers"]
+    assert_same_bits(plain[2], last)
+    assert mx.allclose(first["weight"], plain[0]["weight"] * 2).item()
+    forward = trace.tape.passes[-1].backward
+    assert all(a.outputs == b.outputs for a, b in zip(trace.ops[:forward], edited.ops))
+
+
+def test_nothing_else_is_computed_again() -> None:
+    def f(x: mx.array, y: mx.array) -> mx.array:
+        a = mx.exp(x)
+        b = mx.sin(y)
+        c = a * 2
+        return (c + b).sum()
+
+    trace = nnrepl.trace(f, mx.ones(3), mx.ones(3), wrt=[0, 1])
+    mx.eval(trace.value, trace.grads)
+    edited = trace.set("c", lambda c: c + 1)
+    assert edited["b"] is trace["b"]
+    assert edited["a"] is trace["a"]
+    assert not edited.ops[-1].outputs[0].evaluated or edited.ops[-1].outputs[0] in trace.ops[-1].outputs
+    lazy = [op.name for op in edited.ops if not all(value.evaluated for value in op.outputs)]
+    assert lazy == ["add", "add", "sum", "vjp of add"], "only the edit and what depends on it"
+
+
+def test_a_program_that_goes_another_way_before_the_edit_is_told() -> None:
+    turns = iter([1, 2, 3])
+
+    def f(x: mx.array) -> mx.array:
+        a = x * 2 if next(turns) == 1 else x + 2
+        b = mx.exp(a)
+        return b.sum()
+
+    trace = nnrepl.trace(f, mx.ones(3), wrt=0)
+    with pytest.raises(nnrepl.UserError, match="another way: where the tape has #1 multiply, it called add"):
+        trace.set("b", 0)
+
+
+def test_bad_edits() -> None:
+    trace = nnrepl.trace(lambda i, x: (x[i] * 2).sum(), mx.array([0, 1]), mx.ones((3,)), wrt=1)
+    with pytest.raises(KeyError, match="nothing on the tape is called z"):
+        trace.set("z", 0)
+    with pytest.raises(nnrepl.UserError, match=r"i is int32; 0.5 is not a whole number"):
+        trace.set("i", 0.5)
+    with pytest.raises(nnrepl.UserError, match="a str cannot stand there"):
+        trace.set("x", "abc")
+    with pytest.raises(ZeroDivisionError):
+        trace.set("x", lambda _: 1 / 0)
