@@ -159,8 +159,7 @@ class Call:
         tape = old.fork(0, names)
         names.tape = tape
         expected = [*old.ops[: edit.position], *edit.ops]
-        part = old.pass_at(edit.position)
-        recorder = self.recorder(tape, Guide(expected, old.ops[edit.position :], old, part), old)
+        recorder = self.recorder(tape, Guide(expected, old, edit.position), old)
         now = World([*self._roots, *(leaf.held for leaf in leaves_of(old))])
         self._world.restore()
         try:

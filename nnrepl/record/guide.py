@@ -8,13 +8,16 @@ values, gives the very same values: only what depends on the edit is new.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from nnrepl.tape import BackwardOp, DrawnKey, Leaf, Op, Pass, Tape, Value
+from nnrepl.tape import GRADIENT_PASS, BackwardOp, DrawnKey, Leaf, Op, Pass, Tape, Value
 
 if TYPE_CHECKING:
     from nnrepl.record.recorder import Recorder
+
+
+_NOTHING: Mapping[Value, Value] = {}
 
 
 class Unwinding(BaseException):
@@ -42,22 +45,27 @@ class Guide:
 
     Args:
         expected: The ops that the new tape begins with (from its first op on), inserted ones among them.
-        old: The ops of the first run that come after those: candidates for being the same again.
-        tape: Any tape of the session (they share their annotations).
-        part: The pass of the first run in which the edit lies, None if it lies in none.
+        old: The tape of the run before.
+        position: From where on the old tape is no longer expected: its ops from there are candidates for being
+            the same again.
+
+    Attributes:
+        final: The last edit of each value that is edited.
+        was: For each value of the new tape that is one of the old tape again, on the same array: that one.
     """
 
-    def __init__(self, expected: list[Op], old: Iterable[Op], tape: Tape, part: Pass | None = None) -> None:
+    def __init__(self, expected: list[Op], old: Tape, position: int) -> None:
         self.expected = expected
-        self.tape = tape
-        self.part = part
+        self.tape = old
         self.final: dict[Value, Value] = {}
+        self.was: dict[Value, Value] = {}
         for op in expected:
-            target = tape.edits.get(op)
+            target = old.edits.get(op)
             if target is not None:
                 self.final[target] = op.outputs[0]
+        self._passes = [part for part in old.passes if part.kind == GRADIENT_PASS]
         self._known: dict[Any, list[Op]] = {}
-        for op in old:
+        for op in old.ops[position:]:
             key = self.key(op)
             if key is not None:
                 self._known.setdefault(key, []).append(op)
@@ -80,31 +88,24 @@ class Guide:
                 return op
         return None
 
-    def leaf(self, position: int, number: int) -> Value | None:
-        """The leaf number `number` of the pass of the first run that began where one begins now."""
-        part = self.expected[position].part if position < len(self.expected) else self.part
-        return part.wrt[number] if part is not None and number < len(part.wrt) else None
+    def old_pass(self, tape: Tape) -> Pass | None:
+        """The gradient pass of the old tape that the last one of the new tape is."""
+        number = sum(part.kind == GRADIENT_PASS for part in tape.passes)
+        return self._passes[number - 1] if 0 < number <= len(self._passes) else None
 
-    def seed(self, number: int, shape: tuple[int, ...], dtype: Any) -> Value | None:
-        """The gradient from which the first run's backward pass started, if it can be the same again."""
-        roots = self.part.roots if self.part is not None else ()
-        if number >= len(roots):
-            return None
-        found = roots[number][1]
-        return found if isinstance(found, Leaf) and (found.shape, found.dtype) == (shape, dtype) else None
-
-    def recall(self, recorder: Recorder, op: Op) -> Op | None:
-        """The recorded op that `op` is. None if it is a new one.
+    def expect(self, recorder: Recorder, op: Op) -> Op:
+        """The op of the tape that `op` must be.
 
         Raises:
             Diverged: If the tape has another op here.
         """
-        position = len(recorder.tape.ops)
-        if position < len(self.expected):
-            expected = self.expected[position]
-            if not self._same(recorder, expected, op):
-                raise Diverged(expected, f"called {op.name}")
-            return expected
+        expected = self.expected[len(recorder.tape.ops)]
+        if not self._same(recorder, expected, op):
+            raise Diverged(expected, f"called {op.name}")
+        return expected
+
+    def same(self, op: Op) -> Op | None:
+        """The op of the old tape that computed what `op` computes, if there is one."""
         key = self.key(op)
         candidates = self._known.get(key) if key is not None else None
         return candidates.pop(0) if candidates else None
@@ -137,20 +138,23 @@ class Guide:
         if isinstance(op, BackwardOp):
             key = (op.operation, self._taken(op))
         else:
-            key = (op.operation, frozen(op.args), frozen(op.kwargs), _place(op) if not op.inputs else None)
+            was = self.was
+            key = (op.operation, frozen(op.args, was), frozen(op.kwargs, was), None if op.inputs else _place(op))
         try:
             hash(key)
         except TypeError:
             return None
         return key
 
-    @staticmethod
-    def _taken(op: BackwardOp) -> Any:
+    def _taken(self, op: BackwardOp) -> Any:
         """What a backward op is computed from: the values whose numbers it needs, of the others the shape."""
         from nnrepl.record.needs import needed_slots
 
         needed = set(needed_slots(op))
-        values = [value if slot in needed else (value.shape, value.dtype) for slot, value in enumerate(op.inputs)]
+        values = [
+            self.was.get(value, value) if slot in needed else (value.shape, value.dtype)
+            for slot, value in enumerate(op.inputs)
+        ]
         rule = op.args[0]
         return (None if isinstance(rule, Value) else rule.shape_key(), *values)
 
@@ -160,18 +164,19 @@ def _place(op: Op) -> Any:
     return None if op.scope is None else (op.scope.code, op.lasti)
 
 
-def frozen(part: Any) -> Any:
+def frozen(part: Any, was: Mapping[Value, Value] = _NOTHING) -> Any:
+    """An argument as a key, with the values that others were before."""
     kind = type(part)
     if kind is list or kind is tuple:
-        return (kind, *(frozen(item) for item in part))
+        return (kind, *(frozen(item, was) for item in part))
     if kind is dict:
-        return tuple((name, frozen(item)) for name, item in part.items())
+        return tuple((name, frozen(item, was)) for name, item in part.items())
     if kind is slice:
-        return "slice", frozen(part.start), frozen(part.stop), frozen(part.step)
+        return "slice", frozen(part.start, was), frozen(part.stop, was), frozen(part.step, was)
     if kind is DrawnKey:
         return "drawn", part.serial
     if isinstance(part, Value):
-        return part
+        return was.get(part, part)
     if hasattr(part, "guide_key"):
         return part.guide_key()
     if hasattr(part, "__array_interface__"):

@@ -6,11 +6,14 @@ kind of op.
 
 from __future__ import annotations
 
+import mlx.core as mx
+
 from nnrepl.record.anatomy import graph, stand_in
 from nnrepl.record.guide import frozen
 from nnrepl.record.vjp import Rule
 from nnrepl.tape import BackwardOp, Op, Value
 
+_step = mx.stop_gradient
 _KNOWN: dict[object, tuple[int, ...]] = {}
 
 
@@ -45,7 +48,9 @@ def _constants(op: Op) -> object:
 def _look(op: Op) -> tuple[int, ...]:
     """Compute the op on stand-ins and see which of them MLX's graph reaches."""
     stands = {value: stand_in(value.shape, value.dtype) for value in op.inputs}
-    outputs = {f"o{slot}": array for slot, array in enumerate(op.compute(stands.__getitem__))}
+    # A gradient may be handed on as it is; the step behind it keeps the two apart in the graph.
+    results = [_step(array) for array in op.compute(stands.__getitem__)]
+    outputs = {f"o{slot}": array for slot, array in enumerate(results)}
     names = {f"i{slot}": stands[value] for slot, value in enumerate(op.inputs)}
     reached = {step for step in graph(outputs, names) if isinstance(step, str)}
     # A value that is taken twice has one stand-in, which is known by the last of its names.

@@ -42,17 +42,30 @@ def repeat(recorder: Recorder, ops: list[Op], now: dict[Value, Value], draws: bo
             recorder.tape.streams[new] = recorder.tape.streams[op]
         if recorder.guide is not None:
             rerun.insert(recorder)
-        known = None if recorder.guide is None else recorder.guide.recall(recorder, new)
-        if known is None:
+        if not _recalled(recorder, new, op, now):
             new.outputs = _outputs(recorder, op, new, now, draws)
-        else:
-            new.outputs = known.outputs
-            now.update(zip(op.outputs, known.outputs))
         new.position = len(recorder.tape.ops)
         recorder.tape.ops.append(new)
         again[op] = new
     for old, part in copies.items():
         _close(recorder, old, part, now, again)
+
+
+def _recalled(recorder: Recorder, new: Op, op: Op, now: dict[Value, Value]) -> bool:
+    """In a re-run: whether an op is one of the tape; then it has the values of that."""
+    guide = recorder.guide
+    if guide is None:
+        return False
+    if guide.replaying(len(recorder.tape)):
+        new.outputs = guide.expect(recorder, new).outputs
+    else:
+        known = guide.same(new)
+        if known is None:
+            return False
+        gradients = [value.gradient_of for value in op.outputs if value.gradient_of is not None]
+        rerun.take_over(recorder, new, known, [now.get(value, value) for value in gradients])
+    now.update(zip(op.outputs, new.outputs))
+    return True
 
 
 def _enter_leaves(recorder: Recorder, old: Pass, now: dict[Value, Value]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import mlx.core as mx
 
 from nnrepl.record.guide import copy_op
-from nnrepl.tape import SETUP_PASS, Op, Pass, Value
+from nnrepl.tape import SETUP_PASS, Gradient, Leaf, Op, Pass, Value
 
 if TYPE_CHECKING:
     from nnrepl.record.recorder import Recorder
@@ -47,10 +47,17 @@ def recall(recorder: Recorder, op: Op, frame: FrameType) -> Op | None:
         Diverged: If the tape has another op here.
         Exception: What the recorded op raised.
     """
-    assert recorder.guide is not None
-    old = recorder.guide.recall(recorder, op)
-    if old is None:
-        return None
+    guide = recorder.guide
+    assert guide is not None
+    if not guide.replaying(len(recorder.tape)):
+        op.scope, op.lasti = recorder.stack.enter(frame), frame.f_lasti
+        known = guide.same(op)
+        if known is None:
+            return None
+        take_over(recorder, op, known)
+        recorder.put(op, frame)
+        return op
+    old = guide.expect(recorder, op)
     twin = copy_op(old, old.part, 0)
     recorder.put(twin, frame)
     error = recorder.tape.errors.get(old)
@@ -59,12 +66,56 @@ def recall(recorder: Recorder, op: Op, frame: FrameType) -> Op | None:
     return twin
 
 
+def take_over(recorder: Recorder, op: Op, old: Op, of: Sequence[Value] = ()) -> None:
+    """Give an op the results of an old one that computed the same: values of its own on the same arrays.
+
+    Args:
+        of: What they are the gradients of, in the backward pass.
+    """
+    tape, guide = recorder.tape, recorder.guide
+    assert guide is not None
+    outputs = []
+    for slot, value in enumerate(old.outputs):
+        held = None if value.held is None else _copy(value.held)
+        twin = Gradient(op, slot, held, of[slot]) if of else Value(op, slot, held)
+        if held is None:
+            tape.sketches[twin] = (value.shape, value.dtype)
+            if value in tape.dropped:
+                tape.dropped.add(twin)
+        if value in tape.labels:
+            tape.labels[twin] = tape.labels[value]
+        guide.was[twin] = value
+        outputs.append(twin)
+    op.outputs = tuple(outputs)
+    if old in tape.structures:
+        tape.structures[op] = tape.structures[old]
+
+
 def hand_out(recorder: Recorder, op: Op) -> Any:
     """What a recorded op returned, with fresh handles on its values."""
     structure = recorder.tape.structures.get(op)
     if structure is None:
         return recorder.handle(op.outputs[0])
     return _fill_slots(structure, lambda slot: recorder.handle(op.outputs[slot]))
+
+
+def seed(recorder: Recorder, number: int, array: mx.array) -> Value | None:
+    """The gradient from which the backward pass of the run before started, if this one starts from the same."""
+    part = None if recorder.guide is None else recorder.guide.old_pass(recorder.tape)
+    if part is None or number >= len(part.roots):
+        return None
+    found = part.roots[number][1]
+    return found if isinstance(found, Leaf) and (found.shape, found.dtype) == (array.shape, array.dtype) else None
+
+
+def leaf(recorder: Recorder, number: int, origin: Value) -> Value | None:
+    """The leaf number `number` of this pass in the run before, if it came from the same value."""
+    guide = recorder.guide
+    part = None if guide is None else guide.old_pass(recorder.tape)
+    if guide is None or part is None or number >= len(part.wrt):
+        return None
+    found = part.wrt[number]
+    return found if found.origin is guide.was.get(origin, origin) else None
 
 
 def insert(recorder: Recorder) -> None:

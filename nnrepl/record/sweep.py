@@ -188,7 +188,7 @@ class Sweep:
             return
         given = (*cotangents, *self._primals(node))
         op = self._new(node.op, node.rule(wanted, reached), given)
-        if self._recalled(op, node.op):
+        if self._recalled(op, node):
             node.parts = {slot: [part] for slot, part in zip(wanted, op.outputs) if slot not in continued}
             for slot in continued:
                 self._continue(node, slot, reached, cotangents, None)
@@ -233,7 +233,7 @@ class Sweep:
         """Add one part to a gradient so far."""
         inputs = (far, part)
         op = BackwardOp(ACCUMULATE, inputs, _NO_KWARGS, inputs, node.op)
-        if self._recalled(op, node.op):
+        if self._recalled(op, node, value):
             self._arrive(value, op.outputs[0])
         else:
             self._accumulated(op, node, value, _add(far.array, part.array))
@@ -252,7 +252,7 @@ class Sweep:
         rule = node.rule((slot,), reached, (slot,))
         inputs = (*cotangents, far, *self._primals(node))
         op = BackwardOp(CONTINUE, (rule, *inputs), _NO_KWARGS, inputs, node.op)
-        if self._recalled(op, node.op):
+        if self._recalled(op, node, value):
             self._arrive(value, op.outputs[0])
             return
         if array is None:
@@ -277,7 +277,7 @@ class Sweep:
         """Take a VJP and put it on the tape."""
         given = cotangents + self._primals(node)
         op = self._new(node.op, rule, given)
-        if self._recalled(op, node.op):
+        if self._recalled(op, node):
             return op
         arrays = self._guarded(node.op, run_vjp, rule, [value.array for value in given], op)
         live, inputs = self.recorder.live, node.inputs
@@ -295,20 +295,26 @@ class Sweep:
         now = self.now
         return tuple([now.get(value, value) for value in node.inputs]) if now else node.inputs
 
-    def _recalled(self, op: Op, forward: Op) -> bool:
+    def _recalled(self, op: BackwardOp, node: Node, of: Value | None = None) -> bool:
         """In a re-run: whether an op is one of the tape; then it has the values of that."""
-        recorder = self.recorder
-        if recorder.guide is None:
+        recorder, guide = self.recorder, self.recorder.guide
+        if guide is None:
             return False
         op.part = self.part
-        old = recorder.guide.recall(recorder, op)
-        if old is None:
-            return False
+        if not guide.replaying(len(self.tape)):
+            known = guide.same(op)
+            if known is None:
+                return False
+            targets = [of] if of is not None else [node.inputs[slot] for slot in op.args[0].wanted]
+            rerun.take_over(recorder, op, known, targets)
+            self._put(op, node.op)
+            return True
+        old = guide.expect(recorder, op)
         op.outputs = old.outputs
         error = self.tape.errors.get(old)
         if error is not None:
             self.tape.errors[op] = error
-        self._put(op, forward)
+        self._put(op, node.op)
         if error is not None:
             raise error
         return True
@@ -350,7 +356,7 @@ class Sweep:
 
 
 def _is_rule_of(rule: Any, node: Node) -> bool:
-    return type(rule) is Rule and rule.op is node.op
+    return type(rule) is Rule and rule.op.outputs == node.op.outputs  # a re-run's op has the values of the old one
 
 
 def seed(recorder: Recorder, root: Value, cotangent: mx.array, number: int) -> Value:
@@ -359,11 +365,13 @@ def seed(recorder: Recorder, root: Value, cotangent: mx.array, number: int) -> V
     origin = recorder.live.get(id(cotangent))
     array = _astype(cotangent, root.dtype)
     if origin is None:
-        known = None if recorder.guide is None else recorder.guide.seed(number, array.shape, array.dtype)
-        if known is not None:
+        known = rerun.seed(recorder, number, array)
+        if known is not None and recorder.guide is not None and recorder.guide.replaying(len(recorder.tape)):
             return known
         value = recorder.leaf(array, "seed", "∂L/∂L")
         value.gradient_of = root
+        if known is not None and recorder.guide is not None:
+            recorder.guide.was[value] = known
         return value
     if origin.dtype == root.dtype:
         return origin

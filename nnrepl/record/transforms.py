@@ -177,12 +177,15 @@ class _Arguments:
 
     def _leaf(self, twin: mx.array, kind: str, label: str, origin: Value) -> Value:
         """The leaf for an argument; in a re-run the one of the first run, if it comes from the same value."""
-        guide = self.recorder.guide
-        before = None if guide is None else guide.leaf(len(self.recorder.tape), len(self.wrt))
-        if before is None or before.origin is not origin:
-            return self.recorder.leaf(twin, kind, label, origin)
-        self.recorder.link(twin, before)
-        return before
+        recorder, guide = self.recorder, self.recorder.guide
+        before = rerun.leaf(recorder, len(self.wrt), origin)
+        if guide is not None and before is not None and guide.replaying(len(recorder.tape)):
+            recorder.link(twin, before)
+            return before
+        value = recorder.leaf(twin, kind, label, origin)
+        if guide is not None and before is not None:
+            guide.was[value] = before
+        return value
 
     def run(self, fun: Callable[..., Any]) -> Any:
         """Call the function; then the containers get back the arrays that they held, except where the
