@@ -13,12 +13,14 @@ import mlx.core as mx
 
 from nnrepl.commands.interpreter import Interpreter
 from nnrepl.programs.exceptions import exit_status
-from nnrepl.programs.script import CannotLoad, Script, load_module, load_script, reset_stdin
+from nnrepl.programs.script import CannotLoad, Script, forget_modules, load_module, load_script, reset_stdin
+from nnrepl.record.guide import Diverged, Guide, Unwinding
 from nnrepl.record.intercept import recording
 from nnrepl.record.names import ProgramNames
 from nnrepl.record.opaque import set_random_state
 from nnrepl.record.recorder import Recorder
-from nnrepl.session.errors import Quit, Restart
+from nnrepl.record.rerun import CannotExchange
+from nnrepl.session.errors import Quit, Restart, RunAgain
 from nnrepl.session.session import Session
 from nnrepl.shell.readers import Chain, Queue, Reader
 from nnrepl.shell.shell import Shell, make_console, make_reader, run_program
@@ -118,7 +120,7 @@ def split_arguments(arguments: list[str]) -> tuple[list[str], list[str]]:
 
 
 class Debugger:
-    """One run of nnrepl on one program; `restart` begins the program anew."""
+    """One run of nnrepl on one program. The session lives on where the program runs again."""
 
     def __init__(self, options: argparse.Namespace, script: Script, lines: list[str]) -> None:
         self.options = options
@@ -127,38 +129,51 @@ class Debugger:
         self.plain = options.plain or any(stream is None or not stream.isatty() for stream in streams)
         self.console = make_console(options.plain, options.theme)
         self.queue = Queue(lines)
-        self.failed = False
+        self._modules = frozenset(sys.modules)
         self._random = (random.getstate(), _numpy_state(), mx.random.state[0])  # type: ignore[index]
 
     def run(self) -> int:
         """Until the person has had enough. Returns the exit status."""
-        again = False
-        while True:
-            try:
-                return self._once(again)
-            except Restart:
-                again = True
-                self._reset()
-
-    def _once(self, again: bool) -> int:
-        names = ProgramNames()
-        tape = Tape(names)
-        names.tape = tape
-        recorder = Recorder(tape, strict=True, base=sys._getframe())
-        session = Session(tape, names, recorder)
-        recorder.listener = session
-        shell = Shell(session, self.console, self._reader, "" if again else self._banner(), self.options.batch)
+        names, tape = _new_tape()
+        session = Session(tape, names)
+        shell = Shell(session, self.console, self._reader, self._banner(), self.options.batch)
         if not self.options.batch:
             shell.catch_interrupts()
+        error: BaseException | None = None
+        wish: Unwinding | None = None
         try:
-            with recording(recorder):
-                session.begin(self.options.stop_at_entry)
-                error = run_program(self.script.run, session)
+            while True:
+                try:
+                    error = self._once(session, wish)
+                    break
+                except (Restart, RunAgain) as wanted:
+                    wish = wanted
+                    self._reset(session)
+                except (Diverged, CannotExchange) as failure:
+                    session.changes.failed()
+                    session.strand(f"{failure}; the program is over, restart runs it anew")
+                    break
         except Quit:
             error = session.exit_error
-        shell.cursor_moved(len(tape))
+        shell.cursor_moved(len(session.tape))
         status = exit_status(error)
         return status or int(shell.failed and not self._interactive())
+
+    def _once(self, session: Session, wish: Unwinding | None) -> BaseException | None:
+        """Run the program to its end: from its start, or along the tape of a run before."""
+        run = wish.run if isinstance(wish, RunAgain) else None
+        names, tape = _new_tape(None if run is None else run.old)
+        recorder = Recorder(tape, strict=True, base=sys._getframe())
+        recorder.listener = session
+        session.attach(tape, names, recorder)
+        if run is not None:
+            recorder.guide = Guide(run.expected, run.old, run.position)
+            session.changes.arrived(tape, names, 0)
+            session.begin_again(run)
+        else:
+            session.begin(self.options.stop_at_entry)
+        with recording(recorder):
+            return run_program(self.script.run, session)
 
     def _interactive(self) -> bool:
         return not (self.plain or self.options.batch)
@@ -173,14 +188,24 @@ class Debugger:
         notes = "".join(f"\n{note}" for note in self.script.notes)
         return f"{versions()} · {self.script.title} · step to begin, help for more{notes}"
 
-    def _reset(self) -> None:
-        """Put the random states back, so that the program does again what it did."""
+    def _reset(self, session: Session) -> None:
+        """Put things back, so that the program does again what it did: the random states, its input, and the
+        modules that it had imported."""
         python, numpy, state = self._random
         random.setstate(python)
         if numpy is not None:
             sys.modules["numpy"].random.set_state(numpy)
         set_random_state(state)
         reset_stdin()
+        forget_modules(self._modules, session.tape)
+
+
+def _new_tape(old: Tape | None = None) -> tuple[ProgramNames, Tape]:
+    """An empty tape; for a second run one that shares what is noted about the values of the first."""
+    names = ProgramNames()
+    tape = Tape(names) if old is None else old.fork(0, names)
+    names.tape = tape
+    return names, tape
 
 
 def _numpy_state() -> Any:

@@ -12,12 +12,14 @@ from rich.text import Text
 
 from nnrepl.commands import table
 from nnrepl.record.guide import Unwinding
+from nnrepl.session.assignments import Assignment, assignment
 from nnrepl.session.errors import NoGradient, NotYet, UserError
 from nnrepl.session.expressions import masked, parts
 from nnrepl.session.session import END_OF_PROGRAM, END_OF_TAPE, Session, Stop
 from nnrepl.tape import Op, Value
 from nnrepl.view.stop import stop_view
 from nnrepl.view.tensor import tensor
+from nnrepl.view.timelines import edit_text
 
 
 class Interpreter:
@@ -91,7 +93,12 @@ class Interpreter:
     # -- expressions ---------------------------------------------------------------------------------------
 
     def python(self, text: str) -> RenderableType | None:
-        """Evaluate or execute Python."""
+        """Evaluate or execute Python. An assignment to a value of the tape is an edit."""
+        change = assignment(text)
+        if change is not None:
+            shown = self.edit(change, text)
+            if shown is not None:
+                return shown
         try:
             compile(masked(text), "<prompt>", "eval")
         except (RecursionError, MemoryError):
@@ -100,6 +107,19 @@ class Interpreter:
             self._guard(lambda: self.session.expressions.execute(text, self.session.where()), text)
             return None
         return self.print(text)
+
+    def edit(self, change: Assignment, line: str) -> RenderableType | None:
+        """Change a value of the tape; shows the timeline that this makes, None if it is no value of the tape."""
+        session = self.session
+        before = session.tape
+        timeline = self._guard(lambda: session.changes.assign(change, line), line)
+        return None if timeline is None else self.moved_in_time(edit_text(timeline, before))
+
+    def moved_in_time(self, *said: RenderableType) -> RenderableType:
+        """Another tape is looked at."""
+        self.shown = None
+        session = self.session
+        return Group(*said, self.show_stop(Stop("", session.cursor)) or Text(""))
 
     def print(self, text: str, label: str | None = None) -> RenderableType:
         """The values of one or more expressions, with their names."""

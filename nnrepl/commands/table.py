@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from nnrepl.session.assignments import assignment
 from nnrepl.session.errors import UserError
 from nnrepl.session.expressions import masked
 from nnrepl.session.lookup import NUMBER
@@ -169,7 +170,10 @@ def classify(line: str, table: Table = TABLE) -> Line:
 
 
 def is_python(text: str) -> bool:
-    """Whether a line is valid Python, the names of the tape (`#3`, `layers.0.weight`) included."""
+    """Whether a line is valid Python, the names of the tape (`#3`, `layers.0.weight`) and assignments to
+    gradients (`grad(z1) = ...`) included."""
+    if assignment(text) is not None:
+        return True
     try:
         ast.parse(masked(text))
     except (SyntaxError, ValueError, RecursionError, MemoryError):

@@ -167,8 +167,8 @@ class Call:
                 return self._run(recorder, names)
         except Diverged as error:
             raise UserError(str(error)) from None
-        except CannotExchange:
-            raise UserError(f"{edit.name} cannot take another shape or dtype here: the program holds it") from None
+        except CannotExchange as error:
+            raise UserError(f"{edit.name} cannot be changed so: {error}") from None
         finally:
             now.restore()
             for value, array in recorder.overwritten:

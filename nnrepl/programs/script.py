@@ -17,6 +17,8 @@ from types import CodeType
 from typing import Any
 
 from nnrepl.programs.notebook import Notebook, read_notebook
+from nnrepl.tape import Tape
+from nnrepl.timeline.world import is_library
 
 USAGE_ERROR, PROGRAM_ERROR = 2, 1
 
@@ -165,3 +167,21 @@ def reset_stdin() -> None:
     """Let a program that runs again read its standard input from the start, where that is a file."""
     if isinstance(sys.stdin, io.TextIOWrapper) and sys.stdin.seekable():
         sys.stdin.seek(0)
+
+
+def forget_modules(known: frozenset[str], tape: Tape) -> None:
+    """Let a program that runs again import its own modules again, and those whose import made ops.
+
+    Args:
+        known: The modules that had been imported before the program began.
+    """
+    importing = {
+        scope.code.co_filename
+        for op in tape.ops
+        for scope in (op.scope.path() if op.scope is not None else ())
+        if scope.code.co_name == "<module>"
+    }
+    for name in sys.modules.keys() - known:
+        file = getattr(sys.modules[name], "__file__", None)
+        if file is not None and file.endswith(".py") and (file in importing or not is_library(file)):
+            del sys.modules[name]

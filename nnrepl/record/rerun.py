@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
-from nnrepl.record.guide import copy_op
+from nnrepl.record.guide import Unwinding, copy_op
 from nnrepl.tape import SETUP_PASS, Gradient, Leaf, Op, Pass, Value
 
 if TYPE_CHECKING:
@@ -17,10 +17,12 @@ if TYPE_CHECKING:
 
 _copy = mx.array.__copy__
 _setitem = mx.array.__setitem__
+_imatmul, _ipow, _imul = mx.array.__imatmul__, mx.array.__ipow__, mx.array.__imul__
+_zeros = mx.zeros
 
 
-class CannotExchange(Exception):
-    """An array object of the program's cannot take another shape or dtype: the program must run again."""
+class CannotExchange(Unwinding):
+    """An array object of the program's cannot take another shape or dtype."""
 
 
 class Slot(int):
@@ -124,8 +126,10 @@ def insert(recorder: Recorder) -> None:
         op = recorder.guide.inserted(len(recorder.tape.ops))
         if op is None:
             return
-        part = recorder.part or _reopened_pass(recorder)
+        part = recorder.part if recorder.part is not None else _reopened_pass(recorder)
         twin = copy_op(op, part, len(recorder.tape.ops))
+        if recorder.started and part is not recorder.part and twin.position == recorder.tape.origin:
+            recorder.tape.origin += 1  # what is changed before #1 is setup
         recorder.tape.ops.append(twin)
         for value in op.outputs:
             if value.op is op:
@@ -174,12 +178,26 @@ def _object(recorder: Recorder, key: int, value: Value) -> mx.array | None:
 
 
 def _overwrite(recorder: Recorder, array: mx.array, old: Value, content: Value) -> None:
-    if array.shape != content.shape or array.dtype != content.dtype:
-        raise CannotExchange
+    same = array.shape == content.shape
+    if array.dtype != content.dtype or not (same or mx.issubdtype(array.dtype, mx.floating)):
+        raise CannotExchange(
+            f"the program holds it as {array.shape} {array.dtype}, which cannot become {content.shape} {content.dtype}"
+        )
     if old.held is array:
         old.held = _copy(array)
         recorder.overwritten.append((old, array))
-    _setitem(array, Ellipsis, content.array)
+    if same:
+        _setitem(array, Ellipsis, content.array)
+    else:
+        _reshape(array, content.array)
+
+
+def _reshape(array: mx.array, content: mx.array) -> None:
+    """Give an array object another shape: MLX's in-place operators write their result's shape into it."""
+    while array.ndim:
+        _imatmul(array, _zeros((array.shape[-1],), array.dtype))
+    _ipow(array, 0)  # 1, whatever it was
+    _imul(array, content)
 
 
 def deliver(recorder: Recorder, array: mx.array, value: Value) -> None:

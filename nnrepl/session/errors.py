@@ -1,6 +1,13 @@
 """What can go wrong at the prompt, each with one line that says what and what to type instead."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from nnrepl.record.guide import Unwinding
+
+if TYPE_CHECKING:
+    from nnrepl.session.changes import Run
 
 
 class UserError(Exception):
@@ -21,3 +28,11 @@ class Quit(Unwinding):
 
 class Restart(Unwinding):
     """Unwinds the program so that it runs again from its start."""
+
+
+class RunAgain(Unwinding):
+    """Unwinds the program so that it runs again from its start, along the tape as far as that holds."""
+
+    def __init__(self, run: Run) -> None:
+        super().__init__("run again")
+        self.run = run

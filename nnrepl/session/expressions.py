@@ -8,15 +8,15 @@ import ctypes
 import re
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from types import CodeType, FrameType
+from types import FrameType
 from typing import Any
 
 import mlx.core as mx
 
 from nnrepl.record.opaque import set_random_state
-from nnrepl.record.recorder import current
+from nnrepl.record.recorder import Recorder, current
 from nnrepl.record.stack import is_module
 from nnrepl.session.errors import Quit, UserError
 from nnrepl.session.lookup import Lookup
@@ -59,6 +59,7 @@ class Expressions:
         self.lookup = lookup
         self.variables: dict[str, Any] = {}
         self._values: dict[int, tuple[mx.array, Value]] = {}
+        self._recorder: Recorder | None = None
 
     def value_of(self, array: Any) -> Value | None:
         """The value that an array stands for which was handed out in this evaluation."""
@@ -70,14 +71,27 @@ class Expressions:
         source, placeholders = self._translate(text, where)
         code = compile(source, "<prompt>", "eval", dont_inherit=True)
         with aside():
-            return eval(code, self._namespace(code, placeholders, where))
+            return eval(code, self._namespace(source, placeholders, where))
+
+    def compute(self, text: str, where: Surroundings, recorder: Recorder, **names: Any) -> Any:
+        """The result of a Python expression whose ops are recorded: the new value of an edit. `names` stand for
+        what the person did not write."""
+        self._recorder = recorder
+        try:
+            source, placeholders = self._translate(text, where)
+            placeholders.update(names)
+            code = compile(source, "<prompt>", "eval", dont_inherit=True)
+            with steady():
+                return eval(code, self._namespace(source, placeholders, where))
+        finally:
+            self._recorder = None
 
     def execute(self, text: str, where: Surroundings) -> None:
         """Run Python statements. What they assign goes to the program's own variables where its function
         still runs, else to the person's."""
         source, placeholders = self._translate(text, where)
         code = compile(source, "<prompt>", "exec", dont_inherit=True)
-        namespace = self._namespace(code, placeholders, where)
+        namespace = self._namespace(source, placeholders, where)
         before = dict(namespace)
         with aside():
             exec(code, namespace)
@@ -93,6 +107,8 @@ class Expressions:
         """A handle on a value that Python may do with what it likes."""
         array = _copy(value.array)
         self._values[id(array)] = (array, value)
+        if self._recorder is not None:
+            self._recorder.link(array, value)
         return array
 
     # -- names -------------------------------------------------------------------------------------------
@@ -171,10 +187,10 @@ class Expressions:
         if where.frame is not None:
             yield where.frame.f_globals
 
-    def _namespace(self, code: CodeType, placeholders: dict[str, Any], where: Surroundings) -> dict[str, Any]:
-        """Everything the code names: the person's variables, the tape, the program, MLX, in this order."""
+    def _namespace(self, source: str, placeholders: dict[str, Any], where: Surroundings) -> dict[str, Any]:
+        """Everything the source names: the person's variables, the tape, the program, MLX, in this order."""
         namespace: dict[str, Any] = {"__builtins__": builtins, **placeholders}
-        for name in _names(code):
+        for name in _names(source):
             if name in namespace:
                 continue
             if name in self.variables:
@@ -251,25 +267,25 @@ class _Grad:
 _SHORT = {"nn": "nn", "optim": "optimizers"}
 
 
-def _names(code: CodeType) -> Iterator[str]:
-    """Every global name that some code refers to, its inner functions included."""
-    yield from code.co_names
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):
-            yield from _names(constant)
+def _names(source: str) -> set[str]:
+    """Every variable that some Python refers to."""
+    return {node.id for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Name)}
 
 
 @contextmanager
 def aside() -> Iterator[None]:
     """While the prompt computes: nothing is recorded, and the random state does not move."""
     recorder = current()
+    with steady(), nullcontext() if recorder is None else recorder.muted():
+        yield
+
+
+@contextmanager
+def steady() -> Iterator[None]:
+    """The random state is afterwards what it was before."""
     state = _RANDOM_STATE[0]
     try:
-        if recorder is None:
-            yield
-        else:
-            with recorder.muted():
-                yield
+        yield
     finally:
         if _RANDOM_STATE[0] is not state:
             set_random_state(state)
@@ -283,7 +299,7 @@ def parts(text: str) -> list[str]:
         return [text]
     if isinstance(tree.body, ast.Tuple) and not text.lstrip().startswith("("):
         flat = masked(text).encode()
-        return [_cut(text, flat, node) for node in tree.body.elts]
+        return [cut(text, flat, node) for node in tree.body.elts]
     return [text]
 
 
@@ -296,7 +312,8 @@ def masked(text: str) -> str:
     return _TOKEN.sub(mask, text)
 
 
-def _cut(text: str, flat: bytes, node: ast.expr) -> str:
+def cut(text: str, flat: bytes, node: ast.expr) -> str:
+    """The piece of a text that a node of its syntax tree stands for."""
     start = len(flat[: node.col_offset].decode())
     end = len(flat[: node.end_col_offset].decode()) if node.end_col_offset is not None else len(text)
     return text[start:end]

@@ -17,13 +17,16 @@ from nnrepl.record.names import ProgramNames
 from nnrepl.record.recorder import Recorder
 from nnrepl.record.transforms import GradientCall
 from nnrepl.session import goals, places
+from nnrepl.session.changes import Changes, Run
 from nnrepl.session.errors import Quit, Restart, UserError
 from nnrepl.session.expressions import Expressions, Surroundings
 from nnrepl.session.lookup import Lookup
 from nnrepl.session.places import Place
+from nnrepl.session.restarts import ProgramRestarts
 from nnrepl.tape import GRADIENT_PASS, Op, Pass, Tape, Value
 from nnrepl.timeline import moves
 from nnrepl.timeline.evaluation import Work, evaluate, pending
+from nnrepl.timeline.timelines import Timelines
 
 START_OF_TAPE, END_OF_TAPE, END_OF_PROGRAM, EXCEPTION = "start of tape", "end of tape", "end of program", "exception"
 
@@ -55,6 +58,9 @@ class Hooks:
 
     def pass_started(self) -> None:
         """A gradient pass is being recorded; nothing is said until its end."""
+
+    def running_again(self, position: int) -> None:
+        """The program runs again; what it printed before `position` has been seen."""
 
     def cursor_moved(self, position: int) -> None:
         """The cursor stands at another place."""
@@ -88,8 +94,11 @@ class Session:
         self.displays: dict[int, str] = {}
         self.lookup = Lookup(tape, names)
         self.expressions = Expressions(self.lookup)
+        self.restarts = None if recorder is None else ProgramRestarts(self, recorder)
+        self.changes = Changes(self, self.restarts)
         self.evaluated_ops = 0
         self.exit_error: BaseException | None = None
+        self._after: goals.Goal | None = None
         self._process = os.getpid()
 
     # -- the program's side ------------------------------------------------------------------------------
@@ -111,6 +120,8 @@ class Session:
         """Listener: a gradient pass begins."""
         if os.getpid() == self._process:
             self.hooks.pass_started()
+            if self.restarts is not None and not isinstance(self.goal, goals.Never):
+                self.restarts.pass_started(call)
 
     def pass_recorded(self, call: GradientCall) -> None:
         """Listener: a gradient pass has been recorded to its end; the program waits."""
@@ -126,6 +137,12 @@ class Session:
             found = self.goal.find(self.tape)
             if found is None:
                 self.hooks.cursor_moved(len(self.tape))
+                return
+            assert self.recorder is not None
+            self.recorder.guide = None
+            if self._after is not None:
+                self.goal, self._after = self._after, None
+                self._recorded()
                 return
             self._arrive(found, self.goal.reason)
         self._interact()
@@ -150,7 +167,41 @@ class Session:
         self.resuming = False
         with contextlib.nullcontext() if self.recorder is None else self.recorder.muted():
             self.hooks.interact(self, self.stop)
+        if self.restarts is not None:
+            self.restarts.left()
         self.hooks.cursor_moved(len(self.tape))
+
+    # -- other tapes ---------------------------------------------------------------------------------------
+
+    def look_at(self, tape: Tape, names: ProgramNames, cursor: int) -> None:
+        """Stand on another tape."""
+        self.tape, self.names, self.cursor = tape, names, cursor
+        self.lookup = self.expressions.lookup = Lookup(tape, names)
+
+    def attach(self, tape: Tape, names: ProgramNames, recorder: Recorder) -> None:
+        """A program is about to run (again), recorded on this tape."""
+        self.recorder = recorder
+        if not self.changes.coming:
+            self.changes.timelines = Timelines(tape, names)
+        self.restarts = self.changes.restarts = ProgramRestarts(self, recorder)
+        self.look_at(tape, names, 0)
+
+    def begin_again(self, run: Run) -> None:
+        """The program is about to run again along a tape: to where the person stands, or to where that tape ends
+        and then on to what they wanted."""
+        self.running = True
+        self.resuming = False
+        self._after = self.goal
+        self.goal = goals.At(run.cursor if self.goal is None else max(len(run.expected) - 1, 0))
+        self.hooks.running_again(run.position)
+
+    def strand(self, why: str) -> None:
+        """The program could not be run again: the person may look at what there is."""
+        self.running = False
+        self.restarts = self.changes.restarts = None
+        self.goal = None
+        self._arrive(min(self.cursor, len(self.tape)), why)
+        self._interact()
 
     # -- moving --------------------------------------------------------------------------------------------
 
@@ -172,6 +223,7 @@ class Session:
         if found is not None:
             return self._arrive(found, goal.reason)
         if self.running:
+            self.changes.relive()
             self.resuming = True
             return None
         at_end = self.cursor >= len(self.tape)

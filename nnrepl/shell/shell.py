@@ -112,6 +112,10 @@ class Shell(Hooks):
         if not isinstance(self.session.goal, Never):
             self.held.hold()
 
+    def running_again(self, position: int) -> None:
+        """Keep what the program prints a second time to itself."""
+        self.held.begin_again(position)
+
     def cursor_moved(self, position: int) -> None:
         """Show what the program printed before the cursor."""
         self.held.release()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Sequence
 from copy import copy
+from dataclasses import replace
 from typing import Any, Protocol, overload
 
 import mlx.core as mx
@@ -70,12 +71,13 @@ class Tape:
         return len(self.ops)
 
     def fork(self, position: int, names: Names) -> Tape:
-        """A new tape that shares everything before `position`, which is where a pass begins. The values, what
-        is noted about them, and the passes before are the same objects."""
+        """A new tape that shares everything before `position`: the values, what is noted about them, and the
+        passes before are the same objects."""
         twin = copy(self)
         twin.names = names
         twin.ops = self.ops[:position]
-        twin.passes = [part for part in self.passes if part.end <= position and len(part)]
+        before = [part for part in self.passes if part.start < position and len(part)]
+        twin.passes = [part if part.end <= position else replace(part, end=position) for part in before]
         twin.marks = [mark for mark in self.marks if mark.position < position]
         twin.holes = [hole for hole in self.holes if hole.position < position]
         twin._consumers = {}

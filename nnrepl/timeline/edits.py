@@ -13,7 +13,7 @@ from typing import Any
 import mlx.core as mx
 
 from nnrepl.record.recorder import RECORD, Recorder
-from nnrepl.tape import RUN_PASS, Gradient, Leaf, Op, Operation, Pass, Tape, Value
+from nnrepl.tape import RUN_PASS, Activation, Gradient, Leaf, Op, Operation, Pass, Tape, Value
 
 _copy = mx.array.__copy__
 _full = mx.full
@@ -56,13 +56,20 @@ TAKE = Operation("edit", _same, "edit", kind="edit")
 
 
 def make_edit(
-    recorder: Recorder, target: Value, name: str, text: str, position: int, compute: Callable[[], Any]
+    recorder: Recorder,
+    target: Value,
+    name: str,
+    text: str,
+    position: int,
+    compute: Callable[[], Any],
+    caller: Activation | None = None,
 ) -> Edit:
     """Compute a new value for `target` under recording, on a piece of tape of its own.
 
     Args:
         compute: Gives the new value: an array, or a number for all elements. The arrays that it works on must
             be linked to their values.
+        caller: In which call of the program's the change is made.
 
     Raises:
         BadEdit: If the result is no tensor that can stand there.
@@ -79,6 +86,9 @@ def make_edit(
             scratch.ops.remove(op)
             scratch.ops.append(op)
     edit = Edit(target, name, text, position, list(scratch.ops))
+    scope = Activation(caller, compile("pass", remember_source(text), "exec"), -1, None)
+    for made_op in edit.ops:
+        made_op.scope, made_op.lasti = scope, -2  # the whole line
     _become(edit, op)
     return edit
 

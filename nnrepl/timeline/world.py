@@ -136,7 +136,7 @@ class World:
         pending.extend(function.__defaults__ or ())
         pending.extend((function.__kwdefaults__ or {}).values())
         pending.append(function.__dict__)
-        if _is_library(function.__globals__):
+        if is_library(str(function.__globals__.get("__file__", ""))):
             return
         self._globals(function.__code__, function.__globals__, pending)
 
@@ -220,9 +220,8 @@ def _slots(cls: type) -> list[str]:
     return [slot for slot in found if slot not in ("__dict__", "__weakref__")]
 
 
-def _is_library(variables: dict[str, Any]) -> bool:
-    """Whether global variables are those of an installed package: its functions keep no state of ours."""
-    file = str(variables.get("__file__", ""))
+def is_library(file: str) -> bool:
+    """Whether a file belongs to Python or to an installed package: its functions keep no state of the program's."""
     return "site-packages" in file or file.startswith(sys.base_prefix)
 
 

@@ -24,8 +24,8 @@ UNARY: list[Callable[[mx.array], mx.array]] = [
     lambda a: a - mx.mean(a, axis=0), lambda a: mx.fast.rms_norm(a, mx.ones((3,)), 1e-5), lambda a: mx.stop_gradient(a),
 ]  # fmt: skip
 BINARY: list[Callable[[mx.array, mx.array], mx.array]] = [
-    lambda a, b: a + b, lambda a, b: a * b, lambda a, b: a - b[0], lambda a, b: mx.maximum(a, b), lambda a, b: mx.where(a > b, a, b * 2),
-    lambda a, b: (a @ b.T) @ b,
+    lambda a, b: a + b, lambda a, b: a * b, lambda a, b: a - b[0], lambda a, b: mx.maximum(a, b),
+    lambda a, b: mx.where(a > b, a, b * 2), lambda a, b: (a @ b.T) @ b,
 ]  # fmt: skip
 
 step = st.tuples(st.booleans(), st.integers(0, 14), st.integers(0, 9), st.integers(0, 9))

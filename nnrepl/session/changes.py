@@ -1,0 +1,290 @@
+"""Changes: edits, and the timelines that they make.
+
+An edit is computed on a piece of tape of its own; then what lies behind it runs again from the nearest restart
+point. Where that is the pass in which the program waits, its function is called again; else the program
+itself runs again from its start, and what it does up to the edit comes from the tape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import mlx.core as mx
+
+from nnrepl.record.names import ProgramNames
+from nnrepl.record.recorder import Recorder
+from nnrepl.session.assignments import Assignment
+from nnrepl.session.errors import NotYet, UserError
+from nnrepl.tape import Op, Tape, Value
+from nnrepl.timeline.edits import BadEdit, Edit, make_edit, place_of
+from nnrepl.timeline.timelines import Timeline, Timelines
+
+if TYPE_CHECKING:
+    from nnrepl.session.session import Session
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What has to run again.
+
+    Attributes:
+        old: The tape as it is.
+        position: From where on something else happens.
+        ops: What a person put in at that place.
+        cursor: Where the person is to stand afterwards.
+    """
+
+    old: Tape
+    position: int
+    ops: tuple[Op, ...]
+    cursor: int
+
+    @property
+    def expected(self) -> list[Op]:
+        """The ops that the new tape begins with."""
+        return [*self.old.ops[: self.position], *self.ops]
+
+
+class Restarts(Protocol):
+    """Who can run things again."""
+
+    def computing(self) -> AbstractContextManager[Recorder]:
+        """A recorder, installed, for the ops of an edit."""
+
+    def again(self, run: Run) -> tuple[Tape, ProgramNames]:
+        """Run again what has to. Raises UserError if that fails, and everything is as it was; or unwinds the
+        program, and it is `Changes.arrived` that goes on."""
+
+    def waits_in(self, position: int) -> bool:
+        """Whether only the pass in which the program waits has to run again."""
+
+
+class Changes:
+    """The edits of a session.
+
+    Attributes:
+        timelines: All of them.
+        restarts: Who runs things again; None where nothing can be.
+    """
+
+    def __init__(self, session: Session, restarts: Restarts | None) -> None:
+        self.session = session
+        self.restarts = restarts
+        self.timelines = Timelines(session.tape, session.names)
+        self._left: tuple[Timeline | None, Tape, ProgramNames] = (None, session.tape, session.names)
+        self._coming: tuple[Timeline | None, Edit | None] | None = None
+
+    @property
+    def coming(self) -> bool:
+        """Whether a timeline is on its way: the program is about to run again for it."""
+        return self._coming is not None
+
+    # -- edits ---------------------------------------------------------------------------------------------
+
+    def target(self, change: Assignment) -> tuple[Value, str, str] | None:
+        """What an assignment changes: a value, what it is called, and the index of the part that changes (""
+        for all of it). None if it changes no value of the tape.
+
+        Raises:
+            NotYet: If the value lies ahead of the cursor.
+        """
+        value = self._value(change.target)
+        if value is not None:
+            return value, change.target, ""
+        if change.index:
+            value = self._value(change.base)
+            if value is not None:
+                return value, change.base, change.index
+        return None
+
+    def assign(self, change: Assignment, line: str) -> Timeline | None:
+        """Do what an assignment says, if it changes a value of the tape. Raises as `target` and `edit` do."""
+        found = self.target(change)
+        if found is None:
+            return None
+        value, name, index = found
+        session = self.session
+
+        def compute(recorder: Recorder) -> Any:
+            def given(text: str, **names: Any) -> Any:
+                return session.expressions.compute(text, session.where(), recorder, **names)
+
+            if not index:
+                whole = f"({change.target}) {change.operator} ({change.value})" if change.operator else change.value
+                return given(whole)
+            array = recorder.handle(value)
+            key = given(f"__key__[{index}]", __key__=_Key())
+            new = given(change.value)
+            if change.operator:
+                new = given(f"__old__ {change.operator} __new__", __old__=array[key], __new__=new)
+            _check_kind(value, name, new)
+            array[key] = new
+            return array
+
+        return self.edit(value, name, line, compute)
+
+    def _value(self, text: str) -> Value | None:
+        session = self.session
+        try:
+            result = session.expressions.evaluate(text, session.where())
+        except NotYet:
+            raise
+        except Exception:  # whatever it is, it is no value of the tape: Python will say what is wrong
+            return None
+        if not isinstance(result, mx.array):
+            return None
+        value = session.expressions.value_of(result)
+        if value is None and session.recorder is not None:
+            value = session.recorder.live.get(id(result))
+        if value is not None and value.op is not None and value.op.position >= session.cursor:
+            raise NotYet(f"{text} lies ahead: #{value.op.index} ({value.op.name}) will make it")
+        return value
+
+    def edit(self, value: Value, name: str, line: str, compute: Callable[[Recorder], Any]) -> Timeline:
+        """Change a value at the cursor, and run again what depends on it.
+
+        Raises:
+            UserError: If that cannot be done; then nothing has changed.
+            Exception: Whatever `compute` raises.
+        """
+        restarts = self._able()
+        session = self.session
+        target, position = place_of(session.tape, value, session.cursor)
+        with restarts.computing() as recorder:
+            try:
+                edit = make_edit(
+                    recorder, target, name, line, position, lambda: compute(recorder), session.where().scope
+                )
+            except BadEdit as error:
+                raise UserError(str(error)) from None
+        moved = len(edit.ops) if position <= session.cursor else 0
+        run = Run(session.tape, position, tuple(edit.ops), session.cursor + moved)
+        tape, names = self._again(run, None, edit)
+        refused = _refusal(session.tape, tape, position)
+        if refused is not None:
+            self._again(Run(session.tape, len(session.tape), (), session.cursor), self.timelines.live, None)
+            self._coming = None
+            raise UserError(f"{name} cannot be {line!r} here: {refused}; nothing has changed")
+        return self.arrived(tape, names, run.cursor)
+
+    def _again(self, run: Run, timeline: Timeline | None, edit: Edit | None) -> tuple[Tape, ProgramNames]:
+        """Run again, for an edit or to come to a timeline."""
+        self._coming = (timeline, edit)
+        try:
+            return self._able().again(run)
+        except UserError:
+            self._coming = None
+            raise
+
+    def arrived(self, tape: Tape, names: ProgramNames, cursor: int) -> Timeline:
+        """What had to run again has run (or runs, on this tape)."""
+        assert self._coming is not None
+        (timeline, edit), self._coming = self._coming, None
+        self._left = (timeline, self.session.tape, self.session.names)
+        if timeline is not None:
+            timeline.tape, timeline.names = tape, names
+            self.timelines.current = self.timelines.live = timeline
+        else:
+            assert edit is not None
+            timeline = self.timelines.branch(tape, names, edit)
+        self.session.look_at(tape, names, cursor)
+        return timeline
+
+    def failed(self) -> None:
+        """The program went another way when it ran again: everything is seen as it was before."""
+        timeline, tape, names = self._left
+        if timeline is not None:
+            timeline.tape, timeline.names = tape, names
+        else:
+            self.timelines.drop(self.timelines.current)
+        self.session.look_at(tape, names, min(self.session.cursor, len(tape)))
+
+    def relive(self) -> None:
+        """Bring the program onto the timeline that the person looks at."""
+        timelines = self.timelines
+        current = timelines.current
+        if current is timelines.live:
+            return
+        run = Run(current.tape, len(current.tape), (), len(current.tape))
+        tape, names = self._again(run, current, None)
+        self.arrived(tape, names, self.session.cursor)
+
+    def _able(self) -> Restarts:
+        if self.restarts is None:
+            raise UserError("nothing can be changed here: there is no program that could run again")
+        return self.restarts
+
+    # -- timelines -----------------------------------------------------------------------------------------
+
+    def undo(self) -> Timeline:
+        """Go back to the timeline before the last edit. Raises UserError."""
+        return self._show(self.timelines.undo(), "there is nothing to undo: this is timeline 1, without edits")
+
+    def redo(self) -> Timeline:
+        """Take the last `undo` back. Raises UserError."""
+        return self._show(self.timelines.redo(), "there is nothing to redo")
+
+    def switch(self, number: int) -> Timeline:
+        """Look at another timeline. Raises UserError."""
+        try:
+            timeline = self.timelines[number]
+        except IndexError:
+            many = len(self.timelines)
+            numbers = "is only timeline 1" if many == 1 else f"are timelines 1 to {many}"
+            raise UserError(f"there is no timeline {number}; there {numbers}") from None
+        self.timelines.switch(timeline)
+        return self._show(timeline, "")
+
+    def _show(self, timeline: Timeline | None, nothing: str) -> Timeline:
+        if timeline is None:
+            raise UserError(nothing)
+        session = self.session
+        op = session.op
+        cursor = _same_place(session.tape, session.cursor, timeline.tape) if op is not None else len(timeline.tape)
+        session.look_at(timeline.tape, timeline.names, cursor)
+        return timeline
+
+
+class _Key:
+    """Gives the key of an index: `_Key()[1:, 0]` is `(slice(1, None), 0)`."""
+
+    def __getitem__(self, key: Any) -> Any:
+        return key
+
+
+def _check_kind(value: Value, name: str, new: Any) -> None:
+    """MLX would cut 0.5 down to 0 without a word."""
+    if mx.issubdtype(value.dtype, mx.inexact):
+        return
+    fraction = isinstance(new, float) and not new.is_integer()
+    if fraction or (isinstance(new, mx.array) and mx.issubdtype(new.dtype, mx.inexact)):
+        kind = str(value.dtype).removeprefix("mlx.core.")
+        shown = new if fraction else f"a tensor of {str(new.dtype).removeprefix('mlx.core.')}"
+        raise UserError(f"{name} is {kind}; {shown} does not fit into it without loss")
+
+
+def _refusal(old: Tape, new: Tape, position: int) -> str | None:
+    """Why an edit cannot stay: the op that takes it raises, and nothing had been wrong before."""
+    part = new.passes[-1] if new.passes else None
+    if part is None or part.error is None or (old.passes and old.passes[-1].error is not None):
+        return None
+    op = new.ops[-1]
+    changed = {value for edit in new.ops[position:] if edit in new.edits for value in edit.outputs}
+    if op.error is None or changed.isdisjoint(op.inputs):
+        return None
+    return f"#{op.index} {op.name} refuses it ({str(op.error).splitlines()[0]})"
+
+
+def _same_place(old: Tape, cursor: int, new: Tape) -> int:
+    """Where the cursor is on another tape: before the op that is as many ops of the program's from the start."""
+    wanted = sum(op not in old.inserted for op in old.ops[:cursor])
+    for at, op in enumerate(new.ops):
+        if op in new.inserted:
+            continue
+        if not wanted:
+            return at
+        wanted -= 1
+    return len(new)

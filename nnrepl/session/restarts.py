@@ -1,0 +1,143 @@
+"""Restarts: runs the program again, from the entry of the pass in which it waits or from its start."""
+
+from __future__ import annotations
+
+import time
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import mlx.core as mx
+
+from nnrepl.record.guide import Diverged, Guide
+from nnrepl.record.names import ProgramNames
+from nnrepl.record.recorder import MUTED, RECORD, Recorder
+from nnrepl.record.rerun import CannotExchange
+from nnrepl.record.transforms import GradientCall
+from nnrepl.session.changes import Run
+from nnrepl.session.errors import RunAgain, UserError
+from nnrepl.tape import Tape, Value
+from nnrepl.timeline.world import World
+
+if TYPE_CHECKING:
+    from nnrepl.session.session import Session
+
+_copy = mx.array.__copy__
+_SHARE, _FREE_SECONDS = 0.1, 0.5
+
+
+class Entry:
+    """The entry of a pass: everything that a second run must find as the first one did."""
+
+    def __init__(self, recorder: Recorder, call: GradientCall) -> None:
+        self.call = call
+        self.start = len(recorder.tape)
+        self._recorder = recorder
+        self._world = World([call.fun, call.given])
+        self._live = dict(recorder.live)
+        self._guards = dict(recorder.guards)
+        self._draws = recorder.draws
+
+    def restore(self) -> None:
+        """Put everything back."""
+        recorder = self._recorder
+        for key, value in recorder.live.items():
+            if value.held is not None and id(value.held) == key:
+                value.held = _copy(value.held)  # the object itself is about to be refilled
+        self._world.restore()
+        live: dict[int, Value] = dict(self._live)
+        guards: dict[int, weakref.ref[mx.array]] = dict(self._guards)
+        for key in list(recorder.guards.keys() - guards.keys()):
+            if recorder.guards[key]() is not None and key not in live:
+                live[key], guards[key] = recorder.live[key], recorder.guards[key]
+        recorder.live.clear()
+        recorder.live.update(live)
+        recorder.guards.clear()
+        recorder.guards.update(guards)
+        recorder.draws = self._draws
+
+
+class ProgramRestarts:
+    """Runs a program again that waits under a session."""
+
+    def __init__(self, session: Session, recorder: Recorder) -> None:
+        self._session = session
+        self._recorder = recorder
+        self._entry: Entry | None = None
+        self._began = time.monotonic()
+        self._spent = 0.0
+
+    # -- restart points ------------------------------------------------------------------------------------
+
+    def pass_started(self, call: GradientCall) -> None:
+        """Keep the entry of a pass in which the person may stop. That takes a while where much is reachable;
+        in a long run it may take a tenth of the time, no more: the start of the program is a restart point too."""
+        self._entry = None
+        now = time.monotonic()
+        if self._spent <= _FREE_SECONDS + _SHARE * (now - self._began):
+            self._entry = Entry(self._recorder, call)
+            self._spent += time.monotonic() - now
+
+    def left(self) -> None:
+        """The program goes on."""
+        self._entry = None
+
+    def waits_in(self, position: int) -> bool:
+        """Whether `position` lies in the pass in which the program waits."""
+        entry = self._entry
+        return self._session.running and entry is not None and position >= entry.start
+
+    # -- running again ---------------------------------------------------------------------------------------
+
+    @contextmanager
+    def computing(self) -> Iterator[Recorder]:
+        """The program's own recorder, awake."""
+        recorder = self._recorder
+        before, recorder.mode = recorder.mode, MUTED
+        try:
+            yield recorder
+        finally:
+            recorder.mode = before
+
+    def again(self, run: Run) -> tuple[Tape, ProgramNames]:
+        """Run again what has to.
+
+        Raises:
+            UserError: If the program goes another way before the edit; then everything is as it was.
+            RunAgain: Unwinds the program, if it has to run again from its start.
+        """
+        entry = self._entry
+        if entry is None or not self.waits_in(run.position) or not self._reached(run.old, entry.start):
+            raise RunAgain(run)
+        names = ProgramNames()
+        tape = run.old.fork(entry.start, names)
+        names.tape = tape
+        self._attempt(entry, run, tape)
+        return tape, names
+
+    def _reached(self, tape: Tape, position: int) -> bool:
+        """Whether the program's own past, up to `position`, is that of a tape."""
+        mine = self._recorder.tape.ops[:position]
+        return all(a.outputs == b.outputs for a, b in zip(mine, tape.ops[:position], strict=True))
+
+    def _attempt(self, entry: Entry, run: Run, tape: Tape) -> None:
+        recorder, call = self._recorder, entry.call
+        before: dict[str, Any] = {"part": call.part, "result": call.result, "error": call.error}
+        found = Entry(recorder, call)
+        old = recorder.tape
+        recorder.tape, recorder.guide, recorder.part = tape, Guide(run.expected, run.old, run.position), None
+        mode, recorder.mode = recorder.mode, RECORD
+        recorder.overwritten.clear()
+        self._session.hooks.running_again(run.position)
+        try:
+            entry.restore()
+            call.attempt()
+        except (Diverged, CannotExchange) as error:
+            recorder.tape = old
+            found.restore()
+            for name, thing in before.items():
+                setattr(call, name, thing)
+            raise UserError(str(error)) from None
+        finally:
+            recorder.guide, recorder.mode, recorder.part = None, mode, None

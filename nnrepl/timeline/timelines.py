@@ -1,0 +1,136 @@
+"""Timelines: the tapes of a session, each grown from another by one edit.
+
+A timeline shares with its parent everything before the edit: the same values, on the same arrays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from nnrepl.record.names import ProgramNames
+from nnrepl.record.needs import needs
+from nnrepl.tape import Op, Tape, Value
+from nnrepl.timeline.edits import Edit
+
+
+@dataclass(eq=False, slots=True)
+class Timeline:
+    """A tape with its edits.
+
+    Attributes:
+        number: What people call it by: 1 is the run without edits.
+        tape: Its ops.
+        names: What its values are called.
+        parent: The timeline that it branched off, None for the first.
+        edit: The change that it began with.
+    """
+
+    number: int
+    tape: Tape
+    names: ProgramNames
+    parent: Timeline | None = None
+    edit: Edit | None = None
+
+    @property
+    def loss(self) -> Value | None:
+        """The loss of the pass in which the edit lies, or of the last one before."""
+        position = len(self.tape) if self.edit is None else self.edit.position + len(self.edit.ops)
+        losses = [part for part in self.tape.passes if part.loss is not None]
+        around = [part for part in losses if part.start <= position < part.end]
+        chosen = around or losses[-1:]
+        return chosen[0].loss if chosen else None
+
+    def dependents(self) -> list[Op]:
+        """The ops behind the edit whose results depend on it."""
+        if self.edit is None:
+            return []
+        start = self.edit.position + len(self.edit.ops)
+        leaves: dict[Value, list[Value]] = {}
+        for part in self.tape.passes:
+            for leaf in part.wrt:
+                if leaf.origin is not None:
+                    leaves.setdefault(leaf.origin, []).append(leaf)
+        changed: set[Value] = set()
+
+        def change(op: Op) -> None:
+            for value in op.outputs:
+                changed.add(value)
+                changed.update(leaves.get(value, ()))
+
+        change(self.tape.ops[start - 1])
+        found = []
+        for op in self.tape.ops[start:]:
+            if any([value in changed for value in needs(op)]):
+                found.append(op)
+                change(op)
+        return found
+
+    @property
+    def depth(self) -> int:
+        """How many edits it has."""
+        return 0 if self.parent is None else self.parent.depth + 1
+
+
+class Timelines:
+    """All timelines of a session.
+
+    Attributes:
+        current: The one that the person looks at.
+        live: The one on which the program stands.
+    """
+
+    def __init__(self, tape: Tape, names: ProgramNames) -> None:
+        self.current = self.live = Timeline(1, tape, names)
+        self._all = [self.current]
+        self._undone: list[Timeline] = []
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    def __getitem__(self, number: int) -> Timeline:
+        """The timeline with a number. Raises IndexError."""
+        if not 1 <= number <= len(self._all):
+            raise IndexError(number)
+        return self._all[number - 1]
+
+    def __iter__(self) -> Iterator[Timeline]:
+        return iter(self._all)
+
+    def drop(self, timeline: Timeline) -> None:
+        """Forget the newest timeline: what should have happened on it did not."""
+        self._all.remove(timeline)
+        assert timeline.parent is not None
+        self.current = self.live = timeline.parent
+
+    def branch(self, tape: Tape, names: ProgramNames, edit: Edit) -> Timeline:
+        """An edit has made a new timeline; it becomes the current one, and the program stands on it."""
+        made = Timeline(len(self._all) + 1, tape, names, self.current, edit)
+        self._all.append(made)
+        self._undone.clear()
+        self.current = self.live = made
+        return made
+
+    def undo(self) -> Timeline | None:
+        """Go to the timeline before the last edit; None if there is none."""
+        parent = self.current.parent
+        if parent is not None:
+            self._undone.append(self.current)
+            self.current = parent
+        return parent
+
+    def redo(self) -> Timeline | None:
+        """Go back to the timeline that `undo` left; None if there is none."""
+        if not self._undone:
+            return None
+        self.current = self._undone.pop()
+        return self.current
+
+    def switch(self, timeline: Timeline) -> None:
+        """Look at another timeline."""
+        self._undone.clear()
+        self.current = timeline
+
+    def children(self, timeline: Timeline) -> list[Timeline]:
+        """The timelines that branched off one."""
+        return [other for other in self._all if other.parent is timeline]
