@@ -110,10 +110,14 @@ class Interpreter:
 
     def edit(self, change: Assignment, line: str) -> RenderableType | None:
         """Change a value of the tape; shows the timeline that this makes, None if it is no value of the tape."""
-        session = self.session
-        before = session.tape
-        timeline = self._guard(lambda: session.changes.assign(change, line), line)
-        return None if timeline is None else self.moved_in_time(edit_text(timeline, before))
+        timeline = self._guard(lambda: self.session.changes.assign(change, line), line)
+        return None if timeline is None else self.moved_in_time(self.news() or Text(""))
+
+    def news(self) -> RenderableType | None:
+        """What an edit has done, once."""
+        changes = self.session.changes
+        timeline, changes.news = changes.news, None
+        return None if timeline is None else edit_text(timeline)
 
     def moved_in_time(self, *said: RenderableType) -> RenderableType:
         """Another tape is looked at."""

@@ -55,7 +55,7 @@ class HeldOutput:
         self._real: IO[str] | None = None
         self._stream: io.TextIOWrapper | None = None
         self._holding = False
-        self._seen = 0
+        self._seen = -1
         self._process = os.getpid()
 
     def hold(self) -> None:
@@ -75,7 +75,7 @@ class HeldOutput:
     def _keep(self, data: bytes) -> bool:
         if not self._holding or os.getpid() != self._process:
             return False
-        if data and self._position() >= self._seen:
+        if data and self._position() > self._seen:
             self._pieces.append((self._position(), data))
         return True
 
@@ -100,8 +100,8 @@ class HeldOutput:
         real.flush()
 
     def begin_again(self, position: int) -> None:
-        """The program runs again: what it prints before `position` has been shown, what waits from there on will
+        """The program runs again: what it prints up to `position` has been shown, what waits from there on will
         be printed anew."""
-        self._pieces = [piece for piece in self._pieces if piece[0] < position]
+        self._pieces = [piece for piece in self._pieces if piece[0] <= position]
         self._seen = position
         self.hold()

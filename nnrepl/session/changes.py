@@ -68,12 +68,14 @@ class Changes:
     Attributes:
         timelines: All of them.
         restarts: Who runs things again; None where nothing can be.
+        news: The timeline that the last edit made, until the person has been told of it.
     """
 
     def __init__(self, session: Session, restarts: Restarts | None) -> None:
         self.session = session
         self.restarts = restarts
         self.timelines = Timelines(session.tape, session.names)
+        self.news: Timeline | None = None
         self._left: tuple[Timeline | None, Tape, ProgramNames] = (None, session.tape, session.names)
         self._coming: tuple[Timeline | None, Edit | None] | None = None
 
@@ -189,7 +191,7 @@ class Changes:
             self.timelines.current = self.timelines.live = timeline
         else:
             assert edit is not None
-            timeline = self.timelines.branch(tape, names, edit)
+            timeline = self.news = self.timelines.branch(tape, names, edit)
         self.session.look_at(tape, names, cursor)
         return timeline
 

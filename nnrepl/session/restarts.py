@@ -129,7 +129,7 @@ class ProgramRestarts:
         recorder.tape, recorder.guide, recorder.part = tape, Guide(run.expected, run.old, run.position), None
         mode, recorder.mode = recorder.mode, RECORD
         recorder.overwritten.clear()
-        self._session.hooks.running_again(run.position)
+        self._session.hooks.running_again(run.position, False)
         try:
             entry.restore()
             call.attempt()

@@ -59,7 +59,7 @@ class Hooks:
     def pass_started(self) -> None:
         """A gradient pass is being recorded; nothing is said until its end."""
 
-    def running_again(self, position: int) -> None:
+    def running_again(self, position: int, from_start: bool) -> None:
         """The program runs again; what it printed before `position` has been seen."""
 
     def cursor_moved(self, position: int) -> None:
@@ -193,7 +193,12 @@ class Session:
         self.resuming = False
         self._after = self.goal
         self.goal = goals.At(run.cursor if self.goal is None else max(len(run.expected) - 1, 0))
-        self.hooks.running_again(run.position)
+        self.hooks.running_again(run.position, True)
+
+    @property
+    def replaying(self) -> bool:
+        """Whether the program does again what is on the tape already."""
+        return self.recorder is not None and self.recorder.guide is not None
 
     def strand(self, why: str) -> None:
         """The program could not be run again: the person may look at what there is."""

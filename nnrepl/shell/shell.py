@@ -112,12 +112,16 @@ class Shell(Hooks):
         if not isinstance(self.session.goal, Never):
             self.held.hold()
 
-    def running_again(self, position: int) -> None:
+    def running_again(self, position: int, from_start: bool) -> None:
         """Keep what the program prints a second time to itself."""
+        if from_start:
+            self.show(Text("running the program again from its start; Ctrl-C stops at the next op", style="hint"))
         self.held.begin_again(position)
 
     def cursor_moved(self, position: int) -> None:
         """Show what the program printed before the cursor."""
+        if self.session.replaying:
+            return
         self.held.release()
         self.held.show(None if position >= len(self.session.tape) else position)
 
@@ -140,6 +144,7 @@ class Shell(Hooks):
             self.show(Text(self.banner))
             self.show(Text(""))
             self.banner = ""
+        self.show(self.interpreter.news())
         self.show(self.interpreter.show_stop(stop))
         if stop.reason == EXCEPTION and session.tape.ops:
             self.show(Text("The program is over; you can walk back from here.", style="hint"))

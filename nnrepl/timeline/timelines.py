@@ -66,6 +66,18 @@ class Timeline:
                 change(op)
         return found
 
+    def lost(self) -> list[Edit]:
+        """The edits of the timeline before that lie behind this one: they are not made again."""
+        if self.edit is None:
+            return []
+        edits = []
+        timeline = self.parent
+        while timeline is not None and timeline.edit is not None:
+            if timeline.edit.position > self.edit.position:
+                edits.append(timeline.edit)
+            timeline = timeline.parent
+        return edits
+
     @property
     def depth(self) -> int:
         """How many edits it has."""

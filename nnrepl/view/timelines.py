@@ -8,24 +8,30 @@ from rich.tree import Tree
 
 from nnrepl.session.changes import Changes
 from nnrepl.session.session import Session
-from nnrepl.tape import Tape
 from nnrepl.timeline.timelines import Timeline
 from nnrepl.view.tensor import number
 
 
-def edit_text(timeline: Timeline, before: Tape) -> Text:
+def edit_text(timeline: Timeline) -> Text:
     """`timeline 2: weights1 edited before #1; 17 of the 18 ops behind it depend on it (lazy)`."""
     edit = timeline.edit
     assert edit is not None
     behind = timeline.tape.ops[edit.position + len(edit.ops) :]
-    if len(timeline.tape) <= edit.position + len(edit.ops):
-        return Text(f"timeline {timeline.number}: {edit.name} edited at the end of the tape", style="hint")
-    first = behind[0]
-    depend = timeline.dependents()
-    said = (
-        f"{len(depend)} of the {len(behind)} ops behind it depend on it (lazy)" if depend else "nothing depends on it"
-    )
-    return Text(f"timeline {timeline.number}: {edit.name} edited before #{first.index}; {said}", style="hint")
+    where = f"before #{behind[0].index}" if behind else "at the end of the tape"
+    said = f"timeline {timeline.number}: {edit.name} edited {where}"
+    if behind:
+        count = len(timeline.dependents())
+        what = f"{count} of the {len(behind)} ops behind it depend on it (lazy)" if count else "nothing depends on it"
+        said += f"; {what}"
+    text = Text(said, style="hint")
+    taken = [op for op in edit.target.consumers if op.position < edit.position]
+    if taken:
+        text.append(
+            f"\n#{taken[-1].index} {taken[-1].name} took it before; to change that as well, undo and go back to it"
+        )
+    for lost in timeline.lost():
+        text.append(f"\n{lost.text} lay further on and is not made again here", style="warning")
+    return text
 
 
 def timelines_view(session: Session) -> RenderableType:
