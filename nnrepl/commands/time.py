@@ -6,10 +6,15 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from nnrepl.commands.interpreter import Interpreter
-from nnrepl.commands.table import NOTHING, Grammar, command
+from nnrepl.commands.table import ANYTHING, NOTHING, Grammar, command
 from nnrepl.session.assignments import assignment
+from nnrepl.session.changes import same_place
 from nnrepl.session.errors import UserError
+from nnrepl.session.expressions import aside
+from nnrepl.session.lookup import Lookup
+from nnrepl.timeline.compare import candidates, changes, pairs_of
 from nnrepl.timeline.timelines import Timeline
+from nnrepl.view.diff import diff_of_one, diff_view
 from nnrepl.view.timelines import timelines_view
 
 TIME = "changing"
@@ -55,6 +60,52 @@ def timeline(it: Interpreter, text: str) -> RenderableType | None:
 def timelines(it: Interpreter, text: str) -> RenderableType | None:
     """Show the tree of timelines: what was changed, where, and the loss."""
     return timelines_view(it.session)
+
+
+@command("diff", takes=ANYTHING, group=TIME)
+def diff(it: Interpreter, text: str) -> RenderableType | None:
+    """Compare timelines: `diff` this one with that before its last change, `diff 1` with timeline 1, `diff 1 3` two.
+
+    Shows the first op whose value differs, then each op's largest absolute and relative change. What is
+    compared is evaluated, in batches. `diff z1` (or `diff 1 3 z1`) compares one tensor.
+    """
+    words = text.split()
+    numbers = [int(word) for word in words if word.isdigit() and len(word) < 10]
+    name = " ".join(word for word in words if not word.isdigit())
+    if len(numbers) > 2:
+        raise UserError("diff compares two timelines: diff 1 3")
+    before, after = _two(it, numbers)
+    return _diff_one(it, name, before, after) if name else _diff_all(it, before, after)
+
+
+def _two(it: Interpreter, numbers: list[int]) -> tuple[Timeline, Timeline]:
+    changes = it.session.changes
+    current = changes.timelines.current
+    if not numbers:
+        if current.parent is None:
+            raise UserError("this is timeline 1, without edits; diff 1 2 compares two timelines")
+        return current.parent, current
+    chosen = [changes.numbered(number) for number in numbers]
+    return (chosen[0], current) if len(chosen) == 1 else (chosen[0], chosen[1])
+
+
+def _diff_all(it: Interpreter, before: Timeline, after: Timeline) -> RenderableType:
+    pairs, parted = pairs_of(before.tape, after.tape)
+    found = candidates(pairs)
+    it.session.evaluate([value for _, _, old, new in found for value in (old, new)])
+    with aside():
+        changed = changes(found)
+        return diff_view(before, after, changed, len(pairs) - len(changed), parted)
+
+
+def _diff_one(it: Interpreter, name: str, before: Timeline, after: Timeline) -> RenderableType:
+    found = []
+    for line in (before, after):
+        cursor = same_place(it.session.tape, it.session.cursor, line.tape)
+        found.append(Lookup(line.tape, line.names).by_words(name, cursor))
+    it.session.evaluate(found)
+    with aside():
+        return diff_of_one(name, found[0], found[1], before, after)
 
 
 def _on(it: Interpreter, reached: Timeline) -> RenderableType:

@@ -231,21 +231,25 @@ class Changes:
 
     def switch(self, number: int) -> Timeline:
         """Look at another timeline. Raises UserError."""
+        timeline = self.numbered(number)
+        self.timelines.switch(timeline)
+        return self._show(timeline, "")
+
+    def numbered(self, number: int) -> Timeline:
+        """The timeline with a number. Raises UserError."""
         try:
-            timeline = self.timelines[number]
+            return self.timelines[number]
         except IndexError:
             many = len(self.timelines)
             numbers = "is only timeline 1" if many == 1 else f"are timelines 1 to {many}"
             raise UserError(f"there is no timeline {number}; there {numbers}") from None
-        self.timelines.switch(timeline)
-        return self._show(timeline, "")
 
     def _show(self, timeline: Timeline | None, nothing: str) -> Timeline:
         if timeline is None:
             raise UserError(nothing)
         session = self.session
         op = session.op
-        cursor = _same_place(session.tape, session.cursor, timeline.tape) if op is not None else len(timeline.tape)
+        cursor = same_place(session.tape, session.cursor, timeline.tape) if op is not None else len(timeline.tape)
         session.look_at(timeline.tape, timeline.names, cursor)
         return timeline
 
@@ -280,7 +284,7 @@ def _refusal(old: Tape, new: Tape, position: int) -> str | None:
     return f"#{op.index} {op.name} refuses it ({str(op.error).splitlines()[0]})"
 
 
-def _same_place(old: Tape, cursor: int, new: Tape) -> int:
+def same_place(old: Tape, cursor: int, new: Tape) -> int:
     """Where the cursor is on another tape: before the op that is as many ops of the program's from the start."""
     wanted = sum(op not in old.inserted for op in old.ops[:cursor])
     for at, op in enumerate(new.ops):

@@ -42,9 +42,10 @@ class Entry:
     def restore(self) -> None:
         """Put everything back."""
         recorder = self._recorder
+        objects: dict[int, mx.array] = {}
         for key, value in recorder.live.items():
             if value.held is not None and id(value.held) == key:
-                value.held = _copy(value.held)  # the object itself is about to be refilled
+                objects[key], value.held = value.held, _copy(value.held)  # the object is about to be refilled
         self._world.restore()
         live: dict[int, Value] = dict(self._live)
         guards: dict[int, weakref.ref[mx.array]] = dict(self._guards)
@@ -55,6 +56,9 @@ class Entry:
         recorder.live.update(live)
         recorder.guards.clear()
         recorder.guards.update(guards)
+        for key, array in objects.items():
+            if key in live:
+                recorder.link(array, live[key])
         recorder.draws = self._draws
 
 

@@ -64,5 +64,7 @@ def _line(changes: Changes, timeline: Timeline) -> Text:
         line.append(f"  {where}", style="dim")
     loss = timeline.loss
     if loss is not None:
-        line.append(f"  loss {number(loss.array.item())}" if loss.evaluated else "  loss not computed yet", style="dim")
+        known = number(loss.array.item()) if loss.evaluated else "not computed yet"
+        part = timeline.tape.pass_at(loss.op.position) if loss.op is not None else None
+        line.append(f"  loss {known}" + (f" (pass {part.number})" if part is not None else ""), style="dim")
     return line

@@ -1,0 +1,118 @@
+"""Compare: how far two tensors, or two timelines, are apart; many at once, in batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.core as mx
+
+from nnrepl.tape import Op, Tape, Value
+
+_BATCH = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Distance:
+    """How far two tensors of one shape are apart.
+
+    Attributes:
+        same: Whether every element is equal (NaN is equal to NaN here).
+        absolute: The largest |a - b|; infinite where only one of the two is NaN.
+        relative: The largest |a - b| / max(|a|, |b|).
+        index: Where the largest |a - b| is.
+    """
+
+    same: bool
+    absolute: float
+    relative: float
+    index: tuple[int, ...]
+
+
+def distances(pairs: Sequence[tuple[mx.array, mx.array]]) -> Iterator[Distance]:
+    """The distance of each pair of arrays; both of a pair have the same shape, and elements."""
+    for start in range(0, len(pairs), _BATCH):
+        batch = [_distance(a, b) for a, b in pairs[start : start + _BATCH]]
+        mx.eval(batch)
+        for (a, _), (same, absolute, relative, at) in zip(pairs[start:], batch):
+            flat, index = int(_number(at)), []
+            for extent in reversed(a.shape):
+                flat, part = divmod(flat, extent)
+                index.append(part)
+            yield Distance(bool(_number(same)), _number(absolute), _number(relative), tuple(index[::-1]))
+
+
+def _number(scalar: mx.array) -> float:
+    number: Any = scalar.item()
+    return float(number)
+
+
+def _distance(a: mx.array, b: mx.array) -> tuple[mx.array, mx.array, mx.array, mx.array]:
+    equal = (a == b) | ((a != a) & (b != b))
+    if not mx.issubdtype(a.dtype, mx.complexfloating) and not mx.issubdtype(b.dtype, mx.complexfloating):
+        a, b = a.astype(mx.float32), b.astype(mx.float32)
+    apart = mx.where(equal, 0.0, mx.abs(a - b))
+    apart = mx.where(mx.isnan(apart), float("inf"), apart)
+    scale = mx.maximum(mx.abs(a), mx.abs(b))
+    relative = mx.where(apart == 0, 0.0, apart / mx.where(mx.isnan(scale) | (scale == 0), 1.0, scale))
+    return mx.all(equal), mx.max(apart), mx.max(relative), mx.argmax(apart)
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """An op on two timelines.
+
+    Attributes:
+        before, after: The op on each.
+        old, new: The outputs that differ most.
+        distance: How far they are apart; None where their shapes differ.
+    """
+
+    before: Op
+    after: Op
+    old: Value
+    new: Value
+    distance: Distance | None
+
+
+def pairs_of(before: Tape, after: Tape) -> tuple[list[tuple[Op, Op]], tuple[Op, Op] | None]:
+    """The program's ops on two timelines, side by side, as long as they are the same operations; and the
+    first two that are not."""
+    pairs: list[tuple[Op, Op]] = []
+    for a, b in zip(_own(before), _own(after)):
+        if a.name != b.name or len(a.outputs) != len(b.outputs):
+            return pairs, (a, b)
+        pairs.append((a, b))
+    return pairs, None
+
+
+def _own(tape: Tape) -> Iterator[Op]:
+    """The ops of the program; a VJP of a person's edit is none of them."""
+    inserted = tape.inserted
+    return (op for op in tape.ops if op not in inserted and (op.of is None or op.of not in inserted))
+
+
+def candidates(pairs: Sequence[tuple[Op, Op]]) -> list[tuple[Op, Op, Value, Value]]:
+    """The outputs that are not the very same value on both sides."""
+    return [(a, b, old, new) for a, b in pairs for old, new in zip(a.outputs, b.outputs) if old is not new]
+
+
+def changes(found: Sequence[tuple[Op, Op, Value, Value]]) -> list[Change]:
+    """What differs, in order of execution; the values have been evaluated."""
+    alike = [entry for entry in found if entry[2].shape == entry[3].shape and entry[2].size]
+    measured = dict(zip(map(id, alike), distances([(old.array, new.array) for _, _, old, new in alike])))
+    result: dict[Op, Change] = {}
+    for entry in found:
+        a, b, old, new = entry
+        distance = measured.get(id(entry))
+        if distance is not None and distance.same:
+            continue
+        if distance is None and old.shape == new.shape:
+            continue
+        known = result.get(b)
+        if known is None or (
+            known.distance is not None and (distance is None or distance.absolute > known.distance.absolute)
+        ):
+            result[b] = Change(a, b, old, new, distance)
+    return list(result.values())
