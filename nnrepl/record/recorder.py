@@ -311,11 +311,15 @@ class Recorder:
     def _top_level(self, op: Op) -> Pass:
         """Find the pass of an op outside of any transform of ours, and with it its phase."""
         scope = op.scope
-        if (scope is not None and scope.updating) or any([_feeds_update(value, scope) for value in op.inputs]):
+        part = self.part
+        if self.guide is not None and self.guide.replaying(op.position):
+            kind = op.part.kind  # an op of the tape
+            if kind != SETUP_PASS:
+                self.start()
+        elif (scope is not None and scope.updating) or any([_feeds_update(value, scope, part) for value in op.inputs]):
             kind = UPDATE_PASS
         else:
             kind = RUN_PASS if self.started or self._starts(op) else SETUP_PASS
-        part = self.part
         if part is None or part.kind != kind:
             part = self.open_pass(kind, _title(op, kind))
             part.scope, part.lasti = scope, op.lasti
@@ -372,7 +376,7 @@ class Recorder:
 _MODULE_BASE = "mlx/nn/layers/base.py"
 
 
-def _feeds_update(value: Value, scope: Activation | None) -> bool:
+def _feeds_update(value: Value, scope: Activation | None, current: Pass | None) -> bool:
     """Whether an op on this value, at the top level, belongs to an update written by hand: it works on a
     gradient, or goes on, in the same function, with what was made of one."""
     op = value.op
@@ -380,7 +384,9 @@ def _feeds_update(value: Value, scope: Activation | None) -> bool:
         return False
     if op.part.kind == GRADIENT_PASS:
         return op.position >= op.part.backward
-    if op.part.kind != UPDATE_PASS or not op.part.open or scope is None or op.scope is None:
+    if op.part.kind != UPDATE_PASS or current is None or op.part.number != current.number:
+        return False
+    if scope is None or op.scope is None:
         return False
     return op.scope.code is scope.code
 

@@ -20,7 +20,7 @@ class Place:
 
     Attributes:
         text: As the person wrote it.
-        kind: "op", "line", "phase", "operation", "module", "value" or "edge".
+        kind: "op", "line", "pass", "phase", "operation", "module", "value" or "edge".
         matches: Whether an op is there.
         phase: The phase it is limited to, or "".
     """
@@ -43,13 +43,13 @@ def parse(text: str, lookup: Lookup) -> Place:
     if rest.strip() and phase in PHASES:
         inner = parse(rest, lookup)
         return Place(text, inner.kind, lambda op: op.phase == phase and inner.matches(op), phase)
-    for reader in (_number, _line, _phase, _named):
+    for reader in (_number, _line, _pass, _phase, _named):
         place = reader(text, lookup)
         if place is not None:
             return place
     raise UserError(
         f"no op, value or module is called {text}{lookup.suggest(text)}; "
-        "a place is #12, train.py:31, a value, an op such as matmul, or a module path"
+        "a place is #12, train.py:31, pass 2, a value, an op such as matmul, or a module path"
     )
 
 
@@ -84,6 +84,14 @@ def _line(text: str, lookup: Lookup) -> Place | None:
 
 def _is_file(path: str, wanted: str) -> bool:
     return not wanted or path == wanted or path.endswith("/" + wanted) or path.rsplit("/", 1)[-1] == wanted
+
+
+def _pass(text: str, lookup: Lookup) -> Place | None:
+    match = re.fullmatch(r"pass (\d{1,9})", text)
+    if match is None:
+        return None
+    number = int(match[1])
+    return Place(text, "pass", lambda op: op.part.number == number)
 
 
 def _phase(text: str, lookup: Lookup) -> Place | None:

@@ -126,6 +126,8 @@ class Session:
     def pass_recorded(self, call: GradientCall) -> None:
         """Listener: a gradient pass has been recorded to its end; the program waits."""
         self._recorded()
+        if self.restarts is not None:
+            self.restarts.left()
 
     def _recorded(self) -> None:
         if os.getpid() != self._process:
@@ -167,8 +169,6 @@ class Session:
         self.resuming = False
         with contextlib.nullcontext() if self.recorder is None else self.recorder.muted():
             self.hooks.interact(self, self.stop)
-        if self.restarts is not None:
-            self.restarts.left()
         self.hooks.cursor_moved(len(self.tape))
 
     # -- other tapes ---------------------------------------------------------------------------------------
@@ -301,6 +301,8 @@ class Session:
         place = self.place(text)
         if place.kind == "op":
             return self._to_number(place)
+        if place.kind == "pass":
+            return self._to_pass(place)
         found = self._nearest(place)
         if found is not None:
             return self._arrive(found)
@@ -316,6 +318,16 @@ class Session:
         if position >= len(self.tape) and self.running:
             return self._forward(goals.At(position, sought=place.text))
         raise UserError(f"there is no op #{index}; {self.lookup.extent()}")
+
+    def _to_pass(self, place: Place) -> Stop | None:
+        number = int(place.text.split()[1])
+        found = next((part for part in self.tape.passes if part.number == number and len(part)), None)
+        if found is not None:
+            return self._arrive(found.start)
+        last = self.tape.passes[-1].number if self.tape.passes else 0
+        if self.running and number > last:
+            return self._forward(goals.Until(place, len(self.tape)))
+        raise UserError(f"there is no pass {number}; the tape holds passes 1 to {last}")
 
     def _nearest(self, place: Place) -> int | None:
         """Where a place is: in this pass if it is there, else the last before the cursor, else the next."""
