@@ -16,14 +16,15 @@ from nnrepl.record.guide import Diverged, Guide
 from nnrepl.record.intercept import recording
 from nnrepl.record.names import ProgramNames
 from nnrepl.record.opaque import parameter_names, title
-from nnrepl.record.recorder import Recorder
+from nnrepl.record.recorder import MUTED, Recorder
 from nnrepl.record.rerun import CannotExchange
 from nnrepl.record.stack import is_module
 from nnrepl.record.verify import Receipt, verify
+from nnrepl.session.changes import Restarts, Run
 from nnrepl.session.errors import NoGradient, UserError
 from nnrepl.session.lookup import Lookup
 from nnrepl.tape import RUN_PASS, Op, OpSequence, Tape, Value
-from nnrepl.timeline.edits import BadEdit, Edit, make_edit, place_of
+from nnrepl.timeline.edits import BadEdit, make_edit, place_of
 from nnrepl.timeline.world import World
 
 
@@ -108,7 +109,11 @@ class Trace:
                 edit = make_edit(recorder, target, name, f"{name} = {new!r}", position, compute)
         except BadEdit as error:
             raise UserError(str(error)) from None
-        return self._call.again(self.tape, edit)
+        return self._call.again(Run(self.tape, position, tuple(edit.ops), len(self.tape)))
+
+    def restarts(self) -> Restarts:
+        """What lets a session change things: the call can be made again."""
+        return _CallRestarts(self._call, self.tape)
 
     def verify(self) -> Receipt:
         """The receipt for the recording: see `nnrepl.record.verify`. Evaluates it."""
@@ -153,22 +158,24 @@ class Call:
         with recording(recorder), _left_as_found(self.wrt):
             return self._run(recorder, names)
 
-    def again(self, old: Tape, edit: Edit) -> Trace:
-        """Make the call again with an edit; afterwards everything is as it was before."""
+    def again(self, run: Run) -> Trace:
+        """Make the call again with an edit; afterwards everything is as it was before.
+
+        Raises:
+            UserError: If the function does something else when it runs again.
+        """
+        old = run.old
         names = ProgramNames()
         tape = old.fork(0, names)
         names.tape = tape
-        expected = [*old.ops[: edit.position], *edit.ops]
-        recorder = self.recorder(tape, Guide(expected, old, edit.position), old)
+        recorder = self.recorder(tape, Guide(run.expected, old, run.position), old)
         now = World([*self._roots, *(leaf.held for leaf in leaves_of(old))])
         self._world.restore()
         try:
             with recording(recorder), _left_as_found(self.wrt):
                 return self._run(recorder, names)
-        except Diverged as error:
+        except (Diverged, CannotExchange) as error:
             raise UserError(str(error)) from None
-        except CannotExchange as error:
-            raise UserError(f"{edit.name} cannot be changed so: {error}") from None
         finally:
             now.restore()
             for value, array in recorder.overwritten:
@@ -191,6 +198,36 @@ class Call:
         value, grads = run(recorder, self.fn, self.args, self.kwargs, self.wrt)
         rerun.insert(recorder)
         return Trace(self, recorder.tape, names, value, grads)
+
+
+class _CallRestarts:
+    """Makes a recorded call again for a session."""
+
+    def __init__(self, call: Call, tape: Tape) -> None:
+        self._call = call
+        self._tape = tape
+
+    @contextmanager
+    def computing(self) -> Iterator[Recorder]:
+        """A recorder that knows what the call knows."""
+        recorder = self._call.recorder(self._tape, None)
+        recorder.mode = MUTED
+        with recording(recorder):
+            yield recorder
+
+    def again(self, run: Run) -> tuple[Tape, ProgramNames]:
+        """Make the call again."""
+        try:
+            trace = self._call.again(run)
+        except UserError:
+            raise
+        except Exception as error:
+            said = str(error).splitlines()[0] if str(error) else ""
+            raise UserError(
+                f"the function refuses that ({type(error).__name__}: {said}); nothing has changed"
+            ) from None
+        self._tape = trace.tape
+        return trace.tape, trace.names
 
 
 def leaves_of(tape: Tape) -> Iterator[Value]:

@@ -186,14 +186,15 @@ def _overwrite(recorder: Recorder, array: mx.array, old: Value, content: Value) 
     if old.held is array:
         old.held = _copy(array)
         recorder.overwritten.append((old, array))
-    if same:
-        _setitem(array, Ellipsis, content.array)
-    else:
-        _reshape(array, content.array)
+    refill(array, content.array)
 
 
-def _reshape(array: mx.array, content: mx.array) -> None:
-    """Give an array object another shape: MLX's in-place operators write their result's shape into it."""
+def refill(array: mx.array, content: mx.array) -> None:
+    """Give an array object another content, of another shape if need be (if both are floats of one dtype):
+    MLX's in-place operators write their result's shape into the object."""
+    if array.shape == content.shape:
+        _setitem(array, Ellipsis, content)
+        return
     while array.ndim:
         _imatmul(array, _zeros((array.shape[-1],), array.dtype))
     _ipow(array, 0)  # 1, whatever it was

@@ -58,9 +58,6 @@ class Restarts(Protocol):
         """Run again what has to. Raises UserError if that fails, and everything is as it was; or unwinds the
         program, and it is `Changes.arrived` that goes on."""
 
-    def waits_in(self, position: int) -> bool:
-        """Whether only the pass in which the program waits has to run again."""
-
 
 class Changes:
     """The edits of a session.
@@ -132,7 +129,7 @@ class Changes:
         session = self.session
         try:
             result = session.expressions.evaluate(text, session.where())
-        except NotYet:
+        except UserError:
             raise
         except Exception:  # whatever it is, it is no value of the tape: Python will say what is wrong
             return None

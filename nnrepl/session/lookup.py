@@ -123,7 +123,29 @@ class Lookup:
             return f"no gradient was taken with respect to {name}: it is in no gradient pass"
         if part.error is not None:
             return f"∂L/∂{name} was not computed: the pass ended with {type(part.error).__name__}"
+        cut = self._cut(value)
+        if cut is not None:
+            return f"no gradient flows to {name}: it is cut by the edit {cut.source.text!r}, #{cut.index}"
         return f"no gradient flows to {name} (disconnected): the loss does not depend on it, or not differentiably"
+
+    def _cut(self, value: Value) -> Op | None:
+        """The edit that took the place of a value, or of one that was made from it."""
+        edits = {target: op for op, target in self.tape.edits.items() if self._holds(op)}
+        if not edits:
+            return None
+        pending, seen = [value], {value}
+        while pending:
+            held = pending.pop()
+            if held in edits:
+                return edits[held]
+            for made in (output for op in self.tape.consumers(held) if op.of is None for output in op.outputs):
+                if made not in seen:
+                    seen.add(made)
+                    pending.append(made)
+        return None
+
+    def _holds(self, op: Op) -> bool:
+        return op.position < len(self.tape) and self.tape.ops[op.position] is op
 
     def _gradient_pass_of(self, value: Value) -> Pass | None:
         if value.op is not None and value.op.part.kind == GRADIENT_PASS:

@@ -19,6 +19,7 @@ class Session(TapeSession):
 
     def __init__(self, trace: Trace) -> None:
         super().__init__(trace.tape, trace.names)
+        self.changes.restarts = trace.restarts()
         self.interpreter = Interpreter(self)
 
     def run(self, line: str) -> RenderableType | None:

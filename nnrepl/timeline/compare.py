@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -77,25 +78,65 @@ class Change:
 
 
 def pairs_of(before: Tape, after: Tape) -> tuple[list[tuple[Op, Op]], tuple[Op, Op] | None]:
-    """The program's ops on two timelines, side by side, as long as they are the same operations; and the
-    first two that are not."""
+    """The program's ops on two timelines, side by side, and the first two that are not the same operations.
+
+    Forward ops are paired in order, until the program goes another way; a backward op with the one of its
+    forward op: an edit may have cut gradients, or added to them.
+    """
     pairs: list[tuple[Op, Op]] = []
-    for a, b in zip(_own(before), _own(after)):
+    twins: dict[Op, Op] = {}
+    parted = None
+    for a, b in zip(_forward(before), _forward(after)):
         if a.name != b.name or len(a.outputs) != len(b.outputs):
-            return pairs, (a, b)
+            parted = (a, b)
+            break
         pairs.append((a, b))
-    return pairs, None
+        twins[a] = b
+    theirs = dict(_backward(after, {op: op for op in twins.values()}))
+    for key, op in _backward(before, twins):
+        if key in theirs:
+            pairs.append((op, theirs[key]))
+    return sorted(pairs, key=lambda pair: pair[1].position), parted
 
 
-def _own(tape: Tape) -> Iterator[Op]:
-    """The ops of the program; a VJP of a person's edit is none of them."""
-    inserted = tape.inserted
-    return (op for op in tape.ops if op not in inserted and (op.of is None or op.of not in inserted))
+def _forward(tape: Tape) -> Iterator[Op]:
+    return (op for op in tape.ops if op.of is None and op not in tape.inserted)
+
+
+def _backward(tape: Tape, twins: dict[Op, Op]) -> Iterator[tuple[tuple[Op, str, int], Op]]:
+    """The backward ops, each under the other tape's forward op, its own name, and how often that came before."""
+    seen: Counter[tuple[Op, str]] = Counter()
+    for op in tape.ops:
+        twin = None if op.of is None else twins.get(op.of)
+        if twin is not None:
+            key = (twin, op.name)
+            yield (*key, seen[key]), op
+            seen[key] += 1
 
 
 def candidates(pairs: Sequence[tuple[Op, Op]]) -> list[tuple[Op, Op, Value, Value]]:
-    """The outputs that are not the very same value on both sides."""
-    return [(a, b, old, new) for a, b in pairs for old, new in zip(a.outputs, b.outputs) if old is not new]
+    """The outputs that are not the very same value on both sides; gradients of the same value, paired."""
+    found = []
+    twins = _leaves(pairs)
+    for a, b in pairs:
+        if a.of is None:
+            twins.update(zip(a.outputs, b.outputs))
+    for a, b in pairs:
+        if a.of is None:
+            found += [(a, b, old, new) for old, new in zip(a.outputs, b.outputs) if old is not new]
+            continue
+        theirs = {value.gradient_of: value for value in b.outputs}
+        for old in a.outputs:
+            new = theirs.get(twins.get(old.gradient_of, old.gradient_of) if old.gradient_of is not None else None)
+            if new is not None and new is not old:
+                found.append((a, b, old, new))
+    return found
+
+
+def _leaves(pairs: Sequence[tuple[Op, Op]]) -> dict[Value, Value]:
+    """The leaves of the passes in which paired ops lie, side by side."""
+    passes = {id(a.part): (a.part, b.part) for a, b in pairs}
+    return {old: new for a, b in passes.values() for old, new in zip(a.wrt, b.wrt)}
 
 
 def changes(found: Sequence[tuple[Op, Op, Value, Value]]) -> list[Change]:

@@ -76,7 +76,10 @@ def make_edit(
         Exception: Whatever `compute` raises.
     """
     with _apart(recorder, target.tape) as scratch:
-        result = _as_array(compute(), target, name)
+        given = compute()
+        result = _as_array(given, target, name)
+        if result is not given:
+            recorder.leaf(result, "constant", str(given))
         made = recorder.value_of(result, recorder.frame())
         op = made.op
         if op is None or op not in scratch.ops or made is target:

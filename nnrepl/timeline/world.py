@@ -19,9 +19,9 @@ from typing import Any
 import mlx.core as mx
 
 from nnrepl.record.opaque import inner_function, set_random_state
+from nnrepl.record.rerun import refill
 
 _copy = mx.array.__copy__
-_setitem = mx.array.__setitem__
 _RANDOM_STATE: Any = mx.random.state
 _LIMIT = 200_000
 _ATOMS = (
@@ -97,7 +97,7 @@ class World:
 
     def _keep_array(self, array: mx.array) -> None:
         before = _copy(array)
-        self._keep(array, lambda: _refill_array(array, before))
+        self._keep(array, lambda: refill(array, before))
 
     def _keep_dict(self, thing: dict[Any, Any], pending: list[Any]) -> None:
         before = dict(dict.items(thing))
@@ -228,11 +228,6 @@ def is_library(file: str) -> bool:
 def _is_ndarray(thing: Any) -> bool:
     numpy = sys.modules.get("numpy")
     return numpy is not None and isinstance(thing, numpy.ndarray)
-
-
-def _refill_array(array: mx.array, before: mx.array) -> None:
-    if array.shape == before.shape and array.dtype == before.dtype:
-        _setitem(array, Ellipsis, before)
 
 
 def _refill_ndarray(array: Any, before: Any) -> None:
