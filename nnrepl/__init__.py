@@ -3,12 +3,19 @@
 trace = nnrepl.trace(fn, *args, wrt=model)     record one call, forward and backward
 nnrepl.Session(trace)                          step through it by program
 nnrepl.debug(fn, *args, wrt=model)             step through it at the prompt
+nnrepl.set_trace()                             stop at the next op (also PYTHONBREAKPOINT=nnrepl.set_trace)
+with nnrepl.recording() as tape: ...           record a stretch of a program
+nnrepl.post_mortem()                           look at what was recorded last, where it failed
 """
 
-from nnrepl.programs.function import Trace, trace
+from nnrepl.programs.function import Recorded, Trace, trace
 from nnrepl.record.verify import Receipt
 from nnrepl.session.errors import UserError
 from nnrepl.shell.api import Session, debug
+from nnrepl.shell.entering import post_mortem, recording, set_trace
 from nnrepl.tape import Op, Pass, Source, Value
 
-__all__ = ["Op", "Pass", "Receipt", "Session", "Source", "Trace", "UserError", "Value", "debug", "trace"]
+__all__ = [
+    "Op", "Pass", "Receipt", "Recorded", "Session", "Source", "Trace", "UserError", "Value", "debug", "post_mortem",
+    "recording", "set_trace", "trace",
+]  # fmt: skip

@@ -28,23 +28,17 @@ from nnrepl.timeline.edits import BadEdit, make_edit, place_of
 from nnrepl.timeline.world import World
 
 
-class Trace:
-    """The recording of one call.
+class Recorded:
+    """Ops that were recorded.
 
     Attributes:
-        value: What the function returned.
-        grads: The tree that `nn.value_and_grad(model, fn)` or `mx.value_and_grad(fn, argnums)` would give;
-            None without `wrt`.
         tape: The tape itself.
         names: What its values are called.
     """
 
-    def __init__(self, call: Call, tape: Tape, names: ProgramNames, value: Any, grads: Any) -> None:
-        self.value = value
-        self.grads = grads
+    def __init__(self, tape: Tape, names: ProgramNames) -> None:
         self.tape = tape
         self.names = names
-        self._call = call
         self._lookup = Lookup(tape, names)
 
     @property
@@ -78,6 +72,29 @@ class Trace:
             return self._lookup.gradient(value, len(self.tape))
         except NoGradient:
             return None
+
+    def verify(self) -> Receipt:
+        """The receipt for the recording: see `nnrepl.record.verify`. Evaluates it."""
+        return verify(self.tape, *self.tape.passes)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of {len(self.tape)} ops>"
+
+
+class Trace(Recorded):
+    """The recording of one call.
+
+    Attributes:
+        value: What the function returned.
+        grads: The tree that `nn.value_and_grad(model, fn)` or `mx.value_and_grad(fn, argnums)` would give;
+            None without `wrt`.
+    """
+
+    def __init__(self, call: Call, tape: Tape, names: ProgramNames, value: Any, grads: Any) -> None:
+        super().__init__(tape, names)
+        self.value = value
+        self.grads = grads
+        self._call = call
 
     def set(self, of: str | Value, new: Any) -> Trace:
         """Change a value, and everything that depends on it; nothing else is computed again.
@@ -114,13 +131,6 @@ class Trace:
     def restarts(self) -> Restarts:
         """What lets a session change things: the call can be made again."""
         return _CallRestarts(self._call, self.tape)
-
-    def verify(self) -> Receipt:
-        """The receipt for the recording: see `nnrepl.record.verify`. Evaluates it."""
-        return verify(self.tape, *self.tape.passes)
-
-    def __repr__(self) -> str:
-        return f"<Trace of {len(self.tape)} ops>"
 
 
 def trace(fn: Callable[..., Any], *args: Any, wrt: Any = None, **kwargs: Any) -> Trace:

@@ -65,6 +65,7 @@ class Sweep:
         self.tape = recorder.tape
         self.part = part
         self.active: set[Value] = set(leaves)
+        self.behind: set[Value] = set()
         self.makers: dict[Value, Node] = {}
         self.so_far: dict[Value, Value] = {}
         self.now: dict[Value, Value] = {}
@@ -75,15 +76,16 @@ class Sweep:
     # -- before: what depends on the leaves, and how -----------------------------------------------------
 
     def _plan(self, op: Op) -> None:
-        """If an op depends on the leaves, find out how gradients pass through it."""
-        active = self.active
+        """If an op depends on the leaves, find out how gradients pass through it. MLX's walk goes also through
+        what lets none pass (`stop_gradient`), and what is behind that."""
+        active, behind = self.active, self.behind
         aliases = self.tape.aliases
         index: dict[Value, int] = {}
         inputs: dict[Value, int] = {}
         found = False
         for value in op.inputs:
             canonical = aliases.get(value, value)  # what an alias stands for is never one itself
-            found = found or canonical in active
+            found = found or canonical in active or canonical in behind
             index[value] = inputs.setdefault(canonical, len(inputs))
         if not found:
             return
@@ -91,6 +93,11 @@ class Sweep:
         for group in anatomy(op, tuple([index[value] for value in op.inputs]), distinct):
             wanted = tuple([slot for slot in group.inputs if distinct[slot] in active])
             if group.stopped or not wanted:
+                if any([distinct[step.visit] in self.makers for step in group.walk if step.visit >= 0]):
+                    node = Node(op, group, distinct, ())
+                    for slot in group.outputs:
+                        self.makers[op.outputs[slot]] = node
+                        behind.add(op.outputs[slot])
                 continue
             if group.alias >= 0:
                 self.tape.aliases[op.outputs[group.outputs[0]]] = distinct[group.alias]

@@ -43,11 +43,14 @@ class Entry:
         """Put everything back."""
         recorder = self._recorder
         objects: dict[int, mx.array] = {}
+        entered: dict[int, Value] = {}
         for key, value in recorder.live.items():
             if value.held is not None and id(value.held) == key:
                 objects[key], value.held = value.held, _copy(value.held)  # the object is about to be refilled
+                if value.op is None and value.origin is None:
+                    entered[key] = value  # it came from outside since then
         self._world.restore()
-        live: dict[int, Value] = dict(self._live)
+        live: dict[int, Value] = {**entered, **self._live}
         guards: dict[int, weakref.ref[mx.array]] = dict(self._guards)
         for key in list(recorder.guards.keys() - guards.keys()):
             if recorder.guards[key]() is not None and key not in live:
@@ -63,9 +66,14 @@ class Entry:
 
 
 class ProgramRestarts:
-    """Runs a program again that waits under a session."""
+    """Runs a program again that waits under a session.
 
-    def __init__(self, session: Session, recorder: Recorder) -> None:
+    Args:
+        whole: Whether it can run again from its start; else only the pass in which it waits can.
+    """
+
+    def __init__(self, session: Session, recorder: Recorder, whole: bool = True) -> None:
+        self._whole = whole
         self._session = session
         self._recorder = recorder
         self._entry: Entry | None = None
@@ -113,6 +121,8 @@ class ProgramRestarts:
         """
         entry = self._entry
         if entry is None or not self.waits_in(run.position) or not self._reached(run.old, entry.start):
+            if not self._whole:
+                raise UserError("only what lies in the pass in which the program waits can be changed here")
             raise RunAgain(run)
         names = ProgramNames()
         tape = run.old.fork(entry.start, names)

@@ -80,7 +80,9 @@ class Session:
         displays: Expressions that are shown at each stop.
     """
 
-    def __init__(self, tape: Tape, names: ProgramNames, recorder: Recorder | None = None) -> None:
+    def __init__(
+        self, tape: Tape, names: ProgramNames, recorder: Recorder | None = None, *, whole: bool = True
+    ) -> None:
         self.tape = tape
         self.names = names
         self.recorder = recorder
@@ -94,7 +96,8 @@ class Session:
         self.displays: dict[int, str] = {}
         self.lookup = Lookup(tape, names)
         self.expressions = Expressions(self.lookup)
-        self.restarts = None if recorder is None else ProgramRestarts(self, recorder)
+        self._whole = whole
+        self.restarts = None if recorder is None else ProgramRestarts(self, recorder, whole)
         self.changes = Changes(self, self.restarts)
         self.evaluated_ops = 0
         self.exit_error: BaseException | None = None
@@ -354,8 +357,8 @@ class Session:
 
     def restart(self) -> None:
         """Run the program again from its start. Raises Restart through the program, UserError without one."""
-        if self.recorder is None:
-            raise UserError("there is no program to run again: this is the recording of one call")
+        if self.recorder is None or not self._whole:
+            raise UserError("there is no program here that nnrepl could run again; nnrepl PROGRAM has one")
         raise Restart
 
     def quit(self) -> None:

@@ -156,6 +156,7 @@ def place_of(tape: Tape, target: Value, cursor: int | None = None) -> tuple[Valu
             break
         return target.origin, entered.start
     if target.op is None:
-        return target, 0
+        part = None if cursor is None else tape.pass_at(cursor)
+        return target, 0 if part is None else part.start
     made = target.op.position + 1
     return target, made if cursor is None else max(cursor, made)

@@ -1,0 +1,141 @@
+"""Entering: the shell, opened by the program itself."""
+
+from __future__ import annotations
+
+import atexit
+import sys
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from types import FrameType
+
+from nnrepl.programs.function import Recorded
+from nnrepl.record.intercept import recording as intercepting
+from nnrepl.record.names import ProgramNames
+from nnrepl.record.recorder import Recorder, current
+from nnrepl.session import goals
+from nnrepl.session.errors import Quit, UserError
+from nnrepl.session.session import Session, Stop
+from nnrepl.shell.shell import Shell, make_console, make_reader
+from nnrepl.tape import RUN_PASS, Tape
+
+_entered: list[Entered] = []
+_last: list[Recorded] = []
+
+
+class Entered:
+    """A recording that began in the middle of a program, with a shell.
+
+    It ends when the person lets the program run on without a stop ahead, or quits; then MLX is what it was.
+    """
+
+    def __init__(self, frame: FrameType | None) -> None:
+        names = ProgramNames()
+        tape = Tape(names)
+        names.tape = tape
+        recorder = Recorder(tape, strict=False, base=None)
+        self.session = Session(tape, names, recorder, whole=False)
+        recorder.listener = self.session
+        self.shell = _Shell(self, f"nnrepl · recording from {_where(frame)} on · step to begin, help for more")
+        self._context: AbstractContextManager[Recorder] = intercepting(recorder)
+        self._context.__enter__()
+        recorder.start()
+        self.session.begin(at_entry=True)
+        self.session.goal = goals.At(0, "set_trace")
+
+    def leave(self) -> None:
+        """Stop recording; MLX is what it was."""
+        if self in _entered:
+            _entered.remove(self)
+            self.session.running = False
+            self._context.__exit__(None, None, None)
+
+
+class _Shell(Shell):
+    """The shell of a program that was not started by nnrepl: it goes on without it."""
+
+    def __init__(self, entered: Entered, banner: str) -> None:
+        super().__init__(entered.session, make_console(False), make_reader, banner)
+        self._entered = entered
+
+    def interact(self, session: Session, stop: Stop) -> None:
+        """Give the person the floor; quitting ends the program, running on to no stop ends the recording."""
+        try:
+            super().interact(session, stop)
+        except Quit:
+            self._entered.leave()
+            raise SystemExit(1) from None
+        if isinstance(session.goal, goals.Never):
+            self._entered.leave()
+
+
+def set_trace() -> None:
+    """Stop at the next op: record from here on and open the shell there.
+
+    Under `nnrepl program.py` this is a breakpoint. Also `PYTHONBREAKPOINT=nnrepl.set_trace` and `breakpoint()`.
+    What was made before is known only as it is now; a pass whose transform was called before is recorded
+    forward only. `continue` ends the recording.
+    """
+    recorder = current()
+    if recorder is None:
+        _entered.append(Entered(sys._getframe(1)))
+        if len(_entered) == 1:
+            atexit.register(_leave_all)
+    elif isinstance(recorder.listener, Session):
+        session = recorder.listener
+        if session.running:
+            session.goal = goals.At(len(session.tape), "set_trace")
+    else:
+        raise UserError("set_trace() cannot stop inside of trace() or recording(): call nnrepl.debug() instead")
+
+
+def _leave_all() -> None:
+    for entered in _entered:
+        entered.leave()
+
+
+def _where(frame: FrameType | None) -> str:
+    return "here" if frame is None else f"{frame.f_code.co_filename.rsplit('/', 1)[-1]}:{frame.f_lineno}"
+
+
+@contextmanager
+def recording() -> Iterator[Recorded]:
+    """Record what happens inside: `with nnrepl.recording() as tape: ...`, then `tape.ops`, `tape["z1"]`.
+
+    Afterwards MLX is what it was before. An exception passes through; `post_mortem()` then shows the way to it.
+
+    Raises:
+        RuntimeError: Inside of another recording.
+    """
+    names = ProgramNames()
+    tape = Tape(names)
+    names.tape = tape
+    recorder = Recorder(tape, strict=False, base=None)
+    recorded = Recorded(tape, names)
+    _last[:] = [recorded]
+    with intercepting(recorder):
+        recorder.start()
+        recorder.open_pass(RUN_PASS, "recording")
+        yield recorded
+
+
+def post_mortem() -> None:
+    """Open the shell where the last `with nnrepl.recording():` ended, at the op that failed if one did.
+
+    Raises:
+        UserError: If nothing was recorded.
+    """
+    if not _last:
+        raise UserError("nothing was recorded: run what fails inside of `with nnrepl.recording():` first")
+    tape, names = _last[0].tape, _last[0].names
+    session = Session(tape, names)
+    failed = [op.position for op in tape.errors if op.position < len(tape) and tape.ops[op.position] is op]
+    position = failed[-1] if failed else len(tape)
+    error = tape.ops[position].error if failed else None
+    session.goto("end")
+    session.look_at(tape, names, position)
+    session.stop = Stop("exception" if failed else "end of tape", position, (), error)
+    shell = Shell(session, make_console(False), make_reader, "nnrepl · post mortem · back goes back, help for more")
+    try:
+        shell.interact(session, session.stop)
+    except Quit:
+        pass
