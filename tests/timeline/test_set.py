@@ -60,7 +60,8 @@ def test_a_change_in_a_random_program(plan: list[tuple[bool, int, int, int]], wh
         return a
 
     change: Callable[[mx.array], Any] = {
-        "twice": lambda a: a * 2, "constant": lambda a: constant, "element": element, "cut": lambda a: mx.stop_gradient(a),
+        "twice": lambda a: a * 2, "constant": lambda a: constant, "element": element,
+        "cut": lambda a: mx.stop_gradient(a),
     }[kind]  # fmt: skip
     x, y = mx.random.normal((4, 3), key=mx.random.key(1)), mx.random.normal((4, 3), key=mx.random.key(2))
     expected = mx.value_and_grad(program(plan, which, change), argnums=[0, 1])(x, y)
