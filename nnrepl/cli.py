@@ -27,6 +27,7 @@ from nnrepl.shell.entering import set_trace
 from nnrepl.shell.readers import Chain, Queue, Reader
 from nnrepl.shell.shell import Shell, make_console, make_reader, run_program
 from nnrepl.tape import Tape
+from nnrepl.timeline.history import default_budget, parse_size
 
 
 def parser() -> argparse.ArgumentParser:
@@ -47,9 +48,20 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--stop-at-entry", action="store_true", help="stop at the very first op")
     made.add_argument("--plain", action="store_true", help="no colours, no control codes, a plain prompt")
     made.add_argument("--theme", choices=("dark", "light"), default="dark", help="colours for a dark or light terminal")
+    made.add_argument(
+        "--history", metavar="SIZE", type=size, default=default_budget(), help="memory for old values, such as 500M"
+    )
     made.add_argument("--version", action="version", version=versions())
     made.epilog = "PROGRAM is a script or a notebook; without one, the built-in example. ARG are its own arguments."
     return made
+
+
+def size(text: str) -> int:
+    """A size in bytes, for argparse."""
+    try:
+        return parse_size(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size such as 500M or 2G") from None
 
 
 def versions() -> str:
@@ -112,7 +124,7 @@ def split_arguments(arguments: list[str]) -> tuple[list[str], list[str]]:
         if word == "-m" or (word.startswith("-m") and not word.startswith("--")):
             end = at + (2 if word == "-m" else 1)
             return arguments[:end], ["-m", *arguments[end:]]
-        if word in ("-c", "-x", "--theme"):
+        if word in ("-c", "-x", "--theme", "--history"):
             at += 2
         elif word.startswith("-") and word != "-":
             at += 1
@@ -138,6 +150,7 @@ class Debugger:
         """Until the person has had enough. Returns the exit status."""
         names, tape = _new_tape()
         session = Session(tape, names)
+        session.settings["history"] = self.options.history
         shell = Shell(session, self.console, self._reader, self._banner(), self.options.batch)
         if not self.options.batch:
             shell.catch_interrupts()

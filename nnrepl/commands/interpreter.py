@@ -19,7 +19,7 @@ from nnrepl.session.session import END_OF_PROGRAM, END_OF_TAPE, Session, Stop
 from nnrepl.tape import Op, Value
 from nnrepl.view.stop import stop_view
 from nnrepl.view.tensor import tensor
-from nnrepl.view.timelines import edit_text
+from nnrepl.view.timelines import edit_text, recomputed_text
 
 
 class Interpreter:
@@ -141,9 +141,9 @@ class Interpreter:
             return None
         if isinstance(result, mx.array):
             value = self.session.expressions.value_of(result)
-            if value is not None:
-                self.session.evaluate([value])
-            return self._guard(lambda: tensor(label or self._label(text, value), result), text)
+            work = self.session.evaluate([value]) if value is not None else None
+            shown = self._guard(lambda: tensor(label or self._label(text, value), result), text)
+            return shown if work is None or not work.again else Group(shown, recomputed_text(work))
         shown = self._guard(lambda: repr(result), text)
         return Text(f"{label} = {shown}" if label else shown)
 

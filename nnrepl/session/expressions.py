@@ -149,6 +149,8 @@ class Expressions:
                 value = self.lookup.find(name, where.position)
                 if value is not None:
                     return ".".join([put(value), *words[count:]])
+        if any(word.isdigit() for word in words):  # no Python either
+            raise UserError(f"nothing on the tape is called {path}{self.lookup.suggest(path)}")
         return path
 
     def _tape_name(self, words: list[str], where: Surroundings) -> str | None:

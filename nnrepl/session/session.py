@@ -26,6 +26,7 @@ from nnrepl.session.restarts import ProgramRestarts
 from nnrepl.tape import GRADIENT_PASS, Op, Pass, Tape, Value
 from nnrepl.timeline import moves
 from nnrepl.timeline.evaluation import Work, evaluate, pending
+from nnrepl.timeline.history import History, default_budget
 from nnrepl.timeline.timelines import Timelines
 
 START_OF_TAPE, END_OF_TAPE, END_OF_PROGRAM, EXCEPTION = "start of tape", "end of tape", "end of program", "exception"
@@ -92,7 +93,7 @@ class Session:
         self.goal: goals.Goal | None = None
         self.resuming = False
         self.interrupted = False
-        self.settings: dict[str, Any] = {"peek": 4096}
+        self.settings: dict[str, Any] = {"peek": 4096, "history": default_budget()}
         self.displays: dict[int, str] = {}
         self.lookup = Lookup(tape, names)
         self.expressions = Expressions(self.lookup)
@@ -101,6 +102,7 @@ class Session:
         self.changes = Changes(self, self.restarts)
         self.evaluated_ops = 0
         self.exit_error: BaseException | None = None
+        self._history: History | None = None
         self._after: goals.Goal | None = None
         self._process = os.getpid()
 
@@ -123,8 +125,18 @@ class Session:
         """Listener: a gradient pass begins."""
         if os.getpid() == self._process:
             self.hooks.pass_started()
+            self._trim()
             if self.restarts is not None and not isinstance(self.goal, goals.Never):
                 self.restarts.pass_started(call)
+
+    def _trim(self) -> None:
+        """Keep the values of old passes within the history budget."""
+        recorder = self.recorder
+        if recorder is None:
+            return
+        if self._history is None or self._history.tape is not recorder.tape:
+            self._history = History(recorder.tape, int(self.settings["history"]), recorder.drop)
+        self._history.trim()
 
     def pass_recorded(self, call: GradientCall) -> None:
         """Listener: a gradient pass has been recorded to its end; the program waits."""

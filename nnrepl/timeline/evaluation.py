@@ -23,11 +23,13 @@ class Work:
         ops: How many ops were not evaluated before.
         elements: How many numbers they produced.
         seconds: How long it took.
+        again: How many of the ops had been evaluated before and were dropped.
     """
 
     ops: int
     elements: int
     seconds: float
+    again: int = 0
 
 
 def pending(values: Iterable[Value], limit: int | None = None) -> list[Op] | None:
@@ -63,17 +65,21 @@ def evaluate(values: Iterable[Value], progress: Callable[[float], None] | None =
     """
     wanted = list(values)
     ops = pending(wanted) or []
+    dropped = [value for op in ops for value in op.outputs if value.dropped]
     start = time.perf_counter()
     done, step = 0, 8
     while done < len(ops):
         begin = time.perf_counter()
         chunk = ops[done : done + step]
-        _eval([output.array for op in chunk for output in op.outputs if output.held is not None])
+        _eval([output.array for op in chunk for output in op.outputs if output.held is not None or output.dropped])
         done += len(chunk)
         spent = time.perf_counter() - begin
         step = max(1, step * 2 if spent < _SLICE_SECONDS else step // 2)
         if progress is not None and done < len(ops):
             progress(done / len(ops))
     _eval([value.array for value in wanted])
+    for value in set(dropped).difference(wanted):
+        value.forget()  # only passed through
     elements = sum(output.size for op in ops for output in op.outputs)
-    return Work(len(ops), elements, time.perf_counter() - start)
+    again = len({value.op for value in dropped})
+    return Work(len(ops), elements, time.perf_counter() - start, again)

@@ -8,6 +8,7 @@ from rich.tree import Tree
 
 from nnrepl.session.changes import Changes
 from nnrepl.session.session import Session
+from nnrepl.timeline.evaluation import Work
 from nnrepl.timeline.timelines import Timeline
 from nnrepl.view.tensor import number
 
@@ -68,3 +69,8 @@ def _line(changes: Changes, timeline: Timeline) -> Text:
         part = timeline.tape.pass_at(loss.op.position) if loss.op is not None else None
         line.append(f"  loss {known}" + (f" (pass {part.number})" if part is not None else ""), style="dim")
     return line
+
+
+def recomputed_text(work: Work) -> Text:
+    """That values had been dropped from the history, and what it took to have them back."""
+    return Text(f"dropped before, computed again: {work.again} ops in {1000 * work.seconds:.0f} ms", style="hint")

@@ -1,0 +1,86 @@
+"""A long run with a small history: any value of any pass, looked at in any order, is the one that plain MLX had."""
+
+from __future__ import annotations
+
+import random
+import re
+from pathlib import Path
+
+import mlx.core as mx
+import mlx.nn as nn
+import mlx.optimizers as optim
+import pytest
+
+from nnrepl.timeline.history import parse_size
+from tests.support import nnrepl_cli
+
+PASSES = 300
+PROGRAM = f"""
+import mlx.core as mx, mlx.nn as nn, mlx.optimizers as optim
+mx.random.seed(0)
+model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Dropout(0.2), nn.Linear(8, 1))
+opt = optim.Adam(learning_rate=0.01)
+def loss_fn(model, x, y):
+    return (model(x) - y).square().mean()
+step = nn.value_and_grad(model, loss_fn)
+for i in range({PASSES}):
+    x = mx.random.normal((16, 4))
+    y = x.sum(axis=1, keepdims=True)
+    loss, grads = step(model, x, y)
+    opt.update(model, grads)
+    mx.eval(model.parameters(), opt.state, loss)
+"""
+
+
+def plain() -> list[tuple[str, str, str]]:
+    """For each pass: the loss, a weight, its gradient."""
+    mx.random.seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Dropout(0.2), nn.Linear(8, 1))
+    opt = optim.Adam(learning_rate=0.01)
+
+    def loss_fn(model: nn.Module, x: mx.array, y: mx.array) -> mx.array:
+        return (model(x) - y).square().mean()
+
+    step = nn.value_and_grad(model, loss_fn)
+    seen = []
+    for _ in range(PASSES):
+        x = mx.random.normal((16, 4))
+        y = x.sum(axis=1, keepdims=True)
+        weight = model.layers[0].weight.tolist()
+        loss, grads = step(model, x, y)
+        seen.append((str(loss.tolist()), str(weight), str(grads["layers"][0]["weight"].tolist())))
+        opt.update(model, grads)
+        mx.eval(model.parameters(), opt.state, loss)
+    return seen
+
+
+def test_any_value_of_a_long_run(tmp_path: Path) -> None:
+    path = tmp_path / "train.py"
+    path.write_text(PROGRAM)
+    expected, commands, wanted = plain(), ["config peek 0", "continue"], []
+    chance = random.Random(4)
+    for number in (*chance.sample(range(PASSES), 25), 0, PASSES - 1):
+        # Each step is a gradient pass, an update, and what makes the batch.
+        commands += [f"goto pass {3 * number + 1}", "until update"]
+        for name, value in zip(("loss", "layers.0.weight", "grad(layers.0.weight)"), expected[number]):
+            commands.append(f"{name}.tolist()")
+            wanted.append(value)
+    script = tmp_path / "look.txt"
+    script.write_text("\n".join([*commands, "goto pass 4", "until update", "p grad(layers.3.weight)", "quit"]))
+    result = nnrepl_cli("--plain", "--history", "40K", "-x", str(script), str(path), env={"COLUMNS": "10000"})
+    lines = result.stdout.splitlines()
+    found = [lines[at + 1] for at, line in enumerate(lines) if line.endswith(".tolist()")]
+    assert found == wanted
+    assert re.search(r"dropped before, computed again: \d+ ops in \d+ ms", result.stdout)
+
+
+@pytest.mark.parametrize(("text", "size"), [("500", 500), ("20K", 20480), ("1.5MB", 1572864), ("2 GiB", 2**31)])
+def test_sizes(text: str, size: int) -> None:
+    assert parse_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "lots", "-5", "5T", "K"])
+def test_sizes_that_are_none(text: str) -> None:
+    result = nnrepl_cli("--history", text)
+    assert result.returncode == 2
+    assert "is no size such as 500M or 2G" in result.stderr
