@@ -43,6 +43,7 @@ class Tape:
         edits: Ops that a person made in order to change a value, and the value that they changed.
         inserted: All ops that came from a person and not from the program.
         belonging: Ops that a custom function's own backward pass made, and its forward op.
+        restored: Values that were dropped and are back because somebody looks.
         streams: The stream or device of ops that ran on another than the default one.
     """
 
@@ -63,7 +64,7 @@ class Tape:
         self.structures: dict[Op, Any] = {}
         self.edits: dict[Op, Value] = {}
         self.inserted: set[Op] = set()
-        self.rebuilt = 0
+        self.restored: list[Value] = []
         self._consumers: dict[Value, list[Op]] = {}
         self._consumers_known = 0
 
@@ -127,8 +128,9 @@ class Tape:
                 continue
             for output, array in zip(op.outputs, op.compute(), strict=True):
                 if output.held is None:
+                    if output.dropped:
+                        self.restored.append(output)
                     output.held = array
-            self.rebuilt += 1
             pending.pop()
         assert value.held is not None
         return value.held

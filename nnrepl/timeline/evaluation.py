@@ -65,7 +65,6 @@ def evaluate(values: Iterable[Value], progress: Callable[[float], None] | None =
     """
     wanted = list(values)
     ops = pending(wanted) or []
-    dropped = [value for op in ops for value in op.outputs if value.dropped]
     start = time.perf_counter()
     done, step = 0, 8
     while done < len(ops):
@@ -78,8 +77,18 @@ def evaluate(values: Iterable[Value], progress: Callable[[float], None] | None =
         if progress is not None and done < len(ops):
             progress(done / len(ops))
     _eval([value.array for value in wanted])
-    for value in set(dropped).difference(wanted):
-        value.forget()  # only passed through
     elements = sum(output.size for op in ops for output in op.outputs)
-    again = len({value.op for value in dropped})
+    again = _let_go(wanted)
     return Work(len(ops), elements, time.perf_counter() - start, again)
+
+
+def _let_go(wanted: list[Value]) -> int:
+    """Drop again what came back only on the way to what was wanted. Returns how many ops ran again."""
+    if not wanted:
+        return 0
+    restored = wanted[0].tape.restored
+    ops = {value.op for value in restored}
+    for value in set(restored).difference(wanted):
+        value.forget()
+    restored.clear()
+    return len(ops)
