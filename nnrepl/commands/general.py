@@ -9,6 +9,7 @@ from nnrepl.commands.interpreter import Interpreter
 from nnrepl.commands.table import ANYTHING, NOTHING, command
 from nnrepl.record.verify import verify as take_receipt
 from nnrepl.session.errors import UserError
+from nnrepl.session.expressions import aside
 from nnrepl.view.help import help_view
 from nnrepl.view.receipt import receipt_view
 
@@ -26,7 +27,7 @@ def verify(it: Interpreter, text: str) -> RenderableType | None:
     part = it.session.part
     if part is None or not len(part):
         raise UserError("nothing has been recorded yet; step to the first op, then verify")
-    with it.session._aside():
+    with aside():
         return receipt_view(take_receipt(it.session.tape, part))
 
 

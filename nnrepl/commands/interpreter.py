@@ -104,13 +104,13 @@ class Interpreter:
         except (RecursionError, MemoryError):
             raise UserError("this is too deeply nested for Python") from None
         except (SyntaxError, ValueError):
-            self._guard(lambda: self.session.expressions.execute(text, self.session.where()), text)
+            self.guarded(lambda: self.session.expressions.execute(text, self.session.where()), text)
             return None
         return self.print(text)
 
     def edit(self, change: Assignment, line: str) -> RenderableType | None:
         """Change a value of the tape; shows the timeline that this makes, None if it is no value of the tape."""
-        timeline = self._guard(lambda: self.session.changes.assign(change, line), line)
+        timeline = self.guarded(lambda: self.session.changes.assign(change, line), line)
         return None if timeline is None else self.moved_in_time(self.news() or Text(""))
 
     def news(self) -> RenderableType | None:
@@ -142,9 +142,9 @@ class Interpreter:
         if isinstance(result, mx.array):
             value = self.session.expressions.value_of(result)
             work = self.session.evaluate([value]) if value is not None else None
-            shown = self._guard(lambda: tensor(label or self._label(text, value), result), text)
+            shown = self.guarded(lambda: tensor(label or self._label(text, value), result), text)
             return shown if work is None or not work.again else Group(shown, recomputed_text(work))
-        shown = self._guard(lambda: repr(result), text)
+        shown = self.guarded(lambda: repr(result), text)
         return Text(f"{label} = {shown}" if label else shown)
 
     def _label(self, text: str, value: Value | None) -> str:
@@ -156,9 +156,9 @@ class Interpreter:
 
     def value(self, text: str) -> Any:
         """The value of an expression."""
-        return self._guard(lambda: self.session.expressions.evaluate(text, self.session.where()), text)
+        return self.guarded(lambda: self.session.expressions.evaluate(text, self.session.where()), text)
 
-    def _guard(self, compute: Any, text: str) -> Any:
+    def guarded(self, compute: Any, text: str) -> Any:
         """Run something of the person's; what it raises becomes one line."""
         try:
             return compute()

@@ -13,13 +13,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import mlx.core as mx
+
 from nnrepl.record.names import ProgramNames
 from nnrepl.record.recorder import Recorder
 from nnrepl.record.transforms import GradientCall
 from nnrepl.session import goals, places
 from nnrepl.session.changes import Changes, Run
-from nnrepl.session.errors import Quit, Restart, UserError
-from nnrepl.session.expressions import Expressions, Surroundings
+from nnrepl.session.errors import NoGradient, NotYet, Quit, Restart, UserError
+from nnrepl.session.expressions import Expressions, Surroundings, aside
 from nnrepl.session.lookup import Lookup
 from nnrepl.session.places import Place
 from nnrepl.session.restarts import ProgramRestarts
@@ -404,7 +406,7 @@ class Session:
 
     def evaluate(self, values: list[Value]) -> Work:
         """Give values their numbers; counts what that took."""
-        with self._aside():
+        with aside():
             work = evaluate(values, self.hooks.progress)
         self.evaluated_ops += work.ops
         return work
@@ -415,11 +417,35 @@ class Session:
         shown = sum(value.size for value in values)
         return limit > 0 and shown <= limit and pending(values, limit - shown) is not None
 
-    def _aside(self) -> Any:
-        from nnrepl.session.expressions import aside
+    def over_passes(self, text: str) -> list[tuple[int, float]]:
+        """An expression as it stands at the end of each gradient pass, with the number of the pass. Passes at
+        whose end it does not exist are left out.
 
-        return aside()
+        Raises:
+            UserError: If it is no single number.
+            Exception: What Python raises.
+        """
+        found: list[tuple[int, Any]] = []
+        for part in self.tape.passes:
+            if part.kind != GRADIENT_PASS or part.open or not len(part):
+                continue
+            scope = part.ops[-1].scope
+            try:
+                found.append((part.number, self.expressions.evaluate(text, Surroundings(part.end, scope, None))))
+            except (NotYet, NoGradient):
+                continue
+        with aside():
+            mx.eval([result for _, result in found if isinstance(result, mx.array)])
+            return [(number, _number(text, result)) for number, result in found]
 
     def loss_of(self, part: Pass) -> Value | None:
         """The loss of a gradient pass."""
         return part.loss if part.kind == GRADIENT_PASS else None
+
+
+def _number(text: str, result: Any) -> float:
+    if isinstance(result, mx.array) and result.size == 1:
+        result = result.item()
+    if isinstance(result, complex) or not isinstance(result, (bool, int, float)):
+        raise UserError(f"{text} is no single number; a reduction makes it one, such as mx.abs({text}).max()")
+    return float(result)
