@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 from rich.console import RenderableType
 
 from nnrepl.commands.interpreter import Interpreter
-from nnrepl.commands.table import COUNT, NOTHING, PLACE, PLACE_OR_NOTHING, command
+from nnrepl.commands.table import COUNT, NOTHING, PLACE, PLACE_OR_NOTHING, Grammar, command
 
 FORWARDS, BACKWARDS, JUMPS = "forwards", "backwards", "jumps"
 
@@ -24,12 +26,18 @@ def step(it: Interpreter, text: str) -> RenderableType | None:
     return it.show_stop(it.session.step(_count(text)))
 
 
-@command("next", "n", takes=COUNT, group=FORWARDS, repeats=True)
+COUNT_OR_PASS = Grammar("[n] | pass [n]", lambda text: re.fullmatch(r"\d*|pass(\s+\d+)?", text) is not None)
+
+
+@command("next", "n", takes=COUNT_OR_PASS, group=FORWARDS, repeats=True)
 def next_(it: Interpreter, text: str) -> RenderableType | None:
     """Go to the next op of this function, over the calls (of modules, for one) that it makes.
 
-    At the end of the function it goes on in the caller.
+    At the end of the function it goes on in the caller. `next pass` goes to the first op of the next pass,
+    `next pass 10` ten passes on.
     """
+    if text.startswith("pass"):
+        return it.show_stop(it.session.next_pass(_count(text[4:].strip())))
     return it.show_stop(it.session.next(_count(text)))
 
 
@@ -43,6 +51,7 @@ def finish(it: Interpreter, text: str) -> RenderableType | None:
 def until(it: Interpreter, text: str) -> RenderableType | None:
     """Go on to the next op at a place: `until #12`, `until train.py:31`, `until matmul`, `until backward`.
 
+    `until pass 500` goes to that pass, `until loss < 0.1` to the end of the first pass for which this holds.
     A bare number is a line of the file in which you stand. Without a place, go to a greater line of this
     function: out of a loop, for one.
     """
@@ -64,9 +73,11 @@ def reverse_step(it: Interpreter, text: str) -> RenderableType | None:
     return it.show_stop(it.session.back(_count(text)))
 
 
-@command("reverse-next", "rn", takes=COUNT, group=BACKWARDS, repeats=True)
+@command("reverse-next", "rn", takes=COUNT_OR_PASS, group=BACKWARDS, repeats=True)
 def reverse_next(it: Interpreter, text: str) -> RenderableType | None:
-    """Go back to the last op of this function, over the calls that it makes."""
+    """Go back to the last op of this function, over the calls that it makes; `rn pass` to the pass before."""
+    if text.startswith("pass"):
+        return it.show_stop(it.session.back_pass(_count(text[4:].strip())))
     return it.show_stop(it.session.back_next(_count(text)))
 
 
@@ -87,6 +98,7 @@ def goto(it: Interpreter, text: str) -> RenderableType | None:
     """Go to a place, in either direction.
 
     `goto #12` an op; `goto train.py:31` a line; `goto z1` or `goto grad(z1)` the op that makes a value;
+    `goto pass 7` the first op of a pass;
     `goto forward`, `goto backward`, `goto update` the first op of a phase; `goto layers.0` a module;
     `goto matmul` an operation; `goto start`, `goto end`.
     """

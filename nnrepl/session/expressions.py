@@ -293,6 +293,17 @@ def steady() -> Iterator[None]:
             set_random_state(state)
 
 
+def is_condition(text: str) -> bool:
+    """Whether a text is a comparison, or several with `and`, `or`, `not`: no place on the tape is written so."""
+    try:
+        body = ast.parse(masked(text), mode="eval").body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return False
+    return isinstance(body, (ast.Compare, ast.BoolOp)) or (
+        isinstance(body, ast.UnaryOp) and isinstance(body.op, ast.Not)
+    )
+
+
 def parts(text: str) -> list[str]:
     """The expressions in `a, b[0], f(x, y)`: what `print` shows one by one."""
     try:

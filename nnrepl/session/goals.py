@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
+from nnrepl.session.errors import UserError
 from nnrepl.session.places import Place
-from nnrepl.tape import Tape
+from nnrepl.tape import GRADIENT_PASS, Pass, Tape
 from nnrepl.timeline import moves
 
 
@@ -93,6 +94,59 @@ class Until:
         for at in range(start, len(tape)):
             if self._place.matches(tape.ops[at]):
                 return at
+        return None
+
+
+class NextPass:
+    """The first op of a later pass.
+
+    Args:
+        number: The number of that pass.
+    """
+
+    reason = ""
+    sought = ""
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+
+    def find(self, tape: Tape) -> int | None:
+        for part in reversed(tape.passes):
+            if part.number < self._number:
+                return None
+            if part.number == self._number:
+                return part.start if part.start < len(tape) else None
+        return None
+
+
+class Fulfilled:
+    """The first gradient pass, from a position on, at whose end a condition holds.
+
+    Args:
+        text: The condition.
+        holds: Tells whether it holds at the end of a pass.
+        start: The position from which on passes count.
+    """
+
+    def __init__(self, text: str, holds: Callable[[Pass], bool], start: int) -> None:
+        self.reason = self.sought = text
+        self._holds = holds
+        self._start = start
+        self._seen = 0
+
+    def find(self, tape: Tape) -> int | None:
+        passes = tape.passes
+        while self._seen < len(passes):
+            part = passes[self._seen]
+            if part.open:
+                return None
+            self._seen += 1
+            try:
+                if part.kind == GRADIENT_PASS and part.end > self._start and self._holds(part):
+                    return part.end - 1
+            except UserError as error:  # the program waits: it must not see this
+                self.reason = str(error)
+                return part.end - 1
         return None
 
 

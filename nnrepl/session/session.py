@@ -21,7 +21,7 @@ from nnrepl.record.transforms import GradientCall
 from nnrepl.session import goals, places
 from nnrepl.session.changes import Changes, Run
 from nnrepl.session.errors import NoGradient, NotYet, Quit, Restart, UserError
-from nnrepl.session.expressions import Expressions, Surroundings, aside
+from nnrepl.session.expressions import Expressions, Surroundings, aside, is_condition
 from nnrepl.session.lookup import Lookup
 from nnrepl.session.places import Place
 from nnrepl.session.restarts import ProgramRestarts
@@ -262,12 +262,44 @@ class Session:
         """Go to the next op of this function or of a caller, over the calls that it makes."""
         return self._forward(goals.over(self.cursor, count))
 
+    def next_pass(self, count: int = 1) -> Stop | None:
+        """Go to the first op of the next pass, or the `count`-th from here."""
+        part = self.part
+        return self._forward(goals.NextPass(count if part is None else part.number + count))
+
+    def back_pass(self, count: int = 1) -> Stop:
+        """Go back to the first op of the pass before this one, or `count` passes."""
+        part = self.part
+        number = 0 if part is None else part.number - count
+        found = [other for other in self.tape.passes if other.number <= number and len(other)]
+        return self._arrive(found[-1].start if found else 0, "" if found else START_OF_TAPE)
+
+    def _holds(self, text: str, part: Pass) -> bool:
+        """Whether a condition holds at the end of a pass. What has no value there does not."""
+        try:
+            result = self.expressions.evaluate(text, self._at_end(part))
+            with aside():
+                return bool(result)
+        except (NotYet, NoGradient):
+            return False
+        except UserError:
+            raise
+        except Exception as error:
+            raise UserError(f"{text} cannot be told in pass {part.number}: {type(error).__name__}: {error}") from None
+
+    @staticmethod
+    def _at_end(part: Pass) -> Surroundings:
+        return Surroundings(part.end, part.ops[-1].scope, None)
+
     def finish(self) -> Stop | None:
         """Go to the first op outside of this function."""
         return self._forward(goals.out(self.cursor))
 
     def until(self, place: str = "") -> Stop | None:
-        """Go to the next op at a place; without one, to a greater line of this function."""
+        """Go to the next op at a place; to the end of the first pass for which a condition holds (`loss < 0.1`);
+        without either, to a greater line of this function."""
+        if is_condition(place):
+            return self._forward(goals.Fulfilled(place, lambda part: self._holds(place, part), self.cursor))
         if not place:
             return self._forward(goals.further_down(self.cursor))
         return self._forward(goals.Until(self.place(place), self.cursor + 1))
@@ -429,9 +461,8 @@ class Session:
         for part in self.tape.passes:
             if part.kind != GRADIENT_PASS or part.open or not len(part):
                 continue
-            scope = part.ops[-1].scope
             try:
-                found.append((part.number, self.expressions.evaluate(text, Surroundings(part.end, scope, None))))
+                found.append((part.number, self.expressions.evaluate(text, self._at_end(part))))
             except (NotYet, NoGradient):
                 continue
         with aside():
