@@ -162,7 +162,7 @@ def exchange(recorder: Recorder, old: Value, new: Value) -> None:
     content = new if recorder.guide is None else recorder.guide.content(new)
     for key, value in list(recorder.live.items()):
         if value is old:
-            array = _object(recorder, key, old)
+            array = object_of(recorder, key, old)
             if array is not None:
                 _overwrite(recorder, array, old, content)
     recorder.relink({old: new})
@@ -170,7 +170,18 @@ def exchange(recorder: Recorder, old: Value, new: Value) -> None:
         sweep.exchange(old, new)
 
 
-def _object(recorder: Recorder, key: int, value: Value) -> mx.array | None:
+def refresh(recorder: Recorder) -> None:
+    """Give the program's objects the content that they are to have on this timeline: at the entry of a pass some
+    may hold what an edit further on, of another timeline, had made of them."""
+    assert recorder.guide is not None
+    edited = set(recorder.tape.edits.values())
+    for key, value in list(recorder.live.items()):
+        array = object_of(recorder, key, value) if value in edited else None
+        if array is not None:
+            refill(array, recorder.guide.content(value).array)
+
+
+def object_of(recorder: Recorder, key: int, value: Value) -> mx.array | None:
     """The array object of the program's that is known under an `id`."""
     guard = recorder.guards.get(key)
     array = None if guard is None else guard()

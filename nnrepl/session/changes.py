@@ -251,6 +251,11 @@ class Changes:
         return timeline
 
 
+def _inserted(op: Op, tape: Tape) -> bool:
+    """Whether an op comes from a person: an edit, or the gradient of one."""
+    return op in tape.inserted or (op.of is not None and op.of in tape.inserted)
+
+
 class _Key:
     """Gives the key of an index: `_Key()[1:, 0]` is `(slice(1, None), 0)`."""
 
@@ -276,6 +281,7 @@ def _refusal(old: Tape, new: Tape, position: int) -> str | None:
         return None
     op = new.ops[-1]
     changed = {value for edit in new.ops[position:] if edit in new.edits for value in edit.outputs}
+    changed.update([leaf for leaf in part.wrt if leaf.origin in changed])
     if op.error is None or changed.isdisjoint(op.inputs):
         return None
     return f"#{op.index} {op.name} refuses it ({str(op.error).splitlines()[0]})"
@@ -283,9 +289,11 @@ def _refusal(old: Tape, new: Tape, position: int) -> str | None:
 
 def same_place(old: Tape, cursor: int, new: Tape) -> int:
     """Where the cursor is on another tape: before the op that is as many ops of the program's from the start."""
-    wanted = sum(op not in old.inserted for op in old.ops[:cursor])
+    if cursor >= len(old):
+        return len(new)
+    wanted = sum(not _inserted(op, old) for op in old.ops[:cursor])
     for at, op in enumerate(new.ops):
-        if op in new.inserted:
+        if _inserted(op, new):
             continue
         if not wanted:
             return at

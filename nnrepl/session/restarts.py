@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
+from nnrepl.record import rerun
 from nnrepl.record.guide import Diverged, Guide
 from nnrepl.record.names import ProgramNames
 from nnrepl.record.recorder import MUTED, RECORD, Recorder
@@ -17,7 +18,7 @@ from nnrepl.record.rerun import CannotExchange
 from nnrepl.record.transforms import GradientCall
 from nnrepl.session.changes import Run
 from nnrepl.session.errors import RunAgain, UserError
-from nnrepl.tape import Tape, Value
+from nnrepl.tape import GRADIENT_PASS, Tape, Value
 from nnrepl.timeline.world import World
 
 if TYPE_CHECKING:
@@ -35,34 +36,35 @@ class Entry:
         self.start = len(recorder.tape)
         self._recorder = recorder
         self._world = World([call.fun, call.given])
-        self._live = dict(recorder.live)
-        self._guards = dict(recorder.guards)
+        self._known = [(weakref.ref(array), value) for array, value in _objects(recorder)]
         self._draws = recorder.draws
 
     def restore(self) -> None:
-        """Put everything back."""
+        """Put everything back: the program's objects are refilled, while the values keep what they held."""
         recorder = self._recorder
-        objects: dict[int, mx.array] = {}
-        entered: dict[int, Value] = {}
-        for key, value in recorder.live.items():
-            if value.held is not None and id(value.held) == key:
-                objects[key], value.held = value.held, _copy(value.held)  # the object is about to be refilled
-                if value.op is None and value.origin is None:
-                    entered[key] = value  # it came from outside since then
+        objects = list(_objects(recorder))
+        for array, value in objects:
+            if value.held is array:
+                value.held = _copy(array)
         self._world.restore()
-        live: dict[int, Value] = {**entered, **self._live}
-        guards: dict[int, weakref.ref[mx.array]] = dict(self._guards)
-        for key in list(recorder.guards.keys() - guards.keys()):
-            if recorder.guards[key]() is not None and key not in live:
-                live[key], guards[key] = recorder.live[key], recorder.guards[key]
         recorder.live.clear()
-        recorder.live.update(live)
         recorder.guards.clear()
-        recorder.guards.update(guards)
-        for key, array in objects.items():
-            if key in live:
-                recorder.link(array, live[key])
+        for array, value in objects:
+            if value.op is None and value.origin is None:
+                recorder.link(array, value)  # it may have come from outside since then
+        for reference, value in self._known:
+            known = reference()
+            if known is not None:
+                recorder.link(known, value)
         recorder.draws = self._draws
+
+
+def _objects(recorder: Recorder) -> Iterator[tuple[mx.array, Value]]:
+    """The array objects that are alive, and what they stand for."""
+    for key, value in recorder.live.items():
+        array = rerun.object_of(recorder, key, value)
+        if array is not None:
+            yield array, value
 
 
 class ProgramRestarts:
@@ -95,11 +97,6 @@ class ProgramRestarts:
         """The program goes on."""
         self._entry = None
 
-    def waits_in(self, position: int) -> bool:
-        """Whether `position` lies in the pass in which the program waits."""
-        entry = self._entry
-        return self._session.running and entry is not None and position >= entry.start
-
     # -- running again ---------------------------------------------------------------------------------------
 
     @contextmanager
@@ -120,7 +117,7 @@ class ProgramRestarts:
             RunAgain: Unwinds the program, if it has to run again from its start.
         """
         entry = self._entry
-        if entry is None or not self.waits_in(run.position) or not self._reached(run.old, entry.start):
+        if entry is None or not self._within(run, entry.start):
             if not self._whole:
                 raise UserError("only what lies in the pass in which the program waits can be changed here")
             raise RunAgain(run)
@@ -130,10 +127,14 @@ class ProgramRestarts:
         self._attempt(entry, run, tape)
         return tape, names
 
-    def _reached(self, tape: Tape, position: int) -> bool:
-        """Whether the program's own past, up to `position`, is that of a tape."""
-        mine = self._recorder.tape.ops[:position]
-        return all(a.outputs == b.outputs for a, b in zip(mine, tape.ops[:position], strict=True))
+    def _within(self, run: Run, start: int) -> bool:
+        """Whether all that has to run again lies in the pass that begins at `start`, in which the program waits:
+        what comes before is the program's own past."""
+        end = next((part.end for part in run.old.passes if part.kind == GRADIENT_PASS and part.start >= start), 0)
+        if not self._session.running or not start <= run.position <= end:
+            return False
+        mine, theirs = self._recorder.tape.ops[:start], run.old.ops[:start]
+        return all(a.outputs == b.outputs for a, b in zip(mine, theirs, strict=True))
 
     def _attempt(self, entry: Entry, run: Run, tape: Tape) -> None:
         recorder, call = self._recorder, entry.call
@@ -146,6 +147,7 @@ class ProgramRestarts:
         self._session.hooks.running_again(run.position, False)
         try:
             entry.restore()
+            rerun.refresh(recorder)
             call.attempt()
         except (Diverged, CannotExchange) as error:
             recorder.tape = old

@@ -140,6 +140,8 @@ def walk(program: Program, chance: random.Random, length: int) -> tuple[list[str
             commands.append(f"timeline {now + 1}")
         elif kind == "wander":
             commands.append(chance.choice(["back 3", "rewind", "rn", "goto start"]))
+        if chance.random() < 0.4:
+            continue  # the next change comes at once
         commands += [f"goto pass {2 * number + 1}", "until update"]
         found = program.run(timelines[now])[number]
         for name in (f"v{len(program.plan) - 1}", "loss", "grad(w)", "w", "x"):
@@ -153,7 +155,7 @@ def test_random_walk(seed: int, tmp_path: Path) -> None:
     program = Program(seed)
     path = tmp_path / "program.py"
     path.write_text(program.text)
-    commands, expected = walk(program, random.Random(seed), 10)
+    commands, expected = walk(program, random.Random(seed), 14)
     script = tmp_path / "walk.txt"
     script.write_text("\n".join(["config peek 0", *commands, "quit"]))
     result = nnrepl_cli("--plain", "-x", str(script), str(path), env={"COLUMNS": "10000"})
