@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
-import os
 import random
 import sys
 from pathlib import Path
@@ -23,7 +22,6 @@ from nnrepl.record.recorder import Recorder
 from nnrepl.record.rerun import CannotExchange
 from nnrepl.session.errors import Quit, Restart, RunAgain
 from nnrepl.session.session import Session
-from nnrepl.shell.entering import set_trace
 from nnrepl.shell.readers import Chain, Queue, Reader
 from nnrepl.shell.shell import Shell, make_console, make_reader, run_program
 from nnrepl.tape import Tape
@@ -154,8 +152,6 @@ class Debugger:
         shell = Shell(session, self.console, self._reader, self._banner(), self.options.batch)
         if not self.options.batch:
             shell.catch_interrupts()
-        if "PYTHONBREAKPOINT" not in os.environ:
-            sys.breakpointhook = set_trace
         error: BaseException | None = None
         wish: Unwinding | None = None
         try:

@@ -170,7 +170,10 @@ class ProgramNames:
 
     def _state_name(self, op: Op, name: str) -> str | None:
         """`state["v"]` in an optimizer's update, by the path of the parameter that it belongs to."""
-        if op.part.kind != UPDATE_PASS or not name.startswith("state."):
+        if op.part.kind != UPDATE_PASS or op.scope is None:
+            return None
+        name = sources.stored(op.scope.code, name) or name
+        if not name.startswith("state."):
             return None
         subject = self._updated(op)
         return None if subject is None else f"{subject}.{name.removeprefix('state.')}"

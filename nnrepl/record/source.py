@@ -51,6 +51,8 @@ class FileIndex:
     nodes: dict[Span, ast.AST] = field(default_factory=dict)
     returned: dict[int, set[str]] = field(default_factory=dict)
     """The variables that a function returns as they are, by the line on which the function begins."""
+    stored: dict[tuple[int, str], str] = field(default_factory=dict)
+    """Where a variable is put as it is (`state["m"] = m`), by the line on which the function begins and its name."""
 
 
 _cells: dict[str, Cell] = {}
@@ -113,6 +115,11 @@ def uses_of(code: CodeType, span: Span) -> list[Use]:
 def returns(code: CodeType, name: str) -> bool:
     """Whether a function ends in `return name`."""
     return name in _index(code.co_filename).returned.get(code.co_firstlineno, ())
+
+
+def stored(code: CodeType, name: str) -> str | None:
+    """Where a function puts a variable as it is: `state.m` for `state["m"] = m`."""
+    return _index(code.co_filename).stored.get((code.co_firstlineno, name))
 
 
 def node_at(code: CodeType, span: Span) -> ast.AST | None:
@@ -207,6 +214,8 @@ class _Indexer(ast.NodeVisitor):
             name = dotted(target)
             if name is not None:
                 self._note(value, Use((name,)))
+                if isinstance(value, ast.Name) and self.functions:
+                    self.index.stored.setdefault((self.functions[-1], value.id), name)
             if isinstance(target, ast.Subscript):
                 self._note(target, Use((dotted(target.value),)))
 
