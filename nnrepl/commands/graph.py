@@ -25,9 +25,10 @@ def graph(it: Interpreter, text: str) -> RenderableType | None:
     """Draw how ops hang together, in the terminal or into a file: `graph z1`, `graph pass`, `graph net.svg`.
 
     Alone it draws what lies around the next op; `graph z1` around a place, `graph layers.0` all of a module,
-    `graph backward` of a phase, `graph pass` of the whole pass. Each lane is a tensor under way, each dot an op; in the backward pass only the gradients are drawn. Many ops
-    are folded by module. With a file name it is written down, the whole pass if nothing else is asked for:
-    `graph net.svg`, `graph forward net.dot` (Graphviz), `graph net.mmd` (Mermaid).
+    `graph backward` of a phase, `graph pass` of the whole pass. Each lane is a tensor under way, each dot an op;
+    in the backward pass only the gradients are drawn. Many ops are folded by module. With a file name it is
+    written down, the whole pass if nothing else is asked for: `graph net.svg`, `graph forward net.dot` (Graphviz),
+    `graph net.mmd` (Mermaid).
     """
     what, file = _split(text)
     if file is None:
