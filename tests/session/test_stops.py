@@ -11,6 +11,7 @@ import mlx.nn as nn
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mlx.utils import tree_flatten
 from rich.console import Console
 
 import nnrepl
@@ -18,6 +19,7 @@ from nnrepl.record.verify import same_bits
 from nnrepl.session.errors import UserError
 from nnrepl.session.findings import Birth, Change, Vanished
 from nnrepl.session.search import Search
+from tests.corpus import lm
 from tests.session import programs
 from tests.support import nnrepl_cli
 
@@ -334,6 +336,21 @@ def test_catch_nan_finds_the_op_by_which_it_came(at: int) -> None:
     assert birth.op.name == "log"
     assert (birth.index, birth.count) == ((0, 0), 4)
     assert birth.origins[0].index == (0, 0)
+
+
+@pytest.mark.parametrize("name", ["llama", "mamba2", "qwen3_moe"])
+def test_catch_nan_in_models_that_somebody_else_wrote(name: str) -> None:
+    model = lm.tiny(name).train()
+    layer = model.layers[1]
+    for _, weight in tree_flatten(layer.parameters())[:1]:
+        weight[..., 0] = float("inf")
+    session = nnrepl.Session(nnrepl.trace(lm.loss_of(model), lm.tokens_for(name), wrt=model))
+    session.run("catch nan")
+    stop = session.resume()
+    assert stop is not None
+    assert stop.hits
+    assert stop.position == first_nan_by_hand(session)
+    assert session.back_resume().hits == ()  # there is none before the first
 
 
 @pytest.mark.parametrize("op", ["matmul", "softmax", "sum", "divide"])
