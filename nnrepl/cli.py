@@ -21,6 +21,7 @@ from nnrepl.record.opaque import set_random_state
 from nnrepl.record.recorder import Recorder
 from nnrepl.record.rerun import CannotExchange
 from nnrepl.session.errors import Quit, Restart, RunAgain
+from nnrepl.session.saved import Keeper, stops_file
 from nnrepl.session.session import Session
 from nnrepl.shell.readers import Chain, Queue, Reader
 from nnrepl.shell.shell import Shell, make_console, make_reader, run_program
@@ -149,7 +150,11 @@ class Debugger:
         names, tape = _new_tape()
         session = Session(tape, names)
         session.settings["history"] = self.options.history
-        shell = Shell(session, self.console, self._reader, self._banner(), self.options.batch)
+        keeper = Keeper(session.stops, stops_file(self.script.path))
+        restored = keeper.restore() if self._interactive() else ""
+        shell = Shell(session, self.console, self._reader, self._banner(restored), self.options.batch)
+        if self._interactive():
+            shell.after_line = keeper.save
         if not self.options.batch:
             shell.catch_interrupts()
         error: BaseException | None = None
@@ -197,8 +202,8 @@ class Debugger:
             readers.append(make_reader(interpreter, self.plain))
         return Chain(readers)
 
-    def _banner(self) -> str:
-        notes = "".join(f"\n{note}" for note in self.script.notes)
+    def _banner(self, restored: str) -> str:
+        notes = "".join(f"\n{note}" for note in (*self.script.notes, *([restored] if restored else [])))
         return f"{versions()} · {self.script.title} · step to begin, help for more{notes}"
 
     def _reset(self, session: Session) -> None:

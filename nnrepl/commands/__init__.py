@@ -3,4 +3,15 @@
 
 def load_all() -> None:
     """Import every module of commands, so that the table is complete."""
-    from nnrepl.commands import general, look, motions, passes, time  # noqa: F401
+    from nnrepl.commands import (  # noqa: F401
+        frames,
+        general,
+        graph,
+        info,
+        lines,
+        look,
+        motions,
+        passes,
+        stops,
+        time,
+    )

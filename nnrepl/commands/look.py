@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from rich.console import Group, RenderableType
 from rich.text import Text
 
@@ -35,7 +37,7 @@ def pretty_print(it: Interpreter, text: str) -> RenderableType | None:
     return it.print(text) if hasattr(result, "dtype") else Pretty(result, expand_all=False)
 
 
-@command("what", "whatis", takes=EXPRESSION, group=LOOK)
+@command("what", "whatis", "ptype", takes=EXPRESSION, group=LOOK)
 def what(it: Interpreter, text: str) -> RenderableType | None:
     """Tell everything about a value without evaluating it.
 
@@ -82,20 +84,23 @@ def list_(it: Interpreter, text: str) -> RenderableType | None:
     """Show the ops around the cursor, with their state, source and shapes.
 
     `list #40` shows those around an op, `list 30` so many, `list source` the source file with the ops of
-    each line. Again: the next ones.
+    each line, `list 1,20` those lines of it. `list .` is `list`.
     """
     if text == "source":
         return source_listing(it.session)
-    return listing(it.session, text)
+    lines = re.fullmatch(r"(\d{1,9})\s*,\s*(\d{0,9})", text)
+    if lines is not None:
+        return source_listing(it.session, int(lines[1]), int(lines[2] or 0))
+    return listing(it.session, "" if text == "." else text)
 
 
-@command("ll", takes=NOTHING, group=LOOK)
+@command("ll", "longlist", takes=NOTHING, group=LOOK)
 def long_list(it: Interpreter, text: str) -> RenderableType | None:
     """Show the whole pass in which the cursor stands."""
     return pass_listing(it.session)
 
 
-@command("where", "w", "bt", takes=NOTHING, group=LOOK)
+@command("where", "w", "bt", "backtrace", takes=NOTHING, group=LOOK)
 def where(it: Interpreter, text: str) -> RenderableType | None:
     """Show the calls of functions and modules in which the next op is made, the innermost last."""
     return where_view(it.session)

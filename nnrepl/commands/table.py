@@ -158,7 +158,8 @@ def classify(line: str, table: Table = TABLE) -> Line:
     if word in table:
         known = table[word]
         only_comment = rest.startswith("#") and not NUMBER.match(rest)
-        if known.grammar.accepts(rest) and (not rest or only_comment or not is_python(stripped)):
+        path = "FILE" in known.grammar.name and re.match(r"/\S", rest) is not None  # and no division
+        if known.grammar.accepts(rest) and (not rest or only_comment or path or not is_python(stripped)):
             return Line("command", rest, known)
         if not rest:
             raise UserError(f"{word} needs more; it is written: {known.usage}")

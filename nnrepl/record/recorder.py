@@ -76,6 +76,9 @@ class Listener(Protocol):
     def pass_recorded(self, call: GradientCall) -> None:
         """A gradient pass was recorded to its end; the program waits for what it returns (or raises)."""
 
+    def evaluation_forced(self) -> None:
+        """The program is about to force an evaluation at its top level; it waits."""
+
 
 class Exchanging(Protocol):
     """A backward pass, in which a person may exchange values."""
@@ -291,6 +294,8 @@ class Recorder:
         stack = self.stack
         scope = stack.scope if frame is stack.frame else stack.enter(frame)
         self.tape.marks.append(Mark(len(self.tape), how, values, scope, frame.f_lasti))
+        if self.listener is not None and not self.differentiating:
+            self.listener.evaluation_forced()
 
     def drawn(self) -> DrawnKey:
         """The key that the next random op will draw from the global state."""

@@ -20,7 +20,6 @@ from nnrepl.programs.output import HeldOutput
 from nnrepl.record.guide import Unwinding
 from nnrepl.record.recorder import RECORD
 from nnrepl.session.errors import NoGradient, NotYet, Quit, UserError
-from nnrepl.session.goals import Never
 from nnrepl.session.session import EXCEPTION, Hooks, Session, Stop
 from nnrepl.shell.readers import PROMPT, Pipe, Reader
 from nnrepl.view.theme import THEMES
@@ -83,6 +82,7 @@ class Shell(Hooks):
 
     Attributes:
         failed: Whether a command failed.
+        after_line: Called when a line has been run; what it returns is shown as a warning.
     """
 
     def __init__(
@@ -102,6 +102,7 @@ class Shell(Hooks):
         self.quiet = quiet
         self.failed = False
         self.at_prompt = False
+        self.after_line: Callable[[], str] = str
         self.held = HeldOutput(lambda: len(session.tape))
         session.hooks = self
 
@@ -109,7 +110,7 @@ class Shell(Hooks):
 
     def pass_started(self) -> None:
         """Keep what the program prints until the cursor comes by, if it may stop on the way."""
-        if not isinstance(self.session.goal, Never):
+        if self.session.may_stop:
             self.held.hold()
 
     def running_again(self, position: int, from_start: bool) -> None:
@@ -137,7 +138,7 @@ class Shell(Hooks):
             self.at_prompt = False
 
     def _open(self, session: Session, stop: Stop) -> None:
-        if self.quiet:
+        if self.quiet and not stop.hits:
             self.interpreter.shown = session.op
             return
         if self.banner:
@@ -153,6 +154,10 @@ class Shell(Hooks):
 
     def _turn(self) -> bool:
         """Read a line and run it. Returns False at the end of input, when nothing is left to run."""
+        waiting = self.interpreter.waiting()
+        if waiting is not None:
+            self.run(waiting)
+            return True
         try:
             line = self.reader.read()
         except KeyboardInterrupt:
@@ -185,6 +190,10 @@ class Shell(Hooks):
             self._own_failure(line, error)
         except KeyboardInterrupt:
             self.show(Text("interrupted; what had been evaluated stays", style="hint"))
+        finally:
+            warning = self.after_line()
+            if warning:
+                self.show(Text(warning, style="warning"))
 
     def _own_failure(self, line: str, error: Exception) -> None:
         """A command failed in a way that nobody foresaw: a bug of nnrepl's, but no reason to lose a session."""

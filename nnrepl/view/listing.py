@@ -22,7 +22,7 @@ def listing(session: Session, text: str = "") -> RenderableType:
         count = int(text)
     elif text:
         place = session.place(text)
-        found = session._nearest(place)
+        found = session.nearest(place)
         if found is None:
             return Text(f"no op is at {text}", style="hint")
         center = found
@@ -98,8 +98,12 @@ def _line(op: Op) -> Text:
     return text.append("  →  ").append_text(outputs_text(op))
 
 
-def source_listing(session: Session) -> RenderableType:
-    """The source file of the next op, with the numbers of the ops that each line made in this pass."""
+def source_listing(session: Session, first: int = 0, last: int = 0) -> RenderableType:
+    """The source file of the next op, with the numbers of the ops that each line made in this pass.
+
+    Args:
+        first, last: Which lines; 0 for those around the op.
+    """
     op = session.op or (session.tape.ops[-1] if session.tape.ops else None)
     if op is None or op.scope is None:
         return Text("no op, no source", style="hint")
@@ -110,7 +114,10 @@ def source_listing(session: Session) -> RenderableType:
             numbers.setdefault(other.source.line, []).append(other.index)
     lines = lines_of(code.co_filename)
     current = op.source
-    first, last = max(current.line - 15, 1), min(current.end_line + 15, len(lines))
+    first = max(first or current.line - 15, 1)
+    last = min(last or current.end_line + 15, len(lines))
+    if first > last:
+        return Text(f"{place_text(current)} is in a file of {len(lines)} lines", style="hint")
     gutter = {line: _numbers(numbers.get(line, [])) for line in range(first, last + 1)}
     width = max(map(len, gutter.values()), default=0)
     text = Text()
