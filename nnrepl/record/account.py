@@ -1,47 +1,11 @@
-"""Account: hold recorded ops against MLX's own lazy graph.
-
-`mx.export_to_dot` draws what MLX is going to compute and forces nothing. Two Python objects may be one node of it
-(a cast to the dtype that an array has already gives back the same node), so values are told apart by node.
-"""
+"""Account: hold recorded ops against MLX's own lazy graph."""
 
 from __future__ import annotations
 
-import io
-import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
-import mlx.core as mx
-
-from nnrepl.record.anatomy import Primitive, parse_dot
+from nnrepl.record.graph import Primitive, read_graph
 from nnrepl.tape import DrawnKey, Op, Value
-
-_export_to_dot = mx.export_to_dot
-_QUOTED = re.compile(r'"([^"]+)"')
-
-
-def read_graph(arrays: Sequence[mx.array]) -> tuple[list[Primitive], list[str]]:
-    """MLX's lazy graph behind some arrays: its primitives, and for each array the name of its node.
-
-    MLX draws every node under one name, the last that it was given. The graph is drawn again under the names that
-    have not been seen yet, until all have been: the drawings differ in nothing but the names.
-    """
-    names = [f"v{number}" for number in range(len(arrays))]
-    dot = _draw(arrays, names, arrays)
-    first = _QUOTED.findall(dot)
-    drawn = set(first)
-    nodes = {name: name for name in names if name in drawn}
-    while len(nodes) < len(names):
-        missing = [number for number, name in enumerate(names) if name not in nodes]
-        again = _draw(arrays, [names[number] for number in missing], [arrays[number] for number in missing])
-        unknown = {names[number] for number in missing}
-        nodes.update((new, old) for old, new in zip(first, _QUOTED.findall(again), strict=True) if new in unknown)
-    return parse_dot(dot), [nodes[name] for name in names]
-
-
-def _draw(arrays: Sequence[mx.array], names: Sequence[str], named: Sequence[mx.array]) -> str:
-    dot = io.StringIO()
-    _export_to_dot(dot, *arrays, **dict(zip(names, named)))
-    return dot.getvalue()
 
 
 def account(ops: list[Op]) -> tuple[int, tuple[str, ...]]:

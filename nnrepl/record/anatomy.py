@@ -10,7 +10,6 @@ of primitives, not of ops. It is read from MLX itself: the op is called on stand
 from __future__ import annotations
 
 import io
-import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from typing import Any
 
 import mlx.core as mx
 
+from nnrepl.record.graph import Primitive, parse_dot
 from nnrepl.record.special import Data, construct
 from nnrepl.tape import DrawnKey, Op, Value
 
@@ -60,16 +60,6 @@ class Group:
     uses: dict[int, int]
     simple: bool
     early: frozenset[int]
-
-
-@dataclass(frozen=True, slots=True)
-class Primitive:
-    """One primitive of MLX's graph: its node, its name, and the arrays that go in and come out."""
-
-    node: str
-    label: str
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
 
 
 def anatomy(op: Op, slots: tuple[int, ...], inputs: Sequence[Value]) -> tuple[Group, ...]:
@@ -161,25 +151,6 @@ def graph(outputs: dict[str, mx.array], inputs: dict[str, mx.array]) -> list[str
             else:
                 steps.append(step)
     return steps
-
-
-_LINE = re.compile(
-    r'^\{ (?P<node>\d+) \[label ="(?P<label>[^"]*)"|^"(?P<taken>[^"]+)" -> \d+$|^\d+ -> "(?P<made>[^"]+)"$',
-    re.MULTILINE,
-)
-
-
-def parse_dot(dot: str) -> list[Primitive]:
-    """The primitives of a graph that MLX wrote in the DOT language."""
-    nodes: list[tuple[str, str, list[str], list[str]]] = []
-    for line in _LINE.finditer(dot):
-        if line["node"]:
-            nodes.append((line["node"], line["label"], [], []))
-        elif line["taken"]:
-            nodes[-1][2].append(line["taken"])
-        else:
-            nodes[-1][3].append(line["made"])
-    return [Primitive(node, label, tuple(takes), tuple(makes)) for node, label, takes, makes in nodes]
 
 
 def _dissect(op: Op, slots: tuple[int, ...], inputs: Sequence[Value]) -> tuple[Group, ...]:
