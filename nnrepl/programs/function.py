@@ -19,6 +19,7 @@ from nnrepl.record.opaque import parameter_names, title
 from nnrepl.record.recorder import MUTED, Recorder
 from nnrepl.record.rerun import CannotExchange
 from nnrepl.record.stack import is_module
+from nnrepl.record.strays import invoke
 from nnrepl.record.verify import Receipt, verify
 from nnrepl.session.changes import Restarts, Run
 from nnrepl.session.errors import NoGradient, UserError
@@ -258,7 +259,7 @@ def run(
     """Call a function under a recorder; returns its value and the gradients that were asked for."""
     if wrt is None:
         recorder.open_pass(RUN_PASS, title(fn))
-        return fn(*args, **kwargs), None
+        return invoke(fn, args, kwargs), None
     if is_module(wrt):
         transform: Any = importlib.import_module("mlx.nn.utils").value_and_grad
         value, grads = transform(wrt, fn)(*args, **kwargs)

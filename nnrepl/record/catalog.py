@@ -16,6 +16,7 @@ from typing import Any
 
 import mlx.core as mx
 
+from nnrepl.record.strays import raw
 from nnrepl.tape import Operation
 
 MODULES: dict[str, ModuleType] = {
@@ -211,7 +212,7 @@ def operation(callee: Callee) -> Operation:
     if callee.key.startswith("array."):
         return _method(callee)
     name = callee.key.removeprefix("mx.")
-    return Operation(_ALIASES.get(name, name), callee.original, callee.key)
+    return Operation(_ALIASES.get(name, name), raw(callee.original), callee.key)
 
 
 def _method(callee: Callee) -> Operation:

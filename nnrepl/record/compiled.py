@@ -26,6 +26,7 @@ from nnrepl.record.opaque import set_random_state
 from nnrepl.record.recorder import RECORD, Recorder, ready
 from nnrepl.record.repeat import repeat
 from nnrepl.record.special import construct
+from nnrepl.record.strays import invoke
 from nnrepl.tape import Op, Value
 
 _getframe = sys._getframe
@@ -76,7 +77,7 @@ class Compiled(opaque.Transform):
         if any(not _allowed(leaf) for leaf in trees.leaves((args, kwargs))):
             return self.real(*args, **kwargs)  # MLX says what is wrong
         given, names = _new_handles(recorder, (args, kwargs), frame)
-        return self.fun(*given, **names)
+        return invoke(self.fun, given, names)
 
 
 def compiling() -> bool:
@@ -144,7 +145,7 @@ def call_compiled(
         return result
     start = len(recorder.tape)
     fresh_args, fresh_kwargs = _new_handles(recorder, (args, kwargs), frame)
-    result = fun(*fresh_args, **fresh_kwargs)
+    result = invoke(fun, fresh_args, fresh_kwargs)
     after = [recorder.value_of(array, frame) for array in _captured(outputs)]
     held = trees.rebuild(result, lambda array: recorder.value_of(array, frame))
     traces[key] = Trace(recorder.tape.ops[start:], [*given, *taken], held, after)
@@ -231,7 +232,7 @@ def _made_before(
     inner = parts[-1]
     if len(parts) == 3 and parts[0] is None and parts[1] is None:  # mx.compile without inputs and outputs
         given, names = _new_handles(recorder, (args, kwargs), frame)
-        return inner(*given, **names)
+        return invoke(inner, given, names)
 
     def call(*given: Any, **names: Any) -> Any:
         return original(function, *given, **names)

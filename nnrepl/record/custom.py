@@ -18,6 +18,7 @@ import mlx.core as mx
 
 from nnrepl.record import opaque, rerun, trees
 from nnrepl.record.recorder import Recorder, ready
+from nnrepl.record.strays import invoke
 from nnrepl.tape import Op, Operation, Value
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ class Composite:
 
         self.given = trees.rebuild((args, kwargs), hand_over)
         state = _RANDOM_STATE[0]
-        result = self.fun(*self.given[0], **self.given[1])
+        result = invoke(self.fun, self.given[0], self.given[1])
         if _RANDOM_STATE[0] is not state:
             self.state = state
         inner = [recorder.value_of(array, frame) for array in trees.arrays(result)]
@@ -175,7 +176,7 @@ class Rerun(Composite):
         leaves = [recorder.leaf(array, "input", value.label, value) for array, value in zip(fresh, self.inputs)]
         given = iter(fresh)
         args, kwargs = trees.rebuild(self.given, lambda _: next(given))
-        again = [recorder.value_of(array, _getframe(0)) for array in trees.arrays(self.fun(*args, **kwargs))]
+        again = [recorder.value_of(array, _getframe(0)) for array in trees.arrays(invoke(self.fun, args, kwargs))]
         _belong(recorder, start, op)
         inner = Sweep(recorder, sweep.part, start, leaves)
         found = inner.run(list(zip(again, self.cotangents(sweep, op, reached, gradients))))
@@ -224,7 +225,7 @@ def caller(original: Callable[..., Any]) -> Callable[..., Any]:
         elif others or known:
             composite = Rerun(recorder, fun, depends=False)
         else:  # no transformation of its own: MLX calls the function as it is
-            return fun(*args, **kwargs)
+            return invoke(fun, args, kwargs)
         return composite.run("custom", "mx.custom_function", args, kwargs, _getframe(1))
 
     return __call__

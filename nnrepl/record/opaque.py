@@ -23,6 +23,7 @@ from nnrepl.record import rerun, trees
 from nnrepl.record.catalog import Callee
 from nnrepl.record.recorder import MUTED, OPAQUE, RECORD, Recorder, current, ready
 from nnrepl.record.special import construct
+from nnrepl.record.strays import invoke
 from nnrepl.tape import Op, Operation, Value, arrays_of
 
 _getframe = sys._getframe
@@ -231,7 +232,7 @@ class OpaqueCall:
             for array, value in zip(trees.arrays((args, kwargs)), inputs):
                 if array.shape == value.shape:
                     self.survivors.append((weakref.ref(array), value))
-            return self.fun(*args, **kwargs)
+            return invoke(self.fun, args, kwargs)
 
         return fun
 

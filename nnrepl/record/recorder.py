@@ -187,7 +187,10 @@ class Recorder:
     def put(self, op: Op, frame: FrameType) -> None:
         """Put an op on the tape, at the place where `frame` stands."""
         stack = self.stack
-        op.scope = stack.scope if frame is stack.frame else stack.enter(frame)
+        if frame is not stack.frame:
+            frame = stack.program_frame(frame)
+            stack.enter(frame)
+        op.scope = stack.scope
         op.lasti = frame.f_lasti
         ops = self.tape.ops
         op.position = len(ops)
@@ -288,8 +291,8 @@ class Recorder:
     def mark(self, how: str, args: tuple[Any, ...], frame: FrameType) -> None:
         """The program forces an evaluation."""
         values = tuple(self.live[id(array)] for array in arrays_of(args) if id(array) in self.live)
-        stack = self.stack
-        scope = stack.scope if frame is stack.frame else stack.enter(frame)
+        frame = self.stack.program_frame(frame)
+        scope = self.stack.enter(frame)
         self.tape.marks.append(Mark(len(self.tape), how, values, scope, frame.f_lasti))
 
     def drawn(self) -> DrawnKey:

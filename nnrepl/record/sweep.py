@@ -16,6 +16,7 @@ import mlx.core as mx
 from nnrepl.record import rerun
 from nnrepl.record.anatomy import Group, anatomy
 from nnrepl.record.recorder import MUTED
+from nnrepl.record.strays import raw
 from nnrepl.record.vjp import ACCUMULATE, CONTINUE, Rule, run_continued, run_vjp, vjp_operation
 from nnrepl.tape import BackwardOp, Gradient, Op, Operation, Pass, Value
 
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
     from nnrepl.record.recorder import Recorder
 
 _NO_KWARGS: dict[str, Any] = {}
-_CAST = Operation("astype", mx.astype, "mx.vjp")
-_add, _astype = mx.add, mx.astype
+_CAST = Operation("astype", raw(mx.astype), "mx.vjp")
+_add, _astype = raw(mx.add), raw(mx.astype)
 
 
 class Node:

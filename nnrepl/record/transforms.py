@@ -21,6 +21,7 @@ from nnrepl.record.catalog import Callee
 from nnrepl.record.guide import Unwinding
 from nnrepl.record.recorder import Recorder, ready
 from nnrepl.record.special import construct
+from nnrepl.record.strays import invoke
 from nnrepl.record.sweep import Sweep, seed
 from nnrepl.tape import GRADIENT_PASS, Pass, Value
 
@@ -190,7 +191,7 @@ class _Arguments:
     def run(self, fun: Callable[..., Any]) -> Any:
         """Call the function; then the containers get back the arrays that they held, except where the
         function wrote something else."""
-        result = fun(*self.tree[0], **self.tree[1])
+        result = invoke(fun, self.tree[0], self.tree[1])
         held = iter(range(len(self.fresh)))
 
         def restore(array: mx.array) -> mx.array:

@@ -7,9 +7,10 @@ from typing import Any
 import mlx.core as mx
 
 from nnrepl.record.guide import frozen
+from nnrepl.record.strays import raw
 from nnrepl.tape import Op, Operation, Value
 
-_vjp, _add = mx.vjp, mx.add
+_vjp, _add = raw(mx.vjp), raw(mx.add)
 
 
 class Rule:

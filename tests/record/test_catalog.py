@@ -110,13 +110,6 @@ def test_every_recorded_callable_has_a_sample(key: str) -> None:
 # -- every sample ----------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Samples look MLX's functions up in MLX: do not search all modules of pytest for them, a thousand times."""
-    monkeypatch.setattr(intercept, "_rebind", lambda *_: None)
-
-
-@pytest.mark.usefixtures("narrow")
 @pytest.mark.parametrize(("key", "sample"), samples())
 def test_a_call_is_recorded_whole(key: str, sample: Sample) -> None:
     """Its ops lead from its inputs to its results, nothing comes from nowhere, and the numbers are MLX's."""
@@ -144,7 +137,6 @@ def test_a_call_is_recorded_whole(key: str, sample: Sample) -> None:
         assert_same_bits([value.array for value in op.outputs], op.compute())
 
 
-@pytest.mark.usefixtures("narrow")
 @pytest.mark.parametrize(("key", "sample"), samples(differentiable=True))
 def test_gradients_of_a_call_are_those_of_mlx(key: str, sample: Sample) -> None:
     """The inputs are used before and after as well, so gradients are added up, which must be in MLX's order."""
