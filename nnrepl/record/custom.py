@@ -172,6 +172,8 @@ class Rerun(Composite):
         if self.depends:
             outputs = [recorder.handle(value) for value in op.outputs]
             arrays = recorder.call(_DEPENDS, (arrays, outputs), {}, _getframe(0))
+            depends = recorder.tape.ops[-1]
+            depends.scope, depends.lasti = op.scope, op.lasti
         fresh = [_copy(array) for array in arrays]
         leaves = [recorder.leaf(array, "input", value.label, value) for array, value in zip(fresh, self.inputs)]
         given = iter(fresh)
