@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -166,7 +166,7 @@ class Call:
         tape = Tape(names)
         names.tape = tape
         recorder = Recorder(tape, strict=False)
-        with recording(recorder), _left_as_found(self.wrt):
+        with recording(recorder), _same_objects(recorder, self.wrt):
             return self._run(recorder, names)
 
     def again(self, run: Run) -> Trace:
@@ -183,7 +183,7 @@ class Call:
         now = World([*self._roots, *(leaf.held for leaf in leaves_of(old))])
         self._world.restore()
         try:
-            with recording(recorder), _left_as_found(self.wrt):
+            with recording(recorder), _same_objects(recorder, self.wrt):
                 return self._run(recorder, names)
         except (Diverged, CannotExchange) as error:
             raise UserError(str(error)) from None
@@ -289,25 +289,31 @@ def _enter_arguments(recorder: Recorder, fn: Callable[..., Any], args: tuple[Any
 
 
 @contextmanager
-def _left_as_found(wrt: Any) -> Iterator[None]:
-    """nn.value_and_grad leaves other array objects in the model; put the ones back that it had."""
+def _same_objects(recorder: Recorder, wrt: Any) -> Iterator[None]:
+    """nn.value_and_grad leaves other array objects in the model; put the ones back that it had, except where the
+    function has changed what the model holds (the statistics of a BatchNorm)."""
     before = [(holder, key, array) for holder, key, array in _slots(wrt)] if is_module(wrt) else []
     try:
         yield
     finally:
         for holder, key, array in before:
-            holder[key] = array
+            found = dict(_items(holder)).get(key)
+            now, was = recorder.live.get(id(found)), recorder.live.get(id(array))
+            if now is not None and was is not None and (now is was or now.origin is was):
+                holder[key] = array
 
 
 def _slots(tree: Any) -> Iterator[tuple[Any, Any, mx.array]]:
     """Every place in a tree of lists and dicts that holds an array."""
-    items: Any = ()
-    if isinstance(tree, dict):
-        items = list(dict.items(tree))
-    elif isinstance(tree, list):
-        items = list(enumerate(tree))
-    for key, item in items:
+    for key, item in _items(tree):
         if isinstance(item, mx.array):
             yield tree, key, item
         else:
             yield from _slots(item)
+
+
+def _items(holder: Any) -> Iterable[tuple[Any, Any]]:
+    """What a list or a dict holds, under its keys."""
+    if isinstance(holder, dict):
+        return list(dict.items(holder))
+    return enumerate(holder) if isinstance(holder, list) else ()
