@@ -172,6 +172,8 @@ def _groups(outputs: list[mx.array], inputs: list[mx.array]) -> tuple[Group, ...
         maker = made_by.get(f"o{k}")
         if maker is None:
             groups.append(_unmade(k, output, inputs))
+        elif maker.label == "StopGradient":  # what value_and_grad returns besides the loss
+            groups.append(Group((k,), -1, True, (), (), {}, False, frozenset()))
         else:
             families.setdefault(maker, []).append(k)
     if len(families) > 1 and _share(list(families), made_by):
@@ -185,12 +187,10 @@ def _named(outputs: list[mx.array], which: Iterable[int]) -> dict[str, mx.array]
 
 def _group(outputs: dict[str, mx.array], leaves: dict[str, mx.array]) -> Group:
     walk: list[Touch] = []
-    label = ""
     for step in graph(outputs, leaves):
         if isinstance(step, str):
             walk.append(Touch(int(step[1:])))
             continue
-        label = step.label
         taps = tuple(int(name[1:]) for name in step.inputs if name in leaves)
         if taps:
             walk.append(Touch(-1, taps))
@@ -200,7 +200,7 @@ def _group(outputs: dict[str, mx.array], leaves: dict[str, mx.array]) -> Group:
     return Group(
         outputs=tuple(int(name[1:]) for name in outputs),
         alias=-1,
-        stopped=label == "StopGradient",
+        stopped=False,
         walk=tuple(walk),
         inputs=tuple(uses),
         uses=dict(uses),

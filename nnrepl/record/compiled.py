@@ -214,6 +214,7 @@ def caller(original: Callable[..., Any]) -> Callable[..., Any]:
     def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
         recorder = ready()
         if recorder is None:
+            opaque.pass_on((args, kwargs))
             return original(self, *args, **kwargs)
         return _made_before(recorder, original, self, args, kwargs, _getframe(1))
 

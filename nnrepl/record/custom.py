@@ -217,6 +217,7 @@ def caller(original: Callable[..., Any]) -> Callable[..., Any]:
     def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
         recorder = ready()
         if recorder is None:
+            opaque.pass_on((args, kwargs))
             return original(self, *args, **kwargs)
         fun, *others = gc.get_referents(self)[1:]
         known = recorder.customized.get(id(self), (self, set()))[1]

@@ -218,6 +218,8 @@ def copier(recorder: Recorder, original: Callable[..., mx.array]) -> Callable[..
         twin = original(array, *memo)
         if recorder.mode == RECORD and get_ident() == recorder.thread:
             recorder.link(twin, recorder.value_of(array, _getframe(1)))
+        else:
+            opaque.pass_on(array)
         return twin
 
     return copy
@@ -258,6 +260,7 @@ def _iteration(recorder: Recorder) -> Callable[[mx.array], Any]:
     def __iter__(array: mx.array) -> Any:
         rows = _iter(array)
         if recorder.mode != RECORD or get_ident() != recorder.thread:
+            opaque.pass_on(array)
             return rows
         count = array.shape[0]
         if 0 < count < _ROWS_AT_ONCE:
@@ -323,6 +326,7 @@ _AT_OPERATIONS = {how: _at_operation(how) for how in ("add", "subtract", "multip
 def _at_property(recorder: Recorder) -> property:
     def at(array: mx.array) -> Any:
         if recorder.mode != RECORD or get_ident() != recorder.thread:
+            opaque.pass_on(array)
             return _at(array)
         twin = _copy(array)
         recorder.link(twin, recorder.value_of(array, _getframe(1)))

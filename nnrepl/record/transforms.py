@@ -219,6 +219,7 @@ def _vjp_wrapper(original: Callable[..., Any]) -> Callable[..., Any]:
     def vjp(fun: Callable[..., Any], primals: Any, cotangents: Any) -> Any:
         recorder = ready()
         if recorder is None:
+            opaque.pass_on((primals, cotangents))
             return original(fun, primals, cotangents)
         frame = _getframe(1)
         if recorder.differentiating:
