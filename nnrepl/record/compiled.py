@@ -27,6 +27,7 @@ from nnrepl.record.recorder import RECORD, Recorder, ready
 from nnrepl.record.repeat import repeat
 from nnrepl.record.special import construct
 from nnrepl.record.strays import invoke
+from nnrepl.record.tracing import Tracing
 from nnrepl.tape import Op, Value
 
 _getframe = sys._getframe
@@ -65,19 +66,25 @@ class Compiled(opaque.Transform):
         self.traces: dict[Any, Trace] = {}
 
     def call(self, recorder: Recorder, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType) -> Any:
-        if recorder.differentiating or not recorder.compiling:
-            return self._plainly(recorder, args, kwargs, frame)
+        if any(not _allowed(leaf) for leaf in trees.leaves((args, kwargs))):
+            return self.real(*args, **kwargs)  # MLX says what is wrong
+        if runs_plainly(recorder, args, kwargs, frame):
+            given, names = _new_handles(recorder, (args, kwargs), frame)
+            return invoke(self.fun, given, names)
         return call_compiled(
             recorder, self.fun, self.option(0, "inputs", None), self.option(1, "outputs", None),
             bool(self.option(2, "shapeless", False)), self.traces, args, kwargs, frame,
         )  # fmt: skip
 
-    def _plainly(self, recorder: Recorder, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType) -> Any:
-        """Run the Python function on new containers, as MLX does under a gradient."""
-        if any(not _allowed(leaf) for leaf in trees.leaves((args, kwargs))):
-            return self.real(*args, **kwargs)  # MLX says what is wrong
-        given, names = _new_handles(recorder, (args, kwargs), frame)
-        return invoke(self.fun, given, names)
+
+def runs_plainly(recorder: Recorder, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType) -> bool:
+    """Whether MLX would run a compiled function as plain Python: under a gradient, on what another compiled function
+    is being traced with, or if nothing is compiled at all."""
+    if recorder.differentiating or not recorder.compiling:
+        return True
+    if not recorder.tracing:
+        return False
+    return recorder.tracing[-1].depends([recorder.value_of(array, frame) for array in trees.arrays((args, kwargs))])
 
 
 def compiling() -> bool:
@@ -145,9 +152,15 @@ def call_compiled(
         return result
     start = len(recorder.tape)
     fresh_args, fresh_kwargs = _new_handles(recorder, (args, kwargs), frame)
-    result = invoke(fun, fresh_args, fresh_kwargs)
+    tracing = Tracing(recorder, start, [*given, *taken])
+    recorder.tracing.append(tracing)
+    try:
+        result = invoke(fun, fresh_args, fresh_kwargs)
+    finally:
+        recorder.tracing.pop()
     after = [recorder.value_of(array, frame) for array in _captured(outputs)]
     held = trees.rebuild(result, lambda array: recorder.value_of(array, frame))
+    tracing.check_captured([recorder.value_of(array, frame) for array in trees.arrays(result)])
     traces[key] = Trace(recorder.tape.ops[start:], [*given, *taken], held, after)
     return _hand_out(recorder, held)
 

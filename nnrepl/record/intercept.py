@@ -20,6 +20,7 @@ import mlx.core as mx
 from nnrepl.record import catalog, compiled, custom, opaque, special, strays, transforms
 from nnrepl.record.catalog import Callee
 from nnrepl.record.recorder import RECORD, Recorder, installed
+from nnrepl.record.tracing import check_evaluation
 from nnrepl.tape import Operation
 
 _getframe = sys._getframe
@@ -181,6 +182,7 @@ def _sync(recorder: Recorder, callee: Callee) -> Callable[..., Any]:
     @_like(original, callee)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         if recorder.mode == RECORD and get_ident() == recorder.thread:
+            check_evaluation(recorder, how, (*args, *kwargs.values()))
             recorder.mark(how, (*args, *kwargs.values()), _getframe(1))
         return original(*args, **kwargs)
 

@@ -38,6 +38,7 @@ from nnrepl.tape import (
 )
 
 if TYPE_CHECKING:
+    from nnrepl.record.tracing import Tracing
     from nnrepl.record.transforms import GradientCall
 
 RECORD, OPAQUE, MUTED = 0, 1, 2
@@ -102,6 +103,7 @@ class Recorder:
         closed: Whether the recording is over; wrappers that live on then do nothing.
         compiling: Whether MLX would compile (the program may have switched that off).
         guide: What a re-run is held against, None in a first run.
+        tracing: The compiled functions that are being recorded for the first time, outermost first.
         sweeps: The backward passes that are running, outermost first.
         overwritten: Values whose array object was changed in place for an edit.
         draws: Since what the random draws are counted, and how many there were.
@@ -127,6 +129,7 @@ class Recorder:
         self.customized: dict[int, tuple[Any, set[Any]]] = {}
         self.guide: Guide | None = None
         self.sweeps: list[Exchanging] = []
+        self.tracing: list[Tracing] = []
         self.overwritten: list[tuple[Value, mx.array]] = []
         self.draws: tuple[Any, int] = ("start", 0)
 

@@ -86,7 +86,8 @@ class Differentiated(opaque.Transform):
         if (numbers and numbers[-1] >= len(args)) or any(name not in kwargs for name in names):
             return False
         chosen = [args[number] for number in numbers] + [kwargs[name] for name in names]
-        return all(isinstance(leaf, mx.array) for leaf in trees.leaves(chosen))
+        leaves = list(trees.leaves(chosen))
+        return bool(leaves) and all(isinstance(leaf, mx.array) for leaf in leaves)
 
     def _differentiate(
         self,
