@@ -17,15 +17,13 @@ from typing import Any
 
 import mlx.core as mx
 
-from nnrepl.record import catalog, compiled, custom, opaque, special, strays, transforms
+from nnrepl.record import before, catalog, compiled, custom, opaque, special, strays, transforms
 from nnrepl.record.catalog import Callee
 from nnrepl.record.recorder import RECORD, Recorder, installed
 from nnrepl.record.tracing import check_evaluation
 from nnrepl.tape import Operation
 
 _getframe = sys._getframe
-GC_FUNCTION = type(mx.compile(lambda: None))
-"""The type of what `mx.compile` and its siblings return (`mlx.core._gc_func`)."""
 
 
 @contextmanager
@@ -103,7 +101,7 @@ def _install(recorder: Recorder, patches: _Patches) -> None:
     patches.set(mx.array, "__copy__", special.copier(recorder, mx.array.__dict__["__copy__"]))
     patches.set(mx.array, "__deepcopy__", special.copier(recorder, mx.array.__dict__["__deepcopy__"]))
     patches.set(mx.array, "__setstate__", special.unpickler(recorder))
-    patches.set(GC_FUNCTION, "__call__", compiled.caller(GC_FUNCTION.__call__))
+    patches.set(strays.TRANSFORMED, "__call__", before.caller(strays.TRANSFORMED.__call__))
     patches.set(mx.custom_function, "__call__", custom.caller(mx.custom_function.__call__))
     for name in ("vjp", "jvp", "vmap"):
         patches.set(mx.custom_function, name, custom.setter(name, getattr(mx.custom_function, name)))

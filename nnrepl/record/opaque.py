@@ -24,7 +24,7 @@ from nnrepl.record import rerun, trees
 from nnrepl.record.catalog import Callee
 from nnrepl.record.recorder import MUTED, OPAQUE, RECORD, Recorder, current, ready
 from nnrepl.record.special import construct
-from nnrepl.record.strays import invoke
+from nnrepl.record.strays import invoke, native
 from nnrepl.tape import Op, Operation, Value, arrays_of
 
 _getframe = sys._getframe
@@ -85,6 +85,7 @@ class Transform:
         original: MLX's transform.
         fun: The function that is transformed.
         args, kwargs: The transform's options.
+        made: What MLX made of it already, if it did.
     """
 
     def __init__(
@@ -93,8 +94,9 @@ class Transform:
         fun: Callable[..., Any],
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
+        made: Any = None,
     ) -> None:
-        self.real = original(fun, *args, **kwargs)
+        self.real = native(original(fun, *args, **kwargs) if made is None else made)
         self.original = original
         self.fun = fun
         self.args = args

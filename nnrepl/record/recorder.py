@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import get_ident
 from types import FrameType
@@ -103,6 +103,7 @@ class Recorder:
         closed: Whether the recording is over; wrappers that live on then do nothing.
         compiling: Whether MLX would compile (the program may have switched that off).
         guide: What a re-run is held against, None in a first run.
+        made_before: What transforms had returned before the recording began, and how it is called, by `id`.
         tracing: The compiled functions that are being recorded for the first time, outermost first.
         sweeps: The backward passes that are running, outermost first.
         overwritten: Values whose array object was changed in place for an edit.
@@ -130,6 +131,7 @@ class Recorder:
         self.guide: Guide | None = None
         self.sweeps: list[Exchanging] = []
         self.tracing: list[Tracing] = []
+        self.made_before: dict[int, tuple[Any, Callable[..., Any]]] = {}
         self.overwritten: list[tuple[Value, mx.array]] = []
         self.draws: tuple[Any, int] = ("start", 0)
 

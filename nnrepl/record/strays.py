@@ -8,6 +8,7 @@ is immutable and its calls go past `__call__`; two of its flags say so, and are 
 from __future__ import annotations
 
 import ctypes
+import functools
 import sys
 from collections.abc import Callable
 from types import CodeType
@@ -20,14 +21,23 @@ _getframe = sys._getframe
 FUNCTION: Any = type(mx.add)
 """The type of MLX's functions."""
 
+TRANSFORMED: Any = type(mx.compile(lambda: None))
+"""The type of what `mx.compile` and its siblings return (`mlx.core._gc_func`)."""
+_CALL = vars(TRANSFORMED)["__call__"]
+
 _FLAGS_BEFORE = 18
 """How many pointer-sized fields lie between the object header and `tp_flags` in CPython's PyTypeObject."""
 _IMMUTABLE, _VECTORCALL = 1 << 8, 1 << 11
 
 
 def raw(function: Any) -> Any:
-    """A callable for one of MLX's functions that goes straight to it, also while calls are caught."""
+    """A callable for one of MLX's functions that goes straight to MLX, also while calls are caught."""
     return function.__call__ if type(function) is FUNCTION else function
+
+
+def native(transformed: Any) -> Callable[..., Any]:
+    """A callable for what one of MLX's transforms returned that goes straight to MLX."""
+    return functools.partial(_CALL, transformed)
 
 
 def invoke(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import mlx.core as mx
 
 from nnrepl.record.special import construct
-from nnrepl.record.strays import raw
+from nnrepl.record.strays import native, raw
 from nnrepl.tape import Value, arrays_of
 
 if TYPE_CHECKING:
@@ -81,14 +81,14 @@ def check_evaluation(recorder: Recorder, how: str, args: tuple[Any, ...]) -> Non
     values = [recorder.live[id(array)] for array in arrays_of(args) if id(array) in recorder.live]
     if recorder.tracing:
         if recorder.tracing[-1].depends(values):
-            _compile(lambda array: _async_eval(array) if asynchronous else _eval(array))(construct(0.0))
+            native(_compile(_async_eval if asynchronous else _eval))(construct(0.0))
     elif recorder.part is not None:
         part = recorder.part
         lazy = [value for value in values if value.op is None or not value.evaluated]
         if Tracing(recorder, part.start, part.wrt).depends(lazy):
-            _grad(lambda array: _async_eval(array))(construct(0.0))
+            native(_grad(_async_eval))(construct(0.0))
 
 
 def _refuse_captured() -> None:
     given = construct(0.0)
-    _compile(lambda array: _multiply(array, _multiply(given, given)))(given)
+    native(_compile(lambda array: _multiply(array, _multiply(given, given))))(given)
