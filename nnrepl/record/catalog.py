@@ -95,7 +95,10 @@ STREAMS = frozenset("mx.stream mx.set_default_device mx.set_default_stream".spli
 """Where ops run: followed, so that an op's VJP runs where the op did."""
 
 SPECIAL = frozenset(
-    "array.__init__ array.__iter__ array.at array.__setitem__ mx.custom_function mx.ArrayIterator mx.ArrayAt".split()
+    (
+        "array.__init__ array.__iter__ array.at array.__setitem__ mx.load "
+        "mx.custom_function mx.ArrayIterator mx.ArrayAt"
+    ).split()
 )
 """Caught in a way of their own by `nnrepl.record.intercept`."""
 

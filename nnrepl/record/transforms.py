@@ -21,7 +21,7 @@ from nnrepl.record.catalog import Callee
 from nnrepl.record.guide import Unwinding
 from nnrepl.record.recorder import Recorder, ready
 from nnrepl.record.special import construct
-from nnrepl.record.strays import invoke
+from nnrepl.record.strays import invoke, native
 from nnrepl.record.sweep import Sweep, seed
 from nnrepl.tape import GRADIENT_PASS, Pass, Value
 
@@ -127,7 +127,7 @@ class Differentiated(opaque.Transform):
 
     def _native_error(self, result: Any) -> None:
         """Let MLX raise its own error about what the function returned."""
-        self.original(lambda _: result)(construct(0.0, mx.float32))
+        native(self.original(lambda _: result))(construct(0.0, mx.float32))
 
 
 class _Arguments:
