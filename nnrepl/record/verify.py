@@ -13,8 +13,8 @@ from typing import Any
 
 import mlx.core as mx
 
-from nnrepl.record.account import account, drawn_keys
-from nnrepl.record.custom import Composite
+from nnrepl.record.account import account
+from nnrepl.record.custom import replay
 from nnrepl.record.opaque import quietly, set_random_state
 from nnrepl.tape import GRADIENT_PASS, Hole, Op, Pass, Tape, Value
 
@@ -177,37 +177,25 @@ def _compare_gradients(part: Pass) -> tuple[int, tuple[Difference, ...], str]:
 def native_gradients(part: Pass, wanted: list[Value]) -> list[mx.array]:
     """The gradients that MLX's own transform gives for the forward ops of a pass."""
     forward = part.tape.ops[part.start : part.backward]
-    backward = part.tape.ops[part.backward : part.end]
-    drawn = next((key for op in backward for key in drawn_keys(op)), None)
 
-    def replay(*leaves: mx.array) -> list[mx.array]:
+    def run(*leaves: mx.array) -> list[mx.array]:
         now = dict(zip(wanted, leaves))
-
-        def lookup(value: Value) -> mx.array:
-            array = now.get(value)
-            return value.array if array is None else array
-
-        for op in forward:
-            if op.error is None:
-                composite = op.args[0] if op.args else None
-                if isinstance(composite, Composite):
-                    arrays = composite.native([lookup(value) for value in composite.inputs])
-                else:
-                    arrays = op.compute(lookup)
-                now.update(zip(op.outputs, arrays))
-        if drawn is not None:
-            set_random_state(drawn.state)  # what runs again in the backward pass drew from here
-        return [lookup(root) for root, _ in part.roots]
+        replay(forward, now, _held)
+        return [now.get(root, root.array) for root, _ in part.roots]
 
     state = mx.random.state[0]  # type: ignore[index]
     try:
         gradients: list[mx.array] = mx.vjp(
-            replay, [leaf.array for leaf in wanted], [seed.array for _, seed in part.roots]
+            run, [leaf.array for leaf in wanted], [seed.array for _, seed in part.roots]
         )[1]
     finally:
         if mx.random.state[0] is not state:  # type: ignore[index]
             set_random_state(state)
     return gradients
+
+
+def _held(value: Value) -> mx.array:
+    return value.array
 
 
 __all__ = ["Difference", "Receipt", "native_gradients", "same_bits", "verify"]
