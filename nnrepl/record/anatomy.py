@@ -12,7 +12,7 @@ from __future__ import annotations
 import io
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import mlx.core as mx
@@ -50,6 +50,8 @@ class Group:
         uses: How often each input is tapped; more than once means that MLX adds its parts one by one.
         simple: Whether everything happens in one primitive: no order to heed inside.
         early: The inputs of which the last tap comes after every visit: their gradients are added at once.
+        variants: The same, for a walk that enters by another output than the first.
+        split: The inputs with a visit between their first tap and their last: gradients of others may come between.
     """
 
     outputs: tuple[int, ...]
@@ -60,6 +62,8 @@ class Group:
     uses: dict[int, int]
     simple: bool
     early: frozenset[int]
+    split: frozenset[int] = frozenset()
+    variants: dict[int, Group] = field(default_factory=dict)
 
 
 def anatomy(op: Op, slots: tuple[int, ...], inputs: Sequence[Value]) -> tuple[Group, ...]:
@@ -177,8 +181,16 @@ def _groups(outputs: list[mx.array], inputs: list[mx.array]) -> tuple[Group, ...
         else:
             families.setdefault(maker, []).append(k)
     if len(families) > 1 and _share(list(families), made_by):
-        families = {next(iter(families)): sorted(k for family in families.values() for k in family)}
+        return (_merged(outputs, sorted(k for family in families.values() for k in family), leaves), *groups)
     return (*(_group(_named(outputs, family), leaves) for family in families.values()), *groups)
+
+
+def _merged(outputs: list[mx.array], family: list[int], leaves: dict[str, mx.array]) -> Group:
+    """One group for outputs that different primitives make, which have primitives before them in common: the order
+    inside depends on which of them is needed first."""
+    walks = {first: [first, *(k for k in family if k != first)] for first in family}
+    groups = {first: _group(_named(outputs, order), leaves) for first, order in walks.items()}
+    return replace(groups[family[0]], variants=groups)
 
 
 def _named(outputs: list[mx.array], which: Iterable[int]) -> dict[str, mx.array]:
@@ -196,6 +208,8 @@ def _group(outputs: dict[str, mx.array], leaves: dict[str, mx.array]) -> Group:
             walk.append(Touch(-1, taps))
     uses = Counter(slot for step in walk for slot in step.taps)
     tapping = [step for step in walk if step.taps]
+    visits = [at for at, step in enumerate(walk) if step.visit >= 0]
+    tapped = {slot: [at for at, step in enumerate(walk) if slot in step.taps] for slot in uses}
     last_visit = max((at for at, step in enumerate(walk) if step.visit >= 0), default=-1)
     return Group(
         outputs=tuple(int(name[1:]) for name in outputs),
@@ -206,6 +220,7 @@ def _group(outputs: dict[str, mx.array], leaves: dict[str, mx.array]) -> Group:
         uses=dict(uses),
         simple=len(tapping) == 1 and walk[-1] is tapping[0] and all(use == 1 for use in uses.values()),
         early=frozenset(slot for at, step in enumerate(walk) if at > last_visit for slot in step.taps),
+        split=frozenset(slot for slot, at in tapped.items() if any(at[0] < visit < at[-1] for visit in visits)),
     )
 
 
