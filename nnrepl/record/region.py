@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import mlx.core as mx
 
 from nnrepl.record.strays import raw
+from nnrepl.record.vjp import shielded
 from nnrepl.tape import Op, Operation, Value
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ def run_region(region: Region, *arrays: mx.array) -> mx.array:
     known = dict(zip(region.given, given))
 
     def forward(value: mx.array) -> list[mx.array]:
+        value = shielded(value)
         now = {**known, region.value: value}
         for op, slots in region.ops:
             results = op.compute(lambda taken: now[_of(taken, now)])
