@@ -214,7 +214,8 @@ class Debugger:
         if numpy is not None:
             sys.modules["numpy"].random.set_state(numpy)
         set_random_state(state)
-        reset_stdin()
+        if self.options.batch:  # else the person's commands come from there
+            reset_stdin()
         forget_modules(self._modules, session.tape)
 
 

@@ -177,7 +177,7 @@ def _groups(outputs: list[mx.array], inputs: list[mx.array]) -> tuple[Group, ...
         if maker is None:
             groups.append(_unmade(k, output, inputs))
         elif maker.label == "StopGradient":  # what value_and_grad returns besides the loss
-            groups.append(Group((k,), -1, True, (), (), {}, False, frozenset()))
+            groups.append(replace(_group(_named(outputs, (k,)), leaves), stopped=True))
         else:
             families.setdefault(maker, []).append(k)
     if len(families) > 1 and _share(list(families), made_by):
