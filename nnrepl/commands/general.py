@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from rich.console import Group, RenderableType
-from rich.text import Text
+from rich.console import RenderableType
 
 from nnrepl.commands.interpreter import Interpreter
 from nnrepl.commands.table import ANYTHING, NOTHING, command
@@ -42,24 +41,3 @@ def quit_(it: Interpreter, text: str) -> RenderableType | None:
     """End the program and the session."""
     it.session.quit()
     return None
-
-
-SETTINGS = {
-    "peek": "results of up to so many elements are shown as you step; 0 for never",
-}
-
-
-@command("config", takes=ANYTHING, group=GENERAL)
-def config(it: Interpreter, text: str) -> RenderableType | None:
-    """Show the settings, or change one: `config peek 0`."""
-    settings = it.session.settings
-    name, _, value = text.partition(" ")
-    if not name:
-        return Group(*(Text(f"{key} {settings[key]}   {SETTINGS[key]}") for key in SETTINGS))
-    if name not in SETTINGS:
-        raise UserError(f"there is no setting {name}; config lists them")
-    if value.strip():
-        if not value.strip().isdigit():
-            raise UserError(f"{name} is a number of elements, such as 4096, not {value.strip()}")
-        settings[name] = int(value)
-    return Text(f"{name} {settings[name]}")

@@ -25,10 +25,11 @@ from nnrepl.session.expressions import Expressions, Surroundings, aside, is_cond
 from nnrepl.session.lookup import Lookup
 from nnrepl.session.places import Place
 from nnrepl.session.restarts import ProgramRestarts
+from nnrepl.session.settings import defaults
 from nnrepl.tape import GRADIENT_PASS, Op, Pass, Tape, Value
 from nnrepl.timeline import moves
 from nnrepl.timeline.evaluation import Work, evaluate, pending
-from nnrepl.timeline.history import History, default_budget
+from nnrepl.timeline.history import History
 from nnrepl.timeline.timelines import Timelines
 
 START_OF_TAPE, END_OF_TAPE, END_OF_PROGRAM, EXCEPTION = "start of tape", "end of tape", "end of program", "exception"
@@ -79,7 +80,7 @@ class Session:
         tape: The ops.
         cursor: The position of the op that comes next.
         running: Whether a program is still running under the session.
-        settings: What `config` changes: `peek` is the number of elements up to which results are shown.
+        settings: What `config` changes (see `nnrepl.session.settings`).
         displays: Expressions that are shown at each stop.
     """
 
@@ -95,7 +96,7 @@ class Session:
         self.goal: goals.Goal | None = None
         self.resuming = False
         self.interrupted = False
-        self.settings: dict[str, Any] = {"peek": 4096, "history": default_budget()}
+        self.settings: dict[str, Any] = defaults()
         self.displays: dict[int, str] = {}
         self.lookup = Lookup(tape, names)
         self.expressions = Expressions(self.lookup)

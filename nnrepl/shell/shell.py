@@ -62,13 +62,18 @@ class _Tolerant:
         return getattr(self._stream, name)
 
 
-def make_reader(interpreter: Interpreter, plain: bool = False) -> Reader:
-    """Where lines come from: the terminal if there is one."""
-    if plain or sys.stdin is None or not sys.stdin.isatty() or not sys.stdout.isatty():
+def make_reader(interpreter: Interpreter, plain: bool = False, program: str = "") -> Reader:
+    """Where lines come from: the terminal if there is one that can do more than print."""
+    if plain or not is_terminal() or os.environ.get("TERM", "") in ("dumb", "unknown"):
         return Pipe()
     from nnrepl.shell.terminal import TerminalReader
 
-    return TerminalReader(interpreter)
+    return TerminalReader(interpreter, program)
+
+
+def is_terminal() -> bool:
+    """Whether a person sits at both ends."""
+    return all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stdout))
 
 
 class Shell(Hooks):

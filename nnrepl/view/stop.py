@@ -7,7 +7,7 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderR
 from rich.text import Text
 
 from nnrepl.session.session import END_OF_PROGRAM, END_OF_TAPE, EXCEPTION, START_OF_TAPE, Session, Stop
-from nnrepl.tape import GRADIENT_PASS, Op, Pass
+from nnrepl.tape import GRADIENT_PASS, Op
 from nnrepl.view.op import op_line, value_text
 from nnrepl.view.source import marked, place_text
 from nnrepl.view.tensor import WHOLE, dtype_text, shape_text, tensor, tensor_line
@@ -36,7 +36,7 @@ def heading(op: Op) -> Heading:
     part = op.part
     left = Text(f"pass {part.number}" if part.kind != "setup" else "", style="heading")
     left.append(f"{' · ' if left else ''}{op.phase}", style="heading")
-    left.append(f" · {_count(op, part)}", style="heading")
+    left.append(f" · {count_text(op)}", style="heading")
     source = op.source
     where = place_text(source)
     module = op.module
@@ -46,7 +46,9 @@ def heading(op: Op) -> Heading:
     return Heading(left, f"{where}{inside}" + (f" ({module})" if module else ""))
 
 
-def _count(op: Op, part: Pass) -> str:
+def count_text(op: Op) -> str:
+    """`op 3 of 8`, counted within its phase."""
+    part = op.part
     if part.kind != GRADIENT_PASS:
         number = op.position - part.start + 1
         return f"op {number} of {len(part)}" if not part.open else f"op {number}"
