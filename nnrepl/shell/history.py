@@ -12,10 +12,14 @@ from prompt_toolkit.history import FileHistory, History, InMemoryHistory, Thread
 
 from nnrepl.session.settings import state_directory
 
+FIRST_TIME = "Tab completes, F8 steps on and F7 back, Ctrl-R searches what you typed, Ctrl-D leaves."
+
 
 def history_of(program: str) -> tuple[History, str]:
-    """The history of a program, and what is wrong with its file ("" if nothing is)."""
+    """The history of a program, and what a person should know about it: a hint if there never was one, or
+    what is wrong with its file; "" if nothing is."""
     path = state_directory() / "histories" / _file_name(program)
+    note = "" if os.path.exists(path.parent) else FIRST_TIME
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600))
