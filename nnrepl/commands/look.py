@@ -2,28 +2,79 @@
 
 from __future__ import annotations
 
+import re
+
 from rich.console import Group, RenderableType
 from rich.text import Text
 
 from nnrepl.commands.interpreter import Interpreter
 from nnrepl.commands.table import ANYTHING, EXPRESSION, EXPRESSION_OR_NOTHING, NOTHING, Grammar, command
-from nnrepl.session.errors import UserError
+from nnrepl.session.errors import NoGradient, NotYet, UserError
+from nnrepl.view.heatmap import Heatmap
+from nnrepl.view.histogram import Histogram
 from nnrepl.view.listing import listing, pass_listing, source_listing
+from nnrepl.view.numbers import Format, read_format
+from nnrepl.view.tensor import Look
 from nnrepl.view.what import what_view
 from nnrepl.view.where import where_view
 
 LOOK = "looking"
+OPTIONS = re.compile(
+    r"(?:/(?P<format>\w*)\s*)?(?:-r\s*(?P<range>\[[^\]]*\])\s*)?(?P<map>-m\s)?\s*(?P<rest>.*)", re.DOTALL
+)
+FORMATTED = Grammar("[/4f] EXPR", lambda text: bool(text), "names", options=True)
 
 
-@command("print", "p", takes=EXPRESSION, group=LOOK)
+@command("print", "p", takes=FORMATTED, group=LOOK)
 def print_(it: Interpreter, text: str) -> RenderableType | None:
     """Show the value of an expression, and evaluate what it depends on, nothing else.
 
     Names mean their newest version before the cursor: `p z1`, `p loss, grad(weights1)`,
     `p z1@12` the version that op #12 made, `p #12` the result of an op, `p layers.0.weight[0]`,
     `p mx.abs(z1).max()`. The expression alone does the same.
+
+    `p/4f z1` with four decimals, `p/2e z1` in scientific form, `p/x z1` the bits (also g, t, d).
+    `p -r [0,1] z1` marks what lies between 0 and 1 and counts it; `p -m z1` draws a heatmap.
     """
-    return it.print(text)
+    found = OPTIONS.fullmatch(text)
+    assert found is not None
+    look = Look(read_format(found["format"]) if found["format"] else Format(), _range(found["range"]))
+    rest = found["rest"].strip()
+    if not rest:
+        raise UserError("print needs an expression, such as p z1 or p/4f x[0, :3]")
+    if found["map"]:
+        return heatmap(it, rest)
+    return it.print(rest, look=look)
+
+
+def _range(text: str | None) -> tuple[float, float] | None:
+    """`[0, inf]`."""
+    if text is None:
+        return None
+    try:
+        low, high = (float(part) for part in text.strip("[]").split(","))
+    except ValueError:
+        raise UserError(f"{text} is no range; write p -r [0,1] z1, or [0,inf]") from None
+    return low, high
+
+
+@command("heatmap", takes=EXPRESSION, group=LOOK)
+def heatmap(it: Interpreter, text: str) -> RenderableType | None:
+    """Draw a tensor as a picture, in colour with a scale; of a batch, its first matrix.
+
+    `heatmap weights[0, 1]` chooses another one. Where there is no colour, letters stand for the numbers.
+    """
+    name, array = it.array(text)
+    shown: RenderableType = it.guarded(lambda: Heatmap(name, array), text)
+    return shown
+
+
+@command("hist", takes=EXPRESSION, group=LOOK)
+def hist(it: Interpreter, text: str) -> RenderableType | None:
+    """Show how the elements of a tensor are spread: how many lie in each of 16 ranges."""
+    name, array = it.array(text)
+    shown: RenderableType = it.guarded(lambda: Histogram(name, array), text)
+    return shown
 
 
 @command("pp", takes=EXPRESSION, group=LOOK)
@@ -53,12 +104,19 @@ def grad(it: Interpreter, text: str) -> RenderableType | None:
 
 @command("display", takes=EXPRESSION_OR_NOTHING, group=LOOK)
 def display(it: Interpreter, text: str) -> RenderableType | None:
-    """Show an expression at every stop: `display z1`. Without one, show the list now."""
+    """Show an expression at every stop: `display z1`. Without one, show them all now.
+
+    What has changed since the stop before is marked: elements that differ, and the word "changed".
+    """
     displays = it.session.displays
     if text:
-        shown = it.print(text, f"{max(displays, default=0) + 1}: {text}")
-        displays[max(displays, default=0) + 1] = text
-        return shown
+        number = max(displays, default=0) + 1
+        try:
+            it.value(text)
+        except (NotYet, NoGradient):
+            pass  # it will come
+        displays[number] = text
+        return it.display(number, text)
     return Group(*it.displays()) if displays else Text("Nothing is displayed; display z1 begins.", style="hint")
 
 

@@ -34,12 +34,15 @@ class Grammar:
         name: As the usage line shows it: `[n]`, `PLACE`, `EXPR`.
         accepts: Whether a text is so.
         completes: What the prompt offers: "names", "places", "commands", "files", "words", "".
+        words: Those that it offers for "words".
+        options: Whether `/4f` may stand right behind the command's name.
     """
 
     name: str
     accepts: Callable[[str], bool]
     completes: str = ""
     words: tuple[str, ...] = ()
+    options: bool = False
 
 
 def _matches(pattern: str) -> Callable[[str], bool]:
@@ -155,6 +158,11 @@ def classify(line: str, table: Table = TABLE) -> Line:
         stripped = f"help {stripped[1:]}".strip()
     word, _, rest = stripped.partition(" ")
     rest = rest.strip()
+    word, slash, form = word.partition("/")
+    if slash and word in table and table[word].grammar.options and not is_python(stripped):
+        return Line("command", f"/{form} {rest}", table[word])
+    if slash:
+        word = f"{word}/{form}"
     if word in table:
         known = table[word]
         only_comment = rest.startswith("#") and not NUMBER.match(rest)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mlx.core as mx
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.text import Text
 
@@ -10,7 +9,7 @@ from nnrepl.session.session import END_OF_PROGRAM, END_OF_TAPE, EXCEPTION, START
 from nnrepl.tape import GRADIENT_PASS, Op
 from nnrepl.view.op import op_line, value_text
 from nnrepl.view.source import marked, place_text
-from nnrepl.view.tensor import WHOLE, dtype_text, shape_text, tensor, tensor_line
+from nnrepl.view.tensor import WHOLE, dtype_text, tensor, tensor_line
 
 
 class Heading:
@@ -142,10 +141,3 @@ def _end(session: Session, stop: Stop) -> Text:
     else:
         text.append(" You can still go back and look around.", style="hint")
     return text
-
-
-def result_text(name: str, array: mx.array) -> Text:
-    """A result that was computed for a person: small ones as they are."""
-    if array.ndim == 0 or array.size:
-        return tensor(name, array)
-    return Text(f"{name} {shape_text(array.shape)} {dtype_text(array.dtype)}: empty")

@@ -10,6 +10,7 @@ _COMMON = {
     "source.mark": "bold",
     "error": "bold red",
     "tensor.nan": "bold red",
+    "tensor.mark": "bold reverse",
     "source.line": "",
 }
 
