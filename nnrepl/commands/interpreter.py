@@ -18,6 +18,7 @@ from nnrepl.session.expressions import masked, parts
 from nnrepl.session.session import END_OF_PROGRAM, END_OF_TAPE, Session, Stop
 from nnrepl.tape import Op, Value
 from nnrepl.view.changes import Changes
+from nnrepl.view.log import Log
 from nnrepl.view.stop import stop_view
 from nnrepl.view.timelines import edit_text, recomputed_text
 from nnrepl.view.tensor import Look, tensor
@@ -32,6 +33,7 @@ class Interpreter:
         repeat: What an empty line does: the last motion, or nothing.
         shown: The op that was shown last, so that what has not changed is not repeated.
         quiet: Whether to be silent about the end of the program (`--batch`).
+        log: What was typed and shown, kept by the shell for `export`.
     """
 
     def __init__(self, session: Session) -> None:
@@ -43,7 +45,9 @@ class Interpreter:
         self.repeat = ""
         self.shown: Op | None = None
         self.quiet = False
+        self.log = Log()
         self._changed = Changes()
+        self._listed: tuple[int, int] | None = None
 
     def run(self, line: str) -> RenderableType | None:
         """Run one line. Returns what to show, None for nothing.
@@ -101,6 +105,15 @@ class Interpreter:
         except UserError as error:
             said = str(error)
             return Text(f"{number}: {said}" if said.startswith(text) else f"{label}: {said}", style="hint")
+
+    def list_on(self) -> int | None:
+        """Where a repeated `list` goes on; None if the cursor has moved since, or there is nothing more."""
+        cursor, end = self._listed or (-1, 0)
+        return end if cursor == self.session.cursor and end < len(self.session.tape) else None
+
+    def listed_to(self, ops: list[Op]) -> None:
+        """Remember what `list` has shown."""
+        self._listed = (self.session.cursor, ops[-1].position + 1) if ops else None
 
     # -- expressions ---------------------------------------------------------------------------------------
 

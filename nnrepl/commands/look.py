@@ -10,9 +10,10 @@ from rich.text import Text
 from nnrepl.commands.interpreter import Interpreter
 from nnrepl.commands.table import ANYTHING, EXPRESSION, EXPRESSION_OR_NOTHING, NOTHING, Grammar, command
 from nnrepl.session.errors import NoGradient, NotYet, UserError
+from nnrepl.view.folding import pass_listing
 from nnrepl.view.heatmap import Heatmap
 from nnrepl.view.histogram import Histogram
-from nnrepl.view.listing import listing, pass_listing, source_listing
+from nnrepl.view.listing import listed, op_table, source_listing
 from nnrepl.view.numbers import Format, read_format
 from nnrepl.view.tensor import Look
 from nnrepl.view.what import what_view
@@ -22,6 +23,7 @@ LOOK = "looking"
 OPTIONS = re.compile(
     r"(?:/(?P<format>\w*)\s*)?(?:-r\s*(?P<range>\[[^\]]*\])\s*)?(?P<map>-m\s)?\s*(?P<rest>.*)", re.DOTALL
 )
+LIST = Grammar("[source | n | PLACE]", lambda text: True, "places")
 FORMATTED = Grammar("[/4f] EXPR", lambda text: bool(text), "names", options=True)
 
 
@@ -135,22 +137,32 @@ def undisplay(it: Interpreter, text: str) -> RenderableType | None:
     return None
 
 
-@command("list", "l", takes=Grammar("[source | n | PLACE]", lambda text: True, "places"), group=LOOK)
+@command("list", "l", takes=LIST, group=LOOK)
 def list_(it: Interpreter, text: str) -> RenderableType | None:
-    """Show the ops around the cursor, with their state, source and shapes.
+    """Show the ops around the cursor, with their state, source and shapes; again: the next ones.
 
-    `list #40` shows those around an op, `list 30` so many, `list source` the source file with the ops of
-    each line. Again: the next ones.
+    `list #40` shows those around an op, `list 30` so many. `list source` shows the source around the next op
+    with the numbers of the ops that each line made, `list source 120` that around a line, `list source all`
+    the whole file.
+
+    The signs: ● evaluated, blank not yet, ○ dropped (and computed again when looked at), ✎ an edit, ~ stale,
+    ✗ failed; ▶ is the op that comes next.
     """
-    if text == "source":
-        return source_listing(it.session)
-    return listing(it.session, text)
+    word, _, rest = text.partition(" ")
+    if word == "source":
+        return source_listing(it.session, rest.strip())
+    ops = listed(it.session, text, it.list_on() if not text else None)
+    it.listed_to(ops)
+    return op_table(it.session, ops)
 
 
-@command("ll", takes=NOTHING, group=LOOK)
+@command("ll", "longlist", takes=Grammar("[MODULE | all]", lambda text: True, "modules"), group=LOOK)
 def long_list(it: Interpreter, text: str) -> RenderableType | None:
-    """Show the whole pass in which the cursor stands."""
-    return pass_listing(it.session)
+    """Show the whole pass in which the cursor stands, folded by module.
+
+    The module in which the cursor stands is unfolded; `ll blocks.0` unfolds another one, `ll all` everything.
+    """
+    return pass_listing(it.session, text)
 
 
 @command("where", "w", "bt", takes=NOTHING, group=LOOK)

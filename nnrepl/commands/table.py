@@ -33,9 +33,11 @@ class Grammar:
     Attributes:
         name: As the usage line shows it: `[n]`, `PLACE`, `EXPR`.
         accepts: Whether a text is so.
-        completes: What the prompt offers: "names", "places", "commands", "files", "words", "".
+        completes: What the prompt offers: "names", "places", "modules", "commands", "files", "words", "".
+
         words: Those that it offers for "words".
         options: Whether `/4f` may stand right behind the command's name.
+        wins: Whether a text makes the line a command even where it is Python: `export /tmp/x.txt` divides nothing.
     """
 
     name: str
@@ -43,6 +45,7 @@ class Grammar:
     completes: str = ""
     words: tuple[str, ...] = ()
     options: bool = False
+    wins: Callable[[str], bool] = lambda text: False
 
 
 def _matches(pattern: str) -> Callable[[str], bool]:
@@ -56,7 +59,9 @@ PLACE_OR_NOTHING = Grammar("[PLACE]", lambda text: True, "places")
 EXPRESSION = Grammar("EXPR", _matches(r"(?s)\S.*"), "names")
 EXPRESSION_OR_NOTHING = Grammar("[EXPR]", lambda text: True, "names")
 ANYTHING = Grammar("[...]", lambda text: True, "words")
-FILE = Grammar("FILE", _matches(r"\S.*"), "files")
+_PATH = _matches(r"(?:-f\s+)?(?:[/~][^\s/].*|\.\.?/.*)")
+FILE = Grammar("FILE", _matches(r"\S.*"), "files", wins=_PATH)
+OUTPUT_FILE = Grammar("[-f] FILE", _matches(r"\S.*"), "files", wins=_PATH)
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +171,9 @@ def classify(line: str, table: Table = TABLE) -> Line:
     if word in table:
         known = table[word]
         only_comment = rest.startswith("#") and not NUMBER.match(rest)
-        if known.grammar.accepts(rest) and (not rest or only_comment or not is_python(stripped)):
+        if known.grammar.accepts(rest) and (
+            not rest or only_comment or known.grammar.wins(rest) or not is_python(stripped)
+        ):
             return Line("command", rest, known)
         if not rest:
             raise UserError(f"{word} needs more; it is written: {known.usage}")

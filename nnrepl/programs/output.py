@@ -88,16 +88,20 @@ class HeldOutput:
         if sys.stdout is self._stream and self._real is not None:
             sys.stdout = self._real
 
-    def show(self, position: int | None = None) -> None:
-        """Print what the program printed before `position` (all of it by default) and has not been shown."""
+    def show(self, position: int | None = None) -> str:
+        """Print what the program printed before `position` (all of it by default) and has not been shown;
+        returns it."""
         real: Any = self._real
+        shown: list[bytes] = []
         if real is None or not self._pieces:
-            return
+            return ""
         while self._pieces and (position is None or self._pieces[0][0] <= position):
             _, data = self._pieces.pop(0)
             real.flush()
             real.buffer.write(data)
+            shown.append(data)
         real.flush()
+        return b"".join(shown).decode(real.encoding, "replace")
 
     def begin_again(self, position: int) -> None:
         """The program runs again: what it prints up to `position` has been shown, what waits from there on will

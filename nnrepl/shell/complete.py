@@ -135,13 +135,15 @@ class NameCompleter(Completer):
             kind = "names"
         rest = found[2] if found else text
         if kind == "files":
-            yield from _files(rest)
+            yield from _files(rest.removeprefix("-f "))
         elif words:
             yield from self._offer(rest.rpartition(" ")[2], dict.fromkeys(words, ""))
         elif kind == "commands":
             yield from self._offer(rest, self._commands())
         elif kind == "first":
             yield from self._first(text.lstrip())
+        elif kind == "modules":
+            yield from self._offer(rest, {"all": "everything"} | dict.fromkeys(self._index.modules, "module"))
         elif kind in ("names", "places"):
             yield from self._names(text, kind)
 

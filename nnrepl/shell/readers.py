@@ -14,10 +14,14 @@ class Reader(Protocol):
 
     Attributes:
         echoes: Whether a line is to be printed as it is run, because nobody saw it being typed.
+        pages: Whether a person is there to ask for the next page of long output.
     """
 
     @property
     def echoes(self) -> bool: ...
+
+    @property
+    def pages(self) -> bool: ...
 
     def read(self) -> str | None:
         """The next line, None at the end. Raises KeyboardInterrupt."""
@@ -27,6 +31,7 @@ class Queue:
     """Lines that were given beforehand: `-c COMMAND`, `-x FILE`."""
 
     echoes = True
+    pages = False
 
     def __init__(self, lines: Iterable[str]) -> None:
         self._lines = iter(lines)
@@ -37,6 +42,8 @@ class Queue:
 
 class Pipe:
     """Standard input that is no terminal, or a terminal that is to be treated as none."""
+
+    pages = False
 
     def __init__(self) -> None:
         self._stdin = sys.stdin
@@ -60,6 +67,10 @@ class Chain:
     @property
     def echoes(self) -> bool:
         return bool(self._readers) and self._readers[0].echoes
+
+    @property
+    def pages(self) -> bool:
+        return bool(self._readers) and self._readers[0].pages
 
     def read(self) -> str | None:
         while self._readers:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import FrameType
 from typing import IO, Any, cast
 
 from rich.console import Console, RenderableType
+from rich.segment import Segment, Segments
 from rich.text import Text
 
 from nnrepl.commands.interpreter import Interpreter
@@ -62,6 +64,24 @@ class _Tolerant:
         return getattr(self._stream, name)
 
 
+class _Tee:
+    """Standard output for Python at the prompt: what it prints belongs to the session."""
+
+    def __init__(self, stream: Any, said: Callable[[str], None]) -> None:
+        self._stream = stream
+        self._said = said
+        self._line = ""
+
+    def write(self, text: str) -> int:
+        *lines, self._line = (self._line + text).split("\n")
+        for line in lines:
+            self._said(line or " ")
+        return len(text) if self._stream is None else int(self._stream.write(text))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
 def make_reader(interpreter: Interpreter, plain: bool = False, program: str = "") -> Reader:
     """Where lines come from: the terminal if there is one that can do more than print."""
     if plain or not is_terminal() or os.environ.get("TERM", "") in ("dumb", "unknown"):
@@ -74,6 +94,11 @@ def make_reader(interpreter: Interpreter, plain: bool = False, program: str = ""
 def is_terminal() -> bool:
     """Whether a person sits at both ends."""
     return all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stdout))
+
+
+def lines_of(console: Console, renderable: RenderableType) -> Iterable[list[Segment]]:
+    """The lines of something, made one after another as they are asked for."""
+    return Segment.split_lines(console.render(renderable, console.options.update(height=None)))
 
 
 class Shell(Hooks):
@@ -107,6 +132,7 @@ class Shell(Hooks):
         self.quiet = quiet
         self.failed = False
         self.at_prompt = False
+        self._theme = session.settings["theme"]
         self.held = HeldOutput(lambda: len(session.tape))
         session.hooks = self
 
@@ -128,7 +154,8 @@ class Shell(Hooks):
         if self.session.replaying:
             return
         self.held.release()
-        self.held.show(None if position >= len(self.session.tape) else position)
+        said = self.held.show(None if position >= len(self.session.tape) else position)
+        self.interpreter.log.said(said)
 
     def interact(self, session: Session, stop: Stop) -> None:
         """Give the person the floor, until the program is to run on."""
@@ -171,14 +198,17 @@ class Shell(Hooks):
                 raise Quit
             return False
         if self.reader.echoes and not self.quiet and line.strip():
-            self.show(Text(PROMPT + line.strip()))
+            self.console.print(Text(PROMPT + line.strip()))
         self.run(line)
         return True
 
     def run(self, line: str) -> None:
         """Run one line and show what it gives; what goes wrong is one line."""
+        self.interpreter.log.typed(line.strip())
         try:
-            self.show(self.interpreter.run(line))
+            with contextlib.redirect_stdout(cast(IO[str], _Tee(sys.stdout, self.interpreter.log.said))):
+                shown = self.interpreter.run(line)
+            self.show(shown)
         except (NotYet, NoGradient) as answer:
             self.show(Text(str(answer), style="hint"))
         except UserError as error:
@@ -203,9 +233,25 @@ class Shell(Hooks):
         )
 
     def show(self, renderable: RenderableType | None) -> None:
-        """Show something, unless there is nothing to show."""
-        if renderable is not None:
-            self.console.print(renderable)
+        """Show something, unless there is nothing to show; a screen at a time if a person reads it."""
+        if renderable is None:
+            return
+        theme = self.session.settings["theme"]
+        if theme != self._theme:
+            self._theme = theme
+            self.console.push_theme(THEMES[theme])
+        lines = lines_of(self.console, renderable)
+        if self._pages():
+            from nnrepl.shell.pager import paged
+
+            lines = paged(lines, self.console.height, theme)
+        for line in lines:
+            self.interpreter.log.showed(line)
+            self.console.print(Segments([*line, Segment.line()]), end="", soft_wrap=True)
+
+    def _pages(self) -> bool:
+        """Whether a person sits there who can ask for more."""
+        return self.session.settings["pager"] == "on" and self.reader.pages
 
     # -- Ctrl-C --------------------------------------------------------------------------------------------
 

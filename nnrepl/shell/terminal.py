@@ -36,6 +36,7 @@ class TerminalReader:
     """
 
     echoes = False
+    pages = True
 
     def __init__(self, interpreter: Interpreter, program: str = "") -> None:
         self._interpreter = interpreter
