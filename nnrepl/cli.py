@@ -24,7 +24,7 @@ from nnrepl.session.errors import Quit, Restart, RunAgain
 from nnrepl.session.session import Session
 from nnrepl.session.settings import config_directory, config_file, load_settings
 from nnrepl.shell.readers import Chain, Queue, Reader
-from nnrepl.shell.shell import Shell, make_console, make_reader, run_program
+from nnrepl.shell.shell import Shell, is_capable, make_console, make_reader, run_program
 from nnrepl.tape import Tape
 from nnrepl.timeline.history import parse_size
 
@@ -45,6 +45,7 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--batch", action="store_true", help="end after the given commands; show only what they show")
     made.add_argument("--stop-at-entry", action="store_true", help="stop at the very first op")
+    made.add_argument("--tui", action="store_true", help="use the whole screen, as the command tui does")
     made.add_argument("--plain", action="store_true", help="no colours, no control codes, a plain prompt")
     made.add_argument("--theme", choices=("dark", "light"), help="colours for a dark or light terminal")
     made.add_argument("--history", metavar="SIZE", type=size, help="memory for old values, such as 500M")
@@ -108,6 +109,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if options.batch and not options.commands and not options.files:
             raise CannotLoad("--batch runs given commands: add -c COMMAND (such as -c continue) or -x FILE")
+        if options.tui and (options.batch or options.plain or not is_capable()):
+            raise CannotLoad("--tui needs a terminal, and neither --batch nor --plain")
         lines = given_lines(options)
         script = load(options)
     except CannotLoad as error:
@@ -157,6 +160,7 @@ class Debugger:
         session = Session(tape, names)
         session.settings.update(self.settings)
         shell = Shell(session, self.console, self._reader, self._banner(), self.options.batch)
+        shell.interpreter.full_screen = self.options.tui
         if not self.options.batch:
             shell.catch_interrupts()
         error: BaseException | None = None

@@ -22,6 +22,7 @@ from nnrepl.view.log import Log
 from nnrepl.view.stop import stop_view
 from nnrepl.view.timelines import edit_text, recomputed_text
 from nnrepl.view.tensor import Look, tensor
+from nnrepl.view.timelines import edit_text
 from nnrepl.view.tree import tensor_tree
 
 
@@ -33,6 +34,8 @@ class Interpreter:
         repeat: What an empty line does: the last motion, or nothing.
         shown: The op that was shown last, so that what has not changed is not repeated.
         quiet: Whether to be silent about the end of the program (`--batch`).
+        full_screen: Whether the op, its source and the displays are seen all the time, beside what commands show.
+        can_full_screen: Whether there is a terminal for that.
         log: What was typed and shown, kept by the shell for `export`.
     """
 
@@ -45,6 +48,7 @@ class Interpreter:
         self.repeat = ""
         self.shown: Op | None = None
         self.quiet = False
+        self.full_screen = self.can_full_screen = False
         self.log = Log()
         self._changed = Changes()
         self._listed: tuple[int, int] | None = None
@@ -82,10 +86,9 @@ class Interpreter:
         """The picture of where a motion arrived; None while the program runs on."""
         if stop is None or (self.quiet and stop.reason in (END_OF_TAPE, END_OF_PROGRAM)):
             return None
-        shown: list[RenderableType] = [stop_view(self.session, stop, self.shown)]
+        view = stop_view(self.session, stop, self.shown, self.full_screen)
         self.shown = self.session.op
-        shown.extend(self.displays())
-        return Group(*shown)
+        return view if self.full_screen else Group(view, *self.displays())
 
     def displays(self) -> list[RenderableType]:
         """The expressions that are shown at each stop, with what changed since the last one marked."""

@@ -6,7 +6,8 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from nnrepl.commands.interpreter import Interpreter
-from nnrepl.commands.table import Grammar, command
+from nnrepl.commands.table import NOTHING, Grammar, command
+from nnrepl.session.errors import UserError
 from nnrepl.session.settings import SETTINGS, config_file, read_setting, save_settings
 
 WORDS = ("save", *SETTINGS)
@@ -38,3 +39,16 @@ def config(it: Interpreter, text: str) -> RenderableType | None:
     elif name not in SETTINGS:
         read_setting(name, "")
     return Text(f"{name} {settings[name]}")
+
+
+@command("tui", takes=NOTHING, group="general")
+def tui(it: Interpreter, text: str) -> RenderableType | None:
+    """Use the whole screen: source, ops, tensors, displays and the prompt; again: back to lines.
+
+    F3 shows tensors as numbers or as pictures (`config tensors heatmap`), PageUp and PageDown move in what
+    commands have shown; every key of the prompt works as well.
+    """
+    if not it.can_full_screen:
+        raise UserError("the full screen needs a terminal; this is none")
+    it.full_screen = not it.full_screen
+    return None

@@ -59,6 +59,7 @@ SETTINGS: dict[str, Setting] = {
     "keys": _word("how the line is edited (F4 changes it)", "emacs", "vi"),
     "complete": _word("when completions are shown: on Tab, or while you type", "tab", "typing"),
     "pager": _word("whether long output stops at each screen", "on", "off"),
+    "tensors": _word("how the full screen shows tensors (F3 changes it)", "numbers", "heatmap"),
     "mouse": _word("whether the mouse works in the full screen", "off", "on"),
 }
 

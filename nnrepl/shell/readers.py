@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from nnrepl.shell.full import FullScreen
 
 PROMPT = "(nnrepl) "
 
@@ -23,6 +26,10 @@ class Reader(Protocol):
     @property
     def pages(self) -> bool: ...
 
+    @property
+    def screen(self) -> FullScreen | None:
+        """The full screen, if the person wants one."""
+
     def read(self) -> str | None:
         """The next line, None at the end. Raises KeyboardInterrupt."""
 
@@ -32,6 +39,7 @@ class Queue:
 
     echoes = True
     pages = False
+    screen = None
 
     def __init__(self, lines: Iterable[str]) -> None:
         self._lines = iter(lines)
@@ -44,6 +52,7 @@ class Pipe:
     """Standard input that is no terminal, or a terminal that is to be treated as none."""
 
     pages = False
+    screen = None
 
     def __init__(self) -> None:
         self._stdin = sys.stdin
@@ -71,6 +80,10 @@ class Chain:
     @property
     def pages(self) -> bool:
         return bool(self._readers) and self._readers[0].pages
+
+    @property
+    def screen(self) -> FullScreen | None:
+        return self._readers[-1].screen if self._readers else None
 
     def read(self) -> str | None:
         while self._readers:

@@ -84,16 +84,17 @@ class _Tee:
 
 def make_reader(interpreter: Interpreter, plain: bool = False, program: str = "") -> Reader:
     """Where lines come from: the terminal if there is one that can do more than print."""
-    if plain or not is_terminal() or os.environ.get("TERM", "") in ("dumb", "unknown"):
+    if plain or not is_capable():
         return Pipe()
     from nnrepl.shell.terminal import TerminalReader
 
     return TerminalReader(interpreter, program)
 
 
-def is_terminal() -> bool:
-    """Whether a person sits at both ends."""
-    return all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stdout))
+def is_capable() -> bool:
+    """Whether a person sits at both ends, at a terminal that can do more than print."""
+    terminal = all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stdout))
+    return terminal and os.environ.get("TERM", "") not in ("dumb", "unknown")
 
 
 def lines_of(console: Console, renderable: RenderableType) -> Iterable[list[Segment]]:
@@ -154,12 +155,18 @@ class Shell(Hooks):
         if self.session.replaying:
             return
         self.held.release()
-        said = self.held.show(None if position >= len(self.session.tape) else position)
+        screen = self.reader.screen
+        said = self.held.show(
+            None if position >= len(self.session.tape) else position, None if screen is None else screen.said
+        )
         self.interpreter.log.said(said)
+        if screen is not None and not self.at_prompt:
+            self.held.watch(screen.printed)
 
     def interact(self, session: Session, stop: Stop) -> None:
         """Give the person the floor, until the program is to run on."""
         self.at_prompt = True
+        self.held.release()
         try:
             self._open(session, stop)
             while not session.resuming:
@@ -167,6 +174,9 @@ class Shell(Hooks):
                     return
         finally:
             self.at_prompt = False
+            screen = self.reader.screen
+            if screen is not None:
+                screen.leave()  # the program has the terminal
 
     def _open(self, session: Session, stop: Stop) -> None:
         if self.quiet:
@@ -199,6 +209,8 @@ class Shell(Hooks):
             return False
         if self.reader.echoes and not self.quiet and line.strip():
             self.console.print(Text(PROMPT + line.strip()))
+        if self.reader.screen is not None:
+            self.reader.screen.typed(line.strip())
         self.run(line)
         return True
 
@@ -206,7 +218,7 @@ class Shell(Hooks):
         """Run one line and show what it gives; what goes wrong is one line."""
         self.interpreter.log.typed(line.strip())
         try:
-            with contextlib.redirect_stdout(cast(IO[str], _Tee(sys.stdout, self.interpreter.log.said))):
+            with self._printing():
                 shown = self.interpreter.run(line)
             self.show(shown)
         except (NotYet, NoGradient) as answer:
@@ -220,6 +232,18 @@ class Shell(Hooks):
             self._own_failure(line, error)
         except KeyboardInterrupt:
             self.show(Text("interrupted; what had been evaluated stays", style="hint"))
+
+    def _printing(self) -> contextlib.AbstractContextManager[Any]:
+        """While Python at the prompt runs: what it prints is shown, and belongs to the session."""
+        screen, log = self.reader.screen, self.interpreter.log
+        if screen is None:
+            return contextlib.redirect_stdout(cast(IO[str], _Tee(sys.stdout, log.said)))
+
+        def said(text: str) -> None:
+            log.said(text)
+            screen.show(Text(text))
+
+        return contextlib.redirect_stdout(cast(IO[str], _Tee(None, said)))
 
     def _own_failure(self, line: str, error: Exception) -> None:
         """A command failed in a way that nobody foresaw: a bug of nnrepl's, but no reason to lose a session."""
@@ -235,6 +259,11 @@ class Shell(Hooks):
     def show(self, renderable: RenderableType | None) -> None:
         """Show something, unless there is nothing to show; a screen at a time if a person reads it."""
         if renderable is None:
+            return
+        screen = self.reader.screen
+        if screen is not None:
+            for line in screen.show(renderable):
+                self.interpreter.log.showed(line)
             return
         theme = self.session.settings["theme"]
         if theme != self._theme:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prompt_toolkit import PromptSession
 from prompt_toolkit.application import get_app
@@ -22,6 +22,9 @@ from nnrepl.shell.keys import bindings, editing_mode
 from nnrepl.shell.readers import PROMPT
 from nnrepl.shell.toolbar import Toolbar
 
+if TYPE_CHECKING:
+    from nnrepl.shell.full import FullScreen
+
 
 class TerminalReader:
     """Reads lines with history, suggestions, completion, colours and a toolbar.
@@ -36,7 +39,6 @@ class TerminalReader:
     """
 
     echoes = False
-    pages = True
 
     def __init__(self, interpreter: Interpreter, program: str = "") -> None:
         self._interpreter = interpreter
@@ -46,6 +48,18 @@ class TerminalReader:
         self._typed = ""
         self.history, self.note = history_of(program)
         self._session = self._prompt_session(self.history)
+        self._full: FullScreen | None = None
+        interpreter.can_full_screen = True
+
+    @property
+    def pages(self) -> bool:
+        """Long output stops at each screen, but for the full screen, which keeps it."""
+        return not self._interpreter.full_screen
+
+    @property
+    def screen(self) -> FullScreen | None:
+        """The full screen, if the person wants one."""
+        return self._full_screen() if self._interpreter.full_screen else None
 
     def _prompt_session(self, history: History) -> PromptSession[str]:
         while_typing = Condition(lambda: bool(self._settings["complete"] == "typing"))
@@ -72,6 +86,12 @@ class TerminalReader:
         if self.note:
             print(self.note)
             self.note = ""
+        if self._interpreter.full_screen:
+            full = self._full_screen()
+            set_title(full.output, title(self._interpreter))
+            return full.read(in_event_loop(), lambda: begin_indexing(self._index))
+        if self._full is not None:
+            self._full.leave()
         typed, self._typed = self._typed, ""
         set_title(self._session.output, title(self._interpreter))
         self._session.editing_mode = editing_mode(self._settings)
@@ -84,6 +104,13 @@ class TerminalReader:
             )
         except EOFError:
             return None
+
+    def _full_screen(self) -> FullScreen:
+        from nnrepl.shell.full import FullScreen
+
+        if self._full is None:
+            self._full = FullScreen(self._interpreter, self.history, self._index)
+        return self._full
 
     def _style(self) -> BaseStyle:
         return STYLES[self._settings["theme"]]

@@ -68,9 +68,8 @@ class Toolbar:
             pieces.append(Piece(count_text(op), 0, strong))
             place = place_text(op.source)
             pieces += [Piece(place, 2)] if place else []
-        number = getattr(session, "timeline_number", 1)
-        if number != 1:
-            pieces.append(Piece(f"timeline {number}", 1))
+        timelines = session.changes.timelines
+        pieces.append(Piece(f"timeline {timelines.current.number}", 1 if len(timelines) > 1 else 3))
         pieces += [Piece(f"{share_text(part)} evaluated", 4), memory]
         return pieces
 

@@ -75,11 +75,12 @@ def name_width(ops: list[Op]) -> int:
     return min(max(len(op.name) for op in ops), 24)
 
 
-def op_row(session: Session, op: Op, numbers: int, names: int, width: int) -> Text:
+def op_row(session: Session, op: Op, numbers: int, names: int, width: int, place: bool = True) -> Text:
     """One op in one line: cursor, number, state, name, inputs and outputs, place.
 
     Args:
         numbers, names, width: The widths of the columns of numbers and names, and of all.
+        place: Whether to say where it stands in the source, if there is room.
     """
     here = op.position == session.cursor
     row = Text("▶ " if here else "  ", style="source.current", no_wrap=True, overflow="ellipsis")
@@ -87,11 +88,11 @@ def op_row(session: Session, op: Op, numbers: int, names: int, width: int) -> Te
     row.append(_STATES[state_of(op)] + " ", style="dim")
     row.append(op.name.ljust(names) + "  ", style="op.name")
     row.append_text(_line(op))
-    place = place_text(op.source)
-    room = width - row.cell_len - len(place)
-    if room >= 2:
+    where = place_text(op.source) if place else ""
+    room = width - row.cell_len - len(where)
+    if where and room >= 2:
         row.append(" " * room)
-        row.append(place, style="dim")
+        row.append(where, style="dim")
     row.truncate(width, overflow="ellipsis")
     return row
 
@@ -153,7 +154,7 @@ class _Source:
         self._source = op.source
         self._lines = lines
         self._range = range(first, last + 1)
-        self._gutter = {line: _numbers(numbers.get(line, [])) for line in self._range}
+        self._gutter = {line: numbers_text(numbers.get(line, [])) for line in self._range}
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         width = max(map(len, self._gutter.values()), default=0)
@@ -166,7 +167,8 @@ class _Source:
             yield text
 
 
-def _numbers(numbers: list[int]) -> str:
+def numbers_text(numbers: list[int]) -> str:
+    """`#4,#5` or `#4-9`."""
     if not numbers:
         return ""
     if len(numbers) > 2 and numbers[-1] - numbers[0] == len(numbers) - 1:

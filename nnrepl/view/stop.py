@@ -69,11 +69,12 @@ def results(session: Session, stop: Stop) -> list[RenderableType]:
     return shown
 
 
-def stop_view(session: Session, stop: Stop, previous: Op | None = None) -> RenderableType:
+def stop_view(session: Session, stop: Stop, previous: Op | None = None, brief: bool = False) -> RenderableType:
     """The whole picture of a stop.
 
     Args:
         previous: The op that was shown at the stop before: what has not changed since is not repeated.
+        brief: Whether the op itself is seen elsewhere (in the full screen).
     """
     parts: list[RenderableType] = list(results(session, stop))
     op = session.op
@@ -85,10 +86,10 @@ def stop_view(session: Session, stop: Stop, previous: Op | None = None) -> Rende
         parts.append(_end(session, stop))
     elif stop.reason not in ("", "first op"):
         parts.append(Text(stop.reason, style="heading"))
-    if op is not None:
+    if op is not None and not brief:
         parts.extend(op_view(op, previous, bool(parts)))
-        if op.error is not None:
-            parts.append(failure(op))
+    if op is not None and op.error is not None:
+        parts.append(failure(op))
     return Group(*parts)
 
 

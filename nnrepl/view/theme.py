@@ -12,6 +12,7 @@ _COMMON = {
     "tensor.nan": "bold red",
     "tensor.mark": "bold reverse",
     "source.line": "",
+    "source.segment": "reverse",
 }
 
 DARK = Theme(

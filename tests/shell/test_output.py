@@ -67,6 +67,7 @@ def test_lines_are_made_when_they_are_asked_for(monkeypatch: pytest.MonkeyPatch)
 class _Lines:
     echoes = False
     pages = False
+    screen = None
 
     def __init__(self, *lines: str) -> None:
         self._lines = iter(lines)
