@@ -5,11 +5,12 @@ from __future__ import annotations
 from rich.console import RenderableType
 
 from nnrepl.commands.interpreter import Interpreter
-from nnrepl.commands.table import ANYTHING, NOTHING, command
+from nnrepl.commands.table import NOTHING, Grammar, command
 from nnrepl.record.verify import verify as take_receipt
 from nnrepl.session.errors import UserError
 from nnrepl.session.expressions import aside
 from nnrepl.view.help import help_view
+from nnrepl.view.help import apropos_view, help_view
 from nnrepl.view.receipt import receipt_view
 
 GENERAL = "general"
@@ -30,10 +31,16 @@ def verify(it: Interpreter, text: str) -> RenderableType | None:
         return receipt_view(take_receipt(it.session.tape, part))
 
 
-@command("help", "h", takes=ANYTHING, group=GENERAL)
+@command("help", "h", takes=Grammar("[COMMAND | TOPIC]", lambda text: True, "help"), group=GENERAL)
 def help_(it: Interpreter, text: str) -> RenderableType | None:
-    """Show the list of commands, or the manual of one: `help step`."""
+    """Show the list of commands, the manual of one, or a topic: `help step`, `help breakpoints`, `help keys`."""
     return help_view(it.table, text)
+
+
+@command("apropos", takes=Grammar("WORD", lambda text: bool(text)), group=GENERAL)
+def apropos(it: Interpreter, text: str) -> RenderableType | None:
+    """Search all manuals and topics for a word: `apropos gradient`."""
+    return apropos_view(it.table, text)
 
 
 @command("quit", "q", "exit", takes=NOTHING, group=GENERAL)

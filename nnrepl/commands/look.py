@@ -73,7 +73,7 @@ def heatmap(it: Interpreter, text: str) -> RenderableType | None:
 
 @command("hist", takes=EXPRESSION, group=LOOK)
 def hist(it: Interpreter, text: str) -> RenderableType | None:
-    """Show how the elements of a tensor are spread: how many lie in each of 16 ranges."""
+    """Show how the elements of a tensor are spread: how many lie in each of at most 16 ranges."""
     name, array = it.array(text)
     shown: RenderableType = it.guarded(lambda: Histogram(name, array), text)
     return shown

@@ -25,7 +25,7 @@ def config(it: Interpreter, text: str) -> RenderableType | None:
     if not name:
         width = max(map(len, SETTINGS))
         lines = [
-            Text(f"{key.ljust(width)}  {str(settings[key]).ljust(6)}", style="op.name").append(
+            Text(f"{key.ljust(width)}  {str(settings[key]).ljust(7)}", style="op.name").append(
                 f"  {SETTINGS[key].help}", style="hint"
             )
             for key in SETTINGS

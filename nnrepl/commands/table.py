@@ -33,7 +33,8 @@ class Grammar:
     Attributes:
         name: As the usage line shows it: `[n]`, `PLACE`, `EXPR`.
         accepts: Whether a text is so.
-        completes: What the prompt offers: "names", "places", "modules", "commands", "files", "words", "".
+        completes: What the prompt offers: "names", "places", "modules", "commands", "help", "files",
+            "words", "".
 
         words: Those that it offers for "words".
         options: Whether `/4f` may stand right behind the command's name.

@@ -24,6 +24,7 @@ from nnrepl.session.session import Session
 from nnrepl.tape import Value
 from nnrepl.view.op import leaf_text
 from nnrepl.view.tensor import dtype_text, shape_text
+from nnrepl.view.topics import TOPICS
 
 SLICE = 200
 """How many ops are indexed at a time: a few milliseconds."""
@@ -142,6 +143,8 @@ class NameCompleter(Completer):
             yield from self._offer(rest, self._commands())
         elif kind == "first":
             yield from self._first(text.lstrip())
+        elif kind == "help":
+            yield from self._offer(rest, self._commands() | {name: topic.title for name, topic in TOPICS.items()})
         elif kind == "modules":
             yield from self._offer(rest, {"all": "everything"} | dict.fromkeys(self._index.modules, "module"))
         elif kind in ("names", "places"):
