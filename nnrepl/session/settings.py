@@ -126,6 +126,13 @@ def load_settings(path: Path) -> tuple[dict[str, Any], list[str]]:
     return found, notes
 
 
+def adopt_settings(settings: dict[str, Any]) -> str:
+    """Put what a person's file says into some settings; returns what is wrong with it, each on a line of its own."""
+    found, notes = load_settings(config_file())
+    settings.update(found)
+    return "".join(f"\n{note}" for note in notes)
+
+
 def save_settings(path: Path, settings: dict[str, Any]) -> None:
     """Write what is different from the defaults. Raises UserError if that is not possible."""
     lines = [f"{name} {settings[name]}" for name in SETTINGS if settings[name] != SETTINGS[name].default]

@@ -133,7 +133,7 @@ class Shell(Hooks):
         self.quiet = quiet
         self.failed = False
         self.at_prompt = False
-        self._theme = session.settings["theme"]
+        self._theme = ""
         self.held = HeldOutput(lambda: len(session.tape))
         session.hooks = self
 

@@ -13,7 +13,7 @@ from nnrepl.tape import Pass
 from nnrepl.view.source import place_text
 from nnrepl.view.stop import count_text
 
-_SAMPLE = 1000
+_SAMPLE = 400
 
 
 class Piece(NamedTuple):

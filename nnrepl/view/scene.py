@@ -9,7 +9,6 @@ from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.text import Text
 
 from nnrepl.record.source import lines_of
-from nnrepl.session.errors import NoGradient, NotYet
 from nnrepl.session.session import Session
 from nnrepl.tape import Op, Value
 from nnrepl.view.heatmap import Heatmap
@@ -153,7 +152,7 @@ class Scenes:
         parts += [self._value(value, f"→ {value.name}") for value in outputs]
         for value in dict.fromkeys((*op.outputs, *op.inputs)):
             if value.gradient_of is None:
-                parts += self._gradient(value)
+                parts += self._gradient(op, value)
         return Fixed(tuple(parts))
 
     def _value(self, value: Value, label: str) -> RenderableType:
@@ -170,10 +169,8 @@ class Scenes:
             return Heatmap(label, value.array)
         return tensor(label, value.array) if value.size else Text(f"{label} {shape_text(value.shape)} empty")
 
-    def _gradient(self, value: Value) -> list[RenderableType]:
-        """The gradient with respect to a value, if the backward pass has come so far."""
-        try:
-            gradient = self._session.lookup.gradient(value, self._session.cursor)
-        except (NotYet, NoGradient):
-            return []
-        return [self._value(gradient, gradient.name)]
+    def _gradient(self, op: Op, value: Value) -> list[RenderableType]:
+        """The gradient with respect to a value, as far as this pass has summed it up before the cursor."""
+        parts = op.part.grads.get(value.canonical, [])
+        before = [part for part in parts if part.op is None or part.op.position < self._session.cursor]
+        return [self._value(before[-1], before[-1].name)] if before else []
