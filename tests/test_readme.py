@@ -33,8 +33,9 @@ def session() -> str:
 def rewritten(text: str) -> str:
     """README with both parts as they should be."""
     for start, part in (("transcript: readme", session()), ("commands", command_table())):
-        pattern = re.compile(rf"(<!-- {re.escape(start)} -->\n).*?(\n<!-- end -->)", re.DOTALL)
-        text = pattern.sub(lambda match, part=part: match[1] + part + match[2], text)
+        pattern = re.compile(rf"(<!-- {re.escape(start)} -->\n).*?(<!-- end -->)", re.DOTALL)
+        text, found = pattern.subn(lambda match, part=part: f"{match[1]}{part}\n{match[2]}", text)
+        assert found == 1, start
     return text
 
 

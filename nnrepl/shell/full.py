@@ -190,13 +190,13 @@ class FullScreen:
 
     def _look(self) -> None:
         """Compute what is shown of this stop: here, where the program's own thread runs."""
-        self._source = self._scenes.source()
-        self._ops = OpsPane(self._session)
-        self._tensors = self._scenes.tensors()
         displayed = (tuple(self._session.displays.items()), self._session.cursor, id(self._session.tape))
         if displayed != self._displayed:
             self._displayed = displayed
             self._displays = Fixed((Group(*self._interpreter.displays()),))
+        self._source = self._scenes.source()
+        self._ops = OpsPane(self._session)
+        self._tensors = self._scenes.tensors()
 
     # -- the windows ---------------------------------------------------------------------------------------
 

@@ -111,10 +111,11 @@ class Heatmap:
             return
         if self._which:
             yield Text(self._which, style="hint")
+        wide = 2 * len(self._cells[0]) <= options.max_width and len(self._cells) <= max(console.height - 6, 8)
         colours = console.color_system in ("truecolor", "256") and not console.no_color
-        cells = _fit(self._cells, options.max_width // (2 if self._wide(options.max_width) else 1))
+        cells = _fit(self._cells, options.max_width // (2 if wide else 1))
         if colours:
-            yield from self._painted(cells, self._wide(options.max_width))
+            yield from self._painted(cells, wide)
             yield self._legend(options.max_width)
         else:
             yield from self._lettered(cells)
@@ -124,12 +125,8 @@ class Heatmap:
         if (rows, columns) != tuple(self._shape):
             yield Text(f"{rows} by {columns} cells, each the mean of its part", style="hint")
 
-    def _wide(self, width: int) -> bool:
-        """Whether each element can have two columns, so that it looks square."""
-        return 2 * len(self._cells[0]) <= width
-
     def _painted(self, cells: list[list[float]], wide: bool) -> RenderResult:
-        """Two rows a line where cells are one column wide (half blocks), one where they are two."""
+        """Cells of two columns where there is room for that; else of one column, two rows a line (half blocks)."""
         scale = self._scale
         step = 1 if wide else 2
         for at in range(0, len(cells), step):

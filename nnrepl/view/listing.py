@@ -167,10 +167,10 @@ class _Source:
             yield text
 
 
-def numbers_text(numbers: list[int]) -> str:
-    """`#4,#5` or `#4-9`."""
+def numbers_text(numbers: list[int], most: int = 3) -> str:
+    """`#4,#5` or `#4-9`; at most so many numbers, and a sign that there are more."""
     if not numbers:
         return ""
     if len(numbers) > 2 and numbers[-1] - numbers[0] == len(numbers) - 1:
         return f"#{numbers[0]}-{numbers[-1]}"
-    return ",".join(f"#{number}" for number in numbers[:3]) + (",…" if len(numbers) > 3 else "")
+    return ",".join(f"#{number}" for number in numbers[:most]) + ("…" if len(numbers) > most else "")

@@ -98,7 +98,7 @@ class SourcePane:
         source = self._source
         first = max(min(source.line - height // 2, len(self._lines) - height + 1), 1)
         shown = range(first, min(first + height, len(self._lines) + 1))
-        gutter = {line: numbers_text(self._numbers.get(line, [])) for line in shown}
+        gutter = {line: numbers_text(self._numbers.get(line, []), 1) for line in shown}
         room = max((len(text) for text in gutter.values()), default=0)
         code = [self._lines[line - 1].rstrip("\n").expandtabs(4) for line in shown]
         margin = min((len(text) - len(text.lstrip()) for text in code if text.strip()), default=0)

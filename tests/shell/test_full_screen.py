@@ -20,7 +20,7 @@ def test_the_whole_screen_steps() -> None:
     with Screen("--tui", columns=110, rows=34) as screen:
         seen = screen.until("op 1 of 8 · simple_nn.py:28")
         assert "simple_nn.py:28 in SimpleNN.__call__ ──" in seen
-        assert "▶  28 #1,#2     z1 = mx.matmul(x, self.weights1)" in seen
+        assert re.search(r"▶  28 #1… +z1 = mx.matmul\(x, self.weights1\)", seen)
         assert "▶ #1  ● matmul" in seen
         assert "x = [[1 2]]" in seen
         screen.press("F8", "F8")
