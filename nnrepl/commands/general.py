@@ -9,7 +9,6 @@ from nnrepl.commands.table import NOTHING, Grammar, command
 from nnrepl.record.verify import verify as take_receipt
 from nnrepl.session.errors import UserError
 from nnrepl.session.expressions import aside
-from nnrepl.view.help import help_view
 from nnrepl.view.help import apropos_view, help_view
 from nnrepl.view.receipt import receipt_view
 

@@ -20,9 +20,8 @@ from nnrepl.tape import Op, Value
 from nnrepl.view.changes import Changes
 from nnrepl.view.log import Log
 from nnrepl.view.stop import stop_view
-from nnrepl.view.timelines import edit_text, recomputed_text
 from nnrepl.view.tensor import Look, tensor
-from nnrepl.view.timelines import edit_text
+from nnrepl.view.timelines import edit_text, recomputed_text
 from nnrepl.view.tree import tensor_tree
 
 
