@@ -139,6 +139,7 @@ class Session:
             return
         if self._history is None or self._history.tape is not recorder.tape:
             self._history = History(recorder.tape, int(self.settings["history"]), recorder.drop)
+        self._history.budget = int(self.settings["history"])
         self._history.trim()
 
     def pass_recorded(self, call: GradientCall) -> None:

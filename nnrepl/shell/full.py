@@ -11,7 +11,8 @@ from typing import cast
 from prompt_toolkit.application import Application
 from prompt_toolkit.auto_suggest import AutoSuggestFromHistory
 from prompt_toolkit.buffer import Buffer
-from prompt_toolkit.filters import Condition
+from prompt_toolkit.document import Document
+from prompt_toolkit.filters import Condition, has_focus
 from prompt_toolkit.formatted_text import StyleAndTextTuples
 from prompt_toolkit.history import History
 from prompt_toolkit.key_binding import KeyBindings, KeyBindingsBase, KeyPressEvent, merge_key_bindings
@@ -146,8 +147,8 @@ class FullScreen:
         self._look()
         self.output.enter_alternate_screen()
         self._app.editing_mode = editing_mode(self._settings)
-        self._buffer.text, self._typed = self._typed, ""
-        self._buffer.cursor_position = len(self._buffer.text)
+        self._buffer.reset(Document(self._typed))
+        self._typed = ""
         try:
             return self._app.run(pre_run=begin, in_thread=in_thread)
         except EOFError:
@@ -232,6 +233,7 @@ class FullScreen:
                 lexer=LineLexer(self._interpreter.table),
                 input_processors=[BeforeInput(PROMPT, style="class:prompt"), AppendAutoSuggestion()],
                 search_buffer_control=search.control,
+                preview_search=True,
             ),
             height=lambda: Dimension.exact(min(max(self._buffer.document.line_count, 1), 8)),
             wrap_lines=True,
@@ -270,11 +272,13 @@ class FullScreen:
         def _(event: KeyPressEvent) -> None:
             self._shown.move(-5)
 
-        @keys.add("c-c")
+        typing = has_focus(self._buffer)
+
+        @keys.add("c-c", filter=typing)
         def _(event: KeyPressEvent) -> None:
             event.app.exit(exception=KeyboardInterrupt)
 
-        @keys.add("c-d", filter=Condition(lambda: not self._buffer.text))
+        @keys.add("c-d", filter=typing & Condition(lambda: not self._buffer.text))
         def _(event: KeyPressEvent) -> None:
             event.app.exit(exception=EOFError)
 
