@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
+import os
 import random
 import sys
 from pathlib import Path
@@ -23,7 +24,6 @@ from nnrepl.record.rerun import CannotExchange
 from nnrepl.session.errors import Quit, Restart, RunAgain
 from nnrepl.session.session import Session
 from nnrepl.session.settings import config_directory, config_file, load_settings
-from nnrepl.shell.entering import set_trace
 from nnrepl.shell.readers import Chain, Queue, Reader
 from nnrepl.shell.shell import Shell, is_capable, make_console, make_reader, run_program
 from nnrepl.tape import Tape
