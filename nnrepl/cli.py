@@ -22,6 +22,7 @@ from nnrepl.record.opaque import set_random_state
 from nnrepl.record.recorder import Recorder
 from nnrepl.record.rerun import CannotExchange
 from nnrepl.session.errors import Quit, Restart, RunAgain
+from nnrepl.session.saved import Keeper, stops_file
 from nnrepl.session.session import Session
 from nnrepl.session.settings import config_directory, config_file, load_settings
 from nnrepl.shell.readers import Chain, Queue, Reader
@@ -160,8 +161,12 @@ class Debugger:
         names, tape = _new_tape()
         session = Session(tape, names)
         session.settings.update(self.settings)
-        shell = Shell(session, self.console, self._reader, self._banner(), self.options.batch)
+        keeper = Keeper(session.stops, stops_file(self.script.path))
+        restored = keeper.restore() if self._interactive() else ""
+        shell = Shell(session, self.console, self._reader, self._banner(restored), self.options.batch)
         shell.interpreter.full_screen = self.options.tui
+        if self._interactive():
+            shell.after_line = keeper.save
         if not self.options.batch:
             shell.catch_interrupts()
         error: BaseException | None = None
@@ -218,8 +223,9 @@ class Debugger:
             readers.append(make_reader(interpreter, self.plain, self.script.path))
         return Chain(readers)
 
-    def _banner(self) -> str:
-        notes = "".join(f"\n{note}" for note in (*self.script.notes, *self.notes))
+    def _banner(self, restored: str) -> str:
+        said = (*self.script.notes, *self.notes, *([restored] if restored else []))
+        notes = "".join(f"\n{note}" for note in said)
         return f"{versions()} · {_short(self.script.title)} · step to begin, help for more{notes}"
 
     def _reset(self, session: Session) -> None:

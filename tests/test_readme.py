@@ -33,9 +33,9 @@ def session() -> str:
 def rewritten(text: str) -> str:
     """README with both parts as they should be."""
     for start, part in (("transcript: readme", session()), ("commands", command_table())):
-        pattern = re.compile(rf"(<!-- {re.escape(start)} -->\n).*?(<!-- end -->)", re.DOTALL)
-        text, found = pattern.subn(lambda match, part=part: f"{match[1]}{part}\n{match[2]}", text)
-        assert found == 1, start
+        pattern = re.compile(rf"(<!-- {re.escape(start)} -->\n)(?:.*?\n)??(<!-- end -->)", re.DOTALL)
+        assert pattern.search(text), start
+        text = pattern.sub(lambda match, part=part: f"{match[1]}{part}\n{match[2]}", text)
     return text
 
 

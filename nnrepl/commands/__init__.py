@@ -3,4 +3,17 @@
 
 def load_all() -> None:
     """Import every module of commands, so that the table is complete."""
-    from nnrepl.commands import export, general, look, motions, passes, settings, time  # noqa: F401
+    from nnrepl.commands import (  # noqa: F401
+        export,
+        frames,
+        general,
+        graph,
+        info,
+        lines,
+        look,
+        motions,
+        passes,
+        settings,
+        stops,
+        time,
+    )

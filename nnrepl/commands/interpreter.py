@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import traceback
+from collections import deque
+from collections.abc import Callable
 from difflib import get_close_matches
 from typing import Any
 
@@ -10,7 +13,7 @@ import mlx.core as mx
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from nnrepl.commands import table
+from nnrepl.commands import habits, table
 from nnrepl.record.guide import Unwinding
 from nnrepl.session.assignments import Assignment, assignment
 from nnrepl.session.errors import NoGradient, NotYet, UserError
@@ -36,6 +39,11 @@ class Interpreter:
         full_screen: Whether the op, its source and the displays are seen all the time, beside what commands show.
         can_full_screen: Whether there is a terminal for that.
         log: What was typed and shown, kept by the shell for `export`.
+        due: Lines that are run before any other, until the next motion: those of a breakpoint.
+        given: Lines that are run before those that are typed: those of a file.
+        aliases: Names for lines.
+        typed: The lines that were typed.
+        collecting: For what lines are being collected (`commands 1` ... `end`), "" for nothing.
     """
 
     def __init__(self, session: Session) -> None:
@@ -51,6 +59,14 @@ class Interpreter:
         self.log = Log()
         self._changed = Changes()
         self._listed: tuple[int, int] | None = None
+        self.due: deque[str] = deque()
+        self.given: deque[str] = deque()
+        self.aliases: dict[str, str] = {}
+        self.typed: list[str] = []
+        self._waited = False
+        self.collecting = ""
+        self._lines: list[str] = []
+        self._collected: Callable[[list[str]], None] = _nothing
 
     def run(self, line: str) -> RenderableType | None:
         """Run one line. Returns what to show, None for nothing.
@@ -59,7 +75,20 @@ class Interpreter:
             UserError: With one line for the person, if it cannot be done.
             Quit, Restart: If the person wants that.
         """
-        parsed = table.classify(line, self.table)
+        if self.collecting:
+            self._collect(line.strip())
+            return None
+        if line.strip() and not self._waited:
+            self.typed.append(line.strip())
+        self._waited = False
+        try:
+            return self._run(self._first(line))
+        except UserError:
+            self.due.clear()
+            raise
+
+    def _run(self, line: str) -> RenderableType | None:
+        parsed = self._classify(line)
         if parsed.kind == "empty":
             if not self.repeat:
                 return None
@@ -73,17 +102,67 @@ class Interpreter:
         hint = self._hint(parsed, line.strip())
         return Group(hint, shown) if hint is not None and shown is not None else shown
 
+    def _first(self, line: str) -> str:
+        """The first command of a line; the others (behind `;;`) are due. Aliases are spelled out."""
+        word, _, rest = line.strip().partition(" ")
+        if word in self.aliases and word not in self.table:
+            line = _filled(self.aliases[word], rest.strip())
+        if ";;" not in line or line.lstrip().startswith("alias "):
+            return line
+        first, *others = re.split(r"\s*;;\s*(?=(?:[^'\"]|'[^']*'|\"[^\"]*\")*$)", line)
+        self.due.extendleft(reversed(others))
+        return first
+
+    def _classify(self, line: str) -> table.Line:
+        """A line by its syntax; what is neither command nor Python may be a habit from another debugger."""
+        try:
+            return table.classify(line, self.table)
+        except UserError:
+            meant = habits.read_as(line.strip())
+            if meant is not None:
+                return table.classify(meant, self.table)
+            answer = habits.answer(line.strip())
+            if answer is not None:
+                raise UserError(answer) from None
+            raise
+
+    def waiting(self) -> str | None:
+        """The line that is to be run before any is read; None if there is none."""
+        for lines in (self.due, self.given):
+            if lines:
+                self._waited = True
+                return lines.popleft()
+        return None
+
     def _hint(self, parsed: table.Line, word: str) -> Text | None:
         """A bare word that is a command, and the name of a tensor as well."""
         if parsed.text or parsed.command is None or self.session.names.newest(word, self.session.cursor) is None:
             return None
         return Text(f"({word} is also a tensor: p {word} shows it)", style="hint")
 
+    # -- lines that belong together ------------------------------------------------------------------------
+
+    def collect(self, what: str, finish: Callable[[list[str]], None]) -> None:
+        """Take the lines that follow, up to `end`, for something else than to be run now."""
+        self.collecting, self._collected, self._lines = what, finish, []
+
+    def _collect(self, line: str) -> None:
+        if line != "end":
+            self._lines += [line] if line else []
+            return
+        self.collecting = ""
+        self._collected(self._lines)
+
     # -- stops -------------------------------------------------------------------------------------------
 
     def show_stop(self, stop: Stop | None) -> RenderableType | None:
         """The picture of where a motion arrived; None while the program runs on."""
+        self.due.clear()
         if stop is None or (self.quiet and stop.reason in (END_OF_TAPE, END_OF_PROGRAM)):
+            return None
+        lines = [line for hit in stop.hits for line in hit.entry.commands]
+        self.due.extend(line for line in lines if line != "silent")
+        if lines[:1] == ["silent"]:
             return None
         view = stop_view(self.session, stop, self.shown, self.full_screen)
         self.shown = self.session.op
@@ -225,6 +304,9 @@ class Interpreter:
 
     def _name_error(self, error: NameError, text: str) -> str:
         name = error.name or str(error)
+        answer = habits.answer(text.strip())
+        if answer is not None:
+            return answer
         if text.strip() == name:
             close = get_close_matches(name, self.table.by_name, 1)
             if close:
@@ -246,3 +328,15 @@ class Interpreter:
         if said[-1].startswith("Invoked with types"):  # nanobind: the signatures in between help nobody
             first = f"{first.partition(' The following')[0]} {said[-1]}"
         return first + self._as_command(text)
+
+
+def _filled(line: str, rest: str) -> str:
+    """An alias with the words behind its name in it; what it does not ask for comes last."""
+    words = rest.split()
+    filled = re.sub(r"%([1-9])", lambda found: words[int(found[1]) - 1] if int(found[1]) <= len(words) else "", line)
+    filled = filled.replace("%*", rest)
+    return filled if "%" in line or not rest else f"{filled} {rest}"
+
+
+def _nothing(lines: list[str]) -> None:
+    """What is done with lines that nobody collects."""

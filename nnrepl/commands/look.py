@@ -13,7 +13,7 @@ from nnrepl.session.errors import NoGradient, NotYet, UserError
 from nnrepl.view.folding import pass_listing
 from nnrepl.view.heatmap import Heatmap
 from nnrepl.view.histogram import Histogram
-from nnrepl.view.listing import listed, op_table, source_listing
+from nnrepl.view.listing import LINES, listed, op_table, source_listing
 from nnrepl.view.numbers import Format, read_format
 from nnrepl.view.tensor import Look
 from nnrepl.view.what import what_view
@@ -88,7 +88,7 @@ def pretty_print(it: Interpreter, text: str) -> RenderableType | None:
     return it.print(text) if hasattr(result, "dtype") else Pretty(result, expand_all=False)
 
 
-@command("what", "whatis", takes=EXPRESSION, group=LOOK)
+@command("what", "whatis", "ptype", takes=EXPRESSION, group=LOOK)
 def what(it: Interpreter, text: str) -> RenderableType | None:
     """Tell everything about a value without evaluating it.
 
@@ -141,17 +141,17 @@ def undisplay(it: Interpreter, text: str) -> RenderableType | None:
 def list_(it: Interpreter, text: str) -> RenderableType | None:
     """Show the ops around the cursor, with their state, source and shapes; again: the next ones.
 
-    `list #40` shows those around an op, `list 30` so many. `list source` shows the source around the next op
-    with the numbers of the ops that each line made, `list source 120` that around a line, `list source all`
-    the whole file.
+    `list #40` shows those around an op, `list 30` so many, `list .` those around the cursor again. `list source`
+    shows the source around the next op with the numbers of the ops that each line made, `list source 120` that
+    around a line, `list 1,20` those lines, `list source all` the whole file.
 
     The signs: ● evaluated, blank not yet, ○ dropped (and computed again when looked at), ✎ an edit, ~ stale,
     ✗ failed; ▶ is the op that comes next.
     """
     word, _, rest = text.partition(" ")
-    if word == "source":
-        return source_listing(it.session, rest.strip())
-    ops = listed(it.session, text, it.list_on() if not text else None)
+    if word == "source" or re.fullmatch(LINES, text):
+        return source_listing(it.session, rest.strip() if word == "source" else text)
+    ops = listed(it.session, "" if text == "." else text, it.list_on() if not text else None)
     it.listed_to(ops)
     return op_table(it.session, ops)
 
@@ -165,7 +165,7 @@ def long_list(it: Interpreter, text: str) -> RenderableType | None:
     return pass_listing(it.session, text)
 
 
-@command("where", "w", "bt", takes=NOTHING, group=LOOK)
+@command("where", "w", "bt", "backtrace", takes=NOTHING, group=LOOK)
 def where(it: Interpreter, text: str) -> RenderableType | None:
     """Show the calls of functions and modules in which the next op is made, the innermost last."""
     return where_view(it.session)

@@ -41,13 +41,13 @@ def next_(it: Interpreter, text: str) -> RenderableType | None:
     return it.show_stop(it.session.next(_count(text)))
 
 
-@command("finish", "return", "r", takes=NOTHING, group=FORWARDS, repeats=True)
+@command("finish", "fin", "return", "r", takes=NOTHING, group=FORWARDS, repeats=True)
 def finish(it: Interpreter, text: str) -> RenderableType | None:
     """Go on until this function (a module's `__call__`, for one) is left."""
     return it.show_stop(it.session.finish())
 
 
-@command("until", "unt", takes=PLACE_OR_NOTHING, group=FORWARDS, repeats=True)
+@command("until", "unt", "advance", takes=PLACE_OR_NOTHING, group=FORWARDS, repeats=True)
 def until(it: Interpreter, text: str) -> RenderableType | None:
     """Go on to the next op at a place: `until #12`, `until train.py:31`, `until matmul`, `until backward`.
 
@@ -61,10 +61,10 @@ def until(it: Interpreter, text: str) -> RenderableType | None:
     return it.show_stop(it.session.until(text))
 
 
-@command("continue", "cont", "c", takes=NOTHING, group=FORWARDS, repeats=True)
+@command("continue", "cont", "c", takes=COUNT, group=FORWARDS, repeats=True)
 def continue_(it: Interpreter, text: str) -> RenderableType | None:
-    """Run to the next stop, or to the end of the program."""
-    return it.show_stop(it.session.resume())
+    """Run to the next stop, or to the end of the program; `continue 3` to the third stop from here."""
+    return it.show_stop(it.session.resume(_count(text)))
 
 
 @command("reverse-step", "rs", "back", takes=COUNT, group=BACKWARDS, repeats=True)
@@ -87,10 +87,10 @@ def reverse_finish(it: Interpreter, text: str) -> RenderableType | None:
     return it.show_stop(it.session.back_finish())
 
 
-@command("reverse-continue", "rc", takes=NOTHING, group=BACKWARDS, repeats=True)
+@command("reverse-continue", "rc", takes=COUNT, group=BACKWARDS, repeats=True)
 def reverse_continue(it: Interpreter, text: str) -> RenderableType | None:
-    """Go back to the last stop, or to the first op of the first forward pass."""
-    return it.show_stop(it.session.back_resume())
+    """Go back to the last stop before here, or to the first op of the first forward pass; `rc 3` three stops."""
+    return it.show_stop(it.session.back_resume(_count(text)))
 
 
 @command("goto", takes=PLACE, group=JUMPS)

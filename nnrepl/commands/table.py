@@ -38,7 +38,6 @@ class Grammar:
 
         words: Those that it offers for "words".
         options: Whether `/4f` may stand right behind the command's name.
-        wins: Whether a text makes the line a command even where it is Python: `export /tmp/x.txt` divides nothing.
     """
 
     name: str
@@ -46,7 +45,6 @@ class Grammar:
     completes: str = ""
     words: tuple[str, ...] = ()
     options: bool = False
-    wins: Callable[[str], bool] = lambda text: False
 
 
 def _matches(pattern: str) -> Callable[[str], bool]:
@@ -60,9 +58,9 @@ PLACE_OR_NOTHING = Grammar("[PLACE]", lambda text: True, "places")
 EXPRESSION = Grammar("EXPR", _matches(r"(?s)\S.*"), "names")
 EXPRESSION_OR_NOTHING = Grammar("[EXPR]", lambda text: True, "names")
 ANYTHING = Grammar("[...]", lambda text: True, "words")
-_PATH = _matches(r"(?:-f\s+)?(?:[/~][^\s/].*|\.\.?/.*)")
-FILE = Grammar("FILE", _matches(r"\S.*"), "files", wins=_PATH)
-OUTPUT_FILE = Grammar("[-f] FILE", _matches(r"\S.*"), "files", wins=_PATH)
+FILE = Grammar("FILE", _matches(r"\S.*"), "files")
+OUTPUT_FILE = Grammar("[-f] FILE", _matches(r"\S.*"), "files")
+_PATH = re.compile(r"(?:-f\s+)?(?:/[^\s/]|~|\.\.?/)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,9 +170,8 @@ def classify(line: str, table: Table = TABLE) -> Line:
     if word in table:
         known = table[word]
         only_comment = rest.startswith("#") and not NUMBER.match(rest)
-        if known.grammar.accepts(rest) and (
-            not rest or only_comment or known.grammar.wins(rest) or not is_python(stripped)
-        ):
+        path = "FILE" in known.grammar.name and _PATH.match(rest) is not None  # and no division
+        if known.grammar.accepts(rest) and (not rest or only_comment or path or not is_python(stripped)):
             return Line("command", rest, known)
         if not rest:
             raise UserError(f"{word} needs more; it is written: {known.usage}")

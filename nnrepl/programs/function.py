@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,6 +19,7 @@ from nnrepl.record.opaque import parameter_names, title
 from nnrepl.record.recorder import MUTED, Recorder
 from nnrepl.record.rerun import CannotExchange
 from nnrepl.record.stack import is_module
+from nnrepl.record.strays import invoke
 from nnrepl.record.verify import Receipt, verify
 from nnrepl.session.changes import Restarts, Run
 from nnrepl.session.errors import NoGradient, UserError
@@ -165,7 +166,7 @@ class Call:
         tape = Tape(names)
         names.tape = tape
         recorder = Recorder(tape, strict=False)
-        with recording(recorder), _left_as_found(self.wrt):
+        with recording(recorder), _same_objects(recorder, self.wrt):
             return self._run(recorder, names)
 
     def again(self, run: Run) -> Trace:
@@ -182,7 +183,7 @@ class Call:
         now = World([*self._roots, *(leaf.held for leaf in leaves_of(old))])
         self._world.restore()
         try:
-            with recording(recorder), _left_as_found(self.wrt):
+            with recording(recorder), _same_objects(recorder, self.wrt):
                 return self._run(recorder, names)
         except (Diverged, CannotExchange) as error:
             raise UserError(str(error)) from None
@@ -258,7 +259,7 @@ def run(
     """Call a function under a recorder; returns its value and the gradients that were asked for."""
     if wrt is None:
         recorder.open_pass(RUN_PASS, title(fn))
-        return fn(*args, **kwargs), None
+        return invoke(fn, args, kwargs), None
     if is_module(wrt):
         transform: Any = importlib.import_module("mlx.nn.utils").value_and_grad
         value, grads = transform(wrt, fn)(*args, **kwargs)
@@ -288,25 +289,31 @@ def _enter_arguments(recorder: Recorder, fn: Callable[..., Any], args: tuple[Any
 
 
 @contextmanager
-def _left_as_found(wrt: Any) -> Iterator[None]:
-    """nn.value_and_grad leaves other array objects in the model; put the ones back that it had."""
+def _same_objects(recorder: Recorder, wrt: Any) -> Iterator[None]:
+    """nn.value_and_grad leaves other array objects in the model; put the ones back that it had, except where the
+    function has changed what the model holds (the statistics of a BatchNorm)."""
     before = [(holder, key, array) for holder, key, array in _slots(wrt)] if is_module(wrt) else []
     try:
         yield
     finally:
         for holder, key, array in before:
-            holder[key] = array
+            found = dict(_items(holder)).get(key)
+            now, was = recorder.live.get(id(found)), recorder.live.get(id(array))
+            if now is not None and was is not None and (now is was or now.origin is was):
+                holder[key] = array
 
 
 def _slots(tree: Any) -> Iterator[tuple[Any, Any, mx.array]]:
     """Every place in a tree of lists and dicts that holds an array."""
-    items: Any = ()
-    if isinstance(tree, dict):
-        items = list(dict.items(tree))
-    elif isinstance(tree, list):
-        items = list(enumerate(tree))
-    for key, item in items:
+    for key, item in _items(tree):
         if isinstance(item, mx.array):
             yield tree, key, item
         else:
             yield from _slots(item)
+
+
+def _items(holder: Any) -> Iterable[tuple[Any, Any]]:
+    """What a list or a dict holds, under its keys."""
+    if isinstance(holder, dict):
+        return list(dict.items(holder))
+    return enumerate(holder) if isinstance(holder, list) else ()

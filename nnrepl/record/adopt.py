@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import io
-import re
 import sys
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
+from nnrepl.record.graph import read_graph
 from nnrepl.record.stack import first_argument, is_module
 from nnrepl.tape import Hole, Value, is_evaluated
 
 if TYPE_CHECKING:
     from nnrepl.record.recorder import Recorder
 
-_export_to_dot = mx.export_to_dot
 _RANDOM_STATE: Any = mx.random.state
 
 
@@ -28,7 +26,10 @@ def adopt(recorder: Recorder, array: mx.array, frame: FrameType) -> Value:
     """
     if array is _RANDOM_STATE[0]:
         return recorder.leaf(array, "constant", "random state")
-    source = computed_from(recorder, array)
+    source, same = computed_from(recorder, array)
+    if source is not None and same:
+        recorder.link(array, source)  # another Python object for it, which MLX has made
+        return source
     if source is not None:
         value = recorder.leaf(array, "hole", None)
         reason = f"computed from {source.name} by something that was not recorded"
@@ -45,28 +46,27 @@ def adopt(recorder: Recorder, array: mx.array, frame: FrameType) -> Value:
     return value
 
 
-def computed_from(recorder: Recorder, array: mx.array) -> Value | None:
-    """A recorded value that an unevaluated array depends on in MLX's own lazy graph, if there is one."""
+def computed_from(recorder: Recorder, array: mx.array) -> tuple[Value | None, bool]:
+    """A recorded value that an unevaluated array depends on in MLX's own lazy graph, if there is one, and whether
+    the array is that very value. What came in from outside does not count, unless it is being differentiated: the
+    array may have been made of it before the recording began."""
     if is_evaluated(array):
-        return None
-    values = {f"v{number}": value for number, value in enumerate(recorder.live.values())}
-    named = {name: value.held for name, value in values.items() if value.held is not None and value.kind != "parameter"}
-    dot = io.StringIO()
-    _export_to_dot(dot, array)
-    return _reached(dot.getvalue(), array, named, values)
-
-
-def _reached(alone: str, array: mx.array, named: dict[str, mx.array], values: dict[str, Value]) -> Value | None:
-    """Which of the named arrays occur among the ancestors of `array`: the primitives that make them are
-    among those that make it."""
-    primitives = set(re.findall(r"^\{ (\d+) \[label", alone, re.MULTILINE))
-    dot = io.StringIO()
-    _export_to_dot(dot, array, **named)
-    makers = dict(re.findall(r'^(\d+) -> "(v\d+)"', dot.getvalue(), re.MULTILINE))
-    for primitive, name in makers.items():
-        if primitive in primitives:
-            return values[name]
-    return None
+        return None, False
+    wrt = recorder.part.wrt if recorder.differentiating and recorder.part is not None else ()
+    values = [value for value in recorder.live.values() if value.held is not None and value.op is not None]
+    values += wrt
+    primitives, nodes = read_graph([array, *(value.array for value in values)])
+    made_by = {name: made for made in primitives for name in made.outputs}
+    known = dict(zip(nodes[1:], values))
+    pending, seen = [nodes[0]], set()
+    while pending:
+        name = pending.pop()
+        if name in known:
+            return known[name], name == nodes[0]
+        if name not in seen and name in made_by:
+            seen.add(name)
+            pending.extend(made_by[name].inputs)
+    return None, False
 
 
 def parameter_path(array: mx.array, frame: FrameType | None) -> str | None:

@@ -10,14 +10,14 @@ of primitives, not of ops. It is read from MLX itself: the op is called on stand
 from __future__ import annotations
 
 import io
-import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import mlx.core as mx
 
+from nnrepl.record.graph import Primitive, parse_dot
 from nnrepl.record.special import Data, construct
 from nnrepl.tape import DrawnKey, Op, Value
 
@@ -50,6 +50,8 @@ class Group:
         uses: How often each input is tapped; more than once means that MLX adds its parts one by one.
         simple: Whether everything happens in one primitive: no order to heed inside.
         early: The inputs of which the last tap comes after every visit: their gradients are added at once.
+        variants: The same, for a walk that enters by another output than the first.
+        split: The inputs with a visit between their first tap and their last: gradients of others may come between.
     """
 
     outputs: tuple[int, ...]
@@ -60,16 +62,8 @@ class Group:
     uses: dict[int, int]
     simple: bool
     early: frozenset[int]
-
-
-@dataclass(frozen=True, slots=True)
-class Primitive:
-    """One primitive of MLX's graph: its node, its name, and the arrays that go in and come out."""
-
-    node: str
-    label: str
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
+    split: frozenset[int] = frozenset()
+    variants: dict[int, Group] = field(default_factory=dict)
 
 
 def anatomy(op: Op, slots: tuple[int, ...], inputs: Sequence[Value]) -> tuple[Group, ...]:
@@ -163,25 +157,6 @@ def graph(outputs: dict[str, mx.array], inputs: dict[str, mx.array]) -> list[str
     return steps
 
 
-_LINE = re.compile(
-    r'^\{ (?P<node>\d+) \[label ="(?P<label>[^"]*)"|^"(?P<taken>[^"]+)" -> \d+$|^\d+ -> "(?P<made>[^"]+)"$',
-    re.MULTILINE,
-)
-
-
-def parse_dot(dot: str) -> list[Primitive]:
-    """The primitives of a graph that MLX wrote in the DOT language."""
-    nodes: list[tuple[str, str, list[str], list[str]]] = []
-    for line in _LINE.finditer(dot):
-        if line["node"]:
-            nodes.append((line["node"], line["label"], [], []))
-        elif line["taken"]:
-            nodes[-1][2].append(line["taken"])
-        else:
-            nodes[-1][3].append(line["made"])
-    return [Primitive(node, label, tuple(takes), tuple(makes)) for node, label, takes, makes in nodes]
-
-
 def _dissect(op: Op, slots: tuple[int, ...], inputs: Sequence[Value]) -> tuple[Group, ...]:
     """The groups of an op, from a call of its own on stand-ins."""
     stands = [stand_in(value.shape, value.dtype) for value in inputs]
@@ -201,11 +176,21 @@ def _groups(outputs: list[mx.array], inputs: list[mx.array]) -> tuple[Group, ...
         maker = made_by.get(f"o{k}")
         if maker is None:
             groups.append(_unmade(k, output, inputs))
+        elif maker.label == "StopGradient":  # what value_and_grad returns besides the loss
+            groups.append(Group((k,), -1, True, (), (), {}, False, frozenset()))
         else:
             families.setdefault(maker, []).append(k)
     if len(families) > 1 and _share(list(families), made_by):
-        families = {next(iter(families)): sorted(k for family in families.values() for k in family)}
+        return (_merged(outputs, sorted(k for family in families.values() for k in family), leaves), *groups)
     return (*(_group(_named(outputs, family), leaves) for family in families.values()), *groups)
+
+
+def _merged(outputs: list[mx.array], family: list[int], leaves: dict[str, mx.array]) -> Group:
+    """One group for outputs that different primitives make, which have primitives before them in common: the order
+    inside depends on which of them is needed first."""
+    walks = {first: [first, *(k for k in family if k != first)] for first in family}
+    groups = {first: _group(_named(outputs, order), leaves) for first, order in walks.items()}
+    return replace(groups[family[0]], variants=groups)
 
 
 def _named(outputs: list[mx.array], which: Iterable[int]) -> dict[str, mx.array]:
@@ -214,27 +199,28 @@ def _named(outputs: list[mx.array], which: Iterable[int]) -> dict[str, mx.array]
 
 def _group(outputs: dict[str, mx.array], leaves: dict[str, mx.array]) -> Group:
     walk: list[Touch] = []
-    label = ""
     for step in graph(outputs, leaves):
         if isinstance(step, str):
             walk.append(Touch(int(step[1:])))
             continue
-        label = step.label
         taps = tuple(int(name[1:]) for name in step.inputs if name in leaves)
         if taps:
             walk.append(Touch(-1, taps))
     uses = Counter(slot for step in walk for slot in step.taps)
     tapping = [step for step in walk if step.taps]
+    visits = [at for at, step in enumerate(walk) if step.visit >= 0]
+    tapped = {slot: [at for at, step in enumerate(walk) if slot in step.taps] for slot in uses}
     last_visit = max((at for at, step in enumerate(walk) if step.visit >= 0), default=-1)
     return Group(
         outputs=tuple(int(name[1:]) for name in outputs),
         alias=-1,
-        stopped=label == "StopGradient",
+        stopped=False,
         walk=tuple(walk),
         inputs=tuple(uses),
         uses=dict(uses),
         simple=len(tapping) == 1 and walk[-1] is tapping[0] and all(use == 1 for use in uses.values()),
         early=frozenset(slot for at, step in enumerate(walk) if at > last_visit for slot in step.taps),
+        split=frozenset(slot for slot, at in tapped.items() if any(at[0] < visit < at[-1] for visit in visits)),
     )
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import mlx.core as mx
 
+from nnrepl.record.strays import raw
 from nnrepl.tape import Operation
 
 MODULES: dict[str, ModuleType] = {
@@ -94,7 +95,10 @@ STREAMS = frozenset("mx.stream mx.set_default_device mx.set_default_stream".spli
 """Where ops run: followed, so that an op's VJP runs where the op did."""
 
 SPECIAL = frozenset(
-    "array.__init__ array.__iter__ array.at array.__setitem__ mx.custom_function mx.ArrayIterator mx.ArrayAt".split()
+    (
+        "array.__init__ array.__iter__ array.at array.__setitem__ mx.load "
+        "mx.custom_function mx.ArrayIterator mx.ArrayAt"
+    ).split()
 )
 """Caught in a way of their own by `nnrepl.record.intercept`."""
 
@@ -211,7 +215,7 @@ def operation(callee: Callee) -> Operation:
     if callee.key.startswith("array."):
         return _method(callee)
     name = callee.key.removeprefix("mx.")
-    return Operation(_ALIASES.get(name, name), callee.original, callee.key)
+    return Operation(_ALIASES.get(name, name), raw(callee.original), callee.key)
 
 
 def _method(callee: Callee) -> Operation:

@@ -10,7 +10,6 @@ Source: `PyCompiledFun` in mlx/python/src/transforms.cpp.
 from __future__ import annotations
 
 import functools
-import gc
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,9 +22,11 @@ import mlx.core as mx
 from nnrepl.record import opaque, trees
 from nnrepl.record.catalog import Callee
 from nnrepl.record.opaque import set_random_state
-from nnrepl.record.recorder import RECORD, Recorder, ready
+from nnrepl.record.recorder import RECORD, Recorder
 from nnrepl.record.repeat import repeat
 from nnrepl.record.special import construct
+from nnrepl.record.strays import invoke
+from nnrepl.record.tracing import Tracing
 from nnrepl.tape import Op, Value
 
 _getframe = sys._getframe
@@ -59,24 +60,31 @@ class Compiled(opaque.Transform):
         fun: Callable[..., Any],
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
+        made: Any = None,
     ) -> None:
-        super().__init__(original, fun, args, kwargs)
+        super().__init__(original, fun, args, kwargs, made)
         self.traces: dict[Any, Trace] = {}
 
     def call(self, recorder: Recorder, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType) -> Any:
-        if recorder.differentiating or not recorder.compiling:
-            return self._plainly(recorder, args, kwargs, frame)
+        if any(not _allowed(leaf) for leaf in trees.leaves((args, kwargs))):
+            return self.real(*args, **kwargs)  # MLX says what is wrong
+        if runs_plainly(recorder, args, kwargs, frame):
+            given, names = _new_handles(recorder, (args, kwargs), frame)
+            return invoke(self.fun, given, names)
         return call_compiled(
             recorder, self.fun, self.option(0, "inputs", None), self.option(1, "outputs", None),
             bool(self.option(2, "shapeless", False)), self.traces, args, kwargs, frame,
         )  # fmt: skip
 
-    def _plainly(self, recorder: Recorder, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType) -> Any:
-        """Run the Python function on new containers, as MLX does under a gradient."""
-        if any(not _allowed(leaf) for leaf in trees.leaves((args, kwargs))):
-            return self.real(*args, **kwargs)  # MLX says what is wrong
-        given, names = _new_handles(recorder, (args, kwargs), frame)
-        return self.fun(*given, **names)
+
+def runs_plainly(recorder: Recorder, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType) -> bool:
+    """Whether MLX would run a compiled function as plain Python: under a gradient, on what another compiled function
+    is being traced with, or if nothing is compiled at all."""
+    if recorder.differentiating or not recorder.compiling:
+        return True
+    if not recorder.tracing:
+        return False
+    return recorder.tracing[-1].depends([recorder.value_of(array, frame) for array in trees.arrays((args, kwargs))])
 
 
 def compiling() -> bool:
@@ -118,6 +126,27 @@ def _new_handles(recorder: Recorder, tree: Any, frame: FrameType) -> Any:
     return trees.rebuild(tree, lambda array: recorder.handle(recorder.value_of(array, frame)))
 
 
+def _placeholders(recorder: Recorder, tree: Any, values: list[Value]) -> tuple[Any, list[Value]]:
+    """New handles for the arguments, and what they stand for: a value that was given twice becomes two, since the
+    next call may give two."""
+    seen: set[Value] = set()
+    standing: list[Value] = []
+    left = iter(values)
+
+    def stand_in(_: mx.array) -> mx.array:
+        value = next(left)
+        array = recorder.handle(value)
+        if value in seen:
+            twin = recorder.leaf(array, "input", value.label, value)
+            recorder.tape.aliases[twin] = value
+            value = twin
+        seen.add(value)
+        standing.append(value)
+        return array
+
+    return trees.rebuild(tree, stand_in), standing
+
+
 def call_compiled(
     recorder: Recorder,
     fun: Callable[..., Any],
@@ -143,10 +172,16 @@ def call_compiled(
             set_random_state(state)  # the new state is an output that nobody captured
         return result
     start = len(recorder.tape)
-    fresh_args, fresh_kwargs = _new_handles(recorder, (args, kwargs), frame)
-    result = fun(*fresh_args, **fresh_kwargs)
+    (fresh_args, fresh_kwargs), given = _placeholders(recorder, (args, kwargs), given)
+    tracing = Tracing(recorder, start, [*given, *taken])
+    recorder.tracing.append(tracing)
+    try:
+        result = invoke(fun, fresh_args, fresh_kwargs)
+    finally:
+        recorder.tracing.pop()
     after = [recorder.value_of(array, frame) for array in _captured(outputs)]
     held = trees.rebuild(result, lambda array: recorder.value_of(array, frame))
+    tracing.check_captured([recorder.value_of(array, frame) for array in trees.arrays(result)])
     traces[key] = Trace(recorder.tape.ops[start:], [*given, *taken], held, after)
     return _hand_out(recorder, held)
 
@@ -204,36 +239,3 @@ def _repeat(recorder: Recorder, trace: Trace, inputs: list[Value], outputs: Any,
     if outputs is not None:
         trees.fill(outputs, lambda _: recorder.handle(next(filled)))
     return _map_values(trace.result, lambda value: recorder.handle(now.get(value, value)))
-
-
-def caller(original: Callable[..., Any]) -> Callable[..., Any]:
-    """The replacement for calling an `_gc_func`: a transform that was made before recording began, such as
-    the activations that mlx.nn compiled at import."""
-
-    def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
-        recorder = ready()
-        if recorder is None:
-            return original(self, *args, **kwargs)
-        return _made_before(recorder, original, self, args, kwargs, _getframe(1))
-
-    return __call__
-
-
-def _made_before(
-    recorder: Recorder,
-    original: Callable[..., Any],
-    function: Any,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    frame: FrameType,
-) -> Any:
-    parts = gc.get_referents(function)[1:]
-    inner = parts[-1]
-    if len(parts) == 3 and parts[0] is None and parts[1] is None:  # mx.compile without inputs and outputs
-        given, names = _new_handles(recorder, (args, kwargs), frame)
-        return inner(*given, **names)
-
-    def call(*given: Any, **names: Any) -> Any:
-        return original(function, *given, **names)
-
-    return opaque.OpaqueCall(recorder, opaque.title(inner), "transform", None, call).run(args, kwargs, frame)

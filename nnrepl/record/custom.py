@@ -10,7 +10,7 @@ from __future__ import annotations
 import gc
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ import mlx.core as mx
 
 from nnrepl.record import opaque, rerun, trees
 from nnrepl.record.recorder import Recorder, ready
+from nnrepl.record.strays import invoke
 from nnrepl.tape import Op, Operation, Value
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 _getframe = sys._getframe
 _copy = mx.array.__copy__
-_zeros_like, _depends, _checkpoint, _custom_function = mx.zeros_like, mx.depends, mx.checkpoint, mx.custom_function
+_zeros_like, _depends, _custom_function, _vjp = mx.zeros_like, mx.depends, mx.custom_function, mx.vjp
 _RANDOM_STATE: Any = mx.random.state
 
 
@@ -53,15 +54,8 @@ class Composite:
         self.result: Any = None
         self.state: mx.array | None = None
 
-    def native(self, arrays: list[mx.array]) -> list[mx.array]:
-        """The same call, made by MLX itself on other arrays."""
-        given = iter(arrays)
-        args, kwargs = trees.rebuild(self.given, lambda _: next(given))
-        with opaque.quietly(self.state):
-            return trees.arrays(self.transformed()(*args, **kwargs))
-
-    def transformed(self) -> Callable[..., Any]:
-        """The function as MLX would call it."""
+    def native(self, op: Op, lookup: Callable[[Value], mx.array]) -> list[mx.array]:
+        """The same call, made by MLX itself on the arrays that `lookup` gives."""
         raise NotImplementedError
 
     def run(self, kind: str, spelling: str, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType) -> Any:
@@ -76,7 +70,7 @@ class Composite:
 
         self.given = trees.rebuild((args, kwargs), hand_over)
         state = _RANDOM_STATE[0]
-        result = self.fun(*self.given[0], **self.given[1])
+        result = invoke(self.fun, self.given[0], self.given[1])
         if _RANDOM_STATE[0] is not state:
             self.state = state
         inner = [recorder.value_of(array, frame) for array in trees.arrays(result)]
@@ -112,10 +106,13 @@ class Custom(Composite):
         super().__init__(recorder, fun)
         self.vjp = vjp
 
-    def transformed(self) -> Callable[..., Any]:
+    def native(self, op: Op, lookup: Callable[[Value], mx.array]) -> list[mx.array]:
         custom = _custom_function(self.fun)
         custom.vjp(self.vjp)
-        return custom
+        given = iter([lookup(value) for value in self.inputs])
+        args, kwargs = trees.rebuild(self.given, lambda _: next(given))
+        with opaque.quietly(self.state):
+            return trees.arrays(custom(*args, **kwargs))
 
     def backward(
         self, sweep: Sweep, node: Node, reached: tuple[int, ...], gradients: tuple[Value, ...]
@@ -144,19 +141,36 @@ class Custom(Composite):
 
 class Rerun(Composite):
     """A call whose backward pass runs the function again: a checkpoint, or a custom function without a
-    `vjp` (MLX then differentiates its function anew)."""
+    `vjp` (MLX then differentiates its function anew).
+
+    Attributes:
+        again: The ops of the second run, the leaves that it began with, and its results.
+    """
 
     def __init__(self, recorder: Recorder, fun: Callable[..., Any], depends: bool) -> None:
         super().__init__(recorder, fun)
         self.depends = depends
+        self.again: tuple[list[Op], list[Value], list[Value]] | None = None
 
-    def transformed(self) -> Callable[..., Any]:
-        if self.depends:
-            checkpointed: Callable[..., Any] = _checkpoint(self.fun)
-            return checkpointed
-        custom = _custom_function(self.fun)
-        custom.jvp(lambda primals, tangents: tangents)  # some transformation, so that MLX makes it a node
-        return custom
+    def native(self, op: Op, lookup: Callable[[Value], mx.array]) -> list[mx.array]:
+        """The results of the first run; for the gradient MLX differentiates what was recorded of the second."""
+        outputs = op.compute(lookup)
+        if self.again is None:
+            return outputs
+        ops, leaves, results = self.again
+
+        def second(*arrays: mx.array) -> list[mx.array]:
+            now = dict(zip(leaves, arrays))
+            replay(ops, now, lookup)
+            return [now[value] if value in now else lookup(value) for value in results]
+
+        def backward(primals: Any, cotangents: Any, _: Any) -> Any:
+            gradients = _vjp(second, trees.arrays(primals), trees.arrays(cotangents))[1]
+            return gradients[0] if len(gradients) == 1 else tuple(gradients)
+
+        custom = _custom_function(lambda *_: outputs)
+        custom.vjp(backward)
+        return trees.arrays(custom(*[lookup(value) for value in self.inputs]))
 
     def backward(
         self, sweep: Sweep, node: Node, reached: tuple[int, ...], gradients: tuple[Value, ...]
@@ -171,11 +185,16 @@ class Rerun(Composite):
         if self.depends:
             outputs = [recorder.handle(value) for value in op.outputs]
             arrays = recorder.call(_DEPENDS, (arrays, outputs), {}, _getframe(0))
+            depends = recorder.tape.ops[-1]
+            depends.scope, depends.lasti = op.scope, op.lasti
         fresh = [_copy(array) for array in arrays]
-        leaves = [recorder.leaf(array, "input", value.label, value) for array, value in zip(fresh, self.inputs)]
+        leaves: list[Value] = [
+            recorder.leaf(array, "input", value.label, value) for array, value in zip(fresh, self.inputs)
+        ]
         given = iter(fresh)
         args, kwargs = trees.rebuild(self.given, lambda _: next(given))
-        again = [recorder.value_of(array, _getframe(0)) for array in trees.arrays(self.fun(*args, **kwargs))]
+        again = [recorder.value_of(array, _getframe(0)) for array in trees.arrays(invoke(self.fun, args, kwargs))]
+        self.again = (recorder.tape.ops[start:], leaves, again)
         _belong(recorder, start, op)
         inner = Sweep(recorder, sweep.part, start, leaves)
         found = inner.run(list(zip(again, self.cotangents(sweep, op, reached, gradients))))
@@ -200,6 +219,26 @@ def _belong(recorder: Recorder, start: int, op: Op) -> None:
             recorder.tape.belonging[inner] = op
 
 
+def replay(ops: Sequence[Op], now: dict[Value, mx.array], lookup: Callable[[Value], mx.array]) -> None:
+    """Make ops again on other arrays.
+
+    Args:
+        ops: The ops, in order.
+        now: The array that stands for a value; those that are made are added to it.
+        lookup: Gives the array of any other value.
+    """
+
+    def find(value: Value) -> mx.array:
+        array = now.get(value)
+        return lookup(value) if array is None else array
+
+    for op in ops:
+        if op.error is None:
+            composite = op.args[0] if op.args else None
+            arrays = composite.native(op, find) if isinstance(composite, Composite) else op.compute(find)
+            now.update(zip(op.outputs, arrays))
+
+
 class Checkpointed(opaque.Transform):
     """What `mx.checkpoint(fun)` returns while recording is on."""
 
@@ -214,6 +253,7 @@ def caller(original: Callable[..., Any]) -> Callable[..., Any]:
     def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
         recorder = ready()
         if recorder is None:
+            opaque.pass_on((args, kwargs))
             return original(self, *args, **kwargs)
         fun, *others = gc.get_referents(self)[1:]
         known = recorder.customized.get(id(self), (self, set()))[1]
@@ -224,7 +264,7 @@ def caller(original: Callable[..., Any]) -> Callable[..., Any]:
         elif others or known:
             composite = Rerun(recorder, fun, depends=False)
         else:  # no transformation of its own: MLX calls the function as it is
-            return fun(*args, **kwargs)
+            return invoke(fun, args, kwargs)
         return composite.run("custom", "mx.custom_function", args, kwargs, _getframe(1))
 
     return __call__

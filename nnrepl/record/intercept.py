@@ -13,19 +13,17 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import get_ident
-from types import ModuleType
 from typing import Any
 
 import mlx.core as mx
 
-from nnrepl.record import catalog, compiled, custom, opaque, special, transforms
+from nnrepl.record import before, catalog, compiled, custom, opaque, special, strays, transforms
 from nnrepl.record.catalog import Callee
 from nnrepl.record.recorder import RECORD, Recorder, installed
+from nnrepl.record.tracing import check_evaluation
 from nnrepl.tape import Operation
 
 _getframe = sys._getframe
-GC_FUNCTION = type(mx.compile(lambda: None))
-"""The type of what `mx.compile` and its siblings return (`mlx.core._gc_func`)."""
 
 
 @contextmanager
@@ -65,6 +63,9 @@ class _Patches:
 
         self._undo.append(restore)
 
+    def undo_by(self, undo: Callable[[], None]) -> None:
+        self._undo.append(undo)
+
     def undo(self) -> None:
         while self._undo:
             self._undo.pop()()
@@ -86,7 +87,7 @@ def _vectorcall_slot(cls: type) -> ctypes.c_void_p:
 
 def _install(recorder: Recorder, patches: _Patches) -> None:
     recorder.compiling = compiled.compiling()
-    replaced: dict[int, Any] = {}
+    wrappers: dict[int, Callable[..., Any]] = {}
     for callee in catalog.CALLEES:
         wrapper = _wrapper(recorder, callee)
         if wrapper is None or callee.attribute not in vars(callee.holder):
@@ -94,31 +95,17 @@ def _install(recorder: Recorder, patches: _Patches) -> None:
         if callee.holder is not mx.array:
             # MLX's functions do not become methods when they are class attributes; nor must these.
             wrapper = staticmethod(wrapper)
+            wrappers[id(callee.original)] = wrapper
         patches.set(callee.holder, callee.attribute, wrapper)
-        replaced[id(callee.original)] = (callee.original, wrapper)
     patches.clear_vectorcall(mx.array)
     patches.set(mx.array, "__copy__", special.copier(recorder, mx.array.__dict__["__copy__"]))
     patches.set(mx.array, "__deepcopy__", special.copier(recorder, mx.array.__dict__["__deepcopy__"]))
     patches.set(mx.array, "__setstate__", special.unpickler(recorder))
-    patches.set(GC_FUNCTION, "__call__", compiled.caller(GC_FUNCTION.__call__))
+    patches.set(strays.TRANSFORMED, "__call__", before.caller(strays.TRANSFORMED.__call__))
     patches.set(mx.custom_function, "__call__", custom.caller(mx.custom_function.__call__))
     for name in ("vjp", "jvp", "vmap"):
         patches.set(mx.custom_function, name, custom.setter(name, getattr(mx.custom_function, name)))
-    _rebind(patches, replaced)
-
-
-def _rebind(patches: _Patches, replaced: dict[int, Any]) -> None:
-    """Follow `from mlx.core import exp` in modules that were imported before recording began."""
-    ids = replaced.keys()
-    for module in list(sys.modules.values()):
-        if not isinstance(module, ModuleType) or module.__name__.startswith(("mlx.core", "nnrepl")):
-            continue
-        if ids.isdisjoint(map(id, vars(module).values())):
-            continue
-        for name, thing in list(vars(module).items()):
-            found = replaced.get(id(thing))
-            if found is not None and found[0] is thing:
-                patches.set(module, name, found[1])
+    patches.undo_by(strays.catch(wrappers))
 
 
 def _wrapper(recorder: Recorder, callee: Callee) -> Any:
@@ -193,6 +180,7 @@ def _sync(recorder: Recorder, callee: Callee) -> Callable[..., Any]:
     @_like(original, callee)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         if recorder.mode == RECORD and get_ident() == recorder.thread:
+            check_evaluation(recorder, how, (*args, *kwargs.values()))
             recorder.mark(how, (*args, *kwargs.values()), _getframe(1))
         return original(*args, **kwargs)
 

@@ -13,7 +13,8 @@ import inspect
 import io
 import sys
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from threading import get_ident
 from types import FrameType
 from typing import Any
 
@@ -23,6 +24,7 @@ from nnrepl.record import rerun, trees
 from nnrepl.record.catalog import Callee
 from nnrepl.record.recorder import MUTED, OPAQUE, RECORD, Recorder, current, ready
 from nnrepl.record.special import construct
+from nnrepl.record.strays import invoke, native
 from nnrepl.tape import Op, Operation, Value, arrays_of
 
 _getframe = sys._getframe
@@ -68,6 +70,13 @@ def notice(recorder: Recorder, args: Any) -> None:
                 recorder.captured.setdefault(value, leaf)
 
 
+def pass_on(args: Any) -> None:
+    """A transform is called while it is not to be recorded as an op: what goes in, an opaque op touches."""
+    recorder = current()
+    if recorder is not None and recorder.mode == OPAQUE and get_ident() == recorder.thread:
+        notice(recorder, args)
+
+
 class Transform:
     """What one of MLX's function transforms returns while recording is on: a callable that behaves as
     MLX's own, recorded or not.
@@ -76,6 +85,7 @@ class Transform:
         original: MLX's transform.
         fun: The function that is transformed.
         args, kwargs: The transform's options.
+        made: What MLX made of it already, if it did.
     """
 
     def __init__(
@@ -84,8 +94,9 @@ class Transform:
         fun: Callable[..., Any],
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
+        made: Any = None,
     ) -> None:
-        self.real = original(fun, *args, **kwargs)
+        self.real = native(original(fun, *args, **kwargs) if made is None else made)
         self.original = original
         self.fun = fun
         self.args = args
@@ -96,6 +107,7 @@ class Transform:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         recorder = ready()
         if recorder is None:
+            pass_on((args, kwargs))
             return self.real(*args, **kwargs)
         return self.call(recorder, args, kwargs, _getframe(1))
 
@@ -154,6 +166,7 @@ def jvp_wrapper(original: Callable[..., Any]) -> Callable[..., Any]:
     def jvp(fun: Callable[..., Any], primals: Any, tangents: Any) -> Any:
         recorder = ready()
         if recorder is None:
+            pass_on((primals, tangents))
             return original(fun, primals, tangents)
         return run_function(recorder, original, "jvp", fun, (primals, tangents), _getframe(1))
 
@@ -180,7 +193,7 @@ class OpaqueCall:
         self.make = make
         self.fun = fun
         self.operation = Operation(name, self._again, spelling, kind="opaque")
-        self.objects: list[mx.array] = []
+        self.touched: dict[Value, mx.array] = {}
         self.state: mx.array | None = None
         self.survivors: list[tuple[weakref.ref[mx.array], Value]] = []
 
@@ -207,7 +220,7 @@ class OpaqueCall:
             self.state = state
             recorder.seeded(("opaque", recorder.draws))
         extra = list(touched)
-        self.objects = list(touched.values())
+        self.touched = touched
         op = Op(self.operation, (template, names, extra), {}, (*inputs, *extra))
         if error is not None:
             recorder.fail(op, error, frame)
@@ -231,28 +244,43 @@ class OpaqueCall:
             for array, value in zip(trees.arrays((args, kwargs)), inputs):
                 if array.shape == value.shape:
                     self.survivors.append((weakref.ref(array), value))
-            return self.fun(*args, **kwargs)
+            return invoke(self.fun, args, kwargs)
 
         return fun
 
     def _again(self, args: Any, kwargs: Any, captured: list[mx.array]) -> Any:
         """Make the same call on other arrays: quietly, with the random numbers of the first time."""
         function = self.fun if self.make is None else self.make(self.fun)
-        with quietly(self.state), _exchanged(self.objects, captured):
+        with quietly(self.state), _exchanged(self._places(captured)):
             return list(arrays_of(function(*args, **kwargs)))
+
+    def _places(self, captured: list[mx.array]) -> list[tuple[mx.array, mx.array]]:
+        """Where the function finds what it captured, with what it is to find there: in the objects of then, and in
+        those that the program has held before and holds again (the parameters of a model, under a transform)."""
+        places = []
+        for (value, thing), array in zip(self.touched.items(), captured):
+            objects = {id(thing): thing}
+            known: Value | None = value
+            while known is not None and (known is value or known not in self.touched):
+                if known.held is not None:
+                    objects[id(known.held)] = known.held
+                known = known.origin
+            places += [(thing, array) for thing in objects.values() if thing is not array]
+        return places
 
 
 @contextlib.contextmanager
-def _exchanged(objects: list[mx.array], arrays: list[mx.array]) -> Iterator[None]:
+def _exchanged(places: Sequence[tuple[mx.array, mx.array]]) -> Iterator[None]:
     """Let the program's own array objects hold other arrays for a while: that reaches every closure,
     module and list in which they lie."""
-    before = [_copy(thing) for thing in objects]
+    before = [(thing, _copy(thing)) for thing, _ in places]
+    given = [(thing, _copy(array)) for thing, array in places]
     try:
-        for thing, array in zip(objects, arrays):
+        for thing, array in given:
             _setitem(thing, Ellipsis, array)
         yield
     finally:
-        for thing, array in zip(objects, before):
+        for thing, array in before:
             _setitem(thing, Ellipsis, array)
 
 
@@ -314,6 +342,7 @@ def _kernel(function: Callable[..., Any], name: str) -> Callable[..., Any]:
     def kernel(*args: Any, **kwargs: Any) -> Any:
         recorder = ready()
         if recorder is None:
+            pass_on((args, kwargs))
             return function(*args, **kwargs)
         return OpaqueCall(recorder, name, name, None, function).run(args, kwargs, _getframe(1))
 

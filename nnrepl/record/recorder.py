@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import get_ident
 from types import FrameType
@@ -38,6 +38,7 @@ from nnrepl.tape import (
 )
 
 if TYPE_CHECKING:
+    from nnrepl.record.tracing import Tracing
     from nnrepl.record.transforms import GradientCall
 
 RECORD, OPAQUE, MUTED = 0, 1, 2
@@ -76,6 +77,9 @@ class Listener(Protocol):
     def pass_recorded(self, call: GradientCall) -> None:
         """A gradient pass was recorded to its end; the program waits for what it returns (or raises)."""
 
+    def evaluation_forced(self) -> None:
+        """The program is about to force an evaluation at its top level; it waits."""
+
 
 class Exchanging(Protocol):
     """A backward pass, in which a person may exchange values."""
@@ -102,6 +106,8 @@ class Recorder:
         closed: Whether the recording is over; wrappers that live on then do nothing.
         compiling: Whether MLX would compile (the program may have switched that off).
         guide: What a re-run is held against, None in a first run.
+        made_before: What transforms had returned before the recording began, and how it is called, by `id`.
+        tracing: The compiled functions that are being recorded for the first time, outermost first.
         sweeps: The backward passes that are running, outermost first.
         overwritten: Values whose array object was changed in place for an edit.
         draws: Since what the random draws are counted, and how many there were.
@@ -127,6 +133,8 @@ class Recorder:
         self.customized: dict[int, tuple[Any, set[Any]]] = {}
         self.guide: Guide | None = None
         self.sweeps: list[Exchanging] = []
+        self.tracing: list[Tracing] = []
+        self.made_before: dict[int, tuple[Any, Callable[..., Any]]] = {}
         self.overwritten: list[tuple[Value, mx.array]] = []
         self.draws: tuple[Any, int] = ("start", 0)
 
@@ -187,7 +195,10 @@ class Recorder:
     def put(self, op: Op, frame: FrameType) -> None:
         """Put an op on the tape, at the place where `frame` stands."""
         stack = self.stack
-        op.scope = stack.scope if frame is stack.frame else stack.enter(frame)
+        if frame is not stack.frame:
+            frame = stack.program_frame(frame)
+            stack.enter(frame)
+        op.scope = stack.scope
         op.lasti = frame.f_lasti
         ops = self.tape.ops
         op.position = len(ops)
@@ -288,9 +299,11 @@ class Recorder:
     def mark(self, how: str, args: tuple[Any, ...], frame: FrameType) -> None:
         """The program forces an evaluation."""
         values = tuple(self.live[id(array)] for array in arrays_of(args) if id(array) in self.live)
-        stack = self.stack
-        scope = stack.scope if frame is stack.frame else stack.enter(frame)
+        frame = self.stack.program_frame(frame)
+        scope = self.stack.enter(frame)
         self.tape.marks.append(Mark(len(self.tape), how, values, scope, frame.f_lasti))
+        if self.listener is not None and not self.differentiating:
+            self.listener.evaluation_forced()
 
     def drawn(self) -> DrawnKey:
         """The key that the next random op will draw from the global state."""

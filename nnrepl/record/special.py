@@ -14,7 +14,7 @@ import mlx.core as mx
 from nnrepl.record import opaque, rerun
 from nnrepl.record.catalog import Callee
 from nnrepl.record.recorder import RECORD, Recorder
-from nnrepl.tape import Op, Operation, Value
+from nnrepl.tape import Op, Operation, Value, arrays_of
 
 _getframe = sys._getframe
 _copy = mx.array.__copy__
@@ -40,6 +40,8 @@ def wrapper(recorder: Recorder, callee: Callee) -> Any:
             return _iteration(recorder)
         case "at":
             return _at_property(recorder)
+        case "load":
+            return _loader(recorder, callee)
     return None
 
 
@@ -198,6 +200,29 @@ def _may_hold_arrays(data: Any) -> bool:
 _NUMBERS = frozenset((int, float, bool, complex))
 
 
+def _loader(recorder: Recorder, callee: Callee) -> Callable[..., Any]:
+    """`mx.load(file)`: what it returns is data. The file may be gone when somebody asks for the numbers again."""
+    original = callee.original
+    operation = Operation("load", _give, callee.key, kind="data")
+
+    @functools.wraps(original, assigned=("__name__", "__doc__", "__module__"), updated=())
+    def load(*args: Any, **kwargs: Any) -> Any:
+        result = original(*args, **kwargs)
+        if recorder.mode != RECORD or get_ident() != recorder.thread:
+            return result
+        frame = _getframe(1)
+        if recorder.guide is not None:
+            rerun.insert(recorder)
+        op = Op(operation, tuple([Data(array) for array in arrays_of(result)]), {}, ())
+        twin = None if recorder.guide is None else rerun.recall(recorder, op, frame)
+        if twin is not None:
+            return rerun.hand_out(recorder, twin)
+        recorder.finish(op, result, frame)
+        return result
+
+    return load
+
+
 def unpickler(recorder: Recorder) -> Callable[..., None]:
     """`__setstate__`: an array out of a pickle is data."""
     original = mx.array.__setstate__
@@ -218,6 +243,8 @@ def copier(recorder: Recorder, original: Callable[..., mx.array]) -> Callable[..
         twin = original(array, *memo)
         if recorder.mode == RECORD and get_ident() == recorder.thread:
             recorder.link(twin, recorder.value_of(array, _getframe(1)))
+        else:
+            opaque.pass_on(array)
         return twin
 
     return copy
@@ -258,6 +285,7 @@ def _iteration(recorder: Recorder) -> Callable[[mx.array], Any]:
     def __iter__(array: mx.array) -> Any:
         rows = _iter(array)
         if recorder.mode != RECORD or get_ident() != recorder.thread:
+            opaque.pass_on(array)
             return rows
         count = array.shape[0]
         if 0 < count < _ROWS_AT_ONCE:
@@ -323,6 +351,7 @@ _AT_OPERATIONS = {how: _at_operation(how) for how in ("add", "subtract", "multip
 def _at_property(recorder: Recorder) -> property:
     def at(array: mx.array) -> Any:
         if recorder.mode != RECORD or get_ident() != recorder.thread:
+            opaque.pass_on(array)
             return _at(array)
         twin = _copy(array)
         recorder.link(twin, recorder.value_of(array, _getframe(1)))

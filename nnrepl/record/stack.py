@@ -54,6 +54,13 @@ class Stack:
         self.frame, self.scope = frame, scope
         return scope
 
+    def program_frame(self, frame: FrameType) -> FrameType:
+        """The nearest frame of the program's: the one that called into nnrepl, which called on its behalf."""
+        below: FrameType | None = frame
+        while below is not None and below is not self._base and self._is_own(below):
+            below = below.f_back
+        return frame if below is None or below is self._base else below
+
     def begin(self, base: FrameType) -> None:
         """The program begins above this frame."""
         self._base = base

@@ -16,6 +16,8 @@ import mlx.core as mx
 from nnrepl.record import rerun
 from nnrepl.record.anatomy import Group, anatomy
 from nnrepl.record.recorder import MUTED
+from nnrepl.record.region import ACCUMULATE_TOGETHER, Region, find_regions, region_of, run_region
+from nnrepl.record.strays import raw
 from nnrepl.record.vjp import ACCUMULATE, CONTINUE, Rule, run_continued, run_vjp, vjp_operation
 from nnrepl.tape import BackwardOp, Gradient, Op, Operation, Pass, Value
 
@@ -23,8 +25,8 @@ if TYPE_CHECKING:
     from nnrepl.record.recorder import Recorder
 
 _NO_KWARGS: dict[str, Any] = {}
-_CAST = Operation("astype", mx.astype, "mx.vjp")
-_add, _astype = mx.add, mx.astype
+_CAST = Operation("astype", raw(mx.astype), "mx.vjp")
+_add, _astype = raw(mx.add), raw(mx.astype)
 
 
 class Node:
@@ -33,10 +35,11 @@ class Node:
     Attributes:
         inputs: The op's distinct inputs; the numbers of a group are places in it.
         wanted: Those that depend on the leaves.
+        left: How often each input of which others take turns with it is still to be reached.
         parts: What the node has to add to the gradients of its inputs, until it is added.
     """
 
-    __slots__ = ("group", "inputs", "op", "parts", "wanted")
+    __slots__ = ("group", "inputs", "left", "op", "parts", "wanted")
 
     def __init__(self, op: Op, group: Group, inputs: tuple[Value, ...], wanted: tuple[int, ...]) -> None:
         self.op = op
@@ -44,6 +47,7 @@ class Node:
         self.inputs = inputs
         self.wanted = wanted
         self.parts: dict[int, list[Value]] | None = None
+        self.left: dict[int, int] = {}
 
     def rule(self, wanted: tuple[int, ...], outputs: tuple[int, ...], continued: tuple[int, ...] = ()) -> Rule:
         """How to differentiate it."""
@@ -69,6 +73,9 @@ class Sweep:
         self.makers: dict[Value, Node] = {}
         self.so_far: dict[Value, Value] = {}
         self.now: dict[Value, Value] = {}
+        self._regions: dict[tuple[Node, Value], list[Node]] = {}
+        self._together: set[tuple[Node, Value]] = set()
+        self._sums: dict[Value, tuple[Region, tuple[Value, ...]]] = {}
         for op in self.tape.ops[start:]:
             if op.outputs:
                 self._plan(op)
@@ -117,6 +124,7 @@ class Sweep:
             node = self.makers.get(value.canonical)
             if node is not None and node not in entered:
                 entered.add(node)
+                node.group = node.group.variants.get(value.canonical.slot, node.group)
                 stack.append((node, 0))
 
         for root in roots:
@@ -148,7 +156,10 @@ class Sweep:
                 self._arrive(root.canonical, cotangent)
         self.recorder.sweeps.append(self)
         try:
-            for node, taps in reversed(self.order([root for root, _ in roots])):
+            order = self.order([root for root, _ in roots])
+            self._regions = find_regions(order) if any(node.group.split for node, _ in order) else {}
+            self._together = {(node, value) for (_, value), nodes in self._regions.items() for node in nodes}
+            for node, taps in reversed(order):
                 if taps is None:
                     self._differentiate(node)
                 else:
@@ -167,6 +178,7 @@ class Sweep:
         so_far, outputs = self.so_far, node.op.outputs
         reached = tuple([k for k in node.group.outputs if outputs[k] in so_far])
         if not reached:
+            self._take_apart(node)
             return
         cotangents = tuple([so_far.pop(outputs[k]) for k in reached])
         if node.op.operation.kind in ("custom", "checkpoint"):
@@ -175,19 +187,31 @@ class Sweep:
             op = self._write(node, node.rule(node.wanted, reached), cotangents)
             for slot, part in zip(node.wanted, op.outputs):
                 value = node.inputs[slot]
+                if (node, value) in self._together:
+                    continue
                 far = so_far.get(value)
                 if far is None:
                     self._arrive(value, part)
                 else:
                     self._add(node, value, far, part)
         else:
+            for slot in node.group.split:
+                value = node.inputs[slot]
+                if (node, value) in self._regions:
+                    found = dict(zip([outputs[k] for k in reached], cotangents))
+                    self._sums[value] = region_of(self._regions[node, value], value, so_far, found)
             self._vjp(node, reached, cotangents)
 
     def _vjp(self, node: Node, reached: tuple[int, ...], cotangents: tuple[Value, ...]) -> None:
         """Take the VJP of a node in which several primitives touch the inputs."""
         group, wanted = node.group, node.wanted
         continued = tuple(
-            slot for slot in wanted if group.uses[slot] > 1 and slot in group.early and node.inputs[slot] in self.so_far
+            slot
+            for slot in wanted
+            if group.uses[slot] > 1
+            and slot in group.early
+            and node.inputs[slot] in self.so_far
+            and (node, node.inputs[slot]) not in self._together
         )
         if not continued:
             op = self._write(node, node.rule(wanted, reached), cotangents)
@@ -223,6 +247,9 @@ class Sweep:
     def _contribute(self, node: Node, slot: int) -> None:
         """Add a node's part (or parts) to the gradient of one of its inputs."""
         value = node.inputs[slot]
+        if (node, value) in self._together:
+            self._contribute_together(node, slot)
+            return
         if self.recorder.guide is not None:
             rerun.insert(self.recorder)
         for part in node.parts.pop(slot, ()) if node.parts else ():
@@ -235,6 +262,31 @@ class Sweep:
                 self._continue(node, slot, rule.outputs, op.inputs[: len(rule.outputs)], None)
             else:
                 self._add(node, value, far, part)
+
+    def _contribute_together(self, node: Node, slot: int) -> None:
+        """A node that stands in a region has been reached again: at its first use of the value, all are added."""
+        value = node.inputs[slot]
+        if (node, value) not in self._regions:
+            return
+        node.left[slot] = node.left.get(slot, node.group.uses[slot]) - 1
+        if node.left[slot]:
+            return
+        region, cotangents = self._sums.pop(value)
+        far = (self.so_far[value],) if region.continued else ()
+        primals = tuple([self.now.get(taken, taken) for taken in (value, *region.given)])
+        inputs = (*cotangents, *far, *primals)
+        op = BackwardOp(ACCUMULATE_TOGETHER, (region, *inputs), _NO_KWARGS, inputs, node.op)
+        if self._recalled(op, node, value):
+            self._arrive(value, op.outputs[0])
+        else:
+            array = self._guarded(node.op, run_region, region, [given.array for given in inputs])
+            self._accumulated(op, node, value, array)
+
+    def _take_apart(self, node: Node) -> None:
+        """No gradient reaches a node: what would have been added together with its parts is added by itself."""
+        for slot in node.group.split:
+            for other in self._regions.pop((node, node.inputs[slot]), ()):
+                self._together.discard((other, node.inputs[slot]))
 
     def _add(self, node: Node, value: Value, far: Value, part: Value) -> None:
         """Add one part to a gradient so far."""
@@ -332,15 +384,19 @@ class Sweep:
         for of, gradient in list(self.so_far.items()):
             if gradient is old:
                 self._arrive(of, new)
+        self._sums = {
+            value: (region, tuple([new if gradient is old else gradient for gradient in cotangents]))
+            for value, (region, cotangents) in self._sums.items()
+        }
         for node in self.makers.values():
             for parts in (node.parts or {}).values():
                 parts[:] = [new if part is old else part for part in parts]
 
-    def _new(self, forward: Op, rule: Rule, inputs: tuple[Value, ...]) -> BackwardOp:
+    def _new(self, forward: Op, rule: Rule | Region, inputs: tuple[Value, ...]) -> BackwardOp:
         operation = vjp_operation(forward.operation)
         return BackwardOp(operation, (rule, *inputs), _NO_KWARGS, inputs, forward)
 
-    def _guarded(self, forward: Op, run: Any, rule: Rule, arrays: list[mx.array], op: Op | None = None) -> Any:
+    def _guarded(self, forward: Op, run: Any, rule: Rule | Region, arrays: list[mx.array], op: Op | None = None) -> Any:
         """Compute a VJP; one that MLX refuses becomes the last op of the tape, with its error."""
         recorder = self.recorder
         before, recorder.mode = recorder.mode, MUTED

@@ -21,6 +21,7 @@ from nnrepl.record.catalog import Callee
 from nnrepl.record.guide import Unwinding
 from nnrepl.record.recorder import Recorder, ready
 from nnrepl.record.special import construct
+from nnrepl.record.strays import invoke, native
 from nnrepl.record.sweep import Sweep, seed
 from nnrepl.tape import GRADIENT_PASS, Pass, Value
 
@@ -85,7 +86,8 @@ class Differentiated(opaque.Transform):
         if (numbers and numbers[-1] >= len(args)) or any(name not in kwargs for name in names):
             return False
         chosen = [args[number] for number in numbers] + [kwargs[name] for name in names]
-        return all(isinstance(leaf, mx.array) for leaf in trees.leaves(chosen))
+        leaves = list(trees.leaves(chosen))
+        return bool(leaves) and all(isinstance(leaf, mx.array) for leaf in leaves)
 
     def _differentiate(
         self,
@@ -125,7 +127,7 @@ class Differentiated(opaque.Transform):
 
     def _native_error(self, result: Any) -> None:
         """Let MLX raise its own error about what the function returned."""
-        self.original(lambda _: result)(construct(0.0, mx.float32))
+        native(self.original(lambda _: result))(construct(0.0, mx.float32))
 
 
 class _Arguments:
@@ -190,7 +192,7 @@ class _Arguments:
     def run(self, fun: Callable[..., Any]) -> Any:
         """Call the function; then the containers get back the arrays that they held, except where the
         function wrote something else."""
-        result = fun(*self.tree[0], **self.tree[1])
+        result = invoke(fun, self.tree[0], self.tree[1])
         held = iter(range(len(self.fresh)))
 
         def restore(array: mx.array) -> mx.array:
@@ -218,6 +220,7 @@ def _vjp_wrapper(original: Callable[..., Any]) -> Callable[..., Any]:
     def vjp(fun: Callable[..., Any], primals: Any, cotangents: Any) -> Any:
         recorder = ready()
         if recorder is None:
+            opaque.pass_on((primals, cotangents))
             return original(fun, primals, cotangents)
         frame = _getframe(1)
         if recorder.differentiating:

@@ -7,19 +7,17 @@ and did arrays enter from nowhere.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
 
-from nnrepl.record.anatomy import Primitive, is_node, parse_dot
-from nnrepl.record.custom import Composite
+from nnrepl.record.account import account
+from nnrepl.record.custom import replay
 from nnrepl.record.opaque import quietly, set_random_state
-from nnrepl.tape import GRADIENT_PASS, DrawnKey, Hole, Op, Pass, Tape, Value
+from nnrepl.tape import GRADIENT_PASS, Hole, Op, Pass, Tape, Value
 
-_export_to_dot = mx.export_to_dot
 _BATCH = 256
 
 
@@ -179,32 +177,16 @@ def _compare_gradients(part: Pass) -> tuple[int, tuple[Difference, ...], str]:
 def native_gradients(part: Pass, wanted: list[Value]) -> list[mx.array]:
     """The gradients that MLX's own transform gives for the forward ops of a pass."""
     forward = part.tape.ops[part.start : part.backward]
-    backward = part.tape.ops[part.backward : part.end]
-    drawn = next((key for op in backward for key in _drawn_keys(op)), None)
 
-    def replay(*leaves: mx.array) -> list[mx.array]:
+    def run(*leaves: mx.array) -> list[mx.array]:
         now = dict(zip(wanted, leaves))
-
-        def lookup(value: Value) -> mx.array:
-            array = now.get(value)
-            return value.array if array is None else array
-
-        for op in forward:
-            if op.error is None:
-                composite = op.args[0] if op.args else None
-                if isinstance(composite, Composite):
-                    arrays = composite.native([lookup(value) for value in composite.inputs])
-                else:
-                    arrays = op.compute(lookup)
-                now.update(zip(op.outputs, arrays))
-        if drawn is not None:
-            set_random_state(drawn.state)  # what runs again in the backward pass drew from here
-        return [lookup(root) for root, _ in part.roots]
+        replay(forward, now, _held)
+        return [now.get(root, root.array) for root, _ in part.roots]
 
     state = mx.random.state[0]  # type: ignore[index]
     try:
         gradients: list[mx.array] = mx.vjp(
-            replay, [leaf.array for leaf in wanted], [seed.array for _, seed in part.roots]
+            run, [leaf.array for leaf in wanted], [seed.array for _, seed in part.roots]
         )[1]
     finally:
         if mx.random.state[0] is not state:  # type: ignore[index]
@@ -212,85 +194,8 @@ def native_gradients(part: Pass, wanted: list[Value]) -> list[mx.array]:
     return gradients
 
 
-def _drawn_keys(op: Op) -> Iterator[DrawnKey]:
-    for arg in (*op.args, *op.kwargs.values()):
-        if isinstance(arg, DrawnKey):
-            yield arg
+def _held(value: Value) -> mx.array:
+    return value.array
 
 
-# -- MLX's own graph -------------------------------------------------------------------------------------------
-
-
-def account(ops: list[Op]) -> tuple[int, tuple[str, ...]]:
-    """Hold recorded ops against MLX's own lazy graph.
-
-    Every primitive that leads to a result must lie between the outputs and the recorded inputs of one op.
-    Returns how many were seen, and what was not accounted for.
-    """
-    names: dict[str, Value] = {}
-    for op in ops:
-        for value in (*op.inputs, *op.outputs):
-            if value.held is not None and not value.evaluated:
-                names.setdefault(f"v{id(value)}", value)
-    if not names:
-        return 0, ()
-    dot = io.StringIO()
-    _export_to_dot(dot, **{name: value.array for name, value in names.items()})
-    primitives = parse_dot(dot.getvalue())
-    made_by = {name: made for made in primitives for name in made.outputs}
-    owned: set[Primitive] = set()
-    wrong: list[str] = []
-    for op in ops:
-        outputs = [f"v{id(value)}" for value in op.outputs if f"v{id(value)}" in made_by]
-        wrong.extend(_claim(op, outputs, made_by, names, owned))
-    reachable = _reachable([f"v{id(value)}" for op in ops for value in op.outputs], made_by, names, ops)
-    wrong.extend(f"a {made.label} that no recorded op accounts for" for made in reachable - owned)
-    return len(owned), tuple(dict.fromkeys(wrong))
-
-
-def _claim(
-    op: Op, outputs: list[str], made_by: dict[str, Primitive], names: dict[str, Value], owned: set[Primitive]
-) -> Iterator[str]:
-    """Take the primitives between an op's outputs and its inputs; anything else it reaches is undeclared."""
-    own = {f"v{id(value)}" for value in op.inputs}
-    pending = list(outputs)
-    seen: set[str] = set()
-    while pending:
-        name = pending.pop()
-        if name in seen or name in own:
-            continue
-        seen.add(name)
-        if name in names and name not in outputs and not _is_one_of(names[name], op):
-            yield f"#{op.index} {op.name} also depends on {names[name].name}, which is not among its inputs"
-            continue
-        made = made_by.get(name)
-        if made is not None and (name not in names or name in outputs):
-            owned.add(made)
-            pending.extend(made.inputs)
-
-
-def _is_one_of(value: Value, op: Op) -> bool:
-    """Whether a value is, in MLX's graph, one of an op's inputs or outputs under another name."""
-    return any(
-        other.held is not None and value.held is not None and is_node(value.held, other.held)
-        for other in (*op.inputs, *op.outputs)
-    )
-
-
-def _reachable(
-    outputs: list[str], made_by: dict[str, Primitive], names: dict[str, Value], ops: list[Op]
-) -> set[Primitive]:
-    """The primitives from which the ops' results come, as far as this pass goes."""
-    first = {f"v{id(value)}" for value in names.values()} - set(outputs)
-    found: set[Primitive] = set()
-    pending = [name for name in outputs if name in made_by]
-    while pending:
-        made = made_by.get(pending.pop())
-        if made is None or made in found:
-            continue
-        found.add(made)
-        pending.extend(name for name in made.inputs if name not in first)
-    return found
-
-
-__all__ = ["Difference", "Receipt", "account", "native_gradients", "same_bits", "verify"]
+__all__ = ["Difference", "Receipt", "native_gradients", "same_bits", "verify"]

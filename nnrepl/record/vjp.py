@@ -7,9 +7,10 @@ from typing import Any
 import mlx.core as mx
 
 from nnrepl.record.guide import frozen
+from nnrepl.record.strays import raw
 from nnrepl.tape import Op, Operation, Value
 
-_vjp, _add = mx.vjp, mx.add
+_vjp, _add, _squeeze, _expand_dims = map(raw, (mx.vjp, mx.add, mx.squeeze, mx.expand_dims))
 
 
 class Rule:
@@ -75,14 +76,26 @@ def run_vjp(rule: Rule, *arrays: mx.array) -> list[mx.array]:
     index = {value: slot for slot, value in enumerate(rule.inputs)}
     aliases = op.tape.aliases
 
+    nested = op.operation.kind == "opaque"
+
     def forward(*inputs: mx.array) -> list[mx.array]:
         for slot, array in zip(wanted, inputs):
-            fixed[slot] = array
+            fixed[slot] = shielded(array) if nested else array
         results = op.compute(lambda value: fixed[index[aliases.get(value, value)]])
         return [fixed[slot] for slot in rule.continued] + [results[k] for k in rule.outputs]
 
     gradients = _vjp(forward, [fixed[slot] for slot in wanted], cotangents)[1]
     return gradients
+
+
+def shielded(array: mx.array) -> mx.array:
+    """The same array, some steps away from what `mx.vjp` has handed over.
+
+    MLX marks an array that it hands over, and a nested gradient unmarks it; the next nested gradient takes it for a
+    leftover then, and cuts it off (`make_tracer` in mlx/transforms.cpp). What is computed from it is not affected.
+    """
+    away: mx.array = _squeeze(_expand_dims(array, 0), 0)
+    return away
 
 
 def run_continued(rule: Rule, *arrays: mx.array) -> mx.array:

@@ -66,6 +66,10 @@ class Expressions:
         found = self._values.get(id(array))
         return found[1] if found is not None else None
 
+    def used(self) -> list[Value]:
+        """The values that were handed out in the last evaluation."""
+        return [value for _, value in self._values.values()]
+
     def evaluate(self, text: str, where: Surroundings) -> Any:
         """The result of a Python expression. Raises what Python raises, or UserError."""
         source, placeholders = self._translate(text, where)
@@ -314,6 +318,11 @@ def parts(text: str) -> list[str]:
         flat = masked(text).encode()
         return [cut(text, flat, node) for node in tree.body.elts]
     return [text]
+
+
+def names_in(text: str) -> list[str]:
+    """The names and dotted paths in an expression, those within strings left out."""
+    return [match["path"] for match in _TOKEN.finditer(text) if match["path"]]
 
 
 def masked(text: str) -> str:

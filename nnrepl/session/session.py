@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
@@ -18,59 +17,24 @@ import mlx.core as mx
 from nnrepl.record.names import ProgramNames
 from nnrepl.record.recorder import Recorder
 from nnrepl.record.transforms import GradientCall
-from nnrepl.session import goals, places
+from nnrepl.session import goals, jumps, places
 from nnrepl.session.changes import Changes, Run
 from nnrepl.session.errors import NoGradient, NotYet, Quit, Restart, UserError
 from nnrepl.session.expressions import Expressions, Surroundings, aside, is_condition
+from nnrepl.session.hooks import END_OF_PROGRAM, END_OF_TAPE, EXCEPTION, START_OF_TAPE, Hooks, Stop
 from nnrepl.session.lookup import Lookup
 from nnrepl.session.places import Place
 from nnrepl.session.restarts import ProgramRestarts
+from nnrepl.session.running import Lookout
 from nnrepl.session.settings import defaults
+from nnrepl.session.stops import Hit, Stops
 from nnrepl.tape import GRADIENT_PASS, Op, Pass, Tape, Value
 from nnrepl.timeline import moves
 from nnrepl.timeline.evaluation import Work, evaluate, pending
 from nnrepl.timeline.history import History
 from nnrepl.timeline.timelines import Timelines
 
-START_OF_TAPE, END_OF_TAPE, END_OF_PROGRAM, EXCEPTION = "start of tape", "end of tape", "end of program", "exception"
-
-
-@dataclass(frozen=True, slots=True)
-class Stop:
-    """Why the person has the floor.
-
-    Attributes:
-        reason: "first op", "" for a motion that arrived, "end of program", "exception", ...
-        position: Where the cursor stands.
-        passed: The op that was just gone over, if it was a motion from op to op.
-        error: The exception, where one is the reason.
-        missed: What was sought and not found, in words.
-    """
-
-    reason: str
-    position: int
-    passed: tuple[Op, ...] = ()
-    error: BaseException | None = None
-    missed: str = ""
-
-
-class Hooks:
-    """What a session tells the outside. The defaults do nothing."""
-
-    def interact(self, session: Session, stop: Stop) -> None:
-        """The person has the floor; returns when the program is to run on."""
-
-    def pass_started(self) -> None:
-        """A gradient pass is being recorded; nothing is said until its end."""
-
-    def running_again(self, position: int, from_start: bool) -> None:
-        """The program runs again; what it printed before `position` has been seen."""
-
-    def cursor_moved(self, position: int) -> None:
-        """The cursor stands at another place."""
-
-    def progress(self, share: float) -> None:
-        """A long evaluation has come so far."""
+__all__ = ["END_OF_PROGRAM", "END_OF_TAPE", "EXCEPTION", "START_OF_TAPE", "Hooks", "Session", "Stop"]
 
 
 class Session:
@@ -82,6 +46,9 @@ class Session:
         running: Whether a program is still running under the session.
         settings: What `config` changes (see `nnrepl.session.settings`).
         displays: Expressions that are shown at each stop.
+        stops: Breakpoints, watches and catches.
+        level: How many calls above the one that makes the next op Python at the prompt stands (`up`).
+        work: What evaluations the person has asked for.
     """
 
     def __init__(
@@ -103,7 +70,10 @@ class Session:
         self._whole = whole
         self.restarts = None if recorder is None else ProgramRestarts(self, recorder, whole)
         self.changes = Changes(self, self.restarts)
-        self.evaluated_ops = 0
+        self.stops = Stops()
+        self.lookout = Lookout(self)
+        self.level = 0
+        self.work: list[Work] = []
         self.exit_error: BaseException | None = None
         self._history: History | None = None
         self._after: goals.Goal | None = None
@@ -117,6 +87,11 @@ class Session:
         started = self._forward_started
         self.goal = goals.At(0, "first op") if at_entry else goals.FirstForward(started)
 
+    @property
+    def may_stop(self) -> bool:
+        """Whether the person may get the floor before the program ends."""
+        return not isinstance(self.goal, goals.Never) or bool(self.stops.enabled)
+
     def _forward_started(self) -> bool:
         return self.recorder is not None and self.recorder.started
 
@@ -129,7 +104,7 @@ class Session:
         if os.getpid() == self._process:
             self.hooks.pass_started()
             self._trim()
-            if self.restarts is not None and not isinstance(self.goal, goals.Never):
+            if self.restarts is not None and self.may_stop:
                 self.restarts.pass_started(call)
 
     def _trim(self) -> None:
@@ -148,24 +123,48 @@ class Session:
         if self.restarts is not None:
             self.restarts.left()
 
+    def evaluation_forced(self) -> None:
+        """Listener: the program forces an evaluation; a good moment to look for what only numbers tell."""
+        if self.goal is not None and not self.replaying and os.getpid() == self._process:
+            hits = self.lookout.caught_up()
+            if hits:
+                self._stop_at(hits)
+                self._interact()
+
     def _recorded(self) -> None:
         if os.getpid() != self._process:
             return  # a forked child is not debugged
         if self.interrupted:
             self.interrupted = False
-            self._arrive(len(self.tape) - 1, "interrupted")
+            self.arrive(len(self.tape) - 1, "interrupted")
         elif self.goal is not None:
             found = self.goal.find(self.tape)
-            if found is None:
+            if found is not None and self.replaying:
+                self._replayed(found)
+                return
+            hits = [] if self.replaying else self.lookout.recorded(found)
+            if self.lookout.interrupted:
+                self.arrive(len(self.tape) - 1, "interrupted")
+            elif hits:
+                self._stop_at(hits)
+            elif found is not None:
+                self.arrive(found, self.goal.reason)
+            else:
                 self.hooks.cursor_moved(len(self.tape))
                 return
-            assert self.recorder is not None
-            self.recorder.guide = None
-            if self._after is not None:
-                self.goal, self._after = self._after, None
-                self._recorded()
-                return
-            self._arrive(found, self.goal.reason)
+        self._interact()
+
+    def _replayed(self, found: int) -> None:
+        """The program has done again what is on the tape: it goes on to what the person wanted, or waits."""
+        assert self.recorder is not None
+        assert self.goal is not None
+        self.recorder.guide = None
+        self.lookout.begin(found + 1)
+        if self._after is not None:
+            self.goal, self._after = self._after, None
+            self._recorded()
+            return
+        self.arrive(found, self.goal.reason)
         self._interact()
 
     def ended(self, error: BaseException | None) -> None:
@@ -173,13 +172,16 @@ class Session:
         self.running = False
         self.exit_error = error
         goal, self.goal = self.goal, None
-        if error is not None and not isinstance(error, SystemExit):
+        hits = [] if self.replaying else self.lookout.ended()
+        if hits:
+            self._stop_at(hits, "the program has ended meanwhile")
+        elif error is not None and not isinstance(error, SystemExit):
             raised = [op.position for op, raised in self.tape.errors.items() if raised is error]
-            self._arrive(raised[-1] if raised else len(self.tape), EXCEPTION, error)
+            self.arrive(raised[-1] if raised else len(self.tape), EXCEPTION, error)
         elif isinstance(goal, goals.FirstForward):
-            self._arrive(0, END_OF_PROGRAM, error)
+            self.arrive(0, END_OF_PROGRAM, error)
         else:
-            self._arrive(len(self.tape), END_OF_PROGRAM, error)
+            self.arrive(len(self.tape), END_OF_PROGRAM, error)
             if goal is not None and goal.sought:
                 self.stop = Stop(END_OF_PROGRAM, self.cursor, (), error, f"{goal.sought} was not reached")
         self._interact()
@@ -189,6 +191,13 @@ class Session:
         with contextlib.nullcontext() if self.recorder is None else self.recorder.muted():
             self.hooks.interact(self, self.stop)
         self.hooks.cursor_moved(len(self.tape))
+
+    def _stop_at(self, hits: list[Hit], missed: str = "") -> Stop:
+        """Put the cursor where breakpoints, watches or catches were hit."""
+        self.arrive(hits[0].position)
+        reason = ", ".join(hit.entry.title for hit in hits)
+        self.stop = Stop(reason, self.cursor, self.stop.passed, None, missed, tuple(hits))
+        return self.stop
 
     # -- other tapes ---------------------------------------------------------------------------------------
 
@@ -202,8 +211,10 @@ class Session:
         self.recorder = recorder
         if not self.changes.coming:
             self.changes.timelines = Timelines(tape, names)
+            self.stops.begin()
         self.restarts = self.changes.restarts = ProgramRestarts(self, recorder)
         self.look_at(tape, names, 0)
+        self.lookout.begin(0)
 
     def begin_again(self, run: Run) -> None:
         """The program is about to run again along a tape: to where the person stands, or to where that tape ends
@@ -224,28 +235,32 @@ class Session:
         self.running = False
         self.restarts = self.changes.restarts = None
         self.goal = None
-        self._arrive(min(self.cursor, len(self.tape)), why)
+        self.arrive(min(self.cursor, len(self.tape)), why)
         self._interact()
 
     # -- moving --------------------------------------------------------------------------------------------
 
     stop = Stop("", 0)
 
-    def _arrive(self, position: int, reason: str = "", error: BaseException | None = None) -> Stop:
+    def arrive(self, position: int, reason: str = "", error: BaseException | None = None) -> Stop:
         """Put the cursor somewhere and say so."""
         before, self.cursor = self.cursor, position
+        self.level = self.lookout.search.skip = 0
         stepped, self.goal = isinstance(self.goal, goals.Stepping), None
         passed = tuple(self.tape.ops[before:position]) if stepped and before < position else ()
         self.stop = Stop(reason, position, passed[-1:], error)
         self.hooks.cursor_moved(position)
         return self.stop
 
-    def _forward(self, goal: goals.Goal) -> Stop | None:
+    def forward(self, goal: goals.Goal) -> Stop | None:
         """Go on towards a goal: on the tape as far as it reaches, then by letting the program run (None)."""
         found = goal.find(self.tape)
         self.goal = goal
+        hits = self.lookout.ahead(len(self.tape) + (not self.running) if found is None else found + 1)
+        if hits:
+            return self._stop_at(hits)
         if found is not None:
-            return self._arrive(found, goal.reason)
+            return self.arrive(found, goal.reason)
         if self.running:
             self.changes.relive()
             self.resuming = True
@@ -254,27 +269,27 @@ class Session:
         sought = goal.sought
         if sought:
             raise UserError(f"nothing ahead is at {sought}; {self.lookup.extent()}")
-        return self._arrive(len(self.tape), END_OF_TAPE if at_end else "")
+        return self.arrive(len(self.tape), END_OF_TAPE if at_end else "")
 
     def step(self, count: int = 1) -> Stop | None:
         """Go to the next op, or the `count`-th from here."""
-        return self._forward(goals.Stepping(self.cursor + count))
+        return self.forward(goals.Stepping(self.cursor + count))
 
     def next(self, count: int = 1) -> Stop | None:
         """Go to the next op of this function or of a caller, over the calls that it makes."""
-        return self._forward(goals.over(self.cursor, count))
+        return self.forward(goals.over(self.cursor, count))
 
     def next_pass(self, count: int = 1) -> Stop | None:
         """Go to the first op of the next pass, or the `count`-th from here."""
         part = self.part
-        return self._forward(goals.NextPass(count if part is None else part.number + count))
+        return self.forward(goals.NextPass(count if part is None else part.number + count))
 
     def back_pass(self, count: int = 1) -> Stop:
         """Go back to the first op of the pass before this one, or `count` passes."""
         part = self.part
         number = 0 if part is None else part.number - count
         found = [other for other in self.tape.passes if other.number <= number and len(other)]
-        return self._arrive(found[-1].start if found else 0, "" if found else START_OF_TAPE)
+        return self.arrive(found[-1].start if found else 0, "" if found else START_OF_TAPE)
 
     def _holds(self, text: str, part: Pass) -> bool:
         """Whether a condition holds at the end of a pass. What has no value there does not."""
@@ -295,25 +310,26 @@ class Session:
 
     def finish(self) -> Stop | None:
         """Go to the first op outside of this function."""
-        return self._forward(goals.out(self.cursor))
+        return self.forward(goals.out(self.cursor))
 
     def until(self, place: str = "") -> Stop | None:
         """Go to the next op at a place; to the end of the first pass for which a condition holds (`loss < 0.1`);
         without either, to a greater line of this function."""
         if is_condition(place):
-            return self._forward(goals.Fulfilled(place, lambda part: self._holds(place, part), self.cursor))
+            return self.forward(goals.Fulfilled(place, lambda part: self._holds(place, part), self.cursor))
         if not place:
-            return self._forward(goals.further_down(self.cursor))
-        return self._forward(goals.Until(self.place(place), self.cursor + 1))
+            return self.forward(goals.further_down(self.cursor))
+        return self.forward(goals.Until(self.place(place), self.cursor + 1))
 
-    def resume(self) -> Stop | None:
-        """Go to the next stop, or the end."""
-        return self._forward(goals.Never())
+    def resume(self, count: int = 1) -> Stop | None:
+        """Go to the next stop, or the `count`-th from here, or the end."""
+        self.lookout.search.skip = count - 1
+        return self.forward(goals.Never())
 
     def back(self, count: int = 1) -> Stop:
         """Go `count` ops back."""
         at_start = self.cursor == 0
-        return self._arrive(max(self.cursor - count, 0), START_OF_TAPE if at_start else "")
+        return self._return_to(max(self.cursor - count, 0), START_OF_TAPE if at_start else "")
 
     def back_next(self, count: int = 1) -> Stop:
         """Go back over the calls that this function makes."""
@@ -329,14 +345,20 @@ class Session:
             found = move(self.tape, position)
             if found is None:
                 at_start = position == self.cursor
-                return self._arrive(0 if not at_start else position, START_OF_TAPE)
+                return self._return_to(0 if not at_start else position, START_OF_TAPE)
             position = found
-        return self._arrive(position)
+        return self._return_to(position)
 
-    def back_resume(self) -> Stop:
-        """Go back to the last stop, or the start of the first forward pass."""
+    def _return_to(self, position: int, reason: str = "") -> Stop:
+        """Go back to a position, or to what is hit on the way."""
+        hits = self.lookout.behind(position)
+        return self._stop_at(hits) if hits else self.arrive(position, reason)
+
+    def back_resume(self, count: int = 1) -> Stop:
+        """Go back to the last stop, or the `count`-th before here, or the start of the first forward pass."""
+        self.lookout.search.skip = count - 1
         target = self.tape.origin if self.cursor > self.tape.origin else 0
-        return self._arrive(target, START_OF_TAPE if self.cursor == target else "")
+        return self._return_to(target, START_OF_TAPE if self.cursor == target else "")
 
     def goto(self, text: str) -> Stop | None:
         """Go to a place: `#12`, `train.py:31`, a value's name, `forward`, `backward`, `update`, `start`, `end`.
@@ -344,64 +366,23 @@ class Session:
         Raises:
             UserError: If there is no such place.
         """
-        text = text.strip()
-        if text == "start":
-            return self._arrive(self.tape.origin if self.tape.origin < len(self.tape) else 0)
-        if text == "end":
-            return self._arrive(len(self.tape), END_OF_TAPE)
-        place = self.place(text)
-        if place.kind == "op":
-            return self._to_number(place)
-        if place.kind == "pass":
-            return self._to_pass(place)
-        found = self._nearest(place)
-        if found is not None:
-            return self._arrive(found)
-        if self.running:
-            return self._forward(goals.Until(place, len(self.tape)))
-        raise UserError(f"no op on the tape is at {text}; {self.lookup.extent()}")
+        return jumps.goto(self, text)
 
-    def _to_number(self, place: Place) -> Stop | None:
-        index = int(place.text[1:])
-        position = self.tape.position(index)
-        if 0 <= position < len(self.tape):
-            return self._arrive(position)
-        if position >= len(self.tape) and self.running:
-            return self._forward(goals.At(position, sought=place.text))
-        raise UserError(f"there is no op #{index}; {self.lookup.extent()}")
-
-    def _to_pass(self, place: Place) -> Stop | None:
-        number = int(place.text.split()[1])
-        found = next((part for part in self.tape.passes if part.number == number and len(part)), None)
-        if found is not None:
-            return self._arrive(found.start)
-        last = self.tape.passes[-1].number if self.tape.passes else 0
-        if self.running and number > last:
-            return self._forward(goals.Until(place, len(self.tape)))
-        raise UserError(f"there is no pass {number}; the tape holds passes 1 to {last}")
-
-    def _nearest(self, place: Place) -> int | None:
+    def nearest(self, place: Place) -> int | None:
         """Where a place is: in this pass if it is there, else the last before the cursor, else the next."""
-        ops = self.tape.ops
-        part = self.tape.pass_at(self.cursor)
-        if part is not None:
-            for at in range(part.start, part.end):
-                if place.matches(ops[at]):
-                    return at
-        for at in range(min(self.cursor, len(ops)) - 1, -1, -1):
-            if place.matches(ops[at]):
-                return at
-        return next((at for at in range(self.cursor, len(ops)) if place.matches(ops[at])), None)
+        return jumps.nearest(self.tape, self.cursor, place)
+
+    def last_write(self, name: str) -> Stop:
+        """Go back to the op that wrote a value last; from there, to the write before.
+
+        Raises:
+            UserError: If no op before the cursor wrote it.
+        """
+        return jumps.last_write(self, name)
 
     def rewind(self) -> Stop:
         """Go back to the first op of this pass; from there, of the one before."""
-        part = self.tape.pass_at(self.cursor)
-        if part is None:
-            return self._arrive(0, START_OF_TAPE)
-        if self.cursor == part.start:
-            at = self.tape.passes.index(part)
-            part = self.tape.passes[max(at - 1, 0)]
-        return self._arrive(part.start, START_OF_TAPE if part.start == self.cursor else "")
+        return jumps.rewind(self)
 
     def restart(self) -> None:
         """Run the program again from its start. Raises Restart through the program, UserError without one."""
@@ -431,18 +412,31 @@ class Session:
 
     def where(self) -> Surroundings:
         """Where Python at the prompt stands."""
-        op = self.op or (self.tape.ops[-1] if self.tape.ops else None)
+        where = self.where_at(self.cursor)
+        scope = where.scope
+        for _ in range(self.level):
+            scope = scope.parent if scope is not None else None
+        if scope is where.scope:
+            return where
+        frame = None if self.recorder is None or not self.running else self.recorder.stack.frame_of(scope)
+        return Surroundings(self.cursor, scope, frame)
+
+    def where_at(self, position: int) -> Surroundings:
+        """Where Python would stand with the cursor at a position."""
+        ops = self.tape.ops
+        op = ops[min(position, len(ops) - 1)] if ops else None
         scope = op.scope if op is not None else None
         frame = None
         if self.recorder is not None and self.running:
             frame = self.recorder.stack.frame_of(scope)
-        return Surroundings(self.cursor, scope, frame)
+        return Surroundings(position, scope, frame)
 
     def evaluate(self, values: list[Value]) -> Work:
         """Give values their numbers; counts what that took."""
         with aside():
             work = evaluate(values, self.hooks.progress)
-        self.evaluated_ops += work.ops
+        if work.ops:
+            self.work.append(work)
         return work
 
     def small(self, values: list[Value]) -> bool:

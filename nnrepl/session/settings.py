@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -90,6 +92,12 @@ def config_directory() -> Path:
 def state_directory() -> Path:
     """Where nnrepl keeps what it remembers."""
     return _directory("XDG_STATE_HOME", "LOCALAPPDATA", ".local/state")
+
+
+def file_name(program: str) -> str:
+    """What a file about a program is called: its name for people, and a hash of its path."""
+    name = re.sub(r"[^\w.-]+", "_", os.path.basename(program))[:60] or "nnrepl"
+    return f"{name}-{hashlib.sha256(os.path.abspath(program).encode()).hexdigest()[:8]}"
 
 
 def _directory(variable: str, windows: str, usual: str) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from rich.console import RenderableType
+from rich.console import Group, RenderableType
 
 from nnrepl.commands.interpreter import Interpreter
 from nnrepl.programs.function import Trace, trace
@@ -29,7 +29,11 @@ class Session(TapeSession):
         Raises:
             UserError: With one line that says what is wrong.
         """
-        return self.interpreter.run(line)
+        shown = [self.interpreter.run(line)]
+        while (waiting := self.interpreter.waiting()) is not None:
+            shown.append(self.interpreter.run(waiting))
+        kept = [renderable for renderable in shown if renderable is not None]
+        return Group(*kept) if len(kept) > 1 else next(iter(kept), None)
 
 
 def debug(fn: Callable[..., Any], *args: Any, wrt: Any = None, **kwargs: Any) -> Trace:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-import re
 from collections.abc import Iterable
 from pathlib import Path
 
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory, ThreadedHistory
 
-from nnrepl.session.settings import state_directory
+from nnrepl.session.settings import file_name, state_directory
 
 FIRST_TIME = "Tab completes, F8 steps on and F7 back, Ctrl-R searches what you typed, Ctrl-D leaves."
 
@@ -18,7 +16,7 @@ FIRST_TIME = "Tab completes, F8 steps on and F7 back, Ctrl-R searches what you t
 def history_of(program: str) -> tuple[History, str]:
     """The history of a program, and what a person should know about it: a hint if there never was one, or
     what is wrong with its file; "" if nothing is."""
-    path = state_directory() / "histories" / _file_name(program)
+    path = state_directory() / "histories" / file_name(program)
     note = "" if os.path.exists(path.parent) else FIRST_TIME
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -26,12 +24,6 @@ def history_of(program: str) -> tuple[History, str]:
     except OSError as error:
         return InMemoryHistory(), f"what you type is not kept: cannot write {path}: {error.strerror}"
     return ThreadedHistory(_LinesInFile(path)), note
-
-
-def _file_name(program: str) -> str:
-    """One file for each program: its name for people, and a hash of its path."""
-    name = re.sub(r"[^\w.-]+", "_", os.path.basename(program))[:60] or "nnrepl"
-    return f"{name}-{hashlib.sha256(os.path.abspath(program).encode()).hexdigest()[:8]}"
 
 
 class _LinesInFile(FileHistory):

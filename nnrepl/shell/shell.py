@@ -22,7 +22,6 @@ from nnrepl.programs.output import HeldOutput
 from nnrepl.record.guide import Unwinding
 from nnrepl.record.recorder import RECORD
 from nnrepl.session.errors import NoGradient, NotYet, Quit, UserError
-from nnrepl.session.goals import Never
 from nnrepl.session.session import EXCEPTION, Hooks, Session, Stop
 from nnrepl.shell.readers import PROMPT, Pipe, Reader
 from nnrepl.view.theme import THEMES
@@ -114,6 +113,7 @@ class Shell(Hooks):
 
     Attributes:
         failed: Whether a command failed.
+        after_line: Called when a line has been run; what it returns is shown as a warning.
     """
 
     def __init__(
@@ -134,6 +134,7 @@ class Shell(Hooks):
         self.failed = False
         self.at_prompt = False
         self._theme = ""
+        self.after_line: Callable[[], str] = str
         self.held = HeldOutput(lambda: len(session.tape))
         session.hooks = self
 
@@ -141,7 +142,7 @@ class Shell(Hooks):
 
     def pass_started(self) -> None:
         """Keep what the program prints until the cursor comes by, if it may stop on the way."""
-        if not isinstance(self.session.goal, Never):
+        if self.session.may_stop:
             self.held.hold()
 
     def running_again(self, position: int, from_start: bool) -> None:
@@ -179,7 +180,7 @@ class Shell(Hooks):
                 screen.leave()  # the program has the terminal
 
     def _open(self, session: Session, stop: Stop) -> None:
-        if self.quiet:
+        if self.quiet and not stop.hits:
             self.interpreter.shown = session.op
             return
         if self.banner:
@@ -195,6 +196,10 @@ class Shell(Hooks):
 
     def _turn(self) -> bool:
         """Read a line and run it. Returns False at the end of input, when nothing is left to run."""
+        waiting = self.interpreter.waiting()
+        if waiting is not None:
+            self.run(waiting)
+            return True
         try:
             line = self.reader.read()
         except KeyboardInterrupt:
@@ -232,6 +237,10 @@ class Shell(Hooks):
             self._own_failure(line, error)
         except KeyboardInterrupt:
             self.show(Text("interrupted; what had been evaluated stays", style="hint"))
+        finally:
+            warning = self.after_line()
+            if warning:
+                self.show(Text(warning, style="warning"))
 
     def _printing(self) -> contextlib.AbstractContextManager[Any]:
         """While Python at the prompt runs: what it prints is shown, and belongs to the session."""

@@ -49,7 +49,7 @@ class Toolbar:
 
     def _now(self) -> list[Piece]:
         session = self._session
-        known = (session.cursor, len(session.tape), session.evaluated_ops, id(session.tape), session.running)
+        known = (session.cursor, len(session.tape), len(session.work), id(session.tape), session.running)
         if known != self._known:
             self._known, self._pieces = known, self._make()
         return self._pieces

@@ -55,11 +55,11 @@ class DrawnKey:
 
     def key(self) -> mx.array:
         """The key itself: MLX splits the state and uses the second half (mlx/python/src/random.cpp)."""
-        key: mx.array = _split(self.state)[1]
+        key: mx.array = _getitem(_split(self.state), 1)
         return key
 
 
-_split, _stream = mx.random.split, mx.stream
+_split, _getitem, _stream = mx.random.split, mx.array.__getitem__, mx.stream
 
 
 def fill(part: Any, lookup: Callable[[Value], mx.array]) -> Any:

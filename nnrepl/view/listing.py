@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.text import Text
 
@@ -14,6 +16,8 @@ from nnrepl.view.source import place_text
 
 _STATES = {"lazy": " ", "evaluated": "●", "dropped": "○", "failed": "✗", "edited": "✎", "stale": "~"}
 AROUND = 11
+LINES = r"(\d{1,9})\s*,\s*(\d{0,9})"
+"""Lines of source, as one writes them: `1,20`."""
 
 
 def listed(session: Session, text: str = "", begin: int | None = None) -> list[Op]:
@@ -30,7 +34,7 @@ def listed(session: Session, text: str = "", begin: int | None = None) -> list[O
     if text.isdigit():
         count = int(text[:9])
     elif text:
-        found = session._nearest(session.place(text))
+        found = session.nearest(session.place(text))
         if found is None:
             raise UserError(f"no op is at {text}; {session.lookup.extent()}")
         center = found
@@ -114,7 +118,8 @@ def source_listing(session: Session, text: str = "", rows: int = 31) -> Renderab
     """A source file with the numbers of the ops that each line made in this pass.
 
     Args:
-        text: "" for the lines around the next op, a line to show those around it, "all" for the whole file.
+        text: "" for the lines around the next op, a line to show those around it, `1,20` for those lines, "all" for
+            the whole file.
         rows: How many lines.
 
     Raises:
@@ -127,12 +132,23 @@ def source_listing(session: Session, text: str = "", rows: int = 31) -> Renderab
     lines = lines_of(file)
     if not lines:
         return Text(f"the source of {place_text(op.source)} cannot be read", style="hint")
-    if text and text != "all" and not text.isdigit():
-        raise UserError(f"list source takes a line number or all, not {text}")
-    center = int(text[:9]) if text.isdigit() else op.source.line
-    first = 1 if text == "all" else min(max(center - rows // 2, 1), len(lines))
-    last = len(lines) if text == "all" else min(first + rows - 1, len(lines))
+    first, last = _which(text, op.source.line, rows, len(lines))
+    if first > last:
+        return Text(f"{place_text(op.source)} is in a file of {len(lines)} lines", style="hint")
     return _Source(op, lines, first, last, ops_by_line(op))
+
+
+def _which(text: str, line: int, rows: int, count: int) -> tuple[int, int]:
+    """The first and the last line to show."""
+    if text == "all":
+        return 1, count
+    both = re.fullmatch(LINES, text)
+    if both is not None:
+        return max(int(both[1]), 1), min(int(both[2]) if both[2] else count, count)
+    if text and not text.isdigit():
+        raise UserError(f"list source takes a line, lines such as 1,20, or all; not {text}")
+    first = min(max((int(text[:9]) if text else line) - rows // 2, 1), count)
+    return first, min(first + rows - 1, count)
 
 
 def ops_by_line(op: Op) -> dict[int, list[int]]:

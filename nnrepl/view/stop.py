@@ -9,6 +9,7 @@ from nnrepl.session.session import END_OF_PROGRAM, END_OF_TAPE, EXCEPTION, START
 from nnrepl.tape import GRADIENT_PASS, Op
 from nnrepl.view.op import op_line, value_text
 from nnrepl.view.source import marked, place_text
+from nnrepl.view.stops import hits_view
 from nnrepl.view.tensor import WHOLE, dtype_text, tensor, tensor_line
 
 
@@ -84,6 +85,8 @@ def stop_view(session: Session, stop: Stop, previous: Op | None = None, brief: b
         parts.append(Text(f"This is the {stop.reason.split()[0]} of the tape.", style="hint"))
     elif stop.reason == END_OF_PROGRAM:
         parts.append(_end(session, stop))
+    elif stop.hits:
+        parts.extend(hits_view(session, stop))
     elif stop.reason not in ("", "first op"):
         parts.append(Text(stop.reason, style="heading"))
     if op is not None and not brief:

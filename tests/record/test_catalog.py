@@ -15,7 +15,7 @@ import mlx.core as mx
 import pytest
 
 import nnrepl
-from nnrepl.record import intercept
+from nnrepl.record import strays
 from nnrepl.record.anatomy import is_node
 from nnrepl.record.catalog import CALLEES, MODULES, NOT_RECORDED, SPECIAL, TYPES
 from nnrepl.tape import Op, Value, arrays_of
@@ -31,7 +31,7 @@ OUTSIDE = {
 }
 """Modules of MLX in which no tensor goes in or comes out."""
 
-HOLDERS: list[Any] = [*MODULES.values(), mx.array, mx.custom_function, intercept.GC_FUNCTION, sys.modules["mlx.nn"]]
+HOLDERS: list[Any] = [*MODULES.values(), mx.array, mx.custom_function, strays.TRANSFORMED, sys.modules["mlx.nn"]]
 
 
 # -- MLX's own listing -----------------------------------------------------------------------------------------
@@ -85,7 +85,7 @@ def test_every_callable_of_mlx_is_recorded_or_has_a_reason_why_not(key: str) -> 
 
 @pytest.mark.parametrize("key", sorted(types()))
 def test_every_type_of_mlx_is_caught_or_has_a_reason_why_not(key: str) -> None:
-    if types()[key] in (mx.array, intercept.GC_FUNCTION):
+    if types()[key] in (mx.array, strays.TRANSFORMED):
         return
     assert key in SPECIAL or TYPES.get(key), (
         f"MLX has the type {key}: catch what makes arrays of it in nnrepl.record.intercept, "
@@ -110,13 +110,6 @@ def test_every_recorded_callable_has_a_sample(key: str) -> None:
 # -- every sample ----------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Samples look MLX's functions up in MLX: do not search all modules of pytest for them, a thousand times."""
-    monkeypatch.setattr(intercept, "_rebind", lambda *_: None)
-
-
-@pytest.mark.usefixtures("narrow")
 @pytest.mark.parametrize(("key", "sample"), samples())
 def test_a_call_is_recorded_whole(key: str, sample: Sample) -> None:
     """Its ops lead from its inputs to its results, nothing comes from nowhere, and the numbers are MLX's."""
@@ -144,7 +137,6 @@ def test_a_call_is_recorded_whole(key: str, sample: Sample) -> None:
         assert_same_bits([value.array for value in op.outputs], op.compute())
 
 
-@pytest.mark.usefixtures("narrow")
 @pytest.mark.parametrize(("key", "sample"), samples(differentiable=True))
 def test_gradients_of_a_call_are_those_of_mlx(key: str, sample: Sample) -> None:
     """The inputs are used before and after as well, so gradients are added up, which must be in MLX's order."""

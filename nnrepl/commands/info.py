@@ -1,0 +1,127 @@
+"""Info: about the session as a whole, and tensors in a few numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from fnmatch import fnmatchcase
+
+import mlx.core as mx
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from nnrepl.commands.interpreter import Interpreter
+from nnrepl.commands.look import LOOK
+from nnrepl.commands.table import NOTHING, Grammar, command
+from nnrepl.session.errors import UserError
+from nnrepl.session.expressions import aside, parts
+from nnrepl.session.session import Session
+from nnrepl.session.stops import Breakpoint
+from nnrepl.view.info import (
+    evaluations_view,
+    memory_view,
+    parameters_view,
+    passes_view,
+    stats_view,
+    variables_view,
+)
+from nnrepl.view.stops import entries_view
+from nnrepl.view.where import where_view
+
+Topic = Callable[[Session], RenderableType]
+
+
+def _breakpoints(session: Session) -> RenderableType:
+    return entries_view(session)
+
+
+def _watches(session: Session) -> RenderableType:
+    watches = [entry for entry in session.stops if not isinstance(entry, Breakpoint)]
+    if not watches:
+        return Text("There are no watches or catches; watch EXPR, catch nan.", style="hint")
+    return entries_view(session, [*watches])
+
+
+def _displays(session: Session) -> RenderableType:
+    shown = [Text(f"{number}: {text}") for number, text in session.displays.items()]
+    return Group(*shown) if shown else Text("Nothing is displayed; display z1 begins.", style="hint")
+
+
+TOPICS: dict[str, tuple[str, Topic]] = {
+    "breakpoints": (
+        "breakpoints, watches and catches, and how often they were hit",
+        _breakpoints,
+    ),
+    "watch": ("watches and catches only", _watches),
+    "passes": ("each pass: what it is, its ops, its loss where that is evaluated", passes_view),
+    "parameters": ("shape, size and gradient norm of each parameter (this evaluates the gradients)", parameters_view),
+    "memory": ("what MLX holds, and what of it the tape does", memory_view),
+    "evaluations": ("what has been evaluated, for whom, at what cost", evaluations_view),
+    "args": ("the arguments of the function where you stand", lambda session: variables_view(session, True)),
+    "locals": ("its variables", lambda session: variables_view(session, False)),
+    "display": ("what is displayed at each stop", _displays),
+    "frame": ("the calls in which the next op is made", where_view),
+}
+_SHORT = {
+    "b": "breakpoints", "break": "breakpoints", "w": "watch", "wat": "watch", "watchpoints": "watch", "pass": "passes",
+    "params": "parameters", "mem": "memory", "evals": "evaluations", "stack": "frame", "s": "frame", "f": "frame",
+    "arguments": "args", "variables": "locals", "displays": "display",
+}  # fmt: skip
+
+
+@command("info", takes=Grammar("[WHAT]", lambda text: True, "words", tuple(TOPICS)), group=LOOK)
+def info(it: Interpreter, text: str) -> RenderableType | None:
+    """Tell about the session: `info passes`, `info parameters`, `info memory`; alone, what there is to tell.
+
+    `info passes` lists those around the cursor, `info passes all` every one. Nothing is evaluated for it, except
+    by `info parameters`, which shows the norms of the gradients.
+    """
+    if not text:
+        return Group(*(Text(f"info {name:<12} {summary}") for name, (summary, _) in TOPICS.items()))
+    if text.split() == ["passes", "all"]:
+        return passes_view(it.session, True)
+    name = _SHORT.get(text, text)
+    if name not in TOPICS:
+        close = [topic for topic in TOPICS if topic.startswith(name)]
+        if len(close) != 1:
+            raise UserError(f"info knows {', '.join(TOPICS)}; not {text}")
+        name = close[0]
+    return TOPICS[name][1](it.session)
+
+
+@command("args", "a", takes=NOTHING, group=LOOK)
+def args(it: Interpreter, text: str) -> RenderableType | None:
+    """Show the arguments of the function where you stand, without evaluating them."""
+    return variables_view(it.session, True)
+
+
+@command("stats", takes=Grammar("EXPR, ...", bool, "names"), group=LOOK)
+def stats(it: Interpreter, text: str) -> RenderableType | None:
+    """Show tensors in a few numbers: `stats z1, grad(z1)`, or all of a pattern: `stats layers.*.weight`.
+
+    Minimum, maximum, mean and standard deviation are over the finite elements; norm is the 2-norm.
+    """
+    named: list[tuple[str, mx.array]] = []
+    for piece in [part.strip() for part in (text.split(",") if "*" in text else parts(text))]:
+        found = _matching(it, piece) if "*" in piece else []
+        if not found:
+            result = it.value(piece)
+            if not isinstance(result, mx.array):
+                raise UserError(f"{piece} is no tensor but {type(result).__name__}; stats z1, stats layers.*.weight")
+            value = it.session.expressions.value_of(result)
+            it.session.evaluate([value] if value is not None else [])
+            found = [(piece, result)]
+        named += found
+    with aside():
+        return stats_view(named)
+
+
+def _matching(it: Interpreter, pattern: str) -> list[tuple[str, mx.array]]:
+    """The newest values whose names fit a pattern with wildcards."""
+    session = it.session
+    found = [
+        (name, value)
+        for name in session.names.known()
+        if fnmatchcase(name, pattern) and (value := session.names.newest(name, session.cursor)) is not None
+    ]
+    session.evaluate([value for _, value in found])
+    return [(name, value.array) for name, value in found]

@@ -1,0 +1,291 @@
+"""Stops: breakpoints, watches and catches."""
+
+from __future__ import annotations
+
+import os
+import re
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from nnrepl.commands.interpreter import Interpreter
+from nnrepl.commands.table import Grammar, command
+from nnrepl.session.errors import UserError
+from nnrepl.session.matching import LINE, lines_with_code, lines_with_ops, nearest
+from nnrepl.session.questions import names_of
+from nnrepl.session.session import Session
+from nnrepl.session.stops import CATCHES, Breakpoint, Catch, Entry, Watch
+from nnrepl.tape import PHASES
+from nnrepl.view.stops import entries_view, entry_line, places_text
+
+STOPS = "stops"
+_NUMBERS = Grammar("[N ...]", lambda text: re.fullmatch(r"[\d\s,-]*", text) is not None)
+_BREAK = Grammar("[PLACE[, CONDITION]]", lambda text: True, "places")
+
+
+# -- breakpoints ---------------------------------------------------------------------------------------------
+
+
+@command("break", "b", takes=_BREAK, group=STOPS)
+def break_(it: Interpreter, text: str) -> RenderableType | None:
+    """Stop at a place, in every pass: `break PLACE`, `break PLACE, CONDITION`. Without a place, list what there is.
+
+    A place is an op (`break #12`), a line (`break train.py:31`, `break 31` in the file where you stand), an
+    operation (`break matmul`), a value where it is made (`break z1`, `break grad(z1)`), a module where it is
+    entered (`break layers.*.attention`), a function (`break loss_fn`), or a phase (`break backward`). A phase before it
+    keeps it to that phase: `break backward matmul`. A line, a module and a function stop once for each
+    time that the program comes to them, and again where their gradients are taken.
+
+    The condition is Python, as seen from there: `break matmul, z1.max() > 10`. With a value's name it sees the
+    value that has just been made: `break loss, loss > 3`. It is evaluated only where the place matches.
+    """
+    return entries_view(it.session) if not text else _set(it, text, temporary=False)
+
+
+@command("tbreak", "tb", takes=Grammar("PLACE[, CONDITION]", lambda text: bool(text), "places"), group=STOPS)
+def tbreak(it: Interpreter, text: str) -> RenderableType | None:
+    """Stop at a place once: as `break`, and the breakpoint is deleted when it has stopped."""
+    return _set(it, text, temporary=True)
+
+
+def _set(it: Interpreter, text: str, temporary: bool) -> RenderableType:
+    place, condition = split_condition(text)
+    place = full_place(it.session, place)
+    _check_python(condition)
+    entry = Breakpoint(place, condition=condition, temporary=temporary)
+    if it.session.lookout.search.matcher(entry) is None and not re.fullmatch(r"[\w.*?<>:/()∂ -]+", place):
+        raise UserError(f"{place} is no place; a place is #12, train.py:31, a value, an op, or a module path")
+    note = _check_line(it.session, place)
+    it.session.stops.add(entry)
+    return Group(*_answer(it.session, entry), *([note] if note is not None else []))
+
+
+def split_condition(text: str) -> tuple[str, str]:
+    """`matmul, z1 > 3` and `matmul if z1 > 3` in two."""
+    place, sign, condition = text.partition(",")
+    if sign and not condition.strip():
+        raise UserError(f"a condition is missing behind the comma: break {place.strip()}, z1.max() > 10")
+    if not sign:
+        found = re.search(r"\s+if\s+", text)
+        if found is not None:
+            place, condition = text[: found.start()], text[found.end() :]
+    if not place.strip():
+        raise UserError("a place is missing: break matmul, z1.max() > 10")
+    return place.strip(), condition.strip()
+
+
+def full_place(session: Session, place: str) -> str:
+    """A place with the file in it: a bare number is a line of the file where the person stands."""
+    phase, _, rest = place.partition(" ")
+    if phase in PHASES and rest.strip():
+        return f"{phase} {full_place(session, rest.strip())}"
+    if place == "#0":
+        raise UserError("ops count from #1; setup counts backwards from #-1")
+    if not re.fullmatch(r":?\d{1,9}", place):
+        return place
+    op = session.op or (session.tape.ops[-1] if session.tape.ops else None)
+    source = op.source if op is not None else None
+    if source is None or not source.file:
+        raise UserError(f"there is no file here of which {place} could be a line; break #{place} is an op")
+    cell = f" cell {source.cell}" if source.cell else ""
+    return f"{os.path.basename(source.file)}{cell}:{place.lstrip(':')}"
+
+
+def _check_python(condition: str) -> None:
+    from nnrepl.session.expressions import masked
+
+    if condition:
+        try:
+            compile(masked(condition), "<condition>", "eval")
+        except (SyntaxError, ValueError) as error:
+            reason = getattr(error, "msg", error)
+            raise UserError(f"the condition {condition} does not parse: {reason}") from None
+
+
+def _check_line(session: Session, place: str) -> Text | None:
+    """What to say about a line from which no op has come: an error where none ever will."""
+    phase, _, rest = place.partition(" ")
+    found = LINE.fullmatch(rest if rest and phase in PHASES else place)
+    if found is None or found["cell"]:
+        return None
+    line, file = int(found["line"]), found["file"]
+    path, known = lines_with_ops(session.tape, file)
+    path = path or (file if os.path.exists(file) else "")
+    if line in known:
+        return None
+    near = " or ".join(f"{os.path.basename(file)}:{number}" for number in nearest(known, line))
+    offer = f"; the nearest with ops: {near}" if near else ""
+    code = lines_with_code(path) if path else set()
+    if code and line not in code:
+        raise UserError(f"there is no code on line {line} of {os.path.basename(path)}{offer}")
+    return Text(f"No op has come from this line so far{offer}.", style="hint") if path else None
+
+
+def _answer(session: Session, entry: Breakpoint) -> list[RenderableType]:
+    """What is said when a breakpoint is set: what it is, and where it matches in this pass."""
+    lines: list[RenderableType] = [entry_line(session, entry)]
+    part = session.part
+    kind = session.lookout.search.matcher(entry)
+    if kind is None:
+        lines.append(
+            Text(f"Nothing is called {entry.text} yet{session.lookup.suggest(entry.text)}: kept pending.", "hint")
+        )
+    elif part is not None:
+        places = session.lookout.search.places(entry, part.start, max(part.end, part.start))
+        lines.append(Text(places_text(session, places), style="hint"))
+    return lines
+
+
+@command(
+    "condition", takes=Grammar("N [CONDITION]", lambda text: re.match(r"\d+(\s|$)", text) is not None), group=STOPS
+)
+def condition_(it: Interpreter, text: str) -> RenderableType | None:
+    """Give a breakpoint a condition, or (without one) take it away: `condition 1 z1.max() > 10`."""
+    number, _, condition = text.partition(" ")
+    entry = it.session.stops.numbered(number)
+    if not isinstance(entry, Breakpoint):
+        raise UserError(f"{entry.title} has no condition; only breakpoints have")
+    _check_python(condition.strip())
+    entry.condition = condition.strip()
+    return entry_line(it.session, entry)
+
+
+@command(
+    "ignore", takes=Grammar("N [COUNT]", lambda text: re.fullmatch(r"\d+(\s+\d+)?", text) is not None), group=STOPS
+)
+def ignore(it: Interpreter, text: str) -> RenderableType | None:
+    """Go over the next hits of a breakpoint, watch or catch: `ignore 1 3`. Without a count, over none."""
+    number, _, count = text.partition(" ")
+    entry = it.session.stops.numbered(number)
+    entry.ignore = min(int(count.strip()[:12] or 0), 10**9)
+    return entry_line(it.session, entry)
+
+
+# -- watches and catches -------------------------------------------------------------------------------------
+
+
+@command("watch", takes=Grammar("EXPR", bool, "names"), group=STOPS)
+def watch(it: Interpreter, text: str) -> RenderableType | None:
+    """Stop where the value of an expression has changed: `watch z1`, `watch grad(w).max()`, `watch loss`.
+
+    It is looked at only behind the ops that make one of the values it names, and told with its old and its new
+    value. A parameter that a new pass takes over unchanged has not changed.
+    """
+    session = it.session
+    _check_python(text)
+    plain, gradients = names_of(session, text)
+    entry = Watch(text)
+    lines: list[RenderableType] = []
+    if not plain and not gradients:
+        if _is_plain_python(it, text):
+            raise UserError(f"{text} names no tensor of the tape; display {text} shows it at every stop")
+        lines = [Text("It names nothing that is on the tape yet: kept pending.", style="hint")]
+    session.stops.add(entry)
+    return Group(entry_line(session, entry), *lines)
+
+
+def _is_plain_python(it: Interpreter, text: str) -> bool:
+    """Whether an expression has a value without the tape."""
+    try:
+        it.value(text)
+    except UserError:
+        return False
+    return True
+
+
+@command("catch", takes=Grammar(" | ".join(CATCHES), bool, "words", tuple(CATCHES)), group=STOPS)
+def catch(it: Interpreter, text: str) -> RenderableType | None:
+    """Stop where something happens that is easy to miss.
+
+    `catch nan`, `catch inf`: an op makes a NaN (an Inf) out of inputs that have none, and which element, from which
+    numbers. `catch zero-grad`: a gradient that is not zero goes into an op, and zeros come out.
+    `catch exception`: an op raises, also where the program handles it. `catch sync`: the program forces an
+    evaluation. `catch shape`: two operands stretch each other to a shape that neither has.
+    nan, inf and zero-grad evaluate what is run over, many ops at a time.
+    """
+    if text not in CATCHES:
+        from difflib import get_close_matches
+
+        close = get_close_matches(text, CATCHES, 1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        raise UserError(f"catch takes {', '.join(CATCHES)}, not {text}{hint}")
+    same = next((known for known in it.session.stops if isinstance(known, Catch) and known.text == text), None)
+    entry = same or it.session.stops.add(Catch(text))
+    entry.enabled = True
+    return entry_line(it.session, entry)
+
+
+@command("last", takes=Grammar("NAME", bool, "names"), group="jumps")
+def last(it: Interpreter, text: str) -> RenderableType | None:
+    """Go back to the op that wrote a value last: `last z1`, `last grad(w)`. Again: to the write before."""
+    return it.show_stop(it.session.last_write(text))
+
+
+# -- all of them ---------------------------------------------------------------------------------------------
+
+
+def _chosen(session: Session, text: str) -> list[Entry]:
+    """`1`, `1 3`, `2-4`, or all."""
+    if not text.strip():
+        return list(session.stops)
+    chosen: list[Entry] = []
+    for word in re.split(r"[\s,]+", text.strip()):
+        first, dash, final = word.partition("-")
+        if dash and first and final:
+            numbers = range(int(first[:9]), int(final[:9]) + 1)
+            chosen += [entry for entry in session.stops if entry.number in numbers]
+        else:
+            chosen.append(session.stops.numbered(word))
+    return chosen
+
+
+@command("disable", takes=_NUMBERS, group=STOPS)
+def disable(it: Interpreter, text: str) -> RenderableType | None:
+    """Keep breakpoints, watches or catches from stopping, by their numbers; without one, all."""
+    return _switch(it, text, False)
+
+
+@command("enable", takes=_NUMBERS, group=STOPS)
+def enable(it: Interpreter, text: str) -> RenderableType | None:
+    """Let breakpoints, watches or catches stop again, by their numbers; without one, all."""
+    return _switch(it, text, True)
+
+
+def _switch(it: Interpreter, text: str, on: bool) -> RenderableType:
+    chosen = _chosen(it.session, text)
+    for entry in chosen:
+        entry.enabled = on
+    return entries_view(it.session, chosen)
+
+
+@command("clear", "cl", "delete", takes=Grammar("[N ... | PLACE]", lambda text: True, "places"), group=STOPS)
+def clear(it: Interpreter, text: str) -> RenderableType | None:
+    """Delete breakpoints, watches or catches: by numbers (`clear 1 3`), by place (`clear train.py:31`), or all."""
+    stops = it.session.stops
+    text = re.sub(r"^(breakpoints?|watch(points?)?)\b\s*", "", text)
+    if re.fullmatch(r"[\d\s,-]*", text):
+        chosen = _chosen(it.session, text)
+    else:
+        chosen = [entry for entry in stops if entry.text in (text, full_place(it.session, text))]
+        if not chosen:
+            raise UserError(f"no breakpoint, watch or catch is at {text}; info breakpoints lists them")
+    for entry in chosen:
+        stops.remove(entry)
+    names = ", ".join(entry.title for entry in chosen)
+    return Text(f"Deleted {names}." if chosen else "There was nothing to delete.", style="hint")
+
+
+@command("commands", takes=Grammar("[N]", lambda text: re.fullmatch(r"\d*", text) is not None), group=STOPS)
+def commands(it: Interpreter, text: str) -> RenderableType | None:
+    """Give a breakpoint, watch or catch lines that are run when it has stopped: `commands 1`, the lines, `end`.
+
+    Without a number, the one set last. `silent` as the first line: the stop itself is not shown. A motion
+    (`continue`) ends the list. `end` at once takes the lines away.
+    """
+    entry = it.session.stops.numbered(text) if text else it.session.stops.last()
+    it.collect(entry.title, lambda lines: _give(entry, lines))
+    return Text(f"Lines for {entry.title}, one at a time; end finishes.", style="hint")
+
+
+def _give(entry: Entry, lines: list[str]) -> None:
+    entry.commands = lines

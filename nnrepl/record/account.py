@@ -1,0 +1,117 @@
+"""Account: hold recorded ops against MLX's own lazy graph."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from nnrepl.record.graph import Primitive, read_graph
+from nnrepl.tape import DrawnKey, Op, Value
+
+
+def account(ops: list[Op]) -> tuple[int, tuple[str, ...]]:
+    """Hold recorded ops against MLX's own lazy graph.
+
+    Every primitive that leads to an op's results must lie between them and the op's recorded inputs, and no array
+    that came in from outside may have been computed from what is on the tape. Returns how many primitives were seen,
+    and what was not accounted for.
+    """
+    accounts = _Accounts(ops)
+    wrong = [problem for op in ops for problem in accounts.claim(op)]
+    wrong.extend(accounts.strangers())
+    return len(accounts.owned), tuple(dict.fromkeys(wrong))
+
+
+class _Accounts:
+    """Which node of MLX's graph is which value.
+
+    Attributes:
+        owned: The primitives that an op has accounted for.
+    """
+
+    def __init__(self, ops: list[Op]) -> None:
+        self.owned: set[Primitive] = set()
+        self._ops = ops
+        self._values = {value: None for op in ops for value in (*op.inputs, *op.outputs) if value.held is not None}
+        states = {id(key.state): key.state for op in ops for key in drawn_keys(op)}
+        arrays = {id(value.held): value.array for value in self._values} | states
+        primitives, nodes = read_graph(list(arrays.values()))
+        self._nodes = dict(zip(arrays, nodes))
+        self._made_by = {name: made for made in primitives for name in made.outputs}
+        self._known: dict[str, Value] = {}
+        for value in self._values:
+            known = self._known.get(self._node(value))
+            if known is None or known.op is None:
+                self._known[self._node(value)] = value
+
+    def _node(self, value: Value) -> str:
+        return self._nodes[id(value.held)]
+
+    def claim(self, op: Op) -> Iterator[str]:
+        """Take the primitives between an op's outputs and its inputs; anything else it reaches is undeclared."""
+        outputs = {self._node(value) for value in op.outputs if value.held is not None}
+        own = {self._node(value) for value in _held(op.inputs)} | {self._nodes[id(key.state)] for key in drawn_keys(op)}
+        pending = list(outputs)
+        seen: set[str] = set()
+        while pending:
+            name = pending.pop()
+            if name in seen or name in own:
+                continue
+            seen.add(name)
+            known = self._known.get(name)
+            if known is not None and name not in outputs and not _go_together(op, known):
+                yield f"#{op.index} {op.name} also depends on {known.name}, which is not among its inputs"
+                continue
+            made = self._made_by.get(name)
+            if made is not None:
+                self.owned.add(made)
+                pending.extend(made.inputs)
+
+    def strangers(self) -> Iterator[str]:
+        """Leaves that were computed from values of the tape by something that was not recorded."""
+        recorded = {self._node(value) for op in self._ops for value in op.outputs if value.held is not None}
+        recorded |= {self._node(leaf) for leaf in _differentiated(self._ops) if leaf in self._values}
+        for leaf in self._values:
+            if leaf.op is None and leaf.origin is None and self._node(leaf) not in recorded:
+                source = self._first_of(recorded, self._node(leaf))
+                if source is not None:
+                    yield f"{leaf.name} was computed from {source.name} by something that was not recorded"
+
+    def _first_of(self, wanted: set[str], start: str) -> Value | None:
+        """The first of the wanted nodes that lead to a node."""
+        pending = [start]
+        seen: set[str] = set()
+        while pending:
+            name = pending.pop()
+            if name in wanted:
+                return self._known[name]
+            if name not in seen and name in self._made_by:
+                seen.add(name)
+                pending.extend(self._made_by[name].inputs)
+        return None
+
+
+def _held(values: Iterable[Value]) -> Iterator[Value]:
+    """Values with an array; for one that was dropped, those that it was made from."""
+    pending = list(values)
+    while pending:
+        value = pending.pop()
+        if value.held is not None:
+            yield value
+        elif value.op is not None:
+            pending.extend(value.op.inputs)
+
+
+def _go_together(op: Op, value: Value) -> bool:
+    """Whether a value comes from the same call of `mx.vjp` as an op: the VJP of an op and its accumulations."""
+    return value.op is not None and op.of is not None and value.op.of is op.of
+
+
+def _differentiated(ops: list[Op]) -> set[Value]:
+    return {leaf for part in {op.part: None for op in ops} for leaf in part.wrt}
+
+
+def drawn_keys(op: Op) -> Iterator[DrawnKey]:
+    """The keys that an op drew from the global random state."""
+    for arg in (*op.args, *op.kwargs.values()):
+        if isinstance(arg, DrawnKey):
+            yield arg

@@ -1,0 +1,94 @@
+"""Tracing: what MLX does not allow while it traces a function, nnrepl does not allow either.
+
+While recording, a compiled or differentiated function runs on ordinary arrays, which could be evaluated. MLX runs it
+on tracers. What depends on one is told from the tape; the error is MLX's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import mlx.core as mx
+
+from nnrepl.record.special import construct
+from nnrepl.record.strays import native, raw
+from nnrepl.tape import Value, arrays_of
+
+if TYPE_CHECKING:
+    from nnrepl.record.recorder import Recorder
+
+_async_eval, _compile, _eval, _grad, _multiply = map(raw, (mx.async_eval, mx.compile, mx.eval, mx.grad, mx.multiply))
+
+
+class Tracing:
+    """A function that MLX would be tracing now.
+
+    Args:
+        start: The position of its first op.
+        inputs: The values that MLX would hand to it as tracers.
+    """
+
+    def __init__(self, recorder: Recorder, start: int, inputs: Iterable[Value]) -> None:
+        self._recorder = recorder
+        self._start = start
+        self._inputs = set(inputs)
+
+    def depends(self, values: Iterable[Value]) -> bool:
+        """Whether any of some values is or was made of a tracer."""
+        made = set(self._inputs)
+        for op in self._recorder.tape.ops[self._start :]:
+            if not made.isdisjoint(op.inputs):
+                made.update(op.outputs)
+        return not made.isdisjoint(values)
+
+    def check_captured(self, results: Iterable[Value]) -> None:
+        """MLX compiles no function that takes something which was made of its arguments before and elsewhere.
+
+        Raises:
+            ValueError: MLX's own.
+        """
+        inside: set[Value] = set()
+        outside: list[Value] = list(results)
+        seen: set[Value] = set()
+        while outside:
+            value = outside.pop()
+            if value in seen or value.op is None:
+                continue
+            seen.add(value)
+            early = value.op.position < self._start
+            if early and value not in self._inputs and not value.evaluated:
+                inside.add(value)
+            if not early or value in inside:
+                taken = value.op.inputs
+                if value in inside and not self._inputs.isdisjoint(taken):
+                    _refuse_captured()
+                outside.extend(taken)
+                if value in inside:
+                    inside.update(other for other in taken if not other.evaluated)
+
+
+def check_evaluation(recorder: Recorder, how: str, args: tuple[Any, ...]) -> None:
+    """The program evaluates arrays: inside of a compiled function it must not evaluate tracers, inside of a gradient
+    not asynchronously.
+
+    Raises:
+        ValueError: MLX's own.
+    """
+    asynchronous = how == "mx.async_eval"
+    if not recorder.tracing and not (asynchronous and recorder.differentiating):
+        return
+    values = [recorder.live[id(array)] for array in arrays_of(args) if id(array) in recorder.live]
+    if recorder.tracing:
+        if recorder.tracing[-1].depends(values):
+            native(_compile(_async_eval if asynchronous else _eval))(construct(0.0))
+    elif recorder.part is not None:
+        part = recorder.part
+        lazy = [value for value in values if value.op is None or not value.evaluated]
+        if Tracing(recorder, part.start, part.wrt).depends(lazy):
+            native(_grad(_async_eval))(construct(0.0))
+
+
+def _refuse_captured() -> None:
+    given = construct(0.0)
+    native(_compile(lambda array: _multiply(array, _multiply(given, given))))(given)

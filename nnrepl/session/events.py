@@ -1,0 +1,236 @@
+"""Events: what `catch` stops at. Each event knows where it may happen, what has to be evaluated to be sure, and
+what there is to tell about it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+import mlx.core as mx
+
+from nnrepl.record.needs import needs
+from nnrepl.session.findings import Forced, Raised, Stretched, Test, Vanished, birth, source_of
+from nnrepl.session.questions import Question
+from nnrepl.tape import SETUP, BackwardOp, Op, Tape, Value
+
+
+class Catcher(Protocol):
+    """Finds one kind of event.
+
+    Attributes:
+        evaluates: Whether it looks at numbers; if it does not, `question` gives None.
+    """
+
+    evaluates: bool
+
+    def positions(self, tape: Tape, start: int, end: int, reverse: bool) -> Iterator[int]:
+        """Where it may happen."""
+
+    def question(self, tape: Tape, position: int) -> Question | None:
+        """What has to be evaluated to be sure."""
+
+    def finding(self, tape: Tape, position: int) -> Any:
+        """What there is to tell, where nothing had to be evaluated."""
+
+
+def catcher(what: str) -> Catcher:
+    """The event of that name: one of `nnrepl.session.stops.CATCHES`."""
+    return _EVENTS[what]()
+
+
+def _ops(tape: Tape, start: int, end: int, reverse: bool) -> Iterator[int]:
+    end = min(end, len(tape))
+    return iter(range(end - 1, start - 1, -1) if reverse else range(start, end))
+
+
+class _Flags:
+    """One yes or no for each value, reduced lazily; asked once."""
+
+    def __init__(self, reduce: Callable[[mx.array], mx.array]) -> None:
+        self._reduce = reduce
+        self._known: dict[Value, bool] = {}
+        self._asked: dict[Value, mx.array] = {}
+
+    def ask(self, values: list[Value], needed: list[Value], arrays: list[mx.array]) -> None:
+        """Add what has to be evaluated to know about some values."""
+        for value in values:
+            if value in self._known:
+                continue
+            if value not in self._asked:
+                self._asked[value] = self._reduce(value.array)
+            needed.append(value)
+            arrays.append(self._asked[value])
+
+    def __getitem__(self, value: Value) -> bool:
+        if value not in self._known:
+            flag: Any = self._asked.pop(value).item()
+            self._known[value] = bool(flag)
+        return self._known[value]
+
+
+class Births:
+    """An op whose result has bad numbers although its inputs have none; a leaf that brings some along."""
+
+    evaluates = True
+
+    def __init__(self, what: str, test: Test) -> None:
+        self._what = what
+        self._test = test
+        self._flags = _Flags(lambda array: mx.any(test(array)))
+
+    def positions(self, tape: Tape, start: int, end: int, reverse: bool) -> Iterator[int]:
+        ops = tape.ops
+        return (at for at in _ops(tape, start, end, reverse) if any(_floating(value) for value in ops[at].outputs))
+
+    def question(self, tape: Tape, position: int) -> Question:
+        op = tape.ops[position]
+        outputs = [value for value in op.outputs if _floating(value)]
+        inputs = [value for value in dict.fromkeys(op.inputs) if _floating(value)]
+        values: list[Value] = []
+        arrays: list[mx.array] = []
+        self._flags.ask(outputs, values, arrays)
+        self._flags.ask(inputs, values, arrays)
+        return Question(values, arrays, lambda: self._answer(tape, op, inputs, outputs))
+
+    def _answer(self, tape: Tape, op: Op, inputs: list[Value], outputs: list[Value]) -> Any:
+        bad = [value for value in inputs if self._flags[value]]
+        for value in bad:
+            if _was_there(value, op) and _first_user(tape, value) is op:
+                return birth(self._what, self._test, op, value)
+        for value in outputs:
+            if self._flags[value] and not bad:
+                return birth(self._what, self._test, op, value)
+        return False
+
+    def finding(self, tape: Tape, position: int) -> Any:
+        raise NotImplementedError
+
+
+class ZeroGradients:
+    """A backward op that is given a gradient and gives zeros."""
+
+    evaluates = True
+
+    def __init__(self) -> None:
+        self._flags = _Flags(lambda array: mx.all(array == 0))
+
+    def positions(self, tape: Tape, start: int, end: int, reverse: bool) -> Iterator[int]:
+        ops = tape.ops
+        return (at for at in _ops(tape, start, end, reverse) if isinstance(ops[at], BackwardOp) and _zeroable(ops[at]))
+
+    def question(self, tape: Tape, position: int) -> Question:
+        op = tape.ops[position]
+        given = [value for value in dict.fromkeys(op.inputs) if value.gradient_of is not None and _floating(value)]
+        values: list[Value] = []
+        arrays: list[mx.array] = []
+        self._flags.ask(_zeroable(op), values, arrays)
+        self._flags.ask(given, values, arrays)
+        return Question(values, arrays, lambda: self._answer(op, given))
+
+    def _answer(self, op: Op, given: list[Value]) -> Any:
+        alive = [value for value in given if not self._flags[value]]
+        if alive or not given:
+            for value in _zeroable(op):
+                if self._flags[value]:
+                    others = [taken for taken in dict.fromkeys(needs(op)) if taken.gradient_of is None]
+                    return Vanished(op, value, tuple(alive), tuple(others))
+        return False
+
+    def finding(self, tape: Tape, position: int) -> Any:
+        raise NotImplementedError
+
+
+class Certain:
+    """An event that the tape alone tells."""
+
+    evaluates = False
+
+    def question(self, tape: Tape, position: int) -> Question | None:
+        return None
+
+
+class Exceptions(Certain):
+    """An op that raised, or the end of a pass in which the program itself did."""
+
+    def _all(self, tape: Tape) -> dict[int, Raised]:
+        found: dict[int, Raised] = {}
+        for op, error in list(tape.errors.items()):
+            if op.position < len(tape) and tape.ops[op.position] is op:
+                found[op.position] = Raised(error, op)
+        known = [raised.error for raised in found.values()]
+        for part in tape.passes:
+            if part.error is not None and not any(part.error is error for error in known):
+                found.setdefault(part.end, Raised(part.error, None))
+        return found
+
+    def positions(self, tape: Tape, start: int, end: int, reverse: bool) -> Iterator[int]:
+        return iter(sorted([at for at in self._all(tape) if start <= at < end], reverse=reverse))
+
+    def finding(self, tape: Tape, position: int) -> Any:
+        return self._all(tape)[position]
+
+
+class Evaluations(Certain):
+    """The program forced an evaluation."""
+
+    def positions(self, tape: Tape, start: int, end: int, reverse: bool) -> Iterator[int]:
+        found = {mark.position for mark in tape.marks if start <= mark.position < end}
+        return iter(sorted(found, reverse=reverse))
+
+    def finding(self, tape: Tape, position: int) -> Any:
+        return Forced(tuple([mark for mark in tape.marks if mark.position == position]))
+
+
+class Shapes(Certain):
+    """Operands that were broadcast against each other: the result is larger than either."""
+
+    def positions(self, tape: Tape, start: int, end: int, reverse: bool) -> Iterator[int]:
+        ops = tape.ops
+        return (at for at in _ops(tape, start, end, reverse) if _stretched(ops[at]))
+
+    def finding(self, tape: Tape, position: int) -> Any:
+        return Stretched(tape.ops[position])
+
+
+_PRODUCTS = ("matmul", "addmm", "outer", "kron", "einsum", "tensordot", "inner")
+
+
+def _stretched(op: Op) -> bool:
+    if len(op.inputs) < 2 or len(op.outputs) != 1 or isinstance(op, BackwardOp) or op.name in _PRODUCTS:
+        return False
+    shape = op.outputs[0].shape
+    shapes = [value.shape for value in op.inputs]
+    if shape in shapes or len(shape) != max(map(len, shapes)):
+        return False
+    wide = [(1,) * (len(shape) - len(one)) + tuple(one) for one in shapes]
+    extents = [set(column) - {1} for column in zip(*wide)]
+    return all(found == ({extent} - {1}) for found, extent in zip(extents, shape))
+
+
+def _first_user(tape: Tape, value: Value) -> Op | None:
+    """The first op behind the setup that takes a value."""
+    return next((user for user in tape.consumers(value) if user.phase != SETUP), None)
+
+
+def _was_there(value: Value, op: Op) -> bool:
+    """Whether a value that an op takes was there before the first forward pass, or comes from outside."""
+    maker = source_of(value).op
+    return op.phase != SETUP and (maker is None or maker.phase == SETUP)
+
+
+def _floating(value: Value) -> bool:
+    return value.size > 0 and mx.issubdtype(value.dtype, mx.inexact)
+
+
+def _zeroable(op: Op) -> list[Value]:
+    return [value for value in op.outputs if value.gradient_of is not None and _floating(value)]
+
+
+_EVENTS: dict[str, Callable[[], Catcher]] = {
+    "nan": lambda: Births("nan", mx.isnan),
+    "inf": lambda: Births("inf", mx.isinf),
+    "exception": Exceptions,
+    "zero-grad": ZeroGradients,
+    "sync": Evaluations,
+    "shape": Shapes,
+}

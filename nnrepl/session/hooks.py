@@ -1,0 +1,54 @@
+"""Hooks: what a session tells the outside, and why the person has the floor."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from nnrepl.session.stops import Hit
+from nnrepl.tape import Op
+
+if TYPE_CHECKING:
+    from nnrepl.session.session import Session
+
+START_OF_TAPE, END_OF_TAPE, END_OF_PROGRAM, EXCEPTION = "start of tape", "end of tape", "end of program", "exception"
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Why the person has the floor.
+
+    Attributes:
+        reason: "first op", "" for a motion that arrived, "end of program", "exception", ...
+        position: Where the cursor stands.
+        passed: The op that was just gone over, if it was a motion from op to op.
+        error: The exception, where one is the reason.
+        missed: What was sought and not found, in words.
+        hits: The breakpoints, watches and catches that were hit.
+    """
+
+    reason: str
+    position: int
+    passed: tuple[Op, ...] = ()
+    error: BaseException | None = None
+    missed: str = ""
+    hits: tuple[Hit, ...] = ()
+
+
+class Hooks:
+    """What a session tells the outside. The defaults do nothing."""
+
+    def interact(self, session: Session, stop: Stop) -> None:
+        """The person has the floor; returns when the program is to run on."""
+
+    def pass_started(self) -> None:
+        """A gradient pass is being recorded; nothing is said until its end."""
+
+    def running_again(self, position: int, from_start: bool) -> None:
+        """The program runs again; what it printed before `position` has been seen."""
+
+    def cursor_moved(self, position: int) -> None:
+        """The cursor stands at another place."""
+
+    def progress(self, share: float) -> None:
+        """A long evaluation has come so far."""

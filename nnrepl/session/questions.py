@@ -1,0 +1,141 @@
+"""Questions: conditions and watched expressions, asked lazily so that many can be evaluated at once."""
+
+from __future__ import annotations
+
+import re
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import mlx.core as mx
+
+from nnrepl.record.guide import Unwinding
+from nnrepl.record.names import GRADIENT_SIGN
+from nnrepl.record.verify import same_bits
+from nnrepl.session.errors import NoGradient, NotYet, UserError
+from nnrepl.session.expressions import names_in
+from nnrepl.session.findings import Change, Failed, source_of
+from nnrepl.session.matching import Written
+from nnrepl.tape import Leaf, Value
+
+if TYPE_CHECKING:
+    from nnrepl.session.session import Session
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """Whether something is so.
+
+    Attributes:
+        values: Values of the tape that must be evaluated first.
+        arrays: Then these, all at once.
+        answer: Then this tells: False, True, or what was found.
+    """
+
+    values: Sequence[Value]
+    arrays: Sequence[mx.array]
+    answer: Callable[[], Any]
+
+    @staticmethod
+    def known(answer: Any) -> Question:
+        """A question that is answered already."""
+        return Question((), (), lambda: answer)
+
+    @staticmethod
+    def change(session: Session, text: str, position: int) -> Question:
+        """Whether an expression has another value at `position` than just before."""
+        after, used = _value(session, text, position)
+        before, used_before = _value(session, text, position - 1)
+        if isinstance(after, (NotYet, NoGradient)):
+            return Question.known(False)
+        op = session.tape.ops[position - 1] if 0 < position <= len(session.tape) else None
+        op = op if op is not None and any(value.op is op for value in used) else None
+        if isinstance(before, UserError) or isinstance(after, UserError):
+            before = None if isinstance(before, UserError) else before
+            found: Any = Failed(text, str(after)) if isinstance(after, UserError) else Change(text, op, before, after)
+            return Question([] if isinstance(after, UserError) else used, (), lambda: found)
+        change = Change(text, op, before, after)
+        if isinstance(before, mx.array) and isinstance(after, mx.array):
+            same = same_bits(before, after)
+            return Question([*used, *used_before], [same], lambda: False if same.item() else change)
+        return Question.known(False if _equal(before, after) else change)
+
+
+def _equal(before: Any, after: Any) -> bool:
+    try:
+        return bool(before == after)
+    except (ValueError, TypeError):
+        return before is after
+
+
+def _value(session: Session, text: str, position: int) -> tuple[Any, list[Value]]:
+    """The value of an expression as seen from a position (a UserError if it has none there), not evaluated."""
+    if position < 0:
+        return NotYet(text), []
+    expressions = session.expressions
+    try:
+        result = expressions.evaluate(text, session.where_at(position))
+    except UserError as error:
+        return error, []
+    except Unwinding:
+        raise
+    except Exception as error:  # the person's own expression: what it raises is the answer
+        return UserError(traceback.format_exception_only(type(error), error)[-1].strip()), []
+    return result, expressions.used()
+
+
+def ask_condition(session: Session, text: str, position: int, note: Callable[[str], None]) -> Question:
+    """Whether a condition is true as seen from a position.
+
+    A value that lies ahead makes it not true (`note` is told); any other failure is a hit, and said.
+    """
+    result, used = _value(session, text, position)
+    if isinstance(result, (NotYet, NoGradient)):
+        note(str(result))
+        return Question.known(False)
+    if isinstance(result, UserError):
+        return Question.known(Failed(text, str(result)))
+    if not isinstance(result, mx.array):
+        try:
+            return Question.known(bool(result))
+        except (ValueError, TypeError) as error:
+            return Question.known(Failed(text, str(error)))
+    if result.size != 1:
+        return Question.known(Failed(text, f"it gives {result.size} numbers; write .any() or .all() behind it"))
+    return Question(used, [result], lambda: bool(result.item()))
+
+
+# -- watches -------------------------------------------------------------------------------------------------
+
+
+def watched(session: Session, text: str, start: int, end: int, reverse: bool) -> Iterator[int]:
+    """Where an expression may change: just behind each op that makes one of its values, or with a pass that
+    brings one. A parameter that enters a new pass as it left the last one is passed over."""
+    tape, names = session.tape, session.names
+    found: set[int] = set()
+    plain, gradients = names_of(session, text)
+    for name in plain:
+        last: Value | None = None
+        for position, value in names.versions(name):
+            if not isinstance(value, Leaf) or last is None or source_of(value) is not source_of(last):
+                found.add(position)
+            last = value
+    for name in gradients:
+        for value in Written(name, names, gradient=True).values(tape):
+            found.add(0 if value.op is None else value.op.position + 1)
+    return iter(sorted((at for at in found if start <= at < end), reverse=reverse))
+
+
+def names_of(session: Session, text: str) -> tuple[list[str], list[str]]:
+    """The names of the tape in an expression, and those of whose gradients it speaks."""
+    known = session.names.versions
+    gradients = [word.strip() for word in re.findall(r"grad\(([^()]+)\)", text)]
+    gradients += [word.removeprefix(GRADIENT_SIGN) for word in re.findall(rf"{GRADIENT_SIGN}[\w.]+", text)]
+    rest = re.sub(rf"grad\(([^()]+)\)|{GRADIENT_SIGN}[\w.]+", " ", text)
+    plain = []
+    for path in names_in(rest):
+        words = path.split(".")
+        candidates = [".".join(words[:count]) for count in range(len(words), 0, -1)]
+        plain += [name for name in candidates if known(name)][:1] or (["loss"] if path == "loss" else [])
+    return plain, gradients

@@ -1,0 +1,145 @@
+"""Running: looking out for breakpoints, watches and catches while the person, or the program, moves.
+
+What the tape alone tells stops the program at the very op. What must be evaluated to be seen (`catch nan`) is looked
+for in stretches of many ops, since evaluating ops one by one costs twenty times as much: the program may then have
+run on a little, and the cursor goes back to the op.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from nnrepl.session.search import Search
+from nnrepl.session.stops import Catch, Entry, Hit
+from nnrepl.tape import GRADIENT_PASS, Tape
+
+if TYPE_CHECKING:
+    from nnrepl.session.session import Session
+
+STRETCH = 128
+"""So many ops at the top level of a program are looked at together where something must be evaluated."""
+
+
+class Lookout:
+    """Looks for hits on behalf of a session.
+
+    Attributes:
+        interrupted: Whether the person interrupted the look at what was recorded last.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._tape: Tape | None = None
+        self._search = Search(session)
+        self._at_once = 0
+        self._in_stretches = 0
+        self.interrupted = False
+
+    @property
+    def search(self) -> Search:
+        """What finds hits on the session's present tape."""
+        if self._tape is not self._session.tape:
+            self._tape = self._session.tape
+            self._search = Search(self._session)
+        return self._search
+
+    def begin(self, position: int) -> None:
+        """What is recorded from a position on is looked at."""
+        self._at_once = self._in_stretches = position
+        self.interrupted = False
+
+    def ahead(self, end: int) -> list[Hit]:
+        """The first hit behind the cursor, up to `end`; from there on, what is recorded is looked at."""
+        session = self._session
+        start = session.cursor + 1
+        self._at_once = self._in_stretches = max(start, end)
+        entries = session.stops.enabled
+        if not entries:
+            return []
+        return self._taken(self.search.first(start, end, entries))
+
+    def behind(self, target: int) -> list[Hit]:
+        """The last hit before the cursor, back to `target`."""
+        entries = self._session.stops.enabled
+        if not entries:
+            return []
+        return self._taken(self.search.first(target, self._session.cursor, entries, reverse=True))
+
+    def recorded(self, found: int | None) -> list[Hit]:
+        """The first hit in what the program has recorded since the last look.
+
+        Args:
+            found: Where the person's own goal is, if it was recorded.
+        """
+        self.interrupted = False
+        entries = self._session.stops.enabled
+        length = len(self._session.tape)
+        if not entries:
+            self._at_once = self._in_stretches = length
+            return []
+        end = length if found is None else found + 1
+        try:
+            return self._taken(self._recorded(entries, end, found is not None))
+        except KeyboardInterrupt:
+            self.interrupted = True
+            return []
+
+    def caught_up(self) -> list[Hit]:
+        """The first hit of what must be evaluated to be seen, in all that has been recorded."""
+        slow = [entry for entry in self._session.stops.enabled if self._evaluates(entry)]
+        if not slow:
+            return []
+        start, self._in_stretches = self._in_stretches, len(self._session.tape)
+        try:
+            return self.search.first(start, self._in_stretches, slow)
+        except KeyboardInterrupt:
+            self._session.interrupted = True
+            return []
+
+    def _recorded(self, entries: list[Entry], end: int, arriving: bool) -> list[Hit]:
+        slow = [entry for entry in entries if self._evaluates(entry)]
+        counts = self._session.stops.counts()
+        hits = self.search.first(self._at_once, end, [entry for entry in entries if entry not in slow])
+        self._at_once = end
+        if not slow or not (hits or arriving or self._is_due()):
+            return hits
+        last = hits[0].position + 1 if hits else end
+        earlier = self.search.first(self._in_stretches, last, slow)
+        self._in_stretches = end
+        if earlier and hits and earlier[0].position < hits[0].position:
+            self._session.stops.recount({entry: counts[entry] for entry in counts if entry not in slow})
+            return earlier
+        return [*hits, *earlier]
+
+    def ended(self) -> list[Hit]:
+        """The first hit in what was recorded last, the end of the program included."""
+        session = self._session
+        entries = session.stops.enabled
+        if not entries:
+            return []
+        slow = [entry for entry in entries if self._evaluates(entry)]
+        end = len(session.tape) + 1
+        found = [
+            *self.search.first(self._at_once, end, [entry for entry in entries if entry not in slow]),
+            *self.search.first(self._in_stretches, end, slow),
+        ]
+        first = min((hit.position for hit in found), default=0)
+        return self._taken([hit for hit in found if hit.position == first])
+
+    def _evaluates(self, entry: Entry) -> bool:
+        return isinstance(entry, Catch) and self.search.catcher(entry.text).evaluates
+
+    def _is_due(self) -> bool:
+        """Whether what was recorded at the top level is worth a look: enough of it, or a whole pass."""
+        tape = self._session.tape
+        recent = tape.passes[-1] if tape.passes else None
+        return len(tape) - self._in_stretches >= STRETCH or (
+            recent is not None and recent.kind == GRADIENT_PASS and not recent.open
+        )
+
+    def _taken(self, hits: list[Hit]) -> list[Hit]:
+        """What a hit does to its entry: a temporary breakpoint is deleted."""
+        for hit in hits:
+            if getattr(hit.entry, "temporary", False):
+                self._session.stops.remove(hit.entry)
+        return hits

@@ -1,0 +1,170 @@
+"""Search: where the entries of `nnrepl.session.stops` are hit, forwards and backwards.
+
+What can be told from the tape alone is looked at first, op by op or better; only where an entry can be hit is
+anything evaluated, and that in batches that grow: the first candidates one by one, so that nothing is computed
+far beyond the first hit, then up to 256 at once.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Iterator
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+import mlx.core as mx
+
+from nnrepl.session.events import Catcher, catcher
+from nnrepl.session.expressions import aside
+from nnrepl.session.matching import Matcher, Written, matcher
+from nnrepl.session.questions import Question, ask_condition, watched
+from nnrepl.session.stops import Breakpoint, Catch, Entry, Hit, Watch
+
+if TYPE_CHECKING:
+    from nnrepl.session.session import Session
+
+_eval = mx.eval
+_BATCH = 256
+Candidate = tuple[int, int, Entry]
+
+
+class Search:
+    """Finds hits on a session's tape. What it has found out about values it keeps.
+
+    Args:
+        session: Whose tape, names and expressions.
+
+    Attributes:
+        skip: How many stops are to be gone over (`continue 3`).
+        unasked: Why a condition could not be asked where its place matched.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._matchers: dict[tuple[Entry, str], Matcher] = {}
+        self._unmatched: dict[tuple[Entry, str], int] = {}
+        self._catchers: dict[str, Catcher] = {}
+        self.unasked: dict[Entry, str] = {}
+        self.skip = 0
+
+    def first(self, start: int, end: int, entries: list[Entry], reverse: bool = False) -> list[Hit]:
+        """The hits at the first position from `start` to before `end` (or the last one, in reverse) at which an
+        enabled entry is hit that does not ignore it. Counts what it comes by.
+
+        Raises:
+            KeyboardInterrupt: If the person wants it to stop.
+        """
+        streams = [self._candidates(entry, start, end, reverse) for entry in entries]
+        merged = heapq.merge(*streams, key=_order, reverse=reverse)
+        waiting: list[list[tuple[Candidate, Question | None]]] = []
+        size, limit = 0, 1
+        with aside():
+            for _, group in groupby(merged, key=_position):
+                asked = [(candidate, self._question(candidate)) for candidate in group]
+                waiting.append(asked)
+                size += sum(question is not None for _, question in asked)
+                certain = any(question is None and not entry.ignore for (_, _, entry), question in asked)
+                if certain or size >= limit:
+                    hits = self._settle(waiting)
+                    if hits:
+                        return hits
+                    waiting, size, limit = [], 0, min(limit * 2, _BATCH)
+            return self._settle(waiting)
+
+    def places(self, entry: Entry, start: int, end: int) -> list[int]:
+        """Where an entry may be hit; evaluates nothing."""
+        return [position for position, _, _ in self._candidates(entry, start, end, False)]
+
+    def matcher(self, entry: Breakpoint) -> Matcher | None:
+        """What finds a breakpoint's place; None while nothing is called so."""
+        tape = self._session.tape
+        key = (entry, entry.text)
+        found = self._matchers.get(key)
+        if found is None:
+            found = matcher(entry.text, tape, self._session.names, self._unmatched.get(key, 0))
+            self._unmatched[key] = len(tape)
+            if found is not None:
+                self._matchers[key] = found
+        return found
+
+    def catcher(self, what: str) -> Catcher:
+        """What finds an event."""
+        if what not in self._catchers:
+            self._catchers[what] = catcher(what)
+        return self._catchers[what]
+
+    # -- candidates --------------------------------------------------------------------------------------
+
+    def _candidates(self, entry: Entry, start: int, end: int, reverse: bool) -> Iterator[Candidate]:
+        for position in self._positions(entry, start, end, reverse):
+            yield position, entry.number, entry
+
+    def _positions(self, entry: Entry, start: int, end: int, reverse: bool) -> Iterator[int]:
+        tape = self._session.tape
+        if isinstance(entry, Breakpoint):
+            found = self.matcher(entry)
+            return iter(()) if found is None else found.positions(tape, start, end, reverse)
+        if isinstance(entry, Catch):
+            return self.catcher(entry.text).positions(tape, start, end, reverse)
+        return watched(self._session, entry.text, start, end, reverse)
+
+    def _question(self, candidate: Candidate) -> Question | None:
+        """What has to be evaluated to know whether a candidate is a hit; None if it surely is one."""
+        position, _, entry = candidate
+        session = self._session
+        if isinstance(entry, Breakpoint):
+            if not entry.condition:
+                return None
+            made = isinstance(self.matcher(entry), Written)
+            return ask_condition(session, entry.condition, position + made, self._note(entry))
+        if isinstance(entry, Watch):
+            return Question.change(session, entry.text, position)
+        return self.catcher(entry.text).question(session.tape, position)
+
+    def _note(self, entry: Entry) -> Callable[[str], None]:
+        def note(reason: str) -> None:
+            self.unasked[entry] = reason
+
+        return note
+
+    # -- answers -----------------------------------------------------------------------------------------
+
+    def _settle(self, waiting: list[list[tuple[Candidate, Question | None]]]) -> list[Hit]:
+        """Evaluate what was asked, all at once, and take the first position with a hit."""
+        questions = [question for group in waiting for _, question in group if question is not None]
+        values = [value for question in questions for value in question.values]
+        if values:
+            self._session.evaluate(list(dict.fromkeys(values)))
+        needed = [array for question in questions for array in question.arrays]
+        if needed:
+            _eval(needed)
+        for group in waiting:
+            hits = [hit for candidate, question in group if (hit := self._answer(candidate, question)) is not None]
+            if hits and self.skip:
+                self.skip -= 1
+            elif hits:
+                return hits
+        return []
+
+    def _answer(self, candidate: Candidate, question: Question | None) -> Hit | None:
+        position, _, entry = candidate
+        found: Any = None
+        if question is not None:
+            found = question.answer()
+            if found is False:
+                return None
+        entry.hits += 1
+        if entry.ignore:
+            entry.ignore -= 1
+            return None
+        if isinstance(entry, Catch) and question is None:
+            found = self.catcher(entry.text).finding(self._session.tape, position)
+        return Hit(position, entry, entry.hits, None if found is True else found)
+
+
+def _order(candidate: Candidate) -> tuple[int, int]:
+    return candidate[0], candidate[1]
+
+
+def _position(candidate: Candidate) -> int:
+    return candidate[0]

@@ -1,0 +1,154 @@
+"""Stops: what a person has asked to be stopped at. Plain data: what matches is found in `nnrepl.session.search`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, TypeVar
+
+from nnrepl.session.errors import UserError
+
+CATCHES = {
+    "nan": "an op makes a NaN out of inputs that have none",
+    "inf": "an op makes an Inf out of inputs that have none",
+    "exception": "an op, or a pass, raises an exception",
+    "zero-grad": "a gradient that is not zero goes into an op, and zeros come out",
+    "sync": "the program forces an evaluation",
+    "shape": "two operands stretch each other to a shape that neither has",
+}
+
+
+@dataclass(eq=False, slots=True)
+class Entry:
+    """One thing to stop at.
+
+    Attributes:
+        text: As the person wrote it: a place, an expression, what to catch.
+        number: By which it is called; breakpoints, watches and catches count together.
+        enabled: Whether it stops.
+        ignore: How many hits are still to be gone over.
+        hits: How often it was hit.
+        commands: Lines that are run when it has stopped.
+    """
+
+    kind: ClassVar[str] = ""
+
+    text: str
+    number: int = 0
+    enabled: bool = True
+    ignore: int = 0
+    hits: int = 0
+    commands: list[str] = field(default_factory=list)
+
+    @property
+    def title(self) -> str:
+        """`breakpoint 1`."""
+        return f"{self.kind} {self.number}"
+
+
+@dataclass(eq=False, slots=True)
+class Breakpoint(Entry):
+    """Stops at a place.
+
+    Attributes:
+        condition: Only where this is true, "" for always.
+        temporary: Whether it is deleted once it has stopped.
+    """
+
+    kind: ClassVar[str] = "breakpoint"
+
+    condition: str = ""
+    temporary: bool = False
+
+
+@dataclass(eq=False, slots=True)
+class Watch(Entry):
+    """Stops where the value of an expression has changed."""
+
+    kind: ClassVar[str] = "watch"
+
+
+@dataclass(eq=False, slots=True)
+class Catch(Entry):
+    """Stops at an event: one of `CATCHES`."""
+
+    kind: ClassVar[str] = "catch"
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """Where an entry was hit.
+
+    Attributes:
+        position: Where the cursor is to stand.
+        entry: What was hit.
+        count: How often it had been hit then.
+        found: What was found there (see `nnrepl.session.findings`), None for a plain breakpoint.
+    """
+
+    position: int
+    entry: Entry
+    count: int
+    found: Any = None
+
+
+AnEntry = TypeVar("AnEntry", bound=Entry)
+
+
+class Stops:
+    """The entries by number. They outlive a restart of the program."""
+
+    def __init__(self) -> None:
+        self._entries: dict[int, Entry] = {}
+        self._last = 0
+
+    def __iter__(self) -> Iterator[Entry]:
+        return iter(list(self._entries.values()))
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    @property
+    def enabled(self) -> list[Entry]:
+        """Those that stop."""
+        return [entry for entry in self._entries.values() if entry.enabled]
+
+    def add(self, entry: AnEntry) -> AnEntry:
+        """Enter one; gives it its number."""
+        self._last += 1
+        entry.number = self._last
+        self._entries[entry.number] = entry
+        return entry
+
+    def remove(self, entry: Entry) -> None:
+        """Take one out; its number is not used again."""
+        self._entries.pop(entry.number, None)
+
+    def last(self) -> Entry:
+        """The one entered last. Raises UserError if there is none."""
+        if not self._entries:
+            raise UserError("there are no breakpoints; break PLACE sets one")
+        return self._entries[max(self._entries)]
+
+    def numbered(self, text: str) -> Entry:
+        """The entry with a number, as typed. Raises UserError if there is none."""
+        number = int(text) if text.isascii() and text.isdigit() and len(text) < 10 else 0
+        if number not in self._entries:
+            known = ", ".join(str(known) for known in self._entries)
+            there = f"there are {known}" if known else "there are none; break PLACE sets one"
+            raise UserError(f"there is no breakpoint, watch or catch {text}; {there}")
+        return self._entries[number]
+
+    def begin(self) -> None:
+        """The program runs from its start: nothing has been hit."""
+        for entry in self:
+            entry.hits = 0
+
+    def counts(self) -> dict[Entry, tuple[int, int]]:
+        """The hit and ignore counts, to be put back by `recount`."""
+        return {entry: (entry.hits, entry.ignore) for entry in self}
+
+    def recount(self, counts: dict[Entry, tuple[int, int]]) -> None:
+        """Put counts back: what was counted lies behind where the person stops."""
+        for entry, (hits, ignore) in counts.items():
+            entry.hits, entry.ignore = hits, ignore

@@ -1,0 +1,293 @@
+"""Info: tables about the whole of a session. Nothing is evaluated for them, gradient norms excepted."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import mlx.core as mx
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from nnrepl.record import source as sources
+from nnrepl.session.errors import NoGradient, NotYet
+from nnrepl.session.session import Session
+from nnrepl.tape import GRADIENT_PASS, Leaf, Pass, Value
+from nnrepl.view.source import place_text
+from nnrepl.view.tensor import dtype_text, number, shape_text, summarize
+
+_eval = mx.eval
+
+
+def grid(*titles: str, right: tuple[str, ...] = ()) -> Table:
+    """A table without lines; the columns named in `right` are numbers."""
+    headed = any(titles)
+    table = Table(box=None, show_header=headed, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
+    for title in titles:
+        table.add_column(title, justify="right" if title in right else "left", no_wrap=title in right)
+    return table
+
+
+def size_text(count: float) -> str:
+    """Bytes as people say them: `1.2 MB`."""
+    for unit in ("bytes", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} GB"
+
+
+# -- passes --------------------------------------------------------------------------------------------------
+
+
+_NEAR = 12
+"""So many passes before and behind the cursor are listed, unless all are asked for."""
+
+
+def passes_view(session: Session, everything: bool = False) -> RenderableType:
+    """Each pass: its number, what it is, where it was called, its ops, and its loss if that has been evaluated."""
+    passes = [part for part in session.tape.passes if len(part)]
+    if not passes:
+        return Text("nothing has been recorded yet", style="hint")
+    here = session.part
+    at = passes.index(here) if here in passes else len(passes) - 1
+    shown = passes if everything else passes[max(at - _NEAR, 0) : at + _NEAR + 1]
+    table = grid("", "pass", "what", "called", "ops", "", "loss", right=("pass", "ops"))
+    for part in shown:
+        mark = Text("▶" if part is here else "", style="source.current")
+        table.add_row(mark, str(part.number), _what(part), _called(part), _count(part), _numbers(part), _loss(part))
+    if len(shown) == len(passes):
+        return table
+    return Group(table, Text(f"{len(shown)} of {len(passes)} passes; info passes all lists the others.", style="hint"))
+
+
+def _what(part: Pass) -> str:
+    return f"{part.kind} · {part.title}" if part.title not in ("", "<module>") else part.kind
+
+
+def _called(part: Pass) -> str:
+    """Where the program calls it: not in nn.value_and_grad itself, but where that is called."""
+    scope, lasti = part.scope, part.lasti
+    while scope is not None and scope.parent is not None and "/mlx/" in scope.code.co_filename:
+        lasti, scope = scope.lasti, scope.parent
+    return place_text(sources.locate(scope.code, lasti)) if scope is not None else ""
+
+
+def _count(part: Pass) -> str:
+    """How many ops: of a gradient pass those of both phases."""
+    return f"{part.count('forward')} + {part.count('backward')}" if part.kind == GRADIENT_PASS else str(len(part))
+
+
+def _numbers(part: Pass) -> Text:
+    first, last = part.ops[0].index, part.ops[-1].index
+    return Text(f"#{first} to #{last}" if first != last else f"#{first}", style="op.number")
+
+
+def _loss(part: Pass) -> Text:
+    if part.error is not None:
+        return Text(type(part.error).__name__, style="error")
+    loss = part.loss
+    if loss is None:
+        return Text("")
+    if not loss.evaluated:
+        return Text("not computed yet", style="hint")
+    value: Any = loss.array
+    return Text(number(value.item()) if loss.size == 1 else shape_text(loss.shape))
+
+
+# -- parameters ----------------------------------------------------------------------------------------------
+
+
+def parameters_view(session: Session) -> RenderableType:
+    """The leaves with respect to which the gradients of this pass are taken, with the norms of those that have
+    been made before the cursor."""
+    part = next((part for part in reversed(session.tape.passes) if part.wrt and part.start <= session.cursor), None)
+    if part is None:
+        return Text("no gradients have been taken yet, so nothing is known to be a parameter", style="hint")
+    norms, said = _norms(session, part)
+    table = grid("parameter", "shape", "size", "dtype", "gradient norm", right=("size",))
+    for leaf in part.wrt:
+        shown = Text(number(norms[leaf])) if leaf in norms else Text(said[leaf], style="hint")
+        if norms.get(leaf) == 0:
+            shown = Text("0, all of it", style="warning")
+        table.add_row(
+            Text(leaf.name, style="value.name"),
+            Text(shape_text(leaf.shape), style="value.shape"),
+            f"{leaf.size:,}",
+            dtype_text(leaf.dtype),
+            shown,
+        )
+    total = sum(leaf.size for leaf in part.wrt)
+    memory = size_text(sum(leaf.size * leaf.dtype.size for leaf in part.wrt))
+    return Group(table, Text(f"{len(part.wrt)} in pass {part.number}, {total:,} numbers, {memory}", style="dim"))
+
+
+def _norms(session: Session, part: Pass) -> tuple[dict[Value, float], dict[Value, str]]:
+    """The norms of the gradients there are, evaluated together; of the others, why there is none."""
+    said: dict[Value, str] = {}
+    gradients: dict[Value, Value] = {}
+    for leaf in part.wrt:
+        try:
+            gradients[leaf] = session.lookup.gradient(leaf, min(session.cursor, part.end))
+        except NotYet:
+            said[leaf] = "lies ahead"
+        except NoGradient:
+            said[leaf] = "none flows (disconnected)" if part.error is None else "none: the pass failed"
+    session.evaluate(list(gradients.values()))
+    norms = {leaf: mx.linalg.norm(mx.abs(value.array).astype(mx.float32)) for leaf, value in gradients.items()}
+    _eval(list(norms.values()))
+    return {leaf: float(_item(norm)) for leaf, norm in norms.items()}, said
+
+
+def _item(array: mx.array) -> Any:
+    return array.item()
+
+
+# -- memory and evaluations ----------------------------------------------------------------------------------
+
+
+def memory_view(session: Session) -> RenderableType:
+    """What MLX has allocated, and what of it the tape holds."""
+    held: list[Value] = []
+    lazy = dropped = 0
+    leaves: set[Value] = set()
+    for op in session.tape.ops:
+        leaves.update(value for value in op.inputs if isinstance(value, Leaf))
+        for value in op.outputs:
+            held += [value] if value.evaluated else []
+            dropped += value.dropped
+            lazy += not value.evaluated and not value.dropped
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=False)
+    table.add_column(style="dim")
+    table.add_column(justify="right")
+    table.add_column()
+    table.add_row("MLX holds", size_text(mx.get_active_memory()), f"at most so far {size_text(mx.get_peak_memory())}")
+    table.add_row("and keeps for reuse", size_text(mx.get_cache_memory()), "")
+    results = sum(value.size * value.dtype.size for value in held)
+    table.add_row("results on the tape", size_text(results), f"{len(held)} evaluated, {lazy} lazy, {dropped} dropped")
+    entered = [value for value in leaves if value.evaluated]
+    size = sum(value.size * value.dtype.size for value in entered)
+    table.add_row(
+        "parameters and inputs", size_text(size), f"{len(entered)} evaluated, {len(leaves) - len(entered)} lazy"
+    )
+    largest = sorted(held, key=lambda value: -value.size * value.dtype.size)[:5]
+    for number_, value in enumerate(largest):
+        what = f"{value.name} {shape_text(value.shape)} {dtype_text(value.dtype)}"
+        table.add_row("the largest results" if not number_ else "", size_text(value.size * value.dtype.size), what)
+    return table
+
+
+def evaluations_view(session: Session) -> RenderableType:
+    """What has been evaluated, for whom, and what it cost."""
+    ops = session.tape.ops
+    done = sum(all(value.evaluated for value in op.outputs) for op in ops if op.outputs)
+    share = f"{100 * done / len(ops):.0f} %" if ops else "none"
+    lines = [Text(f"{done} of {len(ops)} ops on the tape are evaluated ({share}).")]
+    work = session.work
+    if work:
+        count, elements, seconds = (sum(column) for column in zip(*((w.ops, w.elements, w.seconds) for w in work)))
+        lines.append(
+            Text(
+                f"You asked {_times(len(work))} for what was lazy, {count:,} ops with {elements:,} numbers:"
+                f" it took {_time(seconds)}."
+            )
+        )
+        slow = max(work, key=lambda one: one.seconds)
+        lines.append(Text(f"The longest took {_time(slow.seconds)} for {slow.ops:,} ops.", style="dim"))
+    else:
+        lines.append(Text("You have asked for nothing that was lazy."))
+    marks = session.tape.marks
+    places = Counter((mark.how, mark.scope.code if mark.scope else None, mark.lasti) for mark in marks)
+    lines.append(Text(f"The program forced an evaluation {_times(len(marks))}."))
+    for (how, code, lasti), times in places.most_common(8):
+        source = sources.locate(code, lasti) if code is not None else None
+        lines.append(Text(f"  {times} × {how}  {place_text(source) if source else ''}", style="dim"))
+    return Group(*lines)
+
+
+def _times(count: int) -> str:
+    return f"{count:,} times" if count != 1 else "once"
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds >= 1 else f"{1e3 * seconds:.1f} ms"
+
+
+# -- statistics ----------------------------------------------------------------------------------------------
+
+
+def stats_view(named: list[tuple[str, mx.array]]) -> RenderableType:
+    """Tensors in a few numbers each, one a line."""
+    found = [(name, array, summarize(array)) for name, array in named]
+    odd = {
+        "zeros": [summary.zeros for _, _, summary in found],
+        "NaN": [summary.nans for _, _, summary in found],
+        "Inf": [summary.infinities for _, _, summary in found],
+    }
+    counted = {title: counts for title, counts in odd.items() if any(counts)}
+    titles = ("tensor", "shape", "dtype", "min", "max", "mean", "std", "norm", *counted)
+    table = grid(*titles, right=titles[3:])
+    for row, (name, array, summary) in enumerate(found):
+        floats = (summary.low, summary.high, summary.mean, summary.deviation)
+        norm = _item(mx.linalg.norm(mx.abs(array).astype(mx.float32))) if array.size else 0.0
+        table.add_row(
+            Text(name, style="value.name"),
+            Text(shape_text(array.shape), style="value.shape"),
+            dtype_text(array.dtype),
+            *("-" if value != value else number(value) for value in (*floats, norm)),
+            *(
+                Text(
+                    _share(counts[row], summary.size), style="" if title == "zeros" or not counts[row] else "tensor.nan"
+                )
+                for title, counts in counted.items()
+            ),
+        )
+    return table
+
+
+def _share(count: int, size: int) -> str:
+    return f"{100 * count / size:.1f} %" if count and count != size and size > 1000 else str(count)
+
+
+# -- variables -----------------------------------------------------------------------------------------------
+
+
+def variables_view(session: Session, arguments: bool) -> RenderableType:
+    """The variables of the function in which one stands (or only its arguments). Nothing is evaluated."""
+    where = session.where()
+    scope = where.scope
+    if scope is None:
+        return Text("no function was running here", style="hint")
+    code = scope.code
+    count = code.co_argcount + code.co_kwonlyargcount
+    names = code.co_varnames[:count] if arguments else (*code.co_varnames, *code.co_freevars)
+    frame = where.frame if where.frame is not None and where.frame.f_code is code else None
+    if not code.co_varnames and not arguments and frame is not None:
+        names = tuple(name for name in frame.f_locals if not name.startswith("__"))
+    table = grid("", "")
+    for name in names:
+        table.add_row(Text(name, style="value.name"), _variable(session, name, frame.f_locals if frame else {}))
+    what = "arguments" if arguments else "variables"
+    return table if names else Text(f"{code.co_qualname} has no {what}", style="hint")
+
+
+def _variable(session: Session, name: str, variables: dict[str, Any]) -> Text:
+    value = session.names.newest(name, session.cursor) if name != "self" else None
+    if value is not None:
+        state = "" if value.evaluated else "  not computed yet"
+        return Text(f"{shape_text(value.shape)} {dtype_text(value.dtype)}", style="value.shape").append(
+            state, style="hint"
+        )
+    if name == "self":
+        scope = session.where().scope
+        if scope is not None and scope.owner is not None:
+            return Text(type(scope.owner).__name__)
+    if name not in variables:
+        return Text("not known here: its function has returned, or it is not set yet", style="hint")
+    thing = variables[name]
+    if isinstance(thing, mx.array):
+        return Text(f"{shape_text(thing.shape)} {dtype_text(thing.dtype)}", style="value.shape")
+    if isinstance(thing, (int, float, str, bool, type(None))):
+        return Text(repr(thing)[:70])
+    return Text(type(thing).__name__, style="dim")

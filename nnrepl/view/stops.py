@@ -1,0 +1,216 @@
+"""Stops: breakpoints, watches and catches in a list, and what was found where they hit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import mlx.core as mx
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from nnrepl.record import source as sources
+from nnrepl.session.findings import Birth, Change, Failed, Forced, Origin, Raised, Stretched, Vanished, source_of
+from nnrepl.session.session import Session, Stop
+from nnrepl.session.stops import CATCHES, Breakpoint, Catch, Entry, Hit
+from nnrepl.tape import Op, Value
+from nnrepl.view.op import leaf_text, value_text
+from nnrepl.view.source import place_text
+from nnrepl.view.tensor import WHOLE, number, shape_text, summarize, summary_text, tensor
+
+_SAID = {"nan": "NaN", "inf": "Inf"}
+
+
+# -- the list ------------------------------------------------------------------------------------------------
+
+
+def entries_view(session: Session, entries: list[Entry] | None = None) -> RenderableType:
+    """Every entry with what belongs to it."""
+    shown = list(session.stops) if entries is None else entries
+    if not shown:
+        return Text("There are no breakpoints, watches or catches; break PLACE, watch EXPR, catch nan.", style="hint")
+    parts: list[RenderableType] = []
+    for entry in shown:
+        parts.append(entry_line(session, entry))
+        parts += [Text(f"    {line}", style="dim") for line in entry.commands]
+    return Group(*parts)
+
+
+def entry_line(session: Session, entry: Entry) -> Text:
+    """`breakpoint 1  matmul, if z1.max() > 10 · hit 3 times`."""
+    text = Text(entry.title, style="heading" if entry.enabled else "dim")
+    text.append(f"  {entry.text}", style="op.name" if entry.enabled else "dim")
+    notes = []
+    if isinstance(entry, Catch):
+        notes.append(CATCHES[entry.text])
+    if isinstance(entry, Breakpoint):
+        matcher = session.lookout.search.matcher(entry)
+        if entry.condition:
+            text.append(f", {entry.condition}")
+        if entry.temporary:
+            notes.append("once")
+        notes.append("pending" if matcher is None else _KINDS.get(matcher.kind, matcher.kind))
+    if entry.ignore:
+        notes.append(f"goes over {_times(entry.ignore, 'hit')}")
+    if entry.hits:
+        notes.append(f"hit {_times(entry.hits, 'time')}")
+    if not entry.enabled:
+        notes.append("disabled")
+    unasked = session.lookout.search.unasked.get(entry)
+    if unasked is not None and not entry.hits:
+        notes.append(f"not asked where {unasked}")
+    return text.append("".join(f" · {note}" for note in notes), style="dim")
+
+
+_KINDS = {
+    "op": "one op",
+    "line": "a line",
+    "value": "where it is made",
+    "operation": "an operation",
+    "module": "a module, where it is entered",
+    "function": "a function, where it is entered",
+    "phase": "where it begins",
+    "pass": "where it begins",
+}
+
+
+def _times(count: int, what: str) -> str:
+    return f"{count} {what}{'s' if count != 1 else ''}"
+
+
+def places_text(session: Session, positions: list[int]) -> str:
+    """`In this pass: #1, #4, #12.`"""
+    ops = [session.tape.ops[at] for at in positions if at < len(session.tape)]
+    if not ops:
+        return "It matches nothing in this pass so far."
+    shown = ", ".join(f"#{op.index}" for op in ops[:6])
+    return f"In this pass: {shown}{f' and {len(ops) - 6} more' if len(ops) > 6 else ''}."
+
+
+# -- hits ----------------------------------------------------------------------------------------------------
+
+
+def hits_view(session: Session, stop: Stop) -> list[RenderableType]:
+    """What was hit at a stop, and what was found there."""
+    parts: list[RenderableType] = []
+    for hit in stop.hits:
+        parts.append(_title(hit))
+        parts.extend(_finding(session, hit.found))
+    if stop.hits and stop.missed:
+        parts.append(Text(f"({stop.missed})", style="hint"))
+    return parts
+
+
+def _title(hit: Hit) -> Text:
+    text = Text(hit.entry.title, style="heading").append(f"  {hit.entry.text}", style="op.name")
+    if isinstance(hit.entry, Breakpoint) and hit.entry.condition:
+        text.append(f", {hit.entry.condition}")
+    return text.append(f" · hit {_times(hit.count, 'time')}", style="dim") if hit.count > 1 else text
+
+
+def _finding(session: Session, found: Any) -> list[RenderableType]:
+    match found:
+        case Birth():
+            return _birth(found)
+        case Vanished():
+            return _vanished(found)
+        case Raised():
+            where = f" in #{found.op.index} {found.op.name}" if found.op is not None else " in the program"
+            return [Text(f"{type(found.error).__name__}{where}: {found.error}", style="error")]
+        case Forced():
+            return [_mark(mark) for mark in found.marks[:4]]
+        case Stretched():
+            return [_stretched(found.op)]
+        case Change():
+            return _change(session, found)
+        case Failed():
+            return [Text(f"{found.condition} cannot be asked here: {found.reason}", style="error")]
+    return []
+
+
+def _op_text(op: Op) -> str:
+    return f"#{op.index} {op.name}"
+
+
+def _birth(found: Birth) -> list[RenderableType]:
+    text = Text(f"{found.value.name}{_index(found.index)}", style="value.name")
+    said = _SAID[found.what]
+    others = f" ({found.count} of {found.value.size} elements)" if found.value.size > 1 else ""
+    if found.value.op is not found.op:
+        text.append(f" = {number(found.number)}", style="tensor.nan")
+        maker = source_of(found.value).op
+        made = leaf_text(found.value) if maker is None else f"made by {_op_text(maker)}"
+        text.append(f"{others} before anything was run: it is {made}; {_op_text(found.op)} is the first to use it")
+        return [text]
+    text.append(f" becomes {number(found.number)}", style="tensor.nan")
+    text.append(f" in {_op_text(found.op)}{others}, where no input has {'a ' if said == 'NaN' else 'an '}{said}:")
+    return [text, *[line for origin in found.origins for line in _origin(origin)]]
+
+
+def _origin(origin: Origin, indent: int = 4) -> Iterator[Text]:
+    """An input's part and its numbers; behind an Inf, the op that made it and from what."""
+    text = Text(" " * indent)
+    text.append(origin.value.name + (_index(origin.index) if origin.index is not None else ""), style="value.name")
+    if origin.low == origin.high or origin.low != origin.low:
+        text.append(f" = {number(origin.low)}")
+    else:
+        text.append(f" between {number(origin.low)} and {number(origin.high)}")
+    if origin.before and origin.value.op is not None:
+        text.append(f", made in {_op_text(origin.value.op)} from")
+    yield text
+    for before in origin.before:
+        yield from _origin(before, indent + 4)
+
+
+def _index(index: tuple[int | None, ...]) -> str:
+    return f"[{', '.join(':' if at is None else str(at) for at in index)}]" if index else ""
+
+
+def _vanished(found: Vanished) -> list[RenderableType]:
+    text = value_text(found.value).append(f" becomes zero in {_op_text(found.op)}")
+    if found.value.size > 1:
+        text.append(", all of it")
+    if found.given:
+        text.append("; what came in is not:")
+    return [text, *[_summary_line(value) for value in (*found.given, *found.others)]]
+
+
+def _summary_line(value: Value) -> Text:
+    return Text("    ").append_text(value_text(value)).append("  ").append_text(_summary(value.array))
+
+
+def _summary(array: mx.array) -> Text:
+    return summary_text(summarize(array))
+
+
+def _mark(mark: Any) -> Text:
+    source = sources.locate(mark.scope.code, mark.lasti) if mark.scope is not None else None
+    names = ", ".join(value.name for value in mark.values[:4]) + (", ..." if len(mark.values) > 4 else "")
+    of = f" of {names}" if names else ""
+    where = (
+        f" at {place_text(source)}  {source.text.splitlines()[0] if source.text else ''}" if source is not None else ""
+    )
+    return Text(f"The program forced an evaluation{of} by {mark.how}{where}")
+
+
+def _stretched(op: Op) -> Text:
+    text = Text(" and ").join([value_text(value) for value in dict.fromkeys(op.inputs)])
+    return text.append(f" stretch each other to {shape_text(op.outputs[0].shape)} in {_op_text(op)}")
+
+
+def _change(session: Session, found: Change) -> list[RenderableType]:
+    maker = f" in {_op_text(found.op)}" if found.op is not None else ""
+    before, after = found.before, found.after
+    if not isinstance(after, mx.array):
+        old = "" if before is None else f"{before!r} → "
+        return [Text(f"{found.text} changed{maker}: {old}{after!r}")]
+    if before is None:
+        return [Text(f"{found.text} has its first value{maker}"), tensor("  is", after)]
+    lines: list[RenderableType] = [Text(f"{found.text} changed{maker}")]
+    if isinstance(before, mx.array) and before.shape == after.shape and after.size > WHOLE:
+        different = int(mx.sum(before != after).item())  # type: ignore[arg-type]
+        lines[0] = Text(f"{found.text} changed{maker}: {different} of {after.size} elements")
+        lines.append(Text("  was ").append_text(_summary(before)))
+        return [*lines, Text("  is  ").append_text(_summary(after))]
+    was: Any = tensor("  was", before) if isinstance(before, mx.array) else Text(f"  was {before!r}")
+    return [*lines, was, tensor("  is ", after)]

@@ -1,0 +1,135 @@
+"""Graphs and tables: what they show is what is on the tape, and looking evaluates nothing."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import mlx.core as mx
+import mlx.nn as nn
+import pytest
+from rich.console import Console
+
+import nnrepl
+from nnrepl.session.errors import UserError
+from nnrepl.view.drawings import drawing_of
+from nnrepl.view.graph import flowing, nodes_of
+from tests.corpus import lm
+
+
+def llama_session() -> nnrepl.Session:
+    model = lm.tiny("llama").train()
+    return nnrepl.Session(nnrepl.trace(lm.loss_of(model), lm.tokens_for("llama"), wrt=model))
+
+
+def small_session() -> nnrepl.Session:
+    model = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1))
+
+    def loss_fn(x: mx.array) -> mx.array:
+        y = model(x)
+        return mx.mean(y * y + y)
+
+    return nnrepl.Session(nnrepl.trace(loss_fn, mx.ones((4, 2)), wrt=model))
+
+
+def shown(session: nnrepl.Session, line: str, width: int = 200) -> str:
+    console = Console(width=width, no_color=True)
+    with console.capture() as capture:
+        console.print(session.run(line))
+    return capture.get()
+
+
+def evaluated(session: nnrepl.Session) -> int:
+    return sum(value.evaluated for op in session.tape.ops for value in op.outputs)
+
+
+def test_every_op_and_every_flow_is_in_the_drawing() -> None:
+    session = llama_session()
+    ops = session.tape.passes[-1].ops
+    drawn = drawing_of(nodes_of(ops))
+    assert sum(not box.leaf for box in drawn.boxes) == len(ops)
+    assert len(drawn.edges) == sum(len(set(flowing(op))) for op in ops)
+
+
+@pytest.mark.parametrize("width", [40, 80, 300])
+def test_lanes_fit_every_width_and_name_every_op(width: int) -> None:
+    session = small_session()
+    lines = shown(session, "graph pass", width).splitlines()
+    assert len(lines) == len(session.tape.passes[-1])
+    assert max(map(len, lines)) <= width
+    assert all("●" in line for line in lines)
+    assert evaluated(session) == 0
+
+
+def test_a_large_pass_is_folded_by_module_and_a_module_unfolds() -> None:
+    session = llama_session()
+    folded = shown(session, "graph pass")
+    assert "layers.0.self_attn" in folded
+    assert len(folded.splitlines()) < len(session.tape.passes[-1])
+    unfolded = shown(session, "graph model.layers.0.self_attn")
+    assert "fast.scaled_dot_product_attention" in unfolded
+
+
+def test_files(tmp_path: Path) -> None:
+    session = llama_session()
+    for suffix in ("svg", "dot", "mmd"):
+        assert "Wrote" in shown(session, f"graph {tmp_path}/net.{suffix}")
+    picture = ET.parse(tmp_path / "net.svg").getroot()
+    boxes = [rect for rect in picture.iter("{http://www.w3.org/2000/svg}rect") if rect.get("x")]
+    rows: dict[str, list[tuple[float, float]]] = {}
+    for box in boxes:
+        left, width = float(box.get("x", "")), float(box.get("width", ""))
+        assert left >= 0
+        assert left + width <= float(picture.get("width", ""))
+        rows.setdefault(box.get("y", ""), []).append((left, left + width))
+    for row in rows.values():
+        row.sort()
+        assert all(a[1] <= b[0] for a, b in itertools.pairwise(row)), "boxes overlap"
+    dot = (tmp_path / "net.dot").read_text()
+    assert dot.count("{") == dot.count("}") == 1
+    named = set(re.findall(r"^  (\w+) \[", dot, re.MULTILINE))
+    assert set(re.findall(r"(\w+) ->", dot)) | set(re.findall(r"-> (\w+)", dot)) <= named
+    assert (tmp_path / "net.mmd").read_text().startswith("flowchart TD\n")
+    assert evaluated(session) == 0
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("graph nowhere", "no op, value or module is called nowhere"),
+        ("graph update", "has no update"),
+        ("graph /nonexistent/net.svg", "cannot write /nonexistent/net.svg"),
+        ("graph net.png", "graph writes .dot, .mmd, .svg"),
+    ],
+)
+def test_bad_input(line: str, said: str) -> None:
+    with pytest.raises(UserError, match=re.escape(said)):
+        small_session().run(line)
+
+
+def test_info_evaluates_nothing_but_the_gradients_that_were_asked_for() -> None:
+    session = small_session()
+    for topic in ("passes", "memory", "evaluations", "args", "locals", "breakpoints", "watch", "display", "frame"):
+        shown(session, f"info {topic}")
+    assert evaluated(session) == 0
+    assert "not computed yet" in shown(session, "info passes")
+    session.run("goto end")
+    table = shown(session, "info parameters")
+    for name in ("layers.0.weight", "layers.2.bias"):
+        gradient = session.run(f"p mx.linalg.norm(grad({name}))")
+        assert gradient is not None
+        expected = mx.linalg.norm(
+            session.lookup.gradient(session.lookup.by_words(name, session.cursor), session.cursor).array
+        )
+        assert f"{expected.item():.4f}" in next(line for line in table.splitlines() if line.startswith(name))
+
+
+def test_stats_of_a_pattern() -> None:
+    session = small_session()
+    table = shown(session, "stats layers.*.weight, grad(layers.0.bias)" if session.run("goto end") else "")
+    assert "layers.0.weight" in table
+    assert "layers.2.weight" in table
+    weight = session.lookup.by_words("layers.0.weight", session.cursor).array
+    assert f"{mx.max(weight).item():.4f}" in table

@@ -1,0 +1,568 @@
+"""Breakpoints, watches and catches: on recorded calls by the API, on running programs by the shell."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mlx.utils import tree_flatten
+from rich.console import Console
+
+import nnrepl
+from nnrepl.record.verify import same_bits
+from nnrepl.session.errors import UserError
+from nnrepl.session.findings import Birth, Change, Vanished
+from nnrepl.session.search import Search
+from tests.corpus import lm
+from tests.session import programs
+from tests.support import nnrepl_cli
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        mx.random.seed(0)
+        self.layers = [nn.Linear(3, 3) for _ in range(3)]
+
+    def __call__(self, x: mx.array) -> mx.array:
+        for layer in self.layers:
+            x = mx.tanh(layer(x))
+        return x
+
+
+def net_session() -> nnrepl.Session:
+    model = Net()
+
+    def loss_fn(x: mx.array) -> mx.array:
+        out = model(x)
+        scaled = out * 3
+        return mx.mean(mx.square(scaled))
+
+    return nnrepl.Session(nnrepl.trace(loss_fn, mx.ones((2, 3)), wrt=model))
+
+
+def stops(session: nnrepl.Session, reverse: bool = False, limit: int = 500) -> list[int]:
+    """Every position at which `continue` (or `reverse-continue`) stops, until it stops no more."""
+    found = []
+    for _ in range(limit):
+        stop = session.back_resume() if reverse else session.resume()
+        assert stop is not None
+        if not stop.hits:
+            return found
+        found.append(stop.position)
+    raise AssertionError("it never comes to an end")
+
+
+def shown(session: nnrepl.Session, line: str) -> str:
+    console = Console(width=100, no_color=True)
+    with console.capture() as capture:
+        renderable = session.run(line)
+        if renderable is not None:
+            console.print(renderable)
+    return capture.get()
+
+
+# -- places --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("place", "expected"),
+    [
+        ("addmm", lambda op: op.root.name == "addmm"),
+        ("backward addmm", lambda op: op.phase == "backward" and op.root.name == "addmm"),
+        ("forward addmm", lambda op: op.name == "addmm"),
+        ("scaled", lambda op: any(value.name == "scaled" for value in op.outputs)),
+        ("grad(scaled)", lambda op: any(v.gradient_of and v.gradient_of.name == "scaled" for v in op.outputs)),
+        ("#5", lambda op: op.index == 5),
+        ("backward", lambda op: op.position == op.part.backward),
+    ],
+)
+def test_a_place_stops_at_its_ops_forwards_and_in_reverse(place: str, expected: Any) -> None:
+    session = net_session()
+    wanted = [op.position for op in session.tape.ops if expected(op)]
+    assert wanted
+    session.run(f"break {place}")
+    assert stops(session) == [at for at in wanted if at > 0]
+    assert stops(session, reverse=True) == wanted[::-1]
+
+
+def test_unconditional_breakpoints_evaluate_nothing() -> None:
+    session = net_session()
+    for line in (
+        "break addmm",
+        "break layers.*",
+        "break scaled",
+        "catch shape",
+        "catch sync",
+        "break backward",
+        "break loss_fn",
+    ):
+        session.run(line)
+    assert len(stops(session)) >= 10
+    assert len(stops(session, reverse=True)) >= 10
+    assert session.work == []
+    assert not [op for op in session.tape.ops if op.phase != "setup" and any(value.evaluated for value in op.outputs)]
+
+
+def test_a_condition_is_evaluated_only_where_its_place_matches() -> None:
+    session = net_session()
+    session.run("break mean, scaled.max() > 100")
+    assert stops(session) == []
+    evaluated = {op.name for op in session.tape.ops if any(value.evaluated for value in op.outputs)}
+    assert "multiply" in evaluated
+    assert not evaluated & {"square", "mean"}
+    assert not any(name.startswith("vjp") for name in evaluated)
+
+
+def test_conditions_are_evaluated_in_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    def loss_fn(x: mx.array) -> mx.array:
+        for _ in range(500):
+            x = mx.tanh(x)
+        return x.sum()
+
+    session = nnrepl.Session(nnrepl.trace(loss_fn, mx.ones((2,)), wrt=None))
+    session.run("break tanh, x.max() > 5")
+    calls = 0
+    original = Search._settle
+
+    def counted(self: Search, waiting: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        return original(self, waiting)
+
+    monkeypatch.setattr(Search, "_settle", counted)
+    assert stops(session) == []
+    assert calls < 15
+
+
+@pytest.mark.parametrize("condition", ["scaled.max() > -100", "out.shape[0] == 2", "float(out.max()) > -9 and True"])
+def test_conditions_are_python_as_seen_from_the_place(condition: str) -> None:
+    session = net_session()
+    session.run(f"break mean, {condition}")
+    positions = stops(session)
+    assert [session.tape.ops[at].root.name for at in positions] == ["mean", "mean"]
+
+
+def test_a_condition_on_a_value_sees_what_has_just_been_made() -> None:
+    session = net_session()
+    session.run("break scaled, scaled.shape[0] == 2")
+    assert [session.tape.ops[at].name for at in stops(session)] == ["multiply"]
+
+
+def test_a_condition_that_raises_stops_and_says_so_and_one_that_looks_ahead_does_not() -> None:
+    session = net_session()
+    session.run("break mean, nonsense > 3")
+    assert "cannot be asked here: NameError" in shown(session, "continue")
+    session.run("clear")
+    session.run("goto start")
+    session.run("break tanh, scaled.max() > -100")
+    positions = stops(session)
+    assert all(session.tape.ops[at].phase == "backward" for at in positions)
+    assert len(positions) == 3
+
+
+def test_a_condition_that_could_never_be_asked_is_told_in_the_list() -> None:
+    session = net_session()
+    session.run("break forward tanh, scaled.max() > 1")
+    assert stops(session) == []
+    assert "not asked where scaled lies ahead" in shown(session, "info breakpoints")
+
+
+def test_modules_and_functions_stop_where_they_are_entered() -> None:
+    session = net_session()
+    session.run("break layers.*")
+    positions = stops(session)
+    forward = [at for at in positions if session.tape.ops[at].phase == "forward"]
+    backward = [at for at in positions if session.tape.ops[at].phase == "backward"]
+    assert [session.tape.ops[at].module for at in forward] == ["layers.1", "layers.2"]  # the first is where we stand
+    assert [session.tape.ops[at].root.module for at in backward] == ["layers.2", "layers.1", "layers.0"]
+    session.run("clear 1")
+    session.run("break Net.__call__")
+    assert stops(session, reverse=True)[-1] == 0
+
+
+def test_ignore_enable_disable_clear() -> None:
+    session = net_session()
+    session.run("break forward tanh")
+    everything = stops(session)
+    session.run("goto start")
+    session.run("ignore 1 2")
+    assert stops(session) == everything[2:]
+    session.run("goto start")
+    session.run("disable 1")
+    assert stops(session) == []
+    session.run("enable 1")
+    session.run("goto start")
+    assert stops(session) == everything
+    session.run("clear 1")
+    session.run("goto start")
+    assert stops(session) == []
+
+
+def test_continue_with_a_count_and_temporary_breakpoints() -> None:
+    session = net_session()
+    session.run("break forward tanh")
+    tanhs = [op.position for op in session.tape.ops if op.name == "tanh"]
+    session.run("continue 3")
+    assert session.cursor == tanhs[2]
+    session.run("reverse-continue 2")
+    assert session.cursor == tanhs[0]
+    session.run("clear")
+    session.run("tbreak forward tanh")
+    assert stops(session) == [tanhs[1]]
+    assert len(session.stops) == 0
+
+
+def test_next_and_finish_stop_at_breakpoints_on_the_way() -> None:
+    session = net_session()
+    session.run("break layers.1")
+    session.run("finish")
+    assert session.cursor > 0
+    session.run("goto start")
+    session.finish()
+    session.finish()
+    assert session.op is not None
+    assert session.op.module == "layers.1"
+    assert session.stop.hits
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    st.lists(
+        st.sampled_from(["addmm", "tanh", "scaled", "layers.*", "backward", "#7", "#20", "mean"]),
+        min_size=1,
+        max_size=4,
+    )
+)
+def test_reverse_is_forwards_read_backwards(places: list[str]) -> None:
+    session = net_session()
+    for place in places:
+        session.run(f"break {place}")
+    ahead = stops(session)
+    assert session.cursor == len(session.tape)
+    behind = stops(session, reverse=True)
+    assert behind[::-1] in (ahead, [0, *ahead])
+
+
+# -- watches -------------------------------------------------------------------------------------------------
+
+
+def test_watch_stops_where_the_value_has_changed_both_ways() -> None:
+    def fn(x: mx.array) -> mx.array:
+        y = x * 2
+        z = y + 1
+        y = y * 1  # the same numbers: no change
+        y = y + 5
+        return (y + z).sum()
+
+    session = nnrepl.Session(nnrepl.trace(fn, mx.ones((3,)), wrt=0))
+    session.run("watch y")
+    stop = session.resume()
+    assert stop is not None
+    change = stop.hits[0].found
+    assert isinstance(change, Change)
+    assert change.before is None
+    assert change.after.tolist() == [2, 2, 2]
+    stop = session.resume()
+    assert stop is not None
+    change = stop.hits[0].found
+    assert (change.before.tolist(), change.after.tolist()) == ([2, 2, 2], [7, 7, 7])
+    assert change.op.name == "add"
+    position = stop.position
+    session.run("goto end")
+    assert session.back_resume().position == position
+
+
+def test_watch_follows_expressions_and_gradients() -> None:
+    session = net_session()
+    session.run("watch grad(scaled).max()")
+    stop = session.resume()
+    assert stop is not None
+    made = session.tape.ops[stop.position - 1]
+    assert [value.name for value in made.outputs] == ["∂L/∂scaled"]
+
+
+def test_last_goes_back_write_by_write() -> None:
+    def fn(x: mx.array) -> mx.array:
+        y = x * 2
+        y = y + 5
+        return y.sum()
+
+    session = nnrepl.Session(nnrepl.trace(fn, mx.ones((3,)), wrt=0))
+    session.run("goto end")
+    session.run("last y")
+    assert session.op is not None
+    assert session.op.name == "add"
+    session.run("last y")
+    assert session.op.name == "multiply"
+    with pytest.raises(UserError, match="lies ahead"):
+        session.run("last y")
+    with pytest.raises(UserError, match="no op on the tape wrote x"):
+        session.run("last x")
+
+
+# -- catches -------------------------------------------------------------------------------------------------
+
+
+def first_nan_by_hand(session: nnrepl.Session) -> int:
+    """What `catch nan` must find, looked for one op at a time."""
+    for op in session.tape.ops:
+        clean = all(not bool(mx.any(mx.isnan(value.array)).item()) for value in op.inputs if value.dtype == mx.float32)
+        if clean and any(bool(mx.any(mx.isnan(value.array)).item()) for value in op.outputs):
+            return op.position
+    return -1
+
+
+@pytest.mark.parametrize("at", range(0, 40, 7))
+def test_catch_nan_finds_the_op_by_which_it_came(at: int) -> None:
+    def fn(x: mx.array) -> mx.array:
+        for number in range(40):
+            x = mx.log(x - 100) if number == at else mx.tanh(x) + 0.5
+        return x.sum()
+
+    session = nnrepl.Session(nnrepl.trace(fn, mx.ones((2, 2)), wrt=0))
+    session.run("catch nan")
+    stop = session.resume()
+    assert stop is not None
+    assert stop.position == first_nan_by_hand(session)
+    birth = stop.hits[0].found
+    assert isinstance(birth, Birth)
+    assert birth.op.name == "log"
+    assert (birth.index, birth.count) == ((0, 0), 4)
+    assert birth.origins[0].index == (0, 0)
+
+
+@pytest.mark.parametrize("name", ["llama", "mamba2", "qwen3_moe"])
+def test_catch_nan_in_models_that_somebody_else_wrote(name: str) -> None:
+    model = lm.tiny(name).train()
+    layer = model.layers[1]
+    for _, weight in tree_flatten(layer.parameters())[:1]:
+        weight[..., 0] = float("inf")
+    session = nnrepl.Session(nnrepl.trace(lm.loss_of(model), lm.tokens_for(name), wrt=model))
+    session.run("catch nan")
+    stop = session.resume()
+    assert stop is not None
+    assert stop.hits
+    assert stop.position == first_nan_by_hand(session)
+    assert session.back_resume().hits == ()  # there is none before the first
+
+
+@pytest.mark.parametrize("op", ["matmul", "softmax", "sum", "divide"])
+def test_what_a_nan_was_made_from_is_proved_by_computing_it(op: str) -> None:
+    inf = float("inf")
+
+    def fn(x: mx.array, y: mx.array) -> mx.array:
+        match op:
+            case "matmul":
+                return x @ y
+            case "softmax":
+                return mx.softmax(x, axis=-1)
+            case "sum":
+                return mx.sum(x, axis=1)
+        return (x - 1) / (y - y)
+
+    x = mx.array([[1.0, 2.0, 3.0], [1.0, inf, -inf]])
+    session = nnrepl.Session(nnrepl.trace(fn, x, mx.ones((3, 3)) if op == "matmul" else mx.ones((2, 3))))
+    session.run("catch nan")
+    stop = session.resume() if not session.lookout.search.first(0, 1, session.stops.enabled) else None
+    hits = stop.hits if stop is not None else session.lookout.search.first(0, 1, session.stops.enabled)
+    origins = hits[0].found.origins
+    parts = [origin.index for origin in origins]
+    expected = {
+        "matmul": [(1, None), (None, 0)],
+        "softmax": [(1, None)],
+        "sum": [(1, None)],
+        "divide": [(0, 0), (0, 0)],
+    }
+    assert parts == expected[op]
+
+
+def test_catch_zero_grad_tells_dead_units() -> None:
+    def fn(w: mx.array) -> mx.array:
+        return mx.sum(mx.maximum(w - 10, 0) * 3)
+
+    session = nnrepl.Session(nnrepl.trace(fn, mx.ones((4,)), wrt=0))
+    session.run("catch zero-grad")
+    stop = session.resume()
+    assert stop is not None
+    found = stop.hits[0].found
+    assert isinstance(found, Vanished)
+    assert found.op.name == "vjp of maximum"
+    assert "becomes zero in" in shown(session, "info frame") + shown(session, "rc") + shown(session, "c")
+
+
+def test_catch_inf_passes_over_what_was_given() -> None:
+    def fn(x: mx.array) -> mx.array:
+        mask = mx.full((3,), 0.0)
+        return mx.sum(mx.exp(x + mask))
+
+    session = nnrepl.Session(nnrepl.trace(fn, mx.array([1.0, 50.0, 100.0])))
+    session.run("catch inf")
+    stop = session.resume()
+    assert stop is not None
+    assert (stop.hits[0].found.index, stop.hits[0].found.op.name) == ((2,), "exp")
+
+
+# -- bad input -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("break mean,", "a condition is missing"),
+        ("break mean, 3 >", "does not parse"),
+        ("break #0", "ops count from #1"),
+        ("condition 7 x > 1", "there is no breakpoint, watch or catch 7"),
+        ("condition", "condition needs more"),
+        ("ignore x", "ignore cannot take"),
+        ("catch nans", "did you mean nan?"),
+        ("watch 3 +", "does not parse"),
+        ("watch 3", "names no tensor of the tape"),
+        ("enable 9", "there is no breakpoint, watch or catch 9"),
+        ("clear nowhere", "no breakpoint, watch or catch is at nowhere"),
+        ("commands 4", "there is no breakpoint, watch or catch 4"),
+        ("break 999999", "there is no code on line 999999"),
+        ("unalias nope", "there is no alias nope"),
+        ("alias s p x", "s is a command"),
+        ("source /nonexistent/file", "cannot read /nonexistent/file"),
+        ("info nonsense", "info knows breakpoints"),
+        ("last nothing", "nothing on the tape is called nothing"),
+    ],
+)
+def test_bad_input_gets_one_line(line: str, said: str) -> None:
+    with pytest.raises(UserError) as error:
+        net_session().run(line)
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_place_that_matches_nothing_is_kept_pending() -> None:
+    session = net_session()
+    assert "kept pending" in shown(session, "break nosuchplace")
+    assert "kept pending" in shown(session, "break backward nosuchplace")
+    assert "pending" in shown(session, "info breakpoints")
+    assert stops(session) == []
+
+
+# -- running programs ----------------------------------------------------------------------------------------
+
+
+def play(tmp_path: Path, program: str, *lines: str, arguments: tuple[str, ...] = ()) -> str:
+    """What the shell shows for some lines on a program, without a terminal."""
+    file = tmp_path / "train.py"
+    file.write_text(program)
+    result = nnrepl_cli(*arguments, str(file), stdin="\n".join((*lines, "q")) + "\n")
+    assert not result.stderr, result.stderr
+    return result.stdout
+
+
+@pytest.mark.parametrize(
+    ("program", "op", "place", "origins"),
+    [
+        (programs.BORN_FORWARD, "multiply", "train.py:13", ["picked[1, 0] = 0", "= -inf, made in #10 log from"]),
+        (programs.BORN_BACKWARD, "vjp of sqrt", "train.py:12", ["∂L/∂norms[1] = 0", "[1] = 0"]),
+        (programs.BORN_IN_UPDATE, "divide", "train.py:11", ["[0, 1] = 0"]),
+    ],
+    ids=["forward", "backward", "update"],
+)
+def test_catch_nan_on_programs_from_outside(
+    tmp_path: Path, program: str, op: str, place: str, origins: list[str]
+) -> None:
+    screen = play(tmp_path, program, "catch nan", "c", "back 3", "c", "goto end", "rc")
+    found = re.findall(r"becomes nan in #\d+ (.+?) \(", screen)
+    assert found[:2] == [op] * 2  # as it runs, and again on the tape
+    assert len(found) == 3  # and in reverse
+    assert place in screen
+    for origin in origins:
+        assert origin in screen
+
+
+def test_a_nan_that_the_data_brings_along_is_told_as_such(tmp_path: Path) -> None:
+    screen = play(tmp_path, programs.BROUGHT_ALONG, "catch nan", "c", arguments=("--stop-at-entry",))
+    screen = " ".join(screen.split())
+    assert "rows[1, 1] = nan (1 of 4 elements) before anything was run" in screen
+    assert "#1 matmul is the first to use it" in screen
+
+
+def test_catch_inf_then_nan_in_a_loop(tmp_path: Path) -> None:
+    screen = play(tmp_path, programs.OVERFLOW, "catch inf", "c", "p w")
+    assert "becomes inf in #" in screen
+    assert "[2] = 100" in screen
+
+
+def test_catch_shape_and_exceptions_that_are_handled(tmp_path: Path) -> None:
+    screen = play(tmp_path, programs.STRETCHED, "catch shape", "catch exception", "c", "c")
+    assert "(4, 1)" in screen
+    assert "stretch each other to (4, 4)" in screen
+    assert "catch 2  exception\nValueError in #" in screen
+
+
+def test_across_passes_while_the_program_runs_and_back(tmp_path: Path) -> None:
+    screen = play(
+        tmp_path, programs.LOOP, "break layers.1, number == 2", "tbreak loss", "watch layers.0.weight", "clear 1 2 3",
+        "break forward layers.1", "c 3", "info passes", "rc", "rc", "clear", "break update", "c", "c",
+        "clear", "catch sync", "c",
+    )  # fmt: skip
+    assert len(re.findall(r"^breakpoint 4  forward layers.1", screen, re.MULTILINE)) == 4
+    assert "breakpoint 5  update" in screen
+    assert "by mx.eval at train.py:32" in screen
+
+
+def test_watching_a_parameter_stops_once_for_each_update(tmp_path: Path) -> None:
+    screen = play(tmp_path, programs.LOOP, "watch layers.0.weight", *["c"] * 7)
+    assert len(re.findall(r"layers.0.weight changed in #\d+ subtract", screen)) == 5
+    assert "The program has ended" in screen
+
+
+def test_conditions_across_passes_stop_at_the_op_while_the_program_waits(tmp_path: Path) -> None:
+    screen = play(tmp_path, programs.LOOP, "break loss, loss < 0.3", "c", "p number", "p loss", "s", "p loss")
+    assert "breakpoint 1  loss, loss < 0.3" in screen
+
+
+def test_lines_stop_once_for_each_time_they_run(tmp_path: Path) -> None:
+    screen = play(tmp_path, programs.LOOP, "break forward train.py:13", *["c"] * 6)
+    stopped = re.findall(r"^breakpoint 1 .*\n\n(?:pass (\d+))?", screen, re.MULTILINE)
+    assert len(stopped) == 2 + 3 + 1  # the program stands at the first already
+
+
+def test_command_lists_from_a_pipe_and_from_a_file(tmp_path: Path) -> None:
+    lines = ["break loss", "commands 1", "silent", "p out", "continue", "end", "c"]
+    screen = play(tmp_path, programs.LOOP, *lines)
+    assert len(re.findall(r"^out", screen, re.MULTILINE)) == 5
+    script = tmp_path / "commands.nn"
+    script.write_text("\n".join(lines) + "\n")
+    file = tmp_path / "train.py"
+    result = nnrepl_cli("--batch", "-x", str(script), str(file))
+    assert len(re.findall(r"^out", result.stdout, re.MULTILINE)) == 5
+    assert result.returncode == 0, result.stderr
+
+
+def test_a_failing_line_ends_a_command_list(tmp_path: Path) -> None:
+    screen = play(tmp_path, programs.LOOP, "break loss", "commands", "p nonsense", "continue", "end", "c", "p 1 + 1")
+    assert screen.count("nothing here is called nonsense") == 1
+    assert screen.rstrip().endswith("(nnrepl) q")
+
+
+def test_breakpoints_survive_a_restart(tmp_path: Path) -> None:
+    screen = play(
+        tmp_path, programs.LOOP, "break loss", "catch nan", "c", "restart", "info b", "c", "disable 1", "restart", "c"
+    )
+    listed = screen[screen.index("(nnrepl) restart") :]
+    assert "breakpoint 1  loss" in listed
+    assert "catch 2  nan" in listed
+    assert screen.count("\nbreakpoint 1  loss\n") == 2
+    assert "The program has ended" in screen
+
+
+def test_without_stops_nothing_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    session = net_session()
+    monkeypatch.setattr(Search, "first", lambda *_: pytest.fail("it looked"))
+    session.run("continue")
+    session.run("reverse-continue")
+    assert same_bits(mx.array(1.0), mx.array(1.0)).item()

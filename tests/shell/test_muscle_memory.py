@@ -1,0 +1,201 @@
+"""Muscle memory: what people type who come from pdb or gdb.
+
+Each line does the obvious thing, or is answered by one line that says what to type instead. The lines are typed on
+the built-in example, standing at #5 (`z2 = mx.matmul(a1, self.weights2) + self.bias2`) with one breakpoint set.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+import nnrepl
+import nnrepl.commands.interpreter
+from nnrepl.programs.script import load_script
+from nnrepl.record.intercept import recording
+from nnrepl.record.names import ProgramNames
+from nnrepl.record.recorder import Recorder
+from nnrepl.session.errors import Quit, UserError
+from nnrepl.session.session import Session
+from nnrepl.shell.api import Session as TraceSession
+from nnrepl.tape import Tape
+from tests.support import EXAMPLES
+
+
+@pytest.fixture(scope="module")
+def tape() -> tuple[Tape, ProgramNames]:
+    """The built-in example, recorded to its end."""
+    names = ProgramNames()
+    names.tape = recorded = Tape(names)
+    with recording(Recorder(recorded, strict=True)), Console(quiet=True):
+        load_script(str(EXAMPLES / "simple_nn.py"), []).run()
+    return recorded, names
+
+
+@pytest.fixture
+def session(tape: tuple[Tape, ProgramNames]) -> nnrepl.Session:
+    made = TraceSession.__new__(TraceSession)
+    Session.__init__(made, *tape)
+    made.interpreter = nnrepl.commands.interpreter.Interpreter(made)
+    for line in ("goto start", "break forward a1", "continue", "until #5"):
+        made.run(line)
+    return made
+
+
+def screen(session: nnrepl.Session, *lines: str) -> str:
+    """What the last line shows; an answer that is an error stands behind `!`."""
+    console = Console(width=100, no_color=True)
+    for line in lines:
+        with console.capture() as capture:
+            try:
+                shown = session.run(line)
+                if shown is not None:
+                    console.print(shown)
+            except UserError as error:
+                console.print(f"! {error}".replace("\n", "(two lines!)"), markup=False, soft_wrap=True)
+            except Quit:
+                console.print("(quits)", markup=False)
+    return capture.get()
+
+
+LINES: list[tuple[str, str]] = [
+    # breakpoints
+    ("b 29", r"breakpoint 2  simple_nn.py:29"),
+    ("b simple_nn.py:30", r"breakpoint 2  simple_nn.py:30"),
+    ("break SimpleNN.__call__", r"breakpoint 2  SimpleNN.__call__ · a function"),
+    ("b mse_loss", r"a function, where it is entered"),
+    ("b 31 if z2.sum() > 3", r"breakpoint 2  simple_nn.py:31, z2.sum\(\) > 3"),
+    ("b 31, z2.sum() > 3", r"breakpoint 2  simple_nn.py:31, z2.sum\(\) > 3"),
+    ("tbreak 35", r"breakpoint 2  simple_nn.py:35 · once"),
+    ("tb 35", r"once"),
+    ("b", r"^breakpoint 1  forward a1"),
+    ("info b", r"^breakpoint 1  forward a1"),
+    ("info breakpoints", r"hit 1 time"),
+    ("i b", r"^breakpoint 1  forward a1"),
+    ("delete 1", r"Deleted breakpoint 1"),
+    ("delete", r"Deleted breakpoint 1"),
+    ("del 1", r"Deleted breakpoint 1"),
+    ("clear 1", r"Deleted breakpoint 1"),
+    ("cl 1", r"Deleted breakpoint 1"),
+    ("delete 7", r"! there is no breakpoint, watch or catch 7; there are 1"),
+    ("disable 1", r"disabled"),
+    ("enable 1", r"breakpoint 1"),
+    ("ignore 1 2", r"goes over 2 hits"),
+    ("condition 1 a1.sum() > 0", r"a1.sum\(\) > 0"),
+    ("commands 1", r"end finishes"),
+    ("watch z1", r"watch 2  z1"),
+    ("rwatch z1", r"watch 2  z1"),
+    ("catch throw", r"! catch takes nan, inf, exception"),
+    ("catch exception", r"catch 2  exception"),
+    # motions
+    ("s", r"#6 +subtract"),
+    ("step 2", r"#7 +square"),
+    ("n", r"#6 +subtract"),
+    ("next", r"#6 +subtract"),
+    ("r", r"#6 +subtract"),
+    ("return", r"#6 +subtract"),
+    ("fin", r"#6 +subtract"),
+    ("finish", r"#6 +subtract"),
+    ("unt", r"#6 +subtract"),
+    ("until 35", r"#6 +subtract"),
+    ("advance 35", r"#6 +subtract"),
+    ("c", r"breakpoint 1  forward a1 · hit 2 times"),
+    ("cont", r"breakpoint 1"),
+    ("c 3", r"end of the tape|The program has ended|^$"),
+    ("j 28", r"! nothing can be left out here; goto 28"),
+    ("jump 28", r"! nothing can be left out here; goto 28"),
+    ("reverse-step", r"#4 +matmul"),
+    ("rs", r"#4 +matmul"),
+    ("reverse-stepi", r"! an op is the smallest step.* rs and rn go back"),
+    ("rn", r"#4 +matmul"),
+    ("rc", r"breakpoint 1  forward a1"),
+    ("reverse-continue", r"#3 +maximum"),
+    ("si", r"! an op is the smallest step: s steps"),
+    ("run", r"! there is no program to run again"),
+    ("start", r"! restart runs the program from its start"),
+    # looking
+    ("l", r"▶ #5"),
+    ("l .", r"▶ #5"),
+    ("l 1,20", r"^ +20 "),
+    ("l 25, 30", r"▶ +30 #4,#5"),
+    ("ll", r"#16"),
+    ("longlist", r"#16"),
+    ("p z1", r"^z1 = \[\[-0.3218"),
+    ("print z1", r"^z1 = \[\[-0.3218"),
+    ("pp z1", r"\[\[-0.3218"),
+    ("p z1 ;; p a1", r"^z1 = .*\na1 = "),
+    ("whatis z1", r"z1 +\(1, 3\) float32"),
+    ("ptype z1", r"made by"),
+    ("x/2f z1", r"\[-0.3218 -2.3830\]"),
+    ("x z1", r"^z1 = "),
+    ("inspect z1", r"^z1 = "),
+    ("display a1", r"1: a1 = \[\[0 0 0\]\]"),
+    ("disp a1", r"1: a1 = \[\[0 0 0\]\]"),
+    ("undisplay 1", r"! 1 is not displayed"),
+    ("info display", r"Nothing is displayed"),
+    ("bt", r"▶ simple_nn.py:30 in SimpleNN.__call__"),
+    ("w", r"▶ simple_nn.py:30 in SimpleNN.__call__"),
+    ("where", r"▶ simple_nn.py:30 in SimpleNN.__call__"),
+    ("backtrace", r"▶ simple_nn.py:30"),
+    ("u", r"simple_nn.py:46 in loss_fn"),
+    ("up", r"simple_nn.py:46 in loss_fn"),
+    ("d", r"! this is the function that makes the op"),
+    ("frame 1", r"! up and down move between the calls"),
+    ("f", r"! up and down|nothing here is called f"),
+    ("a", r"^self +SimpleNN\nx +\(1, 2\) float32"),
+    ("args", r"^self +SimpleNN"),
+    ("info args", r"^self +SimpleNN"),
+    ("info locals", r"a1 +\(1, 3\) float32"),
+    ("info frame", r"SimpleNN.__call__"),
+    # Python and the session
+    ("!x", r"\[\["),
+    ("!q = 3", r"^$"),
+    ("set var q = 3", r"^$"),
+    ("call 1 + 2", r"^3$"),
+    ("interact", r"! the prompt takes Python already"),
+    ("debug f(x)", r"! to step through a call of your own"),
+    ("retval", r"! what an op gave is p #12|nothing here is called retval"),
+    ("alias px p x", r"^$"),
+    ("history", r"5  history"),
+    ("source nothing.nn", r"! cannot read nothing.nn"),
+    ("h", r"forwards"),
+    ("help b", r"^break"),
+    ("? b", r"^break"),
+    ("kill", r"! quit ends the program"),
+    ("record", r"! everything is recorded already"),
+    ("layout src", r"! nnrepl --tui"),
+    ("q", r"\(quits\)"),
+    ("quit", r"\(quits\)"),
+    ("exit", r"\(quits\)"),
+    ("exit()", r"\(quits\)"),
+]
+
+
+@pytest.mark.parametrize(("line", "expected"), LINES, ids=[line for line, _ in LINES])
+def test_line(session: nnrepl.Session, line: str, expected: str) -> None:
+    shown = screen(session, line)
+    shown = "\n".join(part.rstrip() for part in shown.strip().splitlines())
+    assert re.search(expected, shown, re.MULTILINE), shown
+    assert "(two lines!)" not in shown
+
+
+def test_after_the_first_line_people_type_the_second(session: nnrepl.Session) -> None:
+    assert "z1 = " in screen(session, "alias pz p z1", "pz")
+    assert "∂L/∂z1 lies ahead" in screen(session, "alias pg p grad(%1)", "pg z1")
+    assert screen(session, "display a1", "undisplay", "info display").startswith("Nothing is displayed")
+    assert "SimpleNN.__call__" in screen(session, "up", "d")
+    assert "target" in screen(session, "up", "info locals") or "y_true" in screen(session, "info locals")
+    assert "! this is the outermost function" in screen(session, "up 99", "up")
+    assert screen(session, "q1 = 5", "p q1 + 1").strip() == "6"
+
+
+def test_source_runs_a_file_across_motions(session: nnrepl.Session, tmp_path: Path) -> None:
+    file = tmp_path / "lines.nn"
+    file.write_text("#! a comment\np z1\n\ncontinue\np 1 + 1\n")
+    shown = screen(session, f"source {file}")
+    assert shown.startswith("z1 = ")
+    assert "breakpoint 1" in shown
+    assert shown.rstrip().endswith("2")
