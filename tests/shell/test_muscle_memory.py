@@ -114,7 +114,7 @@ LINES: list[tuple[str, str]] = [
     ("rc", r"breakpoint 1  forward a1"),
     ("reverse-continue", r"#3 +maximum"),
     ("si", r"! an op is the smallest step: s steps"),
-    ("run", r"! there is no program to run again"),
+    ("run", r"! there is no program here that nnrepl could run again"),
     ("start", r"! restart runs the program from its start"),
     # looking
     ("l", r"▶ #5"),
