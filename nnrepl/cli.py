@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
+import os
 import random
 import sys
 from pathlib import Path
@@ -23,10 +24,11 @@ from nnrepl.record.rerun import CannotExchange
 from nnrepl.session.errors import Quit, Restart, RunAgain
 from nnrepl.session.saved import Keeper, stops_file
 from nnrepl.session.session import Session
+from nnrepl.session.settings import config_directory, config_file, load_settings
 from nnrepl.shell.readers import Chain, Queue, Reader
-from nnrepl.shell.shell import Shell, make_console, make_reader, run_program
+from nnrepl.shell.shell import Shell, is_capable, make_console, make_reader, run_program
 from nnrepl.tape import Tape
-from nnrepl.timeline.history import default_budget, parse_size
+from nnrepl.timeline.history import parse_size
 
 
 def parser() -> argparse.ArgumentParser:
@@ -45,11 +47,10 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--batch", action="store_true", help="end after the given commands; show only what they show")
     made.add_argument("--stop-at-entry", action="store_true", help="stop at the very first op")
+    made.add_argument("--tui", action="store_true", help="use the whole screen, as the command tui does")
     made.add_argument("--plain", action="store_true", help="no colours, no control codes, a plain prompt")
-    made.add_argument("--theme", choices=("dark", "light"), default="dark", help="colours for a dark or light terminal")
-    made.add_argument(
-        "--history", metavar="SIZE", type=size, default=default_budget(), help="memory for old values, such as 500M"
-    )
+    made.add_argument("--theme", choices=("dark", "light"), help="colours for a dark or light terminal")
+    made.add_argument("--history", metavar="SIZE", type=size, help="memory for old values, such as 500M")
     made.add_argument("--version", action="version", version=versions())
     made.epilog = "PROGRAM is a script or a notebook; without one, the built-in example. ARG are its own arguments."
     return made
@@ -88,13 +89,18 @@ def given_lines(options: argparse.Namespace) -> list[str]:
     """The lines of `-x` files and `-c` commands, in this order. Raises CannotLoad."""
     lines: list[str] = []
     for name in options.files:
-        try:
-            text = Path(name).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "it is not text in UTF-8"
-            raise CannotLoad(f"cannot read {name}: {reason}") from None
-        lines.extend(line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#!"))
+        lines.extend(lines_in(Path(name)))
     return lines + list(options.commands)
+
+
+def lines_in(path: Path) -> list[str]:
+    """The commands in a file. Raises CannotLoad."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not text in UTF-8"
+        raise CannotLoad(f"cannot read {path}: {reason}") from None
+    return [line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#!")]
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -105,6 +111,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if options.batch and not options.commands and not options.files:
             raise CannotLoad("--batch runs given commands: add -c COMMAND (such as -c continue) or -x FILE")
+        if options.tui and (options.batch or options.plain or not is_capable()):
+            raise CannotLoad("--tui needs a terminal, and neither --batch nor --plain")
         lines = given_lines(options)
         script = load(options)
     except CannotLoad as error:
@@ -140,8 +148,11 @@ class Debugger:
         self.script = script
         streams = (sys.stdin, sys.stdout)
         self.plain = options.plain or any(stream is None or not stream.isatty() for stream in streams)
-        self.console = make_console(options.plain, options.theme)
-        self.queue = Queue(lines)
+        self.settings, self.notes = load_settings(config_file())
+        given = {"theme": options.theme, "history": options.history}
+        self.settings.update({name: value for name, value in given.items() if value is not None})
+        self.console = make_console(options.plain, self.settings.get("theme", "dark"))
+        self.queue = Queue(([] if options.batch else self._startup()) + lines)
         self._modules = frozenset(sys.modules)
         self._random = (random.getstate(), _numpy_state(), mx.random.state[0])  # type: ignore[index]
 
@@ -149,10 +160,11 @@ class Debugger:
         """Until the person has had enough. Returns the exit status."""
         names, tape = _new_tape()
         session = Session(tape, names)
-        session.settings["history"] = self.options.history
+        session.settings.update(self.settings)
         keeper = Keeper(session.stops, stops_file(self.script.path))
         restored = keeper.restore() if self._interactive() else ""
         shell = Shell(session, self.console, self._reader, self._banner(restored), self.options.batch)
+        shell.interpreter.full_screen = self.options.tui
         if self._interactive():
             shell.after_line = keeper.save
         if not self.options.batch:
@@ -193,18 +205,28 @@ class Debugger:
         with recording(recorder):
             return run_program(self.script.run, session)
 
+    def _startup(self) -> list[str]:
+        """The commands that a person wants at the beginning of each session."""
+        path = config_directory() / "startup"
+        try:
+            return lines_in(path) if path.exists() else []
+        except (CannotLoad, OSError) as error:
+            self.notes.append(str(error))
+            return []
+
     def _interactive(self) -> bool:
         return not (self.plain or self.options.batch)
 
     def _reader(self, interpreter: Interpreter) -> Reader:
         readers: list[Reader] = [self.queue]
         if not self.options.batch:
-            readers.append(make_reader(interpreter, self.plain))
+            readers.append(make_reader(interpreter, self.plain, self.script.path))
         return Chain(readers)
 
     def _banner(self, restored: str) -> str:
-        notes = "".join(f"\n{note}" for note in (*self.script.notes, *([restored] if restored else [])))
-        return f"{versions()} · {self.script.title} · step to begin, help for more{notes}"
+        said = (*self.script.notes, *self.notes, *([restored] if restored else []))
+        notes = "".join(f"\n{note}" for note in said)
+        return f"{versions()} · {_short(self.script.title)} · step to begin, help for more{notes}"
 
     def _reset(self, session: Session) -> None:
         """Put things back, so that the program does again what it did: the random states, its input, and the
@@ -225,6 +247,13 @@ def _new_tape(old: Tape | None = None) -> tuple[ProgramNames, Tape]:
     tape = Tape(names) if old is None else old.fork(0, names)
     names.tape = tape
     return names, tape
+
+
+def _short(title: str) -> str:
+    """A path from where one stands, if that is shorter."""
+    if not os.path.isabs(title):
+        return title
+    return min(title, os.path.relpath(title), key=len)
 
 
 def _numpy_state() -> Any:

@@ -188,6 +188,31 @@ def motion_costs(length: int = 100_000) -> None:
         print(f"{name:28} of {length} {1e3 * statistics.median(times):8.2f} ms")
 
 
+def typing_costs(length: int = 100_000) -> None:
+    """Milliseconds for a key at the prompt on a tape of 100,000 ops: what is completed, and the toolbar."""
+    from prompt_toolkit.completion import CompleteEvent
+    from prompt_toolkit.document import Document
+
+    from nnrepl.shell.complete import NameCompleter, TapeIndex
+    from nnrepl.shell.toolbar import Toolbar
+
+    forward, _ = chain(length)
+    session = nnrepl.Session(nnrepl.trace(lambda: forward()))
+    index = TapeIndex(session)
+    completer = NameCompleter(session.interpreter, index)
+    toolbar = Toolbar(session)
+
+    def key() -> None:
+        list(completer.get_completions(Document("p y"), CompleteEvent()))
+        toolbar.fragments(100)
+
+    first = [seconds(key) for _ in range(9)]
+    while not index.advance():
+        pass
+    then = [seconds(key) for _ in range(9)]
+    print(f"a key on a tape of {length}          {1e3 * max(first):8.2f} ms at first, {1e3 * max(then):.2f} ms then")
+
+
 def start_ratio(rounds: int) -> None:
     """From start to prompt, against importing MLX, prompt-toolkit and rich."""
     base = [sys.executable, "-c", "import mlx.nn, prompt_toolkit, rich"]
@@ -210,6 +235,7 @@ def main() -> None:
     op_costs(rounds)
     step_ratios(rounds)
     motion_costs()
+    typing_costs()
     start_ratio(rounds)
 
 

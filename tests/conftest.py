@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,13 @@ import mlx.core as mx
 import pytest
 
 from nnrepl.record.recorder import current
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_files_of_the_person(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Neither the settings nor the history of whoever runs the tests play a part."""
+    for name in ("XDG_CONFIG_HOME", "XDG_STATE_HOME"):
+        os.environ[name] = str(tmp_path_factory.mktemp(name.lower()))
 
 
 @pytest.fixture(autouse=True)

@@ -4,6 +4,7 @@
 def load_all() -> None:
     """Import every module of commands, so that the table is complete."""
     from nnrepl.commands import (  # noqa: F401
+        export,
         frames,
         general,
         graph,
@@ -12,6 +13,7 @@ def load_all() -> None:
         look,
         motions,
         passes,
+        settings,
         stops,
         time,
     )

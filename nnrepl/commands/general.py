@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from rich.console import Group, RenderableType
-from rich.text import Text
+from rich.console import RenderableType
 
 from nnrepl.commands.interpreter import Interpreter
-from nnrepl.commands.table import ANYTHING, NOTHING, command
+from nnrepl.commands.table import NOTHING, Grammar, command
 from nnrepl.record.verify import verify as take_receipt
 from nnrepl.session.errors import UserError
 from nnrepl.session.expressions import aside
-from nnrepl.view.help import help_view
+from nnrepl.view.help import apropos_view, help_view
 from nnrepl.view.receipt import receipt_view
 
 GENERAL = "general"
@@ -31,10 +30,16 @@ def verify(it: Interpreter, text: str) -> RenderableType | None:
         return receipt_view(take_receipt(it.session.tape, part))
 
 
-@command("help", "h", takes=ANYTHING, group=GENERAL)
+@command("help", "h", takes=Grammar("[COMMAND | TOPIC]", lambda text: True, "help"), group=GENERAL)
 def help_(it: Interpreter, text: str) -> RenderableType | None:
-    """Show the list of commands, or the manual of one: `help step`."""
+    """Show the list of commands, the manual of one, or a topic: `help step`, `help breakpoints`, `help keys`."""
     return help_view(it.table, text)
+
+
+@command("apropos", takes=Grammar("WORD", lambda text: bool(text)), group=GENERAL)
+def apropos(it: Interpreter, text: str) -> RenderableType | None:
+    """Search all manuals and topics for a word: `apropos gradient`."""
+    return apropos_view(it.table, text)
 
 
 @command("quit", "q", "exit", takes=NOTHING, group=GENERAL)
@@ -42,24 +47,3 @@ def quit_(it: Interpreter, text: str) -> RenderableType | None:
     """End the program and the session."""
     it.session.quit()
     return None
-
-
-SETTINGS = {
-    "peek": "results of up to so many elements are shown as you step; 0 for never",
-}
-
-
-@command("config", takes=ANYTHING, group=GENERAL)
-def config(it: Interpreter, text: str) -> RenderableType | None:
-    """Show the settings, or change one: `config peek 0`."""
-    settings = it.session.settings
-    name, _, value = text.partition(" ")
-    if not name:
-        return Group(*(Text(f"{key} {settings[key]}   {SETTINGS[key]}") for key in SETTINGS))
-    if name not in SETTINGS:
-        raise UserError(f"there is no setting {name}; config lists them")
-    if value.strip():
-        if not value.strip().isdigit():
-            raise UserError(f"{name} is a number of elements, such as 4096, not {value.strip()}")
-        settings[name] = int(value)
-    return Text(f"{name} {settings[name]}")

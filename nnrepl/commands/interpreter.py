@@ -20,9 +20,12 @@ from nnrepl.session.errors import NoGradient, NotYet, UserError
 from nnrepl.session.expressions import masked, parts
 from nnrepl.session.session import END_OF_PROGRAM, END_OF_TAPE, Session, Stop
 from nnrepl.tape import Op, Value
+from nnrepl.view.changes import Changes
+from nnrepl.view.log import Log
 from nnrepl.view.stop import stop_view
-from nnrepl.view.tensor import tensor
+from nnrepl.view.tensor import Look, tensor
 from nnrepl.view.timelines import edit_text, recomputed_text
+from nnrepl.view.tree import tensor_tree
 
 
 class Interpreter:
@@ -33,6 +36,9 @@ class Interpreter:
         repeat: What an empty line does: the last motion, or nothing.
         shown: The op that was shown last, so that what has not changed is not repeated.
         quiet: Whether to be silent about the end of the program (`--batch`).
+        full_screen: Whether the op, its source and the displays are seen all the time, beside what commands show.
+        can_full_screen: Whether there is a terminal for that.
+        log: What was typed and shown, kept by the shell for `export`.
         due: Lines that are run before any other, until the next motion: those of a breakpoint.
         given: Lines that are run before those that are typed: those of a file.
         aliases: Names for lines.
@@ -49,6 +55,10 @@ class Interpreter:
         self.repeat = ""
         self.shown: Op | None = None
         self.quiet = False
+        self.full_screen = self.can_full_screen = False
+        self.log = Log()
+        self._changed = Changes()
+        self._listed: tuple[int, int] | None = None
         self.due: deque[str] = deque()
         self.given: deque[str] = deque()
         self.aliases: dict[str, str] = {}
@@ -154,20 +164,37 @@ class Interpreter:
         self.due.extend(line for line in lines if line != "silent")
         if lines[:1] == ["silent"]:
             return None
-        shown: list[RenderableType] = [stop_view(self.session, stop, self.shown)]
+        view = stop_view(self.session, stop, self.shown, self.full_screen)
         self.shown = self.session.op
-        shown.extend(self.displays())
-        return Group(*shown)
+        return view if self.full_screen else Group(view, *self.displays())
 
     def displays(self) -> list[RenderableType]:
-        """The expressions that are shown at each stop."""
+        """The expressions that are shown at each stop, with what changed since the last one marked."""
         shown: list[RenderableType] = []
         for number, text in self.session.displays.items():
-            try:
-                shown.append(self.print(text, f"{number}: {text}"))
-            except UserError as error:
-                shown.append(Text(f"{number}: {text}: {error}", style="hint"))
+            shown.append(self.display(number, text))
         return shown
+
+    def display(self, number: int, text: str) -> RenderableType:
+        """One displayed expression; an error in it is one line of the stop, and no more."""
+        label = f"{number}: {text}"
+        try:
+            result = self.value(text)
+            note = self._changed.note(number, text, result)
+            look = Look(before=self._changed.before) if isinstance(result, mx.array) else None
+            return self.guarded(lambda: self.shown_value(result, label, text, look, note), text) or Text(label)
+        except UserError as error:
+            said = str(error)
+            return Text(f"{number}: {said}" if said.startswith(text) else f"{label}: {said}", style="hint")
+
+    def list_on(self) -> int | None:
+        """Where a repeated `list` goes on; None if the cursor has moved since, or there is nothing more."""
+        cursor, end = self._listed or (-1, 0)
+        return end if cursor == self.session.cursor and end < len(self.session.tape) else None
+
+    def listed_to(self, ops: list[Op]) -> None:
+        """Remember what `list` has shown."""
+        self._listed = (self.session.cursor, ops[-1].position + 1) if ops else None
 
     # -- expressions ---------------------------------------------------------------------------------------
 
@@ -204,29 +231,52 @@ class Interpreter:
         session = self.session
         return Group(*said, self.show_stop(Stop("", session.cursor)) or Text(""))
 
-    def print(self, text: str, label: str | None = None) -> RenderableType:
+    def print(self, text: str, label: str | None = None, look: Look | None = None) -> RenderableType:
         """The values of one or more expressions, with their names."""
         pieces = parts(text)
-        shown = [self._print_one(piece, label if len(pieces) == 1 else None) for piece in pieces]
+        shown = [self._print_one(piece, label if len(pieces) == 1 else None, look) for piece in pieces]
         shown = [item for item in shown if item is not None]
         return Group(*shown) if len(shown) != 1 else shown[0]
 
-    def _print_one(self, text: str, label: str | None) -> Any:
+    def _print_one(self, text: str, label: str | None, look: Look | None) -> Any:
         try:
             result = self.value(text)
         except (NotYet, NoGradient) as answer:
             return Text(str(answer), style="hint")
+        return self.guarded(lambda: self.shown_value(result, label, text, look), text)
+
+    def shown_value(
+        self, result: Any, label: str | None, text: str, look: Look | None = None, note: str = ""
+    ) -> RenderableType | None:
+        """A result of Python as a person wants to see it: a tensor, a tree of tensors, anything else."""
         if result is None:
             return None
         if isinstance(result, mx.array):
             value = self.session.expressions.value_of(result)
             work = self.session.evaluate([value]) if value is not None else None
-            shown = self.guarded(lambda: tensor(label or self._label(text, value), result), text)
+            shown = tensor(label or self.label(text, value), result, look, note)
             return shown if work is None or not work.again else Group(shown, recomputed_text(work))
-        shown = self.guarded(lambda: repr(result), text)
-        return Text(f"{label} = {shown}" if label else shown)
+        tree = tensor_tree(result)
+        if tree is not None:
+            return tree
+        said = repr(result) + (f"  {note}" if note else "")
+        return Text(f"{label} = {said}" if label else said)
 
-    def _label(self, text: str, value: Value | None) -> str:
+    def counted(self, array: mx.array) -> Value | None:
+        """Evaluate an array that stands for a value of the tape, so that what it took is counted."""
+        value = self.session.expressions.value_of(array)
+        if value is not None:
+            self.session.evaluate([value])
+        return value
+
+    def array(self, text: str) -> tuple[str, mx.array]:
+        """The tensor that an expression gives, and what to call it. Raises UserError for anything else."""
+        result = self.value(text)
+        if not isinstance(result, mx.array):
+            raise UserError(f"{text} is no tensor, but {type(result).__name__}")
+        return self.label(text, self.counted(result)), result
+
+    def label(self, text: str, value: Value | None) -> str:
         """What a printed tensor is called: as it was asked for, a gradient as ∂L/∂x."""
         stripped = text.strip()
         if value is not None and value.gradient_of is not None and stripped.startswith("grad("):

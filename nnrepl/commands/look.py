@@ -9,23 +9,74 @@ from rich.text import Text
 
 from nnrepl.commands.interpreter import Interpreter
 from nnrepl.commands.table import ANYTHING, EXPRESSION, EXPRESSION_OR_NOTHING, NOTHING, Grammar, command
-from nnrepl.session.errors import UserError
-from nnrepl.view.listing import listing, pass_listing, source_listing
+from nnrepl.session.errors import NoGradient, NotYet, UserError
+from nnrepl.view.folding import pass_listing
+from nnrepl.view.heatmap import Heatmap
+from nnrepl.view.histogram import Histogram
+from nnrepl.view.listing import LINES, listed, op_table, source_listing
+from nnrepl.view.numbers import Format, read_format
+from nnrepl.view.tensor import Look
 from nnrepl.view.what import what_view
 from nnrepl.view.where import where_view
 
 LOOK = "looking"
+OPTIONS = re.compile(
+    r"(?:/(?P<format>\w*)\s*)?(?:-r\s*(?P<range>\[[^\]]*\])\s*)?(?P<map>-m\s)?\s*(?P<rest>.*)", re.DOTALL
+)
+LIST = Grammar("[source | n | PLACE]", lambda text: True, "places")
+FORMATTED = Grammar("[/4f] EXPR", lambda text: bool(text), "names", options=True)
 
 
-@command("print", "p", takes=EXPRESSION, group=LOOK)
+@command("print", "p", takes=FORMATTED, group=LOOK)
 def print_(it: Interpreter, text: str) -> RenderableType | None:
     """Show the value of an expression, and evaluate what it depends on, nothing else.
 
     Names mean their newest version before the cursor: `p z1`, `p loss, grad(weights1)`,
     `p z1@12` the version that op #12 made, `p #12` the result of an op, `p layers.0.weight[0]`,
     `p mx.abs(z1).max()`. The expression alone does the same.
+
+    `p/4f z1` with four decimals, `p/2e z1` in scientific form, `p/x z1` the bits (also g, t, d).
+    `p -r [0,1] z1` marks what lies between 0 and 1 and counts it; `p -m z1` draws a heatmap.
     """
-    return it.print(text)
+    found = OPTIONS.fullmatch(text)
+    assert found is not None
+    look = Look(read_format(found["format"]) if found["format"] else Format(), _range(found["range"]))
+    rest = found["rest"].strip()
+    if not rest:
+        raise UserError("print needs an expression, such as p z1 or p/4f x[0, :3]")
+    if found["map"]:
+        return heatmap(it, rest)
+    return it.print(rest, look=look)
+
+
+def _range(text: str | None) -> tuple[float, float] | None:
+    """`[0, inf]`."""
+    if text is None:
+        return None
+    try:
+        low, high = (float(part) for part in text.strip("[]").split(","))
+    except ValueError:
+        raise UserError(f"{text} is no range; write p -r [0,1] z1, or [0,inf]") from None
+    return low, high
+
+
+@command("heatmap", takes=EXPRESSION, group=LOOK)
+def heatmap(it: Interpreter, text: str) -> RenderableType | None:
+    """Draw a tensor as a picture, in colour with a scale; of a batch, its first matrix.
+
+    `heatmap weights[0, 1]` chooses another one. Where there is no colour, letters stand for the numbers.
+    """
+    name, array = it.array(text)
+    shown: RenderableType = it.guarded(lambda: Heatmap(name, array), text)
+    return shown
+
+
+@command("hist", takes=EXPRESSION, group=LOOK)
+def hist(it: Interpreter, text: str) -> RenderableType | None:
+    """Show how the elements of a tensor are spread: how many lie in each of at most 16 ranges."""
+    name, array = it.array(text)
+    shown: RenderableType = it.guarded(lambda: Histogram(name, array), text)
+    return shown
 
 
 @command("pp", takes=EXPRESSION, group=LOOK)
@@ -55,12 +106,19 @@ def grad(it: Interpreter, text: str) -> RenderableType | None:
 
 @command("display", takes=EXPRESSION_OR_NOTHING, group=LOOK)
 def display(it: Interpreter, text: str) -> RenderableType | None:
-    """Show an expression at every stop: `display z1`. Without one, show the list now."""
+    """Show an expression at every stop: `display z1`. Without one, show them all now.
+
+    What has changed since the stop before is marked: elements that differ, and the word "changed".
+    """
     displays = it.session.displays
     if text:
-        shown = it.print(text, f"{max(displays, default=0) + 1}: {text}")
-        displays[max(displays, default=0) + 1] = text
-        return shown
+        number = max(displays, default=0) + 1
+        try:
+            it.value(text)
+        except (NotYet, NoGradient):
+            pass  # it will come
+        displays[number] = text
+        return it.display(number, text)
     return Group(*it.displays()) if displays else Text("Nothing is displayed; display z1 begins.", style="hint")
 
 
@@ -79,25 +137,32 @@ def undisplay(it: Interpreter, text: str) -> RenderableType | None:
     return None
 
 
-@command("list", "l", takes=Grammar("[source | n | PLACE]", lambda text: True, "places"), group=LOOK)
+@command("list", "l", takes=LIST, group=LOOK)
 def list_(it: Interpreter, text: str) -> RenderableType | None:
-    """Show the ops around the cursor, with their state, source and shapes.
+    """Show the ops around the cursor, with their state, source and shapes; again: the next ones.
 
-    `list #40` shows those around an op, `list 30` so many, `list source` the source file with the ops of
-    each line, `list 1,20` those lines of it. `list .` is `list`.
+    `list #40` shows those around an op, `list 30` so many, `list .` those around the cursor again. `list source`
+    shows the source around the next op with the numbers of the ops that each line made, `list source 120` that
+    around a line, `list 1,20` those lines, `list source all` the whole file.
+
+    The signs: ● evaluated, blank not yet, ○ dropped (and computed again when looked at), ✎ an edit, ~ stale,
+    ✗ failed; ▶ is the op that comes next.
     """
-    if text == "source":
-        return source_listing(it.session)
-    lines = re.fullmatch(r"(\d{1,9})\s*,\s*(\d{0,9})", text)
-    if lines is not None:
-        return source_listing(it.session, int(lines[1]), int(lines[2] or 0))
-    return listing(it.session, "" if text == "." else text)
+    word, _, rest = text.partition(" ")
+    if word == "source" or re.fullmatch(LINES, text):
+        return source_listing(it.session, rest.strip() if word == "source" else text)
+    ops = listed(it.session, "" if text == "." else text, it.list_on() if not text else None)
+    it.listed_to(ops)
+    return op_table(it.session, ops)
 
 
-@command("ll", "longlist", takes=NOTHING, group=LOOK)
+@command("ll", "longlist", takes=Grammar("[MODULE | all]", lambda text: True, "modules"), group=LOOK)
 def long_list(it: Interpreter, text: str) -> RenderableType | None:
-    """Show the whole pass in which the cursor stands."""
-    return pass_listing(it.session)
+    """Show the whole pass in which the cursor stands, folded by module.
+
+    The module in which the cursor stands is unfolded; `ll blocks.0` unfolds another one, `ll all` everything.
+    """
+    return pass_listing(it.session, text)
 
 
 @command("where", "w", "bt", "backtrace", takes=NOTHING, group=LOOK)

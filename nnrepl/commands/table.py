@@ -33,13 +33,18 @@ class Grammar:
     Attributes:
         name: As the usage line shows it: `[n]`, `PLACE`, `EXPR`.
         accepts: Whether a text is so.
-        completes: What the prompt offers: "names", "places", "commands", "files", "words", "".
+        completes: What the prompt offers: "names", "places", "modules", "commands", "help", "files",
+            "words", "".
+
+        words: Those that it offers for "words".
+        options: Whether `/4f` may stand right behind the command's name.
     """
 
     name: str
     accepts: Callable[[str], bool]
     completes: str = ""
     words: tuple[str, ...] = ()
+    options: bool = False
 
 
 def _matches(pattern: str) -> Callable[[str], bool]:
@@ -54,6 +59,8 @@ EXPRESSION = Grammar("EXPR", _matches(r"(?s)\S.*"), "names")
 EXPRESSION_OR_NOTHING = Grammar("[EXPR]", lambda text: True, "names")
 ANYTHING = Grammar("[...]", lambda text: True, "words")
 FILE = Grammar("FILE", _matches(r"\S.*"), "files")
+OUTPUT_FILE = Grammar("[-f] FILE", _matches(r"\S.*"), "files")
+_PATH = re.compile(r"(?:-f\s+)?(?:/[^\s/]|~|\.\.?/)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,10 +162,15 @@ def classify(line: str, table: Table = TABLE) -> Line:
         stripped = f"help {stripped[1:]}".strip()
     word, _, rest = stripped.partition(" ")
     rest = rest.strip()
+    word, slash, form = word.partition("/")
+    if slash and word in table and table[word].grammar.options and not is_python(stripped):
+        return Line("command", f"/{form} {rest}", table[word])
+    if slash:
+        word = f"{word}/{form}"
     if word in table:
         known = table[word]
         only_comment = rest.startswith("#") and not NUMBER.match(rest)
-        path = "FILE" in known.grammar.name and re.match(r"/\S", rest) is not None  # and no division
+        path = "FILE" in known.grammar.name and _PATH.match(rest) is not None  # and no division
         if known.grammar.accepts(rest) and (not rest or only_comment or path or not is_python(stripped)):
             return Line("command", rest, known)
         if not rest:

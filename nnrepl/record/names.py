@@ -209,11 +209,21 @@ class ProgramNames:
         self._catch_up()
         return list(self._index)
 
-    def _catch_up(self) -> None:
+    @property
+    def indexed(self) -> dict[str, list[tuple[int, Value]]]:
+        """What has been indexed so far, by name; to be read only. `catch_up` goes on."""
+        return self._index
+
+    def catch_up(self, count: int) -> bool:
+        """Index at most `count` more ops; whether everything is indexed now."""
+        self._catch_up(self._indexed + count)
+        return self._indexed >= len(self.tape.ops)
+
+    def _catch_up(self, end: int | None = None) -> None:
         """Index what was recorded since the last look."""
         ops = self.tape.ops
-        start, self._indexed = self._indexed, len(ops)
-        for op in ops[start:]:
+        start, self._indexed = self._indexed, len(ops) if end is None else min(end, len(ops))
+        for op in ops[start : self._indexed]:
             for value in op.inputs:
                 if value.op is None and value not in self._leaves_seen:
                     self._leaves_seen.add(value)

@@ -166,7 +166,7 @@ class Expressions:
         rest = ".".join(words[1:])
         if known(words[0]) or not rest:
             return None
-        holder = self._variable(words[0], where)
+        holder = self.variable(words[0], where)
         if words[0] == "self" and where.scope is not None and is_module(where.scope.owner):
             roots = [step.owner for step in where.scope.path() if is_module(step.owner)]
             prefix = {id(part): path for path, part in roots[0].named_modules()}.get(id(where.scope.owner), "")
@@ -174,7 +174,7 @@ class Expressions:
             return rest if known(rest) else None
         return rest if is_module(holder) and known(rest) else None
 
-    def _variable(self, name: str, where: Surroundings) -> Any:
+    def variable(self, name: str, where: Surroundings) -> Any:
         """A variable of the person's or of the program's; None if there is none."""
         if name in self.variables:
             return self.variables[name]

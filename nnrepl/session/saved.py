@@ -2,30 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import re
-import sys
 from pathlib import Path
 from typing import Any
 
+from nnrepl.session.settings import file_name, state_directory
 from nnrepl.session.stops import CATCHES, Breakpoint, Catch, Entry, Stops, Watch
 
 _KINDS: dict[str, type[Entry]] = {kind.kind: kind for kind in (Breakpoint, Watch, Catch)}
 
 
 def stops_file(program: str) -> Path:
-    """Where the stops of a program are kept: its name for people, and a hash of its path."""
-    name = re.sub(r"[^\w.-]+", "_", os.path.basename(program))[:60] or "nnrepl"
-    return _directory() / "stops" / f"{name}-{hashlib.sha256(os.path.abspath(program).encode()).hexdigest()[:8]}.json"
-
-
-def _directory() -> Path:
-    given = os.environ.get("XDG_STATE_HOME") or (os.environ.get("LOCALAPPDATA") if sys.platform == "win32" else "")
-    if not given and sys.platform == "darwin":
-        given = os.path.join(os.path.expanduser("~"), "Library", "Application Support")
-    return Path(given or os.path.join(os.path.expanduser("~"), ".local", "state")) / "nnrepl"
+    """Where the stops of a program are kept."""
+    return state_directory() / "stops" / f"{file_name(program)}.json"
 
 
 class Keeper:

@@ -26,11 +26,12 @@ from nnrepl.session.lookup import Lookup
 from nnrepl.session.places import Place
 from nnrepl.session.restarts import ProgramRestarts
 from nnrepl.session.running import Lookout
+from nnrepl.session.settings import defaults
 from nnrepl.session.stops import Hit, Stops
 from nnrepl.tape import GRADIENT_PASS, Op, Pass, Tape, Value
 from nnrepl.timeline import moves
 from nnrepl.timeline.evaluation import Work, evaluate, pending
-from nnrepl.timeline.history import History, default_budget
+from nnrepl.timeline.history import History
 from nnrepl.timeline.timelines import Timelines
 
 __all__ = ["END_OF_PROGRAM", "END_OF_TAPE", "EXCEPTION", "START_OF_TAPE", "Hooks", "Session", "Stop"]
@@ -43,7 +44,7 @@ class Session:
         tape: The ops.
         cursor: The position of the op that comes next.
         running: Whether a program is still running under the session.
-        settings: What `config` changes: `peek` is the number of elements up to which results are shown.
+        settings: What `config` changes (see `nnrepl.session.settings`).
         displays: Expressions that are shown at each stop.
         stops: Breakpoints, watches and catches.
         level: How many calls above the one that makes the next op Python at the prompt stands (`up`).
@@ -62,7 +63,7 @@ class Session:
         self.goal: goals.Goal | None = None
         self.resuming = False
         self.interrupted = False
-        self.settings: dict[str, Any] = {"peek": 4096, "history": default_budget()}
+        self.settings: dict[str, Any] = defaults()
         self.displays: dict[int, str] = {}
         self.lookup = Lookup(tape, names)
         self.expressions = Expressions(self.lookup)
@@ -113,6 +114,7 @@ class Session:
             return
         if self._history is None or self._history.tape is not recorder.tape:
             self._history = History(recorder.tape, int(self.settings["history"]), recorder.drop)
+        self._history.budget = int(self.settings["history"])
         self._history.trim()
 
     def pass_recorded(self, call: GradientCall) -> None:

@@ -11,6 +11,7 @@ from nnrepl.commands.interpreter import Interpreter
 from nnrepl.programs.function import Trace, trace
 from nnrepl.session.errors import Quit
 from nnrepl.session.session import Session as TapeSession
+from nnrepl.session.settings import adopt_settings
 
 
 class Session(TapeSession):
@@ -41,7 +42,9 @@ def debug(fn: Callable[..., Any], *args: Any, wrt: Any = None, **kwargs: Any) ->
 
     recorded = trace(fn, *args, wrt=wrt, **kwargs)
     session = Session(recorded)
-    shell = Shell(session, make_console(False), make_reader, f"nnrepl · {recorded!r} · step to begin, help for more")
+    notes = adopt_settings(session.settings)
+    banner = f"nnrepl · {recorded!r} · step to begin, help for more{notes}"
+    shell = Shell(session, make_console(False), make_reader, banner)
     try:
         shell.interact(session, session.stop)
     except Quit:

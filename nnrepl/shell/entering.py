@@ -15,6 +15,7 @@ from nnrepl.record.recorder import Recorder, current
 from nnrepl.session import goals
 from nnrepl.session.errors import Quit, UserError
 from nnrepl.session.session import Session, Stop
+from nnrepl.session.settings import adopt_settings
 from nnrepl.shell.shell import Shell, make_console, make_reader
 from nnrepl.tape import RUN_PASS, Tape
 
@@ -35,7 +36,8 @@ class Entered:
         recorder = Recorder(tape, strict=False, base=None)
         self.session = Session(tape, names, recorder, whole=False)
         recorder.listener = self.session
-        self.shell = _Shell(self, f"nnrepl · recording from {_where(frame)} on · step to begin, help for more")
+        notes = adopt_settings(self.session.settings)
+        self.shell = _Shell(self, f"nnrepl · recording from {_where(frame)} on · step to begin, help for more{notes}")
         self._context: AbstractContextManager[Recorder] = intercepting(recorder)
         self._context.__enter__()
         recorder.start()
@@ -134,7 +136,9 @@ def post_mortem() -> None:
     session.goto("end")
     session.look_at(tape, names, position)
     session.stop = Stop("exception" if failed else "end of tape", position, (), error)
-    shell = Shell(session, make_console(False), make_reader, "nnrepl · post mortem · back goes back, help for more")
+    notes = adopt_settings(session.settings)
+    banner = f"nnrepl · post mortem · back goes back, help for more{notes}"
+    shell = Shell(session, make_console(False), make_reader, banner)
     try:
         shell.interact(session, session.stop)
     except Quit:

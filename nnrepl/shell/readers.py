@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from nnrepl.shell.full import FullScreen
 
 PROMPT = "(nnrepl) "
 
@@ -14,10 +17,18 @@ class Reader(Protocol):
 
     Attributes:
         echoes: Whether a line is to be printed as it is run, because nobody saw it being typed.
+        pages: Whether a person is there to ask for the next page of long output.
     """
 
     @property
     def echoes(self) -> bool: ...
+
+    @property
+    def pages(self) -> bool: ...
+
+    @property
+    def screen(self) -> FullScreen | None:
+        """The full screen, if the person wants one."""
 
     def read(self) -> str | None:
         """The next line, None at the end. Raises KeyboardInterrupt."""
@@ -27,6 +38,8 @@ class Queue:
     """Lines that were given beforehand: `-c COMMAND`, `-x FILE`."""
 
     echoes = True
+    pages = False
+    screen = None
 
     def __init__(self, lines: Iterable[str]) -> None:
         self._lines = iter(lines)
@@ -37,6 +50,9 @@ class Queue:
 
 class Pipe:
     """Standard input that is no terminal, or a terminal that is to be treated as none."""
+
+    pages = False
+    screen = None
 
     def __init__(self) -> None:
         self._stdin = sys.stdin
@@ -60,6 +76,14 @@ class Chain:
     @property
     def echoes(self) -> bool:
         return bool(self._readers) and self._readers[0].echoes
+
+    @property
+    def pages(self) -> bool:
+        return bool(self._readers) and self._readers[0].pages
+
+    @property
+    def screen(self) -> FullScreen | None:
+        return self._readers[-1].screen if self._readers else None
 
     def read(self) -> str | None:
         while self._readers:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import FrameType
 from typing import IO, Any, cast
 
 from rich.console import Console, RenderableType
+from rich.segment import Segment, Segments
 from rich.text import Text
 
 from nnrepl.commands.interpreter import Interpreter
@@ -61,13 +63,42 @@ class _Tolerant:
         return getattr(self._stream, name)
 
 
-def make_reader(interpreter: Interpreter, plain: bool = False) -> Reader:
-    """Where lines come from: the terminal if there is one."""
-    if plain or sys.stdin is None or not sys.stdin.isatty() or not sys.stdout.isatty():
+class _Tee:
+    """Standard output for Python at the prompt: what it prints belongs to the session."""
+
+    def __init__(self, stream: Any, said: Callable[[str], None]) -> None:
+        self._stream = stream
+        self._said = said
+        self._line = ""
+
+    def write(self, text: str) -> int:
+        *lines, self._line = (self._line + text).split("\n")
+        for line in lines:
+            self._said(line or " ")
+        return len(text) if self._stream is None else int(self._stream.write(text))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def make_reader(interpreter: Interpreter, plain: bool = False, program: str = "") -> Reader:
+    """Where lines come from: the terminal if there is one that can do more than print."""
+    if plain or not is_capable():
         return Pipe()
     from nnrepl.shell.terminal import TerminalReader
 
-    return TerminalReader(interpreter)
+    return TerminalReader(interpreter, program)
+
+
+def is_capable() -> bool:
+    """Whether a person sits at both ends, at a terminal that can do more than print."""
+    terminal = all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stdout))
+    return terminal and os.environ.get("TERM", "") not in ("dumb", "unknown")
+
+
+def lines_of(console: Console, renderable: RenderableType) -> Iterable[list[Segment]]:
+    """The lines of something, made one after another as they are asked for."""
+    return Segment.split_lines(console.render(renderable, console.options.update(height=None)))
 
 
 class Shell(Hooks):
@@ -102,6 +133,7 @@ class Shell(Hooks):
         self.quiet = quiet
         self.failed = False
         self.at_prompt = False
+        self._theme = ""
         self.after_line: Callable[[], str] = str
         self.held = HeldOutput(lambda: len(session.tape))
         session.hooks = self
@@ -124,11 +156,18 @@ class Shell(Hooks):
         if self.session.replaying:
             return
         self.held.release()
-        self.held.show(None if position >= len(self.session.tape) else position)
+        screen = self.reader.screen
+        said = self.held.show(
+            None if position >= len(self.session.tape) else position, None if screen is None else screen.said
+        )
+        self.interpreter.log.said(said)
+        if screen is not None and not self.at_prompt:
+            self.held.watch(screen.printed)
 
     def interact(self, session: Session, stop: Stop) -> None:
         """Give the person the floor, until the program is to run on."""
         self.at_prompt = True
+        self.held.release()
         try:
             self._open(session, stop)
             while not session.resuming:
@@ -136,6 +175,9 @@ class Shell(Hooks):
                     return
         finally:
             self.at_prompt = False
+            screen = self.reader.screen
+            if screen is not None:
+                screen.leave()  # the program has the terminal
 
     def _open(self, session: Session, stop: Stop) -> None:
         if self.quiet and not stop.hits:
@@ -171,14 +213,19 @@ class Shell(Hooks):
                 raise Quit
             return False
         if self.reader.echoes and not self.quiet and line.strip():
-            self.show(Text(PROMPT + line.strip()))
+            self.console.print(Text(PROMPT + line.strip()))
+        if self.reader.screen is not None:
+            self.reader.screen.typed(line.strip())
         self.run(line)
         return True
 
     def run(self, line: str) -> None:
         """Run one line and show what it gives; what goes wrong is one line."""
+        self.interpreter.log.typed(line.strip())
         try:
-            self.show(self.interpreter.run(line))
+            with self._printing():
+                shown = self.interpreter.run(line)
+            self.show(shown)
         except (NotYet, NoGradient) as answer:
             self.show(Text(str(answer), style="hint"))
         except UserError as error:
@@ -195,6 +242,18 @@ class Shell(Hooks):
             if warning:
                 self.show(Text(warning, style="warning"))
 
+    def _printing(self) -> contextlib.AbstractContextManager[Any]:
+        """While Python at the prompt runs: what it prints is shown, and belongs to the session."""
+        screen, log = self.reader.screen, self.interpreter.log
+        if screen is None:
+            return contextlib.redirect_stdout(cast(IO[str], _Tee(sys.stdout, log.said)))
+
+        def said(text: str) -> None:
+            log.said(text)
+            screen.show(Text(text))
+
+        return contextlib.redirect_stdout(cast(IO[str], _Tee(None, said)))
+
     def _own_failure(self, line: str, error: Exception) -> None:
         """A command failed in a way that nobody foresaw: a bug of nnrepl's, but no reason to lose a session."""
         self.failed = True
@@ -207,9 +266,30 @@ class Shell(Hooks):
         )
 
     def show(self, renderable: RenderableType | None) -> None:
-        """Show something, unless there is nothing to show."""
-        if renderable is not None:
-            self.console.print(renderable)
+        """Show something, unless there is nothing to show; a screen at a time if a person reads it."""
+        if renderable is None:
+            return
+        screen = self.reader.screen
+        if screen is not None:
+            for line in screen.show(renderable):
+                self.interpreter.log.showed(line)
+            return
+        theme = self.session.settings["theme"]
+        if theme != self._theme:
+            self._theme = theme
+            self.console.push_theme(THEMES[theme])
+        lines = lines_of(self.console, renderable)
+        if self._pages():
+            from nnrepl.shell.pager import paged
+
+            lines = paged(lines, self.console.height, theme)
+        for line in lines:
+            self.interpreter.log.showed(line)
+            self.console.print(Segments([*line, Segment.line()]), end="", soft_wrap=True)
+
+    def _pages(self) -> bool:
+        """Whether a person sits there who can ask for more."""
+        return self.session.settings["pager"] == "on" and self.reader.pages
 
     # -- Ctrl-C --------------------------------------------------------------------------------------------
 

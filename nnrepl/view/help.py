@@ -1,6 +1,9 @@
-"""Help: the list of commands, and the manual of one. Both come from the table."""
+"""Help: the list of commands, the manual of one, topics, and what a word is found in. All come from the table."""
 
 from __future__ import annotations
+
+import re
+from difflib import get_close_matches
 
 from rich.console import Group, RenderableType
 from rich.table import Table as Grid
@@ -8,48 +11,114 @@ from rich.text import Text
 
 from nnrepl.commands.table import Command, Table
 from nnrepl.session.errors import UserError
+from nnrepl.view.topics import ALIASES, GROUPS, TOPICS, Topic
 
 
 def help_view(table: Table, topic: str = "") -> RenderableType:
-    """The whole list, or one manual."""
+    """The whole list, one manual, or one topic. Raises UserError for an unknown word."""
     if not topic:
         return _overview(table)
     if topic in table:
         return _manual(table[topic])
-    from difflib import get_close_matches
+    name = ALIASES.get(topic, topic)
+    if name in TOPICS:
+        return _topic(table, name, TOPICS[name])
+    close = get_close_matches(topic, [*table.by_name, *TOPICS, *ALIASES], 1)
+    hint = f"did you mean {close[0]}?" if close else f"apropos {topic} searches all manuals"
+    raise UserError(f"there is no command and no topic {topic}; {hint}")
 
-    close = get_close_matches(topic, table.by_name, 1)
-    hint = f"; did you mean {close[0]}?" if close else "; help lists them"
-    raise UserError(f"there is no command {topic}{hint}")
+
+def groups(table: Table) -> dict[str, list[Command]]:
+    """The commands by group, in the order in which people need them."""
+    found: dict[str, list[Command]] = {name: [] for name in GROUPS[:-1]}
+    for command in table.commands:
+        if command.group != GROUPS[-1]:
+            found.setdefault(command.group, []).append(command)
+    found[GROUPS[-1]] = [command for command in table.commands if command.group == GROUPS[-1]]
+    return {name: commands for name, commands in found.items() if commands}
 
 
 def _overview(table: Table) -> RenderableType:
     parts: list[RenderableType] = []
-    groups = dict.fromkeys(command.group for command in table.commands)
-    for group in groups:
-        grid = Grid(
-            title=group, title_justify="left", title_style="heading", box=None, show_header=False,
-            padding=(0, 2, 0, 0), pad_edge=False,
-        )  # fmt: skip
-        grid.add_column(no_wrap=True)
-        grid.add_column()
-        for command in table.commands:
-            if command.group == group:
-                names = ", ".join(command.names)
-                usage = f"{names} {command.grammar.name}".rstrip()
-                grid.add_row(Text(usage, style="op.name"), command.summary)
-        parts.append(grid)
+    for group, commands in groups(table).items():
+        parts += [Text(group, style="heading"), _commands(commands, short=True)]
+    parts.append(Text("topics", style="heading"))
+    parts.append(_grid([(f"help {name}", topic.title) for name, topic in TOPICS.items()]))
     parts.append(
         Text(
-            "Anything else is Python; ! forces Python. Enter repeats a motion. help COMMAND tells more.",
+            "Anything else is Python; ! forces Python. Enter repeats a motion. help COMMAND tells more, "
+            "apropos WORD searches.",
             style="hint",
         )
     )
     return Group(*parts)
 
 
+def _commands(commands: list[Command], short: bool = False) -> Grid:
+    return _grid([(_usage(it), _clause(it.summary) if short else it.summary) for it in commands])
+
+
+def _usage(command: Command) -> str:
+    return f"{', '.join(command.names)} {command.grammar.name}".rstrip()
+
+
+def _clause(summary: str) -> str:
+    """The first clause of a summary: `Go to the next op, into modules`."""
+    return re.split(r"[:;.] ", summary.rstrip("."), maxsplit=1)[0]
+
+
+def _grid(rows: list[tuple[str, str]]) -> Grid:
+    grid = Grid(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=False)
+    grid.add_column(max_width=38)
+    grid.add_column()
+    for name, text in rows:
+        grid.add_row(Text(name, style="op.name"), text)
+    return grid
+
+
+def flowing(text: str) -> str:
+    """A text whose lines are as long as the terminal is wide: what is indented stays as it is."""
+    lines: list[str] = []
+    for line in text.splitlines():
+        if lines and line and lines[-1] and not line.startswith(" ") and not lines[-1].startswith(" "):
+            lines[-1] += f" {line}"
+        else:
+            lines.append(line)
+    return "\n".join(lines)
+
+
 def _manual(command: Command) -> RenderableType:
     title = Text(command.usage, style="op.name")
     if len(command.names) > 1:
         title.append("   also: " + ", ".join(command.names[1:]), style="dim")
-    return Group(title, Text(command.help))
+    return Group(title, Text(flowing(command.help)))
+
+
+def _topic(table: Table, name: str, topic: Topic) -> RenderableType:
+    parts: list[RenderableType] = [
+        Text(name, style="op.name").append(f": {topic.title}", style="dim"),
+        Text(flowing(topic.text)),
+    ]
+    belonging = [command for command in table.commands if command.group in topic.groups]
+    belonging += [table[word] for word in topic.commands if word in table and table[word] not in belonging]
+    if belonging:
+        parts.append(_commands(belonging))
+    return Group(*parts)
+
+
+def apropos_view(table: Table, word: str) -> RenderableType:
+    """The commands and topics in whose manuals a word occurs. Raises UserError if it occurs in none."""
+    wanted = re.compile(re.escape(word), re.IGNORECASE)
+    rows = [
+        (_usage(command), command.summary)
+        for command in table.commands
+        if wanted.search(f"{' '.join(command.names)} {command.help}")
+    ]
+    rows += [
+        (f"help {name}", topic.title)
+        for name, topic in TOPICS.items()
+        if wanted.search(f"{name} {topic.title} {topic.text}")
+    ]
+    if not rows:
+        raise UserError(f"no manual says anything about {word}; help lists all commands")
+    return _grid(rows)

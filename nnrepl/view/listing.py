@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.text import Text
 
-from nnrepl.record.source import lines_of
+from nnrepl.record.source import lines_of, span_of
+from nnrepl.session.errors import UserError
 from nnrepl.session.session import Session
 from nnrepl.tape import Op
 from nnrepl.view.op import inputs_text, outputs_text, state_of
@@ -13,29 +16,30 @@ from nnrepl.view.source import place_text
 
 _STATES = {"lazy": " ", "evaluated": "●", "dropped": "○", "failed": "✗", "edited": "✎", "stale": "~"}
 AROUND = 11
+LINES = r"(\d{1,9})\s*,\s*(\d{0,9})"
+"""Lines of source, as one writes them: `1,20`."""
 
 
-def listing(session: Session, text: str = "") -> RenderableType:
-    """The ops around the cursor, or around a place."""
+def listed(session: Session, text: str = "", begin: int | None = None) -> list[Op]:
+    """The ops around the cursor or a place, or those from `begin` on.
+
+    Args:
+        text: "", how many, or a place.
+        begin: Where to go on after an earlier list.
+
+    Raises:
+        UserError: If there is no such place.
+    """
     count, center = AROUND, session.cursor
     if text.isdigit():
-        count = int(text)
+        count = int(text[:9])
     elif text:
-        place = session.place(text)
-        found = session.nearest(place)
+        found = session.nearest(session.place(text))
         if found is None:
-            return Text(f"no op is at {text}", style="hint")
+            raise UserError(f"no op is at {text}; {session.lookup.extent()}")
         center = found
-    start = max(center - count // 2, 0)
-    return op_table(session, session.tape.ops[start : start + count])
-
-
-def pass_listing(session: Session) -> RenderableType:
-    """Every op of the pass in which the cursor stands."""
-    part = session.part
-    if part is None:
-        return Text("nothing has been recorded yet", style="hint")
-    return op_table(session, part.ops)
+    start = max(center - count // 2, 0) if begin is None else begin
+    return session.tape.ops[start : start + count]
 
 
 def op_table(session: Session, ops: list[Op]) -> RenderableType:
@@ -63,29 +67,41 @@ class _Block:
         self._ops = ops
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        yield Text(_block_title(self._ops[0]), style="heading")
+        yield Text(block_title(self._ops[0]), style="heading")
         numbers = max(len(str(op.index)) for op in self._ops) + 1
-        names = min(max(len(op.name) for op in self._ops), 24)
+        names = name_width(self._ops)
         for op in self._ops:
-            yield self._row(op, numbers, names, options.max_width)
-
-    def _row(self, op: Op, numbers: int, names: int, width: int) -> Text:
-        here = op.position == self._session.cursor
-        row = Text("▶ " if here else "  ", style="source.current", no_wrap=True, overflow="ellipsis")
-        row.append(f"#{op.index}".ljust(numbers) + " ", style="op.number")
-        row.append(_STATES[state_of(op)] + " ", style="dim")
-        row.append(op.name.ljust(names) + "  ", style="op.name")
-        row.append_text(_line(op))
-        place = place_text(op.source)
-        room = width - row.cell_len - len(place)
-        if room >= 2:
-            row.append(" " * room)
-            row.append(place, style="dim")
-        row.truncate(width, overflow="ellipsis")
-        return row
+            yield op_row(self._session, op, numbers, names, options.max_width)
 
 
-def _block_title(op: Op) -> str:
+def name_width(ops: list[Op]) -> int:
+    """How wide the column of the ops' names is."""
+    return min(max(len(op.name) for op in ops), 24)
+
+
+def op_row(session: Session, op: Op, numbers: int, names: int, width: int, place: bool = True) -> Text:
+    """One op in one line: cursor, number, state, name, inputs and outputs, place.
+
+    Args:
+        numbers, names, width: The widths of the columns of numbers and names, and of all.
+        place: Whether to say where it stands in the source, if there is room.
+    """
+    here = op.position == session.cursor
+    row = Text("▶ " if here else "  ", style="source.current", no_wrap=True, overflow="ellipsis")
+    row.append(f"#{op.index}".ljust(numbers) + " ", style="op.number")
+    row.append(_STATES[state_of(op)] + " ", style="dim")
+    row.append(op.name.ljust(names) + "  ", style="op.name")
+    row.append_text(_line(op))
+    where = place_text(op.source) if place else ""
+    room = width - row.cell_len - len(where)
+    if where and room >= 2:
+        row.append(" " * room)
+        row.append(where, style="dim")
+    row.truncate(width, overflow="ellipsis")
+    return row
+
+
+def block_title(op: Op) -> str:
     part = op.part
     name = f"pass {part.number} · {op.phase}" if part.kind != "setup" else "setup"
     return f"{name} · {part.title}" if part.title not in ("", "<module>") else name
@@ -98,41 +114,79 @@ def _line(op: Op) -> Text:
     return text.append("  →  ").append_text(outputs_text(op))
 
 
-def source_listing(session: Session, first: int = 0, last: int = 0) -> RenderableType:
-    """The source file of the next op, with the numbers of the ops that each line made in this pass.
+def source_listing(session: Session, text: str = "", rows: int = 31) -> RenderableType:
+    """A source file with the numbers of the ops that each line made in this pass.
 
     Args:
-        first, last: Which lines; 0 for those around the op.
+        text: "" for the lines around the next op, a line to show those around it, `1,20` for those lines, "all" for
+            the whole file.
+        rows: How many lines.
+
+    Raises:
+        UserError: If the text is none of these.
     """
     op = session.op or (session.tape.ops[-1] if session.tape.ops else None)
     if op is None or op.scope is None:
         return Text("no op, no source", style="hint")
-    code = op.scope.code
+    file = op.scope.code.co_filename
+    lines = lines_of(file)
+    if not lines:
+        return Text(f"the source of {place_text(op.source)} cannot be read", style="hint")
+    first, last = _which(text, op.source.line, rows, len(lines))
+    if first > last:
+        return Text(f"{place_text(op.source)} is in a file of {len(lines)} lines", style="hint")
+    return _Source(op, lines, first, last, ops_by_line(op))
+
+
+def _which(text: str, line: int, rows: int, count: int) -> tuple[int, int]:
+    """The first and the last line to show."""
+    if text == "all":
+        return 1, count
+    both = re.fullmatch(LINES, text)
+    if both is not None:
+        return max(int(both[1]), 1), min(int(both[2]) if both[2] else count, count)
+    if text and not text.isdigit():
+        raise UserError(f"list source takes a line, lines such as 1,20, or all; not {text}")
+    first = min(max((int(text[:9]) if text else line) - rows // 2, 1), count)
+    return first, min(first + rows - 1, count)
+
+
+def ops_by_line(op: Op) -> dict[int, list[int]]:
+    """For each line of the file of an op, the numbers of the forward ops that it made in this pass."""
+    assert op.scope is not None
+    file = op.scope.code.co_filename
     numbers: dict[int, list[int]] = {}
     for other in op.part.ops:
-        if other.scope is not None and other.scope.code.co_filename == code.co_filename and other.of is None:
-            numbers.setdefault(other.source.line, []).append(other.index)
-    lines = lines_of(code.co_filename)
-    current = op.source
-    first = max(first or current.line - 15, 1)
-    last = min(last or current.end_line + 15, len(lines))
-    if first > last:
-        return Text(f"{place_text(current)} is in a file of {len(lines)} lines", style="hint")
-    gutter = {line: _numbers(numbers.get(line, [])) for line in range(first, last + 1)}
-    width = max(map(len, gutter.values()), default=0)
-    text = Text()
-    for line in range(first, last + 1):
-        here = current.line <= line <= current.end_line
-        text.append(f"{'▶' if here else ' '} {line:4d} ", style="source.current" if here else "dim")
-        text.append(gutter[line].ljust(width + 1), style="op.number")
-        text.append(lines[line - 1].rstrip("\n") + "\n", style="source.line" if here else "")
-    text.rstrip()
-    return text
+        scope = other.scope
+        if scope is not None and scope.code.co_filename == file and other.of is None:
+            numbers.setdefault(span_of(scope.code, other.lasti)[0], []).append(other.index)
+    return numbers
 
 
-def _numbers(numbers: list[int]) -> str:
+class _Source:
+    """Lines of source, with a gutter; made as they are asked for."""
+
+    def __init__(self, op: Op, lines: list[str], first: int, last: int, numbers: dict[int, list[int]]) -> None:
+        self._source = op.source
+        self._lines = lines
+        self._range = range(first, last + 1)
+        self._gutter = {line: numbers_text(numbers.get(line, [])) for line in self._range}
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        width = max(map(len, self._gutter.values()), default=0)
+        for line in self._range:
+            here = self._source.line <= line <= self._source.end_line
+            text = Text(no_wrap=True, overflow="ellipsis")
+            text.append(f"{'▶' if here else ' '} {line:4d} ", style="source.current" if here else "dim")
+            text.append(self._gutter[line].ljust(width + 1), style="op.number")
+            text.append(self._lines[line - 1].rstrip("\n").expandtabs(4), style="source.line" if here else "")
+            yield text
+
+
+def numbers_text(numbers: list[int], most: int = 3) -> str:
+    """`#4,#5` or `#4-9`; at most so many numbers, and a sign that there are more."""
     if not numbers:
         return ""
     if len(numbers) > 2 and numbers[-1] - numbers[0] == len(numbers) - 1:
         return f"#{numbers[0]}-{numbers[-1]}"
-    return ",".join(f"#{number}" for number in numbers[:3]) + (",…" if len(numbers) > 3 else "")
+    return ",".join(f"#{number}" for number in numbers[:most]) + ("…" if len(numbers) > most else "")

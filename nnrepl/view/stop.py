@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import mlx.core as mx
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.text import Text
 
 from nnrepl.session.session import END_OF_PROGRAM, END_OF_TAPE, EXCEPTION, START_OF_TAPE, Session, Stop
-from nnrepl.tape import GRADIENT_PASS, Op, Pass
+from nnrepl.tape import GRADIENT_PASS, Op
 from nnrepl.view.op import op_line, value_text
 from nnrepl.view.source import marked, place_text
 from nnrepl.view.stops import hits_view
-from nnrepl.view.tensor import WHOLE, dtype_text, shape_text, tensor, tensor_line
+from nnrepl.view.tensor import WHOLE, dtype_text, tensor, tensor_line
 
 
 class Heading:
@@ -37,7 +36,7 @@ def heading(op: Op) -> Heading:
     part = op.part
     left = Text(f"pass {part.number}" if part.kind != "setup" else "", style="heading")
     left.append(f"{' · ' if left else ''}{op.phase}", style="heading")
-    left.append(f" · {_count(op, part)}", style="heading")
+    left.append(f" · {count_text(op)}", style="heading")
     source = op.source
     where = place_text(source)
     module = op.module
@@ -47,7 +46,9 @@ def heading(op: Op) -> Heading:
     return Heading(left, f"{where}{inside}" + (f" ({module})" if module else ""))
 
 
-def _count(op: Op, part: Pass) -> str:
+def count_text(op: Op) -> str:
+    """`op 3 of 8`, counted within its phase."""
+    part = op.part
     if part.kind != GRADIENT_PASS:
         number = op.position - part.start + 1
         return f"op {number} of {len(part)}" if not part.open else f"op {number}"
@@ -69,11 +70,12 @@ def results(session: Session, stop: Stop) -> list[RenderableType]:
     return shown
 
 
-def stop_view(session: Session, stop: Stop, previous: Op | None = None) -> RenderableType:
+def stop_view(session: Session, stop: Stop, previous: Op | None = None, brief: bool = False) -> RenderableType:
     """The whole picture of a stop.
 
     Args:
         previous: The op that was shown at the stop before: what has not changed since is not repeated.
+        brief: Whether the op itself is seen elsewhere (in the full screen).
     """
     parts: list[RenderableType] = list(results(session, stop))
     op = session.op
@@ -87,10 +89,10 @@ def stop_view(session: Session, stop: Stop, previous: Op | None = None) -> Rende
         parts.extend(hits_view(session, stop))
     elif stop.reason not in ("", "first op"):
         parts.append(Text(stop.reason, style="heading"))
-    if op is not None:
+    if op is not None and not brief:
         parts.extend(op_view(op, previous, bool(parts)))
-        if op.error is not None:
-            parts.append(failure(op))
+    if op is not None and op.error is not None:
+        parts.append(failure(op))
     return Group(*parts)
 
 
@@ -143,10 +145,3 @@ def _end(session: Session, stop: Stop) -> Text:
     else:
         text.append(" You can still go back and look around.", style="hint")
     return text
-
-
-def result_text(name: str, array: mx.array) -> Text:
-    """A result that was computed for a person: small ones as they are."""
-    if array.ndim == 0 or array.size:
-        return tensor(name, array)
-    return Text(f"{name} {shape_text(array.shape)} {dtype_text(array.dtype)}: empty")

@@ -10,7 +10,9 @@ _COMMON = {
     "source.mark": "bold",
     "error": "bold red",
     "tensor.nan": "bold red",
+    "tensor.mark": "bold reverse",
     "source.line": "",
+    "source.segment": "reverse",
 }
 
 DARK = Theme(

@@ -1,0 +1,150 @@
+"""Keys: motions on function keys, Enter that knows unfinished Python, Tab that inserts what is certain."""
+
+from __future__ import annotations
+
+import codeop
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+from prompt_toolkit.buffer import Buffer
+from prompt_toolkit.completion import CompleteEvent
+from prompt_toolkit.document import Document
+from prompt_toolkit.enums import EditingMode
+from prompt_toolkit.filters import Condition, has_completions, has_focus, has_selection, is_searching
+from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+from prompt_toolkit.keys import Keys
+
+from nnrepl.commands.table import Table, classify
+from nnrepl.session.errors import UserError
+from nnrepl.session.expressions import masked
+
+MOTIONS = {
+    "f10": "next",
+    "f11": "step",
+    "f22": "reverse-next",  # Shift-F10, as terminals send it
+    "f23": "reverse-step",  # Shift-F11
+    "f5": "continue",
+    "f17": "reverse-continue",  # Shift-F5
+    "f6": "reverse-next",
+    "f7": "reverse-step",
+    "f8": "step",
+    "f9": "next",
+}
+"""What a function key does. F6 to F9 are for terminals and desktops that keep F10, F11 or Shift for themselves."""
+
+
+def bindings(
+    table: Table, settings: dict[str, Any], run: Callable[[KeyPressEvent, str], None], buffer: str = "DEFAULT_BUFFER"
+) -> KeyBindings:
+    """The keys of the prompt.
+
+    Args:
+        table: The commands, which a line may begin with.
+        settings: `keys` is changed by F4.
+        run: Runs a command for a key.
+        buffer: The name of the buffer in which one types.
+    """
+    keys = KeyBindings()
+    typing = has_focus(buffer)
+    for key, line in MOTIONS.items():
+        keys.add(key)(lambda event, line=line: run(event, line))
+
+    @keys.add("enter", filter=typing & ~is_searching)
+    def _(event: KeyPressEvent) -> None:
+        _enter(event.current_buffer, table)
+
+    @keys.add("escape", "enter", filter=typing & ~is_searching)
+    def _(event: KeyPressEvent) -> None:
+        event.current_buffer.newline(copy_margin=True)
+
+    @keys.add("tab", filter=typing & ~has_selection & ~has_completions & Condition(_at_word))
+    def _(event: KeyPressEvent) -> None:
+        _tab(event.current_buffer)
+
+    @keys.add("f4")
+    def _(event: KeyPressEvent) -> None:
+        settings["keys"] = "emacs" if event.app.editing_mode == EditingMode.VI else "vi"
+        event.app.editing_mode = editing_mode(settings)
+
+    @keys.add(Keys.BracketedPaste, filter=typing)
+    def _(event: KeyPressEvent) -> None:
+        event.current_buffer.insert_text(event.data.replace("\r\n", "\n").replace("\r", "\n"))
+
+    return keys
+
+
+def editing_mode(settings: dict[str, Any]) -> EditingMode:
+    """What the setting `keys` stands for."""
+    return EditingMode.VI if settings["keys"] == "vi" else EditingMode.EMACS
+
+
+def _at_word() -> bool:
+    """Whether Tab completes: not in the margin of a further line, where it indents."""
+    from prompt_toolkit.application import get_app
+
+    document = get_app().current_buffer.document
+    return not (document.cursor_position_row and not document.current_line_before_cursor.strip())
+
+
+def _tab(buffer: Buffer) -> None:
+    """Insert as much as all prefixed completions share; where that is nothing, show the choice."""
+    completer, document = buffer.completer, buffer.document
+    found = list(completer.get_completions(document, CompleteEvent(completion_requested=True)))
+    prefixed = [item for item in found if _continues(item.text, item.start_position, document)]
+    common = _common([item.text[-item.start_position :] for item in prefixed])
+    if common:
+        buffer.insert_text(common)
+    elif found:
+        buffer.start_completion(select_first=len(found) == 1)
+
+
+def _continues(text: str, start: int, document: Document) -> bool:
+    return text.startswith(document.text_before_cursor[len(document.text_before_cursor) + start :])
+
+
+def _common(endings: list[str]) -> str:
+    shared = ""
+    for letters in zip(*endings):
+        if len(set(letters)) > 1:
+            break
+        shared += letters[0]
+    return shared
+
+
+def _enter(buffer: Buffer, table: Table) -> None:
+    """Take the completion that is selected, go to a further line of unfinished Python, or run the line."""
+    state = buffer.complete_state
+    if state is not None and state.current_completion is not None:
+        buffer.complete_state = None
+        return
+    if unfinished(buffer.text, table):
+        buffer.newline(copy_margin=True)
+        if buffer.document.text_before_cursor.rstrip().endswith(":"):
+            buffer.insert_text("    ")
+    else:
+        buffer.validate_and_handle()
+
+
+def unfinished(text: str, table: Table) -> bool:
+    """Whether Python needs another line: an open bracket, or a block that no empty line has ended."""
+    lines = text.split("\n")
+    if len(lines) > 1 and not lines[-1].strip():
+        return False
+    try:
+        if classify(lines[0], table).kind == "command":
+            return False
+    except UserError:
+        pass
+    source = masked(text.strip().removeprefix("!"))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            incomplete = codeop.compile_command(source, "<prompt>", "exec") is None
+    except (SyntaxError, ValueError, OverflowError, RecursionError, MemoryError):
+        return False
+    return incomplete or (len(lines) > 1 and lines[-1].startswith((" ", "\t")) and _in_block(lines))
+
+
+def _in_block(lines: list[str]) -> bool:
+    return any(line.partition("#")[0].rstrip().endswith(":") for line in lines)

@@ -1,0 +1,93 @@
+"""Toolbar: one line under the prompt that says where one is. It is made once a stop, not once a key."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import mlx.core as mx
+from prompt_toolkit.formatted_text import StyleAndTextTuples
+from prompt_toolkit.utils import get_cwidth
+
+from nnrepl.session.session import Session
+from nnrepl.tape import Pass
+from nnrepl.view.source import place_text
+from nnrepl.view.stop import count_text
+
+_SAMPLE = 400
+
+
+class Piece(NamedTuple):
+    """A part of the toolbar; the higher its rank, the sooner it goes when there is no room."""
+
+    text: str
+    rank: int
+    style: str = ""
+
+
+class Toolbar:
+    """Pass, phase, op k of n, place, timeline, evaluated share, memory.
+
+    Args:
+        session: Whose place is shown.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._known: tuple[object, ...] = ()
+        self._pieces: list[Piece] = []
+
+    def fragments(self, width: int) -> StyleAndTextTuples:
+        """As much as fits into a width."""
+        pieces = self._now()
+        while len(pieces) > 1 and sum(get_cwidth(piece.text) + 3 for piece in pieces) > width:
+            last = max(pieces, key=lambda piece: piece.rank)
+            pieces = [piece for piece in pieces if piece is not last]
+        shown: StyleAndTextTuples = [("", " ")]
+        for at, piece in enumerate(pieces):
+            shown += [("class:toolbar.dim", " · " if at else ""), (piece.style, piece.text[: max(width - 2, 1)])]
+        return shown
+
+    def _now(self) -> list[Piece]:
+        session = self._session
+        known = (session.cursor, len(session.tape), len(session.work), id(session.tape), session.running)
+        if known != self._known:
+            self._known, self._pieces = known, self._make()
+        return self._pieces
+
+    def _make(self) -> list[Piece]:
+        session = self._session
+        part, op = session.part, session.op
+        memory = Piece(bytes_text(mx.get_active_memory()), 3)
+        if part is None:
+            return [Piece("no op yet", 0), memory]
+        phase = op.phase if op is not None else "end"
+        strong = "class:toolbar.strong"
+        pieces = [] if part.kind == "setup" else [Piece(f"pass {part.number}", 1, strong)]
+        pieces.append(Piece(phase, 0, strong))
+        if op is not None:
+            pieces.append(Piece(count_text(op), 0, strong))
+            place = place_text(op.source)
+            pieces += [Piece(place, 2)] if place else []
+        timelines = session.changes.timelines
+        pieces.append(Piece(f"timeline {timelines.current.number}", 1 if len(timelines) > 1 else 3))
+        pieces += [Piece(f"{share_text(part)} evaluated", 4), memory]
+        return pieces
+
+
+def share_text(part: Pass) -> str:
+    """How much of a pass has been evaluated: counted in a short one, estimated from a sample in a long one."""
+    count = max(part.end, part.start) - part.start
+    step = max(1, count // _SAMPLE)
+    ops = part.tape.ops[part.start : part.start + count : step]
+    done = sum(bool(op.outputs) and op.outputs[0].evaluated for op in ops)
+    return f"{100 * done / max(len(ops), 1):.0f} %"
+
+
+def bytes_text(count: int) -> str:
+    """`34 MB`."""
+    size = float(count)
+    for unit in ("B", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}"
+        size /= 1000
+    return f"{size:.1f} GB"

@@ -1,0 +1,135 @@
+"""Folding: a whole pass, one line for each module that is not unfolded."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.text import Text
+
+from nnrepl.session.errors import UserError
+from nnrepl.session.session import Session
+from nnrepl.tape import GRADIENT_PASS, UPDATE_PASS, Op, Pass
+from nnrepl.view.listing import block_title, name_width, op_row
+from nnrepl.view.tensor import dtype_text, shape_text
+
+SHORT = 40
+"""A pass of so many ops is shown unfolded."""
+
+
+def units(path: str) -> tuple[str, ...]:
+    """A module path in steps; a number belongs to the list that it counts: `blocks.0`, `attention`."""
+    return tuple(re.findall(r"[^.]+(?:\.\d+)*", path))
+
+
+@dataclass(slots=True)
+class Run:
+    """Neighbouring ops of one module that is folded, or a single op.
+
+    Attributes:
+        path: The module, () for an op that is shown by itself.
+        ops: The ops.
+    """
+
+    path: tuple[str, ...]
+    ops: list[Op]
+
+
+class Folded:
+    """A pass, folded. Lines are made as they are asked for.
+
+    Args:
+        session: For the cursor: the module in which it stands is unfolded.
+        part: The pass.
+        wanted: A module to unfold, "all" for everything, "" for what is around the cursor.
+    """
+
+    def __init__(self, session: Session, part: Pass, wanted: str = "") -> None:
+        self._session = session
+        self._part = part
+        self._paths: dict[int, tuple[str, ...]] = {}
+        self._all = wanted == "all" or (not wanted and len(part) <= SHORT)
+        self._open: set[tuple[str, ...]] = {()}
+        here = session.op
+        for path in (units(wanted), self._path(here) if here is not None else ()):
+            self._open.update(path[:count] for count in range(len(path) + 1))
+        if wanted and not self._all and not any(self._inside(op, units(wanted)) for op in part.ops):
+            raise UserError(f"no op of pass {part.number} is in a module {wanted}; ll lists them, ll all unfolds all")
+
+    def _inside(self, op: Op, path: tuple[str, ...]) -> bool:
+        return self._path(op)[: len(path)] == path
+
+    def _path(self, op: Op) -> tuple[str, ...]:
+        """The module of an op; one call of a function lies in one module, but for an update."""
+        if op.part.kind == UPDATE_PASS or op.scope is None:
+            return units(op.module)
+        key = id(op.scope)
+        if key not in self._paths:
+            self._paths[key] = units(op.module)
+        return self._paths[key]
+
+    def runs(self, ops: list[Op]) -> Iterator[Run]:
+        """What there is a line for."""
+        run: Run | None = None
+        for op in ops:
+            path = self._path(op)
+            shut = next((path[:count] for count in range(len(path) + 1) if path[:count] not in self._open), ())
+            if self._all:
+                shut = ()
+            if run is not None and shut and run.path == shut:
+                run.ops.append(op)
+                continue
+            if run is not None:
+                yield run
+            run = Run(shut, [op])
+        if run is not None:
+            yield run
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        ops = self._part.ops
+        folded = False
+        for block in _phases(self._part):
+            yield Text(f"{block_title(block[0])} · {len(block)} ops", style="heading")
+            numbers, names = len(str(block[-1].index)) + 1, name_width(block)
+            for run in self.runs(block):
+                if len(run.ops) == 1:
+                    yield op_row(self._session, run.ops[0], numbers, names, options.max_width)
+                else:
+                    folded = True
+                    yield self._folded(run, options.max_width)
+        if self._session.cursor >= len(self._session.tape) and ops and ops[-1] is self._session.tape.ops[-1]:
+            yield Text("▶ (end)", style="source.current")
+        if folded:
+            yield Text("ll MODULE unfolds one, ll all everything", style="hint")
+
+    def _folded(self, run: Run, width: int) -> Text:
+        first, last = run.ops[0], run.ops[-1]
+        here = first.position <= self._session.cursor <= last.position
+        row = Text("▶ " if here else "  ", style="source.current", no_wrap=True, overflow="ellipsis")
+        row.append("▸ ", style="dim").append(".".join(run.path), style="op.name")
+        row.append(f"  #{first.index} to #{last.index}", style="op.number").append(f"  {len(run.ops)} ops", style="dim")
+        done = sum(bool(op.outputs) and op.outputs[0].evaluated for op in run.ops)
+        if done:
+            row.append(f"  ● {done}" if done < len(run.ops) else "  ●", style="dim")
+        if last.outputs:
+            value = last.outputs[0]
+            row.append("  →  ").append(f"{shape_text(value.shape)} {dtype_text(value.dtype)}", style="value.shape")
+        row.truncate(width, overflow="ellipsis")
+        return row
+
+
+def _phases(part: Pass) -> list[list[Op]]:
+    """The ops of a pass, forward and backward apart."""
+    ops = part.ops
+    cut = part.backward - part.start if part.kind == GRADIENT_PASS else len(ops)
+    return [block for block in (ops[:cut], ops[cut:]) if block]
+
+
+def pass_listing(session: Session, wanted: str = "") -> RenderableType:
+    """Every op of the pass in which the cursor stands, folded by module. Raises UserError for an unknown one."""
+    part = session.part
+    if part is None or not len(part):
+        return Text("nothing has been recorded yet", style="hint")
+    return Folded(session, part, wanted)

@@ -1,0 +1,118 @@
+"""Log: the session so far, commands and what they showed, to be written as HTML, SVG, Markdown or text."""
+
+from __future__ import annotations
+
+import io
+from collections import deque
+from dataclasses import dataclass, field
+
+from rich.console import Console
+from rich.segment import Segment, Segments
+from rich.style import Style
+from rich.terminal_theme import DEFAULT_TERMINAL_THEME, MONOKAI
+
+Line = list[Segment]
+
+KEPT = 50_000
+"""So many lines are kept; older ones are forgotten."""
+
+
+@dataclass(slots=True)
+class Entry:
+    """A command and what it showed.
+
+    Attributes:
+        typed: The line that was typed, "" for what came unasked (a stop, the program's output).
+        shown: Lines of what was shown.
+    """
+
+    typed: str
+    shown: list[Line] = field(default_factory=list)
+
+
+class Log:
+    """What was typed and shown."""
+
+    def __init__(self) -> None:
+        self.entries: deque[Entry] = deque()
+        self._lines = 0
+
+    def typed(self, line: str) -> None:
+        """A line was typed."""
+        self.entries.append(Entry(line))
+        self._count(1)
+
+    def showed(self, line: Line) -> None:
+        """A line was shown."""
+        if not self.entries:
+            self.entries.append(Entry(""))
+        self.entries[-1].shown.append(line)
+        self._count(1)
+
+    def said(self, text: str) -> None:
+        """The program, or Python at the prompt, printed something."""
+        for line in text.splitlines():
+            self.showed([Segment(line)])
+
+    def _count(self, lines: int) -> None:
+        self._lines += lines
+        while self._lines > KEPT and len(self.entries) > 1:
+            self._lines -= 1 + len(self.entries.popleft().shown)
+
+    # -- writing -----------------------------------------------------------------------------------------
+
+    def text(self, prompt: str) -> str:
+        """All of it as plain text, as a pipe would show it."""
+        parts: list[str] = []
+        for entry in self.entries:
+            parts += [prompt + entry.typed] if entry.typed else []
+            parts += [_plain(line) for line in entry.shown]
+        return "\n".join(parts) + "\n"
+
+    def markdown(self, prompt: str) -> str:
+        """Each command as a heading of its own, what it showed as a block."""
+        parts: list[str] = []
+        for entry in self.entries:
+            shown = "\n".join(_plain(line) for line in entry.shown).strip("\n")
+            typed = f"{prompt}{entry.typed}\n" if entry.typed else ""
+            fence = "`" * max(3, _longest_ticks(typed + shown) + 1)
+            parts.append(f"{fence}\n{typed}{shown}\n{fence}\n")
+        return "\n".join(parts)
+
+    def html(self, prompt: str, title: str, dark: bool) -> str:
+        """A page with the colours of the terminal."""
+        page = self._recorded(prompt).export_html(theme=MONOKAI if dark else DEFAULT_TERMINAL_THEME, inline_styles=True)
+        return page.replace("<head>", f"<head>\n<title>{title}</title>", 1)
+
+    def svg(self, prompt: str, title: str, dark: bool) -> str:
+        """A picture of the terminal."""
+        return self._recorded(prompt).export_svg(title=title, theme=MONOKAI if dark else DEFAULT_TERMINAL_THEME)
+
+    def _recorded(self, prompt: str) -> Console:
+        """A console that was shown everything."""
+        width = max((Segment.get_line_length(line) for entry in self.entries for line in entry.shown), default=80)
+        typed = max((len(prompt + entry.typed) for entry in self.entries), default=0)
+        console = Console(
+            record=True, file=io.StringIO(), width=max(width, typed, 40), highlight=False, markup=False,
+            force_terminal=True, color_system="truecolor", no_color=False, _environ={},
+        )  # fmt: skip
+        for entry in self.entries:
+            if entry.typed:
+                line = [Segment(prompt, Style(bold=True)), Segment(entry.typed), Segment.line()]
+                console.print(Segments(line), end="", soft_wrap=True)
+            for shown in entry.shown:
+                console.print(Segments([*shown, Segment.line()]), end="", soft_wrap=True)
+        return console
+
+
+def _plain(line: Line) -> str:
+    return "".join(segment.text for segment in line if not segment.control).rstrip()
+
+
+def _longest_ticks(text: str) -> int:
+    """The longest run of backticks: the fence around it must be longer."""
+    longest = run = 0
+    for letter in text:
+        run = run + 1 if letter == "`" else 0
+        longest = max(longest, run)
+    return longest

@@ -1,0 +1,140 @@
+"""Topics: what `help` tells about things that are more than one command."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Topic:
+    """Something to read about.
+
+    Attributes:
+        title: One line.
+        text: The manual.
+        groups: Groups of commands that belong to it.
+        commands: Further commands that do.
+    """
+
+    title: str
+    text: str
+    groups: tuple[str, ...] = ()
+    commands: tuple[str, ...] = ()
+
+
+TOPICS: dict[str, Topic] = {
+    "motions": Topic(
+        "going forwards, backwards and anywhere",
+        """\
+The cursor stands between ops and points at the one that comes next. Forwards and backwards cost the same: the tape is
+recorded, and going back runs nothing again. A pass made by value_and_grad is recorded to its end before the first stop
+in it, so you can go to its backward pass at once (goto backward). Behind the last recorded op the program itself runs
+on. Enter repeats a motion.""",
+        ("forwards", "backwards", "jumps"),
+    ),
+    "places": Topic(
+        "how to write a place: an op, a line, a value, a module, a phase",
+        """\
+  #12              an op by its number; setup counts backwards: #-1
+  train.py:31      a line; :31 in any file, cell 3:2 in a notebook
+  z1               the op that makes a value; grad(z1) the one that makes its gradient
+  matmul           an operation; backward matmul only in that phase
+  blocks.0         a module, blocks.*.attention with a wildcard
+  forward, backward, update, start, end""",
+        (),
+        ("goto", "until", "break", "list", "ll"),
+    ),
+    "names": Topic(
+        "what a name means, and how to get at other versions",
+        """\
+A name means its newest version before the cursor: z1, layers.0.weight, x[0, :3]. A value that lies ahead is answered
+with the op that will make it.
+  #12, #12.1       the result of an op, its second output
+  z1@12            the version that op #12 made
+  grad(z1), ∂L/∂z1 the gradient of the loss with respect to it
+  loss             what the pass differentiates, whatever the program calls it
+Everything else is Python, in the function where the cursor stands.""",
+        (),
+        ("print", "what", "grad", "display"),
+    ),
+    "python": Topic(
+        "when a line is a command, and when it is Python",
+        """\
+Syntax decides, never what is in scope. A bare command word is a command: s, list, n. A command word with what belongs
+to it is a command (p z1, goto #12), unless the whole line is valid Python: n = 5, w @ x, p[0], s(1) and list(q) are
+Python.
+! always means Python. Anything else is Python: its value is shown, statements are run, and an open bracket or a block
+goes on in the next line. What the prompt computes is not recorded and moves no random state.""",
+        (),
+        ("print", "pp"),
+    ),
+    "breakpoints": Topic(
+        "stopping where something happens",
+        """\
+Breakpoints stop at a place (help places), watches where a value changes, catches where a kind of thing happens. All of
+them work forwards (continue) and backwards (reverse-continue). A condition behind a comma is evaluated only where the
+op can match: break matmul, z1.max() > 10. A place that nothing matches yet is kept.""",
+        ("stops",),
+        ("continue", "reverse-continue"),
+    ),
+    "changes": Topic(
+        "changing values, and going on from there",
+        """\
+An assignment to a name of the tape is a change: z1 = z1 * 2, z1[0, 2] = 0.5. It is an op of the tape: what follows is
+computed from it, gradients flow through it, and only what depends on it is evaluated again. Each change begins a
+timeline; the old one stays.""",
+        ("time", "changing"),
+    ),
+    "tensors": Topic(
+        "how tensors are shown",
+        """\
+Small tensors are shown whole, large ones by their corners, with shape, dtype and a summary; of a batch, the first and
+the last matrix. Nothing is evaluated but what is shown, and what it depends on.
+  p/4f x           four decimals; p/2e scientific, p/3g the shorter one, p/d rounded
+  p/x, p/t         the bits, in hexadecimal or binary
+  p -r [0,1] x     marks what lies in a range, and counts it
+  p -m x           a heatmap
+Results of a step are shown if they are small (config peek). In lists: ● evaluated, blank not yet, ○ dropped, ✎ an edit,
+~ stale, ✗ failed.""",
+        (),
+        ("print", "heatmap", "hist", "stats", "display", "what"),
+    ),
+    "keys": Topic(
+        "the keys of the prompt",
+        """\
+  F8, F11          step             F7, Shift-F11    reverse-step
+  F9, F10          next             F6, Shift-F10    reverse-next
+  F5               continue         Shift-F5         reverse-continue
+  Tab              complete         Right            take the grey suggestion
+  Up, Down         what was typed before, and begins so; Ctrl-R searches it
+  Alt-Enter        a further line   Ctrl-X Ctrl-E    the line in an editor
+  F4               emacs or vi keys
+  Ctrl-C           clears the line; while the program runs, stops it at its next op
+  Ctrl-D           leaves
+In the full screen also F3 (tensors as numbers or pictures), PageUp and PageDown.""",
+        (),
+        ("tui", "config"),
+    ),
+    "files": Topic(
+        "the files that nnrepl reads and writes",
+        """\
+  config           settings, one a line (theme light); config save writes it, config shows where it lies
+  startup          beside it: commands to begin each session with
+  histories        what was typed, for each program; under XDG_STATE_HOME, or ~/.local/state/nnrepl
+Session files: export writes what was shown.""",
+        (),
+        ("config", "export", "source", "save", "load"),
+    ),
+}
+
+ALIASES = {
+    "break points": "breakpoints", "stops": "breakpoints", "watchpoints": "breakpoints", "catching": "breakpoints",
+    "expressions": "names", "values": "names", "gradients": "names", "versions": "names", "motion": "motions",
+    "moving": "motions", "place": "places", "edits": "changes", "editing": "changes", "timelines": "changes",
+    "formats": "tensors", "tensor": "tensors", "looking": "tensors", "shortcuts": "keys", "settings": "files",
+    "history": "files", "configuration": "files", "syntax": "python",
+}  # fmt: skip
+"""Other words for a topic, where no command has that name."""
+
+GROUPS = ("forwards", "backwards", "jumps", "stops", "looking", "time", "changing", "understanding", "general")
+"""The order in which `help` lists the groups of commands; others come before the last."""

@@ -1,0 +1,53 @@
+"""Tree: lists and dicts that hold tensors, one line for each tensor."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mlx.core as mx
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from nnrepl.view.tensor import WHOLE, dtype_text, shape_text, tensor, tensor_line
+
+MOST = 100
+"""So many tensors of a tree are shown."""
+_SUMMED = 1 << 24
+"""Trees of more elements than this show shapes only: nobody asked for all the numbers of a model."""
+
+
+def leaves(tree: Any, path: str = "") -> list[tuple[str, Any]]:
+    """The ends of nested lists, tuples and dicts, with their paths."""
+    items: Any
+    if isinstance(tree, dict):
+        items = tree.items()
+    elif isinstance(tree, (list, tuple)):
+        items = enumerate(tree)
+    else:
+        return [(path, tree)]
+    return [leaf for key, part in items for leaf in leaves(part, f"{path}.{key}" if path else str(key))]
+
+
+def tensor_tree(tree: Any) -> RenderableType | None:
+    """A tree that holds tensors, one line each; None for anything else (it has a `repr` of its own)."""
+    if type(tree) not in (dict, list, tuple):
+        return None
+    found = leaves(tree)
+    arrays = [part for _, part in found if isinstance(part, mx.array)]
+    if not arrays:
+        return None
+    light = sum(array.size for array in arrays) <= _SUMMED
+    lines: list[RenderableType] = [_line(path, part, light) for path, part in found[:MOST]]
+    if len(found) > MOST:
+        lines.append(Text(f"... {len(found) - MOST} more", style="dim"))
+    return Group(*lines)
+
+
+def _line(path: str, part: Any, light: bool) -> RenderableType:
+    if not isinstance(part, mx.array):
+        return Text(path, style="value.name").append(f" = {part!r}")
+    if not light:
+        return Text(path, style="value.name").append(
+            f" {shape_text(part.shape)} {dtype_text(part.dtype)}", style="value.shape"
+        )
+    return tensor(path, part) if part.size <= min(WHOLE, 12) else tensor_line(path, part)

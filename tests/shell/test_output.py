@@ -1,0 +1,116 @@
+"""Long output, and the session as a file."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+import mlx.core as mx
+import pytest
+from rich.console import Console, Group
+from rich.text import Text
+
+import nnrepl
+from nnrepl.commands.export import KINDS
+from nnrepl.session.errors import UserError
+from nnrepl.shell import pager
+from nnrepl.shell.shell import Shell, lines_of
+from nnrepl.view.theme import DARK
+from tests.shell.screen import Screen
+from tests.support import nnrepl_cli
+
+
+def test_long_output_pages() -> None:
+    with Screen(rows=20) as screen:
+        screen.until("(nnrepl)")
+        screen.line("pp list(range(100))")
+        screen.until("more: Space")
+        assert "[\n" in screen.text
+        screen.press(" ")
+        seen = screen.until(lambda text: " 20," in text and "more" in text)
+        screen.press("Enter")
+        screen.until(lambda text: text != seen and "more" in text)
+        screen.press("q")
+        screen.until(lambda text: "more" not in text and text.rstrip().splitlines()[-1].startswith(" pass"))
+        assert "99" not in screen.text
+        screen.line("config pager off")
+        screen.line("pp list(range(100))")
+        screen.until("99\n]")
+        screen.line("config pager on")
+        screen.line("pp list(range(100))")
+        screen.until("more: Space")
+        screen.press("Ctrl-C")
+        screen.line("p 40 + 2")
+        screen.until("42")
+
+
+def test_lines_are_made_when_they_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+
+    class Endless:
+        def __rich_console__(self, console: Console, options: object) -> Iterator[Text]:
+            number = 0
+            while True:
+                made.append(number)
+                yield Text(str(number))
+                number += 1
+
+    answers = iter([pager.PAGE, pager.LINE, pager.STOP])
+    monkeypatch.setattr(pager, "ask", lambda theme: next(answers))
+    console = Console(file=io.StringIO(), width=80, height=12)
+    shown = list(pager.paged(lines_of(console, Group(Endless())), 12, "dark"))
+    assert len(shown) == 21
+    assert len(made) <= 23
+
+
+class _Lines:
+    echoes = False
+    pages = False
+    screen = None
+
+    def __init__(self, *lines: str) -> None:
+        self._lines = iter(lines)
+
+    def read(self) -> str | None:
+        return next(self._lines, None)
+
+
+@pytest.mark.parametrize("suffix", ["html", "svg", "md", "txt"])
+def test_a_session_is_written(tmp_path: Path, suffix: str) -> None:
+    def loss(w: mx.array) -> mx.array:
+        return (w * 2).sum()
+
+    path = tmp_path / f"session.{suffix}"
+    session = nnrepl.Session(nnrepl.trace(loss, mx.array([1.0, 2.0]), wrt=0))
+    console = Console(file=io.StringIO(), width=80, theme=DARK, highlight=False)
+    reader = _Lines("s", "p w * 3", "print('<tag> ```')", f"export {path}", f"export {path}", f"export -f {path}")
+    shell = Shell(session, console, lambda interpreter: reader)
+    shell.interact(session, session.stop)
+    said = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "export -f" in said
+    assert f"written as {KINDS[f'.{suffix}']}" in said
+    text = path.read_text(encoding="utf-8")
+    assert "export" in text
+    for wanted in ("w * 3", "[3 6]"):
+        assert wanted in text.replace("&#160;", " ")
+    if suffix == "txt":
+        assert "(nnrepl) p w * 3\nw * 3 = [3 6]\n(nnrepl) print('<tag> ```')\n<tag> ```\n" in text
+    elif suffix == "md":
+        assert "````\n(nnrepl) print('<tag> ```')\n<tag> ```\n````" in text
+    elif suffix == "html":
+        assert "&lt;tag&gt;" in text
+        assert "color: #" in text
+    else:
+        assert text.startswith("<svg")
+
+
+def test_an_export_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    result = nnrepl_cli(stdin=f"export {tmp_path}/no/where.txt\nexport {tmp_path}\nexport x.py\nq\n")
+    lines = [line for line in result.stdout.splitlines() if "export" in line or "cannot" in line]
+    assert result.returncode == 1
+    assert "No such file or directory" in " ".join(result.stdout.split())
+    assert any("export writes .html, .svg, .md or .txt" in line for line in lines)
+    assert "Traceback" not in result.stdout + result.stderr
+    with pytest.raises(UserError, match="is none of them"):
+        nnrepl.Session(nnrepl.trace(lambda: mx.ones(2) * 2)).run("export x.py")
