@@ -6,11 +6,14 @@ from rich.console import RenderableType
 
 from nnrepl.commands.interpreter import Interpreter
 from nnrepl.commands.table import Grammar, command
+from nnrepl.explain.explanation import explain as make_explanation
 from nnrepl.explain.why import why as find_cause
+from nnrepl.view.explain import explain_view
 from nnrepl.view.why import why_view
 
 UNDERSTAND = "understanding"
 
+TARGET = Grammar("[TARGET] [at [i, j]]", lambda text: True, "names")
 QUESTION = Grammar("[QUESTION]", lambda text: True, "names")
 
 
@@ -26,3 +29,14 @@ def why(it: Interpreter, text: str) -> RenderableType | None:
     """
     with it.session._aside():
         return why_view(find_cause(it.session, text))
+
+
+@command("explain", takes=TARGET, group=UNDERSTAND)
+def explain(it: Interpreter, text: str) -> RenderableType | None:
+    """Explain how a tensor was computed: the rule, the symbols, and one element with the real numbers.
+
+    `explain z1`, `explain #7`, `explain grad(weights2) at [2, 0]`; alone, the op at the cursor. Without an element
+    the most telling one is taken. It works for ops of the forward and the backward pass and for the update.
+    """
+    with it.session._aside():
+        return explain_view(make_explanation(it.session, text))

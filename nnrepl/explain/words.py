@@ -80,9 +80,11 @@ def substitute(text: str, symbols: Mapping[str, str]) -> str:
     """Replace symbols in a formula: whole words only."""
     if not symbols:
         return text
-    return re.sub(_WORD, lambda match: symbols.get(match[0], match[0]), text)
+    plugged = re.sub(_WORD, lambda match: symbols.get(match[0], match[0]), text)
+    return re.sub(_NEEDLESS, r"\1", plugged)
 
 
+_NEEDLESS = r"(?<![^(\[|⌊√ ])(?<!· )(?<!/ )(?<!− )(?<!\+ )(?<!@ )(?<!\^ )\((−[^()]+)\)(?=[,)\]|⌋]| [<>≤≥=])"
 _WORD = r"(?<![A-Za-z_])[A-Za-z_][A-Za-z_0-9]*"
 
 
@@ -123,6 +125,11 @@ def _operand(arg: Any) -> str:
     if isinstance(arg, (list, tuple)):
         return f"({', '.join(map(_operand, arg[:4]))}{', …' if len(arg) > 4 else ''})"
     return str(arg).removeprefix("mlx.core.")
+
+
+def dtype(kind: mx.Dtype) -> str:
+    """`float32`."""
+    return str(kind).removeprefix("mlx.core.")
 
 
 def count_of(count: int, whole: int) -> str:
