@@ -6,14 +6,17 @@ from rich.console import RenderableType
 
 from nnrepl.commands.interpreter import Interpreter
 from nnrepl.commands.table import Grammar, command
+from nnrepl.explain import health as checks
 from nnrepl.explain.explanation import explain as make_explanation
 from nnrepl.explain.why import why as find_cause
 from nnrepl.view.explain import explain_view
+from nnrepl.view.health import health_view, thresholds_view
 from nnrepl.view.why import why_view
 
 UNDERSTAND = "understanding"
 
 TARGET = Grammar("[TARGET] [at [i, j]]", lambda text: True, "names")
+LIMITS = Grammar("[thresholds | NAME=VALUE ...]", lambda text: True)
 QUESTION = Grammar("[QUESTION]", lambda text: True, "names")
 
 
@@ -40,3 +43,19 @@ def explain(it: Interpreter, text: str) -> RenderableType | None:
     """
     with it.session._aside():
         return explain_view(make_explanation(it.session, text))
+
+
+@command("health", takes=LIMITS, group=UNDERSTAND)
+def health(it: Interpreter, text: str) -> RenderableType | None:
+    """Look over the gradient pass at the cursor and its update, and report only what matters.
+
+    Dead and saturated units, missing, zero, tiny and huge gradients, non-finite numbers, lost precision, silent
+    broadcasting, softmax over the wrong axis or twice, layers in the wrong mode, forgotten or uphill updates; each
+    with the command that shows the evidence. `health thresholds` lists what numbers are held against, and where
+    that comes from; `health dead=0.9` sets one for one look.
+    """
+    if text == "thresholds":
+        return thresholds_view()
+    limits = checks.parse_limits(text)
+    with it.session._aside():
+        return health_view(checks.health(it.session, **limits))

@@ -47,6 +47,7 @@ class Answer:
         evidence: The tensors that show it.
         links: The chain from the loss.
         also: What else is to be known.
+        cause: For a missing gradient: "cut" by an op, "unused" in the loss, "frozen".
         ops: How many ops were evaluated for it.
     """
 
@@ -57,4 +58,5 @@ class Answer:
     links: list[Link] = field(default_factory=list)
     also: list[str] = field(default_factory=list)
     advice: str = ""
+    cause: str = ""
     ops: int = 0

@@ -21,7 +21,7 @@ def why_none(session: Session, value: Value) -> Answer:
     name = value.name
     if part is None:
         return Answer(f"No gradient was taken in which {name} takes part.", advice=_how_to(value))
-    reached, ends = _forward_cone(tape, part, value)
+    reached, ends, arrives = _forward_cone(tape, part, value)
     if part.error is not None:
         return Answer(
             f"∂L/∂{name} was not computed: the pass ended with {type(part.error).__name__}. why error tells more."
@@ -29,25 +29,25 @@ def why_none(session: Session, value: Value) -> Answer:
     if not reached:
         return Answer(f"∂L/∂{name} does not exist: {name} is never used in pass {part.number}, so the loss does "
                       f"not depend on "
-                      "it.", reasons=[_never(tape, value)], advice=_how_to_use(value))  # fmt: skip
+                      "it.", reasons=[_never(tape, value)], advice=_how_to_use(value), cause="unused")  # fmt: skip
     into_loss = _ancestors_of_loss(part)
     answer = Answer(f"∂L/∂{name} does not exist: no gradient flows from the loss to {name}.")
-    frozen = value.kind == "parameter" and value not in part.wrt and not ends
+    ends = [] if arrives else ends
     for op in ends[:4]:
         where = words.place(op.source)
         onward = "" if op in into_loss else " (and its result does not reach the loss either)"
         answer.reasons.append(f"The way ends at #{op.index} {words.call(op)}, {where}: {_why_end(op)}{onward}")
-        answer.op = answer.op or op
+        answer.op, answer.cause = answer.op or op, "cut"
     if not ends:
         used = [op for op in reached if op in into_loss]
-        if frozen or used:
+        if arrives or used:
             answer.reasons.append(f"{name} is used by {_ops(used or reached)}, but it is not among what was "
                                   f"differentiated: it is "
                                   "frozen, captured as a constant, or not a parameter of the model.")  # fmt: skip
-            answer.advice = _how_to(value)
+            answer.advice, answer.cause = _how_to(value), "frozen"
         else:
             last = max(reached, key=lambda op: op.position)
-            answer.op = last
+            answer.op, answer.cause = last, "unused"
             answer.reasons.append(f"{name} is used by {_ops(reached)}, but nothing that is computed from it "
                                   f"goes into the loss: the "
                                   f"last is #{last.index} {words.call(last)}, {words.place(last.source)}.")  # fmt: skip
@@ -69,8 +69,9 @@ def _pass_of(tape: Tape, value: Value) -> Pass | None:
     return users[0] if users else None
 
 
-def _forward_cone(tape: Tape, part: Pass, value: Value) -> tuple[list[Op], list[Op]]:
-    """The forward ops of a pass that a value flows into, and those of them through which no gradient passes."""
+def _forward_cone(tape: Tape, part: Pass, value: Value) -> tuple[list[Op], list[Op], bool]:
+    """The forward ops of a pass that a value flows into, those of them through which no gradient passes, and whether
+    another way leads to the loss."""
     reached: list[Op] = []
     ends: list[Op] = []
     alive = {value.canonical, *(leaf for leaf in part.wrt if leaf.origin is value)}
@@ -82,7 +83,7 @@ def _forward_cone(tape: Tape, part: Pass, value: Value) -> tuple[list[Op], list[
             ends.append(op)
         else:
             alive.update(output.canonical for output in op.outputs)
-    return reached, ends
+    return reached, ends, any(root.canonical in alive for root, _ in part.roots)
 
 
 def ends_here(op: Op, alive: set[Value]) -> bool:

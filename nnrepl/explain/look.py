@@ -58,6 +58,11 @@ class Look:
         self.ops = 0
         self._stats: dict[Value, Stat] = {}
 
+    @property
+    def looked(self) -> int:
+        """How many tensors were looked at."""
+        return len(self._stats)
+
     def see(self, values: Iterable[Value]) -> None:
         """Give values their numbers."""
         wanted = [value for value in dict.fromkeys(values) if not value.evaluated]

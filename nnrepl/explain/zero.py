@@ -15,7 +15,7 @@ from nnrepl.tape import Op, Pass, Value
 def why_zero(session: Session, gradient: Value) -> Answer:
     """Walk from the loss to a gradient, and name the first op where it became 0."""
     look = Look(session)
-    stats = _cone_stats(look, gradient)
+    stats = cone_stats(look, gradient)
     name = gradient.name
     if not stats[gradient].is_zero:
         stat = stats[gradient]
@@ -41,7 +41,8 @@ def why_zero(session: Session, gradient: Value) -> Answer:
     return answer
 
 
-def _cone_stats(look: Look, gradient: Value) -> dict[Value, Stat]:
+def cone_stats(look: Look, gradient: Value) -> dict[Value, Stat]:
+    """Every gradient that leads to one, in a few numbers."""
     values = [gradient]
     for op in cone([gradient]):
         values.extend(upstream(op))
@@ -106,7 +107,7 @@ def _others(look: Look, gradient: Value, culprit: Op) -> list[str]:
         if not stats[final].is_zero:
             alive.append((leaf, final))
             continue
-        blamed = blame(final, _cone_stats(look, final))
+        blamed = blame(final, cone_stats(look, final))
         first = blamed[0] if blamed else None
         if first is not None and first[0] is culprit:
             same.append(leaf.name)

@@ -31,19 +31,21 @@ def why_view(answer: Answer) -> RenderableType:
 
 def _chain(links: list[Link]) -> Table:
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=False)
-    table.add_column(no_wrap=True, style="op.number")
-    table.add_column(no_wrap=True, overflow="ellipsis", max_width=30)
-    table.add_column(no_wrap=True, overflow="ellipsis", max_width=30)
-    table.add_column(no_wrap=True, overflow="ellipsis", max_width=30, style="gradient")
-    table.add_column(no_wrap=True, overflow="ellipsis")
+    table.add_column(no_wrap=True, style="op.number", min_width=max(len(_number(link)) for link in links))
+    for most, style in ((26, ""), (26, ""), (20, "gradient")):
+        table.add_column(no_wrap=True, overflow="ellipsis", max_width=most, style=style)
+    table.add_column(overflow="fold", min_width=18)
     for link in links:
         if not link.name:
             table.add_row("", Text(link.does, style="dim"), "", "", "")
             continue
-        number = f"#{link.op.index}" if link.op is not None else ""
         value = Text(f"= {link.value}" if link.value[:1] != "‖" else link.value)
         if link.mark:
             value.append(f"  ◀ {link.mark}", style="warning")
         factor = f"× {link.factor}" if link.factor and link.op is not None and link.factor != "+" else ""
-        table.add_row(number, link.does, factor, link.name, value)
+        table.add_row(_number(link), link.does, factor, link.name, value)
     return table
+
+
+def _number(link: Link) -> str:
+    return f"#{link.op.index}" if link.op is not None else ""
