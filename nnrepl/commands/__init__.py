@@ -3,4 +3,4 @@
 
 def load_all() -> None:
     """Import every module of commands, so that the table is complete."""
-    from nnrepl.commands import general, look, motions, passes, time, understand  # noqa: F401
+    from nnrepl.commands import general, inside, look, motions, passes, time, understand  # noqa: F401

@@ -159,10 +159,10 @@ def _leaf(look: Look, value: Value, index: str | None) -> Explanation:
 
 def _symbols(op: Op, value: Value) -> list[Symbol]:
     taken = [*upstream(op), *(op.of.inputs if op.of is not None else ())] if op.phase == "backward" else list(op.inputs)
-    found = []
-    for one in dict.fromkeys(taken):
-        found.append(Symbol(words.name(one), f"{tuple(one.shape)} {words.dtype(one.dtype)}", _origin(one)))
-    return found
+    return [
+        Symbol(words.name(one), f"{tuple(one.shape)} {words.dtype(one.dtype)}", _origin(one))
+        for one in dict.fromkeys(taken)
+    ]
 
 
 def _origin(value: Value) -> str:
@@ -220,14 +220,14 @@ def _jacobian_notes(look: Look, op: Op, value: Value, place: Index) -> list[str]
 
 def _shape_notes(op: Op, entry: Entry, value: Value) -> list[str]:
     """Broadcasting, reductions and moves in words."""
-    notes = []
+    notes: list[str] = []
     bound = {symbol: given for symbol, given in entry.bind(op).items() if isinstance(given, Value)}
     if entry.kind == ELEMENTWISE:
-        for given in dict.fromkeys(bound.values()):
-            if given.shape != value.shape and given.shape and given.size < value.size:
-                notes.append(
-                    f"{words.name(given)} {tuple(given.shape)} is broadcast: {_repeated(given.shape, value.shape)}."
-                )
+        notes.extend(
+            f"{words.name(given)} {tuple(given.shape)} is broadcast: {_repeated(given.shape, value.shape)}."
+            for given in dict.fromkeys(bound.values())
+            if given.shape != value.shape and given.shape and given.size < value.size
+        )
     elif entry.name in (
         "sum",
         "mean",

@@ -166,7 +166,7 @@ def _product(look: Look, op: Op, entry: Entry, symbol: str, gradient: Value, ind
 def _meetings(
     a: tuple[int, ...], b: tuple[int, ...], y: tuple[int, ...], symbol: str, index: Index
 ) -> list[tuple[Index, Index]]:
-    """Where an element of `a` (or `b`) took part in `a @ b`: the element of the result, and what it was multiplied by."""
+    """Where an element of `a` (or `b`) took part in `a @ b`: in which result, and what it was multiplied by."""
     own = a if symbol == "a" else b
     batches = spread(index[:-2], own[:-2], y[:-2])
     found: list[tuple[Index, Index]] = []

@@ -13,10 +13,11 @@ from nnrepl.tape import Op, Value
 
 def dead(case: Case) -> Iterator[Finding]:
     """ReLU units that are 0 for every row of the batch."""
-    found: list[tuple[Op, Value]] = []
-    for op in case.forward:
-        if op.name == "maximum" and _is_relu(op) and op.outputs[0].size and _learns(case, op):
-            found.append((op, op.outputs[0]))
+    found = [
+        (op, op.outputs[0])
+        for op in case.forward
+        if op.name == "maximum" and _is_relu(op) and op.outputs[0].size and _learns(case, op)
+    ]
     if case.broken or not found:
         return
     case.look.stats(value for _, value in found)

@@ -65,7 +65,7 @@ def missing(case: Case) -> Iterator[Finding]:
 
 
 _CHOICES = ("argpartition", "argsort", "topk")
-"""What only takes part in choosing the experts or the positions (a router's bias) is trained in another way, if at all."""
+"""What only takes part in choosing experts or positions (a router's bias) is trained in another way, if at all."""
 _LOOKED = 64
 
 
@@ -81,8 +81,8 @@ def zero(case: Case) -> Iterator[Finding]:
     grads = finals(case)
     stats = case.look.stats(grads.values())
     dead = [leaf for leaf, grad in grads.items() if stats[grad].is_zero and mx.issubdtype(leaf.dtype, mx.inexact)]
-    groups: dict[object, list[Value]] = {}
-    reasons = {}
+    groups: dict[Op, list[Value]] = {}
+    reasons: dict[Op, tuple[Op, Value, Value]] = {}
     for leaf in dead:
         blamed = blame(grads[leaf], cone_stats(case.look, grads[leaf]))
         if not blamed:
