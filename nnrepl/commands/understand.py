@@ -39,7 +39,8 @@ def explain(it: Interpreter, text: str) -> RenderableType | None:
     """Explain how a tensor was computed: the rule, the symbols, and one element with the real numbers.
 
     `explain z1`, `explain #7`, `explain grad(weights2) at [2, 0]`; alone, the op at the cursor. Without an element
-    the most telling one is taken. It works for ops of the forward and the backward pass and for the update.
+    the most telling one is taken. `explain loss` adds the chain from the op at the cursor to the loss;
+    `explain update layers.0.weight` the whole step of SGD, Adam or AdamW with its moments.
     """
     with it.session._aside():
         return explain_view(make_explanation(it.session, text))

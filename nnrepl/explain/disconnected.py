@@ -36,7 +36,7 @@ def why_none(session: Session, value: Value) -> Answer:
     for op in ends[:4]:
         where = words.place(op.source)
         onward = "" if op in into_loss else " (and its result does not reach the loss either)"
-        answer.reasons.append(f"The way ends at #{op.index} {words.call(op)}, {where}: {_why_end(op)}{onward}")
+        answer.reasons.append(f"The way ends at #{op.index} {words.call(op)}, {where}: {why_end(op)}{onward}")
         answer.op, answer.cause = answer.op or op, "cut"
     if not ends:
         used = [op for op in reached if op in into_loss]
@@ -51,6 +51,10 @@ def why_none(session: Session, value: Value) -> Answer:
             answer.reasons.append(f"{name} is used by {_ops(reached)}, but nothing that is computed from it "
                                   f"goes into the loss: the "
                                   f"last is #{last.index} {words.call(last)}, {words.place(last.source)}.")  # fmt: skip
+    if tape.holes and answer.cause == "unused":
+        answer.reasons.append(
+            f"{len(tape.holes)} tensors came from something that was not recorded; the way may lead through there."
+        )
     return answer
 
 
@@ -104,7 +108,8 @@ def ends_here(op: Op, alive: set[Value]) -> bool:
     return False
 
 
-def _why_end(op: Op) -> str:
+def why_end(op: Op) -> str:
+    """Why no gradient passes through an op, in words."""
     if op.name == "stop_gradient":
         return "stop_gradient lets no gradient pass, on purpose."
     if op.name in _PLACES:

@@ -14,11 +14,12 @@ from nnrepl.explain.links import shown
 from nnrepl.explain.local import symbol_of, without_ones, written
 from nnrepl.explain.look import Look
 from nnrepl.explain.paths import gradient_of, rule_of, target_of, upstream
+from nnrepl.explain.updates import update_lines, update_of
 from nnrepl.explain.worked import forward_lines, linear_in, result_at
 from nnrepl.explain.worked_back import backward_lines
 from nnrepl.session.errors import NoGradient, NotYet, UserError
 from nnrepl.session.session import Session
-from nnrepl.tape import Leaf, Op, Value
+from nnrepl.tape import UPDATE_PASS, Leaf, Op, Value
 
 
 @dataclass(slots=True)
@@ -44,6 +45,7 @@ class Explanation:
         lines: Its arithmetic.
         notes: Broadcasting, reductions, indexing in words; what else is to be known.
         chain: For the loss: how it comes from what the op at the cursor makes.
+        update: For a parameter that an optimizer has changed: its whole step.
         ops: How many ops were evaluated.
     """
 
@@ -56,6 +58,7 @@ class Explanation:
     lines: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     chain: list[str] = field(default_factory=list)
+    update: list[str] = field(default_factory=list)
     ops: int = 0
 
 
@@ -93,10 +96,22 @@ def _find(session: Session, target: str) -> tuple[Op | None, Value | None]:
         if op is None:
             raise UserError("the cursor stands behind the last op; explain #3, or a name, explains one")
         return op, None
+    if target.startswith("update "):
+        return None, _updated(session, target.removeprefix("update ").strip())
     number = re.fullmatch(r"#(-?\d{1,12})", target)
     if number:
         return session.lookup.op(int(number[1])), None
     return None, target_of(session, target)
+
+
+def _updated(session: Session, name: str) -> Value:
+    """The next new value that an update gives to a parameter."""
+    versions = [value for _, value in session.names.versions(name)]
+    made = [value for value in versions if value.op is not None and value.op.part.kind == UPDATE_PASS]
+    if not made:
+        raise UserError(f"no update of {name} is on the tape; go on until the optimizer has run")
+    later = [value for value in made if value.op is not None and value.op.position >= session.cursor]
+    return (later or made[-1:])[0]
 
 
 def _main_output(op: Op) -> Value:
@@ -199,6 +214,11 @@ def _forward(look: Look, found: Explanation, op: Op, entry: Entry | None, value:
         if entry.kind == "composite":
             found.notes.append(f"into #{op.index} takes it apart into textbook ops, with their numbers.")
     found.notes.extend(_shape_notes(op, entry, value))
+    step = update_of(value)
+    if step is not None:
+        found.update = update_lines(look, step, place)
+        if found.update:
+            found.notes.append(f"{step.recipe.name}: {step.recipe.words}")
 
 
 def _jacobian_notes(look: Look, op: Op, value: Value, place: Index) -> list[str]:

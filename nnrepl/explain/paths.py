@@ -91,6 +91,11 @@ def value_of(session: Session, text: str) -> Value:
         pass
     except NoGradient:
         raise
+    except UserError:
+        unused = next((leaf for one in session.tape.passes for leaf in one.wrt if leaf.name == text), None)
+        if unused is None:
+            raise
+        return unused
     end = part.end if part is not None and part.end > session.cursor else len(session.tape)
     try:
         return lookup.by_words(text, end)

@@ -8,7 +8,8 @@ import mlx.core as mx
 
 from nnrepl.explain import words
 from nnrepl.explain.answer import Evidence
-from nnrepl.explain.entry import ELEMENTWISE, entry_for
+from nnrepl.explain.disconnected import why_end
+from nnrepl.explain.entry import ELEMENTWISE, FIXED, entry_for
 from nnrepl.explain.local import factor_array, factor_text, in_float32
 from nnrepl.explain.look import Look
 from nnrepl.explain.paths import rule_of, upstream
@@ -55,6 +56,11 @@ def reason_for(look: Look, op: Op, gradient: Value) -> Reason:
         return _product(look, op, forward, of, gradient)
     if forward.name == "softmax":
         return _softmax(look, op, forward, gradient)
+    entry = entry_for(forward)
+    if entry is not None and entry.kind == FIXED:
+        return Reason(
+            f"{words.call(forward)} passes nothing: {why_end(forward)}", _shown(look, [*upstream(op), gradient])
+        )
     rule = factor_text(op, of)
     text = f"{words.call(forward)} passes nothing on" + (f": its local factor is {rule}" if rule else "")
     return Reason(text + ".", _shown(look, [*upstream(op), *forward.inputs, gradient]))
@@ -69,7 +75,11 @@ def _whole(look: Look, op: Op, of: Value, gradient: Value) -> Reason:
     made = ""
     if at.op is not None:
         made = f" It was made by #{at.op.index} {words.call(at.op)} ({words.place(at.op.source)}), which has no slope."
-    text = f"{words.name(of)} holds whole numbers ({kind}), through which no gradient flows.{made}"
+    text = (
+        f"{words.name(of)} holds whole numbers ({kind}): MLX cuts the gradient of whole numbers to whole "
+        f"numbers, here to "
+        f"0.{made}"
+    )
     return Reason(text, _shown(look, [*upstream(op), of, gradient]), at.op)
 
 

@@ -24,6 +24,8 @@ def explain_view(found: Explanation) -> RenderableType:
     if found.lines:
         parts.extend(_arithmetic(found.lines))
     parts.extend(Padding(Text(note, style="hint"), (0, 0, 0, _INDENT)) for note in found.notes)
+    if found.update:
+        parts.extend(_lines("step", found.update, ""))
     if found.chain:
         parts.extend(_lines("chain", found.chain, ""))
     parts.append(Text(cost(found.ops), style="hint"))

@@ -140,4 +140,17 @@ def _is_batch(case: Case, value: Value) -> bool:
     )
 
 
-CHECKS: list[Check] = [dead, saturated, twice, axis]
+def rounded(case: Case) -> Iterator[Finding]:
+    """A gradient that is cut to whole numbers because its tensor was."""
+    for op in case.forward:
+        if op.name != "astype" or not op.outputs or mx.issubdtype(op.outputs[0].dtype, mx.inexact):
+            continue
+        if mx.issubdtype(op.inputs[0].dtype, mx.inexact) and _learns(case, op):
+            kind = words.dtype(op.outputs[0].dtype)
+            yield Finding("whole numbers", f"#{op.index} {words.call(op)} ({words.place(op.source)}) makes "
+                                           f"{kind} out of a tensor that is "
+                          "learned: its gradient is cut to whole numbers as well, mostly to 0",
+                          f"explain grad({words.name(op.inputs[0])})", op)  # fmt: skip
+
+
+CHECKS: list[Check] = [dead, saturated, twice, axis, rounded]

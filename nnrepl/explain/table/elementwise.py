@@ -203,7 +203,7 @@ def _astype(a: mx.array, dtype: mx.Dtype) -> mx.array:
 
 enter(Entry(
     "astype", "a, as another dtype", "The same numbers in another dtype; digits may be lost. The gradient is converted "
-    "back. Through an integer dtype no gradient flows.", _astype,
+    "back; through whole numbers it loses its fraction.", _astype,
     {"a": Slope("g", lambda g, y, a, dtype: g.astype(a.dtype))},
 ))  # fmt: skip
 
