@@ -14,15 +14,10 @@ from nnrepl.explain.health import Report, health
 from nnrepl.tape import GRADIENT_PASS
 from tests.corpus import layers, lm
 from tests.corpus.checks import SEED, Call, some
+from tests.shell.test_transcripts import TRANSCRIPTS
 from tests.support import EXAMPLES, nnrepl_cli
 
 BROKEN = sorted(path for path in (EXAMPLES / "broken").glob("*.py") if not path.stem.endswith("_sound"))
-FOUND = {
-    "dead_relu": "dead units", "exploding_rnn": "huge gradients", "nan_log": "non-finite", "nan_backward": "non-finite",
-    "silent_broadcast": "silent broadcasting", "detached_branch": "zero gradient", "frozen_layer": "frozen",
-    "wrong_axis": "softmax axis", "double_softmax": "double softmax", "forgotten_update": "forgotten update",
-    "wrong_sign": "uphill", "float16_underflow": "zero gradient", "learning_rate": "leaping update",
-}  # fmt: skip
 
 
 def look_over(path: Path) -> str:
@@ -32,8 +27,9 @@ def look_over(path: Path) -> str:
 
 
 @pytest.mark.parametrize("path", BROKEN, ids=lambda path: path.stem)
-def test_the_fault_is_found_and_the_sound_twin_is_sound(path: Path) -> None:
-    assert f"{FOUND[path.stem]}:" in look_over(path)
+def test_the_sound_twin_is_sound(path: Path) -> None:
+    """That the fault itself is found is what `tests/transcripts/broken_*.txt` show."""
+    assert (TRANSCRIPTS / f"broken_{path.stem}.txt").exists()
     twin = look_over(path.with_name(f"{path.stem}_sound.py"))
     assert "✓ nothing is wrong" in twin
     assert "\n· " not in twin

@@ -177,7 +177,7 @@ def calls() -> Iterator[Call]:
         yield layers.loss_call(name)
     for name in layers.OPTIMIZERS:
         yield layers.optimizer_call(name)
-    for name in some(list(lm.MODELS), 8):
+    for name in some(list(lm.MODELS), 14):
         model = lm.tiny(name).train()
         yield Call(lm.loss_of(model), [lm.tokens_for(name)], model if name not in lm.UNTRAINABLE else None)
 
