@@ -16,6 +16,7 @@ from nnrepl.explain.paths import gradient_of, gradient_pass, inner_of_gradient, 
 from nnrepl.explain.primitives import primitives as primitives_of
 from nnrepl.explain.words import number
 from nnrepl.session.errors import UserError
+from nnrepl.session.expressions import aside
 from nnrepl.session.session import Session
 from nnrepl.tape import Op
 from nnrepl.view.check import check_view, primitives_view
@@ -49,7 +50,7 @@ def into(it: Interpreter, text: str) -> RenderableType | None:
     `into #28`, `into weights`, or alone for the op at the cursor; for an op of the backward pass the gradient is
     taken apart. The result is compared with the op's own. `out` leads back.
     """
-    with it.session._aside():
+    with aside():
         inside = open_op(it.session, op_of(it.session, text))
         found = agreement(inside)
     opened = inside.opened
@@ -82,7 +83,7 @@ def out(it: Interpreter, text: str) -> RenderableType | None:
 def primitives(it: Interpreter, text: str) -> RenderableType | None:
     """List what MLX's own graph does for an op: `primitives #14`, or alone for the op at the cursor."""
     op = op_of(it.session, text)
-    with it.session._aside():
+    with aside():
         return primitives_view(op, primitives_of(op))
 
 
@@ -95,7 +96,7 @@ def check(it: Interpreter, text: str) -> RenderableType | None:
     explained.
     """
     session = it.session
-    with session._aside():
+    with aside():
         if text == "pass":
             part = gradient_pass(session)
             leaves = [leaf for leaf in part.wrt if part.grads.get(leaf)]

@@ -9,6 +9,7 @@ from nnrepl.commands.table import Grammar, command
 from nnrepl.explain import health as checks
 from nnrepl.explain.explanation import explain as make_explanation
 from nnrepl.explain.why import why as find_cause
+from nnrepl.session.expressions import aside
 from nnrepl.view.explain import explain_view
 from nnrepl.view.health import health_view, thresholds_view
 from nnrepl.view.why import why_view
@@ -30,7 +31,7 @@ def why(it: Interpreter, text: str) -> RenderableType | None:
     `why error` what disagrees in a call that failed; `why loss` what changed the loss since the pass before.
     `why` alone finds the first thing that is wrong. What lies ahead in a recorded pass may be asked about.
     """
-    with it.session._aside():
+    with aside():
         return why_view(find_cause(it.session, text))
 
 
@@ -42,7 +43,7 @@ def explain(it: Interpreter, text: str) -> RenderableType | None:
     the most telling one is taken. `explain loss` adds the chain from the op at the cursor to the loss;
     `explain update layers.0.weight` the whole step of SGD, Adam or AdamW with its moments.
     """
-    with it.session._aside():
+    with aside():
         return explain_view(make_explanation(it.session, text))
 
 
@@ -58,5 +59,5 @@ def health(it: Interpreter, text: str) -> RenderableType | None:
     if text == "thresholds":
         return thresholds_view()
     limits = checks.parse_limits(text)
-    with it.session._aside():
+    with aside():
         return health_view(checks.health(it.session, **limits))

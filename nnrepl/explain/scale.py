@@ -49,9 +49,14 @@ def why_scale(session: Session, gradient: Value, how: str) -> Answer:
     answer.reasons = [group.say(verb) for group in groups[:4]]
     answer.op = groups[0].worst.op if groups else None
     answer.links = links_along(look, way, answer.op, f"{verb} it")
-    answer.advice = _advice(groups[:3], how)
+    if first and not 1 / _ORDINARY < last / first < _ORDINARY:
+        answer.advice = _advice(groups[:3], how)
     answer.ops = look.ops
     return answer
+
+
+_ORDINARY = 100.0
+"""A change of less than this over the whole way calls for no advice."""
 
 
 def rms(stat: Stat) -> float:
