@@ -9,6 +9,7 @@ def load_all() -> None:
         general,
         graph,
         info,
+        inside,
         lines,
         look,
         motions,
@@ -16,4 +17,5 @@ def load_all() -> None:
         settings,
         stops,
         time,
+        understand,
     )

@@ -1,0 +1,1 @@
+"""Knowledge: formulas with their executable form, worked numbers, causes, health, checks."""

@@ -184,7 +184,7 @@ class Shell(Hooks):
             self.interpreter.shown = session.op
             return
         if self.banner:
-            self.show(Text(self.banner))
+            self.console.print(Text(self.banner), soft_wrap=True)
             self.show(Text(""))
             self.banner = ""
         self.show(self.interpreter.news())

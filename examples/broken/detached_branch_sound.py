@@ -1,0 +1,37 @@
+"""The sound twin of detached_branch.py. The same with softmax, which can learn."""
+
+import mlx.core as mx
+import mlx.nn as nn
+import mlx.optimizers as optim
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.gate = nn.Linear(6, 4)
+        self.branch = nn.Linear(6, 4)
+        self.out = nn.Linear(4, 1)
+
+    def __call__(self, x):
+        scores = self.gate(x)
+        chosen = mx.softmax(scores, axis=-1)
+        mixed = chosen * self.branch(x)
+        return self.out(mixed)
+
+
+mx.random.seed(0)
+model = Net()
+optimizer = optim.SGD(learning_rate=0.05)
+x = mx.random.normal((32, 6))
+y = mx.random.normal((32, 1))
+
+
+def loss_fn(x, y):
+    return nn.losses.mse_loss(model(x), y)
+
+
+step = nn.value_and_grad(model, loss_fn)
+loss, grads = step(x, y)
+optimizer.update(model, grads)
+mx.eval(model.parameters())
+print("trained")

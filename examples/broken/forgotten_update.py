@@ -1,0 +1,22 @@
+"""The gradients are computed, and the optimizer is never called."""
+
+import mlx.core as mx
+import mlx.nn as nn
+import mlx.optimizers as optim
+
+mx.random.seed(0)
+model = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 1))
+optimizer = optim.SGD(learning_rate=0.05)
+x = mx.random.normal((32, 4))
+y = mx.sum(x, axis=1, keepdims=True)
+
+
+def loss_fn(x, y):
+    return nn.losses.mse_loss(model(x), y)
+
+
+step = nn.value_and_grad(model, loss_fn)
+for _ in range(3):
+    loss, grads = step(x, y)
+    mx.eval(loss, model.parameters(), optimizer.state)
+print("trained")

@@ -1,0 +1,109 @@
+"""Inside: ops taken apart, their primitives, their gradients checked."""
+
+from __future__ import annotations
+
+import re
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from nnrepl.commands.interpreter import Interpreter
+from nnrepl.commands.table import NOTHING, Grammar, command
+from nnrepl.commands.understand import UNDERSTAND
+from nnrepl.explain.check import check_op, check_pass, pass_of
+from nnrepl.explain.inside import InsideSession, agreement, open_op
+from nnrepl.explain.paths import gradient_of, gradient_pass, inner_of_gradient, value_of
+from nnrepl.explain.primitives import primitives as primitives_of
+from nnrepl.explain.words import number
+from nnrepl.session.errors import UserError
+from nnrepl.session.expressions import aside
+from nnrepl.session.session import Session
+from nnrepl.tape import Op
+from nnrepl.view.check import check_view, primitives_view
+
+OP = Grammar("[#n | NAME]", lambda text: True, "names")
+
+
+def op_of(session: Session, text: str) -> Op:
+    """The op that is meant: `#n`, the one that made a name, or the one at the cursor."""
+    if not text:
+        if session.op is None:
+            raise UserError("the cursor stands behind the last op; name one, such as #3")
+        return session.op
+    found = re.fullmatch(r"#(-?\d{1,12})", text)
+    if found:
+        return session.lookup.op(int(found[1]))
+    inner = inner_of_gradient(text)
+    if inner is None:
+        value = value_of(session, text)
+    else:
+        value = gradient_of(session, value_of(session, inner))
+    if value.op is None:
+        raise UserError(f"{text} was not made by an op")
+    return value.op
+
+
+@command("into", takes=OP, group=UNDERSTAND)
+def into(it: Interpreter, text: str) -> RenderableType | None:
+    """Take a fused op apart into textbook ops, and step through them as through any others.
+
+    `into #28`, `into weights`, or alone for the op at the cursor; for an op of the backward pass the gradient is
+    taken apart. The result is compared with the op's own. `out` leads back.
+    """
+    with aside():
+        inside = open_op(it.session, op_of(it.session, text))
+        found = agreement(inside)
+    opened = inside.opened
+    close = (
+        "the same bits"
+        if found.largest == 0
+        else f"the result differs from the op's own by at most {number(found.largest)}"
+    )
+    said = f"inside #{opened.index} {opened.name}: {found.ops} textbook ops; {close}"
+    if found.largest and found.peak:
+        said += f" (its largest element is {number(found.peak)})"
+    it.session = inside
+    it.shown = None
+    inside.goto("backward" if opened.of is not None else "start")
+    return Group(Text(f"{said}. out leads back.", style="heading"), it.show_stop(inside.stop) or Text(""))
+
+
+@command("out", takes=NOTHING, group=UNDERSTAND)
+def out(it: Interpreter, text: str) -> RenderableType | None:
+    """Leave the op that `into` has opened."""
+    session = it.session
+    if not isinstance(session, InsideSession):
+        raise UserError("you are not inside of an op; into #n opens one, finish leaves a function")
+    it.session = session.outer
+    it.shown = None
+    return it.show_stop(it.session.arrive(it.session.cursor))
+
+
+@command("primitives", takes=OP, group=UNDERSTAND)
+def primitives(it: Interpreter, text: str) -> RenderableType | None:
+    """List what MLX's own graph does for an op: `primitives #14`, or alone for the op at the cursor."""
+    op = op_of(it.session, text)
+    with aside():
+        return primitives_view(op, primitives_of(op))
+
+
+@command("check", takes=Grammar("[#n | NAME | grad(w) | pass]", lambda text: True, "names"), group=UNDERSTAND)
+def check(it: Interpreter, text: str) -> RenderableType | None:
+    """Compare gradients with finite differences.
+
+    `check #14` checks one op by itself, in float64 where it can; alone, the op at the cursor. `check grad(w)` checks
+    the whole gradient of a parameter, from the loss on; `check pass` those of all parameters. Kinks (ReLU at 0) are
+    explained.
+    """
+    session = it.session
+    with aside():
+        if text == "pass":
+            part = gradient_pass(session)
+            leaves = [leaf for leaf in part.wrt if part.grads.get(leaf)]
+            return check_view(*check_pass(session, part, leaves))
+        inner = inner_of_gradient(text)
+        value = value_of(session, inner) if inner else None
+        whole = pass_of(session, value) if value is not None else None
+        if value is not None and whole is not None and value in whole.wrt:
+            return check_view(*check_pass(session, whole, [value]))
+        return check_view(*check_op(session, op_of(session, text)))

@@ -1,0 +1,63 @@
+"""Understanding: causes, rules and numbers, checks."""
+
+from __future__ import annotations
+
+from rich.console import RenderableType
+
+from nnrepl.commands.interpreter import Interpreter
+from nnrepl.commands.table import Grammar, command
+from nnrepl.explain import health as checks
+from nnrepl.explain.explanation import explain as make_explanation
+from nnrepl.explain.why import why as find_cause
+from nnrepl.session.expressions import aside
+from nnrepl.view.explain import explain_view
+from nnrepl.view.health import health_view, thresholds_view
+from nnrepl.view.why import why_view
+
+UNDERSTAND = "understanding"
+
+TARGET = Grammar("[TARGET] [at [i, j]]", lambda text: True, "names")
+LIMITS = Grammar("[thresholds | NAME=VALUE ...]", lambda text: True)
+QUESTION = Grammar("[QUESTION]", lambda text: True, "names")
+
+
+@command("why", takes=QUESTION, group=UNDERSTAND)
+def why(it: Interpreter, text: str) -> RenderableType | None:
+    """Find the cause of something, with evidence.
+
+    `why grad(weights1) == 0` walks from the loss to the gradient and names the first op where it became 0;
+    `why nan` and `why z is nan` name the first op that made a non-finite number out of finite ones;
+    `why grad(w) is tiny` and `is huge` the ops that shrink or grow it most; `why grad(w) is none` where the path ends;
+    `why error` what disagrees in a call that failed; `why loss` what changed the loss since the pass before.
+    `why` alone finds the first thing that is wrong. What lies ahead in a recorded pass may be asked about.
+    """
+    with aside():
+        return why_view(find_cause(it.session, text))
+
+
+@command("explain", takes=TARGET, group=UNDERSTAND)
+def explain(it: Interpreter, text: str) -> RenderableType | None:
+    """Explain how a tensor was computed: the rule, the symbols, and one element with the real numbers.
+
+    `explain z1`, `explain #7`, `explain grad(weights2) at [2, 0]`; alone, the op at the cursor. Without an element
+    the most telling one is taken. `explain loss` adds the chain from the op at the cursor to the loss;
+    `explain update layers.0.weight` the whole step of SGD, Adam or AdamW with its moments.
+    """
+    with aside():
+        return explain_view(make_explanation(it.session, text))
+
+
+@command("health", takes=LIMITS, group=UNDERSTAND)
+def health(it: Interpreter, text: str) -> RenderableType | None:
+    """Look over the gradient pass at the cursor and its update, and report only what matters.
+
+    Dead and saturated units, missing, zero, tiny and huge gradients, non-finite numbers, lost precision, silent
+    broadcasting, softmax over the wrong axis or twice, layers in the wrong mode, forgotten or uphill updates; each
+    with the command that shows the evidence. `health thresholds` lists what numbers are held against, and where
+    that comes from; `health dead=0.9` sets one for one look.
+    """
+    if text == "thresholds":
+        return thresholds_view()
+    limits = checks.parse_limits(text)
+    with aside():
+        return health_view(checks.health(it.session, **limits))

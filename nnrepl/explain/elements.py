@@ -1,0 +1,95 @@
+"""Elements: single numbers of tensors, by index."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import mlx.core as mx
+
+from nnrepl.explain import words
+from nnrepl.explain.look import Look
+from nnrepl.session.errors import UserError
+from nnrepl.tape import Value
+
+Index = tuple[int, ...]
+
+
+def unravel(at: int, shape: Sequence[int]) -> Index:
+    """A flat place as an index."""
+    index: list[int] = []
+    for extent in reversed(shape):
+        index.append(at % extent if extent else 0)
+        at //= extent or 1
+    return tuple(reversed(index))
+
+
+def ravel(index: Index, shape: Sequence[int]) -> int:
+    """An index as a flat place."""
+    at = 0
+    for step, extent in zip(index, shape):
+        at = at * extent + step
+    return at
+
+
+def parse(text: str, value: Value) -> Index:
+    """`[2, 0]` as an index of a value; a negative number counts from the end.
+
+    Raises:
+        UserError: If there is no such element.
+    """
+    inside = text.strip().removeprefix("[").removesuffix("]").strip()
+    words_ = [part.strip() for part in inside.split(",") if part.strip()]
+    shape = value.shape
+    if not all(re.fullmatch(r"-?\d{1,9}", part) for part in words_):
+        raise UserError(f"an element is written at [2, 0], not {text}")
+    if len(words_) != len(shape):
+        raise UserError(f"{value.name} has shape {tuple(shape)}: an element of it is written with {len(shape)} numbers")
+    index = []
+    for axis, (part, extent) in enumerate(zip(words_, shape)):
+        at = int(part)
+        if not -extent <= at < extent:
+            raise UserError(f"{value.name} has shape {tuple(shape)}: axis {axis} has no element {at}")
+        index.append(at % extent)
+    return tuple(index)
+
+
+def number_at(look: Look, value: Value, index: Index) -> Any:
+    """One number of a value."""
+    array = look.array(value)
+    return look.numbers([array[index] if index else array])[0]
+
+
+def numbers_at(look: Look, value: Value, places: Sequence[int]) -> list[Any]:
+    """Several numbers of a value, by flat places."""
+    if not places:
+        return []
+    flat = look.array(value).flatten()
+    found: list[Any] = look.numbers([mx.take(flat, mx.array(list(places)))])[0]
+    return found
+
+
+def broadcast_index(index: Index, shape: Sequence[int]) -> Index:
+    """The element of a broadcast operand that belongs to an element of the result."""
+    own = index[len(index) - len(shape) :] if shape else ()
+    return tuple(0 if extent == 1 else at for at, extent in zip(own, shape))
+
+
+def named(value: Value, index: Index) -> str:
+    """`z1[0,2]`."""
+    return words.element(words.name(value), index)
+
+
+def telling(look: Look, value: Value) -> Index:
+    """The most telling element: the first that is not finite, else the largest by its absolute value."""
+    array = look.array(value)
+    if not array.size:
+        raise UserError(f"{value.name} has no elements")
+    flat = array.flatten()
+    if not mx.issubdtype(flat.dtype, mx.inexact):
+        return unravel(int(look.numbers([mx.argmax(mx.abs(flat.astype(mx.float32)))])[0]), value.shape)
+    bad = ~mx.isfinite(flat)
+    size = mx.where(bad, 0, mx.abs(flat))
+    any_bad, first, most = look.numbers([mx.any(bad), mx.argmax(bad), mx.argmax(size)])
+    return unravel(int(first if any_bad else most), value.shape)

@@ -1,0 +1,138 @@
+"""Errors: what disagrees in a call that failed: the operands, how they came to be so, and what likely was meant."""
+
+from __future__ import annotations
+
+from nnrepl.explain import words
+from nnrepl.explain.answer import Answer, Evidence
+from nnrepl.session.errors import UserError
+from nnrepl.session.session import Session
+from nnrepl.tape import Leaf, Op, Value
+
+_BROADCASTING = (
+    "add", "subtract", "multiply", "divide", "power", "maximum", "minimum", "where", "logaddexp", "remainder", "equal",
+    "greater", "less", "greater_equal", "less_equal", "not_equal", "arctan2", "floor_divide",
+)  # fmt: skip
+
+
+def why_error(session: Session) -> Answer:
+    """Explain the op that raised: the last one on the tape.
+
+    Raises:
+        UserError: If nothing failed.
+    """
+    errors = session.tape.errors
+    if not errors:
+        raise UserError("no op on the tape has failed")
+    op, error = list(errors.items())[-1]
+    said = str(error).splitlines()[0][:200] if str(error) else ""
+    where = words.place(op.source)
+    root = op.of or op
+    did = f"the VJP of {words.call(root)}" if op.of is not None else words.call(op)
+    answer = Answer(f"#{op.index}, {did} ({where}), raised {type(error).__name__}: {said}", op)
+    operands = list(dict.fromkeys(value for value in root.inputs))
+    answer.evidence = [
+        Evidence(value.name, f"{tuple(value.shape)} {words._operand(value.dtype)}, {history(value)}")
+        for value in operands
+    ]
+    reason, advice = _disagreement(root, operands)
+    if reason:
+        answer.reasons.append(reason)
+    answer.advice = advice
+    return answer
+
+
+def history(value: Value) -> str:
+    """How a value came to its shape, through the ops that made or changed it: `x (3, 4) → reshape → (12,)`."""
+    steps: list[str] = []
+    at = value
+    while at.op is not None and len(steps) < 4:
+        op = at.op
+        steps.append(f"{tuple(at.shape)} from #{op.index} {words.call(op)}, {words.place(op.source)}")
+        same = [taken for taken in op.inputs if taken.shape != at.shape]
+        if not same or op.name not in _RESHAPING:
+            break
+        at = same[0]
+    if not steps:
+        kind = at.kind if isinstance(at, Leaf) else ""
+        return {"parameter": "a parameter", "input": "an input"}.get(kind, kind or "from outside")
+    return "; ".join(steps)
+
+
+_RESHAPING = (
+    "reshape",
+    "transpose",
+    "squeeze",
+    "expand_dims",
+    "flatten",
+    "swapaxes",
+    "moveaxis",
+    "unflatten",
+    "getitem",
+)
+
+
+def _disagreement(op: Op, operands: list[Value]) -> tuple[str, str]:
+    pair = [arg for arg in op.args if isinstance(arg, Value)]
+    if op.name == "matmul" and len(pair) == 2:
+        return _matmul(*(reversed(pair) if op.operation.spelling.startswith("__r") else pair))
+    if op.name == "addmm" and len(pair) == 3:
+        return _matmul(pair[1], pair[2])
+    if op.name in _BROADCASTING and len(pair) >= 2:
+        return _broadcast(pair[-2], pair[-1])
+    if op.name in ("concatenate", "stack") and len(operands) > 1:
+        shapes = ", ".join(str(tuple(value.shape)) for value in operands[:4])
+        return f"All but the axis along which they are joined must agree: {shapes}.", ""
+    if op.name == "reshape" and operands:
+        return f"{operands[0].name} has {operands[0].size} elements, and the new shape must have as many.", ""
+    return "", ""
+
+
+def _matmul(a: Value, b: Value) -> tuple[str, str]:
+    left, right = tuple(a.shape), tuple(b.shape)
+    if not left or not right:
+        return "A number without axes cannot be multiplied as a matrix.", "Use * for it."
+    inner_b = right[-2] if len(right) > 1 else right[0]
+    if left[-1] == inner_b:
+        return f"The leading axes disagree: {left[:-2]} and {right[:-2]}.", ""
+    reason = (
+        f"The last axis of {a.name} ({left[-1]}) must be as long as the "
+        f"{'second to last ' if len(right) > 1 else ''}axis of "
+        f"{b.name} ({inner_b}): each row of the left meets a column of the right."
+    )
+    if len(right) > 1 and right[-1] == left[-1]:
+        return (
+            reason,
+            f"A transpose is probably missing: {a.name} @ {b.name}.T is {left} @ "
+            f"{(*right[:-2], right[-1], right[-2])}.",
+        )
+    if len(left) > 1 and left[-2] == inner_b:
+        return reason, f"A transpose is probably missing: {a.name}.T @ {b.name}."
+    if len(left) > 1 and len(right) > 1 and right[-1] == left[-2]:
+        return reason, f"The operands may be in the wrong order: {b.name} @ {a.name} is {right} @ {left}."
+    size = 1
+    for extent in left[1:]:
+        size *= extent
+    if size == inner_b:
+        return (
+            reason,
+            f"{a.name} probably has to be flattened first: {a.name}.reshape({left[0]}, -1) is ({left[0]}, {size}).",
+        )
+    return reason, f"One of them has the wrong size: the layer expects {inner_b} features and gets {left[-1]}."
+
+
+def _broadcast(a: Value, b: Value) -> tuple[str, str]:
+    left, right = tuple(a.shape), tuple(b.shape)
+    for back, (m, n) in enumerate(zip(reversed(left), reversed(right)), 1):
+        if m != n and 1 not in (m, n):
+            reason = (
+                f"Counted from the right, axis {-back} is {m} in {a.name} and {n} in {b.name}; they must "
+                f"agree, or one be 1."
+            )
+            if len(left) == 2 and right == left[:1]:
+                return reason, f"{b.name}[:, None] would give each row its own number: {left} and ({right[0]}, 1)."
+            if len(right) == 2 and left == right[:1]:
+                return reason, f"{a.name}[:, None] would give each row its own number."
+            if left == right[::-1]:
+                return reason, f"A transpose is probably missing: {a.name}.T is {right}."
+            return reason, ""
+    return "", ""

@@ -1,0 +1,410 @@
+"""Explanation: one op as a teacher would write it: its rule, what the symbols are here, one element with numbers."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+
+import mlx.core as mx
+
+from nnrepl.explain import words
+from nnrepl.explain.elements import Index, named, parse, telling, unravel
+from nnrepl.explain.entry import ELEMENTWISE, MOVE, Entry, entry_for
+from nnrepl.explain.links import shown
+from nnrepl.explain.local import symbol_of, without_ones, written
+from nnrepl.explain.look import Look
+from nnrepl.explain.paths import gradient_of, rule_of, target_of, upstream
+from nnrepl.explain.updates import update_lines, update_of
+from nnrepl.explain.worked import forward_lines, linear_in, result_at
+from nnrepl.explain.worked_back import backward_lines
+from nnrepl.session.errors import NoGradient, NotYet, UserError
+from nnrepl.session.session import Session
+from nnrepl.tape import UPDATE_PASS, Leaf, Op, Value
+
+
+@dataclass(slots=True)
+class Symbol:
+    """A tensor that takes part, and where it comes from."""
+
+    name: str
+    kind: str
+    origin: str
+
+
+@dataclass(slots=True)
+class Explanation:
+    """What `explain` shows.
+
+    Attributes:
+        op: The op, None for a value that came in from outside.
+        title: What is explained, where there is no op.
+        rule: In the names of this program: `a1 = max(z1, 0)`, and how the gradient passes.
+        words: The same in a sentence.
+        symbols: The tensors that take part.
+        element: Which element the arithmetic is of.
+        lines: Its arithmetic.
+        notes: Broadcasting, reductions, indexing in words; what else is to be known.
+        chain: For the loss: how it comes from what the op at the cursor makes.
+        update: For a parameter that an optimizer has changed: its whole step.
+        ops: How many ops were evaluated.
+    """
+
+    op: Op | None
+    title: str = ""
+    rule: list[str] = field(default_factory=list)
+    words: str = ""
+    symbols: list[Symbol] = field(default_factory=list)
+    element: str = ""
+    lines: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    chain: list[str] = field(default_factory=list)
+    update: list[str] = field(default_factory=list)
+    ops: int = 0
+
+
+_AT = re.compile(r"^(?P<target>.*?)\s*(?:\bat\s*(?P<index>\[.*\]|-?\d+(?:\s*,\s*-?\d+)*))?$")
+
+
+def explain(session: Session, text: str) -> Explanation:
+    """Explain `#7`, `z1`, `grad(weights2) at [2, 0]`, or the op at the cursor.
+
+    Raises:
+        UserError: If nothing is called so, or has no such element.
+        NoGradient: If it is a gradient, and none flows there.
+    """
+    match = _AT.match(text.strip())
+    target, index = (match["target"].strip(), match["index"]) if match else (text.strip(), None)
+    op, value = _find(session, target)
+    look = Look(session)
+    if value is None:
+        assert op is not None
+        if op.error is not None:
+            raise UserError(
+                f"#{op.index} {op.name} raised {type(op.error).__name__} and has no result; why error tells more"
+            )
+        value = _main_output(op)
+    found = of_value(look, value, index)
+    if target == "loss":
+        found.chain = _chain(session, look, value)
+    found.ops = look.ops
+    return found
+
+
+def _find(session: Session, target: str) -> tuple[Op | None, Value | None]:
+    if not target:
+        op = session.op
+        if op is None:
+            raise UserError("the cursor stands behind the last op; explain #3, or a name, explains one")
+        return op, None
+    if target.startswith("update "):
+        return None, _updated(session, target.removeprefix("update ").strip())
+    number = re.fullmatch(r"#(-?\d{1,12})", target)
+    if number:
+        return session.lookup.op(int(number[1])), None
+    return None, target_of(session, target)
+
+
+def _updated(session: Session, name: str) -> Value:
+    """The next new value that an update gives to a parameter."""
+    versions = [value for _, value in session.names.versions(name)]
+    made = [value for value in versions if value.op is not None and value.op.part.kind == UPDATE_PASS]
+    if not made:
+        raise UserError(f"no update of {name} is on the tape; go on until the optimizer has run")
+    later = [value for value in made if value.op is not None and value.op.position >= session.cursor]
+    return (later or made[-1:])[0]
+
+
+def _main_output(op: Op) -> Value:
+    if not op.outputs:
+        raise UserError(f"#{op.index} {op.name} has no result")
+    held = [value for value in op.outputs if value.size]
+    return held[0] if held else op.outputs[0]
+
+
+def of_value(look: Look, value: Value, index: str | None = None) -> Explanation:
+    """Explain how a value was made."""
+    op = value.op
+    if op is None:
+        return _leaf(look, value, index)
+    place = parse(index, value) if index is not None else _most_telling(look, value)
+    found = Explanation(op, symbols=_symbols(op, value))
+    entry = entry_for(op)
+    backward = op.phase == "backward" and (op.of is not None or op.operation.kind == "accumulate")
+    if backward:
+        _backward(look, found, op, entry, value, place)
+    else:
+        _forward(look, found, op, entry, value, place)
+    if index is None and value.size > 1:
+        zero = look.stat(value).is_zero
+        which = f"All {value.size} elements are 0" if zero else f"This is the largest of {value.size} elements"
+        found.notes.append(f"{which}; explain {_ask(op, value)} at [...] takes another.")
+    return found
+
+
+def _most_telling(look: Look, value: Value) -> Index:
+    """The element to be shown; where all of a gradient is 0, the one at which the most comes in."""
+    if not value.size:
+        return ()
+    before = upstream(value.op) if value.op is not None and value.op.phase == "backward" else ()
+    if before and before[0].shape == value.shape and look.stat(value).is_zero:
+        return telling(look, before[0])
+    return telling(look, value)
+
+
+def _ask(op: Op, value: Value) -> str:
+    return f"#{op.index}" if value.gradient_of is not None or value.name.startswith("#") else value.name
+
+
+def _leaf(look: Look, value: Value, index: str | None) -> Explanation:
+    kinds = {"parameter": "a parameter of the model", "input": "an input", "constant": "a constant",
+             "seed": "where the backward pass begins: ∂L/∂L = 1"}  # fmt: skip
+    kind = kinds.get(value.kind, "from outside of the recording")
+    found = Explanation(
+        None, title=f"{value.name} {tuple(value.shape)} {words.dtype(value.dtype)}: {kind}; no op made it."
+    )
+    users = [op for op in value.consumers if op.of is None]
+    if users:
+        found.notes.append(f"It is used by {', '.join(f'#{op.index} {op.name}' for op in users[:4])}.")
+    if index is not None:
+        place = parse(index, value)
+        found.lines = [f"{named(value, place)} = {words.number(result_at(look, value, place))}"]
+        found.element = named(value, place)
+    return found
+
+
+def _symbols(op: Op, value: Value) -> list[Symbol]:
+    taken = [*upstream(op), *(op.of.inputs if op.of is not None else ())] if op.phase == "backward" else list(op.inputs)
+    return [
+        Symbol(words.name(one), f"{tuple(one.shape)} {words.dtype(one.dtype)}", _origin(one))
+        for one in dict.fromkeys(taken)
+    ]
+
+
+def _origin(value: Value) -> str:
+    if value.op is not None:
+        return f"made by #{value.op.index} {value.op.name}"
+    if isinstance(value, Leaf):
+        return {"parameter": "a parameter", "input": "an input", "constant": "a constant", "seed": "1, by "
+            "definition"}.get(
+            value.kind, "from outside")  # fmt: skip
+    return ""
+
+
+# -- forward -------------------------------------------------------------------------------------------------------
+
+
+def _forward(look: Look, found: Explanation, op: Op, entry: Entry | None, value: Value, place: Index) -> None:
+    found.element = named(value, place) if value.size else ""
+    if entry is None:
+        found.words = f"nnrepl's table has no entry for {op.name}. Its inputs and its result are what they are:"
+        if value.size:
+            found.lines = [f"{named(value, place)} = {words.number(result_at(look, value, place))}"]
+            found.notes.extend(_jacobian_notes(look, op, value, place))
+        return
+    text = written(entry, op, without_ones(entry, op, entry.text))
+    found.rule = [f"{words.name(value)} = {text}"]
+    if entry.valid:
+        found.rule[0] += f"     ({written(entry, op, entry.valid)})"
+    found.words = entry.words
+    if not value.size:
+        return
+    found.lines = forward_lines(look, op, entry, value, place)
+    if not found.lines:
+        found.lines = [f"{named(value, place)} = {words.number(result_at(look, value, place))}"]
+        if entry.kind == "composite":
+            found.notes.append(f"into #{op.index} takes it apart into textbook ops, with their numbers.")
+    found.notes.extend(_shape_notes(op, entry, value))
+    step = update_of(value)
+    if step is not None:
+        found.update = update_lines(look, step, place)
+        if found.update:
+            found.notes.append(f"{step.recipe.name}: {step.recipe.words}")
+
+
+def _jacobian_notes(look: Look, op: Op, value: Value, place: Index) -> list[str]:
+    """For an op without an entry: how much the chosen element changes with its inputs, by MLX's own VJP."""
+    notes = []
+    for taken in dict.fromkeys(op.inputs):
+        if not mx.issubdtype(taken.dtype, mx.floating) or not mx.issubdtype(value.dtype, mx.floating):
+            continue
+        try:
+            row = linear_in(look, op, taken, value, place).flatten()
+            order, slopes = look.numbers([mx.argsort(-mx.abs(row))[:4], row])
+        except (ValueError, RuntimeError) as error:
+            notes.append(f"MLX has no VJP for {op.name}: {str(error).splitlines()[0]}")
+            continue
+        shown = ", ".join(f"{words.number(slopes[at])} with {named(taken, unravel(at, taken.shape))}" for at in order)
+        notes.append(f"{named(value, place)} changes (its Jacobian, the largest entries): {shown}.")
+    return notes
+
+
+def _shape_notes(op: Op, entry: Entry, value: Value) -> list[str]:
+    """Broadcasting, reductions and moves in words."""
+    notes: list[str] = []
+    bound = {symbol: given for symbol, given in entry.bind(op).items() if isinstance(given, Value)}
+    if entry.kind == ELEMENTWISE:
+        notes.extend(
+            f"{words.name(given)} {tuple(given.shape)} is broadcast: {_repeated(given.shape, value.shape)}."
+            for given in dict.fromkeys(bound.values())
+            if given.shape != value.shape and given.shape and given.size < value.size
+        )
+    elif entry.name in (
+        "sum",
+        "mean",
+        "max",
+        "min",
+        "var",
+        "std",
+        "prod",
+        "logsumexp",
+        "argmax",
+        "argmin",
+        "linalg.norm",
+    ):
+        taken = op.inputs[0]
+        if value.size and taken.size > value.size:
+            axis = entry.bind(op).get("axis")
+            along = "all elements" if axis is None else f"the elements along axis {axis}"
+            notes.append(f"Reduces {along}: {taken.size // value.size} numbers become one, {value.size} time"
+                         f"{'s' if value.size != 1 else ''}.")  # fmt: skip
+    elif entry.name == "softmax":
+        axis = entry.bind(op).get("axis")
+        notes.append(
+            f"The shares add up to 1 along {'all axes' if axis is None else f'axis {axis}'} of {tuple(value.shape)}."
+        )
+    return notes
+
+
+def _repeated(own: tuple[int, ...], whole: tuple[int, ...]) -> str:
+    extra = len(whole) - len(own)
+    axes = [axis for axis in range(len(whole)) if axis < extra or (own[axis - extra] == 1 and whole[axis] != 1)]
+    times = 1
+    for axis in axes:
+        times *= whole[axis]
+    names = ", ".join(map(str, axes))
+    return (
+        f"the same {'number is' if not own else 'numbers are'} used {times} times, along axis {names} of {tuple(whole)}"
+    )
+
+
+# -- backward ------------------------------------------------------------------------------------------------------
+
+
+def _backward(look: Look, found: Explanation, op: Op, entry: Entry | None, value: Value, place: Index) -> None:
+    found.element = named(value, place) if value.size else ""
+    if op.operation.kind == "accumulate":
+        of = value.gradient_of
+        found.rule = [f"{value.name} = the sum of what arrives on each way"]
+        found.words = (
+            f"{words.name(of) if of is not None else 'It'} was used more than once, so the loss depends on it "
+            f"on several ways; "
+            "the gradients of all ways are added up."
+        )
+    elif op.of is not None and value.gradient_of is not None:
+        _backward_rule(found, op, entry, value)
+    if value.size:
+        found.lines = backward_lines(look, op, value, place)
+        if not found.lines:
+            found.lines = [f"{named(value, place)} = {words.number(result_at(look, value, place))}"]
+    found.notes.extend(_backward_notes(op, entry, value, found.lines))
+
+
+def _backward_rule(found: Explanation, op: Op, entry: Entry | None, value: Value) -> None:
+    forward, of = op.of, value.gradient_of
+    assert forward is not None
+    assert of is not None
+    if entry is None:
+        found.words = (
+            f"nnrepl's table has no entry for {forward.name}; shown is the chain rule with its numerical Jacobian."
+        )
+        return
+    symbol = symbol_of(entry, forward, of)
+    made = words.name(forward.outputs[0]) if len(forward.outputs) == 1 else forward.name
+    found.rule = [f"{made} = {written(entry, forward, without_ones(entry, forward, entry.text))}"]
+    slope = entry.slopes.get(symbol) if symbol is not None else None
+    if slope is not None:
+        text = without_ones(entry, forward, slope.text)
+        given = upstream(op)
+        upstream_name = given[0].name if len(given) == 1 else "the gradients of its results"
+        text = words.substitute(text, {"g": _UPSTREAM})
+        text = written(entry, forward, text).replace(_UPSTREAM, upstream_name)
+        repeated = entry.kind == ELEMENTWISE and of.size < forward.outputs[0].size
+        found.rule.append(f"{value.name} = {'Σ ' if repeated else ''}{text}")
+    found.words = entry.words
+
+
+_UPSTREAM = "⟨g⟩"
+
+
+def _backward_notes(op: Op, entry: Entry | None, value: Value, lines: list[str]) -> list[str]:
+    forward, of = op.of, value.gradient_of
+    if forward is None or of is None:
+        return []
+    notes = []
+    if any("[" in line and (" > " in line or " ≤ " in line or " < " in line or " ≥ " in line) for line in lines):
+        notes.append("[…] is 1 where it holds, and 0 where it does not.")
+    if len(forward.outputs) == 1 and entry is not None:
+        result = forward.outputs[0]
+        if entry.kind == ELEMENTWISE and of.size < result.size:
+            notes.append(f"{words.name(of)} {tuple(of.shape)} was broadcast to {tuple(result.shape)}: its "
+                         f"gradient is the sum over "
+                         f"the {result.size // max(of.size, 1)} places where each number was used.")  # fmt: skip
+        elif entry.name in ("matmul", "addmm") and len(result.shape) >= 2 and symbol_of(entry, forward, of) == "b":
+            notes.append(
+                f"The sum runs over the rows of the batch: every row that went through {words.name(of)} has its say."
+            )
+        elif entry.kind == MOVE:
+            notes.append("Numbers that were only moved get their gradients back where they came from.")
+    rule = rule_of(op)
+    if rule is not None and len(rule.wanted) > 1:
+        others = [rule.inputs[slot] for slot in rule.wanted if rule.inputs[slot].canonical is not of.canonical]
+        if others:
+            names = " and ".join(f"grad({words.name(other)})" for other in others[:3])
+            notes.append(f"The same op also gives {names}.")
+    return notes
+
+
+# -- the loss ------------------------------------------------------------------------------------------------------
+
+
+def chain_to(session: Session, value: Value) -> list[Op]:
+    """The ops between a value and what the cursor's op makes: how the loss depends on where one stands."""
+    here = session.op
+    part = here.part if here is not None else None
+    if here is None or part is None or value.op is None:
+        return []
+    reached: set[Value] = set(here.outputs)
+    way: list[Op] = []
+    for op in session.tape.ops[here.position + 1 : value.op.position + 1]:
+        if any(taken.canonical in reached or taken in reached for taken in op.inputs) and op.phase != "backward":
+            reached.update(op.outputs)
+            way.append(op)
+    return [here, *way] if way and way[-1] is value.op else []
+
+
+def _chain(session: Session, look: Look, value: Value) -> list[str]:
+    """The forward ops from the cursor to the loss, one a line, and how the loss changes with the first of them."""
+    way = chain_to(session, value)
+    if len(way) < 2:
+        return []
+    kept = [*range(len(way))] if len(way) <= _CHAIN else [*range(_CHAIN // 2), *range(len(way) - _CHAIN // 2, len(way))]
+    look.stats(output for at in kept for output in way[at].outputs[:1])
+    lines: list[str] = []
+    before = -1
+    for at in kept:
+        if at > before + 1:
+            lines.append(f"… {at - before - 1} more ops …")
+        output = way[at].outputs[0]
+        lines.append(f"{words.name(output)} = {words.call(way[at])} = {shown(look, output)}")
+        before = at
+    here = way[0].outputs[0]
+    try:
+        gradient = gradient_of(session, here)
+    except (NoGradient, NotYet):
+        lines.append(f"No gradient flows from the loss to {words.name(here)}.")
+        return lines
+    lines.append(f"So {gradient.name} = {shown(look, gradient)}: how much the loss changes with {words.name(here)}.")
+    return lines
+
+
+_CHAIN = 12

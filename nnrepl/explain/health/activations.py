@@ -1,0 +1,156 @@
+"""Activations: dead and saturated units, softmax over the wrong axis, softmax twice."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import mlx.core as mx
+
+from nnrepl.explain import words
+from nnrepl.explain.health.report import Case, Check, Finding
+from nnrepl.tape import Op, Value
+
+
+def dead(case: Case) -> Iterator[Finding]:
+    """ReLU units that are 0 for every row of the batch."""
+    found = [
+        (op, op.outputs[0])
+        for op in case.forward
+        if op.name == "maximum" and _is_relu(op) and op.outputs[0].size and _learns(case, op)
+    ]
+    if case.broken or not found:
+        return
+    case.look.stats(value for _, value in found)
+    alive = [mx.sum(_alive(value.array)) for _, value in found]
+    for (op, value), living in zip(found, case.look.numbers(alive)):
+        units = value.shape[-1] if value.shape else 1
+        rows = value.size // units
+        gone = units - living
+        whole = gone == units and (units > 1 or rows > 1)
+        many = rows >= case.limits["dead-rows"] and gone > case.limits["dead"] * units
+        if whole or many:
+            yield Finding("dead units", f"{gone} of {units} units of {words.name(value)} = {words.call(op)} "
+                                        f"({words.place(op.source)}) are 0 "
+                          f"for every row ({rows})", f"explain #{op.index}" if not whole else f"why "
+                              f"{_named(value)} == 0", op)  # fmt: skip
+
+
+def _named(value: Value) -> str:
+    return value.name
+
+
+def _is_relu(op: Op) -> bool:
+    return any(isinstance(arg, (int, float)) and arg == 0 for arg in op.args)
+
+
+def _alive(array: mx.array) -> mx.array:
+    """Which units (the last axis) are not 0 for some row."""
+    if array.ndim == 0:
+        return array != 0
+    return mx.any(array != 0, axis=list(range(array.ndim - 1))) if array.ndim > 1 else array != 0
+
+
+def saturated(case: Case) -> Iterator[Finding]:
+    """tanh and sigmoid at their flat ends."""
+    found = [(op, op.outputs[0]) for op in case.forward if op.name in ("tanh", "sigmoid") and op.outputs[0].size > 1]
+    if case.broken or not found:
+        return
+    case.look.stats(value for _, value in found)
+    shares = [mx.mean(_flat(op.name, value.array).astype(mx.float32)) for op, value in found]
+    lines: dict[str, tuple[float, Op, int]] = {}
+    for (op, _), share in zip(found, case.look.numbers(shares)):
+        if share > case.limits["saturated"] and _learns(case, op):
+            key = f"{words.place(op.source)} {op.module}"
+            worst, first, count = lines.get(key, (share, op, 0))
+            lines[key] = (max(worst, share), first, count + 1)
+    for share, op, count in lines.values():
+        more = f" (at {count} places of the tape)" if count > 1 else ""
+        yield Finding("saturated units", f"{100 * share:.0f} % of {words.call(op)} ({words.place(op.source)}) "
+                                         f"lie at the flat ends of "
+                      f"{op.name}, where almost no gradient passes{more}", f"explain "
+                          f"grad({words.name(op.inputs[0])})", op)  # fmt: skip
+
+
+def _flat(name: str, array: mx.array) -> mx.array:
+    if name == "tanh":
+        return mx.abs(array) > 0.97
+    return (array < 0.01) | (array > 0.99)
+
+
+def _learns(case: Case, op: Op) -> bool:
+    """Whether a gradient is meant to pass: one was taken through the op."""
+    return bool(case.part.grads.get(op.inputs[0].canonical))
+
+
+_SAME = ("astype", "reshape", "squeeze", "expand_dims", "transpose", "swapaxes", "flatten", "contiguous")
+
+
+def _maker(value: Value) -> Op | None:
+    """The op that made a value, past those that only change its shape or dtype."""
+    op = value.op
+    while op is not None and op.name in _SAME:
+        op = op.inputs[0].op
+    return op
+
+
+def twice(case: Case) -> Iterator[Finding]:
+    """softmax before a loss that takes a softmax itself."""
+    for op in case.forward:
+        if op.name not in ("logsumexp", "softmax", "fast.cross_entropy") or not op.inputs:
+            continue
+        maker = _maker(op.inputs[0])
+        if maker is not None and maker.name == "subtract" and maker.inputs[-1].shape[-1:] == (1,):
+            maker = _maker(maker.inputs[0])  # the loss takes the largest logit out first
+        if maker is not None and maker.name == "softmax" and maker.part is op.part:
+            yield Finding("double softmax", f"{words.name(op.inputs[0])} are shares already (#{maker.index} softmax, "
+                          f"{words.place(maker.source)}), and #{op.index} {op.name} ({words.place(op.source)}) "
+                          f"takes the softmax of them "
+                          "again: give the loss the logits", f"explain #{op.index}", maker)  # fmt: skip
+
+
+def axis(case: Case) -> Iterator[Finding]:
+    """softmax over the batch, or over an axis of length 1."""
+    for op in case.forward:
+        if op.name not in ("softmax", "logsumexp") or not op.inputs:
+            continue
+        over = op.kwargs.get("axis", op.args[1] if len(op.args) > 1 else None)
+        taken = op.inputs[0]
+        shape = taken.shape
+        if not isinstance(over, int) or not shape:
+            continue
+        at = over % len(shape)
+        where = f"#{op.index} {op.name} ({words.place(op.source)}) runs over axis {over} of {tuple(shape)}"
+        if shape[at] == 1 and len(shape) == 2 and op.name == "softmax" and max(shape) > 1:
+            yield Finding("softmax axis", f"{where}, which has length 1: every share is 1", f"explain #{op.index}", op)
+        elif at == 0 and len(shape) == 2 and shape[0] > 1 and shape[1] > 1 and _is_batch(case, taken):
+            yield Finding("softmax axis", f"{where}, the rows of the batch: the shares of a row do not add up "
+                                          f"to 1; axis=-1 is "
+                          "probably meant", f"explain #{op.index}", op)  # fmt: skip
+
+
+def _is_batch(case: Case, value: Value) -> bool:
+    """Whether axis 0 counts the rows of a batch: a layer (rows @ weight) made it."""
+    maker = _maker(value)
+    while maker is not None and maker.name in ("add", "multiply", "divide", "subtract") and maker.inputs:
+        maker = _maker(maker.inputs[0])
+    return (
+        maker is not None
+        and maker.name in ("matmul", "addmm", "quantized_matmul")
+        and maker.inputs[-1].op is not value.op
+    )
+
+
+def rounded(case: Case) -> Iterator[Finding]:
+    """A gradient that is cut to whole numbers because its tensor was."""
+    for op in case.forward:
+        if op.name != "astype" or not op.outputs or mx.issubdtype(op.outputs[0].dtype, mx.inexact):
+            continue
+        if mx.issubdtype(op.inputs[0].dtype, mx.inexact) and _learns(case, op):
+            kind = words.dtype(op.outputs[0].dtype)
+            yield Finding("whole numbers", f"#{op.index} {words.call(op)} ({words.place(op.source)}) makes "
+                                           f"{kind} out of a tensor that is "
+                          "learned: its gradient is cut to whole numbers as well, mostly to 0",
+                          f"explain grad({words.name(op.inputs[0])})", op)  # fmt: skip
+
+
+CHECKS: list[Check] = [dead, saturated, twice, axis, rounded]

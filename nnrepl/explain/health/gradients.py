@@ -1,0 +1,184 @@
+"""Gradients: missing, zero, tiny, huge, lost in half precision, and numbers that are none."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+
+import mlx.core as mx
+
+from nnrepl.explain import words
+from nnrepl.explain.answer import Answer
+from nnrepl.explain.disconnected import why_none
+from nnrepl.explain.health.report import NOTE, WARNING, Case, Check, Finding
+from nnrepl.explain.nonfinite import first_origin
+from nnrepl.explain.scale import rms
+from nnrepl.explain.stuck import reason_for
+from nnrepl.explain.zero import blame, cone_stats
+from nnrepl.tape import Op, Value
+
+
+def nonfinite(case: Case) -> Iterator[Finding]:
+    """NaN and ∞ that nobody meant."""
+    origin = first_origin(case.look, [op for op in case.part.ops if op.error is None])
+    if origin is not None:
+        case.broken = True
+        op = origin.op
+        did = f"the VJP of {words.call(op.of)}" if op.of is not None else words.call(op)
+        stat = case.look.stat(origin.value)
+        kind = "NaN" if stat.nans else "∞"
+        yield Finding("non-finite", f"#{op.index}, {did} ({words.place(op.source)}), makes {kind} out of finite "
+                                    f"numbers",
+                      "why nan", op)  # fmt: skip
+
+
+def finals(case: Case) -> dict[Value, Value]:
+    """The whole gradient of each leaf that has one."""
+    part = case.part
+    return {leaf: part.grads[leaf][-1] for leaf in part.wrt if part.grads.get(leaf) and leaf.size}
+
+
+def missing(case: Case) -> Iterator[Finding]:
+    """Parameters that no gradient reaches, grouped by the reason."""
+    part = case.part
+    none = [leaf for leaf in part.wrt if not part.grads.get(leaf) and leaf.size]
+    holes = [hole for hole in case.session.tape.holes if part.start <= hole.position < part.end]
+    if none and holes:
+        yield Finding("hole", f"{_names(none)} have no gradient, but {len(holes)} tensors of the pass came from "
+                              f"something that was not "
+                      "recorded, so the way may lead through there", "verify", None, NOTE)  # fmt: skip
+        return
+    reached = {_pattern(leaf.name) for leaf in part.wrt if part.grads.get(leaf)}
+    groups: dict[str, list[tuple[Value, Answer]]] = {}
+    for leaf in none[:_LOOKED]:
+        why = why_none(case.session, leaf)
+        groups.setdefault(_pattern(leaf.name) + (why.op.name if why.op is not None else ""), []).append((leaf, why))
+    for group in groups.values():
+        first, why = group[0]
+        names = _names([leaf for leaf, _ in group])
+        chosen = why.op is not None and why.op.name in _CHOICES
+        sibling = why.cause == "unused" and _pattern(first.name) in reached
+        reason = why.reasons[0] if why.reasons else why.headline
+        yield Finding("no gradient", f"{names} never get{'s' if len(group) == 1 else ''} a gradient: {reason}",
+                      f"why grad({first.name})", why.op, NOTE if chosen or sibling else WARNING)  # fmt: skip
+
+
+_CHOICES = ("argpartition", "argsort", "topk")
+"""What only takes part in choosing experts or positions (a router's bias) is trained in another way, if at all."""
+_LOOKED = 64
+
+
+def _pattern(name: str) -> str:
+    """`layers.*.weight`: what the same parameter of another layer is called as well."""
+    return re.sub(r"\.\d+(?=\.|$)", ".*", name)
+
+
+def zero(case: Case) -> Iterator[Finding]:
+    """Parameters whose gradient is 0 everywhere, grouped by the op where it became so."""
+    if case.broken:
+        return
+    grads = finals(case)
+    stats = case.look.stats(grads.values())
+    dead = [leaf for leaf, grad in grads.items() if stats[grad].is_zero and mx.issubdtype(leaf.dtype, mx.inexact)]
+    groups: dict[Op, list[Value]] = {}
+    reasons: dict[Op, tuple[Op, Value, Value]] = {}
+    for leaf in dead:
+        blamed = blame(grads[leaf], cone_stats(case.look, grads[leaf]))
+        if not blamed:
+            continue
+        op, value = blamed[0]
+        groups.setdefault(op, []).append(leaf)
+        reasons.setdefault(op, (op, value, leaf))
+    for blamed_op, leaves in groups.items():
+        op, value, leaf = reasons[blamed_op]
+        reason = reason_for(case.look, op, value)
+        if _is_meant(case, op, leaves, reason.text):
+            continue
+        step = op.of is not None and op.of.name in _STEPS and 4 * len(leaves) < len(grads)
+        yield Finding("zero gradient", f"∂L/∂{_names(leaves)} is 0: {reason.text.rstrip('.')}", f"why "
+            f"grad({leaf.name}) == 0",
+                      reason.op or op, NOTE if step else WARNING)  # fmt: skip
+
+
+_STEPS = ("round", "floor", "ceil", "sign")
+_ROWS = ("getitem", "take", "take_along_axis", "gather_mm", "gather_qmm", "split")
+
+
+def _is_meant(case: Case, op: Op, leaves: list[Value], text: str) -> bool:
+    """Zeros that belong to how the model works."""
+    forward = op.of
+    if "a parameter that is 0" in text or "was made as zeros" in text:
+        return True  # LoRA's second matrix, a residual branch that begins at 0
+    if forward is None:
+        return False
+    if forward.name in _ROWS:
+        return True  # what was not looked up in this batch, an expert that no token chose
+    if forward.name in ("maximum", "minimum", "clip") and all(leaf.size == 1 for leaf in leaves):
+        return True  # a learned limit that was not reached
+    masked = forward.name == "softmax" and case.look.stat(forward.inputs[0]).infs > 0
+    return masked  # a router that leaves one choice
+
+
+def _names(leaves: list[Value]) -> str:
+    shown = ", ".join(leaf.name for leaf in leaves[:3])
+    return shown + (f" and {len(leaves) - 3} more" if len(leaves) > 3 else "")
+
+
+def scale(case: Case) -> Iterator[Finding]:
+    """Gradients that are tiny against their weight or the other gradients, or huge altogether."""
+    if case.broken:
+        return
+    grads = finals(case)
+    parameters = {leaf: grad for leaf, grad in grads.items() if leaf.kind == "parameter"}
+    grads = parameters or grads
+    stats = case.look.stats([*grads.values(), *grads])
+    alive = {leaf: grad for leaf, grad in grads.items() if not stats[grad].is_zero and stats[leaf].peak < _MASK}
+    if not alive:
+        return
+    total = math.sqrt(sum(stats[grad].norm ** 2 for grad in alive.values()))
+    if total > case.limits["huge"]:
+        worst = max(alive, key=lambda leaf: stats[alive[leaf]].norm)
+        yield Finding("huge gradients", f"the norm of all gradients is {words.number(total)}; the largest is "
+                                        f"that of {worst.name}",
+                      f"why grad({worst.name}) is huge", alive[worst].op)  # fmt: skip
+    matrices = {leaf: grad for leaf, grad in alive.items() if len(leaf.shape) > 1}
+    typical = {leaf: rms(stats[grad]) for leaf, grad in matrices.items()}
+    top = max(typical.values(), default=0.0)
+    small = [leaf for leaf, size in typical.items() if size < case.limits["spread"] * top]
+    tiny = [
+        leaf
+        for leaf in matrices
+        if stats[leaf].norm and stats[matrices[leaf]].norm < case.limits["tiny"] * stats[leaf].norm
+    ]
+    lost = list(dict.fromkeys([*small, *tiny]))
+    if lost:
+        worst = min(lost, key=lambda leaf: typical[leaf])
+        yield Finding("vanishing gradients", f"a typical element of ∂L/∂{worst.name} is {words.number(typical[worst])}"
+                      f", that of the largest gradient {words.number(top)}" + (f" ({len(lost)} such "
+                          f"weights)" if len(lost) > 1 else ""),
+                      f"why grad({worst.name}) is tiny", matrices[worst].op)  # fmt: skip
+
+
+_MASK = 1e6  # an argument with numbers as large as that is a mask
+
+
+def underflow(case: Case) -> Iterator[Finding]:
+    """float16 gradients below the smallest normal number, where digits are lost, and then everything."""
+    grads = [grad for grad in finals(case).values() if grad.dtype == mx.float16]
+    if case.broken or not grads:
+        return
+    stats = case.look.stats(grads)
+    small = [grad for grad in grads if not stats[grad].is_zero and stats[grad].peak < _SMALLEST]
+    if small:
+        worst = min(small, key=lambda grad: stats[grad].peak)
+        yield Finding("float16 underflow", f"the largest element of {worst.name} is "
+                                           f"{words.number(stats[worst].peak)}: float16 has its "
+                      f"full precision only above {words.number(_SMALLEST)} ({len(small)} of {len(grads)} "
+                      f"gradients); scale the loss up",
+                      f"explain {worst.name}", worst.op)  # fmt: skip
+
+
+_SMALLEST = 6.104e-5  # the smallest normal number of float16 (IEEE 754)
+
+CHECKS: list[Check] = [nonfinite, missing, zero, scale, underflow]

@@ -1,0 +1,166 @@
+"""Report: runs every check over a pass and gathers what they find."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from nnrepl.explain.look import Look
+from nnrepl.explain.paths import gradient_pass
+from nnrepl.session.errors import UserError
+from nnrepl.session.session import Session
+from nnrepl.tape import GRADIENT_PASS, UPDATE_PASS, Op, Pass
+
+WARNING, NOTE = "warning", "note"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that matters.
+
+    Attributes:
+        kind: What it is in a word: `dead units`.
+        text: What was found, with numbers.
+        command: What shows the evidence.
+        op: The op that it is about.
+        level: "warning", or "note" for what may be meant.
+    """
+
+    kind: str
+    text: str
+    command: str
+    op: Op | None = None
+    level: str = WARNING
+
+
+@dataclass(frozen=True, slots=True)
+class Threshold:
+    """A number above or below which something is reported, what it means, and where it comes from."""
+
+    value: float
+    means: str
+    source: str
+
+
+THRESHOLDS: dict[str, Threshold] = {
+    "dead": Threshold(0.5, "share of ReLU units that are 0 for every row", "Lu et al. 2019, Dying ReLU: half of "
+        "them costs capacity"),
+    "dead-rows": Threshold(16, "rows that a unit must have seen to be called dead", "by chance, a unit is 0 for "
+        "16 rows once in 65536"),
+    "saturated": Threshold(0.75, "share of elements at the flat ends of tanh (|y| > 0.97) or sigmoid (y within "
+                                 "0.01 of its ends)",
+                           "Glorot & Bengio 2010"),
+    "tiny": Threshold(1e-7, "norm of a gradient against that of its weight", "float32 rounds at 6e-8: such an "
+        "update is lost"),
+    "spread": Threshold(1e-6, "typical gradient of one weight matrix against the largest of all",
+                        "Hochreiter 1991: vanishing gradients; six decades are beyond any learning rate"),
+    "huge": Threshold(1e3, "norm of all gradients together", "Pascanu et al. 2013 clip at about 1"),
+    "update": Threshold(0.5, "norm of an update against that of its weight", "cs231n: about 1e-3 is usual; half "
+        "is a leap"),
+    "lost": Threshold(0.5, "share of elements whose update is lost to rounding", "IEEE 754: half precision has "
+        "8 or 11 bits"),
+}  # fmt: skip
+"""What the checks hold numbers against; `health dead=0.9` sets one for one look."""
+
+
+@dataclass(slots=True)
+class Report:
+    """What `health` found.
+
+    Attributes:
+        part: The pass that was looked at.
+        findings: What matters, warnings first.
+        checks: How many checks were made.
+        looked: How many tensors were looked at.
+        ops: How many ops were evaluated.
+    """
+
+    part: Pass
+    findings: list[Finding] = field(default_factory=list)
+    checks: int = 0
+    looked: int = 0
+    ops: int = 0
+
+    @property
+    def warnings(self) -> list[Finding]:
+        """The findings that are faults."""
+        return [finding for finding in self.findings if finding.level == WARNING]
+
+
+@dataclass(slots=True)
+class Case:
+    """What a check looks at.
+
+    Attributes:
+        session: Whose tape it is.
+        part: The gradient pass.
+        look: Sees numbers.
+        limits: The thresholds by name.
+        broken: Whether non-finite numbers were found: then other numbers say little.
+    """
+
+    session: Session
+    part: Pass
+    look: Look
+    limits: dict[str, float]
+    broken: bool = False
+
+    @property
+    def forward(self) -> list[Op]:
+        """The forward ops that succeeded."""
+        return [op for op in self.session.tape.ops[self.part.start : self.part.backward] if op.error is None]
+
+    @property
+    def update(self) -> Pass | None:
+        """The update that follows the pass, if one was recorded before the next gradient pass."""
+        passes = self.session.tape.passes
+        for later in passes[passes.index(self.part) + 1 :]:
+            if later.kind == GRADIENT_PASS:
+                return None
+            if later.kind == UPDATE_PASS:
+                return later
+        return None
+
+
+Check = Callable[[Case], Iterator[Finding]]
+
+
+def health(session: Session, **limits: float) -> Report:
+    """Look over the gradient pass at the cursor, and the update after it.
+
+    Raises:
+        UserError: If no gradient has been taken.
+    """
+    from nnrepl.explain.health import activations, gradients, program, shapes, updates
+
+    part = gradient_pass(session)
+    if part.error is not None:
+        raise UserError(f"pass {part.number} ended with {type(part.error).__name__}; why error tells more")
+    look = Look(session)
+    values = {name: threshold.value for name, threshold in THRESHOLDS.items()} | limits
+    case = Case(session, part, look, values)
+    checks: list[Check] = [*gradients.CHECKS, *activations.CHECKS, *shapes.CHECKS, *updates.CHECKS, *program.CHECKS]
+    report = Report(part, checks=len(checks))
+    for check in checks:
+        report.findings.extend(check(case))
+    report.findings.sort(key=lambda finding: finding.level != WARNING)
+    report.looked, report.ops = look.looked, look.ops
+    return report
+
+
+def parse_limits(text: str) -> dict[str, float]:
+    """`dead=0.9 huge=100`.
+
+    Raises:
+        UserError: If there is no such threshold, or no number.
+    """
+    limits: dict[str, float] = {}
+    for word in text.replace(",", " ").split():
+        name, _sign, number = word.partition("=")
+        if name not in THRESHOLDS:
+            raise UserError(f"health has no threshold {name}; it has {', '.join(THRESHOLDS)}")
+        try:
+            limits[name] = float(number)
+        except ValueError:
+            raise UserError(f"a threshold is set with a number: health {name}={THRESHOLDS[name].value:g}") from None
+    return limits

@@ -1,0 +1,130 @@
+"""Updates: what the optimizer does to the weights, against the gradients and the weights themselves."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import mlx.core as mx
+
+from nnrepl.explain import words
+from nnrepl.explain.health.gradients import finals
+from nnrepl.explain.health.report import Case, Check, Finding
+from nnrepl.tape import GRADIENT_PASS, Value
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A parameter before and after its update, and its gradient."""
+
+    name: str
+    before: Value
+    after: Value
+    gradient: Value
+
+
+def changes(case: Case) -> list[Change]:
+    """The parameters that the update after a pass has changed."""
+    part = case.update
+    if part is None:
+        return []
+    found = []
+    for leaf, gradient in finals(case).items():
+        after = _newest(case, leaf, part.start, part.end)
+        if after is not None and after.shape == leaf.shape:
+            found.append(Change(leaf.name, leaf, after, gradient))
+    return found
+
+
+def _newest(case: Case, leaf: Value, start: int, end: int) -> Value | None:
+    """What an update made of a parameter."""
+    versions = case.session.names.versions(leaf.name)
+    made = [value for _, value in versions if value.op is not None and start <= value.op.position < end]
+    return made[-1] if made else None
+
+
+def steps(case: Case) -> Iterator[Finding]:
+    """Updates that are too large, go uphill, or are lost to rounding."""
+    moved = changes(case)
+    if case.broken or not moved:
+        return
+    look = case.look
+    look.see([value for change in moved for value in (change.before, change.after, change.gradient)])
+    parts = []
+    for change in moved:
+        before, after, grad = (
+            value.array.astype(mx.float32) for value in (change.before, change.after, change.gradient)
+        )
+        delta = after - before
+        parts.append(mx.stack([
+            mx.sum(mx.square(delta)), mx.sum(mx.square(before)), mx.sum(delta * grad), mx.sum(mx.square(grad)),
+            mx.sum((delta == 0) & (grad != 0)).astype(mx.float32), mx.sum(grad != 0).astype(mx.float32),
+        ]))  # fmt: skip
+    numbers: list[list[float]] = look.numbers(parts)
+    yield from _leaps(case, moved, numbers)
+    yield from _uphill(moved, numbers)
+    yield from _lost(case, moved, numbers)
+
+
+def _leaps(case: Case, moved: list[Change], numbers: list[list[float]]) -> Iterator[Finding]:
+    ratios = {
+        change.name: math.sqrt(delta / weight) for change, (delta, weight, *_) in zip(moved, numbers)
+        if weight > 0 and len(change.before.shape) > 1
+    }  # fmt: skip
+    large = {name: ratio for name, ratio in ratios.items() if ratio > case.limits["update"]}
+    if large:
+        worst = max(large, key=large.__getitem__)
+        op = next(change.after.op for change in moved if change.name == worst)
+        yield Finding("leaping update", f"the update of {worst} is {words.number(large[worst])} times as large "
+                                        f"as {worst} itself (usual is "
+                      f"about 0.001; {len(large)} of {len(ratios)} weights): the learning rate is probably too high",
+                      f"explain #{op.index}" if op is not None else "explain", op)  # fmt: skip
+
+
+def _uphill(moved: list[Change], numbers: list[list[float]]) -> Iterator[Finding]:
+    along = sum(part[2] for part in numbers)
+    size = math.sqrt(sum(part[0] for part in numbers) * sum(part[3] for part in numbers))
+    if size > 0 and along > 0.1 * size:
+        op = moved[0].after.op
+        yield Finding("uphill", "the update goes along the gradient instead of against it (their cosine is "
+                      f"{words.number(along / size)}): the loss will grow; a sign is probably wrong",
+                      f"explain #{op.index}" if op is not None else "explain", op)  # fmt: skip
+
+
+def _lost(case: Case, moved: list[Change], numbers: list[list[float]]) -> Iterator[Finding]:
+    small = [
+        (change, still / count) for change, (*_, still, count) in zip(moved, numbers)
+        if change.before.dtype in (mx.float16, mx.bfloat16) and count and still > case.limits["lost"] * count
+    ]  # fmt: skip
+    if small:
+        change, share = max(small, key=lambda item: item[1])
+        kind = words.dtype(change.before.dtype)
+        yield Finding("lost update", f"{100 * share:.0f} % of the elements of {change.name} stay what they were "
+                                     f"although their gradient is not "
+                      f"0: the step is smaller than what {kind} can tell apart ({len(small)} of {len(moved)} "
+                      f"parameters); keep the "
+                      "weights in float32", f"explain {change.name}", change.after.op)  # fmt: skip
+
+
+def forgotten(case: Case) -> Iterator[Finding]:
+    """Gradients that nobody uses, although the program has gone on to take others."""
+    passes = case.session.tape.passes
+    later = [part for part in passes[passes.index(case.part) + 1 :] if part.kind == GRADIENT_PASS]
+    over = later or (case.session.recorder is not None and not case.session.running)
+    grads = finals(case)
+    if not over or not grads:
+        return
+    if any(op.part is not case.part for grad in grads.values() for op in grad.consumers):
+        return
+    same = bool(later) and any(
+        leaf.origin is other.origin for leaf in case.part.wrt for other in later[0].wrt if leaf.origin
+    )
+    text = "the gradients of this pass are never used"
+    if same:
+        text += f", and pass {later[0].number} begins with the same weights: the update is probably forgotten"
+    first = next(iter(grads))
+    yield Finding("forgotten update", text, f"what grad({first.name})", grads[first].op)
+
+
+CHECKS: list[Check] = [steps, forgotten]

@@ -1,0 +1,124 @@
+"""Look: sees numbers for an answer, lazily and in batches, and counts the ops that this evaluated."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.core as mx
+
+from nnrepl.session.expressions import aside
+from nnrepl.session.session import Session
+from nnrepl.tape import Value
+
+_BATCH = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Stat:
+    """A tensor in a few numbers.
+
+    Attributes:
+        size: How many elements it has.
+        zeros: How many are exactly 0.
+        nans, infs: How many are no numbers, or infinite.
+        peak: The largest absolute value of the finite ones.
+        norm: The root of the sum of squares of the finite ones.
+    """
+
+    size: int
+    zeros: int
+    nans: int
+    infs: int
+    peak: float
+    norm: float
+
+    @property
+    def is_zero(self) -> bool:
+        """Whether it is 0 everywhere."""
+        return self.zeros == self.size
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether every element is an ordinary number."""
+        return not self.nans and not self.infs
+
+
+class Look:
+    """What one answer looks at.
+
+    Attributes:
+        ops: How many ops were evaluated for it.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.ops = 0
+        self._stats: dict[Value, Stat] = {}
+
+    @property
+    def looked(self) -> int:
+        """How many tensors were looked at."""
+        return len(self._stats)
+
+    def see(self, values: Iterable[Value]) -> None:
+        """Give values their numbers."""
+        wanted = [value for value in dict.fromkeys(values) if not value.evaluated]
+        if wanted:
+            self.ops += self.session.evaluate(wanted).ops
+
+    def array(self, value: Value) -> mx.array:
+        """The numbers of a value, evaluated."""
+        self.see([value])
+        return value.array
+
+    def numbers(self, arrays: Sequence[mx.array]) -> list[Any]:
+        """Small results as Python numbers, in one evaluation. What they are made of should have been seen."""
+        with aside():
+            mx.eval(arrays)
+            return [array.tolist() for array in arrays]
+
+    def stats(self, values: Iterable[Value]) -> dict[Value, Stat]:
+        """Every value in a few numbers, in batches."""
+        wanted = list(dict.fromkeys(values))
+        new = [value for value in wanted if value not in self._stats]
+        self.see(new)
+        with aside():
+            for start in range(0, len(new), _BATCH):
+                chunk = new[start : start + _BATCH]
+                parts = [_parts(value.array) for value in chunk]
+                mx.eval(parts)
+                for value, part in zip(chunk, parts):
+                    self._stats[value] = _stat(value.size, part)
+        return {value: self._stats[value] for value in wanted}
+
+    def stat(self, value: Value) -> Stat:
+        """One value in a few numbers."""
+        return self.stats([value])[value]
+
+
+def _parts(array: mx.array) -> list[mx.array]:
+    if not array.size:
+        return []
+    if not mx.issubdtype(array.dtype, mx.inexact):
+        wide = array.astype(mx.float32)
+        return [mx.sum(array == 0), mx.max(mx.abs(wide)), mx.sum(mx.square(wide))]
+    size = mx.abs(array).astype(mx.float32)
+    finite = mx.isfinite(array)
+    kept = mx.where(finite, size, 0)
+    peak = mx.max(kept)
+    # Scaled by the peak, so that no square overflows or vanishes.
+    scaled = mx.sum(mx.square(kept / mx.maximum(peak, 1e-30)))
+    return [mx.sum(array == 0), peak, scaled, mx.sum(mx.isnan(array)), mx.sum(mx.isinf(array))]
+
+
+def _stat(size: int, parts: list[mx.array]) -> Stat:
+    if not parts:
+        return Stat(0, 0, 0, 0, 0.0, 0.0)
+    found: list[Any] = [part.item() for part in parts]
+    if len(found) == 3:
+        return Stat(size, int(found[0]), 0, 0, float(found[1]), math.sqrt(found[2]))
+    peak = float(found[1])
+    return Stat(size, int(found[0]), int(found[3]), int(found[4]), peak, math.sqrt(found[2]) * max(peak, 1e-30))

@@ -1,0 +1,119 @@
+"""Loss: what changed the loss from one pass to the next, to first order, and how well that predicts it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import mlx.core as mx
+
+from nnrepl.explain import words
+from nnrepl.explain.answer import Answer, Evidence
+from nnrepl.explain.look import Look
+from nnrepl.explain.paths import gradient_pass
+from nnrepl.session.errors import UserError
+from nnrepl.session.session import Session
+from nnrepl.tape import GRADIENT_PASS, Op, Pass, Value
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What the change of one parameter does to the loss, to first order."""
+
+    name: str
+    change: float
+
+
+def why_loss(session: Session) -> Answer:
+    """Which parameters account for the change of the loss between a pass and the one before: ΔL ≈ Σ ∂L/∂w · Δw.
+
+    Raises:
+        UserError: If there are no two passes of the same function.
+    """
+    before, after = _pair(session)
+    look = Look(session)
+    pairs = _pairs(before, after)
+    old_loss, new_loss = before.loss, after.loss
+    assert old_loss is not None
+    assert new_loss is not None
+    look.see([old_loss, new_loss, *(value for triple in pairs for value in triple)])
+    parts = [
+        mx.sum(grad.array.astype(mx.float32) * (new.array - old.array).astype(mx.float32)) for old, new, grad in pairs
+    ]
+    first, second, mixed, *changes = look.numbers([old_loss.array, new_loss.array, _on_old_data(before, after), *parts])
+    shares = sorted(
+        (Share(old.name, change) for (old, _, _), change in zip(pairs, changes)), key=lambda one: -abs(one.change)
+    )
+    predicted, weights, data = sum(changes), mixed - first, second - mixed
+    answer = Answer(
+        f"The loss went from {words.number(float(first))} (pass {before.number}) to "
+        f"{words.number(float(second))} (pass "
+        f"{after.number}): {_signed(second - first)}. The weights account for {_signed(weights)}"
+        + (
+            f", other data for {_signed(data)}."
+            if abs(data) > 1e-6 * max(abs(first), 1e-12)
+            else "; the data is the same."
+        )
+    )
+    answer.reasons.append(
+        f"To first order the weights should change it by Σ ∂L/∂w · Δw = {_signed(predicted)}; "
+        f"{_verdict(predicted, weights)}"
+    )
+    answer.evidence = [
+        Evidence(share.name, f"{_signed(share.change)}   (Σ ∂L/∂{share.name} · Δ{share.name})") for share in shares[:6]
+    ]
+    answer.ops = look.ops
+    return answer
+
+
+def _pair(session: Session) -> tuple[Pass, Pass]:
+    """The pass at the cursor and the one before it of the same function, else the one after."""
+    here = gradient_pass(session)
+    same = [part for part in session.tape.passes
+            if part.kind == GRADIENT_PASS and part.title == here.title and part.loss is not None]  # fmt: skip
+    if len(same) < 2 or here not in same:
+        raise UserError(
+            "why loss compares two passes of the same function; go on until the next one (c, or until forward)"
+        )
+    at = same.index(here)
+    return (same[at - 1], here) if at else (here, same[1])
+
+
+def _pairs(before: Pass, after: Pass) -> list[tuple[Value, Value, Value]]:
+    """Each parameter before and after, with its gradient before."""
+    later = {leaf.name: leaf for leaf in after.wrt}
+    return [
+        (leaf, later[leaf.name], before.grads[leaf][-1])
+        for leaf in before.wrt
+        if before.grads.get(leaf) and leaf.name in later and later[leaf.name].shape == leaf.shape
+    ]
+
+
+def _on_old_data(before: Pass, after: Pass) -> mx.array:
+    """The loss of the new weights on the old data: the recorded forward ops on other leaves."""
+    later = {leaf.name: leaf for leaf in after.wrt}
+    now: dict[Value, mx.array] = {leaf: later[leaf.name].array for leaf in before.wrt if leaf.name in later}
+    reached = set(now)
+    for op in _forward(before):
+        if any(value.canonical in reached for value in op.inputs):
+            results = op.compute(lambda value: now.get(value.canonical, value.array))
+            for value, result in zip(op.outputs, results):
+                now[value.canonical] = result
+                reached.add(value.canonical)
+    assert before.loss is not None
+    return now.get(before.loss.canonical, before.loss.array)
+
+
+def _forward(part: Pass) -> list[Op]:
+    return [op for op in part.tape.ops[part.start : part.backward] if op.error is None]
+
+
+def _signed(number: float) -> str:
+    return ("+" if number >= 0 else "") + words.number(float(number))
+
+
+def _verdict(predicted: float, real: float) -> str:
+    if abs(predicted - real) <= 0.1 * max(abs(predicted), abs(real)):
+        return "that predicts it well: the step was small enough for the slope to hold."
+    if predicted * real < 0:
+        return "it went the other way: the step was so large that the slope says nothing about where it led."
+    return f"it was {_signed(real)}: the loss is curved, and the step was large enough to feel it."

@@ -1,0 +1,146 @@
+"""Paths: the way that gradients take through the backward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from nnrepl.record.vjp import Rule
+from nnrepl.session.errors import NoGradient, NotYet, UserError
+from nnrepl.session.session import Session
+from nnrepl.tape import GRADIENT_PASS, Op, Pass, Value
+
+
+def rule_of(op: Op) -> Rule | None:
+    """The rule of a backward op: what it differentiates, and how."""
+    rule = op.args[0] if op.args else None
+    return rule if type(rule) is Rule else None
+
+
+def upstream(op: Op) -> tuple[Value, ...]:
+    """The gradients that go into a backward op."""
+    rule = rule_of(op)
+    if rule is not None:
+        return op.inputs[: len(rule.outputs) + len(rule.continued)]
+    if op.operation.kind == "accumulate":
+        return op.inputs
+    return tuple(value for value in op.inputs if _is_gradient(value))
+
+
+def _is_gradient(value: Value) -> bool:
+    return value.gradient_of is not None or (value.op is not None and value.op.phase == "backward")
+
+
+def cone(gradients: Iterable[Value]) -> list[Op]:
+    """The backward ops that lead to some gradients, in order of execution."""
+    found: set[Op] = set()
+    stack = list(gradients)
+    while stack:
+        op = stack.pop().op
+        if op is not None and op.phase == "backward" and op not in found:
+            found.add(op)
+            stack.extend(upstream(op))
+    return sorted(found, key=lambda op: op.position)
+
+
+def path(gradient: Value, choose: Callable[[tuple[Value, ...]], Value]) -> list[Value]:
+    """One way from where the sweep began to a gradient: at each op, `choose` says which gradient to follow."""
+    way = [gradient]
+    while True:
+        op = way[-1].op
+        before = upstream(op) if op is not None and op.phase == "backward" else ()
+        if not before:
+            return way[::-1]
+        way.append(choose(before))
+
+
+def gradient_of(session: Session, value: Value) -> Value:
+    """The whole gradient of a value, also one that lies ahead in a recorded pass.
+
+    Raises:
+        NoGradient: If none flows to it.
+        NotYet: If its pass has not been recorded.
+    """
+    part = last_pass_with(session, value)
+    if part is not None:
+        grads = part.grads.get(value.canonical) or []
+        if grads:
+            return grads[-1]
+    return session.lookup.gradient(value, len(session.tape))
+
+
+def last_pass_with(session: Session, value: Value) -> Pass | None:
+    """The gradient pass that a value belongs to: the one of the cursor, if it has a gradient for it."""
+    parts = [part for part in session.tape.passes if part.kind == GRADIENT_PASS and part.grads.get(value.canonical)]
+    here = session.part
+    return here if here in parts else next((p for p in reversed(parts) if p.start <= session.cursor), None)
+
+
+def value_of(session: Session, text: str) -> Value:
+    """A value of the tape by its name, also one that lies ahead in what is recorded.
+
+    Raises:
+        UserError: If nothing is called so.
+    """
+    lookup = session.lookup
+    part = session.part
+    try:
+        value = lookup.by_words(text, session.cursor)
+        if part is None or not _is_older(value, part):
+            return value
+    except NotYet:
+        pass
+    except NoGradient:
+        raise
+    except UserError:
+        unused = next((leaf for one in session.tape.passes for leaf in one.wrt if leaf.name == text), None)
+        if unused is None:
+            raise
+        return unused
+    end = part.end if part is not None and part.end > session.cursor else len(session.tape)
+    try:
+        return lookup.by_words(text, end)
+    except NotYet:
+        return lookup.by_words(text, len(session.tape))
+
+
+def _is_older(value: Value, part: Pass) -> bool:
+    """Whether a value was made before this pass, so that a newer one of its name may be in it."""
+    return value.op is not None and value.op.position < part.start
+
+
+def target_of(session: Session, text: str) -> Value:
+    """What `why` and `explain` are asked about: `z1`, `#12`, `grad(weights1)`, on either side of the cursor.
+
+    Raises:
+        NoGradient: If it is a gradient, and none flows there.
+        UserError: If nothing is called so.
+    """
+    text = text.strip()
+    inner = inner_of_gradient(text)
+    if inner is None:
+        return value_of(session, text)
+    return gradient_of(session, value_of(session, inner))
+
+
+def inner_of_gradient(text: str) -> str | None:
+    """`weights1` out of `grad(weights1)` or `∂L/∂weights1`; None if it is no gradient."""
+    text = text.strip()
+    if text.startswith("grad(") and text.endswith(")"):
+        return text[5:-1].strip()
+    return text.removeprefix("∂L/∂") if text.startswith("∂L/∂") else None
+
+
+def gradient_pass(session: Session) -> Pass:
+    """The gradient pass at the cursor, else the last one before, else the first one after.
+
+    Raises:
+        UserError: If there is none.
+    """
+    parts = [part for part in session.tape.passes if part.kind == GRADIENT_PASS]
+    here = session.part
+    if here in parts and here is not None:
+        return here
+    before = [part for part in parts if part.start <= session.cursor]
+    if not parts:
+        raise UserError("no gradient has been taken yet; go on until value_and_grad has been called")
+    return before[-1] if before else parts[0]

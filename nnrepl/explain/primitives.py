@@ -1,0 +1,49 @@
+"""Primitives: what MLX's own graph does for one op."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from nnrepl.explain import words
+from nnrepl.record.anatomy import graph, stand_in
+from nnrepl.record.graph import Primitive
+from nnrepl.session.errors import UserError
+from nnrepl.tape import Op
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One primitive, with what goes in and what it makes: inputs by their names, its own results as a, b, ..."""
+
+    name: str
+    takes: tuple[str, ...]
+    makes: tuple[str, ...]
+
+
+def primitives(op: Op) -> list[Step]:
+    """The primitives of an op in the order in which MLX computes them. Nothing is evaluated: the op is called on
+    stand-ins of the same shapes.
+
+    Raises:
+        UserError: If the op cannot be called again.
+    """
+    if op.error is not None:
+        raise UserError(f"#{op.index} {op.name} raised {type(op.error).__name__}; it has no graph")
+    stands = {value: stand_in(value.shape, value.dtype) for value in dict.fromkeys(op.inputs)}
+    names = {f"i{slot}": value for slot, value in enumerate(stands)}
+    outputs = {f"o{slot}": array for slot, array in enumerate(op.compute(stands.__getitem__))}
+    steps = graph(outputs, {name: stands[value] for name, value in names.items()})
+    called = {name: words.name(value) for name, value in names.items()}
+    called |= {f"o{slot}": words.name(value) for slot, value in enumerate(op.outputs)}
+    found = []
+    for step in steps:
+        if isinstance(step, Primitive):
+            for made in step.outputs:
+                called.setdefault(made, _letter(len([name for name in called.values() if len(name) == 1])))
+            takes = tuple(called.get(name, "a constant") for name in step.inputs)
+            found.append(Step(step.label, takes, tuple(called[name] for name in step.outputs)))
+    return found
+
+
+def _letter(number: int) -> str:
+    return chr(ord("a") + number % 26)

@@ -1,0 +1,115 @@
+"""Why: reads what was asked, and finds who can answer it."""
+
+from __future__ import annotations
+
+import re
+
+from nnrepl.explain import words
+from nnrepl.explain.answer import Answer, Link
+from nnrepl.explain.disconnected import why_none
+from nnrepl.explain.errors import why_error
+from nnrepl.explain.links import links_along
+from nnrepl.explain.look import Look
+from nnrepl.explain.nonfinite import why_nonfinite, why_nonfinite_value
+from nnrepl.explain.paths import cone, gradient_of, inner_of_gradient, path, target_of, upstream, value_of
+from nnrepl.explain.scale import why_scale
+from nnrepl.explain.zero import why_zero, why_zero_value
+from nnrepl.session.errors import NoGradient, UserError
+from nnrepl.session.session import Session
+from nnrepl.tape import Value
+
+_ASKED = re.compile(
+    r"(?P<what>.+?)\s*(?:(?:==|=|is|are|has)\s*)?\b(?P<how>zero|0(?:\.0)?|nan|inf|none|None|missing|disconnected|"
+    r"tiny|small|vanishing|huge|large|exploding)$"
+)
+_ZERO, _NONFINITE = ("zero", "0", "0.0"), ("nan", "inf")
+_NONE, _SMALL = ("none", "None", "missing", "disconnected"), ("tiny", "small", "vanishing")
+
+
+def why(session: Session, text: str) -> Answer:
+    """Answer a question: `grad(weights1) == 0`, `z is nan`, `nan`, `error`, `grad(w) is tiny`, `grad(w)`.
+
+    Raises:
+        UserError: If it is no such question.
+    """
+    text = re.sub(r"\s+", " ", text.strip()).rstrip("?").strip()
+    if not text:
+        return _anything(session)
+    if re.fullmatch(r"(is (it|this) )?(nan|inf|infinite)", text):
+        return why_nonfinite(session)
+    if text in ("error", "exception", "it failed"):
+        return why_error(session)
+    if text == "loss":
+        from nnrepl.explain.loss import why_loss
+
+        return why_loss(session)
+    isnan = re.fullmatch(r"(?:mx\.)?is(?:nan|inf)\((.+)\)", text)
+    match = None if isnan else _ASKED.fullmatch(text)
+    what, how = (isnan[1], "nan") if isnan else (match["what"], match["how"]) if match else (text, "")
+    what = what.removesuffix(" is").removesuffix("==").strip()
+    try:
+        value = target_of(session, what)
+    except NoGradient:
+        return why_none(session, value_of(session, inner_of_gradient(what) or what))
+    return _about(session, value, how)
+
+
+def _about(session: Session, value: Value, how: str) -> Answer:
+    is_gradient = value.gradient_of is not None
+    if how in _NONE:
+        if is_gradient:
+            return Answer(f"{value.name} is there: a gradient does flow.", links=_chain(session, value))
+        return why_none(session, value) if not _has_gradient(session, value) else Answer(
+            f"{value.name} is connected: ∂L/∂{value.name} is there.")  # fmt: skip
+    look = Look(session)
+    stat = look.stat(value)
+    if not how:
+        how = "zero" if stat.is_zero else "nan" if not stat.is_finite else "scale"
+    if how in _ZERO:
+        answer = why_zero(session, value) if is_gradient else why_zero_value(session, value)
+    elif how in _NONFINITE:
+        answer = why_nonfinite_value(session, value)
+    elif not is_gradient:
+        raise UserError(
+            f"{value.name} is an ordinary tensor (norm {words.number(stat.norm)}); explain {value.name} shows "
+            f"how it was "
+            f"made, why grad({value.name}) how its gradient was"
+        )
+    else:
+        answer = why_scale(session, value, "small" if how in _SMALL else "" if how == "scale" else "large")
+    answer.ops += look.ops
+    return answer
+
+
+def _has_gradient(session: Session, value: Value) -> bool:
+    try:
+        gradient_of(session, value)
+    except NoGradient:
+        return False
+    return True
+
+
+def _chain(session: Session, gradient: Value) -> list[Link]:
+    look = Look(session)
+    stats = look.stats([value for op in cone([gradient]) for value in (*upstream(op), *op.outputs)])
+    way = path(gradient, lambda before: max(before, key=lambda value: stats[value].norm))
+    return links_along(look, way, None)
+
+
+def _anything(session: Session) -> Answer:
+    """`why` alone: the first thing that is wrong."""
+    if session.tape.errors:
+        return why_error(session)
+    answer = why_nonfinite(session)
+    if answer.op is not None:
+        return answer
+    look = Look(session)
+    for part in session.tape.passes:
+        for leaf in part.wrt:
+            grads = part.grads.get(leaf)
+            if grads and look.stat(grads[-1]).is_zero:
+                found = why_zero(session, grads[-1])
+                found.ops += look.ops + answer.ops
+                return found
+    answer.headline += " No gradient is 0, and no op failed; health looks further."
+    return answer

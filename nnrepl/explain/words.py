@@ -1,0 +1,144 @@
+"""Words: numbers, elements and ops as a teacher writes them."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import mlx.core as mx
+
+from nnrepl.tape import Op, Source, Value
+
+FEW = 6
+MINUS = "−"
+
+
+def number(value: Any) -> str:
+    """One number with a real minus sign: whole numbers short, others with four digits."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, complex):
+        return f"({number(value.real)} {'−' if value.imag < 0 else '+'} {number(abs(value.imag))}i)"
+    if isinstance(value, int):
+        return str(value).replace("-", MINUS)
+    if not isinstance(value, float):
+        return str(value)
+    if math.isnan(value):
+        return "NaN"
+    if math.isinf(value):
+        return "∞" if value > 0 else "−∞"
+    if value == int(value) and abs(value) < 1e6:
+        text = str(int(value))
+    elif 1e-3 <= abs(value) < 1e6:
+        text = f"{value:.4f}"
+    else:
+        text = f"{value:.3e}"
+    return text.replace("-", MINUS)
+
+
+def factor(value: Any) -> str:
+    """A number in a product: a negative one in brackets."""
+    text = number(value)
+    return f"({text})" if text.startswith(MINUS) else text
+
+
+def element(name: str, index: Sequence[int]) -> str:
+    """`z1[0,2]`; a tensor without axes is just its name."""
+    return f"{name}[{','.join(map(str, index))}]" if index else name
+
+
+def inline(array: mx.array) -> str:
+    """A tensor in a line if it is small: `[0 0 0]`; "" if it is not."""
+    if array.size > FEW or not array.size:
+        return ""
+    cells: list[Any] = array.flatten().tolist()  # type: ignore[assignment]
+    texts = [number(cell) for cell in cells]
+    if len(texts) > 3 and len(set(texts)) == 1:
+        return f"{texts[0]} everywhere {tuple(array.shape)}"
+    return texts[0] if array.size == 1 else f"[{' '.join(texts)}]"
+
+
+def place(source: Source) -> str:
+    """`train.py:31`, "" where nothing is known."""
+    if not source.file:
+        return ""
+    cell = f" cell {source.cell}" if source.cell else ""
+    return f"{os.path.basename(source.file)}{cell}:{source.line}"
+
+
+def title(op: Op) -> str:
+    """`#14, the VJP of maximum`, or `#3 maximum`."""
+    if op.operation.kind == "accumulate":
+        return f"#{op.index}, a sum of gradients"
+    return f"#{op.index}, the VJP of {op.of.name}" if op.of is not None else f"#{op.index} {op.name}"
+
+
+def substitute(text: str, symbols: Mapping[str, str]) -> str:
+    """Replace symbols in a formula: whole words only."""
+    if not symbols:
+        return text
+    plugged = re.sub(_WORD, lambda match: symbols.get(match[0], match[0]), text)
+    return re.sub(_NEEDLESS, r"\1", plugged)
+
+
+_NEEDLESS = r"(?<![^(\[|⌊√ ])(?<!· )(?<!/ )(?<!− )(?<!\+ )(?<!@ )(?<!\^ )\((−[^()]+)\)(?=[,)\]|⌋]| [<>≤≥=])"
+_WORD = r"(?<![A-Za-z_])[A-Za-z_][A-Za-z_0-9]*"
+
+
+def name(value: Value) -> str:
+    """What a value is called; the unnamed transpose of a named one is `weightᵀ`."""
+    called, op = value.name, value.op
+    if called.startswith("#") and op is not None and op.name == "transpose" and len(value.shape) == 2:
+        inner = op.inputs[0].name
+        return called if inner.startswith("#") else f"{inner}ᵀ"
+    return called
+
+
+def call(op: Op) -> str:
+    """A forward op with its operands, as short as it can be said: `maximum(z1, 0)`, `x @ weights1`."""
+    parts = [_operand(arg) for arg in op.args if _is_shown(arg)]
+    sign = op.operation.infix or ("@" if op.name == "matmul" else None)
+    if sign is not None and len(parts) == 2:
+        left, right = reversed(parts) if op.operation.spelling.startswith("__r") else parts
+        return f"{left} {sign} {right}"
+    if op.name == "getitem" and len(parts) == 2:
+        return f"{parts[0]}[{parts[1].strip('()')}]"
+    text = f"{op.name}({', '.join(parts)})"
+    return text if len(text) <= 40 else f"{op.name}({', '.join(parts)[:32]}…)"
+
+
+def _is_shown(arg: Any) -> bool:
+    return arg is not None and type(arg).__name__ not in ("DrawnKey", "Data", "Stream", "Device", "Rule")
+
+
+def _operand(arg: Any) -> str:
+    if isinstance(arg, Value):
+        return name(arg)
+    if isinstance(arg, float):
+        return number(arg)
+    if isinstance(arg, slice):
+        ends = ["" if end is None else _operand(end) for end in (arg.start, arg.stop)]
+        return ":".join(ends) + ("" if arg.step is None else f":{arg.step}")
+    if isinstance(arg, (list, tuple)):
+        return f"({', '.join(map(_operand, arg[:4]))}{', …' if len(arg) > 4 else ''})"
+    return str(arg).removeprefix("mlx.core.")
+
+
+def dtype(kind: mx.Dtype) -> str:
+    """`float32`."""
+    return str(kind).removeprefix("mlx.core.")
+
+
+def count_of(count: int, whole: int) -> str:
+    """`3 of 3`."""
+    return f"{count} of {whole}"
+
+
+def cost(ops: int) -> str:
+    """What an answer cost."""
+    if not ops:
+        return "Nothing had to be evaluated for this answer."
+    return f"Evaluated {ops} op{'s' if ops != 1 else ''} for this answer."

@@ -1,0 +1,155 @@
+"""Zero: why a gradient is 0, and where it became so."""
+
+from __future__ import annotations
+
+from nnrepl.explain import words
+from nnrepl.explain.answer import Answer
+from nnrepl.explain.links import describe, links_along
+from nnrepl.explain.look import Look, Stat
+from nnrepl.explain.paths import cone, path, upstream
+from nnrepl.explain.stuck import reason_for, zero_value
+from nnrepl.session.session import Session
+from nnrepl.tape import Op, Pass, Value
+
+
+def why_zero(session: Session, gradient: Value) -> Answer:
+    """Walk from the loss to a gradient, and name the first op where it became 0."""
+    look = Look(session)
+    stats = cone_stats(look, gradient)
+    name = gradient.name
+    if not stats[gradient].is_zero:
+        stat = stats[gradient]
+        zeros = f"; {words.count_of(stat.zeros, stat.size)} elements are 0" if stat.zeros else ""
+        answer = Answer(f"{name} is not 0: its norm is {words.number(stat.norm)}{zeros}.")
+        answer.links = links_along(look, _way(gradient, stats), None)
+        answer.ops = look.ops
+        return answer
+    culprits = blame(gradient, stats)
+    if not culprits:
+        return Answer(f"{name} is 0 because the backward pass began with 0.", ops=look.ops)
+    op, at = culprits[0]
+    reason = reason_for(look, op, at)
+    answer = Answer(f"{name} is 0: it became 0 at {words.title(op)}, {_made(op)}.", op)
+    answer.reasons = [reason.text]
+    answer.evidence = reason.evidence
+    answer.links = links_along(look, _way(gradient, stats), op)
+    for other, value in culprits[1:4]:
+        why = reason_for(look, other, value)
+        answer.also.append(f"It also became 0 on another way, at {words.title(other)}: {why.text}")
+    answer.also.extend(_others(look, gradient, op))
+    answer.ops = look.ops
+    return answer
+
+
+def cone_stats(look: Look, gradient: Value) -> dict[Value, Stat]:
+    """Every gradient that leads to one, in a few numbers."""
+    values = [gradient]
+    for op in cone([gradient]):
+        values.extend(upstream(op))
+        values.extend(op.outputs)
+    return look.stats(values)
+
+
+def blame(gradient: Value, stats: dict[Value, Stat]) -> list[tuple[Op, Value]]:
+    """The ops that made a gradient 0 out of something that was not, in order of execution."""
+    found: dict[Op, Value] = {}
+    seen: set[Value] = set()
+    stack = [gradient]
+    while stack:
+        value = stack.pop()
+        if value in seen or value.op is None or value.op.phase != "backward":
+            continue
+        seen.add(value)
+        before = upstream(value.op)
+        if any(not stats[given].is_zero for given in before):
+            found.setdefault(value.op, value)
+        else:
+            stack.extend(before)
+    return sorted(found.items(), key=lambda item: item[0].position)
+
+
+def _way(gradient: Value, stats: dict[Value, Stat]) -> list[Value]:
+    """From the loss through the first op that made it 0: backwards over zeros, then over what is largest."""
+
+    def choose(before: tuple[Value, ...]) -> Value:
+        zeros = [value for value in before if stats[value].is_zero]
+        if len(zeros) == len(before):
+            return min(zeros, key=lambda value: value.op.position if value.op is not None else -1)
+        return max(before, key=lambda value: stats[value].norm)
+
+    return path(gradient, choose)
+
+
+def _made(op: Op) -> str:
+    """Which line of the program an op differentiates: `a1 = maximum(z1, 0)  (simple_nn.py:29)`."""
+    forward = op.of
+    if forward is None or op.operation.kind == "accumulate":
+        return words.place(op.source)
+    result = forward.outputs[0].name if forward.outputs else ""
+    given = "" if result.startswith("#") else f"{result} = "
+    where = words.place(forward.source)
+    return f"{given}{describe(forward)}" + (f" ({where})" if where else "")
+
+
+def _others(look: Look, gradient: Value, culprit: Op) -> list[str]:
+    """What became of the other parameters of the pass: which are 0 for the same reason, which still learn."""
+    part: Pass | None = gradient.op.part if gradient.op is not None else None
+    if part is None:
+        return []
+    finals = {leaf: part.grads[leaf][-1] for leaf in part.wrt if part.grads.get(leaf)}
+    stats = look.stats(finals.values())
+    same: list[str] = []
+    other: list[str] = []
+    alive: list[tuple[Value, Value]] = []
+    for leaf, final in finals.items():
+        if final is gradient:
+            continue
+        if not stats[final].is_zero:
+            alive.append((leaf, final))
+            continue
+        blamed = blame(final, cone_stats(look, final))
+        first = blamed[0] if blamed else None
+        if first is not None and first[0] is culprit:
+            same.append(leaf.name)
+        elif first is not None and len(other) < 2:
+            reason = reason_for(look, *first)
+            other.append(f"∂L/∂{leaf.name} is 0 as well, for another reason, at {words.title(first[0])}: {reason.text}")
+    lines = []
+    if same:
+        are, them = ("is", "") if len(same) == 1 else ("are", " all")
+        lines.append(f"{_listed([f'∂L/∂{name}' for name in same])} {are}{them} 0 for the same reason.")
+    lines.extend(other)
+    if alive:
+        shown = [_learns(leaf, final, stats[final]) for leaf, final in alive[:3]]
+        more = f" and {len(alive) - 3} more" if len(alive) > 3 else ""
+        verb = "learns" if len(alive) == 1 else "learn"
+        names = _listed([leaf.name for leaf, _ in alive[:3]]) + more
+        lines.append(f"{names} still {verb}: {', '.join(shown)}.")
+    elif finals:
+        lines.append("No parameter gets a gradient that is not 0: this update changes nothing.")
+    return lines
+
+
+def _learns(leaf: Value, final: Value, stat: Stat) -> str:
+    numbers = words.inline(final.array)
+    return f"∂L/∂{leaf.name} = {numbers}" if numbers else f"‖∂L/∂{leaf.name}‖ = {words.number(stat.norm)}"
+
+
+def _listed(names: list[str]) -> str:
+    if len(names) > 4:
+        return f"{', '.join(names[:3])} and {len(names) - 3} more"
+    return " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else names[0]
+
+
+def why_zero_value(session: Session, value: Value) -> Answer:
+    """Why a tensor of the forward pass is 0: back along the zeros to where they began."""
+    look = Look(session)
+    stat = look.stat(value)
+    if not stat.is_zero:
+        share = words.count_of(stat.zeros, stat.size)
+        return Answer(f"{value.name} is not 0 everywhere: {share} elements are, and its norm is "
+                      f"{words.number(stat.norm)}.", ops=look.ops)  # fmt: skip
+    origin = zero_value(look, value)
+    answer = Answer(origin.text, origin.op, evidence=origin.evidence)
+    answer.ops = look.ops
+    return answer

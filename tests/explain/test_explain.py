@@ -1,0 +1,113 @@
+"""explain: every op of every layer, in both phases, with numbers that add up."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import mlx.core as mx
+import pytest
+
+import nnrepl
+from nnrepl import UserError
+from nnrepl.explain import sums
+from nnrepl.explain.explanation import explain, of_value
+from nnrepl.explain.look import Look
+from nnrepl.explain.words import factor, number, substitute
+from tests.corpus import layers, lm
+from tests.corpus.checks import SEED, Call, some
+
+
+def programs() -> Iterator[Call]:
+    for name in layers.LAYERS:
+        yield layers.layer_call(name)
+    for name in layers.LOSSES:
+        yield layers.loss_call(name)
+    for name in some([name for name in lm.MODELS if name not in lm.UNTRAINABLE], 24):
+        model = lm.tiny(name).train()
+        yield Call(lm.loss_of(model), [lm.tokens_for(name)], model)
+
+
+def test_every_kind_of_op_is_explained_and_every_sum_adds_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    wrong: list[str] = []
+    adds_up = sums.adds_up
+    doing = ""
+
+    def checked(values: Sequence[float], result: float) -> bool:
+        if not adds_up(values, result):
+            wrong.append(f"{doing}: {sum(values)} is not {result}")
+        return adds_up(values, result)
+
+    monkeypatch.setattr(sums, "adds_up", checked)
+    seen: set[object] = set()
+    for call in programs():
+        mx.random.seed(SEED)
+        trace = nnrepl.trace(call.fn, *call.args, wrt=call.wrt)
+        session = nnrepl.Session(trace)
+        for op in trace.ops:
+            kind = (op.name, tuple(len(value.shape) for value in op.inputs), op.operation.kind)
+            if kind in seen:
+                continue
+            seen.add(kind)
+            for value in op.outputs:
+                doing = f"{op} {value.name} {value.shape}"
+                found = of_value(Look(session), value)
+                assert found.lines or not value.size, doing
+    assert wrong == []
+
+
+def test_numbers_of_one_element_are_those_of_the_op() -> None:
+    x, w = mx.array([[1.0, 2.0], [3.0, -1.0]]), mx.array([[0.5, -0.25], [1.5, 2.0]])
+    trace = nnrepl.trace(lambda x, w: mx.sum(mx.square(x @ w)), x, w, wrt=1)
+    session = nnrepl.Session(trace)
+    assert explain(session, "#1 at [1, 0]").lines == [
+        "#1[1,0] = x[1,0]·w[0,0] + x[1,1]·w[1,0]",
+        "= 3·0.5000 + (−1)·1.5000",
+        "= 0",
+    ]
+    found = explain(session, "grad(w) at [0, -1]")
+    assert found.lines[1:] == ["= 1·7.5000 + 3·(−5.5000)", "= −9"]
+    assert "The sum runs over the rows of the batch" in found.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("asked", "answer"),
+    [
+        ("#1 at [0]", "2 numbers"),
+        ("#1 at [0, 2]", "axis 1 has no element 2"),
+        ("#1 at [x, 2]", r"written at \[2, 0\]"),
+        ("#7", "there is no op #7"),
+        ("nothing", "nothing on the tape is called nothing"),
+    ],
+)
+def test_bad_input_gets_one_line(asked: str, answer: str) -> None:
+    trace = nnrepl.trace(lambda x: mx.sin(x).sum(), mx.ones((2, 2)), wrt=0)
+    with pytest.raises(UserError, match=answer):
+        explain(nnrepl.Session(trace), asked)
+
+
+def test_an_op_without_an_entry_shows_its_jacobian() -> None:
+    trace = nnrepl.trace(lambda x: mx.kron(x, x).sum(), mx.array([2.0, 3.0]), wrt=0)
+    session = nnrepl.Session(trace)
+    found = explain(session, "#1 at [1]")
+    assert "no entry for kron" in found.words
+    assert found.lines == ["#1[1] = 6"]
+    assert "3 with x[0], 2 with x[1]" in " ".join(found.notes)
+    assert explain(session, "grad(x) at [0]").lines[-1] == "= 10"
+
+
+def test_long_sums_show_the_largest_terms_and_add_up() -> None:
+    x = mx.arange(100.0)
+    trace = nnrepl.trace(lambda x: mx.sum(x), x)
+    lines = explain(nnrepl.Session(trace), "#1").lines
+    assert lines == [
+        "#1 = x[96] + x[97] + x[98] + x[99] + … (96 more terms)", "= 96 + 97 + 98 + 99 + 4560", "= 4950",
+    ]  # fmt: skip
+
+
+def test_numbers_are_written_as_a_teacher_writes_them() -> None:
+    assert [number(value) for value in (-0.5, 3.0, float("nan"), -1e-9, 1e20, True)] == [
+        "−0.5000", "3", "NaN", "−1.000e−09", "1.000e+20", "true",
+    ]  # fmt: skip
+    assert factor(-2.0) == "(−2)"
+    assert substitute("max(a, b)", {"a": "(−1)", "b": "0"}) == "max(−1, 0)"
+    assert substitute("g · [a > b]", {"g": "2", "a": "(−1)", "b": "0"}) == "2 · [−1 > 0]"

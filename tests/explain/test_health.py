@@ -1,0 +1,138 @@
+"""health: the faults of the gallery are found, sound programs get a clean bill."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import mlx.core as mx
+import mlx.nn as nn
+import pytest
+
+import nnrepl
+from nnrepl.explain.health import Report, health
+from nnrepl.tape import GRADIENT_PASS
+from tests.corpus import layers, lm
+from tests.corpus.checks import SEED, Call, some
+from tests.shell.test_transcripts import TRANSCRIPTS
+from tests.support import EXAMPLES, nnrepl_cli
+
+BROKEN = sorted(path for path in (EXAMPLES / "broken").glob("*.py") if not path.stem.endswith("_sound"))
+
+
+def look_over(path: Path) -> str:
+    result = nnrepl_cli("--batch", "-c", "c", "-c", "goto #1", "-c", "health", str(path))
+    assert not result.stderr, result.stderr
+    return result.stdout
+
+
+@pytest.mark.parametrize("path", BROKEN, ids=lambda path: path.stem)
+def test_the_sound_twin_is_sound(path: Path) -> None:
+    """That the fault itself is found is what `tests/transcripts/broken_*.txt` show."""
+    assert (TRANSCRIPTS / f"broken_{path.stem}.txt").exists()
+    twin = look_over(path.with_name(f"{path.stem}_sound.py"))
+    assert "✓ nothing is wrong" in twin
+    assert "\n· " not in twin
+    assert "\n✗ " not in twin
+
+
+def report(call: Call) -> Report | None:
+    mx.random.seed(SEED)
+    trace = nnrepl.trace(call.fn, *call.args, wrt=call.wrt)
+    if not any(part.kind == GRADIENT_PASS for part in trace.tape.passes):
+        return None
+    return health(nnrepl.Session(trace))
+
+
+DELIBERATE = {
+    "Step": "a step has no slope",
+    "BatchNorm eval": "is in evaluation mode",
+    "binary_cross_entropy probabilities": "the corpus takes the logarithm of negative probabilities",
+    "gaussian_nll_loss": "the corpus divides by variances that are almost 0",
+}
+
+
+def test_sound_layers_and_losses_get_a_clean_bill() -> None:
+    wrong: list[str] = []
+    for make, names in (
+        (layers.layer_call, list(layers.LAYERS)),
+        (layers.loss_call, list(layers.LOSSES)),
+        (layers.input_call, [name for name in layers.LAYERS if layers.has_parameters(name)]),
+    ):
+        for name in some(names, 3):
+            found = None if name in DELIBERATE else report(make(name))
+            if found is not None:
+                wrong.extend(f"{name}: {finding.kind}: {finding.text}" for finding in found.warnings)
+    assert wrong == []
+
+
+def test_the_models_of_mlx_lm_get_a_clean_bill() -> None:
+    wrong: list[str] = []
+    for name in some([name for name in lm.MODELS if name not in lm.UNTRAINABLE], 9):
+        model = lm.tiny(name).train()
+        found = report(Call(lm.loss_of(model), [lm.tokens_for(name)], model))
+        assert found is not None
+        wrong.extend(f"{name}: {finding.kind}: {finding.text}" for finding in found.warnings)
+    assert wrong == []
+
+
+class Planted(nn.Module):
+    """A sound model into which a fault can be planted at a layer."""
+
+    def __init__(self, widths: list[int], fault: str = "", at: int = 0) -> None:
+        super().__init__()
+        self.layers = [nn.Linear(a, b) for a, b in itertools.pairwise(widths)]
+        self._fault, self._at = fault, at
+
+    def __call__(self, x: mx.array) -> mx.array:
+        for number, layer in enumerate(self.layers):
+            x = layer(x)
+            if number == self._at:
+                x = self.plant(x)
+            if number < len(self.layers) - 1:
+                x = nn.gelu(x)
+        return x
+
+    def plant(self, x: mx.array) -> mx.array:
+        match self._fault:
+            case "dead":
+                return mx.maximum(x - 100, 0)
+            case "stop":
+                return mx.stop_gradient(x)
+            case "sqrt":
+                return mx.sqrt(mx.maximum(x, 0))
+            case "overflow":
+                return mx.exp(x + 100)
+            case "round":
+                return mx.round(x)
+            case "log":
+                return mx.log(x)
+        return x
+
+
+@pytest.mark.parametrize("widths", [[3, 7, 5, 2], [8, 16, 16, 16, 4]])
+@pytest.mark.parametrize("at", [0, 1])
+@pytest.mark.parametrize(
+    ("fault", "operation"),
+    [
+        ("dead", "maximum"),
+        ("stop", "stop_gradient"),
+        ("sqrt", "sqrt"),
+        ("overflow", "exp"),
+        ("round", "round"),
+        ("log", "log"),
+    ],
+)
+def test_a_planted_fault_is_named(widths: list[int], at: int, fault: str, operation: str) -> None:
+    """Other models, other sizes, other places: the op that a finding names is the one that was planted."""
+    mx.random.seed(4)
+    x, y = mx.random.normal((12, widths[0])), mx.random.normal((12, widths[-1]))
+    model = Planted(widths, fault, at)
+    found = report(Call(lambda x, y: nn.losses.mse_loss(model(x), y), [x, y], model))
+    assert found is not None
+    named = [(finding.op.of or finding.op).name for finding in found.warnings if finding.op is not None]
+    assert operation in named, found.findings
+    model = Planted(widths)
+    sound = report(Call(lambda x, y: nn.losses.mse_loss(model(x), y), [x, y], model))
+    assert sound is not None
+    assert sound.findings == []

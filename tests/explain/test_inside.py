@@ -1,0 +1,131 @@
+"""into, primitives and check: ops taken apart, and gradients held against finite differences."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import mlx.core as mx
+import pytest
+
+import nnrepl
+from nnrepl import UserError
+from nnrepl.explain.check import check_op, check_pass
+from nnrepl.explain.inside import agreement, open_op
+from nnrepl.explain.primitives import primitives
+from nnrepl.record.recorder import current
+from nnrepl.shell.api import Session
+from tests.corpus import layers
+from tests.corpus.checks import SEED, some
+from tests.support import nnrepl_cli
+
+
+def test_every_fused_op_agrees_with_what_is_inside_and_every_gradient_with_its_differences() -> None:
+    """All layers, forward and backward: one op of each kind."""
+    seen: set[object] = set()
+    opened: Counter[str] = Counter()
+    checked = 0
+    for name in some(list(layers.LAYERS), 5):
+        mx.random.seed(SEED)
+        call = layers.layer_call(name)
+        trace = nnrepl.trace(call.fn, *call.args, wrt=call.wrt)
+        session = nnrepl.Session(trace)
+        for op in trace.ops:
+            kind = (op.name, tuple(len(value.shape) for value in op.inputs))
+            if kind in seen:
+                continue
+            seen.add(kind)
+            if op.of is not None and op.operation.kind == "vjp" and op.of.operation.kind == "op":
+                found, _ = check_op(session, op)
+                checked += len(found)
+                assert all(not one.wrong for one in found), (name, op, found)
+            try:
+                inside = open_op(session, op)
+            except UserError:
+                continue
+            same = agreement(inside)
+            opened[op.name] += 1
+            assert same.largest <= 1e-4 * max(same.peak, 1.0), (name, op, same)
+            assert all(inner.source.file.endswith(".py") for inner in inside.tape.ops)
+    assert checked > 60
+    assert {"addmm", "vjp of addmm", "conv1d", "mean"} <= set(opened), opened
+
+
+def test_the_inside_is_stepped_and_explained_like_any_tape() -> None:
+    trace = nnrepl.trace(lambda x: mx.softmax(x, axis=-1)[0, 0], mx.array([[1.0, 2.0, 3.0]]), wrt=0)
+    session = Session(trace)
+    session.run("into #1")
+    inside = session.interpreter.session
+    assert inside is not session
+    assert [op.name for op in inside.tape.ops] == ["max", "stop_gradient", "subtract", "exp", "sum", "divide"]
+    session.run("until divide")
+    assert session.run("explain") is not None
+    session.run("out")
+    assert session.interpreter.session is session
+    session.run("into #4")
+    names = [op.name for op in session.interpreter.session.tape.ops]
+    assert "vjp of divide" in names
+    assert current() is None
+
+
+def test_into_says_what_it_cannot_open() -> None:
+    trace = nnrepl.trace(lambda x: mx.kron(mx.sin(x), x).sum(), mx.ones((2,)), wrt=0)
+    session = nnrepl.Session(trace)
+    with pytest.raises(UserError, match="sin is a textbook op already"):
+        open_op(session, trace.ops[0])
+    with pytest.raises(UserError, match="no formula for kron"):
+        open_op(session, trace.ops[1])
+
+
+def test_a_running_program_goes_on_untouched() -> None:
+    """Inside of a script, whose recorder is lent to the formula, nothing of the program's tape changes."""
+    commands = ["-c", "into #8", "-c", "s", "-c", "out", "-c", "verify", "-c", "c"]
+    result = nnrepl_cli("--batch", *commands)
+    assert "inside #8 mean" in result.stdout
+    assert "4 gradients: bit for bit MLX's own" in result.stdout
+    assert "loss after:  5.760000228881836" in result.stdout
+    assert not result.stderr
+
+
+def test_a_wrong_gradient_is_found_and_a_kink_is_not_one() -> None:
+    @mx.custom_function
+    def double(x: mx.array) -> mx.array:
+        return mx.square(x)
+
+    @double.vjp
+    def wrong(primals: mx.array, cotangent: mx.array, output: mx.array) -> mx.array:
+        return cotangent * 3 * primals
+
+    x = mx.array([1.0, -2.0, 3.0])
+    trace = nnrepl.trace(lambda x: double(x).sum(), x, wrt=0)
+    session = nnrepl.Session(trace)
+    part = trace.tape.passes[0]
+    found, _ = check_pass(session, part, list(part.wrt))
+    assert [element.difference for element in found[0].wrong] == pytest.approx([2.0, -4.0, 6.0], rel=1e-6)
+
+    trace = nnrepl.trace(lambda x: mx.maximum(x, 0).sum(), mx.array([0.0, 1.0, -1.0]), wrt=0)
+    found, _ = check_op(nnrepl.Session(trace), trace.ops[0])
+    assert not found[0].wrong
+    assert [kink.index for kink in found[0].kinks] == [(0,)]
+    assert (found[0].kinks[0].left, found[0].kinks[0].right) == pytest.approx((0.0, 1.0))
+
+
+@pytest.mark.parametrize("dtype", [mx.float16, mx.bfloat16])
+def test_half_precision_is_checked_with_its_own_tolerance(dtype: mx.Dtype) -> None:
+    x = mx.random.normal((4, 5)).astype(dtype)
+    trace = nnrepl.trace(lambda x: mx.sum(mx.softmax(x * 3, axis=-1) * x), x, wrt=0)
+    for op in trace.ops:
+        if op.of is not None and op.operation.kind == "vjp":
+            found, _ = check_op(nnrepl.Session(trace), op)
+            assert all(not one.wrong for one in found), op
+
+
+def test_primitives_are_mlx_s_own() -> None:
+    trace = nnrepl.trace(lambda x: mx.sum(nnrepl_gelu(x)), mx.ones((2, 3)), wrt=0)
+    names = [step.name for step in primitives(trace.ops[0])]
+    assert names == ["Erf"]
+    backward = next(op for op in trace.ops if op.name == "vjp of erf")
+    assert primitives(backward)[-1].makes == ("∂L/∂x",)
+
+
+def nnrepl_gelu(x: mx.array) -> mx.array:
+    return mx.erf(x)

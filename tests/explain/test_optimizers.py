@@ -1,0 +1,80 @@
+"""Updates explained: each recipe against mlx.optimizers, and the numbers of one element; why loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import mlx.optimizers as optim
+import pytest
+
+import nnrepl
+from nnrepl.explain.explanation import explain
+from nnrepl.explain.table.optimizers import RECIPES
+from nnrepl.explain.why import why
+
+OPTIMIZERS: dict[str, Callable[[], optim.Optimizer]] = {
+    "SGD": lambda: optim.SGD(0.1),
+    "SGD momentum": lambda: optim.SGD(0.1, momentum=0.9, dampening=0.2, weight_decay=0.01),
+    "SGD nesterov": lambda: optim.SGD(0.1, momentum=0.9, nesterov=True),
+    "Adam": lambda: optim.Adam(0.01),
+    "Adam corrected": lambda: optim.Adam(0.01, betas=[0.8, 0.95], bias_correction=True),
+    "AdamW": lambda: optim.AdamW(0.01, weight_decay=0.1),
+    "AdamW corrected": lambda: optim.AdamW(0.01, bias_correction=True),
+}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_recipes_are_mlx_s_own(name: str) -> None:
+    optimizer = OPTIMIZERS[name]()
+    recipe = RECIPES[type(optimizer).__name__]
+    options = dict(vars(optimizer))
+    w, state = mx.random.normal((4, 3)), {key: mx.zeros((4, 3)) for key in recipe.state}
+    own: dict[str, Any] = {"w": w}
+    for step in range(1, 5):
+        gradient = mx.random.normal((4, 3))
+        w, state = recipe.run(w, gradient, state, optimizer.learning_rate, step, options)
+        own = optimizer.apply_gradients({"w": gradient}, own)
+        assert mx.allclose(w, own["w"], rtol=1e-5, atol=1e-6).item(), step
+        for key, array in state.items():
+            assert mx.allclose(array, optimizer.state["w"][key], rtol=1e-5, atol=1e-6).item()
+
+
+def train(optimizer: optim.Optimizer, batches: list[mx.array]) -> nnrepl.Session:
+    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1))
+    mx.eval(model.parameters())
+
+    def run() -> None:
+        step = nn.value_and_grad(model, lambda x: mx.mean(mx.square(model(x) - mx.sum(x, axis=1, keepdims=True))))
+        for x in batches:
+            _, grads = step(x)
+            optimizer.update(model, grads)
+
+    return nnrepl.Session(nnrepl.trace(run))
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_the_numbers_of_one_element_lead_to_its_new_value(name: str) -> None:
+    session = train(OPTIMIZERS[name](), [mx.random.normal((8, 3))] * 3)
+    session.cursor = len(session.tape)
+    found = explain(session, "update layers.0.weight at [1, 2]")
+    assert len(found.update) >= 3, found
+    new = session.tape.names.versions("layers.0.weight")
+    assert new
+    assert "goes from" in found.update[-1]
+    assert found.op is not None
+    value = found.op.outputs[0].array[1, 2].item()
+    assert f"{value:.4f}".replace("-", "−") in found.update[-1]
+
+
+def test_why_loss_tells_weights_from_data_and_how_well_the_slope_predicts() -> None:
+    x = mx.random.normal((8, 3))
+    small = why(train(optim.SGD(1e-3), [x, x]), "loss")
+    assert "the data is the same" in small.headline
+    assert "predicts it well" in small.reasons[0]
+    other = why(train(optim.SGD(1e-3), [x, mx.random.normal((8, 3))]), "loss")
+    assert "other data for" in other.headline
+    large = why(train(optim.SGD(5.0), [x, x]), "loss")
+    assert "the other way" in large.reasons[0] or "curved" in large.reasons[0]

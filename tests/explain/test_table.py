@@ -1,0 +1,195 @@
+"""The table of formulas: every entry against MLX's own op and VJP, and nothing that models call is missing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import mlx.core as mx
+import pytest
+
+import nnrepl
+from nnrepl.explain import table
+from nnrepl.explain.entry import ELEMENTWISE, ENTRIES, Entry, entry_for
+from nnrepl.tape import Op, Value
+from tests.corpus import layers, lm
+from tests.corpus.checks import SEED, Call, some
+from tests.record.samples import SAMPLES
+
+table.load()
+
+SOURCES = {name for name, entry in ENTRIES.items() if entry.forward is None}
+EPSILON = {mx.float32: 2e-6, mx.float16: 2e-3, mx.bfloat16: 2e-2, mx.complex64: 2e-6}
+
+
+def recorded(fn: Any, *arrays: mx.array) -> list[Op]:
+    return list(nnrepl.trace(lambda *inputs: fn(*inputs), *arrays).ops)
+
+
+def close(found: mx.array, wanted: mx.array, scale: float = 1.0) -> bool:
+    if found.shape != wanted.shape:
+        return False
+    tolerance = EPSILON.get(wanted.dtype, 0.0) * 50 * scale
+    kind = mx.complex64 if wanted.dtype == mx.complex64 else mx.float32
+    return bool(mx.allclose(found.astype(kind), wanted.astype(kind), tolerance, tolerance, equal_nan=True).item())
+
+
+def check(op: Op) -> bool:
+    """Hold the formula of an op against the op; False if there is no entry with a formula."""
+    entry = entry_for(op)
+    if entry is None or entry.forward is None or op.error is not None or op.of is not None:
+        return False
+    again = entry.compute(op, lambda value: value.array)
+    assert len(again) == len(op.outputs)
+    for value, formula in zip(op.outputs, again):
+        assert formula.dtype == value.dtype, f"{entry.name}: {formula.dtype} is not {value.dtype}"
+        assert close(formula, value.array), f"{entry.name}: {formula} is not {value.array}"
+    check_gradients(op, entry)
+    return True
+
+
+def check_gradients(op: Op, entry: Entry) -> None:
+    inexact = [value for value in dict.fromkeys(op.inputs) if mx.issubdtype(value.dtype, mx.floating)]
+    if not inexact or not all(mx.issubdtype(value.dtype, mx.floating) for value in op.outputs):
+        return
+    cotangents = [mx.random.normal(value.shape).astype(value.dtype) for value in op.outputs]
+    natives = {value: native_gradient(op, value, cotangents) for value in inexact}
+    if all(native is None for native in natives.values()):
+        return
+    own = entry.gradients(op, cotangents, lambda value: value.array) if entry.slopes else {}
+    for value, native in natives.items():
+        if native is None or native.shape != value.shape:
+            continue  # it refuses, or (a transposed convolution with output_padding) gives another shape
+        parts = own.get(value)
+        if parts is None:
+            if entry.kind == "fixed":
+                assert mx.all(native == 0).item() or not op.outputs[0].size, (
+                    f"{entry.name}: {value.name} has a gradient"
+                )
+            continue
+        total = sum(parts[1:], parts[0])
+        assert close(total, native, 5), f"{entry.name}, {value.name}: {total} is not {native}"
+
+
+def native_gradient(op: Op, value: Value, cotangents: list[mx.array]) -> mx.array | None:
+    """MLX's own, None where it refuses."""
+
+    def call(array: mx.array) -> list[mx.array]:
+        return op.compute(lambda taken: array if taken is value else taken.array)
+
+    try:
+        gradient: mx.array = mx.vjp(call, [value.array], cotangents)[1][0]
+        mx.eval(gradient)
+    except (ValueError, RuntimeError):
+        return None
+    return gradient
+
+
+SAMPLED = [(key, at) for key, samples in SAMPLES.items() for at, sample in enumerate(samples) if not sample.refused]
+
+
+def test_every_entry_agrees_with_mlx_on_samples() -> None:
+    """All sample calls of MLX's functions: entries without a formula are only sources of numbers."""
+    checked: set[str] = set()
+    wrong: list[str] = []
+    ops = recorded(lambda: [SAMPLES[key][at].function(key)(*SAMPLES[key][at].inputs()) for key, at in SAMPLED])
+    for op in ops:
+        try:
+            if check(op):
+                checked.add(op.name)
+        except AssertionError as error:
+            wrong.append(f"{op}: {error}")
+    assert wrong == []
+    assert set(ENTRIES) - checked - SOURCES == set()
+
+
+NUMBERS = [-3.0, -1.0, -0.5, -0.0, 0.0, 0.25, 0.5, 1.0, 2.0, 3.0]
+SHAPES = [((2, 3), (3,)), ((3,), (2, 3)), ((2, 1, 3), (4, 1)), ((), (2,)), ((2, 2), (2, 2))]
+HALF = (mx.float32, mx.float16, mx.bfloat16)
+
+
+def elementwise() -> Iterator[str]:
+    known = {"clip", "where", "nan_to_num", "astype", "full"}
+    yield from (name for name, entry in ENTRIES.items() if entry.kind == ELEMENTWISE and name not in known)
+
+
+@pytest.mark.parametrize("name", list(elementwise()))
+def test_elementwise_ops_at_edges_and_with_broadcasting(name: str) -> None:
+    """Ties, zeros, numbers outside of the domain, every float dtype, shapes that are broadcast."""
+
+    def function(*given: Any) -> mx.array:
+        result: mx.array = getattr(mx, name)(*given)
+        return result
+
+    for dtype in HALF:
+        edges = mx.array(NUMBERS, dtype)
+        if ENTRIES[name].symbols == ("a",):
+            ops = recorded(function, edges)
+        else:
+            ops = recorded(function, mx.repeat(edges, len(NUMBERS)), mx.tile(edges, len(NUMBERS)))
+        assert check(ops[-1])
+    if len(ENTRIES[name].symbols) == 2:
+        for left, right in SHAPES:
+            a, b = mx.random.uniform(0.5, 2, left), mx.random.uniform(0.5, 2, right)
+            assert check(recorded(function, a, b)[-1])
+            assert check(recorded(lambda a: function(a, 2.0), a)[-1])
+
+
+@pytest.mark.parametrize("dtype", HALF)
+@pytest.mark.parametrize("name", ["sum", "mean", "softmax", "logsumexp", "max", "min", "var"])
+def test_reductions_in_every_float(name: str, dtype: mx.Dtype) -> None:
+    x = mx.random.normal((3, 5)).astype(dtype)
+    for axis in (None, 0, -1, (0, 1)):
+        op = recorded(lambda a, axis=axis: getattr(mx, name)(a, axis=axis), x)[-1]
+        assert entry_for(op) is not None
+        found = ENTRIES[name].compute(op, lambda value: value.array)[0]
+        assert close(found, op.outputs[0].array, math.sqrt(x.size))
+
+
+@pytest.mark.parametrize("name", ["fast.layer_norm", "fast.rms_norm", "fast.rope", "matmul", "addmm"])
+def test_fused_ops_in_half_precision(name: str) -> None:
+    for dtype in (mx.float16, mx.bfloat16):
+        a, b, c = (mx.random.normal(shape).astype(dtype) for shape in ((4, 8), (8, 8), (8,)))
+        calls: dict[str, Any] = {
+            "fast.layer_norm": lambda a, b, c: mx.fast.layer_norm(a, c, c, 1e-5),
+            "fast.rms_norm": lambda a, b, c: mx.fast.rms_norm(a, c, 1e-5),
+            "fast.rope": lambda a, b, c: mx.fast.rope(
+                a[None, None], 8, traditional=False, base=100.0, scale=1.0, offset=0
+            ),
+            "matmul": lambda a, b, c: a @ b,
+            "addmm": lambda a, b, c: mx.addmm(c, a, b),
+        }
+        op = recorded(calls[name], a, b, c)[-1]
+        assert op.name == name
+        assert close(ENTRIES[name].compute(op, lambda value: value.array)[0], op.outputs[0].array, 2)
+
+
+# -- coverage --------------------------------------------------------------------------------------------------
+
+
+def calls() -> Iterator[Call]:
+    for name in layers.LAYERS:
+        yield layers.layer_call(name)
+    for name in layers.ACTIVATIONS:
+        yield layers.activation_call(name)
+    for name in layers.LOSSES:
+        yield layers.loss_call(name)
+    for name in layers.OPTIMIZERS:
+        yield layers.optimizer_call(name)
+    for name in some(list(lm.MODELS), 14):
+        model = lm.tiny(name).train()
+        yield Call(lm.loss_of(model), [lm.tokens_for(name)], model if name not in lm.UNTRAINABLE else None)
+
+
+def test_nothing_that_models_call_is_missing() -> None:
+    """Every op that the layers, losses and optimizers of mlx and the models of mlx-lm record has an entry."""
+    missing: set[str] = set()
+    for call in calls():
+        mx.random.seed(SEED)
+        trace = nnrepl.trace(call.fn, *call.args, wrt=call.wrt)
+        for op in trace.ops:
+            forward = op.of or op
+            if forward.operation.kind in ("op", "data") and entry_for(forward) is None:
+                missing.add(forward.name)
+    assert missing == set()
