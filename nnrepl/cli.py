@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import os
 import random
 import sys
@@ -12,6 +11,7 @@ from typing import Any
 
 import mlx.core as mx
 
+from nnrepl._version import VERSION
 from nnrepl.commands.interpreter import Interpreter
 from nnrepl.programs.exceptions import exit_status
 from nnrepl.programs.script import CannotLoad, Script, forget_modules, load_module, load_script, reset_stdin
@@ -66,8 +66,8 @@ def size(text: str) -> int:
 
 def versions() -> str:
     """`nnrepl 0.1.0 · mlx 0.32.4 on cpu`."""
-    own = importlib.metadata.version("nnrepl")
-    return f"nnrepl {own} · mlx {importlib.metadata.version('mlx')} on {mx.default_device().type.name}"
+    mlx: str = mx.__version__  # type: ignore[attr-defined]  # its stubs do not know it
+    return f"nnrepl {VERSION} · mlx {mlx} on {mx.default_device().type.name}"
 
 
 def example_path(name: str = "simple_nn.py") -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import asyncio
 import builtins
 import inspect
 import io
@@ -57,10 +56,12 @@ class Script:
     def run(self) -> None:
         """Run it to its end. Raises whatever the program raises, SystemExit included."""
         namespace = self._as_main().__dict__
-        loop: asyncio.AbstractEventLoop | None = None
+        loop: Any = None
         for code in self._code:
             result = eval(code, namespace)
             if code.co_flags & inspect.CO_COROUTINE:  # a notebook cell with `await`
+                import asyncio  # it takes long to load, and few programs need it
+
                 loop = loop or asyncio.new_event_loop()
                 loop.run_until_complete(result)
 
