@@ -45,9 +45,10 @@ def caller(original: Callable[..., Any]) -> Callable[..., Any]:
 
 def _transform(recorder: Recorder, made: Any) -> Callable[..., Any]:
     """How to call an object that a transform has made."""
-    *options, fun = gc.get_referents(made)[1:]
+    *held, fun = gc.get_referents(made)[1:]
+    options = [] if len(held) < 2 else held[-2:]  # up to mlx 0.32.3 what MLX itself calls comes first
     transform: Transform | None = None
-    if len(options) == 2:
+    if options:
         axes = any(isinstance(leaf, int) for leaf in trees.leaves(options))
         if not axes or any(isinstance(leaf, mx.array) for leaf in trees.leaves(options)):
             transform = Compiled(_compile, fun, tuple(options), {}, made)

@@ -68,6 +68,10 @@ NOT_RECORDED: dict[str, str] = {
         "array.dtype array.itemsize array.nbytes array.ndim array.shape array.size array.__len__".split(),
         _METADATA,
     ),
+    **dict.fromkeys(
+        "array.__buffer__ array.__release_buffer__".split(),
+        "a method of that name since Python 3.12, but NumPy and memoryview go past it, through the type's slot",
+    ),
     "array.__copy__": "a second Python object for the same tensor: recorded as the same value",
     "array.__deepcopy__": "a second Python object for the same tensor: recorded as the same value",
 }

@@ -101,7 +101,7 @@ def _install(recorder: Recorder, patches: _Patches) -> None:
     patches.set(mx.array, "__copy__", special.copier(recorder, mx.array.__dict__["__copy__"]))
     patches.set(mx.array, "__deepcopy__", special.copier(recorder, mx.array.__dict__["__deepcopy__"]))
     patches.set(mx.array, "__setstate__", special.unpickler(recorder))
-    patches.set(strays.TRANSFORMED, "__call__", before.caller(strays.TRANSFORMED.__call__))
+    patches.undo_by(strays.catch_transformed(before.caller))
     patches.set(mx.custom_function, "__call__", custom.caller(mx.custom_function.__call__))
     for name in ("vjp", "jvp", "vmap"):
         patches.set(mx.custom_function, name, custom.setter(name, getattr(mx.custom_function, name)))

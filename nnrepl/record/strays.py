@@ -86,6 +86,30 @@ def catch(wrappers: dict[int, Callable[..., Any]]) -> Callable[[], None]:
     return undo
 
 
+def catch_transformed(call: Callable[[Any], Any]) -> Callable[[], None]:
+    """Let every call of what one of MLX's transforms returned go to another function. Up to mlx 0.32.3 its type lets
+    calls go past `__call__` as that of functions does.
+
+    Args:
+        call: Gives the new `__call__` for the old one.
+
+    Returns:
+        What ends it.
+    """
+    flags = _flags_of(TRANSFORMED)
+    held = 0 if flags is None else flags.value & _VECTORCALL
+    TRANSFORMED.__call__ = call(_CALL)
+    if flags is not None:
+        flags.value &= ~_VECTORCALL
+
+    def undo() -> None:
+        TRANSFORMED.__call__ = _CALL
+        if flags is not None:
+            flags.value |= held
+
+    return undo
+
+
 def _flags_of(cls: type) -> ctypes.c_ulong | None:
     """The `tp_flags` of a type; None where they do not lie where they should."""
     header = object.__basicsize__ + ctypes.sizeof(ctypes.c_ssize_t)
