@@ -253,9 +253,9 @@ class Interpreter:
             return None
         if isinstance(result, mx.array):
             value = self.session.expressions.value_of(result)
-            work = self.session.evaluate([value]) if value is not None else None
+            work = self.session.evaluate(self.session.expressions.behind(result))
             shown = tensor(label or self.label(text, value), result, look, note)
-            return shown if work is None or not work.again else Group(shown, recomputed_text(work))
+            return Group(shown, recomputed_text(work)) if work.again else shown
         tree = tensor_tree(result)
         if tree is not None:
             return tree
@@ -264,10 +264,8 @@ class Interpreter:
 
     def counted(self, array: mx.array) -> Value | None:
         """Evaluate an array that stands for a value of the tape, so that what it took is counted."""
-        value = self.session.expressions.value_of(array)
-        if value is not None:
-            self.session.evaluate([value])
-        return value
+        self.session.evaluate(self.session.expressions.behind(array))
+        return self.session.expressions.value_of(array)
 
     def array(self, text: str) -> tuple[str, mx.array]:
         """The tensor that an expression gives, and what to call it. Raises UserError for anything else."""

@@ -21,6 +21,7 @@ from nnrepl.record.stack import is_module
 from nnrepl.session.errors import Quit, UserError
 from nnrepl.session.lookup import Lookup
 from nnrepl.tape import Activation, Value
+from nnrepl.tape.value import is_evaluated
 
 _copy = mx.array.__copy__
 _RANDOM_STATE: Any = mx.random.state
@@ -69,6 +70,14 @@ class Expressions:
     def used(self) -> list[Value]:
         """The values that were handed out in the last evaluation."""
         return [value for _, value in self._values.values()]
+
+    def behind(self, array: mx.array) -> list[Value]:
+        """The values of the tape that a result was computed from in this evaluation: itself, or all that were
+        handed out."""
+        value = self.value_of(array)
+        if value is not None:
+            return [value]
+        return [] if is_evaluated(array) else [value for _, value in self._values.values()]
 
     def evaluate(self, text: str, where: Surroundings) -> Any:
         """The result of a Python expression. Raises what Python raises, or UserError."""

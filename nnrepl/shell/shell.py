@@ -23,6 +23,7 @@ from nnrepl.record.guide import Unwinding
 from nnrepl.record.recorder import RECORD
 from nnrepl.session.errors import NoGradient, NotYet, Quit, UserError
 from nnrepl.session.session import EXCEPTION, Hooks, Session, Stop
+from nnrepl.shell.progress import Progress
 from nnrepl.shell.readers import PROMPT, Pipe, Reader
 from nnrepl.view.theme import THEMES
 
@@ -135,6 +136,7 @@ class Shell(Hooks):
         self.at_prompt = False
         self._theme = ""
         self.after_line: Callable[[], str] = str
+        self._progress = Progress(console)
         self.held = HeldOutput(lambda: len(session.tape))
         session.hooks = self
 
@@ -144,6 +146,13 @@ class Shell(Hooks):
         """Keep what the program prints until the cursor comes by, if it may stop on the way."""
         if self.session.may_stop:
             self.held.hold()
+        tape = self.session.tape
+        self._progress.running(tape.passes[-1].number if tape.passes else 0, len(tape))
+
+    def progress(self, share: float) -> None:
+        """A long evaluation has come so far; nothing is said about it on the full screen."""
+        if self.reader.screen is None:
+            self._progress.evaluated(share)
 
     def running_again(self, position: int, from_start: bool) -> None:
         """Keep what the program prints a second time to itself."""
@@ -222,9 +231,11 @@ class Shell(Hooks):
     def run(self, line: str) -> None:
         """Run one line and show what it gives; what goes wrong is one line."""
         self.interpreter.log.typed(line.strip())
+        self._progress.begin()
         try:
             with self._printing():
                 shown = self.interpreter.run(line)
+            self._progress.end()
             self.show(shown)
         except (NotYet, NoGradient) as answer:
             self.show(Text(str(answer), style="hint"))
@@ -238,6 +249,7 @@ class Shell(Hooks):
         except KeyboardInterrupt:
             self.show(Text("interrupted; what had been evaluated stays", style="hint"))
         finally:
+            self._progress.end()
             warning = self.after_line()
             if warning:
                 self.show(Text(warning, style="warning"))

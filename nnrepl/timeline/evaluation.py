@@ -13,6 +13,7 @@ from nnrepl.tape import Op, Value
 
 _eval = mx.eval
 _SLICE_SECONDS = 0.1
+_LARGE = 2**16  # of such tensors one op may take long: the first slice is a single one
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +67,7 @@ def evaluate(values: Iterable[Value], progress: Callable[[float], None] | None =
     wanted = list(values)
     ops = pending(wanted) or []
     start = time.perf_counter()
-    done, step = 0, 8
+    done, step = 0, 1 if any(op.outputs and op.outputs[0].size > _LARGE for op in ops[:8]) else 8
     while done < len(ops):
         begin = time.perf_counter()
         chunk = ops[done : done + step]
