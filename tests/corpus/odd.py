@@ -9,11 +9,24 @@ from tests.corpus import (
     odd_functions,
     odd_inplace,
     odd_models,
+    odd_modules,
     odd_numbers,
     odd_transforms,
+    odd_transforms_alone,
 )
 from tests.corpus.programs import PROGRAMS
 
-SECTIONS = (odd_basics, odd_compiled, odd_control, odd_functions, odd_inplace, odd_models, odd_numbers, odd_transforms)
+SECTIONS = (
+    odd_basics,
+    odd_compiled,
+    odd_control,
+    odd_functions,
+    odd_inplace,
+    odd_models,
+    odd_modules,
+    odd_numbers,
+    odd_transforms,
+    odd_transforms_alone,
+)
 
 __all__ = ["PROGRAMS", "SECTIONS"]
