@@ -114,8 +114,9 @@ def _extreme(name: str, larger: str, keep: Callable[[mx.array, mx.array], mx.arr
     enter(Entry(name, f"{name} a", words, forward, {"a": slope}, COMPOSITE))
 
 
-_extreme("max", "largest", mx.maximum)
-_extreme("min", "smallest", mx.minimum)
+# mx.maximum is looked up when it is called, so that `into` can record it.
+_extreme("max", "largest", lambda a, b: mx.maximum(a, b))
+_extreme("min", "smallest", lambda a, b: mx.minimum(a, b))
 
 
 def _others(a: mx.array) -> mx.array:
