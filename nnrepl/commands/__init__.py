@@ -5,6 +5,7 @@ def load_all() -> None:
     """Import every module of commands, so that the table is complete."""
     from nnrepl.commands import (  # noqa: F401
         export,
+        files,
         frames,
         general,
         graph,
