@@ -403,8 +403,12 @@ class _Codes:
         for place in row["places"]:
             line, end, column, last = (as_number(part, 2**31, -1) for part in place)
             places.append((line, end, column, last))
-        line = as_number(row["line"], 2**31)
-        return SavedCode(filename, as_text(row["name"]), as_text(row["function"]), line, places)
+        variables, free = (tuple([as_text(name) for name in row[kind]]) for kind in ("variables", "free"))
+        plain, named = (as_number(count, len(variables) + 1) for count in row["arguments"])
+        return SavedCode(
+            filename, as_text(row["name"]), as_text(row["function"]), as_number(row["line"], 2**31), plain, named,
+            variables, free, places,
+        )  # fmt: skip
 
 
 class _Scopes:

@@ -7,7 +7,6 @@ that timelines share stand there once. `nnrepl.programs.saved` reads it.
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import os
 import zlib
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import mlx.core as mx
 
+from nnrepl._version import VERSION
 from nnrepl.programs.arrays import SUFFIX
 from nnrepl.programs.savefile import check_target, harmless, write
 from nnrepl.record import source as sources
@@ -152,8 +152,8 @@ class Tables:
         """Everything but the arrays."""
         return {
             "made": {
-                "nnrepl": importlib.metadata.version("nnrepl"),
-                "mlx": importlib.metadata.version("mlx"),
+                "nnrepl": VERSION,
+                "mlx": mx.__version__,  # type: ignore[attr-defined]  # its stubs do not know it
                 "program": harmless(_program(session.tape)),
                 "cursor": min(session.cursor, len(session.tape)),
             },
@@ -424,6 +424,9 @@ class _Files:
                 "name": harmless(code.co_name),
                 "function": harmless(code.co_qualname),
                 "line": code.co_firstlineno,
+                "arguments": [code.co_argcount, code.co_kwonlyargcount],
+                "variables": [harmless(name) for name in code.co_varnames],
+                "free": [harmless(name) for name in code.co_freevars],
                 "places": [list(span) for span in spans],
             }
             for (filename, code), spans in self._codes.items()

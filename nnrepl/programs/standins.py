@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, cast
 
 import mlx.core as mx
@@ -155,21 +156,23 @@ def no_run(*args: object, **kwargs: object) -> Any:
     raise UserError("an op of a loaded tape cannot be computed again")
 
 
+@dataclass(frozen=True, slots=True, eq=False)
 class SavedCode:
-    """Stands for a code object of the program that was saved: where the pieces of its source are."""
+    """Stands for a code object of the program that was saved: its names, and where the pieces of its source are."""
 
-    __slots__ = ("_places", "co_filename", "co_firstlineno", "co_name", "co_qualname")
-
-    def __init__(self, filename: str, name: str, function: str, line: int, places: list[sources.Span]) -> None:
-        self.co_filename = filename
-        self.co_name = name
-        self.co_qualname = function
-        self.co_firstlineno = line
-        self._places = places
+    co_filename: str
+    co_name: str
+    co_qualname: str
+    co_firstlineno: int
+    co_argcount: int
+    co_kwonlyargcount: int
+    co_varnames: tuple[str, ...]
+    co_freevars: tuple[str, ...]
+    places: list[sources.Span]
 
     def co_positions(self) -> list[sources.Span]:
         """The piece of source of each (stand-in for an) instruction."""
-        return self._places
+        return self.places
 
 
 class Shown:

@@ -20,7 +20,9 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 import nnrepl
+from nnrepl.commands import load_all
 from nnrepl.commands.interpreter import Interpreter
+from nnrepl.commands.table import TABLE
 from nnrepl.programs.arrays import read_header
 from nnrepl.programs.saved import open_session
 from nnrepl.programs.savefile import unpacked
@@ -29,6 +31,7 @@ from nnrepl.record.verify import same_bits
 from nnrepl.session.errors import UserError
 from nnrepl.session.session import Session
 from nnrepl.tape import BackwardOp, Leaf, Op, Value
+from nnrepl.view.theme import THEMES
 from tests.corpus import lm
 from tests.support import EXAMPLES, nnrepl_cli
 
@@ -189,7 +192,7 @@ def test_timelines_are_kept(pair: tuple[Session, Session]) -> None:
 
 def screen(session: Session, lines: list[str]) -> str:
     interpreter = Interpreter(session)
-    console = Console(width=100, color_system=None, highlight=False, markup=False, emoji=False)
+    console = Console(width=100, color_system=None, theme=THEMES["dark"], highlight=False, markup=False, emoji=False)
     with console.capture() as captured:
         for line in lines:
             try:
@@ -217,8 +220,8 @@ def test_a_program_looks_the_same_when_loaded(program: str, there: str, tmp_path
     file = tmp_path / "run.safetensors"
     lines = [
         "goto start", "list source", "s 3", "w", "list", "what loss", "goto backward", "s", "list", "goto #100",
-        "p loss", "goto update", "where", "display loss", "rewind", "rc", "goto #5", "p #4", "until #7", "finish",
-        "what #12",
+        "p loss", "goto update", "where", "display loss", "rewind", "rc", "goto #5", "p #4", "args", "until #7",
+        "finish", "what #12",
     ]  # fmt: skip
     looked = "".join(f"{line}\n" for line in lines)
     live = nnrepl_cli(str(EXAMPLES / program), stdin=f"{there}\nsave {file} all\n{looked}")
@@ -227,6 +230,25 @@ def test_a_program_looks_the_same_when_loaded(program: str, there: str, tmp_path
     first = "(nnrepl) goto start"
     assert loaded.stdout.partition(first)[2] == live.stdout.partition(first)[2]
     assert loaded.stdout.count("(nnrepl)") == len(lines)
+
+
+@pytest.mark.parametrize("everything", [True, False])
+def test_every_command_works_on_a_loaded_tape_or_says_why_not(everything: bool, tmp_path: Path) -> None:
+    """No command raises anything but a UserError; what computes anew says that it cannot."""
+    load_all()
+    session = train(1)
+    session.goto("start")
+    mx.eval(session.tape.ops[4].outputs[0].array)
+    loaded = reload(session, tmp_path / "run.safetensors", everything)
+    away = {"quit", "save", "load", "compare", "export", "source", "tui", "edit"}
+    names = [command.names[0] for command in TABLE.commands if command.names[0] not in away]
+    words = ("", "hidden", "grad(hidden)", "#5", "#20", "pass", "loss == 0", "hidden = 2", "matmul")
+    for name in names:
+        said = screen(loaded, ["goto #5", *(f"{name} {word}".strip() for word in words)])
+        assert "Traceback" not in said
+    said = " ".join(screen(loaded, ["goto end", "verify", "args", "hidden = 2"]).split())
+    assert "cannot be computed again" in said
+    assert "nothing can be changed there" in said
 
 
 def test_the_sources_are_in_the_file(tmp_path: Path) -> None:
@@ -488,7 +510,7 @@ def test_a_damaged_file_gets_one_line(good: bytes, tmp_path: Path, data: st.Data
         screen(session, ["goto start", "ll", "goto end", "p loss"])
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_a_file_with_anything_in_its_tables(good: bytes, tmp_path: Path, data: st.DataObject) -> None:
     """Some part of the JSON is replaced by something else, with a right checksum."""

@@ -23,6 +23,7 @@ from nnrepl.programs.saving import save
 from nnrepl.session.counterparts import arrangements, normal, similar
 from nnrepl.session.errors import UserError
 from nnrepl.session.session import Session
+from nnrepl.view.theme import THEMES
 from tests.support import nnrepl_cli
 
 
@@ -138,7 +139,7 @@ def hooks_only(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def said(session: Session, line: str) -> str:
-    console = Console(width=200, color_system=None, highlight=False, markup=False, emoji=False)
+    console = Console(width=200, color_system=None, theme=THEMES["dark"], highlight=False, markup=False, emoji=False)
     with console.capture() as captured:
         console.print(Interpreter(session).run(line))
     return captured.get()
