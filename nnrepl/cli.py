@@ -13,15 +13,25 @@ import mlx.core as mx
 
 from nnrepl._version import VERSION
 from nnrepl.commands.interpreter import Interpreter
+from nnrepl.programs.arrays import SUFFIX
 from nnrepl.programs.exceptions import exit_status
-from nnrepl.programs.script import CannotLoad, Script, forget_modules, load_module, load_script, reset_stdin
+from nnrepl.programs.saved import open_session
+from nnrepl.programs.script import (
+    USAGE_ERROR,
+    CannotLoad,
+    Script,
+    forget_modules,
+    load_module,
+    load_script,
+    reset_stdin,
+)
 from nnrepl.record.guide import Diverged, Guide, Unwinding
 from nnrepl.record.intercept import recording
 from nnrepl.record.names import ProgramNames
 from nnrepl.record.opaque import set_random_state
 from nnrepl.record.recorder import Recorder
 from nnrepl.record.rerun import CannotExchange
-from nnrepl.session.errors import Quit, Restart, RunAgain
+from nnrepl.session.errors import Quit, Restart, RunAgain, UserError
 from nnrepl.session.saved import Keeper, stops_file
 from nnrepl.session.session import Session
 from nnrepl.session.settings import config_directory, config_file, load_settings
@@ -29,6 +39,7 @@ from nnrepl.shell.readers import Chain, Queue, Reader
 from nnrepl.shell.shell import Shell, is_capable, make_console, make_reader, run_program
 from nnrepl.tape import Tape
 from nnrepl.timeline.history import parse_size
+from nnrepl.view.saved import facts_text
 
 
 def parser() -> argparse.ArgumentParser:
@@ -114,11 +125,63 @@ def main(arguments: list[str] | None = None) -> int:
         if options.tui and (options.batch or options.plain or not is_capable()):
             raise CannotLoad("--tui needs a terminal, and neither --batch nor --plain")
         lines = given_lines(options)
+        if options.module is None and (options.program or "").endswith(SUFFIX):
+            return look(options, lines)
         script = load(options)
-    except CannotLoad as error:
+    except (CannotLoad, UserError) as error:
         print(f"nnrepl: {error}", file=sys.stderr)
-        return error.status
+        return error.status if isinstance(error, CannotLoad) else USAGE_ERROR
     return Debugger(options, script, lines).run()
+
+
+def look(options: argparse.Namespace, lines: list[str]) -> int:
+    """Look at a saved tape, without its program. Returns the exit status. Raises UserError."""
+    if options.args:
+        raise UserError(f"{options.program} is a saved tape; it takes no arguments")
+    session, facts = open_session(options.program)
+    settings, notes = settings_of(options)
+    session.settings.update(settings)
+    banner = "\n".join([f"{versions()} · {facts_text(facts).plain} · help for more", *notes])
+
+    def reader(interpreter: Interpreter) -> Reader:
+        return reader_of(interpreter, options, Queue(lines), options.program)
+
+    console = make_console(options.plain, settings.get("theme", "dark"))
+    shell = Shell(session, console, reader, banner, options.batch)
+    shell.interpreter.full_screen = options.tui
+    if not options.batch:
+        shell.catch_interrupts()
+    try:
+        shell.interact(session, session.stop)
+    except Quit:
+        pass
+    return int(shell.failed and not is_interactive(options))
+
+
+def settings_of(options: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
+    """The person's settings, those given on the command line first, and what is to be said of them."""
+    settings, notes = load_settings(config_file())
+    given = {"theme": options.theme, "history": options.history}
+    settings.update({name: value for name, value in given.items() if value is not None})
+    return settings, notes
+
+
+def is_plain(options: argparse.Namespace) -> bool:
+    """Whether there is no terminal to talk to, or none that should be used."""
+    return options.plain or any(stream is None or not stream.isatty() for stream in (sys.stdin, sys.stdout))
+
+
+def is_interactive(options: argparse.Namespace) -> bool:
+    """Whether a person sits at a terminal."""
+    return not (is_plain(options) or options.batch)
+
+
+def reader_of(interpreter: Interpreter, options: argparse.Namespace, given: Queue, program: str) -> Reader:
+    """The lines that were given on the command line, then those that are typed."""
+    readers: list[Reader] = [given]
+    if not options.batch:
+        readers.append(make_reader(interpreter, is_plain(options), program))
+    return Chain(readers)
 
 
 def split_arguments(arguments: list[str]) -> tuple[list[str], list[str]]:
@@ -146,11 +209,7 @@ class Debugger:
     def __init__(self, options: argparse.Namespace, script: Script, lines: list[str]) -> None:
         self.options = options
         self.script = script
-        streams = (sys.stdin, sys.stdout)
-        self.plain = options.plain or any(stream is None or not stream.isatty() for stream in streams)
-        self.settings, self.notes = load_settings(config_file())
-        given = {"theme": options.theme, "history": options.history}
-        self.settings.update({name: value for name, value in given.items() if value is not None})
+        self.settings, self.notes = settings_of(options)
         self.console = make_console(options.plain, self.settings.get("theme", "dark"))
         self.queue = Queue(([] if options.batch else self._startup()) + lines)
         self._modules = frozenset(sys.modules)
@@ -162,10 +221,10 @@ class Debugger:
         session = Session(tape, names)
         session.settings.update(self.settings)
         keeper = Keeper(session.stops, stops_file(self.script.path))
-        restored = keeper.restore() if self._interactive() else ""
+        restored = keeper.restore() if is_interactive(self.options) else ""
         shell = Shell(session, self.console, self._reader, self._banner(restored), self.options.batch)
         shell.interpreter.full_screen = self.options.tui
-        if self._interactive():
+        if is_interactive(self.options):
             shell.after_line = keeper.save
         if not self.options.batch:
             shell.catch_interrupts()
@@ -187,7 +246,7 @@ class Debugger:
             error = session.exit_error
         shell.cursor_moved(len(session.tape))
         status = exit_status(error)
-        return status or int(shell.failed and not self._interactive())
+        return status or int(shell.failed and not is_interactive(self.options))
 
     def _once(self, session: Session, wish: Unwinding | None) -> BaseException | None:
         """Run the program to its end: from its start, or along the tape of a run before."""
@@ -214,14 +273,8 @@ class Debugger:
             self.notes.append(str(error))
             return []
 
-    def _interactive(self) -> bool:
-        return not (self.plain or self.options.batch)
-
     def _reader(self, interpreter: Interpreter) -> Reader:
-        readers: list[Reader] = [self.queue]
-        if not self.options.batch:
-            readers.append(make_reader(interpreter, self.plain, self.script.path))
-        return Chain(readers)
+        return reader_of(interpreter, self.options, self.queue, self.script.path)
 
     def _banner(self, restored: str) -> str:
         said = (*self.script.notes, *self.notes, *([restored] if restored else []))

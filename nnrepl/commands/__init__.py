@@ -4,7 +4,9 @@
 def load_all() -> None:
     """Import every module of commands, so that the table is complete."""
     from nnrepl.commands import (  # noqa: F401
+        comparing,
         export,
+        files,
         frames,
         general,
         graph,

@@ -50,7 +50,7 @@ class Interpreter:
         from nnrepl.commands import load_all
 
         load_all()
-        self.session = session
+        self.session = self._home = session
         self.table = table.TABLE
         self.repeat = ""
         self.shown: Op | None = None
@@ -133,6 +133,17 @@ class Interpreter:
                 self._waited = True
                 return lines.popleft()
         return None
+
+    def visit(self, session: Session) -> None:
+        """Look at another session, while the own one waits."""
+        session.settings = self._home.settings
+        self.session, self.shown = session, None
+
+    def go_home(self) -> bool:
+        """Look at the own session again. Returns False if it is the one that is looked at."""
+        away = self.session is not self._home
+        self.session, self.shown = self._home, None
+        return away
 
     def _hint(self, parsed: table.Line, word: str) -> Text | None:
         """A bare word that is a command, and the name of a tensor as well."""

@@ -23,11 +23,11 @@ from nnrepl.record import opaque, trees
 from nnrepl.record.catalog import Callee
 from nnrepl.record.opaque import set_random_state
 from nnrepl.record.recorder import RECORD, Recorder
-from nnrepl.record.repeat import repeat
+from nnrepl.record.repeat import Caller, repeat
 from nnrepl.record.special import construct
 from nnrepl.record.strays import invoke
 from nnrepl.record.tracing import Tracing
-from nnrepl.tape import Op, Value
+from nnrepl.tape import Activation, Op, Value
 
 _getframe = sys._getframe
 _RANDOM_STATE: Any = mx.random.state
@@ -43,12 +43,14 @@ class Trace:
         inputs: The values that went in: its arguments, then the captured `inputs`.
         result: What it returned, as a tree of Values.
         outputs: What the captured `outputs` held afterwards.
+        scope: From which call it was called.
     """
 
     ops: list[Op]
     inputs: list[Value]
     result: Any
     outputs: list[Value]
+    scope: Activation | None
 
 
 class Compiled(opaque.Transform):
@@ -167,11 +169,12 @@ def call_compiled(
     if trace is not None:
         draws = _holds_random_state(inputs)
         state = _RANDOM_STATE[0]
-        result = _repeat(recorder, trace, [*given, *taken], outputs, draws)
+        result = _repeat(recorder, trace, [*given, *taken], outputs, draws, frame)
         if draws and not _holds_random_state(outputs):
             set_random_state(state)  # the new state is an output that nobody captured
         return result
     start = len(recorder.tape)
+    scope = recorder.stack.enter(recorder.stack.program_frame(frame))
     (fresh_args, fresh_kwargs), given = _placeholders(recorder, (args, kwargs), given)
     tracing = Tracing(recorder, start, [*given, *taken])
     recorder.tracing.append(tracing)
@@ -182,7 +185,7 @@ def call_compiled(
     after = [recorder.value_of(array, frame) for array in _captured(outputs)]
     held = trees.rebuild(result, lambda array: recorder.value_of(array, frame))
     tracing.check_captured([recorder.value_of(array, frame) for array in trees.arrays(result)])
-    traces[key] = Trace(recorder.tape.ops[start:], [*given, *taken], held, after)
+    traces[key] = Trace(recorder.tape.ops[start:], [*given, *taken], held, after, scope)
     return _hand_out(recorder, held)
 
 
@@ -231,10 +234,11 @@ def _holds_random_state(tree: Any) -> bool:
     return tree is _RANDOM_STATE
 
 
-def _repeat(recorder: Recorder, trace: Trace, inputs: list[Value], outputs: Any, draws: bool) -> Any:
+def _repeat(recorder: Recorder, trace: Trace, inputs: list[Value], outputs: Any, draws: bool, frame: FrameType) -> Any:
     """Put the ops of an earlier run on the tape again, on other inputs."""
     now = dict(zip(trace.inputs, inputs))
-    repeat(recorder, trace.ops, now, draws)
+    frame = recorder.stack.program_frame(frame)
+    repeat(recorder, trace.ops, now, Caller(trace.scope, recorder.stack.enter(frame), frame.f_lasti), draws)
     filled = iter([now.get(value, value) for value in trace.outputs])
     if outputs is not None:
         trees.fill(outputs, lambda _: recorder.handle(next(filled)))

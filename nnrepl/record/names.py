@@ -52,6 +52,15 @@ class ProgramNames:
         modules = [step.owner for step in _path(op.scope) if is_module(step.owner)]
         return type(modules[-1]).__name__ if modules else ""
 
+    def calls(self, op: Op) -> Iterator[tuple[str, Activation]]:
+        """The calls of modules in which an op was made, the outermost first, each with the module's path."""
+        modules = [step for step in _path(op.scope) if is_module(step.owner)]
+        seen: set[int] = set()
+        for step in modules:
+            if step.code.co_name == "__call__" and id(step.owner) not in seen:
+                seen.add(id(step.owner))
+                yield self._path_of(modules[0].owner, step.owner), step
+
     def _path_of(self, root: Any, module: Any) -> str:
         known = self._modules.get(id(root))
         if known is None or known[0] is not root or id(module) not in known[1]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import mlx.core as mx
 
 from nnrepl.record import rerun
-from nnrepl.tape import GRADIENT_PASS, BackwardOp, DrawnKey, Gradient, Leaf, Op, Pass, Value
+from nnrepl.tape import GRADIENT_PASS, Activation, BackwardOp, DrawnKey, Gradient, Leaf, Op, Pass, Value
 
 _copy, _uniform = mx.array.__copy__, mx.random.uniform
 
@@ -15,13 +15,44 @@ if TYPE_CHECKING:
     from nnrepl.record.recorder import Recorder
 
 
-def repeat(recorder: Recorder, ops: list[Op], now: dict[Value, Value], draws: bool = False) -> None:
+class Caller:
+    """Gives the calls in which ops were made another caller: a compiled function is called from many places.
+
+    Args:
+        old: The call from which the ops were made.
+        new: The call from which they are made now, and where in it.
+    """
+
+    def __init__(self, old: Activation | None, new: Activation | None, lasti: int) -> None:
+        self._lasti = lasti
+        self._known: dict[Activation | None, Activation | None] = {old: new}
+        self._new = new
+
+    def scope(self, old: Activation | None) -> Activation | None:
+        """The call that stands for `old`."""
+        known = self._known
+        missing: list[Activation] = []
+        step = old
+        while step not in known and step is not None:
+            missing.append(step)
+            step = step.parent
+        if step not in known:
+            return old  # not made from there
+        for made in reversed(missing):
+            parent = known[made.parent]
+            lasti = self._lasti if parent is self._new else made.lasti
+            known[made] = Activation(parent, made.code, lasti, made.owner, made.updating, made.variables)
+        return known[old]
+
+
+def repeat(recorder: Recorder, ops: list[Op], now: dict[Value, Value], caller: Caller, draws: bool = False) -> None:
     """Put `ops` on the tape again, pass by pass.
 
     Args:
         recorder: Writes on its tape.
         ops: Ops of earlier passes, in order.
         now: Which value stands for which old one; the new results are added to it.
+        caller: From where the ops are made now.
         draws: Whether random numbers are drawn anew from the global state; else they are those of the ops.
     """
     again: dict[Op, Op] = {}
@@ -37,7 +68,7 @@ def repeat(recorder: Recorder, ops: list[Op], now: dict[Value, Value], draws: bo
             new = Op(op.operation, args, kwargs, inputs)
         else:
             new = BackwardOp(op.operation, args, kwargs, inputs, again.get(op.of, op.of))
-        new.scope, new.lasti, new.part = op.scope, op.lasti, part
+        new.scope, new.lasti, new.part = caller.scope(op.scope), op.lasti, part
         if op in recorder.tape.streams:
             recorder.tape.streams[new] = recorder.tape.streams[op]
         if recorder.guide is not None:

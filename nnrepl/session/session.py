@@ -443,6 +443,8 @@ class Session:
         """Whether values, and everything unevaluated that they depend on, are small enough to show unasked."""
         limit = int(self.settings["peek"])
         shown = sum(value.size for value in values)
+        if any(value.refusal for value in values):
+            return False
         return limit > 0 and shown <= limit and pending(values, limit - shown) is not None
 
     def over_passes(self, text: str) -> list[tuple[int, float]]:

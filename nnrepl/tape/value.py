@@ -34,10 +34,12 @@ class Value:
         op: The op that produced it; None for a leaf.
         slot: Which output of `op` it is.
         held: The `mx.array` itself, None when it was dropped or not built yet. Use `array`.
+        refusal: Why its numbers cannot be had; "" where they are there or can be computed.
     """
 
     __slots__ = ("held", "op", "slot")
 
+    refusal: str = ""
     kind = ""
     origin: Value | None = None
     gradient_of: Value | None = None

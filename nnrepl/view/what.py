@@ -46,6 +46,8 @@ def what_view(session: Session, value: Value) -> RenderableType:
 def _state(value: Value) -> str:
     if value.evaluated:
         return "evaluated"
+    if value.refusal:
+        return value.refusal
     ops = pending([value]) or []
     cost = "nothing else" if not ops else f"{len(ops)} op{'s' if len(ops) > 1 else ''}"
     dropped = "dropped (it is computed again when looked at)" if value.dropped else "not computed yet"

@@ -1,0 +1,427 @@
+"""Saved: a tape from a file, to be looked at without its program. What `nnrepl.programs.saving` writes.
+
+Nothing in a file is trusted: every number is checked before it is used, nothing is unpickled, nothing is run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zlib
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from itertools import count
+from types import CodeType
+from typing import Any, cast
+
+import mlx.core as mx
+
+from nnrepl.programs.arrays import SUFFIX, Tensors, is_counts, product, read_header
+from nnrepl.programs.savefile import FORMAT, unpacked
+from nnrepl.programs.standins import (
+    Damaged,
+    SavedBackwardOp,
+    SavedCode,
+    SavedGradient,
+    SavedLeaf,
+    SavedNames,
+    SavedOp,
+    SavedValue,
+    Shown,
+    as_number,
+    as_text,
+    as_word,
+    demand,
+    no_run,
+    owners,
+)
+from nnrepl.record import source as sources
+from nnrepl.record.names import ProgramNames
+from nnrepl.record.recorder import Recorder
+from nnrepl.session.changes import Run
+from nnrepl.session.errors import UserError
+from nnrepl.session.session import END_OF_TAPE, Session, Stop
+from nnrepl.tape import (
+    LEAF_KINDS,
+    Activation,
+    Hole,
+    Leaf,
+    Mark,
+    Op,
+    Operation,
+    Pass,
+    Tape,
+    Value,
+)
+from nnrepl.tape.passes import GRADIENT_PASS, RUN_PASS, SETUP_PASS, UPDATE_PASS
+from nnrepl.timeline.edits import Edit
+from nnrepl.timeline.timelines import Timelines
+
+_DTYPES: dict[str, mx.Dtype] = {
+    name: getattr(mx, name if name != "bool" else "bool_")
+    for name in (
+        "bool", "uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64",
+        "float16", "bfloat16", "float32", "float64", "complex64",
+    )
+}  # fmt: skip
+_LINES, _NESTING, _LARGEST = 5_000_000, 40, 2**62
+_numbers = count(1)
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a file says of itself.
+
+    Attributes:
+        path: The file.
+        program: The program that was recorded.
+        nnrepl, mlx: The versions that recorded it.
+        values, kept: How many values the tape has, and of how many the file has the numbers.
+        cursor: Where the person stood.
+    """
+
+    path: str
+    program: str
+    nnrepl: str
+    mlx: str
+    values: int
+    kept: int
+    cursor: int
+
+
+def find(path: str) -> str:
+    """The file that a person means: `.safetensors` may be left out."""
+    return path + SUFFIX if not path.endswith(SUFFIX) and not os.path.exists(path) else path
+
+
+def open_session(path: str) -> tuple[Session, Facts]:
+    """A session on a saved tape.
+
+    Raises:
+        UserError: If the file cannot be read, is damaged, or holds no tape.
+    """
+    header = read_header(path)
+    if "nnrepl" not in header.metadata:
+        raise UserError(f"{path} is not a tape that nnrepl saved; compare {path} compares its arrays with a tape")
+    if header.metadata["nnrepl"] != str(FORMAT):
+        raise UserError(f"{path} was saved by another version of nnrepl, in a form that this one does not know")
+    try:
+        document = json.loads(unpacked(header.metadata))
+        timelines, facts = _Reader(header, document).read()
+        session = Session(timelines.current.tape, timelines.current.names)
+    except (Damaged, ValueError, KeyError, IndexError, TypeError, AttributeError, OverflowError, RecursionError):
+        raise UserError(f"{path} is damaged: what it says of its tape does not hold together") from None
+    session.changes.timelines = timelines
+    session.changes.restarts = _NoProgram(path)
+    session.cursor = facts.cursor
+    session.stop = Stop(END_OF_TAPE if facts.cursor >= len(session.tape) else "", facts.cursor)
+    return session, facts
+
+
+class _NoProgram:
+    """Says that nothing can be run again."""
+
+    def __init__(self, path: str) -> None:
+        self._refusal = f"this tape was loaded from {path}: nothing can be changed there; run the program to change it"
+
+    def computing(self) -> AbstractContextManager[Recorder]:
+        """Refuses. Raises UserError."""
+        raise UserError(self._refusal)
+
+    def again(self, run: Run) -> tuple[Tape, ProgramNames]:
+        """Refuses. Raises UserError."""
+        raise UserError(self._refusal)
+
+
+class _Reader:
+    """Builds timelines from the rows of a file."""
+
+    def __init__(self, header: Tensors, document: dict[str, Any]) -> None:
+        self.header = header
+        self.document = document
+        self.given: dict[Value, list[str]] = {}
+        self.values: list[Value] = []
+        self.scopes: list[Activation] = []
+        self.tapes = [self._empty_tape() for _ in document["tapes"]]
+        first = self.tapes[0]
+        for tape in self.tapes[1:]:
+            for notes in ("labels", "aliases", "sketches", "dropped", "errors", "belonging", "edits", "inserted"):
+                setattr(tape, notes, getattr(first, notes))
+
+    def _empty_tape(self) -> Tape:
+        names = SavedNames(self.header.path, self.given)
+        names.tape = Tape(names)
+        return names.tape
+
+    def read(self) -> tuple[Timelines, Facts]:
+        """Everything."""
+        document = self.document
+        codes = _Codes(document["files"], document["codes"]).codes
+        self.scopes = _Scopes(codes, document).scopes
+        self._values(document["values"])
+        self.operations = [self._operation(row) for row in document["operations"]]
+        self.rows = document["ops"]
+        for tape, row in zip(self.tapes, document["tapes"]):
+            self._tape(tape, row)
+        for value in self.values:
+            demand(isinstance(value, Leaf) or value.op is not None)
+        timelines = self._timelines(document["timelines"], document["current"])
+        made = document["made"]
+        cursor = as_number(made["cursor"], len(timelines.current.tape) + 1)
+        kept = sum(value.held is not None for value in self.values)
+        versions = as_text(made["nnrepl"]), as_text(made["mlx"])
+        facts = Facts(self.header.path, as_text(made["program"]), *versions, len(self.values), kept, cursor)
+        return timelines, facts
+
+    def value(self, number: Any) -> Value:
+        """The value with a number."""
+        return self.values[as_number(number, len(self.values))]
+
+    def _all(self, numbers: Any) -> tuple[Value, ...]:
+        demand(isinstance(numbers, list))
+        return tuple([self.value(number) for number in numbers])
+
+    # -- values --------------------------------------------------------------------------------------------
+
+    def _values(self, rows: list[dict[str, Any]]) -> None:
+        arrays: dict[str, mx.array] = {}
+        if self.header.entries:
+            try:
+                arrays = dict(mx.load(self.header.path, format="safetensors"))  # type: ignore[arg-type]
+            except Exception:  # whatever MLX's own reader says
+                raise Damaged from None
+        sums: dict[str, int] = {}
+        tape = self.tapes[0]
+        depths: list[int] = []
+        for row in rows:
+            held = self._held(row, arrays, sums)
+            of = self.value(row["of"]) if "of" in row else None
+            depths.append(0 if of is None else depths[row["of"]] + 1)
+            demand(depths[-1] < _NESTING)
+            value = self._new(row, held, of)
+            if held is None:
+                demand(is_counts(row["shape"], 2**31))
+                product(row["shape"])
+                tape.sketches[value] = (tuple(row["shape"]), _DTYPES[row["dtype"]])
+            if "label" in row:
+                tape.labels[value] = as_text(row["label"])
+            if "names" in row:
+                self.given[value] = [as_text(name) for name in row["names"]]
+            elif not isinstance(value, Leaf) and of is None:
+                self.given[value] = []
+            if held is None and row.get("dropped"):
+                tape.dropped.add(value)
+            self.values.append(value)
+
+    def _new(self, row: dict[str, Any], held: Any, of: Value | None) -> Value:
+        if "kind" in row:
+            demand(row["kind"] in LEAF_KINDS)
+            origin = self.value(row["origin"]) if "origin" in row else None
+            leaf = SavedLeaf(self.tapes[0], held, row["kind"], None, origin)
+            leaf.gradient_of = of
+            return leaf
+        return SavedValue(None, 0, held) if of is None else SavedGradient(cast(Op, None), 0, held, of)
+
+    def _held(self, row: dict[str, Any], arrays: dict[str, mx.array], sums: dict[str, int]) -> mx.array | None:
+        """The tensor of a value, of which the numbers are read when they are looked at."""
+        if "tensor" not in row:
+            return None
+        name, dtype = row["tensor"], _DTYPES[row["dtype"]]
+        array = arrays[name]
+        if name not in sums:
+            sums[name] = zlib.crc32(self.header.bytes_of(name))
+        demand(sums[name] == row["sum"])
+        demand(is_counts(row["shape"], 2**31))
+        if dtype == mx.float64:
+            demand(array.dtype == mx.uint64)
+            array = array.view(mx.float64, stream=mx.cpu).reshape(row["shape"], stream=mx.cpu)
+        demand(array.dtype == dtype and array.shape == tuple(row["shape"]))
+        return array
+
+    # -- ops -----------------------------------------------------------------------------------------------
+
+    def _operation(self, row: list[Any]) -> Operation:
+        name, spelling, infix, kind, in_place = row
+        infix = None if infix is None else as_text(infix)
+        return Operation(as_text(name), no_run, as_text(spelling), infix, as_text(kind), in_place is True)
+
+    def _tape(self, tape: Tape, row: dict[str, Any]) -> None:
+        numbers = row["ops"]
+        demand(is_counts(numbers, len(self.rows)))
+        names = cast(SavedNames, tape.names)
+        for position, number in enumerate(numbers):
+            op = self._op(tape, self.rows[number], position)
+            tape.ops.append(op)
+            module = self.rows[number].get("module")
+            if module is not None:
+                names.modules[op] = as_text(module)
+        tape.origin = as_number(row["origin"], len(tape) + 1)
+        self._passes(tape, row["passes"])
+        self._notes(tape, row)
+        for name, versions in row["names"]:
+            names.enter(as_text(name), [(as_number(at, len(tape) + 1), self.value(value)) for at, value in versions])
+
+    def _op(self, tape: Tape, row: dict[str, Any], position: int) -> Op:
+        operation = self.operations[as_number(row["operation"], len(self.operations))]
+        inputs = self._all(row["inputs"])
+        op: Op
+        if "backward" in row:
+            of = as_number(row["backward"], position, -1)
+            op = SavedBackwardOp(operation, (), {}, inputs, None if of < 0 else tape.ops[of])
+        else:
+            args = tuple([self._argument(arg) for arg in row["args"]])
+            kwargs = {as_text(key): self._argument(arg) for key, arg in row.get("kwargs", {}).items()}
+            op = SavedOp(operation, args, kwargs, inputs)
+        op.position = position
+        op.scope, op.lasti = self._place(row["place"])
+        for value in inputs:
+            demand(isinstance(value, Leaf) or value.op is not None)
+        op.outputs = self._all(row["outputs"])
+        for slot, value in enumerate(op.outputs):
+            demand(not isinstance(value, Leaf))
+            if value.op is None:
+                value.op, value.slot = op, slot
+        return op
+
+    def _argument(self, said: Any, depth: int = 0) -> Any:
+        demand(depth < _NESTING)
+        if said is None or type(said) in (bool, int, float):
+            return said
+        if isinstance(said, str):
+            return as_text(said, True)
+        ((kind, content),) = said.items()
+        if kind == "v":
+            return self.value(content)
+        if kind == "x":
+            name, text = content
+            return type(as_word(name), (Shown,), {})(as_text(text, True))
+        if kind == "c":
+            real, imaginary = content
+            return complex(real, imaginary)
+        if kind == "d":
+            return {as_text(key): self._argument(item, depth + 1) for key, item in content}
+        parts = [self._argument(item, depth + 1) for item in content]
+        demand(kind in "lts" and (kind != "s" or len(parts) == 3))
+        return slice(*parts) if kind == "s" else tuple(parts) if kind == "t" else parts
+
+    def _place(self, said: Any) -> tuple[Activation | None, int]:
+        scope, place = said
+        number = as_number(scope, len(self.scopes), -1)
+        return (None if number < 0 else self.scopes[number]), 2 * as_number(place, _LARGEST)
+
+    # -- passes and notes ----------------------------------------------------------------------------------
+
+    def _passes(self, tape: Tape, rows: list[dict[str, Any]]) -> None:
+        before = 0
+        for row in rows:
+            start, end, backward = row["range"]
+            part = Pass(tape, as_number(row["number"], _LARGEST, -1), row["kind"], as_text(row["title"]), start)
+            demand(part.kind in (SETUP_PASS, GRADIENT_PASS, UPDATE_PASS, RUN_PASS))
+            part.start = as_number(start, len(tape) + 1, before)
+            part.end = before = as_number(end, len(tape) + 1, part.start)
+            part.backward = as_number(backward, _LARGEST)
+            part.loss = None if row["loss"] is None else self.value(row["loss"])
+            part.wrt = self._all(row["wrt"])
+            part.roots = tuple([(self.value(value), self.value(seed)) for value, seed in row["roots"]])
+            part.grads = {self.value(of): list(self._all(grads)) for of, grads in row["grads"]}
+            part.error = None if row["error"] is None else _exception(row["error"])
+            part.scope, part.lasti = self._place(row["place"])
+            part.open = row["open"] is True
+            for op in tape.ops[part.start : part.end]:
+                op.part = part
+            for leaf in part.wrt:
+                if isinstance(leaf, SavedLeaf):
+                    leaf.lie_on(tape)
+            tape.passes.append(part)
+        demand(all(hasattr(op, "part") for op in tape.ops))
+
+    def _notes(self, tape: Tape, row: dict[str, Any]) -> None:
+        length = len(tape)
+
+        def op(position: Any) -> Op:
+            return tape.ops[as_number(position, length)]
+
+        for position, how, values, *place in row["marks"]:
+            at = as_number(position, length + 1)
+            tape.marks.append(Mark(at, as_text(how), self._all(values), *self._place(place)))
+        for value, position, reason in row["holes"]:
+            tape.holes.append(Hole(self.value(value), as_number(position, length + 1), as_text(reason)))
+        tape.errors.update({op(at): _exception(error) for at, error in row["errors"]})
+        tape.edits.update({op(at): self.value(value) for at, value in row["edits"]})
+        tape.inserted.update([op(at) for at in row["inserted"]])
+        tape.belonging.update({op(at): op(root) for at, root in row["belonging"]})
+        aliases = {self.value(value): self.value(of) for value, of in row["aliases"]}
+        demand(not any(of in aliases for of in aliases.values()))
+        tape.aliases.update(aliases)
+
+    def _timelines(self, rows: list[dict[str, Any]], current: Any) -> Timelines:
+        demand(0 < len(rows) == len(self.tapes))
+        timelines = Timelines(self.tapes[0], cast(SavedNames, self.tapes[0].names))
+        for number, (tape, row) in enumerate(zip(self.tapes, rows)):
+            if not number:
+                continue
+            said = row["edit"]
+            position = as_number(said["position"], len(tape) + 1)
+            made = tape.ops[position : position + as_number(said["count"], len(tape) + 1 - position, 1)]
+            target = self.value(said["target"])
+            edit = Edit(target, as_text(said["name"]), as_text(said["text"]), position, made)
+            timelines.switch(timelines[as_number(row["parent"], number) + 1])
+            timelines.branch(tape, cast(SavedNames, tape.names), edit)
+        timelines.switch(timelines[as_number(current, len(rows)) + 1])
+        return timelines
+
+
+def _exception(said: Any) -> BaseException:
+    """An exception of the program's that only says what it said."""
+    name, text = said
+    made: BaseException = type(as_word(name), (Exception,), {"__module__": "builtins"})(as_text(text, True))
+    return made
+
+
+class _Codes:
+    """The code objects of a file, and the lines of their sources."""
+
+    def __init__(self, files: list[dict[str, Any]], rows: list[dict[str, Any]]) -> None:
+        self._lines = 0
+        self._files = [self._file(row) for row in files]
+        self.codes = [self._code(row) for row in rows]
+
+    def _file(self, row: dict[str, Any]) -> str:
+        self._lines += as_number(row["count"], _LINES)
+        demand(self._lines < _LINES)
+        lines = [""] * row["count"]
+        for number, text in row["lines"]:
+            lines[as_number(number, len(lines) + 1, 1) - 1] = as_text(text, True).replace("\n", " ")
+        filename = f"<saved {next(_numbers)}>"
+        text = "".join([line + "\n" for line in lines])
+        sources.register_cell(filename, as_text(row["path"]), as_number(row["cell"], _LARGEST), text)
+        return filename
+
+    def _code(self, row: dict[str, Any]) -> SavedCode:
+        filename = self._files[as_number(row["file"], len(self._files))]
+        places: list[sources.Span] = []
+        for place in row["places"]:
+            line, end, column, last = (as_number(part, 2**31, -1) for part in place)
+            places.append((line, end, column, last))
+        variables, free = (tuple([as_text(name) for name in row[kind]]) for kind in ("variables", "free"))
+        plain, named = (as_number(count, len(variables) + 1) for count in row["arguments"])
+        return SavedCode(
+            filename, as_text(row["name"]), as_text(row["function"]), as_number(row["line"], 2**31), plain, named,
+            variables, free, places,
+        )  # fmt: skip
+
+
+class _Scopes:
+    """The calls of functions in which ops were made."""
+
+    def __init__(self, codes: list[SavedCode], document: dict[str, Any]) -> None:
+        self._owners = owners(document["owners"], document["roots"])
+        self.scopes: list[Activation] = []
+        for row in document["scopes"]:
+            parent, place = None, 0
+            if "place" in row:
+                at, place = row["place"]
+                parent = self.scopes[as_number(at, len(self.scopes))]
+            owner = self._owners[as_number(row["owner"], len(self._owners))] if "owner" in row else None
+            code = cast(CodeType, codes[as_number(row["code"], len(codes))])
+            self.scopes.append(Activation(parent, code, 2 * as_number(place, _LARGEST), owner, "updating" in row))

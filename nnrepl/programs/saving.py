@@ -1,0 +1,465 @@
+"""Saving: writes what a session knows into one safetensors file, arrays as tensors and the rest as JSON.
+
+The JSON is a set of tables whose rows refer to each other by number, always backwards: `files` (the lines of
+source around each op), `codes`, `owners`, `scopes`, `values`, `operations`, `ops`, `tapes`, `timelines`. Rows
+that timelines share stand there once. `nnrepl.programs.saved` reads it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import CodeType
+from typing import TYPE_CHECKING, Any, cast
+
+import mlx.core as mx
+
+from nnrepl._version import VERSION
+from nnrepl.programs.arrays import SUFFIX
+from nnrepl.programs.savefile import check_target, harmless, write
+from nnrepl.record import source as sources
+from nnrepl.record.names import ProgramNames
+from nnrepl.record.stack import is_module
+from nnrepl.record.verify import same_bits
+from nnrepl.session.errors import UserError
+from nnrepl.session.expressions import aside
+from nnrepl.tape import Activation, BackwardOp, Op, Pass, Source, Tape, Value
+from nnrepl.timeline.timelines import Timeline
+
+if TYPE_CHECKING:
+    from nnrepl.session.session import Session
+
+AROUND = 15
+"""How many lines of source are kept around an op: as many as `list source` shows."""
+
+_BATCH = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """What was written.
+
+    Attributes:
+        path: The file.
+        ops: How many ops the tape has that the person looks at.
+        timelines: How many timelines.
+        values, kept: How many values there are, and of how many the numbers are in the file.
+        size: The length of the file in bytes.
+    """
+
+    path: str
+    ops: int
+    timelines: int
+    values: int
+    kept: int
+    size: int
+
+
+def save(session: Session, name: str, everything: bool = False) -> Saved:
+    """Write the tape, with all its timelines, into a file; a file of that name is replaced when the new one is
+    complete, never before.
+
+    Args:
+        name: The file; `.safetensors` is added where it is missing.
+        everything: Evaluate what has not been evaluated yet, and keep all values; else those that are evaluated.
+
+    Raises:
+        UserError: If it cannot be written; then nothing has changed.
+    """
+    path = name if name.endswith(SUFFIX) else name + SUFFIX
+    check_target(path)
+    if not session.tape.ops:
+        raise UserError("nothing has been recorded yet; step to the first op, then save")
+    tables = Tables()
+    timelines = tables.timelines(session)
+    values = list(tables.values)
+    forgotten = [value for value in values if value.dropped] if everything else []
+    try:
+        if everything:
+            session.evaluate([value for value in values if not value.refusal])
+        with aside():
+            arrays, stored = _arrays(values)
+            text = json.dumps(tables.document(session, timelines, stored), separators=(",", ":"))
+            size = write(path, arrays, text)
+    finally:
+        for value in forgotten:
+            value.forget()
+    return Saved(path, len(session.tape), len(session.changes.timelines), len(values), len(stored), size)
+
+
+def _arrays(values: list[Value]) -> tuple[dict[str, mx.array], dict[Value, tuple[str, int]]]:
+    """The tensors to write, and for each value that has its numbers which one is its own, with a checksum. A
+    leaf that goes on with an older value's numbers shares them."""
+    having = [value for value in values if value.evaluated]
+    twins = _twins(having)
+    arrays: dict[str, mx.array] = {}
+    stored: dict[Value, tuple[str, int]] = {}
+    for number, value in enumerate(having):
+        older = twins.get(value)
+        if older is not None and older in stored:
+            stored[value] = stored[older]
+            continue
+        array = value.array
+        if array.dtype == mx.float64:  # the format has it, MLX does not write it
+            array = array.reshape(-1).view(mx.uint64, stream=mx.cpu)
+        data: Any = array.reshape(-1).view(mx.uint8)
+        arrays[f"v{number}"] = array
+        stored[value] = (f"v{number}", zlib.crc32(memoryview(data)))
+    return arrays, stored
+
+
+def _twins(having: list[Value]) -> dict[Value, Value]:
+    """The leaves whose numbers are those of the value that they came from."""
+    pairs = [
+        (value, value.origin)
+        for value in having
+        if value.origin is not None
+        and value.origin.evaluated
+        and (value.shape, value.dtype) == (value.origin.shape, value.origin.dtype)
+    ]
+    found: dict[Value, Value] = {}
+    for start in range(0, len(pairs), _BATCH):
+        batch = pairs[start : start + _BATCH]
+        same = [same_bits(value.array, older.array) for value, older in batch]
+        mx.eval(same)
+        found.update({value: older for (value, older), flag in zip(batch, same) if flag.item()})
+    return found
+
+
+class Tables:
+    """The rows of the file, as they are found.
+
+    Attributes:
+        values: Every value, with its number; those that it refers to come before it.
+    """
+
+    def __init__(self) -> None:
+        self.values: dict[Value, int] = {}
+        self._files = _Files()
+        self._owners = _Owners()
+        self._scopes: dict[Activation, int] = {}
+        self._scope_rows: list[dict[str, Any]] = []
+        self._operations: dict[str, int] = {}
+        self._ops: dict[str, int] = {}
+        self._made: set[Value] = set()
+
+    def document(
+        self, session: Session, timelines: dict[str, Any], stored: dict[Value, tuple[str, int]]
+    ) -> dict[str, Any]:
+        """Everything but the arrays."""
+        return {
+            "made": {
+                "nnrepl": VERSION,
+                "mlx": mx.__version__,  # type: ignore[attr-defined]  # its stubs do not know it
+                "program": harmless(_program(session.tape)),
+                "cursor": min(session.cursor, len(session.tape)),
+            },
+            "files": self._files.rows(),
+            "codes": self._files.codes(),
+            "owners": self._owners.names,
+            "roots": self._owners.roots(),
+            "scopes": self._scope_rows,
+            "values": [self._value_row(value, stored.get(value)) for value in self.values],
+            "operations": [json.loads(text) for text in self._operations],
+            "ops": [json.loads(text) for text in self._ops],
+            **timelines,
+        }
+
+    # -- timelines and tapes -------------------------------------------------------------------------------
+
+    def timelines(self, session: Session) -> dict[str, Any]:
+        """All timelines, each with its tape."""
+        every = list(session.changes.timelines)
+        tapes = [self._tape(timeline.tape, timeline.names) for timeline in every]
+        rows = [self._timeline(timeline) for timeline in every]
+        return {"tapes": tapes, "timelines": rows, "current": every.index(session.changes.timelines.current)}
+
+    def _timeline(self, timeline: Timeline) -> dict[str, Any]:
+        row: dict[str, Any] = {}
+        if timeline.parent is not None:
+            row["parent"] = timeline.parent.number - 1
+        edit = timeline.edit
+        if edit is not None:
+            row["edit"] = {
+                "target": self.value(edit.target),
+                "name": harmless(edit.name),
+                "text": harmless(edit.text),
+                "position": edit.position,
+                "count": len(edit.ops),
+            }
+        return row
+
+    def _tape(self, tape: Tape, names: ProgramNames) -> dict[str, Any]:
+        ops = [self._op(op, tape) for op in tape.ops]
+        row: dict[str, Any] = {
+            "origin": tape.origin,
+            "ops": ops,
+            "passes": [self._pass(part) for part in tape.passes],
+            "marks": [
+                [mark.position, harmless(mark.how), self._all(mark.values), *self._place(mark.scope, mark.lasti)]
+                for mark in tape.marks
+            ],
+            "holes": [[self.value(hole.value), hole.position, harmless(hole.reason)] for hole in tape.holes],
+            "errors": [[op.position, _error(tape.errors[op])] for op in tape.ops if op in tape.errors],
+            "edits": [[op.position, self.value(tape.edits[op])] for op in tape.ops if op in tape.edits],
+            "inserted": [op.position for op in tape.ops if op in tape.inserted],
+            "belonging": [[op.position, tape.belonging[op].position] for op in tape.ops if _belongs(op, tape)],
+        }
+        row["names"] = self._index(names)
+        row["aliases"] = list(self._alias_rows(tape))
+        return row
+
+    def _index(self, names: ProgramNames) -> list[list[Any]]:
+        """Which value each name means, from which position on."""
+        return [
+            [harmless(name), [[position, self.value(value)] for position, value in names.versions(name)]]
+            for name in names.known()
+        ]
+
+    def _alias_rows(self, tape: Tape) -> Iterator[list[int]]:
+        for value in list(self.values):
+            if value in tape.aliases:
+                yield [self.value(value), self.value(value.canonical)]
+
+    def _pass(self, part: Pass) -> dict[str, Any]:
+        return {
+            "number": part.number,
+            "kind": part.kind,
+            "title": harmless(part.title),
+            "range": [part.start, part.end, part.backward],
+            "loss": None if part.loss is None else self.value(part.loss),
+            "wrt": self._all(part.wrt),
+            "roots": [self._all(pair) for pair in part.roots],
+            "grads": [[self.value(of), self._all(grads)] for of, grads in part.grads.items()],
+            "error": None if part.error is None else _error(part.error),
+            "place": self._place(part.scope, part.lasti),
+            "open": part.open,
+        }
+
+    # -- values --------------------------------------------------------------------------------------------
+
+    def value(self, value: Value) -> int:
+        """The number of a value; what it refers to is entered before it."""
+        known = self.values.get(value)
+        if known is not None:
+            return known
+        stack = [value]
+        while stack:
+            top = stack[-1]
+            if top in self.values:
+                stack.pop()
+                continue
+            missing = [other for other in (top.origin, top.gradient_of) if other is not None]
+            missing = [other for other in missing if other not in self.values]
+            if missing:
+                stack.extend(missing)
+            else:
+                self.values[top] = len(self.values)
+        return self.values[value]
+
+    def _all(self, values: Any) -> list[int]:
+        return [self.value(value) for value in values]
+
+    def _value_row(self, value: Value, stored: tuple[str, int] | None) -> dict[str, Any]:
+        row: dict[str, Any] = {"dtype": str(value.dtype).removeprefix("mlx.core.")}
+        if stored is not None:
+            row["tensor"], row["sum"] = stored
+        row["shape"] = list(value.shape)
+        if value not in self._made:
+            row["kind"] = value.kind or "captured"
+        if value.label is not None:
+            row["label"] = harmless(value.label)
+        if value.origin is not None:
+            row["origin"] = self.values[value.origin]
+        if value.gradient_of is not None:
+            row["of"] = self.values[value.gradient_of]
+        elif value in self._made:
+            names = [harmless(name) for name in cast(ProgramNames, value.tape.names).all_names(value)]
+            if names:
+                row["names"] = names
+        if value.dropped:
+            row["dropped"] = True
+        return row
+
+    # -- ops -----------------------------------------------------------------------------------------------
+
+    def _op(self, op: Op, tape: Tape) -> int:
+        row: dict[str, Any] = {"operation": self._operation(op)}
+        if isinstance(op, BackwardOp):
+            row["backward"] = -1 if op.of is None else op.of.position
+            row["inputs"] = self._all(op.inputs)
+        else:
+            row["args"] = [self._argument(arg) for arg in op.args]
+            if op.kwargs:
+                row["kwargs"] = {harmless(key): self._argument(arg) for key, arg in op.kwargs.items()}
+            row["inputs"] = self._all(op.inputs)
+        row["outputs"] = self._all(op.outputs)
+        self._made.update(op.outputs)
+        row["place"] = self._place(op.scope, op.lasti, AROUND)
+        module = tape.names.module(op)
+        if module:
+            row["module"] = harmless(module)
+        return self._ops.setdefault(json.dumps(row), len(self._ops))
+
+    def _operation(self, op: Op) -> int:
+        called = op.operation
+        row = [harmless(called.name), harmless(called.spelling), called.infix, called.kind, called.in_place]
+        return self._operations.setdefault(json.dumps(row), len(self._operations))
+
+    def _argument(self, arg: Any) -> Any:
+        """An argument as JSON: plain things as they are, others as one table that says what they are."""
+        kind = type(arg)
+        if isinstance(arg, Value):
+            return {"v": self.value(arg)}
+        if arg is None or kind is bool or (kind is int and abs(arg) < 2**64):
+            return arg
+        if isinstance(arg, float):
+            return float(arg)
+        if kind is str:
+            return harmless(arg, True)
+        if kind is list or kind is tuple:
+            return {"l" if kind is list else "t": [self._argument(item) for item in arg]}
+        if kind is dict:
+            return {"d": [[harmless(str(key)), self._argument(item)] for key, item in arg.items()]}
+        if kind is slice:
+            return {"s": [self._argument(end) for end in (arg.start, arg.stop, arg.step)]}
+        if kind is complex:
+            return {"c": [arg.real, arg.imag]}
+        return {"x": [_class_name(arg), harmless(str(arg)[:200], True)]}
+
+    # -- places --------------------------------------------------------------------------------------------
+
+    def _place(self, scope: Activation | None, lasti: int, around: int = 1) -> list[int]:
+        """In which call something stands, and where in its source."""
+        if scope is None:
+            return [-1, 0]
+        return [self._scope(scope), self._files.place(scope.code, lasti, around)]
+
+    def _scope(self, scope: Activation) -> int:
+        missing: list[Activation] = []
+        step: Activation | None = scope
+        while step is not None and step not in self._scopes:
+            missing.append(step)
+            step = step.parent
+        for new in reversed(missing):
+            row: dict[str, Any] = {"code": self._files.code(new.code)}
+            if new.parent is not None:
+                row["place"] = [self._scopes[new.parent], self._files.place(new.parent.code, new.lasti, 1)]
+            if is_module(new.owner):
+                row["owner"] = self._owners.number(new)
+            if new.updating:
+                row["updating"] = True
+            self._scopes[new] = len(self._scope_rows)
+            self._scope_rows.append(row)
+        return self._scopes[scope]
+
+
+class _Owners:
+    """The modules whose methods were running, by class and by their path in the outermost one."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+        self._numbers: dict[int, tuple[Any, int]] = {}
+        self._paths: dict[int, dict[int, str]] = {}
+        self._roots: dict[int, dict[int, str]] = {}
+
+    def number(self, scope: Activation) -> int:
+        number = self._number(scope.owner)
+        outermost = next(step.owner for step in scope.path() if is_module(step.owner))
+        root = self._number(outermost)
+        if root not in self._paths:
+            self._paths[root] = {id(part): path for path, part in outermost.named_modules()}
+        path = self._paths[root].get(id(scope.owner))
+        if path is not None:
+            self._roots.setdefault(root, {})[number] = harmless(path)
+        return number
+
+    def _number(self, owner: Any) -> int:
+        known = self._numbers.get(id(owner))
+        if known is None:
+            known = self._numbers[id(owner)] = (owner, len(self.names))
+            self.names.append(_class_name(owner))
+        return known[1]
+
+    def roots(self) -> list[list[Any]]:
+        """For each outermost module its parts: `[root, [[part, path], ...]]`."""
+        return [[root, [list(pair) for pair in parts.items()]] for root, parts in self._roots.items()]
+
+
+class _Files:
+    """The code objects, the places in them, and the lines of source around these."""
+
+    def __init__(self) -> None:
+        # Code objects of two files are equal where their text is.
+        self._codes: dict[tuple[str, CodeType], dict[sources.Span, int]] = {}
+        self._numbers: dict[tuple[str, CodeType], int] = {}
+        self._files: dict[str, tuple[int, Source, set[int]]] = {}
+
+    def code(self, code: CodeType) -> int:
+        """The number of a code object."""
+        key = code.co_filename, code
+        if key not in self._codes:
+            self._numbers[key] = len(self._codes)
+            self._codes[key] = {}
+            if code.co_filename not in self._files:
+                self._files[code.co_filename] = (len(self._files), sources.locate(code, 0), set())
+        return self._numbers[key]
+
+    def place(self, code: CodeType, lasti: int, around: int) -> int:
+        """The number of a place in a code object, of which the lines around are kept as well."""
+        self.code(code)
+        span = sources.span_of(code, lasti)
+        spans = self._codes[code.co_filename, code]
+        self._files[code.co_filename][2].update(range(max(span[0] - around, 1), span[1] + around + 1))
+        return spans.setdefault(span, len(spans))
+
+    def codes(self) -> list[dict[str, Any]]:
+        """What the file says of the code objects."""
+        return [
+            {
+                "file": self._files[filename][0],
+                "name": harmless(code.co_name),
+                "function": harmless(code.co_qualname),
+                "line": code.co_firstlineno,
+                "arguments": [code.co_argcount, code.co_kwonlyargcount],
+                "variables": [harmless(name) for name in code.co_varnames],
+                "free": [harmless(name) for name in code.co_freevars],
+                "places": [list(span) for span in spans],
+            }
+            for (filename, code), spans in self._codes.items()
+        ]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """What the file says of the source files."""
+        return [self._row(name, known, wanted) for name, (_, known, wanted) in self._files.items()]
+
+    @staticmethod
+    def _row(name: str, known: Source, wanted: set[int]) -> dict[str, Any]:
+        lines = sources.lines_of(name)
+        kept = [[number, harmless(lines[number - 1].rstrip("\r\n"), True)] for number in sorted(wanted)
+                if number <= len(lines)]  # fmt: skip
+        return {"path": harmless(known.file), "cell": known.cell, "count": len(lines), "lines": kept}
+
+
+def _class_name(thing: Any) -> str:
+    """The name of its class; one that is made up for a class with an impossible name."""
+    name = type(thing).__name__
+    return name if name.isidentifier() and len(name) < 200 else "Unnamed"
+
+
+def _error(error: BaseException) -> list[str]:
+    return [_class_name(error), harmless(str(error), True)]
+
+
+def _belongs(op: Op, tape: Tape) -> bool:
+    root = tape.belonging.get(op)
+    return root is not None and root.position < len(tape) and tape.ops[root.position] is root
+
+
+def _program(tape: Tape) -> str:
+    """The file of the outermost function."""
+    scope = next((op.scope for op in tape.ops if op.scope is not None), None)
+    return "" if scope is None else os.path.basename(sources.locate(scope.path()[0].code, 0).file)

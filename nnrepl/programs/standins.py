@@ -1,0 +1,200 @@
+"""Stand-ins: what a loaded tape consists of. They look like what was recorded, and refuse to compute."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, cast
+
+import mlx.core as mx
+
+from nnrepl.programs.savefile import is_harmless
+from nnrepl.record import source as sources
+from nnrepl.record.names import ProgramNames
+from nnrepl.session.errors import UserError
+from nnrepl.tape import BackwardOp, Gradient, Leaf, Op, Tape, Value
+
+
+class Damaged(Exception):
+    """Something in a file does not hold together."""
+
+
+def demand(holds: bool) -> None:
+    """Raise Damaged unless something holds."""
+    if not holds:
+        raise Damaged
+
+
+def as_text(said: Any, several_lines: bool = False) -> str:
+    """A text without control codes."""
+    demand(isinstance(said, str) and is_harmless(said, several_lines))
+    return cast(str, said)
+
+
+def as_number(said: Any, limit: int, least: int = 0) -> int:
+    """A whole number from `least` to below `limit`."""
+    demand(type(said) is int and least <= said < limit)
+    return cast(int, said)
+
+
+def as_word(said: Any) -> str:
+    """The name of a class."""
+    name = as_text(said)
+    demand(name.isidentifier() and len(name) < 200)
+    return name
+
+
+class SavedNames(ProgramNames):
+    """The names of a loaded tape, as they were when it was saved.
+
+    Attributes:
+        path: The file.
+    """
+
+    def __init__(self, path: str, given: dict[Value, list[str]]) -> None:
+        super().__init__()
+        self.path = path
+        self.modules: dict[Op, str] = {}
+        self._given = given
+
+    def module(self, op: Op) -> str:
+        """The path of the module whose code made the op."""
+        return self.modules.get(op, "")
+
+    def all_names(self, value: Value) -> Any:
+        """Everything that a value is called, its best name first."""
+        known = self._given.get(value)
+        return iter(known) if known is not None else super().all_names(value)
+
+    def enter(self, name: str, versions: list[tuple[int, Value]]) -> None:
+        """The values that answer to a name, with the position from which each does."""
+        self._index[name] = versions
+
+    def _catch_up(self, end: int | None = None) -> None:
+        """The tape does not grow."""
+
+
+class _Saved(Value):
+    """A value whose numbers are in the file, or not."""
+
+    __slots__ = ()
+
+    @property
+    def refusal(self) -> str:  # type: ignore[override]
+        """Why its numbers cannot be had."""
+        if self.held is not None:
+            return ""
+        return (
+            f"this tape was loaded from {_path(self.tape)}: {self.name} was not saved (save FILE all keeps every value)"
+        )
+
+    @property
+    def array(self) -> mx.array:
+        """Its numbers. Raises UserError if they were not saved."""
+        if self.held is None:
+            raise UserError(self.refusal)
+        return self.held
+
+    @property
+    def evaluated(self) -> bool:
+        """Whether its numbers are in the file."""
+        return self.held is not None
+
+
+class SavedValue(_Saved):
+    """The result of an op of a loaded tape."""
+
+    __slots__ = ()
+
+
+class SavedLeaf(_Saved, Leaf):
+    """A leaf of a loaded tape."""
+
+    __slots__ = ()
+
+    def lie_on(self, tape: Tape) -> None:
+        """Belong to another tape than the first."""
+        self._tape = tape
+
+
+class SavedGradient(_Saved, Gradient):
+    """A gradient on a loaded tape."""
+
+    __slots__ = ()
+
+
+class SavedOp(Op):
+    """An op of a loaded tape: it cannot be computed again."""
+
+    __slots__ = ()
+
+    def compute(self, lookup: Callable[[Value], mx.array] | None = None) -> list[mx.array]:
+        """Refuses. Raises UserError."""
+        raise UserError(_no_computing(self))
+
+
+class SavedBackwardOp(BackwardOp):
+    """An op of the backward pass of a loaded tape."""
+
+    __slots__ = ()
+
+    def compute(self, lookup: Callable[[Value], mx.array] | None = None) -> list[mx.array]:
+        """Refuses. Raises UserError."""
+        raise UserError(_no_computing(self))
+
+
+def _no_computing(op: Op) -> str:
+    return f"this tape was loaded from {_path(op.tape)}: #{op.index} {op.name} cannot be computed again there"
+
+
+def _path(tape: Tape) -> str:
+    return cast(SavedNames, tape.names).path
+
+
+def no_run(*args: object, **kwargs: object) -> Any:
+    raise UserError("an op of a loaded tape cannot be computed again")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SavedCode:
+    """Stands for a code object of the program that was saved: its names, and where the pieces of its source are."""
+
+    co_filename: str
+    co_name: str
+    co_qualname: str
+    co_firstlineno: int
+    co_argcount: int
+    co_kwonlyargcount: int
+    co_varnames: tuple[str, ...]
+    co_freevars: tuple[str, ...]
+    places: list[sources.Span]
+
+    def co_positions(self) -> list[sources.Span]:
+        """The piece of source of each (stand-in for an) instruction."""
+        return self.places
+
+
+class Shown:
+    """An argument that is no tensor and no plain constant, as it was shown."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def __str__(self) -> str:
+        return self._text
+
+
+def owners(names: list[Any], roots: list[Any]) -> list[Any]:
+    """Stands for the modules of the program: empty ones of the same class names, that know their paths."""
+    if not names:
+        return []
+    module: Any = importlib.import_module("mlx.nn").Module
+    base = type("SavedModule", (module,), {"named_modules": lambda self: list(self.__dict__["parts"])})
+    made = [type(as_word(name), (base,), {})() for name in names]
+    for owner in made:
+        owner.__dict__["parts"] = []
+    for root, parts in roots:
+        owner = made[as_number(root, len(made))]
+        owner.__dict__["parts"].extend([(as_text(path), made[as_number(part, len(made))]) for part, path in parts])
+    return made

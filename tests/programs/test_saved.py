@@ -1,0 +1,550 @@
+"""Saved tapes: what is loaded is what was saved, op by op and on the screen; and a damaged file gets one line."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import stat
+import zlib
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import mlx.optimizers as optim
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from rich.console import Console
+
+import nnrepl
+from nnrepl.commands import load_all
+from nnrepl.commands.interpreter import Interpreter
+from nnrepl.commands.table import TABLE
+from nnrepl.programs.arrays import read_header
+from nnrepl.programs.saved import open_session
+from nnrepl.programs.savefile import unpacked
+from nnrepl.programs.saving import save
+from nnrepl.record.verify import same_bits
+from nnrepl.session.errors import UserError
+from nnrepl.session.session import Session
+from nnrepl.tape import BackwardOp, Leaf, Op, Value
+from nnrepl.view.theme import THEMES
+from tests.corpus import lm
+from tests.support import EXAMPLES, nnrepl_cli
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(3, 4)
+        self.norm = nn.BatchNorm(4)
+        self.second = nn.Linear(4, 1)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        hidden = mx.maximum(self.norm(self.first(x)), 0)
+        return self.second(hidden)
+
+
+def train(passes: int) -> Session:
+    """A session on a recorded training loop."""
+    model = Net()
+    mx.eval(model.parameters())
+    optimizer = optim.Adam(0.1)
+
+    def loss_fn(x: mx.array, y: mx.array) -> mx.array:
+        return mx.mean(mx.square(model(x) - y))
+
+    with nnrepl.recording() as recorded:
+        step = nn.value_and_grad(model, loss_fn)
+        for _ in range(passes):
+            x = mx.random.normal((5, 3))
+            loss, grads = step(x, x.sum(axis=1, keepdims=True))
+            optimizer.update(model, grads)
+            mx.eval(model.parameters(), loss)
+    return Session(recorded.tape, recorded.names)
+
+
+def language_model() -> Session:
+    model = lm.tiny("llama").train()
+    trace = nnrepl.trace(lm.loss_of(model), lm.tokens_for("llama"), wrt=model)
+    return nnrepl.Session(trace)
+
+
+def odd_dtypes() -> Session:
+    def function(x: mx.array, z: mx.array) -> Any:
+        flags = x > 0
+        empty = x[:0]
+        whole = x.astype(mx.int8), x.astype(mx.uint64), x.astype(mx.int32)
+        half, brain = x.astype(mx.float16), x.astype(mx.bfloat16)
+        turned = z * 1j
+        double = x.astype(mx.float64, stream=mx.cpu)
+        scalar = x.sum()
+        rows = [row * 2 for row in mx.split(x, 3)]
+        infinite = x / 0
+        picked = x[mx.array([2, 0]), None]
+        return flags, empty, whole, half, brain, turned, double, scalar, rows, infinite, picked
+
+    return nnrepl.Session(nnrepl.trace(function, mx.array([1.0, -2.0, 0.5]), mx.array([1 + 2j, 3 - 1j])))
+
+
+def edited() -> Session:
+    def loss_fn(model: Any, x: mx.array) -> mx.array:
+        z = x * model["w"]
+        a = mx.sin(z)
+        return (a * a).sum()
+
+    trace = nnrepl.trace(loss_fn, {"w": mx.array([1.0, 2.0])}, mx.array([3.0, 4.0]), wrt=0)
+    session = nnrepl.Session(trace)
+    session.goto("sin")
+    interpreter = Interpreter(session)
+    for line in ("z = z * 2", "goto end", "grad(z) = 5", "undo", "x[0] = 7"):
+        interpreter.run(line)
+    return session
+
+
+SESSIONS = {"training": lambda: train(3), "llama": language_model, "dtypes": odd_dtypes, "edited": edited}
+
+
+def reload(session: Session, path: Path, everything: bool = True) -> Session:
+    save(session, str(path), everything)
+    return open_session(str(path))[0]
+
+
+@pytest.fixture(scope="module", params=SESSIONS)
+def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Session, Session]:
+    """A live session, and the same one loaded."""
+    mx.random.seed(3)
+    live = SESSIONS[request.param]()
+    return live, reload(live, tmp_path_factory.mktemp("saved") / "tape.safetensors")
+
+
+def described(op: Op) -> Any:
+    source = op.source
+    where = source.file, source.line, source.end_line, source.column, source.end_column, source.text, source.function
+    values = [(value.name, value.shape, value.dtype, value.kind, value.label) for value in (*op.inputs, *op.outputs)]
+    of = op.of.index if isinstance(op, BackwardOp) and op.of is not None else None
+    users = [[user.index for user in value.consumers] for value in op.outputs]
+    return (
+        op.index, op.name, op.phase, op.module, where, source.cell, values, of, users, op.part.number, op.part.title,
+        op.operation.kind, op.operation.spelling, str(op.error), op in op.tape.edits, op in op.tape.inserted,
+    )  # fmt: skip
+
+
+def every_value(session: Session) -> list[Value]:
+    values = [value for op in session.tape.ops for value in (*op.inputs, *op.outputs)]
+    return values + [grad for part in session.tape.passes for grads in part.grads.values() for grad in grads]
+
+
+def test_every_op_is_as_it_was(pair: tuple[Session, Session]) -> None:
+    live, loaded = pair
+    assert [described(op) for op in loaded.tape.ops] == [described(op) for op in live.tape.ops]
+
+
+def test_every_value_has_the_same_bits(pair: tuple[Session, Session]) -> None:
+    live, loaded = pair
+    values, again = every_value(live), every_value(loaded)
+    assert len(values) == len(again)
+    for before, after in zip(values, again):
+        assert after.evaluated
+        if before.dtype == mx.float64:
+            assert before.array.tolist() == after.array.tolist()
+        else:
+            assert same_bits(before.array, after.array).item(), before.name
+
+
+def test_names_mean_the_same(pair: tuple[Session, Session]) -> None:
+    live, loaded = pair
+    assert set(live.names.known()) == set(loaded.names.known())
+    for name in live.names.known():
+        before, after = live.names.versions(name), loaded.names.versions(name)
+        assert [(at, value.name, value.op and value.op.index) for at, value in before] == [
+            (at, value.name, value.op and value.op.index) for at, value in after
+        ]
+
+
+def test_gradients_belong_to_the_same_values(pair: tuple[Session, Session]) -> None:
+    live, loaded = pair
+    for before, after in zip(live.tape.passes, loaded.tape.passes):
+        assert [(of.name, [grad.name for grad in grads]) for of, grads in before.grads.items()] == [
+            (of.name, [grad.name for grad in grads]) for of, grads in after.grads.items()
+        ]
+        assert (before.loss and before.loss.name) == (after.loss and after.loss.name)
+        assert [leaf.name for leaf in before.wrt] == [leaf.name for leaf in after.wrt]
+    assert [(mark.how, mark.position) for mark in live.tape.marks] == [
+        (mark.how, mark.position) for mark in loaded.tape.marks
+    ]
+
+
+def test_timelines_are_kept(pair: tuple[Session, Session]) -> None:
+    live, loaded = pair
+    before, after = list(live.changes.timelines), list(loaded.changes.timelines)
+    assert [line.parent and line.parent.number for line in before] == [
+        line.parent and line.parent.number for line in after
+    ]
+    assert [line.edit and line.edit.text for line in before] == [line.edit and line.edit.text for line in after]
+    assert live.changes.timelines.current.number == loaded.changes.timelines.current.number
+    for old, new in zip(before, after):
+        assert [op.name for op in old.tape.ops] == [op.name for op in new.tape.ops]
+
+
+def screen(session: Session, lines: list[str]) -> str:
+    interpreter = Interpreter(session)
+    console = Console(width=100, color_system=None, theme=THEMES["dark"], highlight=False, markup=False, emoji=False)
+    with console.capture() as captured:
+        for line in lines:
+            try:
+                shown = interpreter.run(line)
+            except UserError as error:
+                shown = str(error)
+            if shown is not None:
+                console.print(shown)
+    return captured.get()
+
+
+def test_a_loaded_tape_looks_the_same(pair: tuple[Session, Session]) -> None:
+    live, loaded = pair
+    names = live.names.known()[:6]
+    lines = ["goto start", "list", "list source", "where", "s", "s 3", "n", "finish", "back", "rs 2", "goto end", "ll"]
+    lines += [line for name in names for line in (f"what {name}", f"p {name}", f"grad {name}", f"goto {name}")]
+    lines += ["rewind", "goto backward", "where", "p #3", "what #-1", "timelines", "diff", "undo", "list 5", "goto #9"]
+    assert screen(loaded, lines) == screen(live, lines)
+
+
+@pytest.mark.parametrize(
+    ("program", "there"), [("simple_nn.py", "c"), ("simple_nn.ipynb", "c"), ("transformer.py", "next pass 2")]
+)
+def test_a_program_looks_the_same_when_loaded(program: str, there: str, tmp_path: Path) -> None:
+    file = tmp_path / "run.safetensors"
+    lines = [
+        "goto start", "list source", "s 3", "w", "list", "what loss", "goto backward", "s", "list", "goto #100",
+        "p loss", "goto update", "where", "display loss", "rewind", "rc", "goto #5", "p #4", "args", "until #7",
+        "finish", "what #12",
+    ]  # fmt: skip
+    looked = "".join(f"{line}\n" for line in lines)
+    live = nnrepl_cli(str(EXAMPLES / program), stdin=f"{there}\nsave {file} all\n{looked}")
+    loaded = nnrepl_cli(str(file), stdin=looked)
+    assert (live.stderr, loaded.stderr) == ("", "")
+    first = "(nnrepl) goto start"
+    assert loaded.stdout.partition(first)[2] == live.stdout.partition(first)[2]
+    assert loaded.stdout.count("(nnrepl)") == len(lines)
+
+
+@pytest.mark.parametrize("everything", [True, False])
+def test_every_command_works_on_a_loaded_tape_or_says_why_not(everything: bool, tmp_path: Path) -> None:
+    """No command raises anything but a UserError; what computes anew says that it cannot."""
+    load_all()
+    session = train(1)
+    session.goto("start")
+    mx.eval(session.tape.ops[4].outputs[0].array)
+    loaded = reload(session, tmp_path / "run.safetensors", everything)
+    away = {"quit", "save", "load", "compare", "export", "source", "tui", "edit"}
+    names = [command.names[0] for command in TABLE.commands if command.names[0] not in away]
+    words = ("", "hidden", "grad(hidden)", "#5", "#20", "pass", "loss == 0", "hidden = 2", "matmul")
+    for name in names:
+        said = screen(loaded, ["goto #5", *(f"{name} {word}".strip() for word in words)])
+        assert "Traceback" not in said
+    said = " ".join(screen(loaded, ["goto end", "verify", "args", "hidden = 2"]).split())
+    assert "cannot be computed again" in said
+    assert "nothing can be changed there" in said
+
+
+def test_the_sources_are_in_the_file(tmp_path: Path) -> None:
+    program = tmp_path / "gone.py"
+    program.write_text("import mlx.core as mx\nx = mx.ones((2,))\ny = x * 3  # here\nprint(y)\n")
+    saved = tmp_path / "run.safetensors"
+    nnrepl_cli(str(program), stdin=f"c\nsave {saved} all\n")
+    program.unlink()
+    shown = nnrepl_cli(str(saved), stdin="goto #2\nlist source\n").stdout
+    assert "y = x * 3  # here" in shown
+    assert "gone.py:3" in shown
+
+
+# -- what was not saved ---------------------------------------------------------------------------------------
+
+
+def test_only_what_was_evaluated_is_saved(tmp_path: Path) -> None:
+    live = nnrepl.Session(nnrepl.trace(lambda x: mx.exp(mx.sin(x)).sum(), mx.array([1.0, 2.0])))
+    mx.eval(live.tape.at(1).outputs[0].array)
+    file = tmp_path / "run.safetensors"
+    saved = save(live, str(file))
+    assert (saved.kept, saved.values) == (2, 4)
+    assert [value.evaluated for op in live.tape.ops for value in op.outputs] == [True, False, False]
+    loaded, _ = open_session(str(file))
+    said = screen(
+        loaded, ["goto end", "p #1", "p #2", "what #2", "x = 3", "#1 = 3", "verify", "restart", "save " + str(file)]
+    )
+    assert "#1 = [0.8415 0.9093]" in said
+    flat = " ".join(said.split())
+    refusal = f"this tape was loaded from {file}: #2 was not saved (save FILE all keeps every value)"
+    assert flat.count(refusal) == 2
+    assert "nothing can be changed there" in flat
+    assert "#1 sin cannot be computed again there" in flat
+    assert "2 of 4 values" in flat
+
+
+def test_a_loaded_tape_can_be_saved_again(tmp_path: Path) -> None:
+    first = reload(train(2), tmp_path / "one.safetensors")
+    second = reload(first, tmp_path / "two.safetensors")
+    assert [described(op) for op in first.tape.ops] == [described(op) for op in second.tape.ops]
+    assert (tmp_path / "one.safetensors").stat().st_size == pytest.approx(
+        (tmp_path / "two.safetensors").stat().st_size, abs=200
+    )
+
+
+def test_values_that_go_on_are_stored_once(tmp_path: Path) -> None:
+    session = train(3)
+    reload(session, tmp_path / "run.safetensors")
+    leaves = [leaf for part in session.tape.passes for leaf in part.wrt]
+    tensors = len(read_header(str(tmp_path / "run.safetensors")).entries)
+    origins = {leaf.origin for leaf in leaves}
+    assert None not in origins
+    assert tensors == len({*every_value(session), *leaves, *origins}) - len(leaves)
+
+
+def test_load_at_the_prompt_and_back(tmp_path: Path) -> None:
+    file = tmp_path / "run.safetensors"
+    lines = ["s 2", f"save {file} all", "s", f"load {file}", "p z1", "c", "c", "load", "p a1", "c", "p loss"]
+    result = nnrepl_cli(stdin="\n".join(lines) + "\n")
+    assert result.stderr == ""
+    assert "back at the program" in result.stdout
+    assert result.stdout.count("a1 = [[0 0 0]]") == 1
+    assert "loss after:  5.76" in result.stdout
+    assert "loss = 9" in result.stdout
+
+
+def test_end_of_input_while_looking_at_a_loaded_tape(tmp_path: Path) -> None:
+    file = tmp_path / "run.safetensors"
+    result = nnrepl_cli(stdin=f"s\nsave {file}\nload {file}\np 1\n")
+    assert result.stderr == ""
+    assert "loss after" not in result.stdout
+
+
+# -- writing --------------------------------------------------------------------------------------------------
+
+
+def simple() -> Session:
+    return nnrepl.Session(nnrepl.trace(lambda x: (x * x).sum(), mx.ones((300,))))
+
+
+def test_places_where_nothing_can_be_written(tmp_path: Path) -> None:
+    (tmp_path / "folder.safetensors").mkdir()
+    os.mkfifo(tmp_path / "pipe.safetensors")
+    for name, said in (
+        ("nowhere/run", "there is no directory"),
+        ("folder.safetensors", "is a directory"),
+        ("pipe.safetensors", "is not a regular file"),
+        ("a" * 300, "cannot write"),
+        ("null\0", "no name of a file"),
+    ):
+        with pytest.raises(UserError, match=said):
+            save(simple(), str(tmp_path / name))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder.safetensors", "pipe.safetensors"]
+    with pytest.raises(UserError, match="nothing has been recorded"):
+        save(nnrepl.Session(nnrepl.trace(lambda: None)), str(tmp_path / "x"))
+
+
+def test_a_full_disk_leaves_the_old_file(tmp_path: Path) -> None:
+    file = tmp_path / "run.safetensors"
+    file.write_bytes(b"a good one")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        with pytest.raises(UserError, match="File too large; nothing has changed there"):
+            save(simple(), str(file), True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert file.read_bytes() == b"a good one"
+    assert [path.name for path in tmp_path.iterdir()] == ["run.safetensors"]
+
+
+def test_a_link_stays_a_link(tmp_path: Path) -> None:
+    target = tmp_path / "target.safetensors"
+    target.write_bytes(b"old")
+    (tmp_path / "link.safetensors").symlink_to(target)
+    save(simple(), str(tmp_path / "link"))
+    assert (tmp_path / "link.safetensors").is_symlink()
+    assert len(open_session(str(target))[0].tape) == 2
+
+
+def test_nothing_in_the_file_can_drive_a_terminal(tmp_path: Path) -> None:
+    def function(parameters: dict[str, mx.array]) -> mx.array:
+        return parameters["\x1b[31mred"] * 2
+
+    loaded = reload(
+        nnrepl.Session(nnrepl.trace(function, {"\x1b[31mred": mx.ones((2,))})), tmp_path / "run.safetensors"
+    )
+    assert "\x1b" not in (tmp_path / "run.safetensors").read_bytes().decode(errors="replace")
+    assert "\ufffd[31mred" in screen(loaded, ["ll"])
+
+
+# -- reading what is no good ----------------------------------------------------------------------------------
+
+
+def one_line(path: Path) -> str:
+    with pytest.raises(UserError) as caught:
+        open_session(str(path))
+    said = str(caught.value)
+    assert "\n" not in said
+    assert "\x1b" not in said
+    return said
+
+
+def test_files_that_hold_no_tape(tmp_path: Path) -> None:
+    file = tmp_path / "x.safetensors"
+    assert "there is no file" in one_line(file)
+    assert "is a directory" in one_line(tmp_path)
+    os.mkfifo(tmp_path / "pipe.safetensors")
+    assert "not a regular file" in one_line(tmp_path / "pipe.safetensors")
+    for content in (b"", b"abc", b"\0" * 100, b"print('hello')\n" * 10, b"\x05\0\0\0\0\0\0\0[1,2]", b"\xff" * 64):
+        file.write_bytes(content)
+        assert "not a safetensors file" in one_line(file)
+    mx.save_safetensors(str(file), {"weight": mx.ones((2, 2))})
+    assert "not a tape that nnrepl saved; compare" in one_line(file)
+    mx.save_safetensors(str(file), {}, {"nnrepl": "2", "tape": "{}"})
+    assert "another version" in one_line(file)
+
+
+def rewritten(path: Path, change: Any) -> None:
+    """The file with its JSON changed by a liar who knows of the checksum."""
+    header = read_header(str(path))
+    document = json.loads(unpacked(header.metadata))
+    document = change(document) or document
+    text = json.dumps(document)
+    checksum = str(zlib.crc32(text.encode()))
+    arrays = dict(mx.load(str(path)))
+    mx.eval(arrays)
+    mx.save_safetensors(str(path), arrays, {"nnrepl": "1", "tape": text, "checksum": checksum})
+
+
+def lazy(document: Any) -> dict[str, Any]:
+    """The first value, without its numbers."""
+    return {key: said for key, said in document["values"][0].items() if key not in ("tensor", "sum")}
+
+
+LIES: dict[str, Any] = {
+    "no tapes": lambda d: d.update(tapes=[]),
+    "a list": lambda d: [1, 2],
+    "wrong types": lambda d: d.update(ops="abc"),
+    "an op out of range": lambda d: d["tapes"][0]["ops"].append(10**9),
+    "a negative op": lambda d: d["tapes"][0]["ops"].append(-1),
+    "a value out of range": lambda d: d["ops"][0]["inputs"].append(10**6),
+    "a true number": lambda d: d["ops"][0]["inputs"].append(True),
+    "a cyclic scope": lambda d: d["scopes"][0].update(place=[0, 0]),
+    "a cyclic origin": lambda d: d["values"][0].update(origin=0, kind="input"),
+    "a cyclic gradient": lambda d: d["values"][-1].update(of=len(d["values"]) - 1),
+    "a cyclic alias": lambda d: d["tapes"][0].update(aliases=[[0, 1], [1, 0]]),
+    "an op that takes its own result": lambda d: d["ops"][0].update(inputs=d["ops"][0]["outputs"]),
+    "a name that drives the terminal": lambda d: d["operations"][0].__setitem__(0, "\x1b]0;owned\x07"),
+    "a path that drives the terminal": lambda d: d["files"][0].update(path="a\x1b[2Jb"),
+    "gigantic source": lambda d: d["files"][0].update(count=10**12),
+    "a gigantic shape": lambda d: d["values"][0].update(shape=[2**31 - 1] * 5),
+    "a gigantic shape without numbers": lambda d: d["values"].__setitem__(0, {**lazy(d), "shape": [2**30] * 5}),
+    "another shape": lambda d: d["values"][0].update(shape=[7]),
+    "another dtype": lambda d: d["values"][0].update(dtype="int8"),
+    "a dtype that is no dtype": lambda d: d["values"][0].update(dtype="eval"),
+    "a pass out of range": lambda d: d["tapes"][0]["passes"][0].update(range=[0, 10**6, 0]),
+    "no passes": lambda d: d["tapes"][0].update(passes=[]),
+    "a pass of no kind": lambda d: d["tapes"][0]["passes"][0].update(kind="x"),
+    "a cursor behind the end": lambda d: d["made"].update(cursor=10**6),
+    "deep arguments": lambda d: d["ops"][0].update(args=[nested(150)]),
+    "an argument of no kind": lambda d: d["ops"][0].update(args=[{"q": 1}]),
+    "a class with a name of code": lambda d: d["ops"][0].update(args=[{"x": ["__import__('os')", "x"]}]),
+    "a timeline that is its own parent": lambda d: d.update(tapes=d["tapes"] * 2, timelines=[{}, {"parent": 1}]),
+    "holes in nothing": lambda d: d["tapes"][0].update(holes=[[0, 10**9, "x"]]),
+}  # fmt: skip
+
+
+def nested(depth: int) -> Any:
+    made: Any = 1
+    for _ in range(depth):
+        made = {"l": [made]}
+    return made
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_a_file_that_lies(lie: str, tmp_path: Path) -> None:
+    file = tmp_path / "run.safetensors"
+    trace = nnrepl.trace(lambda x: mx.sin(x).sum(), mx.array([1.0, 2.0]), wrt=0)
+    save(nnrepl.Session(trace), str(file), True)
+    rewritten(file, LIES[lie])
+    assert "damaged" in one_line(file) or "as large as" in one_line(file)
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    file = tmp_path_factory.mktemp("good") / "run.safetensors"
+    mx.random.seed(1)
+    save(train(1), str(file), True)
+    return file.read_bytes()
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_a_damaged_file_gets_one_line(good: bytes, tmp_path: Path, data: st.DataObject) -> None:
+    content = bytearray(good)
+    for _ in range(data.draw(st.integers(1, 4))):
+        at = data.draw(st.integers(0, len(content) - 1))
+        kind = data.draw(st.sampled_from(["flip", "cut", "insert", "zero"]))
+        if kind == "flip":
+            content[at] ^= 1 << data.draw(st.integers(0, 7))
+        elif kind == "cut":
+            del content[max(at, 1) :]
+        elif kind == "insert":
+            content[at:at] = data.draw(st.binary(min_size=1, max_size=9))
+        else:
+            content[at : at + 8] = bytes(min(8, len(content) - at))
+    file = tmp_path / "run.safetensors"
+    file.write_bytes(bytes(content))
+    if content == good:
+        return
+    try:
+        session, _ = open_session(str(file))
+    except UserError as error:
+        assert "\n" not in str(error)  # noqa: PT017
+    else:  # a flip in what nobody reads, such as the name of a tensor that no value has
+        screen(session, ["goto start", "ll", "goto end", "p loss"])
+
+
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_a_file_with_anything_in_its_tables(good: bytes, tmp_path: Path, data: st.DataObject) -> None:
+    """Some part of the JSON is replaced by something else, with a right checksum."""
+    file = tmp_path / "run.safetensors"
+    file.write_bytes(good)
+    other = st.one_of(st.none(), st.booleans(), st.integers(-3, 40), st.floats(), st.text(max_size=3), st.just([]),
+                      st.just({}), st.just([0, 0]), st.just({"v": 0}))  # fmt: skip
+
+    def change(document: Any) -> None:
+        part: Any = document
+        while True:
+            keys = list(part) if isinstance(part, dict) else list(range(len(part)))
+            key = data.draw(st.sampled_from(keys))
+            inner = part[key]
+            if not (isinstance(inner, (dict, list)) and inner) or data.draw(st.integers(0, 7)) == 0:
+                part[key] = data.draw(other)
+                return
+            part = inner
+
+    rewritten(file, change)
+    try:
+        session, _ = open_session(str(file))
+    except UserError as error:
+        assert "\n" not in str(error)  # noqa: PT017
+    else:
+        screen(
+            session, ["goto start", "s 5", "list source", "where", "ll", "what loss", "goto end", "p loss", "timelines"]
+        )
+
+
+def test_nothing_is_run(tmp_path: Path) -> None:
+    """No module of a loaded tape is a class of the program's."""
+    loaded = reload(train(1), tmp_path / "run.safetensors")
+    owner = next(op.scope.owner for op in loaded.tape.ops if op.scope is not None and op.module)
+    assert type(owner) is not Net
+    assert not any(isinstance(value, Leaf) and value.op is not None for value in every_value(loaded))
+    assert stat.S_ISREG((tmp_path / "run.safetensors").stat().st_mode)
