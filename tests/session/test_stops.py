@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
@@ -15,13 +13,10 @@ from mlx.utils import tree_flatten
 from rich.console import Console
 
 import nnrepl
-from nnrepl.record.verify import same_bits
 from nnrepl.session.errors import UserError
 from nnrepl.session.findings import Birth, Change, Vanished
 from nnrepl.session.search import Search
 from tests.corpus import lm
-from tests.session import programs
-from tests.support import nnrepl_cli
 
 
 class Net(nn.Module):
@@ -448,121 +443,3 @@ def test_a_place_that_matches_nothing_is_kept_pending() -> None:
     assert "kept pending" in shown(session, "break backward nosuchplace")
     assert "pending" in shown(session, "info breakpoints")
     assert stops(session) == []
-
-
-# -- running programs ----------------------------------------------------------------------------------------
-
-
-def play(tmp_path: Path, program: str, *lines: str, arguments: tuple[str, ...] = ()) -> str:
-    """What the shell shows for some lines on a program, without a terminal."""
-    file = tmp_path / "train.py"
-    file.write_text(program)
-    result = nnrepl_cli(*arguments, str(file), stdin="\n".join((*lines, "q")) + "\n")
-    assert not result.stderr, result.stderr
-    return result.stdout
-
-
-@pytest.mark.parametrize(
-    ("program", "op", "place", "origins"),
-    [
-        (programs.BORN_FORWARD, "multiply", "train.py:13", ["picked[1, 0] = 0", "= -inf, made in #10 log from"]),
-        (programs.BORN_BACKWARD, "vjp of sqrt", "train.py:12", ["∂L/∂norms[1] = 0", "[1] = 0"]),
-        (programs.BORN_IN_UPDATE, "divide", "train.py:11", ["[0, 1] = 0"]),
-    ],
-    ids=["forward", "backward", "update"],
-)
-def test_catch_nan_on_programs_from_outside(
-    tmp_path: Path, program: str, op: str, place: str, origins: list[str]
-) -> None:
-    screen = play(tmp_path, program, "catch nan", "c", "back 3", "c", "goto end", "rc")
-    found = re.findall(r"becomes nan in #\d+ (.+?) \(", screen)
-    assert found[:2] == [op] * 2  # as it runs, and again on the tape
-    assert len(found) == 3  # and in reverse
-    assert place in screen
-    for origin in origins:
-        assert origin in screen
-
-
-def test_a_nan_that_the_data_brings_along_is_told_as_such(tmp_path: Path) -> None:
-    screen = play(tmp_path, programs.BROUGHT_ALONG, "catch nan", "c", arguments=("--stop-at-entry",))
-    screen = " ".join(screen.split())
-    assert "rows[1, 1] = nan (1 of 4 elements) before anything was run" in screen
-    assert "#1 matmul is the first to use it" in screen
-
-
-def test_catch_inf_then_nan_in_a_loop(tmp_path: Path) -> None:
-    screen = play(tmp_path, programs.OVERFLOW, "catch inf", "c", "p w")
-    assert "becomes inf in #" in screen
-    assert "[2] = 100" in screen
-
-
-def test_catch_shape_and_exceptions_that_are_handled(tmp_path: Path) -> None:
-    screen = play(tmp_path, programs.STRETCHED, "catch shape", "catch exception", "c", "c")
-    assert "(4, 1)" in screen
-    assert "stretch each other to (4, 4)" in screen
-    assert "catch 2  exception\nValueError in #" in screen
-
-
-def test_across_passes_while_the_program_runs_and_back(tmp_path: Path) -> None:
-    screen = play(
-        tmp_path, programs.LOOP, "break layers.1, number == 2", "tbreak loss", "watch layers.0.weight", "clear 1 2 3",
-        "break forward layers.1", "c 3", "info passes", "rc", "rc", "clear", "break update", "c", "c",
-        "clear", "catch sync", "c",
-    )  # fmt: skip
-    assert len(re.findall(r"^breakpoint 4  forward layers.1", screen, re.MULTILINE)) == 4
-    assert "breakpoint 5  update" in screen
-    assert "by mx.eval at train.py:32" in screen
-
-
-def test_watching_a_parameter_stops_once_for_each_update(tmp_path: Path) -> None:
-    screen = play(tmp_path, programs.LOOP, "watch layers.0.weight", *["c"] * 7)
-    assert len(re.findall(r"layers.0.weight changed in #\d+ subtract", screen)) == 5
-    assert "The program has ended" in screen
-
-
-def test_conditions_across_passes_stop_at_the_op_while_the_program_waits(tmp_path: Path) -> None:
-    screen = play(tmp_path, programs.LOOP, "break loss, loss < 0.3", "c", "p number", "p loss", "s", "p loss")
-    assert "breakpoint 1  loss, loss < 0.3" in screen
-
-
-def test_lines_stop_once_for_each_time_they_run(tmp_path: Path) -> None:
-    screen = play(tmp_path, programs.LOOP, "break forward train.py:13", *["c"] * 6)
-    stopped = re.findall(r"^breakpoint 1 .*\n\n(?:pass (\d+))?", screen, re.MULTILINE)
-    assert len(stopped) == 2 + 3 + 1  # the program stands at the first already
-
-
-def test_command_lists_from_a_pipe_and_from_a_file(tmp_path: Path) -> None:
-    lines = ["break loss", "commands 1", "silent", "p out", "continue", "end", "c"]
-    screen = play(tmp_path, programs.LOOP, *lines)
-    assert len(re.findall(r"^out", screen, re.MULTILINE)) == 5
-    script = tmp_path / "commands.nn"
-    script.write_text("\n".join(lines) + "\n")
-    file = tmp_path / "train.py"
-    result = nnrepl_cli("--batch", "-x", str(script), str(file))
-    assert len(re.findall(r"^out", result.stdout, re.MULTILINE)) == 5
-    assert result.returncode == 0, result.stderr
-
-
-def test_a_failing_line_ends_a_command_list(tmp_path: Path) -> None:
-    screen = play(tmp_path, programs.LOOP, "break loss", "commands", "p nonsense", "continue", "end", "c", "p 1 + 1")
-    assert screen.count("nothing here is called nonsense") == 1
-    assert screen.rstrip().endswith("(nnrepl) q")
-
-
-def test_breakpoints_survive_a_restart(tmp_path: Path) -> None:
-    screen = play(
-        tmp_path, programs.LOOP, "break loss", "catch nan", "c", "restart", "info b", "c", "disable 1", "restart", "c"
-    )
-    listed = screen[screen.index("(nnrepl) restart") :]
-    assert "breakpoint 1  loss" in listed
-    assert "catch 2  nan" in listed
-    assert screen.count("\nbreakpoint 1  loss\n") == 2
-    assert "The program has ended" in screen
-
-
-def test_without_stops_nothing_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
-    session = net_session()
-    monkeypatch.setattr(Search, "first", lambda *_: pytest.fail("it looked"))
-    session.run("continue")
-    session.run("reverse-continue")
-    assert same_bits(mx.array(1.0), mx.array(1.0)).item()
