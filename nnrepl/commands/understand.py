@@ -28,7 +28,8 @@ def why(it: Interpreter, text: str) -> RenderableType | None:
     `why grad(weights1) == 0` walks from the loss to the gradient and names the first op where it became 0;
     `why nan` and `why z is nan` name the first op that made a non-finite number out of finite ones;
     `why grad(w) is tiny` and `is huge` the ops that shrink or grow it most; `why grad(w) is none` where the path ends;
-    `why error` what disagrees in a call that failed; `why loss` what changed the loss since the pass before.
+    `why error` what disagrees in a call that failed; `why loss` what changed the loss since the pass before,
+    or, in a pass with an edit, since the timeline before it.
     `why` alone finds the first thing that is wrong. What lies ahead in a recorded pass may be asked about.
     """
     with aside():

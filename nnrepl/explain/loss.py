@@ -47,19 +47,19 @@ def why_loss(session: Session) -> Answer:
     answer = Answer(
         f"The loss went from {words.number(float(first))} (pass {before.number}) to "
         f"{words.number(float(second))} (pass "
-        f"{after.number}): {_signed(second - first)}. The weights account for {_signed(weights)}"
+        f"{after.number}): {signed(second - first)}. The weights account for {signed(weights)}"
         + (
-            f", other data for {_signed(data)}."
+            f", other data for {signed(data)}."
             if abs(data) > 1e-6 * max(abs(first), 1e-12)
             else "; the data is the same."
         )
     )
     answer.reasons.append(
-        f"To first order the weights should change it by Σ ∂L/∂w · Δw = {_signed(predicted)}; "
-        f"{_verdict(predicted, weights)}"
+        f"To first order the weights should change it by Σ ∂L/∂w · Δw = {signed(predicted)}; "
+        f"{verdict(predicted, weights)}"
     )
     answer.evidence = [
-        Evidence(share.name, f"{_signed(share.change)}   (Σ ∂L/∂{share.name} · Δ{share.name})") for share in shares[:6]
+        Evidence(share.name, f"{signed(share.change)}   (Σ ∂L/∂{share.name} · Δ{share.name})") for share in shares[:6]
     ]
     answer.ops = look.ops
     return answer
@@ -107,13 +107,15 @@ def _forward(part: Pass) -> list[Op]:
     return [op for op in part.tape.ops[part.start : part.backward] if op.error is None]
 
 
-def _signed(number: float) -> str:
+def signed(number: float) -> str:
+    """A change with its sign."""
     return ("+" if number >= 0 else "") + words.number(float(number))
 
 
-def _verdict(predicted: float, real: float) -> str:
+def verdict(predicted: float, real: float) -> str:
+    """How well the slope predicted a change."""
     if abs(predicted - real) <= 0.1 * max(abs(predicted), abs(real)):
         return "that predicts it well: the step was small enough for the slope to hold."
     if predicted * real < 0:
         return "it went the other way: the step was so large that the slope says nothing about where it led."
-    return f"it was {_signed(real)}: the loss is curved, and the step was large enough to feel it."
+    return f"it was {signed(real)}: the loss is curved, and the step was large enough to feel it."

@@ -41,8 +41,10 @@ def why(session: Session, text: str) -> Answer:
         return why_error(session)
     if text == "loss":
         from nnrepl.explain.loss import why_loss
+        from nnrepl.explain.loss_of_edit import edited_pass, why_loss_of_edit
 
-        return why_loss(session)
+        edited = edited_pass(session)
+        return why_loss(session) if edited is None else why_loss_of_edit(session, *edited)
     isnan = re.fullmatch(r"(?:mx\.)?is(?:nan|inf)\((.+)\)", text)
     match = None if isnan else _ASKED.fullmatch(text)
     what, how = (isnan[1], "nan") if isnan else (match["what"], match["how"]) if match else (text, "")
