@@ -68,11 +68,13 @@ class _Accounts:
 
     def strangers(self) -> Iterator[str]:
         """Leaves that were computed from values of the tape by something that was not recorded."""
-        recorded = {self._node(value) for op in self._ops for value in op.outputs if value.held is not None}
-        recorded |= {self._node(leaf) for leaf in _differentiated(self._ops) if leaf in self._values}
+        made = {self._node(value) for op in self._ops for value in op.outputs if value.held is not None}
+        differentiated = {self._node(leaf) for leaf in _differentiated(self._ops) if leaf in self._values}
         for leaf in self._values:
-            if leaf.op is None and leaf.origin is None and self._node(leaf) not in recorded:
-                source = self._first_of(recorded, self._node(leaf))
+            if leaf.op is None and leaf.origin is None and self._node(leaf) not in made | differentiated:
+                # What the program had before may have been made of the weights then; of a hole it is known.
+                sources = made | differentiated if leaf.kind == "hole" else made
+                source = self._first_of(sources, self._node(leaf))
                 if source is not None:
                     yield f"{leaf.name} was computed from {source.name} by something that was not recorded"
 
