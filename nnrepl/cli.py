@@ -63,7 +63,10 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--theme", choices=("dark", "light"), help="colours for a dark or light terminal")
     made.add_argument("--history", metavar="SIZE", type=size, help="memory for old values, such as 500M")
     made.add_argument("--version", action="version", version=versions())
-    made.epilog = "PROGRAM is a script or a notebook; without one, the built-in example. ARG are its own arguments."
+    made.epilog = (
+        "PROGRAM is a script, a notebook, or a tape that save wrote (.safetensors); without one, the built-in "
+        "example. ARG are its own arguments."
+    )
     return made
 
 

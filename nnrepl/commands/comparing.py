@@ -42,8 +42,9 @@ def compare_(it: Interpreter, text: str) -> RenderableType | None:
     The file holds named arrays, such as activations, weights and gradients of the same model in PyTorch, as
     safetensors or NumPy's `.npz`; or it is a tape that `save` wrote. They are matched with the values of this
     pass: by name, by the path of a parameter, by the path of a module (its output), also where case, `model.`
-    or `.weight` differ; or as you say: `compare ref.npz map z1=hidden #12=scores`, `... map names.txt` with
-    a file of such lines. Transposed arrays are recognised. Gradients are called `fc1.weight.grad`.
+    or `.weight` differ; or as you say: `compare ref.npz map z1=hidden #12=scores`, all of a path
+    (`map layers.*.attention=encoder.*.attn`), or `map names.txt`, a file of such lines. Transposed arrays are
+    recognised. Gradients are called `fc1.weight.grad`.
 
     `tolerance 1e-3` is a share of the largest magnitude of each reference; it is 1e-5, or more for float16 and
     bfloat16. Only what is compared is evaluated, in batches.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import permutations
 
 from nnrepl.session.errors import UserError
@@ -259,14 +259,12 @@ def match(lookup: Lookup, part: Stretch, shapes: Mapping[str, Shape], mapping: M
     Raises:
         UserError: If a given name or key does not exist.
     """
-    wrong = [key for key in mapping if key not in shapes]
-    if wrong:
-        raise UserError(f"the file has no array called {wrong[0]}{_close(wrong[0], shapes)}")
+    renamed = Renamed(mapping, shapes)
     candidates = Candidates(lookup, part)
     matches: list[Match] = []
     unmatched: dict[str, str] = {}
     for key, shape in shapes.items():
-        found = _one(lookup, part, candidates, key, shape, mapping.get(key))
+        found = _one(lookup, part, candidates, key, shape, renamed)
         if isinstance(found, Match) and any(value.refusal for value in found.possible):
             unmatched[key] = found.value.refusal or found.others[0].refusal
         elif isinstance(found, Match):
@@ -279,11 +277,54 @@ def match(lookup: Lookup, part: Stretch, shapes: Mapping[str, Shape], mapping: M
     return Matched(matches, unmatched, missing)
 
 
+class Renamed:
+    """What the person says that arrays are called on the tape: one by one, or for all of a path
+    (`layers.*.attention=encoder.*.attn`).
+
+    Raises:
+        UserError: If the file has nothing of a name.
+    """
+
+    def __init__(self, mapping: Mapping[str, str], shapes: Mapping[str, Shape]) -> None:
+        self._whole = {key: name for key, name in mapping.items() if key in shapes}
+        self._paths = [(_path_pattern(key), name) for key, name in mapping.items() if key not in shapes]
+        for (pattern, _), key in zip(self._paths, [key for key in mapping if key not in shapes]):
+            if not any(pattern.fullmatch(other) for other in shapes):
+                raise UserError(f"the file has no array called {key}{_close(key, shapes)}")
+
+    def given(self, key: str) -> tuple[str, bool] | None:
+        """The name that was given, and whether it was given to this very array."""
+        if key in self._whole:
+            return self._whole[key], True
+        for pattern, name in self._paths:
+            found = pattern.fullmatch(key)
+            if found is not None:
+                *stars, rest = found.groups()
+                for star in stars:
+                    name = name.replace("*", star, 1)
+                return name + (rest or ""), False
+        return None
+
+
+def _path_pattern(key: str) -> re.Pattern[str]:
+    return re.compile(re.escape(key).replace(r"\*", r"([^.]+)") + r"(\..*)?")
+
+
 def _one(
-    lookup: Lookup, part: Stretch, candidates: Candidates, key: str, shape: Shape, given: str | None
+    lookup: Lookup, part: Stretch, candidates: Candidates, key: str, shape: Shape, renamed: Renamed
 ) -> Match | str:
+    given = renamed.given(key)
     if given is not None:
-        return Match(lookup.by_words(given, part.end), key, GIVEN)
+        name, exactly = given
+        known = candidates.find(name, shape)
+        if isinstance(known, Match) and not known.others:
+            return replace(known, key=key, how=GIVEN)
+        try:
+            return Match(lookup.by_words(name, part.end), key, GIVEN)
+        except UserError:
+            if exactly:
+                raise
+            return f"mapped to {name}, and nothing on the tape is called so"
     found = candidates.find(key, shape)
     if isinstance(found, Match):
         return found

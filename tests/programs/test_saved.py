@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import signal
@@ -11,6 +12,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 import mlx.optimizers as optim
+import numpy as np
 import pytest
 from rich.console import Console
 
@@ -18,6 +20,7 @@ import nnrepl
 from nnrepl.commands import load_all
 from nnrepl.commands.interpreter import Interpreter
 from nnrepl.commands.table import TABLE
+from nnrepl.programs import savefile
 from nnrepl.programs.arrays import read_header
 from nnrepl.programs.saved import open_session
 from nnrepl.programs.saving import save
@@ -99,7 +102,21 @@ def edited() -> Session:
     return session
 
 
-SESSIONS = {"training": lambda: train(3), "llama": language_model, "dtypes": odd_dtypes, "edited": edited}
+def failing() -> Session:
+    """Random numbers, an op that raises, and a hole."""
+    elsewhere = mx.ones((2, 2))
+    with nnrepl.recording() as recorded:
+        noise = mx.random.normal((2, 3))
+        given = mx.array(np.ones((2, 2), dtype=np.float32)) + elsewhere
+        with contextlib.suppress(ValueError):
+            mx.matmul(given, noise.T)
+        mx.eval(given)
+    return Session(recorded.tape, recorded.names)
+
+
+SESSIONS = {
+    "training": lambda: train(3), "llama": language_model, "dtypes": odd_dtypes, "edited": edited, "failing": failing,
+}  # fmt: skip
 
 
 def reload(session: Session, path: Path, everything: bool = True) -> Session:
@@ -286,6 +303,18 @@ def test_a_loaded_tape_can_be_saved_again(tmp_path: Path) -> None:
     assert (tmp_path / "one.safetensors").stat().st_size == pytest.approx(
         (tmp_path / "two.safetensors").stat().st_size, abs=200
     )
+
+
+def test_a_tape_that_is_too_long_for_a_header_is_compressed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(savefile, "_LONG", 100)
+    file = tmp_path / "run.safetensors"
+    session = train(2)
+    loaded = reload(session, file)
+    assert "tape.zlib" in read_header(str(file)).metadata
+    assert [described(op) for op in loaded.tape.ops] == [described(op) for op in session.tape.ops]
+    monkeypatch.setattr(savefile, "_LONGEST", 1000)  # a small file that would become a huge one
+    with pytest.raises(UserError, match="damaged"):
+        open_session(str(file))
 
 
 def test_values_that_go_on_are_stored_once(tmp_path: Path) -> None:

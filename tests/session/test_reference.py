@@ -249,6 +249,23 @@ def test_a_mapping(tmp_path: Path) -> None:
     assert "2 agree, 0 differ" in compared(tmp_path, chain, [x], arrays, f"tolerance 1e-4 map {table}")
 
 
+def test_paths_are_mapped_as_a_whole(tmp_path: Path) -> None:
+    """The original calls its parts otherwise throughout."""
+    theirs = {
+        key.replace("model.layers", "encoder.block").replace("attention", "attn").replace("fc", "dense_"): array
+        for key, array in dumped(False).items()
+    }
+    file = tmp_path / "r.safetensors"
+    mx.save_safetensors(str(file), theirs)
+    paths = "layers.*.attention=encoder.block.*.attn layers.*.fc1=encoder.block.*.dense_1"
+    others = "layers.*.fc2=encoder.block.*.dense_2 layers=encoder.block"
+    mx.random.seed(0)
+    shown = said(port("scale"), f"compare {file} map {paths} {others}")
+    assert "layers.1.attention.o_proj.x  came about in one of these" in shown.splitlines()[0]
+    assert f"in {file}, not compared" not in shown
+    assert "no array called decoder" in refusal(port(), f"compare {file} map layers=decoder")
+
+
 def test_other_layouts(tmp_path: Path) -> None:
     def convolution(x: mx.array, w: mx.array) -> mx.array:
         y = mx.conv2d(x, w)
