@@ -10,16 +10,10 @@ from rich.text import Text
 from nnrepl.commands.interpreter import Interpreter
 from nnrepl.commands.table import NOTHING, Grammar, command
 from nnrepl.commands.understand import UNDERSTAND
-from nnrepl.explain.check import check_op, check_pass, pass_of
-from nnrepl.explain.inside import InsideSession, agreement, open_op
-from nnrepl.explain.paths import gradient_of, gradient_pass, inner_of_gradient, value_of
-from nnrepl.explain.primitives import primitives as primitives_of
-from nnrepl.explain.words import number
 from nnrepl.session.errors import UserError
 from nnrepl.session.expressions import aside
 from nnrepl.session.session import Session
 from nnrepl.tape import Op
-from nnrepl.view.check import check_view, primitives_view
 
 OP = Grammar("[#n | NAME]", lambda text: True, "names")
 
@@ -30,6 +24,8 @@ def op_of(session: Session, text: str) -> Op:
         if session.op is None:
             raise UserError("the cursor stands behind the last op; name one, such as #3")
         return session.op
+    from nnrepl.explain.paths import gradient_of, inner_of_gradient, value_of
+
     found = re.fullmatch(r"#(-?\d{1,12})", text)
     if found:
         return session.lookup.op(int(found[1]))
@@ -50,6 +46,9 @@ def into(it: Interpreter, text: str) -> RenderableType | None:
     `into #28`, `into weights`, or alone for the op at the cursor; for an op of the backward pass the gradient is
     taken apart. The result is compared with the op's own. `out` leads back.
     """
+    from nnrepl.explain.inside import agreement, open_op
+    from nnrepl.explain.words import number
+
     with aside():
         inside = open_op(it.session, op_of(it.session, text))
         found = agreement(inside)
@@ -71,6 +70,8 @@ def into(it: Interpreter, text: str) -> RenderableType | None:
 @command("out", takes=NOTHING, group=UNDERSTAND)
 def out(it: Interpreter, text: str) -> RenderableType | None:
     """Leave the op that `into` has opened."""
+    from nnrepl.explain.inside import InsideSession
+
     session = it.session
     if not isinstance(session, InsideSession):
         raise UserError("you are not inside of an op; into #n opens one, finish leaves a function")
@@ -82,6 +83,9 @@ def out(it: Interpreter, text: str) -> RenderableType | None:
 @command("primitives", takes=OP, group=UNDERSTAND)
 def primitives(it: Interpreter, text: str) -> RenderableType | None:
     """List what MLX's own graph does for an op: `primitives #14`, or alone for the op at the cursor."""
+    from nnrepl.explain.primitives import primitives as primitives_of
+    from nnrepl.view.check import primitives_view
+
     op = op_of(it.session, text)
     with aside():
         return primitives_view(op, primitives_of(op))
@@ -95,6 +99,10 @@ def check(it: Interpreter, text: str) -> RenderableType | None:
     the whole gradient of a parameter, from the loss on; `check pass` those of all parameters. Kinks (ReLU at 0) are
     explained.
     """
+    from nnrepl.explain.check import check_op, check_pass, pass_of
+    from nnrepl.explain.paths import gradient_pass, inner_of_gradient, value_of
+    from nnrepl.view.check import check_view
+
     session = it.session
     with aside():
         if text == "pass":

@@ -1,4 +1,7 @@
-"""Understanding: causes, rules and numbers, checks."""
+"""Understanding: causes, rules and numbers, checks.
+
+What knows the mathematics is loaded when somebody asks: the first prompt does not wait for it.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +9,7 @@ from rich.console import RenderableType
 
 from nnrepl.commands.interpreter import Interpreter
 from nnrepl.commands.table import Grammar, command
-from nnrepl.explain import health as checks
-from nnrepl.explain.explanation import explain as make_explanation
-from nnrepl.explain.why import why as find_cause
 from nnrepl.session.expressions import aside
-from nnrepl.view.explain import explain_view
-from nnrepl.view.health import health_view, thresholds_view
-from nnrepl.view.why import why_view
 
 UNDERSTAND = "understanding"
 
@@ -32,6 +29,9 @@ def why(it: Interpreter, text: str) -> RenderableType | None:
     or, in a pass with an edit, since the timeline before it.
     `why` alone finds the first thing that is wrong. What lies ahead in a recorded pass may be asked about.
     """
+    from nnrepl.explain.why import why as find_cause
+    from nnrepl.view.why import why_view
+
     with aside():
         return why_view(find_cause(it.session, text))
 
@@ -44,6 +44,9 @@ def explain(it: Interpreter, text: str) -> RenderableType | None:
     the most telling one is taken. `explain loss` adds the chain from the op at the cursor to the loss;
     `explain update layers.0.weight` the whole step of SGD, Adam or AdamW with its moments.
     """
+    from nnrepl.explain.explanation import explain as make_explanation
+    from nnrepl.view.explain import explain_view
+
     with aside():
         return explain_view(make_explanation(it.session, text))
 
@@ -57,6 +60,9 @@ def health(it: Interpreter, text: str) -> RenderableType | None:
     with the command that shows the evidence. `health thresholds` lists what numbers are held against, and where
     that comes from; `health dead=0.9` sets one for one look.
     """
+    from nnrepl.explain import health as checks
+    from nnrepl.view.health import health_view, thresholds_view
+
     if text == "thresholds":
         return thresholds_view()
     limits = checks.parse_limits(text)

@@ -203,7 +203,7 @@ class Session:
 
     def look_at(self, tape: Tape, names: ProgramNames, cursor: int) -> None:
         """Stand on another tape."""
-        self.tape, self.names, self.cursor = tape, names, cursor
+        self.tape, self.names, self.cursor = tape, names, min(cursor, len(tape))
         self.lookup = self.expressions.lookup = Lookup(tape, names)
 
     def attach(self, tape: Tape, names: ProgramNames, recorder: Recorder) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from html import escape
 from itertools import pairwise
-from xml.sax.saxutils import escape
 
 from nnrepl.tape import Value
 from nnrepl.view.graph import Node
@@ -209,7 +209,7 @@ def _box(box: Box) -> str:
     for number, line in enumerate(box.lines):
         y = top + _LINE * (number + 1) + (_LINE / 2 if len(box.lines) == 1 else 0)
         parts.append(
-            f'<text x="{box.x:.1f}" y="{y:.1f}" text-anchor="middle" fill="{box.colour}">{escape(line)}</text>'
+            f'<text x="{box.x:.1f}" y="{y:.1f}" text-anchor="middle" fill="{box.colour}">{escape(line, quote=False)}</text>'
         )
     return "".join(parts)
 
