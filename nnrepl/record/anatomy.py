@@ -19,7 +19,7 @@ import mlx.core as mx
 
 from nnrepl.record.graph import Primitive, parse_dot
 from nnrepl.record.special import Data, construct
-from nnrepl.tape import DrawnKey, Op, Value
+from nnrepl.tape import DrawnKey, Leaf, Op, Value
 
 _broadcast_to, _export_to_dot = mx.broadcast_to, mx.export_to_dot
 
@@ -79,7 +79,7 @@ def anatomy(op: Op, slots: tuple[int, ...], inputs: Sequence[Value]) -> tuple[Gr
     if op.operation.kind == "opaque":
         return _groups([value.array for value in op.outputs], [value.array for value in inputs])
     try:
-        key = (op.operation, slots, tuple(map(_freeze, op.args)), _freeze(op.kwargs))
+        key = (op.operation, slots, tuple(map(_freeze, op.args)), _freeze(op.kwargs) if op.kwargs else None)
         known = _KNOWN.get(key)
     except TypeError:  # an argument that cannot be hashed: looked at anew each time
         return _dissect(op, slots, inputs)
@@ -101,8 +101,9 @@ def _in_one_go(outputs: int, slots: tuple[int, ...]) -> Group:
 
 def _freeze(part: Any) -> Any:
     kind = type(part)
-    if kind is Value:
-        return part.shape, part.dtype
+    if kind is Value or kind is Leaf:
+        held = part.held
+        return (part.shape, part.dtype) if held is None else (held.shape, held.dtype)
     if kind is list or kind is tuple:
         return tuple([_freeze(item) for item in part])
     if kind is dict:
@@ -113,6 +114,8 @@ def _freeze(part: Any) -> Any:
         return kind
     if hasattr(part, "__array_interface__"):
         return "numpy", part.shape, str(part.dtype)
+    if isinstance(part, Value):
+        return part.shape, part.dtype
     return kind, part
 
 

@@ -185,9 +185,10 @@ class Sweep:
             node.parts = node.op.args[0].backward(self, node, reached, cotangents)
         elif node.group.simple:
             op = self._write(node, node.rule(node.wanted, reached), cotangents)
+            together = self._together
             for slot, part in zip(node.wanted, op.outputs):
                 value = node.inputs[slot]
-                if (node, value) in self._together:
+                if together and (node, value) in together:
                     continue
                 far = so_far.get(value)
                 if far is None:

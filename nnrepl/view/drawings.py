@@ -209,7 +209,8 @@ def _box(box: Box) -> str:
     for number, line in enumerate(box.lines):
         y = top + _LINE * (number + 1) + (_LINE / 2 if len(box.lines) == 1 else 0)
         parts.append(
-            f'<text x="{box.x:.1f}" y="{y:.1f}" text-anchor="middle" fill="{box.colour}">{escape(line, quote=False)}</text>'
+            f'<text x="{box.x:.1f}" y="{y:.1f}" text-anchor="middle" fill="{box.colour}">'
+            f"{escape(line, quote=False)}</text>"
         )
     return "".join(parts)
 
