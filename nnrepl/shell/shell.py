@@ -233,9 +233,11 @@ class Shell(Hooks):
         self.interpreter.log.typed(line.strip())
         self._progress.begin()
         try:
-            with self._printing():
-                shown = self.interpreter.run(line)
-            self._progress.end()
+            try:
+                with self._printing():
+                    shown = self.interpreter.run(line)
+            finally:
+                self._progress.end()
             self.show(shown)
         except (NotYet, NoGradient) as answer:
             self.show(Text(str(answer), style="hint"))
@@ -249,7 +251,6 @@ class Shell(Hooks):
         except KeyboardInterrupt:
             self.show(Text("interrupted; what had been evaluated stays", style="hint"))
         finally:
-            self._progress.end()
             warning = self.after_line()
             if warning:
                 self.show(Text(warning, style="warning"))
