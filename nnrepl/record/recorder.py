@@ -38,8 +38,8 @@ from nnrepl.tape import (
 )
 
 if TYPE_CHECKING:
+    from nnrepl.record.gradient_call import GradientCall
     from nnrepl.record.tracing import Tracing
-    from nnrepl.record.transforms import GradientCall
 
 RECORD, OPAQUE, MUTED = 0, 1, 2
 _NO_KWARGS: dict[str, Any] = {}
@@ -88,6 +88,13 @@ class Exchanging(Protocol):
         """What was to be taken from `old` is taken from `new`."""
 
 
+class Mirrored(Protocol):
+    """A second run, in which the changes of the first one are made again."""
+
+    def due(self) -> None:
+        """Make those that stand where the run stands now."""
+
+
 class Recorder:
     """Writes the program's ops onto a tape.
 
@@ -103,12 +110,14 @@ class Recorder:
         part: The pass that is being recorded.
         differentiating: How many transforms of ours are running (0 at the top level of the program).
         captured: In OPAQUE mode, the recorded values that were touched.
+        forced: In OPAQUE mode, whether something was evaluated.
         closed: Whether the recording is over; wrappers that live on then do nothing.
         compiling: Whether MLX would compile (the program may have switched that off).
         guide: What a re-run is held against, None in a first run.
         made_before: What transforms had returned before the recording began, and how it is called, by `id`.
         tracing: The compiled functions that are being recorded for the first time, outermost first.
         sweeps: The backward passes that are running, outermost first.
+        mirrors: The second runs of checkpoints that are being recorded and have changes to make.
         overwritten: Values whose array object was changed in place for an edit.
         draws: Since what the random draws are counted, and how many there were.
         customized: Custom functions and what was set as their `vjp`, `jvp`, `vmap`, by `id`.
@@ -125,6 +134,7 @@ class Recorder:
         self.part: Pass | None = None
         self.differentiating = 0
         self.captured: dict[Value, mx.array] = {}
+        self.forced = False
         self.listener: Listener | None = None
         self.started = False
         self.stream: Any = None
@@ -133,6 +143,7 @@ class Recorder:
         self.customized: dict[int, tuple[Any, set[Any]]] = {}
         self.guide: Guide | None = None
         self.sweeps: list[Exchanging] = []
+        self.mirrors: list[Mirrored] = []
         self.tracing: list[Tracing] = []
         self.made_before: dict[int, tuple[Any, Callable[..., Any]]] = {}
         self.overwritten: list[tuple[Value, mx.array]] = []
@@ -200,10 +211,14 @@ class Recorder:
             stack.enter(frame)
         op.scope = stack.scope
         op.lasti = frame.f_lasti
-        ops = self.tape.ops
-        op.position = len(ops)
         if self.stream is not None:
             self.tape.streams[op] = self.stream
+        self.place(op)
+
+    def place(self, op: Op) -> None:
+        """Put an op on the tape whose scope is known; at the top level of the program, the listener is told."""
+        ops = self.tape.ops
+        op.position = len(ops)
         if self.differentiating:
             op.part = self.part  # type: ignore[assignment]
             ops.append(op)

@@ -125,6 +125,8 @@ def insert(recorder: Recorder) -> None:
     while recorder.guide is not None:
         op = recorder.guide.inserted(len(recorder.tape.ops))
         if op is None:
+            if recorder.mirrors and not recorder.guide.replaying(len(recorder.tape.ops)):
+                recorder.mirrors[-1].due()
             return
         part = recorder.part if recorder.part is not None else _reopened_pass(recorder)
         twin = copy_op(op, part, len(recorder.tape.ops))

@@ -165,16 +165,14 @@ class Sweep:
                 else:
                     for slot in taps:
                         self._contribute(node, slot)
-            if self.recorder.guide is not None:
-                rerun.insert(self.recorder)
+            self._insert()
         finally:
             self.recorder.sweeps.pop()
         return self.so_far
 
     def _differentiate(self, node: Node) -> None:
         """Take the VJP of a node, if a gradient has reached it."""
-        if self.recorder.guide is not None:
-            rerun.insert(self.recorder)
+        self._insert()
         so_far, outputs = self.so_far, node.op.outputs
         reached = tuple([k for k in node.group.outputs if outputs[k] in so_far])
         if not reached:
@@ -190,11 +188,7 @@ class Sweep:
                 value = node.inputs[slot]
                 if together and (node, value) in together:
                     continue
-                far = so_far.get(value)
-                if far is None:
-                    self._arrive(value, part)
-                else:
-                    self._add(node, value, far, part)
+                self._contribute_part(node, value, part)
         else:
             for slot in node.group.split:
                 value = node.inputs[slot]
@@ -242,8 +236,8 @@ class Sweep:
                 node.parts[slot] = [value]
             op.outputs = (*op.outputs, value)
         self._put(op, node.op)
-        for slot, array in totals:
-            self._continue(node, slot, reached, cotangents, array)
+        for (slot, array), given_far in zip(totals, far):
+            self._continue(node, slot, reached, cotangents, (given_far, array))
 
     def _contribute(self, node: Node, slot: int) -> None:
         """Add a node's part (or parts) to the gradient of one of its inputs."""
@@ -251,18 +245,29 @@ class Sweep:
         if (node, value) in self._together:
             self._contribute_together(node, slot)
             return
+        for part in node.parts.pop(slot, ()) if node.parts else ():
+            op = part.op
+            several = node.group.uses[slot] > 1 and op is not None and _is_rule_of(op.args[0], node)
+            if several and value in self.so_far:
+                rule = op.args[0]  # type: ignore[union-attr]
+                self._continue(node, slot, rule.outputs, op.inputs[: len(rule.outputs)], None)  # type: ignore[union-attr]
+            else:
+                self._contribute_part(node, value, part)
+
+    def _contribute_part(self, node: Node, value: Value, part: Value) -> None:
+        """Add one part to the gradient of a value, or begin with it."""
+        self._insert()
+        part = self.current(part)  # it may have been changed since it was made
+        far = self.so_far.get(value)
+        if far is None:
+            self._arrive(value, part)
+        else:
+            self._add(node, value, far, part)
+
+    def _insert(self) -> None:
+        """What the user changed here takes effect before the next op looks at its inputs."""
         if self.recorder.guide is not None:
             rerun.insert(self.recorder)
-        for part in node.parts.pop(slot, ()) if node.parts else ():
-            far = self.so_far.get(value)
-            op = part.op
-            if far is None:
-                self._arrive(value, part)
-            elif node.group.uses[slot] > 1 and op is not None and _is_rule_of(op.args[0], node):
-                rule = op.args[0]
-                self._continue(node, slot, rule.outputs, op.inputs[: len(rule.outputs)], None)
-            else:
-                self._add(node, value, far, part)
 
     def _contribute_together(self, node: Node, slot: int) -> None:
         """A node that stands in a region has been reached again: at its first use of the value, all are added."""
@@ -272,9 +277,10 @@ class Sweep:
         node.left[slot] = node.left.get(slot, node.group.uses[slot]) - 1
         if node.left[slot]:
             return
+        self._insert()
         region, cotangents = self._sums.pop(value)
         far = (self.so_far[value],) if region.continued else ()
-        primals = tuple([self.now.get(taken, taken) for taken in (value, *region.given)])
+        primals = tuple([self.current(taken) for taken in (value, *region.given)])
         inputs = (*cotangents, *far, *primals)
         op = BackwardOp(ACCUMULATE_TOGETHER, (region, *inputs), _NO_KWARGS, inputs, node.op)
         if self._recalled(op, node, value):
@@ -304,18 +310,26 @@ class Sweep:
         slot: int,
         reached: tuple[int, ...],
         cotangents: tuple[Value, ...],
-        array: mx.array | None,
+        built: tuple[Value, mx.array] | None,
     ) -> None:
-        """Let MLX add the several parts of one op to a gradient, one by one."""
+        """Let MLX add the several parts of one op to a gradient, one by one.
+
+        Args:
+            built: A gradient so far and the sum that MLX has made with it, together with other sums.
+        """
+        self._insert()
         value = node.inputs[slot]
         far = self.so_far[value]
+        cotangents = tuple(map(self.current, cotangents))
         rule = node.rule((slot,), reached, (slot,))
         inputs = (*cotangents, far, *self._primals(node))
         op = BackwardOp(CONTINUE, (rule, *inputs), _NO_KWARGS, inputs, node.op)
         if self._recalled(op, node, value):
             self._arrive(value, op.outputs[0])
             return
-        if array is None:
+        if built is not None and built[0] is far:
+            array = built[1]
+        else:
             array = self._guarded(node.op, run_continued, rule, [given.array for given in inputs])
         self._accumulated(op, node, value, array)
 
@@ -352,8 +366,13 @@ class Sweep:
 
     def _primals(self, node: Node) -> tuple[Value, ...]:
         """The inputs of a node, as a person may have changed them since."""
-        now = self.now
-        return tuple([now.get(value, value) for value in node.inputs]) if now else node.inputs
+        return tuple(map(self.current, node.inputs)) if self.now else node.inputs
+
+    def current(self, value: Value) -> Value:
+        """A value, as a person may have changed it since."""
+        while value in self.now:
+            value = self.now[value]
+        return value
 
     def _recalled(self, op: BackwardOp, node: Node, of: Value | None = None) -> bool:
         """In a re-run: whether an op is one of the tape; then it has the values of that."""

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import mlx.core as mx
 
 from nnrepl.record import rerun
+from nnrepl.record.gradient_call import GradientCall
 from nnrepl.record.guide import Diverged, Guide
 from nnrepl.record.names import ProgramNames
 from nnrepl.record.recorder import MUTED, RECORD, Recorder
 from nnrepl.record.rerun import CannotExchange
-from nnrepl.record.transforms import GradientCall
 from nnrepl.session.changes import Run
 from nnrepl.session.errors import RunAgain, UserError
 from nnrepl.tape import GRADIENT_PASS, Tape, Value

@@ -14,9 +14,9 @@ from typing import Any
 
 import mlx.core as mx
 
+from nnrepl.record.gradient_call import GradientCall
 from nnrepl.record.names import ProgramNames
 from nnrepl.record.recorder import Recorder
-from nnrepl.record.transforms import GradientCall
 from nnrepl.session import goals, jumps, places
 from nnrepl.session.changes import Changes, Run
 from nnrepl.session.errors import NoGradient, NotYet, Quit, Restart, UserError
