@@ -22,13 +22,17 @@ class Hook:
         change: What is written there.
 
     Attributes:
+        twin: Whether this is the program that others are compared with: it compiles nothing.
         seen: The values that passed by while a recorder looked, by name and step.
         starts: Where on the tape each step began.
+        eager: Whether the program may evaluate inside of its functions.
     """
 
     def __init__(self, where: tuple[str, int] | None = None, change: Change | None = None) -> None:
         self.where = where
         self.change = change
+        self.twin = False
+        self.eager = True
         self.step = 0
         self.seen: dict[tuple[str, int], nnrepl.Value] = {}
         self.starts: list[int] = []
@@ -54,8 +58,10 @@ Program = Callable[[Hook], Callable[[], Any]]
 
 
 def as_written(program: Program, where: tuple[str, int] | None = None, change: Change | None = None) -> Any:
-    """What plain MLX computes with the change in the source."""
-    result = program(Hook(where, change))()
+    """What plain MLX computes, uncompiled, with the change in the source."""
+    hook = Hook(where, change)
+    hook.twin = True
+    result = program(hook)()
     mx.eval(result)
     return result
 
@@ -66,19 +72,21 @@ def traced(program: Program) -> tuple[nnrepl.Trace, Hook]:
     return nnrepl.trace(program(hook)), hook
 
 
-def check(
-    program: Program, where: tuple[str, int], change: Change, evaluated: bool, twin: Program | None = None
-) -> None:
-    """A change at the prompt does what it does in the source of the program (of its eager twin, if it is compiled)."""
+def value_at(trace: nnrepl.Trace, hook: Hook, name: str, step: int) -> nnrepl.Value:
+    """The value that has passed the hook in a step."""
+    found = hook.seen.get((name, step))
+    if found is None:  # a compiled function repeats its ops; its Python ran in the first step only
+        first = hook.seen[name, 0]
+        assert first.op is not None
+        found = trace.ops[hook.starts[step] + first.op.position - hook.starts[0]].outputs[first.slot]
+    return found
+
+
+def check(program: Program, name: str, step: int, change: Change, evaluated: bool) -> None:
+    """A change at the prompt does what it does in the source of the program."""
     trace, hook = traced(program)
     if evaluated:
         mx.eval(trace.value)
         mx.eval([value.array for op in trace.ops for value in op.outputs])
-    name, step = where
-    value = hook.seen.get(where)
-    if value is None:  # a compiled function repeats its ops without running its Python again
-        first = hook.seen[name, 0]
-        assert first.op is not None
-        value = trace.ops[hook.starts[step] + first.op.position - hook.starts[0]].outputs[first.slot]
-    edited = trace.set(value, change)
-    assert_same_bits(as_written(twin or program, where, change), edited.value)
+    edited = trace.set(value_at(trace, hook, name, step), change)
+    assert_same_bits(as_written(program, (name, step), change), edited.value)
