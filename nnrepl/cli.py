@@ -25,12 +25,12 @@ from nnrepl.programs.script import (
     load_script,
     reset_stdin,
 )
-from nnrepl.record.guide import Diverged, Guide, Unwinding
+from nnrepl.record.intake import Unwinding
 from nnrepl.record.intercept import recording
 from nnrepl.record.names import ProgramNames
 from nnrepl.record.opaque import set_random_state
 from nnrepl.record.recorder import Recorder
-from nnrepl.record.rerun import CannotExchange
+from nnrepl.replay.replay import CannotExchange, Diverged, Replay
 from nnrepl.session.errors import Quit, Restart, RunAgain, UserError
 from nnrepl.session.saved import Keeper, stops_file
 from nnrepl.session.session import Session
@@ -259,7 +259,7 @@ class Debugger:
         recorder.listener = session
         session.attach(tape, names, recorder)
         if run is not None:
-            recorder.guide = Guide(run.expected, run.old, run.position)
+            recorder.intake = Replay(run.expected, run.old, run.position)
             session.changes.arrived(tape, names, 0)
             session.begin_again(run)
         else:

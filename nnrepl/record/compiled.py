@@ -19,7 +19,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from nnrepl.record import opaque, rerun, trees
+from nnrepl.record import opaque, trees
 from nnrepl.record.catalog import Callee
 from nnrepl.record.data import construct
 from nnrepl.record.opaque import set_random_state
@@ -182,7 +182,7 @@ def call_compiled(
         result = invoke(fun, fresh_args, fresh_kwargs)
     finally:
         recorder.tracing.pop()
-    rerun.insert(recorder)  # the last op may have been changed
+    recorder.intake.enter(recorder)  # the last op may have been changed
     after = [recorder.value_of(array, frame) for array in _captured(outputs)]
     held = trees.rebuild(result, lambda array: recorder.value_of(array, frame))
     tracing.check_captured([recorder.value_of(array, frame) for array in trees.arrays(result)])

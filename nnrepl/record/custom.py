@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
-from nnrepl.record import opaque, rerun, trees
+from nnrepl.record import opaque, trees
 from nnrepl.record.mirror import mirrored
 from nnrepl.record.recorder import Recorder, ready
 from nnrepl.record.repeat import Repeatable, Repetition
@@ -87,7 +87,7 @@ class Composite(Repeatable):
     def run(self, kind: str, spelling: str, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType) -> Any:
         """Call the function on new handles, as MLX does, and close the call with an op of its own."""
         recorder = self.recorder
-        rerun.insert(recorder)
+        recorder.intake.enter(recorder)
 
         def hand_over(array: mx.array) -> mx.array:
             value = recorder.value_of(array, frame)
@@ -99,13 +99,13 @@ class Composite(Repeatable):
         result = invoke(self.fun, self.given[0], self.given[1])
         if _RANDOM_STATE[0] is not state:
             self.state = state
-        rerun.insert(recorder)  # the last op inside may have been changed
+        recorder.intake.enter(recorder)  # the last op inside may have been changed
         self.ops = recorder.tape.ops[start:]
         inner = [recorder.value_of(array, frame) for array in trees.arrays(result)]
         operation = Operation(f"{kind} of {opaque.title(self.fun)}", _pass_on, spelling, kind=kind)
         inputs = (*self.inputs, *inner)
         op = Op(operation, (self, len(self.inputs), *inputs), {}, inputs)
-        twin = None if recorder.guide is None else rerun.recall(recorder, op, frame)
+        twin = recorder.intake.given(recorder, op, frame)
         outputs = [_copy(array) for array in trees.arrays(result)]
         if twin is None:
             recorder.finish(op, outputs, frame)
@@ -124,7 +124,7 @@ class Composite(Repeatable):
             results = self.repeats(given)
         else:
             returned = trees.arrays(call())
-            rerun.insert(recorder)
+            recorder.intake.enter(recorder)
             results = [recorder.value_of(array, _getframe(0)) for array in returned]
         self.again = Again(recorder.tape.ops[start:], list(given), results)
         _belong(recorder, start, op)

@@ -10,8 +10,8 @@ from typing import Any
 
 import mlx.core as mx
 
-from nnrepl.record import opaque, rerun
-from nnrepl.record.guide import Unwinding
+from nnrepl.record import opaque
+from nnrepl.record.intake import Unwinding
 from nnrepl.record.recorder import Recorder
 from nnrepl.record.repeat import Repetition
 from nnrepl.record.sweep import Sweep, seed
@@ -59,7 +59,7 @@ class GradientCall:
             Diverged: If a re-run does not follow the tape.
         """
         recorder = self.recorder
-        rerun.insert(recorder)
+        recorder.intake.enter(recorder)
         part = self._open()
         recorder.differentiating += 1
         # Everything that a pass allocates stays on the tape: Python would only walk it again and again.
@@ -68,7 +68,7 @@ class GradientCall:
         self.result = self.error = None
         try:
             self.result = self._body(self)
-            rerun.insert(recorder)
+            recorder.intake.enter(recorder)
         except Unwinding:
             raise
         except BaseException as error:
@@ -147,9 +147,7 @@ def take_gradients(
 ) -> list[mx.array]:
     """Sweep backwards; the gradients as MLX would return them: zeros where none flows."""
     part.given = swept(recorder, part, roots, wrt)
-    if recorder.guide is None:
-        return [gradient.array for gradient in part.given]
-    return [recorder.handle(gradient) for gradient in part.given]
+    return [recorder.intake.gradient(recorder, gradient) for gradient in part.given]
 
 
 def swept(

@@ -6,12 +6,11 @@ stands in the function, as it were: the second run meets it at the same place.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from nnrepl.record import rerun
-from nnrepl.record.repeat import exchange
+from nnrepl.record import repeat
 from nnrepl.tape import Op, Value
 
 if TYPE_CHECKING:
@@ -46,8 +45,12 @@ class Mirror:
         self._start = len(recorder.tape)
         self._seen = 0
 
-    def due(self) -> None:
-        """Make the changes that stand where the second run stands now."""
+    def due(self, exchange: Callable[[Value, Value], None]) -> None:
+        """Make the changes that stand where the second run stands now.
+
+        Args:
+            exchange: Lets everything that held one value hold another.
+        """
         tape, first = self._recorder.tape, self._first
         while True:
             second = tape.ops[self._start :]
@@ -56,13 +59,16 @@ class Mirror:
             self._seen = len(second)
             if self._seen >= len(first) or first[self._seen] not in tape.inserted:
                 return
-            self._make(first[self._seen])
+            target = self._make(first[self._seen])
+            if target is not None:
+                exchange(target, tape.ops[-1].outputs[0])
 
-    def _make(self, old: Op) -> None:
+    def _make(self, old: Op) -> Value | None:
+        """Put a change on the tape. Returns what it changes, if it does."""
         recorder, now = self._recorder, self._now
         tape = recorder.tape
         inputs = tuple([now.get(value, value) for value in old.inputs])
-        new = Op(old.operation, exchange(old.args, now), exchange(old.kwargs, now), inputs)
+        new = Op(old.operation, repeat.exchange(old.args, now), repeat.exchange(old.kwargs, now), inputs)
         new.scope, new.lasti = old.scope, old.lasti
         assert recorder.part is not None
         new.part, new.position = recorder.part, len(tape)
@@ -75,6 +81,7 @@ class Mirror:
         tape.ops.append(new)
         tape.inserted.add(new)
         target = tape.edits.get(old)
-        if target is not None:
-            tape.edits[new] = now.get(target, target)
-            rerun.exchange(recorder, tape.edits[new], new.outputs[0])
+        if target is None:
+            return None
+        tape.edits[new] = now.get(target, target)
+        return tape.edits[new]

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
-from nnrepl.record import rerun
 from nnrepl.record.opaque import OpaqueCall
 from nnrepl.record.region import Region
 from nnrepl.record.vjp import Rule
@@ -118,7 +117,7 @@ class Repetition:
                 else:
                     for op in stretch:
                         self.op(op)
-            rerun.insert(recorder)
+            recorder.intake.enter(recorder)
         finally:
             recorder.sweeps.remove(self)
 
@@ -147,7 +146,7 @@ class Repetition:
             self._stand(old, new)
         for op in ops:
             self.op(op, self.recorder.part)
-        rerun.insert(self.recorder)
+        self.recorder.intake.enter(self.recorder)
         return list(self.images(results))
 
     # -- values and arguments ------------------------------------------------------------------------------
@@ -197,7 +196,7 @@ class Repetition:
         """
         recorder = self.recorder
         tape = recorder.tape
-        rerun.insert(recorder)
+        recorder.intake.enter(recorder)
         if old in tape.inserted:  # a change that was made in the earlier run is made no more
             target = tape.edits.get(old)
             if target is not None:
@@ -207,7 +206,7 @@ class Repetition:
         new.part = old.part if part is None else part
         if self._draws:
             _draw_anew(recorder, new)
-        if not self._recalled(new, old):
+        if not self._known(new, old):
             self._compute(new, old)
         self.made[old] = new
         for before, value in zip(old.outputs, new.outputs):
@@ -233,24 +232,16 @@ class Repetition:
             tape.structures[new] = tape.structures[old]
         return new
 
-    def _recalled(self, new: Op, old: Op) -> bool:
-        """In a re-run: whether an op is one of the tape; then it has the values of that."""
-        recorder, guide = self.recorder, self.recorder.guide
-        if guide is None:
-            return False
-        if guide.replaying(len(recorder.tape)):
-            known = guide.expect(recorder, new)
-            new.outputs = known.outputs
-            entered = {mine: theirs for mine, theirs in zip(new.inputs, known.inputs) if mine is not theirs}
-            for mine, theirs in entered.items():  # a leaf that entered anew is the one of the tape
-                self.exchange(mine, theirs)
-            new.args, new.kwargs, new.inputs = exchange(new.args, entered), exchange(new.kwargs, entered), known.inputs
-            return True
-        known_op = guide.same(new)
-        if known_op is None:
-            return False
+    def _known(self, new: Op, old: Op) -> bool:
+        """Whether an op has its results already, in a run that follows a tape."""
+        inputs = new.inputs
         gradients = [value.gradient_of for value in old.outputs if value.gradient_of is not None]
-        rerun.take_over(recorder, new, known_op, self.images(gradients))
+        if not self.recorder.intake.repeated(self.recorder, new, self.images(gradients)):
+            return False
+        entered = {mine: theirs for mine, theirs in zip(inputs, new.inputs) if mine is not theirs}
+        for mine, theirs in entered.items():  # a leaf that entered anew is the one of the tape
+            self.exchange(mine, theirs)
+        new.args, new.kwargs = exchange(new.args, entered), exchange(new.kwargs, entered)
         return True
 
     def _compute(self, new: Op, old: Op) -> None:
@@ -290,7 +281,7 @@ class Repetition:
         forward = [op for op in ops if op.position < old.backward]
         for op in forward:
             self.op(op, part)
-        rerun.insert(recorder)
+        recorder.intake.enter(recorder)
         part.loss = None if old.loss is None else self.image(old.loss)
         part.backward = len(recorder.tape)
         if self._is_changed(forward, ops) or any(op in recorder.tape.inserted for op in part.tape.ops[part.start :]):
@@ -306,24 +297,16 @@ class Repetition:
         because one here has made a value of another kind."""
         if any(op in self.recorder.tape.inserted for op in ops):
             return True
-        if self.recorder.guide is None:
+        if not self.recorder.intake.follows:
             return False
         pairs = [pair for op in forward for pair in zip(op.outputs, self.images(op.outputs))]
         return any(a.dtype != b.dtype or len(a.shape) != len(b.shape) for a, b in pairs)
 
     def _leaf(self, old: Value, number: int) -> Value:
-        """A leaf with respect to which gradients are taken; in a re-run the one of the run before, if it is that."""
-        recorder, guide = self.recorder, self.recorder.guide
+        """A leaf with respect to which gradients are taken."""
+        recorder = self.recorder
         origin = self.image(old.origin) if old.origin is not None else old
-        known = rerun.leaf(recorder, number, origin)
-        array = _copy(origin.array)
-        if known is not None and guide is not None and guide.replaying(len(recorder.tape)):
-            recorder.link(array, known)
-            self._stand(old, known)
-            return known
-        leaf = recorder.leaf(array, old.kind, old.label, origin)
-        if known is not None and guide is not None:
-            guide.was[leaf] = known
+        leaf = recorder.intake.leaf(recorder, number, _copy(origin.array), old.kind, old.label or "", origin)
         self._stand(old, leaf)
         return leaf
 
@@ -342,7 +325,7 @@ class Repetition:
         )
         for op in ops:
             self.op(op, part)
-        rerun.insert(recorder)
+        recorder.intake.enter(recorder)
         for value, grads in old.grads.items():
             made = [
                 self.made[gradient.op].outputs[gradient.slot] if gradient.op in self.made else self.image(gradient)

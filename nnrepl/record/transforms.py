@@ -15,7 +15,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from nnrepl.record import compiled, custom, opaque, rerun, trees
+from nnrepl.record import compiled, custom, opaque, trees
 from nnrepl.record.catalog import Callee
 from nnrepl.record.data import construct
 from nnrepl.record.gradient_call import GradientCall, make_call, take_gradients
@@ -98,7 +98,7 @@ class Differentiated(opaque.Transform):
         chosen = _Arguments(recorder, self.fun, numbers, names, args, kwargs)
         part.wrt = tuple(chosen.wrt)
         result = chosen.run(self.fun)
-        rerun.insert(recorder)  # what was changed at the very end is what is differentiated
+        recorder.intake.enter(recorder)  # what was changed at the very end is what is differentiated
         root = self._root(result)
         loss = recorder.value_of(root, _getframe(1))
         part.loss = loss
@@ -176,16 +176,9 @@ class _Arguments:
         return trees.fill(tree, fresh)
 
     def _leaf(self, twin: mx.array, kind: str, label: str, origin: Value) -> Value:
-        """The leaf for an argument; in a re-run the one of the first run, if it comes from the same value."""
-        recorder, guide = self.recorder, self.recorder.guide
-        before = rerun.leaf(recorder, len(self.wrt), origin)
-        if guide is not None and before is not None and guide.replaying(len(recorder.tape)):
-            recorder.link(twin, before)
-            return before
-        value = recorder.leaf(twin, kind, label, origin)
-        if guide is not None and before is not None:
-            guide.was[value] = before
-        return value
+        """The leaf for an argument."""
+        recorder = self.recorder
+        return recorder.intake.leaf(recorder, len(self.wrt), twin, kind, label, origin)
 
     def run(self, fun: Callable[..., Any]) -> Any:
         """Call the function; then the containers get back the arrays that they held, except where the
@@ -241,7 +234,7 @@ def _outermost_vjp(
         chosen = _Arguments(recorder, fun, range(len(primals)), (), tuple(primals), {})
         part.wrt = tuple(chosen.wrt)
         result = chosen.run(fun)
-        rerun.insert(recorder)
+        recorder.intake.enter(recorder)
         outputs = [result] if isinstance(result, mx.array) else list(result)
         part.backward = len(recorder.tape)
         values = [recorder.value_of(output, frame) for output in outputs]
