@@ -134,7 +134,8 @@ class Composite(Repeatable):
         """The same call on the values of a repetition."""
         twin = copy(self)
         twin.inputs = list(repetition.images(self.inputs))
-        twin.ops = [repetition.made[op] for op in self.ops if op in repetition.made]
+        made = [repetition.made[op] for op in self.ops if op in repetition.made]
+        twin.ops = self.recorder.tape.ops[made[0].position :] if made else []
         keys = [part for op in twin.ops for part in (*op.args, *op.kwargs.values()) if isinstance(part, DrawnKey)]
         if keys:
             twin.state = keys[0].state
@@ -249,6 +250,9 @@ class Rerun(Composite):
             _belong(recorder, start, op)
         fresh = [_copy(array) for array in arrays]
         leaves: list[Value] = [recorder.leaf(array, "input", value.label, value) for array, value in zip(fresh, inputs)]
+        marks = [_copy(array) for array in fresh]  # the program changes only its own objects
+        for mark, leaf in zip(marks, leaves):
+            recorder.link(mark, leaf)
 
         def call() -> Any:
             given = iter(fresh)
@@ -257,6 +261,10 @@ class Rerun(Composite):
 
         with mirrored(recorder, self.ops, dict(zip(self.inputs, leaves))):
             again = self.run_again(recorder, op, leaves, call)
+        # A run that follows a tape has found out by now which leaves of the tape they are.
+        leaves = [_unedited(recorder, recorder.live[id(mark)]) for mark in marks]
+        assert self.again is not None
+        self.again.given[:] = leaves
         inner = Sweep(recorder, sweep.part, start, leaves)
         found = inner.run(list(zip(again, self.cotangents(sweep, op, reached, gradients))))
         parts: dict[int, list[Value]] = {}
@@ -268,6 +276,14 @@ class Rerun(Composite):
                 gradient = recorder.leaf(_zeros_like(leaf.array), "constant", "no gradient: zeros")
             parts.setdefault(node.inputs.index(taken.canonical), []).append(gradient)
         return parts
+
+
+def _unedited(recorder: Recorder, value: Value) -> Value:
+    """The value that an edit has changed."""
+    edits = recorder.tape.edits
+    while value.op is not None and value.op in edits:
+        value = edits[value.op]
+    return value
 
 
 _DEPENDS = Operation("depends", _depends, "mx.depends")

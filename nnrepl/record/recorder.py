@@ -331,7 +331,12 @@ class Recorder:
     def relink(self, now: dict[Value, Value]) -> None:
         """Let the program's array objects stand for other values (of the same content)."""
         for key, value in list(self.live.items()):
-            if value in now:
+            if value not in now:
+                continue
+            held = value.held
+            if held is not None and id(held) == key:
+                self.link(held, now[value])  # the new value holds another object: this one may die
+            else:
                 self.live[key] = now[value]
 
     def _top_level(self, op: Op) -> Pass:

@@ -9,6 +9,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 import mlx.optimizers as optim
+from mlx.utils import tree_map
 
 from tests.timeline.written import Hook, Program
 
@@ -251,18 +252,19 @@ def with_optimizer(wrapped: bool, compiled: bool) -> Program:
         mx.random.seed(3)
 
         class Layer(nn.Module):
-            def __init__(self) -> None:
+            def __init__(self, number: int) -> None:
                 super().__init__()
                 self.linear = nn.Linear(2, 2)
+                self._number = number
 
             def __call__(self, x: mx.array) -> mx.array:
-                u = hook("u", self.linear(x))
-                return hook("v", nn.gelu(u)) + x
+                u = hook(f"u{self._number}", self.linear(x))
+                return hook(f"v{self._number}", nn.gelu(u)) + x
 
         class Net(nn.Module):
             def __init__(self) -> None:
                 super().__init__()
-                self.layers = [Layer(), Layer()]
+                self.layers = [Layer(0), Layer(1)]
 
             def __call__(self, x: mx.array) -> mx.array:
                 for layer in self.layers:
@@ -285,7 +287,7 @@ def with_optimizer(wrapped: bool, compiled: bool) -> Program:
             for number in range(STEPS):
                 hook.begin(number)
                 losses.append(taken(x + number))
-            return losses, model.parameters(), optimizer.state
+            return losses, model.parameters(), tree_map(lambda array: array, optimizer.state)
 
         return run
 
