@@ -36,7 +36,7 @@ class Diverged(Unwinding):
     def __init__(self, expected: Op | None, found: str) -> None:
         self.expected = expected
         self.found = found
-        wanted = "the end" if expected is None else f"#{expected.index} {expected.name}"
+        wanted = "the end" if expected is None else f"{expected.label} {expected.name}"
         super().__init__(f"the program went another way: where the tape has {wanted}, it {found}")
 
 
