@@ -208,7 +208,8 @@ def in_one_turn(before: Op, scope: Activation | None, lasti: int) -> bool:
     """Whether the program came from an op to a later place within one turn of a loop.
 
     That is so if, in the innermost call that made both, control can come from the one to the other without a jump
-    back, and this call or one of its callers stands in a loop. A function that is called anew is a new turn.
+    back, and this call or one of its callers stands in a loop. A function that is called anew is a new turn. A
+    module's own lines run once: loops further out (a notebook's kernel, a test runner) are not the program's.
 
     Args:
         scope, lasti: The later place.
@@ -220,7 +221,7 @@ def in_one_turn(before: Op, scope: Activation | None, lasti: int) -> bool:
     while common is not None:
         if _is_in_loop(common.code, at):
             return True
-        at, common = common.lasti, common.parent
+        at, common = common.lasti, None if common.code.co_name == "<module>" else common.parent
     return False
 
 
