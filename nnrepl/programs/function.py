@@ -203,6 +203,9 @@ class Call:
                 with holding.allowed(), recording(recorder), _same_objects(recorder, self.wrt):
                     trace = self._run(recorder, names)
                     replay.ended(recorder)
+            except Exception as error:
+                replay.ended(recorder, error)
+                raise
             finally:
                 now.restore()
                 for value, array in recorder.overwritten:

@@ -39,7 +39,7 @@ class Difference:
     Attributes:
         expected: The op of the old tape, None if it has none there.
         found: What the program did instead, None if it did nothing.
-        what: The argument that differs, on both sides, in words; "" if the whole op does.
+        what: The argument that differs, on both sides, in words, or what was raised; "" if the whole op differs.
     """
 
     expected: Op | None
@@ -49,9 +49,15 @@ class Difference:
     def __str__(self) -> str:
         was = "nothing more" if self.expected is None else f"#{self.expected.index} {self.expected.name}"
         if self.found is None:
-            return f"where the tape has {was}, it called nothing"
+            return f"where the tape has {was}, it {f'raised {self.what}' if self.what else 'called nothing'}"
         now = f"where the tape has {was}, it called {self.found.name}"
         return f"{now} with {self.what}" if self.what else now
+
+
+def said_of(error: BaseException) -> str:
+    """An exception in a sentence."""
+    said = str(error).splitlines()
+    return type(error).__name__ + (f": {said[0][:100]}" if said else "")
 
 
 def compare(expected: Op, found: Op) -> Difference | None:

@@ -262,12 +262,17 @@ def copy_iterator(thing: Any) -> Any:
     if not isinstance(reduced, tuple) or len(reduced) < 2 or reduced[0] is sys.modules["copyreg"].__newobj__:
         raise CannotKeep(f"an iterator ({kind})")
     make, given = reduced[:2]
-    parts = tuple([copy_iterator(part) if is_iterator(part) else part for part in given])
-    made = make(*parts)
+    made = make(*_with_copies(given))
     if len(reduced) > 2 and reduced[2] is not None:
-        state = reduced[2]
-        made.__setstate__(copy_iterator(state) if is_iterator(state) else state)
+        made.__setstate__(_with_copies(reduced[2]))
     return made
+
+
+def _with_copies(part: Any) -> Any:
+    """What an iterator is made of, with copies of the iterators in it."""
+    if type(part) is tuple:
+        return tuple([_with_copies(item) for item in part])
+    return copy_iterator(part) if is_iterator(part) else part
 
 
 def keep_file(file: io.IOBase) -> Restore:

@@ -18,7 +18,7 @@ import mlx.core as mx
 
 from nnrepl.record.intake import Intake
 from nnrepl.record.objects import object_of, refill
-from nnrepl.replay.divergence import CannotExchange, Difference, Diverged, compare
+from nnrepl.replay.divergence import CannotExchange, Difference, Diverged, compare, said_of
 from nnrepl.replay.match import Plan
 from nnrepl.replay.run import Run
 from nnrepl.tape import GRADIENT_PASS, SETUP_PASS, BackwardOp, Gradient, Leaf, Op, Pass, Tape, Value
@@ -125,15 +125,15 @@ class Replay(Intake):
             recorder.tape.errors[op] = error
         return True
 
-    def ended(self, recorder: Recorder) -> None:
-        """What was to run again has run.
+    def ended(self, recorder: Recorder, error: BaseException | None = None) -> None:
+        """What was to run again has run, to its end or to an exception.
 
         Raises:
             Diverged: If it ended before the tape did.
         """
         reached = len(recorder.tape)
         if self.replaying(reached):
-            raise Diverged(Difference(self.expected[reached], None))
+            raise Diverged(Difference(self.expected[reached], None, "" if error is None else said_of(error)))
 
     @property
     def other_way(self) -> Difference | None:

@@ -93,7 +93,7 @@ class RestartPoint:
             call.attempt()
             if isinstance(call.error, KeyboardInterrupt):
                 raise call.error
-            replay.ended(recorder)
+            replay.ended(recorder, call.error)
         finally:
             recorder.intake, recorder.mode, recorder.part = RECORDING, mode, None
         return replay

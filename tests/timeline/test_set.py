@@ -212,9 +212,7 @@ def test_a_program_that_goes_another_way_before_the_edit_is_told() -> None:
         return b.sum()
 
     trace = nnrepl.trace(f, mx.ones(3), wrt=0)
-    with pytest.raises(
-        nnrepl.UserError, match="where the tape has #1 multiply, it called add"
-    ):
+    with pytest.raises(nnrepl.UserError, match="where the tape has #1 multiply, it called add"):
         trace.set("b", 0)
 
 
