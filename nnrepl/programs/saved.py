@@ -38,7 +38,7 @@ from nnrepl.programs.standins import (
 from nnrepl.record import source as sources
 from nnrepl.record.names import ProgramNames
 from nnrepl.record.recorder import Recorder
-from nnrepl.session.changes import Run
+from nnrepl.replay.run import Run
 from nnrepl.session.errors import UserError
 from nnrepl.session.session import END_OF_TAPE, Session, Stop
 from nnrepl.tape import (

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import mlx.core as mx
 
 from nnrepl.record.names import ProgramNames
 from nnrepl.record.recorder import Recorder
+from nnrepl.replay.run import Run
 from nnrepl.session.assignments import Assignment
 from nnrepl.session.errors import NotYet, UserError
 from nnrepl.tape import Op, Tape, Value
@@ -24,28 +24,6 @@ from nnrepl.timeline.timelines import Timeline, Timelines
 
 if TYPE_CHECKING:
     from nnrepl.session.session import Session
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """What has to run again.
-
-    Attributes:
-        old: The tape as it is.
-        position: From where on something else happens.
-        ops: What a person put in at that place.
-        cursor: Where the person is to stand afterwards.
-    """
-
-    old: Tape
-    position: int
-    ops: tuple[Op, ...]
-    cursor: int
-
-    @property
-    def expected(self) -> list[Op]:
-        """The ops that the new tape begins with."""
-        return [*self.old.ops[: self.position], *self.ops]
 
 
 class Restarts(Protocol):

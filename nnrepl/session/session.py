@@ -14,11 +14,13 @@ from typing import Any
 
 import mlx.core as mx
 
+from nnrepl.record.intake import RECORDING
 from nnrepl.record.names import ProgramNames
 from nnrepl.record.recorder import Recorder
 from nnrepl.record.transforms import GradientCall
+from nnrepl.replay.run import Run
 from nnrepl.session import goals, jumps, places
-from nnrepl.session.changes import Changes, Run
+from nnrepl.session.changes import Changes
 from nnrepl.session.errors import NoGradient, NotYet, Quit, Restart, UserError
 from nnrepl.session.expressions import Expressions, Surroundings, aside, is_condition
 from nnrepl.session.hooks import END_OF_PROGRAM, END_OF_TAPE, EXCEPTION, START_OF_TAPE, Hooks, Stop
@@ -158,7 +160,7 @@ class Session:
         """The program has done again what is on the tape: it goes on to what the person wanted, or waits."""
         assert self.recorder is not None
         assert self.goal is not None
-        self.recorder.guide = None
+        self.recorder.intake = RECORDING
         self.lookout.begin(found + 1)
         if self._after is not None:
             self.goal, self._after = self._after, None
@@ -229,7 +231,7 @@ class Session:
     @property
     def replaying(self) -> bool:
         """Whether the program does again what is on the tape already."""
-        return self.recorder is not None and self.recorder.guide is not None
+        return self.recorder is not None and self.recorder.intake.follows
 
     def strand(self, why: str) -> None:
         """The program could not be run again: the person may look at what there is."""

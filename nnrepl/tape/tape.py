@@ -16,6 +16,8 @@ from nnrepl.tape.places import Source
 from nnrepl.tape.steps import Steps
 from nnrepl.tape.value import Value
 
+_copy = mx.array.__copy__
+
 
 class Names(Protocol):
     """Who knows what things are called: resolved when shown, not when recorded."""
@@ -147,6 +149,14 @@ class Tape:
                 pending.pop()
                 continue
             op = wanted.op
+            if op is None and wanted.origin is not None:  # another handle on the value that it continues
+                if wanted.origin.held is None:
+                    pending.append(wanted.origin)
+                    continue
+                self.restored.append(wanted)
+                wanted.held = _copy(wanted.origin.held)
+                pending.pop()
+                continue
             if op is None:
                 raise LookupError(f"{wanted.name} was dropped and no op can make it again")
             missing = [taken for taken in op.inputs if taken.held is None]
