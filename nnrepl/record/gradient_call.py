@@ -146,8 +146,8 @@ def take_gradients(
     recorder: Recorder, part: Pass, roots: Sequence[tuple[Value, mx.array]], wrt: Sequence[Value]
 ) -> list[mx.array]:
     """Sweep backwards; the gradients as MLX would return them: zeros where none flows."""
-    part.given = swept(recorder, part, roots, wrt)
-    return [recorder.intake.gradient(recorder, gradient) for gradient in part.given]
+    given = part.given = swept(recorder, part, roots, wrt)
+    return [recorder.intake.gradient(recorder, gradient) for gradient in given]
 
 
 def swept(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import sys
 from collections.abc import Callable
 from threading import get_ident
@@ -185,7 +186,8 @@ def _loader(recorder: Recorder, callee: Callee) -> Callable[..., Any]:
             return result
         frame = _getframe(1)
         recorder.intake.enter(recorder)
-        op = Op(operation, tuple([Data(array) for array in arrays_of(result)]), {}, ())
+        stamp = _stamp(args[0] if args else kwargs.get("file"))
+        op = Op(operation, tuple([Data(array, stamp) for array in arrays_of(result)]), {}, ())
         twin = recorder.intake.given(recorder, op, frame)
         if twin is not None:
             return hand_out(recorder, twin)
@@ -193,6 +195,15 @@ def _loader(recorder: Recorder, callee: Callee) -> Callable[..., Any]:
         return result
 
     return load
+
+
+def _stamp(file: Any) -> Any:
+    """What tells whether a file is the same one still; None where nothing does."""
+    try:
+        found = os.stat(file)
+    except (OSError, TypeError, ValueError):
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def unpickler(recorder: Recorder) -> Callable[..., None]:
