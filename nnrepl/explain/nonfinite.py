@@ -148,7 +148,7 @@ def _answer(look: Look, origin: Origin, head: str) -> Answer:
     forward = op.of
     did = f"the VJP of {words.call(forward)}" if forward is not None else words.call(op)
     first = "the first op that made one out of finite numbers is" if look.ops >= 0 else ""
-    answer = Answer(f"{head}{first} #{op.index}, {did}" + (f" ({where})" if where else "") + ".", op)
+    answer = Answer(f"{head}{first} {op.label}, {did}" + (f" ({where})" if where else "") + ".", op)
     if not head:
         answer.headline = answer.headline[:1].upper() + answer.headline[1:]
     broken = _broken(look, op, value, index)

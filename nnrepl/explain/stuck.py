@@ -74,7 +74,7 @@ def _whole(look: Look, op: Op, of: Value, gradient: Value) -> Reason:
     kind = words._operand(of.dtype)
     made = ""
     if at.op is not None:
-        made = f" It was made by #{at.op.index} {words.call(at.op)} ({words.place(at.op.source)}), which has no slope."
+        made = f" It was made by {at.op.label} {words.call(at.op)} ({words.place(at.op.source)}), which has no slope."
     text = (
         f"{words.name(of)} holds whole numbers ({kind}): MLX cuts the gradient of whole numbers to whole "
         f"numbers, here to "
@@ -238,7 +238,7 @@ def zero_value(look: Look, value: Value) -> Reason:
 
 def _made_zero(op: Op, value: Value) -> str:
     where = words.place(op.source)
-    at = f" (#{op.index}, {where})" if where else f" (#{op.index})"
+    at = f" ({op.label}, {where})" if where else f" ({op.label})"
     entry = entry_for(op)
     if op.name == "maximum" and entry is not None:
         other = next((arg for arg in op.args if not isinstance(arg, Value)), 0)

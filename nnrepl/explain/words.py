@@ -72,8 +72,8 @@ def place(source: Source) -> str:
 def title(op: Op) -> str:
     """`#14, the VJP of maximum`, or `#3 maximum`."""
     if op.operation.kind == "accumulate":
-        return f"#{op.index}, a sum of gradients"
-    return f"#{op.index}, the VJP of {op.of.name}" if op.of is not None else f"#{op.index} {op.name}"
+        return f"{op.label}, a sum of gradients"
+    return f"{op.label}, the VJP of {op.of.name}" if op.of is not None else f"{op.label} {op.name}"
 
 
 def substitute(text: str, symbols: Mapping[str, str]) -> str:

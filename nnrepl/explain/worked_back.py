@@ -68,7 +68,7 @@ def _accumulated(look: Look, op: Op, gradient: Value, index: Index) -> list[str]
 
 
 def _part(value: Value, index: Index) -> str:
-    made = f" from #{value.op.index}" if value.op is not None else ""
+    made = f" from {value.op.label}" if value.op is not None else ""
     return f"{named(value, index)}{made}"
 
 

@@ -47,7 +47,7 @@ class Difference:
     what: str = ""
 
     def __str__(self) -> str:
-        was = "nothing more" if self.expected is None else f"#{self.expected.index} {self.expected.name}"
+        was = "nothing more" if self.expected is None else f"{self.expected.label} {self.expected.name}"
         if self.found is None:
             return f"where the tape has {was}, it {f'raised {self.what}' if self.what else 'called nothing'}"
         now = f"where the tape has {was}, it called {self.found.name}"

@@ -117,7 +117,7 @@ class Changes:
         if value is None and session.recorder is not None:
             value = session.recorder.live.get(id(result))
         if value is not None and value.op is not None and value.op.position >= session.cursor:
-            raise NotYet(f"{text} lies ahead: #{value.op.index} ({value.op.name}) will make it")
+            raise NotYet(f"{text} lies ahead: {value.op.label} ({value.op.name}) will make it")
         return value
 
     def edit(self, value: Value, name: str, line: str, compute: Callable[[Recorder], Any]) -> Timeline:
@@ -262,7 +262,7 @@ def _refusal(old: Tape, new: Tape, position: int) -> str | None:
     changed.update([leaf for leaf in part.wrt if leaf.origin in changed])
     if op.error is None or changed.isdisjoint(op.inputs):
         return None
-    return f"#{op.index} {op.name} refuses it ({str(op.error).splitlines()[0]})"
+    return f"{op.label} {op.name} refuses it ({str(op.error).splitlines()[0]})"
 
 
 def same_place(old: Tape, cursor: int, new: Tape) -> int:
