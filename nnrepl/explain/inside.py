@@ -201,5 +201,5 @@ def _recorder(tape: Tape) -> Iterator[Recorder]:
 
 _LENT = (
     "tape", "strict", "mode", "live", "guards", "stack", "part", "differentiating", "captured", "listener", "started",
-    "guide", "sweeps", "overwritten", "stream",
+    "intake", "sweeps", "overwritten", "stream",
 )  # fmt: skip

@@ -10,12 +10,12 @@ import mlx.core as mx
 
 from nnrepl.programs.exceptions import clean_walks, print_exception
 from nnrepl.programs.script import Script, forget_modules, reset_stdin
-from nnrepl.record.guide import Diverged, Guide, Unwinding
+from nnrepl.record.intake import Unwinding
 from nnrepl.record.intercept import recording
 from nnrepl.record.names import ProgramNames
 from nnrepl.record.opaque import set_random_state
 from nnrepl.record.recorder import Recorder
-from nnrepl.record.rerun import CannotExchange
+from nnrepl.replay.replay import CannotExchange, Diverged, Replay
 from nnrepl.session.errors import Restart, RunAgain
 from nnrepl.session.session import Session
 from nnrepl.tape import Tape
@@ -67,7 +67,7 @@ class Debuggee:
         recorder.listener = session
         session.attach(tape, names, recorder)
         if run is not None:
-            recorder.guide = Guide(run.expected, run.old, run.position)
+            recorder.intake = Replay(run.expected, run.old, run.position)
             session.changes.arrived(tape, names, 0)
             session.begin_again(run)
         else:

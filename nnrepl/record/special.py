@@ -11,8 +11,9 @@ from typing import Any
 
 import mlx.core as mx
 
-from nnrepl.record import opaque, rerun
+from nnrepl.record import opaque
 from nnrepl.record.catalog import Callee
+from nnrepl.record.objects import deliver, hand_out
 from nnrepl.record.recorder import RECORD, Recorder
 from nnrepl.tape import Op, Operation, Value, arrays_of
 
@@ -89,19 +90,18 @@ def _item_assignment(recorder: Recorder) -> Callable[..., None]:
 
 def _change(recorder: Recorder, operation: Operation, original: Any, args: tuple[Any, ...], frame: FrameType) -> Any:
     array = args[0]
-    if recorder.guide is not None:
-        rerun.insert(recorder)
+    recorder.intake.enter(recorder)
     inputs = [recorder.change(array, frame)]
     template = [inputs[0], *(recorder.scan(arg, inputs, frame) for arg in args[1:])]
     op = Op(operation, tuple(template), {}, tuple(inputs))
-    twin = None if recorder.guide is None else rerun.recall(recorder, op, frame)
+    twin = recorder.intake.given(recorder, op, frame)
     try:
         result = original(*args)
     except Exception as error:
         recorder.fail(op, error, frame)
         raise
     if twin is not None:
-        rerun.deliver(recorder, array, twin.outputs[0])
+        deliver(recorder, array, twin.outputs[0])
         return result
     if result is NotImplemented:
         return result
@@ -156,8 +156,7 @@ def _constructor(recorder: Recorder) -> Callable[..., None]:
             opaque.construct_aside(recorder, self, args, kwargs)
             return
         frame = _getframe(1)
-        if recorder.guide is not None:
-            rerun.insert(recorder)
+        recorder.intake.enter(recorder)
         inputs: list[Value] = []
         given = (args, kwargs)
         template = recorder.scan(given, inputs, frame) if _may_hold_arrays(given) else None
@@ -179,9 +178,9 @@ def _constructor(recorder: Recorder) -> Callable[..., None]:
 
 def _arrived(recorder: Recorder, op: Op, array: mx.array, frame: FrameType) -> None:
     """An op has filled an array object of the program's."""
-    twin = None if recorder.guide is None else rerun.recall(recorder, op, frame)
+    twin = recorder.intake.given(recorder, op, frame)
     if twin is not None:
-        rerun.deliver(recorder, array, twin.outputs[0])
+        deliver(recorder, array, twin.outputs[0])
     else:
         recorder.finish(op, array, frame)
 
@@ -211,12 +210,11 @@ def _loader(recorder: Recorder, callee: Callee) -> Callable[..., Any]:
         if recorder.mode != RECORD or get_ident() != recorder.thread:
             return result
         frame = _getframe(1)
-        if recorder.guide is not None:
-            rerun.insert(recorder)
+        recorder.intake.enter(recorder)
         op = Op(operation, tuple([Data(array) for array in arrays_of(result)]), {}, ())
-        twin = None if recorder.guide is None else rerun.recall(recorder, op, frame)
+        twin = recorder.intake.given(recorder, op, frame)
         if twin is not None:
-            return rerun.hand_out(recorder, twin)
+            return hand_out(recorder, twin)
         recorder.finish(op, result, frame)
         return result
 
@@ -372,8 +370,7 @@ def draw(
     frame: FrameType,
 ) -> Any:
     """A random op that draws its key from the global state: the tape keeps the key it will draw."""
-    if recorder.guide is not None:
-        rerun.insert(recorder)
+    recorder.intake.enter(recorder)
     key = recorder.drawn()
     given = {name: part for name, part in kwargs.items() if name != "key"}
     inputs: list[Value] = []
@@ -384,14 +381,14 @@ def draw(
     else:
         names["key"] = key
     op = Op(operation, tuple(template), names, tuple(inputs))
-    twin = None if recorder.guide is None else rerun.recall(recorder, op, frame)
+    twin = recorder.intake.given(recorder, op, frame)
     try:
         result = operation.run(*args, **kwargs)  # in a re-run as well: this moves the random state on
     except Exception as error:
         recorder.fail(op, error, frame)
         raise
     if twin is not None:
-        return rerun.hand_out(recorder, twin)
+        return hand_out(recorder, twin)
     recorder.finish(op, result, frame)
     return result
 

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
-from nnrepl.record import rerun
-from nnrepl.record.guide import Diverged, Guide
+from nnrepl.record.intake import RECORDING
 from nnrepl.record.names import ProgramNames
+from nnrepl.record.objects import object_of
 from nnrepl.record.recorder import MUTED, RECORD, Recorder
-from nnrepl.record.rerun import CannotExchange
 from nnrepl.record.transforms import GradientCall
+from nnrepl.replay.replay import CannotExchange, Diverged, Replay
+from nnrepl.replay.world import World
 from nnrepl.session.changes import Run
 from nnrepl.session.errors import RunAgain, UserError
 from nnrepl.tape import GRADIENT_PASS, Tape, Value
-from nnrepl.timeline.world import World
 
 if TYPE_CHECKING:
     from nnrepl.session.session import Session
@@ -62,7 +62,7 @@ class Entry:
 def _objects(recorder: Recorder) -> Iterator[tuple[mx.array, Value]]:
     """The array objects that are alive, and what they stand for."""
     for key, value in recorder.live.items():
-        array = rerun.object_of(recorder, key, value)
+        array = object_of(recorder, key, value)
         if array is not None:
             yield array, value
 
@@ -141,13 +141,14 @@ class ProgramRestarts:
         before: dict[str, Any] = {"part": call.part, "result": call.result, "error": call.error}
         found = Entry(recorder, call)
         old = recorder.tape
-        recorder.tape, recorder.guide, recorder.part = tape, Guide(run.expected, run.old, run.position), None
+        replay = Replay(run.expected, run.old, run.position)
+        recorder.tape, recorder.intake, recorder.part = tape, replay, None
         mode, recorder.mode = recorder.mode, RECORD
         recorder.overwritten.clear()
         self._session.hooks.running_again(run.position, False)
         try:
             entry.restore()
-            rerun.refresh(recorder)
+            replay.refresh(recorder)
             call.attempt()
         except (Diverged, CannotExchange) as error:
             recorder.tape = old
@@ -156,4 +157,4 @@ class ProgramRestarts:
                 setattr(call, name, thing)
             raise UserError(str(error)) from None
         finally:
-            recorder.guide, recorder.mode, recorder.part = None, mode, None
+            recorder.intake, recorder.mode, recorder.part = RECORDING, mode, None

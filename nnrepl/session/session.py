@@ -14,6 +14,7 @@ from typing import Any
 
 import mlx.core as mx
 
+from nnrepl.record.intake import RECORDING
 from nnrepl.record.names import ProgramNames
 from nnrepl.record.recorder import Recorder
 from nnrepl.record.transforms import GradientCall
@@ -158,7 +159,7 @@ class Session:
         """The program has done again what is on the tape: it goes on to what the person wanted, or waits."""
         assert self.recorder is not None
         assert self.goal is not None
-        self.recorder.guide = None
+        self.recorder.intake = RECORDING
         self.lookout.begin(found + 1)
         if self._after is not None:
             self.goal, self._after = self._after, None
@@ -228,7 +229,7 @@ class Session:
     @property
     def replaying(self) -> bool:
         """Whether the program does again what is on the tape already."""
-        return self.recorder is not None and self.recorder.guide is not None
+        return self.recorder is not None and self.recorder.intake.follows
 
     def strand(self, why: str) -> None:
         """The program could not be run again: the person may look at what there is."""

@@ -18,7 +18,7 @@ from rich.text import Text
 
 from nnrepl.commands.interpreter import Interpreter
 from nnrepl.programs.output import HeldOutput
-from nnrepl.record.guide import Unwinding
+from nnrepl.record.intake import Unwinding
 from nnrepl.record.recorder import RECORD
 from nnrepl.session.errors import NoGradient, NotYet, Quit, UserError
 from nnrepl.session.session import EXCEPTION, Hooks, Session, Stop

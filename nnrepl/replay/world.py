@@ -18,8 +18,8 @@ from typing import Any
 
 import mlx.core as mx
 
+from nnrepl.record.objects import refill
 from nnrepl.record.opaque import inner_function, set_random_state
-from nnrepl.record.rerun import refill
 
 _copy = mx.array.__copy__
 _RANDOM_STATE: Any = mx.random.state
