@@ -19,6 +19,7 @@ from nnrepl.record.recorder import Recorder
 from nnrepl.session.assignments import Assignment
 from nnrepl.session.errors import NotYet, UserError
 from nnrepl.tape import Op, Tape, Value
+from nnrepl.timeline.code import CodeChange
 from nnrepl.timeline.edits import BadEdit, Edit, make_edit, place_of
 from nnrepl.timeline.timelines import Timeline, Timelines
 
@@ -74,7 +75,7 @@ class Changes:
         self.timelines = Timelines(session.tape, session.names)
         self.news: Timeline | None = None
         self._left: tuple[Timeline | None, Tape, ProgramNames] = (None, session.tape, session.names)
-        self._coming: tuple[Timeline | None, Edit | None] | None = None
+        self._coming: tuple[Timeline | None, Edit | CodeChange | None] | None = None
 
     @property
     def coming(self) -> bool:
@@ -169,9 +170,23 @@ class Changes:
             raise UserError(f"{name} cannot be {line!r} here: {refused}; nothing has changed")
         return self.arrived(tape, names, run.cursor)
 
-    def _again(self, run: Run, timeline: Timeline | None, edit: Edit | None) -> tuple[Tape, ProgramNames]:
-        """Run again, for an edit or to come to a timeline."""
+    def reload(self, change: CodeChange) -> Timeline:
+        """Take a change of the program's source in: what comes from its position on runs again over it.
+
+        Raises:
+            UserError: If that cannot be done; then nothing has changed.
+        """
+        run = Run(self.session.tape, change.position, (), self.session.cursor)
+        tape, names = self._again(run, None, change)
+        return self.arrived(tape, names, run.cursor)
+
+    def _again(self, run: Run, timeline: Timeline | None, edit: Edit | CodeChange | None) -> tuple[Tape, ProgramNames]:
+        """Run again, for a change or to come to a timeline."""
         self._coming = (timeline, edit)
+        if timeline is not None:
+            self.session.codes.wanted = timeline.codes
+        elif edit is not None:
+            self.session.codes.wanted = self.timelines.codes_with(edit)
         try:
             return self._able().again(run)
         except UserError:

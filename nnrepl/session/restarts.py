@@ -6,6 +6,7 @@ import time
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
@@ -117,7 +118,11 @@ class ProgramRestarts:
             RunAgain: Unwinds the program, if it has to run again from its start.
         """
         entry = self._entry
-        if entry is None or not self._within(run, entry.start):
+        codes = self._session.codes
+        anew = any(change.early and change not in codes.held for change in codes.wanted)
+        if not anew and self._is_over(run):
+            return self._go_on(run)
+        if anew or entry is None or not self._within(run, entry.start):
             if not self._whole:
                 raise UserError("only what lies in the pass in which the program waits can be changed here")
             raise RunAgain(run)
@@ -125,6 +130,25 @@ class ProgramRestarts:
         tape = run.old.fork(entry.start, names)
         names.tape = tape
         self._attempt(entry, run, tape)
+        return tape, names
+
+    def _is_over(self, run: Run) -> bool:
+        """Whether nothing has to run again: all that was recorded stays, and only what comes is different."""
+        recorder = self._recorder
+        at_end = not run.ops and run.position == len(run.old) and run.old is recorder.tape
+        return at_end and not recorder.differentiating and self._entry is None
+
+    def _go_on(self, run: Run) -> tuple[Tape, ProgramNames]:
+        """Let the program go on from where it waits, on a tape of its own."""
+        recorder = self._recorder
+        names = ProgramNames()
+        tape = run.old.fork(run.position, names)
+        names.tape = tape
+        part = recorder.part
+        if part is not None and tape.passes:
+            recorder.part = tape.passes[-1] = replace(part, tape=tape, end=run.position)
+        recorder.tape = tape
+        self._session.codes.stand(run.position)
         return tape, names
 
     def _within(self, run: Run, start: int) -> bool:
@@ -140,6 +164,8 @@ class ProgramRestarts:
         recorder, call = self._recorder, entry.call
         before: dict[str, Any] = {"part": call.part, "result": call.result, "error": call.error}
         found = Entry(recorder, call)
+        codes = self._session.codes
+        held = codes.held
         old = recorder.tape
         replay = Replay(run.expected, run.old, run.position)
         recorder.tape, recorder.intake, recorder.part = tape, replay, None
@@ -148,11 +174,14 @@ class ProgramRestarts:
         self._session.hooks.running_again(run.position, False)
         try:
             entry.restore()
+            codes.stand(entry.start)
             replay.refresh(recorder)
             call.attempt()
         except (Diverged, CannotExchange) as error:
             recorder.tape = old
             found.restore()
+            codes.wanted = held
+            codes.stand(entry.start)
             for name, thing in before.items():
                 setattr(call, name, thing)
             raise UserError(str(error)) from None
