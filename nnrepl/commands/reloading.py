@@ -26,7 +26,7 @@ def reload(it: Interpreter, text: str) -> RenderableType | None:
     session = it.session
     if session.files is None:
         raise UserError("there is no program here whose files nnrepl has read; nnrepl PROGRAM has one")
-    said = session.files.reload(session, session.hooks.confirm, text == "all")
+    said = session.files.reload(session, text == "all")
     if said:
         return Group(*(Text(line, style="hint") for line in said))
     return it.moved_in_time(it.news() or Text(""))

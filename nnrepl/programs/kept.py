@@ -23,14 +23,21 @@ class Kept:
 
     Attributes:
         texts: What runs, or would be run by an import now.
+        first: What the program began with.
         flags: With what a text is compiled that needs more than none.
         early: In which code objects other functions stand from the start, by file.
     """
 
     def __init__(self) -> None:
         self.texts: dict[str, str] = {}
+        self.first: dict[str, str] = {}
         self.flags: dict[str, int] = {}
         self.early: dict[str, dict[CodeType, CodeType]] = {}
+
+    def keep(self, filename: str, text: str, flags: int = 0) -> None:
+        """The program runs (or has imported) a text."""
+        self.texts[filename] = self.first[filename] = text
+        self.flags[filename] = flags
 
     def code(self, filename: str) -> CodeType:
         """The code of a file that is kept."""
@@ -73,7 +80,7 @@ class _Finder:
         loader: Any = None if spec is None else spec.loader
         if spec is None or type(loader) is not SourceFileLoader or is_library(loader.path):
             return None
-        loader.get_code = functools.partial(self._code, loader)  # its class stays what the program would see
+        loader.get_code = functools.partial(self._code, loader)  # type: ignore[method-assign]  # its class stays what the program would see
         return spec
 
     def _code(self, loader: SourceFileLoader, name: str) -> CodeType | None:
@@ -82,5 +89,5 @@ class _Finder:
         if path in kept.texts:
             return kept.code(path)
         code = SourceFileLoader.get_code(loader, name)
-        kept.texts[path] = importlib.util.decode_source(loader.get_data(path))
+        kept.keep(path, importlib.util.decode_source(loader.get_data(path)))
         return code

@@ -58,13 +58,17 @@ class Patch:
     """Brings a program from one version of a file to another, and back.
 
     Attributes:
+        gone: The functions and classes that the new version no longer has.
+        overrides: Those of them that stand in the way of a method of a base class.
         changed: The names of what does something else now, innermost: `__call__` of `Net.__call__`.
     """
 
     def __init__(self, old: Version, new: Version) -> None:
         self.old, self.new = old, new
         self._made: dict[tuple[int, str, str], Any] = {}
-        self.changed = {one.variable for one in changed(old, new)}
+        self.gone = list(_gone(old, new))
+        self.overrides = [one for one in self.gone if _is_override(one, new.filename)]
+        self.changed = {one.variable for one in (*changed(old, new), *self.overrides)}
 
     def begin(self) -> None:
         """The program begins anew: nothing that was made for another run of it is used again."""
@@ -78,8 +82,14 @@ class Patch:
         """To the old version."""
         self._install(self.new, self.old, True)
 
+    def show(self, back: bool = False) -> None:
+        """What is shown as source from now on is that of the new version (or the old one): nothing lives that would
+        have to follow."""
+        a, b = (self.new, self.old) if back else (self.old, self.new)
+        supersede(b.filename, a.text, b.text, a.every_code, b.every_code)
+
     def _install(self, before: Version, after: Version, back: bool) -> None:
-        supersede(after.filename, before.text, after.text, before.every_code, after.every_code)
+        self.show(back)
         spaces = list(namespaces(after.filename))
         pairs = pairs_of(before.definitions, after.definitions)
         for space in spaces:
@@ -161,7 +171,7 @@ class Patch:
             holder = space if outer.outer is None else class_in(space, outer.name)
             if holder is None or name not in _variables(holder):
                 continue
-            if back or (isinstance(holder, type) and any(name in vars(base) for base in holder.__mro__[1:])):
+            if back or definition in self.overrides:
                 self._made[id(holder), name, _content(definition)] = _variables(holder)[name]
                 _delete(holder, name)
 
@@ -180,6 +190,21 @@ def changed(old: Version, new: Version) -> list[Definition]:
     found = [b for a, b in pairs if b.outer is not None and not b.is_class and _content(a) != _content(b)]
     known = {b for _, b in pairs}
     return found + [one for one in new.definitions.values() if one not in known]
+
+
+def _gone(old: Version, new: Version) -> Iterator[Definition]:
+    known = {a for a, _ in pairs_of(old.definitions, new.definitions)}
+    for one in old.definitions.values():
+        if one not in known and not one.is_lambda and one.outer in known and not one.in_function:
+            yield one
+
+
+def _is_override(definition: Definition, filename: str) -> bool:
+    outer = definition.outer
+    if outer is None or not outer.is_class:
+        return False
+    classes = [cls for cls in (class_in(space, outer.name) for space in namespaces(filename)) if cls is not None]
+    return any(definition.variable in vars(base) for cls in classes for base in cls.__mro__[1:])
 
 
 def _content(definition: Definition) -> str:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from nnrepl.programs.definitions import Definition, Key, pairs_of
 from nnrepl.programs.kept import Kept
 from nnrepl.programs.patching import Patch, Version, changed, class_in, living, namespaces, new_constants
-from nnrepl.record.source import span_of, supersede
+from nnrepl.record.source import span_of
 from nnrepl.session.errors import UserError
 from nnrepl.tape import GRADIENT_PASS, Activation, Tape
 from nnrepl.timeline.code import CodeChange
@@ -38,11 +38,13 @@ class Difference:
         patches: One for each file that says something else now.
         rude: What only a run from the start can take over, a line each.
         names: What changed, as timelines call it.
+        adds: Whether constants have come with new names.
     """
 
     patches: list[Patch] = field(default_factory=list)
     rude: list[str] = field(default_factory=list)
     names: list[str] = field(default_factory=list)
+    adds: bool = False
 
     @property
     def text(self) -> str:
@@ -78,7 +80,6 @@ class Reloader:
     def __init__(self, kept: Kept, on_disk: Callable[[str], str] | None = None) -> None:
         self.kept = kept
         self._on_disk = on_disk or read
-        self.left: list[str] = []
 
     def read_again(self) -> None:
         """The program is about to start anew, from its files as they are now.
@@ -86,60 +87,68 @@ class Reloader:
         Raises:
             UserError: If a file no longer parses or is gone.
         """
-        patches = [Patch(*self._versions(filename, text)) for filename, text in self._changed_texts().items()]
+        kept = self.kept
+        texts = self._on_disk_now()
+        patches = [
+            self._patch(filename, kept.texts[filename], texts[filename]) for filename in _differing(kept.texts, texts)
+        ]
         for patch in patches:
-            supersede(patch.new.filename, patch.old.text, patch.new.text, patch.old.every_code, patch.new.every_code)
-            self.kept.texts[patch.new.filename] = patch.new.text
-        self.kept.early.clear()
-        self.left = []
+            patch.show()
+            kept.keep(patch.new.filename, patch.new.text, kept.flags[patch.new.filename])
+        kept.early.clear()
 
-    def reload(self, session: Session, confirm: Callable[[str], bool], everything: bool = False) -> list[str]:
+    def reload(self, session: Session, everything: bool = False) -> list[str]:
         """Take what has changed over. Returns what to say where nothing was taken over.
 
         Args:
-            confirm: Asks the user whether to go back to the start for what only that takes over.
-            everything: Whether to go back to the start without a question.
+            everything: Whether to go back to the start, without a question, for what only that takes over.
 
         Raises:
             UserError: If a file no longer parses or is gone; then nothing has changed.
             RunAgain: Unwinds the program if it has to run again.
         """
-        texts = self._changed_texts()
-        difference = self._difference(texts)
-        if not difference.patches and not self.left:
-            return [NOTHING if not texts else f"{NOTHING} but comments and layout"]
-        rude = [*difference.rude, *(line for line in self.left if line not in difference.rude)]
-        if everything or (rude and confirm(_question(session, rude))):
-            return self._from_the_start(session, difference, texts)
+        codes = session.changes.timelines.current.codes
+        before = dict(self.kept.first)
+        for code in codes:
+            before.update(code.texts)
+        texts = self._on_disk_now()
+        difference = self._difference(before, texts)
+        left = codes[-1].left if codes else ()
+        if not difference.patches and not left:
+            return [f"{NOTHING} but comments and layout" if _differing(before, texts) else NOTHING]
+        rude = list(dict.fromkeys((*difference.rude, *left)))
+        if everything or (rude and session.hooks.confirm(_question(session, rude))):
+            return self._from_the_start(session, texts)
         if not difference.patches:
-            return [NOTHING, *(f"not taken over: {line}; reload all does" for line in rude)]
+            return [NOTHING, *map(_not_taken, rude)]
         return self._in_place(session, difference, texts, rude)
 
     # -- what differs ----------------------------------------------------------------------------------------
 
-    def _changed_texts(self) -> dict[str, str]:
-        """The text on disk of each file that has another than the one that runs."""
-        found = {filename: self._on_disk(filename) for filename in list(self.kept.texts)}
-        return {filename: text for filename, text in found.items() if text != self.kept.texts[filename]}
+    def _on_disk_now(self) -> dict[str, str]:
+        """The text on disk of each file that the program has read. Raises UserError."""
+        return {filename: self._on_disk(filename) for filename in list(self.kept.first)}
 
-    def _difference(self, texts: dict[str, str]) -> Difference:
+    def _difference(self, before: dict[str, str], after: dict[str, str]) -> Difference:
         found = Difference()
-        for filename, text in texts.items():
-            patch = Patch(*self._versions(filename, text))
-            names = [one.name for one in changed(patch.old, patch.new)]
+        for filename in _differing(before, after):
+            patch = self._patch(filename, before[filename], after[filename])
+            names = [one.name for one in (*changed(patch.old, patch.new), *patch.overrides)]
             rude = list(rude_changes(patch))
-            gone = [f"{one.name} is gone from the source, and stays as it was" for one in gone_from(patch)]
-            if names or rude or gone or new_constants(patch.old, patch.new):
+            gone = [one.name for one in patch.gone if one not in patch.overrides]
+            adds = bool(new_constants(patch.old, patch.new))
+            if names or rude or gone or adds:
                 found.patches.append(patch)
+                found.adds |= adds
                 found.names += [name for name in names if "<lambda>" not in name] or names
-                found.rude += rude + gone
+                found.rude += [*rude, *(f"{name} is gone from the source, and stays as it was" for name in gone)]
         return found
 
-    def _versions(self, filename: str, text: str) -> tuple[Version, Version]:
-        """The version of a file that runs, and the one with another text. Raises UserError if that does not parse."""
-        flags = self.kept.flags.get(filename, 0)
+    def _patch(self, filename: str, before: str, after: str) -> Patch:
+        """From one version of a file to another. Raises UserError if that does not parse."""
+        flags = self.kept.flags[filename]
         try:
-            return Version(filename, self.kept.texts[filename], flags), Version(filename, text, flags)
+            return Patch(Version(filename, before, flags), Version(filename, after, flags))
         except (SyntaxError, ValueError) as error:
             line = f":{error.lineno}" if isinstance(error, SyntaxError) and error.lineno else ""
             said = error.msg if isinstance(error, SyntaxError) else str(error)
@@ -150,13 +159,19 @@ class Reloader:
     def _in_place(self, session: Session, difference: Difference, texts: dict[str, str], rude: list[str]) -> list[str]:
         place, early = place_of(session, difference)
         if not place.position:
-            return self._from_the_start(session, difference, texts)
-        said = [*_taken(session, difference, place), *(f"not taken over: {line}; reload all does" for line in rude)]
-        if difference.names or any(new_constants(patch.old, patch.new) for patch in difference.patches):
-            change = self._change(difference, place, early, said, self.left, rude)
-            session.changes.reload(change)
-            return []
-        raise UserError("\n".join(said))
+            return self._from_the_start(session, texts)
+        if not difference.names and not difference.adds:
+            raise UserError("\n".join(map(_not_taken, rude)))
+        said = [_taken(session, difference, place), *map(_not_taken, rude)]
+        session.changes.reload(self._change(difference, place, early, said, rude))
+        return []
+
+    def _from_the_start(self, session: Session, texts: dict[str, str]) -> list[str]:
+        """Run the program again from its start, with all of the new source."""
+        difference = self._difference(self.kept.first, texts)
+        said = ["the program runs again from its start, with all of the new source"]
+        session.changes.reload(self._change(difference, Place(0), {}, said, []))
+        return []
 
     def _change(
         self,
@@ -165,7 +180,6 @@ class Reloader:
         early: dict[str, dict[CodeType, CodeType]],
         said: list[str],
         left: list[str],
-        rude: list[str],
     ) -> CodeChange:
         kept, patches = self.kept, difference.patches
 
@@ -176,31 +190,38 @@ class Reloader:
                 kept.early.setdefault(filename, {}).update(others)
 
         def take(alive: bool) -> None:
-            self.left = rude
             for patch in patches:
                 kept.texts[patch.new.filename] = patch.new.text
                 kept.early.pop(patch.new.filename, None)
-                if alive:
-                    patch.take()
+                patch.take() if alive else patch.show()
 
         def give_back(alive: bool) -> None:
-            self.left = left
             for patch in patches:
                 kept.texts[patch.old.filename] = patch.old.text
                 kept.early.pop(patch.old.filename, None)
-                if alive:
-                    patch.give_back()
+                patch.give_back() if alive else patch.show(back=True)
 
+        texts = {patch.new.filename: patch.new.text for patch in patches}
         return CodeChange(
-            difference.text, tuple(said), place.position, place.entering, bool(early), prepare, take, give_back
+            text=difference.text,
+            said=tuple(said),
+            position=place.position,
+            entering=place.entering,
+            texts=texts,
+            left=tuple(left),
+            early=bool(early),
+            prepare=prepare,
+            take=take,
+            give_back=give_back,
         )
 
-    def _from_the_start(self, session: Session, difference: Difference, texts: dict[str, str]) -> list[str]:
-        """Run the program again from its start, with all of the new source."""
-        said = ["the program runs again from its start, with all of the new source"]
-        change = self._change(difference, Place(0), {}, said, self.left, [])
-        session.changes.reload(change)
-        return []
+
+def _differing(before: dict[str, str], after: dict[str, str]) -> list[str]:
+    return [filename for filename, text in after.items() if text != before.get(filename, text)]
+
+
+def _not_taken(line: str) -> str:
+    return f"not taken over: {line}; reload all does"
 
 
 def read(filename: str) -> str:
@@ -226,7 +247,7 @@ def _question(session: Session, rude: list[str]) -> str:
     return "\n".join([*rude, f"only a run from the program's start takes that over ({tape}). Run it again? [y/N] "])
 
 
-def _taken(session: Session, difference: Difference, place: Place) -> list[str]:
+def _taken(session: Session, difference: Difference, place: Place) -> str:
     """What is taken over, and how."""
     names = ", ".join(dict.fromkeys(difference.names)) or "new names at the level of the module"
     if place.call:
@@ -235,7 +256,7 @@ def _taken(session: Session, difference: Difference, place: Place) -> list[str]:
         how = f"from #{session.tape.ops[place.position].index} on"
     else:
         how = "quiet: no call of it is running"
-    return [f"taken over: {names} ({how})"]
+    return f"taken over: {names} ({how})"
 
 
 # -- what is rude ----------------------------------------------------------------------------------------------
@@ -289,13 +310,6 @@ def _instances(filename: str, path: str) -> int:
     """How many objects of a class live."""
     classes = [cls for cls in (class_in(space, path) for space in namespaces(filename)) if cls is not None]
     return sum(1 for cls in classes for thing in living(cls) if type(thing) is cls)
-
-
-def gone_from(patch: Patch) -> list[Definition]:
-    """Functions and classes that the new version no longer has."""
-    known = {old for old, _ in pairs_of(patch.old.definitions, patch.new.definitions)}
-    gone = [one for one in patch.old.definitions.values() if one not in known and not one.is_lambda]
-    return [one for one in gone if one.outer not in gone and not one.in_function]
 
 
 # -- from where on ---------------------------------------------------------------------------------------------

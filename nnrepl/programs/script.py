@@ -58,8 +58,7 @@ class Script:
         self._code = list(zip(code, texts))
         self.kept = Kept()
         for part, text in self._code:
-            self.kept.texts[part.co_filename] = text
-            self.kept.flags[part.co_filename] = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT if self._path_names(path) else 0
+            self.kept.keep(part.co_filename, text, ast.PyCF_ALLOW_TOP_LEVEL_AWAIT if self._path_names(path) else 0)
         self._spec: Any = None
         self._begun = False
         self.notes: list[str] = []

@@ -69,7 +69,7 @@ class Compiled(opaque.Transform):
 
     def forget(self) -> None:
         """The function does something else now: it is traced again when it is called."""
-        self.traces.clear()
+        self.traces = {}  # a trace that is being made goes into those that are forgotten
         self.real = native(self.original(self.fun, *self.args, **self.kwargs))
 
     def call(self, recorder: Recorder, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType) -> Any:

@@ -36,12 +36,14 @@ class Run:
         position: From where on something else happens.
         ops: What a person put in at that place.
         cursor: Where the person is to stand afterwards.
+        part: In which pass they are to stand instead, by its number, where other ops may come before; 0: none.
     """
 
     old: Tape
     position: int
     ops: tuple[Op, ...]
     cursor: int
+    part: int = 0
 
     @property
     def expected(self) -> list[Op]:
@@ -176,7 +178,10 @@ class Changes:
         Raises:
             UserError: If that cannot be done; then nothing has changed.
         """
-        run = Run(self.session.tape, change.position, (), self.session.cursor)
+        session = self.session
+        part = session.part
+        earlier = part is not None and change.position < part.start
+        run = Run(session.tape, change.position, (), session.cursor, part.number if part and earlier else 0)
         tape, names = self._again(run, None, change)
         return self.arrived(tape, names, run.cursor)
 

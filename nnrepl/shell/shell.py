@@ -204,6 +204,7 @@ class Shell(Hooks):
 
     def _open(self, session: Session, stop: Stop) -> None:
         if self.quiet and not stop.hits:
+            self.show(self.interpreter.news())
             self.interpreter.shown = session.op
             return
         if self.banner:

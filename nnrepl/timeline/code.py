@@ -6,7 +6,7 @@ code in every call that begins after it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -24,6 +24,8 @@ class CodeChange:
         position: The op from which on it holds.
         entering: Whether it holds from the entry of the gradient call that begins there; else from the end of the op
             before on.
+        texts: What the files that change say from then on.
+        left: What of them was not taken over.
         early: Whether a piece of it holds from the program's start: definitions that nothing had made yet.
         prepare: Tells that a run from the start is about to begin that will come to the change.
         take: Brings a program to the new source. The argument says whether there is a living one, or only one that is
@@ -35,6 +37,8 @@ class CodeChange:
     said: tuple[str, ...]
     position: int
     entering: bool
+    texts: Mapping[str, str]
+    left: tuple[str, ...]
     early: bool
     prepare: Callable[[], None]
     take: Callable[[bool], None]
@@ -44,7 +48,7 @@ class CodeChange:
 class Files(Protocol):
     """The files of the program, which may change while it runs."""
 
-    def reload(self, session: Session, confirm: Callable[[str], bool], everything: bool) -> list[str]:
+    def reload(self, session: Session, everything: bool = False) -> list[str]:
         """Take what has changed over; returns what to say if nothing was. Raises UserError."""
 
     def read_again(self) -> None:

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from nnrepl.cli import main
-from tests.support import plain_python
 
 HEAD = """\
 import mlx.core as mx
@@ -70,30 +69,42 @@ class Program:
 
     def mend(self, text: str, name: str = "train.py") -> str:
         """The line for the prompt that changes a file."""
-        (self.folder / f"{name}.new").write_text(text)
-        return f"import shutil; shutil.copy({str(self.folder / name) + '.new'!r}, {str(self.folder / name)!r})"
+        self._mended = getattr(self, "_mended", 0) + 1
+        source, target = self.folder / f"{name}.{self._mended}", self.folder / name
+        source.write_text(text)
+        return f"import shutil; shutil.copy({str(source)!r}, {str(target)!r})"
 
     def run(self, *lines: str, program: tuple[str, ...] = ("train.py",)) -> str:
         """Run lines under nnrepl in this process. Returns everything that was shown."""
-        modules, path, argv, caching = dict(sys.modules), list(sys.path), list(sys.argv), sys.dont_write_bytecode
+        before, path, argv, caching = sys.modules["__main__"], list(sys.path), list(sys.argv), sys.dont_write_bytecode
         sys.dont_write_bytecode = True
         commands = [part for line in lines for part in ("-c", line)]
         self._capfd.readouterr()
         try:
             self.status = main(["--batch", *commands, *program])
         finally:
-            sys.modules.clear()
-            sys.modules.update(modules)
+            self._forget_modules()
+            sys.modules["__main__"] = before
             sys.path[:], sys.argv[:], sys.dont_write_bytecode = path, argv, caching
         shown = self._capfd.readouterr()
         return shown.out + shown.err
 
+    def _forget_modules(self) -> None:
+        for name, module in list(sys.modules.items()):
+            if str(getattr(module, "__file__", "")).startswith(str(self.folder)):
+                del sys.modules[name]
+
     def twin(self, text: str) -> list[str]:
         """What a plain program prints."""
-        (self.folder / "twin.py").write_text(text)
-        ran = plain_python("twin.py", cwd=self.folder)
-        assert ran.returncode == 0, ran.stderr
-        return printed(ran.stdout)
+        path = list(sys.path)
+        sys.path.insert(0, str(self.folder))
+        self._capfd.readouterr()
+        try:
+            exec(compile(text, str(self.folder / "twin.py"), "exec", dont_inherit=True), {"__name__": "__main__"})
+        finally:
+            sys.path[:] = path
+            self._forget_modules()
+        return printed(self._capfd.readouterr().out)
 
 
 def printed(text: str) -> list[str]:
