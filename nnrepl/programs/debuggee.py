@@ -16,7 +16,8 @@ from nnrepl.record.intercept import recording
 from nnrepl.record.names import ProgramNames
 from nnrepl.record.opaque import set_random_state
 from nnrepl.record.recorder import Recorder
-from nnrepl.replay.replay import CannotExchange, Diverged, Replay
+from nnrepl.replay.divergence import CannotExchange, Diverged
+from nnrepl.replay.replay import Replay
 from nnrepl.session.errors import Restart, RunAgain
 from nnrepl.session.session import Session
 from nnrepl.tape import Tape
@@ -70,7 +71,7 @@ class Debuggee:
         session.attach(tape, names, recorder)
         session.codes.start()
         if run is not None:
-            recorder.intake = Replay(run.expected, run.old, run.position)
+            recorder.intake = Replay(run, alone=True)
             session.changes.arrived(tape, names, 0)
             session.begin_again(run)
         else:

@@ -20,9 +20,12 @@ from nnrepl.record.recorder import MUTED, Recorder
 from nnrepl.record.stack import is_module
 from nnrepl.record.strays import invoke
 from nnrepl.record.verify import Receipt, verify
-from nnrepl.replay.replay import CannotExchange, Diverged, Replay
+from nnrepl.replay.divergence import CannotExchange, Diverged
+from nnrepl.replay.interrupts import held
+from nnrepl.replay.replay import Replay
+from nnrepl.replay.run import Run
 from nnrepl.replay.world import World
-from nnrepl.session.changes import Restarts, Run
+from nnrepl.session.changes import Restarts
 from nnrepl.session.errors import NoGradient, UserError
 from nnrepl.session.lookup import Lookup
 from nnrepl.tape import RUN_PASS, Op, OpSequence, Tape, Value
@@ -173,24 +176,41 @@ class Call:
         """Make the call again with an edit; afterwards everything is as it was before.
 
         Raises:
-            UserError: If the function does something else when it runs again.
+            UserError: If that cannot be done, or the function does something else when it runs again.
         """
+        if self._world.lost:
+            raise UserError(f"this cannot run again: {self._world.lost[0]} cannot be put back to where it was")
+        try:
+            trace, replay = self._follow(run)
+            if replay.other_way is not None:  # because of the edit, if without it the function does the same again
+                self._follow(Run(run.old, len(run.old), (), 0))
+        except (Diverged, CannotExchange) as error:
+            raise UserError(f"{error}; nothing has changed") from None
+        return trace
+
+    def _follow(self, run: Run) -> tuple[Trace, Replay]:
+        """Make the call again along a tape. Raises Diverged, CannotExchange."""
         old = run.old
         names = ProgramNames()
         tape = old.fork(0, names)
         names.tape = tape
-        recorder = self.recorder(tape, Replay(run.expected, old, run.position), old)
-        now = World([*self._roots, *(leaf.held for leaf in leaves_of(old))])
-        self._world.restore()
-        try:
-            with recording(recorder), _same_objects(recorder, self.wrt):
-                return self._run(recorder, names)
-        except (Diverged, CannotExchange) as error:
-            raise UserError(str(error)) from None
-        finally:
-            now.restore()
-            for value, array in recorder.overwritten:
-                value.held = array  # it has its old content again, and is how the program knows the value
+        replay = Replay(run)
+        recorder = self.recorder(tape, replay, old)
+        with held() as holding:
+            now = World([*self._roots, *(leaf.held for leaf in leaves_of(old))])
+            self._world.restore()
+            try:
+                with holding.allowed(), recording(recorder), _same_objects(recorder, self.wrt):
+                    trace = self._run(recorder, names)
+                    replay.ended(recorder)
+            except Exception as error:
+                replay.ended(recorder, error)
+                raise
+            finally:
+                now.restore()
+                for value, array in recorder.overwritten:
+                    value.held = array  # it has its old content again, and is how the program knows the value
+        return trace, replay
 
     def recorder(self, tape: Tape, intake: Intake, old: Tape | None = None) -> Recorder:
         """A recorder for another run, which knows the arrays that the function had from outside."""

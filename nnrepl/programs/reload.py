@@ -253,7 +253,7 @@ def _taken(session: Session, difference: Difference, place: Place) -> str:
     if place.call:
         how = f"replayed from the entry of {place.call}"
     elif place.position < len(session.tape):
-        how = f"from #{session.tape.ops[place.position].index} on"
+        how = f"from {session.tape.ops[place.position].label} on"
     else:
         how = "quiet: no call of it is running"
     return f"taken over: {names} ({how})"

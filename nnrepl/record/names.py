@@ -77,7 +77,7 @@ class ProgramNames:
         op = value.op
         if op is None:
             return value.kind
-        return f"#{op.index}" if len(op.outputs) == 1 else f"#{op.index}.{value.slot}"
+        return f"{op.label}" if len(op.outputs) == 1 else f"{op.label}.{value.slot}"
 
     def all_names(self, value: Value) -> Iterator[str]:
         """Everything that a value is called, its best name first."""

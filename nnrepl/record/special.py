@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import sys
 from collections.abc import Callable
 from threading import get_ident
@@ -116,21 +117,21 @@ def _change(recorder: Recorder, operation: Operation, original: Any, args: tuple
 
 
 class Data:
-    """Numbers that came from outside of MLX (a list, a NumPy array, a file), kept as a lazy array."""
+    """Numbers that came from outside of MLX (a list, a NumPy array, a file), kept as a lazy array.
 
-    __slots__ = ("array",)
+    Attributes:
+        stamp: Of a file, what tells whether it is the same one still; None for other data.
+    """
 
-    def __init__(self, array: mx.array) -> None:
+    __slots__ = ("array", "stamp")
+
+    def __init__(self, array: mx.array, stamp: Any = None) -> None:
         self.array = _copy(array)
+        self.stamp = stamp
 
     def guide_key(self) -> Any:
-        """What tells this data from other data in a re-run: all of it, as long as that is cheap."""
-        if self.array.size > _FEW:
-            return id(self)
-        return str(self.array.dtype), self.array.shape, str(_tolist(self.array))
-
-
-_FEW = 1024
+        """What tells this data from other data at first sight, in a run that follows a tape."""
+        return str(self.array.dtype), self.array.shape
 
 
 def _give(*data: Data) -> list[mx.array]:
@@ -211,7 +212,8 @@ def _loader(recorder: Recorder, callee: Callee) -> Callable[..., Any]:
             return result
         frame = _getframe(1)
         recorder.intake.enter(recorder)
-        op = Op(operation, tuple([Data(array) for array in arrays_of(result)]), {}, ())
+        stamp = _stamp(args[0] if args else kwargs.get("file"))
+        op = Op(operation, tuple([Data(array, stamp) for array in arrays_of(result)]), {}, ())
         twin = recorder.intake.given(recorder, op, frame)
         if twin is not None:
             return hand_out(recorder, twin)
@@ -219,6 +221,15 @@ def _loader(recorder: Recorder, callee: Callee) -> Callable[..., Any]:
         return result
 
     return load
+
+
+def _stamp(file: Any) -> Any:
+    """What tells whether a file is the same one still; None where nothing does."""
+    try:
+        found = os.stat(file)
+    except (OSError, TypeError, ValueError):
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def unpickler(recorder: Recorder) -> Callable[..., None]:

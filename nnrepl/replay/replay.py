@@ -9,16 +9,18 @@ same values, gives the very same values: only what depends on the edit is new.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
-from nnrepl.record.intake import Intake, Unwinding
-from nnrepl.record.keys import frozen
-from nnrepl.record.needs import needed_slots
+from nnrepl.record.intake import Intake
 from nnrepl.record.objects import object_of, refill
+from nnrepl.replay.divergence import CannotExchange, Difference, Diverged, compare, said_of
+from nnrepl.replay.match import Plan
+from nnrepl.replay.run import Run
 from nnrepl.tape import GRADIENT_PASS, SETUP_PASS, BackwardOp, Gradient, Leaf, Op, Pass, Tape, Value
 
 if TYPE_CHECKING:
@@ -27,56 +29,42 @@ if TYPE_CHECKING:
 _copy = mx.array.__copy__
 
 
-class CannotExchange(Unwinding):
-    """An array object of the program's cannot take another shape or dtype."""
-
-
-class Diverged(Unwinding):
-    """The run did something else than the tape says.
-
-    Attributes:
-        expected: The op that should have come, None if none should.
-        found: What the program did, in words.
-    """
-
-    def __init__(self, expected: Op | None, found: str) -> None:
-        self.expected = expected
-        self.found = found
-        wanted = "the end" if expected is None else f"#{expected.index} {expected.name}"
-        super().__init__(f"the program went another way: where the tape has {wanted}, it {found}")
-
-
 class Replay(Intake):
     """Leads one run along a tape.
 
     Args:
-        expected: The ops that the new tape begins with (from its first op on), inserted ones among them.
-        old: The tape of the run before.
-        position: From where on the old tape is no longer expected: its ops from there are candidates for being
-            the same again.
+        run: What runs again: up to its position the old tape is followed op by op; what the old tape has from there
+            on is what the program should do again, with other numbers.
+        end: Where on the old tape what runs again ends (its own end by default).
+        alone: Whether nobody will look at `other_way`: then a run that goes another way for no reason that the edit
+            can have given ends there.
 
     Attributes:
+        expected: The ops that the new tape begins with (from its first op on), inserted ones among them.
         final: The last edit of each value that is edited.
         was: For each value of the new tape that is one of the old tape again, on the same array: that one.
     """
 
     follows = True
 
-    def __init__(self, expected: list[Op], old: Tape, position: int) -> None:
-        self.expected = expected
-        self.tape = old
+    def __init__(self, run: Run, end: int | None = None, alone: bool = False) -> None:
+        self.expected = run.expected
+        self.tape = run.old
+        self.end = len(run.old) if end is None else end
         self.final: dict[Value, Value] = {}
-        self.was: dict[Value, Value] = {}
-        for op in expected:
-            target = old.edits.get(op)
+        self.plan = Plan(run.old.ops[run.position : self.end], run.old, alone)
+        self.was = self.plan.was
+        self._run = run
+        self._alone = alone
+        for op in self.expected:
+            target = self.tape.edits.get(op)
             if target is not None:
                 self.final[target] = op.outputs[0]
-        self._passes = [part for part in old.passes if part.kind == GRADIENT_PASS]
-        self._known: dict[Any, list[Op]] = {}
-        for op in old.ops[position:]:
-            key = self._key(op)
-            if key is not None:
-                self._known.setdefault(key, []).append(op)
+        for op in run.ops:
+            target = self.tape.edits.get(op)
+            if target is not None:
+                self.plan.stand_for(op.outputs[0], target)
+        self._passes = [part for part in self.tape.passes if part.kind == GRADIENT_PASS]
 
     # -- what the recorder asks --------------------------------------------------------------------------
 
@@ -99,12 +87,10 @@ class Replay(Intake):
 
     def given(self, recorder: Recorder, op: Op, frame: FrameType) -> Op | None:
         """The op of the tape that `op` is: it is put on the new tape, and nothing is computed."""
+        op.scope, op.lasti = recorder.stack.place(frame)
         if not self.replaying(len(recorder.tape)):
-            op.scope, op.lasti = recorder.stack.enter(frame), frame.f_lasti
-            known = self._same(op)
-            if known is None:
+            if not self._found_again(recorder, op):
                 return None
-            self._take_over(recorder, op, known)
             recorder.put(op, frame)
             return op
         old = self._expect(recorder, op)
@@ -117,19 +103,17 @@ class Replay(Intake):
 
     def repeated(self, recorder: Recorder, op: Op, of: Sequence[Value]) -> bool:
         """Whether an op of a compiled function is one of the tape; then it has the values of that."""
+        if isinstance(op, BackwardOp):
+            return self.swept(recorder, op, of)
         if self.replaying(len(recorder.tape)):
             op.outputs = self._expect(recorder, op).outputs
             return True
-        known = self._same(op)
-        if known is None:
-            return False
-        self._take_over(recorder, op, known, of)
-        return True
+        return self._found_again(recorder, op)
 
     def swept(self, recorder: Recorder, op: BackwardOp, of: Sequence[Value]) -> bool:
         """Whether a backward op is one of the tape; then it has the values of that, or raises what that raised."""
         if not self.replaying(len(recorder.tape)):
-            known = self._same(op)
+            known = self.plan.backward(op)
             if known is None:
                 return False
             self._take_over(recorder, op, known, of)
@@ -140,6 +124,27 @@ class Replay(Intake):
         if error is not None:
             recorder.tape.errors[op] = error
         return True
+
+    def ended(self, recorder: Recorder, error: BaseException | None = None) -> None:
+        """What was to run again has run, to its end or to an exception.
+
+        Raises:
+            Diverged: If it ended before the tape did.
+        """
+        reached = len(recorder.tape)
+        if self.replaying(reached):
+            raise Diverged(Difference(self.expected[reached], None, "" if error is None else said_of(error)))
+
+    @property
+    def other_way(self) -> Difference | None:
+        """Where the program went another way after the edit: the first op that the old tape has not, or that only the
+        old tape has. None if it did again what it had done, with other numbers."""
+        if self._run.recoded:
+            return None
+        if self.plan.other is not None:
+            return self.plan.other
+        missing = self.plan.left(self.end)
+        return None if missing is None else Difference(missing, None)
 
     def content(self, value: Value) -> Value:
         """What the program is to hold where the tape has `value`: the last edit of it."""
@@ -156,7 +161,10 @@ class Replay(Intake):
         part = self._old_pass(recorder.tape)
         before = part.wrt[number] if part is not None and number < len(part.wrt) else None
         if before is None or before.origin is not self.was.get(origin, origin):
-            return recorder.leaf(array, kind, label, origin)
+            fresh = recorder.leaf(array, kind, label, origin)
+            if before is not None:
+                self.plan.stand_for(fresh, before)
+            return fresh
         if self.replaying(len(recorder.tape)):
             recorder.link(array, before)
             return before
@@ -206,18 +214,14 @@ class Replay(Intake):
             Diverged: If the tape has another op here.
         """
         expected = self.expected[len(recorder.tape.ops)]
-        if not self._is(recorder, expected, op):
-            raise Diverged(expected, f"called {op.name}")
+        with recorder.muted() if op.operation.kind == "data" else nullcontext():
+            difference = compare(expected, op)
+        if difference is not None:
+            raise Diverged(difference)
+        for a, b in zip(expected.inputs, op.inputs):
+            if not self._unify(recorder, a, b):
+                raise Diverged(Difference(expected, op, f"{b.name} instead of {a.name}"))
         return expected
-
-    def _is(self, recorder: Recorder, expected: Op, op: Op) -> bool:
-        if expected.operation is not op.operation and (
-            expected.operation.name != op.operation.name or expected.operation.kind != op.operation.kind
-        ):
-            return False
-        if len(expected.inputs) != len(op.inputs):
-            return False
-        return all(self._unify(recorder, a, b) for a, b in zip(expected.inputs, op.inputs))
 
     def _unify(self, recorder: Recorder, expected: Value, found: Value) -> bool:
         """Whether two inputs are the same; a leaf that entered anew takes the place of the one it is."""
@@ -232,11 +236,34 @@ class Replay(Intake):
 
     # -- after the edit ----------------------------------------------------------------------------------
 
-    def _same(self, op: Op) -> Op | None:
-        """The op of the old tape that computed what `op` computes, if there is one."""
-        key = self._key(op)
-        candidates = self._known.get(key) if key is not None else None
-        return candidates.pop(0) if candidates else None
+    def _found_again(self, recorder: Recorder, op: Op) -> bool:
+        """Whether a forward op has the numbers that it had; then it takes them over.
+
+        Raises:
+            Diverged: If the old tape has no such op, and that cannot be because of the edit.
+        """
+        with recorder.muted() if op.operation.kind == "data" else nullcontext():
+            known, same = self.plan.forward(op)
+        if known is None and self._alone and self.plan.other is not None and not self._noticed(recorder):
+            raise Diverged(self.plan.other)
+        if known is None or not same:
+            return False
+        self._take_over(recorder, op, known)
+        return True
+
+    def _noticed(self, recorder: Recorder) -> bool:
+        """Whether the program can know of the edit: it has read a number that depends on it, got another shape or an
+        exception."""
+        start = self._run.position
+        if self._run.recoded:
+            return True
+        edited = [(op.outputs[0], self.tape.edits[op]) for op in self._run.ops if op in self.tape.edits]
+        if any([(new.shape, new.dtype) != (old.shape, old.dtype) for new, old in edited]):
+            return True
+        if any([start <= op.position for op in recorder.tape.errors if op.position < len(recorder.tape)]):
+            return True
+        read = [value for mark in recorder.tape.marks if mark.position >= start for value in mark.values]
+        return any([value not in self.was and (value.op is None or value.op.position >= start) for value in read])
 
     def _take_over(self, recorder: Recorder, op: Op, old: Op, of: Sequence[Value] = ()) -> None:
         """Give an op the results of an old one that computed the same: values of its own on the same arrays.
@@ -260,32 +287,6 @@ class Replay(Intake):
         op.outputs = tuple(outputs)
         if old in tape.structures:
             tape.structures[op] = tape.structures[old]
-
-    def _key(self, op: Op) -> Any:
-        """What makes two ops the same computation; None where that cannot be told."""
-        if op.operation.kind in ("opaque", "custom", "checkpoint") or op in self.tape.errors:
-            return None
-        key: Any
-        if isinstance(op, BackwardOp):
-            key = (op.operation, self._taken(op))
-        else:
-            was = self.was
-            key = (op.operation, frozen(op.args, was), frozen(op.kwargs, was), None if op.inputs else _place(op))
-        try:
-            hash(key)
-        except TypeError:
-            return None
-        return key
-
-    def _taken(self, op: BackwardOp) -> Any:
-        """What a backward op is computed from: the values whose numbers it needs, of the others the shape."""
-        needed = set(needed_slots(op))
-        values = [
-            self.was.get(value, value) if slot in needed else (value.shape, value.dtype)
-            for slot, value in enumerate(op.inputs)
-        ]
-        rule = op.args[0]
-        return (None if isinstance(rule, Value) else rule.shape_key(), *values)
 
     # -- the program's objects ---------------------------------------------------------------------------
 
@@ -314,11 +315,6 @@ class Replay(Intake):
             array = object_of(recorder, key, value) if value in edited else None
             if array is not None:
                 refill(array, self.content(value).array)
-
-
-def _place(op: Op) -> Any:
-    """An op without inputs (a constant, random numbers) is the same only where it stands."""
-    return None if op.scope is None else (op.scope.code, op.lasti)
 
 
 def copy_op(op: Op, part: Pass, position: int) -> Op:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from nnrepl.record.intake import Unwinding
 
 if TYPE_CHECKING:
-    from nnrepl.session.changes import Run
+    from nnrepl.replay.run import Run
 
 
 class UserError(Exception):

@@ -287,7 +287,7 @@ def test_comments_and_layout_are_no_change_and_the_source_shown_is_what_runs(pro
     moved = "# a comment\n\n" + SCRIPT.replace("mx.tanh(self.a(x))", "mx.tanh( self.a(x) )")
     shown = program.run("next pass 4", "finish", program.mend(moved), "reload", "list source", "continue")
     assert "nothing has changed in the program's files but comments and layout" in shown
-    assert "▶   15 #149             return self.b(mx.tanh(self.a(x)))" in shown, shown
+    assert "▶   15 #3           return self.b(mx.tanh(self.a(x)))" in shown, shown
     assert printed(shown) == program.twin(SCRIPT)
 
 
