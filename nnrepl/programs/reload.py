@@ -330,7 +330,7 @@ def place_of(session: Session, difference: Difference) -> tuple[Place, dict[str,
     running = _running(path, difference, ahead)
     if running is not None:
         places.append(Place(_entry(session, running), False, running.code.co_qualname))
-    return min(places, key=lambda place: place.position), early
+    return min(places, key=lambda place: (place.position, not place.entering)), early
 
 
 def _path(tape: Tape, cursor: int) -> list[tuple[Activation, int]]:

@@ -218,6 +218,8 @@ def forget_modules(known: frozenset[str], tape: Tape) -> None:
         if scope.code.co_name == "<module>"
     }
     for name in sys.modules.keys() - known:
+        if name.partition(".")[0] == "nnrepl":
+            continue  # in a checkout it looks like a module of the program's
         file = getattr(sys.modules[name], "__file__", None)
         if file is not None and file.endswith(".py") and (file in importing or not is_library(file)):
             del sys.modules[name]

@@ -30,6 +30,18 @@ class Restart(Unwinding):
     """Unwinds the program so that it runs again from its start."""
 
 
+class Load(Unwinding):
+    """Unwinds the program so that another takes its place.
+
+    Attributes:
+        program: The other one, as the room of programs knows it.
+    """
+
+    def __init__(self, program: object) -> None:
+        super().__init__("load")
+        self.program = program
+
+
 class RunAgain(Unwinding):
     """Unwinds the program so that it runs again from its start, along the tape as far as that holds."""
 

@@ -47,6 +47,11 @@ class Keeper:
         what = "breakpoint, watch or catch" if count == 1 else "breakpoints, watches and catches"
         return f"{count} {what} from last time: info breakpoints lists, clear deletes" if count else ""
 
+    def move(self, path: Path) -> str:
+        """Another program is debugged from now on: what was kept for it joins what there is. Returns a line, or ""."""
+        self._path = path
+        return self.restore()
+
     def save(self) -> str:
         """Write the file if something has changed; a line for the person if that fails."""
         text = dumped(self._stops)

@@ -53,6 +53,7 @@ class Session:
         level: How many calls above the one that makes the next op Python at the prompt stands (`up`).
         work: What evaluations the person has asked for.
         codes: The changes of the program's source that hold in it.
+        on_load: Told the path of another program that is about to start; returns a line for the user, or "".
         files: The program's files; None where there is no program that was read from any.
     """
 
@@ -81,6 +82,7 @@ class Session:
         self.work: list[Work] = []
         self.codes = Codes()
         self.files: Files | None = None
+        self.on_load: Callable[[str], str] = lambda path: ""
         self.exit_error: BaseException | None = None
         self._history: History | None = None
         self._after: goals.Goal | None = None
@@ -228,6 +230,7 @@ class Session:
         self.recorder = recorder
         if not self.changes.coming:
             self.changes.timelines = Timelines(tape, names)
+            self.codes = Codes()
             self.stops.begin()
         self.restarts = self.changes.restarts = ProgramRestarts(self, recorder)
         self.look_at(tape, names, 0)
@@ -423,7 +426,6 @@ class Session:
             raise UserError("there is no program here that nnrepl could run again; nnrepl PROGRAM has one")
         if self.files is not None:
             self.files.read_again()
-        self.codes = Codes()
         raise Restart
 
     def quit(self) -> None:

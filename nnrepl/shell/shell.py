@@ -163,16 +163,22 @@ class Shell(Hooks):
         """Say what is about to happen."""
         self.show(Text(text, style="hint"))
 
-    def confirm(self, question: str) -> bool:
+    def confirm(self, question: str, otherwise: bool = False) -> bool:
         """Ask, on a terminal; Enter alone is no."""
         if not self.reader.pages:
-            return False
+            return otherwise
         if self.reader.screen is not None:
             self.reader.screen.leave()
         try:
             return input(question).strip().lower() in ("y", "yes")
         except (EOFError, KeyboardInterrupt):
             return False
+
+    def lend_terminal(self, run: Callable[[], int]) -> int:
+        """Leave the full screen while another program has the terminal."""
+        if self.reader.screen is not None:
+            self.reader.screen.leave()
+        return run()
 
     def cursor_moved(self, position: int) -> None:
         """Show what the program printed before the cursor."""
