@@ -12,25 +12,28 @@ from nnrepl.explain import words
 from nnrepl.explain.answer import Answer
 from nnrepl.explain.disconnected import why_none
 from nnrepl.explain.health.report import NOTE, WARNING, Case, Check, Finding
-from nnrepl.explain.nonfinite import first_origin
+from nnrepl.explain.nonfinite import born, did, trouble, vanished
 from nnrepl.explain.scale import rms
 from nnrepl.explain.stuck import reason_for
 from nnrepl.explain.zero import blame, cone_stats
+from nnrepl.session.births import INF
 from nnrepl.tape import Op, Value
 
 
 def nonfinite(case: Case) -> Iterator[Finding]:
-    """NaN and ∞ that nobody meant."""
-    origin = first_origin(case.look, [op for op in case.part.ops if op.error is None])
-    if origin is not None:
+    """NaN and ∞ in the loss, in gradients and in what the update makes; and those that vanish again on the way."""
+    for part in [case.part, *([case.update] if case.update is not None else [])]:
+        found = trouble(case.look, part)
+        if found is None:
+            continue
         case.broken = True
-        op = origin.op
-        did = f"the VJP of {words.call(op.of)}" if op.of is not None else words.call(op)
-        stat = case.look.stat(origin.value)
-        kind = "NaN" if stat.nans else "∞"
-        yield Finding("non-finite", f"#{op.index}, {did} ({words.place(op.source)}), makes {kind} out of finite "
-                                    f"numbers",
-                      "why nan", op)  # fmt: skip
+        end = "the loss" if found.end is part.loss else found.end.name
+        sign = "NaN" if case.look.stat(found.end).nans else "∞"
+        yield Finding("non-finite", f"{end} is {sign}: {born(found.cause)}", "why nan", found.cause.op)
+        return
+    for birth, ending in vanished(case.look, case.part):
+        yield Finding("non-finite", f"{born(birth)}; {did(ending)}, makes finite numbers of it again: no loss and no "
+                      "gradient shows it", "why inf" if birth.kind == INF else "why nan", birth.op)  # fmt: skip
 
 
 def finals(case: Case) -> dict[Value, Value]:
@@ -92,6 +95,8 @@ def zero(case: Case) -> Iterator[Finding]:
         reasons.setdefault(op, (op, value, leaf))
     for blamed_op, leaves in groups.items():
         op, value, leaf = reasons[blamed_op]
+        if op.of is not None and not all(case.look.finite([*op.of.inputs, *op.of.outputs]).values()):
+            continue  # an ∞ that is divided away: told as that
         reason = reason_for(case.look, op, value)
         if _is_meant(case, op, leaves, reason.text):
             continue
