@@ -9,7 +9,7 @@ import mlx.core as mx
 
 from nnrepl.explain import words
 from nnrepl.explain.elements import Index, named, parse, telling, unravel
-from nnrepl.explain.entry import ELEMENTWISE, MOVE, Entry, entry_for
+from nnrepl.explain.entry import ELEMENTWISE, MOVE, Entry, bind, entry_for
 from nnrepl.explain.links import shown
 from nnrepl.explain.local import symbol_of, without_ones, written
 from nnrepl.explain.look import Look
@@ -241,7 +241,7 @@ def _jacobian_notes(look: Look, op: Op, value: Value, place: Index) -> list[str]
 def _shape_notes(op: Op, entry: Entry, value: Value) -> list[str]:
     """Broadcasting, reductions and moves in words."""
     notes: list[str] = []
-    bound = {symbol: given for symbol, given in entry.bind(op).items() if isinstance(given, Value)}
+    bound = {symbol: given for symbol, given in bind(entry, op).items() if isinstance(given, Value)}
     if entry.kind == ELEMENTWISE:
         notes.extend(
             f"{words.name(given)} {tuple(given.shape)} is broadcast: {_repeated(given.shape, value.shape)}."
@@ -263,12 +263,12 @@ def _shape_notes(op: Op, entry: Entry, value: Value) -> list[str]:
     ):
         taken = op.inputs[0]
         if value.size and taken.size > value.size:
-            axis = entry.bind(op).get("axis")
+            axis = bind(entry, op).get("axis")
             along = "all elements" if axis is None else f"the elements along axis {axis}"
             notes.append(f"Reduces {along}: {taken.size // value.size} numbers become one, {value.size} time"
                          f"{'s' if value.size != 1 else ''}.")  # fmt: skip
     elif entry.name == "softmax":
-        axis = entry.bind(op).get("axis")
+        axis = bind(entry, op).get("axis")
         notes.append(
             f"The shares add up to 1 along {'all axes' if axis is None else f'axis {axis}'} of {tuple(value.shape)}."
         )
