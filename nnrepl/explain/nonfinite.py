@@ -133,9 +133,13 @@ def _masks(look: Look, birth: Birth, ending: Op) -> bool:
     root = ending.root
     if birth.kind == NAN:
         return birth.op is None and root.name in ("where", "isnan", "isfinite", "nan_to_num")
+    if birth.op is None and birth.through is None and ending in birth.value.consumers:
+        return True  # a constant whose first user knows what to do with it: the frequency ∞ of a rope
+    if _on_purpose(birth) or (birth.op is not None and birth.op.operation.kind == "data"):
+        return True
     if root.name not in _SWALLOW_LOW:
         return False
-    if birth.op is None or birth.op.name in ("array", "full", "where", "astype", "log") or birth.constant is not None:
+    if birth.op is None or birth.op.name in ("astype", "log"):
         return True
     sign = look.numbers([look.array(birth.value).flatten()[birth.at] < 0])[0]
     return bool(sign)

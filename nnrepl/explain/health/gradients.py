@@ -16,13 +16,13 @@ from nnrepl.explain.nonfinite import born, did, trouble, vanished
 from nnrepl.explain.scale import rms
 from nnrepl.explain.stuck import reason_for
 from nnrepl.explain.zero import blame, cone_stats
-from nnrepl.session.births import INF
+from nnrepl.session.births import INF, is_inexact
 from nnrepl.tape import Op, Value
 
 
 def nonfinite(case: Case) -> Iterator[Finding]:
     """NaN and ∞ in the loss, in gradients and in what the update makes; and those that vanish again on the way."""
-    for part in [case.part, *([case.update] if case.update is not None else [])]:
+    for part in [case.part, *case.after]:
         found = trouble(case.look, part)
         if found is None:
             continue
@@ -45,7 +45,7 @@ def finals(case: Case) -> dict[Value, Value]:
 def missing(case: Case) -> Iterator[Finding]:
     """Parameters that no gradient reaches, grouped by the reason."""
     part = case.part
-    none = [leaf for leaf in part.wrt if not part.grads.get(leaf) and leaf.size]
+    none = [leaf for leaf in part.wrt if not part.grads.get(leaf) and leaf.size and is_inexact(leaf)]
     holes = [hole for hole in case.session.tape.holes if part.start <= hole.position < part.end]
     if none and holes:
         yield Finding("hole", f"{_names(none)} have no gradient, but {len(holes)} tensors of the pass came from "
@@ -53,17 +53,19 @@ def missing(case: Case) -> Iterator[Finding]:
                       "recorded, so the way may lead through there", "verify", None, NOTE)  # fmt: skip
         return
     reached = {_pattern(leaf.name) for leaf in part.wrt if part.grads.get(leaf)}
-    groups: dict[str, list[tuple[Value, Answer]]] = {}
+    groups: dict[object, list[tuple[Value, Answer]]] = {}
     for leaf in none[:_LOOKED]:
         why = why_none(case.session, leaf)
-        groups.setdefault(_pattern(leaf.name) + (why.op.name if why.op is not None else ""), []).append((leaf, why))
-    for group in groups.values():
+        sibling = why.cause == "unused" and _pattern(leaf.name) in reached
+        key = why.op if why.op is not None else (why.cause, leaf.name.split(".")[0] if why.cause == "unused" else "")
+        groups.setdefault((key, sibling), []).append((leaf, why))
+    for (_, sibling), group in groups.items():  # type: ignore[misc]
         first, why = group[0]
         names = _names([leaf for leaf, _ in group])
         chosen = why.op is not None and why.op.name in _CHOICES
-        sibling = why.cause == "unused" and _pattern(first.name) in reached
         reason = why.reasons[0] if why.reasons else why.headline
-        yield Finding("no gradient", f"{names} never get{'s' if len(group) == 1 else ''} a gradient: {reason}",
+        one = len(group) == 1
+        yield Finding("no gradient", f"{names} never get{'s' if one else ''} a gradient: {reason}",
                       f"why grad({first.name})", why.op, NOTE if chosen or sibling else WARNING)  # fmt: skip
 
 
