@@ -9,6 +9,7 @@ from typing import Any
 import mlx.core as mx
 
 from nnrepl.programs.exceptions import clean_walks, print_exception
+from nnrepl.programs.reload import Reloader
 from nnrepl.programs.script import Script, forget_modules, reset_stdin
 from nnrepl.record.intake import Unwinding
 from nnrepl.record.intercept import recording
@@ -38,6 +39,7 @@ class Debuggee:
         self._at_entry = at_entry
         self._reads_input = reads_input
         self._modules = frozenset(sys.modules)
+        session.files = Reloader(script.kept, script.on_disk)
         self._random = (random.getstate(), _numpy_state(), mx.random.state[0])  # type: ignore[index]
 
     def run(self) -> BaseException | None:
@@ -67,13 +69,14 @@ class Debuggee:
         recorder = Recorder(tape, strict=True, base=sys._getframe())
         recorder.listener = session
         session.attach(tape, names, recorder)
+        session.codes.start()
         if run is not None:
             recorder.intake = Replay(run, alone=True)
             session.changes.arrived(tape, names, 0)
             session.begin_again(run)
         else:
             session.begin(self._at_entry)
-        with recording(recorder):
+        with self.script.kept.importing(), recording(recorder):
             return self._to_its_end()
 
     def _to_its_end(self) -> BaseException | None:

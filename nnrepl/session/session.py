@@ -32,6 +32,7 @@ from nnrepl.session.settings import defaults
 from nnrepl.session.stops import Hit, Stops
 from nnrepl.tape import GRADIENT_PASS, Op, Pass, Tape, Value
 from nnrepl.timeline import moves
+from nnrepl.timeline.code import Codes, Files
 from nnrepl.timeline.evaluation import Work, evaluate, pending
 from nnrepl.timeline.history import History
 from nnrepl.timeline.timelines import Timelines
@@ -51,6 +52,8 @@ class Session:
         stops: Breakpoints, watches and catches.
         level: How many calls above the one that makes the next op Python at the prompt stands (`up`).
         work: What evaluations the person has asked for.
+        codes: The changes of the program's source that hold in it.
+        files: The program's files; None where there is no program that was read from any.
     """
 
     def __init__(
@@ -76,6 +79,8 @@ class Session:
         self.lookout = Lookout(self)
         self.level = 0
         self.work: list[Work] = []
+        self.codes = Codes()
+        self.files: Files | None = None
         self.exit_error: BaseException | None = None
         self._history: History | None = None
         self._after: goals.Goal | None = None
@@ -99,13 +104,20 @@ class Session:
 
     def op_recorded(self, op: Op) -> None:
         """Listener: an op at the top level of the program; the program waits."""
+        self.call_started()
         self._recorded()
+
+    def call_started(self) -> None:
+        """Listener: the program stands between two ops of its top level, or is about to call a compiled function."""
+        if self.recorder is not None:
+            self.codes.reach(len(self.recorder.tape))
 
     def pass_started(self, call: GradientCall) -> None:
         """Listener: a gradient pass begins."""
         if os.getpid() == self._process:
             self.hooks.pass_started()
             self._trim()
+            self.codes.reach(len(call.recorder.tape), entering=True)
             if self.restarts is not None and self.may_stop:
                 self.restarts.pass_started(call)
 
@@ -121,12 +133,14 @@ class Session:
 
     def pass_recorded(self, call: GradientCall) -> None:
         """Listener: a gradient pass has been recorded to its end; the program waits."""
+        self.call_started()
         self._recorded()
         if self.restarts is not None:
             self.restarts.left()
 
     def evaluation_forced(self) -> None:
         """Listener: the program forces an evaluation; a good moment to look for what only numbers tell."""
+        self.call_started()
         if self.goal is not None and not self.replaying and os.getpid() == self._process:
             hits = self.lookout.caught_up()
             if hits:
@@ -226,6 +240,8 @@ class Session:
         self.resuming = False
         self._after = self.goal
         self.goal = goals.At(run.cursor if self.goal is None else max(len(run.expected) - 1, 0))
+        if self._after is None and run.part:
+            self.goal = goals.NextPass(run.part)
         self.hooks.running_again(run.position, True)
 
     @property
@@ -399,9 +415,15 @@ class Session:
         return jumps.rewind(self)
 
     def restart(self) -> None:
-        """Run the program again from its start. Raises Restart through the program, UserError without one."""
+        """Run the program again from its start, from its files as they are now.
+
+        Raises Restart through the program, UserError without one or if a file does not parse.
+        """
         if self.recorder is None or not self._whole:
             raise UserError("there is no program here that nnrepl could run again; nnrepl PROGRAM has one")
+        if self.files is not None:
+            self.files.read_again()
+        self.codes = Codes()
         raise Restart
 
     def quit(self) -> None:
