@@ -11,10 +11,11 @@ from rich.text import Text
 from nnrepl.commands.interpreter import Interpreter
 from nnrepl.commands.table import Grammar, command
 from nnrepl.session.errors import UserError
+from nnrepl.session.events import EVENTS
 from nnrepl.session.matching import LINE, lines_with_code, lines_with_ops, nearest
 from nnrepl.session.questions import names_of
 from nnrepl.session.session import Session
-from nnrepl.session.stops import CATCHES, Breakpoint, Catch, Entry, Watch
+from nnrepl.session.stops import Breakpoint, Catch, Entry, Watch
 from nnrepl.tape import PHASES
 from nnrepl.view.stops import entries_view, entry_line, places_text
 
@@ -193,7 +194,7 @@ def _is_plain_python(it: Interpreter, text: str) -> bool:
     return True
 
 
-@command("catch", takes=Grammar(" | ".join(CATCHES), bool, "words", tuple(CATCHES)), group=STOPS)
+@command("catch", takes=Grammar(" | ".join(EVENTS), bool, "words", tuple(EVENTS)), group=STOPS)
 def catch(it: Interpreter, text: str) -> RenderableType | None:
     """Stop where something happens that is easy to miss.
 
@@ -203,12 +204,12 @@ def catch(it: Interpreter, text: str) -> RenderableType | None:
     evaluation. `catch shape`: two operands stretch each other to a shape that neither has.
     nan, inf and zero-grad evaluate what is run over, many ops at a time.
     """
-    if text not in CATCHES:
+    if text not in EVENTS:
         from difflib import get_close_matches
 
-        close = get_close_matches(text, CATCHES, 1)
+        close = get_close_matches(text, EVENTS, 1)
         hint = f"; did you mean {close[0]}?" if close else ""
-        raise UserError(f"catch takes {', '.join(CATCHES)}, not {text}{hint}")
+        raise UserError(f"catch takes {', '.join(EVENTS)}, not {text}{hint}")
     same = next((known for known in it.session.stops if isinstance(known, Catch) and known.text == text), None)
     entry = same or it.session.stops.add(Catch(text))
     entry.enabled = True

@@ -84,6 +84,8 @@ class Replay(Intake):
             target = recorder.tape.edits.get(op)
             if target is not None:
                 self._exchange(recorder, target, op.outputs[0])
+        if recorder.mirrors and not self.replaying(len(recorder.tape.ops)):
+            recorder.mirrors[-1].due(lambda old, new: self._made_again(recorder, old, new))
 
     def given(self, recorder: Recorder, op: Op, frame: FrameType) -> Op | None:
         """The op of the tape that `op` is: it is put on the new tape, and nothing is computed."""
@@ -106,7 +108,8 @@ class Replay(Intake):
         if isinstance(op, BackwardOp):
             return self.swept(recorder, op, of)
         if self.replaying(len(recorder.tape)):
-            op.outputs = self._expect(recorder, op).outputs
+            expected = self._expect(recorder, op)
+            op.outputs, op.inputs = expected.outputs, expected.inputs
             return True
         return self._found_again(recorder, op)
 
@@ -119,7 +122,7 @@ class Replay(Intake):
             self._take_over(recorder, op, known, of)
             return True
         old = self._expect(recorder, op)
-        op.outputs = old.outputs
+        op.outputs, op.inputs = old.outputs, old.inputs
         error = recorder.tape.errors.get(old)
         if error is not None:
             recorder.tape.errors[op] = error
@@ -306,6 +309,11 @@ class Replay(Intake):
         recorder.relink({old: new})
         for sweep in recorder.sweeps:
             sweep.exchange(old, new)
+
+    def _made_again(self, recorder: Recorder, old: Value, new: Value) -> None:
+        """An edit of the first run of a block has been made in its second run as well."""
+        self.plan.stand_for(new, old)
+        self._exchange(recorder, old, new)
 
     def refresh(self, recorder: Recorder) -> None:
         """Give the program's objects the content that they are to have on this timeline: at the entry of a pass some

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator
 
 import mlx.core as mx
 
+from nnrepl.record.gradient_call import GradientCall
 from nnrepl.record.intake import RECORDING
 from nnrepl.record.objects import object_of
 from nnrepl.record.recorder import RECORD, Recorder
-from nnrepl.record.transforms import GradientCall
 from nnrepl.replay.interrupts import held
 from nnrepl.replay.replay import Replay
 from nnrepl.replay.run import Run

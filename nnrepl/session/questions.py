@@ -15,7 +15,7 @@ from nnrepl.record.names import GRADIENT_SIGN
 from nnrepl.record.verify import same_bits
 from nnrepl.session.errors import NoGradient, NotYet, UserError
 from nnrepl.session.expressions import names_in
-from nnrepl.session.findings import Change, Failed, source_of
+from nnrepl.session.findings import Change, Failed, Finding, source_of
 from nnrepl.session.matching import Written
 from nnrepl.tape import Leaf, Value
 
@@ -35,10 +35,10 @@ class Question:
 
     values: Sequence[Value]
     arrays: Sequence[mx.array]
-    answer: Callable[[], Any]
+    answer: Callable[[], Finding | bool]
 
     @staticmethod
-    def known(answer: Any) -> Question:
+    def known(answer: Finding | bool) -> Question:
         """A question that is answered already."""
         return Question((), (), lambda: answer)
 
@@ -53,7 +53,9 @@ class Question:
         op = op if op is not None and any(value.op is op for value in used) else None
         if isinstance(before, UserError) or isinstance(after, UserError):
             before = None if isinstance(before, UserError) else before
-            found: Any = Failed(text, str(after)) if isinstance(after, UserError) else Change(text, op, before, after)
+            found: Finding = (
+                Failed(text, str(after)) if isinstance(after, UserError) else Change(text, op, before, after)
+            )
             return Question([] if isinstance(after, UserError) else used, (), lambda: found)
         change = Change(text, op, before, after)
         if isinstance(before, mx.array) and isinstance(after, mx.array):

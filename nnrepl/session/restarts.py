@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from nnrepl.record.gradient_call import GradientCall
 from nnrepl.record.names import ProgramNames
 from nnrepl.record.recorder import MUTED, Recorder
-from nnrepl.record.transforms import GradientCall
 from nnrepl.replay.divergence import CannotExchange, Diverged
 from nnrepl.replay.restart_point import RestartPoint
 from nnrepl.replay.run import Run

@@ -14,10 +14,10 @@ from typing import Any
 
 import mlx.core as mx
 
+from nnrepl.record.gradient_call import GradientCall
 from nnrepl.record.intake import RECORDING
 from nnrepl.record.names import ProgramNames
 from nnrepl.record.recorder import Recorder
-from nnrepl.record.transforms import GradientCall
 from nnrepl.replay.run import Run
 from nnrepl.session import goals, jumps, places
 from nnrepl.session.changes import Changes

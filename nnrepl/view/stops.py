@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, assert_never
 
 import mlx.core as mx
 from rich.console import Group, RenderableType
 from rich.text import Text
 
 from nnrepl.record import source as sources
-from nnrepl.session.findings import Birth, Change, Failed, Forced, Origin, Raised, Stretched, Vanished, source_of
+from nnrepl.session.events import EVENTS
+from nnrepl.session.findings import (
+    Change,
+    Failed,
+    Finding,
+    Forced,
+    Origin,
+    Raised,
+    Stretched,
+    Vanished,
+    WentBad,
+    source_of,
+)
 from nnrepl.session.session import Session, Stop
-from nnrepl.session.stops import CATCHES, Breakpoint, Catch, Entry, Hit
+from nnrepl.session.stops import Breakpoint, Catch, Entry, Hit
 from nnrepl.tape import Op, Value
 from nnrepl.view.op import leaf_text, value_text
 from nnrepl.view.source import place_text
 from nnrepl.view.tensor import WHOLE, number, shape_text, summarize, summary_text, tensor
-
-_SAID = {"nan": "NaN", "inf": "Inf"}
-
 
 # -- the list ------------------------------------------------------------------------------------------------
 
@@ -42,7 +51,7 @@ def entry_line(session: Session, entry: Entry) -> Text:
     text.append(f"  {entry.text}", style="op.name" if entry.enabled else "dim")
     notes = []
     if isinstance(entry, Catch):
-        notes.append(CATCHES[entry.text])
+        notes.append(EVENTS[entry.text].words)
     if isinstance(entry, Breakpoint):
         matcher = session.lookout.search.matcher(entry)
         if entry.condition:
@@ -108,9 +117,11 @@ def _title(hit: Hit) -> Text:
     return text.append(f" · hit {_times(hit.count, 'time')}", style="dim") if hit.count > 1 else text
 
 
-def _finding(session: Session, found: Any) -> list[RenderableType]:
+def _finding(session: Session, found: Finding | None) -> list[RenderableType]:
     match found:
-        case Birth():
+        case None:  # a plain breakpoint
+            return []
+        case WentBad():
             return _birth(found)
         case Vanished():
             return _vanished(found)
@@ -125,16 +136,17 @@ def _finding(session: Session, found: Any) -> list[RenderableType]:
             return _change(session, found)
         case Failed():
             return [Text(f"{found.condition} cannot be asked here: {found.reason}", style="error")]
-    return []
+        case _ as never:
+            assert_never(never)
 
 
 def _op_text(op: Op) -> str:
     return f"{op.label} {op.name}"
 
 
-def _birth(found: Birth) -> list[RenderableType]:
+def _birth(found: WentBad) -> list[RenderableType]:
     text = Text(f"{found.value.name}{_index(found.index)}", style="value.name")
-    said = _SAID[found.what]
+    said = found.what
     others = f" ({found.count} of {found.value.size} elements)" if found.value.size > 1 else ""
     if found.value.op is not found.op:
         text.append(f" = {number(found.number)}", style="tensor.nan")
@@ -142,6 +154,9 @@ def _birth(found: Birth) -> list[RenderableType]:
         made = leaf_text(found.value) if maker is None else f"made by {_op_text(maker)}"
         text.append(f"{others} before anything was run: it is {made}; {_op_text(found.op)} is the first to use it")
         return [text]
+    if found.op.operation.kind == "data":
+        text.append(f" is {number(found.number)}", style="tensor.nan")
+        return [text.append(f"{others} in the data that {_op_text(found.op)} takes in")]
     text.append(f" becomes {number(found.number)}", style="tensor.nan")
     text.append(f" in {_op_text(found.op)}{others}, where no input has {'a ' if said == 'NaN' else 'an '}{said}:")
     return [text, *[line for origin in found.origins for line in _origin(origin)]]
