@@ -17,6 +17,7 @@ from pathlib import Path
 from types import CodeType
 from typing import Any
 
+from nnrepl.programs.display import provide, shown
 from nnrepl.programs.kept import Kept
 from nnrepl.programs.notebook import Notebook, read_notebook
 from nnrepl.programs.reload import read
@@ -110,8 +111,10 @@ class Script:
             module.__dict__.update(
                 __package__=self._spec.parent, __loader__=self._spec.loader, __cached__=self._spec.cached
             )
-        if self._path_names(self.path):
-            module.__dict__["display"] = print
+        is_notebook = self._path_names(self.path)
+        provide(is_notebook)
+        if is_notebook:
+            module.__dict__["display"] = shown
         sys.modules["__main__"], sys.argv = module, list(self._argv)
         if not self._begun:
             sys.path[:1] = [self._first_path]

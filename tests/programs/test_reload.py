@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from nnrepl.shell.shell import Shell
 from tests.programs.reloading import HEAD, TAIL, Program, printed
 
 LOOP = """\
@@ -373,3 +375,63 @@ def test_restart_reads_the_files_anew(program: Program) -> None:
     shown = program.run("next pass 2", program.mend("def ("), "restart", "continue")
     assert "train.py:1 does not parse" in shown
     assert printed(shown) == program.twin(SCRIPT)
+
+
+def notebook(*cells: str) -> str:
+    code = [
+        {"cell_type": "code", "metadata": {}, "source": cell, "outputs": [], "execution_count": None} for cell in cells
+    ]
+    return json.dumps({"cells": code, "metadata": {}, "nbformat": 4, "nbformat_minor": 4})
+
+
+def test_the_cells_of_a_notebook(program: Program) -> None:
+    pytest.importorskip("nbformat")
+    new = HEAD.replace(*METHOD)
+    program.write(notebook(HEAD, LOOP, TAIL), "lesson.ipynb")
+    mend = program.mend(notebook(new, LOOP, TAIL), "lesson.ipynb")
+    shown = program.run("next pass 4", mend, "reload", "continue", program=("lesson.ipynb",))
+    assert printed(shown) == program.twin(from_step(2, "Net.__call__ = mended")), shown
+    mend = program.mend(notebook(new, "1", LOOP, TAIL), "lesson.ipynb")
+    program.write(notebook(HEAD, LOOP, TAIL), "lesson.ipynb")
+    shown = program.run("next pass 4", mend, "reload", "continue", program=("lesson.ipynb",))
+    assert "lesson.ipynb has 4 cells now and had 3; load lesson.ipynb begins anew" in shown
+    assert printed(shown) == program.twin(SCRIPT)
+
+
+@pytest.mark.parametrize("agreed", [True, False])
+def test_on_a_terminal_one_is_asked_what_is_rude(
+    program: Program, monkeypatch: pytest.MonkeyPatch, agreed: bool
+) -> None:
+    asked: list[str] = []
+
+    def confirm(self: Shell, question: str, otherwise: bool = False) -> bool:
+        asked.append(question)
+        return agreed
+
+    monkeypatch.setattr(Shell, "confirm", confirm)
+    other = mended(SCRIPT.replace("optim.Adam(0.1)", "optim.Adam(0.3)"))
+    program.write(SCRIPT)
+    shown = program.run("next pass 4", program.mend(other), "reload", "continue")
+    expected = program.twin(other if agreed else from_step(2, "Net.__call__ = mended"))
+    assert printed(shown)[-len(expected) :] == expected
+    assert len(asked) == 1
+    assert "train.py:23: opt = optim.Adam(0.3) (module level)" in asked[0]
+    assert "ops so far stay as timeline 1" in asked[0]
+
+
+def test_old_ops_are_shown_as_they_were_written(program: Program) -> None:
+    program.write(SCRIPT)
+    lines = (
+        "next pass 4",
+        program.mend("# moved\n" + mended()),
+        "reload",
+        "goto sin",
+        "list source",
+        "undo",
+        "goto tanh",
+    )
+    shown = program.run(*lines, "list source")
+    _, new, old = shown.split("class Net(nn.Module):")
+    assert "mx.sin(self.a(x) + 1)" in new
+    assert "mx.tanh(self.a(x))" not in new.partition("timeline 1")[0]
+    assert "mx.tanh(self.a(x))" in old
