@@ -13,7 +13,7 @@ from nnrepl.explain.entry import ELEMENTWISE, MOVE, Entry, entry_for
 from nnrepl.explain.links import shown
 from nnrepl.explain.local import symbol_of, without_ones, written
 from nnrepl.explain.look import Look
-from nnrepl.explain.paths import gradient_of, rule_of, target_of, upstream
+from nnrepl.explain.paths import gradient_of, main_output, rule_of, target_of, upstream
 from nnrepl.explain.updates import update_lines, update_of
 from nnrepl.explain.worked import forward_lines, linear_in, result_at
 from nnrepl.explain.worked_back import backward_lines
@@ -82,7 +82,7 @@ def explain(session: Session, text: str) -> Explanation:
             raise UserError(
                 f"#{op.index} {op.name} raised {type(op.error).__name__} and has no result; why error tells more"
             )
-        value = _main_output(op)
+        value = main_output(op)
     found = of_value(look, value, index)
     if target == "loss":
         found.chain = _chain(session, look, value)
@@ -112,13 +112,6 @@ def _updated(session: Session, name: str) -> Value:
         raise UserError(f"no update of {name} is on the tape; go on until the optimizer has run")
     later = [value for value in made if value.op is not None and value.op.position >= session.cursor]
     return (later or made[-1:])[0]
-
-
-def _main_output(op: Op) -> Value:
-    if not op.outputs:
-        raise UserError(f"#{op.index} {op.name} has no result")
-    held = [value for value in op.outputs if value.size]
-    return held[0] if held else op.outputs[0]
 
 
 def of_value(look: Look, value: Value, index: str | None = None) -> Explanation:
