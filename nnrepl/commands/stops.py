@@ -10,10 +10,11 @@ from rich.text import Text
 from nnrepl.commands.interpreter import Interpreter
 from nnrepl.commands.table import Grammar, command
 from nnrepl.session.errors import UserError
+from nnrepl.session.events import EVENTS
 from nnrepl.session.places import check_python, named_in
 from nnrepl.session.points import Condition
 from nnrepl.session.session import Session
-from nnrepl.session.stops import CATCHES, Breakpoint, Catch, Entry, Watch
+from nnrepl.session.stops import Breakpoint, Catch, Entry, Watch
 from nnrepl.view.stops import entries_view, entry_line, places_text
 
 STOPS = "stops"
@@ -31,8 +32,8 @@ def break_(it: Interpreter, text: str) -> RenderableType | None:
     A place is an op (`break #12`), a line (`break train.py:31`, `break 31` in the file where you stand), an
     operation (`break matmul`), a value where it is made (`break z1`, `break grad(z1)`), a module where it is
     entered (`break layers.*.attention`), a function or a class (`break loss_fn`), a phase (`break backward`), or
-    several, each within the one before: `break backward matmul`, `break layers.1 softmax`. A line, a module and a function stop
-    once for each time that the program comes to them, and again where their gradients are taken.
+    several, each within the one before: `break backward matmul`, `break layers.1 softmax`. A line, a module and a
+    function stop once for each time that the program comes to them, and again where their gradients are taken.
 
     A condition is Python, as seen from there: `break matmul, z1.max() > 10`, `break matmul if z1.max() > 10`. Alone it
     stops where it has become true: `break loss < 0.5` when a loss has been made. It is evaluated only where the place
@@ -58,9 +59,9 @@ def _set(it: Interpreter, text: str, temporary: bool) -> RenderableType:
 def _answer(session: Session, entry: Breakpoint) -> list[RenderableType]:
     """What is said when a breakpoint is set: what it is, and where it matches in this pass."""
     lines: list[RenderableType] = [entry_line(session, entry)]
-    part, place = session.part, session.lookout.search.place(entry)
-    if place is not None and part is not None:
-        found = session.lookout.search.places(entry, part.start, max(part.end, part.start))
+    place, step = session.lookout.search.place(entry), session.tape.steps.at(session.cursor)
+    if place is not None and len(step):
+        found = session.lookout.search.places(entry, step.start, step.end)
         lines.append(Text(places_text(session, found), style="hint"))
         if not found and place.first_after(session.tape, 0) is None:
             lines[-1] = Text("No op has been there so far.", style="hint")
@@ -125,7 +126,7 @@ def _is_plain_python(it: Interpreter, text: str) -> bool:
     return True
 
 
-@command("catch", takes=Grammar(" | ".join(CATCHES), bool, "words", tuple(CATCHES)), group=STOPS)
+@command("catch", takes=Grammar(" | ".join(EVENTS), bool, "words", tuple(EVENTS)), group=STOPS)
 def catch(it: Interpreter, text: str) -> RenderableType | None:
     """Stop where something happens that is easy to miss.
 
@@ -135,12 +136,12 @@ def catch(it: Interpreter, text: str) -> RenderableType | None:
     evaluation. `catch shape`: two operands stretch each other to a shape that neither has.
     nan, inf and zero-grad evaluate what is run over, many ops at a time.
     """
-    if text not in CATCHES:
+    if text not in EVENTS:
         from difflib import get_close_matches
 
-        close = get_close_matches(text, CATCHES, 1)
+        close = get_close_matches(text, EVENTS, 1)
         hint = f"; did you mean {close[0]}?" if close else ""
-        raise UserError(f"catch takes {', '.join(CATCHES)}, not {text}{hint}")
+        raise UserError(f"catch takes {', '.join(EVENTS)}, not {text}{hint}")
     same = next((known for known in it.session.stops if isinstance(known, Catch) and known.text == text), None)
     entry = same or it.session.stops.add(Catch(text))
     entry.enabled = True

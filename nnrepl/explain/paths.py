@@ -140,7 +140,7 @@ def _op_at(session: Session, text: str, unknown: UserError) -> Op:
 def main_output(op: Op) -> Value:
     """The result of an op that there is most to say about. Raises UserError if it has none."""
     if not op.outputs:
-        raise UserError(f"#{op.index} {op.name} has no result")
+        raise UserError(f"{op.label} {op.name} has no result")
     held = [value for value in op.outputs if value.size]
     return held[0] if held else op.outputs[0]
 
@@ -159,11 +159,17 @@ def gradient_pass(session: Session) -> Pass:
     Raises:
         UserError: If there is none.
     """
+    found = gradient_pass_or_none(session)
+    if found is None:
+        raise UserError("no gradient has been taken yet; go on until value_and_grad has been called")
+    return found
+
+
+def gradient_pass_or_none(session: Session) -> Pass | None:
+    """The same; None if there is none."""
     parts = [part for part in session.tape.passes if part.kind == GRADIENT_PASS]
     here = session.part
-    if here in parts and here is not None:
+    if here in parts:
         return here
     before = [part for part in parts if part.start <= session.cursor]
-    if not parts:
-        raise UserError("no gradient has been taken yet; go on until value_and_grad has been called")
-    return before[-1] if before else parts[0]
+    return before[-1] if before else next(iter(parts), None)

@@ -21,10 +21,10 @@ import mlx.core as mx
 
 from nnrepl.record import opaque, trees
 from nnrepl.record.catalog import Callee
+from nnrepl.record.data import construct
 from nnrepl.record.opaque import set_random_state
 from nnrepl.record.recorder import RECORD, Recorder
-from nnrepl.record.repeat import Caller, repeat
-from nnrepl.record.special import construct
+from nnrepl.record.repeat import Caller, Repetition
 from nnrepl.record.strays import invoke
 from nnrepl.record.tracing import Tracing
 from nnrepl.tape import Activation, Op, Value
@@ -182,6 +182,7 @@ def call_compiled(
         result = invoke(fun, fresh_args, fresh_kwargs)
     finally:
         recorder.tracing.pop()
+    recorder.intake.enter(recorder)  # the last op may have been changed
     after = [recorder.value_of(array, frame) for array in _captured(outputs)]
     held = trees.rebuild(result, lambda array: recorder.value_of(array, frame))
     tracing.check_captured([recorder.value_of(array, frame) for array in trees.arrays(result)])
@@ -236,10 +237,11 @@ def _holds_random_state(tree: Any) -> bool:
 
 def _repeat(recorder: Recorder, trace: Trace, inputs: list[Value], outputs: Any, draws: bool, frame: FrameType) -> Any:
     """Put the ops of an earlier run on the tape again, on other inputs."""
-    now = dict(zip(trace.inputs, inputs))
     frame = recorder.stack.program_frame(frame)
-    repeat(recorder, trace.ops, now, Caller(trace.scope, recorder.stack.enter(frame), frame.f_lasti), draws)
-    filled = iter([now.get(value, value) for value in trace.outputs])
+    caller = Caller(trace.scope, recorder.stack.enter(frame), frame.f_lasti)
+    repetition = Repetition(recorder, dict(zip(trace.inputs, inputs)), caller, draws)
+    repetition.run(trace.ops)
+    filled = iter(repetition.images(trace.outputs))
     if outputs is not None:
         trees.fill(outputs, lambda _: recorder.handle(next(filled)))
-    return _map_values(trace.result, lambda value: recorder.handle(now.get(value, value)))
+    return _map_values(trace.result, lambda value: recorder.handle(repetition.image(value)))

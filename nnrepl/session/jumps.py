@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from nnrepl.session.session import Session
 
 
+_COUNTED = 20_000
+"""In a step of more ops than this those at a place are not counted: that would take longer than to go there."""
+
+
 def goto(session: Session, text: str) -> Stop | None:
     """See `Session.goto`."""
     place, tape = session.place(text), session.tape
@@ -51,16 +55,16 @@ def nowhere(session: Session, start: int = 0) -> str:
 
 
 def arrival(session: Session, place: Place, found: int) -> str:
-    """`softmax · 2 of 4 in this pass`: the place in its canonical spelling, and how many ops here are at it."""
-    part = session.tape.pass_at(found)
-    if place.kind in ("op", "edge", "pass", "phase") or part is None:
+    """`softmax · 2 of 4 in this step`: the place in its canonical spelling, and how many ops here are at it."""
+    step = session.tape.steps.at(found)
+    if place.kind in ("op", "edge", "pass", "phase", "step"):
         return ""
-    if place.condition:
+    if place.condition or len(step) > _COUNTED:
         return place.title
-    places = list(place.positions(session.tape, part.start, len(session.tape) if part.open else part.end))
+    places = list(place.positions(session.tape, step.start, step.end))
     if found not in places:
         return place.title
-    return f"{place.title} · {places.index(found) + 1} of {len(places)} in this pass"
+    return f"{place.title} · {places.index(found) + 1} of {len(places)} in this step"
 
 
 def last_write(session: Session, name: str) -> Stop:

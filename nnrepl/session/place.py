@@ -52,8 +52,8 @@ class Place:
         return next(self.positions(tape, position, len(tape) + 1), None)
 
     def nearest(self, tape: Tape, cursor: int, find: Find | None = None) -> int | None:
-        """Where the place is as seen from the cursor: in this pass if it is there, else the last position before,
-        else the next one.
+        """Where the place is as seen from the cursor: in this pass or this step if it is there, else the last
+        position before, else the next one.
 
         Args:
             find: Finds the first position in a range, if more has to be true there than the tape tells.
@@ -61,6 +61,9 @@ class Place:
         find = find or self._find_on(tape)
         part = tape.pass_at(cursor)
         here = None if part is None else find(part.start, len(tape) if part.open else part.end, False)
+        if here is None:
+            step = tape.steps.at(cursor)
+            here = find(step.start, step.end, False)
         if here is None:
             here = find(0, cursor, True)
         return find(cursor, len(tape) + 1, False) if here is None else here

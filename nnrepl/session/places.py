@@ -1,8 +1,8 @@
 """Places: the one grammar of what the user writes where a command wants a point on the tape.
 
 `#12`, `train.py:31`, `31`, `loss_fn`, `Net.__call__`, `Net`, `train.py:loss_fn`, `layers.*.attention`, `matmul`, `z1`,
-`grad(z1)`, `forward`, `start`, `end`, `pass 7`, `loss < 0.5`, `matmul if z1.max() > 3`; and sequences, each within the
-one before: `pass 7 layers.1 softmax`.
+`grad(z1)`, `forward`, `start`, `end`, `step 30`, `30#12`, `loss < 0.5`, `matmul if z1.max() > 3`; and sequences, each
+within the one before: `step 30 layers.1 softmax`.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from nnrepl.record.stack import is_module
 from nnrepl.session.entered import InClass, InFunction, InModule, Line
 from nnrepl.session.errors import UserError
 from nnrepl.session.expressions import cut, is_condition, masked, names_in
+from nnrepl.session.lookup import NUMBER
 from nnrepl.session.place import Place
 from nnrepl.session.points import (
     Called,
@@ -29,6 +30,7 @@ from nnrepl.session.points import (
     Number,
     PassStart,
     Phase,
+    StepStart,
     Within,
     Written,
     is_operation,
@@ -41,11 +43,11 @@ EDGES = ("start", "end")
 FIXED = (*EDGES, *PHASES)
 """The places that every tape has."""
 
-FORMS = "a place is #12, train.py:31, a value, a function, a class, a module path, an op such as matmul, or pass 2"
+FORMS = "a place is #12, train.py:31, a value, a function, a class, a module path, an op such as matmul, or step 2"
 
 _LINE = re.compile(r"(?P<file>.*?)(?: ?cell (?P<cell>\d{1,9}))?:(?P<line>\d{1,9})")
 _TOKEN = re.compile(
-    r"(?:[^\s:]+ )?cell \d{1,9}:\d{1,9}(?!\S)|pass \d{1,9}(?!\S)|grad\((?:[^()]|\([^()]*\))*\)|\S+"
+    r"(?:[^\s:]+ )?cell \d{1,9}:\d{1,9}(?!\S)|(?:pass|step) \d{1,9}(?!\S)|grad\((?:[^()]|\([^()]*\))*\)|\S+"
 )  # fmt: skip
 
 
@@ -125,14 +127,14 @@ def _sequence(text: str, here: Here) -> Place:
 
 
 def _word(word: str, here: Here) -> Place:
-    number = re.fullmatch(r"#(-?\d{1,12})", word)
-    if number is not None:
-        if int(number[1]) == 0:
-            raise UserError("ops count from #1; setup counts backwards from #-1")
-        return Number(int(number[1]))
-    part = re.fullmatch(r"pass (\d{1,9})", word)
+    if NUMBER.fullmatch(word) is not None:
+        return _number(word, here)
+    part = re.fullmatch(r"(pass|step) (\d{1,9})", word)
     if part is not None:
-        return PassStart(int(part[1]))
+        number = int(part[2])
+        if not number:
+            raise UserError(f"{part[1]}es count from 1" if part[1] == "pass" else "steps count from 1")
+        return PassStart(number) if part[1] == "pass" else StepStart(number)
     if word in PHASES:
         return Phase(word)
     if word in EDGES:
@@ -147,6 +149,18 @@ def _word(word: str, here: Here) -> Place:
     if colon:
         return _in_file(file, name, here)
     return _named(word, here)
+
+
+def _number(word: str, here: Here) -> Place:
+    """`#12` in the step in which the user stands, `30#12`, `setup#3`."""
+    found = NUMBER.fullmatch(word)
+    assert found is not None
+    tape, index = here.tape, int(found["number"])
+    if not index:
+        raise UserError("ops count from #1, in each step and in the setup")
+    step = 0 if found["setup"] else int(found["step"]) if found["step"] else tape.here
+    alone = step == tape.here and len(tape.steps) < 2 and not here.running
+    return Number(f"#{index}" if alone else f"{step or 'setup'}#{index}", index, step)
 
 
 def gradient_name(text: str) -> str | None:

@@ -11,21 +11,47 @@ from nnrepl.tape import BACKWARD, FORWARD, GRADIENT_PASS, RUN_PASS, SETUP_PASS, 
 
 
 class Number(Place):
-    """An op by its number."""
+    """An op by its number in a step (0: the setup)."""
 
     kind = "op"
 
-    def __init__(self, index: int) -> None:
-        super().__init__(f"#{index}")
-        self.index = index
+    def __init__(self, title: str, index: int, step: int) -> None:
+        super().__init__(title)
+        self._index, self._step = index, step
 
     def positions(self, tape: Tape, start: int, end: int, reverse: bool = False) -> Iterator[int]:
-        at = tape.position(self.index)
-        counted = not tape.passes or tape.passes[-1].kind != SETUP_PASS or not tape.passes[-1].open
-        return ordered([at] if counted and 0 <= at < len(tape) else [], start, end, reverse)
+        at = tape.position(self._index, self._step)
+        found = at is not None and at < len(tape) and tape.steps.number_at(at) == self._step
+        return ordered([at] if found and at is not None else [], start, end, reverse)
 
     def gone(self, tape: Tape) -> str:
-        return f"there is no op {self.title}" if tape.position(self.index) < len(tape) else ""
+        return f"there is no op {self.title}" if self._step < len(tape.steps) else ""
+
+
+class StepStart(Place):
+    """The first op of a training step."""
+
+    kind = "step"
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"step {number}")
+        self.number = number
+
+    def positions(self, tape: Tape, start: int, end: int, reverse: bool = False) -> Iterator[int]:
+        at = tape.steps.start_of(self.number)
+        return ordered([] if at is None else [at], start, end, reverse)
+
+    def holds(self, tape: Tape, at: int) -> bool:
+        return at < len(tape) and tape.steps.number_at(at) == self.number
+
+    def span(self, tape: Tape, start: int, end: int) -> tuple[int, int]:
+        first, after = tape.steps.start_of(self.number), tape.steps.start_of(self.number + 1)
+        if first is None:
+            return end, end
+        return max(start, first), end if after is None else min(end, after)
+
+    def gone(self, tape: Tape) -> str:
+        return f"there is no {self.title} any more" if self.number < len(tape.steps) else ""
 
 
 class Edge(Place):

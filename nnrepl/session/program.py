@@ -15,8 +15,8 @@ from types import CodeType
 from typing import NamedTuple
 
 from nnrepl.record import source as sources
+from nnrepl.replay.world import is_library
 from nnrepl.tape import Activation, Tape
-from nnrepl.timeline.world import is_library
 
 _MOST_FILES = 200
 Defined = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
-from nnrepl.record.guide import Unwinding
+from nnrepl.record.intake import Unwinding
 from nnrepl.record.verify import same_bits
 from nnrepl.session.errors import NoGradient, NotYet, UserError
-from nnrepl.session.findings import Change, Failed, source_of
+from nnrepl.session.findings import Change, Failed, Finding, source_of
 from nnrepl.session.places import named_in
 from nnrepl.session.points import Written
 from nnrepl.tape import Leaf, Value
@@ -33,10 +33,10 @@ class Question:
 
     values: Sequence[Value]
     arrays: Sequence[mx.array]
-    answer: Callable[[], Any]
+    answer: Callable[[], Finding | bool]
 
     @staticmethod
-    def known(answer: Any) -> Question:
+    def known(answer: Finding | bool) -> Question:
         """A question that is answered already."""
         return Question((), (), lambda: answer)
 
@@ -51,7 +51,9 @@ class Question:
         op = op if op is not None and any(value.op is op for value in used) else None
         if isinstance(before, UserError) or isinstance(after, UserError):
             before = None if isinstance(before, UserError) else before
-            found: Any = Failed(text, str(after)) if isinstance(after, UserError) else Change(text, op, before, after)
+            found: Finding = (
+                Failed(text, str(after)) if isinstance(after, UserError) else Change(text, op, before, after)
+            )
             return Question([] if isinstance(after, UserError) else used, (), lambda: found)
         change = Change(text, op, before, after)
         if isinstance(before, mx.array) and isinstance(after, mx.array):

@@ -10,14 +10,14 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Iterator
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import mlx.core as mx
 
 from nnrepl.session.errors import CannotAsk, UserError
-from nnrepl.session.events import Catcher, catcher
+from nnrepl.session.events import EVENTS, Catcher
 from nnrepl.session.expressions import aside
-from nnrepl.session.findings import Failed
+from nnrepl.session.findings import Failed, Finding
 from nnrepl.session.place import Place
 from nnrepl.session.questions import Question, ask_condition, watched
 from nnrepl.session.stops import Breakpoint, Catch, Entry, Hit, Watch
@@ -108,7 +108,7 @@ class Search:
     def catcher(self, what: str) -> Catcher:
         """What finds an event."""
         if what not in self._catchers:
-            self._catchers[what] = catcher(what)
+            self._catchers[what] = EVENTS[what].make()
         return self._catchers[what]
 
     # -- candidates --------------------------------------------------------------------------------------
@@ -165,7 +165,7 @@ class Search:
 
     def _answer(self, candidate: Candidate, question: Question | None) -> Hit | None:
         position, _, entry = candidate
-        found: Any = None
+        found: Finding | bool | None = None
         if question is not None:
             found = question.answer()
             if found is False:
@@ -176,7 +176,7 @@ class Search:
             return None
         if isinstance(entry, Catch) and question is None:
             found = self.catcher(entry.text).finding(self._session.tape, position)
-        return Hit(position, entry, entry.hits, None if found is True else found)
+        return Hit(position, entry, entry.hits, None if isinstance(found, bool) else found)
 
 
 def _order(candidate: Candidate) -> tuple[int, int]:

@@ -14,11 +14,13 @@ from typing import Any
 
 import mlx.core as mx
 
+from nnrepl.record.gradient_call import GradientCall
+from nnrepl.record.intake import RECORDING
 from nnrepl.record.names import ProgramNames
 from nnrepl.record.recorder import Recorder
-from nnrepl.record.transforms import GradientCall
+from nnrepl.replay.run import Run
 from nnrepl.session import goals, jumps, places
-from nnrepl.session.changes import Changes, Run
+from nnrepl.session.changes import Changes
 from nnrepl.session.errors import NoGradient, NotYet, Quit, Restart, UserError
 from nnrepl.session.expressions import Expressions, Surroundings, aside
 from nnrepl.session.hooks import END_OF_PROGRAM, END_OF_TAPE, EXCEPTION, START_OF_TAPE, Hooks, Stop
@@ -161,7 +163,7 @@ class Session:
         """The program has done again what is on the tape: it goes on to what the person wanted, or waits."""
         assert self.recorder is not None
         assert self.goal is not None
-        self.recorder.guide = None
+        self.recorder.intake = RECORDING
         self.lookout.begin(found + 1)
         if self._after is not None:
             self.goal, self._after = self._after, None
@@ -207,6 +209,7 @@ class Session:
     def look_at(self, tape: Tape, names: ProgramNames, cursor: int) -> None:
         """Stand on another tape."""
         self.tape, self.names, self.cursor = tape, names, min(cursor, len(tape))
+        tape.stand(self.cursor)
         self.lookup = self.expressions.lookup = Lookup(tape, names)
         self.program = Program(tape)
 
@@ -232,7 +235,7 @@ class Session:
     @property
     def replaying(self) -> bool:
         """Whether the program does again what is on the tape already."""
-        return self.recorder is not None and self.recorder.guide is not None
+        return self.recorder is not None and self.recorder.intake.follows
 
     def strand(self, why: str) -> None:
         """The program could not be run again: the person may look at what there is."""
@@ -249,6 +252,7 @@ class Session:
     def arrive(self, position: int, reason: str = "", error: BaseException | None = None) -> Stop:
         """Put the cursor somewhere and say so."""
         before, self.cursor = self.cursor, position
+        self.tape.stand(position)
         self.level = self.lookout.search.skip = 0
         stepped, self.goal = isinstance(self.goal, goals.Stepping), None
         passed = tuple(self.tape.ops[before:position]) if stepped and before < position else ()
@@ -287,6 +291,16 @@ class Session:
         """Go to the first op of the next pass, or the `count`-th from here."""
         part = self.part
         return self.forward(goals.NextPass(count if part is None else part.number + count))
+
+    def next_step(self, count: int = 1) -> Stop | None:
+        """Go to the first op of the next training step, or the `count`-th from here."""
+        return self.forward(goals.InStep(self.tape.here + count))
+
+    def back_step(self, count: int = 1) -> Stop:
+        """Go back to the first op of the training step before this one, or `count` steps."""
+        number = self.tape.here - count
+        start = self.tape.steps.start_of(max(number, 1 if self.tape.here else 0))
+        return self.arrive(start or 0, START_OF_TAPE if number < 1 else "")
 
     def back_pass(self, count: int = 1) -> Stop:
         """Go back to the first op of the pass before this one, or `count` passes."""
@@ -467,20 +481,21 @@ class Session:
             return False
         return limit > 0 and shown <= limit and pending(values, limit - shown) is not None
 
-    def over_passes(self, text: str) -> list[tuple[int, float]]:
-        """An expression as it stands at the end of each gradient pass, with the number of the pass. Passes at
-        whose end it does not exist are left out.
+    def over_steps(self, text: str) -> list[tuple[int, float]]:
+        """An expression as it stands behind the last gradient call of each training step, with the number of the
+        step; of a program that updates nothing, behind each gradient call. Those at whose end it does not exist are
+        left out.
 
         Raises:
             UserError: If it is no single number.
             Exception: What Python raises.
         """
         found: list[tuple[int, Any]] = []
-        for part in self.tape.passes:
-            if part.kind != GRADIENT_PASS or part.open or not len(part):
-                continue
+        parts = [part for part in self.tape.passes if part.kind == GRADIENT_PASS and not part.open and len(part)]
+        last = {part.step.number: part for part in parts}
+        for number, part in last.items() if len(last) > 1 else enumerate(parts, 1):
             try:
-                found.append((part.number, self.expressions.evaluate(text, self._at_end(part))))
+                found.append((number, self.expressions.evaluate(text, self._at_end(part))))
             except (NotYet, NoGradient):
                 continue
         with aside():

@@ -3,25 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, assert_never
 
 import mlx.core as mx
 from rich.console import Group, RenderableType
 from rich.text import Text
 
 from nnrepl.record import source as sources
-from nnrepl.session.findings import Birth, Change, Failed, Forced, Origin, Raised, Stretched, Vanished, source_of
+from nnrepl.session.events import EVENTS
+from nnrepl.session.findings import (
+    Change,
+    Failed,
+    Finding,
+    Forced,
+    Origin,
+    Raised,
+    Stretched,
+    Vanished,
+    WentBad,
+    source_of,
+)
 from nnrepl.session.place import Place
 from nnrepl.session.points import Condition
 from nnrepl.session.session import Session, Stop
-from nnrepl.session.stops import CATCHES, Breakpoint, Catch, Entry, Hit
+from nnrepl.session.stops import Breakpoint, Catch, Entry, Hit
 from nnrepl.tape import Op, Value
 from nnrepl.view.op import leaf_text, value_text
 from nnrepl.view.source import place_text
 from nnrepl.view.tensor import WHOLE, number, shape_text, summarize, summary_text, tensor
-
-_SAID = {"nan": "NaN", "inf": "Inf"}
-
 
 # -- the list ------------------------------------------------------------------------------------------------
 
@@ -45,7 +54,7 @@ def entry_line(session: Session, entry: Entry) -> Text:
     text.append(f"  {shown}", style="op.name" if entry.enabled else "dim")
     notes = []
     if isinstance(entry, Catch):
-        notes.append(CATCHES[entry.text])
+        notes.append(EVENTS[entry.text].words)
     if isinstance(entry, Breakpoint):
         place = session.lookout.search.place(entry)
         if entry.temporary:
@@ -93,10 +102,10 @@ def places_text(session: Session, positions: list[int]) -> str:
     """`In this pass: #1, #4, #12.`"""
     ops = [session.tape.ops[at] for at in positions if at < len(session.tape)]
     if not ops:
-        return "It matches nothing in this pass so far."
-    shown = ", ".join(f"#{op.index}" for op in ops[:6])
+        return "No op of this step so far."
+    shown = ", ".join(op.label for op in ops[:6])
     more = f" and {len(ops) - 6} more" if len(ops) > 6 else ""
-    return f"{len(ops)} {'op' if len(ops) == 1 else 'ops'} in this pass: {shown}{more}."
+    return f"{len(ops)} {'op' if len(ops) == 1 else 'ops'} in this step: {shown}{more}."
 
 
 # -- hits ----------------------------------------------------------------------------------------------------
@@ -119,14 +128,16 @@ def _title(hit: Hit) -> Text:
     return text.append(f" · hit {_times(hit.count, 'time')}", style="dim") if hit.count > 1 else text
 
 
-def _finding(session: Session, found: Any) -> list[RenderableType]:
+def _finding(session: Session, found: Finding | None) -> list[RenderableType]:
     match found:
-        case Birth():
+        case None:  # a plain breakpoint
+            return []
+        case WentBad():
             return _birth(found)
         case Vanished():
             return _vanished(found)
         case Raised():
-            where = f" in #{found.op.index} {found.op.name}" if found.op is not None else " in the program"
+            where = f" in {found.op.label} {found.op.name}" if found.op is not None else " in the program"
             return [Text(f"{type(found.error).__name__}{where}: {found.error}", style="error")]
         case Forced():
             return [_mark(mark) for mark in found.marks[:4]]
@@ -136,16 +147,17 @@ def _finding(session: Session, found: Any) -> list[RenderableType]:
             return _change(session, found)
         case Failed():
             return [Text(f"{found.condition} cannot be asked here: {found.reason}", style="error")]
-    return []
+        case _ as never:
+            assert_never(never)
 
 
 def _op_text(op: Op) -> str:
-    return f"#{op.index} {op.name}"
+    return f"{op.label} {op.name}"
 
 
-def _birth(found: Birth) -> list[RenderableType]:
+def _birth(found: WentBad) -> list[RenderableType]:
     text = Text(f"{found.value.name}{_index(found.index)}", style="value.name")
-    said = _SAID[found.what]
+    said = found.what
     others = f" ({found.count} of {found.value.size} elements)" if found.value.size > 1 else ""
     if found.value.op is not found.op:
         text.append(f" = {number(found.number)}", style="tensor.nan")
@@ -153,6 +165,9 @@ def _birth(found: Birth) -> list[RenderableType]:
         made = leaf_text(found.value) if maker is None else f"made by {_op_text(maker)}"
         text.append(f"{others} before anything was run: it is {made}; {_op_text(found.op)} is the first to use it")
         return [text]
+    if found.op.operation.kind == "data":
+        text.append(f" is {number(found.number)}", style="tensor.nan")
+        return [text.append(f"{others} in the data that {_op_text(found.op)} takes in")]
     text.append(f" becomes {number(found.number)}", style="tensor.nan")
     text.append(f" in {_op_text(found.op)}{others}, where no input has {'a ' if said == 'NaN' else 'an '}{said}:")
     return [text, *[line for origin in found.origins for line in _origin(origin)]]

@@ -35,15 +35,15 @@ on. Enter repeats a motion.""",
     "places": Topic(
         "how to write a place: an op, a line, a value, a module, a phase",
         """\
-  #12              an op by its number; setup counts backwards: #-1
+  #12, 30#12       an op by its number in the step where you stand, in step 30; setup#3
   train.py:31      a line and what its calls make; 31 in the file where you stand, cell 3:2 in a notebook
   loss_fn, Net     a function, a class; Net.__call__, train.py:loss_fn
   blocks.0         a module, blocks.*.attention with a wildcard, G.layers.0 from the variable that holds its model
   z1               the op that makes a value; grad(z1) the one that makes its gradient
   matmul           an operation of MLX, and where it is differentiated
-  forward, backward, update, start, end, pass 7
+  forward, backward, update, start, end, step 30, pass 7
   loss < 0.5       where this becomes true; matmul if z1.max() > 3 only where it is
-One after the other, each within the one before: pass 7 blocks.1 softmax, backward matmul. A line, a function, a class
+One after the other, each within the one before: step 30 blocks.1 softmax, backward matmul. A line, a function, a class
 and a module are entered: their first op counts, and the first that takes their gradients. All commands that take a
 place read the same words.""",
         (),

@@ -14,7 +14,7 @@ from rich.console import Console
 
 import nnrepl
 from nnrepl.session.errors import UserError
-from nnrepl.session.findings import Birth, Change, Vanished
+from nnrepl.session.findings import Change, Vanished, WentBad
 from nnrepl.session.search import Search
 from nnrepl.session.stops import Breakpoint
 from tests.corpus import lm
@@ -329,7 +329,7 @@ def test_catch_nan_finds_the_op_by_which_it_came(at: int) -> None:
     assert stop is not None
     assert stop.position == first_nan_by_hand(session)
     birth = stop.hits[0].found
-    assert isinstance(birth, Birth)
+    assert isinstance(birth, WentBad)
     assert birth.op.name == "log"
     assert (birth.index, birth.count) == ((0, 0), 4)
     assert birth.origins[0].index == (0, 0)
