@@ -72,6 +72,9 @@ class Listener(Protocol):
     def op_recorded(self, op: Op) -> None:
         """An op at the top level of the program was recorded; the program waits for its result."""
 
+    def call_started(self) -> None:
+        """A compiled function is called at the top level of the program."""
+
     def pass_started(self, call: GradientCall) -> None:
         """A gradient pass begins: nothing will be said until its end."""
 

@@ -142,6 +142,8 @@ class Replay(Intake):
     def other_way(self) -> Difference | None:
         """Where the program went another way after the edit: the first op that the old tape has not, or that only the
         old tape has. None if it did again what it had done, with other numbers."""
+        if self._run.recoded:
+            return None
         if self.plan.other is not None:
             return self.plan.other
         missing = self.plan.left(self.end)
@@ -256,6 +258,8 @@ class Replay(Intake):
         """Whether the program can know of the edit: it has read a number that depends on it, got another shape or an
         exception."""
         start = self._run.position
+        if self._run.recoded:
+            return True
         edited = [(op.outputs[0], self.tape.edits[op]) for op in self._run.ops if op in self.tape.edits]
         if any([(new.shape, new.dtype) != (old.shape, old.dtype) for new, old in edited]):
             return True
