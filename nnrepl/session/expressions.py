@@ -15,6 +15,7 @@ from typing import Any
 
 import mlx.core as mx
 
+from nnrepl.record.bounds import checked
 from nnrepl.record.opaque import set_random_state
 from nnrepl.record.recorder import Recorder, current
 from nnrepl.record.stack import is_module
@@ -84,7 +85,7 @@ class Expressions:
         """The result of a Python expression. Raises what Python raises, or UserError."""
         source, placeholders = self._translate(text, where)
         code = compile(source, "<prompt>", "eval", dont_inherit=True)
-        with aside():
+        with aside(), checked():
             return eval(code, self._namespace(source, placeholders, where))
 
     def compute(self, text: str, where: Surroundings, recorder: Recorder, **names: Any) -> Any:
@@ -107,7 +108,7 @@ class Expressions:
         code = compile(source, "<prompt>", "exec", dont_inherit=True)
         namespace = self._namespace(source, placeholders, where)
         before = dict(namespace)
-        with aside():
+        with aside(), checked():
             exec(code, namespace)
         changed = {
             name: thing
