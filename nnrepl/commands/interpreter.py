@@ -58,7 +58,7 @@ class Interpreter:
         self.full_screen = self.can_full_screen = False
         self.log = Log()
         self._changed = Changes()
-        self._listed: tuple[int, int] | None = None
+        self._listed = ("", -1, 0)
         self.due: deque[str] = deque()
         self.given: deque[str] = deque()
         self.aliases: dict[str, str] = {}
@@ -205,14 +205,14 @@ class Interpreter:
             said = str(error)
             return Text(f"{number}: {said}" if said.startswith(text) else f"{label}: {said}", style="hint")
 
-    def list_on(self) -> int | None:
-        """Where a repeated `list` goes on; None if the cursor has moved since, or there is nothing more."""
-        cursor, end = self._listed or (-1, 0)
-        return end if cursor == self.session.cursor and end < len(self.session.tape) else None
+    def list_on(self, what: str) -> int | None:
+        """Where a repeated `list` or `ops` goes on; None if another was typed since, or the cursor has moved."""
+        listed, cursor, end = self._listed
+        return end if (listed, cursor) == (what, self.session.cursor) else None
 
-    def listed_to(self, ops: list[Op]) -> None:
-        """Remember what `list` has shown."""
-        self._listed = (self.session.cursor, ops[-1].position + 1) if ops else None
+    def listed_to(self, what: str, end: int) -> None:
+        """Remember what `list` or `ops` has shown."""
+        self._listed = (what, self.session.cursor, end)
 
     # -- expressions ---------------------------------------------------------------------------------------
 

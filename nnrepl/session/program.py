@@ -155,6 +155,10 @@ class Program:
         self._seen = len(self._tape.ops)
         return list(self._recorded)
 
+    def file(self, path: str) -> File:
+        """What one file has."""
+        return file_of(path)
+
     def files(self) -> list[str]:
         """The program's own files: those on the tape, and those that they import and that lie beside them."""
         pending = [path for path in self.recorded() if _is_own(path)]
