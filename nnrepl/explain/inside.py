@@ -180,7 +180,7 @@ def _recorder(tape: Tape) -> Iterator[Recorder]:
     installed = current()
     if installed is None:
         recorder = Recorder(tape, strict=False)
-        recorder.stack = _FormulaStack(sys._getframe())
+        recorder.stack = _FormulaStack(sys._getframe(), recorder.watch)
         recorder.start()
         with recording(recorder):
             yield recorder
@@ -189,7 +189,7 @@ def _recorder(tape: Tape) -> Iterator[Recorder]:
     fresh = Recorder(tape, strict=False)
     for name in _LENT:
         setattr(installed, name, getattr(fresh, name))
-    installed.stack = _FormulaStack(sys._getframe())
+    installed.stack = _FormulaStack(sys._getframe(), installed.watch)
     installed.mode = RECORD
     installed.start()
     try:
@@ -201,5 +201,5 @@ def _recorder(tape: Tape) -> Iterator[Recorder]:
 
 _LENT = (
     "tape", "strict", "mode", "live", "guards", "stack", "part", "differentiating", "captured", "listener", "started",
-    "guide", "sweeps", "overwritten", "stream",
+    "guide", "sweeps", "overwritten", "stream", "watch",
 )  # fmt: skip

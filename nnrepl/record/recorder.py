@@ -18,6 +18,7 @@ import mlx.core as mx
 
 from nnrepl.record import rerun, trees
 from nnrepl.record.adopt import adopt
+from nnrepl.record.bindings import Watch
 from nnrepl.record.guide import Guide
 from nnrepl.record.stack import Stack, is_module
 from nnrepl.tape import (
@@ -111,6 +112,7 @@ class Recorder:
         sweeps: The backward passes that are running, outermost first.
         overwritten: Values whose array object was changed in place for an edit.
         draws: Since what the random draws are counted, and how many there were.
+        watch: Notes what the program's variables hold.
         customized: Custom functions and what was set as their `vjp`, `jvp`, `vmap`, by `id`.
     """
 
@@ -121,7 +123,8 @@ class Recorder:
         self.thread = get_ident()
         self.live: dict[int, Value] = {}
         self.guards: dict[int, weakref.ref[mx.array]] = {}
-        self.stack = Stack(base)
+        self.watch = Watch(self)
+        self.stack = Stack(base, self.watch)
         self.part: Pass | None = None
         self.differentiating = 0
         self.captured: dict[Value, mx.array] = {}
@@ -194,11 +197,8 @@ class Recorder:
 
     def put(self, op: Op, frame: FrameType) -> None:
         """Put an op on the tape, at the place where `frame` stands."""
-        stack = self.stack
-        if frame is not stack.frame:
-            frame = stack.program_frame(frame)
-            stack.enter(frame)
-        op.scope = stack.scope
+        frame = self.stand(frame)
+        op.scope = self.stack.scope
         op.lasti = frame.f_lasti
         ops = self.tape.ops
         op.position = len(ops)
@@ -213,6 +213,17 @@ class Recorder:
         op.part.end = len(ops)
         if self.listener is not None:
             self.listener.op_recorded(op)
+
+    def stand(self, frame: FrameType) -> FrameType:
+        """The program stands in this frame: note in which call that is, and what its variables hold. Returns the
+        frame, or the program's own that called into nnrepl."""
+        stack = self.stack
+        if frame is not stack.frame:
+            frame = stack.program_frame(frame)
+            stack.enter(frame)
+        else:
+            self.watch.see(frame)
+        return frame
 
     def fail(self, op: Op, error: Exception, frame: FrameType) -> None:
         """Put an op on the tape that raised."""
@@ -362,6 +373,8 @@ class Recorder:
     def open_pass(self, kind: str, title: str) -> Pass:
         """Close the pass that is being recorded and begin another."""
         self.close_pass()
+        if kind in (GRADIENT_PASS, UPDATE_PASS):
+            self.watch.settle()
         passes = self.tape.passes
         number = passes[-1].number + 1 if passes else int(kind != SETUP_PASS)
         self.part = Pass(self.tape, number, kind, title, start=len(self.tape), end=len(self.tape))
@@ -372,6 +385,8 @@ class Recorder:
     def close_pass(self) -> None:
         """The pass that is being recorded has ended."""
         if self.part is not None:
+            if self.part.kind in (GRADIENT_PASS, UPDATE_PASS):
+                self.watch.settle()
             self.part.open = False
             self.part.end = len(self.tape)
             self.part = None

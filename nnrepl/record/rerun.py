@@ -166,6 +166,7 @@ def exchange(recorder: Recorder, old: Value, new: Value) -> None:
             if array is not None:
                 _overwrite(recorder, array, old, content)
     recorder.relink({old: new})
+    recorder.watch.restated(lambda array: recorder.live.get(id(array)) is new)
     for sweep in recorder.sweeps:
         sweep.exchange(old, new)
 

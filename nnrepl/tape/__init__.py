@@ -1,5 +1,6 @@
 """What happened: ops, values, passes and the tape that they lie on. Knows nothing of recording."""
 
+from nnrepl.tape.bindings import UNBOUND, Bindings, Holder, Large
 from nnrepl.tape.op import (
     BACKWARD,
     FORWARD,
@@ -27,13 +28,17 @@ __all__ = [
     "RUN_PASS",
     "SETUP",
     "SETUP_PASS",
+    "UNBOUND",
     "UPDATE",
     "UPDATE_PASS",
     "Activation",
     "BackwardOp",
+    "Bindings",
     "DrawnKey",
     "Gradient",
+    "Holder",
     "Hole",
+    "Large",
     "Leaf",
     "Mark",
     "Names",

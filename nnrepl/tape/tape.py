@@ -10,6 +10,7 @@ from typing import Any, Protocol, overload
 
 import mlx.core as mx
 
+from nnrepl.tape.bindings import Bindings
 from nnrepl.tape.op import Op
 from nnrepl.tape.passes import Hole, Mark, Pass
 from nnrepl.tape.places import Source
@@ -45,6 +46,7 @@ class Tape:
         belonging: Ops that a custom function's own backward pass made, and its forward op.
         restored: Values that were dropped and are back because somebody looks.
         streams: The stream or device of ops that ran on another than the default one.
+        bindings: What the program's variables held.
     """
 
     def __init__(self, names: Names) -> None:
@@ -65,6 +67,7 @@ class Tape:
         self.edits: dict[Op, Value] = {}
         self.inserted: set[Op] = set()
         self.restored: list[Value] = []
+        self.bindings = Bindings()
         self._consumers: dict[Value, list[Op]] = {}
         self._consumers_known = 0
 
@@ -77,6 +80,7 @@ class Tape:
         twin = copy(self)
         twin.names = names
         twin.ops = self.ops[:position]
+        twin.bindings = self.bindings.fork(position)
         before = [part for part in self.passes if part.start < position and len(part)]
         twin.passes = [part if part.end <= position else replace(part, end=position) for part in before]
         twin.marks = [mark for mark in self.marks if mark.position < position]
