@@ -128,6 +128,12 @@ def is_module(thing: Any) -> bool:
     return base is not None and isinstance(thing, base.Module)
 
 
+def is_module_type(kind: type) -> bool:
+    """Whether a type is that of an `nn.Module`, asked without importing mlx.nn."""
+    base = sys.modules.get("mlx.nn.layers.base")
+    return base is not None and issubclass(kind, base.Module)
+
+
 def is_optimizer(thing: Any) -> bool:
     """Whether `thing` is an optimizer of mlx.optimizers, asked without importing it."""
     base = sys.modules.get("mlx.optimizers.optimizers")

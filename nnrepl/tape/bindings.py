@@ -61,15 +61,18 @@ class Holder:
 class Bindings:
     """What each variable of each call held, from which position on."""
 
-    __slots__ = ("_by_scope", "_by_value", "_contents", "_indexed", "log", "seen")
+    __slots__ = ("_by_name", "_by_scope", "_by_value", "_contents", "_indexed", "holds", "log", "seen")
 
     def __init__(self) -> None:
         self.log: list[tuple[int, Activation, str, Any]] = []
         """All that was noted, in order: from which position on, in which call, which variable, what it holds."""
         self._indexed = 0
         self._contents: dict[Holder, list[tuple[int, Any, int]]] = {}
+        self.holds: list[tuple[int, Holder, Any, int]] = []
+        """All that containers held, in order."""
         self._by_scope: dict[Activation, dict[str, list[tuple[int, Any]]]] = {}
         self._by_value: dict[Value, list[tuple[int, Activation, str]]] = {}
+        self._by_name: dict[str, list[tuple[int, Activation, Value]]] = {}
         self.seen: dict[Activation, int] = {}
         """Up to which position the variables of a call have been looked at."""
 
@@ -88,6 +91,7 @@ class Bindings:
             kept = [version for version in versions if version[0] <= position]
             if kept:
                 twin._contents[holder] = kept
+        twin.holds = [entry for entry in self.holds if entry[0] <= position]
         twin.seen = {scope: min(seen, position) for scope, seen in self.seen.items()}
         return twin
 
@@ -99,6 +103,7 @@ class Bindings:
         if versions and versions[-1][0] >= position:
             versions.pop()
         versions.append((position, entries, len(entries)))
+        self.holds.append((position, holder, entries, len(entries)))
 
     def grow(self, position: int, holder: Holder, more: list[Any]) -> bool:
         """A list has got more entries at its end. Returns whether what was noted of it can be continued."""
@@ -110,6 +115,7 @@ class Bindings:
             return False
         entries += more
         versions.append((position, entries, len(entries)))
+        self.holds.append((position, holder, entries, len(entries)))
         return True
 
     def contents(self, holder: Holder, position: int) -> Any:
@@ -146,6 +152,7 @@ class Bindings:
             names.setdefault(name, []).append((position, thing))
             if hasattr(thing, "held"):
                 self._by_value.setdefault(thing, []).append((position, scope, name))
+                self._by_name.setdefault(name, []).append((position, scope, thing))
         self._indexed = len(log)
 
     def known(self, scope: Activation) -> bool:
@@ -182,6 +189,11 @@ class Bindings:
         """The variables that ever held a value, each with its call and the position from which it did."""
         self._catch_up()
         return self._by_value.get(value, [])
+
+    def called(self, name: str) -> list[tuple[int, Activation, Value]]:
+        """Every tensor that a variable of this name held in any call, with that call and from which position on."""
+        self._catch_up()
+        return self._by_name.get(name, [])
 
 
 def _first(version: tuple[int, Any] | tuple[int, Any, int]) -> int:
