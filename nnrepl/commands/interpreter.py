@@ -14,7 +14,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from nnrepl.commands import habits, table
-from nnrepl.record.guide import Unwinding
+from nnrepl.record.intake import Unwinding
 from nnrepl.session.assignments import Assignment, assignment
 from nnrepl.session.errors import NoGradient, NotYet, UserError
 from nnrepl.session.expressions import masked, parts

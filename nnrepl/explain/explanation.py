@@ -9,7 +9,7 @@ import mlx.core as mx
 
 from nnrepl.explain import words
 from nnrepl.explain.elements import Index, named, parse, telling, unravel
-from nnrepl.explain.entry import ELEMENTWISE, MOVE, Entry, entry_for
+from nnrepl.explain.entry import ELEMENTWISE, MOVE, Entry, bind, entry_for
 from nnrepl.explain.links import shown
 from nnrepl.explain.local import symbol_of, without_ones, written
 from nnrepl.explain.look import Look
@@ -18,6 +18,7 @@ from nnrepl.explain.updates import update_lines, update_of
 from nnrepl.explain.worked import forward_lines, linear_in, result_at
 from nnrepl.explain.worked_back import backward_lines
 from nnrepl.session.errors import NoGradient, NotYet, UserError
+from nnrepl.session.lookup import NUMBER
 from nnrepl.session.session import Session
 from nnrepl.tape import UPDATE_PASS, Leaf, Op, Value
 
@@ -80,7 +81,7 @@ def explain(session: Session, text: str) -> Explanation:
         assert op is not None
         if op.error is not None:
             raise UserError(
-                f"#{op.index} {op.name} raised {type(op.error).__name__} and has no result; why error tells more"
+                f"{op.label} {op.name} raised {type(op.error).__name__} and has no result; why error tells more"
             )
         value = _main_output(op)
     found = of_value(look, value, index)
@@ -98,9 +99,8 @@ def _find(session: Session, target: str) -> tuple[Op | None, Value | None]:
         return op, None
     if target.startswith("update "):
         return None, _updated(session, target.removeprefix("update ").strip())
-    number = re.fullmatch(r"#(-?\d{1,12})", target)
-    if number:
-        return session.lookup.op(int(number[1])), None
+    if NUMBER.fullmatch(target):
+        return session.lookup.op(target), None
     return None, target_of(session, target)
 
 
@@ -116,7 +116,7 @@ def _updated(session: Session, name: str) -> Value:
 
 def _main_output(op: Op) -> Value:
     if not op.outputs:
-        raise UserError(f"#{op.index} {op.name} has no result")
+        raise UserError(f"{op.label} {op.name} has no result")
     held = [value for value in op.outputs if value.size]
     return held[0] if held else op.outputs[0]
 
@@ -152,7 +152,7 @@ def _most_telling(look: Look, value: Value) -> Index:
 
 
 def _ask(op: Op, value: Value) -> str:
-    return f"#{op.index}" if value.gradient_of is not None or value.name.startswith("#") else value.name
+    return f"{op.label}" if value.gradient_of is not None or value.name.startswith("#") else value.name
 
 
 def _leaf(look: Look, value: Value, index: str | None) -> Explanation:
@@ -164,7 +164,7 @@ def _leaf(look: Look, value: Value, index: str | None) -> Explanation:
     )
     users = [op for op in value.consumers if op.of is None]
     if users:
-        found.notes.append(f"It is used by {', '.join(f'#{op.index} {op.name}' for op in users[:4])}.")
+        found.notes.append(f"It is used by {', '.join(f'{op.label} {op.name}' for op in users[:4])}.")
     if index is not None:
         place = parse(index, value)
         found.lines = [f"{named(value, place)} = {words.number(result_at(look, value, place))}"]
@@ -182,7 +182,7 @@ def _symbols(op: Op, value: Value) -> list[Symbol]:
 
 def _origin(value: Value) -> str:
     if value.op is not None:
-        return f"made by #{value.op.index} {value.op.name}"
+        return f"made by {value.op.label} {value.op.name}"
     if isinstance(value, Leaf):
         return {"parameter": "a parameter", "input": "an input", "constant": "a constant", "seed": "1, by "
             "definition"}.get(
@@ -212,7 +212,7 @@ def _forward(look: Look, found: Explanation, op: Op, entry: Entry | None, value:
     if not found.lines:
         found.lines = [f"{named(value, place)} = {words.number(result_at(look, value, place))}"]
         if entry.kind == "composite":
-            found.notes.append(f"into #{op.index} takes it apart into textbook ops, with their numbers.")
+            found.notes.append(f"into {op.label} takes it apart into textbook ops, with their numbers.")
     found.notes.extend(_shape_notes(op, entry, value))
     step = update_of(value)
     if step is not None:
@@ -241,7 +241,7 @@ def _jacobian_notes(look: Look, op: Op, value: Value, place: Index) -> list[str]
 def _shape_notes(op: Op, entry: Entry, value: Value) -> list[str]:
     """Broadcasting, reductions and moves in words."""
     notes: list[str] = []
-    bound = {symbol: given for symbol, given in entry.bind(op).items() if isinstance(given, Value)}
+    bound = {symbol: given for symbol, given in bind(entry, op).items() if isinstance(given, Value)}
     if entry.kind == ELEMENTWISE:
         notes.extend(
             f"{words.name(given)} {tuple(given.shape)} is broadcast: {_repeated(given.shape, value.shape)}."
@@ -263,12 +263,12 @@ def _shape_notes(op: Op, entry: Entry, value: Value) -> list[str]:
     ):
         taken = op.inputs[0]
         if value.size and taken.size > value.size:
-            axis = entry.bind(op).get("axis")
+            axis = bind(entry, op).get("axis")
             along = "all elements" if axis is None else f"the elements along axis {axis}"
             notes.append(f"Reduces {along}: {taken.size // value.size} numbers become one, {value.size} time"
                          f"{'s' if value.size != 1 else ''}.")  # fmt: skip
     elif entry.name == "softmax":
-        axis = entry.bind(op).get("axis")
+        axis = bind(entry, op).get("axis")
         notes.append(
             f"The shares add up to 1 along {'all axes' if axis is None else f'axis {axis}'} of {tuple(value.shape)}."
         )

@@ -7,14 +7,14 @@ import re
 import mlx.core as mx
 
 from nnrepl.explain import words
-from nnrepl.explain.entry import ELEMENTWISE, Entry, entry_for, filled
+from nnrepl.explain.entry import ELEMENTWISE, Entry, bind, entry_for, filled
 from nnrepl.explain.look import Look
 from nnrepl.tape import Op, Value
 
 
 def symbol_of(entry: Entry, forward: Op, value: Value) -> str | None:
     """Which parameter of a formula a value is; None if it is none."""
-    for symbol, given in entry.bind(forward).items():
+    for symbol, given in bind(entry, forward).items():
         items = given if isinstance(given, (list, tuple)) else [given]
         if any(isinstance(item, Value) and item.canonical is value.canonical for item in items):
             return symbol
@@ -24,7 +24,7 @@ def symbol_of(entry: Entry, forward: Op, value: Value) -> str | None:
 def names_of(entry: Entry, forward: Op) -> dict[str, str]:
     """What each symbol of a formula is called here."""
     named: dict[str, str] = {}
-    for symbol, given in entry.bind(forward).items():
+    for symbol, given in bind(entry, forward).items():
         if isinstance(given, Value):
             named[symbol] = words.name(given)
         elif isinstance(given, (bool, int, float)):
@@ -57,7 +57,7 @@ def written(entry: Entry, forward: Op, text: str) -> str:
 
 def without_ones(entry: Entry, forward: Op, text: str) -> str:
     """A formula without the options that are 1 here: `alpha · (a @ b)` is `a @ b`."""
-    for symbol, given in entry.bind(forward).items():
+    for symbol, given in bind(entry, forward).items():
         if isinstance(given, (int, float)) and given == 1:
             text = text.replace(f"{symbol} · ", "")
     return text

@@ -148,7 +148,7 @@ def _answer(look: Look, origin: Origin, head: str) -> Answer:
     forward = op.of
     did = f"the VJP of {words.call(forward)}" if forward is not None else words.call(op)
     first = "the first op that made one out of finite numbers is" if look.ops >= 0 else ""
-    answer = Answer(f"{head}{first} #{op.index}, {did}" + (f" ({where})" if where else "") + ".", op)
+    answer = Answer(f"{head}{first} {op.label}, {did}" + (f" ({where})" if where else "") + ".", op)
     if not head:
         answer.headline = answer.headline[:1].upper() + answer.headline[1:]
     broken = _broken(look, op, value, index)
@@ -222,7 +222,7 @@ def _forward_rule(look: Look, op: Op, numbers: list[Any], value: Value) -> tuple
     name = op.name
     first = numbers[0] if numbers else None
     second = numbers[1] if len(numbers) > 1 else None
-    dtype = words._operand(value.dtype)
+    dtype = words.operand(value.dtype)
     operand = next((taken.name for taken in op.inputs), "it")
     if name in ("log", "log2", "log10") and first is not None and first <= 0:
         what = "The logarithm of 0 is −∞." if first == 0 else "There is no logarithm of a negative number."
@@ -260,7 +260,7 @@ def _forward_rule(look: Look, op: Op, numbers: list[Any], value: Value) -> tuple
 
 
 def _overflow(look: Look, op: Op, value: Value) -> tuple[str, str]:
-    dtype = words._operand(value.dtype)
+    dtype = words.operand(value.dtype)
     limit = LARGEST.get(value.dtype)
     if limit is None:
         return "The result is not finite.", ""

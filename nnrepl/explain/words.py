@@ -72,8 +72,8 @@ def place(source: Source) -> str:
 def title(op: Op) -> str:
     """`#14, the VJP of maximum`, or `#3 maximum`."""
     if op.operation.kind == "accumulate":
-        return f"#{op.index}, a sum of gradients"
-    return f"#{op.index}, the VJP of {op.of.name}" if op.of is not None else f"#{op.index} {op.name}"
+        return f"{op.label}, a sum of gradients"
+    return f"{op.label}, the VJP of {op.of.name}" if op.of is not None else f"{op.label} {op.name}"
 
 
 def substitute(text: str, symbols: Mapping[str, str]) -> str:
@@ -99,7 +99,7 @@ def name(value: Value) -> str:
 
 def call(op: Op) -> str:
     """A forward op with its operands, as short as it can be said: `maximum(z1, 0)`, `x @ weights1`."""
-    parts = [_operand(arg) for arg in op.args if _is_shown(arg)]
+    parts = [operand(arg) for arg in op.args if _is_shown(arg)]
     sign = op.operation.infix or ("@" if op.name == "matmul" else None)
     if sign is not None and len(parts) == 2:
         left, right = reversed(parts) if op.operation.spelling.startswith("__r") else parts
@@ -114,16 +114,16 @@ def _is_shown(arg: Any) -> bool:
     return arg is not None and type(arg).__name__ not in ("DrawnKey", "Data", "Stream", "Device", "Rule")
 
 
-def _operand(arg: Any) -> str:
+def operand(arg: Any) -> str:
     if isinstance(arg, Value):
         return name(arg)
     if isinstance(arg, float):
         return number(arg)
     if isinstance(arg, slice):
-        ends = ["" if end is None else _operand(end) for end in (arg.start, arg.stop)]
+        ends = ["" if end is None else operand(end) for end in (arg.start, arg.stop)]
         return ":".join(ends) + ("" if arg.step is None else f":{arg.step}")
     if isinstance(arg, (list, tuple)):
-        return f"({', '.join(map(_operand, arg[:4]))}{', …' if len(arg) > 4 else ''})"
+        return f"({', '.join(map(operand, arg[:4]))}{', …' if len(arg) > 4 else ''})"
     return str(arg).removeprefix("mlx.core.")
 
 

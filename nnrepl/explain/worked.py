@@ -10,7 +10,7 @@ import mlx.core as mx
 
 from nnrepl.explain import sums, words
 from nnrepl.explain.elements import Index, broadcast_index, named, number_at, numbers_at, ravel, unravel
-from nnrepl.explain.entry import ELEMENTWISE, FIXED, MOVE, Entry
+from nnrepl.explain.entry import ELEMENTWISE, FIXED, MOVE, Entry, bind
 from nnrepl.explain.look import Look
 from nnrepl.tape import Op, Value
 
@@ -35,7 +35,7 @@ def result_at(look: Look, value: Value, index: Index) -> float:
 
 def _aligned(op: Op, entry: Entry, value: Value) -> bool:
     """Whether every operand can be broadcast to the result: then elements belong together by place."""
-    for given in entry.bind(op).values():
+    for given in bind(entry, op).values():
         if isinstance(given, Value):
             own, whole = given.shape, value.shape
             if len(own) > len(whole) or any(m not in (1, n) for m, n in zip(reversed(own), reversed(whole))):
@@ -46,7 +46,7 @@ def _aligned(op: Op, entry: Entry, value: Value) -> bool:
 def symbols_at(look: Look, op: Op, entry: Entry, index: Index) -> tuple[dict[str, str], dict[str, str]]:
     """What each symbol of an elementwise formula is at one element: as a name, and as a number."""
     symbolic, numeric = {}, {}
-    for symbol, given in entry.bind(op).items():
+    for symbol, given in bind(entry, op).items():
         if isinstance(given, Value):
             own = broadcast_index(index, given.shape)
             symbolic[symbol] = named(given, own)
@@ -138,7 +138,7 @@ def meeting(look: Look, a: Value, b: Value, index: Index) -> tuple[list[Index], 
 
 
 def _matmul(look: Look, op: Op, entry: Entry, value: Value, index: Index) -> list[str]:
-    bound = entry.bind(op)
+    bound = bind(entry, op)
     a, b = bound["a"], bound["b"]
     left, right, xs, ys = meeting(look, a, b, index)
     products = [x * y for x, y in zip(xs, ys)]
@@ -150,7 +150,7 @@ def _matmul(look: Look, op: Op, entry: Entry, value: Value, index: Index) -> lis
 
 
 def _addmm(look: Look, op: Op, entry: Entry, value: Value, index: Index) -> list[str]:
-    bound = entry.bind(op)
+    bound = bind(entry, op)
     a, b, c = bound["a"], bound["b"], bound["c"]
     alpha, beta = float(bound["alpha"]), float(bound["beta"])
     left, right, xs, ys = meeting(look, a, b, index)
@@ -185,7 +185,7 @@ def reduced(value: Value, taken: Value, axis: Any, keepdims: bool, index: Index)
 
 def gathered(look: Look, op: Op, entry: Entry, value: Value, index: Index) -> tuple[Value, list[Index], list[float]]:
     """The input of a reduction, and the elements and numbers that became one."""
-    bound = entry.bind(op)
+    bound = bind(entry, op)
     taken = bound["a"]
     keepdims = bool(bound.get("keepdims", False)) or entry.name == "softmax"
     kept = index if entry.name != "softmax" else _without(index, bound.get("axis"), taken)
@@ -281,7 +281,7 @@ def _logsumexp(look: Look, op: Op, entry: Entry, value: Value, index: Index) -> 
 def _spread(look: Look, op: Op, entry: Entry, value: Value, index: Index) -> list[str]:
     """A variance or a standard deviation."""
     taken, _elements, numbers = gathered(look, op, entry, value, index)
-    n, less = len(numbers), int(entry.bind(op).get("ddof", 0))
+    n, less = len(numbers), int(bind(entry, op).get("ddof", 0))
     mu = sum(numbers) / n
     squares = [(number - mu) ** 2 for number in numbers]
 
@@ -301,7 +301,7 @@ def _spread(look: Look, op: Op, entry: Entry, value: Value, index: Index) -> lis
 
 def _row_norm(look: Look, op: Op, entry: Entry, value: Value, index: Index) -> list[str]:
     """layer_norm and rms_norm: one row, its mean and spread, then the element."""
-    bound = entry.bind(op)
+    bound = bind(entry, op)
     taken, weight, bias, eps = bound["x"], bound["weight"], bound.get("bias"), float(bound["eps"])
     row = [(*index[:-1], at) for at in range(taken.shape[-1])]
     numbers = [float(n) for n in numbers_at(look, taken, [ravel(one, taken.shape) for one in row])]
@@ -328,7 +328,7 @@ def _row_norm(look: Look, op: Op, entry: Entry, value: Value, index: Index) -> l
 
 
 def _norm(look: Look, op: Op, entry: Entry, value: Value, index: Index) -> list[str]:
-    bound = entry.bind(op)
+    bound = bind(entry, op)
     if bound.get("ord") not in (None, 2, 2.0, "fro", "f"):
         return []
     taken, elements, numbers = gathered(look, op, entry, value, index)
@@ -365,7 +365,7 @@ def _by_jacobian(symbol: str, weight: str) -> Callable[[Look, Op, Entry, Value, 
     """An op that is a sum of products of `symbol` and something else: a convolution, a quantized product."""
 
     def worker(look: Look, op: Op, entry: Entry, value: Value, index: Index) -> list[str]:
-        taken = entry.bind(op)[symbol]
+        taken = bind(entry, op)[symbol]
         row = linear_in(look, op, taken, value, index)
         places, weights = look.numbers([mx.argsort(-mx.abs(row.flatten()))[:400], row.flatten()])
         used = sorted(at for at in places if weights[at] != 0)
@@ -382,7 +382,7 @@ def _by_jacobian(symbol: str, weight: str) -> Callable[[Look, Op, Entry, Value, 
 
 
 def _where(look: Look, op: Op, entry: Entry, value: Value, index: Index) -> list[str]:
-    bound = entry.bind(op)
+    bound = bind(entry, op)
     chosen = (
         number_at(look, bound["c"], broadcast_index(index, bound["c"].shape))
         if isinstance(bound["c"], Value)

@@ -16,7 +16,7 @@ from nnrepl.explain.elements import (
     ravel,
     unravel,
 )
-from nnrepl.explain.entry import ELEMENTWISE, MOVE, Entry, arguments, entry_for
+from nnrepl.explain.entry import ELEMENTWISE, MOVE, Entry, arguments, bind, entry_for
 from nnrepl.explain.local import symbol_of, without_ones
 from nnrepl.explain.look import Look
 from nnrepl.explain.paths import rule_of, upstream
@@ -68,7 +68,7 @@ def _accumulated(look: Look, op: Op, gradient: Value, index: Index) -> list[str]
 
 
 def _part(value: Value, index: Index) -> str:
-    made = f" from #{value.op.index}" if value.op is not None else ""
+    made = f" from {value.op.label}" if value.op is not None else ""
     return f"{named(value, index)}{made}"
 
 
@@ -76,7 +76,7 @@ def _elementwise(look: Look, op: Op, entry: Entry, symbol: str, gradient: Value,
     forward = op.of
     assert forward is not None
     given, result = upstream(op)[0], forward.outputs[0]
-    of = entry.bind(forward)[symbol]
+    of = bind(entry, forward)[symbol]
     places = spread(index, of.shape, result.shape)
     total = result_at(look, gradient, index)
     upstreams = [float(number) for number in numbers_at(look, given, [ravel(at, result.shape) for at in places])]
@@ -136,7 +136,7 @@ def _product(look: Look, op: Op, entry: Entry, symbol: str, gradient: Value, ind
     """The gradient of a matrix: a sum of products of the gradient and the other matrix."""
     forward = op.of
     assert forward is not None
-    bound = entry.bind(forward)
+    bound = bind(entry, forward)
     given, a, b = upstream(op)[0], bound["a"], bound["b"]
     result = forward.outputs[0]
     total = result_at(look, gradient, index)
@@ -185,7 +185,7 @@ def _handed_out(look: Look, op: Op, entry: Entry, gradient: Value, index: Index)
     forward = op.of
     assert forward is not None
     given, taken, result = upstream(op)[0], forward.inputs[0], forward.outputs[0]
-    bound = entry.bind(forward)
+    bound = bind(entry, forward)
     axis, keepdims = bound.get("axis"), bool(bound.get("keepdims"))
     count = len(taken.shape)
     wanted = range(count) if axis is None else [axis] if isinstance(axis, int) else axis

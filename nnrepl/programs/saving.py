@@ -196,6 +196,7 @@ class Tables:
         ops = [self._op(op, tape) for op in tape.ops]
         row: dict[str, Any] = {
             "origin": tape.origin,
+            "steps": [step.start for step in tape.steps],
             "ops": ops,
             "passes": [self._pass(part) for part in tape.passes],
             "marks": [

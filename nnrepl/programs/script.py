@@ -16,8 +16,8 @@ from types import CodeType
 from typing import Any
 
 from nnrepl.programs.notebook import Notebook, read_notebook
+from nnrepl.replay.world import is_library
 from nnrepl.tape import Tape
-from nnrepl.timeline.world import is_library
 
 USAGE_ERROR, PROGRAM_ERROR = 2, 1
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
-from nnrepl.tape import UNBOUND, Activation, Holder, Large
+from nnrepl.tape import UNBOUND, Activation, Holder, Large, Value
 
 if TYPE_CHECKING:
     from nnrepl.record.recorder import Recorder
@@ -36,13 +36,15 @@ _FEW, _MOST = 16, 4096
 class _Frame:
     """A frame that is being watched: its variables, what they held last, and the small containers among them."""
 
-    __slots__ = ("coming", "containers", "names", "optimized", "scope", "values")
+    __slots__ = ("coming", "containers", "kept", "names", "optimized", "scope", "values")
 
     def __init__(self, frame: FrameType) -> None:
         code = frame.f_code
         self.optimized = bool(code.co_flags & _OPTIMIZED)
         self.names = variables_of(code)
         self.values: list[Any] = [UNBOUND] * len(self.names)
+        self.kept: list[Any] = [UNBOUND] * len(self.names)
+        """What was noted of the values."""
         self.coming: list[Any] = []
         self.containers: list[tuple[Any, _Watched]] = []
         self.scope: Activation
@@ -64,6 +66,10 @@ class _Watched:
         self.last: list[Any] | None = None
 
 
+class _Loose:
+    """Stands for what a variable holds, after that was let go of."""
+
+
 _variables: dict[CodeType, tuple[str, ...]] = {}
 
 
@@ -73,12 +79,19 @@ def variables_of(code: CodeType) -> tuple[str, ...]:
     if names is None:
         if not code.co_flags & _OPTIMIZED:
             names = tuple(dict.fromkeys(_stored(code, "STORE_NAME")))
-        elif _CACHED_LOCALS and not {"locals", "vars", "exec", "eval"}.isdisjoint(code.co_names):
+        elif _CACHED_LOCALS and not _READERS.isdisjoint(code.co_names) and _asks_for_locals(code):
             names = ()  # reading them would change the dict that the program may have got from `locals()`
         else:
             names = (*code.co_varnames, *code.co_cellvars, *code.co_freevars)
         names = _variables[code] = tuple(dict.fromkeys(name for name in names if name.isidentifier()))
     return names
+
+
+_READERS = frozenset(("locals", "vars", "exec", "eval"))
+
+
+def _asks_for_locals(code: CodeType) -> bool:
+    return any(step.opname == "LOAD_GLOBAL" and step.argval in _READERS for step in dis.get_instructions(code))
 
 
 def _stored(code: CodeType, how: str) -> list[str]:
@@ -112,8 +125,6 @@ class Watch:
             state.coming = _read(frame, state)
             if state.optimized and code.co_argcount:
                 return state.coming[0]
-        elif state.optimized and code.co_argcount:
-            return first_argument(frame)
         return None
 
     def belong(self, frame: FrameType, scope: Activation) -> None:
@@ -169,7 +180,9 @@ class Watch:
                 else:
                     kept = self.keep(thing, position)
                     contained = contained or type(kept) is Holder
-                log.append((position, scope, state.names[at], kept))
+                if kept is not state.kept[at]:
+                    state.kept[at] = kept
+                    log.append((position, scope, state.names[at], kept))
         if contained or state.containers:
             state.containers = self._containers(values)
 
@@ -177,10 +190,9 @@ class Watch:
         """The small containers among the variables of a frame, which are looked at with every op of it."""
         containers = []
         for thing in values:
-            if type(thing) is list or isinstance(thing, dict) or thing is values[0]:
-                watched = self._known.get(id(thing))
-                if watched is not None and watched.last is not None and len(watched.last) <= _FEW:
-                    containers.append((_view(thing), watched))
+            watched = self._known.get(id(thing))
+            if watched is not None and watched.last is not None and len(watched.last) <= _FEW:
+                containers.append((_view(thing), watched))
         return containers
 
     # -- things --------------------------------------------------------------------------------------------
@@ -260,24 +272,56 @@ class Watch:
                     del self._known[key]
                     pending = True
 
+    def loosen(self) -> None:
+        """Hold nothing of the program's any longer until it goes on: it may let go of it now. Lists and dicts that lie
+        in a module or an object live as long as that."""
+        reached: set[int] = set()
+        pending = [watched for watched in self._known.values() if not isinstance(watched.refer, _Box)]
+        while pending:
+            for item in pending.pop().last or ():
+                inner = self._known.get(id(item))
+                if inner is not None and isinstance(inner.refer, _Box) and id(item) not in reached:
+                    reached.add(id(item))
+                    pending.append(inner)
+        for key, watched in list(self._known.items()):
+            if isinstance(watched.refer, _Box) and key not in reached:
+                watched.refer.let_go()
+                del self._known[key]
+        for state in self._frames.values():
+            state.values = [_LOOSE] * len(state.names)
+            state.containers = []
+
     # -- arrays that change --------------------------------------------------------------------------------
 
-    def changed(self, array: mx.array) -> None:
+    def changed(self, array: mx.array, old: Value) -> None:
         """An array object has been given another value in place: every variable that holds it has."""
-        self.restated(lambda thing: thing is array)
+        self.restated(lambda thing: thing is array, old)
 
-    def restated(self, concerns: Callable[[mx.array], bool]) -> None:
-        """The arrays that `concerns` chooses stand for other values than before."""
+    def restated(self, concerns: Callable[[mx.array], bool], old: Value) -> None:
+        """The arrays that `concerns` chooses stand for another value than `old`."""
         tape = self.recorder.tape
         position = len(tape.ops)
         for state in self._frames.values():
-            for name, thing in zip(state.names, state.values):
+            for at, thing in enumerate(state.values):
                 if type(thing) is _array and concerns(thing):
-                    tape.bindings.note(position, state.scope, name, self.keep(thing, position))
+                    state.kept[at] = kept = self.keep(thing, position)
+                    tape.bindings.note(position, state.scope, state.names[at], kept)
+                elif thing is _LOOSE and state.kept[at] is old:
+                    self.see_again(state)
+                    break
         for watched in list(self._known.values()):
             if any(type(item) is _array and concerns(item) for item in watched.last or ()):
                 watched.last = None
                 self._look(watched, position)
+
+    def see_again(self, state: _Frame) -> None:
+        """Look at the variables of a frame again."""
+        frame = next((frame for frame, other in self._frames.items() if other is state), None)
+        if frame is not None:
+            self.see(frame)
+
+
+_LOOSE = _Loose()
 
 
 class _Box:
@@ -339,7 +383,7 @@ def _read(frame: FrameType, state: _Frame) -> list[Any]:
 def first_argument(frame: FrameType) -> Any:
     """The first argument of the function that runs in `frame`, None if it takes none."""
     code = frame.f_code
-    if not code.co_argcount or not code.co_flags & _OPTIMIZED:
+    if not code.co_argcount or not code.co_flags & _OPTIMIZED or not variables_of(code):
         return None
     variables = frame.f_locals
     argument = variables.get(code.co_varnames[0])

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
-from nnrepl.record import opaque, rerun, trees
+from nnrepl.record import opaque, trees
 from nnrepl.record.recorder import Recorder, ready
 from nnrepl.record.strays import invoke
 from nnrepl.tape import Op, Operation, Value
@@ -61,7 +61,7 @@ class Composite:
     def run(self, kind: str, spelling: str, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType) -> Any:
         """Call the function on new handles, as MLX does, and close the call with an op of its own."""
         recorder = self.recorder
-        rerun.insert(recorder)
+        recorder.intake.enter(recorder)
 
         def hand_over(array: mx.array) -> mx.array:
             value = recorder.value_of(array, frame)
@@ -77,7 +77,7 @@ class Composite:
         operation = Operation(f"{kind} of {opaque.title(self.fun)}", _pass_on, spelling, kind=kind)
         inputs = (*self.inputs, *inner)
         op = Op(operation, (self, len(self.inputs), *inputs), {}, inputs)
-        twin = None if recorder.guide is None else rerun.recall(recorder, op, frame)
+        twin = recorder.intake.given(recorder, op, frame)
         outputs = [_copy(array) for array in trees.arrays(result)]
         if twin is None:
             recorder.finish(op, outputs, frame)

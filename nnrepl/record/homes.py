@@ -122,8 +122,13 @@ class Homes:
             for home in self._parents.get(holder, ()):
                 above = self.name(home.holder, depth + 1)
                 if above is not None:
-                    return f"{above}.{home.key}"
+                    return f"{above}.{str(home.key).removeprefix('_')}"
         return self._global(holder) or (min(found, key=lambda one: one[0].depth)[1] if found else None)
+
+    def name_of(self, thing: Any) -> str | None:
+        """How the program calls an object of its own; None if it is in no variable that is known."""
+        self._catch_up()
+        return next((self.name(holder) for holder in self._variables if holder.refer() is thing), None)
 
     def _global(self, holder: Holder) -> str | None:
         """The global variable of the program's that holds a container, where no code that was recorded sets it."""

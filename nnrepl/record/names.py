@@ -98,7 +98,7 @@ class ProgramNames:
         op = value.op
         if op is None:
             return value.kind
-        return f"#{op.index}" if len(op.outputs) == 1 else f"#{op.index}.{value.slot}"
+        return f"{op.label}" if len(op.outputs) == 1 else f"{op.label}.{value.slot}"
 
     def all_names(self, value: Value) -> Iterator[str]:
         """Everything that a value is called, its best name first."""
@@ -237,7 +237,10 @@ class ProgramNames:
             return name
         short = name.removeprefix("self.")
         if not is_module(scope.owner):
-            return f"{scope.code.co_name}.{short}" if local else short
+            if local:
+                return f"{scope.code.co_name}.{short}"
+            owner = self.homes.name_of(scope.owner)
+            return short if owner is None else f"{owner}.{short}"
         roots = [step.owner for step in scope.path() if is_module(step.owner)]
         root = roots[0] if "__init__" not in scope.code.co_name else self._root_of(scope.owner)
         path = self._path_of(root, scope.owner)
@@ -294,10 +297,12 @@ class ProgramNames:
         """Every value that answers to a name, with the position from which it exists, in order. A bare path that
         several models have means the one that is differentiated, if it is one."""
         self._catch_up()
+        owners = self.owners(name)
+        if len(owners) == 1 and isinstance(owners[0], Home):
+            return self.homes.held(owners[0])
         found = self._index.get(name, [])
-        if self._is_shared(name):
-            owners = self.owners(name)
-            return [one for one in found if len(owners) == 1 and self.identity(one[1]) == owners[0]]
+        if len(owners) > 1:
+            return []
         return found if found or "." not in name else self.homes.called(name)
 
     def newest(self, name: str, position: int) -> Value | None:

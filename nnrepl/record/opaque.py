@@ -20,8 +20,9 @@ from typing import Any
 
 import mlx.core as mx
 
-from nnrepl.record import rerun, trees
+from nnrepl.record import trees
 from nnrepl.record.catalog import Callee
+from nnrepl.record.objects import hand_out
 from nnrepl.record.recorder import MUTED, OPAQUE, RECORD, Recorder, current, ready
 from nnrepl.record.special import construct
 from nnrepl.record.strays import invoke, native
@@ -200,7 +201,7 @@ class OpaqueCall:
     def run(self, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType) -> Any:
         """The program's call."""
         recorder = self.recorder
-        rerun.insert(recorder)
+        recorder.intake.enter(recorder)
         inputs: list[Value] = []
         template = recorder.scan(args, inputs, frame)
         names = recorder.scan(kwargs, inputs, frame)
@@ -229,9 +230,9 @@ class OpaqueCall:
             array = reference()
             if array is not None and id(array) not in recorder.live:
                 recorder.link(array, value)
-        twin = None if recorder.guide is None else rerun.recall(recorder, op, frame)
+        twin = recorder.intake.given(recorder, op, frame)
         if twin is not None:
-            return rerun.hand_out(recorder, twin)
+            return hand_out(recorder, twin)
         recorder.finish(op, result, frame)
         return result
 

@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import mlx.core as mx
 
-from nnrepl.record import rerun, trees
+from nnrepl.record import trees
 from nnrepl.record.adopt import adopt
 from nnrepl.record.bindings import Watch
-from nnrepl.record.guide import Guide
+from nnrepl.record.intake import RECORDING, Intake
+from nnrepl.record.objects import Slot, hand_out
 from nnrepl.record.stack import Stack, is_module
 from nnrepl.tape import (
     GRADIENT_PASS,
@@ -106,7 +107,7 @@ class Recorder:
         captured: In OPAQUE mode, the recorded values that were touched.
         closed: Whether the recording is over; wrappers that live on then do nothing.
         compiling: Whether MLX would compile (the program may have switched that off).
-        guide: What a re-run is held against, None in a first run.
+        intake: What is asked before anything is computed: whether a tape has it.
         made_before: What transforms had returned before the recording began, and how it is called, by `id`.
         tracing: The compiled functions that are being recorded for the first time, outermost first.
         sweeps: The backward passes that are running, outermost first.
@@ -134,7 +135,7 @@ class Recorder:
         self.closed = False
         self.compiling = True
         self.customized: dict[int, tuple[Any, set[Any]]] = {}
-        self.guide: Guide | None = None
+        self.intake: Intake = RECORDING
         self.sweeps: list[Exchanging] = []
         self.tracing: list[Tracing] = []
         self.made_before: dict[int, tuple[Any, Callable[..., Any]]] = {}
@@ -145,8 +146,7 @@ class Recorder:
 
     def call(self, operation: Operation, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType) -> Any:
         """Run an operation for the program and write it down. Returns what MLX returned."""
-        if self.guide is not None:
-            rerun.insert(self)  # what a person put here takes effect before the arguments are looked at
+        self.intake.enter(self)
         inputs: list[Value] = []
         template: list[Any] = []
         live = self.live
@@ -164,10 +164,9 @@ class Recorder:
                 template.append(self.scan(arg, inputs, frame))
         names = {key: self.scan(arg, inputs, frame) for key, arg in kwargs.items()} if kwargs else _NO_KWARGS
         op = Op(operation, tuple(template), names, tuple(inputs))
-        if self.guide is not None:
-            twin = rerun.recall(self, op, frame)
-            if twin is not None:
-                return rerun.hand_out(self, twin)
+        twin = self.intake.given(self, op, frame)
+        if twin is not None:
+            return hand_out(self, twin)
         try:
             result = operation.run(*args, **kwargs)
         except Exception as error:
@@ -192,7 +191,7 @@ class Recorder:
                 return
             op.outputs = tuple(outputs)
             slots = iter(range(len(outputs)))
-            self.tape.structures[op] = trees.rebuild(result, lambda _: rerun.Slot(next(slots)))
+            self.tape.structures[op] = trees.rebuild(result, lambda _: Slot(next(slots)))
         self.put(op, frame)
 
     def put(self, op: Op, frame: FrameType) -> None:
@@ -288,8 +287,7 @@ class Recorder:
     def handle(self, value: Value) -> mx.array:
         """A new Python object for a value, linked to it. In a re-run it has the content that an edit further
         on gives to it."""
-        source = value if self.guide is None else self.guide.content(value)
-        array = _copy(source.array)
+        array = _copy(self.intake.content(value).array)
         self.link(array, value)
         return array
 
@@ -312,6 +310,9 @@ class Recorder:
         values = tuple(self.live[id(array)] for array in arrays_of(args) if id(array) in self.live)
         frame = self.stack.program_frame(frame)
         scope = self.stack.enter(frame)
+        if how.endswith("eval"):
+            self.watch.settle()
+            self.watch.loosen()
         self.tape.marks.append(Mark(len(self.tape), how, values, scope, frame.f_lasti))
         if self.listener is not None and not self.differentiating:
             self.listener.evaluation_forced()
@@ -336,8 +337,9 @@ class Recorder:
         """Find the pass of an op outside of any transform of ours, and with it its phase."""
         scope = op.scope
         part = self.part
-        if self.guide is not None and self.guide.replaying(op.position):
-            kind = op.part.kind  # an op of the tape
+        known = self.intake.pass_kind(op)
+        if known is not None:
+            kind = known
             if kind != SETUP_PASS:
                 self.start()
         elif (scope is not None and scope.updating) or any([_feeds_update(value, scope, part) for value in op.inputs]):
@@ -390,6 +392,11 @@ class Recorder:
             self.part.open = False
             self.part.end = len(self.tape)
             self.part = None
+
+    def over(self) -> None:
+        """The program has ended: what its variables and models held at its end is noted."""
+        self.watch.settle()
+        self.stack.release()
 
     @contextmanager
     def muted(self) -> Iterator[None]:

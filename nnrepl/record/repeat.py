@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
-from nnrepl.record import rerun
 from nnrepl.tape import GRADIENT_PASS, Activation, BackwardOp, DrawnKey, Gradient, Leaf, Op, Pass, Value
 
 _copy, _uniform = mx.array.__copy__, mx.random.uniform
@@ -71,9 +70,8 @@ def repeat(recorder: Recorder, ops: list[Op], now: dict[Value, Value], caller: C
         new.scope, new.lasti, new.part = caller.scope(op.scope), op.lasti, part
         if op in recorder.tape.streams:
             recorder.tape.streams[new] = recorder.tape.streams[op]
-        if recorder.guide is not None:
-            rerun.insert(recorder)
-        if not _recalled(recorder, new, op, now):
+        recorder.intake.enter(recorder)
+        if not _known(recorder, new, op, now):
             new.outputs = _outputs(recorder, op, new, now, draws)
         new.position = len(recorder.tape.ops)
         recorder.tape.ops.append(new)
@@ -82,19 +80,11 @@ def repeat(recorder: Recorder, ops: list[Op], now: dict[Value, Value], caller: C
         _close(recorder, old, part, now, again)
 
 
-def _recalled(recorder: Recorder, new: Op, op: Op, now: dict[Value, Value]) -> bool:
-    """In a re-run: whether an op is one of the tape; then it has the values of that."""
-    guide = recorder.guide
-    if guide is None:
+def _known(recorder: Recorder, new: Op, op: Op, now: dict[Value, Value]) -> bool:
+    """Whether an op has its results already, in a run that follows a tape."""
+    gradients = [value.gradient_of for value in op.outputs if value.gradient_of is not None]
+    if not recorder.intake.repeated(recorder, new, [now.get(value, value) for value in gradients]):
         return False
-    if guide.replaying(len(recorder.tape)):
-        new.outputs = guide.expect(recorder, new).outputs
-    else:
-        known = guide.same(new)
-        if known is None:
-            return False
-        gradients = [value.gradient_of for value in op.outputs if value.gradient_of is not None]
-        rerun.take_over(recorder, new, known, [now.get(value, value) for value in gradients])
     now.update(zip(op.outputs, new.outputs))
     return True
 

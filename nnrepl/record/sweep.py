@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
-from nnrepl.record import rerun
 from nnrepl.record.anatomy import Group, anatomy
 from nnrepl.record.recorder import MUTED
 from nnrepl.record.region import ACCUMULATE_TOGETHER, Region, find_regions, region_of, run_region
@@ -165,16 +164,14 @@ class Sweep:
                 else:
                     for slot in taps:
                         self._contribute(node, slot)
-            if self.recorder.guide is not None:
-                rerun.insert(self.recorder)
+            self.recorder.intake.enter(self.recorder)
         finally:
             self.recorder.sweeps.pop()
         return self.so_far
 
     def _differentiate(self, node: Node) -> None:
         """Take the VJP of a node, if a gradient has reached it."""
-        if self.recorder.guide is not None:
-            rerun.insert(self.recorder)
+        self.recorder.intake.enter(self.recorder)
         so_far, outputs = self.so_far, node.op.outputs
         reached = tuple([k for k in node.group.outputs if outputs[k] in so_far])
         if not reached:
@@ -251,8 +248,7 @@ class Sweep:
         if (node, value) in self._together:
             self._contribute_together(node, slot)
             return
-        if self.recorder.guide is not None:
-            rerun.insert(self.recorder)
+        self.recorder.intake.enter(self.recorder)
         for part in node.parts.pop(slot, ()) if node.parts else ():
             far = self.so_far.get(value)
             op = part.op
@@ -356,25 +352,16 @@ class Sweep:
         return tuple([now.get(value, value) for value in node.inputs]) if now else node.inputs
 
     def _recalled(self, op: BackwardOp, node: Node, of: Value | None = None) -> bool:
-        """In a re-run: whether an op is one of the tape; then it has the values of that."""
-        recorder, guide = self.recorder, self.recorder.guide
-        if guide is None:
+        """Whether an op has its results already, in a run that follows a tape."""
+        intake = self.recorder.intake
+        if not intake.follows:
             return False
         op.part = self.part
-        if not guide.replaying(len(self.tape)):
-            known = guide.same(op)
-            if known is None:
-                return False
-            targets = [of] if of is not None else [node.inputs[slot] for slot in op.args[0].wanted]
-            rerun.take_over(recorder, op, known, targets)
-            self._put(op, node.op)
-            return True
-        old = guide.expect(recorder, op)
-        op.outputs = old.outputs
-        error = self.tape.errors.get(old)
-        if error is not None:
-            self.tape.errors[op] = error
+        targets = [of] if of is not None else [node.inputs[slot] for slot in op.args[0].wanted]
+        if not intake.swept(self.recorder, op, targets):
+            return False
         self._put(op, node.op)
+        error = self.tape.errors.get(op)
         if error is not None:
             raise error
         return True
@@ -429,14 +416,7 @@ def seed(recorder: Recorder, root: Value, cotangent: mx.array, number: int) -> V
     origin = recorder.live.get(id(cotangent))
     array = _astype(cotangent, root.dtype)
     if origin is None:
-        known = rerun.seed(recorder, number, array)
-        if known is not None and recorder.guide is not None and recorder.guide.replaying(len(recorder.tape)):
-            return known
-        value = recorder.leaf(array, "seed", "∂L/∂L")
-        value.gradient_of = root
-        if known is not None and recorder.guide is not None:
-            recorder.guide.was[value] = known
-        return value
+        return recorder.intake.seed(recorder, number, array, root)
     if origin.dtype == root.dtype:
         return origin
     op = Op(_CAST, (origin, root.dtype), _NO_KWARGS, (origin,))

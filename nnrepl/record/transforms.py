@@ -16,9 +16,9 @@ from typing import Any
 
 import mlx.core as mx
 
-from nnrepl.record import compiled, custom, opaque, rerun, trees
+from nnrepl.record import compiled, custom, opaque, trees
 from nnrepl.record.catalog import Callee
-from nnrepl.record.guide import Unwinding
+from nnrepl.record.intake import Unwinding
 from nnrepl.record.recorder import Recorder, ready
 from nnrepl.record.special import construct
 from nnrepl.record.strays import invoke, native
@@ -178,16 +178,9 @@ class _Arguments:
         return trees.fill(tree, fresh)
 
     def _leaf(self, twin: mx.array, kind: str, label: str, origin: Value) -> Value:
-        """The leaf for an argument; in a re-run the one of the first run, if it comes from the same value."""
-        recorder, guide = self.recorder, self.recorder.guide
-        before = rerun.leaf(recorder, len(self.wrt), origin)
-        if guide is not None and before is not None and guide.replaying(len(recorder.tape)):
-            recorder.link(twin, before)
-            return before
-        value = recorder.leaf(twin, kind, label, origin)
-        if guide is not None and before is not None:
-            guide.was[value] = before
-        return value
+        """The leaf for an argument."""
+        recorder = self.recorder
+        return recorder.intake.leaf(recorder, len(self.wrt), twin, kind, label, origin)
 
     def run(self, fun: Callable[..., Any]) -> Any:
         """Call the function; then the containers get back the arrays that they held, except where the
@@ -304,7 +297,7 @@ class GradientCall:
             Diverged: If a re-run does not follow the tape.
         """
         recorder = self.recorder
-        rerun.insert(recorder)
+        recorder.intake.enter(recorder)
         part = self._open()
         recorder.differentiating += 1
         # Everything that a pass allocates stays on the tape: Python would only walk it again and again.
@@ -313,7 +306,7 @@ class GradientCall:
         self.result = self.error = None
         try:
             self.result = self._body(self)
-            rerun.insert(recorder)
+            recorder.intake.enter(recorder)
         except Unwinding:
             raise
         except BaseException as error:
@@ -353,7 +346,7 @@ def make_call(call: GradientCall) -> Any:
 
 def begin_backward(recorder: Recorder, part: Pass) -> None:
     """The forward ops are complete; what follows are VJPs."""
-    rerun.insert(recorder)
+    recorder.intake.enter(recorder)
     part.backward = len(recorder.tape)
 
 
@@ -374,5 +367,5 @@ def take_gradients(
             recorder.leaf(zeros, "constant", f"zeros for ∂L/∂{leaf.label}: disconnected")
             grads.append(zeros)
         else:
-            grads.append(gradient.array if recorder.guide is None else recorder.handle(gradient))
+            grads.append(recorder.intake.gradient(recorder, gradient))
     return grads

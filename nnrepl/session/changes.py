@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import mlx.core as mx
 
 from nnrepl.record.names import ProgramNames
 from nnrepl.record.recorder import Recorder
+from nnrepl.replay.run import Run
 from nnrepl.session.assignments import Assignment
 from nnrepl.session.errors import NotYet, UserError
 from nnrepl.tape import Op, Tape, Value
@@ -24,28 +24,6 @@ from nnrepl.timeline.timelines import Timeline, Timelines
 
 if TYPE_CHECKING:
     from nnrepl.session.session import Session
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """What has to run again.
-
-    Attributes:
-        old: The tape as it is.
-        position: From where on something else happens.
-        ops: What a person put in at that place.
-        cursor: Where the person is to stand afterwards.
-    """
-
-    old: Tape
-    position: int
-    ops: tuple[Op, ...]
-    cursor: int
-
-    @property
-    def expected(self) -> list[Op]:
-        """The ops that the new tape begins with."""
-        return [*self.old.ops[: self.position], *self.ops]
 
 
 class Restarts(Protocol):
@@ -139,7 +117,7 @@ class Changes:
         if value is None and session.recorder is not None:
             value = session.recorder.live.get(id(result))
         if value is not None and value.op is not None and value.op.position >= session.cursor:
-            raise NotYet(f"{text} lies ahead: #{value.op.index} ({value.op.name}) will make it")
+            raise NotYet(f"{text} lies ahead: {value.op.label} ({value.op.name}) will make it")
         return value
 
     def edit(self, value: Value, name: str, line: str, compute: Callable[[Recorder], Any]) -> Timeline:
@@ -284,7 +262,7 @@ def _refusal(old: Tape, new: Tape, position: int) -> str | None:
     changed.update([leaf for leaf in part.wrt if leaf.origin in changed])
     if op.error is None or changed.isdisjoint(op.inputs):
         return None
-    return f"#{op.index} {op.name} refuses it ({str(op.error).splitlines()[0]})"
+    return f"{op.label} {op.name} refuses it ({str(op.error).splitlines()[0]})"
 
 
 def same_place(old: Tape, cursor: int, new: Tape) -> int:

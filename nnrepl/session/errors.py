@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nnrepl.record.guide import Unwinding
+from nnrepl.record.intake import Unwinding
 
 if TYPE_CHECKING:
-    from nnrepl.session.changes import Run
+    from nnrepl.replay.run import Run
     from nnrepl.tape import Op, Value
 
 
@@ -48,7 +48,7 @@ def not_made(
     said = f"{name} is not made yet{where}"
     if maker is not None:
         ahead = maker.position - position + 1
-        said += f": #{maker.index} ({maker.name}) makes it, {ahead} op{'s' if ahead > 1 else ''} on"
+        said += f": {maker.label} ({maker.name}) makes it, {ahead} op{'s' if ahead > 1 else ''} on"
     if last is not None:
         said += f"; the last one is {whose}{': ' if whose else ''}{address}"
     return NotYet(said, address, last)

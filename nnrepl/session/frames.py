@@ -19,7 +19,7 @@ from nnrepl.record.bindings import variables_of
 from nnrepl.record.names import ProgramNames
 from nnrepl.record.stack import is_module
 from nnrepl.session.errors import NotYet, UserError, not_made
-from nnrepl.tape import GRADIENT_PASS, UNBOUND, UPDATE_PASS, Activation, Holder, Large, Op, Pass, Tape, Value
+from nnrepl.tape import GRADIENT_PASS, UNBOUND, UPDATE_PASS, Activation, Holder, Large, Pass, Tape, Value
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +45,14 @@ class Frames:
         self.names = names
 
     def scope_at(self, position: int) -> Activation | None:
-        """The call in which the op at a position is made; behind the last op, that of the last one."""
+        """The call in which the op at a position is made; behind the last op, the program's own outermost call: the
+        others have returned."""
         ops = self.tape.ops
-        return ops[min(position, len(ops) - 1)].scope if ops else None
+        if position < len(ops):
+            return ops[position].scope
+        scope = ops[-1].scope if ops else None
+        path = [] if scope is None else scope.path()
+        return next((step for step in path if not sources.is_library(step.code.co_filename)), scope)
 
     # -- the frames that are there -------------------------------------------------------------------------
 
@@ -80,6 +85,8 @@ class Frames:
     def _in_call(self, name: str, step: Activation, lasti: int, position: int, quiet: bool) -> Held | NotYet | None:
         """What a variable of one call holds; what is to be said if it is not set yet (nothing, if `quiet`)."""
         thing = self.tape.bindings.held(step, name, position)
+        if name in step.code.co_varnames and not variables_of(step.code):
+            return NotYet(f"{name} is not known: {step.code.co_name} reads its own locals(), so it is not looked at")
         if thing is not UNBOUND:
             return self._stale(name, step, lasti, thing, position) or Held(thing)
         if quiet or name not in variables_of(step.code) or not self.tape.bindings.known(step):
@@ -118,32 +125,25 @@ class Frames:
         return None if thing is UNBOUND else Held(thing)
 
     def _coming(self, name: str, step: Activation, lasti: int, position: int) -> Held | NotYet:
-        """A variable that is not set yet: the tensor that it is about to be given, if that has been made; else where
-        it will be made."""
-        where = "" if not step.code.co_flags & _OPTIMIZED else " in this call"
-        maker: Op | None = None
+        """A variable that is not set yet: where it will be made, and what was the last one. While the statement that
+        sets it is under way, in a calling frame, the tensor that it is about to be given if that is made already."""
+        where = " in this call" if step.code.co_flags & _OPTIMIZED else ""
         coming = self.tape.bindings.comes(step, name, position)
         thing = None if coming is None else coming[1]
-        if thing is None and self._is_pending(name, step, lasti):
+        if self._is_pending(name, step, lasti):
             part = self.tape.pass_at(position)
-            thing = None if part is None or part.kind != GRADIENT_PASS else part.loss
-            thing = thing if self._is_first_pending(name, step, lasti) else None
-        if isinstance(thing, Value) and thing.op is not None:
-            if thing.op.position < position:
+            if thing is None and part is not None and self._is_first_pending(name, step, lasti):
+                thing = part.loss
+            if isinstance(thing, Value) and is_made(thing, position):
                 return Held(thing)
-            maker = thing.op
-        if isinstance(thing, Value) or thing is None:
-            address, last, whose = self._last(name, position, step)
-            if maker is not None or last is not None or (thing is None and coming is None):
-                if maker is None:
-                    return NotYet(
-                        f"{name} is not bound yet{where}"
-                        + (f"; the last one is {whose}{': ' if whose else ''}{address}" if last is not None else ""),
-                        address,
-                        last,
-                    )
-                return not_made(name, where, maker, position, address, last, whose)
-        return NotYet(f"{name} is not bound yet{where}")
+        address, last, whose = self._last(name, position, step)
+        maker = thing.op if isinstance(thing, Value) else None
+        if maker is not None and maker.position >= position:
+            return not_made(name, where, maker, position, address, last, whose)
+        said = f"{name} is not bound yet{where}"
+        if last is not None:
+            said += f"; the last one is {whose}{': ' if whose else ''}{address}"
+        return NotYet(said, address, last)
 
     def _stale(self, name: str, step: Activation, lasti: int, thing: Any, position: int) -> Held | NotYet | None:
         """A variable of a calling frame that still holds what the step before gave it, while the statement that gives
@@ -164,13 +164,15 @@ class Frames:
                 return Held(new)
             whose = self.whose(thing, position)
             maker = new.op if isinstance(new, Value) else None
-            return not_made(name, " in this step", maker, position, f"{name}@{thing.op.index}", thing, whose)
+            return not_made(name, " in this step", maker, position, self.address(name, thing), thing, whose)
         if part.kind == GRADIENT_PASS:
             return NotYet(f"{name} is not made yet in this step; until then it holds what the step before gave it")
         return None
 
     def _earlier(self, thing: Any, position: int) -> Held | None:
         """A tensor that an earlier step has made is said to be that."""
+        if position >= len(self.tape):
+            return None
         if isinstance(thing, Value) and thing.op is not None and thing.op.part.kind == GRADIENT_PASS:
             whose = self.whose(thing, position)
             return Held(thing, "", whose) if whose else None
@@ -191,33 +193,39 @@ class Frames:
     # -- what returned calls left --------------------------------------------------------------------------
 
     def left_behind(self, name: str, position: int) -> Held | None:
-        """What calls that have returned held under a name: of this pass, if it is one tensor; an older one is not
-        given, only named."""
-        part = self.tape.pass_at(position)
+        """What calls that have returned held under a name: of this pass, else of this step, if it is one tensor; an
+        older one is not given, only named."""
         versions = self._other_calls(name)
-        if not versions or part is None:
+        if not versions or not self.tape.passes:
             return None
-        last: dict[Activation, Value] = {}
+        part, steps = self.tape.pass_at(position), self.tape.steps
         here = [one for one in versions if one[0] <= position and is_made(one[2], position)]
-        last.update((step, value) for at, step, value in here if self._pass_of(value, at) is part)
+        number = steps.number_at(min(position, max(len(self.tape) - 1, 0)))
+        now = [one for one in here if steps.number_at(self._made_at(one)) == number]
+        now = [one for one in now if self._pass_of(one[2], one[0]) is part] or now
+        last = {step: value for _, step, value in now}
         found = list(dict.fromkeys(last.values()))
         if len(found) == 1:
             return Held(found[0], self.address(name, found[0]))
         if found:
             many = [f"{self.caller(step)}{self.address(name, value)}" for step, value in list(last.items())[:6]]
             raise UserError(f"{name} is a variable of {len(last)} calls that have returned: {', '.join(many)}")
-        ahead = next(
-            (value for at, _, value in versions if value.op is not None and not is_made(value, position)), None
-        )
-        older = [(step, value) for _, step, value in here]
-        maker = None if ahead is None else ahead.op
-        if not older:
+        ahead = next((one for one in versions if not is_made(one[2], position)), None)
+        maker = None
+        if ahead is not None and steps.number_at(self._made_at(ahead)) == number:
+            maker = ahead[2].op
+        if not here:
             if maker is None:
                 return None
             raise not_made(name, "", maker, position)
-        step, value = older[-1]
+        _, step, value = here[-1]
         whose = self.whose(value, position) or self.caller(step).rstrip()
         raise not_made(name, " in this step", maker, position, self.address(name, value), value, whose)
+
+    def _made_at(self, one: tuple[int, Activation, Value]) -> int:
+        """Where a tensor that a variable held was made (where it came in, if no op made it)."""
+        at, _, value = one
+        return at if value.op is None else value.op.position
 
     def _other_calls(self, name: str) -> list[tuple[int, Activation, Value]]:
         found = self.tape.bindings.called(name)
@@ -243,7 +251,7 @@ class Frames:
 
     def address(self, name: str, value: Value) -> str:
         """`z1@4`: a name with the op that made its value."""
-        return f"{name}@{value.op.index}" if value.op is not None else name
+        return name if value.op is None else f"{name}@{value.op.label.removeprefix('#')}"
 
     def caller(self, step: Activation) -> str:
         """`layers.0's `, or "" where no module tells calls apart."""
@@ -255,29 +263,23 @@ class Frames:
             outer = outer.parent
         return ""
 
-    def step_of(self, position: int) -> int:
-        """The number of the training step in which a position lies: how many updates have ended before it, and one."""
-        number = 1
-        before: Pass | None = None
-        for part in self.tape.passes:
-            if part.start > position:
-                break
-            if before is not None and before.kind == UPDATE_PASS and part.kind != UPDATE_PASS:
-                number += 1
-            before = part
-        return number
-
     def whose(self, value: Value, position: int) -> str:
         """ "step 2's", where a value is of another step than the cursor; else ""."""
         if value.op is None or value.op.part.kind not in (GRADIENT_PASS, UPDATE_PASS):
             return ""
-        number = self.step_of(value.op.position)
-        return f"step {number}'s" if number != self.step_of(min(position, max(len(self.tape) - 1, 0))) else ""
+        return self.whose_step(value.op.position, position)
+
+    def whose_step(self, at: int, position: int) -> str:
+        """ "step 2's", where a position lies in another step than the cursor; else ""."""
+        steps = self.tape.steps
+        number = steps.number_at(at)
+        return f"step {number}'s" if number != steps.number_at(min(position, max(len(self.tape) - 1, 0))) else ""
 
 
 def _has(step: Activation, name: str) -> bool:
     """Whether a name is a variable of a function's own."""
-    return bool(step.code.co_flags & _OPTIMIZED) and name in variables_of(step.code)
+    code = step.code
+    return bool(code.co_flags & _OPTIMIZED) and (name in variables_of(code) or name in code.co_varnames)
 
 
 def is_made(value: Value, position: int) -> bool:
@@ -286,6 +288,16 @@ def is_made(value: Value, position: int) -> bool:
 
 
 _OPTIMIZED = 0x1
+
+
+def _again(kind: type, held: dict[str, Any], name: str) -> Any:
+    """An object that no longer exists, made again with the attributes that it had."""
+    try:
+        made: Any = object.__new__(kind)
+        made.__dict__.update(held)
+    except (TypeError, AttributeError):
+        raise UserError(f"{name} was a {kind.__name__} that no longer exists") from None
+    return made
 
 
 def real(frames: Frames, thing: Any, position: int, name: str, array: Any, live: bool) -> Any:
@@ -313,10 +325,7 @@ def real(frames: Frames, thing: Any, position: int, name: str, array: Any, live:
     if entries is None:
         raise UserError(f"{name} was a {thing.kind.__name__} that no longer exists")
     if isinstance(entries, dict):
-        if thing.kind is not dict:
-            if found is not None:
-                return found
-            raise UserError(f"{name} was a {thing.kind.__name__} that no longer exists")
-        return {key: real(frames, item, position, f"{name}[{key!r}]", array, live) for key, item in entries.items()}
+        held = {key: real(frames, item, position, f"{name}[{key!r}]", array, live) for key, item in entries.items()}
+        return held if thing.kind is dict else found if found is not None else _again(thing.kind, held, name)
     items = [real(frames, item, position, f"{name}[{at}]", array, live) for at, item in enumerate(entries)]
     return tuple(items) if issubclass(thing.kind, tuple) else items

@@ -12,7 +12,8 @@ from nnrepl.session.errors import NoGradient, NotYet, UserError, not_made
 from nnrepl.session.frames import Frames, Held
 from nnrepl.tape import GRADIENT_PASS, UNBOUND, Activation, Holder, Leaf, Op, Pass, Tape, Value
 
-NUMBER = re.compile(r"#(-?\d{1,12})(?:\.(\d{1,9}))?")
+NUMBER = re.compile(r"(?:(?P<step>\d{1,9})|(?P<setup>setup))?#(?P<number>\d{1,12})(?:\.(?P<slot>\d{1,9}))?")
+"""The address of an op, or of one of its outputs: `#12`, `#12.1`, `30#12` (op 12 of step 30), `setup#3`."""
 
 
 class _Here:
@@ -30,45 +31,66 @@ class Lookup:
         self.names = names
         self.frames = Frames(tape, names)
 
-    def op(self, index: int) -> Op:
-        """The op with a number. Raises UserError if there is none."""
-        try:
-            return self.tape.at(index)
-        except IndexError:
-            raise UserError(f"there is no op #{index}; {self.extent()}") from None
+    def op(self, text: str) -> Op:
+        """The op with an address: `#12` in the step in which the user stands, `30#12`, `setup#3`.
 
-    def extent(self) -> str:
-        """Which ops there are."""
+        Raises:
+            UserError: If there is none.
+        """
+        step, number = self.address(text)
+        try:
+            return self.tape.at(number, step)
+        except IndexError:
+            raise UserError(f"there is no op {text.strip()}; {self.extent(step)}") from None
+
+    def address(self, text: str) -> tuple[int | None, int]:
+        """The step (0: the setup; None: where the user stands) and the number in an op's address.
+
+        Raises:
+            UserError: If it is none.
+        """
+        match = NUMBER.fullmatch(text.strip())
+        if match is None:
+            raise UserError(f"{text} is no op number; write #12, 30#12 for op 12 of step 30, or setup#3")
+        step = 0 if match["setup"] else int(match["step"]) if match["step"] else None
+        return step, int(match["number"])
+
+    def extent(self, step: int | None = None) -> str:
+        """Which ops there are: in a step (0: the setup; None: in which the user stands), and which steps."""
+        steps = self.tape.steps
         if not self.tape.ops:
             return "nothing has been recorded yet"
-        first, last = self.tape.ops[0].index, self.tape.ops[-1].index
-        return f"the tape holds #{first} to #{last}"
+        here = self.tape.here if step is None else step
+        if steps.start_of(here) is None:
+            return f"the tape holds {_several(len(steps))}" if len(steps) else "the tape holds only the setup"
+        found = steps[here - 1] if here else steps.setup
+        if not len(found):
+            return f"the {found.title} has no op"
+        return f"{'the ' if not here else ''}{found.title} has #1 to #{len(found)}"
 
     def by_number(self, text: str) -> Value:
-        """`#12` or `#12.1`: an output of an op, on either side of the cursor."""
-        match = NUMBER.fullmatch(text)
-        if match is None:
-            raise UserError(f"{text} is no op number; write #12, or #12.1 for its second output")
-        op = self.op(int(match[1]))
-        slot = int(match[2] or 0)
+        """`#12`, `#12.1`, `30#12`: an output of an op, on either side of the cursor."""
+        op = self.op(text)
+        match = NUMBER.fullmatch(text.strip())
+        slot = int((match and match["slot"]) or 0)
         if slot >= len(op.outputs):
             if op.error is not None:
-                raise UserError(f"#{op.index} {op.name} has no result: it raised {type(op.error).__name__}")
-            raise UserError(f"#{op.index} {op.name} has {len(op.outputs)} output(s), counted from 0")
+                raise UserError(f"{op.label} {op.name} has no result: it raised {type(op.error).__name__}")
+            raise UserError(f"{op.label} {op.name} has {len(op.outputs)} output(s), counted from 0")
         return op.outputs[slot]
 
-    def version(self, name: str, index: int) -> Value:
-        """`z1@12`: the version of a name that op #12 made, on either side of the cursor."""
-        op = self.op(index)
+    def version(self, name: str, address: str) -> Value:
+        """`z1@12`, `z1@30#12`: the version of a name that an op made, on either side of the cursor."""
+        op = self.op(address if "#" in address else f"#{address}")
         held = {value for _, _, value in self.tape.bindings.called(name)}
         for value in op.outputs:
             if value in held or name in self.names.all_names(value):
                 return value
-        made = [value.op.index for _, value in self.names.versions(name) if value.op is not None]
+        made = [value.op.label.removeprefix("#") for _, value in self.names.versions(name) if value.op is not None]
         if not made:
             raise UserError(f"{name} was not made by any op on the tape")
         near = ", ".join(f"{name}@{number}" for number in made[:8]) + (", ..." if len(made) > 8 else "")
-        raise UserError(f"#{index} ({op.name}) did not make {name}; its versions are {near}")
+        raise UserError(f"{op.label} ({op.name}) did not make {name}; its versions are {near}")
 
     def held(
         self, name: str, position: int, scope: Activation | _Here | None = HERE, libraries: bool = True
@@ -89,8 +111,14 @@ class Lookup:
         if "." in name:
             return self._path(name, position, scope)
         frames = self.frames
+        try:
+            found = frames.in_frames(name, position, scope)
+        except NotYet:
+            found = self._loss(name, position)
+            if found is None or found.whose:
+                raise
         return (
-            frames.in_frames(name, position, scope)
+            found
             or self._parameter(name, position)
             or frames.left_behind(name, position)
             or self._known(name, position)
@@ -138,7 +166,8 @@ class Lookup:
                 longer = ".".join(words[at:])
                 if longer in entries:  # a dict whose keys are paths
                     return entries[longer]
-                thing = entries.get(word, entries.get(int(word), UNBOUND) if word.isdigit() else UNBOUND)
+                other = int(word) if word.isdigit() else f"_{word}"  # an optimizer's `state` is its `_state`
+                thing = entries.get(word, entries.get(other, UNBOUND))
             elif entries is not None and word.isdigit() and int(word) < len(entries):
                 thing = entries[int(word)]
             else:
@@ -222,9 +251,9 @@ class Lookup:
         if part is None or part.loss is None:
             return None
         loss = part.loss
-        if loss.op is None or loss.op.position < position:
-            return Held(loss, "", self.frames.whose(loss, position))
-        raise not_made("loss", " in this step", loss.op, position)
+        if loss.op is not None and loss.op.position >= position:
+            raise not_made("loss", " in this step", loss.op, position)
+        return Held(loss, "", self.frames.whose(loss, position))
 
     # -- gradients -------------------------------------------------------------------------------------------
 
@@ -252,7 +281,7 @@ class Lookup:
             ahead = grads[-1].op if last is None else None
             if last is None:
                 last, whose = self._older(found, part, position)
-            address = "" if last is None else f"#{last.op.index}" if last.op is not None else ""
+            address = "" if last is None else last.op.label if last.op is not None else ""
             where = " in this step" if last is not None else ""
             raise not_made(f"{GRADIENT_SIGN}{name}", where, ahead, position, address, last, whose)
         raise NoGradient(self._why_none(value, name))
@@ -277,9 +306,7 @@ class Lookup:
         return found
 
     def _whose(self, part: Pass, position: int) -> str:
-        number = self.frames.step_of(part.start)
-        here = self.frames.step_of(min(position, max(len(self.tape) - 1, 0)))
-        return "" if number == here else f"step {number}'s"
+        return self.frames.whose_step(part.start, position)
 
     def _older(self, found: list[tuple[Pass, Value]], part: Pass, position: int) -> tuple[Value | None, str]:
         """The gradient that the step before gave a parameter."""
@@ -297,7 +324,7 @@ class Lookup:
             return f"∂L/∂{name} was not computed: the pass ended with {type(part.error).__name__}"
         cut = self._cut(value)
         if cut is not None:
-            return f"no gradient flows to {name}: it is cut by the edit {cut.source.text!r}, #{cut.index}"
+            return f"no gradient flows to {name}: it is cut by the edit {cut.source.text!r}, {cut.label}"
         return f"no gradient flows to {name} (disconnected): the loss does not depend on it, or not differentiably"
 
     def _cut(self, value: Value) -> Op | None:
@@ -334,16 +361,16 @@ class Lookup:
             UserError: If nothing is called so.
         """
         text = text.strip()
-        if text.startswith("#"):
+        if NUMBER.fullmatch(text):
             return self.by_number(text)
         if text.startswith(GRADIENT_SIGN):
             return self.gradient(self.by_words(text.removeprefix(GRADIENT_SIGN), position, scope), position)
         gradient = re.fullmatch(r"grad\((.+)\)", text)
         if gradient:
             return self.gradient(self.by_words(gradient[1], position, scope), position)
-        name, at, index = text.rpartition("@")
-        if at and re.fullmatch(r"-?\d+", index):
-            return self.version(name, int(index))
+        name, at, address = text.rpartition("@")
+        if at and re.fullmatch(r"(?:(?:\d+|setup)?#)?\d+", address):
+            return self.version(name, address)
         found = self.held(text, position, scope)
         if found is not None and not isinstance(found.thing, Value):
             raise UserError(f"{text} is no tensor of the tape; p {text} shows what it is")
@@ -362,6 +389,10 @@ class Lookup:
 
         close = get_close_matches(name, self.names.known(), 1)
         return f"; did you mean {close[0]}?" if close else ""
+
+
+def _several(steps: int) -> str:
+    return "step 1" if steps == 1 else f"steps 1 to {steps}"
 
 
 def _part_of(tape: Tape, position: int) -> int:

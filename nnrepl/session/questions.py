@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
-from nnrepl.record.guide import Unwinding
+from nnrepl.record.intake import Unwinding
 from nnrepl.record.names import GRADIENT_SIGN
 from nnrepl.record.verify import same_bits
 from nnrepl.session.errors import NoGradient, NotYet, UserError
@@ -50,7 +50,9 @@ class Question:
         if isinstance(after, (NotYet, NoGradient)):
             return Question.known(False)
         op = session.tape.ops[position - 1] if 0 < position <= len(session.tape) else None
-        op = op if op is not None and any(value.op is op for value in used) else None
+        if op is None or not any(value.op is op for value in used):
+            new = [value for value in used if value not in used_before]  # a model was given what had been made before
+            op = new[0].op if len(new) == 1 else None
         if isinstance(before, UserError) or isinstance(after, UserError):
             before = None if isinstance(before, UserError) else before
             found: Any = Failed(text, str(after)) if isinstance(after, UserError) else Change(text, op, before, after)

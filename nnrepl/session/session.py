@@ -14,11 +14,13 @@ from typing import Any
 
 import mlx.core as mx
 
+from nnrepl.record.intake import RECORDING
 from nnrepl.record.names import ProgramNames
 from nnrepl.record.recorder import Recorder
 from nnrepl.record.transforms import GradientCall
+from nnrepl.replay.run import Run
 from nnrepl.session import goals, jumps, places
-from nnrepl.session.changes import Changes, Run
+from nnrepl.session.changes import Changes
 from nnrepl.session.errors import NoGradient, NotYet, Quit, Restart, UserError
 from nnrepl.session.expressions import Expressions, Surroundings, aside, is_condition
 from nnrepl.session.hooks import END_OF_PROGRAM, END_OF_TAPE, EXCEPTION, START_OF_TAPE, Hooks, Stop
@@ -158,7 +160,7 @@ class Session:
         """The program has done again what is on the tape: it goes on to what the person wanted, or waits."""
         assert self.recorder is not None
         assert self.goal is not None
-        self.recorder.guide = None
+        self.recorder.intake = RECORDING
         self.lookout.begin(found + 1)
         if self._after is not None:
             self.goal, self._after = self._after, None
@@ -171,6 +173,8 @@ class Session:
         """The program has ended, by itself or by an exception; the person may still look around."""
         self.running = False
         self.exit_error = error
+        if self.recorder is not None:
+            self.recorder.over()
         goal, self.goal = self.goal, None
         hits = [] if self.replaying else self.lookout.ended()
         if hits:
@@ -204,6 +208,7 @@ class Session:
     def look_at(self, tape: Tape, names: ProgramNames, cursor: int) -> None:
         """Stand on another tape."""
         self.tape, self.names, self.cursor = tape, names, min(cursor, len(tape))
+        tape.stand(self.cursor)
         self.lookup = self.expressions.lookup = Lookup(tape, names)
 
     def attach(self, tape: Tape, names: ProgramNames, recorder: Recorder) -> None:
@@ -228,7 +233,7 @@ class Session:
     @property
     def replaying(self) -> bool:
         """Whether the program does again what is on the tape already."""
-        return self.recorder is not None and self.recorder.guide is not None
+        return self.recorder is not None and self.recorder.intake.follows
 
     def strand(self, why: str) -> None:
         """The program could not be run again: the person may look at what there is."""
@@ -245,6 +250,7 @@ class Session:
     def arrive(self, position: int, reason: str = "", error: BaseException | None = None) -> Stop:
         """Put the cursor somewhere and say so."""
         before, self.cursor = self.cursor, position
+        self.tape.stand(position)
         self.level = self.lookout.search.skip = 0
         stepped, self.goal = isinstance(self.goal, goals.Stepping), None
         passed = tuple(self.tape.ops[before:position]) if stepped and before < position else ()
@@ -284,6 +290,16 @@ class Session:
         part = self.part
         return self.forward(goals.NextPass(count if part is None else part.number + count))
 
+    def next_step(self, count: int = 1) -> Stop | None:
+        """Go to the first op of the next training step, or the `count`-th from here."""
+        return self.forward(goals.InStep(self.tape.here + count))
+
+    def back_step(self, count: int = 1) -> Stop:
+        """Go back to the first op of the training step before this one, or `count` steps."""
+        number = self.tape.here - count
+        start = self.tape.steps.start_of(max(number, 1 if self.tape.here else 0))
+        return self.arrive(start or 0, START_OF_TAPE if number < 1 else "")
+
     def back_pass(self, count: int = 1) -> Stop:
         """Go back to the first op of the pass before this one, or `count` passes."""
         part = self.part
@@ -302,7 +318,7 @@ class Session:
         except UserError:
             raise
         except Exception as error:
-            raise UserError(f"{text} cannot be told in pass {part.number}: {type(error).__name__}: {error}") from None
+            raise UserError(f"{text} cannot be told in {part.address}: {type(error).__name__}: {error}") from None
 
     @staticmethod
     def _at_end(part: Pass) -> Surroundings:
@@ -423,9 +439,7 @@ class Session:
 
     def where_at(self, position: int) -> Surroundings:
         """Where Python would stand with the cursor at a position."""
-        ops = self.tape.ops
-        op = ops[min(position, len(ops) - 1)] if ops else None
-        scope = op.scope if op is not None else None
+        scope = self.lookup.frames.scope_at(position)
         frame = None
         if self.recorder is not None and self.running:
             frame = self.recorder.stack.frame_of(scope)
@@ -447,20 +461,21 @@ class Session:
             return False
         return limit > 0 and shown <= limit and pending(values, limit - shown) is not None
 
-    def over_passes(self, text: str) -> list[tuple[int, float]]:
-        """An expression as it stands at the end of each gradient pass, with the number of the pass. Passes at
-        whose end it does not exist are left out.
+    def over_steps(self, text: str) -> list[tuple[int, float]]:
+        """An expression as it stands behind the last gradient call of each training step, with the number of the
+        step; of a program that updates nothing, behind each gradient call. Those at whose end it does not exist are
+        left out.
 
         Raises:
             UserError: If it is no single number.
             Exception: What Python raises.
         """
         found: list[tuple[int, Any]] = []
-        for part in self.tape.passes:
-            if part.kind != GRADIENT_PASS or part.open or not len(part):
-                continue
+        parts = [part for part in self.tape.passes if part.kind == GRADIENT_PASS and not part.open and len(part)]
+        last = {part.step.number: part for part in parts}
+        for number, part in last.items() if len(last) > 1 else enumerate(parts, 1):
             try:
-                found.append((part.number, self.expressions.evaluate(text, self._at_end(part))))
+                found.append((number, self.expressions.evaluate(text, self._at_end(part))))
             except (NotYet, NoGradient):
                 continue
         with aside():

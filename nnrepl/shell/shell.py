@@ -17,9 +17,8 @@ from rich.segment import Segment, Segments
 from rich.text import Text
 
 from nnrepl.commands.interpreter import Interpreter
-from nnrepl.programs.exceptions import clean_walks, print_exception
 from nnrepl.programs.output import HeldOutput
-from nnrepl.record.guide import Unwinding
+from nnrepl.record.intake import Unwinding
 from nnrepl.record.recorder import RECORD
 from nnrepl.session.errors import NoGradient, NotYet, Quit, UserError
 from nnrepl.session.session import EXCEPTION, Hooks, Session, Stop
@@ -318,25 +317,3 @@ class Shell(Hooks):
             raise KeyboardInterrupt
         self.session.interrupted = True
         self.show(Text("\nstopping at the next op; Ctrl-C again interrupts the program itself", style="hint"))
-
-
-def run_program(run: Callable[[], Any], session: Session) -> BaseException | None:
-    """Run a program under a session to its end, and let the person look around afterwards.
-
-    Returns what ended it: None, SystemExit, or its exception.
-
-    Raises:
-        Quit, Restart: If the person wants that.
-    """
-    error: BaseException | None = None
-    try:
-        with clean_walks():
-            run()
-    except Unwinding:
-        raise
-    except BaseException as raised:
-        error = raised
-        if not isinstance(raised, SystemExit):
-            print_exception(raised)
-    session.ended(error)
-    return error

@@ -12,6 +12,7 @@ from typing import Any
 
 import mlx.core as mx
 
+from nnrepl.record.intake import RECORDING
 from nnrepl.record.recorder import RECORD, Recorder
 from nnrepl.tape import RUN_PASS, Activation, Bindings, Gradient, Leaf, Op, Operation, Pass, Tape, Value
 
@@ -127,14 +128,14 @@ def _apart(recorder: Recorder, tape: Tape) -> Iterator[Tape]:
     scratch.ops, scratch.passes, scratch.marks, scratch.holes = [], [], [], []
     scratch.bindings = Bindings()
     part = Pass(scratch, -1, RUN_PASS, "edit", 0)
-    before = recorder.tape, recorder.part, recorder.differentiating, recorder.listener, recorder.guide, recorder.mode
+    before = recorder.tape, recorder.part, recorder.differentiating, recorder.listener, recorder.intake, recorder.mode
     recorder.tape, recorder.part, recorder.differentiating = scratch, part, 1
-    recorder.listener, recorder.guide, recorder.mode = None, None, RECORD
+    recorder.listener, recorder.intake, recorder.mode = None, RECORDING, RECORD
     try:
         yield scratch
     finally:
         (
-            recorder.tape, recorder.part, recorder.differentiating, recorder.listener, recorder.guide, recorder.mode,
+            recorder.tape, recorder.part, recorder.differentiating, recorder.listener, recorder.intake, recorder.mode,
         ) = before  # fmt: skip
 
 

@@ -23,7 +23,7 @@ def health_view(report: Report) -> RenderableType:
         parts.append(Padding(Text(finding.command, style="op.name"), (0, 0, 0, 4)))
     if not report.warnings:
         part = report.part
-        parts.insert(0, Text(f"✓ nothing is wrong with pass {part.number} · {part.title}: {report.checks} "
+        parts.insert(0, Text(f"✓ nothing is wrong with {part.address} · {part.title}: {report.checks} "
                              f"checks, {report.looked} tensors",
                              style="good"))  # fmt: skip
     parts.append(Text(cost(report.ops), style="hint"))

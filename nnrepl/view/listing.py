@@ -68,7 +68,7 @@ class _Block:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         yield Text(block_title(self._ops[0]), style="heading")
-        numbers = max(len(str(op.index)) for op in self._ops) + 1
+        numbers = max(len(op.label) for op in self._ops)
         names = name_width(self._ops)
         for op in self._ops:
             yield op_row(self._session, op, numbers, names, options.max_width)
@@ -88,7 +88,7 @@ def op_row(session: Session, op: Op, numbers: int, names: int, width: int, place
     """
     here = op.position == session.cursor
     row = Text("▶ " if here else "  ", style="source.current", no_wrap=True, overflow="ellipsis")
-    row.append(f"#{op.index}".ljust(numbers) + " ", style="op.number")
+    row.append(f"{op.label}".ljust(numbers) + " ", style="op.number")
     row.append(_STATES[state_of(op)] + " ", style="dim")
     row.append(op.name.ljust(names) + "  ", style="op.name")
     row.append_text(_line(op))
@@ -103,7 +103,7 @@ def op_row(session: Session, op: Op, numbers: int, names: int, width: int, place
 
 def block_title(op: Op) -> str:
     part = op.part
-    name = f"pass {part.number} · {op.phase}" if part.kind != "setup" else "setup"
+    name = f"{op.step.title} · {op.phase}" if part.kind != "setup" else "setup"
     return f"{name} · {part.title}" if part.title not in ("", "<module>") else name
 
 

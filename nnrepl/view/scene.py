@@ -66,7 +66,7 @@ class OpsPane:
         ops = session.tape.ops[start : start + height]
         if not ops:
             return Text("no op yet", style="hint")
-        numbers = max(len(str(ops[0].index)), len(str(ops[-1].index))) + 1
+        numbers = max(len(ops[0].label), len(ops[-1].label))
         names = name_width(ops)
         rows: list[RenderableType] = [op_row(session, op, numbers, names, width, place=False) for op in ops]
         if session.cursor >= count:

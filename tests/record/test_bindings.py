@@ -166,3 +166,25 @@ def test_a_changed_timeline_has_its_own_facts() -> None:
     held = second.tape.bindings.held(second.ops[-1].scope, "h", place)  # type: ignore[arg-type]
     assert held.array.item() == 7.0
     assert variables(first, 2)["holder"] == ["#1", "#2"]
+
+
+def test_an_attribute_called_eval_does_not_hide_a_function() -> None:
+    def f(x: mx.array) -> mx.array:
+        h = x + 1
+        mx.eval(h)
+        y = h * 2
+        return y.sum()
+
+    assert variables(traced(f, mx.array([1.0])), 2) == {"x": "x", "h": "#1", "y": "#2"}
+
+
+def test_a_program_that_keeps_its_locals_finds_them_as_they_were() -> None:
+    def f(x: mx.array) -> mx.array:
+        n = 1
+        kept = locals()
+        n = 2
+        y = x * n
+        assert kept["n"] == 1
+        return y.sum()
+
+    traced(f, mx.array([1.0]))

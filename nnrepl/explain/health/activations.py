@@ -31,7 +31,7 @@ def dead(case: Case) -> Iterator[Finding]:
         if whole or many:
             yield Finding("dead units", f"{gone} of {units} units of {words.name(value)} = {words.call(op)} "
                                         f"({words.place(op.source)}) are 0 "
-                          f"for every row ({rows})", f"explain #{op.index}" if not whole else f"why "
+                          f"for every row ({rows})", f"explain {op.label}" if not whole else f"why "
                               f"{_named(value)} == 0", op)  # fmt: skip
 
 
@@ -102,10 +102,10 @@ def twice(case: Case) -> Iterator[Finding]:
         if maker is not None and maker.name == "subtract" and maker.inputs[-1].shape[-1:] == (1,):
             maker = _maker(maker.inputs[0])  # the loss takes the largest logit out first
         if maker is not None and maker.name == "softmax" and maker.part is op.part:
-            yield Finding("double softmax", f"{words.name(op.inputs[0])} are shares already (#{maker.index} softmax, "
-                          f"{words.place(maker.source)}), and #{op.index} {op.name} ({words.place(op.source)}) "
+            yield Finding("double softmax", f"{words.name(op.inputs[0])} are shares already ({maker.label} softmax, "
+                          f"{words.place(maker.source)}), and {op.label} {op.name} ({words.place(op.source)}) "
                           f"takes the softmax of them "
-                          "again: give the loss the logits", f"explain #{op.index}", maker)  # fmt: skip
+                          "again: give the loss the logits", f"explain {op.label}", maker)  # fmt: skip
 
 
 def axis(case: Case) -> Iterator[Finding]:
@@ -119,13 +119,13 @@ def axis(case: Case) -> Iterator[Finding]:
         if not isinstance(over, int) or not shape:
             continue
         at = over % len(shape)
-        where = f"#{op.index} {op.name} ({words.place(op.source)}) runs over axis {over} of {tuple(shape)}"
+        where = f"{op.label} {op.name} ({words.place(op.source)}) runs over axis {over} of {tuple(shape)}"
         if shape[at] == 1 and len(shape) == 2 and op.name == "softmax" and max(shape) > 1:
-            yield Finding("softmax axis", f"{where}, which has length 1: every share is 1", f"explain #{op.index}", op)
+            yield Finding("softmax axis", f"{where}, which has length 1: every share is 1", f"explain {op.label}", op)
         elif at == 0 and len(shape) == 2 and shape[0] > 1 and shape[1] > 1 and _is_batch(case, taken):
             yield Finding("softmax axis", f"{where}, the rows of the batch: the shares of a row do not add up "
                                           f"to 1; axis=-1 is "
-                          "probably meant", f"explain #{op.index}", op)  # fmt: skip
+                          "probably meant", f"explain {op.label}", op)  # fmt: skip
 
 
 def _is_batch(case: Case, value: Value) -> bool:
@@ -147,7 +147,7 @@ def rounded(case: Case) -> Iterator[Finding]:
             continue
         if mx.issubdtype(op.inputs[0].dtype, mx.inexact) and _learns(case, op):
             kind = words.dtype(op.outputs[0].dtype)
-            yield Finding("whole numbers", f"#{op.index} {words.call(op)} ({words.place(op.source)}) makes "
+            yield Finding("whole numbers", f"{op.label} {words.call(op)} ({words.place(op.source)}) makes "
                                            f"{kind} out of a tensor that is "
                           "learned: its gradient is cut to whole numbers as well, mostly to 0",
                           f"explain grad({words.name(op.inputs[0])})", op)  # fmt: skip

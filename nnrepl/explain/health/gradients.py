@@ -28,7 +28,7 @@ def nonfinite(case: Case) -> Iterator[Finding]:
         did = f"the VJP of {words.call(op.of)}" if op.of is not None else words.call(op)
         stat = case.look.stat(origin.value)
         kind = "NaN" if stat.nans else "∞"
-        yield Finding("non-finite", f"#{op.index}, {did} ({words.place(op.source)}), makes {kind} out of finite "
+        yield Finding("non-finite", f"{op.label}, {did} ({words.place(op.source)}), makes {kind} out of finite "
                                     f"numbers",
                       "why nan", op)  # fmt: skip
 

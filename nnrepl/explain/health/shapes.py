@@ -34,13 +34,13 @@ def broadcasting(case: Case) -> Iterator[Finding]:
         if not _is_mistake(column, row):
             continue
         n = row.shape[0]
-        yield Finding("silent broadcasting", f"#{op.index} {words.call(op)} ({words.place(op.source)}): "
+        yield Finding("silent broadcasting", f"{op.label} {words.call(op)} ({words.place(op.source)}): "
                                              f"{words.name(column)} "
                       f"{tuple(column.shape)} and {words.name(row)} {tuple(row.shape)} give "
                       f"{tuple(op.outputs[0].shape)}, every row with every "
                       f"other one ({n * n} numbers instead of {n}); {words.name(row)}[:, None] or .squeeze(-1) "
                       f"is probably meant",
-                      f"explain #{op.index}", op)  # fmt: skip
+                      f"explain {op.label}", op)  # fmt: skip
 
 
 def _is_mistake(column: Value, row: Value) -> bool:

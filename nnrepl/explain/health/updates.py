@@ -79,7 +79,7 @@ def _leaps(case: Case, moved: list[Change], numbers: list[list[float]]) -> Itera
         yield Finding("leaping update", f"the update of {worst} is {words.number(large[worst])} times as large "
                                         f"as {worst} itself (usual is "
                       f"about 0.001; {len(large)} of {len(ratios)} weights): the learning rate is probably too high",
-                      f"explain #{op.index}" if op is not None else "explain", op)  # fmt: skip
+                      f"explain {op.label}" if op is not None else "explain", op)  # fmt: skip
 
 
 def _uphill(moved: list[Change], numbers: list[list[float]]) -> Iterator[Finding]:
@@ -89,7 +89,7 @@ def _uphill(moved: list[Change], numbers: list[list[float]]) -> Iterator[Finding
         op = moved[0].after.op
         yield Finding("uphill", "the update goes along the gradient instead of against it (their cosine is "
                       f"{words.number(along / size)}): the loss will grow; a sign is probably wrong",
-                      f"explain #{op.index}" if op is not None else "explain", op)  # fmt: skip
+                      f"explain {op.label}" if op is not None else "explain", op)  # fmt: skip
 
 
 def _lost(case: Case, moved: list[Change], numbers: list[list[float]]) -> Iterator[Finding]:
@@ -122,7 +122,7 @@ def forgotten(case: Case) -> Iterator[Finding]:
     )
     text = "the gradients of this pass are never used"
     if same:
-        text += f", and pass {later[0].number} begins with the same weights: the update is probably forgotten"
+        text += f", and {later[0].address} begins with the same weights: the update is probably forgotten"
     first = next(iter(grads))
     yield Finding("forgotten update", text, f"what grad({first.name})", grads[first].op)
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import mlx.core as mx
 
-from nnrepl.explain.entry import Slope, formula
+from nnrepl.ops.entry import Slope, formula
+from nnrepl.ops.traits import Trait
 
 
 def _slope_of(forward: Any, which: int) -> Any:
@@ -62,6 +63,7 @@ formula(
                        "weight", _slope_of(_layer_norm, 0)),
             "weight": Slope("Σ g · x̂,  x̂ = (x − μ) / √(σ² + eps)", _slope_of(_layer_norm, 1)),
             "bias": Slope("Σ g", _slope_of(_layer_norm, 2))},
+    traits=(Trait.NORMALIZES,),
 )(_layer_norm)  # fmt: skip
 
 formula(
@@ -70,6 +72,7 @@ formula(
     slopes={"x": Slope("1/r · (g̃ − x̂ · mean (g̃ · x̂)),  g̃ = g · weight, r = √(mean x² + eps), x̂ = x / "
                        "r", _slope_of(_rms_norm, 0)),
             "weight": Slope("Σ g · x / √(mean x² + eps)", _slope_of(_rms_norm, 1))},
+    traits=(Trait.NORMALIZES,),
 )(_rms_norm)  # fmt: skip
 
 
@@ -140,11 +143,12 @@ formula(
             "k": Slope("scale · gSᵀ @ q", _slope_of(_attention, 1)), "v": Slope("pᵀ @ g", _slope_of(_attention, 2)),
             "mask": Slope("gS", _slope_by_name(_attention, "mask")),
             "sinks": Slope("the part of gS at the sinks", _slope_by_name(_attention, "sinks"))},
+    traits=(Trait.SHARES, Trait.SATURATES),
 )(_attention)  # fmt: skip
 
 
 @formula("fast.cross_entropy", "logsumexp(logits) − logits[target]",
-         "How surprised the shares softmax(logits) are by the right answer.")  # fmt: skip
+         "How surprised the shares softmax(logits) are by the right answer.", traits=(Trait.SHARES,))  # fmt: skip
 def _cross_entropy(logits: mx.array, targets: mx.array, *more: Any, **options: Any) -> mx.array:
     if more or options:
         return mx.fast.cross_entropy(logits, targets, *more, **options)

@@ -6,7 +6,8 @@ from typing import Any
 
 import mlx.core as mx
 
-from nnrepl.explain.entry import Slope, formula
+from nnrepl.ops.entry import Slope, formula
+from nnrepl.ops.traits import Trait
 
 _WORDS = (
     "A small window slides over the input. At each place the numbers under it are multiplied by the window's "
@@ -97,7 +98,7 @@ def _by_window(forward: Any) -> dict[str, Slope]:
 
 
 def _write(name: str, text: str, forward: Any) -> None:
-    formula(name, text, _WORDS, slopes=_by_window(forward))(forward)
+    formula(name, text, _WORDS, slopes=_by_window(forward), traits=(Trait.PRODUCT,))(forward)
 
 
 _TEXT = "Σ over window and channels of x[place · stride + k · dilation − padding] · w[k]"

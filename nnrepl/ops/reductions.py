@@ -8,7 +8,8 @@ from typing import Any
 
 import mlx.core as mx
 
-from nnrepl.explain.entry import COMPOSITE, FIXED, PRODUCTS, Entry, Slope, enter, formula
+from nnrepl.ops.entry import COMPOSITE, FIXED, PRODUCTS, Entry, Slope, enter, formula
+from nnrepl.ops.traits import Trait
 
 Axis = int | list[int] | tuple[int, ...] | None
 
@@ -36,7 +37,7 @@ def _sum_slope(g: Any, y: Any, a: mx.array, axis: Axis = None, keepdims: bool = 
 
 
 @formula("sum", "Σ a", "Adds up. Every number that went in gets the same gradient: that of the sum.", PRODUCTS,
-         {"a": Slope("g, repeated", _sum_slope)})  # fmt: skip
+         {"a": Slope("g, repeated", _sum_slope)}, traits=(Trait.REDUCES, Trait.SPREADS))  # fmt: skip
 def _sum(a: mx.array, axis: Axis = None, keepdims: bool = False) -> mx.array:
     axes = axes_of(a, axis)
     if not axes:
@@ -55,7 +56,7 @@ def _mean_slope(g: mx.array, y: Any, a: mx.array, axis: Axis = None, keepdims: b
 
 
 @formula("mean", "1/n · Σ a", "The average. Every number gets an equal share of the gradient: one n-th.", PRODUCTS,
-         {"a": Slope("g / n, repeated", _mean_slope)})  # fmt: skip
+         {"a": Slope("g / n, repeated", _mean_slope)}, traits=(Trait.REDUCES, Trait.SPREADS))  # fmt: skip
 def _mean(a: mx.array, axis: Axis = None, keepdims: bool = False) -> mx.array:
     total = mx.sum(a, axis=axis, keepdims=keepdims)
     n = count_of(a, axis)
@@ -69,7 +70,7 @@ def _var_slope(g: mx.array, y: Any, a: mx.array, axis: Axis = None, keepdims: bo
 
 @formula("var", "1/(n − ddof) · Σ (a − μ)²,  μ = 1/n · Σ a",
          "The mean of the squared distances from the mean.",
-         slopes={"a": Slope("g · 2 · (a − μ) / (n − ddof)", _var_slope)})  # fmt: skip
+         slopes={"a": Slope("g · 2 · (a − μ) / (n − ddof)", _var_slope)}, traits=(Trait.REDUCES,))  # fmt: skip
 def _var(a: mx.array, axis: Axis = None, keepdims: bool = False, ddof: int = 0) -> mx.array:
     mu = mx.mean(a, axis=axis, keepdims=True)
     distance = a - mu
@@ -87,7 +88,7 @@ def _std_slope(
 
 @formula("std", "√(1/(n − ddof) · Σ (a − μ)²)", "The typical distance from the mean: the root of the variance.",
          slopes={"a": Slope("g · (a − μ) / (y · (n − ddof))", _std_slope)}, valid="not all numbers the "
-             "same")  # fmt: skip
+             "same", traits=(Trait.REDUCES,))  # fmt: skip
 def _std(a: mx.array, axis: Axis = None, keepdims: bool = False, ddof: int = 0) -> mx.array:
     variance = mx.var(a, axis=axis, keepdims=keepdims, ddof=ddof)
     return mx.sqrt(variance)
@@ -111,7 +112,8 @@ def _extreme(name: str, larger: str, keep: Callable[[mx.array, mx.array], mx.arr
 
     slope = Slope(f"g · [a is the {larger}] / how many are", _extreme_slope)
     words = f"The {larger} number. Only it gets the gradient; several that are equally {larger} share it."
-    enter(Entry(name, f"{name} a", words, forward, {"a": slope}, COMPOSITE))
+    enter(Entry(name, f"{name} a", words, forward, {"a": slope}, COMPOSITE,
+                traits=frozenset({Trait.REDUCES, Trait.CHOOSES})))  # fmt: skip
 
 
 # mx.maximum is looked up when it is called, so that `into` can record it.
@@ -136,7 +138,7 @@ def _prod_slope(g: mx.array, y: Any, a: mx.array, axis: Axis = None, keepdims: b
 
 
 @formula("prod", "Π a", "Multiplies all. Each number's gradient is the product of all the others.",
-         slopes={"a": Slope("g · Π of the others", _prod_slope)})  # fmt: skip
+         slopes={"a": Slope("g · Π of the others", _prod_slope)}, traits=(Trait.REDUCES,))  # fmt: skip
 def _prod(a: mx.array, axis: Axis = None, keepdims: bool = False) -> mx.array:
     axes = axes_of(a, axis)
     order = mx.transpose(a, [*axes, *(at for at in range(a.ndim) if at not in axes)])
@@ -154,7 +156,7 @@ def _logsumexp_slope(g: mx.array, y: mx.array, a: mx.array, axis: Axis = None, k
 @formula("logsumexp", "ln Σ exp(a)",
          "A soft maximum: the logarithm of the sum of exponentials. The largest number m is taken out first, so that "
          "no exponential overflows. The gradient is shared out as softmax does.",
-         slopes={"a": Slope("g · exp(a − y)", _logsumexp_slope)})  # fmt: skip
+         slopes={"a": Slope("g · exp(a − y)", _logsumexp_slope)}, traits=(Trait.REDUCES, Trait.SHARES))  # fmt: skip
 def _logsumexp(a: mx.array, axis: Axis = None, keepdims: bool = False) -> mx.array:
     m = mx.stop_gradient(mx.max(a, axis=axis, keepdims=True))
     e = mx.exp(a - m)
@@ -173,7 +175,7 @@ def _softmax_slope(g: mx.array, y: mx.array, a: mx.array, axis: Axis = None, pre
          "Turns numbers into shares that are positive and add up to 1. The largest number m is taken out first, "
          "so that "
          "no exponential overflows; the shares stay the same.",
-         slopes={"a": Slope("y · (g − Σ g · y)", _softmax_slope)})  # fmt: skip
+         slopes={"a": Slope("y · (g − Σ g · y)", _softmax_slope)}, traits=(Trait.SHARES, Trait.SATURATES))  # fmt: skip
 def _softmax(a: mx.array, axis: Axis = None, precise: bool = False) -> mx.array:
     axes = axes_of(a, axis)
     m = mx.stop_gradient(mx.max(a, axis=axes, keepdims=True))
@@ -189,7 +191,8 @@ def _norm_slope(
 
 
 @formula("linalg.norm", "√Σ a²", "The length: the root of the sum of squares. At length 0 its slope is 0/0.",
-         slopes={"a": Slope("g · a / y", _norm_slope)}, valid="not all numbers 0")  # fmt: skip
+         slopes={"a": Slope("g · a / y", _norm_slope)}, valid="not all numbers 0",
+         traits=(Trait.REDUCES,))  # fmt: skip
 def _norm(a: mx.array, ord: Any = None, axis: Axis = None, keepdims: bool = False) -> mx.array:
     axes = axes_of(a, axis)
     if ord in (None, 2, 2.0, "f", "fro") and (ord not in (2, 2.0) or len(axes) == 1):
@@ -227,7 +230,8 @@ def _cumsum_slope(
 
 @formula("cumsum", "a[0] + … + a[i]", "The running total. A number gets the gradients of all totals that it is "
                                       "part of.",
-         slopes={"a": Slope("Σ g of the totals that contain it", _cumsum_slope)})  # fmt: skip
+         slopes={"a": Slope("Σ g of the totals that contain it", _cumsum_slope)},
+         traits=(Trait.ACCUMULATES,))  # fmt: skip
 def _cumsum(a: mx.array, axis: int | None = None, reverse: bool = False, inclusive: bool = True) -> mx.array:
     flat, at = _along(a, axis)
     seen = _reach(flat.shape[at], reverse, inclusive)
@@ -236,7 +240,7 @@ def _cumsum(a: mx.array, axis: int | None = None, reverse: bool = False, inclusi
     return mx.moveaxis(mx.sum(parts, axis=-1), -1, at)
 
 
-@formula("cumprod", "a[0] · … · a[i]", "The running product.", kind=COMPOSITE)
+@formula("cumprod", "a[0] · … · a[i]", "The running product.", traits=(Trait.ACCUMULATES,))
 def _cumprod(a: mx.array, axis: int | None = None, reverse: bool = False, inclusive: bool = True) -> mx.array:
     flat, at = _along(a, axis)
     seen = _reach(flat.shape[at], reverse, inclusive)
@@ -260,7 +264,8 @@ for _name, _text, _run, _words in (
     ("all", "all of a", lambda a, axis=None, keepdims=False: mx.min(a != 0, axis, keepdims),
      "Whether all of them hold. Yes or no has no slope."),
 ):  # fmt: skip
-    enter(Entry(_name, _text, _words, _run, {}, FIXED))
+    enter(Entry(_name, _text, _words, _run, {}, FIXED, traits=frozenset({Trait.ANSWERS, Trait.REDUCES} if _run else {
+        Trait.ANSWERS})))  # fmt: skip
 
 
 def _picked_slope(places: Any) -> Any:
@@ -286,11 +291,11 @@ def _sort_places(a: mx.array, axis: int | None = -1) -> mx.array:
 
 enter(Entry("sort", "a in order", "The same numbers, the smallest first. Each gradient goes back to where its number "
             "stood.", _sort, {"a": Slope("g, put back in place", lambda g, y, a, axis=-1: _picked_slope(_sort_places)(
-                g, y, a, axis=axis))}, COMPOSITE))  # fmt: skip
+                g, y, a, axis=axis))}, COMPOSITE, traits=frozenset({Trait.ARRANGES})))  # fmt: skip
 
 
 @formula("topk", "the k largest of a", "The largest numbers. Each gradient goes back to where its number stood; the "
-         "others get 0.")  # fmt: skip
+         "others get 0.", traits=(Trait.PICKS,))  # fmt: skip
 def _topk(a: mx.array, k: int, axis: int | None = -1) -> mx.array:
     if axis is None:
         a, axis = a.flatten(), 0

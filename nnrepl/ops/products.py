@@ -6,7 +6,8 @@ from typing import Any
 
 import mlx.core as mx
 
-from nnrepl.explain.entry import PRODUCTS, Slope, formula, unbroadcast
+from nnrepl.ops.entry import PRODUCTS, Slope, formula, unbroadcast
+from nnrepl.ops.traits import Trait
 
 
 def _matrices(a: mx.array, b: mx.array) -> tuple[mx.array, mx.array]:
@@ -33,7 +34,8 @@ def _matmul_b(g: mx.array, y: Any, a: mx.array, b: mx.array) -> mx.array:
 @formula("matmul", "a @ b", "Each number is a row of the left times a column of the right, added up: y[i,j] = "
                             "Σₖ a[i,k] · "
          "b[k,j]. Each side's gradient is the gradient times the other side, turned over.",
-         PRODUCTS, {"a": Slope("g @ bᵀ", _matmul_a), "b": Slope("aᵀ @ g", _matmul_b)})  # fmt: skip
+         PRODUCTS, {"a": Slope("g @ bᵀ", _matmul_a), "b": Slope("aᵀ @ g", _matmul_b)},
+         traits=(Trait.PRODUCT,))  # fmt: skip
 def _matmul(a: mx.array, b: mx.array) -> mx.array:
     left, right = _matrices(a, b)
     products = left[..., :, :, None] * right[..., None, :, :]
@@ -56,7 +58,7 @@ def _addmm_b(g: mx.array, y: Any, c: Any, a: mx.array, b: mx.array, alpha: float
 
 @formula("addmm", "alpha · (a @ b) + beta · c", "A matrix product and a sum in one: a linear layer with its bias.",
          PRODUCTS, {"c": Slope("beta · g", _addmm_c), "a": Slope("alpha · g @ bᵀ", _addmm_a),
-                    "b": Slope("alpha · aᵀ @ g", _addmm_b)})  # fmt: skip
+                    "b": Slope("alpha · aᵀ @ g", _addmm_b)}, traits=(Trait.PRODUCT,))  # fmt: skip
 def _addmm(c: mx.array, a: mx.array, b: mx.array, alpha: float = 1.0, beta: float = 1.0) -> mx.array:
     product = mx.matmul(a, b)
     product = product if alpha == 1 else alpha * product
@@ -64,17 +66,19 @@ def _addmm(c: mx.array, a: mx.array, b: mx.array, alpha: float = 1.0, beta: floa
     return product + offset
 
 
-@formula("inner", "a @ bᵀ", "Rows of the left times rows of the right.")
+@formula("inner", "a @ bᵀ", "Rows of the left times rows of the right.", traits=(Trait.PRODUCT,))
 def _inner(a: mx.array, b: mx.array) -> mx.array:
     return mx.matmul(a, mx.swapaxes(b, -1, -2)) if b.ndim > 1 else mx.sum(a * b, axis=-1)
 
 
-@formula("outer", "a[i] · b[j]", "Every number of the left times every number of the right.")
+@formula("outer", "a[i] · b[j]", "Every number of the left times every number of the right.", traits=(Trait.PRODUCT,))
 def _outer(a: mx.array, b: mx.array) -> mx.array:
     return a.flatten()[:, None] * b.flatten()[None]
 
 
-@formula("tensordot", "Σ a · b over the named axes", "Multiplies and adds up along pairs of axes.")
+@formula(
+    "tensordot", "Σ a · b over the named axes", "Multiplies and adds up along pairs of axes.", traits=(Trait.PRODUCT,)
+)
 def _tensordot(a: mx.array, b: mx.array, axes: Any = 2) -> mx.array:
     if isinstance(axes, int):
         left, right = list(range(a.ndim - axes, a.ndim)), list(range(axes))
@@ -94,7 +98,7 @@ def _tensordot(a: mx.array, b: mx.array, axes: Any = 2) -> mx.array:
 
 @formula("einsum", "Σ over the letters that are not in the result", "Multiplies along named axes, and adds up "
     "along those "
-         "that the result does not have.")  # fmt: skip
+         "that the result does not have.", traits=(Trait.PRODUCT,))  # fmt: skip
 def _einsum(subscripts: str, *operands: mx.array) -> mx.array:
     taken, _, result = subscripts.replace(" ", "").partition("->")
     terms = taken.split(",")
@@ -123,7 +127,8 @@ def _spread_letters(operand: mx.array, term: str, letters: list[str]) -> mx.arra
 
 
 @formula("gather_mm", "a[i] @ b[j]", "Matrix products of chosen pairs of matrices: each token with the weights of its "
-         "expert. The gradient of a matrix that was chosen several times is the sum over its uses.")  # fmt: skip
+         "expert. The gradient of a matrix that was chosen several times is the sum over its uses.",
+         traits=(Trait.PRODUCT, Trait.PICKS))  # fmt: skip
 def _gather_mm(
     a: mx.array, b: mx.array, lhs_indices: Any = None, rhs_indices: Any = None, sorted_indices: bool = False
 ) -> mx.array:
@@ -159,7 +164,8 @@ def unpack(w: mx.array, bits: int) -> mx.array:
 
 
 @formula("dequantize", "scale · q + bias, one scale and bias a group",
-         "Numbers of a few bits become ordinary numbers again: each group of them has a scale and a bias.")  # fmt: skip
+         "Numbers of a few bits become ordinary numbers again: each group of them has a scale and a bias.",
+         traits=(Trait.QUANTIZED,))  # fmt: skip
 def _dequantize(
     w: mx.array, scales: mx.array, biases: Any = None, group_size: Any = None, bits: Any = None,
     mode: str = "affine", global_scale: Any = None, dtype: Any = None,
@@ -202,7 +208,8 @@ def _group_slope(name: str) -> Any:
          "ordinary numbers on the way. The weights themselves get no gradient.",
          slopes={"x": Slope("g @ dequantize(w)", _quantized_slope),
                  "scales": Slope("Σ over its group of (gᵀ @ x) · q", _group_slope("scales")),
-                 "biases": Slope("Σ over its group of gᵀ @ x", _group_slope("biases"))})  # fmt: skip
+                 "biases": Slope("Σ over its group of gᵀ @ x", _group_slope("biases"))},
+         traits=(Trait.PRODUCT, Trait.QUANTIZED))  # fmt: skip
 def _quantized_matmul(
     x: mx.array, w: mx.array, scales: mx.array, biases: Any = None, transpose: bool = True,
     group_size: Any = None, bits: Any = None, mode: str = "affine",
@@ -211,7 +218,8 @@ def _quantized_matmul(
     return mx.matmul(x, mx.swapaxes(weights, -1, -2) if transpose else weights)
 
 
-@formula("gather_qmm", "x[i] @ dequantize(w[j])ᵀ", "A quantized matrix product of chosen pairs of matrices.")
+@formula("gather_qmm", "x[i] @ dequantize(w[j])ᵀ", "A quantized matrix product of chosen pairs of matrices.",
+         traits=(Trait.PRODUCT, Trait.PICKS, Trait.QUANTIZED))  # fmt: skip
 def _gather_qmm(
     x: mx.array, w: mx.array, scales: mx.array, biases: Any = None, lhs_indices: Any = None, rhs_indices: Any = None,
     transpose: bool = True, group_size: Any = None, bits: Any = None, mode: str = "affine",

@@ -11,12 +11,13 @@ from typing import Any
 
 import mlx.core as mx
 
-from nnrepl.explain.entry import MOVE, Entry, Slope, enter
+from nnrepl.ops.entry import MOVE, Entry, Slope, enter
+from nnrepl.ops.traits import Trait
 
 NOWHERE = 0
 
 
-def move(name: str, text: str, words: str, run: Callable[..., Any]) -> None:
+def move(name: str, text: str, words: str, run: Callable[..., Any], traits: tuple[Trait, ...]) -> None:
     """Enter an op that moves the numbers of its first argument.
 
     Args:
@@ -37,7 +38,8 @@ def move(name: str, text: str, words: str, run: Callable[..., Any]) -> None:
             return back(a, [moved], [g])
         return back(a, list(moved), list(g))
 
-    enter(Entry(name, text, words, forward, {"a": Slope("g, put back where it came from", slope)}, MOVE))
+    slopes = {"a": Slope("g, put back where it came from", slope)}
+    enter(Entry(name, text, words, forward, slopes, MOVE, traits=frozenset(traits)))
 
 
 def places(a: mx.array) -> mx.array:
@@ -70,6 +72,13 @@ def _transpose(a: mx.array, *args: Any, axes: Any = None) -> mx.array:
     return mx.transpose(a, list(order)) if order else mx.transpose(a)
 
 
+_TRAITS = {
+    **dict.fromkeys(("reshape", "transpose", "matrix_transpose", "swapaxes", "moveaxis", "expand_dims", "squeeze",
+                     "flatten", "unflatten", "contiguous", "roll", "flip"), (Trait.ARRANGES,)),
+    **dict.fromkeys(("broadcast_to", "repeat"), (Trait.REPEATS, Trait.SPREADS)), "tile": (Trait.REPEATS,),
+    "as_strided": (Trait.PICKS, Trait.REPEATS),
+}  # fmt: skip
+
 _UNCHANGED = " Each gradient goes back to where its number came from."
 
 for _name, _text, _words, _run in (
@@ -101,7 +110,7 @@ for _name, _text, _words, _run in (
         mx.squeeze(part, axis) for part in mx.split(a, a.shape[axis], axis)]),
     ("slice", "a piece of a", "Cuts out a piece.", mx.slice),
 ):  # fmt: skip
-    move(_name, _text, _words + _UNCHANGED, _run)
+    move(_name, _text, _words + _UNCHANGED, _run, _TRAITS.get(_name, (Trait.PICKS,)))
 
 
 def _joined(run: Callable[..., Any]) -> tuple[Any, Any]:
@@ -140,7 +149,7 @@ for _name, _text, _words, _run in (
 ):
     _forward, _slope = _joined(_run)
     _slopes = {"arrays": Slope("the part of g that came from it", _slope)}
-    enter(Entry(_name, _text, _words + _UNCHANGED, _forward, _slopes, MOVE))
+    enter(Entry(_name, _text, _words + _UNCHANGED, _forward, _slopes, MOVE, traits=frozenset({Trait.JOINS})))
 
 
 def _pad(a: mx.array, pad_width: Any, mode: str = "constant", constant_values: Any = 0) -> mx.array:
@@ -160,7 +169,8 @@ def _pad_slope(
 
 
 enter(Entry("pad", "a with a border", "Puts a border around. The border's gradient goes nowhere (or, where it repeats "
-            "numbers of a, back to them).", _pad, {"a": Slope("g without its border", _pad_slope)}, MOVE))  # fmt: skip
+            "numbers of a, back to them).", _pad, {"a": Slope("g without its border", _pad_slope)}, MOVE,
+            traits=frozenset({Trait.JOINS})))  # fmt: skip
 
 
 def _depends(inputs: Any, dependencies: Any) -> Any:
@@ -172,7 +182,7 @@ def _depends_slope(g: Any, y: Any, inputs: Any, dependencies: Any) -> Any:
 
 
 enter(Entry("depends", "inputs", "The same numbers; they are only made after some others.", _depends,
-            {"inputs": Slope("g", _depends_slope)}, MOVE))  # fmt: skip
+            {"inputs": Slope("g", _depends_slope)}, MOVE, traits=frozenset({Trait.CONVERTS})))  # fmt: skip
 
 
 def _all_sum(a: mx.array, group: Any = None) -> mx.array:

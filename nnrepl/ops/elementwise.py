@@ -7,14 +7,19 @@ from typing import Any
 
 import mlx.core as mx
 
-from nnrepl.explain.entry import ELEMENTWISE, FIXED, Entry, Run, Slope, enter
+from nnrepl.ops.entry import ELEMENTWISE, FIXED, Entry, Run, Slope, enter
+from nnrepl.ops.traits import Trait
 
 _FIRST, _SECOND = "a", "b"
 
 
-def _one(name: str, text: str, forward: Run, slope: str, run: Run, words: str, valid: str = "", kink: str = "") -> None:
+def _one(
+    name: str, text: str, forward: Run, slope: str, run: Run, words: str, valid: str = "", kink: str = "",
+    traits: tuple[Trait, ...] = (),
+) -> None:  # fmt: skip
     """An op of one tensor; `run(g, y, a)` is the slope `g · ...`."""
-    enter(Entry(name, text, words, forward, {_FIRST: Slope(slope, run)}, ELEMENTWISE, valid, kink))
+    slopes = {_FIRST: Slope(slope, run)}
+    enter(Entry(name, text, words, forward, slopes, ELEMENTWISE, valid, kink, frozenset(traits)))
 
 
 def _larger(a: Any, b: Any) -> mx.array:
@@ -34,10 +39,14 @@ def _magnitude(a: mx.array) -> mx.array:
     return mx.where(a < 0, -a, a)
 
 
-def _two(name: str, text: str, forward: Run, slopes: tuple[tuple[str, Run], ...], words: str, **more: str) -> None:
+def _two(
+    name: str, text: str, forward: Run, slopes: tuple[tuple[str, Run], ...], words: str, valid: str = "",
+    kink: str = "", traits: tuple[Trait, ...] = (),
+) -> None:  # fmt: skip
     """An op of two tensors (or a tensor and a number)."""
     named = {symbol: Slope(*slope) for symbol, slope in zip((_FIRST, _SECOND), slopes)}
-    enter(Entry(name, text, words, forward, named, ELEMENTWISE, **more))
+    marks = frozenset({Trait.BROADCASTS, *traits})
+    enter(Entry(name, text, words, forward, named, ELEMENTWISE, valid, kink, marks))
 
 
 _two("add", "a + b", lambda a, b: a + b, (("g", lambda g, y, a, b: g), ("g", lambda g, y, a, b: g)),
@@ -59,12 +68,12 @@ _two("maximum", "max(a, b)", _larger,
      (("g · [a > b]", lambda g, y, a, b: g * (mx.array(a) > b)),
       ("g · [a ≤ b]", lambda g, y, a, b: g * (mx.array(a) <= b))),
      "The larger of two numbers passes. The gradient goes to the one that was larger; the other gets nothing.",
-     kink="a b")  # fmt: skip
+     kink="a b", traits=(Trait.CHOOSES,))  # fmt: skip
 _two("minimum", "min(a, b)", _smaller,
      (("g · [a < b]", lambda g, y, a, b: g * (mx.array(a) < b)),
       ("g · [a ≥ b]", lambda g, y, a, b: g * (mx.array(a) >= b))),
      "The smaller of two numbers passes. The gradient goes to the one that was smaller; the other gets nothing.",
-     kink="a b")  # fmt: skip
+     kink="a b", traits=(Trait.CHOOSES,))  # fmt: skip
 _two("arctan2", "arctan(a / b)", lambda a, b: mx.arctan2(a, b),
      (("g · b / (a² + b²)", lambda g, y, a, b: g * b / (a * a + b * b)),
       ("−g · a / (a² + b²)", lambda g, y, a, b: -g * a / (a * a + b * b))),
@@ -126,7 +135,8 @@ _one("sinh", "(exp(a) − exp(−a)) / 2", lambda a: mx.sinh(a), "g · cosh(a)",
 _one("cosh", "(exp(a) + exp(−a)) / 2", lambda a: mx.cosh(a), "g · sinh(a)", lambda g, y, a: g * mx.sinh(a),
      "The hyperbolic cosine.")  # fmt: skip
 _one("tanh", "tanh(a)", lambda a: mx.tanh(a), "g · (1 − tanh(a)²)", lambda g, y, a: g * (1 - y * y),
-     "Squeezes into −1 to 1. Where it is close to either end it is flat, and passes almost no gradient.")  # fmt: skip
+     "Squeezes into −1 to 1. Where it is close to either end it is flat, and passes almost no gradient.",
+     traits=(Trait.SATURATES,))  # fmt: skip
 _one("arcsin", "arcsin(a)", lambda a: mx.arcsin(a), "g / √(1 − a²)", lambda g, y, a: g * mx.rsqrt(1 - a * a),
      "The angle of a sine.", valid="−1 ≤ a ≤ 1")  # fmt: skip
 _one("arccos", "arccos(a)", lambda a: mx.arccos(a), "−g / √(1 − a²)", lambda g, y, a: -g * mx.rsqrt(1 - a * a),
@@ -141,10 +151,12 @@ _one("arctanh", "artanh(a)", lambda a: mx.arctanh(a), "g / (1 − a²)", lambda 
      "The inverse of the hyperbolic tangent.", valid="−1 < a < 1")  # fmt: skip
 _one("sigmoid", "1 / (1 + exp(−a))", lambda a: mx.sigmoid(a), "g · σ · (1 − σ), where σ = 1 / (1 + exp(−a))",
      lambda g, y, a: g * (y * (1 - y)),
-     "Squeezes into 0 to 1. Its slope is at most 1/4, and almost 0 where it is close to 0 or 1.")  # fmt: skip
+     "Squeezes into 0 to 1. Its slope is at most 1/4, and almost 0 where it is close to 0 or 1.",
+     traits=(Trait.SATURATES,))  # fmt: skip
 _one("erf", "erf(a)", lambda a: mx.erf(a), "g · 2/√π · exp(−a²)",
      lambda g, y, a: g * (2 / math.sqrt(math.pi) * mx.exp(-a * a)),
-     "The error function: twice the area under the bell curve exp(−t²)/√π from 0 to a.")  # fmt: skip
+     "The error function: twice the area under the bell curve exp(−t²)/√π from 0 to a.",
+     traits=(Trait.SATURATES,))  # fmt: skip
 _one("erfinv", "erf⁻¹(a)", lambda a: mx.erfinv(a), "g · √π/2 · exp(y²)",
      lambda g, y, a: g * (math.sqrt(math.pi) / 2 * mx.exp(y * y)), "The inverse of the error function.",
      valid="−1 < a < 1")  # fmt: skip
@@ -179,6 +191,7 @@ enter(Entry(
     "Cuts off what lies outside of the limits. Where it cuts, no gradient goes to a.", _clip,
     {"a": Slope("g · [a_min < a < a_max]", _inside), "a_min": Slope("g · [a ≤ a_min]", _at_lower),
      "a_max": Slope("g · [a ≥ a_max]", _at_upper)}, ELEMENTWISE, kink="a a_min a_max",
+    traits=frozenset({Trait.CHOOSES}),
 ))  # fmt: skip
 
 enter(Entry(
@@ -187,6 +200,7 @@ enter(Entry(
     lambda c, a, b: mx.where(c, a, b),
     {"a": Slope("g · [c]", lambda g, y, c, a, b: mx.where(c, g, mx.zeros_like(g))),
      "b": Slope("g · [not c]", lambda g, y, c, a, b: mx.where(c, mx.zeros_like(g), g))},
+    traits=frozenset({Trait.BROADCASTS, Trait.CHOOSES}),
 ))  # fmt: skip
 
 enter(Entry(
@@ -204,7 +218,7 @@ def _astype(a: mx.array, dtype: mx.Dtype) -> mx.array:
 enter(Entry(
     "astype", "a, as another dtype", "The same numbers in another dtype; digits may be lost. The gradient is converted "
     "back; through whole numbers it loses its fraction.", _astype,
-    {"a": Slope("g", lambda g, y, a, dtype: g.astype(a.dtype))},
+    {"a": Slope("g", lambda g, y, a, dtype: g.astype(a.dtype))}, traits=frozenset({Trait.CONVERTS}),
 ))  # fmt: skip
 
 for _name, _text, _run, _words in (
@@ -219,4 +233,5 @@ for _name, _text, _run, _words in (
      "The nearest whole number. Flat between steps: its gradient is 0."),
     ("floor_divide", "⌊a / b⌋", lambda a, b: mx.array(a) // b, "How often b fits into a. A step: its gradient is 0."),
 ):  # fmt: skip
-    enter(Entry(_name, _text, _words, _run, {}, FIXED))
+    _marks = {"stop_gradient": {Trait.CONVERTS}, "floor_divide": {Trait.BROADCASTS}}.get(_name, set())
+    enter(Entry(_name, _text, _words, _run, {}, FIXED, traits=frozenset(_marks)))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import mlx.core as mx
 
-from nnrepl.explain.entry import FIXED, Entry, enter
+from nnrepl.ops.entry import FIXED, Entry, enter
+from nnrepl.ops.traits import Trait
 
 _NO_GRADIENT = " The answer is yes or no: it has no slope, and no gradient flows through it."
 
@@ -22,7 +25,9 @@ for _name, _text, _run, _words in (
     ("isinf", "a = ±∞", lambda a: mx.abs(a) == float("inf"), "Whether it is infinite."),
     ("isfinite", "a is finite", lambda a: mx.abs(a) < float("inf"), "Whether it is an ordinary number."),
 ):
-    enter(Entry(_name, _text, _words + _NO_GRADIENT, _run, {}, FIXED))
+    _entry = Entry(_name, _text, _words + _NO_GRADIENT, _run, {}, FIXED)
+    _marks = {Trait.ANSWERS, Trait.BROADCASTS} if len(_entry.symbols) > 1 else {Trait.ANSWERS}
+    enter(replace(_entry, traits=frozenset(_marks)))
 
 for _name, _text, _run, _words in (
     ("bitwise_and", "a & b", lambda a, b: mx.array(a) & b, "Both, bit by bit."),
@@ -32,4 +37,5 @@ for _name, _text, _run, _words in (
     ("left_shift", "a · 2ᵇ", lambda a, b: a * mx.power(mx.array(2, mx.array(a).dtype), b), "Moves bits up."),
     ("right_shift", "⌊a / 2ᵇ⌋", lambda a, b: a // mx.power(mx.array(2, mx.array(a).dtype), b), "Moves bits down."),
 ):
-    enter(Entry(_name, _text, _words + " Whole numbers have no gradient.", _run, {}, FIXED))
+    _entry = Entry(_name, _text, _words + " Whole numbers have no gradient.", _run, {}, FIXED)
+    enter(replace(_entry, traits=frozenset({Trait.BROADCASTS} if len(_entry.symbols) > 1 else ())))
