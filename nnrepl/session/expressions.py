@@ -7,6 +7,7 @@ import builtins
 import ctypes
 import re
 import sys
+import weakref
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from nnrepl.session.errors import NotYet, Quit, UserError
 from nnrepl.session.frames import Held, real
 from nnrepl.session.lookup import Lookup
 from nnrepl.session.then import then
-from nnrepl.tape import Activation, Value
+from nnrepl.tape import Activation, Holder, Value
 from nnrepl.tape.value import is_evaluated
 
 _copy = mx.array.__copy__
@@ -232,6 +233,22 @@ class Expressions:
         """The object that stands for what the tape knows of a variable."""
         self._given.append(thing)
         return real(self.lookup.frames, thing, where.position, name, self.array_for, self._is_now(where))
+
+    def known(self, where: Surroundings) -> dict[str, Any]:
+        """All variables that can be seen from a place: the user's, then the program's, from the innermost call
+        outwards; tensors as Values."""
+        found: dict[str, Any] = dict(self.variables)
+        steps = where.scope.path()[::-1] if where.scope is not None else []
+        for step in steps:
+            for name, thing in self.lookup.tape.bindings.variables(step, where.position).items():
+                if name not in found:
+                    found[name] = thing() if isinstance(thing, weakref.ref) else thing
+                    if isinstance(thing, Holder):
+                        found[name] = thing.refer() or thing
+        if where.scope is not None:
+            for name, thing in list(where.scope.variables.items()):
+                found.setdefault(name, thing)
+        return found
 
     def _namespace(self, source: str, placeholders: dict[str, Any], where: Surroundings) -> dict[str, Any]:
         """Everything the source names: the person's variables, the program's, MLX, in this order."""

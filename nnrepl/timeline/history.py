@@ -67,7 +67,7 @@ class History:
             self._thinned += 1
         for at in recent:
             if self.bytes > room:
-                self._release(at, keep=self._handed_on, and_held=True)
+                self._release(at, keep=frozenset(), and_held=True)
         for at in (*self._superfluous(recent.start), *sorted(self._sizes)):
             if self.bytes <= room or at >= recent.start:
                 return
@@ -78,7 +78,8 @@ class History:
         return sum([_bytes(value) for op in part.ops for value in op.outputs])
 
     def _note_handed_on(self) -> None:
-        """The values that later passes begin with."""
+        """The values that later passes begin with: parameters, and what is used by more than the very next pass
+        (that can be made again from what it was made of)."""
         passes = self.tape.passes
         fresh, self._noted = passes[self._noted :], len(passes)
         for part in fresh:
@@ -88,7 +89,7 @@ class History:
                     self._leaves.setdefault(leaf.origin, []).append(leaf)
             for op in part.ops:
                 for value in op.inputs:
-                    if value.op is not None and value.op.position < part.start:
+                    if value.op is not None and value.op.part.number < part.number - 1:
                         self._handed_on.add(value)
 
     def _release(self, at: int, keep: set[Value] | frozenset[Value], and_held: bool = False) -> None:

@@ -87,13 +87,13 @@ for i in range(60):
 
 def test_the_budget_holds(tmp_path: Path) -> None:
     """328 kB of parameters, three times that in a step (gradients, what the rate makes of them, the new parameters):
-    no step leaves more than the budget and the parameters that the program began with."""
+    no step leaves more than the budget, and the parameters that the program began with and has now."""
     path = tmp_path / "long.py"
     path.write_text(LONG_RUN)
     result = nnrepl_cli("--batch", "--history", "1500K", "-c", "continue", "-c", "p loss", str(path))
     used = [int(size) for size in re.findall(r"active (\d+)", result.stdout)]
     assert len(used) == 49
-    assert max(used) < 1.5e6 + 0.33e6 + 0.1e6
+    assert max(used) < 1.5e6 + 2 * 0.33e6
 
 
 @pytest.mark.parametrize(("text", "size"), [("500", 500), ("20K", 20480), ("1.5MB", 1572864), ("2 GiB", 2**31)])
