@@ -16,12 +16,15 @@ class Run:
         position: From where on something else happens.
         ops: What the user put in at that place.
         cursor: Where the user is to stand afterwards.
+        seen: Up to where on the new tape the user has seen what the program prints; by default that is all before
+            the position.
     """
 
     old: Tape
     position: int
     ops: tuple[Op, ...]
     cursor: int
+    seen: int | None = None
 
     @property
     def expected(self) -> list[Op]:

@@ -74,6 +74,7 @@ class ProgramRestarts:
         point = self._point
         if point is None or not self._within(run, point) or point.lost:
             if self._whole:
+                self._session.hooks.unwinding()
                 raise RunAgain(run)
             if point is not None and point.lost:
                 raise UserError(f"this cannot run again: {point.lost[0]} cannot be put back to where it was")
@@ -81,7 +82,7 @@ class ProgramRestarts:
         names = ProgramNames()
         tape = run.old.fork(point.start, names)
         names.tape = tape
-        self._session.hooks.running_again(run.position, False)
+        self._session.hooks.running_again(run, False)
         try:
             point.again(run, tape)
         except (Diverged, CannotExchange) as error:

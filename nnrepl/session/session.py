@@ -226,7 +226,7 @@ class Session:
         self.resuming = False
         self._after = self.goal
         self.goal = goals.At(run.cursor if self.goal is None else max(len(run.expected) - 1, 0))
-        self.hooks.running_again(run.position, True)
+        self.hooks.running_again(run, True)
 
     @property
     def replaying(self) -> bool:
@@ -248,6 +248,8 @@ class Session:
     def arrive(self, position: int, reason: str = "", error: BaseException | None = None) -> Stop:
         """Put the cursor somewhere and say so."""
         before, self.cursor = self.cursor, position
+        timeline = self.changes.timelines.current
+        timeline.seen = max(timeline.seen, position)
         self.tape.stand(position)
         self.level = self.lookout.search.skip = 0
         stepped, self.goal = isinstance(self.goal, goals.Stepping), None
@@ -402,10 +404,12 @@ class Session:
         """Run the program again from its start. Raises Restart through the program, UserError without one."""
         if self.recorder is None or not self._whole:
             raise UserError("there is no program here that nnrepl could run again; nnrepl PROGRAM has one")
+        self.hooks.unwinding()
         raise Restart
 
     def quit(self) -> None:
         """End the session; unwinds the program if it is running."""
+        self.hooks.quitting()
         raise Quit
 
     def place(self, text: str) -> Place:

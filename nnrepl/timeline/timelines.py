@@ -24,6 +24,7 @@ class Timeline:
         names: What its values are called.
         parent: The timeline that it branched off, None for the first.
         edit: The change that it began with.
+        seen: How far the user has been on it.
     """
 
     number: int
@@ -31,6 +32,7 @@ class Timeline:
     names: ProgramNames
     parent: Timeline | None = None
     edit: Edit | None = None
+    seen: int = 0
 
     @property
     def loss(self) -> Value | None:
