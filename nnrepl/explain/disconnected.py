@@ -6,7 +6,7 @@ import mlx.core as mx
 
 from nnrepl.explain import words
 from nnrepl.explain.answer import Answer
-from nnrepl.explain.entry import FIXED, entry_for
+from nnrepl.explain.entry import FIXED, bind, entry_for
 from nnrepl.session.session import Session
 from nnrepl.tape import GRADIENT_PASS, Op, Pass, Tape, Value
 
@@ -102,7 +102,7 @@ def ends_here(op: Op, alive: set[Value]) -> bool:
     if entry is not None and entry.kind == FIXED:
         return True
     if entry is not None and op.name in ("where", "take", "getitem", "take_along_axis"):
-        first = entry.bind(op)
+        first = bind(entry, op)
         carried = [given for symbol, given in first.items() if symbol in entry.slopes and isinstance(given, Value)]
         return not any(given.canonical in alive for given in carried)
     return False
@@ -117,13 +117,13 @@ def why_end(op: Op) -> str:
     if op.name in _STEPS:
         return "it is a step function, flat everywhere: its slope is 0."
     if op.name == "astype":
-        return f"it makes whole numbers ({words._operand(op.outputs[0].dtype)}), which have no slope."
+        return f"it makes whole numbers ({words.operand(op.outputs[0].dtype)}), which have no slope."
     if op.name in ("take", "getitem", "take_along_axis"):
         return "it is only used as an index, and an index has no slope."
     if op.name == "where":
         return "it is only used as a condition, and a condition has no slope."
     if op.outputs and not mx.issubdtype(op.outputs[0].dtype, mx.inexact):
-        return f"its result is {words._operand(op.outputs[0].dtype)}, which has no slope."
+        return f"its result is {words.operand(op.outputs[0].dtype)}, which has no slope."
     return "no gradient passes through it."
 
 

@@ -31,7 +31,7 @@ def why_error(session: Session) -> Answer:
     answer = Answer(f"{op.label}, {did} ({where}), raised {type(error).__name__}: {said}", op)
     operands = list(dict.fromkeys(value for value in root.inputs))
     answer.evidence = [
-        Evidence(value.name, f"{tuple(value.shape)} {words._operand(value.dtype)}, {history(value)}")
+        Evidence(value.name, f"{tuple(value.shape)} {words.operand(value.dtype)}, {history(value)}")
         for value in operands
     ]
     reason, advice = _disagreement(root, operands)

@@ -168,7 +168,7 @@ class _FormulaStack(Stack):
 
     def _is_own(self, frame: FrameType) -> bool:
         name = frame.f_globals.get("__name__")
-        return not (isinstance(name, str) and name.startswith("nnrepl.explain.table"))
+        return not (isinstance(name, str) and name.startswith("nnrepl.ops"))
 
 
 @contextmanager

@@ -123,7 +123,7 @@ class Trace(Recorded):
         recorder = self._call.recorder(self.tape, RECORDING)
 
         def compute() -> Any:
-            return new(recorder.handle(target)) if callable(new) else new
+            return invoke(new, (recorder.handle(target),), {}) if callable(new) else new
 
         try:
             with recording(recorder):

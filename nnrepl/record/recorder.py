@@ -39,8 +39,8 @@ from nnrepl.tape import (
 )
 
 if TYPE_CHECKING:
+    from nnrepl.record.gradient_call import GradientCall
     from nnrepl.record.tracing import Tracing
-    from nnrepl.record.transforms import GradientCall
 
 RECORD, OPAQUE, MUTED = 0, 1, 2
 _NO_KWARGS: dict[str, Any] = {}
@@ -72,6 +72,9 @@ class Listener(Protocol):
     def op_recorded(self, op: Op) -> None:
         """An op at the top level of the program was recorded; the program waits for its result."""
 
+    def call_started(self) -> None:
+        """A compiled function is called at the top level of the program."""
+
     def pass_started(self, call: GradientCall) -> None:
         """A gradient pass begins: nothing will be said until its end."""
 
@@ -89,6 +92,13 @@ class Exchanging(Protocol):
         """What was to be taken from `old` is taken from `new`."""
 
 
+class Mirrored(Protocol):
+    """A second run, in which the changes of the first one are made again."""
+
+    def due(self, exchange: Callable[[Value, Value], None]) -> None:
+        """Make those that stand where the run stands now; `exchange` lets them take effect."""
+
+
 class Recorder:
     """Writes the program's ops onto a tape.
 
@@ -104,12 +114,14 @@ class Recorder:
         part: The pass that is being recorded.
         differentiating: How many transforms of ours are running (0 at the top level of the program).
         captured: In OPAQUE mode, the recorded values that were touched.
+        forced: In OPAQUE mode, whether something was evaluated.
         closed: Whether the recording is over; wrappers that live on then do nothing.
         compiling: Whether MLX would compile (the program may have switched that off).
         intake: What is asked before anything is computed: whether a tape has it.
         made_before: What transforms had returned before the recording began, and how it is called, by `id`.
         tracing: The compiled functions that are being recorded for the first time, outermost first.
         sweeps: The backward passes that are running, outermost first.
+        mirrors: The second runs of checkpoints that are being recorded and have changes to make.
         overwritten: Values whose array object was changed in place for an edit.
         draws: Since what the random draws are counted, and how many there were.
         customized: Custom functions and what was set as their `vjp`, `jvp`, `vmap`, by `id`.
@@ -126,6 +138,7 @@ class Recorder:
         self.part: Pass | None = None
         self.differentiating = 0
         self.captured: dict[Value, mx.array] = {}
+        self.forced = False
         self.listener: Listener | None = None
         self.started = False
         self.stream: Any = None
@@ -134,6 +147,7 @@ class Recorder:
         self.customized: dict[int, tuple[Any, set[Any]]] = {}
         self.intake: Intake = RECORDING
         self.sweeps: list[Exchanging] = []
+        self.mirrors: list[Mirrored] = []
         self.tracing: list[Tracing] = []
         self.made_before: dict[int, tuple[Any, Callable[..., Any]]] = {}
         self.overwritten: list[tuple[Value, mx.array]] = []
@@ -199,10 +213,14 @@ class Recorder:
             stack.enter(frame)
         op.scope = stack.scope
         op.lasti = frame.f_lasti
-        ops = self.tape.ops
-        op.position = len(ops)
         if self.stream is not None:
             self.tape.streams[op] = self.stream
+        self.place(op)
+
+    def place(self, op: Op) -> None:
+        """Put an op on the tape whose scope is known; at the top level of the program, the listener is told."""
+        ops = self.tape.ops
+        op.position = len(ops)
         if self.differentiating:
             op.part = self.part  # type: ignore[assignment]
             ops.append(op)
@@ -316,7 +334,12 @@ class Recorder:
     def relink(self, now: dict[Value, Value]) -> None:
         """Let the program's array objects stand for other values (of the same content)."""
         for key, value in list(self.live.items()):
-            if value in now:
+            if value not in now:
+                continue
+            held = value.held
+            if held is not None and id(held) == key:
+                self.link(held, now[value])  # the new value holds another object: this one may die
+            else:
                 self.live[key] = now[value]
 
     def _top_level(self, op: Op) -> Pass:

@@ -14,19 +14,18 @@ import mlx.core as mx
 
 from nnrepl.record import opaque
 from nnrepl.record.catalog import Callee
+from nnrepl.record.data import Data, construct
 from nnrepl.record.objects import deliver, hand_out
 from nnrepl.record.recorder import RECORD, Recorder
 from nnrepl.tape import Op, Operation, Value, arrays_of
 
 _getframe = sys._getframe
 _copy = mx.array.__copy__
-_new = mx.array.__new__
 _init = mx.array.__init__
 _getitem = mx.array.__getitem__
 _setitem = mx.array.__setitem__
 _iter = mx.array.__iter__
 _at = mx.array.__dict__["at"].fget
-_tolist = mx.array.tolist
 _split, _squeeze = mx.split, mx.squeeze
 _ROWS_AT_ONCE = 10  # below this many rows MLX splits an array in one go (mlx/python/src/array.cpp)
 
@@ -116,33 +115,8 @@ def _change(recorder: Recorder, operation: Operation, original: Any, args: tuple
 # -- construction ----------------------------------------------------------------------------------------
 
 
-class Data:
-    """Numbers that came from outside of MLX (a list, a NumPy array, a file), kept as a lazy array.
-
-    Attributes:
-        stamp: Of a file, what tells whether it is the same one still; None for other data.
-    """
-
-    __slots__ = ("array", "stamp")
-
-    def __init__(self, array: mx.array, stamp: Any = None) -> None:
-        self.array = _copy(array)
-        self.stamp = stamp
-
-    def guide_key(self) -> Any:
-        """What tells this data from other data at first sight, in a run that follows a tape."""
-        return str(self.array.dtype), self.array.shape
-
-
 def _give(*data: Data) -> list[mx.array]:
     return [_copy(part.array) for part in data]
-
-
-def construct(*args: Any, **kwargs: Any) -> mx.array:
-    """`mx.array(...)` past every wrapper."""
-    array = _new(mx.array)
-    _init(array, *args, **kwargs)
-    return array
 
 
 _CONSTRUCT = Operation("array", construct, "mx.array")

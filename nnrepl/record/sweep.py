@@ -187,11 +187,7 @@ class Sweep:
                 value = node.inputs[slot]
                 if together and (node, value) in together:
                     continue
-                far = so_far.get(value)
-                if far is None:
-                    self._arrive(value, part)
-                else:
-                    self._add(node, value, far, part)
+                self._contribute_part(node, value, part)
         else:
             for slot in node.group.split:
                 value = node.inputs[slot]
@@ -239,8 +235,8 @@ class Sweep:
                 node.parts[slot] = [value]
             op.outputs = (*op.outputs, value)
         self._put(op, node.op)
-        for slot, array in totals:
-            self._continue(node, slot, reached, cotangents, array)
+        for (slot, array), given_far in zip(totals, far):
+            self._continue(node, slot, reached, cotangents, (given_far, array))
 
     def _contribute(self, node: Node, slot: int) -> None:
         """Add a node's part (or parts) to the gradient of one of its inputs."""
@@ -248,17 +244,24 @@ class Sweep:
         if (node, value) in self._together:
             self._contribute_together(node, slot)
             return
-        self.recorder.intake.enter(self.recorder)
         for part in node.parts.pop(slot, ()) if node.parts else ():
-            far = self.so_far.get(value)
             op = part.op
-            if far is None:
-                self._arrive(value, part)
-            elif node.group.uses[slot] > 1 and op is not None and _is_rule_of(op.args[0], node):
-                rule = op.args[0]
-                self._continue(node, slot, rule.outputs, op.inputs[: len(rule.outputs)], None)
+            several = node.group.uses[slot] > 1 and op is not None and _is_rule_of(op.args[0], node)
+            if several and value in self.so_far:
+                rule = op.args[0]  # type: ignore[union-attr]
+                self._continue(node, slot, rule.outputs, op.inputs[: len(rule.outputs)], None)  # type: ignore[union-attr]
             else:
-                self._add(node, value, far, part)
+                self._contribute_part(node, value, part)
+
+    def _contribute_part(self, node: Node, value: Value, part: Value) -> None:
+        """Add one part to the gradient of a value, or begin with it."""
+        self.recorder.intake.enter(self.recorder)
+        part = self.current(part)  # it may have been changed since it was made
+        far = self.so_far.get(value)
+        if far is None:
+            self._arrive(value, part)
+        else:
+            self._add(node, value, far, part)
 
     def _contribute_together(self, node: Node, slot: int) -> None:
         """A node that stands in a region has been reached again: at its first use of the value, all are added."""
@@ -268,9 +271,10 @@ class Sweep:
         node.left[slot] = node.left.get(slot, node.group.uses[slot]) - 1
         if node.left[slot]:
             return
+        self.recorder.intake.enter(self.recorder)
         region, cotangents = self._sums.pop(value)
         far = (self.so_far[value],) if region.continued else ()
-        primals = tuple([self.now.get(taken, taken) for taken in (value, *region.given)])
+        primals = tuple([self.current(taken) for taken in (value, *region.given)])
         inputs = (*cotangents, *far, *primals)
         op = BackwardOp(ACCUMULATE_TOGETHER, (region, *inputs), _NO_KWARGS, inputs, node.op)
         if self._recalled(op, node, value):
@@ -300,18 +304,26 @@ class Sweep:
         slot: int,
         reached: tuple[int, ...],
         cotangents: tuple[Value, ...],
-        array: mx.array | None,
+        built: tuple[Value, mx.array] | None,
     ) -> None:
-        """Let MLX add the several parts of one op to a gradient, one by one."""
+        """Let MLX add the several parts of one op to a gradient, one by one.
+
+        Args:
+            built: A gradient so far and the sum that MLX has made with it, together with other sums.
+        """
+        self.recorder.intake.enter(self.recorder)
         value = node.inputs[slot]
         far = self.so_far[value]
+        cotangents = tuple(map(self.current, cotangents))
         rule = node.rule((slot,), reached, (slot,))
         inputs = (*cotangents, far, *self._primals(node))
         op = BackwardOp(CONTINUE, (rule, *inputs), _NO_KWARGS, inputs, node.op)
         if self._recalled(op, node, value):
             self._arrive(value, op.outputs[0])
             return
-        if array is None:
+        if built is not None and built[0] is far:
+            array = built[1]
+        else:
             array = self._guarded(node.op, run_continued, rule, [given.array for given in inputs])
         self._accumulated(op, node, value, array)
 
@@ -348,8 +360,13 @@ class Sweep:
 
     def _primals(self, node: Node) -> tuple[Value, ...]:
         """The inputs of a node, as a person may have changed them since."""
-        now = self.now
-        return tuple([now.get(value, value) for value in node.inputs]) if now else node.inputs
+        return tuple(map(self.current, node.inputs)) if self.now else node.inputs
+
+    def current(self, value: Value) -> Value:
+        """A value, as a person may have changed it since."""
+        while value in self.now:
+            value = self.now[value]
+        return value
 
     def _recalled(self, op: BackwardOp, node: Node, of: Value | None = None) -> bool:
         """Whether an op has its results already, in a run that follows a tape."""

@@ -84,6 +84,8 @@ class Replay(Intake):
             target = recorder.tape.edits.get(op)
             if target is not None:
                 self._exchange(recorder, target, op.outputs[0])
+        if recorder.mirrors and not self.replaying(len(recorder.tape.ops)):
+            recorder.mirrors[-1].due(lambda old, new: self._made_again(recorder, old, new))
 
     def given(self, recorder: Recorder, op: Op, frame: FrameType) -> Op | None:
         """The op of the tape that `op` is: it is put on the new tape, and nothing is computed."""
@@ -106,7 +108,8 @@ class Replay(Intake):
         if isinstance(op, BackwardOp):
             return self.swept(recorder, op, of)
         if self.replaying(len(recorder.tape)):
-            op.outputs = self._expect(recorder, op).outputs
+            expected = self._expect(recorder, op)
+            op.outputs, op.inputs = expected.outputs, expected.inputs
             return True
         return self._found_again(recorder, op)
 
@@ -119,7 +122,7 @@ class Replay(Intake):
             self._take_over(recorder, op, known, of)
             return True
         old = self._expect(recorder, op)
-        op.outputs = old.outputs
+        op.outputs, op.inputs = old.outputs, old.inputs
         error = recorder.tape.errors.get(old)
         if error is not None:
             recorder.tape.errors[op] = error
@@ -139,6 +142,8 @@ class Replay(Intake):
     def other_way(self) -> Difference | None:
         """Where the program went another way after the edit: the first op that the old tape has not, or that only the
         old tape has. None if it did again what it had done, with other numbers."""
+        if self._run.recoded:
+            return None
         if self.plan.other is not None:
             return self.plan.other
         missing = self.plan.left(self.end)
@@ -253,6 +258,8 @@ class Replay(Intake):
         """Whether the program can know of the edit: it has read a number that depends on it, got another shape or an
         exception."""
         start = self._run.position
+        if self._run.recoded:
+            return True
         edited = [(op.outputs[0], self.tape.edits[op]) for op in self._run.ops if op in self.tape.edits]
         if any([(new.shape, new.dtype) != (old.shape, old.dtype) for new, old in edited]):
             return True
@@ -302,6 +309,11 @@ class Replay(Intake):
         recorder.relink({old: new})
         for sweep in recorder.sweeps:
             sweep.exchange(old, new)
+
+    def _made_again(self, recorder: Recorder, old: Value, new: Value) -> None:
+        """An edit of the first run of a block has been made in its second run as well."""
+        self.plan.stand_for(new, old)
+        self._exchange(recorder, old, new)
 
     def refresh(self, recorder: Recorder) -> None:
         """Give the program's objects the content that they are to have on this timeline: at the entry of a pass some

@@ -369,11 +369,8 @@ def region(value: Value, sure: set[Value], part: Stretch) -> list[Op]:
     return sorted(found, key=lambda op: op.position)
 
 
-_ARRANGING = frozenset(
-    ("transpose", "swapaxes", "moveaxis", "reshape", "flatten", "unflatten", "squeeze", "expand_dims", "contiguous")
-)
-
-
 def computing(ops: list[Op]) -> list[Op]:
     """Those that do more than arrange elements anew; all of them, if none does."""
-    return [op for op in ops if op.root.operation.name not in _ARRANGING] or ops
+    from nnrepl.ops import Trait, has  # the first prompt does not wait for the table
+
+    return [op for op in ops if not has(op.root.operation.name, Trait.ARRANGES)] or ops

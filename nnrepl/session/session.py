@@ -14,24 +14,27 @@ from typing import Any
 
 import mlx.core as mx
 
+from nnrepl.record.gradient_call import GradientCall
 from nnrepl.record.intake import RECORDING
 from nnrepl.record.names import ProgramNames
 from nnrepl.record.recorder import Recorder
-from nnrepl.record.transforms import GradientCall
 from nnrepl.replay.run import Run
 from nnrepl.session import goals, jumps, places
 from nnrepl.session.changes import Changes
 from nnrepl.session.errors import NoGradient, NotYet, Quit, Restart, UserError
-from nnrepl.session.expressions import Expressions, Surroundings, aside, is_condition
+from nnrepl.session.expressions import Expressions, Surroundings, aside
 from nnrepl.session.hooks import END_OF_PROGRAM, END_OF_TAPE, EXCEPTION, START_OF_TAPE, Hooks, Stop
 from nnrepl.session.lookup import Lookup
-from nnrepl.session.places import Place
+from nnrepl.session.place import Place
+from nnrepl.session.places import Here
+from nnrepl.session.program import Program
 from nnrepl.session.restarts import ProgramRestarts
 from nnrepl.session.running import Lookout
 from nnrepl.session.settings import defaults
 from nnrepl.session.stops import Hit, Stops
 from nnrepl.tape import GRADIENT_PASS, Op, Pass, Tape, Value
 from nnrepl.timeline import moves
+from nnrepl.timeline.code import Codes, Files
 from nnrepl.timeline.evaluation import Work, evaluate, pending
 from nnrepl.timeline.history import History
 from nnrepl.timeline.timelines import Timelines
@@ -51,6 +54,9 @@ class Session:
         stops: Breakpoints, watches and catches.
         level: How many calls above the one that makes the next op Python at the prompt stands (`up`).
         work: What evaluations the person has asked for.
+        codes: The changes of the program's source that hold in it.
+        on_load: Told the path of another program that is about to start; returns a line for the user, or "".
+        files: The program's files; None where there is no program that was read from any.
     """
 
     def __init__(
@@ -68,6 +74,7 @@ class Session:
         self.settings: dict[str, Any] = defaults()
         self.displays: dict[int, str] = {}
         self.lookup = Lookup(tape, names)
+        self.program = Program(tape)
         self.expressions = Expressions(self.lookup)
         self._whole = whole
         self.restarts = None if recorder is None else ProgramRestarts(self, recorder, whole)
@@ -76,6 +83,9 @@ class Session:
         self.lookout = Lookout(self)
         self.level = 0
         self.work: list[Work] = []
+        self.codes = Codes()
+        self.files: Files | None = None
+        self.on_load: Callable[[str], str] = lambda path: ""
         self.exit_error: BaseException | None = None
         self._history: History | None = None
         self._after: goals.Goal | None = None
@@ -99,13 +109,20 @@ class Session:
 
     def op_recorded(self, op: Op) -> None:
         """Listener: an op at the top level of the program; the program waits."""
+        self.call_started()
         self._recorded()
+
+    def call_started(self) -> None:
+        """Listener: the program stands between two ops of its top level, or is about to call a compiled function."""
+        if self.recorder is not None:
+            self.codes.reach(len(self.recorder.tape))
 
     def pass_started(self, call: GradientCall) -> None:
         """Listener: a gradient pass begins."""
         if os.getpid() == self._process:
             self.hooks.pass_started()
             self._trim()
+            self.codes.reach(len(call.recorder.tape), entering=True)
             if self.restarts is not None and self.may_stop:
                 self.restarts.pass_started(call)
 
@@ -121,12 +138,14 @@ class Session:
 
     def pass_recorded(self, call: GradientCall) -> None:
         """Listener: a gradient pass has been recorded to its end; the program waits."""
+        self.call_started()
         self._recorded()
         if self.restarts is not None:
             self.restarts.left()
 
     def evaluation_forced(self) -> None:
         """Listener: the program forces an evaluation; a good moment to look for what only numbers tell."""
+        self.call_started()
         if self.goal is not None and not self.replaying and os.getpid() == self._process:
             hits = self.lookout.caught_up()
             if hits:
@@ -208,12 +227,14 @@ class Session:
         self.tape, self.names, self.cursor = tape, names, min(cursor, len(tape))
         tape.stand(self.cursor)
         self.lookup = self.expressions.lookup = Lookup(tape, names)
+        self.program = Program(tape)
 
     def attach(self, tape: Tape, names: ProgramNames, recorder: Recorder) -> None:
         """A program is about to run (again), recorded on this tape."""
         self.recorder = recorder
         if not self.changes.coming:
             self.changes.timelines = Timelines(tape, names)
+            self.codes = Codes()
             self.stops.begin()
         self.restarts = self.changes.restarts = ProgramRestarts(self, recorder)
         self.look_at(tape, names, 0)
@@ -226,6 +247,8 @@ class Session:
         self.resuming = False
         self._after = self.goal
         self.goal = goals.At(run.cursor if self.goal is None else max(len(run.expected) - 1, 0))
+        if self._after is None and run.part:
+            self.goal = goals.NextPass(run.part)
         self.hooks.running_again(run, True)
 
     @property
@@ -307,19 +330,6 @@ class Session:
         found = [other for other in self.tape.passes if other.number <= number and len(other)]
         return self.arrive(found[-1].start if found else 0, "" if found else START_OF_TAPE)
 
-    def _holds(self, text: str, part: Pass) -> bool:
-        """Whether a condition holds at the end of a pass. What has no value there does not."""
-        try:
-            result = self.expressions.evaluate(text, self._at_end(part))
-            with aside():
-                return bool(result)
-        except (NotYet, NoGradient):
-            return False
-        except UserError:
-            raise
-        except Exception as error:
-            raise UserError(f"{text} cannot be told in {part.address}: {type(error).__name__}: {error}") from None
-
     @staticmethod
     def _at_end(part: Pass) -> Surroundings:
         return Surroundings(part.end, part.ops[-1].scope, None)
@@ -329,13 +339,12 @@ class Session:
         return self.forward(goals.out(self.cursor))
 
     def until(self, place: str = "") -> Stop | None:
-        """Go to the next op at a place; to the end of the first pass for which a condition holds (`loss < 0.1`);
-        without either, to a greater line of this function."""
-        if is_condition(place):
-            return self.forward(goals.Fulfilled(place, lambda part: self._holds(place, part), self.cursor))
-        if not place:
-            return self.forward(goals.further_down(self.cursor))
-        return self.forward(goals.Until(self.place(place), self.cursor + 1))
+        """Go on to the next position of a place; without one, to a greater line of this function.
+
+        Raises:
+            UserError: If there is no such place.
+        """
+        return jumps.until(self, place) if place else self.forward(goals.further_down(self.cursor))
 
     def resume(self, count: int = 1) -> Stop | None:
         """Go to the next stop, or the `count`-th from here, or the end."""
@@ -377,16 +386,20 @@ class Session:
         return self._return_to(target, START_OF_TAPE if self.cursor == target else "")
 
     def goto(self, text: str) -> Stop | None:
-        """Go to a place: `#12`, `train.py:31`, a value's name, `forward`, `backward`, `update`, `start`, `end`.
+        """Go to the nearest position of a place, in either direction (see `nnrepl.session.places`).
 
         Raises:
             UserError: If there is no such place.
         """
         return jumps.goto(self, text)
 
+    def find(self, place: Place, start: int, end: int, reverse: bool = False) -> int | None:
+        """The first position of a place in a range (the last one, in reverse), its condition included."""
+        return self.lookout.search.find(place, start, end, reverse)
+
     def nearest(self, place: Place) -> int | None:
         """Where a place is: in this pass if it is there, else the last before the cursor, else the next."""
-        return jumps.nearest(self.tape, self.cursor, place)
+        return place.nearest(self.tape, self.cursor, lambda start, end, back: self.find(place, start, end, back))
 
     def last_write(self, name: str) -> Stop:
         """Go back to the op that wrote a value last; from there, to the write before.
@@ -401,9 +414,14 @@ class Session:
         return jumps.rewind(self)
 
     def restart(self) -> None:
-        """Run the program again from its start. Raises Restart through the program, UserError without one."""
+        """Run the program again from its start, from its files as they are now.
+
+        Raises Restart through the program, UserError without one or if a file does not parse.
+        """
         if self.recorder is None or not self._whole:
             raise UserError("there is no program here that nnrepl could run again; nnrepl PROGRAM has one")
+        if self.files is not None:
+            self.files.read_again()
         self.hooks.unwinding()
         raise Restart
 
@@ -412,9 +430,35 @@ class Session:
         self.hooks.quitting()
         raise Quit
 
+    def op_at(self, text: str) -> Op:
+        """The op that a place means from here.
+
+        Raises:
+            UserError: If there is no such place, or no op is at it.
+        """
+        place = self.place(text)
+        found = self.nearest(place)
+        if found is None or found >= len(self.tape):
+            raise UserError(f"no op is at {place.title}; {self.lookup.extent()}")
+        return self.tape.ops[found]
+
     def place(self, text: str) -> Place:
-        """Read a place; a bare number is a line in `until`, an op elsewhere."""
-        return places.parse(text, self.lookup)
+        """Read a place, as every command reads it.
+
+        Raises:
+            UserError: If nothing recorded and nothing in the program's source can be it.
+        """
+        op = self.op or (self.tape.ops[-1] if self.tape.ops else None)
+        variables = self.expressions.known(self.where())
+        for step in reversed(op.scope.path()) if op is not None and op.scope is not None else ():
+            variables = {**step.variables, **variables}
+        here = Here(self.tape, self.names, op, self.program, self.running, variables, self.skip)
+        return places.read(text, here)
+
+    @property
+    def skip(self) -> tuple[str, ...]:
+        """The modules whose lines are not the program's own."""
+        return tuple(str(self.settings["skip"]).split())
 
     # -- looking -------------------------------------------------------------------------------------------
 

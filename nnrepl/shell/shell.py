@@ -189,6 +189,27 @@ class Shell(Hooks):
         seen = run.position + len(run.ops) if run.seen is None else run.seen
         self.held.begin_again(seen, max(run.cursor if run.seen is None else 0, seen))
 
+    def announce(self, text: str) -> None:
+        """Say what is about to happen."""
+        self.show(Text(text, style="hint"))
+
+    def confirm(self, question: str, otherwise: bool = False) -> bool:
+        """Ask, on a terminal; Enter alone is no."""
+        if not self.reader.pages:
+            return otherwise
+        if self.reader.screen is not None:
+            self.reader.screen.leave()
+        try:
+            return input(question).strip().lower() in ("y", "yes")
+        except (EOFError, KeyboardInterrupt):
+            return False
+
+    def lend_terminal(self, run: Callable[[], int]) -> int:
+        """Leave the full screen while another program has the terminal."""
+        if self.reader.screen is not None:
+            self.reader.screen.leave()
+        return run()
+
     def cursor_moved(self, position: int) -> None:
         """Show what the program printed before the cursor."""
         if self.session.replaying:
@@ -221,6 +242,7 @@ class Shell(Hooks):
 
     def _open(self, session: Session, stop: Stop) -> None:
         if self.quiet and not stop.hits:
+            self.show(self.interpreter.news())
             self.interpreter.shown = session.op
             return
         if self.banner:

@@ -34,6 +34,7 @@ class Pass:
         wrt: The leaves with respect to which it was.
         roots: What was differentiated, each with the gradient that the sweep started from.
         grads: For each forward value that got a gradient, its versions in order; the last is the whole.
+        given: The gradient that the program got for each of `wrt`: zeros where none flows.
         error: The exception that ended it, if one did.
         scope, lasti: Where it was called from.
     """
@@ -49,6 +50,7 @@ class Pass:
     wrt: tuple[Value, ...] = ()
     roots: tuple[tuple[Value, Value], ...] = ()
     grads: dict[Value, list[Value]] = field(default_factory=dict)
+    given: tuple[Value, ...] = ()
     error: BaseException | None = None
     scope: Activation | None = None
     lasti: int = -1

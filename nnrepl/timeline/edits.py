@@ -12,6 +12,7 @@ from typing import Any
 
 import mlx.core as mx
 
+from nnrepl.record.custom import in_first_run
 from nnrepl.record.intake import RECORDING
 from nnrepl.record.recorder import RECORD, Recorder
 from nnrepl.tape import RUN_PASS, Activation, Gradient, Leaf, Op, Operation, Pass, Tape, Value
@@ -151,11 +152,17 @@ def place_of(tape: Tape, target: Value, cursor: int | None = None) -> tuple[Valu
     A parameter or an input is changed where it enters, so that everything sees it; the result of an op, from
     the cursor on (without a cursor, from where it was made).
     """
-    while isinstance(target, Leaf) and target.origin is not None:
-        entered = next((part for part in tape.passes if target in part.wrt), None)
-        if entered is None:
+    while True:
+        if isinstance(target, Leaf) and target.origin is not None:
+            entered = next((part for part in tape.passes if target in part.wrt), None)
+            if entered is not None:
+                return target.origin, entered.start
+            target = target.origin  # a leaf of a run within the pass is what it came from
+            continue
+        twin = in_first_run(tape, target, cursor)
+        if twin is None:
             break
-        return target.origin, entered.start
+        target, cursor = twin
     if target.op is None:
         part = None if cursor is None else tape.pass_at(cursor)
         return target, 0 if part is None else part.start

@@ -7,7 +7,7 @@ import re
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.text import Text
 
-from nnrepl.record.source import lines_of, span_of
+from nnrepl.record.source import file_of, lines_of, span_of
 from nnrepl.session.errors import UserError
 from nnrepl.session.session import Session
 from nnrepl.tape import Op
@@ -31,9 +31,7 @@ def listed(session: Session, text: str = "", begin: int | None = None) -> list[O
         UserError: If there is no such place.
     """
     count, center = AROUND, session.cursor
-    if text.isdigit():
-        count = int(text[:9])
-    elif text:
+    if text:
         found = session.nearest(session.place(text))
         if found is None:
             raise UserError(f"no op is at {text}; {session.lookup.extent()}")
@@ -128,8 +126,7 @@ def source_listing(session: Session, text: str = "", rows: int = 31) -> Renderab
     op = session.op or (session.tape.ops[-1] if session.tape.ops else None)
     if op is None or op.scope is None:
         return Text("no op, no source", style="hint")
-    file = op.scope.code.co_filename
-    lines = lines_of(file)
+    lines = lines_of(file_of(op.scope.code))
     if not lines:
         return Text(f"the source of {place_text(op.source)} cannot be read", style="hint")
     first, last = _which(text, op.source.line, rows, len(lines))
@@ -154,11 +151,11 @@ def _which(text: str, line: int, rows: int, count: int) -> tuple[int, int]:
 def ops_by_line(op: Op) -> dict[int, list[int]]:
     """For each line of the file of an op, the numbers of the forward ops that it made in this pass."""
     assert op.scope is not None
-    file = op.scope.code.co_filename
+    file = file_of(op.scope.code)
     numbers: dict[int, list[int]] = {}
     for other in op.part.ops:
         scope = other.scope
-        if scope is not None and scope.code.co_filename == file and other.of is None:
+        if scope is not None and file_of(scope.code) == file and other.of is None:
             numbers.setdefault(span_of(scope.code, other.lasti)[0], []).append(other.index)
     return numbers
 

@@ -8,7 +8,7 @@ from typing import Protocol
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.text import Text
 
-from nnrepl.record.source import lines_of
+from nnrepl.record.source import file_of, lines_of
 from nnrepl.session.session import Session
 from nnrepl.tape import Op, Value
 from nnrepl.view.heatmap import Heatmap
@@ -84,7 +84,7 @@ class SourcePane:
 
     def __init__(self, op: Op, numbers: dict[int, list[int]]) -> None:
         self._source = op.source
-        self._lines = lines_of(op.scope.code.co_filename) if op.scope is not None else []
+        self._lines = lines_of(file_of(op.scope.code)) if op.scope is not None else []
         self._numbers = numbers
 
     @property

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import mlx.core as mx
+
 from nnrepl.explain import words
+from nnrepl.explain.health.parameters import roots
 from nnrepl.explain.health.report import NOTE, Case, Check, Finding
 from nnrepl.record import source as sources
 from nnrepl.record.stack import is_module
@@ -31,10 +34,10 @@ def frozen(case: Case) -> Iterator[Finding]:
 def _untrained(case: Case, wrt: set[str]) -> list[str]:
     """The parameters of the model that are not trained, without statistics and quantized weights."""
     used: dict[str, int] = {}
-    for root in _roots(case.part):
+    for root in roots(case.part):
         trainable = {id(array) for _, array in _flat(root.trainable_parameters())}
         for name, array in _flat(root.parameters()):
-            if id(array) not in trainable and name not in wrt:
+            if id(array) not in trainable and name not in wrt and mx.issubdtype(array.dtype, mx.inexact):
                 used[name] = array.size
     kept = [name for name in used if not name.rpartition(".")[2].startswith(("running_", "_"))]
     return [name for name in kept if name.rpartition(".")[2] not in ("scales", "biases")]
@@ -46,28 +49,11 @@ def _flat(tree: Any) -> list[tuple[str, Any]]:
     return list(trees.paths(tree))
 
 
-def _roots(part: Pass) -> list[Any]:
-    """The outermost modules that made ops of a pass."""
-    found: dict[int, Any] = {}
-    for op in part.ops:
-        owner = _root(op)
-        if owner is not None:
-            found[id(owner)] = owner
-    inner = {id(child) for root in found.values() for child in root.modules() if child is not root}
-    return [root for key, root in found.items() if key not in inner]
-
-
-def _root(op: Op) -> Any:
-    if op.scope is None:
-        return None
-    return next((step.owner for step in op.scope.path() if is_module(step.owner)), None)
-
-
 def modes(case: Case) -> Iterator[Finding]:
     """Dropout and BatchNorm in the wrong mode: asleep while training, awake while evaluating."""
     asleep = [
         (name, module)
-        for root in _roots(case.part)
+        for root in roots(case.part)
         for name, module in root.named_modules()
         if _has_mode(module) and not module.training
     ]
@@ -139,7 +125,7 @@ def captured(case: Case) -> Iterator[Finding]:
         for taken in op.inputs:
             if isinstance(taken, Leaf) or taken.op is None or taken.op.part is case.part:
                 continue
-            if taken.name in known:
+            if taken.name in known or id(taken.held) in case.hidden:
                 continue
             made, owner = taken.op, taken.op.scope.owner if taken.op.scope is not None else None
             if is_module(owner) and taken.op.scope is not None and taken.op.scope.code.co_name == "__init__":

@@ -6,7 +6,8 @@ from typing import Any
 
 import mlx.core as mx
 
-from nnrepl.explain.entry import ELEMENTWISE, FIXED, Entry, Slope, enter
+from nnrepl.ops.entry import ELEMENTWISE, FIXED, Entry, Slope, enter
+from nnrepl.ops.traits import Trait
 
 
 def _full(shape: Any, v: Any, dtype: Any = None) -> mx.array:
@@ -22,7 +23,8 @@ for _name, _text, _run, _words in (
     ("ones_like", "1", lambda a, dtype=None: mx.full(a.shape, 1, dtype or a.dtype), "Ones in the shape of "
         "another tensor."),
 ):  # fmt: skip
-    enter(Entry(_name, _text, _words, _run, {}, FIXED))
+    _marks = {Trait.SOURCE, Trait.ZEROS} if _text == "0" else {Trait.SOURCE}
+    enter(Entry(_name, _text, _words, _run, {}, FIXED, traits=frozenset(_marks)))
 
 
 def _arange(*ends: Any, dtype: Any = None) -> mx.array:
@@ -33,11 +35,12 @@ def _arange(*ends: Any, dtype: Any = None) -> mx.array:
     return numbers.astype(dtype or (mx.int32 if whole else mx.float32))
 
 
-enter(Entry("arange", "start + i · step", "Evenly spaced numbers.", _arange, {}, FIXED))
+enter(Entry("arange", "start + i · step", "Evenly spaced numbers.", _arange, {}, FIXED,
+            traits=frozenset({Trait.SOURCE})))  # fmt: skip
 enter(Entry(
     "eye", "[j = i + k]", "Ones on a diagonal, zeros elsewhere.",
     lambda n, m=None, k=0, dtype=mx.float32: (mx.arange(n)[:, None] + k == mx.arange(m or n)[None]).astype(dtype),
-    {}, FIXED,
+    {}, FIXED, traits=frozenset({Trait.SOURCE}),
 ))  # fmt: skip
 
 for _name, _text, _words in (
@@ -49,14 +52,16 @@ for _name, _text, _words in (
     ("random.categorical", "argmax(logits + gumbel)", "Random choices, likelier where the logits are larger."),
     ("random.truncated_normal", "n, drawn again while outside of low..high", "The bell curve, cut off on both sides."),
     ("random.gumbel", "−ln(−ln(u))", "Random numbers from the Gumbel distribution."),
-    ("random.permutation", "a in random order", "A random order."),
+    ("random.permutation", "{a} in random order", "A random order."),
     ("random.key", "a key", "The start of a series of random numbers."),
     ("to_fp8", "the nearest 8-bit number", "Rounds to eight bits: four for the exponent, three for the digits."),
     ("from_fp8", "the same number in more bits", "Reads numbers of eight bits."),
     ("linalg.qr", "q, r with q @ r = a", "Splits a matrix into one with right angles and a triangular one."),
     ("random.split", "several keys from one", "New keys for independent random numbers."),
 ):
-    enter(Entry(_name, _text, _words, None, {}, FIXED))
+    _drawn = _name.startswith("random.") and _name not in ("random.key", "random.split")
+    _marks = {Trait.SOURCE, Trait.RANDOM} if _drawn else {Trait.SOURCE} if _name == "array" else set()
+    enter(Entry(_name, _text, _words, None, {}, FIXED, traits=frozenset(_marks)))
 
 enter(
     Entry(
@@ -68,5 +73,6 @@ enter(
         _full,
         {"v": Slope("g · v", lambda g, y, shape, v, dtype=None: g * v)},
         ELEMENTWISE,
+        traits=frozenset({Trait.SOURCE}),
     )
 )
