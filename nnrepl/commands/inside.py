@@ -14,24 +14,20 @@ from nnrepl.session.lookup import NUMBER
 from nnrepl.session.session import Session
 from nnrepl.tape import Op
 
-OP = Grammar("[#n | NAME]", lambda text: True, "names")
+OP = Grammar("[NAME | PLACE]", lambda text: True, "places")
 
 
 def op_of(session: Session, text: str) -> Op:
-    """The op that is meant: `#n`, the one that made a name, or the one at the cursor."""
+    """The op that is meant: the one at a place, the one that made a name, or the one at the cursor."""
     if not text:
         if session.op is None:
             raise UserError("the cursor stands behind the last op; name one, such as #3")
         return session.op
-    from nnrepl.explain.paths import gradient_of, inner_of_gradient, value_of
+    from nnrepl.explain.paths import target_of
 
     if NUMBER.fullmatch(text):
         return session.lookup.op(text)
-    inner = inner_of_gradient(text)
-    if inner is None:
-        value = value_of(session, text)
-    else:
-        value = gradient_of(session, value_of(session, inner))
+    value = target_of(session, text)
     if value.op is None:
         raise UserError(f"{text} was not made by an op")
     return value.op

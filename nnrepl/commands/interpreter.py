@@ -92,7 +92,7 @@ class Interpreter:
         if parsed.kind == "empty":
             if not self.repeat:
                 return None
-            parsed = table.classify(self.repeat, self.table)
+            parsed = table.classify(self.repeat, self.table, self.is_name)
         self.repeat = ""
         if parsed.command is None:
             return self.python(parsed.text)
@@ -116,15 +116,22 @@ class Interpreter:
     def _classify(self, line: str) -> table.Line:
         """A line by its syntax; what is neither command nor Python may be a habit from another debugger."""
         try:
-            return table.classify(line, self.table)
+            return table.classify(line, self.table, self.is_name)
         except UserError:
             meant = habits.read_as(line.strip())
             if meant is not None:
-                return table.classify(meant, self.table)
+                return table.classify(meant, self.table, self.is_name)
             answer = habits.answer(line.strip())
             if answer is not None:
                 raise UserError(answer) from None
             raise
+
+    def is_name(self, word: str) -> bool:
+        """Whether the program, or the user, has something that is called so."""
+        session = self.session
+        return (
+            word == "grad" or bool(session.names.versions(word)) or word in session.expressions.known(session.where())
+        )
 
     def waiting(self) -> str | None:
         """The line that is to be run before any is read; None if there is none."""

@@ -55,14 +55,10 @@ def finish(it: Interpreter, text: str) -> RenderableType | None:
 def until(it: Interpreter, text: str) -> RenderableType | None:
     """Go on to the next op at a place: `until #12`, `until train.py:31`, `until matmul`, `until backward`.
 
-    `until step 500` goes to that training step, `until loss < 0.1` to the end of the first gradient call for which
-    this holds.
-    A bare number is a line of the file in which you stand. Without a place, go to a greater line of this
-    function: out of a loop, for one.
+    `until step 500` goes to that training step, `until loss < 0.1` to where a loss has been made for which this holds
+    (see `help places`). The program runs on to a place that it has not come to yet. Without a place, go to a greater
+    line of this function: out of a loop, for one.
     """
-    if text.isdigit():
-        op = it.session.op
-        text = f"{op.source.file if op is not None else ''}:{text}"
     return it.show_stop(it.session.until(text))
 
 
@@ -104,10 +100,11 @@ def reverse_continue(it: Interpreter, text: str) -> RenderableType | None:
 def goto(it: Interpreter, text: str) -> RenderableType | None:
     """Go to a place, in either direction.
 
-    `goto #12` an op; `goto train.py:31` a line; `goto z1` or `goto grad(z1)` the op that makes a value;
-    `goto step 30` the first op of a training step, `goto 30#12` one of its ops;
-    `goto forward`, `goto backward`, `goto update` the first op of a phase; `goto layers.0` a module;
-    `goto matmul` an operation; `goto start`, `goto end`.
+    `goto #12` an op; `goto train.py:31`, `goto 31` a line; `goto z1` or `goto grad(z1)` the op that makes a value;
+    `goto step 30` a training step, `goto 30#12` one of its ops; `goto forward`, `goto backward`, `goto update` the
+    first op of a phase; `goto layers.0` a module; `goto loss_fn` a function; `goto matmul` an operation;
+    `goto layers.1 softmax` one within the other; `goto start`, `goto end`. Of several, the nearest: in this step, else
+    before, else ahead. The program runs on to a place that it has not come to yet (see `help places`).
     """
     return it.show_stop(it.session.goto(text))
 

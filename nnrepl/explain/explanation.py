@@ -14,7 +14,7 @@ from nnrepl.explain.entry import ELEMENTWISE, MOVE, Entry, bind, entry_for
 from nnrepl.explain.links import shown
 from nnrepl.explain.local import names_of, symbol_of, written
 from nnrepl.explain.look import Look
-from nnrepl.explain.paths import gradient_of, rule_of, target_of, upstream
+from nnrepl.explain.paths import gradient_of, main_output, rule_of, target_of, upstream
 from nnrepl.explain.updates import update_lines, update_of
 from nnrepl.explain.worked import backward_lines, forward_lines, linear_in, result_at
 from nnrepl.ops.numbers import element
@@ -84,7 +84,7 @@ def explain(session: Session, text: str) -> Explanation:
             raise UserError(
                 f"{op.label} {op.name} raised {type(op.error).__name__} and has no result; why error tells more"
             )
-        value = _main_output(op)
+        value = main_output(op)
     found = of_value(look, value, index)
     if target == "loss":
         found.chain = _chain(session, look, value)
@@ -113,13 +113,6 @@ def _updated(session: Session, name: str) -> Value:
         raise UserError(f"no update of {name} is on the tape; go on until the optimizer has run")
     later = [value for value in made if value.op is not None and value.op.position >= session.cursor]
     return (later or made[-1:])[0]
-
-
-def _main_output(op: Op) -> Value:
-    if not op.outputs:
-        raise UserError(f"{op.label} {op.name} has no result")
-    held = [value for value in op.outputs if value.size]
-    return held[0] if held else op.outputs[0]
 
 
 def of_value(look: Look, value: Value, index: str | None = None) -> Explanation:

@@ -22,6 +22,14 @@ class NoGradient(UserError):
     """A value that no gradient flows to: an answer, not a mistake."""
 
 
+class CannotAsk(UserError):
+    """A condition that raised, and where."""
+
+    def __init__(self, said: str, position: int) -> None:
+        super().__init__(said)
+        self.position = position
+
+
 class Quit(Unwinding):
     """Unwinds the program when the person quits."""
 

@@ -195,6 +195,14 @@ class Expressions:
                 return scope[name]
         return None
 
+    def known(self, where: Surroundings) -> dict[str, Any]:
+        """All variables that can be seen from a place: the user's, then the program's."""
+        found: dict[str, Any] = {}
+        for scope in (self.variables, *self._program_scopes(where)):
+            for name, thing in scope.items():
+                found.setdefault(name, thing)
+        return found
+
     def _program_scopes(self, where: Surroundings) -> Iterator[dict[str, Any]]:
         if where.frame is not None:
             yield where.frame.f_locals

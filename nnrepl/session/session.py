@@ -22,10 +22,12 @@ from nnrepl.replay.run import Run
 from nnrepl.session import goals, jumps, places
 from nnrepl.session.changes import Changes
 from nnrepl.session.errors import NoGradient, NotYet, Quit, Restart, UserError
-from nnrepl.session.expressions import Expressions, Surroundings, aside, is_condition
+from nnrepl.session.expressions import Expressions, Surroundings, aside
 from nnrepl.session.hooks import END_OF_PROGRAM, END_OF_TAPE, EXCEPTION, START_OF_TAPE, Hooks, Stop
 from nnrepl.session.lookup import Lookup
-from nnrepl.session.places import Place
+from nnrepl.session.place import Place
+from nnrepl.session.places import Here
+from nnrepl.session.program import Program
 from nnrepl.session.restarts import ProgramRestarts
 from nnrepl.session.running import Lookout
 from nnrepl.session.settings import defaults
@@ -72,6 +74,7 @@ class Session:
         self.settings: dict[str, Any] = defaults()
         self.displays: dict[int, str] = {}
         self.lookup = Lookup(tape, names)
+        self.program = Program(tape)
         self.expressions = Expressions(self.lookup)
         self._whole = whole
         self.restarts = None if recorder is None else ProgramRestarts(self, recorder, whole)
@@ -224,6 +227,7 @@ class Session:
         self.tape, self.names, self.cursor = tape, names, min(cursor, len(tape))
         tape.stand(self.cursor)
         self.lookup = self.expressions.lookup = Lookup(tape, names)
+        self.program = Program(tape)
 
     def attach(self, tape: Tape, names: ProgramNames, recorder: Recorder) -> None:
         """A program is about to run (again), recorded on this tape."""
@@ -330,19 +334,6 @@ class Session:
         found = [other for other in self.tape.passes if other.number <= number and len(other)]
         return self.arrive(found[-1].start if found else 0, "" if found else START_OF_TAPE)
 
-    def _holds(self, text: str, part: Pass) -> bool:
-        """Whether a condition holds at the end of a pass. What has no value there does not."""
-        try:
-            result = self.expressions.evaluate(text, self._at_end(part))
-            with aside():
-                return bool(result)
-        except (NotYet, NoGradient):
-            return False
-        except UserError:
-            raise
-        except Exception as error:
-            raise UserError(f"{text} cannot be told in {part.address}: {type(error).__name__}: {error}") from None
-
     @staticmethod
     def _at_end(part: Pass) -> Surroundings:
         return Surroundings(part.end, part.ops[-1].scope, None)
@@ -352,13 +343,12 @@ class Session:
         return self.forward(goals.out(self.cursor))
 
     def until(self, place: str = "") -> Stop | None:
-        """Go to the next op at a place; to the end of the first pass for which a condition holds (`loss < 0.1`);
-        without either, to a greater line of this function."""
-        if is_condition(place):
-            return self.forward(goals.Fulfilled(place, lambda part: self._holds(place, part), self.cursor))
-        if not place:
-            return self.forward(goals.further_down(self.cursor))
-        return self.forward(goals.Until(self.place(place), self.cursor + 1))
+        """Go on to the next position of a place; without one, to a greater line of this function.
+
+        Raises:
+            UserError: If there is no such place.
+        """
+        return jumps.until(self, place) if place else self.forward(goals.further_down(self.cursor))
 
     def resume(self, count: int = 1) -> Stop | None:
         """Go to the next stop, or the `count`-th from here, or the end."""
@@ -400,16 +390,20 @@ class Session:
         return self._return_to(target, START_OF_TAPE if self.cursor == target else "")
 
     def goto(self, text: str) -> Stop | None:
-        """Go to a place: `#12`, `train.py:31`, a value's name, `forward`, `backward`, `update`, `start`, `end`.
+        """Go to the nearest position of a place, in either direction (see `nnrepl.session.places`).
 
         Raises:
             UserError: If there is no such place.
         """
         return jumps.goto(self, text)
 
+    def find(self, place: Place, start: int, end: int, reverse: bool = False) -> int | None:
+        """The first position of a place in a range (the last one, in reverse), its condition included."""
+        return self.lookout.search.find(place, start, end, reverse)
+
     def nearest(self, place: Place) -> int | None:
         """Where a place is: in this pass if it is there, else the last before the cursor, else the next."""
-        return jumps.nearest(self.tape, self.cursor, place)
+        return place.nearest(self.tape, self.cursor, lambda start, end, back: self.find(place, start, end, back))
 
     def last_write(self, name: str) -> Stop:
         """Go back to the op that wrote a value last; from there, to the write before.
@@ -438,9 +432,35 @@ class Session:
         """End the session; unwinds the program if it is running."""
         raise Quit
 
+    def op_at(self, text: str) -> Op:
+        """The op that a place means from here.
+
+        Raises:
+            UserError: If there is no such place, or no op is at it.
+        """
+        place = self.place(text)
+        found = self.nearest(place)
+        if found is None or found >= len(self.tape):
+            raise UserError(f"no op is at {place.title}; {self.lookup.extent()}")
+        return self.tape.ops[found]
+
     def place(self, text: str) -> Place:
-        """Read a place; a bare number is a line in `until`, an op elsewhere."""
-        return places.parse(text, self.lookup)
+        """Read a place, as every command reads it.
+
+        Raises:
+            UserError: If nothing recorded and nothing in the program's source can be it.
+        """
+        op = self.op or (self.tape.ops[-1] if self.tape.ops else None)
+        variables = self.expressions.known(self.where())
+        for step in reversed(op.scope.path()) if op is not None and op.scope is not None else ():
+            variables = {**step.variables, **variables}
+        here = Here(self.tape, self.names, op, self.program, self.running, variables, self.skip)
+        return places.read(text, here)
+
+    @property
+    def skip(self) -> tuple[str, ...]:
+        """The modules whose lines are not the program's own."""
+        return tuple(str(self.settings["skip"]).split())
 
     # -- looking -------------------------------------------------------------------------------------------
 

@@ -31,9 +31,7 @@ def listed(session: Session, text: str = "", begin: int | None = None) -> list[O
         UserError: If there is no such place.
     """
     count, center = AROUND, session.cursor
-    if text.isdigit():
-        count = int(text[:9])
-    elif text:
+    if text:
         found = session.nearest(session.place(text))
         if found is None:
             raise UserError(f"no op is at {text}; {session.lookup.extent()}")
