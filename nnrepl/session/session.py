@@ -254,6 +254,12 @@ class Session:
         self.hooks.running_again(run, True)
 
     @property
+    def failure(self) -> BaseException | None:
+        """The exception that ended the program; None while it runs, or if it ended by itself."""
+        error = None if self.running else self.exit_error
+        return None if isinstance(error, SystemExit) else error
+
+    @property
     def replaying(self) -> bool:
         """Whether the program does again what is on the tape already."""
         return self.recorder is not None and self.recorder.intake.follows
