@@ -69,7 +69,7 @@ def _chosen(session: Session, what: str) -> list[Op]:
     if what in PHASES:
         found = [op for op in part.ops if op.phase == what]
         if not found:
-            raise UserError(f"pass {part.number} has no {what}; graph pass draws all of it")
+            raise UserError(f"{part.address} has no {what}; graph pass draws all of it")
         return found
     if not what:
         return neighbourhood(session.tape, session.op or session.tape.ops[-1])

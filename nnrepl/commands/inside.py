@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 from rich.console import Group, RenderableType
 from rich.text import Text
 
@@ -12,6 +10,7 @@ from nnrepl.commands.table import NOTHING, Grammar, command
 from nnrepl.commands.understand import UNDERSTAND
 from nnrepl.session.errors import UserError
 from nnrepl.session.expressions import aside
+from nnrepl.session.lookup import NUMBER
 from nnrepl.session.session import Session
 from nnrepl.tape import Op
 
@@ -26,9 +25,8 @@ def op_of(session: Session, text: str) -> Op:
         return session.op
     from nnrepl.explain.paths import gradient_of, inner_of_gradient, value_of
 
-    found = re.fullmatch(r"#(-?\d{1,12})", text)
-    if found:
-        return session.lookup.op(int(found[1]))
+    if NUMBER.fullmatch(text):
+        return session.lookup.op(text)
     inner = inner_of_gradient(text)
     if inner is None:
         value = value_of(session, text)
@@ -58,7 +56,7 @@ def into(it: Interpreter, text: str) -> RenderableType | None:
         if found.largest == 0
         else f"the result differs from the op's own by at most {number(found.largest)}"
     )
-    said = f"inside #{opened.index} {opened.name}: {found.ops} textbook ops; {close}"
+    said = f"inside {opened.label} {opened.name}: {found.ops} textbook ops; {close}"
     if found.largest and found.peak:
         said += f" (its largest element is {number(found.peak)})"
     it.session = inside

@@ -14,7 +14,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from nnrepl.commands import habits, table
-from nnrepl.record.guide import Unwinding
+from nnrepl.record.intake import Unwinding
 from nnrepl.session.assignments import Assignment, assignment
 from nnrepl.session.errors import NoGradient, NotYet, UserError
 from nnrepl.session.expressions import masked, parts
@@ -24,7 +24,7 @@ from nnrepl.view.changes import Changes
 from nnrepl.view.log import Log
 from nnrepl.view.stop import stop_view
 from nnrepl.view.tensor import Look, tensor
-from nnrepl.view.timelines import edit_text, recomputed_text
+from nnrepl.view.timelines import news_text, recomputed_text
 from nnrepl.view.tree import tensor_tree
 
 
@@ -234,7 +234,7 @@ class Interpreter:
         """What an edit has done, once."""
         changes = self.session.changes
         timeline, changes.news = changes.news, None
-        return None if timeline is None else edit_text(timeline)
+        return None if timeline is None else news_text(timeline)
 
     def moved_in_time(self, *said: RenderableType) -> RenderableType:
         """Another tape is looked at."""

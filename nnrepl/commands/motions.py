@@ -26,16 +26,20 @@ def step(it: Interpreter, text: str) -> RenderableType | None:
     return it.show_stop(it.session.step(_count(text)))
 
 
-COUNT_OR_PASS = Grammar("[n] | pass [n]", lambda text: re.fullmatch(r"\d*|pass(\s+\d+)?", text) is not None)
+COUNT_OR_STEP = Grammar(
+    "[n] | step [n] | pass [n]", lambda text: re.fullmatch(r"\d*|(step|pass)(\s+\d+)?", text) is not None
+)
 
 
-@command("next", "n", takes=COUNT_OR_PASS, group=FORWARDS, repeats=True)
+@command("next", "n", takes=COUNT_OR_STEP, group=FORWARDS, repeats=True)
 def next_(it: Interpreter, text: str) -> RenderableType | None:
     """Go to the next op of this function, over the calls (of modules, for one) that it makes.
 
-    At the end of the function it goes on in the caller. `next pass` goes to the first op of the next pass,
-    `next pass 10` ten passes on.
+    At the end of the function it goes on in the caller. `next step` goes to the first op of the next training step,
+    `next step 10` ten steps on; `next pass` to the next gradient call or update.
     """
+    if text.startswith("step"):
+        return it.show_stop(it.session.next_step(_count(text[4:].strip())))
     if text.startswith("pass"):
         return it.show_stop(it.session.next_pass(_count(text[4:].strip())))
     return it.show_stop(it.session.next(_count(text)))
@@ -51,7 +55,8 @@ def finish(it: Interpreter, text: str) -> RenderableType | None:
 def until(it: Interpreter, text: str) -> RenderableType | None:
     """Go on to the next op at a place: `until #12`, `until train.py:31`, `until matmul`, `until backward`.
 
-    `until pass 500` goes to that pass, `until loss < 0.1` to the end of the first pass for which this holds.
+    `until step 500` goes to that training step, `until loss < 0.1` to the end of the first gradient call for which
+    this holds.
     A bare number is a line of the file in which you stand. Without a place, go to a greater line of this
     function: out of a loop, for one.
     """
@@ -73,9 +78,11 @@ def reverse_step(it: Interpreter, text: str) -> RenderableType | None:
     return it.show_stop(it.session.back(_count(text)))
 
 
-@command("reverse-next", "rn", takes=COUNT_OR_PASS, group=BACKWARDS, repeats=True)
+@command("reverse-next", "rn", takes=COUNT_OR_STEP, group=BACKWARDS, repeats=True)
 def reverse_next(it: Interpreter, text: str) -> RenderableType | None:
-    """Go back to the last op of this function, over the calls that it makes; `rn pass` to the pass before."""
+    """Go back to the last op of this function, over the calls that it makes; `rn step` to the step before."""
+    if text.startswith("step"):
+        return it.show_stop(it.session.back_step(_count(text[4:].strip())))
     if text.startswith("pass"):
         return it.show_stop(it.session.back_pass(_count(text[4:].strip())))
     return it.show_stop(it.session.back_next(_count(text)))
@@ -98,7 +105,7 @@ def goto(it: Interpreter, text: str) -> RenderableType | None:
     """Go to a place, in either direction.
 
     `goto #12` an op; `goto train.py:31` a line; `goto z1` or `goto grad(z1)` the op that makes a value;
-    `goto pass 7` the first op of a pass;
+    `goto step 30` the first op of a training step, `goto 30#12` one of its ops;
     `goto forward`, `goto backward`, `goto update` the first op of a phase; `goto layers.0` a module;
     `goto matmul` an operation; `goto start`, `goto end`.
     """

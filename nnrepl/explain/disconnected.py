@@ -37,14 +37,14 @@ def why_none(session: Session, value: Value) -> Answer:
     head = f"∂L/∂{name} does not exist"
     if not cone.reached and not cone.edits:
         also = [_namesake(name, namesake)] if namesake is not None else []
-        return Answer(f"{head}: {name} is never used in pass {part.number}, so the loss does not depend on it.",
+        return Answer(f"{head}: {name} is never used in {part.address}, so the loss does not depend on it.",
                       reasons=[_never(value), *also], advice=_how_to_use(value), cause="unused")  # fmt: skip
     into_loss = _ancestors_of_loss(part)
     answer = Answer(f"{head}: no gradient flows from the loss to {name}.")
     for edit in cone.edits:
         target = tape.edits[edit]
         answer.op, answer.cause = answer.op or edit, "edit"
-        answer.reasons.append(f"The edit of {target.name} (#{edit.index} {words.call(edit)}) put other numbers in its "
+        answer.reasons.append(f"The edit of {target.name} ({edit.label} {words.call(edit)}) put other numbers in its "
                               f"place, which are not computed from {name}.")  # fmt: skip
     if not cone.arrives:
         _tell_ends(answer, cone, into_loss, value)
@@ -63,7 +63,7 @@ def _tell_ends(answer: Answer, cone: Cone, into_loss: set[Op], value: Value) -> 
     for op in ends[:4]:
         where = words.place(op.source)
         onward = "" if op in into_loss else " (and its result does not reach the loss either)"
-        answer.reasons.append(f"The way ends at #{op.index} {words.call(op)}, {where}: {why_end(op)}{onward}")
+        answer.reasons.append(f"The way ends at {op.label} {words.call(op)}, {where}: {why_end(op)}{onward}")
         answer.op, answer.cause = answer.op or op, answer.cause or "cut"
     if ends and len(ends) == len(cone.reached) and all(_takes_as_data(op, value) for op in ends):
         answer.cause = "data"
@@ -101,7 +101,7 @@ def _tell_rest(
     where = words.place(last.source)
     answer.reasons.append(
         f"{name} is used by {_ops(cone.reached)}, but nothing that is computed from it goes into the loss: the last is "
-        f"#{last.index} {words.call(last)}, {where}."
+        f"{last.label} {words.call(last)}, {where}."
     )
 
 
@@ -142,12 +142,12 @@ def _other_of_that_name(tape: Tape, part: Pass, value: Value) -> Value | None:
 
 def _namesake(name: str, other: Value) -> str:
     user = next((op for op in other.consumers if op.part.kind == GRADIENT_PASS), None)
-    by = f": #{user.index} {words.call(user)} ({words.place(user.source)})" if user is not None else ""
+    by = f": {user.label} {words.call(user)} ({words.place(user.source)})" if user is not None else ""
     return f"The pass takes another tensor that is called {name}, and was not differentiated{by}."
 
 
 def _ops(ops: list[Op]) -> str:
-    shown = ", ".join(f"#{op.index} {op.name}" for op in ops[:3])
+    shown = ", ".join(f"{op.label} {op.name}" for op in ops[:3])
     return shown + (f" and {len(ops) - 3} more" if len(ops) > 3 else "")
 
 

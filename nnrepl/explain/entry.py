@@ -83,6 +83,7 @@ def gradients(entry: Entry, op: Op, cotangents: list[mx.array], lookup: Lookup) 
         parts = [result] if isinstance(given, Value) else list(result)
         for target, part in zip(targets, parts):
             if isinstance(target, Value):
-                shaped = unbroadcast(part, target.shape) if entry.kind == ELEMENTWISE else part
+                by_place = entry.kind == ELEMENTWISE or entry.row is not None
+                shaped = unbroadcast(part, target.shape) if by_place else part
                 found.setdefault(target, []).append(shaped.astype(target.dtype))
     return found

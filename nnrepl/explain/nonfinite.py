@@ -174,7 +174,7 @@ def why_nonfinite(session: Session, kind: str = "") -> Answer:
 
 def _all_finite(look: Look, parts: list[Pass]) -> str:
     """What was looked at, where nothing was found."""
-    over = "no pass" if not parts else f"pass {parts[0].number}" if len(parts) == 1 else f"{len(parts)} passes"
+    over = "no pass" if not parts else f"{parts[0].address}" if len(parts) == 1 else f"{len(parts)} passes"
     unseen = look.refused
     rest = f" {unseen} tensors were dropped and could not be looked at." if unseen else ""
     finite = look.all_finite
@@ -202,9 +202,9 @@ def _since(look: Look, session: Session, found: Trouble) -> str:
     if not bad or found.part.kind != GRADIENT_PASS:
         return ""
     if len(bad) == 1:
-        return f"Of {len(losses)} losses on the tape only that of pass {bad[0].number} is not finite." if len(
+        return f"Of {len(losses)} losses on the tape only that of {bad[0].address} is not finite." if len(
             losses) > 1 else ""  # fmt: skip
-    return f"The loss has not been finite since pass {bad[0].number} ({len(bad)} of {len(losses)} losses on the tape)."
+    return f"The loss has not been finite since {bad[0].address} ({len(bad)} of {len(losses)} losses on the tape)."
 
 
 def why_nonfinite_value(session: Session, value: Value, kind: str = "") -> Answer:
@@ -238,7 +238,7 @@ def did(op: Op) -> str:
     """`#6, exp(z) (train.py:31)`; a VJP by the op that it differentiates."""
     where = words.place(op.source)
     what = f"the VJP of {words.call(op.of)}" if op.of is not None else words.call(op)
-    return f"#{op.index}, {what}" + (f" ({where})" if where else "")
+    return f"{op.label}, {what}" + (f" ({where})" if where else "")
 
 
 def born(birth: Birth) -> str:
@@ -260,12 +260,12 @@ def came_in(birth: Birth) -> str:
     what = f"{element} came in as {_SIGN[birth.kind]}"
     if birth.op is not None:
         where = words.place(birth.op.source)
-        what = f"{element} is {_SIGN[birth.kind]} in the data that #{birth.op.index} {birth.op.name} takes in" + (
+        what = f"{element} is {_SIGN[birth.kind]} in the data that {birth.op.label} {birth.op.name} takes in" + (
             f" ({where})" if where else "")  # fmt: skip
     elif isinstance(value, Leaf) and value.kind in _KINDS:
         what = f"{_KINDS[value.kind]} {what}"
     user = birth.through or next(iter(value.consumers), None)
-    first = f"; {did(user)} of pass {user.part.number}, takes it" if user is not None else ""
+    first = f"; {did(user)} of {user.part.address}, takes it" if user is not None else ""
     return what + first
 
 
@@ -278,7 +278,7 @@ def _answer(look: Look, found: Trouble) -> Answer:
     end = found.end
     stat = look.stat(end)
     is_loss = end is found.part.loss
-    whose = f"The loss of pass {found.part.number}" if is_loss else end.name
+    whose = f"The loss of {found.part.address}" if is_loss else end.name
     verb = f"is {_shown(look, end, 0)}" if end.size == 1 else f"has {_amount(stat.nans, stat.infs, stat.size)}"
     answer = Answer(f"{whose} {verb}: {born(root)}.", root.op)
     _tell(look, answer, root)

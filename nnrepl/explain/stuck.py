@@ -36,7 +36,7 @@ def reason_for(look: Look, op: Op, gradient: Value, mask: Mask | None = None) ->
         return _cancelled(look, op, gradient)
     forward, of = op.of, gradient.gradient_of
     if op.root is not op and of is None and op.phase == "backward":
-        made = f"#{op.index} {words.call(op)} ({words.place(op.source)})"
+        made = f"{op.label} {words.call(op)} ({words.place(op.source)})"
         return Reason(f"the program's own backward rule ({op.root.name}) gives 0 in {made}.",
                       shown(look, [*upstream(op), gradient]))  # fmt: skip
     if forward is None or of is None:
@@ -117,7 +117,7 @@ class Stuck:
         made = ""
         if at.op is not None:
             made = (
-                f" It was made by #{at.op.index} {words.call(at.op)} ({words.place(at.op.source)}), which has no slope."
+                f" It was made by {at.op.label} {words.call(at.op)} ({words.place(at.op.source)}), which has no slope."
             )
         text = (
             f"{words.name(self.of)} holds whole numbers ({kind}): MLX cuts the gradient of whole numbers to whole "

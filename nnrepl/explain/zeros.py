@@ -47,7 +47,7 @@ def _came_in(look: Look, value: Value, mask: Mask | None) -> Reason:
     if older is not None and older.op is not None and older.shape == value.shape and look.can_see(older):
         made = older.op
         if made.name not in ("zeros", "zeros_like"):
-            return Reason(f"{value.name} is 0 since #{made.index} {words.call(made)} ({words.place(made.source)}).",
+            return Reason(f"{value.name} is 0 since {made.label} {words.call(made)} ({words.place(made.source)}).",
                           shown(look, [value]))  # fmt: skip
     kind = "a parameter that is 0" if isinstance(value, Leaf) and value.kind == "parameter" else "0 as it came in"
     where = f" at the {places(look, mask)} places that count" if mask is not None else ""
@@ -77,7 +77,7 @@ def _zeros_before(look: Look, op: Op, value: Value, mask: Mask | None) -> tuple[
 
 def _made_zero(look: Look, op: Op, value: Value, mask: Mask | None) -> str:
     where = words.place(op.source)
-    at = f" (#{op.index}, {where})" if where else f" (#{op.index})"
+    at = f" ({op.label}, {where})" if where else f" ({op.label})"
     if mask is not None:
         return f"{value.name} = {words.call(op)} is 0 at the {places(look, mask)} places that count{at}."
     entry = entry_for(op)

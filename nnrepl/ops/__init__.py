@@ -11,8 +11,13 @@ from nnrepl.ops import (  # noqa: F401
     elementwise,
     fused,
     indexing,
+    losses,
+    norms,
+    order,
     products,
+    quantized,
     reductions,
+    running,
     shapes,
     sources,
 )

@@ -6,6 +6,7 @@ from typing import Any
 
 import mlx.core as mx
 
+from nnrepl.ops.bilinear import bilinear
 from nnrepl.ops.entry import Slope, formula
 from nnrepl.ops.traits import Trait
 
@@ -94,14 +95,17 @@ def _by_window(forward: Any) -> dict[str, Slope]:
 
         return run
 
-    return {"x": Slope("Σ g · w over the windows that saw it", of(0)), "w": Slope("Σ g · x over all places", of(1))}
+    return {
+        "x": Slope("Σ {g} · {w} over the windows that saw it", of(0)),
+        "w": Slope("Σ {g} · {x} over all places", of(1)),
+    }
 
 
 def _write(name: str, text: str, forward: Any) -> None:
     formula(name, text, _WORDS, slopes=_by_window(forward), traits=(Trait.PRODUCT,))(forward)
 
 
-_TEXT = "Σ over window and channels of x[place · stride + k · dilation − padding] · w[k]"
+_TEXT = "Σ over window and channels of {x}[place · {stride} + k · dilation − padding] · {w}[k]"
 
 
 def _conv(x: Any, w: Any, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1) -> Any:
@@ -136,4 +140,8 @@ def _conv_transpose(
 
 
 for _name in ("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"):
-    _write(_name, "Σ over the places whose window covers this one of x[place] · w[k]", _conv_transpose)
+    _write(_name, "Σ over the places whose window covers this one of {x}[place] · {w}[k]", _conv_transpose)
+
+bilinear(
+    "x", "w", "conv1d", "conv2d", "conv3d", "conv_general", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d"
+)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
 
@@ -18,8 +18,26 @@ import mlx.core as mx
 from nnrepl.ops.traits import Trait
 
 Run = Callable[..., Any]
+"""A formula in plain MLX."""
 
 ELEMENTWISE, PRODUCTS, MOVE, COMPOSITE, FIXED = "elementwise", "products", "move", "composite", "fixed"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """Which numbers belong together in an op that is computed row by row.
+
+    Attributes:
+        axes: `axes(bound, rank)`: the axes along which `Σ`, `mean`, `max` of the formula run.
+        reduces: Whether a row becomes one number.
+        whole: The symbols that have the whole row, where others have one number for it; empty: all have.
+        running: Whether each place of a row sees only those up to it (from it on, going backwards): running totals.
+    """
+
+    axes: Callable[[Mapping[str, Any], int], list[int]]
+    reduces: bool = False
+    running: bool = False
+    whole: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +69,12 @@ class Entry:
         valid: Where the formula has a meaning, in words, "" everywhere: "a ≥ 0".
         kink: Where the slope jumps: the symbols that meet there, `("a", "b")`, "" for none.
         traits: What kind of op it is.
+        row: For an op that is computed element by element or row by row (and then by its text, which is read and
+            computed): which numbers belong together. None for all others.
+        source: Where the formula is from, where it is no school mathematics.
+        forwards: How one element is worked out where the text alone cannot tell: `forwards(case, slot, index)` gives a
+            `case.Line`, or None.
+        backwards: The same for one element of a gradient: `backwards(case, symbol, left, index)`.
     """
 
     name: str
@@ -62,6 +86,10 @@ class Entry:
     valid: str = ""
     kink: str = ""
     traits: frozenset[Trait] = frozenset()
+    row: Row | None = None
+    source: str = ""
+    forwards: Run | None = None
+    backwards: Run | None = None
 
     @property
     def symbols(self) -> tuple[str, ...]:
@@ -113,6 +141,28 @@ def enter(entry: Entry) -> None:
     ENTRIES[entry.name] = entry
 
 
+def forwards(*names: str) -> Callable[[Run], Run]:
+    """Say how an element of the result of some ops is worked out."""
+
+    def write(worker: Run) -> Run:
+        for name in names:
+            ENTRIES[name] = replace(ENTRIES[name], forwards=worker)
+        return worker
+
+    return write
+
+
+def backwards(*names: str) -> Callable[[Run], Run]:
+    """Say how an element of a gradient of some ops is worked out."""
+
+    def write(worker: Run) -> Run:
+        for name in names:
+            ENTRIES[name] = replace(ENTRIES[name], backwards=worker)
+        return worker
+
+    return write
+
+
 def formula(
     name: str,
     text: str,
@@ -121,11 +171,13 @@ def formula(
     slopes: dict[str, Slope] | None = None,
     valid: str = "",
     traits: Iterable[Trait] = (),
+    row: Row | None = None,
+    source: str = "",
 ) -> Callable[[Run], Run]:
     """Enter a function as the formula of an op."""
 
     def write(forward: Run) -> Run:
-        enter(Entry(name, text, words, forward, slopes or {}, kind, valid, traits=frozenset(traits)))
+        enter(Entry(name, text, words, forward, slopes or {}, kind, valid, "", frozenset(traits), row, source))
         return forward
 
     return write

@@ -39,43 +39,6 @@ def _slope_by_name(forward: Any, name: str) -> Any:
     return run
 
 
-def _layer_norm(x: mx.array, weight: Any, bias: Any, eps: float) -> mx.array:
-    wide = x.astype(mx.float32)
-    mu = mx.mean(wide, axis=-1, keepdims=True)
-    centered = wide - mu
-    variance = mx.mean(mx.square(centered), axis=-1, keepdims=True)
-    normal = (centered * mx.rsqrt(variance + eps)).astype(x.dtype)
-    scaled = normal if weight is None else normal * weight
-    return scaled if bias is None else scaled + bias
-
-
-def _rms_norm(x: mx.array, weight: Any, eps: float) -> mx.array:
-    wide = x.astype(mx.float32)
-    mean_square = mx.mean(mx.square(wide), axis=-1, keepdims=True)
-    normal = (wide * mx.rsqrt(mean_square + eps)).astype(x.dtype)
-    return normal if weight is None else normal * weight
-
-
-formula(
-    "fast.layer_norm", "(x − μ) / √(σ² + eps) · weight + bias,  μ = mean x, σ² = mean (x − μ)²",
-    "Each row is moved to mean 0 and scaled to spread 1, then scaled and moved by learned numbers.",
-    slopes={"x": Slope("weight / √(σ² + eps) · (g̃ − mean g̃ − x̂ · mean (g̃ · x̂)),  g̃ = g · "
-                       "weight", _slope_of(_layer_norm, 0)),
-            "weight": Slope("Σ g · x̂,  x̂ = (x − μ) / √(σ² + eps)", _slope_of(_layer_norm, 1)),
-            "bias": Slope("Σ g", _slope_of(_layer_norm, 2))},
-    traits=(Trait.NORMALIZES,),
-)(_layer_norm)  # fmt: skip
-
-formula(
-    "fast.rms_norm", "x / √(mean x² + eps) · weight",
-    "Each row is scaled so that its root mean square is 1, then scaled by learned numbers.",
-    slopes={"x": Slope("1/r · (g̃ − x̂ · mean (g̃ · x̂)),  g̃ = g · weight, r = √(mean x² + eps), x̂ = x / "
-                       "r", _slope_of(_rms_norm, 0)),
-            "weight": Slope("Σ g · x / √(mean x² + eps)", _slope_of(_rms_norm, 1))},
-    traits=(Trait.NORMALIZES,),
-)(_rms_norm)  # fmt: skip
-
-
 def _rope(
     x: mx.array, dims: int, *, traditional: bool, base: float | None, scale: float, offset: Any, freqs: Any = None
 ) -> mx.array:
@@ -108,7 +71,7 @@ formula(
                  "b·cos θ)",
     "Turns pairs of numbers by an angle that grows with the position, so that attention can tell how far apart two "
     "positions are. The gradient is turned back by the same angle.",
-    slopes={"x": Slope("g, turned back by −θ", _slope_of(_rope, 0))},
+    slopes={"x": Slope("{g}, turned back by −θ", _slope_of(_rope, 0))},
 )(_rope)  # fmt: skip
 
 
@@ -134,7 +97,7 @@ def _attention(q: mx.array, k: mx.array, v: mx.array, *, scale: float, mask: Any
 
 
 formula(
-    "fast.scaled_dot_product_attention", "softmax(scale · q @ kᵀ + mask) @ v",
+    "fast.scaled_dot_product_attention", "softmax({scale} · {q} @ {k}ᵀ + {mask}) @ {v}",
     "Each position asks (q) all positions (k) how much they matter, turns the answers into shares that add up "
     "to 1, and "
     "takes the average of what they say (v) by these shares.",
@@ -145,12 +108,3 @@ formula(
             "sinks": Slope("the part of gS at the sinks", _slope_by_name(_attention, "sinks"))},
     traits=(Trait.SHARES, Trait.SATURATES),
 )(_attention)  # fmt: skip
-
-
-@formula("fast.cross_entropy", "logsumexp(logits) − logits[target]",
-         "How surprised the shares softmax(logits) are by the right answer.", traits=(Trait.SHARES,))  # fmt: skip
-def _cross_entropy(logits: mx.array, targets: mx.array, *more: Any, **options: Any) -> mx.array:
-    if more or options:
-        return mx.fast.cross_entropy(logits, targets, *more, **options)
-    score = mx.squeeze(mx.take_along_axis(logits, targets[..., None], -1), -1)
-    return mx.logsumexp(logits, axis=-1) - score

@@ -15,11 +15,11 @@ _WORDS = (
     " Each gradient goes back to the place that its number was taken from; a place taken several times gets the sum."
 )
 
-move("getitem", "a[index]", "Takes a part." + _WORDS, lambda a, index: a[index],
+move("getitem", "{a}[{index}]", "Takes a part." + _WORDS, lambda a, index: a[index],
      (Trait.PICKS, Trait.SPREADS))  # fmt: skip
-move("take", "a[i]", "Takes the numbers at the given places." + _WORDS, lambda a, indices, axis=None: mx.take(
+move("take", "{a}[{indices}]", "Takes the numbers at the given places." + _WORDS, lambda a, indices, axis=None: mx.take(
     a, indices, axis=axis), (Trait.PICKS, Trait.SPREADS))  # fmt: skip
-move("take_along_axis", "a[…, i, …]", "Takes, in each row, the number at its given place." + _WORDS,
+move("take_along_axis", "{a}[…, {indices}, …]", "Takes, in each row, the number at its given place." + _WORDS,
      lambda a, indices, axis=None: mx.take_along_axis(a, indices, axis), (Trait.PICKS,))  # fmt: skip
 
 
@@ -46,12 +46,16 @@ def _setitem_value(g: mx.array, y: Any, a: mx.array, index: Any, value: mx.array
     return mx.reshape(total[1:], value.shape).astype(value.dtype)
 
 
+def _setitem_kept(g: mx.array, y: Any, a: mx.array, index: Any, value: Any) -> mx.array:
+    return mx.where(_covered(a, index), 0, g)
+
+
 enter(Entry(
-    "setitem", "a with a[index] = value", "Puts numbers in place of others. What was overwritten gets no "
+    "setitem", "{a} with {a}[{index}] = {value}", "Puts numbers in place of others. What was overwritten gets no "
                                           "gradient; what "
     "was put there gets that of its place.", _setitem,
-    {"a": Slope("g · [not overwritten]", lambda g, y, a, index, value: mx.where(_covered(a, index), 0, g)),
-     "value": Slope("g[index]", _setitem_value)}, MOVE, traits=frozenset({Trait.PUTS}),
+    {"a": Slope("{g} where nothing was overwritten, else 0", _setitem_kept),
+     "value": Slope("{g}[{index}]", _setitem_value)}, MOVE, traits=frozenset({Trait.PUTS}),
 ))  # fmt: skip
 
 
@@ -87,10 +91,10 @@ def _put_along_values(
 
 
 enter(Entry(
-    "put_along_axis", "a with a[…, i, …] = value", "Puts, in each row, a number at its given place. What was "
-                                                   "overwritten "
-    "gets no gradient.", _put_along,
-    {"a": Slope("g · [not overwritten]", _put_along_a), "values": Slope("g[…, i, …]", _put_along_values)}, COMPOSITE,
+    "put_along_axis", "{a} with {a}[…, {indices}, …] = {values}",
+    "Puts, in each row, a number at its given place. What was overwritten gets no gradient.", _put_along,
+    {"a": Slope("{g} where nothing was overwritten, else 0", _put_along_a),
+     "values": Slope("{g}[…, {indices}, …]", _put_along_values)}, COMPOSITE,
     traits=frozenset({Trait.PUTS}),
 ))  # fmt: skip
 
@@ -103,7 +107,7 @@ def _at(sign: str, words: str, combine: Any) -> None:
     enter(
         Entry(
             f"at.{combine}",
-            f"a with a[index] {sign} value",
+            f"{{a}} with {{a}}[{{index}}] {sign} {{value}}",
             words,
             forward,
             {},

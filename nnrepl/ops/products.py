@@ -1,4 +1,4 @@
-"""Products: sums of products of matrices and their relatives, and quantized ones."""
+"""Products: sums of products of matrices and their relatives."""
 
 from __future__ import annotations
 
@@ -6,7 +6,11 @@ from typing import Any
 
 import mlx.core as mx
 
-from nnrepl.ops.entry import PRODUCTS, Slope, formula, unbroadcast
+from nnrepl.ops.bilinear import bilinear, matrix_gradient, matrix_terms, product_of, sum_of
+from nnrepl.ops.case import Case, Index, Line
+from nnrepl.ops.entry import PRODUCTS, Slope, backwards, formula, forwards, unbroadcast
+from nnrepl.ops.expression import Node, literal
+from nnrepl.ops.numbers import element
 from nnrepl.ops.traits import Trait
 
 
@@ -31,9 +35,8 @@ def _matmul_b(g: mx.array, y: Any, a: mx.array, b: mx.array) -> mx.array:
     return unbroadcast(mx.swapaxes(left, -1, -2) @ _cotangent(g, a, b), right.shape).reshape(b.shape)
 
 
-@formula("matmul", "a @ b", "Each number is a row of the left times a column of the right, added up: y[i,j] = "
-                            "Σₖ a[i,k] · "
-         "b[k,j]. Each side's gradient is the gradient times the other side, turned over.",
+@formula("matmul", "a @ b", "Each number is a row of the left times a column of the right, added up. Each side's "
+         "gradient is the gradient times the other side, transposed.",
          PRODUCTS, {"a": Slope("g @ bᵀ", _matmul_a), "b": Slope("aᵀ @ g", _matmul_b)},
          traits=(Trait.PRODUCT,))  # fmt: skip
 def _matmul(a: mx.array, b: mx.array) -> mx.array:
@@ -66,18 +69,57 @@ def _addmm(c: mx.array, a: mx.array, b: mx.array, alpha: float = 1.0, beta: floa
     return product + offset
 
 
+def _scale(value: Any) -> tuple[Node, ...]:
+    return () if value == 1 else (literal(value),)
+
+
+@forwards("matmul")
+def _matmul_forward(case: Case, slot: int, index: Index) -> Line | None:
+    terms = matrix_terms(case, index)
+    return Line(element(case.y[0].name, index), sum_of(terms)) if terms else None
+
+
+@backwards("matmul")
+def _matmul_backward(case: Case, symbol: str, left: str, index: Index) -> Line | None:
+    terms = matrix_gradient(case, symbol, index)
+    return Line(left, sum_of(terms)) if terms else None
+
+
+@forwards("addmm")
+def _addmm_forward(case: Case, slot: int, index: Index) -> Line | None:
+    terms = matrix_terms(case, index, *_scale(case.bound["alpha"]))
+    if terms is None:
+        return None
+    offset = case.operand("c").node(index)
+    beta = _scale(case.bound["beta"])
+    return Line(element(case.y[0].name, index), sum_of([*terms, product_of(*beta, offset) if beta else offset]))
+
+
+@backwards("addmm")
+def _addmm_backward(case: Case, symbol: str, left: str, index: Index) -> Line | None:
+    if symbol == "c":
+        return None
+    terms = matrix_gradient(case, symbol, index, *_scale(case.bound["alpha"]))
+    return Line(left, sum_of(terms)) if terms else None
+
+
 @formula("inner", "a @ bᵀ", "Rows of the left times rows of the right.", traits=(Trait.PRODUCT,))
 def _inner(a: mx.array, b: mx.array) -> mx.array:
     return mx.matmul(a, mx.swapaxes(b, -1, -2)) if b.ndim > 1 else mx.sum(a * b, axis=-1)
 
 
-@formula("outer", "a[i] · b[j]", "Every number of the left times every number of the right.", traits=(Trait.PRODUCT,))
+@formula(
+    "outer", "{a}[i] · {b}[j]", "Every number of the left times every number of the right.", traits=(Trait.PRODUCT,)
+)
 def _outer(a: mx.array, b: mx.array) -> mx.array:
     return a.flatten()[:, None] * b.flatten()[None]
 
 
 @formula(
-    "tensordot", "Σ a · b over the named axes", "Multiplies and adds up along pairs of axes.", traits=(Trait.PRODUCT,)
+    "tensordot",
+    "Σ {a} · {b} over the axes {axes}",
+    "Multiplies and adds up along pairs of axes.",
+    traits=(Trait.PRODUCT,),
 )
 def _tensordot(a: mx.array, b: mx.array, axes: Any = 2) -> mx.array:
     if isinstance(axes, int):
@@ -96,9 +138,9 @@ def _tensordot(a: mx.array, b: mx.array, axes: Any = 2) -> mx.array:
     return mx.reshape(product, [a.shape[at] for at in keep_a] + [b.shape[at] for at in keep_b])
 
 
-@formula("einsum", "Σ over the letters that are not in the result", "Multiplies along named axes, and adds up "
-    "along those "
-         "that the result does not have.", traits=(Trait.PRODUCT,))  # fmt: skip
+@formula("einsum", "{subscripts}: Σ over the letters that are not in the result",
+         "Multiplies along named axes, and adds up along those that the result does not have.",
+         traits=(Trait.PRODUCT,))  # fmt: skip
 def _einsum(subscripts: str, *operands: mx.array) -> mx.array:
     taken, _, result = subscripts.replace(" ", "").partition("->")
     terms = taken.split(",")
@@ -126,17 +168,18 @@ def _spread_letters(operand: mx.array, term: str, letters: list[str]) -> mx.arra
     return mx.expand_dims(operand, [at for at, letter in enumerate(letters) if letter not in term])
 
 
-@formula("gather_mm", "a[i] @ b[j]", "Matrix products of chosen pairs of matrices: each token with the weights of its "
-         "expert. The gradient of a matrix that was chosen several times is the sum over its uses.",
+@formula("gather_mm", "{a}[{lhs_indices}] @ {b}[{rhs_indices}]",
+         "Matrix products of chosen pairs of matrices: each token with the weights of its expert. The gradient of a "
+         "matrix that was chosen several times is the sum over its uses.",
          traits=(Trait.PRODUCT, Trait.PICKS))  # fmt: skip
 def _gather_mm(
     a: mx.array, b: mx.array, lhs_indices: Any = None, rhs_indices: Any = None, sorted_indices: bool = False
 ) -> mx.array:
-    left, right = _chosen(a, lhs_indices), _chosen(b, rhs_indices)
+    left, right = chosen(a, lhs_indices), chosen(b, rhs_indices)
     return mx.matmul(left, right)
 
 
-def _chosen(matrices: mx.array, indices: Any) -> mx.array:
+def chosen(matrices: mx.array, indices: Any) -> mx.array:
     """The matrices that the indices name, as if all batch axes were one."""
     if indices is None:
         return matrices
@@ -145,94 +188,11 @@ def _chosen(matrices: mx.array, indices: Any) -> mx.array:
     return mx.take(flat, indices, axis=0)
 
 
-# -- quantized -----------------------------------------------------------------------------------------------------
+bilinear("a", "b", "inner", "outer", "tensordot", "gather_mm")
 
 
-def unpack(w: mx.array, bits: int) -> mx.array:
-    """The whole numbers that lie packed in 32-bit words, `bits` each (the lowest first)."""
-    if 32 % bits == 0:
-        per_word = 32 // bits
-        shifts = mx.arange(per_word, dtype=mx.uint32) * bits
-        codes = mx.right_shift(w[..., None], shifts) & mx.array((1 << bits) - 1, mx.uint32)
-        return mx.reshape(codes, (*w.shape[:-1], -1))
-    places = mx.arange(w.shape[-1] * 32 // bits, dtype=mx.uint32) * bits
-    word, shift = places // 32, places % 32
-    following = mx.minimum(word + 1, w.shape[-1] - 1)
-    low = mx.right_shift(mx.take(w, word, axis=-1), shift)
-    high = mx.where(shift > 0, mx.left_shift(mx.take(w, following, axis=-1), (32 - shift) % 32), mx.array(0, mx.uint32))
-    return (low | high) & mx.array((1 << bits) - 1, mx.uint32)
-
-
-@formula("dequantize", "scale · q + bias, one scale and bias a group",
-         "Numbers of a few bits become ordinary numbers again: each group of them has a scale and a bias.",
-         traits=(Trait.QUANTIZED,))  # fmt: skip
-def _dequantize(
-    w: mx.array, scales: mx.array, biases: Any = None, group_size: Any = None, bits: Any = None,
-    mode: str = "affine", global_scale: Any = None, dtype: Any = None,
-) -> mx.array:  # fmt: skip
-    if mode != "affine" or biases is None:
-        return mx.dequantize(w, scales, biases, group_size, bits, mode, global_scale, dtype)
-    q = unpack(w, bits or 4)
-    size = group_size or 64
-    groups = mx.reshape(q.astype(scales.dtype), (*q.shape[:-1], -1, size))
-    numbers = groups * scales[..., None] + biases[..., None]
-    return mx.reshape(numbers, q.shape).astype(dtype or scales.dtype)
-
-
-def _quantized_slope(
-    g: mx.array, y: Any, x: mx.array, w: mx.array, scales: mx.array, biases: Any = None, transpose: bool = True,
-    group_size: Any = None, bits: Any = None, mode: str = "affine",
-) -> mx.array:  # fmt: skip
-    return mx.quantized_matmul(g, w, scales, biases, not transpose, group_size, bits, mode)
-
-
-def _group_slope(name: str) -> Any:
-    """The gradient of the groups' scales or biases: through the dequantized weights."""
-
-    def run(
-        g: mx.array, y: Any, x: mx.array, w: mx.array, scales: mx.array, biases: Any = None, transpose: bool = True,
-        group_size: Any = None, bits: Any = None, mode: str = "affine",
-    ) -> mx.array:  # fmt: skip
-        given = {"scales": scales, "biases": biases}
-
-        def partly(part: mx.array) -> mx.array:
-            weights = _dequantize(w, **{**given, name: part}, group_size=group_size, bits=bits, mode=mode)
-            return mx.matmul(x, mx.swapaxes(weights, -1, -2) if transpose else weights)
-
-        return mx.vjp(partly, [given[name]], [g])[1][0]
-
-    return run
-
-
-@formula("quantized_matmul", "x @ dequantize(w)ᵀ", "A matrix product with weights of a few bits, which are made into "
-         "ordinary numbers on the way. The weights themselves get no gradient.",
-         slopes={"x": Slope("g @ dequantize(w)", _quantized_slope),
-                 "scales": Slope("Σ over its group of (gᵀ @ x) · q", _group_slope("scales")),
-                 "biases": Slope("Σ over its group of gᵀ @ x", _group_slope("biases"))},
-         traits=(Trait.PRODUCT, Trait.QUANTIZED))  # fmt: skip
-def _quantized_matmul(
-    x: mx.array, w: mx.array, scales: mx.array, biases: Any = None, transpose: bool = True,
-    group_size: Any = None, bits: Any = None, mode: str = "affine",
-) -> mx.array:  # fmt: skip
-    weights = mx.dequantize(w, scales, biases, group_size, bits, mode, dtype=x.dtype)
-    return mx.matmul(x, mx.swapaxes(weights, -1, -2) if transpose else weights)
-
-
-@formula("gather_qmm", "x[i] @ dequantize(w[j])ᵀ", "A quantized matrix product of chosen pairs of matrices.",
-         traits=(Trait.PRODUCT, Trait.PICKS, Trait.QUANTIZED))  # fmt: skip
-def _gather_qmm(
-    x: mx.array, w: mx.array, scales: mx.array, biases: Any = None, lhs_indices: Any = None, rhs_indices: Any = None,
-    transpose: bool = True, group_size: Any = None, bits: Any = None, mode: str = "affine",
-    sorted_indices: bool = False,
-) -> mx.array:  # fmt: skip
-    weights = mx.dequantize(w, scales, biases, group_size, bits, mode, dtype=x.dtype)
-    weights = mx.swapaxes(weights, -1, -2) if transpose else weights
-    return mx.matmul(_chosen(x, lhs_indices), _chosen(weights, rhs_indices))
-
-
-@formula("hadamard_transform", "scale · H @ a", "Multiplies with a matrix of ones and minus ones, whose rows "
-                                                "are at right "
-         "angles.")  # fmt: skip
+@formula("hadamard_transform", "scale · H @ {a}",
+         "Multiplies with a matrix of ones and minus ones, whose rows are at right angles.")  # fmt: skip
 def _hadamard(a: mx.array, scale: float | None = None) -> mx.array:
     n = a.shape[-1]
     power = n & -n

@@ -38,7 +38,7 @@ def move(name: str, text: str, words: str, run: Callable[..., Any], traits: tupl
             return back(a, [moved], [g])
         return back(a, list(moved), list(g))
 
-    slopes = {"a": Slope("g, put back where it came from", slope)}
+    slopes = {"a": Slope("{g}, put back where it came from", slope)}
     enter(Entry(name, text, words, forward, slopes, MOVE, traits=frozenset(traits)))
 
 
@@ -82,33 +82,33 @@ _TRAITS = {
 _UNCHANGED = " Each gradient goes back to where its number came from."
 
 for _name, _text, _words, _run in (
-    ("reshape", "a in another shape", "The same numbers in the same order, in another shape.",
+    ("reshape", "{a} in another shape", "The same numbers in the same order, in another shape.",
      lambda a, *args, shape=None: mx.reshape(a, list(shape if shape is not None else _given(args)) if not (
          len(args) == 1 and isinstance(args[0], int)) else [args[0]])),
-    ("transpose", "a with its axes in another order", "The axes change places: rows become columns.", _transpose),
-    ("matrix_transpose", "aᵀ", "The last two axes change places.", lambda a: mx.swapaxes(a, -1, -2)),
-    ("swapaxes", "a with two axes exchanged", "Two axes change places.", mx.swapaxes),
-    ("moveaxis", "a with an axis moved", "An axis moves to another place.", mx.moveaxis),
-    ("expand_dims", "a with one more axis", "Adds an axis of length 1; the numbers stay.", mx.expand_dims),
-    ("squeeze", "a without axes of length 1", "Drops axes of length 1; the numbers stay.", mx.squeeze),
-    ("flatten", "a with axes joined", "Joins axes into one; the numbers stay in order.", mx.flatten),
-    ("unflatten", "a with an axis split", "Splits an axis into several; the numbers stay in order.", mx.unflatten),
-    ("broadcast_to", "a, repeated", "Repeats along axes of length 1, without copying.", mx.broadcast_to),
-    ("split", "pieces of a", "Cuts into pieces along an axis.", mx.split),
-    ("repeat", "each of a, several times", "Repeats each number.", mx.repeat),
-    ("tile", "a, several times", "Repeats the whole.", mx.tile),
-    ("roll", "a, moved on", "Moves along an axis; what falls off comes back at the other end.", mx.roll),
-    ("flip", "a, turned round", "The same numbers in the opposite order.", mx.flip),
-    ("contiguous", "a", "The same numbers, laid out in order in memory.", mx.contiguous),
-    ("as_strided", "windows of a", "Reads memory in another pattern: the same numbers may appear several times.",
+    ("transpose", "{a} with its axes in another order", "The axes change places: rows become columns.", _transpose),
+    ("matrix_transpose", "{a}ᵀ", "The last two axes change places.", lambda a: mx.swapaxes(a, -1, -2)),
+    ("swapaxes", "{a} with two axes exchanged", "Two axes change places.", mx.swapaxes),
+    ("moveaxis", "{a} with an axis moved", "An axis moves to another place.", mx.moveaxis),
+    ("expand_dims", "{a} with one more axis", "Adds an axis of length 1; the numbers stay.", mx.expand_dims),
+    ("squeeze", "{a} without axes of length 1", "Drops axes of length 1; the numbers stay.", mx.squeeze),
+    ("flatten", "{a} with axes joined", "Joins axes into one; the numbers stay in order.", mx.flatten),
+    ("unflatten", "{a} with an axis split", "Splits an axis into several; the numbers stay in order.", mx.unflatten),
+    ("broadcast_to", "{a}, repeated", "Repeats along axes of length 1, without copying.", mx.broadcast_to),
+    ("split", "pieces of {a}", "Cuts into pieces along an axis.", mx.split),
+    ("repeat", "each number of {a}, several times", "Repeats each number.", mx.repeat),
+    ("tile", "{a}, several times", "Repeats the whole.", mx.tile),
+    ("roll", "{a}, moved on", "Moves along an axis; what falls off comes back at the other end.", mx.roll),
+    ("flip", "{a}, turned round", "The same numbers in the opposite order.", mx.flip),
+    ("contiguous", "{a}", "The same numbers, laid out in order in memory.", mx.contiguous),
+    ("as_strided", "windows of {a}", "Reads memory in another pattern: the same numbers may appear several times.",
      lambda a, *args, **kwargs: mx.as_strided(mx.contiguous(a), *args, **kwargs)),
-    ("diagonal", "a[i,i]", "The numbers on the diagonal.", mx.diagonal),
-    ("diag", "a on, or from, the diagonal", "Takes the diagonal of a matrix, or makes a matrix with it.", mx.diag),
-    ("tril", "a[i,j] where j ≤ i + k, else 0", "Keeps the lower triangle; the rest becomes 0.", mx.tril),
-    ("triu", "a[i,j] where j ≥ i + k, else 0", "Keeps the upper triangle; the rest becomes 0.", mx.triu),
-    ("unstack", "rows of a", "Takes the slices along an axis apart.", lambda a, axis=0: [
+    ("diagonal", "{a}[i,i]", "The numbers on the diagonal.", mx.diagonal),
+    ("diag", "{a} on, or from, the diagonal", "Takes the diagonal of a matrix, or makes a matrix with it.", mx.diag),
+    ("tril", "{a}[i,j] where j ≤ i + {k}, else 0", "Keeps the lower triangle; the rest becomes 0.", mx.tril),
+    ("triu", "{a}[i,j] where j ≥ i + {k}, else 0", "Keeps the upper triangle; the rest becomes 0.", mx.triu),
+    ("unstack", "rows of {a}", "Takes the slices along an axis apart.", lambda a, axis=0: [
         mx.squeeze(part, axis) for part in mx.split(a, a.shape[axis], axis)]),
-    ("slice", "a piece of a", "Cuts out a piece.", mx.slice),
+    ("slice", "a piece of {a}", "Cuts out a piece.", mx.slice),
 ):  # fmt: skip
     move(_name, _text, _words + _UNCHANGED, _run, _TRAITS.get(_name, (Trait.PICKS,)))
 
@@ -144,11 +144,11 @@ def _joined(run: Callable[..., Any]) -> tuple[Any, Any]:
 
 
 for _name, _text, _words, _run in (
-    ("concatenate", "one after the other", "Puts tensors one after the other along an axis.", mx.concatenate),
-    ("stack", "side by side", "Puts tensors side by side along a new axis.", mx.stack),
+    ("concatenate", "{arrays}, one after the other", "Puts tensors one after the other along an axis.", mx.concatenate),
+    ("stack", "{arrays}, side by side", "Puts tensors side by side along a new axis.", mx.stack),
 ):
     _forward, _slope = _joined(_run)
-    _slopes = {"arrays": Slope("the part of g that came from it", _slope)}
+    _slopes = {"arrays": Slope("the part of {g} that came from it", _slope)}
     enter(Entry(_name, _text, _words + _UNCHANGED, _forward, _slopes, MOVE, traits=frozenset({Trait.JOINS})))
 
 
@@ -168,8 +168,9 @@ def _pad_slope(
     return back(a, [_pad_places(a, pad_width, mode)], [g])
 
 
-enter(Entry("pad", "a with a border", "Puts a border around. The border's gradient goes nowhere (or, where it repeats "
-            "numbers of a, back to them).", _pad, {"a": Slope("g without its border", _pad_slope)}, MOVE,
+enter(Entry("pad", "{a} with a border of {constant_values}",
+            "Puts a border around. The border's gradient goes nowhere (or, where it repeats "
+            "numbers of a, back to them).", _pad, {"a": Slope("{g} without its border", _pad_slope)}, MOVE,
             traits=frozenset({Trait.JOINS})))  # fmt: skip
 
 
@@ -181,13 +182,13 @@ def _depends_slope(g: Any, y: Any, inputs: Any, dependencies: Any) -> Any:
     return g if isinstance(inputs, (list, tuple)) and isinstance(g, list) else [g] if isinstance(inputs, list) else g
 
 
-enter(Entry("depends", "inputs", "The same numbers; they are only made after some others.", _depends,
-            {"inputs": Slope("g", _depends_slope)}, MOVE, traits=frozenset({Trait.CONVERTS})))  # fmt: skip
+enter(Entry("depends", "{inputs}", "The same numbers; they are only made after some others.", _depends,
+            {"inputs": Slope("{g}", _depends_slope)}, MOVE, traits=frozenset({Trait.CONVERTS})))  # fmt: skip
 
 
 def _all_sum(a: mx.array, group: Any = None) -> mx.array:
     return mx.distributed.all_sum(a, group=group)
 
 
-enter(Entry("distributed.all_sum", "Σ a over all machines", "Adds up over machines.", _all_sum,
-            {"a": Slope("g", lambda g, y, a, group=None: g)}, MOVE))  # fmt: skip
+enter(Entry("distributed.all_sum", "Σ {a} over all machines", "Adds up over machines.", _all_sum,
+            {"a": Slope("{g}", lambda g, y, a, group=None: g)}, MOVE))  # fmt: skip

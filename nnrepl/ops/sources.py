@@ -52,7 +52,7 @@ for _name, _text, _words in (
     ("random.categorical", "argmax(logits + gumbel)", "Random choices, likelier where the logits are larger."),
     ("random.truncated_normal", "n, drawn again while outside of low..high", "The bell curve, cut off on both sides."),
     ("random.gumbel", "−ln(−ln(u))", "Random numbers from the Gumbel distribution."),
-    ("random.permutation", "a in random order", "A random order."),
+    ("random.permutation", "{a} in random order", "A random order."),
     ("random.key", "a key", "The start of a series of random numbers."),
     ("to_fp8", "the nearest 8-bit number", "Rounds to eight bits: four for the exponent, three for the digits."),
     ("from_fp8", "the same number in more bits", "Reads numbers of eight bits."),

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nnrepl.record.guide import Unwinding
+from nnrepl.record.intake import Unwinding
 
 if TYPE_CHECKING:
-    from nnrepl.session.changes import Run
+    from nnrepl.replay.run import Run
 
 
 class UserError(Exception):

@@ -119,6 +119,28 @@ class NextPass:
         return None
 
 
+class InStep:
+    """An op of a step: `step 30`, `30#12`.
+
+    Args:
+        step: The number of the step.
+        number: Which of its ops, counted from 1.
+    """
+
+    def __init__(self, step: int, number: int = 1) -> None:
+        self.reason = ""
+        self.sought = f"step {step}" if number == 1 else f"{step}#{number}"
+        self._step = step
+        self._number = number
+
+    def find(self, tape: Tape) -> int | None:
+        start = tape.steps.start_of(self._step)
+        if start is None:
+            return None
+        position = start + self._number - 1
+        return position if position < len(tape) and tape.steps.number_at(position) == self._step else None
+
+
 class Fulfilled:
     """The first gradient pass, from a position on, at whose end a condition holds.
 

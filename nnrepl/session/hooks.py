@@ -50,5 +50,12 @@ class Hooks:
     def cursor_moved(self, position: int) -> None:
         """The cursor stands at another place."""
 
+    def announce(self, text: str) -> None:
+        """Something is about to happen that takes a while."""
+
+    def confirm(self, question: str) -> bool:
+        """Whether the user agrees; where nobody can be asked, no."""
+        return False
+
     def progress(self, share: float) -> None:
         """A long evaluation has come so far."""

@@ -25,6 +25,8 @@ def goto(session: Session, text: str) -> Stop | None:
     place = session.place(text)
     if place.kind == "op":
         return _to_number(session, place)
+    if place.kind == "step":
+        return _to_step(session, int(place.text.split()[1]))
     if place.kind == "pass":
         return _to_pass(session, place)
     found = nearest(tape, session.cursor, place)
@@ -36,13 +38,26 @@ def goto(session: Session, text: str) -> Stop | None:
 
 
 def _to_number(session: Session, place: Place) -> Stop | None:
-    index = int(place.text[1:])
-    position = session.tape.position(index)
-    if 0 <= position < len(session.tape):
-        return session.arrive(position)
-    if position >= len(session.tape) and session.running:
-        return session.forward(goals.At(position, sought=place.text))
-    raise UserError(f"there is no op #{index}; {session.lookup.extent()}")
+    tape, lookup = session.tape, session.lookup
+    step, number = lookup.address(place.text)
+    if step is None:
+        step = tape.here
+    start = tape.steps.start_of(step)
+    if session.running and (start is None or step == len(tape.steps)) and step:
+        position = None if start is None else start + number - 1
+        if position is None or position >= len(tape):
+            return session.forward(goals.InStep(step, number))
+    return session.arrive(lookup.op(place.text).position)
+
+
+def _to_step(session: Session, number: int) -> Stop | None:
+    steps = session.tape.steps
+    start = steps.start_of(number)
+    if start is not None and number:
+        return session.arrive(start)
+    if session.running and number:
+        return session.forward(goals.InStep(number))
+    raise UserError(f"there is no step {number}; {session.lookup.extent(number) if number else 'steps count from 1'}")
 
 
 def _to_pass(session: Session, place: Place) -> Stop | None:

@@ -17,12 +17,12 @@ from typing import Any, Protocol
 from nnrepl.record import source as sources
 from nnrepl.record.names import GRADIENT_SIGN, ProgramNames
 from nnrepl.record.stack import is_module
+from nnrepl.session.lookup import NUMBER
 from nnrepl.session.places import is_operation, operation_is
 from nnrepl.tape import (
     BACKWARD,
     GRADIENT_PASS,
     PHASES,
-    SETUP_PASS,
     UPDATE_PASS,
     Activation,
     Leaf,
@@ -57,17 +57,18 @@ def matcher(text: str, tape: Tape, names: ProgramNames, seen: int = 0) -> Matche
     if phase in PHASES and rest.strip():
         inner = matcher(rest.strip(), tape, names, seen)
         return None if inner is None else Limited(inner, phase)
-    number = re.fullmatch(r"#(-?\d{1,12})", text)
+    number = NUMBER.fullmatch(text)
     if number is not None:
-        return Number(int(number[1]))
+        step = 0 if number["setup"] else int(number["step"]) if number["step"] else tape.here
+        return Number(int(number["number"]), step)
     line = LINE.fullmatch(text)
     if line is not None:
         return Line(line["file"], int(line["line"]), int(line["cell"] or 0))
     if text in PHASES:
         return Phase(text)
-    number = re.fullmatch(r"pass (\d{1,9})", text)
+    number = re.fullmatch(r"(pass|step) (\d{1,9})", text)
     if number is not None:
-        return PassStart(int(number[1]))
+        return PassStart(int(number[2])) if number[1] == "pass" else StepStart(int(number[2]))
     return _named(text, tape, names, seen)
 
 
@@ -127,13 +128,14 @@ class Number:
 
     kind = "op"
 
-    def __init__(self, index: int) -> None:
+    def __init__(self, index: int, step: int) -> None:
         self.index = index
+        self._step = step
 
     def positions(self, tape: Tape, start: int, end: int, reverse: bool) -> Iterator[int]:
-        at = tape.position(self.index)
-        counted = not tape.passes or tape.passes[-1].kind != SETUP_PASS or not tape.passes[-1].open
-        return _run([at] if counted and self.index and at < len(tape) else [], start, end, reverse)
+        at = tape.position(self.index, self._step)
+        found = at is not None and self.index and at < len(tape) and tape.steps.number_at(at) == self._step
+        return _run([at] if found and at is not None else [], start, end, reverse)
 
 
 class Phase:
@@ -163,6 +165,19 @@ class PassStart:
 
     def positions(self, tape: Tape, start: int, end: int, reverse: bool) -> Iterator[int]:
         return _run([part.start for part in tape.passes if part.number == self._number], start, end, reverse)
+
+
+class StepStart:
+    """The first op of a training step."""
+
+    kind = "step"
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+
+    def positions(self, tape: Tape, start: int, end: int, reverse: bool) -> Iterator[int]:
+        at = tape.steps.start_of(self._number) if self._number else None
+        return _run([] if at is None else [at], start, end, reverse)
 
 
 class Written:

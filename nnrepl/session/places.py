@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from nnrepl.session.errors import UserError
-from nnrepl.session.lookup import Lookup
+from nnrepl.session.lookup import NUMBER, Lookup
 from nnrepl.tape import BACKWARD, FORWARD, PHASES, SETUP, UPDATE, Op, Tape
 
 FIXED = ("start", "end", "setup", "forward", "backward", "update", "first", "last")
@@ -43,7 +43,7 @@ def parse(text: str, lookup: Lookup) -> Place:
     if rest.strip() and phase in PHASES:
         inner = parse(rest, lookup)
         return Place(text, inner.kind, lambda op: op.phase == phase and inner.matches(op), phase)
-    for reader in (_number, _line, _pass, _phase, _named):
+    for reader in (_number, _line, _step, _pass, _phase, _named):
         place = reader(text, lookup)
         if place is not None:
             return place
@@ -54,14 +54,22 @@ def parse(text: str, lookup: Lookup) -> Place:
 
 
 def _number(text: str, lookup: Lookup) -> Place | None:
-    match = re.fullmatch(r"#?(-?\d+)", text)
+    address = f"#{text}" if text.isdigit() else text
+    if NUMBER.fullmatch(address) is None:
+        return None
+    step, number = lookup.address(address)
+    if number == 0:
+        raise UserError("ops count from #1, in each step and in the setup")
+    position = lookup.tape.position(number, step)
+    return Place(address, "op", lambda op: op.position == position)
+
+
+def _step(text: str, lookup: Lookup) -> Place | None:
+    match = re.fullmatch(r"step (\d{1,9})", text)
     if match is None:
         return None
-    index = int(match[1][:12])
-    if index == 0:
-        raise UserError("ops count from #1; setup counts backwards from #-1")
-    position = lookup.tape.position(index)
-    return Place(f"#{index}", "op", lambda op: op.position == position)
+    number = int(match[1])
+    return Place(text, "step", lambda op: op.step.number == number)
 
 
 def _line(text: str, lookup: Lookup) -> Place | None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
-from nnrepl.record.guide import Unwinding
+from nnrepl.record.intake import Unwinding
 from nnrepl.record.names import GRADIENT_SIGN
 from nnrepl.record.verify import same_bits
 from nnrepl.session.errors import NoGradient, NotYet, UserError

@@ -14,11 +14,13 @@ from typing import Any
 
 import mlx.core as mx
 
+from nnrepl.record.gradient_call import GradientCall
+from nnrepl.record.intake import RECORDING
 from nnrepl.record.names import ProgramNames
 from nnrepl.record.recorder import Recorder
-from nnrepl.record.transforms import GradientCall
+from nnrepl.replay.run import Run
 from nnrepl.session import goals, jumps, places
-from nnrepl.session.changes import Changes, Run
+from nnrepl.session.changes import Changes
 from nnrepl.session.errors import NoGradient, NotYet, Quit, Restart, UserError
 from nnrepl.session.expressions import Expressions, Surroundings, aside, is_condition
 from nnrepl.session.hooks import END_OF_PROGRAM, END_OF_TAPE, EXCEPTION, START_OF_TAPE, Hooks, Stop
@@ -30,6 +32,7 @@ from nnrepl.session.settings import defaults
 from nnrepl.session.stops import Hit, Stops
 from nnrepl.tape import GRADIENT_PASS, Op, Pass, Tape, Value
 from nnrepl.timeline import moves
+from nnrepl.timeline.code import Codes, Files
 from nnrepl.timeline.evaluation import Work, evaluate, pending
 from nnrepl.timeline.history import History
 from nnrepl.timeline.timelines import Timelines
@@ -49,6 +52,8 @@ class Session:
         stops: Breakpoints, watches and catches.
         level: How many calls above the one that makes the next op Python at the prompt stands (`up`).
         work: What evaluations the person has asked for.
+        codes: The changes of the program's source that hold in it.
+        files: The program's files; None where there is no program that was read from any.
     """
 
     def __init__(
@@ -74,6 +79,8 @@ class Session:
         self.lookout = Lookout(self)
         self.level = 0
         self.work: list[Work] = []
+        self.codes = Codes()
+        self.files: Files | None = None
         self.exit_error: BaseException | None = None
         self._history: History | None = None
         self._after: goals.Goal | None = None
@@ -97,13 +104,20 @@ class Session:
 
     def op_recorded(self, op: Op) -> None:
         """Listener: an op at the top level of the program; the program waits."""
+        self.call_started()
         self._recorded()
+
+    def call_started(self) -> None:
+        """Listener: the program stands between two ops of its top level, or is about to call a compiled function."""
+        if self.recorder is not None:
+            self.codes.reach(len(self.recorder.tape))
 
     def pass_started(self, call: GradientCall) -> None:
         """Listener: a gradient pass begins."""
         if os.getpid() == self._process:
             self.hooks.pass_started()
             self._trim()
+            self.codes.reach(len(call.recorder.tape), entering=True)
             if self.restarts is not None and self.may_stop:
                 self.restarts.pass_started(call)
 
@@ -119,12 +133,14 @@ class Session:
 
     def pass_recorded(self, call: GradientCall) -> None:
         """Listener: a gradient pass has been recorded to its end; the program waits."""
+        self.call_started()
         self._recorded()
         if self.restarts is not None:
             self.restarts.left()
 
     def evaluation_forced(self) -> None:
         """Listener: the program forces an evaluation; a good moment to look for what only numbers tell."""
+        self.call_started()
         if self.goal is not None and not self.replaying and os.getpid() == self._process:
             hits = self.lookout.caught_up()
             if hits:
@@ -158,7 +174,7 @@ class Session:
         """The program has done again what is on the tape: it goes on to what the person wanted, or waits."""
         assert self.recorder is not None
         assert self.goal is not None
-        self.recorder.guide = None
+        self.recorder.intake = RECORDING
         self.lookout.begin(found + 1)
         if self._after is not None:
             self.goal, self._after = self._after, None
@@ -204,6 +220,7 @@ class Session:
     def look_at(self, tape: Tape, names: ProgramNames, cursor: int) -> None:
         """Stand on another tape."""
         self.tape, self.names, self.cursor = tape, names, min(cursor, len(tape))
+        tape.stand(self.cursor)
         self.lookup = self.expressions.lookup = Lookup(tape, names)
 
     def attach(self, tape: Tape, names: ProgramNames, recorder: Recorder) -> None:
@@ -223,12 +240,14 @@ class Session:
         self.resuming = False
         self._after = self.goal
         self.goal = goals.At(run.cursor if self.goal is None else max(len(run.expected) - 1, 0))
+        if self._after is None and run.part:
+            self.goal = goals.NextPass(run.part)
         self.hooks.running_again(run.position, True)
 
     @property
     def replaying(self) -> bool:
         """Whether the program does again what is on the tape already."""
-        return self.recorder is not None and self.recorder.guide is not None
+        return self.recorder is not None and self.recorder.intake.follows
 
     def strand(self, why: str) -> None:
         """The program could not be run again: the person may look at what there is."""
@@ -245,6 +264,7 @@ class Session:
     def arrive(self, position: int, reason: str = "", error: BaseException | None = None) -> Stop:
         """Put the cursor somewhere and say so."""
         before, self.cursor = self.cursor, position
+        self.tape.stand(position)
         self.level = self.lookout.search.skip = 0
         stepped, self.goal = isinstance(self.goal, goals.Stepping), None
         passed = tuple(self.tape.ops[before:position]) if stepped and before < position else ()
@@ -284,6 +304,16 @@ class Session:
         part = self.part
         return self.forward(goals.NextPass(count if part is None else part.number + count))
 
+    def next_step(self, count: int = 1) -> Stop | None:
+        """Go to the first op of the next training step, or the `count`-th from here."""
+        return self.forward(goals.InStep(self.tape.here + count))
+
+    def back_step(self, count: int = 1) -> Stop:
+        """Go back to the first op of the training step before this one, or `count` steps."""
+        number = self.tape.here - count
+        start = self.tape.steps.start_of(max(number, 1 if self.tape.here else 0))
+        return self.arrive(start or 0, START_OF_TAPE if number < 1 else "")
+
     def back_pass(self, count: int = 1) -> Stop:
         """Go back to the first op of the pass before this one, or `count` passes."""
         part = self.part
@@ -302,7 +332,7 @@ class Session:
         except UserError:
             raise
         except Exception as error:
-            raise UserError(f"{text} cannot be told in pass {part.number}: {type(error).__name__}: {error}") from None
+            raise UserError(f"{text} cannot be told in {part.address}: {type(error).__name__}: {error}") from None
 
     @staticmethod
     def _at_end(part: Pass) -> Surroundings:
@@ -385,9 +415,15 @@ class Session:
         return jumps.rewind(self)
 
     def restart(self) -> None:
-        """Run the program again from its start. Raises Restart through the program, UserError without one."""
+        """Run the program again from its start, from its files as they are now.
+
+        Raises Restart through the program, UserError without one or if a file does not parse.
+        """
         if self.recorder is None or not self._whole:
             raise UserError("there is no program here that nnrepl could run again; nnrepl PROGRAM has one")
+        if self.files is not None:
+            self.files.read_again()
+        self.codes = Codes()
         raise Restart
 
     def quit(self) -> None:
@@ -447,20 +483,21 @@ class Session:
             return False
         return limit > 0 and shown <= limit and pending(values, limit - shown) is not None
 
-    def over_passes(self, text: str) -> list[tuple[int, float]]:
-        """An expression as it stands at the end of each gradient pass, with the number of the pass. Passes at
-        whose end it does not exist are left out.
+    def over_steps(self, text: str) -> list[tuple[int, float]]:
+        """An expression as it stands behind the last gradient call of each training step, with the number of the
+        step; of a program that updates nothing, behind each gradient call. Those at whose end it does not exist are
+        left out.
 
         Raises:
             UserError: If it is no single number.
             Exception: What Python raises.
         """
         found: list[tuple[int, Any]] = []
-        for part in self.tape.passes:
-            if part.kind != GRADIENT_PASS or part.open or not len(part):
-                continue
+        parts = [part for part in self.tape.passes if part.kind == GRADIENT_PASS and not part.open and len(part)]
+        last = {part.step.number: part for part in parts}
+        for number, part in last.items() if len(last) > 1 else enumerate(parts, 1):
             try:
-                found.append((part.number, self.expressions.evaluate(text, self._at_end(part))))
+                found.append((number, self.expressions.evaluate(text, self._at_end(part))))
             except (NotYet, NoGradient):
                 continue
         with aside():

@@ -17,9 +17,8 @@ from rich.segment import Segment, Segments
 from rich.text import Text
 
 from nnrepl.commands.interpreter import Interpreter
-from nnrepl.programs.exceptions import clean_walks, print_exception
 from nnrepl.programs.output import HeldOutput
-from nnrepl.record.guide import Unwinding
+from nnrepl.record.intake import Unwinding
 from nnrepl.record.recorder import RECORD
 from nnrepl.session.errors import NoGradient, NotYet, Quit, UserError
 from nnrepl.session.session import EXCEPTION, Hooks, Session, Stop
@@ -160,6 +159,21 @@ class Shell(Hooks):
             self.show(Text("running the program again from its start; Ctrl-C stops at the next op", style="hint"))
         self.held.begin_again(position)
 
+    def announce(self, text: str) -> None:
+        """Say what is about to happen."""
+        self.show(Text(text, style="hint"))
+
+    def confirm(self, question: str) -> bool:
+        """Ask, on a terminal; Enter alone is no."""
+        if not self.reader.pages:
+            return False
+        if self.reader.screen is not None:
+            self.reader.screen.leave()
+        try:
+            return input(question).strip().lower() in ("y", "yes")
+        except (EOFError, KeyboardInterrupt):
+            return False
+
     def cursor_moved(self, position: int) -> None:
         """Show what the program printed before the cursor."""
         if self.session.replaying:
@@ -190,6 +204,7 @@ class Shell(Hooks):
 
     def _open(self, session: Session, stop: Stop) -> None:
         if self.quiet and not stop.hits:
+            self.show(self.interpreter.news())
             self.interpreter.shown = session.op
             return
         if self.banner:
@@ -318,25 +333,3 @@ class Shell(Hooks):
             raise KeyboardInterrupt
         self.session.interrupted = True
         self.show(Text("\nstopping at the next op; Ctrl-C again interrupts the program itself", style="hint"))
-
-
-def run_program(run: Callable[[], Any], session: Session) -> BaseException | None:
-    """Run a program under a session to its end, and let the person look around afterwards.
-
-    Returns what ended it: None, SystemExit, or its exception.
-
-    Raises:
-        Quit, Restart: If the person wants that.
-    """
-    error: BaseException | None = None
-    try:
-        with clean_walks():
-            run()
-    except Unwinding:
-        raise
-    except BaseException as raised:
-        error = raised
-        if not isinstance(raised, SystemExit):
-            print_exception(raised)
-    session.ended(error)
-    return error

@@ -15,6 +15,7 @@ from nnrepl.tape.op import (
 )
 from nnrepl.tape.passes import GRADIENT_PASS, RUN_PASS, SETUP_PASS, UPDATE_PASS, Hole, Mark, Pass
 from nnrepl.tape.places import Activation, Source
+from nnrepl.tape.steps import Step, Steps
 from nnrepl.tape.tape import Names, OpSequence, Tape
 from nnrepl.tape.value import LEAF_KINDS, Gradient, Leaf, Value, is_evaluated
 
@@ -42,6 +43,8 @@ __all__ = [
     "Operation",
     "Pass",
     "Source",
+    "Step",
+    "Steps",
     "Tape",
     "Value",
     "arrays_of",

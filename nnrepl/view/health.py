@@ -32,7 +32,7 @@ def _clean_bill(report: Report) -> Text:
     """That nothing was found, and in what."""
     part = report.part
     return Text(
-        f"✓ nothing is wrong with pass {part.number} · {part.title}: {report.checks} checks, {report.looked} tensors",
+        f"✓ nothing is wrong with {part.address} · {part.title}: {report.checks} checks, {report.looked} tensors",
         style="good",
     )
 

@@ -92,7 +92,7 @@ def places_text(session: Session, positions: list[int]) -> str:
     ops = [session.tape.ops[at] for at in positions if at < len(session.tape)]
     if not ops:
         return "It matches nothing in this pass so far."
-    shown = ", ".join(f"#{op.index}" for op in ops[:6])
+    shown = ", ".join(f"{op.label}" for op in ops[:6])
     return f"In this pass: {shown}{f' and {len(ops) - 6} more' if len(ops) > 6 else ''}."
 
 
@@ -126,7 +126,7 @@ def _finding(session: Session, found: Finding | None) -> list[RenderableType]:
         case Vanished():
             return _vanished(found)
         case Raised():
-            where = f" in #{found.op.index} {found.op.name}" if found.op is not None else " in the program"
+            where = f" in {found.op.label} {found.op.name}" if found.op is not None else " in the program"
             return [Text(f"{type(found.error).__name__}{where}: {found.error}", style="error")]
         case Forced():
             return [_mark(mark) for mark in found.marks[:4]]
@@ -141,7 +141,7 @@ def _finding(session: Session, found: Finding | None) -> list[RenderableType]:
 
 
 def _op_text(op: Op) -> str:
-    return f"#{op.index} {op.name}"
+    return f"{op.label} {op.name}"
 
 
 def _birth(found: WentBad) -> list[RenderableType]:

@@ -154,7 +154,7 @@ def test_magics_are_skipped_with_a_note(tmp_path: Path) -> None:
 def test_notes_are_shown_before_the_first_stop(tmp_path: Path) -> None:
     notebook(tmp_path / "lesson.ipynb", "%matplotlib inline", *LESSON)
     result = nnrepl_cli("lesson.ipynb", stdin="", cwd=tmp_path)
-    assert "%matplotlib" in result.stdout.split("pass 1")[0]
+    assert "%matplotlib" in result.stdout.split("step 1")[0]
 
 
 IPYTHON_LINES = ["x?", "?x", "x??", "mx.ones?", "y = %timeit -o x + 1", "files = !ls -l *.py", "!!ls", "%cd /tmp; ls"]

@@ -31,7 +31,7 @@ def dead(case: Case) -> Iterator[Finding]:
         if whole or many:
             yield Finding("dead units", f"{gone} of {units} units of {words.name(value)} = {words.call(op)} "
                                         f"({words.place(op.source)}) are 0 "
-                          f"for every row ({rows})", f"explain #{op.index}" if not whole else f"why "
+                          f"for every row ({rows})", f"explain {op.label}" if not whole else f"why "
                               f"{_named(value)} == 0", op)  # fmt: skip
 
 
@@ -89,7 +89,7 @@ def rounded(case: Case) -> Iterator[Finding]:
             continue
         if mx.issubdtype(op.inputs[0].dtype, mx.inexact) and _learns(case, op):
             kind = words.dtype(op.outputs[0].dtype)
-            yield Finding("whole numbers", f"#{op.index} {words.call(op)} ({words.place(op.source)}) makes "
+            yield Finding("whole numbers", f"{op.label} {words.call(op)} ({words.place(op.source)}) makes "
                                            f"{kind} out of a tensor that is "
                           "learned: its gradient is cut to whole numbers as well, mostly to 0",
                           f"explain grad({words.name(op.inputs[0])})", op)  # fmt: skip

@@ -30,7 +30,7 @@ def growing(case: Case) -> Iterator[Finding]:
     ops = _pending(grown, done)
     yield Finding(
         "growing graph",
-        f"nothing has evaluated {shown} when pass {passes[at].number} begins: {ops} ops back to pass {since.number} "
+        f"nothing has evaluated {shown} when {passes[at].address} begins: {ops} ops back to {since.address} "
         f"wait with all their tensors, and each step adds to them; an mx.eval in every step lets go of them",
         f"what {names[0]}", grown[0].op)  # fmt: skip
 

@@ -22,7 +22,7 @@ def outside(case: Case) -> Iterator[Finding]:
             text = _outside(case, op, index, extent, axis)
             if text:
                 case.unsafe = True
-                yield Finding("index out of range", text, f"explain #{op.index}", op)
+                yield Finding("index out of range", text, f"explain {op.label}", op)
                 return  # what is computed from it is not worth a look
 
 
@@ -76,7 +76,7 @@ def _outside(case: Case, op: Op, index: Value, extent: int, axis: int) -> str:
     table = op.args[0]
     return (
         f"{words.element(index.name, unravel(first, index.shape))} = {words.number(number)}, but axis {axis} of "
-        f"{table.name} {tuple(table.shape)} has the places 0 to {extent - 1}: #{op.index} {words.call(op)} ({where}) "
+        f"{table.name} {tuple(table.shape)} has the places 0 to {extent - 1}: {op.label} {words.call(op)} ({where}) "
         f"reads outside of it, which MLX does not check ({count} of {index.size} indices; the largest is "
         f"{words.number(largest)})"
     )

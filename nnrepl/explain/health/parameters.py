@@ -121,7 +121,7 @@ def tied(case: Case) -> Iterator[Finding]:
         apart = _apart(case, [leaf.name for leaf in group])
         yield Finding(
             "untied weights",
-            f"{names} were one array when pass {first.number} began, and are {len(group)} parameters to MLX: each "
+            f"{names} were one array when {first.address} began, and are {len(group)} parameters to MLX: each "
             f"gets its own gradient and its own update{apart}. Keep one, and use it in both places",
             f"p {group[0].name} - {group[1].name}", None)  # fmt: skip
 
@@ -136,7 +136,7 @@ def _apart(case: Case, names: list[str]) -> str:
         return ""
     case.look.see([a, b])
     far = case.look.numbers([mx.max(mx.abs(a.array - b.array))])[0]
-    return f" (in pass {last[-1].number} they differ by up to {words.number(far)})" if far else ""
+    return f" (in {last[-1].address} they differ by up to {words.number(far)})" if far else ""
 
 
 CHECKS: list[Check] = [contained, tied]

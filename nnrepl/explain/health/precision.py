@@ -31,10 +31,10 @@ def widened(case: Case) -> Iterator[Finding]:
         level = NOTE if isinstance(wide, Leaf) and wide.kind == "parameter" else WARNING
         yield Finding(
             "runs in float32",
-            f"#{op.index} {words.call(op)} ({words.place(op.source)}) takes {words.name(half)} in "
+            f"{op.label} {words.call(op)} ({words.place(op.source)}) takes {words.name(half)} in "
             f"{words.dtype(half.dtype)} and {words.name(wide)} in float32, so its result is float32, and with it "
             f"{len(behind)} ops of this forward pass; {words.name(wide)}.astype({words.dtype(half.dtype)}) keeps it "
-            "small", f"explain #{op.index}", op, level)  # fmt: skip
+            "small", f"explain {op.label}", op, level)  # fmt: skip
         return
 
 

@@ -66,16 +66,16 @@ def modes(case: Case) -> Iterator[Finding]:
     if sleeping:
         yield Finding("wrong mode", f"{', '.join(sleeping[:3])} {'is' if len(sleeping) == 1 else 'are'} in "
                                     f"evaluation mode during training: "
-                      "call model.train() before", f"list #{case.part.ops[0].index}", None)  # fmt: skip
+                      "call model.train() before", f"list {case.part.ops[0].label}", None)  # fmt: skip
     for part in case.session.tape.passes:
         if part.kind == RUN_PASS and part.start > case.part.start:
             awake = _awake(part)
             if awake is not None:
                 kind, op = awake
-                yield Finding("wrong mode", f"{kind} is in training mode in pass {part.number}, where no "
+                yield Finding("wrong mode", f"{kind} is in training mode in {part.address}, where no "
                                             f"gradient is taken "
-                              f"(#{op.index}, {words.place(op.source)}): call model.eval() before evaluating",
-                              f"list #{op.index}", op)  # fmt: skip
+                              f"({op.label}, {words.place(op.source)}): call model.eval() before evaluating",
+                              f"list {op.label}", op)  # fmt: skip
                 return
 
 
@@ -107,12 +107,12 @@ def forced(case: Case) -> Iterator[Finding]:
         times = f", {len(marks)} times" if len(marks) > 1 else ""
         yield Finding("forced evaluation", f"{mark.how} at {where} evaluates inside of the pass{times}: each "
                                            f"time the program waits "
-                      "for the result", f"goto #{_at(case, mark.position)}", None, NOTE)  # fmt: skip
+                      "for the result", f"goto {_at(case, mark.position)}", None, NOTE)  # fmt: skip
 
 
-def _at(case: Case, position: int) -> int:
+def _at(case: Case, position: int) -> str:
     ops = case.session.tape.ops
-    return ops[min(position, len(ops) - 1)].index
+    return ops[min(position, len(ops) - 1)].label
 
 
 def captured(case: Case) -> Iterator[Finding]:

@@ -31,11 +31,11 @@ def repeated(case: Case) -> Iterator[Finding]:
                 told.add(where)
                 yield Finding(
                     "repeated randomness",
-                    f"#{first.index} {first.name} ({where}) of pass {before.number} and #{second.index} of pass "
+                    f"{first.label} {first.name} ({where}) of {before.address} and {second.label} of "
                     f"{after.number} drew the same {first.outputs[0].size} numbers: the noise is the same in every "
                     "such step. In a compiled step mx.random.state belongs into inputs= and outputs=; a key= must be "
                     "split for each step",
-                    f"p mx.all(#{first.index} == #{second.index})", first)  # fmt: skip
+                    f"p mx.all({first.label} == {second.label})", first)  # fmt: skip
 
 
 def _pairs(before: Pass, after: Pass) -> Iterator[tuple[Op, Op]]:

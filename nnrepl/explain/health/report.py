@@ -169,7 +169,7 @@ def health(session: Session, **limits: float) -> Report:
 
     part = gradient_pass(session)
     if part.error is not None:
-        raise UserError(f"pass {part.number} ended with {type(part.error).__name__}; why error tells more")
+        raise UserError(f"{part.address} ended with {type(part.error).__name__}; why error tells more")
     look = Look(session)
     values = {name: threshold.value for name, threshold in THRESHOLDS.items()} | limits
     case = Case(session, part, look, values)

@@ -29,8 +29,8 @@ def unapplied(case: Case) -> Iterator[Finding]:
     names = _listed([one.name for one in lost])
     yield Finding(
         "discarded update",
-        f"the new {names} (#{op.index}, {words.place(_call_of(op))}) are used by nothing: pass {after.number} begins "
-        f"with the weights of pass {case.part.number}. optimizer.apply_gradients returns the new weights, and the "
+        f"the new {names} ({op.label}, {words.place(_call_of(op))}) are used by nothing: {after.address} begins "
+        f"with the weights of {case.part.address}. optimizer.apply_gradients returns the new weights, and the "
         "program has to keep them", f"what {lost[0].name}", op)  # fmt: skip
 
 
@@ -67,9 +67,9 @@ def discarded(case: Case) -> Iterator[Finding]:
     name = _function(first)
     yield Finding(
         "discarded gradients",
-        f"what {name} makes of the gradients (#{first.index} and {len(lost) - 1} more) is used by nothing: the update "
+        f"what {name} makes of the gradients ({first.label} and {len(lost) - 1} more) is used by nothing: the update "
         f"takes the gradients as they were. {name} changes nothing in place; take what it returns",
-        f"what #{first.index}", first)  # fmt: skip
+        f"what {first.label}", first)  # fmt: skip
 
 
 def _function(op: Op) -> str:
@@ -81,7 +81,7 @@ def _function(op: Op) -> str:
         for step in steps
         if "/mlx/" in step.code.co_filename and step.code.co_name not in ("tree_map", "<lambda>", "<listcomp>")
     ]
-    return library[0] if library else named[-1] if named else f"#{op.index}"  # fmt: skip
+    return library[0] if library else named[-1] if named else f"{op.label}"  # fmt: skip
 
 
 def of_the_data(case: Case) -> Iterator[Finding]:
@@ -96,10 +96,10 @@ def of_the_data(case: Case) -> Iterator[Finding]:
                 if begun in others and begun is not (leaf.origin or leaf) and op.name in ("subtract", "add"):
                     yield Finding(
                         "gradient of another",
-                        f"#{op.index} {words.call(op)} ({words.place(op.source)}) moves {words.name(value)} by "
+                        f"{op.label} {words.call(op)} ({words.place(op.source)}) moves {words.name(value)} by "
                         f"∂L/∂{leaf.name}: the gradient was taken with respect to {leaf.name} and not to "
                         f"{words.name(value)} (argnums of value_and_grad; 0 is the first argument)",
-                        f"explain #{op.index}", op)  # fmt: skip
+                        f"explain {op.label}", op)  # fmt: skip
                     return
 
 

@@ -33,11 +33,11 @@ def broadcasting(case: Case) -> Iterator[Finding]:
         column, row = sorted(values, key=lambda value: -len(value.shape))
         if not _is_mistake(column, row):
             continue
-        yield Finding("silent broadcasting", f"#{op.index} {words.call(op)} ({words.place(op.source)}): "
+        yield Finding("silent broadcasting", f"{op.label} {words.call(op)} ({words.place(op.source)}): "
                       f"{words.name(column)} {tuple(column.shape)} and {words.name(row)} {tuple(row.shape)} give "
                       f"{tuple(op.outputs[0].shape)}, every row with every other one ({op.outputs[0].size} numbers "
                       f"instead of {row.size}); {words.name(row)}[..., None] or .squeeze(-1) is probably meant",
-                      f"explain #{op.index}", op)  # fmt: skip
+                      f"explain {op.label}", op)  # fmt: skip
 
 
 def _is_mistake(column: Value, row: Value) -> bool:

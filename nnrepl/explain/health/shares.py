@@ -50,10 +50,10 @@ def twice(case: Case) -> Iterator[Finding]:
         what = "are shares already" if first.name == "softmax" else "are probabilities already"
         yield Finding(
             f"double {takes}" if takes == first.name else f"{first.name} before a {takes}",
-            f"{words.name(logits)} {what} (#{first.index} {first.name}, {words.place(first.source)}), and #{op.index} "
+            f"{words.name(logits)} {what} ({first.label} {first.name}, {words.place(first.source)}), and {op.label} "
             f"{op.name} ({words.place(op.source)}) takes the {takes} of them again: give the loss the logits"
             + (", or tell it that they are none (with_logits=False)" if op.name == "logaddexp" else ""),
-            f"explain #{op.index}", first)  # fmt: skip
+            f"explain {op.label}", first)  # fmt: skip
 
 
 def _logits(op: Op) -> Value | None:
@@ -82,14 +82,14 @@ def axis(case: Case) -> Iterator[Finding]:
         if not isinstance(over, int) or not shape:
             continue
         at = over % len(shape)
-        where = f"#{op.index} {op.name} ({words.place(op.source)}) runs over axis {over} of {tuple(shape)}"
+        where = f"{op.label} {op.name} ({words.place(op.source)}) runs over axis {over} of {tuple(shape)}"
         said = ""
         if shape[at] == 1 and op.name == "softmax" and max(shape) > 1 and (len(shape) == 2 or _by_a_layer(op)):
             said = ", which has length 1: every share is 1"
         elif shape[at] > 1:
             said = _used_otherwise(case, op, at) or _over_the_batch(op, at)
         if said:
-            yield Finding("softmax axis", where + said, f"explain #{op.index}", op)
+            yield Finding("softmax axis", where + said, f"explain {op.label}", op)
 
 
 def _used_otherwise(case: Case, op: Op, at: int) -> str:
@@ -100,19 +100,19 @@ def _used_otherwise(case: Case, op: Op, at: int) -> str:
             index = user.inputs[1]
             along = user.kwargs.get("axis", user.args[2] if len(user.args) > 2 else None)
             if isinstance(along, int) and along % rank != at and index.shape[along] == 1 and index.shape[at] > 1:
-                return (f", but #{user.index} take_along_axis ({words.place(user.source)}) picks one of axis "
+                return (f", but {user.label} take_along_axis ({words.place(user.source)}) picks one of axis "
                         f"{along % rank}: the shares of what it picks from do not add up to 1")  # fmt: skip
         elif user.name == "matmul" and value.op is not None and maker(value) is op and _is_scores(op):
             left = user.inputs[0] is value
             along = rank - 1 if left else rank - 2
             if along != at and rank >= 2 and len(user.inputs) == 2:
-                return (f", but #{user.index} {words.call(user)} ({words.place(user.source)}) sums over axis {along}: "
+                return (f", but {user.label} {words.call(user)} ({words.place(user.source)}) sums over axis {along}: "
                         "the weights of that sum do not add up to 1")  # fmt: skip
         elif user.name == "multiply" and len(user.inputs) == 2:
             other = user.inputs[1] if user.inputs[0] is value else user.inputs[0]
             along = _one_hot(case, other) if other.shape == value.shape else None
             if along is not None and along != at:
-                return (f", but {words.name(other)}, which #{user.index} multiplies it with "
+                return (f", but {words.name(other)}, which {user.label} multiplies it with "
                         f"({words.place(user.source)}), has its single ones along axis {along}: the shares along "
                         "that axis do not add up to 1")  # fmt: skip
     return ""
@@ -206,10 +206,10 @@ def masked_by_zeros(case: Case) -> Iterator[Finding]:
             if share:
                 yield Finding(
                     "mask of zeros",
-                    f"#{product.index} {words.call(product)} ({words.place(product.source)}) makes the masked scores "
-                    f"0, and #{op.index} softmax ({words.place(op.source)}) gives a 0 the share exp(0) / Σ: masked "
+                    f"{product.label} {words.call(product)} ({words.place(product.source)}) makes the masked scores "
+                    f"0, and {op.label} softmax ({words.place(op.source)}) gives a 0 the share exp(0) / Σ: masked "
                     f"places get up to {words.number(share)}. Mask with −∞: mx.where(mask, scores, -mx.inf)",
-                    f"explain #{op.index}", product)  # fmt: skip
+                    f"explain {op.label}", product)  # fmt: skip
 
 
 def _product(value: Value) -> Op | None:

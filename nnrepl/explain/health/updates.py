@@ -83,7 +83,7 @@ def _leaps(case: Case, moved: list[Change], numbers: list[list[float]]) -> Itera
     op = next(change.after.op for change in moved if change.name == worst)
     yield Finding("leaping update", f"the update of {worst} is {words.number(large[worst])} times as large as {worst} "
                   f"itself (usual is about 0.001; {len(large)} of {len(ratios)} weights){_what_came(case)}",
-                  f"explain #{op.index}" if op is not None else "explain", op)  # fmt: skip
+                  f"explain {op.label}" if op is not None else "explain", op)  # fmt: skip
 
 
 _SMALL = 0.01  # weights of which a typical element is no larger are young, or begin small on purpose
@@ -120,7 +120,7 @@ def _idle(case: Case, moved: list[Change], numbers: list[list[float]]) -> Iterat
     if not wide or not gradient or not weight or math.sqrt(delta / weight) > case.limits["idle"]:
         return
     op = moved[0].after.op
-    command = f"explain #{op.index}" if op is not None else "explain"
+    command = f"explain {op.label}" if op is not None else "explain"
     if delta == 0:
         yield Finding("idle update", f"the update leaves all {len(wide)} weights exactly as they were, although their "
                       "gradients are not 0", command, op, NOTE if _moves_later(case) else WARNING)  # fmt: skip
@@ -154,7 +154,7 @@ def _uphill(moved: list[Change], numbers: list[list[float]]) -> Iterator[Finding
         op = moved[0].after.op
         yield Finding("uphill", "the update goes along the gradient instead of against it (their cosine is "
                       f"{words.number(along / size)}): the loss will grow; a sign is probably wrong",
-                      f"explain #{op.index}" if op is not None else "explain", op)  # fmt: skip
+                      f"explain {op.label}" if op is not None else "explain", op)  # fmt: skip
 
 
 def _lost(case: Case, moved: list[Change], numbers: list[list[float]]) -> Iterator[Finding]:
@@ -187,7 +187,7 @@ def forgotten(case: Case) -> Iterator[Finding]:
     )
     text = "the gradients of this pass are never used"
     if same:
-        text += f", and pass {later[0].number} begins with the same weights: the update is probably forgotten"
+        text += f", and {later[0].address} begins with the same weights: the update is probably forgotten"
     first = next(iter(grads))
     yield Finding("forgotten update", text, f"what grad({first.name})", grads[first].op)
 
