@@ -7,11 +7,12 @@ import random
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import mlx.core as mx
 
 from nnrepl.programs.exceptions import clean_walks, print_exception
+from nnrepl.programs.reload import Reloader
 from nnrepl.programs.script import Script, forget_modules, reset_stdin
 from nnrepl.record.intake import Unwinding
 from nnrepl.record.intercept import recording
@@ -20,7 +21,7 @@ from nnrepl.record.opaque import set_random_state
 from nnrepl.record.recorder import Recorder
 from nnrepl.replay.divergence import CannotExchange, Diverged
 from nnrepl.replay.replay import Replay
-from nnrepl.session.errors import Restart, RunAgain
+from nnrepl.session.errors import Load, Restart, RunAgain
 from nnrepl.session.session import Session
 from nnrepl.tape import Tape
 
@@ -36,12 +37,16 @@ class Debuggee:
     """
 
     def __init__(self, script: Script, session: Session, *, at_entry: bool = False, reads_input: bool = False) -> None:
-        self.script = script
         self.session = session
+        self._take(script)
         self._at_entry = at_entry
         self._reads_input = reads_input
         self._modules = frozenset(sys.modules)
         self._random = (random.getstate(), _numpy_state(), mx.random.state[0])  # type: ignore[index]
+
+    def _take(self, script: Script) -> None:
+        self.script = script
+        self.session.files = Reloader(script.kept, script.on_disk)
 
     def run(self) -> BaseException | None:
         """Run, until the user has had enough. Returns what ended the program: None, SystemExit, its exception.
@@ -59,6 +64,9 @@ class Debuggee:
             except (Restart, RunAgain) as wanted:
                 wish = wanted
                 self._reset()
+            except Load as wanted:
+                wish = None
+                self._load(cast(Script, wanted.program))
             except (Diverged, CannotExchange) as failure:
                 wish = failure
 
@@ -70,13 +78,15 @@ class Debuggee:
         recorder = Recorder(tape, strict=True, base=sys._getframe())
         recorder.listener = session
         session.attach(tape, names, recorder)
+        session.codes.start()
         if run is not None:
             recorder.intake = Replay(run, alone=True)
             session.changes.arrived(tape, names, 0)
             session.begin_again(run)
         else:
             session.begin(self._at_entry)
-        with recording(recorder), _breakpoints(session):
+        session.hooks.program_begins()
+        with self.script.kept.importing(), recording(recorder), _breakpoints(session):
             return self._to_its_end()
 
     def _to_its_end(self) -> BaseException | None:
@@ -93,6 +103,14 @@ class Debuggee:
                 print_exception(raised)
         self.session.ended(error)
         return error
+
+    def _load(self, script: Script) -> None:
+        """Another program takes the place of this one."""
+        self._reset()
+        self._take(script)
+        said = (f"{script.title}: running to its first op", *script.notes, self.session.on_load(script.path))
+        for line in filter(None, said):
+            self.session.hooks.announce(line)
 
     def _strand(self, failure: Unwinding) -> None:
         """The program went another way when it ran again: the user looks at what there was."""

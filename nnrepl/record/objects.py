@@ -60,9 +60,13 @@ def object_of(recorder: Recorder, key: int, value: Value) -> mx.array | None:
 
 
 def refill(array: mx.array, content: mx.array) -> None:
-    """Give an array object another content, of another shape if need be (if both are floats of one dtype):
-    MLX's in-place operators write their result's shape into the object."""
-    if array.shape == content.shape:
+    """Give an array object another content; one of floats another shape as well, if need be.
+
+    The floats keep the layout of `content`: assigning to `array[...]` would lay them out row by row, and MLX adds
+    the products of a matrix in another order where its operand is transposed. MLX's in-place operators write their
+    result's shape and layout into the object.
+    """
+    if not mx.issubdtype(array.dtype, mx.floating):
         _setitem(array, Ellipsis, content)
         return
     while array.ndim:

@@ -117,7 +117,6 @@ class Repetition:
                 else:
                     for op in stretch:
                         self.op(op)
-            recorder.intake.enter(recorder)
         finally:
             recorder.sweeps.remove(self)
 

@@ -91,13 +91,18 @@ def same_place(a: Op, b: Op) -> bool:
     """Whether two ops were made at the same place of the same function. Where nothing is known of one, they were."""
     if a.scope is None or b.scope is None:
         return True
-    if a.scope.code is not b.scope.code and a.scope.code != b.scope.code:
+    if a.scope.code is not b.scope.code and a.scope.code != b.scope.code and not _alike(a.scope.code, b.scope.code):
         return False
     if a.lasti == b.lasti:
         return True
     # CPython 3.11 makes one call at another of its instructions once it has seen it a few times.
     places = _positions(a.scope.code)
     return places[a.lasti // 2] == places[b.lasti // 2]
+
+
+def _alike(a: CodeType, b: CodeType) -> bool:
+    """Whether two code objects are one text that makes other functions: what a reload has put in ahead of time."""
+    return (a.co_filename, a.co_code, a.co_linetable) == (b.co_filename, b.co_code, b.co_linetable)
 
 
 @lru_cache(256)

@@ -142,6 +142,8 @@ class Replay(Intake):
     def other_way(self) -> Difference | None:
         """Where the program went another way after the edit: the first op that the old tape has not, or that only the
         old tape has. None if it did again what it had done, with other numbers."""
+        if self._run.recoded:
+            return None
         if self.plan.other is not None:
             return self.plan.other
         missing = self.plan.left(self.end)
@@ -233,6 +235,7 @@ class Replay(Intake):
         if expected.kind != found.kind or expected.shape != found.shape or expected.dtype != found.dtype:
             return False
         recorder.relink({found: expected})
+        recorder.watch.restated(lambda array: recorder.live.get(id(array)) is expected, found)
         return True
 
     # -- after the edit ----------------------------------------------------------------------------------
@@ -256,6 +259,8 @@ class Replay(Intake):
         """Whether the program can know of the edit: it has read a number that depends on it, got another shape or an
         exception."""
         start = self._run.position
+        if self._run.recoded:
+            return True
         edited = [(op.outputs[0], self.tape.edits[op]) for op in self._run.ops if op in self.tape.edits]
         if any([(new.shape, new.dtype) != (old.shape, old.dtype) for new, old in edited]):
             return True
@@ -303,6 +308,7 @@ class Replay(Intake):
                 if array is not None:
                     _overwrite(recorder, array, old, content)
         recorder.relink({old: new})
+        recorder.watch.restated(lambda array: recorder.live.get(id(array)) is new, old)
         for sweep in recorder.sweeps:
             sweep.exchange(old, new)
 

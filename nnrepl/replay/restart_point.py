@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import mlx.core as mx
 
@@ -36,6 +36,7 @@ class RestartPoint:
         self.lost = self._world.lost
         self._known = [(weakref.ref(array), value) for array, value in _objects(recorder)]
         self._draws = recorder.draws
+        self._restored: Callable[[], None] = _nothing
 
     def restore(self) -> None:
         """Put everything back: the program's objects are refilled, while the values keep what they held."""
@@ -56,8 +57,11 @@ class RestartPoint:
                 recorder.link(known, value)
         recorder.draws = self._draws
 
-    def again(self, run: Run, tape: Tape) -> None:
+    def again(self, run: Run, tape: Tape, restored: Callable[[], None]) -> None:
         """Make the call again, on `tape`. Whatever happens on the way, everything is then as it was.
+
+        Args:
+            restored: Called when the world is as it was at the entry: brings the program's source to where it is to be.
 
         Raises:
             Diverged: If the program does not do the same when it runs again.
@@ -65,6 +69,7 @@ class RestartPoint:
             KeyboardInterrupt: If the user interrupts it.
         """
         now = _Moment(self._recorder, self.call)
+        self._restored = restored
         with held() as holding:
             try:
                 with holding.allowed():
@@ -89,6 +94,7 @@ class RestartPoint:
         try:
             with held():
                 self.restore()
+                self._restored()
                 replay.refresh(recorder)
             call.attempt()
             if isinstance(call.error, KeyboardInterrupt):
@@ -131,6 +137,10 @@ class _Moment:
             call = self._point.call
             call.part = self._part
             call.result, call.error = self._outcome
+
+
+def _nothing() -> None:
+    """The source is what it was."""
 
 
 def _objects(recorder: Recorder) -> Iterator[tuple[mx.array, Value]]:

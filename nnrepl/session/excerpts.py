@@ -91,7 +91,7 @@ def _site(session: Session) -> Site:
 
 
 def _file(site: Site) -> str:
-    path = site.scope.code.co_filename
+    path = sources.file_of(site.scope.code)
     if not sources.lines_of(path):
         where = sources.locate(site.scope.code, site.lasti)
         raise UserError(f"the source of {where.file}:{where.line} cannot be read")
@@ -136,7 +136,7 @@ def _here(op: Op | None, path: str) -> Source | None:
     if op is None:
         return None
     scope, lasti = op.scope, op.lasti
-    while scope is not None and scope.code.co_filename != path:
+    while scope is not None and sources.file_of(scope.code) != path:
         lasti = scope.lasti
         scope = scope.parent
     return None if scope is None else sources.locate(scope.code, lasti)
@@ -155,7 +155,7 @@ def ops_by_line(session: Session, path: str) -> dict[int, list[int]]:
     for op in tape.ops[start:end]:
         if op.of is not None or op.scope is None:
             continue
-        if op.scope.code.co_filename == path:
+        if sources.file_of(op.scope.code) == path:
             line = sources.span_of(op.scope.code, op.lasti)[0]
         else:
             line = _caller_line(op.scope, path, lines)
@@ -170,7 +170,7 @@ def _caller_line(scope: Activation, path: str, known: dict[Activation, int]) -> 
         parent = scope.parent
         if parent is None:
             known[scope] = 0
-        elif parent.code.co_filename == path:
+        elif sources.file_of(parent.code) == path:
             known[scope] = sources.span_of(parent.code, scope.lasti)[0]
         else:
             known[scope] = _caller_line(parent, path, known)

@@ -15,7 +15,7 @@ from types import CodeType
 from typing import NamedTuple
 
 from nnrepl.record import source as sources
-from nnrepl.replay.world import is_library
+from nnrepl.record.source import is_library
 from nnrepl.tape import Activation, Tape
 
 _MOST_FILES = 200

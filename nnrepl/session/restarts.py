@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from nnrepl.record.gradient_call import GradientCall
@@ -72,8 +73,13 @@ class ProgramRestarts:
             RunAgain: Unwinds the program, if it has to run again from its start.
         """
         point = self._point
-        if point is None or not self._within(run, point) or point.lost:
+        codes = self._session.codes
+        anew = any(change.early and change not in codes.held for change in codes.wanted)
+        if not anew and self._is_over(run):
+            return self._go_on(run)
+        if anew or point is None or not self._within(run, point) or point.lost:
             if self._whole:
+                self._session.hooks.unwinding()
                 raise RunAgain(run)
             if point is not None and point.lost:
                 raise UserError(f"this cannot run again: {point.lost[0]} cannot be put back to where it was")
@@ -81,11 +87,35 @@ class ProgramRestarts:
         names = ProgramNames()
         tape = run.old.fork(point.start, names)
         names.tape = tape
-        self._session.hooks.running_again(run.position, False)
+        self._session.hooks.running_again(run, False)
+        held = codes.held
         try:
-            point.again(run, tape)
-        except (Diverged, CannotExchange) as error:
-            raise UserError(f"{error}; nothing has changed") from None
+            point.again(run, tape, lambda: codes.stand(point.start))
+        except BaseException as error:
+            codes.wanted = held
+            codes.stand(point.start)
+            if isinstance(error, (Diverged, CannotExchange)):
+                raise UserError(f"{error}; nothing has changed") from None
+            raise
+        return tape, names
+
+    def _is_over(self, run: Run) -> bool:
+        """Whether nothing has to run again: all that was recorded stays, and only what comes is different."""
+        recorder = self._recorder
+        at_end = not run.ops and run.position == len(run.old) and run.old is recorder.tape
+        return at_end and not recorder.differentiating and self._point is None and self._session.failure is None
+
+    def _go_on(self, run: Run) -> tuple[Tape, ProgramNames]:
+        """Let the program go on from where it waits, on a tape of its own."""
+        recorder = self._recorder
+        names = ProgramNames()
+        tape = run.old.fork(run.position, names)
+        names.tape = tape
+        part = recorder.part
+        if part is not None and tape.passes:
+            recorder.part = tape.passes[-1] = replace(part, tape=tape, end=run.position)
+        recorder.tape = tape
+        self._session.codes.stand(run.position)
         return tape, names
 
     def _within(self, run: Run, point: RestartPoint) -> bool:

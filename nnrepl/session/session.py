@@ -34,6 +34,7 @@ from nnrepl.session.settings import defaults
 from nnrepl.session.stops import Hit, Stops
 from nnrepl.tape import GRADIENT_PASS, Op, Pass, Tape, Value
 from nnrepl.timeline import moves
+from nnrepl.timeline.code import Codes, Files
 from nnrepl.timeline.evaluation import Work, evaluate, pending
 from nnrepl.timeline.history import History
 from nnrepl.timeline.timelines import Timelines
@@ -53,6 +54,9 @@ class Session:
         stops: Breakpoints, watches and catches.
         level: How many calls above the one that makes the next op Python at the prompt stands (`up`).
         work: What evaluations the person has asked for.
+        codes: The changes of the program's source that hold in it.
+        on_load: Told the path of another program that is about to start; returns a line for the user, or "".
+        files: The program's files; None where there is no program that was read from any.
     """
 
     def __init__(
@@ -79,6 +83,9 @@ class Session:
         self.lookout = Lookout(self)
         self.level = 0
         self.work: list[Work] = []
+        self.codes = Codes()
+        self.files: Files | None = None
+        self.on_load: Callable[[str], str] = lambda path: ""
         self.exit_error: BaseException | None = None
         self._history: History | None = None
         self._after: goals.Goal | None = None
@@ -107,13 +114,20 @@ class Session:
 
     def op_recorded(self, op: Op) -> None:
         """Listener: an op at the top level of the program; the program waits."""
+        self.call_started()
         self._recorded()
+
+    def call_started(self) -> None:
+        """Listener: the program stands between two ops of its top level, or is about to call a compiled function."""
+        if self.recorder is not None:
+            self.codes.reach(len(self.recorder.tape))
 
     def pass_started(self, call: GradientCall) -> None:
         """Listener: a gradient pass begins."""
         if os.getpid() == self._process:
             self.hooks.pass_started()
             self._trim()
+            self.codes.reach(len(call.recorder.tape), entering=True)
             if self.restarts is not None and self.may_stop:
                 self.restarts.pass_started(call)
 
@@ -129,12 +143,14 @@ class Session:
 
     def pass_recorded(self, call: GradientCall) -> None:
         """Listener: a gradient pass has been recorded to its end; the program waits."""
+        self.call_started()
         self._recorded()
         if self.restarts is not None:
             self.restarts.left()
 
     def evaluation_forced(self) -> None:
         """Listener: the program forces an evaluation; a good moment to look for what only numbers tell."""
+        self.call_started()
         if self.goal is not None and not self.replaying and os.getpid() == self._process:
             hits = self.lookout.caught_up()
             if hits:
@@ -181,6 +197,8 @@ class Session:
         """The program has ended, by itself or by an exception; the person may still look around."""
         self.running = False
         self.exit_error = error
+        if self.recorder is not None:
+            self.recorder.over()
         goal, self.goal = self.goal, None
         hits = [] if self.replaying else self.lookout.ended()
         if hits:
@@ -223,6 +241,7 @@ class Session:
         self.recorder = recorder
         if not self.changes.coming:
             self.changes.timelines = Timelines(tape, names)
+            self.codes = Codes()
             self.stops.begin()
         self.restarts = self.changes.restarts = ProgramRestarts(self, recorder)
         self.look_at(tape, names, 0)
@@ -235,7 +254,15 @@ class Session:
         self.resuming = False
         self._after = self.goal
         self.goal = goals.At(run.cursor if self.goal is None else max(len(run.expected) - 1, 0))
-        self.hooks.running_again(run.position, True)
+        if self._after is None and run.part:
+            self.goal = goals.NextPass(run.part)
+        self.hooks.running_again(run, True)
+
+    @property
+    def failure(self) -> BaseException | None:
+        """The exception that ended the program; None while it runs, or if it ended by itself."""
+        error = None if self.running else self.exit_error
+        return None if isinstance(error, SystemExit) else error
 
     @property
     def replaying(self) -> bool:
@@ -257,6 +284,8 @@ class Session:
     def arrive(self, position: int, reason: str = "", error: BaseException | None = None) -> Stop:
         """Put the cursor somewhere and say so."""
         before, self.cursor = self.cursor, position
+        timeline = self.changes.timelines.current
+        timeline.seen = max(timeline.seen, position)
         self.tape.stand(position)
         self.level = self.lookout.search.skip = 0
         stepped, self.goal = isinstance(self.goal, goals.Stepping), None
@@ -398,13 +427,20 @@ class Session:
         return jumps.rewind(self)
 
     def restart(self) -> None:
-        """Run the program again from its start. Raises Restart through the program, UserError without one."""
+        """Run the program again from its start, from its files as they are now.
+
+        Raises Restart through the program, UserError without one or if a file does not parse.
+        """
         if self.recorder is None or not self._whole:
             raise UserError("there is no program here that nnrepl could run again; nnrepl PROGRAM has one")
+        if self.files is not None:
+            self.files.read_again()
+        self.hooks.unwinding()
         raise Restart
 
     def quit(self) -> None:
         """End the session; unwinds the program if it is running."""
+        self.hooks.quitting()
         raise Quit
 
     def op_at(self, text: str) -> Op:
@@ -462,9 +498,7 @@ class Session:
 
     def where_at(self, position: int) -> Surroundings:
         """Where Python would stand with the cursor at a position."""
-        ops = self.tape.ops
-        op = ops[min(position, len(ops) - 1)] if ops else None
-        scope = op.scope if op is not None else None
+        scope = self.lookup.frames.scope_at(position)
         frame = None
         if self.recorder is not None and self.running:
             frame = self.recorder.stack.frame_of(scope)

@@ -9,6 +9,7 @@ from typing import Protocol
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.text import Text
 
+from nnrepl.record.source import file_of
 from nnrepl.session.excerpts import ops_by_line
 from nnrepl.session.session import Session
 from nnrepl.tape import Op, Value, own_site
@@ -139,7 +140,7 @@ class Scenes:
             return None
         site = own_site(op, self._session.skip)
         assert site is not None
-        path = site.scope.code.co_filename
+        path = file_of(site.scope.code)
         key = (id(op.part), path, len(op.part))
         if key not in self._gutters:
             grows = op.part.open and len(op.part) >= GROWING

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from rich.text import Text
 
-from nnrepl.record.source import lines_of, locate
+from nnrepl.record.source import file_of, lines_of, locate
 from nnrepl.tape import Activation, Op, Source, own_site
 
 
@@ -23,9 +23,7 @@ def own_source(op: Op, skip: Sequence[str]) -> tuple[Source, list[str]]:
     """Where an op stands in the program's own source, and the lines of that file."""
     site = own_site(op, skip)
     return (
-        (op.source, [])
-        if site is None
-        else (locate(site.scope.code, site.lasti), lines_of(site.scope.code.co_filename))
+        (op.source, []) if site is None else (locate(site.scope.code, site.lasti), lines_of(file_of(site.scope.code)))
     )
 
 

@@ -35,6 +35,18 @@ def edit_text(timeline: Timeline) -> Text:
     return text
 
 
+def news_text(timeline: Timeline) -> Text:
+    """What the change did with which a timeline began."""
+    if timeline.code is None:
+        return edit_text(timeline)
+    text = Text(f"timeline {timeline.number}: {timeline.code.text}", style="hint")
+    for line in timeline.code.said:
+        text.append(f"\n{line}", style="warning" if line.startswith("not ") else "hint")
+    for lost in timeline.lost():
+        text.append(f"\n{lost.text} lay further on and is not made again here", style="warning")
+    return text
+
+
 def timelines_view(session: Session) -> RenderableType:
     """The tree: what was edited, where, and the loss (computed if that is as little as `peek` allows)."""
     changes = session.changes
@@ -55,13 +67,13 @@ def _grow(changes: Changes, tree: Tree, timeline: Timeline) -> None:
 def _line(changes: Changes, timeline: Timeline) -> Text:
     here = timeline is changes.timelines.current
     line = Text(("▶ " if here else "") + f"timeline {timeline.number}", style="bold" if here else "")
-    edit = timeline.edit
-    if edit is None:
+    began = timeline.began
+    if began is None:
         line.append("  the program as it is", style="dim")
     else:
-        at = edit.position + len(edit.ops)
+        at = began.position + len(getattr(began, "ops", ()))
         where = f"before {timeline.tape.ops[at].label}" if at < len(timeline.tape) else "at the end"
-        line.append(f"  {edit.text}", style="source")
+        line.append(f"  {began.text}", style="source")
         line.append(f"  {where}", style="dim")
     loss = timeline.loss
     if loss is not None:

@@ -7,6 +7,7 @@ the built-in example, standing at #5 (`z2 = mx.matmul(a1, self.weights2) + self.
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -31,7 +32,7 @@ def tape() -> tuple[Tape, ProgramNames]:
     """The built-in example, recorded to its end."""
     names = ProgramNames()
     names.tape = recorded = Tape(names)
-    with recording(Recorder(recorded, strict=True)), Console(quiet=True):
+    with recording(Recorder(recorded, strict=True, base=sys._getframe())), Console(quiet=True):
         load_script(str(EXAMPLES / "simple_nn.py"), []).run()
     return recorded, names
 
@@ -220,7 +221,7 @@ def test_line(session: nnrepl.Session, line: str, expected: str) -> None:
 
 def test_after_the_first_line_people_type_the_second(session: nnrepl.Session) -> None:
     assert "z1 = " in screen(session, "alias pz p z1", "pz")
-    assert "∂L/∂z1 lies ahead" in screen(session, "alias pg p grad(%1)", "pg z1")
+    assert "∂L/∂z1 is not made yet" in screen(session, "alias pg p grad(%1)", "pg z1")
     assert screen(session, "display a1", "undisplay", "info display").startswith("Nothing is displayed")
     assert "SimpleNN.__call__" in screen(session, "up", "d")
     assert "target" in screen(session, "up", "info locals") or "y_true" in screen(session, "info locals")
