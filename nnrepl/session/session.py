@@ -251,7 +251,13 @@ class Session:
         self.goal = goals.At(run.cursor if self.goal is None else max(len(run.expected) - 1, 0))
         if self._after is None and run.part:
             self.goal = goals.NextPass(run.part)
-        self.hooks.running_again(run.position, True)
+        self.hooks.running_again(run, True)
+
+    @property
+    def failure(self) -> BaseException | None:
+        """The exception that ended the program; None while it runs, or if it ended by itself."""
+        error = None if self.running else self.exit_error
+        return None if isinstance(error, SystemExit) else error
 
     @property
     def replaying(self) -> bool:
@@ -273,6 +279,8 @@ class Session:
     def arrive(self, position: int, reason: str = "", error: BaseException | None = None) -> Stop:
         """Put the cursor somewhere and say so."""
         before, self.cursor = self.cursor, position
+        timeline = self.changes.timelines.current
+        timeline.seen = max(timeline.seen, position)
         self.tape.stand(position)
         self.level = self.lookout.search.skip = 0
         stepped, self.goal = isinstance(self.goal, goals.Stepping), None
@@ -422,10 +430,12 @@ class Session:
             raise UserError("there is no program here that nnrepl could run again; nnrepl PROGRAM has one")
         if self.files is not None:
             self.files.read_again()
+        self.hooks.unwinding()
         raise Restart
 
     def quit(self) -> None:
         """End the session; unwinds the program if it is running."""
+        self.hooks.quitting()
         raise Quit
 
     def op_at(self, text: str) -> Op:
