@@ -34,7 +34,7 @@ def plain(tape: Tape, thing: Any, position: int) -> Any:
         thing = thing()
         return getattr(thing, "__name__", type(thing).__name__)
     if hasattr(thing, "held"):
-        return thing.label if thing.op is None else f"#{thing.op.index}"
+        return thing.label if thing.op is None else f"{thing.op.label}"
     return thing
 
 

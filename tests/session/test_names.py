@@ -87,7 +87,7 @@ def test_a_spelling_of_a_call_never_names_a_wrong_tensor(spelling: str) -> None:
     for op in trace.ops:
         for value in op.outputs:
             if value.name in given:
-                assert value.array.tolist() == given[value.name], f"{value.name} is not #{op.index} {op.name}"
+                assert value.array.tolist() == given[value.name], f"{value.name} is not {op.label} {op.name}"
         assert f_variable(session, "a", op.position) == given["a"]
         assert f_variable(session, "b", op.position) == given["b"]
     assert f_variable(session, "r", trace.ops[-1].position) == given["r"]
