@@ -8,6 +8,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import CodeType
 from typing import Any
 
 import mlx.core as mx
@@ -44,7 +45,8 @@ class Homes:
         self._in: dict[Home, list[tuple[int, Value]]] = {}
         self._parents: dict[Holder, list[Home]] = {}
         self._variables: dict[Holder, list[tuple[Activation, str]]] = {}
-        self._bound: dict[tuple[Activation, str], set[Holder]] = {}
+        self._bound: dict[tuple[CodeType, str], set[Holder]] = {}
+        self._scopes: dict[int, Activation] = {}
         self._places = 0
         self._paths: tuple[int, dict[str, list[Home]]] = (-1, {})
 
@@ -70,7 +72,8 @@ class Homes:
             self._wait()
         for _, scope, name, thing in bindings.log[self._seen_variables :]:
             if isinstance(thing, Holder):
-                self._bound.setdefault((scope, name), set()).add(thing)
+                self._bound.setdefault((scope.code, name), set()).add(thing)
+                self._scopes[id(scope.variables)] = scope
                 if name != "self" and not sources.is_library(scope.code.co_filename):
                     self._variables.setdefault(thing, []).append((scope, name))
         self._seen_variables = len(bindings.log)
@@ -152,20 +155,25 @@ class Homes:
                 return home
         return None
 
-    def name(self, holder: Holder, depth: int = 0) -> str | None:
+    def name(self, holder: Holder) -> str | None:
         """How the program calls a container: by the outermost variable that holds it and nothing else, or by its place
-        in another one."""
+        in another container that has such a name."""
         self._catch_up()
-        found = self._variables.get(holder, [])
-        alone = [(scope, name) for scope, name in found if len(self._bound[scope, name]) == 1]
-        if alone:
-            return min(alone, key=lambda one: one[0].depth)[1]
-        if depth < _DEEP:
-            for home in self._parents.get(holder, ()):
-                above = self.name(home.holder, depth + 1)
-                if above is not None:
-                    return f"{above}.{str(home.key).removeprefix('_')}"
-        return self._global(holder) or (min(found, key=lambda one: one[0].depth)[1] if found else None)
+        found = self._named(holder, 0)
+        if found is not None:
+            return found[1]
+        held = self._variables.get(holder, [])
+        return self._global(holder) or (min(held, key=lambda one: one[0].depth)[1] if held else None)
+
+    def _named(self, holder: Holder, depth: int) -> tuple[int, str] | None:
+        """The depth of the call whose variable a container is known by, and the name."""
+        held = self._variables.get(holder, [])
+        found = [(scope.depth, name) for scope, name in held if len(self._bound[scope.code, name]) == 1]
+        for home in self._parents.get(holder, ()) if depth < _DEEP else ():
+            above = self._named(home.holder, depth + 1)
+            if above is not None:
+                found.append((above[0], f"{above[1]}.{str(home.key).removeprefix('_')}"))
+        return min(found, key=lambda one: (one[0], one[1].count("."))) if found else None
 
     def name_of(self, thing: Any) -> str | None:
         """How the program calls an object of its own; None if it is in no variable that is known."""
@@ -181,7 +189,7 @@ class Homes:
         thing = holder.refer()
         if thing is None:
             return None
-        for scope in {id(scope.variables): scope for scope, _ in self._bound}.values():
+        for scope in self._scopes.values():
             if not sources.is_library(scope.code.co_filename):
                 for name, held in list(scope.variables.items()):
                     if held is thing:
