@@ -128,10 +128,7 @@ class Interpreter:
 
     def is_name(self, word: str) -> bool:
         """Whether the program, or the user, has something that is called so."""
-        session = self.session
-        return (
-            word == "grad" or bool(session.names.versions(word)) or word in session.expressions.known(session.where())
-        )
+        return word == "grad" or self.session.expressions.is_name(word, self.session.where())
 
     def waiting(self) -> str | None:
         """The line that is to be run before any is read; None if there is none."""

@@ -92,7 +92,7 @@ def what(it: Interpreter, text: str) -> RenderableType | None:
     Its shape and dtype, what made it and where, what uses it, whether it has been evaluated and what that
     would cost, and where its gradient is: `what z1`, `what #12`, `what grad(z1)`.
     """
-    return what_view(it.session, it.session.lookup.by_words(text, it.session.cursor))
+    return what_view(it.session, it.session.named(text))
 
 
 @command("grad", takes=EXPRESSION, group=LOOK)

@@ -219,6 +219,15 @@ class Expressions:
             return False
         return found is not None and isinstance(found.thing, Value)
 
+    def is_name(self, word: str, where: Surroundings) -> bool:
+        """Whether the user, or a call of the program's that runs here, has a variable of that name."""
+        if word in self.variables:
+            return True
+        try:
+            return self.lookup.frames.in_frames(word, where.position, where.scope) is not None
+        except NotYet:
+            return True
+
     def variable(self, name: str, where: Surroundings) -> Any:
         """A variable of the person's or of the program's; None if there is none."""
         if name in self.variables:
