@@ -10,6 +10,7 @@ from typing import Any, Protocol, overload
 
 import mlx.core as mx
 
+from nnrepl.tape.bindings import Bindings
 from nnrepl.tape.op import Op
 from nnrepl.tape.passes import Hole, Mark, Pass
 from nnrepl.tape.places import Source
@@ -52,6 +53,7 @@ class Tape:
         inside: Ops of which the places that they take have been looked at and lie inside of their axes.
         restored: Values that were dropped and are back because somebody looks.
         streams: The stream or device of ops that ran on another than the default one.
+        bindings: What the program's variables held.
     """
 
     def __init__(self, names: Names) -> None:
@@ -74,6 +76,7 @@ class Tape:
         self.compiled: list[tuple[int, int]] = []
         self.inside: set[Op] = set()
         self.restored: list[Value] = []
+        self.bindings = Bindings()
         self.steps = Steps(self)
         self.here = 1
         self._consumers: dict[Value, list[Op]] = {}
@@ -88,6 +91,7 @@ class Tape:
         twin = copy(self)
         twin.names = names
         twin.ops = self.ops[:position]
+        twin.bindings = self.bindings.fork(position)
         before = [part for part in self.passes if part.start < position and len(part)]
         twin.passes = [part if part.end <= position else replace(part, end=position) for part in before]
         twin.marks = [mark for mark in self.marks if mark.position < position]

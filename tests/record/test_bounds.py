@@ -65,9 +65,7 @@ def test_nothing_is_evaluated_and_nothing_changes() -> None:
     session.run("goto end")
     with pytest.raises(nnrepl.UserError, match=r"index 77 is out of range: i\[1\] = 77, but axis 0 of x \(4, 3\) has"):
         session.run("print grad(x)")
-    with pytest.raises(
-        IndexError, match=r"index 77 \(element \[1\] of the index\) is out of range: axis 0 of a tensor"
-    ):
+    with pytest.raises(nnrepl.UserError, match=r"IndexError: index 77 \(element \[1\] of the index\) is out of range"):
         session.run("print x[i]")
     with pytest.raises(nnrepl.UserError, match=r"index 9 is out of range: axis 0 of x \(4, 3\)"):
         trace.set("x", lambda x: x[9])
