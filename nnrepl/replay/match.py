@@ -112,8 +112,8 @@ class Plan:
         one with which a checkpoint's second run begins."""
         if not isinstance(value, Leaf) or value in self._wrt:
             return value
-        came_from = None if value.origin is None else self._sign(self.counterpart(value.origin))
-        return came_from, value.kind, value.label, value.shape, value.dtype
+        came_from = value.label if value.origin is None else self._sign(self.counterpart(value.origin))
+        return came_from, value.kind, value.shape, value.dtype
 
     def _backward_key(self, op: BackwardOp) -> Any:
         """What a backward op is computed from: the values whose numbers it needs, of the others the shape."""

@@ -18,6 +18,7 @@ def block(h, w):
     return v + h
 def loss_fn(w, x):
     h = mx.sin(x)
+    # before
     return (mx.checkpoint(block)(h, w) ** 2).mean()
 for step in range(3):
     loss, g = mx.value_and_grad(loss_fn)(w, x)
@@ -26,16 +27,17 @@ for step in range(3):
     print(step, loss.item(), w.tolist())
 """
 LINES = {
-    "in the first run": "until pass 3; until v; u = u * 2; c",
-    "in the second run": "until pass 3; until backward; until v; u = u * 2; c",
-    "from the end": "c; goto pass 3; until v; u = u * 2; c",
+    "in the first run": ("# here", "u", "until pass 3; until v; u = u * 2; c"),
+    "in the second run": ("# here", "u", "until pass 3; until backward; until v; u = u * 2; c"),
+    "from the end": ("# here", "u", "c; goto pass 3; until v; u = u * 2; c"),
+    "what goes in": ("# before", "h", "c; goto pass 3; step; h = h * 2; c"),
 }
 
 
-@pytest.mark.parametrize("lines", LINES.values(), ids=LINES)
-def test_both_runs_see_it(lines: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("where", "name", "lines"), LINES.values(), ids=LINES)
+def test_both_runs_see_it(where: str, name: str, lines: str, tmp_path: Path) -> None:
     path = tmp_path / "loop.py"
-    path.write_text(LOOP.replace("# here", "if step == 1: u = u * 2"))
+    path.write_text(LOOP.replace(where, f"if step == 1: {name} = {name} * 2"))
     wanted = plain_python(str(path)).stdout.splitlines()
     path.write_text(LOOP)
     said = nnrepl_cli(str(path), stdin="\n".join([*lines.split("; "), "q"]), env={"COLUMNS": "200"}).stdout
