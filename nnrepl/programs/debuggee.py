@@ -82,6 +82,7 @@ class Debuggee:
             session.begin_again(run)
         else:
             session.begin(self._at_entry)
+        session.hooks.program_begins()
         with self.script.kept.importing(), recording(recorder):
             return self._to_its_end()
 

@@ -192,6 +192,8 @@ class Session:
         """The program has ended, by itself or by an exception; the person may still look around."""
         self.running = False
         self.exit_error = error
+        if self.recorder is not None:
+            self.recorder.over()
         goal, self.goal = self.goal, None
         hits = [] if self.replaying else self.lookout.ended()
         if hits:
@@ -249,7 +251,7 @@ class Session:
         self.goal = goals.At(run.cursor if self.goal is None else max(len(run.expected) - 1, 0))
         if self._after is None and run.part:
             self.goal = goals.NextPass(run.part)
-        self.hooks.running_again(run.position, True)
+        self.hooks.running_again(run, True)
 
     @property
     def failure(self) -> BaseException | None:
@@ -277,6 +279,8 @@ class Session:
     def arrive(self, position: int, reason: str = "", error: BaseException | None = None) -> Stop:
         """Put the cursor somewhere and say so."""
         before, self.cursor = self.cursor, position
+        timeline = self.changes.timelines.current
+        timeline.seen = max(timeline.seen, position)
         self.tape.stand(position)
         self.level = self.lookout.search.skip = 0
         stepped, self.goal = isinstance(self.goal, goals.Stepping), None
@@ -426,10 +430,12 @@ class Session:
             raise UserError("there is no program here that nnrepl could run again; nnrepl PROGRAM has one")
         if self.files is not None:
             self.files.read_again()
+        self.hooks.unwinding()
         raise Restart
 
     def quit(self) -> None:
         """End the session; unwinds the program if it is running."""
+        self.hooks.quitting()
         raise Quit
 
     def op_at(self, text: str) -> Op:
@@ -487,9 +493,7 @@ class Session:
 
     def where_at(self, position: int) -> Surroundings:
         """Where Python would stand with the cursor at a position."""
-        ops = self.tape.ops
-        op = ops[min(position, len(ops) - 1)] if ops else None
-        scope = op.scope if op is not None else None
+        scope = self.lookup.frames.scope_at(position)
         frame = None
         if self.recorder is not None and self.running:
             frame = self.recorder.stack.frame_of(scope)

@@ -20,7 +20,8 @@ from nnrepl.commands.interpreter import Interpreter
 from nnrepl.programs.output import HeldOutput
 from nnrepl.record.intake import Unwinding
 from nnrepl.record.recorder import RECORD
-from nnrepl.session.errors import NoGradient, NotYet, Quit, UserError
+from nnrepl.replay.run import Run
+from nnrepl.session.errors import NoGradient, NotYet, UserError
 from nnrepl.session.session import EXCEPTION, Hooks, Session, Stop
 from nnrepl.shell.progress import Progress
 from nnrepl.shell.readers import PROMPT, Pipe, Reader
@@ -64,10 +65,14 @@ class _Tolerant:
 
 
 class _Tee:
-    """Standard output for Python at the prompt: what it prints belongs to the session."""
+    """Standard output for Python at the prompt: what it prints belongs to the session.
+
+    Attributes:
+        behind: The real one.
+    """
 
     def __init__(self, stream: Any, said: Callable[[str], None]) -> None:
-        self._stream = stream
+        self._stream = self.behind = stream
         self._said = said
         self._line = ""
 
@@ -143,8 +148,13 @@ class Shell(Hooks):
         self._theme = ""
         self.after_line: Callable[[], str] = str
         self._progress = Progress(console)
-        self.held = HeldOutput(lambda: len(session.tape))
+        self.held = HeldOutput(self._recorded)
         session.hooks = self
+
+    def _recorded(self) -> int:
+        """Where the tape ends that the program writes, which is not always the one that is looked at."""
+        recorder = self.session.recorder
+        return len(self.session.tape if recorder is None else recorder.tape)
 
     # -- hooks -------------------------------------------------------------------------------------------
 
@@ -160,11 +170,31 @@ class Shell(Hooks):
         if self.reader.screen is None:
             self._progress.evaluated(share)
 
-    def running_again(self, position: int, from_start: bool) -> None:
+    def program_begins(self) -> None:
+        """Nothing of what it prints has been shown, unless it begins again along a tape."""
+        if not self.session.replaying:
+            self.held.begin()
+        self._stand_in()
+
+    def _stand_in(self) -> None:
+        """Let what the program prints go through streams of ours: it may run again. In a batch it does not."""
+        if not self.quiet or self.session.may_stop:
+            self.held.stand_in()
+
+    def unwinding(self) -> None:
+        """Keep what the program prints on being taken apart to itself."""
+        self.held.unwinding()
+
+    def quitting(self) -> None:
+        """Keep what the program prints on being taken apart, but for what is new."""
+        self.held.quitting()
+
+    def running_again(self, run: Run, from_start: bool) -> None:
         """Keep what the program prints a second time to itself."""
         if from_start:
             self.show(Text("running the program again from its start; Ctrl-C stops at the next op", style="hint"))
-        self.held.begin_again(position)
+        seen = run.position + len(run.ops) if run.seen is None else run.seen
+        self.held.begin_again(seen, max(run.cursor if run.seen is None else 0, seen))
 
     def announce(self, text: str) -> None:
         """Say what is about to happen."""
@@ -191,7 +221,7 @@ class Shell(Hooks):
         """Show what the program printed before the cursor."""
         if self.session.replaying:
             return
-        self.held.release()
+        self.held.settle()
         screen = self.reader.screen
         said = self.held.show(
             None if position >= len(self.session.tape) else position, None if screen is None else screen.said
@@ -203,7 +233,7 @@ class Shell(Hooks):
     def interact(self, session: Session, stop: Stop) -> None:
         """Give the person the floor, until the program is to run on."""
         self.at_prompt = True
-        self.held.release()
+        self.held.leave()
         try:
             self._open(session, stop)
             while not session.resuming:
@@ -214,6 +244,8 @@ class Shell(Hooks):
             screen = self.reader.screen
             if screen is not None:
                 screen.leave()  # the program has the terminal
+            if session.running:
+                self._stand_in()
 
     def _open(self, session: Session, stop: Stop) -> None:
         if self.quiet and not stop.hits:
@@ -247,7 +279,7 @@ class Shell(Hooks):
             return True
         if line is None:
             if self.session.running:
-                raise Quit
+                self.session.quit()
             return False
         if self.reader.echoes and not self.quiet and line.strip():
             self.console.print(Text(PROMPT + line.strip()))

@@ -27,6 +27,7 @@ class Timeline:
         edit: The change of a value that it began with.
         code: The change of the program's source that it began with instead.
         codes: The changes of the source that hold on it, in order.
+        seen: How far the user has been on it.
     """
 
     number: int
@@ -36,6 +37,7 @@ class Timeline:
     edit: Edit | None = None
     code: CodeChange | None = None
     codes: tuple[CodeChange, ...] = ()
+    seen: int = 0
 
     @property
     def began(self) -> Edit | CodeChange | None:
