@@ -480,3 +480,12 @@ def test_a_file_that_changes_is_noticed_once(program: Program) -> None:
     assert files.notice(session) == ""
     program.path.unlink()
     assert files.notice(session) == ""
+
+
+def test_a_saved_tape_knows_that_its_program_was_reloaded(program: Program) -> None:
+    program.write(SCRIPT)
+    shown = program.run(
+        "next pass 4", program.mend(mended()), "reload", "save run", "load run", "timelines", "goto sin"
+    )
+    assert "▶ timeline 2  reload: Net.__call__  before " in shown
+    assert "mx.sin(self.a(x) + 1)" in shown
