@@ -43,7 +43,7 @@ def print_(it: Interpreter, text: str) -> RenderableType | None:
         raise UserError("print needs an expression, such as p z1 or p/4f x[0, :3]")
     if found["map"]:
         return heatmap(it, rest)
-    return it.print(rest, look=look)
+    return it.print(rest, look, named=True)
 
 
 def _range(text: str | None) -> tuple[float, float] | None:

@@ -402,6 +402,16 @@ def steady() -> Iterator[None]:
             set_random_state(state)
 
 
+def speaks_of_a_name(text: str) -> bool:
+    """Whether an expression speaks of something by name, so that its result can be shown under it: `loss.item()`,
+    and not `6 * 7`, `"text"`, `[1, 2]`."""
+    try:
+        body = ast.parse(masked(text), mode="eval").body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return False
+    return len(text) <= 80 and any(isinstance(node, ast.Name) for node in ast.walk(body))
+
+
 def is_condition(text: str) -> bool:
     """Whether a text is a comparison, or several with `and`, `or`, `not`: no place on the tape is written so."""
     try:
