@@ -35,11 +35,12 @@ COUNT_OR_STEP = Grammar(
 
 @command("next", "n", takes=COUNT_OR_STEP, group=FORWARDS, repeats=True)
 def next_(it: Interpreter, text: str) -> RenderableType | None:
-    """Go to the next op of this function, over the calls (of modules, for one) that it makes.
+    """Go to the next line of this function, over all ops that this line and its calls make; `step` goes op by op.
 
-    At the end of the function it goes on in the caller. `next step` goes to the first op of the next training step,
-    `next step 10` ten steps on; `next pass` to the next gradient call or update; `next cell` to the next cell of a
-    notebook that makes ops.
+    At the end of the function it goes on in the caller. In the backward pass the lines come the other way round. The
+    function is the program's own: a layer of MLX is gone over (see `config skip`). `next step` goes to the first op of
+    the next training step, `next step 10` ten steps on; `next pass` to the next gradient call or update; `next cell`
+    to the next cell of a notebook that makes ops.
     """
     if text.startswith("step"):
         return it.show_stop(it.session.next_step(_count(text[4:].strip())))
@@ -52,7 +53,7 @@ def next_(it: Interpreter, text: str) -> RenderableType | None:
 
 @command("finish", "fin", "return", "r", takes=NOTHING, group=FORWARDS, repeats=True)
 def finish(it: Interpreter, text: str) -> RenderableType | None:
-    """Go on until this function (a module's `__call__`, for one) is left."""
+    """Go on until this function of the program (a module's `__call__`, for one) is left."""
     return it.show_stop(it.session.finish())
 
 
@@ -81,7 +82,7 @@ def reverse_step(it: Interpreter, text: str) -> RenderableType | None:
 
 @command("reverse-next", "rn", takes=COUNT_OR_STEP, group=BACKWARDS, repeats=True)
 def reverse_next(it: Interpreter, text: str) -> RenderableType | None:
-    """Go back to the last op of this function, over the calls that it makes; `rn step` to the step before."""
+    """Go back to the first op of this line, from there to the line before; `rn step` to the step before."""
     if text.startswith("step"):
         return it.show_stop(it.session.back_step(_count(text[4:].strip())))
     if text.startswith("pass"):

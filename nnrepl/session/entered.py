@@ -115,7 +115,7 @@ class InModule(InCall):
 
     def __init__(self, title: str, pattern: str, model: Any = None) -> None:
         super().__init__(title)
-        self._pattern = pattern
+        self.pattern = pattern
         self._model = model
         self._paths: dict[int, tuple[Any, dict[int, str]]] = {}
 
@@ -126,7 +126,7 @@ class InModule(InCall):
         if root is None:
             root = next(step.owner for step in call.path() if is_module(step.owner))
         path = self._path(root, call.owner)
-        return path is not None and (bool(path) or not self._pattern) and fnmatchcase(path, self._pattern)
+        return path is not None and (bool(path) or not self.pattern) and fnmatchcase(path, self.pattern)
 
     def _path(self, root: Any, module: Any) -> str | None:
         if id(root) not in self._paths:
@@ -138,7 +138,7 @@ class InModule(InCall):
         if op.part.kind != UPDATE_PASS:
             return super().begins(tape, at)
         path = op.module
-        if not (path and (fnmatchcase(path, self._pattern) or fnmatchcase(path, f"{self._pattern}.*"))):
+        if not (path and (fnmatchcase(path, self.pattern) or fnmatchcase(path, f"{self.pattern}.*"))):
             return None
         before = _previous(tape, at)
         return before is None or before.module != path

@@ -70,7 +70,7 @@ def arrival(session: Session, place: Place, found: int) -> str:
 
 def last_write(session: Session, name: str) -> Stop:
     """See `Session.last_write`."""
-    value = source_of(session.lookup.by_words(name, session.cursor))
+    value = source_of(session.named(name))
     if value.op is None:
         what = "a gradient that the pass starts from" if value.kind == "seed" else f"{value.kind} of the program"
         raise UserError(f"no op on the tape wrote {name}: it is {what}")

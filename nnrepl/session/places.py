@@ -73,6 +73,11 @@ class Here:
     skip: tuple[str, ...]
 
 
+def base(path: str) -> str:
+    """The name of a file, without its folders."""
+    return os.path.basename(path)
+
+
 def read(text: str, here: Here) -> Place:
     """Read a place.
 
@@ -180,16 +185,22 @@ def gradient_name(text: str) -> str | None:
 def _line(found: re.Match[str], here: Here) -> Place:
     """A line of a file; of the nearest file of the program, where none is named."""
     file, line, cell = found["file"], int(found["line"]), int(found["cell"] or 0)
+    note = ""
     if not file:
         site = None if here.op is None else own_site(here.op, here.skip)
         source = None if here.op is None or site is None else _source(here, site)
-        if source is None or not source.file:
+        if source is None or site is None or not source.file:
             raise UserError(f"there is no file here of which {line} could be a line; an op is #{line}")
         file, cell = source.file, cell or source.cell
+        if here.op is not None and here.op.scope is not site.scope:
+            inner = here.op.source
+            note = f"{line} is a line of {base(file)}; {base(inner.file)}:{line} would be one of the library"
     title = f"{here.program.short(file) if os.path.isabs(file) else file}{f' cell {cell}' if cell else ''}:{line}"
     if not cell:
         file = _checked(file, line, here)
-    return Line(title, file, line, cell)
+    place = Line(title, file, line, cell)
+    place.note = note
+    return place
 
 
 def _cell(number: int, here: Here) -> Place:
@@ -387,7 +398,7 @@ def _suggested(word: str, here: Here) -> str:
         *here.names.known(), *here.program.functions(), *here.program.classes(), *_module_paths(here),
         *operations(here.tape), *FIXED,
     ]  # fmt: skip
-    return _meant(get_close_matches(word, candidates, 1))
+    return _meant(get_close_matches(word, candidates, 1, 0.7))
 
 
 def _meant(close: list[str]) -> str:

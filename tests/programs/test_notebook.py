@@ -103,13 +103,13 @@ def test_notebook_without_code(tmp_path: Path, cells: tuple[str, ...]) -> None:
 def test_places(tmp_path: Path) -> None:
     """Stops, listings and stacks name the notebook, the code cell and the line in it."""
     notebook(tmp_path / "lesson.ipynb", *LESSON)
-    result = nnrepl_cli("lesson.ipynb", stdin="where\nlist\nuntil sum\nlist source\nwhat z\n", cwd=tmp_path)
+    result = nnrepl_cli("lesson.ipynb", stdin="where\nops\nuntil sum\nlist\nwhat z\n", cwd=tmp_path)
     start, where, listing, stop, source, what = result.stdout.split(f"\n{PROMPT}")
     assert "lesson.ipynb" in start.splitlines()[0]
     assert "lesson.ipynb cell 3:1 in <module>" in where
     assert "lesson.ipynb cell 2:4 in loss_fn" in where
     assert re.search(r"#3 +sum .*lesson\.ipynb cell 2:6", listing)
-    assert "cell 2:6 in loss_fn" in stop
+    assert "cell 2:4 in loss_fn" in start
     assert re.search(r"▶ 6 +return z\.sum\(\)\n +━{7}", stop)
     assert "z = model(x)" in source
     assert "loss_fn(x)" in source
