@@ -133,3 +133,8 @@ class HeldOutput:
         self._pieces = [piece for piece in self._pieces if piece[0] <= position]
         self._seen = position
         self.hold()
+
+    def begin_anew(self) -> None:
+        """What is printed from now on has never been seen: it is shown at once."""
+        self._seen = -1
+        self.release()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import builtins
-import inspect
 import io
 import os
 import runpy
@@ -15,6 +14,7 @@ from pathlib import Path
 from types import CodeType
 from typing import Any
 
+from nnrepl.programs.cells import Loop
 from nnrepl.programs.notebook import Notebook, read_notebook
 from nnrepl.tape import Tape
 from nnrepl.timeline.world import is_library
@@ -39,7 +39,8 @@ class Script:
 
     Attributes:
         title: How to call it.
-        path: The file, as the program will see it in `__file__`.
+        path: The file, as the program will see it in `__file__`; "" where it has none.
+        loop: Runs what has `await` at its top level.
         notes: What the person should know about how it was loaded.
     """
 
@@ -51,29 +52,25 @@ class Script:
         self._code = code
         self._spec: Any = None
         self._begun = False
+        self.loop = Loop()
         self.notes: list[str] = []
 
     def run(self) -> None:
-        """Run it to its end. Raises whatever the program raises, SystemExit included."""
-        namespace = self._as_main().__dict__
-        loop: Any = None
+        """Run it to its end, in `__main__`. Raises whatever the program raises, SystemExit included."""
+        self.loop = Loop()
+        namespace = sys.modules["__main__"].__dict__
         for code in self._code:
-            result = eval(code, namespace)
-            if code.co_flags & inspect.CO_COROUTINE:  # a notebook cell with `await`
-                import asyncio  # it takes long to load, and few programs need it
+            self.loop.execute(code, namespace)
 
-                loop = loop or asyncio.new_event_loop()
-                loop.run_until_complete(result)
-
-    def _as_main(self) -> types.ModuleType:
-        """`__main__`, `sys.argv` and `sys.path[0]` as the program expects them. They stay so: threads and
-        exit handlers run after the last line."""
+    def enter(self) -> types.ModuleType:
+        """Make a fresh `__main__`, `sys.argv` and `sys.path[0]` as the program expects them. They stay so: threads
+        and exit handlers run after the last line. Returns `__main__`."""
         module = types.ModuleType("__main__")
-        loader: Any = SourceFileLoader("__main__", self.path)
-        module.__dict__.update(
-            __file__=self.path, __builtins__=builtins, __spec__=self._spec, __loader__=loader, __cached__=None
-        )
+        module.__dict__.update(__builtins__=builtins, __spec__=self._spec)
         module.__annotations__ = {}
+        if self.path:
+            loader: Any = SourceFileLoader("__main__", self.path)
+            module.__dict__.update(__file__=self.path, __loader__=loader, __cached__=None)
         if self._spec is not None:
             module.__dict__.update(
                 __package__=self._spec.parent, __loader__=self._spec.loader, __cached__=self._spec.cached
@@ -116,6 +113,11 @@ def load_script(path: str, args: list[str]) -> Script:
         raise CannotLoad("the name of the program is empty")
     absolute = os.path.join(os.getcwd(), file if file.name == "__main__.py" else path)
     return Script(path, absolute, [path, *args], str(first), [_compile(source, absolute, path)])
+
+
+def empty_script() -> Script:
+    """A program without a line: all of it is typed at the prompt."""
+    return Script("empty", "", [""], "", [])
 
 
 def load_module(name: str, args: list[str]) -> Script:

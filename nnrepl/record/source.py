@@ -63,6 +63,11 @@ _spans: dict[CodeType, list[Span]] = {}
 def register_cell(filename: str, path: str, number: int, text: str) -> None:
     """Make the source of a notebook cell known under the file name that it was compiled with."""
     _cells[filename] = Cell(path, number, text)
+    register_text(filename, text)
+
+
+def register_text(filename: str, text: str) -> None:
+    """Make source that lies in no file known under the file name that it was compiled with."""
     linecache.cache[filename] = (len(text), None, text.splitlines(keepends=True), filename)
     _indexes.pop(filename, None)
 

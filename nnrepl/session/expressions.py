@@ -42,11 +42,14 @@ class Surroundings:
         position: The cursor.
         scope: The function that stands there.
         frame: Its live frame, or that of the nearest caller that still runs; None if none does.
+        ended: The variables of the program's `__main__`, where the program is over and one stands at its end: there a
+            name is first of all what it is in them.
     """
 
     position: int
     scope: Activation | None
     frame: FrameType | None
+    ended: dict[str, Any] | None = None
 
 
 class Expressions:
@@ -211,6 +214,9 @@ class Expressions:
             if name in self.variables:
                 namespace[name] = self.variables[name]
                 continue
+            if where.ended is not None and name in where.ended:
+                namespace[name] = self._at_end(where.ended[name])
+                continue
             value = None if name == "self" else self.lookup.find(name, where.position)
             if value is not None:
                 namespace[name] = self.array_for(value)
@@ -219,6 +225,12 @@ class Expressions:
             else:
                 self._from_program(name, namespace, where)
         return namespace
+
+    def _at_end(self, thing: Any) -> Any:
+        """What a variable holds at the end of the program; a tensor as the value of the tape that it is."""
+        recorder = current()
+        value = recorder.live.get(id(thing)) if recorder is not None and isinstance(thing, mx.array) else None
+        return thing if value is None else self.array_for(value)
 
     def _from_program(self, name: str, namespace: dict[str, Any], where: Surroundings) -> None:
         if name == "self" and where.scope is not None and where.scope.owner is not None:

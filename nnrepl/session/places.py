@@ -20,7 +20,7 @@ class Place:
 
     Attributes:
         text: As the person wrote it.
-        kind: "op", "line", "pass", "phase", "operation", "module", "value" or "edge".
+        kind: "op", "prompt", "line", "pass", "phase", "operation", "module", "value" or "edge".
         matches: Whether an op is there.
         phase: The phase it is limited to, or "".
     """
@@ -43,7 +43,7 @@ def parse(text: str, lookup: Lookup) -> Place:
     if rest.strip() and phase in PHASES:
         inner = parse(rest, lookup)
         return Place(text, inner.kind, lambda op: op.phase == phase and inner.matches(op), phase)
-    for reader in (_number, _line, _pass, _phase, _named):
+    for reader in (_number, _prompt, _line, _pass, _phase, _named):
         place = reader(text, lookup)
         if place is not None:
             return place
@@ -62,6 +62,17 @@ def _number(text: str, lookup: Lookup) -> Place | None:
         raise UserError("ops count from #1; setup counts backwards from #-1")
     position = lookup.tape.position(index)
     return Place(f"#{index}", "op", lambda op: op.position == position)
+
+
+def _prompt(text: str, lookup: Lookup) -> Place | None:
+    """`prompt 3`: what a typed cell did, in the calls that it made as well; `prompt 3:2` its second line."""
+    match = re.fullmatch(r"<?prompt (\d{1,9})>?(?::(\d{1,9}))?", text)
+    if match is None:
+        return None
+    name, line = f"<prompt {match[1]}>", match[2]
+    if line is not None:
+        return _line(f"{name}:{line}", lookup)
+    return Place(text, "prompt", lambda op: op.scope is not None and op.scope.path()[0].code.co_filename == name)
 
 
 def _line(text: str, lookup: Lookup) -> Place | None:

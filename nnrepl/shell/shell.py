@@ -21,9 +21,11 @@ from nnrepl.programs.output import HeldOutput
 from nnrepl.record.guide import Unwinding
 from nnrepl.record.recorder import RECORD
 from nnrepl.session.errors import NoGradient, NotYet, Quit, UserError
+from nnrepl.session.hooks import CELL_DONE, CELL_FAILED
 from nnrepl.session.session import EXCEPTION, Hooks, Session, Stop
+from nnrepl.session.typed import upcoming
 from nnrepl.shell.progress import Progress
-from nnrepl.shell.readers import PROMPT, Pipe, Reader
+from nnrepl.shell.readers import Pipe, Reader, continued, prompt_of
 from nnrepl.view.theme import THEMES
 
 PLAIN_WIDTH = 100
@@ -84,7 +86,7 @@ class _Tee:
 def make_reader(interpreter: Interpreter, plain: bool = False, program: str = "") -> Reader:
     """Where lines come from: the terminal if there is one that can do more than print."""
     if plain or not is_capable():
-        return Pipe()
+        return Pipe(interpreter.table)
     from nnrepl.shell.terminal import TerminalReader
 
     return TerminalReader(interpreter, program)
@@ -159,6 +161,10 @@ class Shell(Hooks):
             self.show(Text("running the program again from its start; Ctrl-C stops at the next op", style="hint"))
         self.held.begin_again(position)
 
+    def cell_begins(self) -> None:
+        """What was typed runs for the first time: what it prints is shown at once."""
+        self.held.begin_anew()
+
     def cursor_moved(self, position: int) -> None:
         """Show what the program printed before the cursor."""
         if self.session.replaying:
@@ -188,7 +194,8 @@ class Shell(Hooks):
                 screen.leave()  # the program has the terminal
 
     def _open(self, session: Session, stop: Stop) -> None:
-        if self.quiet and not stop.hits:
+        self.failed |= stop.reason in (CELL_DONE, CELL_FAILED) and stop.error is not None
+        if self.quiet and not (stop.hits or stop.missed or stop.reason == CELL_FAILED):
             self.interpreter.shown = session.op
             return
         if self.banner:
@@ -199,6 +206,8 @@ class Shell(Hooks):
         self.show(self.interpreter.show_stop(stop))
         if stop.reason == EXCEPTION and session.tape.ops:
             self.show(Text("The program is over; you can walk back from here.", style="hint"))
+        elif stop.reason == CELL_FAILED:
+            self.show(Text("You can walk back from here; what you type next is a cell of its own.", style="hint"))
 
     # -- lines ---------------------------------------------------------------------------------------------
 
@@ -208,8 +217,9 @@ class Shell(Hooks):
         if waiting is not None:
             self.run(waiting)
             return True
+        prompt = prompt_of(upcoming(self.interpreter.session))
         try:
-            line = self.reader.read()
+            line = self.reader.read(prompt)
         except KeyboardInterrupt:
             return True
         except UnicodeDecodeError:
@@ -221,7 +231,7 @@ class Shell(Hooks):
                 raise Quit
             return False
         if self.reader.echoes and not self.quiet and line.strip():
-            self.console.print(Text(PROMPT + line.strip()))
+            self.console.print(Text(prompt + continued(line.strip(), prompt)), soft_wrap=True)
         if self.reader.screen is not None:
             self.reader.screen.typed(line.strip())
         self.run(line)

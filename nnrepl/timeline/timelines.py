@@ -6,11 +6,12 @@ A timeline shares with its parent everything before the edit: the same values, o
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from nnrepl.record.names import ProgramNames
 from nnrepl.record.needs import needs
 from nnrepl.tape import Op, Tape, Value
+from nnrepl.timeline.cells import Cell
 from nnrepl.timeline.edits import Edit
 
 
@@ -24,6 +25,9 @@ class Timeline:
         names: What its values are called.
         parent: The timeline that it branched off, None for the first.
         edit: The change that it began with.
+        cells: What was typed as the program's next lines, in order.
+        starts: Where on the tape those cells begin that have begun.
+        inherited: How many of the cells had been typed before the timeline began.
     """
 
     number: int
@@ -31,6 +35,14 @@ class Timeline:
     names: ProgramNames
     parent: Timeline | None = None
     edit: Edit | None = None
+    cells: list[Cell] = field(default_factory=list)
+    starts: list[int] = field(default_factory=list)
+    inherited: int = 0
+
+    @property
+    def below(self) -> list[Cell]:
+        """The cells that have still to run."""
+        return self.cells[len(self.starts) :]
 
     @property
     def loss(self) -> Value | None:
@@ -117,7 +129,8 @@ class Timelines:
 
     def branch(self, tape: Tape, names: ProgramNames, edit: Edit) -> Timeline:
         """An edit has made a new timeline; it becomes the current one, and the program stands on it."""
-        made = Timeline(len(self._all) + 1, tape, names, self.current, edit)
+        parent = self.current
+        made = Timeline(len(self._all) + 1, tape, names, parent, edit, list(parent.cells), [], len(parent.cells))
         self._all.append(made)
         self._undone.clear()
         self.current = self.live = made
