@@ -14,6 +14,7 @@ from nnrepl._version import VERSION
 from nnrepl.commands.interpreter import Interpreter
 from nnrepl.programs.arrays import SUFFIX
 from nnrepl.programs.debuggee import Debuggee, new_tape
+from nnrepl.programs.examples import example_path
 from nnrepl.programs.exceptions import exit_status
 from nnrepl.programs.saved import open_session
 from nnrepl.programs.script import USAGE_ERROR, CannotLoad, Script, empty_script, load_module, load_script
@@ -68,12 +69,6 @@ def versions() -> str:
     """`nnrepl 0.1.0 · mlx 0.32.4 on cpu`."""
     mlx: str = mx.__version__  # type: ignore[attr-defined]  # its stubs do not know it
     return f"nnrepl {VERSION} · mlx {mlx} on {mx.default_device().type.name}"
-
-
-def example_path(name: str = "simple_nn.py") -> Path:
-    """A built-in example: in the installed package, or beside it in a checkout."""
-    installed = Path(__file__).parent / "_examples" / name
-    return installed if installed.exists() else Path(__file__).parent.parent / "examples" / name
 
 
 def load(options: argparse.Namespace) -> Script:
@@ -223,6 +218,7 @@ class Debugger:
     def _shell(self, session: Session) -> Shell:
         """The shell that gives the person the floor."""
         keeper = Keeper(session.stops, stops_file(self.script.path))
+        session.on_load = lambda path: keeper.move(stops_file(path)) if is_interactive(self.options) else ""
         restored = keeper.restore() if is_interactive(self.options) else ""
         shell = Shell(session, self.console, self._reader, self._banner(restored), self.options.batch)
         shell.interpreter.full_screen = self.options.tui

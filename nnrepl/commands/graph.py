@@ -12,9 +12,12 @@ from nnrepl.commands.look import LOOK
 from nnrepl.commands.table import Grammar, command
 from nnrepl.session.errors import UserError
 from nnrepl.session.session import Session
-from nnrepl.tape import PHASES, Op
+from nnrepl.tape import Op
 from nnrepl.view.drawings import FORMATS, drawing_of
 from nnrepl.view.graph import Lanes, neighbourhood, nodes_of
+
+WHOLE = ("line", "function", "class", "module", "phase", "pass", "step")
+"""The kinds of places of which all ops are drawn, and not what lies around one."""
 
 FOLDED = 60
 """Drawings of more ops than this in the terminal are folded by module."""
@@ -66,21 +69,9 @@ def _chosen(session: Session, what: str) -> list[Op]:
         raise UserError("nothing has been recorded yet; step to the first op, then graph")
     if what == "pass":
         return part.ops
-    if what in PHASES:
-        found = [op for op in part.ops if op.phase == what]
-        if not found:
-            raise UserError(f"pass {part.number} has no {what}; graph pass draws all of it")
-        return found
     if not what:
         return neighbourhood(session.tape, session.op or session.tape.ops[-1])
-    place = session.place(what)
-    if place.kind == "module":
-        return [op for op in part.ops if place.matches(op)] or _nearest(session, what)
-    return _nearest(session, what)
-
-
-def _nearest(session: Session, what: str) -> list[Op]:
-    at = session.nearest(session.place(what))
-    if at is None:
-        raise UserError(f"no op on the tape is at {what}; {session.lookup.extent()}")
-    return neighbourhood(session.tape, session.tape.ops[at])
+    place, op = session.place(what), session.op_at(what)
+    if place.kind not in WHOLE:
+        return neighbourhood(session.tape, op)
+    return [other for other in op.part.ops if place.holds(session.tape, other.position)]

@@ -14,7 +14,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from nnrepl.commands import habits, table
-from nnrepl.record.guide import Unwinding
+from nnrepl.record.intake import Unwinding
 from nnrepl.session.assignments import Assignment, assignment
 from nnrepl.session.errors import NoGradient, NotYet, UserError
 from nnrepl.session.expressions import masked, parts
@@ -26,7 +26,7 @@ from nnrepl.view.changes import Changes
 from nnrepl.view.log import Log
 from nnrepl.view.stop import stop_view
 from nnrepl.view.tensor import Look, tensor
-from nnrepl.view.timelines import below_text, edit_text, recomputed_text, taken_text
+from nnrepl.view.timelines import below_text, news_text, recomputed_text, taken_text
 from nnrepl.view.tree import tensor_tree
 
 
@@ -94,7 +94,7 @@ class Interpreter:
         if parsed.kind == "empty":
             if not self.repeat:
                 return None
-            parsed = table.classify(self.repeat, self.table)
+            parsed = table.classify(self.repeat, self.table, self.is_name)
         self.repeat = ""
         if parsed.command is None:
             return self.python(parsed.text)
@@ -118,15 +118,22 @@ class Interpreter:
     def _classify(self, line: str) -> table.Line:
         """A line by its syntax; what is neither command nor Python may be a habit from another debugger."""
         try:
-            return table.classify(line, self.table)
+            return table.classify(line, self.table, self.is_name)
         except UserError:
             meant = habits.read_as(line.strip())
             if meant is not None:
-                return table.classify(meant, self.table)
+                return table.classify(meant, self.table, self.is_name)
             answer = habits.answer(line.strip())
             if answer is not None:
                 raise UserError(answer) from None
             raise
+
+    def is_name(self, word: str) -> bool:
+        """Whether the program, or the user, has something that is called so."""
+        session = self.session
+        return (
+            word == "grad" or bool(session.names.versions(word)) or word in session.expressions.known(session.where())
+        )
 
     def waiting(self) -> str | None:
         """The line that is to be run before any is read; None if there is none."""
@@ -257,8 +264,8 @@ class Interpreter:
         timeline, changes.news = changes.news, None
         if timeline is None:
             return None
-        below = below_text(self.session.changes.timelines.live)
-        return edit_text(timeline) if below is None else Group(edit_text(timeline), below)
+        below = below_text(changes.timelines.live)
+        return news_text(timeline) if below is None else Group(news_text(timeline), below)
 
     def moved_in_time(self, *said: RenderableType) -> RenderableType:
         """Another tape is looked at."""

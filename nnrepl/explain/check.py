@@ -101,11 +101,11 @@ def check_op(session: Session, op: Op) -> tuple[list[Checked], int]:
     rule = rule_of(backward) if backward is not None else None
     if backward is None or rule is None:
         raise UserError(
-            f"#{op.index} {op.name} has no VJP on the tape: no gradient passes through it, or none was taken"
+            f"{op.label} {op.name} has no VJP on the tape: no gradient passes through it, or none was taken"
         )
     forward = rule.op
     if forward.operation.kind not in ("op", "edit"):
-        raise UserError(f"#{forward.index} {forward.name} cannot be checked by itself: it is not a plain op")
+        raise UserError(f"{forward.label} {forward.name} cannot be checked by itself: it is not a plain op")
     look = Look(session)
     look.see([*backward.inputs, *backward.outputs])
     cotangents = upstream(backward)[: len(rule.outputs)]
@@ -119,7 +119,7 @@ def check_op(session: Session, op: Op) -> tuple[list[Checked], int]:
 
 def _own_parts(backward: Op) -> Sequence[Value]:
     if backward.operation.kind == "accumulate":
-        raise UserError(f"#{backward.index} adds gradients; check the op before it")
+        raise UserError(f"{backward.label} adds gradients; check the op before it")
     return backward.outputs
 
 

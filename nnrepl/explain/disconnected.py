@@ -6,7 +6,7 @@ import mlx.core as mx
 
 from nnrepl.explain import words
 from nnrepl.explain.answer import Answer
-from nnrepl.explain.entry import FIXED, entry_for
+from nnrepl.explain.entry import FIXED, bind, entry_for
 from nnrepl.session.session import Session
 from nnrepl.tape import GRADIENT_PASS, Op, Pass, Tape, Value
 
@@ -27,7 +27,7 @@ def why_none(session: Session, value: Value) -> Answer:
             f"∂L/∂{name} was not computed: the pass ended with {type(part.error).__name__}. why error tells more."
         )
     if not reached:
-        return Answer(f"∂L/∂{name} does not exist: {name} is never used in pass {part.number}, so the loss does "
+        return Answer(f"∂L/∂{name} does not exist: {name} is never used in {part.address}, so the loss does "
                       f"not depend on "
                       "it.", reasons=[_never(tape, value)], advice=_how_to_use(value), cause="unused")  # fmt: skip
     into_loss = _ancestors_of_loss(part)
@@ -36,7 +36,7 @@ def why_none(session: Session, value: Value) -> Answer:
     for op in ends[:4]:
         where = words.place(op.source)
         onward = "" if op in into_loss else " (and its result does not reach the loss either)"
-        answer.reasons.append(f"The way ends at #{op.index} {words.call(op)}, {where}: {why_end(op)}{onward}")
+        answer.reasons.append(f"The way ends at {op.label} {words.call(op)}, {where}: {why_end(op)}{onward}")
         answer.op, answer.cause = answer.op or op, "cut"
     if not ends:
         used = [op for op in reached if op in into_loss]
@@ -50,7 +50,7 @@ def why_none(session: Session, value: Value) -> Answer:
             answer.op, answer.cause = last, "unused"
             answer.reasons.append(f"{name} is used by {_ops(reached)}, but nothing that is computed from it "
                                   f"goes into the loss: the "
-                                  f"last is #{last.index} {words.call(last)}, {words.place(last.source)}.")  # fmt: skip
+                                  f"last is {last.label} {words.call(last)}, {words.place(last.source)}.")  # fmt: skip
     if tape.holes and answer.cause == "unused":
         answer.reasons.append(
             f"{len(tape.holes)} tensors came from something that was not recorded; the way may lead through there."
@@ -59,7 +59,7 @@ def why_none(session: Session, value: Value) -> Answer:
 
 
 def _ops(ops: list[Op]) -> str:
-    shown = ", ".join(f"#{op.index} {op.name}" for op in ops[:3])
+    shown = ", ".join(f"{op.label} {op.name}" for op in ops[:3])
     return shown + (f" and {len(ops) - 3} more" if len(ops) > 3 else "")
 
 
@@ -102,7 +102,7 @@ def ends_here(op: Op, alive: set[Value]) -> bool:
     if entry is not None and entry.kind == FIXED:
         return True
     if entry is not None and op.name in ("where", "take", "getitem", "take_along_axis"):
-        first = entry.bind(op)
+        first = bind(entry, op)
         carried = [given for symbol, given in first.items() if symbol in entry.slopes and isinstance(given, Value)]
         return not any(given.canonical in alive for given in carried)
     return False
@@ -117,13 +117,13 @@ def why_end(op: Op) -> str:
     if op.name in _STEPS:
         return "it is a step function, flat everywhere: its slope is 0."
     if op.name == "astype":
-        return f"it makes whole numbers ({words._operand(op.outputs[0].dtype)}), which have no slope."
+        return f"it makes whole numbers ({words.operand(op.outputs[0].dtype)}), which have no slope."
     if op.name in ("take", "getitem", "take_along_axis"):
         return "it is only used as an index, and an index has no slope."
     if op.name == "where":
         return "it is only used as a condition, and a condition has no slope."
     if op.outputs and not mx.issubdtype(op.outputs[0].dtype, mx.inexact):
-        return f"its result is {words._operand(op.outputs[0].dtype)}, which has no slope."
+        return f"its result is {words.operand(op.outputs[0].dtype)}, which has no slope."
     return "no gradient passes through it."
 
 

@@ -10,27 +10,13 @@ import mlx.core as mx
 
 from nnrepl.explain import words
 from nnrepl.explain.look import Look
+from nnrepl.ops.numbers import ravel, unravel
 from nnrepl.session.errors import UserError
 from nnrepl.tape import Value
 
 Index = tuple[int, ...]
 
-
-def unravel(at: int, shape: Sequence[int]) -> Index:
-    """A flat place as an index."""
-    index: list[int] = []
-    for extent in reversed(shape):
-        index.append(at % extent if extent else 0)
-        at //= extent or 1
-    return tuple(reversed(index))
-
-
-def ravel(index: Index, shape: Sequence[int]) -> int:
-    """An index as a flat place."""
-    at = 0
-    for step, extent in zip(index, shape):
-        at = at * extent + step
-    return at
+__all__ = ["Index", "broadcast_index", "named", "number_at", "numbers_at", "parse", "ravel", "telling", "unravel"]
 
 
 def parse(text: str, value: Value) -> Index:

@@ -8,16 +8,18 @@ from dataclasses import dataclass, field
 import mlx.core as mx
 
 from nnrepl.explain import words
+from nnrepl.explain.cases import Names, names_for
 from nnrepl.explain.elements import Index, named, parse, telling, unravel
-from nnrepl.explain.entry import ELEMENTWISE, MOVE, Entry, entry_for
+from nnrepl.explain.entry import ELEMENTWISE, MOVE, Entry, bind, entry_for
 from nnrepl.explain.links import shown
-from nnrepl.explain.local import symbol_of, without_ones, written
+from nnrepl.explain.local import names_of, symbol_of, written
 from nnrepl.explain.look import Look
-from nnrepl.explain.paths import gradient_of, rule_of, target_of, upstream
+from nnrepl.explain.paths import gradient_of, main_output, rule_of, target_of, upstream
 from nnrepl.explain.updates import update_lines, update_of
-from nnrepl.explain.worked import forward_lines, linear_in, result_at
-from nnrepl.explain.worked_back import backward_lines
+from nnrepl.explain.worked import backward_lines, forward_lines, linear_in, result_at
+from nnrepl.ops.numbers import element
 from nnrepl.session.errors import NoGradient, NotYet, UserError
+from nnrepl.session.lookup import NUMBER
 from nnrepl.session.session import Session
 from nnrepl.tape import UPDATE_PASS, Leaf, Op, Value
 
@@ -80,9 +82,9 @@ def explain(session: Session, text: str) -> Explanation:
         assert op is not None
         if op.error is not None:
             raise UserError(
-                f"#{op.index} {op.name} raised {type(op.error).__name__} and has no result; why error tells more"
+                f"{op.label} {op.name} raised {type(op.error).__name__} and has no result; why error tells more"
             )
-        value = _main_output(op)
+        value = main_output(op)
     found = of_value(look, value, index)
     if target == "loss":
         found.chain = _chain(session, look, value)
@@ -98,9 +100,8 @@ def _find(session: Session, target: str) -> tuple[Op | None, Value | None]:
         return op, None
     if target.startswith("update "):
         return None, _updated(session, target.removeprefix("update ").strip())
-    number = re.fullmatch(r"#(-?\d{1,12})", target)
-    if number:
-        return session.lookup.op(int(number[1])), None
+    if NUMBER.fullmatch(target):
+        return session.lookup.op(target), None
     return None, target_of(session, target)
 
 
@@ -112,13 +113,6 @@ def _updated(session: Session, name: str) -> Value:
         raise UserError(f"no update of {name} is on the tape; go on until the optimizer has run")
     later = [value for value in made if value.op is not None and value.op.position >= session.cursor]
     return (later or made[-1:])[0]
-
-
-def _main_output(op: Op) -> Value:
-    if not op.outputs:
-        raise UserError(f"#{op.index} {op.name} has no result")
-    held = [value for value in op.outputs if value.size]
-    return held[0] if held else op.outputs[0]
 
 
 def of_value(look: Look, value: Value, index: str | None = None) -> Explanation:
@@ -152,7 +146,7 @@ def _most_telling(look: Look, value: Value) -> Index:
 
 
 def _ask(op: Op, value: Value) -> str:
-    return f"#{op.index}" if value.gradient_of is not None or value.name.startswith("#") else value.name
+    return f"{op.label}" if value.gradient_of is not None or value.name.startswith("#") else value.name
 
 
 def _leaf(look: Look, value: Value, index: str | None) -> Explanation:
@@ -164,7 +158,7 @@ def _leaf(look: Look, value: Value, index: str | None) -> Explanation:
     )
     users = [op for op in value.consumers if op.of is None]
     if users:
-        found.notes.append(f"It is used by {', '.join(f'#{op.index} {op.name}' for op in users[:4])}.")
+        found.notes.append(f"It is used by {', '.join(f'{op.label} {op.name}' for op in users[:4])}.")
     if index is not None:
         place = parse(index, value)
         found.lines = [f"{named(value, place)} = {words.number(result_at(look, value, place))}"]
@@ -182,7 +176,7 @@ def _symbols(op: Op, value: Value) -> list[Symbol]:
 
 def _origin(value: Value) -> str:
     if value.op is not None:
-        return f"made by #{value.op.index} {value.op.name}"
+        return f"made by {value.op.label} {value.op.name}"
     if isinstance(value, Leaf):
         return {"parameter": "a parameter", "input": "an input", "constant": "a constant", "seed": "1, by "
             "definition"}.get(
@@ -194,25 +188,26 @@ def _origin(value: Value) -> str:
 
 
 def _forward(look: Look, found: Explanation, op: Op, entry: Entry | None, value: Value, place: Index) -> None:
-    found.element = named(value, place) if value.size else ""
+    names = names_for(op)
+    left = element(names(value), place)
+    found.element = left if value.size else ""
     if entry is None:
         found.words = f"nnrepl's table has no entry for {op.name}. Its inputs and its result are what they are:"
         if value.size:
-            found.lines = [f"{named(value, place)} = {words.number(result_at(look, value, place))}"]
+            found.lines = [f"{left} = {words.number(result_at(look, value, place))}"]
             found.notes.extend(_jacobian_notes(look, op, value, place))
         return
-    text = written(entry, op, without_ones(entry, op, entry.text))
-    found.rule = [f"{words.name(value)} = {text}"]
+    found.rule = [f"{names(value)} = {written(entry, op, entry.text, names)}"]
     if entry.valid:
-        found.rule[0] += f"     ({written(entry, op, entry.valid)})"
+        found.rule[0] += f"     ({words.substitute(entry.valid, names_of(entry, op, names))})"
     found.words = entry.words
     if not value.size:
         return
-    found.lines = forward_lines(look, op, entry, value, place)
+    found.lines = forward_lines(look, op, entry, value, place, names)
     if not found.lines:
-        found.lines = [f"{named(value, place)} = {words.number(result_at(look, value, place))}"]
+        found.lines = [f"{left} = {words.number(result_at(look, value, place))}"]
         if entry.kind == "composite":
-            found.notes.append(f"into #{op.index} takes it apart into textbook ops, with their numbers.")
+            found.notes.append(f"into {op.label} takes it apart into textbook ops, with their numbers.")
     found.notes.extend(_shape_notes(op, entry, value))
     step = update_of(value)
     if step is not None:
@@ -241,7 +236,7 @@ def _jacobian_notes(look: Look, op: Op, value: Value, place: Index) -> list[str]
 def _shape_notes(op: Op, entry: Entry, value: Value) -> list[str]:
     """Broadcasting, reductions and moves in words."""
     notes: list[str] = []
-    bound = {symbol: given for symbol, given in entry.bind(op).items() if isinstance(given, Value)}
+    bound = {symbol: given for symbol, given in bind(entry, op).items() if isinstance(given, Value)}
     if entry.kind == ELEMENTWISE:
         notes.extend(
             f"{words.name(given)} {tuple(given.shape)} is broadcast: {_repeated(given.shape, value.shape)}."
@@ -263,12 +258,12 @@ def _shape_notes(op: Op, entry: Entry, value: Value) -> list[str]:
     ):
         taken = op.inputs[0]
         if value.size and taken.size > value.size:
-            axis = entry.bind(op).get("axis")
+            axis = bind(entry, op).get("axis")
             along = "all elements" if axis is None else f"the elements along axis {axis}"
             notes.append(f"Reduces {along}: {taken.size // value.size} numbers become one, {value.size} time"
                          f"{'s' if value.size != 1 else ''}.")  # fmt: skip
     elif entry.name == "softmax":
-        axis = entry.bind(op).get("axis")
+        axis = bind(entry, op).get("axis")
         notes.append(
             f"The shares add up to 1 along {'all axes' if axis is None else f'axis {axis}'} of {tuple(value.shape)}."
         )
@@ -291,25 +286,26 @@ def _repeated(own: tuple[int, ...], whole: tuple[int, ...]) -> str:
 
 
 def _backward(look: Look, found: Explanation, op: Op, entry: Entry | None, value: Value, place: Index) -> None:
-    found.element = named(value, place) if value.size else ""
+    names = names_for(op)
+    found.element = element(names(value), place) if value.size else ""
     if op.operation.kind == "accumulate":
         of = value.gradient_of
-        found.rule = [f"{value.name} = the sum of what arrives on each way"]
+        found.rule = [f"{names(value)} = the sum of what arrives on each way"]
         found.words = (
             f"{words.name(of) if of is not None else 'It'} was used more than once, so the loss depends on it "
             f"on several ways; "
             "the gradients of all ways are added up."
         )
     elif op.of is not None and value.gradient_of is not None:
-        _backward_rule(found, op, entry, value)
+        _backward_rule(found, op, entry, value, names)
     if value.size:
-        found.lines = backward_lines(look, op, value, place)
+        found.lines = backward_lines(look, op, value, place, names)
         if not found.lines:
-            found.lines = [f"{named(value, place)} = {words.number(result_at(look, value, place))}"]
+            found.lines = [f"{found.element} = {words.number(result_at(look, value, place))}"]
     found.notes.extend(_backward_notes(op, entry, value, found.lines))
 
 
-def _backward_rule(found: Explanation, op: Op, entry: Entry | None, value: Value) -> None:
+def _backward_rule(found: Explanation, op: Op, entry: Entry | None, value: Value, names: Names) -> None:
     forward, of = op.of, value.gradient_of
     assert forward is not None
     assert of is not None
@@ -319,21 +315,21 @@ def _backward_rule(found: Explanation, op: Op, entry: Entry | None, value: Value
         )
         return
     symbol = symbol_of(entry, forward, of)
-    made = words.name(forward.outputs[0]) if len(forward.outputs) == 1 else forward.name
-    found.rule = [f"{made} = {written(entry, forward, without_ones(entry, forward, entry.text))}"]
+    made = names(forward.outputs[0]) if len(forward.outputs) == 1 else forward.name
+    found.rule = [f"{made} = {written(entry, forward, entry.text, names)}"]
     slope = entry.slopes.get(symbol) if symbol is not None else None
     if slope is not None:
-        text = without_ones(entry, forward, slope.text)
         given = upstream(op)
-        upstream_name = given[0].name if len(given) == 1 else "the gradients of its results"
-        text = words.substitute(text, {"g": _UPSTREAM})
-        text = written(entry, forward, text).replace(_UPSTREAM, upstream_name)
-        repeated = entry.kind == ELEMENTWISE and of.size < forward.outputs[0].size
-        found.rule.append(f"{value.name} = {'Σ ' if repeated else ''}{text}")
+        arrives = names(given[0]) if len(given) == 1 else "the gradients of its results"
+        texts = [
+            written(entry, forward, entry.slopes[one].text, names, arrives)
+            for one, taken in bind(entry, forward).items()
+            if isinstance(taken, Value) and taken.canonical is of.canonical and one in entry.slopes
+        ]
+        text = " + ".join(texts or [written(entry, forward, slope.text, names, arrives)])
+        repeated = entry.row is not None and of.size < forward.outputs[0].size
+        found.rule.append(f"{names(value)} = {'Σ ' if repeated else ''}{text}")
     found.words = entry.words
-
-
-_UPSTREAM = "⟨g⟩"
 
 
 def _backward_notes(op: Op, entry: Entry | None, value: Value, lines: list[str]) -> list[str]:

@@ -3,39 +3,61 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from dataclasses import replace
 
 import mlx.core as mx
 
 from nnrepl.explain import words
-from nnrepl.explain.entry import ELEMENTWISE, Entry, entry_for, filled
+from nnrepl.explain.cases import Names
+from nnrepl.explain.entry import ELEMENTWISE, Entry, bind, entry_for, filled
 from nnrepl.explain.look import Look
+from nnrepl.ops.expression import Node
+from nnrepl.ops.pointwise import left_out
+from nnrepl.ops.reader import parse, readable
 from nnrepl.tape import Op, Value
 
 
 def symbol_of(entry: Entry, forward: Op, value: Value) -> str | None:
     """Which parameter of a formula a value is; None if it is none."""
-    for symbol, given in entry.bind(forward).items():
+    for symbol, given in bind(entry, forward).items():
         items = given if isinstance(given, (list, tuple)) else [given]
         if any(isinstance(item, Value) and item.canonical is value.canonical for item in items):
             return symbol
     return None
 
 
-def names_of(entry: Entry, forward: Op) -> dict[str, str]:
+def names_of(entry: Entry, forward: Op, names: Names | None = None) -> dict[str, str]:
     """What each symbol of a formula is called here."""
+    called = names or words.name
     named: dict[str, str] = {}
-    for symbol, given in entry.bind(forward).items():
+    for symbol, given in bind(entry, forward).items():
         if isinstance(given, Value):
-            named[symbol] = words.name(given)
-        elif isinstance(given, (bool, int, float)):
+            named[symbol] = called(given)
+        elif isinstance(given, (bool, int, float, complex)):
             named[symbol] = words.number(given)
         elif isinstance(given, (list, tuple)) and given and all(isinstance(item, Value) for item in given):
-            named[symbol] = ", ".join(words.name(item) for item in given[:3]) + (", …" if len(given) > 3 else "")
+            named[symbol] = ", ".join(called(item) for item in given[:3]) + (", …" if len(given) > 3 else "")
+        else:
+            named[symbol] = words.operand(given)
     if len(forward.outputs) == 1:
-        named.setdefault("y", words.name(forward.outputs[0]))
+        named.setdefault("y", called(forward.outputs[0]))
     if forward.inputs and forward.outputs and forward.outputs[0].size:
         named.setdefault("n", str(forward.inputs[0].size // forward.outputs[0].size))
     return named
+
+
+def written(entry: Entry, forward: Op, text: str, names: Names | None = None, g: str = "g") -> str:
+    """A formula in the names of this program; `g` is the gradient that comes in."""
+    called = {"g": g, **names_of(entry, forward, names)}
+    if not readable(text):
+        return template(text, called)
+    return parse(text).without(left_out(bind(entry, forward))).write(called).replace("ᵀᵀ", "")
+
+
+def template(text: str, names: Mapping[str, str]) -> str:
+    """A rule in English: what stands in braces is replaced by its name."""
+    return re.sub(r"\{(\w+)\}", lambda match: names.get(match[1], match[1]), text)
 
 
 def factor_text(op: Op, of: Value) -> str:
@@ -47,35 +69,37 @@ def factor_text(op: Op, of: Value) -> str:
     slope = entry.slopes.get(symbol) if symbol is not None else None
     if slope is None:
         return ""
-    return written(entry, forward, without_upstream(without_ones(entry, forward, slope.text)))
+    if not readable(slope.text):
+        return written(entry, forward, slope.text)
+    formula = parse(slope.text).without(left_out(bind(entry, forward)))
+    names = names_of(entry, forward)
+    alone = without_upstream(formula.main)
+    return (alone.write(names) if alone is not None else formula.write({**names, "g": "g"})).replace("ᵀᵀ", "")
 
 
-def written(entry: Entry, forward: Op, text: str) -> str:
-    """A formula in the names of this program."""
-    return words.substitute(text, names_of(entry, forward)).replace("ᵀᵀ", "")
+_ONE = Node("number", text="1", value=1)
 
 
-def without_ones(entry: Entry, forward: Op, text: str) -> str:
-    """A formula without the options that are 1 here: `alpha · (a @ b)` is `a @ b`."""
-    for symbol, given in entry.bind(forward).items():
-        if isinstance(given, (int, float)) and given == 1:
-            text = text.replace(f"{symbol} · ", "")
-    return text
-
-
-def without_upstream(text: str) -> str:
-    """A slope without the gradient that comes in: `g · b` is `b`, `−g` is `−1`."""
-    head = text.split(",", 1)[0]
-    for pattern, result in (
-        (r"^(−?)g · (.*)$", r"\1\2"),
-        (r"^(−?)g / (.*)$", r"\g<1>1 / \2"),
-        (r"^g @ (.*)$", r"\1"),
-        (r"^(.*) @ g$", r"\1"),
-        (r"^(−?)g$", r"\g<1>1"),
-    ):
-        if re.match(pattern, head):
-            return re.sub(pattern, result, head)
-    return text
+def without_upstream(node: Node) -> Node | None:
+    """A slope without the gradient that comes in: `g · b` is `b`, `−g` is `−1`; None where it is no such product."""
+    if node.kind == "symbol" and node.text == "g":
+        return _ONE
+    if node.kind == "negative":
+        inner = without_upstream(node.parts[0])
+        return None if inner is None else replace(node, parts=(inner,))
+    if node.kind == "choice":
+        a, condition, b = node.parts
+        if a.text == "g":
+            return Node("bracket", (condition,))
+        return Node("bracket", (Node("logic", (condition,), "not"),)) if b.text == "g" else None
+    if node.kind not in ("product", "matrix") or "g" not in [part.text for part in node.parts]:
+        return None
+    at = [part.text for part in node.parts].index("g")
+    rest, signs = node.parts[:at] + node.parts[at + 1 :], node.text[:at] + node.text[at + 1 :]
+    if not at and signs[:1] == "/":
+        return replace(node, parts=(_ONE, *rest), text="·" + signs)
+    signs = "·" + signs[1:]
+    return rest[0] if len(rest) == 1 else replace(node, parts=rest, text=signs)
 
 
 def factor_array(op: Op, of: Value, look: Look) -> mx.array | None:
@@ -88,11 +112,15 @@ def factor_array(op: Op, of: Value, look: Look) -> mx.array | None:
     if slope is None:
         return None
     result = forward.outputs[0]
-    needed = [result, *forward.inputs] if re.search(r"[a-z]", without_upstream(slope.text)) else []
-    look.see(needed)
+    look.see([result, *forward.inputs] if _needs(slope.text) else [])
     args, kwargs = filled(forward, lambda value: value.array)
     factors: mx.array = slope.run(mx.ones(result.shape, result.dtype), result.array, *args, **kwargs)
     return mx.broadcast_to(factors, result.shape)
+
+
+def _needs(text: str) -> bool:
+    """Whether a slope depends on numbers: `g` alone does not."""
+    return not readable(text) or set(parse(text).main.symbols()) != {"g"}
 
 
 def in_float32(op: Op, look: Look) -> list[mx.array]:

@@ -105,13 +105,13 @@ class Group:
         if len(self.steps) == 1:
             module = f" in {op.module}" if op.module else ""
             return (
-                f"#{op.index}, the VJP of {describe(forward)} ({self.where}{module}), {verb} it by a factor "
+                f"{op.label}, the VJP of {describe(forward)} ({self.where}{module}), {verb} it by a factor "
                 f"of {by}{local}."
             )
         return (
             f"{self.name} at {self.where} is passed {len(self.steps)} times and {verb} it by a factor of {by} "
             f"altogether; "
-            f"most at #{op.index}, the VJP of {describe(forward)}{local}."
+            f"most at {op.label}, the VJP of {describe(forward)}{local}."
         )
 
 

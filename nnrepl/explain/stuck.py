@@ -71,10 +71,10 @@ def _whole(look: Look, op: Op, of: Value, gradient: Value) -> Reason:
     at = of
     while at.op is not None and at.op.inputs and not mx.issubdtype(at.op.inputs[0].dtype, mx.inexact):
         at = at.op.inputs[0]
-    kind = words._operand(of.dtype)
+    kind = words.operand(of.dtype)
     made = ""
     if at.op is not None:
-        made = f" It was made by #{at.op.index} {words.call(at.op)} ({words.place(at.op.source)}), which has no slope."
+        made = f" It was made by {at.op.label} {words.call(at.op)} ({words.place(at.op.source)}), which has no slope."
     text = (
         f"{words.name(of)} holds whole numbers ({kind}): MLX cuts the gradient of whole numbers to whole "
         f"numbers, here to "
@@ -93,7 +93,7 @@ def underflow(look: Look, op: Op, gradient: Value) -> Reason | None:
     peak: float = look.numbers([mx.max(mx.abs(wide[slot].astype(mx.float32)))])[0]
     if peak == 0:
         return None
-    kind = words._operand(dtype)
+    kind = words.operand(dtype)
     text = (
         f"the result is too small for {kind}: in float32 the largest element would be {words.number(peak)}, and the "
         f"smallest number above 0 in {kind} is {words.number(TINY[dtype])}. Scale the loss up, or use bfloat16 "
@@ -132,7 +132,7 @@ def _closed(look: Look, forward: Op, of: Value, factors: mx.array, text: str) ->
     if forward.name in ("maximum", "minimum") and len(forward.args) == 2:
         limit = next((arg for arg in forward.args if arg is not of and not _same(arg, of)), 0)
         sign = "≤" if forward.name == "maximum" else "≥"
-        against = limit.name if isinstance(limit, Value) else words._operand(limit)
+        against = limit.name if isinstance(limit, Value) else words.operand(limit)
         return f"{did} passes nothing: {of.name} {sign} {against} {where}{every}."
     if forward.name == "multiply" and other:
         return f"{did} passes nothing to {of.name}: the other factor is 0. {zero_value(look, other[0]).text}"
@@ -238,7 +238,7 @@ def zero_value(look: Look, value: Value) -> Reason:
 
 def _made_zero(op: Op, value: Value) -> str:
     where = words.place(op.source)
-    at = f" (#{op.index}, {where})" if where else f" (#{op.index})"
+    at = f" ({op.label}, {where})" if where else f" ({op.label})"
     entry = entry_for(op)
     if op.name == "maximum" and entry is not None:
         other = next((arg for arg in op.args if not isinstance(arg, Value)), 0)
@@ -246,7 +246,7 @@ def _made_zero(op: Op, value: Value) -> str:
         units, rows = _units(value.array)
         every = f" in every row of the batch ({rows})" if rows > 1 else ""
         return (
-            f"{value.name} = {words.call(op)} is 0 everywhere{at}: {taken.name} ≤ {words._operand(other)} in "
+            f"{value.name} = {words.call(op)} is 0 everywhere{at}: {taken.name} ≤ {words.operand(other)} in "
             f"{units} of "
             f"{units} units{every}."
         )

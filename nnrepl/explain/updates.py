@@ -8,7 +8,7 @@ from typing import Any
 from nnrepl.explain import words
 from nnrepl.explain.elements import Index, named, number_at
 from nnrepl.explain.look import Look
-from nnrepl.explain.table.optimizers import RECIPES, Recipe
+from nnrepl.ops.optimizers import RECIPES, Recipe
 from nnrepl.record.stack import is_optimizer
 from nnrepl.tape import UPDATE_PASS, Leaf, Op, Value
 

@@ -35,8 +35,9 @@ def why(session: Session, text: str) -> Answer:
     text = re.sub(r"\s+", " ", text.strip()).rstrip("?").strip()
     if not text:
         return _anything(session)
-    if re.fullmatch(r"(is (it|this) )?(nan|inf|infinite)", text):
-        return why_nonfinite(session)
+    match = re.fullmatch(r"(?:is (?:it|this) )?(nan|inf)(?:inite)?", text)
+    if match:
+        return why_nonfinite(session, match[1])
     if text in ("error", "exception", "it failed"):
         return why_error(session)
     if text == "loss":
@@ -70,7 +71,7 @@ def _about(session: Session, value: Value, how: str) -> Answer:
     if how in _ZERO:
         answer = why_zero(session, value) if is_gradient else why_zero_value(session, value)
     elif how in _NONFINITE:
-        answer = why_nonfinite_value(session, value)
+        answer = why_nonfinite_value(session, value, how if how in _NONFINITE else "")
     elif not is_gradient:
         raise UserError(
             f"{value.name} is an ordinary tensor (norm {words.number(stat.norm)}); explain {value.name} shows "

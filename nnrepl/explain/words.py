@@ -2,52 +2,20 @@
 
 from __future__ import annotations
 
-import math
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import mlx.core as mx
 
+from nnrepl.ops.numbers import MINUS, element, factor, number
 from nnrepl.tape import Op, Source, Value
 
 FEW = 6
-MINUS = "−"
 
-
-def number(value: Any) -> str:
-    """One number with a real minus sign: whole numbers short, others with four digits."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, complex):
-        return f"({number(value.real)} {'−' if value.imag < 0 else '+'} {number(abs(value.imag))}i)"
-    if isinstance(value, int):
-        return str(value).replace("-", MINUS)
-    if not isinstance(value, float):
-        return str(value)
-    if math.isnan(value):
-        return "NaN"
-    if math.isinf(value):
-        return "∞" if value > 0 else "−∞"
-    if value == int(value) and abs(value) < 1e6:
-        text = str(int(value))
-    elif 1e-3 <= abs(value) < 1e6:
-        text = f"{value:.4f}"
-    else:
-        text = f"{value:.3e}"
-    return text.replace("-", MINUS)
-
-
-def factor(value: Any) -> str:
-    """A number in a product: a negative one in brackets."""
-    text = number(value)
-    return f"({text})" if text.startswith(MINUS) else text
-
-
-def element(name: str, index: Sequence[int]) -> str:
-    """`z1[0,2]`; a tensor without axes is just its name."""
-    return f"{name}[{','.join(map(str, index))}]" if index else name
+__all__ = ["FEW", "MINUS", "call", "cost", "count_of", "dtype", "element", "factor", "inline", "name", "number",
+           "operand", "place", "substitute", "title"]  # fmt: skip
 
 
 def inline(array: mx.array) -> str:
@@ -72,8 +40,8 @@ def place(source: Source) -> str:
 def title(op: Op) -> str:
     """`#14, the VJP of maximum`, or `#3 maximum`."""
     if op.operation.kind == "accumulate":
-        return f"#{op.index}, a sum of gradients"
-    return f"#{op.index}, the VJP of {op.of.name}" if op.of is not None else f"#{op.index} {op.name}"
+        return f"{op.label}, a sum of gradients"
+    return f"{op.label}, the VJP of {op.of.name}" if op.of is not None else f"{op.label} {op.name}"
 
 
 def substitute(text: str, symbols: Mapping[str, str]) -> str:
@@ -99,7 +67,7 @@ def name(value: Value) -> str:
 
 def call(op: Op) -> str:
     """A forward op with its operands, as short as it can be said: `maximum(z1, 0)`, `x @ weights1`."""
-    parts = [_operand(arg) for arg in op.args if _is_shown(arg)]
+    parts = [operand(arg) for arg in op.args if _is_shown(arg)]
     sign = op.operation.infix or ("@" if op.name == "matmul" else None)
     if sign is not None and len(parts) == 2:
         left, right = reversed(parts) if op.operation.spelling.startswith("__r") else parts
@@ -114,16 +82,16 @@ def _is_shown(arg: Any) -> bool:
     return arg is not None and type(arg).__name__ not in ("DrawnKey", "Data", "Stream", "Device", "Rule")
 
 
-def _operand(arg: Any) -> str:
+def operand(arg: Any) -> str:
     if isinstance(arg, Value):
         return name(arg)
     if isinstance(arg, float):
         return number(arg)
     if isinstance(arg, slice):
-        ends = ["" if end is None else _operand(end) for end in (arg.start, arg.stop)]
+        ends = ["" if end is None else operand(end) for end in (arg.start, arg.stop)]
         return ":".join(ends) + ("" if arg.step is None else f":{arg.step}")
     if isinstance(arg, (list, tuple)):
-        return f"({', '.join(map(_operand, arg[:4]))}{', …' if len(arg) > 4 else ''})"
+        return f"({', '.join(map(operand, arg[:4]))}{', …' if len(arg) > 4 else ''})"
     return str(arg).removeprefix("mlx.core.")
 
 

@@ -7,20 +7,22 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 import mlx.core as mx
 
 from nnrepl.programs.cells import is_leaving, run_cell
 from nnrepl.programs.exceptions import clean_walks, print_exception
+from nnrepl.programs.reload import Reloader
 from nnrepl.programs.script import Script, forget_modules, reset_stdin
-from nnrepl.record.guide import Diverged, Guide, Unwinding
+from nnrepl.record.intake import Unwinding
 from nnrepl.record.intercept import recording
 from nnrepl.record.names import ProgramNames
 from nnrepl.record.opaque import set_random_state
 from nnrepl.record.recorder import Recorder
-from nnrepl.record.rerun import CannotExchange
-from nnrepl.session.errors import Quit, Restart, RunAgain
+from nnrepl.replay.divergence import CannotExchange, Diverged
+from nnrepl.replay.replay import Replay
+from nnrepl.session.errors import Load, Quit, Restart, RunAgain
 from nnrepl.session.session import Session
 from nnrepl.session.typed import cell_begins, cell_ended
 from nnrepl.tape import Tape
@@ -39,17 +41,21 @@ class Debuggee:
     """
 
     def __init__(self, script: Script, session: Session, *, at_entry: bool = False, reads_input: bool = False) -> None:
-        self.script = script
         self.session = session
+        self._take(script)
         self._at_entry = at_entry
         self._reads_input = reads_input
         self._main = ModuleType("__main__")
         self._made = 0
         self._ran: set[Cell] = set()
         self._waits = False
-        session.program = self
+        session.debuggee = self
         self._modules = frozenset(sys.modules)
         self._random = (random.getstate(), _numpy_state(), mx.random.state[0])  # type: ignore[index]
+
+    def _take(self, script: Script) -> None:
+        self.script = script
+        self.session.files = Reloader(script.kept, script.on_disk)
 
     def run(self) -> BaseException | None:
         """Run, until the user has had enough. Returns what ended the program: None, SystemExit, its exception.
@@ -67,6 +73,9 @@ class Debuggee:
             except (Restart, RunAgain) as wanted:
                 wish = wanted
                 self._reset()
+            except Load as wanted:
+                wish = None
+                self._load(cast(Script, wanted.program))
             except (Diverged, CannotExchange) as failure:
                 wish = failure
 
@@ -112,15 +121,16 @@ class Debuggee:
         recorder.listener = session
         cells = list(session.changes.timelines.live.cells)
         session.attach(tape, names, recorder)
+        session.codes.start()
         if run is not None:
-            recorder.guide = Guide(run.expected, run.old, run.position)
+            recorder.intake = Replay(run, alone=True)
             session.changes.arrived(tape, names, 0)
             session.begin_again(run)
         else:
             session.changes.timelines.live.cells[:] = cells
             session.begin(self._at_entry)
         session.changes.timelines.live.starts.clear()
-        with recording(recorder):
+        with self.script.kept.importing(), recording(recorder):
             return self._to_its_end(recorder)
 
     def _to_its_end(self, recorder: Recorder) -> BaseException | None:
@@ -166,6 +176,14 @@ class Debuggee:
                 cell_ended(self.session, cell, error)
         finally:
             self._waits = False
+
+    def _load(self, script: Script) -> None:
+        """Another program takes the place of this one."""
+        self._reset()
+        self._take(script)
+        said = (f"{script.title}: running to its first op", *script.notes, self.session.on_load(script.path))
+        for line in filter(None, said):
+            self.session.hooks.announce(line)
 
     def _strand(self, failure: Unwinding) -> None:
         """The program went another way when it ran again: the user looks at what there was."""

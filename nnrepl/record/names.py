@@ -77,7 +77,7 @@ class ProgramNames:
         op = value.op
         if op is None:
             return value.kind
-        return f"#{op.index}" if len(op.outputs) == 1 else f"#{op.index}.{value.slot}"
+        return f"{op.label}" if len(op.outputs) == 1 else f"{op.label}.{value.slot}"
 
     def all_names(self, value: Value) -> Iterator[str]:
         """Everything that a value is called, its best name first."""
@@ -265,7 +265,11 @@ class ProgramNames:
         node = sources.node_at(op.scope.code, sources.span_of(op.scope.code, op.lasti))
         method = not op.operation.spelling.startswith("mx.")
         nodes = sources.operands(node, method)
-        for arg, part in zip(op.args, nodes):
+        args = op.args
+        if op.operation.kind == "opaque":  # what it was called with is a tree; `mx.jvp` takes a function before it
+            args = op.args[0]
+            nodes = nodes[len(nodes) - len(args) :]
+        for arg, part in zip(args, nodes):
             yield from self._refer(arg, part, op.scope)
 
     def _refer(self, arg: Any, node: ast.AST, scope: Activation) -> Iterator[tuple[str, Value]]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import linecache
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from types import CodeType
 
@@ -58,6 +59,8 @@ class FileIndex:
 _cells: dict[str, Cell] = {}
 _indexes: dict[str, FileIndex] = {}
 _spans: dict[CodeType, list[Span]] = {}
+_former: dict[tuple[str, CodeType], str] = {}
+"""The code of texts that a reload has replaced, and the name under which its text is kept."""
 
 
 def register_cell(filename: str, path: str, number: int, text: str) -> None:
@@ -66,10 +69,30 @@ def register_cell(filename: str, path: str, number: int, text: str) -> None:
     register_text(filename, text)
 
 
+def supersede(filename: str, old: str, new: str, before: Iterable[CodeType], after: Iterable[CodeType]) -> None:
+    """A file has another text from now on. Code of the old one is still shown as it was written.
+
+    Args:
+        before, after: The code objects of both texts; those of which neither text has changed a thing are in both.
+    """
+    kept = f"{filename} ({hash(old):x})"
+    register_text(kept, old)
+    register_text(filename, new)
+    for code in before:
+        _former[filename, code] = kept
+    for code in after:
+        _former.pop((filename, code), None)
+
+
 def register_text(filename: str, text: str) -> None:
     """Make source that lies in no file known under the file name that it was compiled with."""
     linecache.cache[filename] = (len(text), None, text.splitlines(keepends=True), filename)
     _indexes.pop(filename, None)
+
+
+def file_of(code: CodeType) -> str:
+    """The name for `lines_of` under which the text of some code is found, also where the file has changed since."""
+    return _former.get((code.co_filename, code), code.co_filename) if _former else code.co_filename
 
 
 def span_of(code: CodeType, lasti: int) -> Span:
@@ -92,7 +115,7 @@ def lines_of(filename: str) -> list[str]:
 def locate(code: CodeType, lasti: int) -> Source:
     """The piece of source at `lasti` of a code object."""
     line, end, column, last = span_of(code, lasti)
-    lines = lines_of(code.co_filename)[max(line - 1, 0) : end]
+    lines = lines_of(file_of(code))[max(line - 1, 0) : end]
     text = ""
     if lines and column >= 0:
         column, last = _characters(lines[0], column), _characters(lines[-1], last)
@@ -114,22 +137,22 @@ def _characters(line: str, column: int) -> int:
 
 def uses_of(code: CodeType, span: Span) -> list[Use]:
     """What is done with the value of the expression at `span`."""
-    return _index(code.co_filename).uses.get(span, [])
+    return _index(file_of(code)).uses.get(span, [])
 
 
 def returns(code: CodeType, name: str) -> bool:
     """Whether a function ends in `return name`."""
-    return name in _index(code.co_filename).returned.get(code.co_firstlineno, ())
+    return name in _index(file_of(code)).returned.get(code.co_firstlineno, ())
 
 
 def stored(code: CodeType, name: str) -> str | None:
     """Where a function puts a variable as it is: `state.m` for `state["m"] = m`."""
-    return _index(code.co_filename).stored.get((code.co_firstlineno, name))
+    return _index(file_of(code)).stored.get((code.co_firstlineno, name))
 
 
 def node_at(code: CodeType, span: Span) -> ast.AST | None:
     """The expression at `span`."""
-    return _index(code.co_filename).nodes.get(span)
+    return _index(file_of(code)).nodes.get(span)
 
 
 def _index(filename: str) -> FileIndex:

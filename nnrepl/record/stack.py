@@ -61,6 +61,15 @@ class Stack:
             below = below.f_back
         return frame if below is None or below is self._base else below
 
+    def place(self, frame: FrameType) -> tuple[Activation | None, int]:
+        """The call and the offset in it where an op stands that is made from `frame`; None if that is not for the
+        frame to tell, since it is one of nnrepl's own."""
+        if frame is not self.frame:
+            if self._is_own(frame):
+                return None, -1
+            self.enter(frame)
+        return self.scope, frame.f_lasti
+
     def begin(self, base: FrameType) -> None:
         """The program begins above this frame."""
         self._base = base

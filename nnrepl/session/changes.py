@@ -9,44 +9,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import mlx.core as mx
 
 from nnrepl.record.names import ProgramNames
 from nnrepl.record.recorder import Recorder
+from nnrepl.replay.run import Run
 from nnrepl.session.assignments import Assignment
-from nnrepl.session.errors import NotYet, UserError
+from nnrepl.session.errors import NotYet, RunAgain, UserError
 from nnrepl.tape import Op, Tape, Value
 from nnrepl.timeline.cells import Cell
+from nnrepl.timeline.code import CodeChange
 from nnrepl.timeline.edits import BadEdit, Edit, make_edit, place_of
 from nnrepl.timeline.timelines import Timeline, Timelines
 
 if TYPE_CHECKING:
     from nnrepl.session.session import Session
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """What has to run again.
-
-    Attributes:
-        old: The tape as it is.
-        position: From where on something else happens.
-        ops: What a person put in at that place.
-        cursor: Where the person is to stand afterwards.
-    """
-
-    old: Tape
-    position: int
-    ops: tuple[Op, ...]
-    cursor: int
-
-    @property
-    def expected(self) -> list[Op]:
-        """The ops that the new tape begins with."""
-        return [*self.old.ops[: self.position], *self.ops]
 
 
 class Restarts(Protocol):
@@ -77,7 +56,7 @@ class Changes:
         self.news: Timeline | None = None
         self.taken: Cell | None = None
         self._left: tuple[Timeline | None, Tape, ProgramNames] = (None, session.tape, session.names)
-        self._coming: tuple[Timeline | None, Edit | None] | None = None
+        self._coming: tuple[Timeline | None, Edit | CodeChange | None] | None = None
 
     @property
     def coming(self) -> bool:
@@ -142,7 +121,7 @@ class Changes:
         if value is None and session.recorder is not None:
             value = session.recorder.live.get(id(result))
         if value is not None and value.op is not None and value.op.position >= session.cursor:
-            raise NotYet(f"{text} lies ahead: #{value.op.index} ({value.op.name}) will make it")
+            raise NotYet(f"{text} lies ahead: {value.op.label} ({value.op.name}) will make it")
         return value
 
     def edit(self, value: Value, name: str, line: str, compute: Callable[[Recorder], Any]) -> Timeline:
@@ -163,7 +142,8 @@ class Changes:
             except BadEdit as error:
                 raise UserError(str(error)) from None
         moved = len(edit.ops) if position <= session.cursor else 0
-        run = Run(session.tape, position, tuple(edit.ops), session.cursor + moved)
+        recoded = any(code.position > position for code in self.timelines.current.codes)
+        run = Run(session.tape, position, tuple(edit.ops), session.cursor + moved, recoded=recoded)
         tape, names = self._again(run, None, edit)
         refused = _refusal(session.tape, tape, position)
         if refused is not None:
@@ -172,9 +152,26 @@ class Changes:
             raise UserError(f"{name} cannot be {line!r} here: {refused}; nothing has changed")
         return self.arrived(tape, names, run.cursor)
 
-    def _again(self, run: Run, timeline: Timeline | None, edit: Edit | None) -> tuple[Tape, ProgramNames]:
-        """Run again, for an edit or to come to a timeline."""
+    def reload(self, change: CodeChange) -> Timeline:
+        """Take a change of the program's source in: what comes from its position on runs again over it.
+
+        Raises:
+            UserError: If that cannot be done; then nothing has changed.
+        """
+        session = self.session
+        part = session.part
+        earlier = part is not None and change.position < part.start
+        run = Run(session.tape, change.position, (), session.cursor, part.number if part and earlier else 0, True)
+        tape, names = self._again(run, None, change)
+        return self.arrived(tape, names, run.cursor)
+
+    def _again(self, run: Run, timeline: Timeline | None, edit: Edit | CodeChange | None) -> tuple[Tape, ProgramNames]:
+        """Run again, for a change or to come to a timeline."""
         self._coming = (timeline, edit)
+        if timeline is not None:
+            self.session.codes.wanted = timeline.codes
+        elif edit is not None:
+            self.session.codes.wanted = self.timelines.codes_with(edit)
         try:
             return self._able().again(run)
         except UserError:
@@ -240,7 +237,9 @@ class Changes:
         start = line.starts.pop() if begun else len(line.tape)
         cell = line.cells.pop()
         self.taken = cell
-        self._again(Run(line.tape, start, (), start), line, None)
+        self._coming = (line, None)
+        self.session.codes.wanted = line.codes
+        raise RunAgain(Run(line.tape, start, (), start))
 
     def redo(self) -> Timeline:
         """Take the last `undo` back. Raises UserError."""
@@ -304,7 +303,7 @@ def _refusal(old: Tape, new: Tape, position: int) -> str | None:
     changed.update([leaf for leaf in part.wrt if leaf.origin in changed])
     if op.error is None or changed.isdisjoint(op.inputs):
         return None
-    return f"#{op.index} {op.name} refuses it ({str(op.error).splitlines()[0]})"
+    return f"{op.label} {op.name} refuses it ({str(op.error).splitlines()[0]})"
 
 
 def same_place(old: Tape, cursor: int, new: Tape) -> int:

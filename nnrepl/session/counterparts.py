@@ -234,7 +234,7 @@ class Candidates:
 
 def ambiguous(key: str, values: Sequence[Value]) -> str:
     """What to say where it cannot be told which value is meant."""
-    numbers = [f"#{value.op.index}" for value in values if value.op is not None]
+    numbers = [f"{value.op.label}" for value in values if value.op is not None]
     shown = ", ".join(numbers[:4]) + (", ..." if len(numbers) > 4 else "")
     first = numbers[0] if numbers else values[0].name
     return f"it could be any of {shown or 'several values'}: map {first}={key} says which"
@@ -369,11 +369,8 @@ def region(value: Value, sure: set[Value], part: Stretch) -> list[Op]:
     return sorted(found, key=lambda op: op.position)
 
 
-_ARRANGING = frozenset(
-    ("transpose", "swapaxes", "moveaxis", "reshape", "flatten", "unflatten", "squeeze", "expand_dims", "contiguous")
-)
-
-
 def computing(ops: list[Op]) -> list[Op]:
     """Those that do more than arrange elements anew; all of them, if none does."""
-    return [op for op in ops if op.root.operation.name not in _ARRANGING] or ops
+    from nnrepl.ops import Trait, has  # the first prompt does not wait for the table
+
+    return [op for op in ops if not has(op.root.operation.name, Trait.ARRANGES)] or ops

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nnrepl.record.guide import Unwinding
+from nnrepl.record.intake import Unwinding
 
 if TYPE_CHECKING:
-    from nnrepl.session.changes import Run
+    from nnrepl.replay.run import Run
 
 
 class UserError(Exception):
@@ -22,12 +22,32 @@ class NoGradient(UserError):
     """A value that no gradient flows to: an answer, not a mistake."""
 
 
+class CannotAsk(UserError):
+    """A condition that raised, and where."""
+
+    def __init__(self, said: str, position: int) -> None:
+        super().__init__(said)
+        self.position = position
+
+
 class Quit(Unwinding):
     """Unwinds the program when the person quits."""
 
 
 class Restart(Unwinding):
     """Unwinds the program so that it runs again from its start."""
+
+
+class Load(Unwinding):
+    """Unwinds the program so that another takes its place.
+
+    Attributes:
+        program: The other one, as the room of programs knows it.
+    """
+
+    def __init__(self, program: object) -> None:
+        super().__init__("load")
+        self.program = program
 
 
 class RunAgain(Unwinding):

@@ -28,8 +28,9 @@ _RANDOM_STATE: Any = mx.random.state
 
 _TOKEN = re.compile(
     r"""(?P<string>[rbfuRBFU]{0,2}(?:'''.*?'''|\"\"\".*?\"\"\"|'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"))"""
-    r"""|(?P<number>\#-?\d+(?:\.\d+)?)"""
-    r"""|(?P<partial>∂L/∂)?(?<![\w.])(?P<path>[A-Za-z_]\w*(?:\.(?:[A-Za-z_]\w*|\d+))*)(?P<version>@-?\d+\b)?""",
+    r"""|(?P<number>(?:(?<![\w.])(?:\d+|setup))?\#\d+(?:\.\d+)?)"""
+    r"""|(?P<partial>∂L/∂)?(?<![\w.])(?P<path>[A-Za-z_]\w*(?:\.(?:[A-Za-z_]\w*|\d+))*)"""
+    r"""(?P<version>@(?:(?:\d+|setup)?\#)?\d+\b)?""",
     re.DOTALL,
 )
 
@@ -149,7 +150,7 @@ class Expressions:
                 inner = self.lookup.by_words(path + version, where.position)
                 return put(self.lookup.gradient(inner, where.position))
             if version and self.lookup.names.versions(path):
-                return put(self.lookup.version(path, int(version[1:])))
+                return put(self.lookup.version(path, version[1:]))
             return self._path(path, where, put) + version
 
         return _TOKEN.sub(replace, text), placeholders
@@ -196,6 +197,14 @@ class Expressions:
             if name in scope:
                 return scope[name]
         return None
+
+    def known(self, where: Surroundings) -> dict[str, Any]:
+        """All variables that can be seen from a place: the user's, then the program's."""
+        found: dict[str, Any] = {}
+        for scope in (self.variables, *self._program_scopes(where)):
+            for name, thing in scope.items():
+                found.setdefault(name, thing)
+        return found
 
     def _program_scopes(self, where: Surroundings) -> Iterator[dict[str, Any]]:
         if where.frame is not None:

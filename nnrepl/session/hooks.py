@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -53,6 +54,17 @@ class Hooks:
 
     def cursor_moved(self, position: int) -> None:
         """The cursor stands at another place."""
+
+    def announce(self, text: str) -> None:
+        """Something is about to happen that takes a while."""
+
+    def confirm(self, question: str, otherwise: bool = False) -> bool:
+        """Whether the user agrees; where nobody can be asked, `otherwise`."""
+        return otherwise
+
+    def lend_terminal(self, run: Callable[[], int]) -> int:
+        """Let another program have the terminal meanwhile. Returns its exit status."""
+        return run()
 
     def progress(self, share: float) -> None:
         """A long evaluation has come so far."""

@@ -8,7 +8,8 @@ from nnrepl.record.names import GRADIENT_SIGN, ProgramNames
 from nnrepl.session.errors import NoGradient, NotYet, UserError
 from nnrepl.tape import GRADIENT_PASS, Op, Pass, Tape, Value
 
-NUMBER = re.compile(r"#(-?\d{1,12})(?:\.(\d{1,9}))?")
+NUMBER = re.compile(r"(?:(?P<step>\d{1,9})|(?P<setup>setup))?#(?P<number>\d{1,12})(?:\.(?P<slot>\d{1,9}))?")
+"""The address of an op, or of one of its outputs: `#12`, `#12.1`, `30#12` (op 12 of step 30), `setup#3`."""
 
 
 class Lookup:
@@ -18,44 +19,65 @@ class Lookup:
         self.tape = tape
         self.names = names
 
-    def op(self, index: int) -> Op:
-        """The op with a number. Raises UserError if there is none."""
-        try:
-            return self.tape.at(index)
-        except IndexError:
-            raise UserError(f"there is no op #{index}; {self.extent()}") from None
+    def op(self, text: str) -> Op:
+        """The op with an address: `#12` in the step in which the user stands, `30#12`, `setup#3`.
 
-    def extent(self) -> str:
-        """Which ops there are."""
+        Raises:
+            UserError: If there is none.
+        """
+        step, number = self.address(text)
+        try:
+            return self.tape.at(number, step)
+        except IndexError:
+            raise UserError(f"there is no op {text.strip()}; {self.extent(step)}") from None
+
+    def address(self, text: str) -> tuple[int | None, int]:
+        """The step (0: the setup; None: where the user stands) and the number in an op's address.
+
+        Raises:
+            UserError: If it is none.
+        """
+        match = NUMBER.fullmatch(text.strip())
+        if match is None:
+            raise UserError(f"{text} is no op number; write #12, 30#12 for op 12 of step 30, or setup#3")
+        step = 0 if match["setup"] else int(match["step"]) if match["step"] else None
+        return step, int(match["number"])
+
+    def extent(self, step: int | None = None) -> str:
+        """Which ops there are: in a step (0: the setup; None: in which the user stands), and which steps."""
+        steps = self.tape.steps
         if not self.tape.ops:
             return "nothing has been recorded yet"
-        first, last = self.tape.ops[0].index, self.tape.ops[-1].index
-        return f"the tape holds #{first} to #{last}"
+        here = self.tape.here if step is None else step
+        if steps.start_of(here) is None:
+            return f"the tape holds {_several(len(steps))}" if len(steps) else "the tape holds only the setup"
+        found = steps[here - 1] if here else steps.setup
+        if not len(found):
+            return f"the {found.title} has no op"
+        return f"{'the ' if not here else ''}{found.title} has #1 to #{len(found)}"
 
     def by_number(self, text: str) -> Value:
-        """`#12` or `#12.1`: an output of an op, on either side of the cursor."""
-        match = NUMBER.fullmatch(text)
-        if match is None:
-            raise UserError(f"{text} is no op number; write #12, or #12.1 for its second output")
-        op = self.op(int(match[1]))
-        slot = int(match[2] or 0)
+        """`#12`, `#12.1`, `30#12`: an output of an op, on either side of the cursor."""
+        op = self.op(text)
+        match = NUMBER.fullmatch(text.strip())
+        slot = int((match and match["slot"]) or 0)
         if slot >= len(op.outputs):
             if op.error is not None:
-                raise UserError(f"#{op.index} {op.name} has no result: it raised {type(op.error).__name__}")
-            raise UserError(f"#{op.index} {op.name} has {len(op.outputs)} output(s), counted from 0")
+                raise UserError(f"{op.label} {op.name} has no result: it raised {type(op.error).__name__}")
+            raise UserError(f"{op.label} {op.name} has {len(op.outputs)} output(s), counted from 0")
         return op.outputs[slot]
 
-    def version(self, name: str, index: int) -> Value:
-        """`z1@12`: the version of a name that op #12 made, on either side of the cursor."""
-        op = self.op(index)
+    def version(self, name: str, address: str) -> Value:
+        """`z1@12`, `z1@30#12`: the version of a name that an op made, on either side of the cursor."""
+        op = self.op(address if "#" in address else f"#{address}")
         for value in op.outputs:
             if name in self.names.all_names(value):
                 return value
-        made = [value.op.index for _, value in self.names.versions(name) if value.op is not None]
+        made = [value.op.label.removeprefix("#") for _, value in self.names.versions(name) if value.op is not None]
         if not made:
             raise UserError(f"{name} was not made by any op on the tape")
         near = ", ".join(f"{name}@{number}" for number in made[:8]) + (", ..." if len(made) > 8 else "")
-        raise UserError(f"#{index} ({op.name}) did not make {name}; its versions are {near}")
+        raise UserError(f"{op.label} ({op.name}) did not make {name}; its versions are {near}")
 
     def find(self, name: str, position: int) -> Value | None:
         """The newest version of a name before `position`; None if the tape has no such name.
@@ -72,7 +94,7 @@ class Lookup:
         first = versions[0][1]
         if first.op is None:
             raise NotYet(f"{name} enters with pass {_part_of(self.tape, versions[0][0])}; it lies ahead")
-        raise NotYet(f"{name} lies ahead: #{first.op.index} ({first.op.name}) will make it")
+        raise NotYet(f"{name} lies ahead: {first.op.label} ({first.op.name}) will make it")
 
     def _loss(self, name: str, position: int) -> Value | None:
         """`loss` means what the pass differentiates, whatever the program calls it."""
@@ -83,7 +105,7 @@ class Lookup:
             if loss is not None and loss.op is not None and part.start <= position:
                 if loss.op.position < position:
                     return loss
-                raise NotYet(f"the loss lies ahead: #{loss.op.index} ({loss.op.name}) will make it")
+                raise NotYet(f"the loss lies ahead: {loss.op.label} ({loss.op.name}) will make it")
         return None
 
     def gradient(self, value: Value, position: int) -> Value:
@@ -108,7 +130,7 @@ class Lookup:
                     return before[-1]
                 ahead = ahead or grads[-1]
         if ahead is not None and ahead.op is not None:
-            raise NotYet(f"∂L/∂{name} lies ahead: #{ahead.op.index} ({ahead.op.name}) will make it")
+            raise NotYet(f"∂L/∂{name} lies ahead: {ahead.op.label} ({ahead.op.name}) will make it")
         raise NoGradient(self._why_none(value, name))
 
     def _incarnations(self, value: Value, name: str) -> list[Value]:
@@ -125,7 +147,7 @@ class Lookup:
             return f"∂L/∂{name} was not computed: the pass ended with {type(part.error).__name__}"
         cut = self._cut(value)
         if cut is not None:
-            return f"no gradient flows to {name}: it is cut by the edit {cut.source.text!r}, #{cut.index}"
+            return f"no gradient flows to {name}: it is cut by the edit {cut.source.text!r}, {cut.label}"
         return f"no gradient flows to {name} (disconnected): the loss does not depend on it, or not differentiably"
 
     def _cut(self, value: Value) -> Op | None:
@@ -162,16 +184,16 @@ class Lookup:
             UserError: If nothing is called so.
         """
         text = text.strip()
-        if text.startswith("#"):
+        if NUMBER.fullmatch(text):
             return self.by_number(text)
         if text.startswith(GRADIENT_SIGN):
             return self.gradient(self.by_words(text.removeprefix(GRADIENT_SIGN), position), position)
         gradient = re.fullmatch(r"grad\((.+)\)", text)
         if gradient:
             return self.gradient(self.by_words(gradient[1], position), position)
-        name, at, index = text.rpartition("@")
-        if at and re.fullmatch(r"-?\d+", index):
-            return self.version(name, int(index))
+        name, at, address = text.rpartition("@")
+        if at and re.fullmatch(r"(?:(?:\d+|setup)?#)?\d+", address):
+            return self.version(name, address)
         value = self.find(text, position)
         if value is None:
             raise UserError(f"nothing on the tape is called {text}{self.suggest(text)}")
@@ -183,6 +205,10 @@ class Lookup:
 
         close = get_close_matches(name, self.names.known(), 1)
         return f"; did you mean {close[0]}?" if close else ""
+
+
+def _several(steps: int) -> str:
+    return "step 1" if steps == 1 else f"steps 1 to {steps}"
 
 
 def _part_of(tape: Tape, position: int) -> int:

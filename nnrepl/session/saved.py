@@ -7,8 +7,9 @@ import os
 from pathlib import Path
 from typing import Any
 
+from nnrepl.session.events import EVENTS
 from nnrepl.session.settings import file_name, state_directory
-from nnrepl.session.stops import CATCHES, Breakpoint, Catch, Entry, Stops, Watch
+from nnrepl.session.stops import Breakpoint, Catch, Entry, Stops, Watch
 
 _KINDS: dict[str, type[Entry]] = {kind.kind: kind for kind in (Breakpoint, Watch, Catch)}
 
@@ -46,6 +47,11 @@ class Keeper:
         self._written = dumped(self._stops)
         what = "breakpoint, watch or catch" if count == 1 else "breakpoints, watches and catches"
         return f"{count} {what} from last time: info breakpoints lists, clear deletes" if count else ""
+
+    def move(self, path: Path) -> str:
+        """Another program is debugged from now on: what was kept for it joins what there is. Returns a line, or ""."""
+        self._path = path
+        return self.restore()
 
     def save(self) -> str:
         """Write the file if something has changed; a line for the person if that fails."""
@@ -94,7 +100,7 @@ def _entry(row: Any) -> Entry:
     if not isinstance(row, dict) or row.get("kind") not in _KINDS or not isinstance(row.get("text"), str):
         raise ValueError("an entry has no kind or no text")
     entry = _KINDS[row["kind"]](row["text"])
-    if isinstance(entry, Catch) and entry.text not in CATCHES:
+    if isinstance(entry, Catch) and entry.text not in EVENTS:
         raise ValueError(f"there is nothing to catch that is called {entry.text}")
     entry.enabled = bool(row.get("enabled", True))
     entry.ignore = int(row.get("ignore", 0))

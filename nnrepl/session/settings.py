@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from nnrepl.session.errors import UserError
+from nnrepl.tape import SKIPPED
 from nnrepl.timeline.history import default_budget, parse_size
 
 
@@ -45,6 +46,13 @@ def _size(text: str) -> int:
         raise ValueError("a size such as 500M or 2G") from None
 
 
+def _patterns(text: str) -> str:
+    words = re.split(r"[\s,]+", text.strip())
+    if not all(re.fullmatch(r"[\w.*?]+", word) for word in words):
+        raise ValueError("names of modules with *, such as mlx.* jax.*")
+    return "none" if words == ["none"] else " ".join(words)
+
+
 def _word(help: str, *words: str) -> Setting:
     def read(text: str) -> str:
         if text not in words:
@@ -62,6 +70,7 @@ SETTINGS: dict[str, Setting] = {
     "complete": _word("when completions are shown: on Tab, or while you type", "tab", "typing"),
     "pager": _word("whether long output stops at each screen", "on", "off"),
     "tensors": _word("how the full screen shows tensors (F3 changes it)", "numbers", "heatmap"),
+    "skip": Setting(" ".join(SKIPPED), _patterns, "modules whose lines are not yours, such as mlx.*; none for nothing"),
     "mouse": _word("whether the mouse works in the full screen", "off", "on"),
 }
 

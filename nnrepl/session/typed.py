@@ -11,7 +11,8 @@ import ast
 import builtins
 from typing import TYPE_CHECKING, Any, Protocol
 
-from nnrepl.record.guide import Diverged
+from nnrepl.record.intake import RECORDING
+from nnrepl.replay.replay import Replay
 from nnrepl.session import goals
 from nnrepl.session.assignments import assignment
 from nnrepl.session.errors import UserError
@@ -27,7 +28,7 @@ AT_HAND = ("mx", "nn", "optim")
 """Names that the prompt knows unless the program has others."""
 
 
-class Program(Protocol):
+class Waiting(Protocol):
     """The program under a session, as the prompt sees it.
 
     Attributes:
@@ -55,7 +56,7 @@ class Program(Protocol):
 
 def upcoming(session: Session) -> int:
     """The number of the cell that Python typed here and now would be; 0 where it would be none."""
-    program = session.program
+    program = session.debuggee
     return program.upcoming if program is not None and program.waits and _at_end(session) else 0
 
 
@@ -86,7 +87,7 @@ def kind_of(session: Session, text: str) -> str:
 
 def _known(session: Session) -> set[str]:
     """The names that the program itself knows at its end."""
-    program = session.program
+    program = session.debuggee
     return {*AT_HAND, *vars(builtins), *(program.namespace if program is not None else ())}
 
 
@@ -156,7 +157,7 @@ def run_cell(session: Session, text: str, stop: bool = False) -> None:
         UserError: If the program cannot take it here.
         RunAgain: Unwinds, where another timeline is looked at than the one on which the program stands.
     """
-    program = session.program
+    program = session.debuggee
     if program is None or not upcoming(session):
         raise UserError(_not_here(session))
     append(session, program.make(text), stop)
@@ -164,7 +165,7 @@ def run_cell(session: Session, text: str, stop: bool = False) -> None:
 
 def _not_here(session: Session) -> str:
     """Why the program cannot take a cell."""
-    if session.program is None:
+    if session.debuggee is None:
         return "there is no program here that could go on with it"
     return "the program is not at its end here; goto end, or continue, leads there"
 
@@ -199,11 +200,10 @@ def along_done(session: Session) -> None:
         Diverged: If the program has come to its end before.
     """
     recorder = session.recorder
-    if recorder is None or recorder.guide is None:
+    if recorder is None or not isinstance(recorder.intake, Replay):
         return
-    expected, recorder.guide = recorder.guide.expected, None
-    if len(session.tape) < len(expected):
-        raise Diverged(expected[len(session.tape)], "ended")
+    recorder.intake.ended(recorder)
+    recorder.intake = RECORDING
     session.go_on(len(session.tape))
 
 

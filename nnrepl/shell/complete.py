@@ -190,7 +190,7 @@ class NameCompleter(Completer):
             if value is None:
                 return ""
             made = value.op.name if value.op is not None else leaf_text(value)
-            where = f" #{value.op.index} ahead" if ahead and value.op is not None else ""
+            where = f" {value.op.label} ahead" if ahead and value.op is not None else ""
             return f"{shape_text(value.shape)} {dtype_text(value.dtype)} · {made}{where}"
 
         return meta

@@ -18,7 +18,7 @@ from rich.text import Text
 
 from nnrepl.commands.interpreter import Interpreter
 from nnrepl.programs.output import HeldOutput
-from nnrepl.record.guide import Unwinding
+from nnrepl.record.intake import Unwinding
 from nnrepl.record.recorder import RECORD
 from nnrepl.session.errors import NoGradient, NotYet, Quit, UserError
 from nnrepl.session.hooks import CELL_DONE, CELL_FAILED
@@ -165,6 +165,27 @@ class Shell(Hooks):
         """What was typed runs for the first time: what it prints is shown at once."""
         self.held.begin_anew()
 
+    def announce(self, text: str) -> None:
+        """Say what is about to happen."""
+        self.show(Text(text, style="hint"))
+
+    def confirm(self, question: str, otherwise: bool = False) -> bool:
+        """Ask, on a terminal; Enter alone is no."""
+        if not self.reader.pages:
+            return otherwise
+        if self.reader.screen is not None:
+            self.reader.screen.leave()
+        try:
+            return input(question).strip().lower() in ("y", "yes")
+        except (EOFError, KeyboardInterrupt):
+            return False
+
+    def lend_terminal(self, run: Callable[[], int]) -> int:
+        """Leave the full screen while another program has the terminal."""
+        if self.reader.screen is not None:
+            self.reader.screen.leave()
+        return run()
+
     def cursor_moved(self, position: int) -> None:
         """Show what the program printed before the cursor."""
         if self.session.replaying:
@@ -196,6 +217,7 @@ class Shell(Hooks):
     def _open(self, session: Session, stop: Stop) -> None:
         self.failed |= stop.reason in (CELL_DONE, CELL_FAILED) and stop.error is not None
         if self.quiet and not (stop.hits or stop.missed or stop.reason == CELL_FAILED):
+            self.show(self.interpreter.news())
             self.interpreter.shown = session.op
             return
         if self.banner:

@@ -15,6 +15,8 @@ from nnrepl.tape.op import (
 )
 from nnrepl.tape.passes import GRADIENT_PASS, RUN_PASS, SETUP_PASS, UPDATE_PASS, Hole, Mark, Pass
 from nnrepl.tape.places import Activation, Source
+from nnrepl.tape.sites import SKIPPED, Site, own_site
+from nnrepl.tape.steps import Step, Steps
 from nnrepl.tape.tape import Names, OpSequence, Tape
 from nnrepl.tape.value import LEAF_KINDS, Gradient, Leaf, Value, is_evaluated
 
@@ -27,6 +29,7 @@ __all__ = [
     "RUN_PASS",
     "SETUP",
     "SETUP_PASS",
+    "SKIPPED",
     "UPDATE",
     "UPDATE_PASS",
     "Activation",
@@ -41,10 +44,14 @@ __all__ = [
     "OpSequence",
     "Operation",
     "Pass",
+    "Site",
     "Source",
+    "Step",
+    "Steps",
     "Tape",
     "Value",
     "arrays_of",
     "fill",
     "is_evaluated",
+    "own_site",
 ]

@@ -12,6 +12,7 @@ from nnrepl.record.names import ProgramNames
 from nnrepl.record.needs import needs
 from nnrepl.tape import Op, Tape, Value
 from nnrepl.timeline.cells import Cell
+from nnrepl.timeline.code import CodeChange
 from nnrepl.timeline.edits import Edit
 
 
@@ -24,7 +25,9 @@ class Timeline:
         tape: Its ops.
         names: What its values are called.
         parent: The timeline that it branched off, None for the first.
-        edit: The change that it began with.
+        edit: The change of a value that it began with.
+        code: The change of the program's source that it began with instead.
+        codes: The changes of the source that hold on it, in order.
         cells: What was typed as the program's next lines, in order.
         starts: Where on the tape those cells begin that have begun.
         inherited: How many of the cells had been typed before the timeline began.
@@ -35,9 +38,16 @@ class Timeline:
     names: ProgramNames
     parent: Timeline | None = None
     edit: Edit | None = None
+    code: CodeChange | None = None
+    codes: tuple[CodeChange, ...] = ()
     cells: list[Cell] = field(default_factory=list)
     starts: list[int] = field(default_factory=list)
     inherited: int = 0
+
+    @property
+    def began(self) -> Edit | CodeChange | None:
+        """What it began with; None for the first."""
+        return self.edit if self.code is None else self.code
 
     @property
     def below(self) -> list[Cell]:
@@ -47,7 +57,10 @@ class Timeline:
     @property
     def loss(self) -> Value | None:
         """The loss of the pass in which the edit lies, or of the last one before."""
-        position = len(self.tape) if self.edit is None else self.edit.position + len(self.edit.ops)
+        if self.code is not None:
+            position = self.code.position
+        else:
+            position = len(self.tape) if self.edit is None else self.edit.position + len(self.edit.ops)
         losses = [part for part in self.tape.passes if part.loss is not None]
         around = [part for part in losses if part.start <= position < part.end]
         chosen = around or losses[-1:]
@@ -78,17 +91,16 @@ class Timeline:
                 change(op)
         return found
 
-    def lost(self) -> list[Edit]:
-        """The edits of the timeline before that lie behind this one: they are not made again."""
-        if self.edit is None:
-            return []
-        edits = []
+    def lost(self) -> list[Edit | CodeChange]:
+        """The changes of the timeline before that lie behind this one: they are not made again."""
+        began = self.began
+        lost: list[Edit | CodeChange] = []
         timeline = self.parent
-        while timeline is not None and timeline.edit is not None:
-            if timeline.edit.position > self.edit.position:
-                edits.append(timeline.edit)
+        while began is not None and timeline is not None and timeline.began is not None:
+            if timeline.began.position > began.position:
+                lost.append(timeline.began)
             timeline = timeline.parent
-        return edits
+        return lost
 
     @property
     def depth(self) -> int:
@@ -127,14 +139,22 @@ class Timelines:
         assert timeline.parent is not None
         self.current = self.live = timeline.parent
 
-    def branch(self, tape: Tape, names: ProgramNames, edit: Edit) -> Timeline:
-        """An edit has made a new timeline; it becomes the current one, and the program stands on it."""
+    def branch(self, tape: Tape, names: ProgramNames, began: Edit | CodeChange) -> Timeline:
+        """A change has made a new timeline; it becomes the current one, and the program stands on it."""
+        edit, code = (None, began) if isinstance(began, CodeChange) else (began, None)
         parent = self.current
-        made = Timeline(len(self._all) + 1, tape, names, parent, edit, list(parent.cells), [], len(parent.cells))
+        made = Timeline(len(self._all) + 1, tape, names, parent, edit, code, self.codes_with(began))
+        made.cells, made.inherited = list(parent.cells), len(parent.cells)
         self._all.append(made)
         self._undone.clear()
         self.current = self.live = made
         return made
+
+    def codes_with(self, began: Edit | CodeChange) -> tuple[CodeChange, ...]:
+        """The changes of the source that hold behind a change that is made now: what lies further on is not made
+        again."""
+        before = tuple(code for code in self.current.codes if code.position <= began.position)
+        return (*before, began) if isinstance(began, CodeChange) else before
 
     def undo(self) -> Timeline | None:
         """Go to the timeline before the last edit; None if there is none."""

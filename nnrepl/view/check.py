@@ -74,9 +74,9 @@ def _element(one: Checked, element: Element) -> str:
 def primitives_view(op: Op, steps: list[Step]) -> RenderableType:
     """The primitives of an op, one a line, in the order of computation."""
     if not steps:
-        return Text(f"#{op.index} {op.name} is no primitive at all: its result is one of its inputs", style="hint")
+        return Text(f"{op.label} {op.name} is no primitive at all: its result is one of its inputs", style="hint")
     count = f"{len(steps)} primitive{'s' if len(steps) != 1 else ''}"
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 2), pad_edge=False)
     for step in steps:
         table.add_row(Text(step.name, style="op.name"), ", ".join(step.takes), f"→  {', '.join(step.makes)}")
-    return Group(Text(f"#{op.index} {op.name} is {count} of MLX's graph:"), table)
+    return Group(Text(f"{op.label} {op.name} is {count} of MLX's graph:"), table)

@@ -62,6 +62,33 @@ def passes_view(session: Session, everything: bool = False) -> RenderableType:
     return Group(table, Text(f"{len(shown)} of {len(passes)} passes; info passes all lists the others.", style="hint"))
 
 
+def steps_view(session: Session, everything: bool = False) -> RenderableType:
+    """Each training step: its ops, where it begins, what updates in it, and its loss if that has been evaluated."""
+    steps = session.tape.steps
+    if not len(steps):
+        return Text("no training step has begun yet", style="hint")
+    here = session.tape.here
+    first, last = (1, len(steps)) if everything else (max(here - _NEAR, 1), min(max(here, 1) + _NEAR, len(steps)))
+    table = grid("", "step", "ops", "gradients", "update", "from", "loss", right=("step", "ops", "gradients"))
+    for step in steps[first - 1 : last]:
+        mark = Text("▶" if step.number == here else "", style="source.current")
+        calls = [part for part in step.passes if part.kind == GRADIENT_PASS]
+        updates = [_title(part) for part in step.updates]
+        at = next(iter(calls), None) or next(iter(step.passes))
+        table.add_row(mark, str(step.number), str(len(step)), str(len(calls)), ", ".join(dict.fromkeys(updates)),
+                      _called(at), _loss(calls[-1]) if calls else Text(""))  # fmt: skip
+    parts: list[RenderableType] = [table]
+    if last - first + 1 < len(steps):
+        parts.append(Text(f"{last - first + 1} of {len(steps)} steps; info steps all lists the others.", style="hint"))
+    if any(len(step.updates) > 1 for step in steps[first - 1 : last]):
+        parts.append(Text("A step is one turn of the training loop: all updates in it belong to it.", style="hint"))
+    return Group(*parts)
+
+
+def _title(part: Pass) -> str:
+    return part.title if part.title not in ("", "<module>") else "by hand"
+
+
 def _what(part: Pass) -> str:
     return f"{part.kind} · {part.title}" if part.title not in ("", "<module>") else part.kind
 
@@ -80,8 +107,8 @@ def _count(part: Pass) -> str:
 
 
 def _numbers(part: Pass) -> Text:
-    first, last = part.ops[0].index, part.ops[-1].index
-    return Text(f"#{first} to #{last}" if first != last else f"#{first}", style="op.number")
+    first, last = part.ops[0].label, part.ops[-1].label
+    return Text(f"{first} to {last}" if first != last else first, style="op.number")
 
 
 def _loss(part: Pass) -> Text:
@@ -120,7 +147,7 @@ def parameters_view(session: Session) -> RenderableType:
         )
     total = sum(leaf.size for leaf in part.wrt)
     memory = size_text(sum(leaf.size * leaf.dtype.size for leaf in part.wrt))
-    return Group(table, Text(f"{len(part.wrt)} in pass {part.number}, {total:,} numbers, {memory}", style="dim"))
+    return Group(table, Text(f"{len(part.wrt)} in {part.address}, {total:,} numbers, {memory}", style="dim"))
 
 
 def _norms(session: Session, part: Pass) -> tuple[dict[Value, float], dict[Value, str]]:

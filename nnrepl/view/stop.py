@@ -35,28 +35,27 @@ class Heading:
 
 
 def heading(op: Op) -> Heading:
-    """`pass 1 · forward · op 1 of 8        simple_nn.py:31 in SimpleNN.__call__`."""
+    """`step 1 · forward 1 of 8        simple_nn.py:31 in SimpleNN.__call__`."""
     part = op.part
-    left = Text(f"pass {part.number}" if part.kind != "setup" else "", style="heading")
-    left.append(f"{' · ' if left else ''}{op.phase}", style="heading")
-    left.append(f" · {count_text(op)}", style="heading")
+    step = f"{op.step.title} · " if part.kind != "setup" else ""
+    left = Text(f"{step}{op.phase} {count_text(op)}", style="heading")
     source = op.source
     where = place_text(source)
     module = op.module
     inside = f" in {source.function}" if source.function and source.function != "<module>" else ""
     if op.of is not None:
-        return Heading(left, f"from #{op.of.index}, {where}{inside}")
+        return Heading(left, f"from {op.of.label}, {where}{inside}")
     return Heading(left, f"{where}{inside}" + (f" ({module})" if module else ""))
 
 
 def count_text(op: Op) -> str:
-    """`op 3 of 8`, counted within its phase."""
+    """`3 of 8`, counted within its phase of its pass."""
     part = op.part
     if part.kind != GRADIENT_PASS:
         number = op.position - part.start + 1
-        return f"op {number} of {len(part)}" if not part.open else f"op {number}"
+        return f"{number} of {len(part)}" if not part.open else f"{number}"
     first = part.start if op.phase == "forward" else part.backward
-    return f"op {op.position - first + 1} of {part.count(op.phase)}"
+    return f"{op.position - first + 1} of {part.count(op.phase)}"
 
 
 def results(session: Session, stop: Stop) -> list[RenderableType]:
@@ -68,7 +67,7 @@ def results(session: Session, stop: Stop) -> list[RenderableType]:
             continue
         session.evaluate(values)
         for value in values[:4]:
-            label = f"#{op.index}" if len(op.outputs) == 1 else f"#{op.index}.{value.slot}"
+            label = f"{op.label}" if len(op.outputs) == 1 else f"{op.label}.{value.slot}"
             shown.append(tensor(label, value.array) if value.size <= WHOLE else tensor_line(label, value.array))
     return shown
 
@@ -91,8 +90,8 @@ def stop_view(session: Session, stop: Stop, previous: Op | None = None, brief: b
     elif stop.reason == END_OF_PROGRAM:
         end = _end(session, stop)
         parts.extend([end] if end else [])
-        if session.program is not None and only_defines(session.tape) and not stop.missed:
-            parts.extend(defines_view(session.program.namespace))
+        if session.debuggee is not None and only_defines(session.tape) and not stop.missed:
+            parts.extend(defines_view(session.debuggee.namespace))
     elif stop.hits:
         parts.extend(hits_view(session, stop))
     elif stop.reason not in ("", "first op", CELL_DONE, CELL_FAILED):
@@ -134,7 +133,7 @@ def failure(op: Op) -> RenderableType:
         text.append("    ").append_text(value_text(value)).append(f" {dtype_text(value.dtype)}")
         maker = value.op
         if maker is not None:
-            text.append(f"  made by #{maker.index} {maker.name}", style="dim")
+            text.append(f"  made by {maker.label} {maker.name}", style="dim")
         text.append("\n")
     text.append(f"  {type(op.error).__name__}: {op.error}", style="error")
     return text
@@ -147,7 +146,7 @@ def _end(session: Session, stop: Stop) -> Text:
         code = error.code
         status = f" (exit status {code if isinstance(code, int) else 0 if code is None else 1})"
     text = Text(f"{stop.missed}: " if stop.missed else "", style="warning")
-    program = session.program
+    program = session.debuggee
     if program is None or session.tape.ops:
         text.append(f"The program has ended{status}.", style="heading")
         text.append(" You can still go back and look around.", style="hint")

@@ -12,8 +12,8 @@ import pytest
 
 import nnrepl
 from nnrepl.explain.explanation import explain
-from nnrepl.explain.table.optimizers import RECIPES
 from nnrepl.explain.why import why
+from nnrepl.ops.optimizers import RECIPES
 
 OPTIMIZERS: dict[str, Callable[[], optim.Optimizer]] = {
     "SGD": lambda: optim.SGD(0.1),

@@ -12,25 +12,28 @@ from nnrepl.explain import words
 from nnrepl.explain.answer import Answer
 from nnrepl.explain.disconnected import why_none
 from nnrepl.explain.health.report import NOTE, WARNING, Case, Check, Finding
-from nnrepl.explain.nonfinite import first_origin
+from nnrepl.explain.nonfinite import born, did, trouble, vanished
 from nnrepl.explain.scale import rms
 from nnrepl.explain.stuck import reason_for
 from nnrepl.explain.zero import blame, cone_stats
+from nnrepl.session.births import INF, is_inexact
 from nnrepl.tape import Op, Value
 
 
 def nonfinite(case: Case) -> Iterator[Finding]:
-    """NaN and ∞ that nobody meant."""
-    origin = first_origin(case.look, [op for op in case.part.ops if op.error is None])
-    if origin is not None:
+    """NaN and ∞ in the loss, in gradients and in what the update makes; and those that vanish again on the way."""
+    for part in [case.part, *case.after]:
+        found = trouble(case.look, part)
+        if found is None:
+            continue
         case.broken = True
-        op = origin.op
-        did = f"the VJP of {words.call(op.of)}" if op.of is not None else words.call(op)
-        stat = case.look.stat(origin.value)
-        kind = "NaN" if stat.nans else "∞"
-        yield Finding("non-finite", f"#{op.index}, {did} ({words.place(op.source)}), makes {kind} out of finite "
-                                    f"numbers",
-                      "why nan", op)  # fmt: skip
+        end = "the loss" if found.end is part.loss else found.end.name
+        sign = "NaN" if case.look.stat(found.end).nans else "∞"
+        yield Finding("non-finite", f"{end} is {sign}: {born(found.cause)}", "why nan", found.cause.op)
+        return
+    for birth, ending in vanished(case.look, case.part):
+        yield Finding("non-finite", f"{born(birth)}; {did(ending)}, makes finite numbers of it again: no loss and no "
+                      "gradient shows it", "why inf" if birth.kind == INF else "why nan", birth.op)  # fmt: skip
 
 
 def finals(case: Case) -> dict[Value, Value]:
@@ -42,7 +45,7 @@ def finals(case: Case) -> dict[Value, Value]:
 def missing(case: Case) -> Iterator[Finding]:
     """Parameters that no gradient reaches, grouped by the reason."""
     part = case.part
-    none = [leaf for leaf in part.wrt if not part.grads.get(leaf) and leaf.size]
+    none = [leaf for leaf in part.wrt if not part.grads.get(leaf) and leaf.size and is_inexact(leaf)]
     holes = [hole for hole in case.session.tape.holes if part.start <= hole.position < part.end]
     if none and holes:
         yield Finding("hole", f"{_names(none)} have no gradient, but {len(holes)} tensors of the pass came from "
@@ -50,17 +53,19 @@ def missing(case: Case) -> Iterator[Finding]:
                       "recorded, so the way may lead through there", "verify", None, NOTE)  # fmt: skip
         return
     reached = {_pattern(leaf.name) for leaf in part.wrt if part.grads.get(leaf)}
-    groups: dict[str, list[tuple[Value, Answer]]] = {}
+    groups: dict[object, list[tuple[Value, Answer]]] = {}
     for leaf in none[:_LOOKED]:
         why = why_none(case.session, leaf)
-        groups.setdefault(_pattern(leaf.name) + (why.op.name if why.op is not None else ""), []).append((leaf, why))
-    for group in groups.values():
+        sibling = why.cause == "unused" and _pattern(leaf.name) in reached
+        key = why.op if why.op is not None else (why.cause, leaf.name.split(".")[0] if why.cause == "unused" else "")
+        groups.setdefault((key, sibling), []).append((leaf, why))
+    for (_, sibling), group in groups.items():  # type: ignore[misc]
         first, why = group[0]
         names = _names([leaf for leaf, _ in group])
         chosen = why.op is not None and why.op.name in _CHOICES
-        sibling = why.cause == "unused" and _pattern(first.name) in reached
         reason = why.reasons[0] if why.reasons else why.headline
-        yield Finding("no gradient", f"{names} never get{'s' if len(group) == 1 else ''} a gradient: {reason}",
+        one = len(group) == 1
+        yield Finding("no gradient", f"{names} never get{'s' if one else ''} a gradient: {reason}",
                       f"why grad({first.name})", why.op, NOTE if chosen or sibling else WARNING)  # fmt: skip
 
 
@@ -92,6 +97,8 @@ def zero(case: Case) -> Iterator[Finding]:
         reasons.setdefault(op, (op, value, leaf))
     for blamed_op, leaves in groups.items():
         op, value, leaf = reasons[blamed_op]
+        if op.of is not None and not all(case.look.finite([*op.of.inputs, *op.of.outputs]).values()):
+            continue  # an ∞ that is divided away: told as that
         reason = reason_for(case.look, op, value)
         if _is_meant(case, op, leaves, reason.text):
             continue

@@ -1,0 +1,82 @@
+"""Cases: an op of the tape as `nnrepl.ops` wants it for its arithmetic: operands with names and numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import mlx.core as mx
+
+from nnrepl.explain import words
+from nnrepl.explain.entry import Entry, bind
+from nnrepl.explain.look import Look
+from nnrepl.explain.paths import rule_of, upstream
+from nnrepl.ops.case import Case, Operand
+from nnrepl.tape import Op, Value
+
+
+class Names:
+    """What the values of one explanation are called: each name stands for one value.
+
+    A program uses a name again and again, `x = x @ w`; where two values of an explanation have one name, each that was
+    made by an op is called by it, `x@12` (a part of a gradient, `#12`): addresses that every command understands.
+    """
+
+    def __init__(self, values: Iterable[Value], own: Iterable[Value]) -> None:
+        self._own = set(own)
+        holders: dict[str, set[Value]] = {}
+        for value in values:
+            holders.setdefault(words.name(value), set()).add(value.canonical)
+        self._shared = {name for name, held in holders.items() if len(held) > 1}
+
+    def __call__(self, value: Value) -> str:
+        """The name of a value."""
+        name = words.name(value)
+        if name not in self._shared or value.op is None or name.startswith("#"):
+            return name
+        if value.gradient_of is not None:
+            return name if value in self._own else _number(value)
+        return f"{name}@{value.op.index}" if value.label is None and not name.endswith("ᵀ") else _number(value)
+
+
+def _number(value: Value) -> str:
+    """`#12`, or `#12.1` for another output of op #12."""
+    assert value.op is not None
+    return f"{value.op.label}.{value.slot}" if value.slot else f"{value.op.label}"
+
+
+def names_for(op: Op) -> Names:
+    """The names of all values that take part in an op."""
+    forward = op.of
+    more = (*forward.inputs, *forward.outputs) if forward is not None else ()
+    return Names([*op.inputs, *op.outputs, *more], op.outputs)
+
+
+def operand(look: Look, value: Value, names: Names) -> Operand:
+    """A value as an operand; it is evaluated when its numbers are asked for."""
+    return Operand(names(value), value.shape, value.dtype, lambda: look.array(value), value.canonical)
+
+
+def case_of(look: Look, op: Op, entry: Entry, names: Names) -> Case:
+    """A forward op, or the forward op that a backward op differentiates with the gradients that came in."""
+    forward = op.of or op
+    operands = {value.canonical: operand(look, value, names) for value in forward.inputs}
+
+    def part(given: Any) -> Any:
+        if isinstance(given, Value):
+            return operands[given.canonical]
+        if isinstance(given, (list, tuple)):
+            return [part(item) for item in given]
+        return given
+
+    def compute(lookup: Callable[[Operand], mx.array]) -> list[mx.array]:
+        return forward.compute(lambda value: lookup(operands[value.canonical]))
+
+    bound = {symbol: part(given) for symbol, given in bind(entry, forward).items()}
+    case = Case(entry, bound, [operand(look, value, names) for value in forward.outputs], compute=compute)
+    rule = rule_of(op)
+    if op.of is not None and rule is not None:
+        case.g = [None] * len(forward.outputs)
+        for slot, given in zip(rule.outputs, upstream(op)):
+            case.g[slot] = operand(look, given, names)
+    return case

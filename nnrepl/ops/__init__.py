@@ -1,0 +1,50 @@
+"""What is known about each operation of MLX: its formula, its gradient, its traits, its words.
+
+The ground floor: it knows MLX and nothing of tapes. One module a topic; a new op is one more entry in one of them.
+"""
+
+from __future__ import annotations
+
+from nnrepl.ops import (  # noqa: F401
+    comparing,
+    convolutions,
+    elementwise,
+    fused,
+    indexing,
+    losses,
+    norms,
+    order,
+    products,
+    quantized,
+    reductions,
+    running,
+    shapes,
+    sources,
+)
+from nnrepl.ops.entry import COMPOSITE, ELEMENTWISE, ENTRIES, FIXED, MOVE, PRODUCTS, Entry, Slope
+from nnrepl.ops.traits import Trait
+
+__all__ = [
+    "COMPOSITE",
+    "ELEMENTWISE",
+    "ENTRIES",
+    "FIXED",
+    "MOVE",
+    "PRODUCTS",
+    "Entry",
+    "Slope",
+    "Trait",
+    "has",
+    "named",
+]
+
+
+def has(name: str, *traits: Trait) -> bool:
+    """Whether an op, by its name on the tape, has one of these traits; one without an entry has none."""
+    entry = ENTRIES.get(name)
+    return entry is not None and not entry.traits.isdisjoint(traits)
+
+
+def named(*traits: Trait) -> frozenset[str]:
+    """The names of all ops that have one of these traits."""
+    return frozenset(name for name, entry in ENTRIES.items() if not entry.traits.isdisjoint(traits))

@@ -1,0 +1,67 @@
+"""Arithmetic: one element of any op, forwards and backwards, as lines that were held against MLX's number."""
+
+from __future__ import annotations
+
+from nnrepl.ops import moves, worked
+from nnrepl.ops.case import Case, Index, Line, Operand, checked
+from nnrepl.ops.entry import MOVE
+from nnrepl.ops.expression import Node, quantity
+from nnrepl.ops.numbers import element
+
+
+def forward_lines(case: Case, slot: int, index: Index) -> list[str]:
+    """How one element of a result was computed; empty where nothing that was checked can be said."""
+    return checked(_forward(case, slot, index), case.y[slot], index)
+
+
+def _forward(case: Case, slot: int, index: Index) -> Line | None:
+    if case.entry.forwards is not None:
+        found: Line | None = case.entry.forwards(case, slot, index)
+        if found is not None:
+            return found
+    if case.entry.kind == MOVE:
+        return moves.forward(case, slot, index)
+    return worked.forward(case, index)
+
+
+def backward_lines(case: Case, of: Operand, gradient: Operand, index: Index, so_far: Operand | None) -> list[str]:
+    """How one element of a gradient was computed: a part for each way in which the op used the tensor.
+
+    Args:
+        of: The operand that it is the gradient of.
+        so_far: What had arrived before, where MLX continues a gradient.
+    """
+    left = element(gradient.name, index)
+    parts = [_backward(case, symbol, of, left, index) for symbol in _symbols(case, of)]
+    if not parts or any(part is None for part in parts):
+        return []
+    lines = [part for part in parts if part is not None]
+    nodes = [part.node for part in lines]
+    if so_far is not None:
+        nodes.insert(0, quantity(element(so_far.name, index), so_far.at(index)))
+    if len(nodes) == 1:
+        return checked(lines[0], gradient, index)
+    before = lines[0].before if len(lines) == 1 else ()
+    whole = Node("series", tuple(nodes), "Σ")
+    return checked(Line(left, whole, before, max(part.epsilon for part in lines)), gradient, index)
+
+
+def _symbols(case: Case, of: Operand) -> list[str]:
+    """The arguments that are one tensor."""
+    if case.entry.kind == MOVE:
+        return [""] if of in case.operands() else []
+    found = []
+    for symbol, given in case.bound.items():
+        if given is of and (symbol in case.entry.slopes or case.entry.backwards is not None):
+            found.append(symbol)
+    return found
+
+
+def _backward(case: Case, symbol: str, of: Operand, left: str, index: Index) -> Line | None:
+    if case.entry.backwards is not None:
+        found: Line | None = case.entry.backwards(case, symbol, left, index)
+        if found is not None:
+            return found
+    if case.entry.kind == MOVE:
+        return moves.backward(case, of, left, index)
+    return worked.backward(case, symbol, left, index)

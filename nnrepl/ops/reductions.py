@@ -1,0 +1,186 @@
+"""Reductions: many numbers along some axes become one, or shares of one."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import mlx.core as mx
+
+from nnrepl.ops.entry import COMPOSITE, PRODUCTS, Row, Slope, formula
+from nnrepl.ops.pointwise import along, pointwise
+from nnrepl.ops.traits import Trait
+
+_AXIS = "a, axis=None, keepdims=False"
+Axis = int | list[int] | tuple[int, ...] | None
+
+REDUCED = Row(along, reduces=True)
+"""A row becomes one number."""
+ROWS = Row(along)
+"""Each number is seen together with its row."""
+
+
+def axes_of(a: mx.array, axis: Axis) -> list[int]:
+    """The axes that are meant, counted from 0."""
+    return along({"axis": axis}, a.ndim)
+
+
+def count_of(a: mx.array, axis: Axis) -> int:
+    """How many numbers become one."""
+    return math.prod(a.shape[at] for at in axes_of(a, axis)) if a.ndim else 1
+
+
+def _sum(a: mx.array, axis: Axis = None, keepdims: bool = False) -> mx.array:
+    axes = axes_of(a, axis)
+    if not axes:
+        return a * 1
+    ones = mx.ones([count_of(a, axis)], a.dtype if mx.issubdtype(a.dtype, mx.inexact) else mx.float32)
+    rest = [at for at in range(a.ndim) if at not in axes]
+    rows = mx.transpose(a, [*rest, *axes]).reshape([a.shape[at] for at in rest] + [-1])
+    total = (rows.astype(ones.dtype)[..., None, :] @ ones[:, None])[..., 0, 0]
+    whole = a.dtype if a.dtype != mx.bool_ else mx.int32
+    total = total if mx.issubdtype(a.dtype, mx.inexact) else mx.round(total).astype(whole)
+    return mx.expand_dims(total, axes) if keepdims else total
+
+
+pointwise(
+    "sum", "Σ a", {"a": "g"}, "Adds up. Every number that went in gets the same gradient: that of the sum.",
+    parameters=_AXIS, row=REDUCED, kind=PRODUCTS, traits=(Trait.REDUCES, Trait.SPREADS), forward=_sum,
+)  # fmt: skip
+
+
+def _mean(a: mx.array, axis: Axis = None, keepdims: bool = False) -> mx.array:
+    total = mx.sum(a, axis=axis, keepdims=keepdims)
+    n = count_of(a, axis)
+    return total / n
+
+
+pointwise(
+    "mean", "1/n · Σ a", {"a": "g / n"},
+    "The average. Every number gets an equal share of the gradient: one n-th.",
+    parameters=_AXIS, row=REDUCED, kind=PRODUCTS, traits=(Trait.REDUCES, Trait.SPREADS), forward=_mean,
+)  # fmt: skip
+
+
+def _var(a: mx.array, axis: Axis = None, keepdims: bool = False, ddof: int = 0) -> mx.array:
+    mu = mx.mean(a, axis=axis, keepdims=True)
+    distance = a - mu
+    squares = mx.square(distance)
+    total = mx.sum(squares, axis=axis, keepdims=keepdims)
+    n = count_of(a, axis)
+    return total / (n - ddof)
+
+
+pointwise(
+    "var", "1 / (n − ddof) · Σ (a − μ)²,  μ = mean a", {"a": "g · 2 · (a − μ) / (n − ddof),  μ = mean a"},
+    "The mean of the squared distances from the mean. The gradient of a number is its own distance, doubled: moving "
+    "the mean along changes nothing, because the distances add up to 0.",
+    parameters=f"{_AXIS}, ddof=0", row=REDUCED, kind=COMPOSITE, traits=(Trait.REDUCES,), forward=_var,
+)  # fmt: skip
+
+
+def _std(a: mx.array, axis: Axis = None, keepdims: bool = False, ddof: int = 0) -> mx.array:
+    variance = mx.var(a, axis=axis, keepdims=keepdims, ddof=ddof)
+    return mx.sqrt(variance)
+
+
+pointwise(
+    "std", "√(1 / (n − ddof) · Σ (a − μ)²),  μ = mean a", {"a": "g · (a − μ) / (y · (n − ddof)),  μ = mean a"},
+    "The typical distance from the mean: the root of the variance.",
+    parameters=f"{_AXIS}, ddof=0", row=REDUCED, kind=COMPOSITE, valid="not all numbers the same",
+    traits=(Trait.REDUCES,), forward=_std,
+)  # fmt: skip
+
+
+def _extreme(name: str, larger: str) -> None:
+    def forward(a: mx.array, axis: Axis = None, keepdims: bool = False) -> mx.array:
+        axes = axes_of(a, axis)
+        order = mx.transpose(a, [*axes, *(at for at in range(a.ndim) if at not in axes)])
+        rows = order.reshape([-1, *order.shape[len(axes) :]])
+        best = rows[0]
+        for at in range(1, rows.shape[0]):
+            # Looked up when it is called, so that `into` can record it.
+            best = mx.maximum(best, rows[at]) if name == "max" else mx.minimum(best, rows[at])
+        return mx.expand_dims(best, axes) if keepdims and axes else best
+
+    pointwise(
+        name, f"{name} a", {"a": "g · [a = y] / Σ [a = y]"},
+        f"The {larger} number. Only it gets the gradient; several that are equal share it.",
+        parameters=_AXIS, row=REDUCED, kind=COMPOSITE, traits=(Trait.REDUCES, Trait.CHOOSES), forward=forward,
+    )  # fmt: skip
+
+
+_extreme("max", "largest")
+_extreme("min", "smallest")
+
+
+def _prod(a: mx.array, axis: Axis = None, keepdims: bool = False) -> mx.array:
+    axes = axes_of(a, axis)
+    order = mx.transpose(a, [*axes, *(at for at in range(a.ndim) if at not in axes)])
+    rows = order.reshape([-1, *order.shape[len(axes) :]])
+    total = rows[0]
+    for at in range(1, rows.shape[0]):
+        total = total * rows[at]
+    return mx.expand_dims(total, axes) if keepdims and axes else total
+
+
+pointwise(
+    "prod", "Π a", {"a": "g · Π other a"}, "Multiplies all. Each number's gradient is the product of all the others.",
+    parameters=_AXIS, row=REDUCED, kind=COMPOSITE, traits=(Trait.REDUCES,), forward=_prod,
+)  # fmt: skip
+
+
+def _logsumexp(a: mx.array, axis: Axis = None, keepdims: bool = False) -> mx.array:
+    m = mx.stop_gradient(mx.max(a, axis=axis, keepdims=True))
+    e = mx.exp(a - m)
+    total = mx.sum(e, axis=axis, keepdims=True)
+    result = m + mx.log(total)
+    axes = axes_of(a, axis)
+    return result if keepdims or not axes else mx.squeeze(result, axes)
+
+
+pointwise(
+    "logsumexp", "m + ln(Σ exp(a − m)),  m = max a", {"a": "g · exp(a − y)"},
+    "A soft maximum, ln(Σ exp(a)): the logarithm of the sum of exponentials. The largest number m is taken out first, "
+    "so that no exponential overflows. The gradient is shared out as softmax does: exp(a − y) are the shares.",
+    parameters=_AXIS, row=REDUCED, kind=COMPOSITE, traits=(Trait.REDUCES, Trait.SHARES), forward=_logsumexp,
+)  # fmt: skip
+
+
+def _softmax(a: mx.array, axis: Axis = None, precise: bool = False) -> mx.array:
+    axes = axes_of(a, axis)
+    m = mx.stop_gradient(mx.max(a, axis=axes, keepdims=True))
+    e = mx.exp(a - m)
+    total = mx.sum(e, axis=axes, keepdims=True)
+    return e / total
+
+
+pointwise(
+    "softmax", "exp(a − m) / Σ exp(a − m),  m = max a", {"a": "y · (g − Σ g · y)"},
+    "Turns numbers into shares that are positive and add up to 1. The largest number m is taken out first, so that no "
+    "exponential overflows; the shares stay the same. Backwards: a share grows only as far as its gradient beats the "
+    "average of its row, Σ g · y.",
+    parameters="a, axis=None, precise=False", row=ROWS, kind=COMPOSITE, traits=(Trait.SHARES, Trait.SATURATES),
+    forward=_softmax,
+)  # fmt: skip
+
+
+def _norm_slope(
+    g: mx.array, y: mx.array, a: mx.array, ord: Any = None, axis: Axis = None, keepdims: bool = False
+) -> mx.array:
+    return mx.vjp(lambda x: _norm(x, ord, axis, keepdims), [a], [g])[1][0]
+
+
+@formula("linalg.norm", "√(Σ |a|²)", "The length: the root of the sum of squares (other kinds by `ord`). At length 0 "
+         "its slope is 0/0.", slopes={"a": Slope("g · a / y", _norm_slope)}, valid="not all numbers 0",
+         traits=(Trait.REDUCES,), row=REDUCED)  # fmt: skip
+def _norm(a: mx.array, ord: Any = None, axis: Axis = None, keepdims: bool = False) -> mx.array:
+    axes = axes_of(a, axis)
+    if ord in (None, 2, 2.0, "f", "fro") and (ord not in (2, 2.0) or len(axes) == 1):
+        squares = mx.square(mx.abs(a))
+        return mx.sqrt(mx.sum(squares, axis=axes, keepdims=keepdims))
+    if ord in (1, 1.0) and len(axes) == 1:
+        return mx.sum(mx.abs(a), axis=axes, keepdims=keepdims)
+    if ord == float("inf") and len(axes) == 1:
+        return mx.max(mx.abs(a), axis=axes, keepdims=keepdims)
+    return mx.linalg.norm(a, ord, axes if axis is not None else None, keepdims)

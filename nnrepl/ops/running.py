@@ -1,0 +1,64 @@
+"""Running totals: each result is made of all numbers up to it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import mlx.core as mx
+
+from nnrepl.ops.entry import COMPOSITE, Row, Run
+from nnrepl.ops.pointwise import pointwise
+from nnrepl.ops.traits import Trait
+
+
+def _axis(bound: Mapping[str, Any], rank: int) -> list[int]:
+    axis = bound.get("axis")
+    return [(axis or 0) % rank] if rank else []
+
+
+RUNNING = Row(_axis, running=True)
+"""Each number is seen together with those before it."""
+
+
+def _reach(count: int, reverse: bool, inclusive: bool) -> mx.array:
+    """Which inputs (second index) a running total (first index) has seen."""
+    i, j = mx.arange(count)[:, None], mx.arange(count)[None]
+    if reverse:
+        return j >= i if inclusive else j > i
+    return j <= i if inclusive else j < i
+
+
+def _scan(combine: Run, empty: float) -> Run:
+    """A running total taken apart: every total is computed from all that it has seen."""
+
+    def forward(a: mx.array, axis: int | None = None, reverse: bool = False, inclusive: bool = True) -> mx.array:
+        flat, at = (a.flatten(), 0) if axis is None else (a, axis % a.ndim)
+        seen = _reach(flat.shape[at], reverse, inclusive)
+        rows = mx.moveaxis(flat, at, -1)
+        parts = mx.where(seen, rows[..., None, :], mx.full(rows[..., None, :].shape, empty, rows.dtype))
+        return mx.moveaxis(combine(parts), -1, at)
+
+    return forward
+
+
+def _running(name: str, text: str, slopes: dict[str, str], words: str, combine: Run, empty: float) -> None:
+    pointwise(
+        name, text, slopes, words, parameters="a, axis=None, reverse=False, inclusive=True", row=RUNNING,
+        kind=COMPOSITE, traits=(Trait.ACCUMULATES,), forward=_scan(combine, empty),
+    )  # fmt: skip
+
+
+_running("cumsum", "Σ a", {"a": "Σ g"},
+         "The running total: Σ goes over the numbers up to each place. A number gets the gradients of all totals that "
+         "it is part of.", lambda parts: mx.sum(parts, axis=-1), 0)  # fmt: skip
+_running("cumprod", "Π a", {"a": "1 / a · Σ g · y"},
+         "The running product: Π goes over the numbers up to each place. A number's gradient comes from all products "
+         "that it is part of, each without the number itself.", lambda parts: mx.prod(parts, axis=-1), 1)  # fmt: skip
+_running("cummax", "max a", {}, "The largest number so far. Each gradient goes to the number that it was.",
+         lambda parts: mx.max(parts, axis=-1), float("-inf"))  # fmt: skip
+_running("cummin", "min a", {}, "The smallest number so far. Each gradient goes to the number that it was.",
+         lambda parts: mx.min(parts, axis=-1), float("inf"))  # fmt: skip
+_running("logcumsumexp", "m + ln(Σ exp(a − m)),  m = max a", {"a": "exp(a) · Σ g / exp(y)"},
+         "The running soft maximum: ln(Σ exp(a)) of the numbers up to each place.",
+         lambda parts: mx.logsumexp(parts, axis=-1), float("-inf"))  # fmt: skip
