@@ -11,6 +11,7 @@ from nnrepl.commands.interpreter import Interpreter
 from nnrepl.commands.look import LOOK
 from nnrepl.commands.table import Grammar, command
 from nnrepl.session.errors import UserError
+from nnrepl.session.files import write_text
 from nnrepl.session.session import Session
 from nnrepl.tape import Op
 from nnrepl.view.drawings import FORMATS, drawing_of
@@ -43,7 +44,7 @@ def graph(it: Interpreter, text: str) -> RenderableType | None:
     nodes = nodes_of(_chosen(it.session, what or "pass"))
     written = FORMATS[file.suffix](drawing_of(nodes))
     try:
-        file.expanduser().write_text(written, encoding="utf-8")
+        write_text(file.expanduser(), written)
     except OSError as error:
         raise UserError(f"cannot write {file}: {error.strerror}") from None
     return Text(f"Wrote {len(nodes)} ops to {file}.", style="hint")

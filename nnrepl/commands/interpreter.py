@@ -156,7 +156,7 @@ class Interpreter:
 
     def _hint(self, parsed: table.Line, word: str) -> Text | None:
         """A bare word that is a command, and the name of a tensor as well."""
-        if parsed.text or parsed.command is None or self.session.names.newest(word, self.session.cursor) is None:
+        if parsed.text or parsed.command is None or not self.session.expressions.is_tensor(word, self.session.where()):
             return None
         return Text(f"({word} is also a tensor: p {word} shows it)", style="hint")
 
@@ -284,8 +284,17 @@ class Interpreter:
         try:
             result = self.value(text)
         except (NotYet, NoGradient) as answer:
-            return Text(str(answer), style="hint")
+            return self.not_there(answer, look)
         return self.guarded(lambda: self.shown_value(result, label, text, look), text)
+
+    def not_there(self, answer: UserError, look: Look | None = None) -> RenderableType:
+        """What is said of a name that is not made yet; the last tensor of that name under its own address."""
+        said = Text(str(answer), style="hint")
+        last = answer.last if isinstance(answer, NotYet) else None
+        if last is None or not isinstance(answer, NotYet):
+            return said
+        self.session.evaluate([last])
+        return Group(said, tensor(answer.address, last.array, look))
 
     def shown_value(
         self, result: Any, label: str | None, text: str, look: Look | None = None, note: str = ""
@@ -319,6 +328,9 @@ class Interpreter:
     def label(self, text: str, value: Value | None) -> str:
         """What a printed tensor is called: as it was asked for, a gradient as ∂L/∂x."""
         stripped = text.strip()
+        found = self.session.expressions.found.get(stripped)
+        if found is not None and (found.address or found.whose):
+            return found.address if not found.whose else f"{stripped} ({found.whose})"
         if value is not None and value.gradient_of is not None and stripped.startswith("grad("):
             return value.name
         return stripped if len(stripped) <= 40 else "result"

@@ -22,6 +22,7 @@ from nnrepl.record.opaque import set_random_state
 from nnrepl.record.recorder import Recorder
 from nnrepl.replay.divergence import CannotExchange, Diverged
 from nnrepl.replay.replay import Replay
+from nnrepl.replay.run import Run
 from nnrepl.session.errors import Load, Quit, Restart, RunAgain
 from nnrepl.session.session import Session
 from nnrepl.session.typed import cell_begins, cell_ended
@@ -49,6 +50,7 @@ class Debuggee:
         self._made = 0
         self._ran: set[Cell] = set()
         self._waits = False
+        self._seen = 0
         session.debuggee = self
         self._modules = frozenset(sys.modules)
         self._random = (random.getstate(), _numpy_state(), mx.random.state[0])  # type: ignore[index]
@@ -120,6 +122,8 @@ class Debuggee:
         recorder = Recorder(tape, strict=True, base=sys._getframe())
         recorder.listener = session
         cells = list(session.changes.timelines.live.cells)
+        starts = session.changes.timelines.current.starts
+        self._seen = 0 if run is None else sum(at < run.position + _inside(run) for at in starts)
         session.attach(tape, names, recorder)
         session.codes.start()
         if run is not None:
@@ -130,6 +134,7 @@ class Debuggee:
             session.changes.timelines.live.cells[:] = cells
             session.begin(self._at_entry)
         session.changes.timelines.live.starts.clear()
+        session.hooks.program_begins()
         with self.script.kept.importing(), recording(recorder):
             return self._to_its_end(recorder)
 
@@ -147,7 +152,7 @@ class Debuggee:
                     return status
             cell = line.below[0]
             recorder.close_pass()
-            cell_begins(session, cell, fresh=cell not in self._ran)
+            cell_begins(session, cell, cell not in self._ran, len(line.starts) < self._seen)
             self._ran.add(cell)
             error = self._run(partial(run_cell, cell, self._main.__dict__, self.script.loop))
             if isinstance(error, SystemExit) and is_leaving(error):
@@ -209,6 +214,11 @@ def new_tape(old: Tape | None = None) -> tuple[ProgramNames, Tape]:
     tape = Tape(names) if old is None else old.fork(0, names)
     names.tape = tape
     return names, tape
+
+
+def _inside(run: Run) -> bool:
+    """Whether a cell that begins right where something else happens has begun before that."""
+    return not run.ops or run.position < len(run.old)
 
 
 def _numpy_state() -> Any:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import ast
 import linecache
+import os
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from types import CodeType
@@ -135,6 +137,15 @@ def _characters(line: str, column: int) -> int:
     return len(line.encode()[:column].decode(errors="replace"))
 
 
+def is_library(filename: str) -> bool:
+    """Whether a file belongs to an installed library or to Python itself, and not to the program."""
+    return _LIBRARY.search(filename) is not None or filename.startswith(_PYTHON)
+
+
+_LIBRARY = re.compile(r"[/\\](?:site|dist)-packages[/\\]|^<frozen ")
+_PYTHON = os.path.dirname(os.__file__)
+
+
 def uses_of(code: CodeType, span: Span) -> list[Use]:
     """What is done with the value of the expression at `span`."""
     return _index(file_of(code)).uses.get(span, [])
@@ -180,30 +191,10 @@ def dotted(node: ast.AST | None) -> str | None:
     return dotted(node.value) if isinstance(node, ast.Starred) else None
 
 
-def operands(node: ast.AST | None, method: bool) -> list[ast.AST]:
-    """The expressions that an op takes, in the order of its arguments.
-
-    Args:
-        node: The expression of the op.
-        method: Whether it was called as a method, so that the object before the dot is the first.
-    """
-    match node:
-        case ast.BinOp(left=left, right=right):
-            return [left, right]
-        case ast.AugAssign(target=target, value=value):
-            return [target, value]
-        case ast.UnaryOp(operand=operand):
-            return [operand]
-        case ast.Compare(left=left, comparators=[right, *_]):
-            return [left, right]
-        case ast.Subscript(value=value, slice=index):
-            return [value, index]
-        case ast.Attribute(value=value):
-            return [value]
-        case ast.Call(func=func, args=args):
-            first = [func.value] if method and isinstance(func, ast.Attribute) else []
-            return [*first, *args]
-    return []
+def called(node: ast.Call) -> str:
+    """The last word of what is called: `matmul` for `mx.matmul(a, b)`."""
+    func = node.func
+    return func.attr if isinstance(func, ast.Attribute) else func.id if isinstance(func, ast.Name) else ""
 
 
 class _Indexer(ast.NodeVisitor):

@@ -189,6 +189,7 @@ class Changes:
         else:
             assert edit is not None
             timeline = self.news = self.timelines.branch(tape, names, edit)
+        timeline.seen = max(timeline.seen, cursor)
         self.session.look_at(tape, names, cursor)
         return timeline
 
@@ -207,7 +208,7 @@ class Changes:
         current = timelines.current
         if current is timelines.live:
             return
-        run = Run(current.tape, len(current.tape), (), len(current.tape))
+        run = Run(current.tape, len(current.tape), (), len(current.tape), current.seen)
         tape, names = self._again(run, current, None)
         self.arrived(tape, names, self.session.cursor)
 

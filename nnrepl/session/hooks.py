@@ -10,6 +10,7 @@ from nnrepl.session.stops import Hit
 from nnrepl.tape import Op
 
 if TYPE_CHECKING:
+    from nnrepl.replay.run import Run
     from nnrepl.session.session import Session
 
 START_OF_TAPE, END_OF_TAPE, END_OF_PROGRAM, EXCEPTION = "start of tape", "end of tape", "end of program", "exception"
@@ -46,8 +47,17 @@ class Hooks:
     def pass_started(self) -> None:
         """A gradient pass is being recorded; nothing is said until its end."""
 
-    def running_again(self, position: int, from_start: bool) -> None:
-        """The program runs again; what it printed before `position` has been seen."""
+    def program_begins(self) -> None:
+        """The program is about to run from its start."""
+
+    def unwinding(self) -> None:
+        """The program is about to be taken apart, to run again from its start."""
+
+    def quitting(self) -> None:
+        """The program is about to be taken apart for good."""
+
+    def running_again(self, run: Run, from_start: bool) -> None:
+        """The program runs again; what it printed before the run's position has been seen."""
 
     def cell_begins(self) -> None:
         """What was typed at the prompt begins to run for the first time."""

@@ -49,7 +49,8 @@ FORMS = "a place is #12, train.py:31, a value, a function, a class, a module pat
 
 _LINE = re.compile(r"(?P<file>.*?)(?: ?cell (?P<cell>\d{1,9}))?:(?P<line>\d{1,9})")
 _TOKEN = re.compile(
-    r"(?:[^\s:]+ )?cell \d{1,9}:\d{1,9}(?!\S)|(?:pass|step) \d{1,9}(?!\S)|<?prompt \d{1,9}>?(?::\d{1,9})?(?!\S)|grad\((?:[^()]|\([^()]*\))*\)|\S+"
+    r"(?:[^\s:]+ )?cell \d{1,9}:\d{1,9}(?!\S)|(?:pass|step) \d{1,9}(?!\S)|<?prompt \d{1,9}>?(?::\d{1,9})?(?!\S)"
+    r"|grad\((?:[^()]|\([^()]*\))*\)|\S+"
 )  # fmt: skip
 
 

@@ -201,6 +201,8 @@ class Session:
         """The program has ended, by itself or by an exception; the person may still look around."""
         self.running = False
         self.exit_error = error
+        if self.recorder is not None:
+            self.recorder.over()
         hits = [] if self.replaying else self.lookout.ended()
         along_done(self)
         goal, self.goal = self.goal, None
@@ -264,7 +266,13 @@ class Session:
         self.goal = goals.At(run.cursor if self.goal is None else max(len(run.expected) - 1, 0))
         if self._after is None and run.part:
             self.goal = goals.NextPass(run.part)
-        self.hooks.running_again(run.position, True)
+        self.hooks.running_again(run, True)
+
+    @property
+    def failure(self) -> BaseException | None:
+        """The exception that ended the program; None while it runs, or if it ended by itself."""
+        error = None if self.running else self.exit_error
+        return None if isinstance(error, SystemExit) else error
 
     @property
     def replaying(self) -> bool:
@@ -286,6 +294,8 @@ class Session:
     def arrive(self, position: int, reason: str = "", error: BaseException | None = None) -> Stop:
         """Put the cursor somewhere and say so."""
         before, self.cursor = self.cursor, position
+        timeline = self.changes.timelines.current
+        timeline.seen = max(timeline.seen, position)
         self.tape.stand(position)
         self.level = self.lookout.search.skip = 0
         stepped, self.goal = isinstance(self.goal, goals.Stepping), None
@@ -435,10 +445,12 @@ class Session:
             raise UserError("there is no program here that nnrepl could run again; nnrepl PROGRAM has one")
         if self.files is not None:
             self.files.read_again()
+        self.hooks.unwinding()
         raise Restart
 
     def quit(self) -> None:
         """End the session; unwinds the program if it is running."""
+        self.hooks.quitting()
         raise Quit
 
     def op_at(self, text: str) -> Op:
@@ -498,9 +510,7 @@ class Session:
 
     def where_at(self, position: int) -> Surroundings:
         """Where Python would stand with the cursor at a position."""
-        ops = self.tape.ops
-        op = ops[min(position, len(ops) - 1)] if ops else None
-        scope = op.scope if op is not None else None
+        scope = self.lookup.frames.scope_at(position)
         frame = None
         if self.recorder is not None and self.running:
             frame = self.recorder.stack.frame_of(scope)

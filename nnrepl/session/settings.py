@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from nnrepl.session.errors import UserError
+from nnrepl.session.files import write_text
 from nnrepl.tape import SKIPPED
 from nnrepl.timeline.history import default_budget, parse_size
 
@@ -155,6 +156,6 @@ def save_settings(path: Path, settings: dict[str, Any]) -> None:
     lines = [f"{name} {settings[name]}" for name in SETTINGS if settings[name] != SETTINGS[name].default]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        write_text(path, "".join(f"{line}\n" for line in lines))
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}") from None

@@ -180,16 +180,18 @@ def append(session: Session, cell: Cell, stop: bool = False) -> None:
     changes.relive()
 
 
-def cell_begins(session: Session, cell: Cell, fresh: bool) -> None:
+def cell_begins(session: Session, cell: Cell, fresh: bool, seen: bool) -> None:
     """The program comes to a cell.
 
     Args:
         fresh: Whether it has never run before.
+        seen: Whether the user has seen what it prints here.
     """
     session.running = True
     session.changes.timelines.live.starts.append(len(session.tape))
     if fresh:
         along_done(session)
+    if not seen:
         session.hooks.cell_begins()
 
 
@@ -210,6 +212,8 @@ def along_done(session: Session) -> None:
 def cell_ended(session: Session, cell: Cell, error: BaseException | None) -> None:
     """The last cell has run to its end, or raised: the user has the floor."""
     session.running = False
+    if session.recorder is not None:
+        session.recorder.over()
     hits = [] if session.replaying else session.lookout.ended()
     along_done(session)
     goal, session.goal = session.goal, None

@@ -28,6 +28,7 @@ class Timeline:
         edit: The change of a value that it began with.
         code: The change of the program's source that it began with instead.
         codes: The changes of the source that hold on it, in order.
+        seen: How far the user has been on it.
         cells: What was typed as the program's next lines, in order.
         starts: Where on the tape those cells begin that have begun.
         inherited: How many of the cells had been typed before the timeline began.
@@ -40,6 +41,7 @@ class Timeline:
     edit: Edit | None = None
     code: CodeChange | None = None
     codes: tuple[CodeChange, ...] = ()
+    seen: int = 0
     cells: list[Cell] = field(default_factory=list)
     starts: list[int] = field(default_factory=list)
     inherited: int = 0

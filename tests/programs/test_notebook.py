@@ -127,7 +127,7 @@ def test_names_and_targets(tmp_path: Path) -> None:
     result = run(tmp_path, *LESSON, commands=("print model.weight.shape", "until sum", "print z", "print grad(z)"))
     assert "(1, 2)" in result.stdout
     assert "z = [[-0.48" in result.stdout
-    assert "∂L/∂z lies ahead" in result.stdout
+    assert "∂L/∂z is not made yet" in result.stdout
 
 
 # -- what needs IPython --------------------------------------------------------------------------------------

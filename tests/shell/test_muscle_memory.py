@@ -207,7 +207,7 @@ def test_line(session: nnrepl.Session, line: str, expected: str) -> None:
 
 def test_after_the_first_line_people_type_the_second(session: nnrepl.Session) -> None:
     assert "z1 = " in screen(session, "alias pz p z1", "pz")
-    assert "∂L/∂z1 lies ahead" in screen(session, "alias pg p grad(%1)", "pg z1")
+    assert "∂L/∂z1 is not made yet" in screen(session, "alias pg p grad(%1)", "pg z1")
     assert screen(session, "display a1", "undisplay", "info display").startswith("Nothing is displayed")
     assert "SimpleNN.__call__" in screen(session, "up", "d")
     assert "target" in screen(session, "up", "info locals") or "y_true" in screen(session, "info locals")
