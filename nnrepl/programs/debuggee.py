@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import random
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from types import ModuleType
 from typing import Any, cast
@@ -135,7 +137,7 @@ class Debuggee:
             session.begin(self._at_entry)
         session.changes.timelines.live.starts.clear()
         session.hooks.program_begins()
-        with self.script.kept.importing(), recording(recorder):
+        with self.script.kept.importing(), recording(recorder), _breakpoints(session):
             return self._to_its_end(recorder)
 
     def _to_its_end(self, recorder: Recorder) -> BaseException | None:
@@ -206,6 +208,18 @@ class Debuggee:
         if self._reads_input:
             reset_stdin()
         forget_modules(self._modules, self.session.tape)
+
+
+@contextmanager
+def _breakpoints(session: Session) -> Iterator[None]:
+    """`breakpoint()` in the program stops it under nnrepl, unless PYTHONBREAKPOINT names something else."""
+    before = sys.breakpointhook
+    if "PYTHONBREAKPOINT" not in os.environ:
+        sys.breakpointhook = lambda *args, **kwargs: session.break_here("breakpoint()")
+    try:
+        yield
+    finally:
+        sys.breakpointhook = before
 
 
 def new_tape(old: Tape | None = None) -> tuple[ProgramNames, Tape]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -107,6 +107,11 @@ class Session:
     def may_stop(self) -> bool:
         """Whether the person may get the floor before the program ends."""
         return not isinstance(self.goal, goals.Never) or bool(self.stops.enabled)
+
+    def break_here(self, reason: str) -> None:
+        """The program asks for the floor itself: stop at its next op. What it does again asks for nothing."""
+        if self.running and not self.replaying:
+            self.goal = goals.At(len(self.tape), reason)
 
     def _forward_started(self) -> bool:
         return self.recorder is not None and self.recorder.started
@@ -328,8 +333,8 @@ class Session:
         return self.forward(goals.Stepping(self.cursor + count))
 
     def next(self, count: int = 1) -> Stop | None:
-        """Go to the next op of this function or of a caller, over the calls that it makes."""
-        return self.forward(goals.over(self.cursor, count))
+        """Go to the first op of the next line of this function or of a caller."""
+        return self.forward(goals.over(self.cursor, self.skip, count))
 
     def next_pass(self, count: int = 1) -> Stop | None:
         """Go to the first op of the next pass, or the `count`-th from here."""
@@ -359,7 +364,7 @@ class Session:
 
     def finish(self) -> Stop | None:
         """Go to the first op outside of this function."""
-        return self.forward(goals.out(self.cursor))
+        return self.forward(goals.out(self.cursor, self.skip))
 
     def until(self, place: str = "") -> Stop | None:
         """Go on to the next position of a place; without one, to a greater line of this function.
@@ -367,7 +372,7 @@ class Session:
         Raises:
             UserError: If there is no such place.
         """
-        return jumps.until(self, place) if place else self.forward(goals.further_down(self.cursor))
+        return jumps.until(self, place) if place else self.forward(goals.further_down(self.cursor, self.skip))
 
     def resume(self, count: int = 1) -> Stop | None:
         """Go to the next stop, or the `count`-th from here, or the end."""
@@ -380,17 +385,17 @@ class Session:
         return self._return_to(max(self.cursor - count, 0), START_OF_TAPE if at_start else "")
 
     def back_next(self, count: int = 1) -> Stop:
-        """Go back over the calls that this function makes."""
+        """Go back to the first op of this line of this function; from there, of the line before."""
         return self._backward(moves.back_over, count)
 
     def back_finish(self) -> Stop:
         """Go back to where this function was entered."""
         return self._backward(moves.back_out, 1)
 
-    def _backward(self, move: Callable[[Tape, int], int | None], count: int) -> Stop:
+    def _backward(self, move: Callable[[Tape, int, Sequence[str]], int | None], count: int) -> Stop:
         position = self.cursor
         for _ in range(count):
-            found = move(self.tape, position)
+            found = move(self.tape, position, self.skip)
             if found is None:
                 at_start = position == self.cursor
                 return self._return_to(0 if not at_start else position, START_OF_TAPE)
@@ -515,6 +520,10 @@ class Session:
         if self.recorder is not None and self.running:
             frame = self.recorder.stack.frame_of(scope)
         return Surroundings(position, scope, frame)
+
+    def named(self, text: str) -> Value:
+        """The tensor that a name means where the user stands. Raises as `Lookup.by_words` does."""
+        return self.lookup.by_words(text, self.cursor, self.where().scope)
 
     def evaluate(self, values: list[Value]) -> Work:
         """Give values their numbers; counts what that took."""
