@@ -46,11 +46,14 @@ class Surroundings:
         position: The cursor.
         scope: The function that stands there.
         frame: Its live frame, or that of the nearest caller that still runs; None if none does.
+        ended: The variables of the program's `__main__`, where the program is over and one stands at its end: there a
+            name is first of all what it is in them.
     """
 
     position: int
     scope: Activation | None
     frame: FrameType | None
+    ended: dict[str, Any] | None = None
 
 
 class Expressions:
@@ -268,6 +271,9 @@ class Expressions:
             if name in self.variables:
                 namespace[name] = self.variables[name]
                 continue
+            if where.ended is not None and name in where.ended:
+                namespace[name] = self._at_end(where.ended[name])
+                continue
             found = self.lookup.held(name, where.position, where.scope, name not in _PROMPT)
             if found is not None:
                 namespace[name] = self._real(found.thing, name, where)
@@ -277,6 +283,12 @@ class Expressions:
             else:
                 self._from_prompt(name, namespace, where)
         return namespace
+
+    def _at_end(self, thing: Any) -> Any:
+        """What a variable holds at the end of the program; a tensor as the value of the tape that it is."""
+        recorder = current()
+        value = recorder.live.get(id(thing)) if recorder is not None and isinstance(thing, mx.array) else None
+        return thing if value is None else self.array_for(value)
 
     def _from_prompt(self, name: str, namespace: dict[str, Any], where: Surroundings) -> None:
         """What the prompt itself knows, if the program has no such name."""
