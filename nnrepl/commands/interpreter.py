@@ -17,7 +17,7 @@ from nnrepl.commands import habits, table
 from nnrepl.record.intake import Unwinding
 from nnrepl.session.assignments import Assignment, assignment
 from nnrepl.session.errors import NoGradient, NotYet, UserError
-from nnrepl.session.expressions import masked, parts
+from nnrepl.session.expressions import masked, parts, speaks_of_a_name
 from nnrepl.session.session import END_OF_PROGRAM, END_OF_TAPE, Session, Stop
 from nnrepl.tape import Op, Value
 from nnrepl.view.changes import Changes
@@ -128,10 +128,7 @@ class Interpreter:
 
     def is_name(self, word: str) -> bool:
         """Whether the program, or the user, has something that is called so."""
-        session = self.session
-        return (
-            word == "grad" or bool(session.names.versions(word)) or word in session.expressions.known(session.where())
-        )
+        return word == "grad" or self.session.expressions.is_name(word, self.session.where())
 
     def waiting(self) -> str | None:
         """The line that is to be run before any is read; None if there is none."""
@@ -249,10 +246,9 @@ class Interpreter:
         session = self.session
         return Group(*said, self.show_stop(Stop("", session.cursor)) or Text(""))
 
-    def print(self, text: str, label: str | None = None, look: Look | None = None) -> RenderableType:
-        """The values of one or more expressions, with their names."""
-        pieces = parts(text)
-        shown = [self._print_one(piece, label if len(pieces) == 1 else None, look) for piece in pieces]
+    def print(self, text: str, look: Look | None = None, named: bool = False) -> RenderableType:
+        """The values of one or more expressions; tensors with their names, and all others as well if `named`."""
+        shown = [self._print_one(piece, piece.strip() if named else None, look) for piece in parts(text)]
         shown = [item for item in shown if item is not None]
         return Group(*shown) if len(shown) != 1 else shown[0]
 
@@ -261,7 +257,8 @@ class Interpreter:
             result = self.value(text)
         except (NotYet, NoGradient) as answer:
             return self.not_there(answer, look)
-        return self.guarded(lambda: self.shown_value(result, label, text, look), text)
+        named = label if not isinstance(result, mx.array) and label is not None and speaks_of_a_name(label) else None
+        return self.guarded(lambda: self.shown_value(result, named, text, look), text)
 
     def not_there(self, answer: UserError, look: Look | None = None) -> RenderableType:
         """What is said of a name that is not made yet; the last tensor of that name under its own address."""

@@ -43,7 +43,7 @@ def print_(it: Interpreter, text: str) -> RenderableType | None:
         raise UserError("print needs an expression, such as p z1 or p/4f x[0, :3]")
     if found["map"]:
         return heatmap(it, rest)
-    return it.print(rest, look=look)
+    return it.print(rest, look, named=True)
 
 
 def _range(text: str | None) -> tuple[float, float] | None:
@@ -92,7 +92,7 @@ def what(it: Interpreter, text: str) -> RenderableType | None:
     Its shape and dtype, what made it and where, what uses it, whether it has been evaluated and what that
     would cost, and where its gradient is: `what z1`, `what #12`, `what grad(z1)`.
     """
-    return what_view(it.session, it.session.lookup.by_words(text, it.session.cursor))
+    return what_view(it.session, it.session.named(text))
 
 
 @command("grad", takes=EXPRESSION, group=LOOK)

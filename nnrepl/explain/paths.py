@@ -82,10 +82,10 @@ def value_of(session: Session, text: str) -> Value:
     Raises:
         UserError: If nothing is called so.
     """
-    lookup = session.lookup
+    lookup, scope = session.lookup, session.where().scope
     part = session.part
     try:
-        value = lookup.by_words(text, session.cursor)
+        value = session.named(text)
         if part is None or not _is_older(value, part):
             return value
     except NotYet:
@@ -99,7 +99,7 @@ def value_of(session: Session, text: str) -> Value:
         return unused
     end = part.end if part is not None and part.end > session.cursor else len(session.tape)
     try:
-        return lookup.by_words(text, end)
+        return lookup.by_words(text, end, scope)
     except NotYet:
         return lookup.by_words(text, len(session.tape))
 

@@ -35,6 +35,7 @@ class ProgramNames:
         self._indexed = 0
         self._noted = 0
         self._leaves_seen: set[Value] = set()
+        self._by_object: dict[int, Value] = {}
 
     # -- places ----------------------------------------------------------------------------------------
 
@@ -80,7 +81,10 @@ class ProgramNames:
     def leaf_of(self, array: Any) -> Value | None:
         """The leaf that an array object came in as."""
         self._catch_up()
-        return next((leaf for leaf in self._leaves_seen if leaf.held is array), None)
+        if len(self._by_object) != len(self._leaves_seen):
+            self._by_object = {id(leaf.held): leaf for leaf in self._leaves_seen if leaf.held is not None}
+        leaf = self._by_object.get(id(array))
+        return leaf if leaf is not None and leaf.held is array else None
 
     def _path_of(self, root: Any, module: Any) -> str:
         known = self._modules.get(id(root))
@@ -126,7 +130,7 @@ class ProgramNames:
     def homes(self) -> Homes:
         """In which containers of the program's the values of the tape lie."""
         if self._homes is None:
-            self._homes = Homes(self.tape)
+            self._homes = Homes(self.tape, self.leaf_of)
         return self._homes
 
     def placed(self, value: Value) -> str | None:
@@ -364,6 +368,10 @@ class ProgramNames:
         if home is None or is_module_type(self.homes.path(home)[0].kind):
             return home
         return self.homes.qualified(value)
+
+    def paths(self) -> list[str]:
+        """The names of all that lies in models: bare paths, and those with the variable that holds the model."""
+        return self.homes.paths()
 
     def owners(self, path: str) -> list[Home | str]:
         """Whose parameters a bare path may mean: the differentiated models that have it, else all that do."""

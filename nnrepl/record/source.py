@@ -96,6 +96,17 @@ def file_of(code: CodeType) -> str:
     return _former.get((code.co_filename, code), code.co_filename) if _former else code.co_filename
 
 
+def cell_of(code: CodeType) -> tuple[str, int]:
+    """The notebook that some code comes from, and the number of its cell; `("", 0)` for other code."""
+    cell = _cells.get(code.co_filename)
+    return (cell.path, cell.number) if cell is not None else ("", 0)
+
+
+def cells_in(path: str) -> list[int]:
+    """The numbers of the cells of a notebook."""
+    return sorted(cell.number for cell in _cells.values() if cell.path == path)
+
+
 def span_of(code: CodeType, lasti: int) -> Span:
     """The span of the instruction at `lasti`."""
     spans = _spans.get(code)

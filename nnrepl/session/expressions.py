@@ -219,6 +219,15 @@ class Expressions:
             return False
         return found is not None and isinstance(found.thing, Value)
 
+    def is_name(self, word: str, where: Surroundings) -> bool:
+        """Whether the user, or a call of the program's that runs here, has a variable of that name."""
+        if word in self.variables:
+            return True
+        try:
+            return self.lookup.frames.in_frames(word, where.position, where.scope) is not None
+        except NotYet:
+            return True
+
     def variable(self, name: str, where: Surroundings) -> Any:
         """A variable of the person's or of the program's; None if there is none."""
         if name in self.variables:
@@ -391,6 +400,16 @@ def steady() -> Iterator[None]:
     finally:
         if _RANDOM_STATE[0] is not state:
             set_random_state(state)
+
+
+def speaks_of_a_name(text: str) -> bool:
+    """Whether an expression speaks of something by name, so that its result can be shown under it: `loss.item()`,
+    and not `6 * 7`, `"text"`, `[1, 2]`."""
+    try:
+        body = ast.parse(masked(text), mode="eval").body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return False
+    return len(text) <= 80 and any(isinstance(node, ast.Name) for node in ast.walk(body))
 
 
 def is_condition(text: str) -> bool:

@@ -113,8 +113,11 @@ class Lookup:
         frames = self.frames
         try:
             found = frames.in_frames(name, position, scope)
-        except NotYet:
-            found = self._loss(name, position)
+        except NotYet as answer:
+            try:
+                found = self._loss(name, position)
+            except NotYet:
+                raise answer from None
             if found is None or found.whose:
                 raise
         return (
@@ -165,21 +168,21 @@ class Lookup:
             if isinstance(entries, dict):
                 longer = ".".join(words[at:])
                 if longer in entries:  # a dict whose keys are paths
-                    return entries[longer]
+                    return self.frames.taken(entries[longer])
                 other = int(word) if word.isdigit() else f"_{word}"  # an optimizer's `state` is its `_state`
                 thing = entries.get(word, entries.get(other, UNBOUND))
             elif entries is not None and word.isdigit() and int(word) < len(entries):
                 thing = entries[int(word)]
             else:
                 return UNBOUND
-        return thing
+        return self.frames.taken(thing)
 
     def _parameter(self, path: str, position: int) -> Held | None:
         """The parameter at a bare path: of the differentiated model that has it, or of the only one."""
         owners = self.names.owners(path)
         part = self.tape.pass_at(position)
         leaves = [] if part is None else [leaf for leaf in part.wrt if leaf.label == path]
-        if len(owners) > 1 and len(leaves) != 1:
+        if len(owners) > 1:
             called = [self._owner_name(owner, path) for owner in owners]
             raise UserError(f"{path} is a parameter of several models: {', '.join(called)}")
         if leaves:

@@ -18,7 +18,7 @@ from typing import Any
 
 from nnrepl.record.names import GRADIENT_SIGN, ProgramNames
 from nnrepl.record.stack import is_module
-from nnrepl.session.entered import InClass, InFunction, InModule, Line
+from nnrepl.session.entered import InCell, InClass, InFunction, InModule, Line
 from nnrepl.session.errors import UserError
 from nnrepl.session.expressions import cut, is_condition, masked, names_in
 from nnrepl.session.lookup import NUMBER
@@ -47,7 +47,7 @@ FORMS = "a place is #12, train.py:31, a value, a function, a class, a module pat
 
 _LINE = re.compile(r"(?P<file>.*?)(?: ?cell (?P<cell>\d{1,9}))?:(?P<line>\d{1,9})")
 _TOKEN = re.compile(
-    r"(?:[^\s:]+ )?cell \d{1,9}:\d{1,9}(?!\S)|(?:pass|step) \d{1,9}(?!\S)|grad\((?:[^()]|\([^()]*\))*\)|\S+"
+    r"(?:[^\s:]+ )?cell \d{1,9}:\d{1,9}(?!\S)|(?:pass|step|cell) \d{1,9}(?!\S)|grad\((?:[^()]|\([^()]*\))*\)|\S+"
 )  # fmt: skip
 
 
@@ -140,6 +140,9 @@ def _word(word: str, here: Here) -> Place:
         if not number:
             raise UserError(f"{part[1]}es count from 1" if part[1] == "pass" else "steps count from 1")
         return PassStart(number) if part[1] == "pass" else StepStart(number)
+    cell = re.fullmatch(r"cell (\d{1,9})", word)
+    if cell is not None:
+        return _cell(int(cell[1]), here)
     if word in PHASES:
         return Phase(word)
     if word in EDGES:
@@ -198,6 +201,33 @@ def _line(found: re.Match[str], here: Here) -> Place:
     place = Line(title, file, line, cell)
     place.note = note
     return place
+
+
+def _cell(number: int, here: Here) -> Place:
+    """A cell of the notebook that runs. Raises UserError if it has none of that number."""
+    known = cells_of(here.tape)
+    if not known:
+        raise UserError("this program has no cells: only notebooks have")
+    if number not in known:
+        raise UserError(f"there is no cell {number}; the notebook has cells {known[0]} to {known[-1]}")
+    return InCell(number)
+
+
+def check_cells(tape: Tape) -> None:
+    """Raise UserError unless a notebook runs."""
+    if not cells_of(tape):
+        raise UserError("this program has no cells: only notebooks have; next step goes to the next training step")
+
+
+def cells_of(tape: Tape) -> list[int]:
+    """The numbers of the cells of the notebook on a tape; empty for another program."""
+    from nnrepl.record import source as sources
+
+    for op in tape.ops:
+        path = sources.cell_of(op.scope.path()[0].code)[0] if op.scope is not None else ""
+        if path:
+            return sources.cells_in(path)
+    return []
 
 
 def _source(here: Here, site: Any) -> Any:

@@ -504,6 +504,10 @@ class Session:
             frame = self.recorder.stack.frame_of(scope)
         return Surroundings(position, scope, frame)
 
+    def named(self, text: str) -> Value:
+        """The tensor that a name means where the user stands. Raises as `Lookup.by_words` does."""
+        return self.lookup.by_words(text, self.cursor, self.where().scope)
+
     def evaluate(self, values: list[Value]) -> Work:
         """Give values their numbers; counts what that took."""
         with aside():

@@ -6,7 +6,7 @@ module or an object with attributes, as a weak reference where the tape must not
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -142,6 +142,11 @@ class Bindings:
 
     # -- variables -----------------------------------------------------------------------------------------
 
+    def between(self, first: int, last: int) -> list[tuple[int, Activation, str, Any]]:
+        """What was noted at the positions from `first` to `last`, both included."""
+        start = bisect_left(self.log, first, key=_position)
+        return self.log[start : bisect_right(self.log, last, key=_position)]
+
     def _catch_up(self) -> None:
         log = self.log
         for at in range(self._indexed, len(log)):
@@ -194,6 +199,10 @@ class Bindings:
         """Every tensor that a variable of this name held in any call, with that call and from which position on."""
         self._catch_up()
         return self._by_name.get(name, [])
+
+
+def _position(entry: tuple[int, Activation, str, Any]) -> int:
+    return entry[0]
 
 
 def _first(version: tuple[int, Any] | tuple[int, Any, int]) -> int:
