@@ -317,7 +317,6 @@ def _module(word: str, here: Here) -> Place | None:
             return InModule(path, "", model)
         if any(_fits(known, rest) for known, _ in model.named_modules()):
             return InModule(path, rest, model)
-        return None
     place = InModule(path, path)
     if place.first_after(here.tape, 0) is not None:
         return place
