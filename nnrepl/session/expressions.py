@@ -17,6 +17,7 @@ from typing import Any
 
 import mlx.core as mx
 
+from nnrepl.record.bounds import checked
 from nnrepl.record.opaque import set_random_state
 from nnrepl.record.recorder import Recorder, current
 from nnrepl.session.errors import NotYet, Quit, UserError
@@ -95,7 +96,7 @@ class Expressions:
         source, placeholders = self._translate(text, where)
         code = compile(source, "<prompt>", "eval", dont_inherit=True)
         namespace = self._namespace(source, placeholders, where)
-        with aside(), self._as_it_was(where):
+        with aside(), checked(), self._as_it_was(where):
             return eval(code, namespace)
 
     def compute(self, text: str, where: Surroundings, recorder: Recorder, **names: Any) -> Any:
@@ -122,7 +123,7 @@ class Expressions:
         for name in kept - namespace.keys():
             namespace[name] = None
         before = dict(namespace)
-        with aside():
+        with aside(), checked():
             exec(code, namespace)
         changed = {
             name: thing

@@ -15,6 +15,7 @@ from typing import Any
 
 import mlx.core as mx
 
+from nnrepl.record.bounds import OutOfBounds, outside
 from nnrepl.record.gradient_call import GradientCall
 from nnrepl.record.intake import RECORDING
 from nnrepl.record.names import ProgramNames
@@ -151,6 +152,11 @@ class Session:
         self._recorded()
         if self.restarts is not None:
             self.restarts.left()
+
+    def out_of_bounds(self, text: str) -> None:
+        """Listener: the program is about to read or write outside of a tensor."""
+        if not self.replaying and os.getpid() == self._process:
+            self.hooks.announce(text)
 
     def evaluation_forced(self) -> None:
         """Listener: the program forces an evaluation; a good moment to look for what only numbers tell."""
@@ -526,9 +532,13 @@ class Session:
         return self.lookup.by_words(text, self.cursor, self.where().scope)
 
     def evaluate(self, values: list[Value]) -> Work:
-        """Give values their numbers; counts what that took."""
+        """Give values their numbers; counts what that took. Raises UserError where that would read outside of a
+        tensor."""
         with aside():
-            work = evaluate(values, self.hooks.progress)
+            try:
+                work = evaluate(values, self.hooks.progress)
+            except OutOfBounds as error:
+                raise UserError(str(error)) from None
         if work.ops:
             self.work.append(work)
         return work
@@ -539,7 +549,11 @@ class Session:
         shown = sum(value.size for value in values)
         if any(value.refusal for value in values):
             return False
-        return limit > 0 and shown <= limit and pending(values, limit - shown) is not None
+        ops = pending(values, limit - shown) if limit > 0 and shown <= limit else None
+        if ops is None:
+            return False
+        with aside():
+            return outside(ops) is None
 
     def over_steps(self, text: str) -> list[tuple[int, float]]:
         """An expression as it stands behind the last gradient call of each training step, with the number of the
