@@ -258,6 +258,8 @@ class Interpreter:
             result = self.value(text)
         except (NotYet, NoGradient) as answer:
             return self.not_there(answer, look)
+        if result is not None:
+            self.session.expressions.show(result)
         return self.guarded(lambda: self.shown_value(result, label, text, look), text)
 
     def not_there(self, answer: UserError, look: Look | None = None) -> RenderableType:
