@@ -97,7 +97,6 @@ class Lookup:
         name: str,
         position: int,
         scope: Activation | _Here | None = HERE,
-        libraries: bool = True,
         labels: bool = True,
     ) -> Held | None:
         """What a name or a dotted path means where the cursor stands: a tensor of the tape, or an object of the

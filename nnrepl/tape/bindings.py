@@ -206,6 +206,12 @@ class Bindings:
         found = bisect_right(versions, position, key=_first)
         return versions[found - 1][1] if found else UNBOUND
 
+    def was_set(self, scope: Activation, name: str, position: int) -> Any:
+        """What a variable that is not set any more held last; UNBOUND if it has not been set before `position`."""
+        versions = self._calls.get(scope, _NOTHING).index().by_name.get(name, [])
+        before = [thing for at, thing in versions if at <= position and thing is not UNBOUND]
+        return before[-1] if before else UNBOUND
+
     def comes(self, scope: Activation, name: str, position: int) -> tuple[int, Any] | None:
         """What a variable of a call holds next, and from where on; None if that is not known."""
         versions = self._calls.get(scope, _NOTHING).index().by_name.get(name, [])
