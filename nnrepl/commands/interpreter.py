@@ -281,6 +281,8 @@ class Interpreter:
             result = self.value(text)
         except (NotYet, NoGradient) as answer:
             return self.not_there(answer, look)
+        if result is not None:
+            self.session.expressions.show(result)
         named = label if not isinstance(result, mx.array) and label is not None and speaks_of_a_name(label) else None
         return self.guarded(lambda: self.shown_value(result, named, text, look), text)
 

@@ -24,7 +24,7 @@ from nnrepl.session.errors import NotYet, Quit, UserError
 from nnrepl.session.frames import Held, real
 from nnrepl.session.lookup import Lookup
 from nnrepl.session.then import then
-from nnrepl.tape import Activation, Holder, Value
+from nnrepl.tape import UNBOUND, Activation, Holder, Value
 from nnrepl.tape.value import is_evaluated
 
 _copy = mx.array.__copy__
@@ -63,12 +63,14 @@ class Expressions:
     Attributes:
         variables: What the person has assigned.
         found: What the names in the last expression meant.
+        shown: The last value that was shown (`_`); a tensor of the tape as its Value.
     """
 
     def __init__(self, lookup: Lookup) -> None:
         self.lookup = lookup
         self.variables: dict[str, Any] = {}
         self.found: dict[str, Held] = {}
+        self.shown: Any = UNBOUND
         self._given: list[Any] = []
         self._things: dict[str, Any] = {}
         self._values: dict[int, tuple[mx.array, Value]] = {}
@@ -78,6 +80,10 @@ class Expressions:
         """The value that an array stands for which was handed out in this evaluation."""
         found = self._values.get(id(array))
         return found[1] if found is not None else None
+
+    def show(self, result: Any) -> None:
+        """A result is shown: `_` means it from now on."""
+        self.shown = self.value_of(result) or result
 
     def used(self) -> list[Value]:
         """The values that were handed out in the last evaluation."""
@@ -188,9 +194,10 @@ class Expressions:
             return path
         digits = any(word.isdigit() for word in words)
         failed: UserError | None = None
-        for count in range(len(words), 1, -1):
+        lengths = range(len(words), 1, -1)
+        for count, labels in [*((count, False) for count in lengths), *((count, True) for count in lengths)]:
             try:
-                found = self.lookup.held(".".join(words[:count]), where.position, where.scope)
+                found = self.lookup.held(".".join(words[:count]), where.position, where.scope, labels=labels)
             except UserError as answer:
                 failed = failed or answer
                 continue
@@ -216,11 +223,9 @@ class Expressions:
         if not name.isidentifier():
             return False
         try:
-            found = self.lookup.held(name, where.position, where.scope, False)
+            found = self.lookup.frames.in_frames(name, where.position, where.scope)
         except NotYet:
             return True
-        except UserError:
-            return False
         return found is not None and isinstance(found.thing, Value)
 
     def is_name(self, word: str, where: Surroundings) -> bool:
@@ -275,7 +280,13 @@ class Expressions:
             if where.ended is not None and name in where.ended:
                 namespace[name] = self._at_end(where.ended[name])
                 continue
-            found = self.lookup.held(name, where.position, where.scope, name not in _PROMPT)
+            if name == "_" and self.shown is not UNBOUND:
+                namespace[name] = self._real(self.shown, name, where)
+                continue
+            if name in _PROMPT or hasattr(builtins, name):  # only a variable of that name can hide it
+                found = self.lookup.frames.in_frames(name, where.position, where.scope)
+            else:
+                found = self.lookup.held(name, where.position, where.scope)
             if found is not None:
                 namespace[name] = self._real(found.thing, name, where)
                 self.found[name] = found
