@@ -47,7 +47,7 @@ _ANSWERS: tuple[tuple[str, str], ...] = (
     ),
     (r"(?:thread|threads)\b.*", "nnrepl follows one thread: the one that the program started in"),
     (r"(?:exceptions)\b.*", "catch exception stops where one is raised; where shows the calls"),
-    (r"(?:disas|disassemble)\b.*", "ll lists the ops of the pass, what #12 tells about one"),
+    (r"(?:disas|disassemble)\b.*", "ops pass lists the ops of the pass, what #12 tells about one"),
     (r"(?:shell|make|cd|pwd)\b.*", "Python can: ! import os; os.getcwd()"),
     (r"(?:handle|signal)\b.*", "Ctrl-C stops the program at its next op; catch exception stops at exceptions"),
 )

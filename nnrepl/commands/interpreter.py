@@ -59,7 +59,7 @@ class Interpreter:
         self.full_screen = self.can_full_screen = False
         self.log = Log()
         self._changed = Changes()
-        self._listed: tuple[int, int] | None = None
+        self._listed = ("", -1, 0)
         self.due: deque[str] = deque()
         self.given: deque[str] = deque()
         self.aliases: dict[str, str] = {}
@@ -130,10 +130,7 @@ class Interpreter:
 
     def is_name(self, word: str) -> bool:
         """Whether the program, or the user, has something that is called so."""
-        session = self.session
-        return (
-            word == "grad" or bool(session.names.versions(word)) or word in session.expressions.known(session.where())
-        )
+        return word == "grad" or self.session.expressions.is_name(word, self.session.where())
 
     def waiting(self) -> str | None:
         """The line that is to be run before any is read; None if there is none."""
@@ -156,7 +153,7 @@ class Interpreter:
 
     def _hint(self, parsed: table.Line, word: str) -> Text | None:
         """A bare word that is a command, and the name of a tensor as well."""
-        if parsed.text or parsed.command is None or self.session.names.newest(word, self.session.cursor) is None:
+        if parsed.text or parsed.command is None or not self.session.expressions.is_tensor(word, self.session.where()):
             return None
         return Text(f"({word} is also a tensor: p {word} shows it)", style="hint")
 
@@ -207,14 +204,14 @@ class Interpreter:
             said = str(error)
             return Text(f"{number}: {said}" if said.startswith(text) else f"{label}: {said}", style="hint")
 
-    def list_on(self) -> int | None:
-        """Where a repeated `list` goes on; None if the cursor has moved since, or there is nothing more."""
-        cursor, end = self._listed or (-1, 0)
-        return end if cursor == self.session.cursor and end < len(self.session.tape) else None
+    def list_on(self, what: str) -> int | None:
+        """Where a repeated `list` or `ops` goes on; None if another was typed since, or the cursor has moved."""
+        listed, cursor, end = self._listed
+        return end if (listed, cursor) == (what, self.session.cursor) else None
 
-    def listed_to(self, ops: list[Op]) -> None:
-        """Remember what `list` has shown."""
-        self._listed = (self.session.cursor, ops[-1].position + 1) if ops else None
+    def listed_to(self, what: str, end: int) -> None:
+        """Remember what `list` or `ops` has shown."""
+        self._listed = (what, self.session.cursor, end)
 
     # -- expressions ---------------------------------------------------------------------------------------
 
@@ -278,8 +275,17 @@ class Interpreter:
         try:
             result = self.value(text)
         except (NotYet, NoGradient) as answer:
-            return Text(str(answer), style="hint")
+            return self.not_there(answer, look)
         return self.guarded(lambda: self.shown_value(result, label, text, look), text)
+
+    def not_there(self, answer: UserError, look: Look | None = None) -> RenderableType:
+        """What is said of a name that is not made yet; the last tensor of that name under its own address."""
+        said = Text(str(answer), style="hint")
+        last = answer.last if isinstance(answer, NotYet) else None
+        if last is None or not isinstance(answer, NotYet):
+            return said
+        self.session.evaluate([last])
+        return Group(said, tensor(answer.address, last.array, look))
 
     def shown_value(
         self, result: Any, label: str | None, text: str, look: Look | None = None, note: str = ""
@@ -313,6 +319,9 @@ class Interpreter:
     def label(self, text: str, value: Value | None) -> str:
         """What a printed tensor is called: as it was asked for, a gradient as ∂L/∂x."""
         stripped = text.strip()
+        found = self.session.expressions.found.get(stripped)
+        if found is not None and (found.address or found.whose):
+            return found.address if not found.whose else f"{stripped} ({found.whose})"
         if value is not None and value.gradient_of is not None and stripped.startswith("grad("):
             return value.name
         return stripped if len(stripped) <= 40 else "result"

@@ -75,7 +75,7 @@ def diff(it: Interpreter, text: str) -> RenderableType | None:
     if len(numbers) > 2:
         raise UserError("diff compares two timelines: diff 1 3")
     if name:
-        it.session.lookup.by_words(name, it.session.cursor)  # an unknown name is the first thing to say
+        it.session.named(name)  # an unknown name is the first thing to say
     before, after = _two(it, numbers)
     return _diff_one(it, name, before, after) if name else _diff_all(it, before, after)
 

@@ -178,7 +178,7 @@ def _recorder(tape: Tape) -> Iterator[Recorder]:
     installed = current()
     if installed is None:
         recorder = Recorder(tape, strict=False)
-        recorder.stack = _FormulaStack(sys._getframe())
+        recorder.stack = _FormulaStack(sys._getframe(), recorder.watch)
         recorder.start()
         with recording(recorder):
             yield recorder
@@ -187,7 +187,7 @@ def _recorder(tape: Tape) -> Iterator[Recorder]:
     fresh = Recorder(tape, strict=False)
     for name in _LENT:
         setattr(installed, name, getattr(fresh, name))
-    installed.stack = _FormulaStack(sys._getframe())
+    installed.stack = _FormulaStack(sys._getframe(), installed.watch)
     installed.mode = RECORD
     installed.start()
     try:
@@ -199,5 +199,5 @@ def _recorder(tape: Tape) -> Iterator[Recorder]:
 
 _LENT = (
     "tape", "strict", "mode", "live", "guards", "stack", "part", "differentiating", "captured", "listener", "started",
-    "intake", "sweeps", "overwritten", "stream",
+    "intake", "sweeps", "overwritten", "stream", "watch",
 )  # fmt: skip

@@ -79,7 +79,9 @@ def call(op: Op) -> str:
 
 
 def _is_shown(arg: Any) -> bool:
-    return arg is not None and type(arg).__name__ not in ("DrawnKey", "Data", "Stream", "Device", "Rule")
+    kind = type(arg)
+    ours = kind.__module__.startswith("nnrepl.record")  # what stands for a program's own function, a rule
+    return arg is not None and not ours and kind.__name__ not in ("DrawnKey", "Data", "Stream", "Device")
 
 
 def operand(arg: Any) -> str:

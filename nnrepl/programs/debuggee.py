@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import random
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, cast
 
 import mlx.core as mx
@@ -83,7 +86,7 @@ class Debuggee:
         else:
             session.begin(self._at_entry)
         session.hooks.program_begins()
-        with self.script.kept.importing(), recording(recorder):
+        with self.script.kept.importing(), recording(recorder), _breakpoints(session):
             return self._to_its_end()
 
     def _to_its_end(self) -> BaseException | None:
@@ -125,6 +128,18 @@ class Debuggee:
         if self._reads_input:
             reset_stdin()
         forget_modules(self._modules, self.session.tape)
+
+
+@contextmanager
+def _breakpoints(session: Session) -> Iterator[None]:
+    """`breakpoint()` in the program stops it under nnrepl, unless PYTHONBREAKPOINT names something else."""
+    before = sys.breakpointhook
+    if "PYTHONBREAKPOINT" not in os.environ:
+        sys.breakpointhook = lambda *args, **kwargs: session.break_here("breakpoint()")
+    try:
+        yield
+    finally:
+        sys.breakpointhook = before
 
 
 def new_tape(old: Tape | None = None) -> tuple[ProgramNames, Tape]:

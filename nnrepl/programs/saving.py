@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from nnrepl.session.session import Session
 
 AROUND = 15
-"""How many lines of source are kept around an op: as many as `list source` shows."""
+"""How many lines of source are kept around an op: more than `list` shows."""
 
 _BATCH = 256
 

@@ -18,6 +18,7 @@ import mlx.core as mx
 
 from nnrepl.record import trees
 from nnrepl.record.adopt import adopt
+from nnrepl.record.bindings import Watch
 from nnrepl.record.intake import RECORDING, Intake
 from nnrepl.record.objects import Slot, hand_out
 from nnrepl.record.stack import Stack, is_module
@@ -124,6 +125,7 @@ class Recorder:
         mirrors: The second runs of checkpoints that are being recorded and have changes to make.
         overwritten: Values whose array object was changed in place for an edit.
         draws: Since what the random draws are counted, and how many there were.
+        watch: Notes what the program's variables hold.
         customized: Custom functions and what was set as their `vjp`, `jvp`, `vmap`, by `id`.
     """
 
@@ -134,7 +136,8 @@ class Recorder:
         self.thread = get_ident()
         self.live: dict[int, Value] = {}
         self.guards: dict[int, weakref.ref[mx.array]] = {}
-        self.stack = Stack(base)
+        self.watch = Watch(self)
+        self.stack = Stack(base, self.watch)
         self.part: Pass | None = None
         self.differentiating = 0
         self.captured: dict[Value, mx.array] = {}
@@ -207,11 +210,8 @@ class Recorder:
 
     def put(self, op: Op, frame: FrameType) -> None:
         """Put an op on the tape, at the place where `frame` stands."""
-        stack = self.stack
-        if frame is not stack.frame:
-            frame = stack.program_frame(frame)
-            stack.enter(frame)
-        op.scope = stack.scope
+        frame = self.stand(frame)
+        op.scope = self.stack.scope
         op.lasti = frame.f_lasti
         if self.stream is not None:
             self.tape.streams[op] = self.stream
@@ -232,6 +232,17 @@ class Recorder:
         op.part.end = len(ops)
         if self.listener is not None:
             self.listener.op_recorded(op)
+
+    def stand(self, frame: FrameType) -> FrameType:
+        """The program stands in this frame: note in which call that is, and what its variables hold. Returns the
+        frame, or the program's own that called into nnrepl."""
+        stack = self.stack
+        if frame is not stack.frame:
+            frame = stack.program_frame(frame)
+            stack.enter(frame)
+        else:
+            self.watch.see(frame)
+        return frame
 
     def fail(self, op: Op, error: Exception, frame: FrameType) -> None:
         """Put an op on the tape that raised."""
@@ -319,6 +330,9 @@ class Recorder:
         values = tuple(self.live[id(array)] for array in arrays_of(args) if id(array) in self.live)
         frame = self.stack.program_frame(frame)
         scope = self.stack.enter(frame)
+        if how.endswith("eval"):
+            self.watch.settle()
+            self.watch.loosen()
         self.tape.marks.append(Mark(len(self.tape), how, values, scope, frame.f_lasti))
         if self.listener is not None and not self.differentiating:
             self.listener.evaluation_forced()
@@ -386,6 +400,8 @@ class Recorder:
     def open_pass(self, kind: str, title: str) -> Pass:
         """Close the pass that is being recorded and begin another."""
         self.close_pass()
+        if kind in (GRADIENT_PASS, UPDATE_PASS):
+            self.watch.settle()
         passes = self.tape.passes
         number = passes[-1].number + 1 if passes else int(kind != SETUP_PASS)
         self.part = Pass(self.tape, number, kind, title, start=len(self.tape), end=len(self.tape))
@@ -396,9 +412,16 @@ class Recorder:
     def close_pass(self) -> None:
         """The pass that is being recorded has ended."""
         if self.part is not None:
+            if self.part.kind in (GRADIENT_PASS, UPDATE_PASS):
+                self.watch.settle()
             self.part.open = False
             self.part.end = len(self.tape)
             self.part = None
+
+    def over(self) -> None:
+        """The program has ended: what its variables and models held at its end is noted."""
+        self.watch.settle()
+        self.stack.release()
 
     @contextmanager
     def muted(self) -> Iterator[None]:

@@ -245,6 +245,7 @@ class Replay(Intake):
         if expected.kind != found.kind or expected.shape != found.shape or expected.dtype != found.dtype:
             return False
         recorder.relink({found: expected})
+        recorder.watch.restated(lambda array: recorder.live.get(id(array)) is expected, found)
         return True
 
     # -- after the edit ----------------------------------------------------------------------------------
@@ -317,6 +318,7 @@ class Replay(Intake):
                 if array is not None:
                     _overwrite(recorder, array, old, content)
         recorder.relink({old: new})
+        recorder.watch.restated(lambda array: recorder.live.get(id(array)) is new, old)
         for sweep in recorder.sweeps:
             sweep.exchange(old, new)
 

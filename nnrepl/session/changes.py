@@ -164,7 +164,8 @@ class Changes:
         session = self.session
         part = session.part
         earlier = part is not None and change.position < part.start
-        run = Run(session.tape, change.position, (), session.cursor, part.number if part and earlier else 0, True)
+        number = part.number if part is not None and earlier else 0
+        run = Run(session.tape, change.position, (), session.cursor, part=number, recoded=True)
         tape, names = self._again(run, None, change)
         return self.arrived(tape, names, run.cursor)
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from nnrepl.record.names import GRADIENT_SIGN, ProgramNames
 from nnrepl.record.stack import is_module
-from nnrepl.session.entered import InClass, InFunction, InModule, Line
+from nnrepl.session.entered import InCell, InClass, InFunction, InModule, Line
 from nnrepl.session.errors import UserError
 from nnrepl.session.expressions import cut, is_condition, masked, names_in
 from nnrepl.session.lookup import NUMBER
@@ -47,7 +47,7 @@ FORMS = "a place is #12, train.py:31, a value, a function, a class, a module pat
 
 _LINE = re.compile(r"(?P<file>.*?)(?: ?cell (?P<cell>\d{1,9}))?:(?P<line>\d{1,9})")
 _TOKEN = re.compile(
-    r"(?:[^\s:]+ )?cell \d{1,9}:\d{1,9}(?!\S)|(?:pass|step) \d{1,9}(?!\S)|grad\((?:[^()]|\([^()]*\))*\)|\S+"
+    r"(?:[^\s:]+ )?cell \d{1,9}:\d{1,9}(?!\S)|(?:pass|step|cell) \d{1,9}(?!\S)|grad\((?:[^()]|\([^()]*\))*\)|\S+"
 )  # fmt: skip
 
 
@@ -71,6 +71,11 @@ class Here:
     running: bool
     variables: Mapping[str, Any]
     skip: tuple[str, ...]
+
+
+def base(path: str) -> str:
+    """The name of a file, without its folders."""
+    return os.path.basename(path)
 
 
 def read(text: str, here: Here) -> Place:
@@ -135,6 +140,9 @@ def _word(word: str, here: Here) -> Place:
         if not number:
             raise UserError(f"{part[1]}es count from 1" if part[1] == "pass" else "steps count from 1")
         return PassStart(number) if part[1] == "pass" else StepStart(number)
+    cell = re.fullmatch(r"cell (\d{1,9})", word)
+    if cell is not None:
+        return _cell(int(cell[1]), here)
     if word in PHASES:
         return Phase(word)
     if word in EDGES:
@@ -177,16 +185,49 @@ def gradient_name(text: str) -> str | None:
 def _line(found: re.Match[str], here: Here) -> Place:
     """A line of a file; of the nearest file of the program, where none is named."""
     file, line, cell = found["file"], int(found["line"]), int(found["cell"] or 0)
+    note = ""
     if not file:
         site = None if here.op is None else own_site(here.op, here.skip)
         source = None if here.op is None or site is None else _source(here, site)
-        if source is None or not source.file:
+        if source is None or site is None or not source.file:
             raise UserError(f"there is no file here of which {line} could be a line; an op is #{line}")
         file, cell = source.file, cell or source.cell
+        if here.op is not None and here.op.scope is not site.scope:
+            inner = here.op.source
+            note = f"{line} is a line of {base(file)}; {base(inner.file)}:{line} would be one of the library"
     title = f"{here.program.short(file) if os.path.isabs(file) else file}{f' cell {cell}' if cell else ''}:{line}"
     if not cell:
         file = _checked(file, line, here)
-    return Line(title, file, line, cell)
+    place = Line(title, file, line, cell)
+    place.note = note
+    return place
+
+
+def _cell(number: int, here: Here) -> Place:
+    """A cell of the notebook that runs. Raises UserError if it has none of that number."""
+    known = cells_of(here.tape)
+    if not known:
+        raise UserError("this program has no cells: only notebooks have")
+    if number not in known:
+        raise UserError(f"there is no cell {number}; the notebook has cells {known[0]} to {known[-1]}")
+    return InCell(number)
+
+
+def check_cells(tape: Tape) -> None:
+    """Raise UserError unless a notebook runs."""
+    if not cells_of(tape):
+        raise UserError("this program has no cells: only notebooks have; next step goes to the next training step")
+
+
+def cells_of(tape: Tape) -> list[int]:
+    """The numbers of the cells of the notebook on a tape; empty for another program."""
+    from nnrepl.record import source as sources
+
+    for op in tape.ops:
+        path = sources.cell_of(op.scope.path()[0].code)[0] if op.scope is not None else ""
+        if path:
+            return sources.cells_in(path)
+    return []
 
 
 def _source(here: Here, site: Any) -> Any:
@@ -357,7 +398,7 @@ def _suggested(word: str, here: Here) -> str:
         *here.names.known(), *here.program.functions(), *here.program.classes(), *_module_paths(here),
         *operations(here.tape), *FIXED,
     ]  # fmt: skip
-    return _meant(get_close_matches(word, candidates, 1))
+    return _meant(get_close_matches(word, candidates, 1, 0.7))
 
 
 def _meant(close: list[str]) -> str:

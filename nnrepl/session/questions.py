@@ -48,7 +48,9 @@ class Question:
         if isinstance(after, (NotYet, NoGradient)):
             return Question.known(False)
         op = session.tape.ops[position - 1] if 0 < position <= len(session.tape) else None
-        op = op if op is not None and any(value.op is op for value in used) else None
+        if op is None or not any(value.op is op for value in used):
+            new = [value for value in used if value not in used_before]  # a model was given what had been made before
+            op = new[0].op if len(new) == 1 else None
         if isinstance(before, UserError) or isinstance(after, UserError):
             before = None if isinstance(before, UserError) else before
             found: Finding = (

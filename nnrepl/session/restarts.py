@@ -103,7 +103,7 @@ class ProgramRestarts:
         """Whether nothing has to run again: all that was recorded stays, and only what comes is different."""
         recorder = self._recorder
         at_end = not run.ops and run.position == len(run.old) and run.old is recorder.tape
-        return at_end and not recorder.differentiating and self._point is None
+        return at_end and not recorder.differentiating and self._point is None and self._session.failure is None
 
     def _go_on(self, run: Run) -> tuple[Tape, ProgramNames]:
         """Let the program go on from where it waits, on a tape of its own."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import mlx.core as mx
@@ -104,6 +104,11 @@ class Session:
         """Whether the person may get the floor before the program ends."""
         return not isinstance(self.goal, goals.Never) or bool(self.stops.enabled)
 
+    def break_here(self, reason: str) -> None:
+        """The program asks for the floor itself: stop at its next op. What it does again asks for nothing."""
+        if self.running and not self.replaying:
+            self.goal = goals.At(len(self.tape), reason)
+
     def _forward_started(self) -> bool:
         return self.recorder is not None and self.recorder.started
 
@@ -192,6 +197,8 @@ class Session:
         """The program has ended, by itself or by an exception; the person may still look around."""
         self.running = False
         self.exit_error = error
+        if self.recorder is not None:
+            self.recorder.over()
         goal, self.goal = self.goal, None
         hits = [] if self.replaying else self.lookout.ended()
         if hits:
@@ -252,6 +259,12 @@ class Session:
         self.hooks.running_again(run, True)
 
     @property
+    def failure(self) -> BaseException | None:
+        """The exception that ended the program; None while it runs, or if it ended by itself."""
+        error = None if self.running else self.exit_error
+        return None if isinstance(error, SystemExit) else error
+
+    @property
     def replaying(self) -> bool:
         """Whether the program does again what is on the tape already."""
         return self.recorder is not None and self.recorder.intake.follows
@@ -305,8 +318,8 @@ class Session:
         return self.forward(goals.Stepping(self.cursor + count))
 
     def next(self, count: int = 1) -> Stop | None:
-        """Go to the next op of this function or of a caller, over the calls that it makes."""
-        return self.forward(goals.over(self.cursor, count))
+        """Go to the first op of the next line of this function or of a caller."""
+        return self.forward(goals.over(self.cursor, self.skip, count))
 
     def next_pass(self, count: int = 1) -> Stop | None:
         """Go to the first op of the next pass, or the `count`-th from here."""
@@ -336,7 +349,7 @@ class Session:
 
     def finish(self) -> Stop | None:
         """Go to the first op outside of this function."""
-        return self.forward(goals.out(self.cursor))
+        return self.forward(goals.out(self.cursor, self.skip))
 
     def until(self, place: str = "") -> Stop | None:
         """Go on to the next position of a place; without one, to a greater line of this function.
@@ -344,7 +357,7 @@ class Session:
         Raises:
             UserError: If there is no such place.
         """
-        return jumps.until(self, place) if place else self.forward(goals.further_down(self.cursor))
+        return jumps.until(self, place) if place else self.forward(goals.further_down(self.cursor, self.skip))
 
     def resume(self, count: int = 1) -> Stop | None:
         """Go to the next stop, or the `count`-th from here, or the end."""
@@ -357,17 +370,17 @@ class Session:
         return self._return_to(max(self.cursor - count, 0), START_OF_TAPE if at_start else "")
 
     def back_next(self, count: int = 1) -> Stop:
-        """Go back over the calls that this function makes."""
+        """Go back to the first op of this line of this function; from there, of the line before."""
         return self._backward(moves.back_over, count)
 
     def back_finish(self) -> Stop:
         """Go back to where this function was entered."""
         return self._backward(moves.back_out, 1)
 
-    def _backward(self, move: Callable[[Tape, int], int | None], count: int) -> Stop:
+    def _backward(self, move: Callable[[Tape, int, Sequence[str]], int | None], count: int) -> Stop:
         position = self.cursor
         for _ in range(count):
-            found = move(self.tape, position)
+            found = move(self.tape, position, self.skip)
             if found is None:
                 at_start = position == self.cursor
                 return self._return_to(0 if not at_start else position, START_OF_TAPE)
@@ -485,13 +498,15 @@ class Session:
 
     def where_at(self, position: int) -> Surroundings:
         """Where Python would stand with the cursor at a position."""
-        ops = self.tape.ops
-        op = ops[min(position, len(ops) - 1)] if ops else None
-        scope = op.scope if op is not None else None
+        scope = self.lookup.frames.scope_at(position)
         frame = None
         if self.recorder is not None and self.running:
             frame = self.recorder.stack.frame_of(scope)
         return Surroundings(position, scope, frame)
+
+    def named(self, text: str) -> Value:
+        """The tensor that a name means where the user stands. Raises as `Lookup.by_words` does."""
+        return self.lookup.by_words(text, self.cursor, self.where().scope)
 
     def evaluate(self, values: list[Value]) -> Work:
         """Give values their numbers; counts what that took."""

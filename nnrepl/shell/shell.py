@@ -101,6 +101,13 @@ def is_capable() -> bool:
     return terminal and os.environ.get("TERM", "") not in ("dumb", "unknown")
 
 
+_OVER = "The program is over; you can walk back from here."
+_MEND = (
+    "The program is over. Walk back from here; change a value where it is made; or mend the file and reload: the "
+    "program goes on from the entry of the failed call."
+)
+
+
 def lines_of(console: Console, renderable: RenderableType) -> Iterable[list[Segment]]:
     """The lines of something, made one after another as they are asked for."""
     return Segment.split_lines(console.render(renderable, console.options.update(height=None)))
@@ -252,7 +259,7 @@ class Shell(Hooks):
         self.show(self.interpreter.news())
         self.show(self.interpreter.show_stop(stop))
         if stop.reason == EXCEPTION and session.tape.ops:
-            self.show(Text("The program is over; you can walk back from here.", style="hint"))
+            self.show(Text(_OVER if session.files is None else _MEND, style="hint"))
 
     # -- lines ---------------------------------------------------------------------------------------------
 
@@ -304,8 +311,8 @@ class Shell(Hooks):
         except KeyboardInterrupt:
             self.show(Text("interrupted; what had been evaluated stays", style="hint"))
         finally:
-            warning = self.after_line()
-            if warning:
+            notice = "" if self.quiet or self.session.files is None else self.session.files.notice(self.session)
+            for warning in filter(None, (self.after_line(), notice)):
                 self.show(Text(warning, style="warning"))
 
     def _printing(self) -> contextlib.AbstractContextManager[Any]:

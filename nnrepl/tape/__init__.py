@@ -1,5 +1,6 @@
 """What happened: ops, values, passes and the tape that they lie on. Knows nothing of recording."""
 
+from nnrepl.tape.bindings import UNBOUND, Bindings, Holder, Large
 from nnrepl.tape.op import (
     BACKWARD,
     FORWARD,
@@ -30,13 +31,17 @@ __all__ = [
     "SETUP",
     "SETUP_PASS",
     "SKIPPED",
+    "UNBOUND",
     "UPDATE",
     "UPDATE_PASS",
     "Activation",
     "BackwardOp",
+    "Bindings",
     "DrawnKey",
     "Gradient",
+    "Holder",
     "Hole",
+    "Large",
     "Leaf",
     "Mark",
     "Names",

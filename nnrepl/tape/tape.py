@@ -10,6 +10,7 @@ from typing import Any, Protocol, overload
 
 import mlx.core as mx
 
+from nnrepl.tape.bindings import Bindings
 from nnrepl.tape.op import Op
 from nnrepl.tape.passes import Hole, Mark, Pass
 from nnrepl.tape.places import Source
@@ -51,6 +52,7 @@ class Tape:
         belonging: Ops that a custom function's own backward pass made, and its forward op.
         restored: Values that were dropped and are back because somebody looks.
         streams: The stream or device of ops that ran on another than the default one.
+        bindings: What the program's variables held.
     """
 
     def __init__(self, names: Names) -> None:
@@ -72,6 +74,7 @@ class Tape:
         self.inserted: set[Op] = set()
         self.compiled: list[tuple[int, int]] = []
         self.restored: list[Value] = []
+        self.bindings = Bindings()
         self.steps = Steps(self)
         self.here = 1
         self._consumers: dict[Value, list[Op]] = {}
@@ -86,6 +89,7 @@ class Tape:
         twin = copy(self)
         twin.names = names
         twin.ops = self.ops[:position]
+        twin.bindings = self.bindings.fork(position)
         before = [part for part in self.passes if part.start < position and len(part)]
         twin.passes = [part if part.end <= position else replace(part, end=position) for part in before]
         twin.marks = [mark for mark in self.marks if mark.position < position]

@@ -54,6 +54,9 @@ class Files(Protocol):
     def reload(self, session: Session, everything: bool = False) -> list[str]:
         """Take what has changed over; returns what to say if nothing was. Raises UserError."""
 
+    def notice(self, session: Session) -> str:
+        """That a file has changed since it was read, said once for each change; "" if none has."""
+
     def read_again(self) -> None:
         """The program is about to start anew, from the files as they are now. Raises UserError."""
 

@@ -15,7 +15,7 @@ import mlx.core as mx
 from nnrepl.record.custom import in_first_run
 from nnrepl.record.intake import RECORDING
 from nnrepl.record.recorder import RECORD, Recorder
-from nnrepl.tape import RUN_PASS, Activation, Gradient, Leaf, Op, Operation, Pass, Tape, Value
+from nnrepl.tape import RUN_PASS, Activation, Bindings, Gradient, Leaf, Op, Operation, Pass, Tape, Value
 
 _copy = mx.array.__copy__
 _full = mx.full
@@ -127,6 +127,7 @@ def _apart(recorder: Recorder, tape: Tape) -> Iterator[Tape]:
     """Record on a piece of tape of its own."""
     scratch = copy(tape)
     scratch.ops, scratch.passes, scratch.marks, scratch.holes = [], [], [], []
+    scratch.bindings = Bindings()
     part = Pass(scratch, -1, RUN_PASS, "edit", 0)
     before = recorder.tape, recorder.part, recorder.differentiating, recorder.listener, recorder.intake, recorder.mode
     recorder.tape, recorder.part, recorder.differentiating = scratch, part, 1

@@ -9,6 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from nnrepl.programs.debuggee import new_tape
+from nnrepl.programs.kept import Kept
+from nnrepl.programs.reload import Reloader
+from nnrepl.session.session import Session
 from nnrepl.shell.shell import Shell
 from tests.programs.reloading import HEAD, TAIL, Program, printed
 
@@ -367,6 +371,31 @@ def test_after_an_exception_the_mended_program_goes_on_from_the_failed_call(prog
     assert printed(shown) == program.twin(mended()), shown
 
 
+FAILURES = {
+    "an op": ("mx.tanh(self.a(x))", "mx.tanh(self.a(x)) @ x"),
+    "python, after an op": ("mx.tanh(self.a(x))", "mx.tanh(self.a(x)) if nothing else nothing"),
+    "python, before any op": ("        return self.b", "        int('x')\n        return self.b"),
+}
+
+
+@pytest.mark.parametrize("failing", FAILURES.values(), ids=FAILURES)
+@pytest.mark.parametrize("loop", [LOOP, "first = x * 2 + 1\nprint('said', model(first).tolist())\n" + LOOP])
+def test_whatever_failed_the_mended_program_goes_on_from_the_failed_call(
+    program: Program, failing: tuple[str, str], loop: str
+) -> None:
+    script = HEAD + loop + TAIL
+    program.write(script.replace(*failing))
+    shown = program.run("continue", program.mend(script), "reload", "continue")
+    assert printed(shown) == program.twin(script), shown
+
+
+def test_a_failure_in_the_third_step_goes_on_from_there(program: Program) -> None:
+    script = SCRIPT.replace("return mx.mean", "opt.step.item() < 2 or int('x')\n    return mx.mean")
+    program.write(script)
+    shown = program.run("continue", program.mend(mended()), "reload", "continue")
+    assert printed(shown) == program.twin(from_step(2, "Net.__call__ = mended")), shown
+
+
 def test_restart_reads_the_files_anew(program: Program) -> None:
     program.write(SCRIPT)
     shown = program.run("next pass 2", program.mend(mended()), "restart", "continue")
@@ -435,3 +464,19 @@ def test_old_ops_are_shown_as_they_were_written(program: Program) -> None:
     assert "mx.sin(self.a(x) + 1)" in new
     assert "mx.tanh(self.a(x))" not in new.partition("timeline 1")[0]
     assert "mx.tanh(self.a(x))" in old
+
+
+def test_a_file_that_changes_is_noticed_once(program: Program) -> None:
+    program.write(SCRIPT)
+    kept = Kept()
+    kept.keep(str(program.path), SCRIPT)
+    files, session = Reloader(kept), Session(*reversed(new_tape()))
+    assert files.notice(session) == ""
+    program.write(SCRIPT)
+    assert files.notice(session) == ""
+    program.write(mended())
+    said = "train.py has changed on disk; the program runs what it read, reload takes the change in"
+    assert files.notice(session) == said
+    assert files.notice(session) == ""
+    program.path.unlink()
+    assert files.notice(session) == ""

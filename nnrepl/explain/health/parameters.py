@@ -136,7 +136,7 @@ def _apart(case: Case, names: list[str]) -> str:
         return ""
     case.look.see([a, b])
     far = case.look.numbers([mx.max(mx.abs(a.array - b.array))])[0]
-    return f" (in pass {last[-1].number} they differ by up to {words.number(far)})" if far else ""
+    return f" (in {last[-1].address} they differ by up to {words.number(far)})" if far else ""
 
 
 CHECKS: list[Check] = [contained, tied]

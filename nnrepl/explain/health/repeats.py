@@ -31,7 +31,7 @@ def repeated(case: Case) -> Iterator[Finding]:
                 told.add(where)
                 yield Finding(
                     "repeated randomness",
-                    f"{first.label} {first.name} ({where}) of {before.address} and {second.label} of pass "
+                    f"{first.label} {first.name} ({where}) of {before.address} and {second.label} of "
                     f"{after.number} drew the same {first.outputs[0].size} numbers: the noise is the same in every "
                     "such step. In a compiled step mx.random.state belongs into inputs= and outputs=; a key= must be "
                     "split for each step",

@@ -136,6 +136,13 @@ class Case:
         return found
 
     @property
+    def before(self) -> Pass | None:
+        """The last gradient pass of the same function before this one, None if it is the first."""
+        passes = self.session.tape.passes
+        return next((earlier for earlier in reversed(passes[: passes.index(self.part)])
+                     if earlier.kind == GRADIENT_PASS and earlier.title == self.part.title), None)  # fmt: skip
+
+    @property
     def next(self) -> Pass | None:
         """The next gradient pass of the same function, None if there is none yet."""
         passes = self.session.tape.passes
@@ -191,11 +198,18 @@ def health(session: Session, **limits: float) -> Report:
     checks: list[Check] = [] if case.unsafe else [check for module in modules for check in module.CHECKS]
     for check in checks:
         report.findings.extend(check(case))
+    before = case.before
+    if not case.after and before is not None and not case.unsafe:
+        # The update lies ahead: what the program did with the gradients of the step before is told instead.
+        earlier = Case(session, before, look, values)
+        for check in (*results.CHECKS, *updates.CHECKS):
+            report.findings.extend(check(earlier))
     report.checks, report.unsafe = len(checks) + 1, case.unsafe
     report.findings.sort(key=lambda finding: finding.level != WARNING)
     report.looked, report.ops, report.refused = look.looked, look.ops, look.refused
     if not case.after and case.next is None:
-        report.unseen.append("the update")
+        instead = f" ({before.address} was looked at instead)" if before is not None else ""
+        report.unseen.append(f"the update{instead}")
     if case.next is None:
         report.unseen.append("what differs from step to step")
     return report
