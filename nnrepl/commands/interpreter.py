@@ -20,6 +20,7 @@ from nnrepl.session.errors import NoGradient, NotYet, UserError
 from nnrepl.session.expressions import masked, parts, speaks_of_a_name
 from nnrepl.session.hooks import CELL_DONE
 from nnrepl.session.session import END_OF_PROGRAM, END_OF_TAPE, Session, Stop
+from nnrepl.session.statements import noticing
 from nnrepl.session.typed import CELL, kind_of, run_cell
 from nnrepl.tape import Op, Value
 from nnrepl.view.changes import Changes
@@ -66,6 +67,7 @@ class Interpreter:
         self.aliases: dict[str, str] = {}
         self.typed: list[str] = []
         self._waited = False
+        self._result: Any = None
         self.collecting = ""
         self._lines: list[str] = []
         self._collected: Callable[[list[str]], None] = _nothing
@@ -226,6 +228,22 @@ class Interpreter:
             shown = self.edit(change, text)
             if shown is not None:
                 return shown
+        session = self.session
+        if not session.changes.can_run_again or session.cursor >= len(session.tape):
+            return self._python(text)
+        with noticing(session, text) as effect:
+            self._result = None
+            shown = self._python(text)
+            effect.result = self._result
+        if effect.looked:
+            return Group(shown or Text(""), Text("what that changed in the program is put back: a look", style="hint"))
+        if not effect.changed:
+            return shown
+        session.changes.state(text)
+        return self.moved_in_time(self.news() or Text(""))
+
+    def _python(self, text: str) -> RenderableType | None:
+        """Evaluate or execute Python that changes no value of the tape."""
         try:
             compile(masked(text), "<prompt>", "eval")
         except (RecursionError, MemoryError):
@@ -336,7 +354,8 @@ class Interpreter:
 
     def value(self, text: str) -> Any:
         """The value of an expression."""
-        return self.guarded(lambda: self.session.expressions.evaluate(text, self.session.where()), text)
+        self._result = self.guarded(lambda: self.session.expressions.evaluate(text, self.session.where()), text)
+        return self._result
 
     def guarded(self, compute: Any, text: str) -> Any:
         """Run something of the person's; what it raises becomes one line."""

@@ -129,7 +129,7 @@ class Debuggee:
         session.attach(tape, names, recorder)
         session.codes.start()
         if run is not None:
-            recorder.intake = Replay(run, alone=True)
+            recorder.intake = Replay(run, alone=True, reach=session.codes.reach)
             session.changes.arrived(tape, names, 0)
             session.begin_again(run)
         else:

@@ -18,6 +18,7 @@ from nnrepl.record.recorder import Recorder
 from nnrepl.replay.run import Run
 from nnrepl.session.assignments import Assignment
 from nnrepl.session.errors import NotYet, RunAgain, UserError
+from nnrepl.session.statements import statement
 from nnrepl.tape import Op, Tape, Value
 from nnrepl.timeline.cells import Cell
 from nnrepl.timeline.code import CodeChange
@@ -62,6 +63,11 @@ class Changes:
     def coming(self) -> bool:
         """Whether a timeline is on its way: the program is about to run again for it."""
         return self._coming is not None
+
+    @property
+    def can_run_again(self) -> bool:
+        """Whether there is a program that can run again from its start."""
+        return bool(getattr(self.restarts, "whole", False))
 
     # -- edits ---------------------------------------------------------------------------------------------
 
@@ -166,6 +172,18 @@ class Changes:
         tape, names = self._again(run, None, change)
         return self.arrived(tape, names, run.cursor)
 
+    def state(self, line: str) -> Timeline:
+        """Do a line that changes something of the program's where the cursor stands, and run on from there with it.
+
+        Raises:
+            UserError: If that cannot be done; then nothing has changed.
+        """
+        session = self.session
+        change = statement(session, line)
+        run = Run(session.tape, change.position, (), session.cursor, recoded=True)
+        tape, names = self._again(run, None, change)
+        return self.arrived(tape, names, run.cursor)
+
     def _again(self, run: Run, timeline: Timeline | None, edit: Edit | CodeChange | None) -> tuple[Tape, ProgramNames]:
         """Run again, for a change or to come to a timeline."""
         self._coming = (timeline, edit)
@@ -209,7 +227,7 @@ class Changes:
         current = timelines.current
         if current is timelines.live:
             return
-        run = Run(current.tape, len(current.tape), (), len(current.tape), current.seen)
+        run = Run(current.tape, len(current.tape), (), len(current.tape), seen=current.seen)
         tape, names = self._again(run, current, None)
         self.arrived(tape, names, self.session.cursor)
 

@@ -344,7 +344,7 @@ class Expressions:
             self.variables.update(changed)
             return
         for name, thing in changed.items():
-            if name in frame.f_locals or frame.f_locals is frame.f_globals:
+            if name in frame.f_locals:
                 frame.f_locals[name] = thing
             else:
                 self.variables[name] = thing
