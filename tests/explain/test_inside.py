@@ -73,7 +73,7 @@ def test_into_says_what_it_cannot_open() -> None:
     session = nnrepl.Session(trace)
     with pytest.raises(UserError, match="sin is a textbook op already"):
         open_op(session, trace.ops[0])
-    with pytest.raises(UserError, match="no formula for kron"):
+    with pytest.raises(UserError, match="no textbook form of kron"):
         open_op(session, trace.ops[1])
 
 
