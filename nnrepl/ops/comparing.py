@@ -13,10 +13,10 @@ _NO_GRADIENT = " The answer is yes or no: it has no slope, and no gradient flows
 for _name, _text, _words in (
     ("equal", "[a = b]", "Whether two numbers are the same."),
     ("not_equal", "[a ≠ b]", "Whether two numbers differ."),
-    ("greater", "[a > b]", "Whether a is larger."),
-    ("greater_equal", "[a ≥ b]", "Whether a is larger or the same."),
-    ("less", "[a < b]", "Whether a is smaller."),
-    ("less_equal", "[a ≤ b]", "Whether a is smaller or the same."),
+    ("greater", "[a > b]", "Whether {a} is larger."),
+    ("greater_equal", "[a ≥ b]", "Whether {a} is larger or the same."),
+    ("less", "[a < b]", "Whether {a} is smaller."),
+    ("less_equal", "[a ≤ b]", "Whether {a} is smaller or the same."),
     ("logical_and", "[a and b]", "Whether both hold."),
     ("logical_or", "[a or b]", "Whether one of them holds."),
     ("logical_not", "[not a]", "Turns the answer round."),
@@ -57,5 +57,5 @@ for _name, _parameters, _text, _words in (
     _run = (lambda name: lambda *a, **k: getattr(mx, name)(*a, **k))(_name)
     whole(_name, _parameters, _text, _words + _NO_GRADIENT, _run, kind=FIXED, traits=(Trait.ANSWERS,))
 
-whole("divmod", "a, b", "⌊{a} / {b}⌋ and {a} − {b} · ⌊{a} / {b}⌋", "How often b fits into a, and what is left.",
+whole("divmod", "a, b", "⌊{a} / {b}⌋ and {a} − {b} · ⌊{a} / {b}⌋", "How often {b} fits into {a}, and what is left.",
       lambda a, b: mx.divmod(a, b), traits=(Trait.BROADCASTS,))  # fmt: skip

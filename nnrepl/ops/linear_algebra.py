@@ -25,8 +25,8 @@ whole("trace", "a, offset=0, axis1=0, axis2=1, dtype=None", "Σ {a}[i,i]",
       lambda *a, **k: mx.trace(*a, **k), traits=(Trait.REDUCES, Trait.PICKS))  # fmt: skip
 whole("diff", "a, n=1, axis=-1", "{a}[i+1] − {a}[i], {n} time(s) along axis {axis}",
       "Each number less the one before it.", lambda *a, **k: mx.diff(*a, **k))  # fmt: skip
-whole("kron", "a, b", "every number of {a} times the whole of {b}", "Kronecker's product: a grid of copies of b, each "
-      "multiplied by one number of a.", lambda *a, **k: mx.kron(*a, **k), traits=(Trait.PRODUCT,))  # fmt: skip
+whole("kron", "a, b", "every number of {a} times the whole of {b}", "Kronecker's product: a grid of copies of {b}, "
+      "each multiplied by one number of {a}.", lambda *a, **k: mx.kron(*a, **k), traits=(Trait.PRODUCT,))  # fmt: skip
 whole("vecdot", "a, b, axis=-1", "Σ {a} · {b} along axis {axis}", "Multiplies pair by pair, and adds up.",
       lambda *a, **k: mx.vecdot(*a, **k), traits=(Trait.PRODUCT, Trait.REDUCES))  # fmt: skip
 whole("linalg.cross", "a, b, axis=-1", "{a} × {b}", "The cross product: at right angles to both, as long as the area "

@@ -61,8 +61,8 @@ _running("cummax", "max a", {}, "The largest number so far. Each gradient goes t
          lambda parts: mx.max(parts, axis=-1), float("-inf"))  # fmt: skip
 _running("cummin", "min a", {}, "The smallest number so far. Each gradient goes to the number that it was.",
          lambda parts: mx.min(parts, axis=-1), float("inf"))  # fmt: skip
-_running("logcumsumexp", "m + ln(Σ exp(a − m)),  m = max a", {"a": "exp(a) · Σ g / exp(y)"},
-         "The running soft maximum: ln(Σ exp(a)) of the numbers up to each place.",
+_running("logcumsumexp", "ln(Σ exp(a))", {"a": "exp(a) · Σ g / exp(y)"},
+         "The running soft maximum: Σ goes over the numbers up to each place.",
          lambda parts: mx.logsumexp(parts, axis=-1), float("-inf"))  # fmt: skip
 
 
