@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import random
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,30 +13,17 @@ import mlx.core as mx
 from nnrepl._version import VERSION
 from nnrepl.commands.interpreter import Interpreter
 from nnrepl.programs.arrays import SUFFIX
+from nnrepl.programs.debuggee import Debuggee, new_tape
+from nnrepl.programs.examples import example_path
 from nnrepl.programs.exceptions import exit_status
 from nnrepl.programs.saved import open_session
-from nnrepl.programs.script import (
-    USAGE_ERROR,
-    CannotLoad,
-    Script,
-    forget_modules,
-    load_module,
-    load_script,
-    reset_stdin,
-)
-from nnrepl.record.guide import Diverged, Guide, Unwinding
-from nnrepl.record.intercept import recording
-from nnrepl.record.names import ProgramNames
-from nnrepl.record.opaque import set_random_state
-from nnrepl.record.recorder import Recorder
-from nnrepl.record.rerun import CannotExchange
-from nnrepl.session.errors import Quit, Restart, RunAgain, UserError
+from nnrepl.programs.script import USAGE_ERROR, CannotLoad, Script, load_module, load_script
+from nnrepl.session.errors import Quit, UserError
 from nnrepl.session.saved import Keeper, stops_file
 from nnrepl.session.session import Session
 from nnrepl.session.settings import config_directory, config_file, load_settings
 from nnrepl.shell.readers import Chain, Queue, Reader
-from nnrepl.shell.shell import Shell, is_capable, make_console, make_reader, run_program
-from nnrepl.tape import Tape
+from nnrepl.shell.shell import Shell, is_capable, make_console, make_reader
 from nnrepl.timeline.history import parse_size
 from nnrepl.view.saved import facts_text
 
@@ -82,12 +68,6 @@ def versions() -> str:
     """`nnrepl 0.1.0 · mlx 0.32.4 on cpu`."""
     mlx: str = mx.__version__  # type: ignore[attr-defined]  # its stubs do not know it
     return f"nnrepl {VERSION} · mlx {mlx} on {mx.default_device().type.name}"
-
-
-def example_path(name: str = "simple_nn.py") -> Path:
-    """A built-in example: in the installed package, or beside it in a checkout."""
-    installed = Path(__file__).parent / "_examples" / name
-    return installed if installed.exists() else Path(__file__).parent.parent / "examples" / name
 
 
 def load(options: argparse.Namespace) -> Script:
@@ -207,7 +187,7 @@ def split_arguments(arguments: list[str]) -> tuple[list[str], list[str]]:
 
 
 class Debugger:
-    """One run of nnrepl on one program. The session lives on where the program runs again."""
+    """One run of nnrepl on one program: a session, a shell, and the program under them."""
 
     def __init__(self, options: argparse.Namespace, script: Script, lines: list[str]) -> None:
         self.options = options
@@ -215,15 +195,27 @@ class Debugger:
         self.settings, self.notes = settings_of(options)
         self.console = make_console(options.plain, self.settings.get("theme", "dark"))
         self.queue = Queue(([] if options.batch else self._startup()) + lines)
-        self._modules = frozenset(sys.modules)
-        self._random = (random.getstate(), _numpy_state(), mx.random.state[0])  # type: ignore[index]
 
     def run(self) -> int:
         """Until the person has had enough. Returns the exit status."""
-        names, tape = _new_tape()
+        names, tape = new_tape()
         session = Session(tape, names)
         session.settings.update(self.settings)
+        options = self.options
+        debuggee = Debuggee(self.script, session, at_entry=options.stop_at_entry, reads_input=options.batch)
+        shell = self._shell(session)
+        try:
+            error = debuggee.run()
+        except Quit:
+            error = session.exit_error
+        shell.cursor_moved(len(session.tape))
+        status = exit_status(error)
+        return status or int(shell.failed and not is_interactive(self.options))
+
+    def _shell(self, session: Session) -> Shell:
+        """The shell that gives the person the floor."""
         keeper = Keeper(session.stops, stops_file(self.script.path))
+        session.on_load = lambda path: keeper.move(stops_file(path)) if is_interactive(self.options) else ""
         restored = keeper.restore() if is_interactive(self.options) else ""
         shell = Shell(session, self.console, self._reader, self._banner(restored), self.options.batch)
         shell.interpreter.full_screen = self.options.tui
@@ -231,41 +223,7 @@ class Debugger:
             shell.after_line = keeper.save
         if not self.options.batch:
             shell.catch_interrupts()
-        error: BaseException | None = None
-        wish: Unwinding | None = None
-        try:
-            while True:
-                try:
-                    error = self._once(session, wish)
-                    break
-                except (Restart, RunAgain) as wanted:
-                    wish = wanted
-                    self._reset(session)
-                except (Diverged, CannotExchange) as failure:
-                    session.changes.failed()
-                    session.strand(f"{failure}; the program is over, restart runs it anew")
-                    break
-        except Quit:
-            error = session.exit_error
-        shell.cursor_moved(len(session.tape))
-        status = exit_status(error)
-        return status or int(shell.failed and not is_interactive(self.options))
-
-    def _once(self, session: Session, wish: Unwinding | None) -> BaseException | None:
-        """Run the program to its end: from its start, or along the tape of a run before."""
-        run = wish.run if isinstance(wish, RunAgain) else None
-        names, tape = _new_tape(None if run is None else run.old)
-        recorder = Recorder(tape, strict=True, base=sys._getframe())
-        recorder.listener = session
-        session.attach(tape, names, recorder)
-        if run is not None:
-            recorder.guide = Guide(run.expected, run.old, run.position)
-            session.changes.arrived(tape, names, 0)
-            session.begin_again(run)
-        else:
-            session.begin(self.options.stop_at_entry)
-        with recording(recorder):
-            return run_program(self.script.run, session)
+        return shell
 
     def _startup(self) -> list[str]:
         """The commands that a person wants at the beginning of each session."""
@@ -284,37 +242,12 @@ class Debugger:
         notes = "".join(f"\n{note}" for note in said)
         return f"{versions()} · {_short(self.script.title)} · step to begin, help for more{notes}"
 
-    def _reset(self, session: Session) -> None:
-        """Put things back, so that the program does again what it did: the random states, its input, and the
-        modules that it had imported."""
-        python, numpy, state = self._random
-        random.setstate(python)
-        if numpy is not None:
-            sys.modules["numpy"].random.set_state(numpy)
-        set_random_state(state)
-        if self.options.batch:  # else the person's commands come from there
-            reset_stdin()
-        forget_modules(self._modules, session.tape)
-
-
-def _new_tape(old: Tape | None = None) -> tuple[ProgramNames, Tape]:
-    """An empty tape; for a second run one that shares what is noted about the values of the first."""
-    names = ProgramNames()
-    tape = Tape(names) if old is None else old.fork(0, names)
-    names.tape = tape
-    return names, tape
-
 
 def _short(title: str) -> str:
     """A path from where one stands, if that is shorter."""
     if not os.path.isabs(title):
         return title
     return min(title, os.path.relpath(title), key=len)
-
-
-def _numpy_state() -> Any:
-    numpy = sys.modules.get("numpy")
-    return None if numpy is None else numpy.random.get_state()
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import mlx.optimizers as optim
 
 mx.random.seed(1)
 model = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 4))
-optimizer = optim.SGD(learning_rate=1e-6)
+optimizer = optim.SGD(learning_rate=1e-3)
 x = mx.random.normal((6, 3)) * 500
 y = mx.array([0, 1, 2, 3, 0, 1])
 

@@ -4,7 +4,7 @@ from importlib import import_module
 
 MODULES = (
     "export", "frames", "general", "graph", "info", "inside", "lines", "look", "motions", "passes", "settings", "stops",
-    "time", "understand", "files", "comparing",
+    "time", "understand", "files", "reloading", "comparing",
 )  # fmt: skip
 """The modules of commands, in the order in which help and README list them."""
 

@@ -65,7 +65,7 @@ def compare_(it: Interpreter, text: str) -> RenderableType | None:
         matched.unmatched.update(verdict.undecided)
         shown = compare_view(wish.path, verdict, matched, reference.unreadable)
     if part.open and it.session.running and matched.unmatched:
-        note = f"the program stands at #{part.ops[-1].index} of this pass: go on (continue, finish) and compare again"
+        note = f"the program stands at {part.ops[-1].label} of this pass: go on (continue, finish) and compare again"
         return Group(shown, Text(note, style="warning"))
     return shown
 
@@ -135,14 +135,14 @@ def _with_tape(it: Interpreter, wish: Wish, part: Stretch) -> RenderableType:
         for old, new in (*zip(old_op.inputs, new_op.inputs), *zip(old_op.outputs, new_op.outputs)):
             if new not in seen and old.evaluated and not new.refusal and new.kind != "seed":
                 seen.add(new)
-                key = f"#{old_op.index}" if old.op is not None else old.name
+                key = f"{old_op.label}" if old.op is not None else old.name
                 key = key if key not in theirs else f"{key} ({len(theirs)})"
                 theirs[key] = old
                 matches.append(Match(new, key, TAPE))
     if not matches:
         raise UserError(f"{wish.path} and this tape have no values in common")
     it.session.evaluate([found.value for found in matches])
-    unmatched = {} if parted is None else {f"#{parted[0].index} {parted[0].name}": f"is {parted[1].name} here"}
+    unmatched = {} if parted is None else {f"{parted[0].label} {parted[0].name}": f"is {parted[1].name} here"}
     with aside():
         verdict = compare(in_order(matches, part), lambda key: theirs[key].array, part, wish.tolerance)
         return compare_view(wish.path, verdict, Matched(matches, unmatched, []), [])

@@ -22,6 +22,7 @@ from nnrepl.view.info import (
     parameters_view,
     passes_view,
     stats_view,
+    steps_view,
     variables_view,
 )
 from nnrepl.view.stops import entries_view
@@ -52,6 +53,7 @@ TOPICS: dict[str, tuple[str, Topic]] = {
         _breakpoints,
     ),
     "watch": ("watches and catches only", _watches),
+    "steps": ("each training step: its ops, its updates, its loss where that is evaluated", steps_view),
     "passes": ("each pass: what it is, its ops, its loss where that is evaluated", passes_view),
     "parameters": ("shape, size and gradient norm of each parameter (this evaluates the gradients)", parameters_view),
     "memory": ("what MLX holds, and what of it the tape does", memory_view),
@@ -72,13 +74,13 @@ _SHORT = {
 def info(it: Interpreter, text: str) -> RenderableType | None:
     """Tell about the session: `info passes`, `info parameters`, `info memory`; alone, what there is to tell.
 
-    `info passes` lists those around the cursor, `info passes all` every one. Nothing is evaluated for it, except
-    by `info parameters`, which shows the norms of the gradients.
+    `info steps` lists those around the cursor, `info steps all` every one; likewise `info passes`. Nothing is
+    evaluated for it, except by `info parameters`, which shows the norms of the gradients.
     """
     if not text:
         return Group(*(Text(f"info {name:<12} {summary}") for name, (summary, _) in TOPICS.items()))
-    if text.split() == ["passes", "all"]:
-        return passes_view(it.session, True)
+    if text.split()[1:] == ["all"] and text.split()[0] in ("steps", "passes"):
+        return (steps_view if text.startswith("steps") else passes_view)(it.session, True)
     name = _SHORT.get(text, text)
     if name not in TOPICS:
         close = [topic for topic in TOPICS if topic.startswith(name)]

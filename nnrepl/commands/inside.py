@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 from rich.console import Group, RenderableType
 from rich.text import Text
 
@@ -12,28 +10,24 @@ from nnrepl.commands.table import NOTHING, Grammar, command
 from nnrepl.commands.understand import UNDERSTAND
 from nnrepl.session.errors import UserError
 from nnrepl.session.expressions import aside
+from nnrepl.session.lookup import NUMBER
 from nnrepl.session.session import Session
 from nnrepl.tape import Op
 
-OP = Grammar("[#n | NAME]", lambda text: True, "names")
+OP = Grammar("[NAME | PLACE]", lambda text: True, "places")
 
 
 def op_of(session: Session, text: str) -> Op:
-    """The op that is meant: `#n`, the one that made a name, or the one at the cursor."""
+    """The op that is meant: the one at a place, the one that made a name, or the one at the cursor."""
     if not text:
         if session.op is None:
             raise UserError("the cursor stands behind the last op; name one, such as #3")
         return session.op
-    from nnrepl.explain.paths import gradient_of, inner_of_gradient, value_of
+    from nnrepl.explain.paths import target_of
 
-    found = re.fullmatch(r"#(-?\d{1,12})", text)
-    if found:
-        return session.lookup.op(int(found[1]))
-    inner = inner_of_gradient(text)
-    if inner is None:
-        value = value_of(session, text)
-    else:
-        value = gradient_of(session, value_of(session, inner))
+    if NUMBER.fullmatch(text):
+        return session.lookup.op(text)
+    value = target_of(session, text)
     if value.op is None:
         raise UserError(f"{text} was not made by an op")
     return value.op
@@ -58,7 +52,7 @@ def into(it: Interpreter, text: str) -> RenderableType | None:
         if found.largest == 0
         else f"the result differs from the op's own by at most {number(found.largest)}"
     )
-    said = f"inside #{opened.index} {opened.name}: {found.ops} textbook ops; {close}"
+    said = f"inside {opened.label} {opened.name}: {found.ops} textbook ops; {close}"
     if found.largest and found.peak:
         said += f" (its largest element is {number(found.peak)})"
     it.session = inside

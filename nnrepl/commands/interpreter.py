@@ -14,7 +14,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from nnrepl.commands import habits, table
-from nnrepl.record.guide import Unwinding
+from nnrepl.record.intake import Unwinding
 from nnrepl.session.assignments import Assignment, assignment
 from nnrepl.session.errors import NoGradient, NotYet, UserError
 from nnrepl.session.expressions import masked, parts
@@ -24,7 +24,7 @@ from nnrepl.view.changes import Changes
 from nnrepl.view.log import Log
 from nnrepl.view.stop import stop_view
 from nnrepl.view.tensor import Look, tensor
-from nnrepl.view.timelines import edit_text, recomputed_text
+from nnrepl.view.timelines import news_text, recomputed_text
 from nnrepl.view.tree import tensor_tree
 
 
@@ -92,7 +92,7 @@ class Interpreter:
         if parsed.kind == "empty":
             if not self.repeat:
                 return None
-            parsed = table.classify(self.repeat, self.table)
+            parsed = table.classify(self.repeat, self.table, self.is_name)
         self.repeat = ""
         if parsed.command is None:
             return self.python(parsed.text)
@@ -116,15 +116,22 @@ class Interpreter:
     def _classify(self, line: str) -> table.Line:
         """A line by its syntax; what is neither command nor Python may be a habit from another debugger."""
         try:
-            return table.classify(line, self.table)
+            return table.classify(line, self.table, self.is_name)
         except UserError:
             meant = habits.read_as(line.strip())
             if meant is not None:
-                return table.classify(meant, self.table)
+                return table.classify(meant, self.table, self.is_name)
             answer = habits.answer(line.strip())
             if answer is not None:
                 raise UserError(answer) from None
             raise
+
+    def is_name(self, word: str) -> bool:
+        """Whether the program, or the user, has something that is called so."""
+        session = self.session
+        return (
+            word == "grad" or bool(session.names.versions(word)) or word in session.expressions.known(session.where())
+        )
 
     def waiting(self) -> str | None:
         """The line that is to be run before any is read; None if there is none."""
@@ -147,7 +154,7 @@ class Interpreter:
 
     def _hint(self, parsed: table.Line, word: str) -> Text | None:
         """A bare word that is a command, and the name of a tensor as well."""
-        if parsed.text or parsed.command is None or self.session.names.newest(word, self.session.cursor) is None:
+        if parsed.text or parsed.command is None or not self.session.expressions.is_tensor(word, self.session.where()):
             return None
         return Text(f"({word} is also a tensor: p {word} shows it)", style="hint")
 
@@ -234,7 +241,7 @@ class Interpreter:
         """What an edit has done, once."""
         changes = self.session.changes
         timeline, changes.news = changes.news, None
-        return None if timeline is None else edit_text(timeline)
+        return None if timeline is None else news_text(timeline)
 
     def moved_in_time(self, *said: RenderableType) -> RenderableType:
         """Another tape is looked at."""
@@ -253,8 +260,17 @@ class Interpreter:
         try:
             result = self.value(text)
         except (NotYet, NoGradient) as answer:
-            return Text(str(answer), style="hint")
+            return self.not_there(answer, look)
         return self.guarded(lambda: self.shown_value(result, label, text, look), text)
+
+    def not_there(self, answer: UserError, look: Look | None = None) -> RenderableType:
+        """What is said of a name that is not made yet; the last tensor of that name under its own address."""
+        said = Text(str(answer), style="hint")
+        last = answer.last if isinstance(answer, NotYet) else None
+        if last is None or not isinstance(answer, NotYet):
+            return said
+        self.session.evaluate([last])
+        return Group(said, tensor(answer.address, last.array, look))
 
     def shown_value(
         self, result: Any, label: str | None, text: str, look: Look | None = None, note: str = ""
@@ -288,6 +304,9 @@ class Interpreter:
     def label(self, text: str, value: Value | None) -> str:
         """What a printed tensor is called: as it was asked for, a gradient as ∂L/∂x."""
         stripped = text.strip()
+        found = self.session.expressions.found.get(stripped)
+        if found is not None and (found.address or found.whose):
+            return found.address if not found.whose else f"{stripped} ({found.whose})"
         if value is not None and value.gradient_of is not None and stripped.startswith("grad("):
             return value.name
         return stripped if len(stripped) <= 40 else "result"

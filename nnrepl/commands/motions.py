@@ -26,16 +26,20 @@ def step(it: Interpreter, text: str) -> RenderableType | None:
     return it.show_stop(it.session.step(_count(text)))
 
 
-COUNT_OR_PASS = Grammar("[n] | pass [n]", lambda text: re.fullmatch(r"\d*|pass(\s+\d+)?", text) is not None)
+COUNT_OR_STEP = Grammar(
+    "[n] | step [n] | pass [n]", lambda text: re.fullmatch(r"\d*|(step|pass)(\s+\d+)?", text) is not None
+)
 
 
-@command("next", "n", takes=COUNT_OR_PASS, group=FORWARDS, repeats=True)
+@command("next", "n", takes=COUNT_OR_STEP, group=FORWARDS, repeats=True)
 def next_(it: Interpreter, text: str) -> RenderableType | None:
     """Go to the next op of this function, over the calls (of modules, for one) that it makes.
 
-    At the end of the function it goes on in the caller. `next pass` goes to the first op of the next pass,
-    `next pass 10` ten passes on.
+    At the end of the function it goes on in the caller. `next step` goes to the first op of the next training step,
+    `next step 10` ten steps on; `next pass` to the next gradient call or update.
     """
+    if text.startswith("step"):
+        return it.show_stop(it.session.next_step(_count(text[4:].strip())))
     if text.startswith("pass"):
         return it.show_stop(it.session.next_pass(_count(text[4:].strip())))
     return it.show_stop(it.session.next(_count(text)))
@@ -51,13 +55,10 @@ def finish(it: Interpreter, text: str) -> RenderableType | None:
 def until(it: Interpreter, text: str) -> RenderableType | None:
     """Go on to the next op at a place: `until #12`, `until train.py:31`, `until matmul`, `until backward`.
 
-    `until pass 500` goes to that pass, `until loss < 0.1` to the end of the first pass for which this holds.
-    A bare number is a line of the file in which you stand. Without a place, go to a greater line of this
-    function: out of a loop, for one.
+    `until step 500` goes to that training step, `until loss < 0.1` to where a loss has been made for which this holds
+    (see `help places`). The program runs on to a place that it has not come to yet. Without a place, go to a greater
+    line of this function: out of a loop, for one.
     """
-    if text.isdigit():
-        op = it.session.op
-        text = f"{op.source.file if op is not None else ''}:{text}"
     return it.show_stop(it.session.until(text))
 
 
@@ -73,9 +74,11 @@ def reverse_step(it: Interpreter, text: str) -> RenderableType | None:
     return it.show_stop(it.session.back(_count(text)))
 
 
-@command("reverse-next", "rn", takes=COUNT_OR_PASS, group=BACKWARDS, repeats=True)
+@command("reverse-next", "rn", takes=COUNT_OR_STEP, group=BACKWARDS, repeats=True)
 def reverse_next(it: Interpreter, text: str) -> RenderableType | None:
-    """Go back to the last op of this function, over the calls that it makes; `rn pass` to the pass before."""
+    """Go back to the last op of this function, over the calls that it makes; `rn step` to the step before."""
+    if text.startswith("step"):
+        return it.show_stop(it.session.back_step(_count(text[4:].strip())))
     if text.startswith("pass"):
         return it.show_stop(it.session.back_pass(_count(text[4:].strip())))
     return it.show_stop(it.session.back_next(_count(text)))
@@ -97,10 +100,11 @@ def reverse_continue(it: Interpreter, text: str) -> RenderableType | None:
 def goto(it: Interpreter, text: str) -> RenderableType | None:
     """Go to a place, in either direction.
 
-    `goto #12` an op; `goto train.py:31` a line; `goto z1` or `goto grad(z1)` the op that makes a value;
-    `goto pass 7` the first op of a pass;
-    `goto forward`, `goto backward`, `goto update` the first op of a phase; `goto layers.0` a module;
-    `goto matmul` an operation; `goto start`, `goto end`.
+    `goto #12` an op; `goto train.py:31`, `goto 31` a line; `goto z1` or `goto grad(z1)` the op that makes a value;
+    `goto step 30` a training step, `goto 30#12` one of its ops; `goto forward`, `goto backward`, `goto update` the
+    first op of a phase; `goto layers.0` a module; `goto loss_fn` a function; `goto matmul` an operation;
+    `goto layers.1 softmax` one within the other; `goto start`, `goto end`. Of several, the nearest: in this step, else
+    before, else ahead. The program runs on to a place that it has not come to yet (see `help places`).
     """
     return it.show_stop(it.session.goto(text))
 

@@ -12,11 +12,11 @@ from nnrepl.view.plot import Plot
 
 @command("plot", takes=EXPRESSION, group="looking")
 def plot(it: Interpreter, text: str) -> RenderableType | None:
-    """Draw an expression over the passes: `plot loss`, `plot mx.abs(grad(layers.0.weight)).max()`.
+    """Draw an expression over the training steps: `plot loss`, `plot mx.abs(grad(layers.0.weight)).max()`.
 
-    It is evaluated as it stands at the end of each gradient pass; passes that do not have it are left out.
+    It is evaluated as it stands behind the last gradient call of each step; steps that do not have it are left out.
     """
-    found = it.guarded(lambda: it.session.over_passes(text), text)
+    found = it.guarded(lambda: it.session.over_steps(text), text)
     if not found:
-        raise UserError(f"no pass on the tape has {text}")
+        raise UserError(f"no step on the tape has {text}")
     return Plot(text, [number for number, _ in found], [value for _, value in found])

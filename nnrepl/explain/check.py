@@ -185,10 +185,10 @@ def _of_op(look: Look, session: Session, op: Op) -> list[Question]:
     rule = rule_of(backward) if backward is not None else None
     if backward is None or rule is None:
         raise UserError(
-            f"#{op.index} {op.name} has no VJP on the tape: no gradient passes through it, or none was taken"
+            f"{op.label} {op.name} has no VJP on the tape: no gradient passes through it, or none was taken"
         )
     if backward.operation.kind == "accumulate":
-        raise UserError(f"#{backward.index} adds gradients; check the op before it")
+        raise UserError(f"{backward.label} adds gradients; check the op before it")
     forward = rule.op
     look.see([*backward.inputs, *backward.outputs, *forward.inputs])
     cotangents = upstream(backward)[: len(rule.outputs)]
@@ -211,7 +211,7 @@ def _of_composite(look: Look, session: Session, op: Op) -> list[Question]:
     grads = {value: op.part.grads.get(value.canonical) for value in outputs}
     reached = [value for value in outputs if grads[value]]
     if not reached:
-        raise UserError(f"no gradient reaches #{op.index} {op.name}, so that there is nothing to check")
+        raise UserError(f"no gradient reaches {op.label} {op.name}, so that there is nothing to check")
     cotangents = [(grads[value] or [value])[-1] for value in reached]
     look.see([*composite.inputs, *cotangents])
     slots = [value.slot for value in reached]
@@ -224,7 +224,7 @@ def _of_composite(look: Look, session: Session, op: Op) -> list[Question]:
             with aside():
                 gradient = mx.vjp(make(of.dtype), [of.array], [mx.array(1.0, of.dtype)])[1][0]
                 mx.eval(gradient)
-            name = f"the part of ∂L/∂{of.name} that comes from #{op.index} {op.name}"
+            name = f"the part of ∂L/∂{of.name} that comes from {op.label} {op.name}"
             questions.append(Question(name, of, gradient, make, _coarsest([*composite.inputs]), peak, _ELEMENTS))
     return questions
 

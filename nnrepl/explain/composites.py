@@ -72,7 +72,7 @@ def explain_call(session: Session, call: Call) -> Explanation:
     look = Look(session)
     first, last = call.ops[0], call.ops[-1]
     where = words.place(first.source)
-    span = f"#{first.index}" if first is last else f"#{first.index} to #{last.index}"
+    span = f"{first.label}" if first is last else f"{first.label} to {last.label}"
     kind = f", {call.kind}" if call.kind else ""
     found = Explanation(None, title=f"{call.title}{kind}: {span}{f', {where}' if where else ''}")
     whole = _known(call)
@@ -89,7 +89,7 @@ def explain_call(session: Session, call: Call) -> Explanation:
     ]
     found.steps = _steps(session, look, call, names)
     found.chain = _effect(look, session, [*results[:1], *taken], names)
-    found.notes.append(f"explain #{first.index} explains its first op with numbers.")
+    found.notes.append(f"explain {first.label} explains its first op with numbers.")
     found.ops = look.ops
     return found
 

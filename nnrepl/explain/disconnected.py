@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
 import mlx.core as mx
 
 from nnrepl.explain import words
@@ -15,42 +17,39 @@ _PLACES = ("argmax", "argmin", "argsort", "argpartition")
 
 
 def why_none(session: Session, value: Value) -> Answer:
-    """Follow a value from where it enters towards the loss, and name the ops where its way ends."""
+    """Follow a value from where it enters towards the loss, and say where its way ends.
+
+    The causes are told apart: "unused" in the loss, "cut" by an op that passes no gradient, cut by an "edit", used
+    only as "data" (places, conditions), "frozen", or never "asked" for.
+    """
     tape = session.tape
+    value, namesake = _meant(tape, session.part, value)
     part = _pass_of(tape, value)
     name = value.name
     if part is None:
         return Answer(f"No gradient was taken in which {name} takes part.", advice=_how_to(value))
-    reached, ends, arrives = _forward_cone(tape, part, value)
+    cone = _forward_cone(tape, part, value)
     if part.error is not None:
         return Answer(
             f"∂L/∂{name} was not computed: the pass ended with {type(part.error).__name__}. why error tells more."
         )
-    if not reached:
-        return Answer(f"∂L/∂{name} does not exist: {name} is never used in pass {part.number}, so the loss does "
-                      f"not depend on "
-                      "it.", reasons=[_never(tape, value)], advice=_how_to_use(value), cause="unused")  # fmt: skip
+    asked = value in part.wrt or value.canonical in cone.asked
+    head = f"∂L/∂{name} does not exist"
+    if not cone.reached and not cone.edits:
+        also = [_namesake(name, namesake)] if namesake is not None else []
+        return Answer(f"{head}: {name} is never used in {part.address}, so the loss does not depend on it.",
+                      reasons=[_never(value), *also], advice=_how_to_use(value), cause="unused")  # fmt: skip
     into_loss = _ancestors_of_loss(part)
-    answer = Answer(f"∂L/∂{name} does not exist: no gradient flows from the loss to {name}.")
-    ends = [] if arrives else ends
-    for op in ends[:4]:
-        where = words.place(op.source)
-        onward = "" if op in into_loss else " (and its result does not reach the loss either)"
-        answer.reasons.append(f"The way ends at #{op.index} {words.call(op)}, {where}: {why_end(op)}{onward}")
-        answer.op, answer.cause = answer.op or op, "cut"
-    if not ends:
-        used = [op for op in reached if op in into_loss]
-        if arrives or used:
-            answer.reasons.append(f"{name} is used by {_ops(used or reached)}, but it is not among what was "
-                                  f"differentiated: it is "
-                                  "frozen, captured as a constant, or not a parameter of the model.")  # fmt: skip
-            answer.advice, answer.cause = _how_to(value), "frozen"
-        else:
-            last = max(reached, key=lambda op: op.position)
-            answer.op, answer.cause = last, "unused"
-            answer.reasons.append(f"{name} is used by {_ops(reached)}, but nothing that is computed from it "
-                                  f"goes into the loss: the "
-                                  f"last is #{last.index} {words.call(last)}, {words.place(last.source)}.")  # fmt: skip
+    answer = Answer(f"{head}: no gradient flows from the loss to {name}.")
+    for edit in cone.edits:
+        target = tape.edits[edit]
+        answer.op, answer.cause = answer.op or edit, "edit"
+        answer.reasons.append(f"The edit of {target.name} ({edit.label} {words.call(edit)}) put other numbers in its "
+                              f"place, which are not computed from {name}.")  # fmt: skip
+    if not cone.arrives:
+        _tell_ends(answer, cone, into_loss, value)
+    if not answer.cause:
+        _tell_rest(session, answer, cone, part, value, asked, into_loss)
     if tape.holes and answer.cause == "unused":
         answer.reasons.append(
             f"{len(tape.holes)} tensors came from something that was not recorded; the way may lead through there."
@@ -58,8 +57,97 @@ def why_none(session: Session, value: Value) -> Answer:
     return answer
 
 
+def _tell_ends(answer: Answer, cone: Cone, into_loss: set[Op], value: Value) -> None:
+    """The ops at which the way ends, those first whose result goes into the loss and which stop it on purpose."""
+    ends = sorted(cone.ends, key=lambda op: (op not in into_loss, op.name != "stop_gradient", op.position))
+    for op in ends[:4]:
+        where = words.place(op.source)
+        onward = "" if op in into_loss else " (and its result does not reach the loss either)"
+        answer.reasons.append(f"The way ends at {op.label} {words.call(op)}, {where}: {why_end(op)}{onward}")
+        answer.op, answer.cause = answer.op or op, answer.cause or "cut"
+    if ends and len(ends) == len(cone.reached) and all(_takes_as_data(op, value) for op in ends):
+        answer.cause = "data"
+
+
+def _takes_as_data(op: Op, value: Value) -> bool:
+    """Whether an op takes a value as places or as a condition only."""
+    entry = entry_for(op)
+    if not mx.issubdtype(value.dtype, mx.inexact):
+        return True
+    return entry is not None and op.name in ("where", "take", "getitem", "take_along_axis") and not any(
+        given is value for symbol, given in bind(entry, op).items() if symbol in entry.slopes
+    )  # fmt: skip
+
+
+def _tell_rest(
+    session: Session, answer: Answer, cone: Cone, part: Pass, value: Value, asked: bool, into_loss: set[Op]
+) -> None:
+    """What is to be said where no op ends the way: nobody asked for the gradient, or the loss does not take it."""
+    name = value.name
+    used = [op for op in cone.reached if op in into_loss]
+    if cone.arrives or used:
+        whose = _frozen_in(part, value)
+        why = (
+            f"it is frozen in the model ({whose}.unfreeze() lets it be trained)" if whose
+            else "nobody asked for its gradient" if not asked else "its gradient was asked for and does not arrive"
+        )  # fmt: skip
+        answer.reasons.append(
+            f"{name} is used by {_ops(used or cone.reached)}, but it is not among what was differentiated: {why}."
+        )
+        answer.advice, answer.cause = "" if whose else _how_to(value), "frozen" if whose else "asked"
+        return
+    last = max(cone.reached, key=lambda op: op.position)
+    answer.op, answer.cause = last, "unused"
+    where = words.place(last.source)
+    answer.reasons.append(
+        f"{name} is used by {_ops(cone.reached)}, but nothing that is computed from it goes into the loss: the last is "
+        f"{last.label} {words.call(last)}, {where}."
+    )
+
+
+def _frozen_in(part: Pass, value: Value) -> str:
+    """The class of the model that holds a value as a parameter and does not train it, "" if none does."""
+    from nnrepl.explain.health.parameters import roots
+    from nnrepl.record import trees
+
+    held = {id(one.held) for one in (value, value.origin) if one is not None and one.held is not None}
+    for root in roots(part):
+        trained = {id(array) for _, array in trees.paths(root.trainable_parameters())}
+        if any(id(array) in held and id(array) not in trained for _, array in trees.paths(root.parameters())):
+            return type(root).__name__
+    return ""
+
+
+def _meant(tape: Tape, here: Pass | None, value: Value) -> tuple[Value, Value | None]:
+    """The tensor that a name means where two have it: the one that was differentiated and is not used, if the pass
+    takes another of that name; and the other."""
+    parts = [here] if here is not None and here.kind == GRADIENT_PASS else tape.passes
+    for part in parts:
+        if value in part.wrt:
+            return value, _other_of_that_name(tape, part, value)
+        twin = next((leaf for leaf in part.wrt if leaf.name == value.name and leaf is not value), None)
+        if twin is not None and not twin.consumers and not part.grads.get(twin):
+            return twin, value
+    return value, None
+
+
+def _other_of_that_name(tape: Tape, part: Pass, value: Value) -> Value | None:
+    for op in tape.ops[part.start : part.backward]:
+        for taken in op.inputs:
+            outside = taken.op is None or taken.op.position < part.start
+            if outside and taken is not value and taken.name == value.name:
+                return taken
+    return None
+
+
+def _namesake(name: str, other: Value) -> str:
+    user = next((op for op in other.consumers if op.part.kind == GRADIENT_PASS), None)
+    by = f": {user.label} {words.call(user)} ({words.place(user.source)})" if user is not None else ""
+    return f"The pass takes another tensor that is called {name}, and was not differentiated{by}."
+
+
 def _ops(ops: list[Op]) -> str:
-    shown = ", ".join(f"#{op.index} {op.name}" for op in ops[:3])
+    shown = ", ".join(f"{op.label} {op.name}" for op in ops[:3])
     return shown + (f" and {len(ops) - 3} more" if len(ops) > 3 else "")
 
 
@@ -73,21 +161,42 @@ def _pass_of(tape: Tape, value: Value) -> Pass | None:
     return users[0] if users else None
 
 
-def _forward_cone(tape: Tape, part: Pass, value: Value) -> tuple[list[Op], list[Op], bool]:
-    """The forward ops of a pass that a value flows into, those of them through which no gradient passes, and whether
-    another way leads to the loss."""
-    reached: list[Op] = []
-    ends: list[Op] = []
-    alive = {value.canonical, *(leaf for leaf in part.wrt if leaf.origin is value)}
+@dataclass(slots=True)
+class Cone:
+    """Where a value goes in the forward part of a pass.
+
+    Attributes:
+        reached: The ops that take it, or what is computed from it.
+        ends: Those of them through which no gradient passes.
+        edits: Edits that put something else in the place of what was computed from it.
+        arrives: Whether a way leads to the loss.
+        asked: What was differentiated and goes on with it.
+    """
+
+    reached: list[Op] = field(default_factory=list)
+    ends: list[Op] = field(default_factory=list)
+    edits: list[Op] = field(default_factory=list)
+    arrives: bool = False
+    asked: set[Value] = field(default_factory=set)
+
+
+def _forward_cone(tape: Tape, part: Pass, value: Value) -> Cone:
+    """Follow a value through the forward ops of a pass."""
+    cone = Cone(asked={leaf for leaf in part.wrt if leaf.origin is value})
+    alive = {value.canonical, *cone.asked}
     for op in tape.ops[part.start : part.backward]:
-        if not any(taken.canonical in alive for taken in op.inputs):
+        takes = any(taken.canonical in alive for taken in op.inputs)
+        if op in tape.edits and tape.edits[op].canonical in alive and not takes:
+            cone.edits.append(op)
+        if not takes:
             continue
-        reached.append(op)
+        cone.reached.append(op)
         if ends_here(op, alive):
-            ends.append(op)
+            cone.ends.append(op)
         else:
             alive.update(output.canonical for output in op.outputs)
-    return reached, ends, any(root.canonical in alive for root, _ in part.roots)
+    cone.arrives = any(root.canonical in alive for root, _ in part.roots)
+    return cone
 
 
 def ends_here(op: Op, alive: set[Value]) -> bool:
@@ -113,7 +222,7 @@ def why_end(op: Op) -> str:
     if op.name == "stop_gradient":
         return "stop_gradient lets no gradient pass, on purpose."
     if op.name in _PLACES:
-        return "it answers with places, and a place has no slope. Use softmax for a choice that can learn."
+        return "it answers with places, and a place has no slope (a softmax would be a choice that can learn)."
     if op.name in _STEPS:
         return "it is a step function, flat everywhere: its slope is 0."
     if op.name == "astype":
@@ -138,11 +247,10 @@ def _ancestors_of_loss(part: Pass) -> set[Op]:
     return found
 
 
-def _never(tape: Tape, value: Value) -> str:
-    users = value.consumers
-    elsewhere = [op for op in users if op.part.kind != GRADIENT_PASS]
+def _never(value: Value) -> str:
+    elsewhere = [op for op in value.consumers if op.part.kind != GRADIENT_PASS]
     if elsewhere:
-        return f"It is used only outside of the pass: {_ops(list(elsewhere))}."
+        return f"It is used only outside of the pass: {_ops(elsewhere)}."
     return "No op of the pass takes it."
 
 

@@ -28,7 +28,7 @@ def why_error(session: Session) -> Answer:
     where = words.place(op.source)
     root = op.of or op
     did = f"the VJP of {words.call(root)}" if op.of is not None else words.call(op)
-    answer = Answer(f"#{op.index}, {did} ({where}), raised {type(error).__name__}: {said}", op)
+    answer = Answer(f"{op.label}, {did} ({where}), raised {type(error).__name__}: {said}", op)
     operands = list(dict.fromkeys(value for value in root.inputs))
     answer.evidence = [
         Evidence(value.name, f"{tuple(value.shape)} {words.operand(value.dtype)}, {history(value)}")
@@ -47,7 +47,7 @@ def history(value: Value) -> str:
     at = value
     while at.op is not None and len(steps) < 4:
         op = at.op
-        steps.append(f"{tuple(at.shape)} from #{op.index} {words.call(op)}, {words.place(op.source)}")
+        steps.append(f"{tuple(at.shape)} from {op.label} {words.call(op)}, {words.place(op.source)}")
         same = [taken for taken in op.inputs if taken.shape != at.shape]
         if not same or op.name not in _RESHAPING:
             break

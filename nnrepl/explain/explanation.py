@@ -14,12 +14,13 @@ from nnrepl.explain.entry import ELEMENTWISE, MOVE, Entry, bind, entry_for
 from nnrepl.explain.links import shown
 from nnrepl.explain.local import names_of, symbol_of, template, written
 from nnrepl.explain.look import Look
-from nnrepl.explain.paths import gradient_of, rule_of, target_of, upstream
+from nnrepl.explain.paths import gradient_of, main_output, rule_of, target_of, upstream
 from nnrepl.explain.patterns import known_by_name
 from nnrepl.explain.updates import update_lines, update_of
 from nnrepl.explain.worked import backward_lines, forward_lines, linear_in, result_at
 from nnrepl.ops.numbers import element
 from nnrepl.session.errors import NoGradient, NotYet, UserError
+from nnrepl.session.lookup import NUMBER
 from nnrepl.session.session import Session
 from nnrepl.tape import UPDATE_PASS, Leaf, Op, Value
 
@@ -92,9 +93,9 @@ def explain(session: Session, text: str) -> Explanation:
         assert op is not None
         if op.error is not None:
             raise UserError(
-                f"#{op.index} {op.name} raised {type(op.error).__name__} and has no result; why error tells more"
+                f"{op.label} {op.name} raised {type(op.error).__name__} and has no result; why error tells more"
             )
-        value = _main_output(op)
+        value = main_output(op)
     found = of_value(look, value, index)
     if target == "loss":
         found.chain = _chain(session, look, value)
@@ -110,9 +111,8 @@ def _find(session: Session, target: str) -> tuple[Op | None, Value | None]:
         return op, None
     if target.startswith("update "):
         return None, _updated(session, target.removeprefix("update ").strip())
-    number = re.fullmatch(r"#(-?\d{1,12})", target)
-    if number:
-        return session.lookup.op(int(number[1])), None
+    if NUMBER.fullmatch(target):
+        return session.lookup.op(target), None
     return None, target_of(session, target)
 
 
@@ -124,13 +124,6 @@ def _updated(session: Session, name: str) -> Value:
         raise UserError(f"no update of {name} is on the tape; go on until the optimizer has run")
     later = [value for value in made if value.op is not None and value.op.position >= session.cursor]
     return (later or made[-1:])[0]
-
-
-def _main_output(op: Op) -> Value:
-    if not op.outputs:
-        raise UserError(f"#{op.index} {op.name} has no result")
-    held = [value for value in op.outputs if value.size]
-    return held[0] if held else op.outputs[0]
 
 
 def of_value(look: Look, value: Value, index: str | None = None) -> Explanation:
@@ -164,7 +157,7 @@ def _most_telling(look: Look, value: Value) -> Index:
 
 
 def _ask(op: Op, value: Value) -> str:
-    return f"#{op.index}" if value.gradient_of is not None or value.name.startswith("#") else value.name
+    return f"{op.label}" if value.gradient_of is not None or value.name.startswith("#") else value.name
 
 
 def _leaf(look: Look, value: Value, index: str | None) -> Explanation:
@@ -176,7 +169,7 @@ def _leaf(look: Look, value: Value, index: str | None) -> Explanation:
     )
     users = [op for op in value.consumers if op.of is None]
     if users:
-        found.notes.append(f"It is used by {', '.join(f'#{op.index} {op.name}' for op in users[:4])}.")
+        found.notes.append(f"It is used by {', '.join(f'{op.label} {op.name}' for op in users[:4])}.")
     if index is not None:
         place = parse(index, value)
         found.lines = [f"{named(value, place)} = {words.number(result_at(look, value, place))}"]
@@ -195,7 +188,7 @@ def _symbols(op: Op, names: Names) -> list[Symbol]:
 def origin_of(value: Value) -> str:
     """Where a tensor comes from, in a few words."""
     if value.op is not None:
-        return f"made by #{value.op.index} {value.op.name}"
+        return f"made by {value.op.label} {value.op.name}"
     if isinstance(value, Leaf):
         return {"parameter": "a parameter", "input": "an input", "constant": "a constant", "seed": "1, by "
             "definition"}.get(
@@ -227,7 +220,7 @@ def _forward(look: Look, found: Explanation, op: Op, entry: Entry | None, value:
     if not found.lines:
         found.lines = [f"{left} = {words.number(result_at(look, value, place))}"]
         if entry.kind == "composite":
-            found.notes.append(f"into #{op.index} takes it apart into textbook ops, with their numbers.")
+            found.notes.append(f"into {op.label} takes it apart into textbook ops, with their numbers.")
     found.notes.extend(_shape_notes(op, entry, value))
     found.notes.extend(known_by_name(op))
     step = update_of(value)

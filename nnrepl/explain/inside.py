@@ -70,20 +70,18 @@ def open_op(session: Session, op: Op) -> InsideSession:
     forward = op.of or op
     entry = entry_for(op)
     if op.operation.kind == "accumulate":
-        raise UserError(
-            f"#{op.index} adds two gradients: there is nothing inside; explain #{op.index} shows the numbers"
-        )
+        raise UserError(f"{op.label} adds two gradients: there is nothing inside; explain {op.label} shows the numbers")
     if op.error is not None:
-        raise UserError(f"#{op.index} {op.name} raised {type(op.error).__name__}; why error tells more")
+        raise UserError(f"{op.label} {op.name} raised {type(op.error).__name__}; why error tells more")
     if entry is None or entry.forward is None:
-        raise UserError(f"nnrepl's table has no formula for {forward.name}; primitives #{op.index} shows what MLX does")
+        raise UserError(f"nnrepl's table has no formula for {forward.name}; primitives {op.label} shows what MLX does")
     if entry.kind == WHOLE:
         raise UserError(
-            f"nnrepl has no textbook form of {forward.name}; explain #{op.index} shows its numbers, and "
-            f"primitives #{op.index} what MLX does"
+            f"nnrepl has no textbook form of {forward.name}; explain {op.label} shows its numbers, and "
+            f"primitives {op.label} what MLX does"
         )
     if entry.kind not in (COMPOSITE, PRODUCTS):
-        raise UserError(f"{forward.name} is a textbook op already; explain #{op.index} shows its numbers")
+        raise UserError(f"{forward.name} is a textbook op already; explain {op.label} shows its numbers")
     names = ProgramNames()
     tape = Tape(names)
     names.tape = tape
@@ -96,7 +94,7 @@ def open_op(session: Session, op: Op) -> InsideSession:
         results = run()
         recorder.close_pass()
     if not tape.ops:
-        raise UserError(f"{forward.name} is a textbook op already; explain #{op.index} shows its numbers")
+        raise UserError(f"{forward.name} is a textbook op already; explain {op.label} shows its numbers")
     rule = rule_of(op)
     for part in tape.passes:
         part.title = words.call(forward)
@@ -139,7 +137,7 @@ def _backward(op: Op, entry: Entry, given: dict[Value, mx.array]) -> Run:
     """The gradient of the formula, by the chain rule through its textbook ops."""
     forward, rule = op.of, rule_of(op)
     if forward is None or rule is None:
-        raise UserError(f"#{op.index} {op.name} cannot be taken apart")
+        raise UserError(f"{op.label} {op.name} cannot be taken apart")
     wanted = [rule.inputs[slot] for slot in rule.wanted]
     cotangents = [given[value] for value in upstream(op)[: len(rule.outputs)]]
 
@@ -185,7 +183,7 @@ def _recorder(tape: Tape) -> Iterator[Recorder]:
     installed = current()
     if installed is None:
         recorder = Recorder(tape, strict=False)
-        recorder.stack = _FormulaStack(sys._getframe())
+        recorder.stack = _FormulaStack(sys._getframe(), recorder.watch)
         recorder.start()
         with recording(recorder):
             yield recorder
@@ -194,7 +192,7 @@ def _recorder(tape: Tape) -> Iterator[Recorder]:
     fresh = Recorder(tape, strict=False)
     for name in _LENT:
         setattr(installed, name, getattr(fresh, name))
-    installed.stack = _FormulaStack(sys._getframe())
+    installed.stack = _FormulaStack(sys._getframe(), installed.watch)
     installed.mode = RECORD
     installed.start()
     try:
@@ -206,5 +204,5 @@ def _recorder(tape: Tape) -> Iterator[Recorder]:
 
 _LENT = (
     "tape", "strict", "mode", "live", "guards", "stack", "part", "differentiating", "captured", "listener", "started",
-    "guide", "sweeps", "overwritten", "stream",
+    "intake", "sweeps", "overwritten", "stream", "watch",
 )  # fmt: skip

@@ -9,6 +9,7 @@ from typing import Any
 
 import mlx.core as mx
 
+from nnrepl.session.births import finite_flags
 from nnrepl.session.expressions import aside
 from nnrepl.session.session import Session
 from nnrepl.tape import Value
@@ -57,11 +58,41 @@ class Look:
         self.session = session
         self.ops = 0
         self._stats: dict[Value, Stat] = {}
+        self._finite: dict[Value, bool] = {}
+        self._refused: set[Value] = set()
 
     @property
     def looked(self) -> int:
         """How many tensors were looked at."""
-        return len(self._stats)
+        return len(self._stats.keys() | self._finite.keys())
+
+    @property
+    def refused(self) -> int:
+        """How many tensors should have been looked at, and their numbers cannot be had."""
+        return len(self._refused)
+
+    @property
+    def all_finite(self) -> bool:
+        """Whether all that was looked at is finite."""
+        return all(self._finite.values()) and all(stat.is_finite for stat in self._stats.values())
+
+    def finite(self, values: Iterable[Value]) -> dict[Value, bool]:
+        """Whether each value is finite everywhere, in batches: one number for each is all that is kept."""
+        wanted = list(dict.fromkeys(values))
+        new = [value for value in wanted if value not in self._finite and self.can_see(value)]
+        self.see(new)
+        with aside():
+            for start in range(0, len(new), _BATCH):
+                chunk = new[start : start + _BATCH]
+                flags: Any = finite_flags(chunk).tolist()
+                self._finite.update(zip(chunk, flags))
+        return {value: self._finite[value] for value in wanted if value in self._finite}
+
+    def can_see(self, value: Value) -> bool:
+        """Whether the numbers of a value can be had; those that cannot are counted."""
+        if value.refusal:
+            self._refused.add(value)
+        return not value.refusal
 
     def see(self, values: Iterable[Value]) -> None:
         """Give values their numbers."""

@@ -45,7 +45,7 @@ def why_loss(session: Session) -> Answer:
     )
     predicted, weights, data = sum(changes), mixed - first, second - mixed
     answer = Answer(
-        f"The loss went from {words.number(float(first))} (pass {before.number}) to "
+        f"The loss went from {words.number(float(first))} ({before.address}) to "
         f"{words.number(float(second))} (pass "
         f"{after.number}): {signed(second - first)}. The weights account for {signed(weights)}"
         + (

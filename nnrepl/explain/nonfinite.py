@@ -1,305 +1,337 @@
-"""Nonfinite: where NaN and ∞ come from: the first op that made one out of ordinary numbers."""
+"""Nonfinite: where NaN and ∞ come from: the element of the loss or of a gradient, followed back to its birth."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import mlx.core as mx
 
 from nnrepl.explain import words
 from nnrepl.explain.answer import Answer, Evidence
-from nnrepl.explain.entry import entry_for
+from nnrepl.explain.broken import broken
 from nnrepl.explain.look import Look
-from nnrepl.explain.paths import upstream
+from nnrepl.explain.paths import gradient_pass_or_none
+from nnrepl.session.births import INF, NAN, Birth, first_bad, follow, is_inexact, unravel
 from nnrepl.session.session import Session
-from nnrepl.tape import Op, Pass, Value
-
-LARGEST = {mx.float16: 65504.0, mx.bfloat16: 3.39e38, mx.float32: 3.40e38}
-"""The largest number of each dtype (IEEE 754)."""
-
-_ON_PURPOSE = ("array", "full", "where", "log", "zeros", "ones")
+from nnrepl.tape import GRADIENT_PASS, Leaf, Op, Pass, Value
 
 
 @dataclass(frozen=True, slots=True)
-class Origin:
-    """The op that made a non-finite number, in which output, and at which element (flat)."""
+class Trouble:
+    """A tensor that matters and holds numbers that are none, and where the first of them was born."""
 
-    op: Op
-    value: Value
-    at: int
+    end: Value
+    part: Pass
+    birth: Birth
+
+    @property
+    def cause(self) -> Birth:
+        """What is to blame: the first birth, unless that is an ∞ that the program wrote on purpose."""
+        return blamed(self.birth)
 
 
-def why_nonfinite(session: Session) -> Answer:
-    """`why nan`: look through what has been recorded, pass by pass, in order of execution."""
+def blamed(birth: Birth) -> Birth:
+    """The birth of the ∞ behind a NaN; the NaN's own where that ∞ is a mask, of which an op should not make NaN."""
+    if birth.before is None:
+        return birth
+    root = blamed(birth.before)
+    softmax = birth.op is not None and birth.op.root.name in ("softmax", "logsumexp", "logaddexp")
+    return birth if softmax or _on_purpose(root) else root
+
+
+def _on_purpose(birth: Birth) -> bool:
+    """An ∞ that stands in the program: `where(mask, -mx.inf, x)`, `full(shape, -mx.inf)`."""
+    return birth.op is not None and (birth.constant is not None or birth.op.name in ("full", "where"))
+
+
+# -- looking -------------------------------------------------------------------------------------------------
+
+
+def trouble(look: Look, part: Pass) -> Trouble | None:
+    """What is not finite at the ends of a pass: its loss, its gradients, what an update made."""
+    bad = _first_not_finite(look, ends(part))
+    if bad is None:
+        return None
+    at = first_bad(look, bad)
+    return None if at is None else Trouble(bad, part, follow(look, bad, at))
+
+
+def ends(part: Pass) -> list[Value]:
+    """What a pass is run for, the loss first."""
+    if part.kind == GRADIENT_PASS:
+        found = [part.loss] if part.loss is not None else [root for root, _ in part.roots]
+        found += [grads[-1] for leaf in part.wrt if (grads := part.grads.get(leaf))]
+    else:
+        found = [value for op in part.ops if op.error is None for value in op.outputs]
+    return [value for value in found if is_inexact(value) and not value.refusal]
+
+
+def _first_not_finite(look: Look, values: Iterable[Value]) -> Value | None:
+    wanted = list(values)
+    finite = look.finite(wanted)
+    return next((value for value in wanted if not finite[value]), None)
+
+
+def vanished(look: Look, part: Pass) -> Iterator[tuple[Birth, Op]]:
+    """Numbers that are none inside of a pass whose ends are finite: where each was born, and the op that makes a
+    finite number of it again. Infinities that only mask (what takes them is a softmax, an exp, a comparison) are
+    left out."""
+    values = _inside(part)
+    finite = look.finite(values)
+    seen: set[Op | Value] = set()
+    for value in values:
+        if finite[value]:
+            continue
+        at = first_bad(look, value)
+        if at is None:
+            continue
+        birth = blamed(follow(look, value, at))
+        if (birth.op or birth.value) in seen:
+            continue
+        seen.add(birth.op or birth.value)
+        ending = _ending(look, birth.value)
+        if ending is not None and not _masks(look, birth, ending):
+            yield birth, ending
+
+
+def _inside(part: Pass) -> list[Value]:
+    """All tensors of a pass, what comes in included."""
+    found: dict[Value, None] = {}
+    for op in part.ops:
+        if op.error is None:
+            found.update(dict.fromkeys(value for value in op.inputs if value.op is None))
+            found.update(dict.fromkeys(op.outputs))
+    return [value for value in found if is_inexact(value) and not value.refusal]
+
+
+def _ending(look: Look, value: Value) -> Op | None:
+    """The first op that takes a bad tensor (or what was made of it) and gives finite numbers; None if nothing does."""
+    stack, seen = [value], {value}
+    ended: list[Op] = []
+    while stack and len(seen) < 200:
+        for user in stack.pop().consumers:
+            outputs = [out for out in user.outputs if is_inexact(out) and not out.refusal]
+            finite = look.finite(outputs)
+            bad = [out for out in outputs if not finite[out]]
+            if not bad:
+                ended.append(user)
+            for out in bad:
+                if out not in seen:
+                    seen.add(out)
+                    stack.append(out)
+    return min(ended, key=lambda op: op.position, default=None)
+
+
+_SWALLOW_LOW = ("softmax", "logsumexp", "exp", "logaddexp", "maximum", "max", "sigmoid", "where", "topk", "argmax",
+                "fast.scaled_dot_product_attention", "minimum", "min", "greater", "less", "greater_equal",
+                "less_equal", "equal", "isinf", "isnan", "isfinite", "nan_to_num", "clip")  # fmt: skip
+
+
+def _masks(look: Look, birth: Birth, ending: Op) -> bool:
+    """Whether an ∞ is there to mask: a −∞ that a softmax or an exp makes 0 of, or one that is compared or replaced."""
+    root = ending.root
+    if birth.kind == NAN:
+        return birth.op is None and root.name in ("where", "isnan", "isfinite", "nan_to_num")
+    if birth.op is None and birth.through is None and ending in birth.value.consumers:
+        return True  # a constant whose first user knows what to do with it: the frequency ∞ of a rope
+    if _on_purpose(birth) or (birth.op is not None and birth.op.operation.kind == "data"):
+        return True
+    if root.name not in _SWALLOW_LOW:
+        return False
+    if birth.op is None or birth.op.name in ("astype", "log"):
+        return True
+    sign = look.numbers([look.array(birth.value).flatten()[birth.at] < 0])[0]
+    return bool(sign)
+
+
+# -- answers -------------------------------------------------------------------------------------------------
+
+
+def why_nonfinite(session: Session, kind: str = "") -> Answer:
+    """`why nan`, `why inf`: the ends of the pass at the cursor, then those of all passes in order, then what is inside
+    of the pass at the cursor."""
     look = Look(session)
+    looked: list[Pass] = []
     for part in _passes(session):
-        origin = first_origin(look, [op for op in part.ops if op.error is None])
-        if origin is not None:
-            return _answer(look, origin, "")
-    return Answer("Every number that was looked at is finite.", ops=look.ops)
+        looked.append(part)
+        found = trouble(look, part)
+        if found is not None:
+            answer = _answer(look, found)
+            if kind == INF and found.cause.kind == NAN:
+                answer.also.append("It is a NaN; no ∞ was found on its way.")
+            since = _since(look, session, found)
+            if since:
+                answer.also.append(since)
+            return answer
+    here = session.part
+    inside = [here] if here is not None and len(here) else []
+    for part in [*inside, *(part for part in looked if part is not here)]:
+        for birth, ending in vanished(look, part):
+            return _divided_away(look, birth, ending)
+    return Answer(_all_finite(look, looked), ops=look.ops)
+
+
+def _all_finite(look: Look, parts: list[Pass]) -> str:
+    """What was looked at, where nothing was found."""
+    over = "no pass" if not parts else f"{parts[0].address}" if len(parts) == 1 else f"{len(parts)} passes"
+    unseen = look.refused
+    rest = f" {unseen} tensors were dropped and could not be looked at." if unseen else ""
+    finite = look.all_finite
+    if finite:
+        return f"Every number that was looked at is finite: {look.looked} tensors of {over}.{rest}"
+    return (
+        f"Every loss and every gradient is finite ({look.looked} tensors of {over} were looked at); inside of a pass "
+        f"there are infinite numbers, but a softmax, an exp or a comparison makes finite ones of them.{rest}"
+    )
 
 
 def _passes(session: Session) -> list[Pass]:
-    """The pass of the cursor first if it has one, then all in order."""
-    return [part for part in session.tape.passes if len(part)]
+    """The gradient pass at the cursor (or before) first, then all in order."""
+    parts = [part for part in session.tape.passes if len(part)]
+    here = gradient_pass_or_none(session)
+    return [here, *(part for part in parts if part is not here)] if here in parts and here is not None else parts
 
 
-def why_nonfinite_value(session: Session, value: Value) -> Answer:
+def _since(look: Look, session: Session, found: Trouble) -> str:
+    """Since which pass the loss has been so."""
+    parts = [part for part in session.tape.passes if part.kind == GRADIENT_PASS and part.loss is not None]
+    losses = [part.loss for part in parts if part.loss is not None and not part.loss.refusal and is_inexact(part.loss)]
+    finite = look.finite(losses)
+    bad = [part for part in parts if part.loss in finite and not finite[part.loss]]
+    if not bad or found.part.kind != GRADIENT_PASS:
+        return ""
+    if len(bad) == 1:
+        return f"Of {len(losses)} losses on the tape only that of {bad[0].address} is not finite." if len(
+            losses) > 1 else ""  # fmt: skip
+    return f"The loss has not been finite since {bad[0].address} ({len(bad)} of {len(losses)} losses on the tape)."
+
+
+def why_nonfinite_value(session: Session, value: Value, kind: str = "") -> Answer:
     """`why z is nan`: only what leads to one value."""
     look = Look(session)
     stat = look.stat(value)
     if stat.is_finite:
-        return Answer(f"{value.name} is finite: {stat.size} ordinary numbers, the largest {words.number(stat.peak)}.",
-                      ops=look.ops)  # fmt: skip
-    origin = first_origin(look, ancestors(value))
-    if origin is None:
-        return Answer(f"{value.name} came in with non-finite numbers; no op on the tape made them.", ops=look.ops)
-    return _answer(look, origin, f"{value.name} has {_amount(stat.nans, stat.infs, stat.size)}: ")
+        peak = f", the largest {words.number(stat.peak)} in size" if stat.size else ""
+        return Answer(f"{value.name} is finite: {stat.size} ordinary numbers{peak}.", ops=look.ops)
+    at = first_bad(look, value, kind)
+    wanted = at if at is not None else first_bad(look, value)
+    assert wanted is not None
+    part = value.op.part if value.op is not None else session.part
+    assert part is not None
+    answer = _answer(look, Trouble(value, part, follow(look, value, wanted)))
+    if at is None and stat.size > 1:
+        answer.also.append(f"{value.name} holds no {_SIGN[kind]}, but {_amount(stat.nans, stat.infs, stat.size)}.")
+    return answer
+
+
+_SIGN = {NAN: "NaN", INF: "∞"}
 
 
 def _amount(nans: int, infs: int, size: int) -> str:
+    """`2 NaN among 6 numbers`."""
     parts = [f"{count} {name}" for count, name in ((nans, "NaN"), (infs, "∞")) if count]
-    return f"{' and '.join(parts)} among {size} numbers"
+    return f"{' and '.join(parts)} among {size} number{'s' if size != 1 else ''}"
 
 
-def ancestors(value: Value) -> list[Op]:
-    """The ops that a value comes from, in order of execution."""
-    found: set[Op] = set()
-    stack = [value]
-    while stack:
-        op = stack.pop().op
-        if op is not None and op not in found:
-            found.add(op)
-            stack.extend(op.inputs)
-    return sorted(found, key=lambda op: op.position)
-
-
-def first_origin(look: Look, ops: list[Op]) -> Origin | None:
-    """The first op with non-finite outputs and finite inputs. An ∞ on purpose (a mask) only counts if a NaN, or an
-    ∞ that nobody meant, comes of it."""
-    values = [value for op in ops for value in (*op.inputs, *op.outputs) if _can(value)]
-    look.stats(values)
-    infinite: Origin | None = None
-    for op in ops:
-        outputs = [value for value in op.outputs if _can(value)]
-        bad = next((value for value in outputs if not look.stat(value).is_finite), None)
-        if bad is None:
-            continue
-        taken = look.stats(value for value in op.inputs if _can(value))
-        nan = look.stat(bad).nans > 0
-        if any(stat.nans for stat in taken.values()):
-            continue
-        if any(stat.infs for stat in taken.values()) and not nan:
-            continue
-        origin = Origin(op, bad, _first_bad(look, bad))
-        if nan and infinite is not None and any(stat.infs for stat in taken.values()):
-            return infinite if _leads(infinite.op, op) and not _is_mask(infinite.op) else origin
-        if nan:
-            return origin
-        if infinite is None and not _is_mask(op):
-            infinite = origin
-    return infinite if infinite is not None and _matters(look, infinite, ops) else None
-
-
-def _can(value: Value) -> bool:
-    return mx.issubdtype(value.dtype, mx.inexact)
-
-
-def _is_mask(op: Op) -> bool:
-    """An ∞ that the program wrote on purpose: a literal, or one that `where` put in."""
-    return op.name in ("array", "full", "where", "astype") or op.name.startswith("random.")
-
-
-def _leads(op: Op, later: Op) -> bool:
-    return any(before is op for value in later.inputs for before in ancestors(value))
-
-
-def _matters(look: Look, origin: Origin, ops: list[Op]) -> bool:
-    """Whether an ∞ reaches the loss or a gradient; one that a later op makes finite again (exp(−∞) = 0) is meant."""
-    part = origin.op.part
-    ends = [part.loss] if part.loss is not None else list(ops[-1].outputs)
-    ends.extend(grads[-1] for leaf in part.wrt if (grads := part.grads.get(leaf)))
-    return any(not look.stat(end).is_finite for end in ends if _can(end))
-
-
-def _first_bad(look: Look, value: Value) -> int:
-    bad = ~mx.isfinite(value.array.flatten())
-    nan = mx.isnan(value.array.flatten())
-    at_nan, at_bad, any_nan = look.numbers([mx.argmax(nan), mx.argmax(bad), mx.any(nan)])
-    return int(at_nan if any_nan else at_bad)
-
-
-def unravel(at: int, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """A flat place as an index."""
-    index: list[int] = []
-    for extent in reversed(shape):
-        index.append(at % extent if extent else 0)
-        at //= extent or 1
-    return tuple(reversed(index))
-
-
-def _answer(look: Look, origin: Origin, head: str) -> Answer:
-    op, value = origin.op, origin.value
-    stat = look.stat(value)
-    index = unravel(origin.at, value.shape)
-    number = look.numbers([value.array.flatten()[origin.at]])[0]
+def did(op: Op) -> str:
+    """`#6, exp(z) (train.py:31)`; a VJP by the op that it differentiates."""
     where = words.place(op.source)
-    forward = op.of
-    did = f"the VJP of {words.call(forward)}" if forward is not None else words.call(op)
-    first = "the first op that made one out of finite numbers is" if look.ops >= 0 else ""
-    answer = Answer(f"{head}{first} #{op.index}, {did}" + (f" ({where})" if where else "") + ".", op)
-    if not head:
-        answer.headline = answer.headline[:1].upper() + answer.headline[1:]
-    broken = _broken(look, op, value, index)
-    answer.reasons.append(
-        f"{words.element(value.name, index)} = {broken.sum or ''}{' = ' if broken.sum else ''}{words.number(number)}"
-        f"   ({_amount(stat.nans, stat.infs, stat.size)})"
-    )
-    answer.reasons.append(broken.rule)
-    answer.evidence = [Evidence(name, text) for name, text in broken.operands]
-    answer.advice = broken.advice
+    what = f"the VJP of {words.call(op.of)}" if op.of is not None else words.call(op)
+    return f"{op.label}, {what}" + (f" ({where})" if where else "")
+
+
+def born(birth: Birth) -> str:
+    """Where a number was born, as the end of a sentence: `#6, exp(z) (train.py:31), makes ∞ out of finite numbers`."""
+    if birth.op is None or birth.op.operation.kind == "data" or birth.op.name == "array":
+        return came_in(birth)
+    if birth.lost:
+        return f"{birth.value.name} holds {_SIGN[birth.kind]}; what made it cannot be followed further: {birth.lost}"
+    if birth.constant is not None:
+        return f"{did(birth.op)}, has {words.number(birth.constant)} in its call"
+    out = "infinite ones" if birth.before is not None else "finite numbers"
+    return f"{did(birth.op)}, makes {_SIGN[birth.kind]} out of {out}"
+
+
+def came_in(birth: Birth) -> str:
+    """Where a number came in that no op made: with which array, at which element, and who takes it first."""
+    value = birth.value
+    element = words.element(value.name, unravel(birth.at, value.shape))
+    what = f"{element} came in as {_SIGN[birth.kind]}"
+    if birth.op is not None:
+        where = words.place(birth.op.source)
+        what = f"{element} is {_SIGN[birth.kind]} in the data that {birth.op.label} {birth.op.name} takes in" + (
+            f" ({where})" if where else "")  # fmt: skip
+    elif isinstance(value, Leaf) and value.kind in _KINDS:
+        what = f"{_KINDS[value.kind]} {what}"
+    user = birth.through or next(iter(value.consumers), None)
+    first = f"; {did(user)} of {user.part.address}, takes it" if user is not None else ""
+    return what + first
+
+
+_KINDS = {"parameter": "the parameter", "input": "the input", "constant": "the constant", "captured": "the captured"}
+
+
+def _answer(look: Look, found: Trouble) -> Answer:
+    """The cause first, then what became of it."""
+    root = found.cause
+    end = found.end
+    stat = look.stat(end)
+    is_loss = end is found.part.loss
+    whose = f"The loss of {found.part.address}" if is_loss else end.name
+    verb = f"is {_shown(look, end, 0)}" if end.size == 1 else f"has {_amount(stat.nans, stat.infs, stat.size)}"
+    answer = Answer(f"{whose} {verb}: {born(root)}.", root.op)
+    _tell(look, answer, root)
+    if found.birth is not root:
+        answer.also.append(f"Of the ∞ it became NaN in {did_of(found.birth)}.")
+    elif root.before is not None:
+        answer.also.append(f"The ∞ is there on purpose, as it seems: {born(root.before)}.")
     answer.ops = look.ops
     return answer
 
 
-@dataclass(slots=True)
-class Broken:
-    """Which rule was broken, by what, and what would prevent it."""
-
-    rule: str
-    sum: str = ""
-    operands: tuple[tuple[str, str], ...] = ()
-    advice: str = ""
+def did_of(birth: Birth) -> str:
+    """The op of a birth, or the leaf."""
+    return birth.value.name if birth.op is None else did(birth.op)
 
 
-def operand_at(look: Look, value: Value, index: tuple[int, ...], shape: tuple[int, ...]) -> tuple[str, Any]:
-    """The element of a broadcast operand that belongs to an element of the result, with its name."""
-    own = index[len(shape) - len(value.shape) :] if len(value.shape) <= len(shape) else index
-    if len(own) != len(value.shape):
-        return value.name, None
-    own = tuple(0 if extent == 1 else at for at, extent in zip(own, value.shape))
-    if any(at >= extent for at, extent in zip(own, value.shape)):
-        return value.name, None
-    number = look.numbers([value.array[own] if own else value.array])[0]
-    return words.element(value.name, own), number
+def _shown(look: Look, value: Value, at: int) -> str:
+    return words.number(look.numbers([look.array(value).flatten()[at]])[0])
 
 
-def _broken(look: Look, op: Op, value: Value, index: tuple[int, ...]) -> Broken:
-    forward = op.of or op
-    result = value.shape if op.of is None else forward.outputs[0].shape
-    pairs: list[tuple[str, Any]] = []
-    arguments = [arg for arg in forward.args if not isinstance(arg, (mx.Dtype, tuple, list))]
-    if forward.operation.spelling.startswith("__r"):
-        arguments.reverse()
-    for arg in arguments:
-        if isinstance(arg, Value):
-            look.see([arg])
-            pairs.append(operand_at(look, arg, index, result))
-        elif isinstance(arg, (int, float)):
-            pairs.append((words.number(arg), arg))
-    known = [(name, number) for name, number in pairs if number is not None]
-    numbers = [number for _, number in known]
-    operands = tuple((name, words.number(number)) for name, number in known if name != words.number(number))
-    if op.of is not None:
-        gradient = upstream(op)[0]
-        name, number = operand_at(look, gradient, index, gradient.shape)
-        if number is not None:
-            operands = (*operands, (name, words.number(number)))
-        rule, advice = _backward_rule(forward, numbers, number)
-    else:
-        rule, advice = _forward_rule(look, forward, numbers, value)
-    entry = entry_for(op)
-    text = ""
-    if op.of is None and entry is not None and numbers and entry.kind == "elementwise":
-        symbols = dict(zip(entry.symbols, (words.factor(number) for number in numbers)))
-        text = words.substitute(entry.text, symbols)
-    return Broken(rule, text, operands, advice)
+def _tell(look: Look, answer: Answer, birth: Birth) -> None:
+    """The element at which it happened, the rule that was broken, and what shows it."""
+    value = birth.value
+    stat = look.stat(value)
+    element = words.element(value.name, unravel(birth.at, value.shape))
+    number = _shown(look, value, birth.at)
+    amount = f"   ({_amount(stat.nans, stat.infs, stat.size)})" if stat.size > 1 else ""
+    if birth.op is None or birth.op.operation.kind == "data" or birth.op.name == "array":
+        answer.reasons.append(f"{element} = {number}{amount}")
+        made = f"It was made by {did(birth.op)}." if birth.op is not None else "No op on the tape made it."
+        answer.reasons.append(made)
+        return
+    rule = broken(look, birth)
+    arithmetic = f"{rule.sum} = " if rule.sum else ""
+    answer.reasons.append(f"{element} = {arithmetic}{number}{amount}")
+    if rule.rule:
+        answer.reasons.append(rule.rule)
+    answer.evidence = [Evidence(name, text) for name, text in rule.operands]
+    answer.advice = rule.advice
 
 
-def _forward_rule(look: Look, op: Op, numbers: list[Any], value: Value) -> tuple[str, str]:
-    """The rule that a forward op broke, and what would prevent it."""
-    name = op.name
-    first = numbers[0] if numbers else None
-    second = numbers[1] if len(numbers) > 1 else None
-    dtype = words.operand(value.dtype)
-    operand = next((taken.name for taken in op.inputs), "it")
-    if name in ("log", "log2", "log10") and first is not None and first <= 0:
-        what = "The logarithm of 0 is −∞." if first == 0 else "There is no logarithm of a negative number."
-        advice = (
-            f"Keep it above 0: mx.log(mx.maximum({operand}, 1e-7)), or compute it from logits "
-            f"(nn.log_softmax, logsumexp)."
-        )
-        return what, advice
-    if name == "log1p" and first is not None and first <= -1:
-        return "ln(1 + a) has no value for a ≤ −1.", "Keep it above −1."
-    if name in ("divide", "reciprocal", "remainder"):
-        below = first if name == "reciprocal" else second
-        if below == 0:
-            zero = "0 divided by 0 is no number." if first == 0 and name == "divide" else "A number divided by 0 is ∞."
-            return (
-                zero,
-                f"Keep the denominator away from 0: add a small number (1e-8), or {operand} only where it is not 0.",
-            )
-    if name in ("sqrt", "rsqrt") and first is not None and first <= 0:
-        if first < 0:
-            return "There is no square root of a negative number.", "Take mx.maximum(…, 0) first."
-        return "1 / √0 is ∞.", "Add a small number before the root: mx.rsqrt(… + 1e-6)."
-    if name == "power":
-        return f"This power has no finite value in {dtype}.", "Check the base (negative, or 0) and the exponent."
-    if name in ("arccos", "arcsin", "arctanh", "erfinv", "arccosh"):
-        return f"{name} has no finite value there.", "Clip it to the allowed range, a little inside of its ends."
-    if first is not None and name in ("subtract", "add") and second is not None and _inf(first) and _inf(second):
-        return "∞ − ∞ is no number.", "Find where the ∞ comes from."
-    if name == "multiply" and second is not None and (_inf(first) or _inf(second)):
-        return "0 · ∞ is no number.", "Mask with mx.where instead of multiplying by 0."
-    if name in ("softmax", "logsumexp"):
-        return ("A whole row of −∞ (or an ∞) went in: its shares would be 0/0.",
-                "Leave at least one position of each row unmasked, or mask with a large negative number.")  # fmt: skip
-    return _overflow(look, op, value)
+def _divided_away(look: Look, birth: Birth, ending: Op) -> Answer:
+    """An ∞ or a NaN that no loss and no gradient shows."""
+    answer = Answer(f"No loss and no gradient is NaN or ∞, but {born(birth)}, and {did(ending)}, makes finite numbers "
+                    "of it again.", birth.op)  # fmt: skip
+    _tell(look, answer, birth)
+    outputs: Sequence[Value] = [out for out in ending.outputs if mx.issubdtype(out.dtype, mx.inexact)]
+    for out in outputs[:1]:
+        stat = look.stat(out)
+        if stat.zeros:
+            answer.also.append(f"Its result {out.name} is 0 at {words.count_of(stat.zeros, stat.size)} places.")
+    answer.ops = look.ops
+    return answer
 
 
-def _overflow(look: Look, op: Op, value: Value) -> tuple[str, str]:
-    dtype = words.operand(value.dtype)
-    limit = LARGEST.get(value.dtype)
-    if limit is None:
-        return "The result is not finite.", ""
-    if op.name == "exp":
-        bound = {mx.float16: "11.09", mx.float32: "88.72", mx.bfloat16: "88.72"}.get(value.dtype, "")
-        rule = f"exp overflows in {dtype} beyond {bound}: the largest number there is {words.number(limit)}."
-        return rule, "Take the largest element out first (softmax and logsumexp do), or clip what goes in."
-    largest = max((look.stat(taken).peak for taken in op.inputs if _can(taken)), default=0.0)
-    rule = (
-        f"It overflows {dtype}, whose largest number is {words.number(limit)}; the largest that went in is "
-        f"{words.number(largest)}."
-    )
-    wider = "float32" if value.dtype == mx.float16 else "smaller numbers (a lower learning rate, clipped gradients)"
-    return rule, f"Use {wider}{', or bfloat16, here' if value.dtype == mx.float16 else ''}."
-
-
-def _inf(number: Any) -> bool:
-    return isinstance(number, float) and number in (float("inf"), float("-inf"))
-
-
-def _backward_rule(op: Op, numbers: list[Any], upstream_number: Any) -> tuple[str, str]:
-    """The rule that a VJP broke, although its forward op gave finite numbers."""
-    name = op.name
-    operand = next((taken.name for taken in op.inputs), "x")
-    first = numbers[0] if numbers else None
-    zero = upstream_number == 0
-    times = " 0 · ∞ is no number." if zero else ""
-    if name in ("sqrt", "linalg.norm", "std", "abs") or (name == "power" and first == 0):
-        what = {"sqrt": f"The slope of √a is 1 / (2·√a), which is infinite at a = 0.{times}",
-                "linalg.norm": "The slope of a length is a / ‖a‖: 0 / 0 for a vector of zeros.",
-                "std": "The slope of a standard deviation divides by it: 0 / 0 where all numbers are the same."}.get(
-                    name, f"The slope of a power below 1 is infinite at a = 0.{times}")  # fmt: skip
-        return what, f"Keep it away from 0: mx.sqrt({operand} + 1e-8), in both branches if a where() chooses."
-    if name in ("log", "divide", "reciprocal", "rsqrt", "log2", "log10"):
-        return (f"Its slope divides by a number that is 0 or almost 0.{times}",
-                f"Keep {operand} away from 0 before this op; where() afterwards does not help, because 0 · ∞ is "
-                f"NaN.")  # fmt: skip
-    if name in ("exp", "square", "power", "sinh", "cosh"):
-        return f"The slope overflows.{times}", "Clip what goes in."
-    if name in ("arccos", "arcsin", "arctanh"):
-        return f"Its slope is infinite at the ends of its range.{times}", "Clip a little inside of −1 and 1."
-    return "The local factor times the gradient that came in is not finite.", "explain this op shows the numbers."
+__all__ = ["Trouble", "born", "ends", "trouble", "vanished", "why_nonfinite", "why_nonfinite_value"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 
 from nnrepl.record.vjp import Rule
@@ -109,7 +110,8 @@ def _is_older(value: Value, part: Pass) -> bool:
 
 
 def target_of(session: Session, text: str) -> Value:
-    """What `why` and `explain` are asked about: `z1`, `#12`, `grad(weights1)`, on either side of the cursor.
+    """What `why` and `explain` are asked about: `z1`, `#12`, `grad(weights1)`, on either side of the cursor; for
+    any other place, the result of the op there.
 
     Raises:
         NoGradient: If it is a gradient, and none flows there.
@@ -117,9 +119,30 @@ def target_of(session: Session, text: str) -> Value:
     """
     text = text.strip()
     inner = inner_of_gradient(text)
-    if inner is None:
+    if inner is not None:
+        return gradient_of(session, value_of(session, inner))
+    try:
         return value_of(session, text)
-    return gradient_of(session, value_of(session, inner))
+    except (NotYet, NoGradient):
+        raise
+    except UserError as unknown:
+        return main_output(_op_at(session, text, unknown))
+
+
+def _op_at(session: Session, text: str, unknown: UserError) -> Op:
+    """The op at a place that is no value's name. Raises UserError, or `unknown` if it is no place either."""
+    try:
+        return session.op_at(text)
+    except UserError as refused:
+        raise (unknown if re.fullmatch(r"[\w@]+", text) else refused) from None
+
+
+def main_output(op: Op) -> Value:
+    """The result of an op that there is most to say about. Raises UserError if it has none."""
+    if not op.outputs:
+        raise UserError(f"{op.label} {op.name} has no result")
+    held = [value for value in op.outputs if value.size]
+    return held[0] if held else op.outputs[0]
 
 
 def inner_of_gradient(text: str) -> str | None:
@@ -136,11 +159,17 @@ def gradient_pass(session: Session) -> Pass:
     Raises:
         UserError: If there is none.
     """
+    found = gradient_pass_or_none(session)
+    if found is None:
+        raise UserError("no gradient has been taken yet; go on until value_and_grad has been called")
+    return found
+
+
+def gradient_pass_or_none(session: Session) -> Pass | None:
+    """The same; None if there is none."""
     parts = [part for part in session.tape.passes if part.kind == GRADIENT_PASS]
     here = session.part
-    if here in parts and here is not None:
+    if here in parts:
         return here
     before = [part for part in parts if part.start <= session.cursor]
-    if not parts:
-        raise UserError("no gradient has been taken yet; go on until value_and_grad has been called")
-    return before[-1] if before else parts[0]
+    return before[-1] if before else next(iter(parts), None)

@@ -28,7 +28,7 @@ def primitives(op: Op) -> list[Step]:
         UserError: If the op cannot be called again.
     """
     if op.error is not None:
-        raise UserError(f"#{op.index} {op.name} raised {type(op.error).__name__}; it has no graph")
+        raise UserError(f"{op.label} {op.name} raised {type(op.error).__name__}; it has no graph")
     stands = {value: stand_in(value.shape, value.dtype) for value in dict.fromkeys(op.inputs)}
     names = {f"i{slot}": value for slot, value in enumerate(stands)}
     outputs = {f"o{slot}": array for slot, array in enumerate(op.compute(stands.__getitem__))}

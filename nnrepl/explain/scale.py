@@ -6,12 +6,17 @@ import itertools
 import math
 from dataclasses import dataclass
 
+import mlx.core as mx
+
 from nnrepl.explain import words
 from nnrepl.explain.answer import Answer
 from nnrepl.explain.links import describe, links_along
-from nnrepl.explain.local import factor_text
+from nnrepl.explain.local import factor_array, factor_text
 from nnrepl.explain.look import Look, Stat
-from nnrepl.explain.paths import cone, path, upstream
+from nnrepl.explain.paths import cone, path, rule_of, upstream
+from nnrepl.ops import Trait, has
+from nnrepl.ops.entry import unbroadcast
+from nnrepl.session.births import is_inexact
 from nnrepl.session.session import Session
 from nnrepl.tape import Op, Value
 
@@ -25,38 +30,102 @@ class Step:
     ratio: float
 
 
-def why_scale(session: Session, gradient: Value, how: str) -> Answer:
+def why_scale(session: Session, gradient: Value, how: str, name: str = "") -> Answer:
     """The links that shrink (`how` "small") or grow ("large") a gradient most.
 
     Compared is the root mean square of the elements, so that a change of shape alone counts nothing.
     """
     look = Look(session)
-    values = [gradient, *(value for op in cone([gradient]) for value in (*upstream(op), *op.outputs))]
-    stats = look.stats(values)
-    way = path(gradient, lambda before: max(before, key=lambda value: stats[value].norm))
+    way, stats = _way(look, gradient)
     steps = _steps(way, stats)
     first, last = rms(stats[way[0]]), rms(stats[gradient])
     if not how:
         how = "small" if last < first else "large"
     verb = "shrinks" if how == "small" else "grows"
     answer = Answer(
-        f"{gradient.name} has norm {words.number(stats[gradient].norm)}; a typical element is "
-        f"{words.number(last)}. On the way "
-        f"from the loss a typical element {'shrank' if last < first else 'grew'} {_times(first, last)} over "
-        f"{len(way) - 1} ops."
+        f"{_head(name or gradient.name, stats[gradient], _is_ordinary(first, last))}; a typical element is "
+        f"{words.number(last)}. On the way from the loss a typical element "
+        f"{'shrank' if last < first else 'grew'} {_times(first, last)} over {len(way) - 1} ops."
     )
-    groups = _groups(steps, how)
-    answer.reasons = [group.say(verb) for group in groups[:4]]
+    groups = _groups(look, steps, how)
+    answer.reasons = [group.say(verb) for group in groups[:_SHOWN]]
     answer.op = groups[0].worst.op if groups else None
     answer.links = links_along(look, way, answer.op, f"{verb} it")
-    if first and not 1 / _ORDINARY < last / first < _ORDINARY:
-        answer.advice = _advice(groups[:3], how)
+    if not _is_ordinary(first, last):
+        answer.advice = _advice(look, groups[:3], how)
     answer.ops = look.ops
     return answer
 
 
+def _way(look: Look, gradient: Value) -> tuple[list[Value], dict[Value, Stat]]:
+    """The way on which most of a gradient came from the loss, and what is on it in a few numbers."""
+    values = [gradient, *(value for op in cone([gradient]) for value in (*upstream(op), *op.outputs))]
+    stats = look.stats(values)
+    return path(gradient, lambda before: max(before, key=lambda value: stats[value].norm)), stats
+
+
+def shrinks(look: Look, gradient: Value) -> Group | None:
+    """The line of the program that shrinks a gradient most on its way from the loss; None if none does."""
+    way, stats = _way(look, gradient)
+    return next(iter(_groups(look, _steps(way, stats), "small")), None)
+
+
+def _head(name: str, stat: Stat, ordinary: bool) -> str:
+    norm = f"norm {words.number(stat.norm)}"
+    if stat.is_finite and not stat.is_zero and ordinary:
+        return f"Nothing is wrong with {name}: it is finite, and not 0, with {norm}"
+    return f"{name} has {norm}"
+
+
 _ORDINARY = 100.0
 """A change of less than this over the whole way calls for no advice."""
+
+
+def _is_ordinary(first: float, last: float) -> bool:
+    return not first or 1 / _ORDINARY < last / first < _ORDINARY
+
+
+@dataclass(frozen=True, slots=True)
+class Cancelled:
+    """A sum whose terms cancel: how large a typical result is, and how large it would be if no term were negative."""
+
+    sum: float
+    parts: float
+
+
+_CANCELS = 1e-3
+_SHOWN = 4
+
+
+def cancelled(look: Look, op: Op, value: Value) -> Cancelled | None:
+    """Whether the terms that a VJP adds up cancel, so that next to nothing is left; None if they do not, or where it
+    cannot be told."""
+    parts = _sizes(look, op, value)
+    if parts is None:
+        return None
+    whole = rms(look.stat(value))
+    size: float = look.numbers([mx.sqrt(mx.mean(mx.square(parts.astype(mx.float32))))])[0]
+    return Cancelled(whole, size) if size and whole < _CANCELS * size else None
+
+
+def _sizes(look: Look, op: Op, value: Value) -> mx.array | None:
+    """The sums that a VJP makes, of the absolute values of their terms."""
+    forward, of = op.of, value.gradient_of
+    if forward is None or of is None or rule_of(op) is None:
+        return None
+    look.see(op.inputs)
+    given = upstream(op)[0]
+    factors = factor_array(op, of, look)
+    if factors is not None:
+        return unbroadcast(mx.abs(given.array * factors), value.shape) if given.shape != value.shape else None
+    if has(forward.name, Trait.PRODUCT):
+        absolute = op.compute(lambda taken: mx.abs(taken.array) if is_inexact(taken) else taken.array)
+        return absolute[value.slot if value.slot < len(absolute) else 0]
+    if forward.name == "softmax" and given.shape == value.shape:
+        axis = forward.kwargs.get("axis", forward.args[1] if len(forward.args) > 1 else None)
+        shares, g = look.array(forward.outputs[0]), mx.abs(given.array)
+        return shares * (g + mx.sum(g * shares, axis=axis, keepdims=True))
+    return None
 
 
 def rms(stat: Stat) -> float:
@@ -88,6 +157,7 @@ class Group:
     where: str
     steps: list[Step]
     effect: float = 1.0
+    cancels: Cancelled | None = None
 
     @property
     def worst(self) -> Step:
@@ -102,45 +172,73 @@ class Group:
         of = self.worst.value.gradient_of
         factor = factor_text(op, of) if of is not None else ""
         local = f"; its local factor is {factor}" if factor else ""
+        if self.cancels is not None:
+            local = (
+                f": the terms that it adds up cancel; without their signs a typical sum would be "
+                f"{words.number(self.cancels.parts)}, and it is {words.number(self.cancels.sum)}"
+            )
         if len(self.steps) == 1:
             module = f" in {op.module}" if op.module else ""
             return (
-                f"#{op.index}, the VJP of {describe(forward)} ({self.where}{module}), {verb} it by a factor "
+                f"{op.label}, the VJP of {describe(forward)} ({self.where}{module}), {verb} it by a factor "
                 f"of {by}{local}."
             )
         return (
             f"{self.name} at {self.where} is passed {len(self.steps)} times and {verb} it by a factor of {by} "
             f"altogether; "
-            f"most at #{op.index}, the VJP of {describe(forward)}{local}."
+            f"most at {op.label}, the VJP of {describe(forward)}{local}."
         )
 
 
-_SPREADING = ("mean", "sum", "broadcast_to", "getitem", "take", "repeat", "accumulate")
-"""Ops that only hand a gradient out to more or fewer elements: not what shrinks it."""
-
-
-def _groups(steps: list[Step], how: str) -> list[Group]:
+def _groups(look: Look, steps: list[Step], how: str) -> list[Group]:
     """The lines of the program that shrink or grow a gradient, the strongest first."""
     lines: dict[tuple[str, str], Group] = {}
     for step in steps:
         forward = step.op.of
-        if forward is None or forward.name in _SPREADING or step.op.operation.kind == "accumulate":
+        if forward is None or has(forward.name, Trait.SPREADS) or step.op.operation.kind == "accumulate":
             continue
         where = words.place(forward.source)
         group = lines.setdefault((where, forward.name), Group(forward.name, where, []))
         group.steps.append(step)
         group.effect *= 1 / max(step.ratio, 1e-30) if how == "small" else step.ratio
-    found = [group for group in lines.values() if group.effect > 1.05]
-    return sorted(found, key=lambda group: -group.effect)
+    found = sorted((group for group in lines.values() if group.effect > 1.05), key=lambda group: -group.effect)
+    for group in found[:_SHOWN]:
+        group.cancels = cancelled(look, group.worst.op, group.worst.value) if how == "small" else None
+    return found
 
 
-def _advice(groups: list[Group], how: str) -> str:
+def _advice(look: Look, groups: list[Group], how: str) -> str:
+    """What may help, where the ops that were measured give a reason for it; "" else."""
+    if any(group.cancels is not None for group in groups[:1]):
+        return ""
     names = {group.name for group in groups}
     if how == "small" and names & {"sigmoid", "tanh"}:
         return (
-            "Saturating activations shrink gradients: relu or gelu, normalization, or residual connections "
-            "keep them alive."
+            "The slope of a sigmoid is at most 1/4, that of tanh falls from 1 to 0: relu or gelu, normalization, or "
+            "residual connections may keep gradients alive."
         )
+    product = next((group for group in groups if has(group.name, Trait.PRODUCT)), None)
+    if product is None:
+        return ""
+    weight = next((found for step in product.steps if (found := _weight(step)) is not None), None)
+    if weight is None or not look.can_see(weight):
+        return ""
+    typical = f"A typical element of {words.name(weight)} is {words.number(rms(look.stat(weight)))}"
     if how == "small":
-        return "Larger initial weights, normalization, or residual connections keep gradients alive."
-    return "Smaller initial weights, normalization, or clipped gradients (optim.clip_grad_norm) keep them in range."
+        return f"{typical}: larger initial weights, normalization, or residual connections may keep gradients alive."
+    return f"{typical}: smaller initial weights, normalization, or clipped gradients may keep them in range."
+
+
+def _weight(step: Step) -> Value | None:
+    """The parameter that multiplies the gradient in the backward pass of a product; None if it is another tensor."""
+    forward, of = step.op.of, step.value.gradient_of
+    if forward is None or of is None:
+        return None
+    others = [taken for taken in forward.inputs if taken.canonical is not of.canonical and len(taken.shape) > 1]
+    for taken in others:
+        leaf = taken
+        while leaf.op is not None and leaf.op.inputs and has(leaf.op.name, Trait.ARRANGES, Trait.CONVERTS):
+            leaf = leaf.op.inputs[0]
+        if leaf.kind == "parameter" or leaf in step.op.part.wrt:
+            return leaf
+    return None

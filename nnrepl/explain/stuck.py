@@ -1,258 +1,392 @@
-"""Stuck: why one op passes no gradient on, and why a tensor is 0, with the tensors that show it."""
+"""Stuck: why one op passes no gradient on. Each reason is a claim, and is said only if its own check holds."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
 
 import mlx.core as mx
 
 from nnrepl.explain import words
 from nnrepl.explain.answer import Evidence
+from nnrepl.explain.claims import Claim, Reason, first_proved
 from nnrepl.explain.disconnected import why_end
-from nnrepl.explain.entry import ELEMENTWISE, FIXED, entry_for
+from nnrepl.explain.entry import FIXED, entry_for
 from nnrepl.explain.local import factor_array, factor_text, in_float32
 from nnrepl.explain.look import Look
 from nnrepl.explain.paths import rule_of, upstream
-from nnrepl.tape import Leaf, Op, Value
+from nnrepl.explain.regions import Mask, is_zero_on, moves, places
+from nnrepl.explain.zeros import shown, units_of, zero_value
+from nnrepl.ops import Trait, has
+from nnrepl.session.births import filler, is_inexact
+from nnrepl.tape import Op, Value
 
 TINY = {mx.float16: 6.0e-8, mx.bfloat16: 9.2e-41, mx.float32: 1.4e-45}
 """The smallest number above 0 of each dtype (IEEE 754)."""
 
 
-@dataclass(slots=True)
-class Reason:
-    """Why, in a sentence or two, and what shows it."""
+def reason_for(look: Look, op: Op, gradient: Value, mask: Mask | None = None) -> Reason:
+    """Why a backward op made a gradient 0 out of one that was not.
 
-    text: str
-    evidence: list[Evidence] = field(default_factory=list)
-    op: Op | None = None
-
-
-def reason_for(look: Look, op: Op, gradient: Value) -> Reason:
-    """Why a backward op made a gradient 0 out of one that was not."""
+    Args:
+        mask: The places of `gradient` that count; None for all.
+    """
     if op.operation.kind == "accumulate" and rule_of(op) is None:
-        return Reason("two gradients that arrive here are opposite and cancel.", _shown(look, [*op.inputs, gradient]))
+        return _cancelled(look, op, gradient)
     forward, of = op.of, gradient.gradient_of
+    if op.root is not op and of is None and op.phase == "backward":
+        made = f"{op.label} {words.call(op)} ({words.place(op.source)})"
+        return Reason(f"the program's own backward rule ({op.root.name}) gives 0 in {made}.",
+                      shown(look, [*upstream(op), gradient]))  # fmt: skip
     if forward is None or of is None:
-        return Reason("this op gives 0.", _shown(look, [*upstream(op), gradient]))
-    if not mx.issubdtype(of.dtype, mx.inexact):
-        return _whole(look, op, of, gradient)
-    lost = underflow(look, op, gradient)
-    if lost is not None:
-        return lost
-    factors = factor_array(op, of, look)
-    if factors is not None:
-        return _elementwise(look, op, forward, of, gradient, factors)
-    if forward.name in (
-        "matmul",
-        "addmm",
-        "gather_mm",
-        "conv1d",
-        "conv2d",
-        "conv3d",
-        "conv_general",
-        "quantized_matmul",
-    ):
-        return _product(look, op, forward, of, gradient)
-    if forward.name == "softmax":
-        return _softmax(look, op, forward, gradient)
-    entry = entry_for(forward)
-    if entry is not None and entry.kind == FIXED:
+        return Reason("this op gives 0.", shown(look, [*upstream(op), gradient]))
+    stuck = Stuck(look, op, forward, of, gradient, mask)
+    return first_proved(stuck.claims(), stuck.otherwise)
+
+
+def _cancelled(look: Look, op: Op, gradient: Value) -> Reason:
+    alive = [value for value in op.inputs if not look.stat(value).is_zero]
+    text = f"{len(alive)} gradients arrive here, and their sum is 0: they are opposite and cancel."
+    return Reason(text if len(alive) > 1 else "this sum gives 0.", shown(look, [*op.inputs, gradient]))
+
+
+@dataclass
+class Stuck:
+    """A backward op that gives zeros, and what can be claimed about it."""
+
+    look: Look
+    op: Op
+    forward: Op
+    of: Value
+    gradient: Value
+    mask: Mask | None
+
+    @cached_property
+    def given(self) -> Value:
+        """The gradient that came in."""
+        return upstream(self.op)[0]
+
+    @cached_property
+    def factors(self) -> mx.array | None:
+        """The local factors of an op that works place by place."""
+        return factor_array(self.op, self.of, self.look)
+
+    def claims(self) -> Iterator[Claim]:
+        """What may be the reason, the most telling first."""
+        yield Claim(lambda: not is_inexact(self.of), self._whole)
+        yield Claim(lambda: self.mask is not None and moves(self.forward), self._left_out)
+        yield Claim(lambda: self._wide_peak > 0, self._underflow)
+        if self.factors is not None:
+            yield Claim(lambda: self._closed_share == 1 and self._dead_factor is not None, self._dead_place)
+            yield Claim(lambda: self._closed_share == 1, self._closed)
+            yield Claim(lambda: not self._meeting, self._never_meet)
+            yield Claim(lambda: self._product_peak == 0, self._too_small)
+            yield Claim(lambda: self.given.shape != self.gradient.shape, self._sum_cancels)
+            return
+        yield Claim(lambda: self._dead_operand is not None, self._dead)
+        yield Claim(lambda: self._length == 1, self._alone)
+        yield Claim(lambda: self._smallest_peak > 0.9999, self._saturated)
+        yield Claim(self._is_even, self._even)
+        entry = entry_for(self.forward)
+        yield Claim(lambda: entry is not None and entry.kind == FIXED, self._fixed)
+        yield Claim(lambda: self.forward.operation.kind == "custom", self._custom)
+        yield Claim(lambda: not self._passes_another, self._flat)
+
+    def otherwise(self) -> Reason:
+        """What is so in any case."""
+        rule = factor_text(self.op, self.of)
+        local = f" and {rule}" if rule else ""
+        text = (
+            f"another gradient would pass through {words.call(self.forward)}, but of this one nothing is left: "
+            f"{self.given.name}{local} never meet at the same place, or their products cancel."
+        )
+        return Reason(text, self._evidence())
+
+    def _evidence(self) -> list[Evidence]:
+        return shown(self.look, [*upstream(self.op), *dict.fromkeys(self.forward.inputs), self.gradient])
+
+    # -- whole numbers, small numbers, parts that are left out ---------------------------------------------
+
+    def _whole(self) -> Reason:
+        """A tensor of whole numbers was differentiated: MLX rounds the gradient to 0."""
+        at = self.of
+        while at.op is not None and at.op.inputs and not is_inexact(at.op.inputs[0]):
+            at = at.op.inputs[0]
+        kind = words.dtype(self.of.dtype)
+        made = ""
+        if at.op is not None:
+            made = (
+                f" It was made by {at.op.label} {words.call(at.op)} ({words.place(at.op.source)}), which has no slope."
+            )
+        text = (
+            f"{words.name(self.of)} holds whole numbers ({kind}): MLX cuts the gradient of whole numbers to whole "
+            f"numbers, here to 0.{made}"
+        )
+        return Reason(text, shown(self.look, [*upstream(self.op), self.of, self.gradient]), at.op)
+
+    def _left_out(self) -> Reason:
+        where = words.place(self.forward.source)
         return Reason(
-            f"{words.call(forward)} passes nothing: {why_end(forward)}", _shown(look, [*upstream(op), gradient])
+            f"{words.call(self.forward)} ({where}) leaves out the part of {self.of.name} that counts here "
+            f"({places(self.look, self.mask)} of {self.of.size} elements), and so no gradient comes back to it.",
+            shown(self.look, [*upstream(self.op), self.gradient]))  # fmt: skip
+
+    @cached_property
+    def _wide_peak(self) -> float:
+        """The largest number of a half-precision gradient as it would be in float32; 0 for other dtypes."""
+        if self.gradient.dtype not in (mx.float16, mx.bfloat16) or self.mask is not None:
+            return 0.0
+        slot = self.gradient.slot if self.gradient.slot < len(self.op.outputs) else 0
+        wide = in_float32(self.op, self.look)
+        return float(self.look.numbers([mx.max(mx.abs(wide[slot].astype(mx.float32)))])[0])
+
+    def _underflow(self) -> Reason:
+        kind = words.dtype(self.gradient.dtype)
+        text = (
+            f"the result is too small for {kind}: in float32 the largest element would be "
+            f"{words.number(self._wide_peak)}, and the smallest number above 0 in {kind} is "
+            f"{words.number(TINY[self.gradient.dtype])}. Scale the loss up, or use bfloat16 or float32 here."
         )
-    rule = factor_text(op, of)
-    text = f"{words.call(forward)} passes nothing on" + (f": its local factor is {rule}" if rule else "")
-    return Reason(text + ".", _shown(look, [*upstream(op), *forward.inputs, gradient]))
+        return Reason(text, shown(self.look, [*upstream(self.op), self.gradient]))
 
+    # -- ops that work place by place ----------------------------------------------------------------------
 
-def _whole(look: Look, op: Op, of: Value, gradient: Value) -> Reason:
-    """A tensor of whole numbers was differentiated: MLX rounds the gradient to 0."""
-    at = of
-    while at.op is not None and at.op.inputs and not mx.issubdtype(at.op.inputs[0].dtype, mx.inexact):
-        at = at.op.inputs[0]
-    kind = words.operand(of.dtype)
-    made = ""
-    if at.op is not None:
-        made = f" It was made by #{at.op.index} {words.call(at.op)} ({words.place(at.op.source)}), which has no slope."
-    text = (
-        f"{words.name(of)} holds whole numbers ({kind}): MLX cuts the gradient of whole numbers to whole "
-        f"numbers, here to "
-        f"0.{made}"
-    )
-    return Reason(text, _shown(look, [*upstream(op), of, gradient]), at.op)
+    @cached_property
+    def _counts(self) -> tuple[int, int, int]:
+        """How many places count; at how many of them the factor is 0, and at how many neither it nor what came in."""
+        assert self.factors is not None
+        counting = mx.ones(self.factors.shape, mx.bool_)
+        if self.mask is not None and self.mask.shape == self.factors.shape:
+            counting = self.mask
+        zero = mx.sum(counting & (self.factors == 0))
+        both = mx.sum(counting & (self.factors != 0) & (self.given.array != 0))
+        whole, closed, meeting = self.look.numbers([mx.sum(counting), zero, both])
+        return int(whole), int(closed), int(meeting)
 
+    @property
+    def _closed_share(self) -> float:
+        whole, closed, _ = self._counts
+        return closed / whole if whole else 0.0
 
-def underflow(look: Look, op: Op, gradient: Value) -> Reason | None:
-    """Whether the gradient is 0 only because its dtype has no smaller numbers."""
-    dtype = gradient.dtype
-    if dtype not in (mx.float16, mx.bfloat16):
-        return None
-    slot = gradient.slot if gradient.slot < len(op.outputs) else 0
-    wide = in_float32(op, look)
-    peak: float = look.numbers([mx.max(mx.abs(wide[slot].astype(mx.float32)))])[0]
-    if peak == 0:
-        return None
-    kind = words.operand(dtype)
-    text = (
-        f"the result is too small for {kind}: in float32 the largest element would be {words.number(peak)}, and the "
-        f"smallest number above 0 in {kind} is {words.number(TINY[dtype])}. Scale the loss up, or use bfloat16 "
-        f"or float32 here."
-    )
-    return Reason(text, _shown(look, [*upstream(op), gradient]))
+    @property
+    def _meeting(self) -> int:
+        return self._counts[2]
 
+    @cached_property
+    def _product_peak(self) -> float:
+        """The largest product of what came in and its factor, in the precision of the gradient."""
+        assert self.factors is not None
+        return float(self.look.numbers([mx.max(mx.abs(self.given.array * self.factors)).astype(mx.float32)])[0])
 
-def _elementwise(look: Look, op: Op, forward: Op, of: Value, gradient: Value, factors: mx.array) -> Reason:
-    given = upstream(op)[0]
-    zero, both = look.numbers([mx.sum(factors == 0), mx.sum((factors != 0) & (given.array != 0))])
-    whole = factors.size
-    evidence = _shown(look, [*(value for value in dict.fromkeys(forward.inputs)), given, gradient])
-    text = factor_text(op, of)
-    if zero == whole:
-        return Reason(_closed(look, forward, of, factors, text), evidence)
-    if both == 0:
-        count = look.numbers([mx.sum(given.array != 0)])[0]
+    def _never_meet(self) -> Reason:
+        whole, closed, _ = self._counts
+        count = self.look.numbers([mx.sum(self.given.array != 0)])[0]
         return Reason(
-            f"its local factor {text} is 0 at each of the {count} places where {given.name} is not 0 "
-            f"(it is 0 at {words.count_of(zero, whole)} places).",
-            evidence,
-        )
-    return Reason(
-        f"{given.name} times {text} is not 0, but the sum over what was broadcast is: the elements cancel.", evidence
-    )
+            f"its local factor {factor_text(self.op, self.of)} is 0 at each of the {count} places where "
+            f"{self.given.name} is not 0 (it is 0 at {words.count_of(closed, whole)} places).", self._place_by_place()
+        )  # fmt: skip
+
+    def _too_small(self) -> Reason:
+        kind = words.dtype(self.gradient.dtype)
+        return Reason(f"{self.given.name} times {factor_text(self.op, self.of)} is too small for {kind}.",
+                      self._place_by_place())  # fmt: skip
+
+    def _sum_cancels(self) -> Reason:
+        return Reason(
+            f"{self.given.name} times {factor_text(self.op, self.of)} is not 0, but the sum over what was broadcast "
+            "is: the elements cancel.", self._place_by_place())  # fmt: skip
+
+    def _place_by_place(self) -> list[Evidence]:
+        return shown(self.look, [*dict.fromkeys(self.forward.inputs), self.given, self.gradient])
+
+    @cached_property
+    def _dead_factor(self) -> Value | None:
+        """An operand that is 0 wherever it counts, and with which not 0 the factor would not be 0."""
+        for value in dict.fromkeys(self.forward.inputs):
+            if not value.size or not is_inexact(value) or _compares(self.forward):
+                continue
+            if self.mask is None:
+                dead = self.look.stat(value).is_zero
+            else:
+                dead = value.shape == self.mask.shape and is_zero_on(self.look, value, self.mask)
+            if dead and self._would_pass(value):
+                return value
+        return None
+
+    def _dead_place(self) -> Reason:
+        dead = self._dead_factor
+        assert dead is not None
+        zero = zero_value(self.look, dead, None if self.look.stat(dead).is_zero else self.mask)
+        what = "the other factor is 0" if dead.canonical is not self.of.canonical else f"{dead.name} is 0"
+        there = "" if self.mask is None else f" at the {places(self.look, self.mask)} places that count here"
+        text = f"{words.call(self.forward)} passes nothing to {self.of.name}{there}: {what}. {zero.text}"
+        return Reason(text, self._place_by_place(), zero.op, zero.planned)
+
+    def _closed(self) -> Reason:
+        return Reason(self._closed_text(), self._place_by_place())
+
+    def _closed_text(self) -> str:
+        """What to say about an op that passes nothing at all: its factor is 0 at every place."""
+        forward, of, look = self.forward, self.of, self.look
+        did, text = words.call(forward), factor_text(self.op, self.of)
+        assert self.factors is not None
+        units, rows = units_of(self.factors)
+        where = f"in {units} of {units} units" if units else ""
+        every = f", for every row of the batch ({rows} of {rows})" if rows else ""
+        if self.mask is not None:
+            return (f"{did} passes nothing at the {places(look, self.mask)} places that count here: its local factor "
+                    f"{text} is 0 there.")  # fmt: skip
+        if forward.name in ("maximum", "minimum") and len(forward.args) == 2:
+            limit = next((arg for arg in forward.args if not _same(arg, of)), 0)
+            sign = "≤" if forward.name == "maximum" else "≥"
+            return f"{did} passes nothing: {of.name} {sign} {words.operand(limit)} {where}{every}."
+        if has(forward.name, Trait.SATURATES):
+            low, high = look.numbers([mx.min(of.array), mx.max(of.array)])
+            return (
+                f"{did} is saturated: {of.name} is so far out ({words.number(low)} to {words.number(high)}) that the "
+                f"curve is flat there, and its slope {text} is 0 {where}{every}."
+            )
+        if forward.name == "clip":
+            return f"{did} cuts off every element of {of.name} {where}{every}; where it cuts, it passes nothing."
+        if forward.name == "where":
+            return f"{did} takes no element from {of.name}: the condition chooses the other side everywhere."
+        return f"{did} passes nothing: its local factor {text} is 0 {where}{every}."
+
+    # -- products, norms, attention ------------------------------------------------------------------------
+
+    @cached_property
+    def _dead_operand(self) -> Value | None:
+        """An operand that is 0 everywhere, and with which not 0 the gradient would not be 0."""
+        ups = set(upstream(self.op))
+        inputs = [value for value in dict.fromkeys(self.op.inputs) if value not in ups and is_inexact(value)]
+        stats = self.look.stats(inputs)
+        dead = [value for value in inputs if value.size and stats[value].is_zero]
+        return next((value for value in dead if self._would_pass(value)), None)
+
+    def _would_pass(self, dead: Value) -> bool:
+        self.look.see(self.op.inputs)
+        again = self.op.compute(lambda value: filler(value) if value is dead else value.array)
+        slot = self.gradient.slot if self.gradient.slot < len(again) else 0
+        return bool(self.look.numbers([mx.any(again[slot] != 0)])[0])
+
+    def _dead(self) -> Reason:
+        dead = self._dead_operand
+        assert dead is not None
+        zero = zero_value(self.look, dead)
+        product = has(self.forward.name, Trait.PRODUCT) and dead.canonical is not self.of.canonical
+        name = (factor_text(self.op, self.of) if product else "") or dead.name
+        evidence = shown(self.look, [dead, self.given, self.gradient])
+        return Reason(f"{name} is 0, because {zero.text}", evidence, zero.op, zero.planned)
+
+    @cached_property
+    def _shares(self) -> mx.array | None:
+        """The shares of a softmax or an attention, along the last axis."""
+        forward = self.forward
+        if forward.name == "softmax":
+            axis = forward.kwargs.get("axis", forward.args[1] if len(forward.args) > 1 else None)
+            y = self.look.array(forward.outputs[0])
+            return mx.moveaxis(y, axis, -1) if isinstance(axis, int) else y.flatten()
+        if not forward.name.endswith("scaled_dot_product_attention") or not _asks(forward, self.of):
+            return None
+        return _attended(self.look, forward)
+
+    @property
+    def _length(self) -> int:
+        return 0 if self._shares is None else self._shares.shape[-1]
+
+    @cached_property
+    def _smallest_peak(self) -> float:
+        """The largest share of the row in which that is smallest."""
+        if self._shares is None or not self._shares.size:
+            return 0.0
+        return float(self.look.numbers([mx.min(mx.max(self._shares.astype(mx.float32), axis=-1))])[0])
+
+    def _alone(self) -> Reason:
+        if self.forward.name != "softmax":
+            return Reason(
+                "there is one position only to attend to: its share is 1, whatever goes in.", self._evidence()
+            )
+        taken = self.forward.inputs[0]
+        axis = self.forward.kwargs.get("axis", self.forward.args[1] if len(self.forward.args) > 1 else None)
+        return Reason(
+            f"softmax runs over an axis of length 1 (axis {axis} of {tuple(taken.shape)}): every share is 1, whatever "
+            "goes in. Another axis is probably meant.", self._share_evidence())  # fmt: skip
+
+    def _saturated(self) -> Reason:
+        what = "softmax" if self.forward.name == "softmax" else "attention"
+        return Reason(f"{what} is saturated: in every row one share is 1 and all others are 0, and the curve is flat "
+                      "there.", self._share_evidence())  # fmt: skip
+
+    def _is_even(self) -> bool:
+        """Whether what comes into a softmax is the same number all along each row."""
+        if self.forward.name != "softmax":
+            return False
+        axis = self.forward.kwargs.get("axis", self.forward.args[1] if len(self.forward.args) > 1 else None)
+        g = self.look.array(self.given)
+        return bool(self.look.numbers([mx.all(mx.max(g, axis=axis) == mx.min(g, axis=axis))])[0])
+
+    def _even(self) -> Reason:
+        return Reason(
+            f"{self.given.name} is the same for all elements of a row, and the shares always add up to 1: no change "
+            "of the input can change the loss.", self._share_evidence())  # fmt: skip
+
+    def _share_evidence(self) -> list[Evidence]:
+        return shown(self.look, [*upstream(self.op), self.forward.outputs[0], self.gradient])
+
+    # -- the rest ------------------------------------------------------------------------------------------
+
+    def _fixed(self) -> Reason:
+        text = f"{words.call(self.forward)} passes nothing: {why_end(self.forward)}"
+        return Reason(text, shown(self.look, [*upstream(self.op), self.gradient]))
+
+    def _custom(self) -> Reason:
+        text = f"the program's own backward rule ({self.forward.name}) gives 0."
+        return Reason(text, shown(self.look, [*upstream(self.op), self.gradient]))
+
+    @cached_property
+    def _passes_another(self) -> bool:
+        """Whether another gradient of the result, all of whose elements are there, would pass."""
+        self.look.see(self.op.inputs)
+        ups = set(upstream(self.op))
+        try:
+            again = self.op.compute(lambda value: filler(value) if value in ups else value.array)
+        except (ValueError, RuntimeError, TypeError):
+            return True
+        slot = self.gradient.slot if self.gradient.slot < len(again) else 0
+        return bool(self.look.numbers([mx.any(again[slot] != 0)])[0])
+
+    def _flat(self) -> Reason:
+        rule = factor_text(self.op, self.of)
+        local = f" (its local factor is {rule})" if rule else ""
+        return Reason(f"{words.call(self.forward)} passes nothing on to {self.of.name}, whatever comes in{local}.",
+                      self._evidence())  # fmt: skip
 
 
-def _closed(look: Look, forward: Op, of: Value, factors: mx.array, text: str) -> str:
-    """What to say about an elementwise op that passes nothing at all."""
-    did = words.call(forward)
-    units, rows = _units(factors)
-    where = f"in {units} of {units} units" if units else ""
-    every = f", for every row of the batch ({rows} of {rows})" if rows else ""
-    other = [value for value in forward.inputs if value.canonical is not of.canonical]
-    if forward.name in ("maximum", "minimum") and len(forward.args) == 2:
-        limit = next((arg for arg in forward.args if arg is not of and not _same(arg, of)), 0)
-        sign = "≤" if forward.name == "maximum" else "≥"
-        against = limit.name if isinstance(limit, Value) else words.operand(limit)
-        return f"{did} passes nothing: {of.name} {sign} {against} {where}{every}."
-    if forward.name == "multiply" and other:
-        return f"{did} passes nothing to {of.name}: the other factor is 0. {zero_value(look, other[0]).text}"
-    if forward.name in ("tanh", "sigmoid", "erf"):
-        low, high = look.numbers([mx.min(of.array), mx.max(of.array)])
-        return (
-            f"{did} is saturated: {of.name} is so far out ({words.number(low)} to {words.number(high)}) that "
-            f"the curve is "
-            f"flat there, and its slope {text} is 0 {where}{every}."
-        )
-    if forward.name == "clip":
-        return f"{did} cuts off every element of {of.name} {where}{every}; where it cuts, it passes nothing."
-    if forward.name == "where":
-        return f"{did} takes no element from {of.name}: the condition chooses the other side everywhere."
-    return f"{did} passes nothing: its local factor {text} is 0 {where}{every}."
+def _compares(forward: Op) -> bool:
+    """Whether an op passes or blocks by comparing: a 0 in it is no factor."""
+    return forward.name in ("maximum", "minimum", "clip", "where") or has(forward.name, Trait.CHOOSES)
 
 
 def _same(arg: object, value: Value) -> bool:
     return isinstance(arg, Value) and arg.canonical is value.canonical
 
 
-def _units(array: mx.array) -> tuple[int, int]:
-    """The units (the last axis) and rows (all others) of an activation."""
-    if array.ndim < 2:
-        return (array.size if array.ndim else 1), 0
-    return array.shape[-1], array.size // array.shape[-1]
+def _asks(forward: Op, of: Value) -> bool:
+    """Whether a value is the queries or the keys of an attention, which act through the shares only."""
+    return any(_same(arg, of) for arg in forward.args[:2]) and not any(_same(arg, of) for arg in forward.args[2:3])
 
 
-def _product(look: Look, op: Op, forward: Op, of: Value, gradient: Value) -> Reason:
-    """A sum of products with the other operand."""
-    others = [value for value in dict.fromkeys(forward.inputs) if value.canonical is not of.canonical]
-    if forward.name == "addmm" and others and others[0] is forward.args[0]:
-        others = others[1:]  # the bias takes no part
-    stats = look.stats(others)
-    dead = next((value for value in others if stats[value].is_zero), None)
-    given = upstream(op)[0]
-    if dead is not None:
-        zero = zero_value(look, dead)
-        text = f"{factor_text(op, of) or dead.name} is 0, because {_because(zero.text)}"
-        return Reason(text, _shown(look, [dead, given, gradient]), zero.op)
-    text = (
-        f"{given.name} and {factor_text(op, of) or 'the local factor'} are not 0, but never at the same "
-        f"place, or their products cancel."
-    )
-    return Reason(text, _shown(look, [*others, given, gradient]))
-
-
-def _because(text: str) -> str:
-    return text[:1] + text[1:]
-
-
-def _softmax(look: Look, op: Op, forward: Op, gradient: Value) -> Reason:
-    axis = forward.kwargs.get("axis", forward.args[1] if len(forward.args) > 1 else None)
-    taken = forward.inputs[0]
-    length = taken.shape[axis] if isinstance(axis, int) else taken.size
-    evidence = _shown(look, [*upstream(op), forward.outputs[0], gradient])
-    if length == 1:
-        return Reason(
-            f"softmax runs over an axis of length 1 (axis {axis} of {tuple(taken.shape)}): every share is 1, "
-            f"whatever goes "
-            "in. Another axis is probably meant.",
-            evidence,
-        )
-    peak = look.numbers([mx.min(mx.max(forward.outputs[0].array, axis=axis))])[0]
-    if peak > 0.9999:
-        return Reason("softmax is saturated: in every row one share is 1 and all others are 0, and the curve is "
-                      "flat there.",
-                      evidence)  # fmt: skip
-    return Reason(f"{upstream(op)[0].name} is the same for all elements of a row, and the shares always add up "
-                  f"to 1: no "
-                  "change of the input can change the loss.", evidence)  # fmt: skip
-
-
-def _shown(look: Look, values: list[Value]) -> list[Evidence]:
-    from nnrepl.explain.links import shown
-
-    return [Evidence(value.name, shown(look, value)) for value in dict.fromkeys(values)]
-
-
-# -- zeros in the forward pass -----------------------------------------------------------------------------------
-
-
-def zero_value(look: Look, value: Value) -> Reason:
-    """Where the zeros of a forward value began."""
-    seen = 0
-    while seen < 1000:
-        seen += 1
-        op = value.op
-        if op is None:
-            kind = (
-                "a parameter that is 0" if isinstance(value, Leaf) and value.kind == "parameter" else "0 as it came in"
-            )
-            return Reason(f"{value.name} is {kind}.", _shown(look, [value]))
-        floats = [taken for taken in dict.fromkeys(op.inputs) if mx.issubdtype(taken.dtype, mx.inexact)]
-        stats = look.stats(floats)
-        dead = [taken for taken in floats if stats[taken].is_zero]
-        if dead and op.name not in ("maximum", "minimum", "where"):
-            value = dead[0]
-            continue
-        return Reason(_made_zero(op, value), _shown(look, [*floats, value]), op)
-    return Reason(f"{value.name} is 0.", _shown(look, [value]))
-
-
-def _made_zero(op: Op, value: Value) -> str:
-    where = words.place(op.source)
-    at = f" (#{op.index}, {where})" if where else f" (#{op.index})"
-    entry = entry_for(op)
-    if op.name == "maximum" and entry is not None:
-        other = next((arg for arg in op.args if not isinstance(arg, Value)), 0)
-        taken = next((arg for arg in op.args if isinstance(arg, Value)), value)
-        units, rows = _units(value.array)
-        every = f" in every row of the batch ({rows})" if rows > 1 else ""
-        return (
-            f"{value.name} = {words.call(op)} is 0 everywhere{at}: {taken.name} ≤ {words.operand(other)} in "
-            f"{units} of "
-            f"{units} units{every}."
-        )
-    if op.name in ("zeros", "zeros_like"):
-        return f"{value.name} was made as zeros{at}."
-    if op.name == "array":
-        return f"{value.name} is 0 as the program gave it{at}."
-    text = f" = {entry.text}" if entry is not None and entry.kind == ELEMENTWISE else ""
-    return f"{value.name} = {words.call(op)}{text and ''} gives 0 everywhere{at}."
+def _attended(look: Look, forward: Op) -> mx.array | None:
+    """The shares of an attention, by asking it about values that are the unit vectors."""
+    if len(forward.args) < 3 or not all(isinstance(arg, Value) for arg in forward.args[:3]):
+        return None
+    keys: Value = forward.args[1]
+    values: Value = forward.args[2]
+    length = keys.shape[-2]
+    units = mx.broadcast_to(mx.eye(length, dtype=values.dtype), (*values.shape[:-2], length, length))
+    look.see(forward.inputs)
+    try:
+        return forward.compute(lambda value: units if value is values and value is not keys else value.array)[0]
+    except (ValueError, RuntimeError):
+        return None

@@ -12,9 +12,9 @@ from nnrepl.explain.links import links_along
 from nnrepl.explain.look import Look
 from nnrepl.explain.nonfinite import why_nonfinite, why_nonfinite_value
 from nnrepl.explain.paths import cone, gradient_of, inner_of_gradient, path, target_of, upstream, value_of
-from nnrepl.explain.scale import why_scale
+from nnrepl.explain.scale import rms, why_scale
 from nnrepl.explain.zero import why_zero, why_zero_value
-from nnrepl.session.errors import NoGradient, UserError
+from nnrepl.session.errors import NoGradient
 from nnrepl.session.session import Session
 from nnrepl.tape import Value
 
@@ -35,8 +35,9 @@ def why(session: Session, text: str) -> Answer:
     text = re.sub(r"\s+", " ", text.strip()).rstrip("?").strip()
     if not text:
         return _anything(session)
-    if re.fullmatch(r"(is (it|this) )?(nan|inf|infinite)", text):
-        return why_nonfinite(session)
+    match = re.fullmatch(r"(?:is (?:it|this) )?(nan|inf)(?:inite)?", text)
+    if match:
+        return why_nonfinite(session, match[1])
     if text in ("error", "exception", "it failed"):
         return why_error(session)
     if text == "loss":
@@ -49,38 +50,59 @@ def why(session: Session, text: str) -> Answer:
     match = None if isnan else _ASKED.fullmatch(text)
     what, how = (isnan[1], "nan") if isnan else (match["what"], match["how"]) if match else (text, "")
     what = what.removesuffix(" is").removesuffix("==").strip()
+    inner = inner_of_gradient(what)
     try:
         value = target_of(session, what)
     except NoGradient:
-        return why_none(session, value_of(session, inner_of_gradient(what) or what))
-    return _about(session, value, how)
+        return why_none(session, value_of(session, inner or what))
+    return _about(session, value, how, "" if inner is None else f"∂L/∂{inner}")
 
 
-def _about(session: Session, value: Value, how: str) -> Answer:
-    is_gradient = value.gradient_of is not None
+def _about(session: Session, value: Value, how: str, gradient: str) -> Answer:
+    """What was asked about one tensor.
+
+    Args:
+        gradient: What the tensor is called as a gradient, "" if it is none.
+    """
+    gradient = gradient or (value.name if value.gradient_of is not None else "")
     if how in _NONE:
-        if is_gradient:
-            return Answer(f"{value.name} is there: a gradient does flow.", links=_chain(session, value))
+        if gradient:
+            return Answer(f"{gradient} is there: a gradient does flow.", links=_chain(session, value))
         return why_none(session, value) if not _has_gradient(session, value) else Answer(
             f"{value.name} is connected: ∂L/∂{value.name} is there.")  # fmt: skip
     look = Look(session)
     stat = look.stat(value)
     if not how:
-        how = "zero" if stat.is_zero else "nan" if not stat.is_finite else "scale"
-    if how in _ZERO:
-        answer = why_zero(session, value) if is_gradient else why_zero_value(session, value)
-    elif how in _NONFINITE:
-        answer = why_nonfinite_value(session, value)
-    elif not is_gradient:
-        raise UserError(
-            f"{value.name} is an ordinary tensor (norm {words.number(stat.norm)}); explain {value.name} shows "
-            f"how it was "
-            f"made, why grad({value.name}) how its gradient was"
-        )
+        how = "zero" if stat.is_zero and stat.size else "nan" if not stat.is_finite else "scale"
+        kind = ""
     else:
-        answer = why_scale(session, value, "small" if how in _SMALL else "" if how == "scale" else "large")
+        kind = how if how in _NONFINITE else ""
+    if gradient and stat.is_zero and how in _SMALL:
+        how = "zero"
+    if how in _ZERO:
+        answer = why_zero(session, value, gradient) if gradient else why_zero_value(session, value)
+    elif how in _NONFINITE:
+        answer = why_nonfinite_value(session, value, kind)
+    elif gradient:
+        answer = why_scale(session, value, "small" if how in _SMALL else "" if how == "scale" else "large", gradient)
+    else:
+        answer = _healthy(look, value, how)
     answer.ops += look.ops
     return answer
+
+
+def _healthy(look: Look, value: Value, how: str) -> Answer:
+    """That nothing is wrong with a tensor of the forward pass, with its numbers."""
+    stat = look.stat(value)
+    if not stat.size:
+        return Answer(f"{value.name} is empty: its shape is {tuple(value.shape)}.")
+    size = f"a typical element is {words.number(rms(stat))} in size, the largest {words.number(stat.peak)}"
+    zeros = f"; {words.count_of(stat.zeros, stat.size)} are 0" if stat.zeros else ""
+    numbers = f"{stat.size} number{'s' if stat.size != 1 else ''}, all finite; {size}{zeros}"
+    head = f"Nothing is wrong with {value.name}" if how == "scale" else f"{value.name} holds"
+    joint = ": " if how == "scale" else " "
+    return Answer(f"{head}{joint}{numbers}. explain {value.name} shows how it was made, why grad({value.name}) how the "
+                  "loss depends on it.")  # fmt: skip
 
 
 def _has_gradient(session: Session, value: Value) -> bool:

@@ -40,8 +40,8 @@ def place(source: Source) -> str:
 def title(op: Op) -> str:
     """`#14, the VJP of maximum`, or `#3 maximum`."""
     if op.operation.kind == "accumulate":
-        return f"#{op.index}, a sum of gradients"
-    return f"#{op.index}, the VJP of {op.of.name}" if op.of is not None else f"#{op.index} {op.name}"
+        return f"{op.label}, a sum of gradients"
+    return f"{op.label}, the VJP of {op.of.name}" if op.of is not None else f"{op.label} {op.name}"
 
 
 def substitute(text: str, symbols: Mapping[str, str]) -> str:
@@ -79,7 +79,9 @@ def call(op: Op, called: Callable[[Value], str] | None = None) -> str:
 
 
 def _is_shown(arg: Any) -> bool:
-    return arg is not None and type(arg).__name__ not in ("DrawnKey", "Data", "Stream", "Device", "Rule")
+    kind = type(arg)
+    ours = kind.__module__.startswith("nnrepl.record")  # what stands for a program's own function, a rule
+    return arg is not None and not ours and kind.__name__ not in ("DrawnKey", "Data", "Stream", "Device")
 
 
 def operand(arg: Any, called: Callable[[Value], str] | None = None) -> str:

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from nnrepl.explain import words
 from nnrepl.explain.answer import Answer
+from nnrepl.explain.entry import ELEMENTWISE, entry_for
 from nnrepl.explain.links import describe, links_along
 from nnrepl.explain.look import Look, Stat
-from nnrepl.explain.paths import cone, path, upstream
-from nnrepl.explain.stuck import reason_for, zero_value
+from nnrepl.explain.paths import cone, path, rule_of, upstream
+from nnrepl.explain.regions import Mask, backwards, is_zero_on, moves, places
+from nnrepl.explain.stuck import reason_for
+from nnrepl.explain.zeros import zero_value
 from nnrepl.session.session import Session
 from nnrepl.tape import Op, Pass, Value
 
 
-def why_zero(session: Session, gradient: Value) -> Answer:
+def why_zero(session: Session, gradient: Value, name: str = "") -> Answer:
     """Walk from the loss to a gradient, and name the first op where it became 0."""
     look = Look(session)
     stats = cone_stats(look, gradient)
-    name = gradient.name
+    name = name or gradient.name
     if not stats[gradient].is_zero:
         stat = stats[gradient]
         zeros = f"; {words.count_of(stat.zeros, stat.size)} elements are 0" if stat.zeros else ""
@@ -24,18 +29,19 @@ def why_zero(session: Session, gradient: Value) -> Answer:
         answer.links = links_along(look, _way(gradient, stats), None)
         answer.ops = look.ops
         return answer
-    culprits = blame(gradient, stats)
+    culprits = blame(look, gradient, stats)
     if not culprits:
         return Answer(f"{name} is 0 because the backward pass began with 0.", ops=look.ops)
-    op, at = culprits[0]
-    reason = reason_for(look, op, at)
+    first = culprits[0]
+    op = first.op
+    reason = reason_for(look, op, first.value, first.mask)
     answer = Answer(f"{name} is 0: it became 0 at {words.title(op)}, {_made(op)}.", op)
     answer.reasons = [reason.text]
     answer.evidence = reason.evidence
     answer.links = links_along(look, _way(gradient, stats), op)
-    for other, value in culprits[1:4]:
-        why = reason_for(look, other, value)
-        answer.also.append(f"It also became 0 on another way, at {words.title(other)}: {why.text}")
+    for other in culprits[1:4]:
+        why = reason_for(look, other.op, other.value, other.mask)
+        answer.also.append(f"It also became 0 on another way, at {words.title(other.op)}: {why.text}")
     answer.also.extend(_others(look, gradient, op))
     answer.ops = look.ops
     return answer
@@ -50,22 +56,68 @@ def cone_stats(look: Look, gradient: Value) -> dict[Value, Stat]:
     return look.stats(values)
 
 
-def blame(gradient: Value, stats: dict[Value, Stat]) -> list[tuple[Op, Value]]:
-    """The ops that made a gradient 0 out of something that was not, in order of execution."""
-    found: dict[Op, Value] = {}
+@dataclass(frozen=True, slots=True)
+class Blame:
+    """An op that made a gradient 0 (or a part of it) out of something that was not.
+
+    Attributes:
+        op: The op.
+        value: The gradient that it gives.
+        mask: The places of it that count; None for all.
+    """
+
+    op: Op
+    value: Value
+    mask: Mask | None = None
+
+
+def blame(look: Look, gradient: Value, stats: dict[Value, Stat]) -> list[Blame]:
+    """The ops that made a gradient 0 out of something that was not, in order of execution. Through ops that only move
+    numbers the very elements are followed: a part that is cut out further on is not the fault of what joined it."""
+    found: dict[Op, Blame] = {}
     seen: set[Value] = set()
-    stack = [gradient]
+    stack: list[tuple[Value, Mask | None]] = [(gradient, None)]
     while stack:
-        value = stack.pop()
+        value, mask = stack.pop()
         if value in seen or value.op is None or value.op.phase != "backward":
             continue
         seen.add(value)
         before = upstream(value.op)
-        if any(not stats[given].is_zero for given in before):
-            found.setdefault(value.op, value)
+        if not before:
+            found.setdefault(value.op, Blame(value.op, value, mask))  # the program's own rule makes a constant of it
+            continue
+        if mask is None and all(stats[given].is_zero for given in before):
+            stack.extend((given, None) for given in before)
+            continue
+        further = _further(look, value, mask, before)
+        if further:
+            stack.extend((given, None if stats[given].is_zero else part) for given, part in further.items())
         else:
-            stack.extend(before)
-    return sorted(found.items(), key=lambda item: item[0].position)
+            found.setdefault(value.op, Blame(value.op, value, mask))
+    return sorted(found.values(), key=lambda one: one.op.position)
+
+
+def _further(look: Look, value: Value, mask: Mask | None, before: tuple[Value, ...]) -> dict[Value, Mask]:
+    """The gradients whose zeros an op only hands on, with the places that count; {} if the op makes the zeros."""
+    op = value.op
+    assert op is not None
+    if op.operation.kind == "accumulate" and rule_of(op) is None:
+        parts = {given: mask for given in before if mask is not None}
+    elif op.of is not None and moves(op.of):
+        parts = dict(backwards(look, op, value, mask, before))
+    elif mask is not None and all(given.shape == value.shape for given in before) and _place_by_place(op):
+        parts = dict.fromkeys(before, mask)
+    else:
+        return {}
+    counting = {given: part for given, part in parts.items() if places(look, part)}
+    if not counting or not all(is_zero_on(look, given, part) for given, part in counting.items()):
+        return {}
+    return counting
+
+
+def _place_by_place(op: Op) -> bool:
+    entry = entry_for(op)
+    return entry is not None and entry.kind == ELEMENTWISE
 
 
 def _way(gradient: Value, stats: dict[Value, Stat]) -> list[Value]:
@@ -107,13 +159,14 @@ def _others(look: Look, gradient: Value, culprit: Op) -> list[str]:
         if not stats[final].is_zero:
             alive.append((leaf, final))
             continue
-        blamed = blame(final, cone_stats(look, final))
+        blamed = blame(look, final, cone_stats(look, final))
         first = blamed[0] if blamed else None
-        if first is not None and first[0] is culprit:
+        if first is not None and first.op is culprit:
             same.append(leaf.name)
         elif first is not None and len(other) < 2:
-            reason = reason_for(look, *first)
-            other.append(f"∂L/∂{leaf.name} is 0 as well, for another reason, at {words.title(first[0])}: {reason.text}")
+            reason = reason_for(look, first.op, first.value, first.mask)
+            at = words.title(first.op)
+            other.append(f"∂L/∂{leaf.name} is 0 as well, for another reason, at {at}: {reason.text}")
     lines = []
     if same:
         are, them = ("is", "") if len(same) == 1 else ("are", " all")
@@ -126,7 +179,7 @@ def _others(look: Look, gradient: Value, culprit: Op) -> list[str]:
         names = _listed([leaf.name for leaf, _ in alive[:3]]) + more
         lines.append(f"{names} still {verb}: {', '.join(shown)}.")
     elif finals:
-        lines.append("No parameter gets a gradient that is not 0: this update changes nothing.")
+        lines.append("No parameter gets a gradient that is not 0.")
     return lines
 
 

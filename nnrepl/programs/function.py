@@ -11,22 +11,25 @@ from typing import Any
 
 import mlx.core as mx
 
-from nnrepl.record import rerun, trees
-from nnrepl.record.guide import Diverged, Guide
+from nnrepl.record import trees
+from nnrepl.record.intake import RECORDING, Intake
 from nnrepl.record.intercept import recording
 from nnrepl.record.names import ProgramNames
 from nnrepl.record.opaque import parameter_names, title
 from nnrepl.record.recorder import MUTED, Recorder
-from nnrepl.record.rerun import CannotExchange
 from nnrepl.record.stack import is_module
 from nnrepl.record.strays import invoke
 from nnrepl.record.verify import Receipt, verify
-from nnrepl.session.changes import Restarts, Run
+from nnrepl.replay.divergence import CannotExchange, Diverged
+from nnrepl.replay.interrupts import held
+from nnrepl.replay.replay import Replay
+from nnrepl.replay.run import Run
+from nnrepl.replay.world import World
+from nnrepl.session.changes import Restarts
 from nnrepl.session.errors import NoGradient, UserError
 from nnrepl.session.lookup import Lookup
 from nnrepl.tape import RUN_PASS, Op, OpSequence, Tape, Value
 from nnrepl.timeline.edits import BadEdit, make_edit, place_of
-from nnrepl.timeline.world import World
 
 
 class Recorded:
@@ -117,10 +120,10 @@ class Trace(Recorded):
         value = self[of] if isinstance(of, str) else of
         name = of if isinstance(of, str) else value.name
         target, position = place_of(self.tape, value)
-        recorder = self._call.recorder(self.tape, None)
+        recorder = self._call.recorder(self.tape, RECORDING)
 
         def compute() -> Any:
-            return new(recorder.handle(target)) if callable(new) else new
+            return invoke(new, (recorder.handle(target),), {}) if callable(new) else new
 
         try:
             with recording(recorder):
@@ -173,29 +176,46 @@ class Call:
         """Make the call again with an edit; afterwards everything is as it was before.
 
         Raises:
-            UserError: If the function does something else when it runs again.
+            UserError: If that cannot be done, or the function does something else when it runs again.
         """
+        if self._world.lost:
+            raise UserError(f"this cannot run again: {self._world.lost[0]} cannot be put back to where it was")
+        try:
+            trace, replay = self._follow(run)
+            if replay.other_way is not None:  # because of the edit, if without it the function does the same again
+                self._follow(Run(run.old, len(run.old), (), 0))
+        except (Diverged, CannotExchange) as error:
+            raise UserError(f"{error}; nothing has changed") from None
+        return trace
+
+    def _follow(self, run: Run) -> tuple[Trace, Replay]:
+        """Make the call again along a tape. Raises Diverged, CannotExchange."""
         old = run.old
         names = ProgramNames()
         tape = old.fork(0, names)
         names.tape = tape
-        recorder = self.recorder(tape, Guide(run.expected, old, run.position), old)
-        now = World([*self._roots, *(leaf.held for leaf in leaves_of(old))])
-        self._world.restore()
-        try:
-            with recording(recorder), _same_objects(recorder, self.wrt):
-                return self._run(recorder, names)
-        except (Diverged, CannotExchange) as error:
-            raise UserError(str(error)) from None
-        finally:
-            now.restore()
-            for value, array in recorder.overwritten:
-                value.held = array  # it has its old content again, and is how the program knows the value
+        replay = Replay(run)
+        recorder = self.recorder(tape, replay, old)
+        with held() as holding:
+            now = World([*self._roots, *(leaf.held for leaf in leaves_of(old))])
+            self._world.restore()
+            try:
+                with holding.allowed(), recording(recorder), _same_objects(recorder, self.wrt):
+                    trace = self._run(recorder, names)
+                    replay.ended(recorder)
+            except Exception as error:
+                replay.ended(recorder, error)
+                raise
+            finally:
+                now.restore()
+                for value, array in recorder.overwritten:
+                    value.held = array  # it has its old content again, and is how the program knows the value
+        return trace, replay
 
-    def recorder(self, tape: Tape, guide: Guide | None, old: Tape | None = None) -> Recorder:
+    def recorder(self, tape: Tape, intake: Intake, old: Tape | None = None) -> Recorder:
         """A recorder for another run, which knows the arrays that the function had from outside."""
         recorder = Recorder(tape, strict=False)
-        recorder.guide = guide
+        recorder.intake = intake
         for leaf in leaves_of(old or tape):
             if leaf.held is not None:
                 recorder.live[id(leaf.held)] = leaf
@@ -203,11 +223,11 @@ class Call:
 
     def _run(self, recorder: Recorder, names: ProgramNames) -> Trace:
         recorder.stack.begin(sys._getframe())
-        rerun.insert(recorder)
+        recorder.intake.enter(recorder)
         recorder.start()
         _enter_arguments(recorder, self.fn, self.args, self.kwargs)
         value, grads = run(recorder, self.fn, self.args, self.kwargs, self.wrt)
-        rerun.insert(recorder)
+        recorder.intake.enter(recorder)
         return Trace(self, recorder.tape, names, value, grads)
 
 
@@ -221,7 +241,7 @@ class _CallRestarts:
     @contextmanager
     def computing(self) -> Iterator[Recorder]:
         """A recorder that knows what the call knows."""
-        recorder = self._call.recorder(self._tape, None)
+        recorder = self._call.recorder(self._tape, RECORDING)
         recorder.mode = MUTED
         with recording(recorder):
             yield recorder

@@ -30,8 +30,11 @@ class Notebook:
     notes: list[str] = field(default_factory=list)
 
 
-def read_notebook(path: str) -> Notebook:
+def read_notebook(path: str, *, known: bool = False) -> Notebook:
     """Read a notebook of any version.
+
+    Args:
+        known: Whether its cells are known already, and what is shown of them stays what it is.
 
     Raises:
         ValueError: If it is not a notebook, or the package that reads notebooks is missing; with one line
@@ -54,7 +57,8 @@ def read_notebook(path: str) -> Notebook:
     for number, source in enumerate(sources, 1):
         kept = _without_magics(source, number, notebook.notes)
         cell = NotebookCell(number, kept, f"{Path(path).resolve()}#{number}")
-        register_cell(cell.filename, str(Path(path).resolve()), number, kept)
+        if not known:
+            register_cell(cell.filename, str(Path(path).resolve()), number, kept)
         notebook.cells.append(cell)
     return notebook
 

@@ -38,7 +38,7 @@ from nnrepl.programs.standins import (
 from nnrepl.record import source as sources
 from nnrepl.record.names import ProgramNames
 from nnrepl.record.recorder import Recorder
-from nnrepl.session.changes import Run
+from nnrepl.replay.run import Run
 from nnrepl.session.errors import UserError
 from nnrepl.session.session import END_OF_TAPE, Session, Stop
 from nnrepl.tape import (
@@ -50,6 +50,7 @@ from nnrepl.tape import (
     Op,
     Operation,
     Pass,
+    Steps,
     Tape,
     Value,
 )
@@ -256,6 +257,9 @@ class _Reader:
             if module is not None:
                 names.modules[op] = as_text(module)
         tape.origin = as_number(row["origin"], len(tape) + 1)
+        starts = row.get("steps", [tape.origin] if tape.origin < len(tape) else [])  # (none in tapes of 0.1.0)
+        demand(is_counts(starts, len(tape)) and starts == sorted(set(starts)))
+        tape.steps = Steps.known(tape, starts)
         self._passes(tape, row["passes"])
         self._notes(tape, row)
         for name, versions in row["names"]:

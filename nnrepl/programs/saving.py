@@ -196,6 +196,7 @@ class Tables:
         ops = [self._op(op, tape) for op in tape.ops]
         row: dict[str, Any] = {
             "origin": tape.origin,
+            "steps": [step.start for step in tape.steps],
             "ops": ops,
             "passes": [self._pass(part) for part in tape.passes],
             "marks": [
@@ -400,20 +401,20 @@ class _Files:
 
     def code(self, code: CodeType) -> int:
         """The number of a code object."""
-        key = code.co_filename, code
+        key = sources.file_of(code), code
         if key not in self._codes:
             self._numbers[key] = len(self._codes)
             self._codes[key] = {}
-            if code.co_filename not in self._files:
-                self._files[code.co_filename] = (len(self._files), sources.locate(code, 0), set())
+            if key[0] not in self._files:
+                self._files[sources.file_of(code)] = (len(self._files), sources.locate(code, 0), set())
         return self._numbers[key]
 
     def place(self, code: CodeType, lasti: int, around: int) -> int:
         """The number of a place in a code object, of which the lines around are kept as well."""
         self.code(code)
         span = sources.span_of(code, lasti)
-        spans = self._codes[code.co_filename, code]
-        self._files[code.co_filename][2].update(range(max(span[0] - around, 1), span[1] + around + 1))
+        spans = self._codes[sources.file_of(code), code]
+        self._files[sources.file_of(code)][2].update(range(max(span[0] - around, 1), span[1] + around + 1))
         return spans.setdefault(span, len(spans))
 
     def codes(self) -> list[dict[str, Any]]:

@@ -10,14 +10,20 @@ import os
 import runpy
 import sys
 import types
+from collections.abc import Iterator
 from importlib.machinery import SourceFileLoader
+from importlib.util import decode_source
 from pathlib import Path
 from types import CodeType
 from typing import Any
 
+from nnrepl.programs.display import provide, shown
+from nnrepl.programs.kept import Kept
 from nnrepl.programs.notebook import Notebook, read_notebook
+from nnrepl.programs.reload import read
+from nnrepl.replay.world import is_library
+from nnrepl.session.errors import UserError
 from nnrepl.tape import Tape
-from nnrepl.timeline.world import is_library
 
 USAGE_ERROR, PROGRAM_ERROR = 2, 1
 
@@ -43,12 +49,17 @@ class Script:
         notes: What the person should know about how it was loaded.
     """
 
-    def __init__(self, title: str, path: str, argv: list[str], first_path: str, code: list[CodeType]) -> None:
+    def __init__(
+        self, title: str, path: str, argv: list[str], first_path: str, code: list[CodeType], texts: list[str]
+    ) -> None:
         self.title = title
         self.path = path
         self._argv = argv
         self._first_path = first_path
-        self._code = code
+        self._code = list(zip(code, texts))
+        self.kept = Kept()
+        for part, text in self._code:
+            self.kept.keep(part.co_filename, text, ast.PyCF_ALLOW_TOP_LEVEL_AWAIT if self._path_names(path) else 0)
         self._spec: Any = None
         self._begun = False
         self.notes: list[str] = []
@@ -57,13 +68,35 @@ class Script:
         """Run it to its end. Raises whatever the program raises, SystemExit included."""
         namespace = self._as_main().__dict__
         loop: Any = None
-        for code in self._code:
+        for code in self._codes():
             result = eval(code, namespace)
             if code.co_flags & inspect.CO_COROUTINE:  # a notebook cell with `await`
                 import asyncio  # it takes long to load, and few programs need it
 
                 loop = loop or asyncio.new_event_loop()
                 loop.run_until_complete(result)
+
+    def _codes(self) -> Iterator[CodeType]:
+        """What runs, part after part: as it was read, or as it has been reloaded since."""
+        kept = self.kept
+        for code, text in self._code:
+            name = code.co_filename
+            yield code if kept.texts[name] == text and not kept.early.get(name) else kept.code(name)
+
+    def on_disk(self, filename: str) -> str:
+        """The text of one of the program's files as it is on disk now. Raises UserError."""
+        if not self._path_names(self.path) or "#" not in filename:
+            return read(filename)
+        try:
+            cells = {cell.filename: cell.text for cell in read_notebook(self.path, known=True).cells}
+        except (ValueError, OSError) as error:
+            said = str(error) if isinstance(error, ValueError) else f"cannot read {self.path}: {error.strerror}"
+            raise UserError(f"{said}; nothing has changed") from None
+        if len(cells) != len(self._code):
+            raise UserError(
+                f"{self.title} has {len(cells)} cells now and had {len(self._code)}; load {self.title} begins anew"
+            )
+        return cells[filename]
 
     def _as_main(self) -> types.ModuleType:
         """`__main__`, `sys.argv` and `sys.path[0]` as the program expects them. They stay so: threads and
@@ -78,8 +111,10 @@ class Script:
             module.__dict__.update(
                 __package__=self._spec.parent, __loader__=self._spec.loader, __cached__=self._spec.cached
             )
-        if self._path_names(self.path):
-            module.__dict__["display"] = print
+        is_notebook = self._path_names(self.path)
+        provide(is_notebook)
+        if is_notebook:
+            module.__dict__["display"] = shown
         sys.modules["__main__"], sys.argv = module, list(self._argv)
         if not self._begun:
             sys.path[:1] = [self._first_path]
@@ -115,7 +150,8 @@ def load_script(path: str, args: list[str]) -> Script:
     if not path:
         raise CannotLoad("the name of the program is empty")
     absolute = os.path.join(os.getcwd(), file if file.name == "__main__.py" else path)
-    return Script(path, absolute, [path, *args], str(first), [_compile(source, absolute, path)])
+    code = _compile(source, absolute, path)
+    return Script(path, absolute, [path, *args], str(first), [code], [decode_source(source)])
 
 
 def load_module(name: str, args: list[str]) -> Script:
@@ -133,7 +169,8 @@ def load_module(name: str, args: list[str]) -> Script:
     finally:
         del sys.path[0]
     origin = spec.origin or name
-    script = Script(name, origin, [origin, *args], os.getcwd(), [code])
+    text = decode_source(Path(origin).read_bytes()) if os.path.exists(origin) else ""
+    script = Script(name, origin, [origin, *args], os.getcwd(), [code], [text])
     script._spec = spec
     return script
 
@@ -148,7 +185,8 @@ def _notebook(path: str, args: list[str]) -> Script:
         for cell in notebook.cells
     ]
     absolute = os.path.join(os.getcwd(), path)
-    script = Script(path, absolute, [path, *args], str(Path(path).resolve().parent), code)
+    texts = [cell.text for cell in notebook.cells]
+    script = Script(path, absolute, [path, *args], str(Path(path).resolve().parent), code, texts)
     script.notes = notebook.notes
     return script
 
@@ -183,6 +221,8 @@ def forget_modules(known: frozenset[str], tape: Tape) -> None:
         if scope.code.co_name == "<module>"
     }
     for name in sys.modules.keys() - known:
+        if name.partition(".")[0] == "nnrepl":
+            continue  # in a checkout it looks like a module of the program's
         file = getattr(sys.modules[name], "__file__", None)
         if file is not None and file.endswith(".py") and (file in importing or not is_library(file)):
             del sys.modules[name]

@@ -145,7 +145,7 @@ class SavedBackwardOp(BackwardOp):
 
 
 def _no_computing(op: Op) -> str:
-    return f"this tape was loaded from {_path(op.tape)}: #{op.index} {op.name} cannot be computed again there"
+    return f"this tape was loaded from {_path(op.tape)}: {op.label} {op.name} cannot be computed again there"
 
 
 def _path(tape: Tape) -> str:

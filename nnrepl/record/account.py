@@ -59,7 +59,7 @@ class _Accounts:
             seen.add(name)
             known = self._known.get(name)
             if known is not None and name not in outputs and not _go_together(op, known):
-                yield f"#{op.index} {op.name} also depends on {known.name}, which is not among its inputs"
+                yield f"{op.label} {op.name} also depends on {known.name}, which is not among its inputs"
                 continue
             made = self._made_by.get(name)
             if made is not None:

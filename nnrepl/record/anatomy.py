@@ -17,8 +17,8 @@ from typing import Any
 
 import mlx.core as mx
 
+from nnrepl.record.data import Data, construct
 from nnrepl.record.graph import Primitive, parse_dot
-from nnrepl.record.special import Data, construct
 from nnrepl.tape import DrawnKey, Leaf, Op, Value
 
 _broadcast_to, _export_to_dot = mx.broadcast_to, mx.export_to_dot
@@ -77,7 +77,8 @@ def anatomy(op: Op, slots: tuple[int, ...], inputs: Sequence[Value]) -> tuple[Gr
     if op.operation.kind in ("custom", "checkpoint"):
         return (_in_one_go(len(op.outputs), slots),)
     if op.operation.kind == "opaque":
-        return _groups([value.array for value in op.outputs], [value.array for value in inputs])
+        groups: tuple[Group, ...] = op.operation.run.groups  # type: ignore[attr-defined]
+        return tuple([_renumbered(group, slots) for group in groups])
     try:
         key = (op.operation, slots, tuple(map(_freeze, op.args)), _freeze(op.kwargs) if op.kwargs else None)
         known = _KNOWN.get(key)
@@ -89,6 +90,42 @@ def anatomy(op: Op, slots: tuple[int, ...], inputs: Sequence[Value]) -> tuple[Gr
 
 
 _KNOWN: dict[Any, tuple[Group, ...]] = {}
+
+
+def of_call(op: Op, forced: bool) -> tuple[Group, ...]:
+    """The groups of a call that MLX has just run by itself; the numbers of their inputs are places in `op.inputs`.
+
+    They are read while MLX's graph of the call is there: when one of the results is evaluated, it is gone.
+
+    Args:
+        forced: Whether something was evaluated during the call, so that some of the graph is gone already; then
+            every result may depend on every input.
+    """
+    if forced:
+        return (_in_one_go(len(op.outputs), tuple(range(len(op.inputs)))),)
+    return _groups([value.array for value in op.outputs], [value.array for value in op.inputs])
+
+
+def _renumbered(group: Group, slots: tuple[int, ...]) -> Group:
+    """A group whose inputs are counted otherwise: number k is `slots[k]` now."""
+    if slots == tuple(range(len(slots))):
+        return group
+    uses: Counter[int] = Counter()
+    for slot, use in group.uses.items():
+        uses[slots[slot]] += use
+    return replace(
+        group,
+        alias=group.alias if group.alias < 0 else slots[group.alias],
+        walk=tuple(
+            [Touch(step.visit if step.visit < 0 else slots[step.visit], tuple([slots[k] for k in step.taps]))
+             for step in group.walk]
+        ),
+        inputs=tuple(dict.fromkeys(slots[k] for k in group.inputs)),
+        uses=dict(uses),
+        early=frozenset(slots[k] for k in group.early),
+        split=frozenset(slots[k] for k in group.split),
+        variants={first: _renumbered(variant, slots) for first, variant in group.variants.items()},
+    )  # fmt: skip
 
 
 def _in_one_go(outputs: int, slots: tuple[int, ...]) -> Group:

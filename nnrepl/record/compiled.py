@@ -21,11 +21,11 @@ import mlx.core as mx
 
 from nnrepl.record import opaque, trees
 from nnrepl.record.catalog import Callee
+from nnrepl.record.data import construct
 from nnrepl.record.opaque import set_random_state
 from nnrepl.record.recorder import RECORD, Recorder
-from nnrepl.record.repeat import Caller, repeat
-from nnrepl.record.special import construct
-from nnrepl.record.strays import invoke
+from nnrepl.record.repeat import Caller, Repetition
+from nnrepl.record.strays import invoke, native
 from nnrepl.record.tracing import Tracing
 from nnrepl.tape import Activation, Op, Value
 
@@ -67,16 +67,27 @@ class Compiled(opaque.Transform):
         super().__init__(original, fun, args, kwargs, made)
         self.traces: dict[Any, Trace] = {}
 
+    def forget(self) -> None:
+        """The function does something else now: it is traced again when it is called."""
+        self.traces = {}  # a trace that is being made goes into those that are forgotten
+        self.real = native(self.original(self.fun, *self.args, **self.kwargs))
+
     def call(self, recorder: Recorder, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType) -> Any:
         if any(not _allowed(leaf) for leaf in trees.leaves((args, kwargs))):
             return self.real(*args, **kwargs)  # MLX says what is wrong
         if runs_plainly(recorder, args, kwargs, frame):
             given, names = _new_handles(recorder, (args, kwargs), frame)
             return invoke(self.fun, given, names)
-        return call_compiled(
+        if recorder.listener is not None and not recorder.differentiating and not recorder.tracing:
+            recorder.listener.call_started()
+        start = len(recorder.tape)
+        result = call_compiled(
             recorder, self.fun, self.option(0, "inputs", None), self.option(1, "outputs", None),
             bool(self.option(2, "shapeless", False)), self.traces, args, kwargs, frame,
         )  # fmt: skip
+        if not recorder.tracing:
+            recorder.tape.compiled.append((start, len(recorder.tape)))
+        return result
 
 
 def runs_plainly(recorder: Recorder, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType) -> bool:
@@ -236,10 +247,11 @@ def _holds_random_state(tree: Any) -> bool:
 
 def _repeat(recorder: Recorder, trace: Trace, inputs: list[Value], outputs: Any, draws: bool, frame: FrameType) -> Any:
     """Put the ops of an earlier run on the tape again, on other inputs."""
-    now = dict(zip(trace.inputs, inputs))
     frame = recorder.stack.program_frame(frame)
-    repeat(recorder, trace.ops, now, Caller(trace.scope, recorder.stack.enter(frame), frame.f_lasti), draws)
-    filled = iter([now.get(value, value) for value in trace.outputs])
+    caller = Caller(trace.scope, recorder.stack.enter(frame), frame.f_lasti)
+    repetition = Repetition(recorder, dict(zip(trace.inputs, inputs)), caller, draws)
+    repetition.run(trace.ops)
+    filled = iter(repetition.images(trace.outputs))
     if outputs is not None:
         trees.fill(outputs, lambda _: recorder.handle(next(filled)))
-    return _map_values(trace.result, lambda value: recorder.handle(now.get(value, value)))
+    return _map_values(trace.result, lambda value: recorder.handle(repetition.image(value)))

@@ -11,15 +11,19 @@ import gc
 import inspect
 import sys
 from collections.abc import Callable, Sequence
+from copy import copy
+from dataclasses import dataclass
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
-from nnrepl.record import opaque, rerun, trees
+from nnrepl.record import opaque, trees
+from nnrepl.record.mirror import mirrored
 from nnrepl.record.recorder import Recorder, ready
+from nnrepl.record.repeat import Repeatable, Repetition
 from nnrepl.record.strays import invoke
-from nnrepl.tape import Op, Operation, Value
+from nnrepl.tape import DrawnKey, Op, Operation, Tape, Value
 
 if TYPE_CHECKING:
     from nnrepl.record.sweep import Node, Sweep
@@ -35,7 +39,22 @@ def _pass_on(_: Composite, count: int, *arrays: mx.array) -> list[mx.array]:
     return [_copy(array) for array in arrays[count:]]
 
 
-class Composite:
+@dataclass(frozen=True)
+class Again:
+    """What the backward pass of a composite ran of the program's.
+
+    Attributes:
+        ops: The ops that it recorded.
+        given: The values that it began with.
+        results: What it returned.
+    """
+
+    ops: list[Op]
+    given: list[Value]
+    results: list[Value]
+
+
+class Composite(Repeatable):
     """One call of a function whose inner ops are on the tape, and which has a backward pass of its own.
 
     Attributes:
@@ -44,6 +63,10 @@ class Composite:
         given: The arguments, as trees.
         result: What it returned, as a tree.
         state: The random state before it, if it drew random numbers.
+        ops: The inner ops.
+        again: What its backward pass ran, once it has.
+        repeats: How to run that on other values, where no Python of the program's is to run (what a compiled
+            function has recorded is repeated).
     """
 
     def __init__(self, recorder: Recorder, fun: Callable[..., Any]) -> None:
@@ -53,6 +76,9 @@ class Composite:
         self.given: tuple[Any, dict[str, Any]] = ((), {})
         self.result: Any = None
         self.state: mx.array | None = None
+        self.ops: list[Op] = []
+        self.again: Again | None = None
+        self.repeats: Callable[[Sequence[Value]], list[Value]] | None = None
 
     def native(self, op: Op, lookup: Callable[[Value], mx.array]) -> list[mx.array]:
         """The same call, made by MLX itself on the arrays that `lookup` gives."""
@@ -61,7 +87,7 @@ class Composite:
     def run(self, kind: str, spelling: str, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType) -> Any:
         """Call the function on new handles, as MLX does, and close the call with an op of its own."""
         recorder = self.recorder
-        rerun.insert(recorder)
+        recorder.intake.enter(recorder)
 
         def hand_over(array: mx.array) -> mx.array:
             value = recorder.value_of(array, frame)
@@ -69,23 +95,62 @@ class Composite:
             return recorder.handle(value)
 
         self.given = trees.rebuild((args, kwargs), hand_over)
-        state = _RANDOM_STATE[0]
+        state, start = _RANDOM_STATE[0], len(recorder.tape)
         result = invoke(self.fun, self.given[0], self.given[1])
         if _RANDOM_STATE[0] is not state:
             self.state = state
+        recorder.intake.enter(recorder)  # the last op inside may have been changed
+        self.ops = recorder.tape.ops[start:]
         inner = [recorder.value_of(array, frame) for array in trees.arrays(result)]
         operation = Operation(f"{kind} of {opaque.title(self.fun)}", _pass_on, spelling, kind=kind)
         inputs = (*self.inputs, *inner)
         op = Op(operation, (self, len(self.inputs), *inputs), {}, inputs)
-        twin = None if recorder.guide is None else rerun.recall(recorder, op, frame)
+        twin = recorder.intake.given(recorder, op, frame)
         outputs = [_copy(array) for array in trees.arrays(result)]
         if twin is None:
             recorder.finish(op, outputs, frame)
         else:
+            self.inputs = list(twin.inputs[: len(self.inputs)])
+            twin.args = (self, len(self.inputs), *twin.inputs)  # the one of the tape belongs to an earlier run
             outputs = [recorder.handle(value) for value in twin.outputs]
         given = iter(outputs)
         self.result = trees.rebuild(result, lambda _: next(given))
         return self.result
+
+    def run_again(self, recorder: Recorder, op: Op, given: Sequence[Value], call: Callable[[], Any]) -> list[Value]:
+        """Run what the backward pass runs of the program's, on `given`. Its ops belong to the backward pass of `op`."""
+        start = len(recorder.tape)
+        if self.repeats is not None:
+            results = self.repeats(given)
+        else:
+            returned = trees.arrays(call())
+            recorder.intake.enter(recorder)
+            results = [recorder.value_of(array, _getframe(0)) for array in returned]
+        self.again = Again(recorder.tape.ops[start:], list(given), results)
+        _belong(recorder, start, op)
+        return results
+
+    def repeated(self, repetition: Repetition) -> Composite:
+        """The same call on the values of a repetition."""
+        twin = copy(self)
+        twin.inputs = list(repetition.images(self.inputs))
+        made = [repetition.made[op] for op in self.ops if op in repetition.made]
+        twin.ops = self.recorder.tape.ops[made[0].position :] if made else []
+        keys = [part for op in twin.ops for part in (*op.args, *op.kwargs.values()) if isinstance(part, DrawnKey)]
+        if keys:
+            twin.state = keys[0].state
+        earlier, twin.again = self.again, None
+        if earlier is not None:
+            known = earlier
+            twin.repeats = lambda given: repetition.stretch(known.ops, zip(known.given, given), known.results)
+        return twin
+
+    def repeat_backward(self, earlier: Composite, repetition: Repetition) -> None:
+        """The backward pass of an earlier call has been repeated: note what of it was the program's."""
+        if earlier.again is not None:
+            again = earlier.again
+            ops = [repetition.made[op] for op in again.ops if op in repetition.made]
+            self.again = Again(ops, list(repetition.images(again.given)), list(repetition.images(again.results)))
 
     def cotangents(self, sweep: Sweep, op: Op, reached: tuple[int, ...], gradients: tuple[Value, ...]) -> list[Value]:
         """A gradient for every output: zeros for one that none has reached."""
@@ -120,18 +185,17 @@ class Custom(Composite):
         """Run the program's `vjp`; its ops are backward ops."""
         op = node.op
         recorder = sweep.recorder
-        cotangents = [recorder.handle(value) for value in self.cotangents(sweep, op, reached, gradients)]
-        outputs = [recorder.handle(value) for value in op.outputs]
-        primals = iter([recorder.handle(value) for value in self.inputs])
-        args, kwargs = trees.rebuild(self.given, lambda _: next(primals))
-        first, second = iter(cotangents), iter(outputs)
-        cotangent = trees.rebuild(self.result, lambda _: next(first))
-        output = trees.rebuild(self.result, lambda _: next(second))
-        primal = args[0] if len(args) == 1 else tuple(args)
-        start = len(recorder.tape)
-        returned = trees.arrays(self.vjp(primal, cotangent, output, **kwargs))
-        _belong(recorder, start, op)
-        values = [recorder.value_of(array, _getframe(0)) for array in returned]
+        given = [*self.cotangents(sweep, op, reached, gradients), *op.outputs, *self.inputs]
+        given = [sweep.current(value) for value in given]
+
+        def call() -> Any:
+            handles = iter([recorder.handle(value) for value in given])
+            cotangent = trees.rebuild(self.result, lambda _: next(handles))
+            output = trees.rebuild(self.result, lambda _: next(handles))
+            args, kwargs = trees.rebuild(self.given, lambda _: next(handles))
+            return self.vjp(args[0] if len(args) == 1 else tuple(args), cotangent, output, **kwargs)
+
+        values = self.run_again(recorder, op, given, call)
         parts: dict[int, list[Value]] = {}
         for taken, value in zip(self.inputs, values):
             if taken.canonical in sweep.active:
@@ -141,28 +205,23 @@ class Custom(Composite):
 
 class Rerun(Composite):
     """A call whose backward pass runs the function again: a checkpoint, or a custom function without a
-    `vjp` (MLX then differentiates its function anew).
-
-    Attributes:
-        again: The ops of the second run, the leaves that it began with, and its results.
-    """
+    `vjp` (MLX then differentiates its function anew)."""
 
     def __init__(self, recorder: Recorder, fun: Callable[..., Any], depends: bool) -> None:
         super().__init__(recorder, fun)
         self.depends = depends
-        self.again: tuple[list[Op], list[Value], list[Value]] | None = None
 
     def native(self, op: Op, lookup: Callable[[Value], mx.array]) -> list[mx.array]:
         """The results of the first run; for the gradient MLX differentiates what was recorded of the second."""
         outputs = op.compute(lookup)
         if self.again is None:
             return outputs
-        ops, leaves, results = self.again
+        again = self.again
 
         def second(*arrays: mx.array) -> list[mx.array]:
-            now = dict(zip(leaves, arrays))
-            replay(ops, now, lookup)
-            return [now[value] if value in now else lookup(value) for value in results]
+            now = dict(zip(again.given, arrays))
+            replay(again.ops, now, lookup)
+            return [now[value] if value in now else lookup(value) for value in again.results]
 
         def backward(primals: Any, cotangents: Any, _: Any) -> Any:
             gradients = _vjp(second, trees.arrays(primals), trees.arrays(cotangents))[1]
@@ -181,21 +240,31 @@ class Rerun(Composite):
         op = node.op
         recorder = sweep.recorder
         start = len(recorder.tape)
-        arrays = [recorder.handle(value) for value in self.inputs]
+        inputs = [sweep.current(value) for value in self.inputs]
+        arrays = [recorder.handle(value) for value in inputs]
         if self.depends:
-            outputs = [recorder.handle(value) for value in op.outputs]
+            outputs = [recorder.handle(sweep.current(value)) for value in op.outputs]
             arrays = recorder.call(_DEPENDS, (arrays, outputs), {}, _getframe(0))
             depends = recorder.tape.ops[-1]
             depends.scope, depends.lasti = op.scope, op.lasti
+            _belong(recorder, start, op)
         fresh = [_copy(array) for array in arrays]
-        leaves: list[Value] = [
-            recorder.leaf(array, "input", value.label, value) for array, value in zip(fresh, self.inputs)
-        ]
-        given = iter(fresh)
-        args, kwargs = trees.rebuild(self.given, lambda _: next(given))
-        again = [recorder.value_of(array, _getframe(0)) for array in trees.arrays(invoke(self.fun, args, kwargs))]
-        self.again = (recorder.tape.ops[start:], leaves, again)
-        _belong(recorder, start, op)
+        leaves: list[Value] = [recorder.leaf(array, "input", value.label, value) for array, value in zip(fresh, inputs)]
+        marks = [_copy(array) for array in fresh]  # the program changes only its own objects
+        for mark, leaf in zip(marks, leaves):
+            recorder.link(mark, leaf)
+
+        def call() -> Any:
+            given = iter(fresh)
+            args, kwargs = trees.rebuild(self.given, lambda _: next(given))
+            return invoke(self.fun, args, kwargs)
+
+        with mirrored(recorder, self.ops, dict(zip(self.inputs, leaves))):
+            again = self.run_again(recorder, op, leaves, call)
+        # A run that follows a tape has found out by now which leaves of the tape they are.
+        leaves = [_unedited(recorder, recorder.live[id(mark)]) for mark in marks]
+        assert self.again is not None
+        self.again.given[:] = leaves
         inner = Sweep(recorder, sweep.part, start, leaves)
         found = inner.run(list(zip(again, self.cotangents(sweep, op, reached, gradients))))
         parts: dict[int, list[Value]] = {}
@@ -207,6 +276,14 @@ class Rerun(Composite):
                 gradient = recorder.leaf(_zeros_like(leaf.array), "constant", "no gradient: zeros")
             parts.setdefault(node.inputs.index(taken.canonical), []).append(gradient)
         return parts
+
+
+def _unedited(recorder: Recorder, value: Value) -> Value:
+    """The value that an edit has changed."""
+    edits = recorder.tape.edits
+    while value.op is not None and value.op in edits:
+        value = edits[value.op]
+    return value
 
 
 _DEPENDS = Operation("depends", _depends, "mx.depends")
@@ -237,6 +314,25 @@ def replay(ops: Sequence[Op], now: dict[Value, mx.array], lookup: Callable[[Valu
             composite = op.args[0] if op.args else None
             arrays = composite.native(op, find) if isinstance(composite, Composite) else op.compute(find)
             now.update(zip(op.outputs, arrays))
+
+
+def in_first_run(tape: Tape, value: Value, cursor: int | None) -> tuple[Value, int | None] | None:
+    """What a value is that was made when a function ran for the second time, in its first run, and where the cursor
+    would be there: a change stands in the function, and both runs see it. None if it was not made so."""
+    forward = None if value.op is None else tape.belonging.get(value.op)
+    composite = forward.args[0] if forward is not None and forward.args else None
+    if not isinstance(composite, Rerun) or composite.again is None or value.op is None or not composite.ops:
+        return None
+    second = composite.again.ops
+    at = next(
+        (at for at, op in enumerate(second) if op is value.op or op.outputs == value.op.outputs), len(composite.ops)
+    )
+    if at >= len(composite.ops):
+        return None
+    first = composite.ops[at]
+    if cursor is not None:
+        cursor = first.position + max(0, min(cursor - value.op.position, len(composite.ops) - at))
+    return first.outputs[value.slot], cursor
 
 
 class Checkpointed(opaque.Transform):

@@ -19,7 +19,7 @@ import mlx.core as mx
 
 from nnrepl.record import before, catalog, compiled, custom, opaque, special, strays, transforms
 from nnrepl.record.catalog import Callee
-from nnrepl.record.recorder import RECORD, Recorder, installed
+from nnrepl.record.recorder import OPAQUE, RECORD, Recorder, installed
 from nnrepl.record.tracing import check_evaluation
 from nnrepl.tape import Operation
 
@@ -182,6 +182,8 @@ def _sync(recorder: Recorder, callee: Callee) -> Callable[..., Any]:
         if recorder.mode == RECORD and get_ident() == recorder.thread:
             check_evaluation(recorder, how, (*args, *kwargs.values()))
             recorder.mark(how, (*args, *kwargs.values()), _getframe(1))
+        elif recorder.mode == OPAQUE:
+            recorder.forced = True
         return original(*args, **kwargs)
 
     return wrapper

@@ -9,7 +9,7 @@ from __future__ import annotations
 import mlx.core as mx
 
 from nnrepl.record.anatomy import graph, stand_in
-from nnrepl.record.guide import frozen
+from nnrepl.record.keys import frozen
 from nnrepl.record.vjp import Rule
 from nnrepl.tape import BackwardOp, Op, Value
 

@@ -20,10 +20,12 @@ from typing import Any
 
 import mlx.core as mx
 
-from nnrepl.record import rerun, trees
+from nnrepl.record import trees
+from nnrepl.record.anatomy import Group, of_call
 from nnrepl.record.catalog import Callee
+from nnrepl.record.data import construct
+from nnrepl.record.objects import hand_out
 from nnrepl.record.recorder import MUTED, OPAQUE, RECORD, Recorder, current, ready
-from nnrepl.record.special import construct
 from nnrepl.record.strays import invoke, native
 from nnrepl.tape import Op, Operation, Value, arrays_of
 
@@ -174,11 +176,17 @@ def jvp_wrapper(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class OpaqueCall:
-    """One call of something that MLX runs by itself.
+    """One call of something that MLX runs by itself. Called, it makes the same call on other arrays.
 
     Args:
         make: Gives the transformed function for a (wrapped) inner one; None if `fun` is called as it is.
         fun: The program's function.
+
+    Attributes:
+        operation: The operation of its op.
+        touched: The recorded values that the function took besides its arguments, and the objects that held them.
+        state: The random state before it, if it drew random numbers.
+        groups: How gradients pass through it, known where they are asked for.
     """
 
     def __init__(
@@ -192,15 +200,16 @@ class OpaqueCall:
         self.recorder = recorder
         self.make = make
         self.fun = fun
-        self.operation = Operation(name, self._again, spelling, kind="opaque")
+        self.operation = Operation(name, self, spelling, kind="opaque")
         self.touched: dict[Value, mx.array] = {}
         self.state: mx.array | None = None
         self.survivors: list[tuple[weakref.ref[mx.array], Value]] = []
+        self.groups: tuple[Group, ...] = ()
 
     def run(self, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType) -> Any:
         """The program's call."""
         recorder = self.recorder
-        rerun.insert(recorder)
+        recorder.intake.enter(recorder)
         inputs: list[Value] = []
         template = recorder.scan(args, inputs, frame)
         names = recorder.scan(kwargs, inputs, frame)
@@ -208,7 +217,7 @@ class OpaqueCall:
         state = _RANDOM_STATE[0]
         function = self.fun if self.make is None else self.make(self._relinking(inputs))
         error: Exception | None = None
-        recorder.mode = OPAQUE
+        recorder.mode, recorder.forced = OPAQUE, False
         try:
             result = function(*args, **kwargs)
         except Exception as raised:
@@ -229,10 +238,12 @@ class OpaqueCall:
             array = reference()
             if array is not None and id(array) not in recorder.live:
                 recorder.link(array, value)
-        twin = None if recorder.guide is None else rerun.recall(recorder, op, frame)
+        twin = recorder.intake.given(recorder, op, frame)
         if twin is not None:
-            return rerun.hand_out(recorder, twin)
+            return hand_out(recorder, twin)
         recorder.finish(op, result, frame)
+        if recorder.differentiating:
+            self.groups = of_call(op, recorder.forced)
         return result
 
     def _relinking(self, inputs: list[Value]) -> Callable[..., Any]:
@@ -248,7 +259,7 @@ class OpaqueCall:
 
         return fun
 
-    def _again(self, args: Any, kwargs: Any, captured: list[mx.array]) -> Any:
+    def __call__(self, args: Any, kwargs: Any, captured: list[mx.array]) -> Any:
         """Make the same call on other arrays: quietly, with the random numbers of the first time."""
         function = self.fun if self.make is None else self.make(self.fun)
         with quietly(self.state), _exchanged(self._places(captured)):

@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import mlx.core as mx
 
-from nnrepl.record import rerun, trees
+from nnrepl.record import trees
 from nnrepl.record.adopt import adopt
-from nnrepl.record.guide import Guide
+from nnrepl.record.bindings import Watch
+from nnrepl.record.intake import RECORDING, Intake
+from nnrepl.record.objects import Slot, hand_out
 from nnrepl.record.stack import Stack, is_module
 from nnrepl.tape import (
     GRADIENT_PASS,
@@ -38,8 +40,8 @@ from nnrepl.tape import (
 )
 
 if TYPE_CHECKING:
+    from nnrepl.record.gradient_call import GradientCall
     from nnrepl.record.tracing import Tracing
-    from nnrepl.record.transforms import GradientCall
 
 RECORD, OPAQUE, MUTED = 0, 1, 2
 _NO_KWARGS: dict[str, Any] = {}
@@ -71,6 +73,9 @@ class Listener(Protocol):
     def op_recorded(self, op: Op) -> None:
         """An op at the top level of the program was recorded; the program waits for its result."""
 
+    def call_started(self) -> None:
+        """A compiled function is called at the top level of the program."""
+
     def pass_started(self, call: GradientCall) -> None:
         """A gradient pass begins: nothing will be said until its end."""
 
@@ -88,6 +93,13 @@ class Exchanging(Protocol):
         """What was to be taken from `old` is taken from `new`."""
 
 
+class Mirrored(Protocol):
+    """A second run, in which the changes of the first one are made again."""
+
+    def due(self, exchange: Callable[[Value, Value], None]) -> None:
+        """Make those that stand where the run stands now; `exchange` lets them take effect."""
+
+
 class Recorder:
     """Writes the program's ops onto a tape.
 
@@ -103,14 +115,17 @@ class Recorder:
         part: The pass that is being recorded.
         differentiating: How many transforms of ours are running (0 at the top level of the program).
         captured: In OPAQUE mode, the recorded values that were touched.
+        forced: In OPAQUE mode, whether something was evaluated.
         closed: Whether the recording is over; wrappers that live on then do nothing.
         compiling: Whether MLX would compile (the program may have switched that off).
-        guide: What a re-run is held against, None in a first run.
+        intake: What is asked before anything is computed: whether a tape has it.
         made_before: What transforms had returned before the recording began, and how it is called, by `id`.
         tracing: The compiled functions that are being recorded for the first time, outermost first.
         sweeps: The backward passes that are running, outermost first.
+        mirrors: The second runs of checkpoints that are being recorded and have changes to make.
         overwritten: Values whose array object was changed in place for an edit.
         draws: Since what the random draws are counted, and how many there were.
+        watch: Notes what the program's variables hold.
         customized: Custom functions and what was set as their `vjp`, `jvp`, `vmap`, by `id`.
     """
 
@@ -121,18 +136,21 @@ class Recorder:
         self.thread = get_ident()
         self.live: dict[int, Value] = {}
         self.guards: dict[int, weakref.ref[mx.array]] = {}
-        self.stack = Stack(base)
+        self.watch = Watch(self)
+        self.stack = Stack(base, self.watch)
         self.part: Pass | None = None
         self.differentiating = 0
         self.captured: dict[Value, mx.array] = {}
+        self.forced = False
         self.listener: Listener | None = None
         self.started = False
         self.stream: Any = None
         self.closed = False
         self.compiling = True
         self.customized: dict[int, tuple[Any, set[Any]]] = {}
-        self.guide: Guide | None = None
+        self.intake: Intake = RECORDING
         self.sweeps: list[Exchanging] = []
+        self.mirrors: list[Mirrored] = []
         self.tracing: list[Tracing] = []
         self.made_before: dict[int, tuple[Any, Callable[..., Any]]] = {}
         self.overwritten: list[tuple[Value, mx.array]] = []
@@ -142,8 +160,7 @@ class Recorder:
 
     def call(self, operation: Operation, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType) -> Any:
         """Run an operation for the program and write it down. Returns what MLX returned."""
-        if self.guide is not None:
-            rerun.insert(self)  # what a person put here takes effect before the arguments are looked at
+        self.intake.enter(self)
         inputs: list[Value] = []
         template: list[Any] = []
         live = self.live
@@ -161,10 +178,9 @@ class Recorder:
                 template.append(self.scan(arg, inputs, frame))
         names = {key: self.scan(arg, inputs, frame) for key, arg in kwargs.items()} if kwargs else _NO_KWARGS
         op = Op(operation, tuple(template), names, tuple(inputs))
-        if self.guide is not None:
-            twin = rerun.recall(self, op, frame)
-            if twin is not None:
-                return rerun.hand_out(self, twin)
+        twin = self.intake.given(self, op, frame)
+        if twin is not None:
+            return hand_out(self, twin)
         try:
             result = operation.run(*args, **kwargs)
         except Exception as error:
@@ -189,21 +205,22 @@ class Recorder:
                 return
             op.outputs = tuple(outputs)
             slots = iter(range(len(outputs)))
-            self.tape.structures[op] = trees.rebuild(result, lambda _: rerun.Slot(next(slots)))
+            self.tape.structures[op] = trees.rebuild(result, lambda _: Slot(next(slots)))
         self.put(op, frame)
 
     def put(self, op: Op, frame: FrameType) -> None:
         """Put an op on the tape, at the place where `frame` stands."""
-        stack = self.stack
-        if frame is not stack.frame:
-            frame = stack.program_frame(frame)
-            stack.enter(frame)
-        op.scope = stack.scope
+        frame = self.stand(frame)
+        op.scope = self.stack.scope
         op.lasti = frame.f_lasti
-        ops = self.tape.ops
-        op.position = len(ops)
         if self.stream is not None:
             self.tape.streams[op] = self.stream
+        self.place(op)
+
+    def place(self, op: Op) -> None:
+        """Put an op on the tape whose scope is known; at the top level of the program, the listener is told."""
+        ops = self.tape.ops
+        op.position = len(ops)
         if self.differentiating:
             op.part = self.part  # type: ignore[assignment]
             ops.append(op)
@@ -213,6 +230,17 @@ class Recorder:
         op.part.end = len(ops)
         if self.listener is not None:
             self.listener.op_recorded(op)
+
+    def stand(self, frame: FrameType) -> FrameType:
+        """The program stands in this frame: note in which call that is, and what its variables hold. Returns the
+        frame, or the program's own that called into nnrepl."""
+        stack = self.stack
+        if frame is not stack.frame:
+            frame = stack.program_frame(frame)
+            stack.enter(frame)
+        else:
+            self.watch.see(frame)
+        return frame
 
     def fail(self, op: Op, error: Exception, frame: FrameType) -> None:
         """Put an op on the tape that raised."""
@@ -277,8 +305,7 @@ class Recorder:
     def handle(self, value: Value) -> mx.array:
         """A new Python object for a value, linked to it. In a re-run it has the content that an edit further
         on gives to it."""
-        source = value if self.guide is None else self.guide.content(value)
-        array = _copy(source.array)
+        array = _copy(self.intake.content(value).array)
         self.link(array, value)
         return array
 
@@ -301,6 +328,9 @@ class Recorder:
         values = tuple(self.live[id(array)] for array in arrays_of(args) if id(array) in self.live)
         frame = self.stack.program_frame(frame)
         scope = self.stack.enter(frame)
+        if how.endswith("eval"):
+            self.watch.settle()
+            self.watch.loosen()
         self.tape.marks.append(Mark(len(self.tape), how, values, scope, frame.f_lasti))
         if self.listener is not None and not self.differentiating:
             self.listener.evaluation_forced()
@@ -318,15 +348,21 @@ class Recorder:
     def relink(self, now: dict[Value, Value]) -> None:
         """Let the program's array objects stand for other values (of the same content)."""
         for key, value in list(self.live.items()):
-            if value in now:
+            if value not in now:
+                continue
+            held = value.held
+            if held is not None and id(held) == key:
+                self.link(held, now[value])  # the new value holds another object: this one may die
+            else:
                 self.live[key] = now[value]
 
     def _top_level(self, op: Op) -> Pass:
         """Find the pass of an op outside of any transform of ours, and with it its phase."""
         scope = op.scope
         part = self.part
-        if self.guide is not None and self.guide.replaying(op.position):
-            kind = op.part.kind  # an op of the tape
+        known = self.intake.pass_kind(op)
+        if known is not None:
+            kind = known
             if kind != SETUP_PASS:
                 self.start()
         elif (scope is not None and scope.updating) or any([_feeds_update(value, scope, part) for value in op.inputs]):
@@ -362,6 +398,8 @@ class Recorder:
     def open_pass(self, kind: str, title: str) -> Pass:
         """Close the pass that is being recorded and begin another."""
         self.close_pass()
+        if kind in (GRADIENT_PASS, UPDATE_PASS):
+            self.watch.settle()
         passes = self.tape.passes
         number = passes[-1].number + 1 if passes else int(kind != SETUP_PASS)
         self.part = Pass(self.tape, number, kind, title, start=len(self.tape), end=len(self.tape))
@@ -372,9 +410,16 @@ class Recorder:
     def close_pass(self) -> None:
         """The pass that is being recorded has ended."""
         if self.part is not None:
+            if self.part.kind in (GRADIENT_PASS, UPDATE_PASS):
+                self.watch.settle()
             self.part.open = False
             self.part.end = len(self.tape)
             self.part = None
+
+    def over(self) -> None:
+        """The program has ended: what its variables and models held at its end is noted."""
+        self.watch.settle()
+        self.stack.release()
 
     @contextmanager
     def muted(self) -> Iterator[None]:

@@ -1,15 +1,27 @@
-"""Repeat: put ops that were recorded once on the tape again, on other inputs."""
+"""Repeat: put ops that were recorded once on the tape again, on other inputs.
+
+What a compiled function has recorded is repeated whenever it is called: op by op, pass by pass, as if its Python had
+run again. Changes that the user made in one call are no part of the next: there the forward ops are those of the
+program, and where that touches a gradient pass, its backward pass is swept anew.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Sequence
+from copy import copy
+from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
-from nnrepl.record import rerun
+from nnrepl.record.opaque import OpaqueCall
+from nnrepl.record.region import Region
+from nnrepl.record.vjp import Rule
 from nnrepl.tape import GRADIENT_PASS, Activation, BackwardOp, DrawnKey, Gradient, Leaf, Op, Pass, Value
 
 _copy, _uniform = mx.array.__copy__, mx.random.uniform
+_RANDOM_STATE: Any = mx.random.state
 
 if TYPE_CHECKING:
     from nnrepl.record.recorder import Recorder
@@ -45,103 +57,317 @@ class Caller:
         return known[old]
 
 
-def repeat(recorder: Recorder, ops: list[Op], now: dict[Value, Value], caller: Caller, draws: bool = False) -> None:
-    """Put `ops` on the tape again, pass by pass.
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """A moment of a repetition.
+
+    Attributes:
+        now: Which value stands for which one of the earlier run.
+        results: For each that stands, those for which it does.
+        made: Which op stands for which.
+    """
+
+    now: dict[Value, Value]
+    results: dict[Value, list[Value]]
+    made: dict[Op, Op]
+
+
+class Repeatable:
+    """The constant part of an op's arguments that has Values in it."""
+
+    def repeated(self, repetition: Repetition) -> Any:
+        """The same for the values of a repetition."""
+        raise NotImplementedError
+
+    def repeat_backward(self, earlier: Any, repetition: Repetition) -> None:
+        """The backward pass of an `earlier` one has been repeated."""
+
+
+class Repetition:
+    """One more run of recorded ops.
 
     Args:
         recorder: Writes on its tape.
-        ops: Ops of earlier passes, in order.
-        now: Which value stands for which old one; the new results are added to it.
+        now: Which value stands for which one of the earlier run; what is made is added to it.
         caller: From where the ops are made now.
         draws: Whether random numbers are drawn anew from the global state; else they are those of the ops.
+
+    Attributes:
+        made: Which op stands for which.
     """
-    again: dict[Op, Op] = {}
-    copies: dict[Pass, Pass] = {}
-    for op in ops:
-        part = copies.get(op.part)
-        if part is None:
-            part = copies[op.part] = _open(recorder, op.part)
-            _enter_leaves(recorder, op.part, now)
-        inputs = tuple([now.get(value, value) for value in op.inputs])
-        args, kwargs = exchange(op.args, now), exchange(op.kwargs, now)
-        if op.of is None:
-            new = Op(op.operation, args, kwargs, inputs)
-        else:
-            new = BackwardOp(op.operation, args, kwargs, inputs, again.get(op.of, op.of))
-        new.scope, new.lasti, new.part = caller.scope(op.scope), op.lasti, part
-        if op in recorder.tape.streams:
-            recorder.tape.streams[new] = recorder.tape.streams[op]
-        if recorder.guide is not None:
-            rerun.insert(recorder)
-        if not _recalled(recorder, new, op, now):
-            new.outputs = _outputs(recorder, op, new, now, draws)
-        new.position = len(recorder.tape.ops)
-        recorder.tape.ops.append(new)
-        again[op] = new
-    for old, part in copies.items():
-        _close(recorder, old, part, now, again)
 
+    def __init__(self, recorder: Recorder, now: dict[Value, Value], caller: Caller, draws: bool = False) -> None:
+        self.recorder = recorder
+        self.now = now
+        self.made: dict[Op, Op] = {}
+        self._caller = caller
+        self._draws = draws
+        self._results: dict[Value, list[Value]] = {}
+        for value, new in now.items():
+            self._results.setdefault(new, []).append(value)
 
-def _recalled(recorder: Recorder, new: Op, op: Op, now: dict[Value, Value]) -> bool:
-    """In a re-run: whether an op is one of the tape; then it has the values of that."""
-    guide = recorder.guide
-    if guide is None:
-        return False
-    if guide.replaying(len(recorder.tape)):
-        new.outputs = guide.expect(recorder, new).outputs
-    else:
-        known = guide.same(new)
-        if known is None:
+    def run(self, ops: Iterable[Op]) -> None:
+        """Put ops of an earlier run on the tape again."""
+        recorder = self.recorder
+        recorder.sweeps.append(self)
+        try:
+            for part, stretch in groupby(ops, key=_pass_of):
+                if part.kind == GRADIENT_PASS:
+                    self._gradient_pass(part, list(stretch))
+                else:
+                    for op in stretch:
+                        self.op(op)
+        finally:
+            recorder.sweeps.remove(self)
+
+    def exchange(self, old: Value, new: Value) -> None:
+        """A person has changed a value: what is made from here on takes the new one."""
+        standing = [value for value in self._results.pop(old, ()) if self.now[value] is old]
+        for value in standing or [old]:  # what no other stands for stands for itself
+            self._stand(value, new)
+
+    def standing(self) -> Standing:
+        """What stands for what at this moment."""
+        return Standing(dict(self.now), {new: list(values) for new, values in self._results.items()}, dict(self.made))
+
+    def stand(self, standing: Standing) -> None:
+        """Go back to an earlier moment."""
+        self.now, self.made = dict(standing.now), dict(standing.made)
+        self._results = {new: list(values) for new, values in standing.results.items()}
+
+    def _stand(self, value: Value, new: Value) -> None:
+        self.now[value] = new
+        self._results.setdefault(new, []).append(value)
+
+    def stretch(self, ops: Sequence[Op], given: Iterable[tuple[Value, Value]], results: Sequence[Value]) -> list[Value]:
+        """Repeat some ops of a backward pass that is swept anew, on given values. Returns what stands for `results`."""
+        for old, new in given:
+            self._stand(old, new)
+        for op in ops:
+            self.op(op, self.recorder.part)
+        self.recorder.intake.enter(self.recorder)
+        return list(self.images(results))
+
+    # -- values and arguments ------------------------------------------------------------------------------
+
+    def image(self, value: Value) -> Value:
+        """What stands for a value of the earlier run. A leaf that came from another value comes from the one that
+        stands for that."""
+        known = self.now.get(value)
+        if known is not None:
+            return known
+        if not isinstance(value, Leaf) or value.origin is None:
+            return value
+        origin = self.image(value.origin)
+        if origin is value.origin:
+            return value
+        leaf = self.recorder.leaf(_copy(origin.array), value.kind, value.label, origin)
+        aliases = self.recorder.tape.aliases
+        if value in aliases:
+            aliases[leaf] = self.image(aliases[value])
+        self._stand(value, leaf)
+        return leaf
+
+    def images(self, values: Iterable[Value]) -> tuple[Value, ...]:
+        """What stands for some values."""
+        return tuple(map(self.image, values))
+
+    def _argument(self, part: Any) -> Any:
+        kind = type(part)
+        if kind is Rule:
+            inputs, op = self.images(part.inputs), self.made.get(part.op, part.op)
+            return Rule(op, inputs, part.wanted, part.outputs, part.continued)
+        if kind is Region:
+            ops = tuple([(self.made.get(op, op), slots) for op, slots in part.ops])
+            return replace(
+                part, value=self.image(part.value), ops=ops, outputs=self.images(part.outputs),
+                given=self.images(part.given),
+            )  # fmt: skip
+        return part.repeated(self) if isinstance(part, Repeatable) else _rebuilt(part, self.image)
+
+    # -- ops -----------------------------------------------------------------------------------------------
+
+    def op(self, old: Op, part: Pass | None = None) -> None:
+        """Put one op on the tape again.
+
+        Args:
+            part: The gradient pass that is open; None at the top level of the program.
+        """
+        recorder = self.recorder
+        tape = recorder.tape
+        recorder.intake.enter(recorder)
+        if old in tape.inserted:  # a change that was made in the earlier run is made no more
+            target = tape.edits.get(old)
+            if target is not None:
+                self._stand(old.outputs[0], self.image(target))
+            return
+        new = self._again(old)
+        new.part = old.part if part is None else part
+        if self._draws:
+            _draw_anew(recorder, new)
+        if not self._known(new, old):
+            self._compute(new, old)
+        self.made[old] = new
+        for before, value in zip(old.outputs, new.outputs):
+            self._stand(before, value)
+        recorder.place(new)
+
+    def _again(self, old: Op) -> Op:
+        """The same op on the values of now."""
+        tape = self.recorder.tape
+        args = tuple(map(self._argument, old.args))
+        kwargs = {key: self._argument(part) for key, part in old.kwargs.items()}
+        inputs = self.images(old.inputs)
+        of = old.of
+        new = Op(old.operation, args, kwargs, inputs)
+        if of is not None:
+            new = BackwardOp(old.operation, args, kwargs, inputs, self.made.get(of, of))
+        new.scope, new.lasti = self._caller.scope(old.scope), old.lasti
+        if old in tape.streams:
+            tape.streams[new] = tape.streams[old]
+        if old in tape.belonging:
+            tape.belonging[new] = self.made.get(tape.belonging[old], tape.belonging[old])
+        if old in tape.structures:
+            tape.structures[new] = tape.structures[old]
+        return new
+
+    def _known(self, new: Op, old: Op) -> bool:
+        """Whether an op has its results already, in a run that follows a tape."""
+        inputs = new.inputs
+        gradients = [value.gradient_of for value in old.outputs if value.gradient_of is not None]
+        if not self.recorder.intake.repeated(self.recorder, new, self.images(gradients)):
             return False
-        gradients = [value.gradient_of for value in op.outputs if value.gradient_of is not None]
-        rerun.take_over(recorder, new, known, [now.get(value, value) for value in gradients])
-    now.update(zip(op.outputs, new.outputs))
-    return True
+        entered = {mine: theirs for mine, theirs in zip(inputs, new.inputs) if mine is not theirs}
+        for mine, theirs in entered.items():  # a leaf that entered anew is the one of the tape
+            self.exchange(mine, theirs)
+        new.args, new.kwargs = exchange(new.args, entered), exchange(new.kwargs, entered)
+        return True
+
+    def _compute(self, new: Op, old: Op) -> None:
+        """Give an op its outputs."""
+        recorder = self.recorder
+        tape = recorder.tape
+        with recorder.muted():
+            arrays = _drawn_inside(recorder, new) if self._draws and _draws_inside(new) else new.compute()
+        outputs: list[Value] = []
+        for before, array in zip(old.outputs, arrays):
+            if before.gradient_of is None:
+                value = Value(new, before.slot, array)
+            else:
+                value = Gradient(new, before.slot, array, self.image(before.gradient_of))
+            if before in tape.labels:
+                tape.labels[value] = tape.labels[before]
+            if before in tape.aliases:
+                tape.aliases[value] = self.image(tape.aliases[before])
+            recorder.live[id(array)] = value
+            outputs.append(value)
+        new.outputs = tuple(outputs)
+
+    # -- gradient passes -----------------------------------------------------------------------------------
+
+    def _gradient_pass(self, old: Pass, ops: list[Op]) -> None:
+        """A gradient pass again, as one that the user can stop in and change."""
+        from nnrepl.record.gradient_call import RepeatedPass, make_call
+
+        self.stand(make_call(RepeatedPass(self, old, ops, self._caller.scope(old.scope))))
+
+    def gradient_pass(self, old: Pass, part: Pass, ops: Sequence[Op]) -> None:
+        """The ops of a gradient pass, on the pass that is open."""
+        from nnrepl.record.gradient_call import swept
+
+        recorder = self.recorder
+        part.wrt = tuple([self._leaf(leaf, number) for number, leaf in enumerate(old.wrt)])
+        forward = [op for op in ops if op.position < old.backward]
+        for op in forward:
+            self.op(op, part)
+        recorder.intake.enter(recorder)
+        part.loss = None if old.loss is None else self.image(old.loss)
+        part.backward = len(recorder.tape)
+        if self._is_changed(forward, ops) or any(op in recorder.tape.inserted for op in part.tape.ops[part.start :]):
+            roots = [(self.image(root), self._cotangent(start)) for root, start in old.roots]
+            part.given = swept(recorder, part, roots, part.wrt)
+        else:
+            self._backward(old, part, ops[len(forward) :])
+        for before, value in zip(old.given, part.given):
+            self._stand(before, value)
+
+    def _is_changed(self, forward: Sequence[Op], ops: Sequence[Op]) -> bool:
+        """Whether the backward pass is not simply that of the earlier run: because that had changes in it, or
+        because one here has made a value of another kind."""
+        if any(op in self.recorder.tape.inserted for op in ops):
+            return True
+        if not self.recorder.intake.follows:
+            return False
+        pairs = [pair for op in forward for pair in zip(op.outputs, self.images(op.outputs))]
+        return any(a.dtype != b.dtype or len(a.shape) != len(b.shape) for a, b in pairs)
+
+    def _leaf(self, old: Value, number: int) -> Value:
+        """A leaf with respect to which gradients are taken."""
+        recorder = self.recorder
+        origin = self.image(old.origin) if old.origin is not None else old
+        leaf = recorder.intake.leaf(recorder, number, _copy(origin.array), old.kind, old.label or "", origin)
+        self._stand(old, leaf)
+        return leaf
+
+    def _cotangent(self, old: Value) -> mx.array:
+        """What a sweep starts from, as an array: known to the recorder where an op made it."""
+        value = self.image(old)
+        if value.kind == "seed":
+            return _copy(value.array)
+        return self.recorder.handle(value)
+
+    def _backward(self, old: Pass, part: Pass, ops: Sequence[Op]) -> None:
+        """The backward ops as they were."""
+        recorder = self.recorder
+        part.roots = tuple(
+            [(self.image(root), self._seed(root, start, at)) for at, (root, start) in enumerate(old.roots)]
+        )
+        for op in ops:
+            self.op(op, part)
+        recorder.intake.enter(recorder)
+        for value, grads in old.grads.items():
+            made = [
+                self.made[gradient.op].outputs[gradient.slot] if gradient.op in self.made else self.image(gradient)
+                for gradient in grads
+            ]
+            part.grads[self.image(value)] = list(dict.fromkeys([*made, self.image(grads[-1])]))
+        part.given = self.images(old.given)
+        for old_op, new in list(self.made.items()):
+            if new.part is part and new.args and isinstance(new.args[0], Repeatable):
+                new.args[0].repeat_backward(old_op.args[0], self)
+
+    def _seed(self, root: Value, start: Value, number: int) -> Value:
+        from nnrepl.record.sweep import seed
+
+        value = seed(self.recorder, self.image(root), self._cotangent(start), number)
+        self._stand(start, value)
+        return value
 
 
-def _enter_leaves(recorder: Recorder, old: Pass, now: dict[Value, Value]) -> None:
-    """The leaves with which a pass began come from other values now."""
-    for leaf in old.wrt:
-        origin = leaf.origin
-        if origin is not None and origin in now and isinstance(leaf, Leaf):
-            array = _copy(now[origin].array)
-            now[leaf] = recorder.leaf(array, leaf.kind, leaf.label, now[origin])
+def _pass_of(op: Op) -> Pass:
+    return op.part
 
 
-def exchange(part: Any, now: dict[Value, Value]) -> Any:
+def _rebuilt(part: Any, image: Callable[[Value], Value]) -> Any:
     """An argument with other Values in it."""
     kind = type(part)
     if isinstance(part, Value):
-        return now.get(part, part)
+        return image(part)
     if kind is list or kind is tuple:
-        return kind([exchange(item, now) for item in part])
+        return kind([_rebuilt(item, image) for item in part])
     if kind is dict:
-        return {key: exchange(item, now) for key, item in part.items()}
+        return {key: _rebuilt(item, image) for key, item in part.items()}
     if kind is slice:
-        return slice(exchange(part.start, now), exchange(part.stop, now), exchange(part.step, now))
+        return slice(_rebuilt(part.start, image), _rebuilt(part.stop, image), _rebuilt(part.step, image))
     return part
 
 
-def _outputs(recorder: Recorder, old: Op, new: Op, now: dict[Value, Value], draws: bool) -> tuple[Value, ...]:
-    outputs = []
-    if draws:
-        _draw_anew(recorder, new)
-    with recorder.muted():
-        arrays = new.compute()
-    for before, array in zip(old.outputs, arrays):
-        if before.gradient_of is None:
-            value = Value(new, before.slot, array)
-        else:
-            value = Gradient(new, before.slot, array, now.get(before.gradient_of, before.gradient_of))
-        tape = recorder.tape
-        if before in tape.labels:
-            tape.labels[value] = tape.labels[before]
-        if before in tape.aliases:
-            tape.aliases[value] = now.get(tape.aliases[before], tape.aliases[before])
-        recorder.live[id(array)] = value
-        now[before] = value
-        outputs.append(value)
-    return tuple(outputs)
+def exchange(part: Any, now: dict[Value, Value]) -> Any:
+    """An argument with the Values of `now` in it."""
+    return _rebuilt(part, lambda value: now.get(value, value))
+
+
+# -- random numbers ------------------------------------------------------------------------------------------
 
 
 def _draw_anew(recorder: Recorder, op: Op) -> None:
@@ -155,28 +381,17 @@ def _draw_anew(recorder: Recorder, op: Op) -> None:
         _uniform()
 
 
-def _open(recorder: Recorder, old: Pass) -> Pass:
-    if old.kind == GRADIENT_PASS:
-        recorder.start()
-    part = recorder.open_pass(old.kind, old.title)
-    part.scope, part.lasti = old.scope, old.lasti
-    return part
+def _draws_inside(op: Op) -> bool:
+    """Whether it is an opaque op that drew random numbers."""
+    return isinstance(op.operation.run, OpaqueCall) and op.operation.run.state is not None
 
 
-def _close(recorder: Recorder, old: Pass, part: Pass, now: dict[Value, Value], again: dict[Op, Op]) -> None:
-    part.open = False
-    part.end = (
-        len(recorder.tape)
-        if part is recorder.part
-        else max(op.position + 1 for op in again.values() if op.part is part)
-    )
-    part.backward = min(
-        (op.position for op in again.values() if op.part is part and op.of is not None), default=part.end
-    )
-    part.wrt = tuple(now.get(value, value) for value in old.wrt)
-    part.roots = tuple((now.get(root, root), now.get(start, start)) for root, start in old.roots)
-    part.loss = None if old.loss is None else now.get(old.loss, old.loss)
-    for value, grads in old.grads.items():
-        part.grads[now.get(value, value)] = [now.get(gradient, gradient) for gradient in grads]
-    if part is recorder.part:
-        recorder.part = None
+def _drawn_inside(recorder: Recorder, op: Op) -> list[mx.array]:
+    """Compute an opaque op, which draws from the global state; computed again, it draws the same."""
+    call: OpaqueCall = copy(op.operation.run)  # type: ignore[assignment]
+    call.state, state = None, _RANDOM_STATE[0]
+    call.operation = op.operation = replace(op.operation, run=call)
+    arrays = op.compute()
+    call.state = state
+    recorder.seeded(("opaque", recorder.draws))
+    return arrays

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import ast
 import linecache
+import os
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from types import CodeType
 
@@ -58,13 +61,39 @@ class FileIndex:
 _cells: dict[str, Cell] = {}
 _indexes: dict[str, FileIndex] = {}
 _spans: dict[CodeType, list[Span]] = {}
+_former: dict[tuple[str, CodeType], str] = {}
+"""The code of texts that a reload has replaced, and the name under which its text is kept."""
 
 
 def register_cell(filename: str, path: str, number: int, text: str) -> None:
     """Make the source of a notebook cell known under the file name that it was compiled with."""
     _cells[filename] = Cell(path, number, text)
+    _put(filename, text)
+
+
+def supersede(filename: str, old: str, new: str, before: Iterable[CodeType], after: Iterable[CodeType]) -> None:
+    """A file has another text from now on. Code of the old one is still shown as it was written.
+
+    Args:
+        before, after: The code objects of both texts; those of which neither text has changed a thing are in both.
+    """
+    kept = f"{filename} ({hash(old):x})"
+    _put(kept, old)
+    _put(filename, new)
+    for code in before:
+        _former[filename, code] = kept
+    for code in after:
+        _former.pop((filename, code), None)
+
+
+def _put(filename: str, text: str) -> None:
     linecache.cache[filename] = (len(text), None, text.splitlines(keepends=True), filename)
     _indexes.pop(filename, None)
+
+
+def file_of(code: CodeType) -> str:
+    """The name for `lines_of` under which the text of some code is found, also where the file has changed since."""
+    return _former.get((code.co_filename, code), code.co_filename) if _former else code.co_filename
 
 
 def span_of(code: CodeType, lasti: int) -> Span:
@@ -87,7 +116,7 @@ def lines_of(filename: str) -> list[str]:
 def locate(code: CodeType, lasti: int) -> Source:
     """The piece of source at `lasti` of a code object."""
     line, end, column, last = span_of(code, lasti)
-    lines = lines_of(code.co_filename)[max(line - 1, 0) : end]
+    lines = lines_of(file_of(code))[max(line - 1, 0) : end]
     text = ""
     if lines and column >= 0:
         column, last = _characters(lines[0], column), _characters(lines[-1], last)
@@ -107,24 +136,33 @@ def _characters(line: str, column: int) -> int:
     return len(line.encode()[:column].decode(errors="replace"))
 
 
+def is_library(filename: str) -> bool:
+    """Whether a file belongs to an installed library or to Python itself, and not to the program."""
+    return _LIBRARY.search(filename) is not None or filename.startswith(_PYTHON)
+
+
+_LIBRARY = re.compile(r"[/\\](?:site|dist)-packages[/\\]|^<frozen ")
+_PYTHON = os.path.dirname(os.__file__)
+
+
 def uses_of(code: CodeType, span: Span) -> list[Use]:
     """What is done with the value of the expression at `span`."""
-    return _index(code.co_filename).uses.get(span, [])
+    return _index(file_of(code)).uses.get(span, [])
 
 
 def returns(code: CodeType, name: str) -> bool:
     """Whether a function ends in `return name`."""
-    return name in _index(code.co_filename).returned.get(code.co_firstlineno, ())
+    return name in _index(file_of(code)).returned.get(code.co_firstlineno, ())
 
 
 def stored(code: CodeType, name: str) -> str | None:
     """Where a function puts a variable as it is: `state.m` for `state["m"] = m`."""
-    return _index(code.co_filename).stored.get((code.co_firstlineno, name))
+    return _index(file_of(code)).stored.get((code.co_firstlineno, name))
 
 
 def node_at(code: CodeType, span: Span) -> ast.AST | None:
     """The expression at `span`."""
-    return _index(code.co_filename).nodes.get(span)
+    return _index(file_of(code)).nodes.get(span)
 
 
 def _index(filename: str) -> FileIndex:
@@ -152,30 +190,10 @@ def dotted(node: ast.AST | None) -> str | None:
     return dotted(node.value) if isinstance(node, ast.Starred) else None
 
 
-def operands(node: ast.AST | None, method: bool) -> list[ast.AST]:
-    """The expressions that an op takes, in the order of its arguments.
-
-    Args:
-        node: The expression of the op.
-        method: Whether it was called as a method, so that the object before the dot is the first.
-    """
-    match node:
-        case ast.BinOp(left=left, right=right):
-            return [left, right]
-        case ast.AugAssign(target=target, value=value):
-            return [target, value]
-        case ast.UnaryOp(operand=operand):
-            return [operand]
-        case ast.Compare(left=left, comparators=[right, *_]):
-            return [left, right]
-        case ast.Subscript(value=value, slice=index):
-            return [value, index]
-        case ast.Attribute(value=value):
-            return [value]
-        case ast.Call(func=func, args=args):
-            first = [func.value] if method and isinstance(func, ast.Attribute) else []
-            return [*first, *args]
-    return []
+def called(node: ast.Call) -> str:
+    """The last word of what is called: `matmul` for `mx.matmul(a, b)`."""
+    func = node.func
+    return func.attr if isinstance(func, ast.Attribute) else func.id if isinstance(func, ast.Name) else ""
 
 
 class _Indexer(ast.NodeVisitor):

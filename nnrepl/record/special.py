@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import sys
 from collections.abc import Callable
 from threading import get_ident
@@ -11,20 +12,20 @@ from typing import Any
 
 import mlx.core as mx
 
-from nnrepl.record import opaque, rerun
+from nnrepl.record import opaque
 from nnrepl.record.catalog import Callee
+from nnrepl.record.data import Data, construct
+from nnrepl.record.objects import deliver, hand_out
 from nnrepl.record.recorder import RECORD, Recorder
 from nnrepl.tape import Op, Operation, Value, arrays_of
 
 _getframe = sys._getframe
 _copy = mx.array.__copy__
-_new = mx.array.__new__
 _init = mx.array.__init__
 _getitem = mx.array.__getitem__
 _setitem = mx.array.__setitem__
 _iter = mx.array.__iter__
 _at = mx.array.__dict__["at"].fget
-_tolist = mx.array.tolist
 _split, _squeeze = mx.split, mx.squeeze
 _ROWS_AT_ONCE = 10  # below this many rows MLX splits an array in one go (mlx/python/src/array.cpp)
 
@@ -89,59 +90,36 @@ def _item_assignment(recorder: Recorder) -> Callable[..., None]:
 
 def _change(recorder: Recorder, operation: Operation, original: Any, args: tuple[Any, ...], frame: FrameType) -> Any:
     array = args[0]
-    if recorder.guide is not None:
-        rerun.insert(recorder)
+    recorder.intake.enter(recorder)
     inputs = [recorder.change(array, frame)]
     template = [inputs[0], *(recorder.scan(arg, inputs, frame) for arg in args[1:])]
     op = Op(operation, tuple(template), {}, tuple(inputs))
-    twin = None if recorder.guide is None else rerun.recall(recorder, op, frame)
+    twin = recorder.intake.given(recorder, op, frame)
     try:
         result = original(*args)
     except Exception as error:
         recorder.fail(op, error, frame)
         raise
     if twin is not None:
-        rerun.deliver(recorder, array, twin.outputs[0])
+        deliver(recorder, array, twin.outputs[0])
+        recorder.watch.changed(array, inputs[0])
         return result
     if result is NotImplemented:
         return result
+    recorder.stand(frame)  # until here the array was what it was
     value = Value(op, 0, array)
     op.outputs = (value,)
     recorder.live[id(array)] = value
     recorder.put(op, frame)
+    recorder.watch.changed(array, inputs[0])
     return result
 
 
 # -- construction ----------------------------------------------------------------------------------------
 
 
-class Data:
-    """Numbers that came from outside of MLX (a list, a NumPy array, a file), kept as a lazy array."""
-
-    __slots__ = ("array",)
-
-    def __init__(self, array: mx.array) -> None:
-        self.array = _copy(array)
-
-    def guide_key(self) -> Any:
-        """What tells this data from other data in a re-run: all of it, as long as that is cheap."""
-        if self.array.size > _FEW:
-            return id(self)
-        return str(self.array.dtype), self.array.shape, str(_tolist(self.array))
-
-
-_FEW = 1024
-
-
 def _give(*data: Data) -> list[mx.array]:
     return [_copy(part.array) for part in data]
-
-
-def construct(*args: Any, **kwargs: Any) -> mx.array:
-    """`mx.array(...)` past every wrapper."""
-    array = _new(mx.array)
-    _init(array, *args, **kwargs)
-    return array
 
 
 _CONSTRUCT = Operation("array", construct, "mx.array")
@@ -156,8 +134,7 @@ def _constructor(recorder: Recorder) -> Callable[..., None]:
             opaque.construct_aside(recorder, self, args, kwargs)
             return
         frame = _getframe(1)
-        if recorder.guide is not None:
-            rerun.insert(recorder)
+        recorder.intake.enter(recorder)
         inputs: list[Value] = []
         given = (args, kwargs)
         template = recorder.scan(given, inputs, frame) if _may_hold_arrays(given) else None
@@ -179,9 +156,9 @@ def _constructor(recorder: Recorder) -> Callable[..., None]:
 
 def _arrived(recorder: Recorder, op: Op, array: mx.array, frame: FrameType) -> None:
     """An op has filled an array object of the program's."""
-    twin = None if recorder.guide is None else rerun.recall(recorder, op, frame)
+    twin = recorder.intake.given(recorder, op, frame)
     if twin is not None:
-        rerun.deliver(recorder, array, twin.outputs[0])
+        deliver(recorder, array, twin.outputs[0])
     else:
         recorder.finish(op, array, frame)
 
@@ -211,16 +188,25 @@ def _loader(recorder: Recorder, callee: Callee) -> Callable[..., Any]:
         if recorder.mode != RECORD or get_ident() != recorder.thread:
             return result
         frame = _getframe(1)
-        if recorder.guide is not None:
-            rerun.insert(recorder)
-        op = Op(operation, tuple([Data(array) for array in arrays_of(result)]), {}, ())
-        twin = None if recorder.guide is None else rerun.recall(recorder, op, frame)
+        recorder.intake.enter(recorder)
+        stamp = _stamp(args[0] if args else kwargs.get("file"))
+        op = Op(operation, tuple([Data(array, stamp) for array in arrays_of(result)]), {}, ())
+        twin = recorder.intake.given(recorder, op, frame)
         if twin is not None:
-            return rerun.hand_out(recorder, twin)
+            return hand_out(recorder, twin)
         recorder.finish(op, result, frame)
         return result
 
     return load
+
+
+def _stamp(file: Any) -> Any:
+    """What tells whether a file is the same one still; None where nothing does."""
+    try:
+        found = os.stat(file)
+    except (OSError, TypeError, ValueError):
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def unpickler(recorder: Recorder) -> Callable[..., None]:
@@ -372,8 +358,7 @@ def draw(
     frame: FrameType,
 ) -> Any:
     """A random op that draws its key from the global state: the tape keeps the key it will draw."""
-    if recorder.guide is not None:
-        rerun.insert(recorder)
+    recorder.intake.enter(recorder)
     key = recorder.drawn()
     given = {name: part for name, part in kwargs.items() if name != "key"}
     inputs: list[Value] = []
@@ -384,14 +369,14 @@ def draw(
     else:
         names["key"] = key
     op = Op(operation, tuple(template), names, tuple(inputs))
-    twin = None if recorder.guide is None else rerun.recall(recorder, op, frame)
+    twin = recorder.intake.given(recorder, op, frame)
     try:
         result = operation.run(*args, **kwargs)  # in a re-run as well: this moves the random state on
     except Exception as error:
         recorder.fail(op, error, frame)
         raise
     if twin is not None:
-        return rerun.hand_out(recorder, twin)
+        return hand_out(recorder, twin)
     recorder.finish(op, result, frame)
     return result
 

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
-from nnrepl.record import rerun
 from nnrepl.record.anatomy import Group, anatomy
 from nnrepl.record.recorder import MUTED
 from nnrepl.record.region import ACCUMULATE_TOGETHER, Region, find_regions, region_of, run_region
@@ -165,16 +164,14 @@ class Sweep:
                 else:
                     for slot in taps:
                         self._contribute(node, slot)
-            if self.recorder.guide is not None:
-                rerun.insert(self.recorder)
+            self.recorder.intake.enter(self.recorder)
         finally:
             self.recorder.sweeps.pop()
         return self.so_far
 
     def _differentiate(self, node: Node) -> None:
         """Take the VJP of a node, if a gradient has reached it."""
-        if self.recorder.guide is not None:
-            rerun.insert(self.recorder)
+        self.recorder.intake.enter(self.recorder)
         so_far, outputs = self.so_far, node.op.outputs
         reached = tuple([k for k in node.group.outputs if outputs[k] in so_far])
         if not reached:
@@ -190,11 +187,7 @@ class Sweep:
                 value = node.inputs[slot]
                 if together and (node, value) in together:
                     continue
-                far = so_far.get(value)
-                if far is None:
-                    self._arrive(value, part)
-                else:
-                    self._add(node, value, far, part)
+                self._contribute_part(node, value, part)
         else:
             for slot in node.group.split:
                 value = node.inputs[slot]
@@ -242,8 +235,8 @@ class Sweep:
                 node.parts[slot] = [value]
             op.outputs = (*op.outputs, value)
         self._put(op, node.op)
-        for slot, array in totals:
-            self._continue(node, slot, reached, cotangents, array)
+        for (slot, array), given_far in zip(totals, far):
+            self._continue(node, slot, reached, cotangents, (given_far, array))
 
     def _contribute(self, node: Node, slot: int) -> None:
         """Add a node's part (or parts) to the gradient of one of its inputs."""
@@ -251,18 +244,24 @@ class Sweep:
         if (node, value) in self._together:
             self._contribute_together(node, slot)
             return
-        if self.recorder.guide is not None:
-            rerun.insert(self.recorder)
         for part in node.parts.pop(slot, ()) if node.parts else ():
-            far = self.so_far.get(value)
             op = part.op
-            if far is None:
-                self._arrive(value, part)
-            elif node.group.uses[slot] > 1 and op is not None and _is_rule_of(op.args[0], node):
-                rule = op.args[0]
-                self._continue(node, slot, rule.outputs, op.inputs[: len(rule.outputs)], None)
+            several = node.group.uses[slot] > 1 and op is not None and _is_rule_of(op.args[0], node)
+            if several and value in self.so_far:
+                rule = op.args[0]  # type: ignore[union-attr]
+                self._continue(node, slot, rule.outputs, op.inputs[: len(rule.outputs)], None)  # type: ignore[union-attr]
             else:
-                self._add(node, value, far, part)
+                self._contribute_part(node, value, part)
+
+    def _contribute_part(self, node: Node, value: Value, part: Value) -> None:
+        """Add one part to the gradient of a value, or begin with it."""
+        self.recorder.intake.enter(self.recorder)
+        part = self.current(part)  # it may have been changed since it was made
+        far = self.so_far.get(value)
+        if far is None:
+            self._arrive(value, part)
+        else:
+            self._add(node, value, far, part)
 
     def _contribute_together(self, node: Node, slot: int) -> None:
         """A node that stands in a region has been reached again: at its first use of the value, all are added."""
@@ -272,9 +271,10 @@ class Sweep:
         node.left[slot] = node.left.get(slot, node.group.uses[slot]) - 1
         if node.left[slot]:
             return
+        self.recorder.intake.enter(self.recorder)
         region, cotangents = self._sums.pop(value)
         far = (self.so_far[value],) if region.continued else ()
-        primals = tuple([self.now.get(taken, taken) for taken in (value, *region.given)])
+        primals = tuple([self.current(taken) for taken in (value, *region.given)])
         inputs = (*cotangents, *far, *primals)
         op = BackwardOp(ACCUMULATE_TOGETHER, (region, *inputs), _NO_KWARGS, inputs, node.op)
         if self._recalled(op, node, value):
@@ -304,18 +304,26 @@ class Sweep:
         slot: int,
         reached: tuple[int, ...],
         cotangents: tuple[Value, ...],
-        array: mx.array | None,
+        built: tuple[Value, mx.array] | None,
     ) -> None:
-        """Let MLX add the several parts of one op to a gradient, one by one."""
+        """Let MLX add the several parts of one op to a gradient, one by one.
+
+        Args:
+            built: A gradient so far and the sum that MLX has made with it, together with other sums.
+        """
+        self.recorder.intake.enter(self.recorder)
         value = node.inputs[slot]
         far = self.so_far[value]
+        cotangents = tuple(map(self.current, cotangents))
         rule = node.rule((slot,), reached, (slot,))
         inputs = (*cotangents, far, *self._primals(node))
         op = BackwardOp(CONTINUE, (rule, *inputs), _NO_KWARGS, inputs, node.op)
         if self._recalled(op, node, value):
             self._arrive(value, op.outputs[0])
             return
-        if array is None:
+        if built is not None and built[0] is far:
+            array = built[1]
+        else:
             array = self._guarded(node.op, run_continued, rule, [given.array for given in inputs])
         self._accumulated(op, node, value, array)
 
@@ -352,29 +360,25 @@ class Sweep:
 
     def _primals(self, node: Node) -> tuple[Value, ...]:
         """The inputs of a node, as a person may have changed them since."""
-        now = self.now
-        return tuple([now.get(value, value) for value in node.inputs]) if now else node.inputs
+        return tuple(map(self.current, node.inputs)) if self.now else node.inputs
+
+    def current(self, value: Value) -> Value:
+        """A value, as a person may have changed it since."""
+        while value in self.now:
+            value = self.now[value]
+        return value
 
     def _recalled(self, op: BackwardOp, node: Node, of: Value | None = None) -> bool:
-        """In a re-run: whether an op is one of the tape; then it has the values of that."""
-        recorder, guide = self.recorder, self.recorder.guide
-        if guide is None:
+        """Whether an op has its results already, in a run that follows a tape."""
+        intake = self.recorder.intake
+        if not intake.follows:
             return False
         op.part = self.part
-        if not guide.replaying(len(self.tape)):
-            known = guide.same(op)
-            if known is None:
-                return False
-            targets = [of] if of is not None else [node.inputs[slot] for slot in op.args[0].wanted]
-            rerun.take_over(recorder, op, known, targets)
-            self._put(op, node.op)
-            return True
-        old = guide.expect(recorder, op)
-        op.outputs = old.outputs
-        error = self.tape.errors.get(old)
-        if error is not None:
-            self.tape.errors[op] = error
+        targets = [of] if of is not None else [node.inputs[slot] for slot in op.args[0].wanted]
+        if not intake.swept(self.recorder, op, targets):
+            return False
         self._put(op, node.op)
+        error = self.tape.errors.get(op)
         if error is not None:
             raise error
         return True
@@ -429,14 +433,7 @@ def seed(recorder: Recorder, root: Value, cotangent: mx.array, number: int) -> V
     origin = recorder.live.get(id(cotangent))
     array = _astype(cotangent, root.dtype)
     if origin is None:
-        known = rerun.seed(recorder, number, array)
-        if known is not None and recorder.guide is not None and recorder.guide.replaying(len(recorder.tape)):
-            return known
-        value = recorder.leaf(array, "seed", "∂L/∂L")
-        value.gradient_of = root
-        if known is not None and recorder.guide is not None:
-            recorder.guide.was[value] = known
-        return value
+        return recorder.intake.seed(recorder, number, array, root)
     if origin.dtype == root.dtype:
         return origin
     op = Op(_CAST, (origin, root.dtype), _NO_KWARGS, (origin,))

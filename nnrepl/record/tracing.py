@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
-from nnrepl.record.special import construct
+from nnrepl.record.data import construct
 from nnrepl.record.strays import native, raw
 from nnrepl.tape import Value, arrays_of
 

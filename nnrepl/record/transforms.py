@@ -8,7 +8,6 @@ the program sees (which objects its containers hold, what comes back, what is ra
 from __future__ import annotations
 
 import functools
-import gc
 import sys
 from collections.abc import Callable, Sequence
 from types import FrameType
@@ -16,18 +15,16 @@ from typing import Any
 
 import mlx.core as mx
 
-from nnrepl.record import compiled, custom, opaque, rerun, trees
+from nnrepl.record import compiled, custom, opaque, trees
 from nnrepl.record.catalog import Callee
-from nnrepl.record.guide import Unwinding
+from nnrepl.record.data import construct
+from nnrepl.record.gradient_call import GradientCall, make_call, take_gradients
 from nnrepl.record.recorder import Recorder, ready
-from nnrepl.record.special import construct
 from nnrepl.record.strays import invoke, native
-from nnrepl.record.sweep import Sweep, seed
-from nnrepl.tape import GRADIENT_PASS, Pass, Value
+from nnrepl.tape import Value
 
 _getframe = sys._getframe
 _copy = mx.array.__copy__
-_zeros_like = mx.zeros_like
 
 
 def wrapper(recorder: Recorder, callee: Callee) -> Callable[..., Any] | None:
@@ -101,10 +98,11 @@ class Differentiated(opaque.Transform):
         chosen = _Arguments(recorder, self.fun, numbers, names, args, kwargs)
         part.wrt = tuple(chosen.wrt)
         result = chosen.run(self.fun)
+        recorder.intake.enter(recorder)  # what was changed at the very end is what is differentiated
         root = self._root(result)
         loss = recorder.value_of(root, _getframe(1))
         part.loss = loss
-        begin_backward(recorder, part)
+        part.backward = len(recorder.tape)
         cotangent = construct(1.0, mx.float32)
         if root.shape != ():
             self._native_error(result)
@@ -178,16 +176,9 @@ class _Arguments:
         return trees.fill(tree, fresh)
 
     def _leaf(self, twin: mx.array, kind: str, label: str, origin: Value) -> Value:
-        """The leaf for an argument; in a re-run the one of the first run, if it comes from the same value."""
-        recorder, guide = self.recorder, self.recorder.guide
-        before = rerun.leaf(recorder, len(self.wrt), origin)
-        if guide is not None and before is not None and guide.replaying(len(recorder.tape)):
-            recorder.link(twin, before)
-            return before
-        value = recorder.leaf(twin, kind, label, origin)
-        if guide is not None and before is not None:
-            guide.was[value] = before
-        return value
+        """The leaf for an argument."""
+        recorder = self.recorder
+        return recorder.intake.leaf(recorder, len(self.wrt), twin, kind, label, origin)
 
     def run(self, fun: Callable[..., Any]) -> Any:
         """Call the function; then the containers get back the arrays that they held, except where the
@@ -243,8 +234,9 @@ def _outermost_vjp(
         chosen = _Arguments(recorder, fun, range(len(primals)), (), tuple(primals), {})
         part.wrt = tuple(chosen.wrt)
         result = chosen.run(fun)
+        recorder.intake.enter(recorder)
         outputs = [result] if isinstance(result, mx.array) else list(result)
-        begin_backward(recorder, part)
+        part.backward = len(recorder.tape)
         values = [recorder.value_of(output, frame) for output in outputs]
         roots = []
         given = iter(cotangents)
@@ -260,119 +252,3 @@ def _outermost_vjp(
         return [recorder.handle(value) for value in values], grads
 
     return make_call(GradientCall(recorder, fun, (primals, cotangents), frame, body))
-
-
-# -- the pass --------------------------------------------------------------------------------------------
-
-
-class GradientCall:
-    """One call of an outermost transform; it can be made again from the state in which it began.
-
-    Args:
-        fun: The program's function.
-        given: Its arguments: with `fun`, what a second run must find as the first one did.
-        frame: The program's frame that makes the call.
-        body: Does it, on the pass that is open.
-
-    Attributes:
-        part: The pass of the last attempt.
-        result: What the program gets; `error` if it gets an exception.
-    """
-
-    def __init__(
-        self,
-        recorder: Recorder,
-        fun: Callable[..., Any],
-        given: Any,
-        frame: FrameType,
-        body: Callable[[GradientCall], Any],
-    ) -> None:
-        self.recorder = recorder
-        self.fun = fun
-        self.given = given
-        self.part: Pass
-        self.result: Any = None
-        self.error: BaseException | None = None
-        self._scope = recorder.stack.enter(frame)
-        self._lasti = frame.f_lasti
-        self._body = body
-
-    def attempt(self) -> None:
-        """Run the function and sweep backwards. What the program raises is kept in `error`.
-
-        Raises:
-            Diverged: If a re-run does not follow the tape.
-        """
-        recorder = self.recorder
-        rerun.insert(recorder)
-        part = self._open()
-        recorder.differentiating += 1
-        # Everything that a pass allocates stays on the tape: Python would only walk it again and again.
-        collecting = gc.isenabled()
-        gc.disable()
-        self.result = self.error = None
-        try:
-            self.result = self._body(self)
-            rerun.insert(recorder)
-        except Unwinding:
-            raise
-        except BaseException as error:
-            part.error = self.error = error
-        finally:
-            if collecting:
-                gc.enable()
-            recorder.differentiating -= 1
-            recorder.close_pass()
-            part.backward = min(part.backward, part.end)
-
-    def _open(self) -> Pass:
-        recorder = self.recorder
-        recorder.start()
-        part = self.part = recorder.open_pass(GRADIENT_PASS, opaque.title(self.fun))
-        part.scope, part.lasti = self._scope, self._lasti
-        part.backward = sys.maxsize
-        return part
-
-    def outcome(self) -> Any:
-        """What the program gets: the result, or its exception."""
-        if self.error is not None:
-            raise self.error
-        return self.result
-
-
-def make_call(call: GradientCall) -> Any:
-    """Make a call for the program, and let the listener look at it before the program goes on."""
-    listener = call.recorder.listener
-    if listener is not None:
-        listener.pass_started(call)
-    call.attempt()
-    if listener is not None:
-        listener.pass_recorded(call)
-    return call.outcome()
-
-
-def begin_backward(recorder: Recorder, part: Pass) -> None:
-    """The forward ops are complete; what follows are VJPs."""
-    rerun.insert(recorder)
-    part.backward = len(recorder.tape)
-
-
-def take_gradients(
-    recorder: Recorder, part: Pass, roots: Sequence[tuple[Value, mx.array]], wrt: Sequence[Value]
-) -> list[mx.array]:
-    """Sweep backwards; the gradients as MLX would return them: zeros where none flows."""
-    sweep = Sweep(recorder, part, part.start, wrt)
-    part.roots = tuple(
-        (root, seed(recorder, root, cotangent, number)) for number, (root, cotangent) in enumerate(roots)
-    )
-    found = sweep.run(part.roots)
-    grads = []
-    for leaf in wrt:
-        gradient = found.get(leaf)
-        if gradient is None:
-            zeros = _zeros_like(leaf.array)
-            recorder.leaf(zeros, "constant", f"zeros for ∂L/∂{leaf.label}: disconnected")
-            grads.append(zeros)
-        else:
-            grads.append(gradient.array if recorder.guide is None else recorder.handle(gradient))
-    return grads

@@ -152,7 +152,7 @@ def _recompute(ops: list[Op]) -> Iterator[Difference]:
         for op in ops:
             for value, again in zip(op.outputs, op.compute()):
                 if value.held is not None:
-                    yield f"#{op.index} {op.name}", value.held, again
+                    yield f"{op.label} {op.name}", value.held, again
 
     return _compare(pairs())
 

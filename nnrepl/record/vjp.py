@@ -6,7 +6,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from nnrepl.record.guide import frozen
+from nnrepl.record.keys import frozen
 from nnrepl.record.strays import raw
 from nnrepl.tape import Op, Operation, Value
 

@@ -9,43 +9,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import mlx.core as mx
 
 from nnrepl.record.names import ProgramNames
 from nnrepl.record.recorder import Recorder
+from nnrepl.replay.run import Run
 from nnrepl.session.assignments import Assignment
 from nnrepl.session.errors import NotYet, UserError
 from nnrepl.tape import Op, Tape, Value
+from nnrepl.timeline.code import CodeChange
 from nnrepl.timeline.edits import BadEdit, Edit, make_edit, place_of
 from nnrepl.timeline.timelines import Timeline, Timelines
 
 if TYPE_CHECKING:
     from nnrepl.session.session import Session
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """What has to run again.
-
-    Attributes:
-        old: The tape as it is.
-        position: From where on something else happens.
-        ops: What a person put in at that place.
-        cursor: Where the person is to stand afterwards.
-    """
-
-    old: Tape
-    position: int
-    ops: tuple[Op, ...]
-    cursor: int
-
-    @property
-    def expected(self) -> list[Op]:
-        """The ops that the new tape begins with."""
-        return [*self.old.ops[: self.position], *self.ops]
 
 
 class Restarts(Protocol):
@@ -74,7 +53,7 @@ class Changes:
         self.timelines = Timelines(session.tape, session.names)
         self.news: Timeline | None = None
         self._left: tuple[Timeline | None, Tape, ProgramNames] = (None, session.tape, session.names)
-        self._coming: tuple[Timeline | None, Edit | None] | None = None
+        self._coming: tuple[Timeline | None, Edit | CodeChange | None] | None = None
 
     @property
     def coming(self) -> bool:
@@ -139,7 +118,7 @@ class Changes:
         if value is None and session.recorder is not None:
             value = session.recorder.live.get(id(result))
         if value is not None and value.op is not None and value.op.position >= session.cursor:
-            raise NotYet(f"{text} lies ahead: #{value.op.index} ({value.op.name}) will make it")
+            raise NotYet(f"{text} lies ahead: {value.op.label} ({value.op.name}) will make it")
         return value
 
     def edit(self, value: Value, name: str, line: str, compute: Callable[[Recorder], Any]) -> Timeline:
@@ -160,7 +139,8 @@ class Changes:
             except BadEdit as error:
                 raise UserError(str(error)) from None
         moved = len(edit.ops) if position <= session.cursor else 0
-        run = Run(session.tape, position, tuple(edit.ops), session.cursor + moved)
+        recoded = any(code.position > position for code in self.timelines.current.codes)
+        run = Run(session.tape, position, tuple(edit.ops), session.cursor + moved, recoded=recoded)
         tape, names = self._again(run, None, edit)
         refused = _refusal(session.tape, tape, position)
         if refused is not None:
@@ -169,9 +149,26 @@ class Changes:
             raise UserError(f"{name} cannot be {line!r} here: {refused}; nothing has changed")
         return self.arrived(tape, names, run.cursor)
 
-    def _again(self, run: Run, timeline: Timeline | None, edit: Edit | None) -> tuple[Tape, ProgramNames]:
-        """Run again, for an edit or to come to a timeline."""
+    def reload(self, change: CodeChange) -> Timeline:
+        """Take a change of the program's source in: what comes from its position on runs again over it.
+
+        Raises:
+            UserError: If that cannot be done; then nothing has changed.
+        """
+        session = self.session
+        part = session.part
+        earlier = part is not None and change.position < part.start
+        run = Run(session.tape, change.position, (), session.cursor, part.number if part and earlier else 0, True)
+        tape, names = self._again(run, None, change)
+        return self.arrived(tape, names, run.cursor)
+
+    def _again(self, run: Run, timeline: Timeline | None, edit: Edit | CodeChange | None) -> tuple[Tape, ProgramNames]:
+        """Run again, for a change or to come to a timeline."""
         self._coming = (timeline, edit)
+        if timeline is not None:
+            self.session.codes.wanted = timeline.codes
+        elif edit is not None:
+            self.session.codes.wanted = self.timelines.codes_with(edit)
         try:
             return self._able().again(run)
         except UserError:
@@ -189,6 +186,7 @@ class Changes:
         else:
             assert edit is not None
             timeline = self.news = self.timelines.branch(tape, names, edit)
+        timeline.seen = max(timeline.seen, cursor)
         self.session.look_at(tape, names, cursor)
         return timeline
 
@@ -207,7 +205,7 @@ class Changes:
         current = timelines.current
         if current is timelines.live:
             return
-        run = Run(current.tape, len(current.tape), (), len(current.tape))
+        run = Run(current.tape, len(current.tape), (), len(current.tape), current.seen)
         tape, names = self._again(run, current, None)
         self.arrived(tape, names, self.session.cursor)
 
@@ -284,7 +282,7 @@ def _refusal(old: Tape, new: Tape, position: int) -> str | None:
     changed.update([leaf for leaf in part.wrt if leaf.origin in changed])
     if op.error is None or changed.isdisjoint(op.inputs):
         return None
-    return f"#{op.index} {op.name} refuses it ({str(op.error).splitlines()[0]})"
+    return f"{op.label} {op.name} refuses it ({str(op.error).splitlines()[0]})"
 
 
 def same_place(old: Tape, cursor: int, new: Tape) -> int:

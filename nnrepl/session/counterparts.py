@@ -234,7 +234,7 @@ class Candidates:
 
 def ambiguous(key: str, values: Sequence[Value]) -> str:
     """What to say where it cannot be told which value is meant."""
-    numbers = [f"#{value.op.index}" for value in values if value.op is not None]
+    numbers = [f"{value.op.label}" for value in values if value.op is not None]
     shown = ", ".join(numbers[:4]) + (", ..." if len(numbers) > 4 else "")
     first = numbers[0] if numbers else values[0].name
     return f"it could be any of {shown or 'several values'}: map {first}={key} says which"

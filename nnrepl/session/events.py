@@ -4,12 +4,13 @@ what there is to tell about it."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
 
 import mlx.core as mx
 
 from nnrepl.record.needs import needs
-from nnrepl.session.findings import Forced, Raised, Stretched, Test, Vanished, birth, source_of
+from nnrepl.session.findings import Finding, Forced, Raised, Stretched, Test, Vanished, birth, source_of
 from nnrepl.session.questions import Question
 from nnrepl.tape import SETUP, BackwardOp, Op, Tape, Value
 
@@ -29,13 +30,8 @@ class Catcher(Protocol):
     def question(self, tape: Tape, position: int) -> Question | None:
         """What has to be evaluated to be sure."""
 
-    def finding(self, tape: Tape, position: int) -> Any:
+    def finding(self, tape: Tape, position: int) -> Finding:
         """What there is to tell, where nothing had to be evaluated."""
-
-
-def catcher(what: str) -> Catcher:
-    """The event of that name: one of `nnrepl.session.stops.CATCHES`."""
-    return _EVENTS[what]()
 
 
 def _ops(tape: Tape, start: int, end: int, reverse: bool) -> Iterator[int]:
@@ -92,17 +88,17 @@ class Births:
         self._flags.ask(inputs, values, arrays)
         return Question(values, arrays, lambda: self._answer(tape, op, inputs, outputs))
 
-    def _answer(self, tape: Tape, op: Op, inputs: list[Value], outputs: list[Value]) -> Any:
+    def _answer(self, tape: Tape, op: Op, inputs: list[Value], outputs: list[Value]) -> Finding | Literal[False]:
         bad = [value for value in inputs if self._flags[value]]
         for value in bad:
             if _was_there(value, op) and _first_user(tape, value) is op:
                 return birth(self._what, self._test, op, value)
-        for value in outputs:
+        for value in outputs if op.operation.kind != "data" or op.phase != SETUP else ():  # told where it is used
             if self._flags[value] and not bad:
                 return birth(self._what, self._test, op, value)
         return False
 
-    def finding(self, tape: Tape, position: int) -> Any:
+    def finding(self, tape: Tape, position: int) -> Finding:
         raise NotImplementedError
 
 
@@ -127,7 +123,7 @@ class ZeroGradients:
         self._flags.ask(given, values, arrays)
         return Question(values, arrays, lambda: self._answer(op, given))
 
-    def _answer(self, op: Op, given: list[Value]) -> Any:
+    def _answer(self, op: Op, given: list[Value]) -> Finding | Literal[False]:
         alive = [value for value in given if not self._flags[value]]
         if alive or not given:
             for value in _zeroable(op):
@@ -136,7 +132,7 @@ class ZeroGradients:
                     return Vanished(op, value, tuple(alive), tuple(others))
         return False
 
-    def finding(self, tape: Tape, position: int) -> Any:
+    def finding(self, tape: Tape, position: int) -> Finding:
         raise NotImplementedError
 
 
@@ -166,7 +162,7 @@ class Exceptions(Certain):
     def positions(self, tape: Tape, start: int, end: int, reverse: bool) -> Iterator[int]:
         return iter(sorted([at for at in self._all(tape) if start <= at < end], reverse=reverse))
 
-    def finding(self, tape: Tape, position: int) -> Any:
+    def finding(self, tape: Tape, position: int) -> Finding:
         return self._all(tape)[position]
 
 
@@ -177,7 +173,7 @@ class Evaluations(Certain):
         found = {mark.position for mark in tape.marks if start <= mark.position < end}
         return iter(sorted(found, reverse=reverse))
 
-    def finding(self, tape: Tape, position: int) -> Any:
+    def finding(self, tape: Tape, position: int) -> Finding:
         return Forced(tuple([mark for mark in tape.marks if mark.position == position]))
 
 
@@ -188,7 +184,7 @@ class Shapes(Certain):
         ops = tape.ops
         return (at for at in _ops(tape, start, end, reverse) if _stretched(ops[at]))
 
-    def finding(self, tape: Tape, position: int) -> Any:
+    def finding(self, tape: Tape, position: int) -> Finding:
         return Stretched(tape.ops[position])
 
 
@@ -226,11 +222,25 @@ def _zeroable(op: Op) -> list[Value]:
     return [value for value in op.outputs if value.gradient_of is not None and _floating(value)]
 
 
-_EVENTS: dict[str, Callable[[], Catcher]] = {
-    "nan": lambda: Births("nan", mx.isnan),
-    "inf": lambda: Births("inf", mx.isinf),
-    "exception": Exceptions,
-    "zero-grad": ZeroGradients,
-    "sync": Evaluations,
-    "shape": Shapes,
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that `catch` stops at: all that is known about it, in one place.
+
+    Attributes:
+        words: When it happens, as the list of stops says it.
+        make: What finds it. What it finds is a `Finding`, for each of which the view has a picture.
+    """
+
+    words: str
+    make: Callable[[], Catcher]
+
+
+EVENTS: dict[str, Event] = {
+    "nan": Event("an op makes a NaN out of inputs that have none", lambda: Births("NaN", mx.isnan)),
+    "inf": Event("an op makes an Inf out of inputs that have none", lambda: Births("Inf", mx.isinf)),
+    "exception": Event("an op, or a pass, raises an exception", Exceptions),
+    "zero-grad": Event("a gradient that is not zero goes into an op, and zeros come out", ZeroGradients),
+    "sync": Event("the program forces an evaluation", Evaluations),
+    "shape": Event("two operands stretch each other to a shape that neither has", Shapes),
 }
+"""Every event by its name. A new one is one entry here, and a picture in `view/stops.py` if it finds a new kind."""

@@ -33,11 +33,11 @@ class Origin:
 
 
 @dataclass(frozen=True, slots=True)
-class Birth:
+class WentBad:
     """Numbers that went bad in an op, or came into it bad.
 
     Attributes:
-        what: "nan" or "inf".
+        what: How such a number is written: "NaN", "Inf".
         op: The op.
         value: Its output; an input that no op has made, where the numbers were bad from the start.
         index: The first bad element.
@@ -118,6 +118,10 @@ class Failed:
     reason: str
 
 
+Finding = WentBad | Vanished | Raised | Forced | Stretched | Change | Failed
+"""All that can be found; the view has one picture for each."""
+
+
 def source_of(value: Value) -> Value:
     """The value that a leaf goes on with, the value itself if it is the first of its kind."""
     while value.op is None and value.origin is not None:
@@ -128,7 +132,7 @@ def source_of(value: Value) -> Value:
 # -- births --------------------------------------------------------------------------------------------------
 
 
-def birth(what: str, test: Test, op: Op, value: Value) -> Birth:
+def birth(what: str, test: Test, op: Op, value: Value) -> WentBad:
     """Tell which element of `value` went bad first, and from what. Evaluates the inputs of the op."""
     mask = mx.flatten(test(value.array))
     first = int(_number(mx.argmax(mask)))
@@ -136,7 +140,7 @@ def birth(what: str, test: Test, op: Op, value: Value) -> Birth:
     number = _number(value.array[index] if index else value.array)
     count = int(_number(mx.sum(mask)))
     origins = tuple(_origins(op, value, index, test, _DEPTH)) if value.op is op else ()
-    return Birth(what, op, value, index, number, count, origins)
+    return WentBad(what, op, value, index, number, count, origins)
 
 
 def _number(array: mx.array) -> Any:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from nnrepl.session.errors import UserError
-from nnrepl.session.places import Place
-from nnrepl.tape import GRADIENT_PASS, Pass, Tape
+from nnrepl.session.errors import CannotAsk
+from nnrepl.session.place import Find, Place
+from nnrepl.tape import Tape
 from nnrepl.timeline import moves
 
 
@@ -81,20 +81,36 @@ class Moving(Stepping):
 
 
 class Until:
-    """The next op at a place."""
+    """The next position of a place, from a position on.
 
-    def __init__(self, place: Place, start: int) -> None:
-        self.reason = f"reached {place.text}"
-        self.sought = place.text
-        self._place = place
+    Args:
+        place: The place.
+        find: Finds the first position of it in a range; raises CannotAsk if its condition cannot be asked.
+        start: Where to begin.
+        said: What to say on arrival at a position.
+    """
+
+    def __init__(self, place: Place, find: Find, start: int, said: Callable[[int], str]) -> None:
+        self.reason = self.sought = place.title
+        self._find = find
+        self._said = said
         self._seen = start
+        self._asked = False
 
     def find(self, tape: Tape) -> int | None:
-        start, self._seen = self._seen, len(tape)
-        for at in range(start, len(tape)):
-            if self._place.matches(tape.ops[at]):
-                return at
-        return None
+        start, self._seen = self._seen, max(len(tape), self._seen)
+        try:
+            found = self._find(start, len(tape), False)
+            if found is not None:
+                self.reason = self._said(found)
+            return found
+        except CannotAsk as error:
+            if not self._asked:
+                raise
+            self.reason = str(error)  # the program waits: it must not see this
+            return error.position
+        finally:
+            self._asked = True
 
 
 class NextPass:
@@ -119,35 +135,26 @@ class NextPass:
         return None
 
 
-class Fulfilled:
-    """The first gradient pass, from a position on, at whose end a condition holds.
+class InStep:
+    """An op of a step: `step 30`, `30#12`.
 
     Args:
-        text: The condition.
-        holds: Tells whether it holds at the end of a pass.
-        start: The position from which on passes count.
+        step: The number of the step.
+        number: Which of its ops, counted from 1.
     """
 
-    def __init__(self, text: str, holds: Callable[[Pass], bool], start: int) -> None:
-        self.reason = self.sought = text
-        self._holds = holds
-        self._start = start
-        self._seen = 0
+    def __init__(self, step: int, number: int = 1) -> None:
+        self.reason = ""
+        self.sought = f"step {step}" if number == 1 else f"{step}#{number}"
+        self._step = step
+        self._number = number
 
     def find(self, tape: Tape) -> int | None:
-        passes = tape.passes
-        while self._seen < len(passes):
-            part = passes[self._seen]
-            if part.open:
-                return None
-            self._seen += 1
-            try:
-                if part.kind == GRADIENT_PASS and part.end > self._start and self._holds(part):
-                    return part.end - 1
-            except UserError as error:  # the program waits: it must not see this
-                self.reason = str(error)
-                return part.end - 1
-        return None
+        start = tape.steps.start_of(self._step)
+        if start is None:
+            return None
+        position = start + self._number - 1
+        return position if position < len(tape) and tape.steps.number_at(position) == self._step else None
 
 
 class Never:

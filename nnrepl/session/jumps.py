@@ -8,66 +8,63 @@ from nnrepl.session import goals
 from nnrepl.session.errors import UserError
 from nnrepl.session.findings import source_of
 from nnrepl.session.hooks import END_OF_TAPE, START_OF_TAPE, Stop
-from nnrepl.session.places import Place
-from nnrepl.tape import Tape
+from nnrepl.session.place import Place
 
 if TYPE_CHECKING:
     from nnrepl.session.session import Session
 
 
+_COUNTED = 20_000
+"""In a step of more ops than this those at a place are not counted: that would take longer than to go there."""
+
+
 def goto(session: Session, text: str) -> Stop | None:
     """See `Session.goto`."""
-    text, tape = text.strip(), session.tape
-    if text == "start":
-        return session.arrive(tape.origin if tape.origin < len(tape) else 0)
-    if text == "end":
-        return session.arrive(len(tape), END_OF_TAPE)
-    place = session.place(text)
-    if place.kind == "op":
-        return _to_number(session, place)
-    if place.kind == "pass":
-        return _to_pass(session, place)
-    found = nearest(tape, session.cursor, place)
+    place, tape = session.place(text), session.tape
+    found = session.nearest(place)
     if found is not None:
-        return session.arrive(found)
-    if session.running:
-        return session.forward(goals.Until(place, len(tape)))
-    raise UserError(f"no op on the tape is at {text}; {session.lookup.extent()}")
+        return session.arrive(found, END_OF_TAPE if place.title == "end" else arrival(session, place, found))
+    return on(session, place, len(tape))
 
 
-def _to_number(session: Session, place: Place) -> Stop | None:
-    index = int(place.text[1:])
-    position = session.tape.position(index)
-    if 0 <= position < len(session.tape):
-        return session.arrive(position)
-    if position >= len(session.tape) and session.running:
-        return session.forward(goals.At(position, sought=place.text))
-    raise UserError(f"there is no op #{index}; {session.lookup.extent()}")
+def until(session: Session, text: str) -> Stop | None:
+    """See `Session.until`."""
+    return on(session, session.place(text), session.cursor + 1)
 
 
-def _to_pass(session: Session, place: Place) -> Stop | None:
-    number, passes = int(place.text.split()[1]), session.tape.passes
-    found = next((part for part in passes if part.number == number and len(part)), None)
+def on(session: Session, place: Place, start: int) -> Stop | None:
+    """Go on to the first position of a place from `start` on, by letting the program run if it has to."""
+    tape = session.tape
+    goal = goals.Until(
+        place,
+        lambda begin, end, reverse: session.find(place, begin, end, reverse),
+        start,
+        lambda found: arrival(session, place, found),
+    )
+    found = goal.find(tape)
     if found is not None:
-        return session.arrive(found.start)
-    last = passes[-1].number if passes else 0
-    if session.running and number > last:
-        return session.forward(goals.Until(place, len(session.tape)))
-    raise UserError(f"there is no pass {number}; the tape holds passes 1 to {last}")
+        return session.forward(goals.At(found, goal.reason, place.title))
+    if not session.running or place.gone(tape):
+        raise UserError(place.gone(tape) or f"no op is at {place.title}{nowhere(session, start)}")
+    return session.forward(goal)
 
 
-def nearest(tape: Tape, cursor: int, place: Place) -> int | None:
-    """Where a place is: in this pass if it is there, else the last before the cursor, else the next."""
-    ops = tape.ops
-    part = tape.pass_at(cursor)
-    if part is not None:
-        for at in range(part.start, part.end):
-            if place.matches(ops[at]):
-                return at
-    for at in range(min(cursor, len(ops)) - 1, -1, -1):
-        if place.matches(ops[at]):
-            return at
-    return next((at for at in range(cursor, len(ops)) if place.matches(ops[at])), None)
+def nowhere(session: Session, start: int = 0) -> str:
+    """Where a place was looked for in vain."""
+    return f"{' from here on' if start else ''}; {session.lookup.extent()}"
+
+
+def arrival(session: Session, place: Place, found: int) -> str:
+    """`softmax · 2 of 4 in this step`: the place in its canonical spelling, and how many ops here are at it."""
+    step = session.tape.steps.at(found)
+    if place.kind in ("op", "edge", "pass", "phase", "step"):
+        return ""
+    if place.condition or len(step) > _COUNTED:
+        return place.title
+    places = list(place.positions(session.tape, step.start, step.end))
+    if found not in places:
+        return place.title
+    return f"{place.title} · {places.index(found) + 1} of {len(places)} in this step"
 
 
 def last_write(session: Session, name: str) -> Stop:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from nnrepl.session import goals
 from nnrepl.session.search import Search
 from nnrepl.session.stops import Catch, Entry, Hit
 from nnrepl.tape import GRADIENT_PASS, Tape
@@ -56,7 +57,17 @@ class Lookout:
         entries = session.stops.enabled
         if not entries:
             return []
-        return self._taken(self.search.first(start, end, entries))
+        return self._taken(self._here(entries) or self.search.first(start, end, entries))
+
+    def _here(self, entries: list[Entry]) -> list[Hit]:
+        """What `continue` comes by at the op at the cursor, which has not been run yet: an event that the person has
+        not been told of there. A breakpoint at the cursor is where one stands."""
+        session = self._session
+        if not isinstance(session.goal, goals.Never) or session.cursor >= len(session.tape):
+            return []
+        told = [hit.entry for hit in session.stop.hits] if session.stop.position == session.cursor else []
+        events: list[Entry] = [entry for entry in entries if isinstance(entry, Catch) and entry not in told]
+        return self.search.first(session.cursor, session.cursor + 1, events) if events else []
 
     def behind(self, target: int) -> list[Hit]:
         """The last hit before the cursor, back to `target`."""

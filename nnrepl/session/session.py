@@ -14,22 +14,27 @@ from typing import Any
 
 import mlx.core as mx
 
+from nnrepl.record.gradient_call import GradientCall
+from nnrepl.record.intake import RECORDING
 from nnrepl.record.names import ProgramNames
 from nnrepl.record.recorder import Recorder
-from nnrepl.record.transforms import GradientCall
+from nnrepl.replay.run import Run
 from nnrepl.session import goals, jumps, places
-from nnrepl.session.changes import Changes, Run
+from nnrepl.session.changes import Changes
 from nnrepl.session.errors import NoGradient, NotYet, Quit, Restart, UserError
-from nnrepl.session.expressions import Expressions, Surroundings, aside, is_condition
+from nnrepl.session.expressions import Expressions, Surroundings, aside
 from nnrepl.session.hooks import END_OF_PROGRAM, END_OF_TAPE, EXCEPTION, START_OF_TAPE, Hooks, Stop
 from nnrepl.session.lookup import Lookup
-from nnrepl.session.places import Place
+from nnrepl.session.place import Place
+from nnrepl.session.places import Here
+from nnrepl.session.program import Program
 from nnrepl.session.restarts import ProgramRestarts
 from nnrepl.session.running import Lookout
 from nnrepl.session.settings import defaults
 from nnrepl.session.stops import Hit, Stops
 from nnrepl.tape import GRADIENT_PASS, Op, Pass, Tape, Value
 from nnrepl.timeline import moves
+from nnrepl.timeline.code import Codes, Files
 from nnrepl.timeline.evaluation import Work, evaluate, pending
 from nnrepl.timeline.history import History
 from nnrepl.timeline.timelines import Timelines
@@ -49,6 +54,9 @@ class Session:
         stops: Breakpoints, watches and catches.
         level: How many calls above the one that makes the next op Python at the prompt stands (`up`).
         work: What evaluations the person has asked for.
+        codes: The changes of the program's source that hold in it.
+        on_load: Told the path of another program that is about to start; returns a line for the user, or "".
+        files: The program's files; None where there is no program that was read from any.
     """
 
     def __init__(
@@ -66,6 +74,7 @@ class Session:
         self.settings: dict[str, Any] = defaults()
         self.displays: dict[int, str] = {}
         self.lookup = Lookup(tape, names)
+        self.program = Program(tape)
         self.expressions = Expressions(self.lookup)
         self._whole = whole
         self.restarts = None if recorder is None else ProgramRestarts(self, recorder, whole)
@@ -74,6 +83,9 @@ class Session:
         self.lookout = Lookout(self)
         self.level = 0
         self.work: list[Work] = []
+        self.codes = Codes()
+        self.files: Files | None = None
+        self.on_load: Callable[[str], str] = lambda path: ""
         self.exit_error: BaseException | None = None
         self._history: History | None = None
         self._after: goals.Goal | None = None
@@ -97,13 +109,20 @@ class Session:
 
     def op_recorded(self, op: Op) -> None:
         """Listener: an op at the top level of the program; the program waits."""
+        self.call_started()
         self._recorded()
+
+    def call_started(self) -> None:
+        """Listener: the program stands between two ops of its top level, or is about to call a compiled function."""
+        if self.recorder is not None:
+            self.codes.reach(len(self.recorder.tape))
 
     def pass_started(self, call: GradientCall) -> None:
         """Listener: a gradient pass begins."""
         if os.getpid() == self._process:
             self.hooks.pass_started()
             self._trim()
+            self.codes.reach(len(call.recorder.tape), entering=True)
             if self.restarts is not None and self.may_stop:
                 self.restarts.pass_started(call)
 
@@ -119,12 +138,14 @@ class Session:
 
     def pass_recorded(self, call: GradientCall) -> None:
         """Listener: a gradient pass has been recorded to its end; the program waits."""
+        self.call_started()
         self._recorded()
         if self.restarts is not None:
             self.restarts.left()
 
     def evaluation_forced(self) -> None:
         """Listener: the program forces an evaluation; a good moment to look for what only numbers tell."""
+        self.call_started()
         if self.goal is not None and not self.replaying and os.getpid() == self._process:
             hits = self.lookout.caught_up()
             if hits:
@@ -158,7 +179,7 @@ class Session:
         """The program has done again what is on the tape: it goes on to what the person wanted, or waits."""
         assert self.recorder is not None
         assert self.goal is not None
-        self.recorder.guide = None
+        self.recorder.intake = RECORDING
         self.lookout.begin(found + 1)
         if self._after is not None:
             self.goal, self._after = self._after, None
@@ -171,6 +192,8 @@ class Session:
         """The program has ended, by itself or by an exception; the person may still look around."""
         self.running = False
         self.exit_error = error
+        if self.recorder is not None:
+            self.recorder.over()
         goal, self.goal = self.goal, None
         hits = [] if self.replaying else self.lookout.ended()
         if hits:
@@ -204,13 +227,16 @@ class Session:
     def look_at(self, tape: Tape, names: ProgramNames, cursor: int) -> None:
         """Stand on another tape."""
         self.tape, self.names, self.cursor = tape, names, min(cursor, len(tape))
+        tape.stand(self.cursor)
         self.lookup = self.expressions.lookup = Lookup(tape, names)
+        self.program = Program(tape)
 
     def attach(self, tape: Tape, names: ProgramNames, recorder: Recorder) -> None:
         """A program is about to run (again), recorded on this tape."""
         self.recorder = recorder
         if not self.changes.coming:
             self.changes.timelines = Timelines(tape, names)
+            self.codes = Codes()
             self.stops.begin()
         self.restarts = self.changes.restarts = ProgramRestarts(self, recorder)
         self.look_at(tape, names, 0)
@@ -223,12 +249,20 @@ class Session:
         self.resuming = False
         self._after = self.goal
         self.goal = goals.At(run.cursor if self.goal is None else max(len(run.expected) - 1, 0))
-        self.hooks.running_again(run.position, True)
+        if self._after is None and run.part:
+            self.goal = goals.NextPass(run.part)
+        self.hooks.running_again(run, True)
+
+    @property
+    def failure(self) -> BaseException | None:
+        """The exception that ended the program; None while it runs, or if it ended by itself."""
+        error = None if self.running else self.exit_error
+        return None if isinstance(error, SystemExit) else error
 
     @property
     def replaying(self) -> bool:
         """Whether the program does again what is on the tape already."""
-        return self.recorder is not None and self.recorder.guide is not None
+        return self.recorder is not None and self.recorder.intake.follows
 
     def strand(self, why: str) -> None:
         """The program could not be run again: the person may look at what there is."""
@@ -245,6 +279,9 @@ class Session:
     def arrive(self, position: int, reason: str = "", error: BaseException | None = None) -> Stop:
         """Put the cursor somewhere and say so."""
         before, self.cursor = self.cursor, position
+        timeline = self.changes.timelines.current
+        timeline.seen = max(timeline.seen, position)
+        self.tape.stand(position)
         self.level = self.lookout.search.skip = 0
         stepped, self.goal = isinstance(self.goal, goals.Stepping), None
         passed = tuple(self.tape.ops[before:position]) if stepped and before < position else ()
@@ -284,25 +321,22 @@ class Session:
         part = self.part
         return self.forward(goals.NextPass(count if part is None else part.number + count))
 
+    def next_step(self, count: int = 1) -> Stop | None:
+        """Go to the first op of the next training step, or the `count`-th from here."""
+        return self.forward(goals.InStep(self.tape.here + count))
+
+    def back_step(self, count: int = 1) -> Stop:
+        """Go back to the first op of the training step before this one, or `count` steps."""
+        number = self.tape.here - count
+        start = self.tape.steps.start_of(max(number, 1 if self.tape.here else 0))
+        return self.arrive(start or 0, START_OF_TAPE if number < 1 else "")
+
     def back_pass(self, count: int = 1) -> Stop:
         """Go back to the first op of the pass before this one, or `count` passes."""
         part = self.part
         number = 0 if part is None else part.number - count
         found = [other for other in self.tape.passes if other.number <= number and len(other)]
         return self.arrive(found[-1].start if found else 0, "" if found else START_OF_TAPE)
-
-    def _holds(self, text: str, part: Pass) -> bool:
-        """Whether a condition holds at the end of a pass. What has no value there does not."""
-        try:
-            result = self.expressions.evaluate(text, self._at_end(part))
-            with aside():
-                return bool(result)
-        except (NotYet, NoGradient):
-            return False
-        except UserError:
-            raise
-        except Exception as error:
-            raise UserError(f"{text} cannot be told in pass {part.number}: {type(error).__name__}: {error}") from None
 
     @staticmethod
     def _at_end(part: Pass) -> Surroundings:
@@ -313,13 +347,12 @@ class Session:
         return self.forward(goals.out(self.cursor))
 
     def until(self, place: str = "") -> Stop | None:
-        """Go to the next op at a place; to the end of the first pass for which a condition holds (`loss < 0.1`);
-        without either, to a greater line of this function."""
-        if is_condition(place):
-            return self.forward(goals.Fulfilled(place, lambda part: self._holds(place, part), self.cursor))
-        if not place:
-            return self.forward(goals.further_down(self.cursor))
-        return self.forward(goals.Until(self.place(place), self.cursor + 1))
+        """Go on to the next position of a place; without one, to a greater line of this function.
+
+        Raises:
+            UserError: If there is no such place.
+        """
+        return jumps.until(self, place) if place else self.forward(goals.further_down(self.cursor))
 
     def resume(self, count: int = 1) -> Stop | None:
         """Go to the next stop, or the `count`-th from here, or the end."""
@@ -361,16 +394,20 @@ class Session:
         return self._return_to(target, START_OF_TAPE if self.cursor == target else "")
 
     def goto(self, text: str) -> Stop | None:
-        """Go to a place: `#12`, `train.py:31`, a value's name, `forward`, `backward`, `update`, `start`, `end`.
+        """Go to the nearest position of a place, in either direction (see `nnrepl.session.places`).
 
         Raises:
             UserError: If there is no such place.
         """
         return jumps.goto(self, text)
 
+    def find(self, place: Place, start: int, end: int, reverse: bool = False) -> int | None:
+        """The first position of a place in a range (the last one, in reverse), its condition included."""
+        return self.lookout.search.find(place, start, end, reverse)
+
     def nearest(self, place: Place) -> int | None:
         """Where a place is: in this pass if it is there, else the last before the cursor, else the next."""
-        return jumps.nearest(self.tape, self.cursor, place)
+        return place.nearest(self.tape, self.cursor, lambda start, end, back: self.find(place, start, end, back))
 
     def last_write(self, name: str) -> Stop:
         """Go back to the op that wrote a value last; from there, to the write before.
@@ -385,18 +422,51 @@ class Session:
         return jumps.rewind(self)
 
     def restart(self) -> None:
-        """Run the program again from its start. Raises Restart through the program, UserError without one."""
+        """Run the program again from its start, from its files as they are now.
+
+        Raises Restart through the program, UserError without one or if a file does not parse.
+        """
         if self.recorder is None or not self._whole:
             raise UserError("there is no program here that nnrepl could run again; nnrepl PROGRAM has one")
+        if self.files is not None:
+            self.files.read_again()
+        self.hooks.unwinding()
         raise Restart
 
     def quit(self) -> None:
         """End the session; unwinds the program if it is running."""
+        self.hooks.quitting()
         raise Quit
 
+    def op_at(self, text: str) -> Op:
+        """The op that a place means from here.
+
+        Raises:
+            UserError: If there is no such place, or no op is at it.
+        """
+        place = self.place(text)
+        found = self.nearest(place)
+        if found is None or found >= len(self.tape):
+            raise UserError(f"no op is at {place.title}; {self.lookup.extent()}")
+        return self.tape.ops[found]
+
     def place(self, text: str) -> Place:
-        """Read a place; a bare number is a line in `until`, an op elsewhere."""
-        return places.parse(text, self.lookup)
+        """Read a place, as every command reads it.
+
+        Raises:
+            UserError: If nothing recorded and nothing in the program's source can be it.
+        """
+        op = self.op or (self.tape.ops[-1] if self.tape.ops else None)
+        variables = self.expressions.known(self.where())
+        for step in reversed(op.scope.path()) if op is not None and op.scope is not None else ():
+            variables = {**step.variables, **variables}
+        here = Here(self.tape, self.names, op, self.program, self.running, variables, self.skip)
+        return places.read(text, here)
+
+    @property
+    def skip(self) -> tuple[str, ...]:
+        """The modules whose lines are not the program's own."""
+        return tuple(str(self.settings["skip"]).split())
 
     # -- looking -------------------------------------------------------------------------------------------
 
@@ -423,9 +493,7 @@ class Session:
 
     def where_at(self, position: int) -> Surroundings:
         """Where Python would stand with the cursor at a position."""
-        ops = self.tape.ops
-        op = ops[min(position, len(ops) - 1)] if ops else None
-        scope = op.scope if op is not None else None
+        scope = self.lookup.frames.scope_at(position)
         frame = None
         if self.recorder is not None and self.running:
             frame = self.recorder.stack.frame_of(scope)
@@ -447,20 +515,21 @@ class Session:
             return False
         return limit > 0 and shown <= limit and pending(values, limit - shown) is not None
 
-    def over_passes(self, text: str) -> list[tuple[int, float]]:
-        """An expression as it stands at the end of each gradient pass, with the number of the pass. Passes at
-        whose end it does not exist are left out.
+    def over_steps(self, text: str) -> list[tuple[int, float]]:
+        """An expression as it stands behind the last gradient call of each training step, with the number of the
+        step; of a program that updates nothing, behind each gradient call. Those at whose end it does not exist are
+        left out.
 
         Raises:
             UserError: If it is no single number.
             Exception: What Python raises.
         """
         found: list[tuple[int, Any]] = []
-        for part in self.tape.passes:
-            if part.kind != GRADIENT_PASS or part.open or not len(part):
-                continue
+        parts = [part for part in self.tape.passes if part.kind == GRADIENT_PASS and not part.open and len(part)]
+        last = {part.step.number: part for part in parts}
+        for number, part in last.items() if len(last) > 1 else enumerate(parts, 1):
             try:
-                found.append((part.number, self.expressions.evaluate(text, self._at_end(part))))
+                found.append((number, self.expressions.evaluate(text, self._at_end(part))))
             except (NotYet, NoGradient):
                 continue
         with aside():

@@ -4,18 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, TypeVar
+from typing import ClassVar, TypeVar
 
 from nnrepl.session.errors import UserError
-
-CATCHES = {
-    "nan": "an op makes a NaN out of inputs that have none",
-    "inf": "an op makes an Inf out of inputs that have none",
-    "exception": "an op, or a pass, raises an exception",
-    "zero-grad": "a gradient that is not zero goes into an op, and zeros come out",
-    "sync": "the program forces an evaluation",
-    "shape": "two operands stretch each other to a shape that neither has",
-}
+from nnrepl.session.findings import Finding
 
 
 @dataclass(eq=False, slots=True)
@@ -51,6 +43,7 @@ class Breakpoint(Entry):
     """Stops at a place.
 
     Attributes:
+        text: The place; "" for wherever what the condition speaks of has changed.
         condition: Only where this is true, "" for always.
         temporary: Whether it is deleted once it has stopped.
     """
@@ -59,6 +52,11 @@ class Breakpoint(Entry):
 
     condition: str = ""
     temporary: bool = False
+
+    @property
+    def spelled(self) -> str:
+        """The place with its condition, as it is read."""
+        return ", ".join(part for part in (self.text, self.condition) if part)
 
 
 @dataclass(eq=False, slots=True)
@@ -70,7 +68,7 @@ class Watch(Entry):
 
 @dataclass(eq=False, slots=True)
 class Catch(Entry):
-    """Stops at an event: one of `CATCHES`."""
+    """Stops at an event: one of `nnrepl.session.events.EVENTS`."""
 
     kind: ClassVar[str] = "catch"
 
@@ -89,7 +87,7 @@ class Hit:
     position: int
     entry: Entry
     count: int
-    found: Any = None
+    found: Finding | None = None
 
 
 AnEntry = TypeVar("AnEntry", bound=Entry)

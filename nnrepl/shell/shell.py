@@ -17,11 +17,11 @@ from rich.segment import Segment, Segments
 from rich.text import Text
 
 from nnrepl.commands.interpreter import Interpreter
-from nnrepl.programs.exceptions import clean_walks, print_exception
 from nnrepl.programs.output import HeldOutput
-from nnrepl.record.guide import Unwinding
+from nnrepl.record.intake import Unwinding
 from nnrepl.record.recorder import RECORD
-from nnrepl.session.errors import NoGradient, NotYet, Quit, UserError
+from nnrepl.replay.run import Run
+from nnrepl.session.errors import NoGradient, NotYet, UserError
 from nnrepl.session.session import EXCEPTION, Hooks, Session, Stop
 from nnrepl.shell.progress import Progress
 from nnrepl.shell.readers import PROMPT, Pipe, Reader
@@ -65,10 +65,14 @@ class _Tolerant:
 
 
 class _Tee:
-    """Standard output for Python at the prompt: what it prints belongs to the session."""
+    """Standard output for Python at the prompt: what it prints belongs to the session.
+
+    Attributes:
+        behind: The real one.
+    """
 
     def __init__(self, stream: Any, said: Callable[[str], None]) -> None:
-        self._stream = stream
+        self._stream = self.behind = stream
         self._said = said
         self._line = ""
 
@@ -95,6 +99,13 @@ def is_capable() -> bool:
     """Whether a person sits at both ends, at a terminal that can do more than print."""
     terminal = all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stdout))
     return terminal and os.environ.get("TERM", "") not in ("dumb", "unknown")
+
+
+_OVER = "The program is over; you can walk back from here."
+_MEND = (
+    "The program is over. Walk back from here; change a value where it is made; or mend the file and reload: the "
+    "program goes on from the entry of the failed call."
+)
 
 
 def lines_of(console: Console, renderable: RenderableType) -> Iterable[list[Segment]]:
@@ -137,8 +148,13 @@ class Shell(Hooks):
         self._theme = ""
         self.after_line: Callable[[], str] = str
         self._progress = Progress(console)
-        self.held = HeldOutput(lambda: len(session.tape))
+        self.held = HeldOutput(self._recorded)
         session.hooks = self
+
+    def _recorded(self) -> int:
+        """Where the tape ends that the program writes, which is not always the one that is looked at."""
+        recorder = self.session.recorder
+        return len(self.session.tape if recorder is None else recorder.tape)
 
     # -- hooks -------------------------------------------------------------------------------------------
 
@@ -154,17 +170,58 @@ class Shell(Hooks):
         if self.reader.screen is None:
             self._progress.evaluated(share)
 
-    def running_again(self, position: int, from_start: bool) -> None:
+    def program_begins(self) -> None:
+        """Nothing of what it prints has been shown, unless it begins again along a tape."""
+        if not self.session.replaying:
+            self.held.begin()
+        self._stand_in()
+
+    def _stand_in(self) -> None:
+        """Let what the program prints go through streams of ours: it may run again. In a batch it does not."""
+        if not self.quiet or self.session.may_stop:
+            self.held.stand_in()
+
+    def unwinding(self) -> None:
+        """Keep what the program prints on being taken apart to itself."""
+        self.held.unwinding()
+
+    def quitting(self) -> None:
+        """Keep what the program prints on being taken apart, but for what is new."""
+        self.held.quitting()
+
+    def running_again(self, run: Run, from_start: bool) -> None:
         """Keep what the program prints a second time to itself."""
         if from_start:
             self.show(Text("running the program again from its start; Ctrl-C stops at the next op", style="hint"))
-        self.held.begin_again(position)
+        seen = run.position + len(run.ops) if run.seen is None else run.seen
+        self.held.begin_again(seen, max(run.cursor if run.seen is None else 0, seen))
+
+    def announce(self, text: str) -> None:
+        """Say what is about to happen."""
+        self.show(Text(text, style="hint"))
+
+    def confirm(self, question: str, otherwise: bool = False) -> bool:
+        """Ask, on a terminal; Enter alone is no."""
+        if not self.reader.pages:
+            return otherwise
+        if self.reader.screen is not None:
+            self.reader.screen.leave()
+        try:
+            return input(question).strip().lower() in ("y", "yes")
+        except (EOFError, KeyboardInterrupt):
+            return False
+
+    def lend_terminal(self, run: Callable[[], int]) -> int:
+        """Leave the full screen while another program has the terminal."""
+        if self.reader.screen is not None:
+            self.reader.screen.leave()
+        return run()
 
     def cursor_moved(self, position: int) -> None:
         """Show what the program printed before the cursor."""
         if self.session.replaying:
             return
-        self.held.release()
+        self.held.settle()
         screen = self.reader.screen
         said = self.held.show(
             None if position >= len(self.session.tape) else position, None if screen is None else screen.said
@@ -176,7 +233,7 @@ class Shell(Hooks):
     def interact(self, session: Session, stop: Stop) -> None:
         """Give the person the floor, until the program is to run on."""
         self.at_prompt = True
-        self.held.release()
+        self.held.leave()
         try:
             self._open(session, stop)
             while not session.resuming:
@@ -187,9 +244,12 @@ class Shell(Hooks):
             screen = self.reader.screen
             if screen is not None:
                 screen.leave()  # the program has the terminal
+            if session.running:
+                self._stand_in()
 
     def _open(self, session: Session, stop: Stop) -> None:
         if self.quiet and not stop.hits:
+            self.show(self.interpreter.news())
             self.interpreter.shown = session.op
             return
         if self.banner:
@@ -199,7 +259,7 @@ class Shell(Hooks):
         self.show(self.interpreter.news())
         self.show(self.interpreter.show_stop(stop))
         if stop.reason == EXCEPTION and session.tape.ops:
-            self.show(Text("The program is over; you can walk back from here.", style="hint"))
+            self.show(Text(_OVER if session.files is None else _MEND, style="hint"))
 
     # -- lines ---------------------------------------------------------------------------------------------
 
@@ -219,7 +279,7 @@ class Shell(Hooks):
             return True
         if line is None:
             if self.session.running:
-                raise Quit
+                self.session.quit()
             return False
         if self.reader.echoes and not self.quiet and line.strip():
             self.console.print(Text(PROMPT + line.strip()))
@@ -251,8 +311,8 @@ class Shell(Hooks):
         except KeyboardInterrupt:
             self.show(Text("interrupted; what had been evaluated stays", style="hint"))
         finally:
-            warning = self.after_line()
-            if warning:
+            notice = "" if self.quiet or self.session.files is None else self.session.files.notice(self.session)
+            for warning in filter(None, (self.after_line(), notice)):
                 self.show(Text(warning, style="warning"))
 
     def _printing(self) -> contextlib.AbstractContextManager[Any]:
@@ -318,25 +378,3 @@ class Shell(Hooks):
             raise KeyboardInterrupt
         self.session.interrupted = True
         self.show(Text("\nstopping at the next op; Ctrl-C again interrupts the program itself", style="hint"))
-
-
-def run_program(run: Callable[[], Any], session: Session) -> BaseException | None:
-    """Run a program under a session to its end, and let the person look around afterwards.
-
-    Returns what ended it: None, SystemExit, or its exception.
-
-    Raises:
-        Quit, Restart: If the person wants that.
-    """
-    error: BaseException | None = None
-    try:
-        with clean_walks():
-            run()
-    except Unwinding:
-        raise
-    except BaseException as raised:
-        error = raised
-        if not isinstance(raised, SystemExit):
-            print_exception(raised)
-    session.ended(error)
-    return error

@@ -149,7 +149,7 @@ def begin_indexing(index: TapeIndex) -> None:
 def title(interpreter: Interpreter) -> str:
     """What the terminal's title bar says."""
     op = interpreter.session.op
-    return "nnrepl" if op is None else f"#{op.index} {op.name} · {op.phase} · nnrepl"
+    return "nnrepl" if op is None else f"{op.label} {op.name} · {op.phase} · nnrepl"
 
 
 def set_title(output: Any, text: str) -> None:

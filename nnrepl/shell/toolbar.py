@@ -62,10 +62,9 @@ class Toolbar:
             return [Piece("no op yet", 0), memory]
         phase = op.phase if op is not None else "end"
         strong = "class:toolbar.strong"
-        pieces = [] if part.kind == "setup" else [Piece(f"pass {part.number}", 1, strong)]
-        pieces.append(Piece(phase, 0, strong))
+        pieces = [] if part.kind == "setup" else [Piece(session.tape.steps.at(session.cursor).title, 1, strong)]
+        pieces.append(Piece(phase if op is None else f"{phase} {count_text(op)}", 0, strong))
         if op is not None:
-            pieces.append(Piece(count_text(op), 0, strong))
             place = place_text(op.source)
             pieces += [Piece(place, 2)] if place else []
         timelines = session.changes.timelines

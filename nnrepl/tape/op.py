@@ -13,6 +13,7 @@ from nnrepl.tape.value import Value
 if TYPE_CHECKING:
     from nnrepl.tape.passes import Pass
     from nnrepl.tape.places import Activation, Source
+    from nnrepl.tape.steps import Step
     from nnrepl.tape.tape import Tape
 
 SETUP, FORWARD, BACKWARD, UPDATE = "setup", "forward", "backward", "update"
@@ -100,7 +101,7 @@ class Op:
     """One op of the tape.
 
     Attributes:
-        position: Its place on the tape, counted from 0; people see `index`.
+        position: Its place on the tape, counted from 0; people see `label`.
         operation: What was called.
         args, kwargs: With what, arrays replaced by Values.
         inputs: The Values among the arguments, in order (a value used twice appears twice).
@@ -136,9 +137,18 @@ class Op:
 
     @property
     def index(self) -> int:
-        """Its number as people see it: 1 is the first op of the first forward pass, setup counts backwards."""
-        number = self.position - self.part.tape.origin
-        return number + 1 if number >= 0 else number
+        """Its number within its step (or within the setup), counted from 1."""
+        return self.position - self.step.start + 1
+
+    @property
+    def step(self) -> Step:
+        """The training step that it belongs to; number 0 is the setup."""
+        return self.tape.steps.at(self.position)
+
+    @property
+    def label(self) -> str:
+        """Its address: `#12` in the step in which the user stands, else `30#12` or `setup#3`."""
+        return self.tape.label(self.position)
 
     @property
     def name(self) -> str:
@@ -184,7 +194,7 @@ class Op:
         return [result] if type(result) is mx.array else list(arrays_of(result))
 
     def __repr__(self) -> str:
-        return f"<Op #{self.index} {self.name}>"
+        return f"<Op {self.label} {self.name}>"
 
 
 class BackwardOp(Op):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from nnrepl.tape.op import Op
     from nnrepl.tape.places import Activation
+    from nnrepl.tape.steps import Step
     from nnrepl.tape.tape import Tape
     from nnrepl.tape.value import Value
 
@@ -33,6 +34,7 @@ class Pass:
         wrt: The leaves with respect to which it was.
         roots: What was differentiated, each with the gradient that the sweep started from.
         grads: For each forward value that got a gradient, its versions in order; the last is the whole.
+        given: The gradient that the program got for each of `wrt`: zeros where none flows.
         error: The exception that ended it, if one did.
         scope, lasti: Where it was called from.
     """
@@ -48,6 +50,7 @@ class Pass:
     wrt: tuple[Value, ...] = ()
     roots: tuple[tuple[Value, Value], ...] = ()
     grads: dict[Value, list[Value]] = field(default_factory=dict)
+    given: tuple[Value, ...] = ()
     error: BaseException | None = None
     scope: Activation | None = None
     lasti: int = -1
@@ -72,6 +75,18 @@ class Pass:
         if self.kind == GRADIENT_PASS:
             return self.end - self.backward if phase == "backward" else self.backward - self.start
         return len(self)
+
+    @property
+    def step(self) -> Step:
+        """The training step that it belongs to; number 0 is the setup."""
+        return self.tape.steps.at(self.start)
+
+    @property
+    def address(self) -> str:
+        """`step 3`, or `step 3 · pass 7` where that step has several gradient calls."""
+        step = self.step
+        others = sum(other.kind == GRADIENT_PASS for other in step.passes)
+        return f"{step.title} · pass {self.number}" if others > 1 and self.kind == GRADIENT_PASS else step.title
 
     def __repr__(self) -> str:
         return f"<Pass {self.number} {self.kind} {self.title!r} {len(self)} ops>"

@@ -10,10 +10,14 @@ from typing import Any, Protocol, overload
 
 import mlx.core as mx
 
+from nnrepl.tape.bindings import Bindings
 from nnrepl.tape.op import Op
 from nnrepl.tape.passes import Hole, Mark, Pass
 from nnrepl.tape.places import Source
+from nnrepl.tape.steps import Steps
 from nnrepl.tape.value import Value
+
+_copy = mx.array.__copy__
 
 
 class Names(Protocol):
@@ -25,14 +29,16 @@ class Names(Protocol):
 
 
 class Tape:
-    """The ops of a run, numbered `#1`, `#2`, ... from the first op of the first forward pass.
+    """The ops of a run, numbered within each training step: `#12`, `30#12`, `setup#3`.
 
     Attributes:
         ops: The ops in order of execution.
         passes: The passes in order.
         marks: Where the program forced an evaluation, in order.
         holes: Arrays that entered from nowhere.
-        origin: The position of op #1; what lies before it is setup.
+        origin: The position of the first step's first op; what lies before it is setup.
+        steps: The training steps, without the setup.
+        here: The number of the step in which the user stands (0: the setup); its ops are `#n` without more.
         names: Resolves names and places.
         labels: The path or argument name of values that came in by one.
         aliases: Values that are another value in MLX's own graph.
@@ -41,10 +47,12 @@ class Tape:
         errors: What ops raised.
         structures: What an op returned that returned more than one array: a tree with slots for arrays.
         edits: Ops that a person made in order to change a value, and the value that they changed.
+        compiled: Where compiled functions ran that the program had called: the first op, and behind the last.
         inserted: All ops that came from a person and not from the program.
         belonging: Ops that a custom function's own backward pass made, and its forward op.
         restored: Values that were dropped and are back because somebody looks.
         streams: The stream or device of ops that ran on another than the default one.
+        bindings: What the program's variables held.
     """
 
     def __init__(self, names: Names) -> None:
@@ -64,7 +72,11 @@ class Tape:
         self.structures: dict[Op, Any] = {}
         self.edits: dict[Op, Value] = {}
         self.inserted: set[Op] = set()
+        self.compiled: list[tuple[int, int]] = []
         self.restored: list[Value] = []
+        self.bindings = Bindings()
+        self.steps = Steps(self)
+        self.here = 1
         self._consumers: dict[Value, list[Op]] = {}
         self._consumers_known = 0
 
@@ -77,24 +89,48 @@ class Tape:
         twin = copy(self)
         twin.names = names
         twin.ops = self.ops[:position]
+        twin.bindings = self.bindings.fork(position)
         before = [part for part in self.passes if part.start < position and len(part)]
         twin.passes = [part if part.end <= position else replace(part, end=position) for part in before]
         twin.marks = [mark for mark in self.marks if mark.position < position]
+        twin.compiled = [span for span in self.compiled if span[1] <= position]
         twin.holes = [hole for hole in self.holes if hole.position < position]
+        twin.steps = Steps(twin)
         twin._consumers = {}
         twin._consumers_known = 0
         return twin
 
-    def at(self, index: int) -> Op:
-        """The op with the number `index` as people see it. Raises IndexError if there is none."""
-        position = self.position(index)
-        if index == 0 or not 0 <= position < len(self.ops):
-            raise IndexError(f"there is no op #{index}")
-        return self.ops[position]
+    def stand(self, position: int) -> None:
+        """The user stands at a position: the ops of its step are called `#n` from now on."""
+        self.here = self.steps.number_at(min(position, max(len(self.ops) - 1, 0)))
 
-    def position(self, index: int) -> int:
-        """The position of op number `index`, whether it exists or not."""
-        return self.origin + (index - 1 if index > 0 else index)
+    def label(self, position: int) -> str:
+        """The address of an op: `#12` in the step in which the user stands, else `30#12` or `setup#3`."""
+        step = self.steps.at(position)
+        number = f"#{position - step.start + 1}"
+        if step.number == self.here:
+            return number
+        return f"{step.number or 'setup'}{number}"
+
+    def position(self, index: int, step: int | None = None) -> int | None:
+        """The position of op number `index` of a step (0: the setup; None: where the user stands).
+
+        Returns None where the tape has no such step, and a position behind the step's end where it is shorter.
+        """
+        start = self.steps.start_of(self.here if step is None else step)
+        return None if start is None else start + index - 1
+
+    def at(self, index: int, step: int | None = None) -> Op:
+        """Op number `index` of a step (0: the setup; None: where the user stands).
+
+        Raises:
+            IndexError: If there is none.
+        """
+        position = self.position(index, step)
+        number = self.here if step is None else step
+        if position is None or index < 1 or position >= len(self.ops) or self.steps.number_at(position) != number:
+            raise IndexError(f"there is no op {'' if number == self.here else number or 'setup'}#{index}")
+        return self.ops[position]
 
     def pass_at(self, position: int) -> Pass | None:
         """The pass in which `position` lies (the last one, behind the end); None on an empty tape."""
@@ -120,6 +156,14 @@ class Tape:
                 pending.pop()
                 continue
             op = wanted.op
+            if op is None and wanted.origin is not None:  # another handle on the value that it continues
+                if wanted.origin.held is None:
+                    pending.append(wanted.origin)
+                    continue
+                self.restored.append(wanted)
+                wanted.held = _copy(wanted.origin.held)
+                pending.pop()
+                continue
             if op is None:
                 raise LookupError(f"{wanted.name} was dropped and no op can make it again")
             missing = [taken for taken in op.inputs if taken.held is None]

@@ -12,8 +12,10 @@ from typing import Any
 
 import mlx.core as mx
 
+from nnrepl.record.custom import in_first_run
+from nnrepl.record.intake import RECORDING
 from nnrepl.record.recorder import RECORD, Recorder
-from nnrepl.tape import RUN_PASS, Activation, Gradient, Leaf, Op, Operation, Pass, Tape, Value
+from nnrepl.tape import RUN_PASS, Activation, Bindings, Gradient, Leaf, Op, Operation, Pass, Tape, Value
 
 _copy = mx.array.__copy__
 _full = mx.full
@@ -125,15 +127,16 @@ def _apart(recorder: Recorder, tape: Tape) -> Iterator[Tape]:
     """Record on a piece of tape of its own."""
     scratch = copy(tape)
     scratch.ops, scratch.passes, scratch.marks, scratch.holes = [], [], [], []
+    scratch.bindings = Bindings()
     part = Pass(scratch, -1, RUN_PASS, "edit", 0)
-    before = recorder.tape, recorder.part, recorder.differentiating, recorder.listener, recorder.guide, recorder.mode
+    before = recorder.tape, recorder.part, recorder.differentiating, recorder.listener, recorder.intake, recorder.mode
     recorder.tape, recorder.part, recorder.differentiating = scratch, part, 1
-    recorder.listener, recorder.guide, recorder.mode = None, None, RECORD
+    recorder.listener, recorder.intake, recorder.mode = None, RECORDING, RECORD
     try:
         yield scratch
     finally:
         (
-            recorder.tape, recorder.part, recorder.differentiating, recorder.listener, recorder.guide, recorder.mode,
+            recorder.tape, recorder.part, recorder.differentiating, recorder.listener, recorder.intake, recorder.mode,
         ) = before  # fmt: skip
 
 
@@ -150,11 +153,17 @@ def place_of(tape: Tape, target: Value, cursor: int | None = None) -> tuple[Valu
     A parameter or an input is changed where it enters, so that everything sees it; the result of an op, from
     the cursor on (without a cursor, from where it was made).
     """
-    while isinstance(target, Leaf) and target.origin is not None:
-        entered = next((part for part in tape.passes if target in part.wrt), None)
-        if entered is None:
+    while True:
+        if isinstance(target, Leaf) and target.origin is not None:
+            entered = next((part for part in tape.passes if target in part.wrt), None)
+            if entered is not None:
+                return target.origin, entered.start
+            target = target.origin  # a leaf of a run within the pass is what it came from
+            continue
+        twin = in_first_run(tape, target, cursor)
+        if twin is None:
             break
-        return target.origin, entered.start
+        target, cursor = twin
     if target.op is None:
         part = None if cursor is None else tape.pass_at(cursor)
         return target, 0 if part is None else part.start

@@ -88,7 +88,7 @@ def _let_go(wanted: list[Value]) -> int:
     if not wanted:
         return 0
     restored = wanted[0].tape.restored
-    ops = {value.op for value in restored}
+    ops = {value.op for value in restored if value.op is not None}
     for value in set(restored).difference(wanted):
         value.forget()
     restored.clear()

@@ -2,19 +2,22 @@
 
 Ops are never forgotten, so every value can be computed again, bit for bit, from older values that are kept. As
 with rr's checkpoints these lie close together near the present and thin out towards the past: what passes hand
-on to each other (parameters, optimizer state) stays at a few passes, at distances that double.
+on to each other (parameters, optimizer state) stays at a few passes, at distances that double. Where even these are
+more than the budget, the oldest go first. What is one number (a loss) stays, it costs nothing.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Callable
 
 from nnrepl.tape import Pass, Tape, Value
 
 RECENT = 2
-"""So many of the newest passes are never touched: the program is still at work on them."""
+"""So many of the newest passes make a step: nobody knows yet what of them is handed on, so what the program still holds
+is kept; and the step that comes will need as much room as they did."""
 
 
 class History:
@@ -36,55 +39,62 @@ class History:
         self.dropped = 0
         self.bytes = 0
         self._drop = drop
-        self._sizes: list[tuple[Pass, int]] = []
+        self._sizes: dict[int, int] = {}
         self._seen = 0
         self._thinned = 0
         self._noted = 0
         self._handed_on: set[Value] = set()
+        self._leaves: dict[Value, list[Value]] = {}
 
     def trim(self) -> None:
-        """A pass begins: take in those that have become old, and drop what is too much."""
-        ready = len(self.tape.passes) - RECENT
-        while self._seen < ready:
-            part = self.tape.passes[self._seen]
-            size = self._take_in(part)
-            self._sizes.append((part, size))
-            self.bytes += size
+        """A pass begins: take in those that have become old, and drop what is too much. What that takes does not
+        depend on how long the run has been."""
+        passes = self.tape.passes
+        while self._seen < len(passes):
+            size = self._take_in(passes[self._seen])
+            if size:
+                self._sizes[self._seen] = size
+                self.bytes += size
             self._seen += 1
-        if self.bytes <= self.budget:
+        recent = range(max(self._seen - RECENT, 0), self._seen)
+        room = self.budget - sum([self._sizes.get(at, 0) for at in recent])
+        if self.bytes <= room:
             return
+        room = room * 9 // 10  # so that not every pass has to look through all that is kept
         self._note_handed_on()
-        for at in range(self._thinned, len(self._sizes)):
-            if self.bytes <= self.budget:
-                return
-            self._release(at, keep=self._handed_on)
-            self._thinned = at + 1
-        for at in self._superfluous():
-            if self.bytes <= self.budget:
+        while self.bytes > room and self._thinned < recent.start:
+            self._release(self._thinned, keep=self._handed_on)
+            self._thinned += 1
+        for at in recent:
+            if self.bytes > room:
+                self._release(at, keep=frozenset(), and_held=True)
+        for at in (*self._superfluous(recent.start), *sorted(self._sizes)):
+            if self.bytes <= room or at >= recent.start:
                 return
             self._release(at, keep=frozenset())
 
     def _take_in(self, part: Pass) -> int:
         """The bytes that the evaluated values of a pass hold."""
-        return sum(
-            value.held.nbytes for op in part.ops for value in op.outputs if value.evaluated and value.held is not None
-        )
+        return sum([_bytes(value) for op in part.ops for value in op.outputs])
 
     def _note_handed_on(self) -> None:
-        """The values that later passes begin with."""
+        """The values that later passes begin with: parameters, and what is used by more than the very next pass
+        (that can be made again from what it was made of)."""
         passes = self.tape.passes
-        fresh, self._noted = passes[self._noted : -1], max(len(passes) - 1, 0)  # the last one has just begun
+        fresh, self._noted = passes[self._noted :], len(passes)
         for part in fresh:
             for leaf in part.wrt:
                 if leaf.origin is not None:
                     self._handed_on.add(leaf.origin)
+                    self._leaves.setdefault(leaf.origin, []).append(leaf)
             for op in part.ops:
                 for value in op.inputs:
-                    if value.op is not None and value.op.position < part.start:
+                    if value.op is not None and value.op.part.number < part.number - 1:
                         self._handed_on.add(value)
 
-    def _release(self, at: int, keep: set[Value] | frozenset[Value]) -> None:
-        part, size = self._sizes[at]
+    def _release(self, at: int, keep: set[Value] | frozenset[Value], and_held: bool = False) -> None:
+        """Drop what a pass holds, but for `keep` and (if so wished) what the program itself holds."""
+        part = self.tape.passes[at]
         left = 0
         for op in part.ops:
             if op.operation.kind == "data":
@@ -92,19 +102,41 @@ class History:
             for value in op.outputs:
                 if value.held is None:
                     continue
-                if value in keep:
-                    left += value.held.nbytes if value.evaluated else 0
+                if (
+                    value in keep
+                    or (value.size == 1 and value.evaluated)
+                    or (and_held and sys.getrefcount(value.held) > _OF_THE_TAPE)
+                ):
+                    left += _bytes(value)
                 else:
-                    self._drop(value)
-                    self.dropped += 1
-        self._sizes[at] = (part, left)
-        self.bytes -= size - left
+                    self._let_go(value)
+        before = self._sizes.pop(at, 0)
+        if left:
+            self._sizes[at] = left
+        self.bytes -= before - left
 
-    def _superfluous(self) -> list[int]:
+    def _let_go(self, value: Value) -> None:
+        """Drop a value, and the leaves by which later passes hold the same buffer."""
+        self._drop(value)
+        self.dropped += 1
+        for leaf in self._leaves.pop(value, ()):
+            if leaf.held is not None:
+                self._drop(leaf)
+
+    def _superfluous(self, newest: int) -> list[int]:
         """The passes whose handed-on values may go, the oldest first. At a distance of 2^k and more from the
         present only every 2^k-th is kept, so that one that is kept later was kept before."""
-        newest = len(self._sizes)
-        return [at for at in range(1, newest) if self._sizes[at][1] and at % (1 << ((newest - at).bit_length() - 1))]
+        return [at for at in sorted(self._sizes) if 0 < at < newest and at % (1 << ((newest - at).bit_length() - 1))]
+
+
+_OF_THE_TAPE = 2
+"""An array that only its value holds has so many references: that one, and the look at it."""
+
+
+def _bytes(value: Value) -> int:
+    """What a value holds; nothing that counts if it is one number."""
+    held = value.held
+    return held.nbytes if held is not None and held.size > 1 and value.evaluated else 0
 
 
 def default_budget() -> int:

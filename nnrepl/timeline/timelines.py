@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from nnrepl.record.names import ProgramNames
 from nnrepl.record.needs import needs
 from nnrepl.tape import Op, Tape, Value
+from nnrepl.timeline.code import CodeChange
 from nnrepl.timeline.edits import Edit
 
 
@@ -23,7 +24,10 @@ class Timeline:
         tape: Its ops.
         names: What its values are called.
         parent: The timeline that it branched off, None for the first.
-        edit: The change that it began with.
+        edit: The change of a value that it began with.
+        code: The change of the program's source that it began with instead.
+        codes: The changes of the source that hold on it, in order.
+        seen: How far the user has been on it.
     """
 
     number: int
@@ -31,11 +35,22 @@ class Timeline:
     names: ProgramNames
     parent: Timeline | None = None
     edit: Edit | None = None
+    code: CodeChange | None = None
+    codes: tuple[CodeChange, ...] = ()
+    seen: int = 0
+
+    @property
+    def began(self) -> Edit | CodeChange | None:
+        """What it began with; None for the first."""
+        return self.edit if self.code is None else self.code
 
     @property
     def loss(self) -> Value | None:
         """The loss of the pass in which the edit lies, or of the last one before."""
-        position = len(self.tape) if self.edit is None else self.edit.position + len(self.edit.ops)
+        if self.code is not None:
+            position = self.code.position
+        else:
+            position = len(self.tape) if self.edit is None else self.edit.position + len(self.edit.ops)
         losses = [part for part in self.tape.passes if part.loss is not None]
         around = [part for part in losses if part.start <= position < part.end]
         chosen = around or losses[-1:]
@@ -66,17 +81,16 @@ class Timeline:
                 change(op)
         return found
 
-    def lost(self) -> list[Edit]:
-        """The edits of the timeline before that lie behind this one: they are not made again."""
-        if self.edit is None:
-            return []
-        edits = []
+    def lost(self) -> list[Edit | CodeChange]:
+        """The changes of the timeline before that lie behind this one: they are not made again."""
+        began = self.began
+        lost: list[Edit | CodeChange] = []
         timeline = self.parent
-        while timeline is not None and timeline.edit is not None:
-            if timeline.edit.position > self.edit.position:
-                edits.append(timeline.edit)
+        while began is not None and timeline is not None and timeline.began is not None:
+            if timeline.began.position > began.position:
+                lost.append(timeline.began)
             timeline = timeline.parent
-        return edits
+        return lost
 
     @property
     def depth(self) -> int:
@@ -115,13 +129,20 @@ class Timelines:
         assert timeline.parent is not None
         self.current = self.live = timeline.parent
 
-    def branch(self, tape: Tape, names: ProgramNames, edit: Edit) -> Timeline:
-        """An edit has made a new timeline; it becomes the current one, and the program stands on it."""
-        made = Timeline(len(self._all) + 1, tape, names, self.current, edit)
+    def branch(self, tape: Tape, names: ProgramNames, began: Edit | CodeChange) -> Timeline:
+        """A change has made a new timeline; it becomes the current one, and the program stands on it."""
+        edit, code = (None, began) if isinstance(began, CodeChange) else (began, None)
+        made = Timeline(len(self._all) + 1, tape, names, self.current, edit, code, self.codes_with(began))
         self._all.append(made)
         self._undone.clear()
         self.current = self.live = made
         return made
+
+    def codes_with(self, began: Edit | CodeChange) -> tuple[CodeChange, ...]:
+        """The changes of the source that hold behind a change that is made now: what lies further on is not made
+        again."""
+        before = tuple(code for code in self.current.codes if code.position <= began.position)
+        return (*before, began) if isinstance(began, CodeChange) else before
 
     def undo(self) -> Timeline | None:
         """Go to the timeline before the last edit; None if there is none."""

@@ -28,13 +28,13 @@ def _aside(report: Report) -> list[RenderableType]:
     lines: list[RenderableType] = []
     fixed = list(dict.fromkeys(op for one in report.checked for op in one.fixed))
     if fixed:
-        names = ", ".join(f"#{op.index}" for op in fixed[:4]) + (", …" if len(fixed) > 4 else "")
+        names = ", ".join(f"{op.label}" for op in fixed[:4]) + (", …" if len(fixed) > 4 else "")
         lines.append(Text(f"Held fixed, because no gradient passes it: stop_gradient ({names}).", style="hint"))
     custom = list(dict.fromkeys(op for one in report.checked if one.wrong for op in one.custom))
     if custom:
-        names = ", ".join(f"#{op.index} {op.name}" for op in custom[:4])
+        names = ", ".join(f"{op.label} {op.name}" for op in custom[:4])
         lines.append(Text(f"On the way of what differs lies a vjp of the program's own: {names}. check "
-                          f"#{custom[0].index} checks it by itself."))  # fmt: skip
+                          f"{custom[0].label} checks it by itself."))  # fmt: skip
     if report.left:
         count = f"{report.left} gradient{'s' if report.left > 1 else ''}"
         lines.append(Text(f"Stopped: {count} {'were' if report.left > 1 else 'was'} not checked.", style="warning"))
@@ -97,9 +97,9 @@ def _element(one: Checked, element: Element) -> str:
 def primitives_view(op: Op, steps: list[Step]) -> RenderableType:
     """The primitives of an op, one a line, in the order of computation."""
     if not steps:
-        return Text(f"#{op.index} {op.name} is no primitive at all: its result is one of its inputs", style="hint")
+        return Text(f"{op.label} {op.name} is no primitive at all: its result is one of its inputs", style="hint")
     count = f"{len(steps)} primitive{'s' if len(steps) != 1 else ''}"
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 2), pad_edge=False)
     for step in steps:
         table.add_row(Text(step.name, style="op.name"), ", ".join(step.takes), f"→  {', '.join(step.makes)}")
-    return Group(Text(f"#{op.index} {op.name} is {count} of MLX's graph:"), table)
+    return Group(Text(f"{op.label} {op.name} is {count} of MLX's graph:"), table)

@@ -58,7 +58,7 @@ def _first(verdict: Verdict, first: Compared) -> list[RenderableType]:
     suspects = computing(verdict.ops)
     if len(suspects) == 1:
         title.append_text(op_line(suspects[0]))
-        others = [f"#{other.index} {other.name}" for other in verdict.ops if other is not suspects[0]]
+        others = [f"{other.label} {other.name}" for other in verdict.ops if other is not suspects[0]]
         said = [Text(f"  or where it is arranged: {', '.join(others[-OPS:])}", style="dim")] if others else []
         parts = [title, *_source(suspects[0]), *_apart(verdict, first), *said]
     else:
@@ -72,7 +72,7 @@ def _first(verdict: Verdict, first: Compared) -> list[RenderableType]:
 def _narrower(suspects: list[Op]) -> list[RenderableType]:
     """What the file would have to hold as well to say which of the ops it is."""
     names = [value.name for op in suspects[:-1] for value in op.outputs if not value.name.startswith("#")]
-    names = list(dict.fromkeys(names))[:4] or [f"#{op.index}" for op in suspects[:-1]][:2]
+    names = list(dict.fromkeys(names))[:4] or [f"{op.label}" for op in suspects[:-1]][:2]
     return [Text(f"  {', '.join(names)} in the file as well would tell which", style="hint")]
 
 
@@ -86,7 +86,7 @@ def _ops(ops: list[Op]) -> list[RenderableType]:
     """The ops in question, the last ones if they are many."""
     shown: list[RenderableType] = []
     if len(ops) > OPS:
-        shown.append(Text(f"  {len(ops) - OPS} before these, from #{ops[0].index} on", style="dim"))
+        shown.append(Text(f"  {len(ops) - OPS} before these, from {ops[0].label} on", style="dim"))
     for op in ops[-OPS:]:
         line = Text("  ").append_text(op_line(op))
         inside = f" in {op.module}" if op.module else ""
@@ -147,7 +147,7 @@ def _name(value: Value) -> Text:
 
 def _state(value: Value, one: Compared | None) -> Text:
     if one is None:
-        made = f"made by #{value.op.index} {value.op.name}" if value.op is not None else leaf_text(value)
+        made = f"made by {value.op.label} {value.op.name}" if value.op is not None else leaf_text(value)
         return Text(f"not in the reference ({made})", style="dim")
     if one.differs:
         return Text(f"✗ differs: {_numbers(one)}" if one.distance is not None else "✗ another shape", style="error")
@@ -179,7 +179,7 @@ def _table(verdict: Verdict) -> RenderableType:
     for one in shown:
         mark = Text("✗", style="error") if one.differs else Text("✓", style="good")
         op = one.value.op
-        made = f"#{op.index} {op.name}" if op is not None else leaf_text(one.value)
+        made = f"{op.label} {op.name}" if op is not None else leaf_text(one.value)
         table.add_row(mark, made, _name(one.value), *_cells(one), _matched(one))
     notes = [f"{at} more before these"] if at else []
     if len(every) > at + len(shown):

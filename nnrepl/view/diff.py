@@ -28,7 +28,7 @@ def diff_view(
     else:
         first = changes[0]
         line = Text("first difference: ")
-        line.append(f"#{first.after.index} {first.after.name}", style="op.name")
+        line.append(f"{first.after.label} {first.after.name}", style="op.name")
         line.append(f"  {first.new.name}  {place_text(first.after.source)}", style="dim")
         parts.append(line)
         parts.append(_table(changes))
@@ -36,7 +36,7 @@ def diff_view(
         many = "op differs" if len(changes) == 1 else "ops differ"
         parts.append(Text(f"{len(changes)} {many}{rest}; {same} have the same values", style="dim"))
     if parted is not None:
-        a, b = (f"#{op.index} {op.name}" for op in parted)
+        a, b = (f"{op.label} {op.name}" for op in parted)
         parts.append(Text(f"from here on the program goes another way: {a} became {b}", style="warning"))
     return Group(*parts)
 
@@ -50,7 +50,7 @@ def _table(changes: Sequence[Change]) -> Table:
     table.add_column("", no_wrap=True)
     for change in changes[:ROWS]:
         style = "gradient" if change.new.gradient_of is not None else "value.name"
-        table.add_row(f"#{change.after.index} {change.after.name}", Text(change.new.name, style=style), *_cells(change))
+        table.add_row(f"{change.after.label} {change.after.name}", Text(change.new.name, style=style), *_cells(change))
     return table
 
 

@@ -56,7 +56,7 @@ class Folded:
         for path in (units(wanted), self._path(here) if here is not None else ()):
             self._open.update(path[:count] for count in range(len(path) + 1))
         if wanted and not self._all and not any(self._inside(op, units(wanted)) for op in part.ops):
-            raise UserError(f"no op of pass {part.number} is in a module {wanted}; ll lists them, ll all unfolds all")
+            raise UserError(f"no op of {part.address} is in a module {wanted}; ll lists them, ll all unfolds all")
 
     def _inside(self, op: Op, path: tuple[str, ...]) -> bool:
         return self._path(op)[: len(path)] == path
@@ -92,7 +92,7 @@ class Folded:
         folded = False
         for block in _phases(self._part):
             yield Text(f"{block_title(block[0])} · {len(block)} ops", style="heading")
-            numbers, names = len(str(block[-1].index)) + 1, name_width(block)
+            numbers, names = len(block[-1].label), name_width(block)
             for run in self.runs(block):
                 if len(run.ops) == 1:
                     yield op_row(self._session, run.ops[0], numbers, names, options.max_width)
@@ -109,7 +109,7 @@ class Folded:
         here = first.position <= self._session.cursor <= last.position
         row = Text("▶ " if here else "  ", style="source.current", no_wrap=True, overflow="ellipsis")
         row.append("▸ ", style="dim").append(".".join(run.path), style="op.name")
-        row.append(f"  #{first.index} to #{last.index}", style="op.number").append(f"  {len(run.ops)} ops", style="dim")
+        row.append(f"  {first.label} to {last.label}", style="op.number").append(f"  {len(run.ops)} ops", style="dim")
         done = sum(bool(op.outputs) and op.outputs[0].evaluated for op in run.ops)
         if done:
             row.append(f"  ● {done}" if done < len(run.ops) else "  ●", style="dim")

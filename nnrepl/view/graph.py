@@ -36,8 +36,8 @@ class Node:
     def title(self) -> str:
         """`#3 maximum`, or `blocks.0.attention: #5 to #16`."""
         if len(self.ops) == 1:
-            return f"#{self.first.index} {self.first.name}"
-        return f"{_group(self.first)}: #{self.first.index} to #{self.ops[-1].index}"
+            return f"{self.first.label} {self.first.name}"
+        return f"{_group(self.first)}: {self.first.label} to {self.ops[-1].label}"
 
 
 def _group(op: Op) -> str:
@@ -171,11 +171,11 @@ def _label(node: Node) -> Text:
     op = node.first
     text = Text()
     if len(node.ops) == 1:
-        text.append(f"#{op.index} ", style="op.number").append(op.name + "  ", style="op.name")
+        text.append(f"{op.label} ", style="op.number").append(op.name + "  ", style="op.name")
         text.append_text(inputs_text(op))
         return text.append("  →  ").append_text(outputs_text(op)) if op.outputs else text
     text.append(_group(op), style="op.name")
-    text.append(f"  {len(node.ops)} ops, #{op.index} to #{node.ops[-1].index}", style="op.number")
+    text.append(f"  {len(node.ops)} ops, {op.label} to {node.ops[-1].label}", style="op.number")
     value = node.ops[-1].outputs[-1] if node.ops[-1].outputs else None
     if value is not None:
         text.append("  →  ").append(shape_text(value.shape), style="value.shape")

@@ -22,12 +22,31 @@ def health_view(report: Report) -> RenderableType:
         parts.append(line)
         parts.append(Padding(Text(finding.command, style="op.name"), (0, 0, 0, 4)))
     if not report.warnings:
-        part = report.part
-        parts.insert(0, Text(f"✓ nothing is wrong with pass {part.number} · {part.title}: {report.checks} "
-                             f"checks, {report.looked} tensors",
-                             style="good"))  # fmt: skip
+        parts.insert(0, _clean_bill(report))
+    parts.extend(Text(unseen, style="hint") for unseen in _unseen(report))
     parts.append(Text(cost(report.ops), style="hint"))
     return Group(*parts)
+
+
+def _clean_bill(report: Report) -> Text:
+    """That nothing was found, and in what."""
+    part = report.part
+    return Text(
+        f"✓ nothing is wrong with {part.address} · {part.title}: {report.checks} checks, {report.looked} tensors",
+        style="good",
+    )
+
+
+def _unseen(report: Report) -> list[str]:
+    """What was not looked at, and why."""
+    lines = []
+    if report.unsafe:
+        lines.append("Nothing else was looked at: what is read outside of a tensor can be any number, or a crash.")
+    elif report.unseen:
+        lines.append(f"Not on the tape, and not looked at: {', and '.join(report.unseen)}.")
+    if report.refused:
+        lines.append(f"{report.refused} tensors were dropped and could not be looked at.")
+    return lines
 
 
 def thresholds_view() -> RenderableType:

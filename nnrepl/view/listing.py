@@ -7,7 +7,7 @@ import re
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.text import Text
 
-from nnrepl.record.source import lines_of, span_of
+from nnrepl.record.source import file_of, lines_of, span_of
 from nnrepl.session.errors import UserError
 from nnrepl.session.session import Session
 from nnrepl.tape import Op
@@ -31,9 +31,7 @@ def listed(session: Session, text: str = "", begin: int | None = None) -> list[O
         UserError: If there is no such place.
     """
     count, center = AROUND, session.cursor
-    if text.isdigit():
-        count = int(text[:9])
-    elif text:
+    if text:
         found = session.nearest(session.place(text))
         if found is None:
             raise UserError(f"no op is at {text}; {session.lookup.extent()}")
@@ -68,7 +66,7 @@ class _Block:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         yield Text(block_title(self._ops[0]), style="heading")
-        numbers = max(len(str(op.index)) for op in self._ops) + 1
+        numbers = max(len(op.label) for op in self._ops)
         names = name_width(self._ops)
         for op in self._ops:
             yield op_row(self._session, op, numbers, names, options.max_width)
@@ -88,7 +86,7 @@ def op_row(session: Session, op: Op, numbers: int, names: int, width: int, place
     """
     here = op.position == session.cursor
     row = Text("▶ " if here else "  ", style="source.current", no_wrap=True, overflow="ellipsis")
-    row.append(f"#{op.index}".ljust(numbers) + " ", style="op.number")
+    row.append(f"{op.label}".ljust(numbers) + " ", style="op.number")
     row.append(_STATES[state_of(op)] + " ", style="dim")
     row.append(op.name.ljust(names) + "  ", style="op.name")
     row.append_text(_line(op))
@@ -103,7 +101,7 @@ def op_row(session: Session, op: Op, numbers: int, names: int, width: int, place
 
 def block_title(op: Op) -> str:
     part = op.part
-    name = f"pass {part.number} · {op.phase}" if part.kind != "setup" else "setup"
+    name = f"{op.step.title} · {op.phase}" if part.kind != "setup" else "setup"
     return f"{name} · {part.title}" if part.title not in ("", "<module>") else name
 
 
@@ -128,8 +126,7 @@ def source_listing(session: Session, text: str = "", rows: int = 31) -> Renderab
     op = session.op or (session.tape.ops[-1] if session.tape.ops else None)
     if op is None or op.scope is None:
         return Text("no op, no source", style="hint")
-    file = op.scope.code.co_filename
-    lines = lines_of(file)
+    lines = lines_of(file_of(op.scope.code))
     if not lines:
         return Text(f"the source of {place_text(op.source)} cannot be read", style="hint")
     first, last = _which(text, op.source.line, rows, len(lines))
@@ -154,11 +151,11 @@ def _which(text: str, line: int, rows: int, count: int) -> tuple[int, int]:
 def ops_by_line(op: Op) -> dict[int, list[int]]:
     """For each line of the file of an op, the numbers of the forward ops that it made in this pass."""
     assert op.scope is not None
-    file = op.scope.code.co_filename
+    file = file_of(op.scope.code)
     numbers: dict[int, list[int]] = {}
     for other in op.part.ops:
         scope = other.scope
-        if scope is not None and scope.code.co_filename == file and other.of is None:
+        if scope is not None and file_of(scope.code) == file and other.of is None:
             numbers.setdefault(span_of(scope.code, other.lasti)[0], []).append(other.index)
     return numbers
 

@@ -102,7 +102,7 @@ def _is_part(op: Op, value: Value) -> bool:
 def op_line(op: Op, width: int = 4) -> Text:
     """`#2 add   #1 (1, 3) + bias1 (3,)  →  z1 (1, 3) float32`."""
     text = Text()
-    text.append(f"#{op.index} ".ljust(width), style="op.number")
+    text.append(f"{op.label} ".ljust(width), style="op.number")
     text.append(op.name, style="op.name")
     text.append(" " * max(1, 9 - len(op.name)))
     text.append_text(inputs_text(op))

@@ -16,11 +16,11 @@ _DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
 
 
 class Plot:
-    """Values over passes: the width is the terminal's, gaps are where a value is not finite.
+    """Values over training steps: the width is the terminal's, gaps are where a value is not finite.
 
     Args:
         title: What is drawn.
-        places: The number of the pass of each value.
+        places: The number of the step of each value.
         values: One for each.
     """
 
@@ -40,7 +40,7 @@ class Plot:
             label = labels[0] if row == 0 else labels[1] if row == HEIGHT - 1 else ""
             yield Text.assemble((label.rjust(margin - 1) + " ", "dim"), (line, "source.current"))
         first, last = str(self._places[0]), str(self._places[-1])
-        yield Text(" " * margin + f"pass {first}" + last.rjust(max(width - len(first) - 5, len(last) + 1)), style="dim")
+        yield Text(" " * margin + f"step {first}" + last.rjust(max(width - len(first) - 5, len(last) + 1)), style="dim")
         lost = len(self._values) - len(finite)
         if lost:
             yield Text(f"{lost} of {len(self._values)} values are not finite", style="tensor.nan")

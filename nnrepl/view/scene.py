@@ -8,7 +8,7 @@ from typing import Protocol
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.text import Text
 
-from nnrepl.record.source import lines_of
+from nnrepl.record.source import file_of, lines_of
 from nnrepl.session.session import Session
 from nnrepl.tape import Op, Value
 from nnrepl.view.heatmap import Heatmap
@@ -66,7 +66,7 @@ class OpsPane:
         ops = session.tape.ops[start : start + height]
         if not ops:
             return Text("no op yet", style="hint")
-        numbers = max(len(str(ops[0].index)), len(str(ops[-1].index))) + 1
+        numbers = max(len(ops[0].label), len(ops[-1].label))
         names = name_width(ops)
         rows: list[RenderableType] = [op_row(session, op, numbers, names, width, place=False) for op in ops]
         if session.cursor >= count:
@@ -84,7 +84,7 @@ class SourcePane:
 
     def __init__(self, op: Op, numbers: dict[int, list[int]]) -> None:
         self._source = op.source
-        self._lines = lines_of(op.scope.code.co_filename) if op.scope is not None else []
+        self._lines = lines_of(file_of(op.scope.code)) if op.scope is not None else []
         self._numbers = numbers
 
     @property

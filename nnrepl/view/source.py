@@ -6,7 +6,7 @@ import os
 
 from rich.text import Text
 
-from nnrepl.record.source import lines_of
+from nnrepl.record.source import file_of, lines_of
 from nnrepl.tape import Op, Source
 
 
@@ -46,4 +46,4 @@ def marked(op: Op, before: int = 0) -> Text:
 def _lines(op: Op) -> list[str]:
     if op.scope is None:
         return []
-    return lines_of(op.scope.code.co_filename)
+    return lines_of(file_of(op.scope.code))

@@ -32,28 +32,27 @@ class Heading:
 
 
 def heading(op: Op) -> Heading:
-    """`pass 1 · forward · op 1 of 8        simple_nn.py:31 in SimpleNN.__call__`."""
+    """`step 1 · forward 1 of 8        simple_nn.py:31 in SimpleNN.__call__`."""
     part = op.part
-    left = Text(f"pass {part.number}" if part.kind != "setup" else "", style="heading")
-    left.append(f"{' · ' if left else ''}{op.phase}", style="heading")
-    left.append(f" · {count_text(op)}", style="heading")
+    step = f"{op.step.title} · " if part.kind != "setup" else ""
+    left = Text(f"{step}{op.phase} {count_text(op)}", style="heading")
     source = op.source
     where = place_text(source)
     module = op.module
     inside = f" in {source.function}" if source.function and source.function != "<module>" else ""
     if op.of is not None:
-        return Heading(left, f"from #{op.of.index}, {where}{inside}")
+        return Heading(left, f"from {op.of.label}, {where}{inside}")
     return Heading(left, f"{where}{inside}" + (f" ({module})" if module else ""))
 
 
 def count_text(op: Op) -> str:
-    """`op 3 of 8`, counted within its phase."""
+    """`3 of 8`, counted within its phase of its pass."""
     part = op.part
     if part.kind != GRADIENT_PASS:
         number = op.position - part.start + 1
-        return f"op {number} of {len(part)}" if not part.open else f"op {number}"
+        return f"{number} of {len(part)}" if not part.open else f"{number}"
     first = part.start if op.phase == "forward" else part.backward
-    return f"op {op.position - first + 1} of {part.count(op.phase)}"
+    return f"{op.position - first + 1} of {part.count(op.phase)}"
 
 
 def results(session: Session, stop: Stop) -> list[RenderableType]:
@@ -65,7 +64,7 @@ def results(session: Session, stop: Stop) -> list[RenderableType]:
             continue
         session.evaluate(values)
         for value in values[:4]:
-            label = f"#{op.index}" if len(op.outputs) == 1 else f"#{op.index}.{value.slot}"
+            label = f"{op.label}" if len(op.outputs) == 1 else f"{op.label}.{value.slot}"
             shown.append(tensor(label, value.array) if value.size <= WHOLE else tensor_line(label, value.array))
     return shown
 
@@ -126,7 +125,7 @@ def failure(op: Op) -> RenderableType:
         text.append("    ").append_text(value_text(value)).append(f" {dtype_text(value.dtype)}")
         maker = value.op
         if maker is not None:
-            text.append(f"  made by #{maker.index} {maker.name}", style="dim")
+            text.append(f"  made by {maker.label} {maker.name}", style="dim")
         text.append("\n")
     text.append(f"  {type(op.error).__name__}: {op.error}", style="error")
     return text

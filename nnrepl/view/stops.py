@@ -3,23 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, assert_never
 
 import mlx.core as mx
 from rich.console import Group, RenderableType
 from rich.text import Text
 
 from nnrepl.record import source as sources
-from nnrepl.session.findings import Birth, Change, Failed, Forced, Origin, Raised, Stretched, Vanished, source_of
+from nnrepl.session.events import EVENTS
+from nnrepl.session.findings import (
+    Change,
+    Failed,
+    Finding,
+    Forced,
+    Origin,
+    Raised,
+    Stretched,
+    Vanished,
+    WentBad,
+    source_of,
+)
+from nnrepl.session.place import Place
+from nnrepl.session.points import Condition
 from nnrepl.session.session import Session, Stop
-from nnrepl.session.stops import CATCHES, Breakpoint, Catch, Entry, Hit
+from nnrepl.session.stops import Breakpoint, Catch, Entry, Hit
 from nnrepl.tape import Op, Value
 from nnrepl.view.op import leaf_text, value_text
 from nnrepl.view.source import place_text
 from nnrepl.view.tensor import WHOLE, number, shape_text, summarize, summary_text, tensor
-
-_SAID = {"nan": "NaN", "inf": "Inf"}
-
 
 # -- the list ------------------------------------------------------------------------------------------------
 
@@ -39,17 +50,16 @@ def entries_view(session: Session, entries: list[Entry] | None = None) -> Render
 def entry_line(session: Session, entry: Entry) -> Text:
     """`breakpoint 1  matmul, if z1.max() > 10 · hit 3 times`."""
     text = Text(entry.title, style="heading" if entry.enabled else "dim")
-    text.append(f"  {entry.text}", style="op.name" if entry.enabled else "dim")
+    shown = entry.spelled if isinstance(entry, Breakpoint) else entry.text
+    text.append(f"  {shown}", style="op.name" if entry.enabled else "dim")
     notes = []
     if isinstance(entry, Catch):
-        notes.append(CATCHES[entry.text])
+        notes.append(EVENTS[entry.text].words)
     if isinstance(entry, Breakpoint):
-        matcher = session.lookout.search.matcher(entry)
-        if entry.condition:
-            text.append(f", {entry.condition}")
+        place = session.lookout.search.place(entry)
         if entry.temporary:
             notes.append("once")
-        notes.append("pending" if matcher is None else _KINDS.get(matcher.kind, matcher.kind))
+        notes.append("pending" if place is None else _kind(place))
     if entry.ignore:
         notes.append(f"goes over {_times(entry.ignore, 'hit')}")
     if entry.hits:
@@ -62,6 +72,12 @@ def entry_line(session: Session, entry: Entry) -> Text:
     return text.append("".join(f" · {note}" for note in notes), style="dim")
 
 
+def _kind(place: Place) -> str:
+    """What a breakpoint's place is, in words; with a condition, what it is without."""
+    inner = place.place if isinstance(place, Condition) else None
+    return _KINDS[(inner or place).kind]
+
+
 _KINDS = {
     "op": "one op",
     "line": "a line",
@@ -71,6 +87,10 @@ _KINDS = {
     "function": "a function, where it is entered",
     "phase": "where it begins",
     "pass": "where it begins",
+    "step": "where it begins",
+    "class": "a class, where its methods are entered",
+    "edge": "one end",
+    "condition": "where it becomes true",
 }
 
 
@@ -82,9 +102,10 @@ def places_text(session: Session, positions: list[int]) -> str:
     """`In this pass: #1, #4, #12.`"""
     ops = [session.tape.ops[at] for at in positions if at < len(session.tape)]
     if not ops:
-        return "It matches nothing in this pass so far."
-    shown = ", ".join(f"#{op.index}" for op in ops[:6])
-    return f"In this pass: {shown}{f' and {len(ops) - 6} more' if len(ops) > 6 else ''}."
+        return "No op of this step so far."
+    shown = ", ".join(op.label for op in ops[:6])
+    more = f" and {len(ops) - 6} more" if len(ops) > 6 else ""
+    return f"{len(ops)} {'op' if len(ops) == 1 else 'ops'} in this step: {shown}{more}."
 
 
 # -- hits ----------------------------------------------------------------------------------------------------
@@ -102,20 +123,21 @@ def hits_view(session: Session, stop: Stop) -> list[RenderableType]:
 
 
 def _title(hit: Hit) -> Text:
-    text = Text(hit.entry.title, style="heading").append(f"  {hit.entry.text}", style="op.name")
-    if isinstance(hit.entry, Breakpoint) and hit.entry.condition:
-        text.append(f", {hit.entry.condition}")
+    spelled = hit.entry.spelled if isinstance(hit.entry, Breakpoint) else hit.entry.text
+    text = Text(hit.entry.title, style="heading").append(f"  {spelled}", style="op.name")
     return text.append(f" · hit {_times(hit.count, 'time')}", style="dim") if hit.count > 1 else text
 
 
-def _finding(session: Session, found: Any) -> list[RenderableType]:
+def _finding(session: Session, found: Finding | None) -> list[RenderableType]:
     match found:
-        case Birth():
+        case None:  # a plain breakpoint
+            return []
+        case WentBad():
             return _birth(found)
         case Vanished():
             return _vanished(found)
         case Raised():
-            where = f" in #{found.op.index} {found.op.name}" if found.op is not None else " in the program"
+            where = f" in {found.op.label} {found.op.name}" if found.op is not None else " in the program"
             return [Text(f"{type(found.error).__name__}{where}: {found.error}", style="error")]
         case Forced():
             return [_mark(mark) for mark in found.marks[:4]]
@@ -125,16 +147,17 @@ def _finding(session: Session, found: Any) -> list[RenderableType]:
             return _change(session, found)
         case Failed():
             return [Text(f"{found.condition} cannot be asked here: {found.reason}", style="error")]
-    return []
+        case _ as never:
+            assert_never(never)
 
 
 def _op_text(op: Op) -> str:
-    return f"#{op.index} {op.name}"
+    return f"{op.label} {op.name}"
 
 
-def _birth(found: Birth) -> list[RenderableType]:
+def _birth(found: WentBad) -> list[RenderableType]:
     text = Text(f"{found.value.name}{_index(found.index)}", style="value.name")
-    said = _SAID[found.what]
+    said = found.what
     others = f" ({found.count} of {found.value.size} elements)" if found.value.size > 1 else ""
     if found.value.op is not found.op:
         text.append(f" = {number(found.number)}", style="tensor.nan")
@@ -142,6 +165,9 @@ def _birth(found: Birth) -> list[RenderableType]:
         made = leaf_text(found.value) if maker is None else f"made by {_op_text(maker)}"
         text.append(f"{others} before anything was run: it is {made}; {_op_text(found.op)} is the first to use it")
         return [text]
+    if found.op.operation.kind == "data":
+        text.append(f" is {number(found.number)}", style="tensor.nan")
+        return [text.append(f"{others} in the data that {_op_text(found.op)} takes in")]
     text.append(f" becomes {number(found.number)}", style="tensor.nan")
     text.append(f" in {_op_text(found.op)}{others}, where no input has {'a ' if said == 'NaN' else 'an '}{said}:")
     return [text, *[line for origin in found.origins for line in _origin(origin)]]

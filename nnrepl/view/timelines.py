@@ -18,7 +18,7 @@ def edit_text(timeline: Timeline) -> Text:
     edit = timeline.edit
     assert edit is not None
     behind = timeline.tape.ops[edit.position + len(edit.ops) :]
-    where = f"before #{behind[0].index}" if behind else "at the end of the tape"
+    where = f"before {behind[0].label}" if behind else "at the end of the tape"
     said = f"timeline {timeline.number}: {edit.name} edited {where}"
     if behind:
         count = len(timeline.dependents())
@@ -28,8 +28,20 @@ def edit_text(timeline: Timeline) -> Text:
     taken = [op for op in edit.target.consumers if op.position < edit.position]
     if taken:
         text.append(
-            f"\n#{taken[-1].index} {taken[-1].name} took it before; to change that as well, undo and go back to it"
+            f"\n{taken[-1].label} {taken[-1].name} took it before; to change that as well, undo and go back to it"
         )
+    for lost in timeline.lost():
+        text.append(f"\n{lost.text} lay further on and is not made again here", style="warning")
+    return text
+
+
+def news_text(timeline: Timeline) -> Text:
+    """What the change did with which a timeline began."""
+    if timeline.code is None:
+        return edit_text(timeline)
+    text = Text(f"timeline {timeline.number}: {timeline.code.text}", style="hint")
+    for line in timeline.code.said:
+        text.append(f"\n{line}", style="warning" if line.startswith("not ") else "hint")
     for lost in timeline.lost():
         text.append(f"\n{lost.text} lay further on and is not made again here", style="warning")
     return text
@@ -55,19 +67,19 @@ def _grow(changes: Changes, tree: Tree, timeline: Timeline) -> None:
 def _line(changes: Changes, timeline: Timeline) -> Text:
     here = timeline is changes.timelines.current
     line = Text(("▶ " if here else "") + f"timeline {timeline.number}", style="bold" if here else "")
-    edit = timeline.edit
-    if edit is None:
+    began = timeline.began
+    if began is None:
         line.append("  the program as it is", style="dim")
     else:
-        at = edit.position + len(edit.ops)
-        where = f"before #{timeline.tape.ops[at].index}" if at < len(timeline.tape) else "at the end"
-        line.append(f"  {edit.text}", style="source")
+        at = began.position + len(getattr(began, "ops", ()))
+        where = f"before {timeline.tape.ops[at].label}" if at < len(timeline.tape) else "at the end"
+        line.append(f"  {began.text}", style="source")
         line.append(f"  {where}", style="dim")
     loss = timeline.loss
     if loss is not None:
         known = number(loss.array.item()) if loss.evaluated else "not computed yet"
         part = timeline.tape.pass_at(loss.op.position) if loss.op is not None else None
-        line.append(f"  loss {known}" + (f" (pass {part.number})" if part is not None else ""), style="dim")
+        line.append(f"  loss {known}" + (f" ({part.address})" if part is not None else ""), style="dim")
     return line
 
 

@@ -33,9 +33,7 @@ def what_view(session: Session, value: Value) -> RenderableType:
         if value.origin is not None and value.origin.op is not None:
             table.add_row("came from", op_line(value.origin.op))
     users = value.consumers
-    shown = ", ".join(f"#{op.index} {op.name}" for op in users[:6]) + (
-        f", ... ({len(users)})" if len(users) > 6 else ""
-    )
+    shown = ", ".join(f"{op.label} {op.name}" for op in users[:6]) + (f", ... ({len(users)})" if len(users) > 6 else "")
     table.add_row("used by", shown or "nothing")
     table.add_row("state", _state(value))
     if value.gradient_of is None:
@@ -62,4 +60,4 @@ def _gradient(session: Session, value: Value) -> str:
     if gradient.op is None:
         return "the seed of the backward pass: 1"
     state = "evaluated" if gradient.evaluated else "not computed yet"
-    return f"made by #{gradient.op.index} {gradient.op.name}, {state}"
+    return f"made by {gradient.op.label} {gradient.op.name}, {state}"

@@ -48,4 +48,4 @@ def _chain(links: list[Link]) -> Table:
 
 
 def _number(link: Link) -> str:
-    return f"#{link.op.index}" if link.op is not None else ""
+    return f"{link.op.label}" if link.op is not None else ""

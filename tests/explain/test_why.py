@@ -198,7 +198,6 @@ def test_why_alone_finds_what_is_wrong_and_questions_that_are_none_get_one_line(
     assert why(sound, "").op is None
     for asked, said in (
         ("nothing == 0", "nothing on the tape"),
-        ("#2", "ordinary tensor"),
         ("error", "no op"),
         ("loss", "two passes"),
     ):

@@ -214,7 +214,7 @@ LINES = [
     ("what nosuch", "nosuch"),
     ("print #99", "#99"),
     ("print #0", "#0"),
-    ("print #-99", "#-99"),
+    ("print setup#99", "setup#99"),
     ("print #x", "parse"),
     ("print z@99", "#99"),
     ("goto #0", "#1"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 from pathlib import Path
@@ -127,7 +128,7 @@ def test_names_and_targets(tmp_path: Path) -> None:
     result = run(tmp_path, *LESSON, commands=("print model.weight.shape", "until sum", "print z", "print grad(z)"))
     assert "(1, 2)" in result.stdout
     assert "z = [[-0.48" in result.stdout
-    assert "∂L/∂z lies ahead" in result.stdout
+    assert "∂L/∂z is not made yet" in result.stdout
 
 
 # -- what needs IPython --------------------------------------------------------------------------------------
@@ -154,7 +155,7 @@ def test_magics_are_skipped_with_a_note(tmp_path: Path) -> None:
 def test_notes_are_shown_before_the_first_stop(tmp_path: Path) -> None:
     notebook(tmp_path / "lesson.ipynb", "%matplotlib inline", *LESSON)
     result = nnrepl_cli("lesson.ipynb", stdin="", cwd=tmp_path)
-    assert "%matplotlib" in result.stdout.split("pass 1")[0]
+    assert "%matplotlib" in result.stdout.split("step 1")[0]
 
 
 IPYTHON_LINES = ["x?", "?x", "x??", "mx.ones?", "y = %timeit -o x + 1", "files = !ls -l *.py", "!!ls", "%cd /tmp; ls"]
@@ -282,3 +283,30 @@ def test_notebooks_of_other_programs(tmp_path: Path, document: dict[str, Any]) -
     result = nnrepl_cli("--batch", "-c", "continue", "lesson.ipynb", cwd=tmp_path)
     assert result.stdout.splitlines()[:2] == ["1", "2"]
     assert (result.returncode, result.stderr) == (0, "")
+
+
+SHOWS = """\
+from IPython.display import HTML, Image, JSON, Latex, Markdown, clear_output, display
+from IPython import get_ipython
+import IPython.core.display
+clear_output()
+display(Markdown('# A *title*'), 1 + 1, 'text')
+display(HTML('<table><tr><th>a</th><td>1</td></tr></table><script>no()</script><p>b</p>'))
+display(Image(filename='plot.png'), JSON({'a': 1}), Latex('$x$'))
+print(get_ipython())"""
+
+
+def test_display_and_what_it_shows_work_without_ipython(tmp_path: Path) -> None:
+    if importlib.util.find_spec("IPython") is not None:
+        pytest.skip("the real one is installed")
+    result = run(tmp_path, FORWARD, SHOWS, "display(Markdown('end'))")
+    assert result.stderr == ""
+    assert result.stdout.splitlines() == [
+        "# A *title*", "2", "'text'", "a  1", "b", "<Image plot.png>", "{", '  "a": 1', "}", "$x$", "None", "end",
+    ]  # fmt: skip
+
+
+def test_a_script_has_no_ipython_that_plain_python_has_not(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text("try:\n    import IPython\nexcept ImportError:\n    print('none')")
+    shown = nnrepl_cli("--batch", "-c", "continue", str(tmp_path / "script.py")).stdout
+    assert ("none" in shown) == (importlib.util.find_spec("IPython") is None)

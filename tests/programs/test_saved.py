@@ -220,7 +220,18 @@ def test_a_loaded_tape_looks_the_same(pair: tuple[Session, Session]) -> None:
     names = live.names.known()[:6]
     lines = ["goto start", "list", "list source", "where", "s", "s 3", "n", "finish", "back", "rs 2", "goto end", "ll"]
     lines += [line for name in names for line in (f"what {name}", f"p {name}", f"grad {name}", f"goto {name}")]
-    lines += ["rewind", "goto backward", "where", "p #3", "what #-1", "timelines", "diff", "undo", "list 5", "goto #9"]
+    lines += [
+        "rewind",
+        "goto backward",
+        "where",
+        "p #3",
+        "what setup#1",
+        "timelines",
+        "diff",
+        "undo",
+        "list 5",
+        "goto #9",
+    ]
     assert screen(loaded, lines) == screen(live, lines)
 
 

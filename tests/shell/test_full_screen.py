@@ -18,13 +18,13 @@ from tests.support import nnrepl_cli
 
 def test_the_whole_screen_steps() -> None:
     with Screen("--tui", columns=110, rows=34) as screen:
-        seen = screen.until("op 1 of 8 · simple_nn.py:28")
+        seen = screen.until("1 of 8 · simple_nn.py:28")
         assert "simple_nn.py:28 in SimpleNN.__call__ ──" in seen
         assert re.search(r"▶  28 #1… +z1 = mx.matmul\(x, self.weights1\)", seen)
-        assert "▶ #1  ● matmul" in seen
+        assert "▶ #1      ● matmul" in seen
         assert "x = [[1 2]]" in seen
         screen.press("F8", "F8")
-        seen = screen.until("op 3 of 8")
+        seen = screen.until("3 of 8")
         assert "#2 = [[-0.3218 -2.3830 -0.1004]]" in seen  # the result of the step
         assert "→ a1 = [[0 0 0]]" in seen
         screen.line("display z1")
@@ -74,20 +74,20 @@ def test_it_fits_any_terminal(columns: int, rows: int) -> None:
 
 def test_ctrl_c_while_a_command_computes(tmp_path: Path) -> None:
     with Screen("--tui") as screen:
-        screen.until("op 1 of 8")
+        screen.until("1 of 8")
         screen.line("!while True: pass")
         screen.quiet()
         screen.press("Ctrl-C")
         screen.until("interrupted")
         screen.press("F8")
-        screen.until("op 2 of 8")
+        screen.until("2 of 8")
 
 
 def test_a_program_that_fails_is_seen(tmp_path: Path) -> None:
     program = tmp_path / "wrong.py"
     program.write_text("import mlx.core as mx\na = mx.ones((2, 3))\nb = mx.ones((2, 3))\nprint('soon')\na @ b\n")
     with Screen("--tui", "--stop-at-entry", str(program), rows=40) as screen:
-        screen.until("op 1")
+        screen.until("▶ #1 ●")
         screen.line("c")
         seen = screen.until("The program is over")
         assert "soon" in seen

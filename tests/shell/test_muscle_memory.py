@@ -22,6 +22,7 @@ from nnrepl.session.errors import Quit, UserError
 from nnrepl.session.session import Session
 from nnrepl.shell.api import Session as TraceSession
 from nnrepl.tape import Tape
+from nnrepl.view.theme import DARK
 from tests.support import EXAMPLES
 
 
@@ -47,7 +48,7 @@ def session(tape: tuple[Tape, ProgramNames]) -> nnrepl.Session:
 
 def screen(session: nnrepl.Session, *lines: str) -> str:
     """What the last line shows; an answer that is an error stands behind `!`."""
-    console = Console(width=100, no_color=True)
+    console = Console(width=100, no_color=True, theme=DARK)
     for line in lines:
         with console.capture() as capture:
             try:
@@ -67,8 +68,11 @@ LINES: list[tuple[str, str]] = [
     ("b simple_nn.py:30", r"breakpoint 2  simple_nn.py:30"),
     ("break SimpleNN.__call__", r"breakpoint 2  SimpleNN.__call__ · a function"),
     ("b mse_loss", r"a function, where it is entered"),
-    ("b 31 if z2.sum() > 3", r"breakpoint 2  simple_nn.py:31, z2.sum\(\) > 3"),
-    ("b 31, z2.sum() > 3", r"breakpoint 2  simple_nn.py:31, z2.sum\(\) > 3"),
+    ("b 30 if z2.sum() > 3", r"breakpoint 2  simple_nn.py:30, z2.sum\(\) > 3"),
+    ("b 30, z2.sum() > 3", r"breakpoint 2  simple_nn.py:30, z2.sum\(\) > 3"),
+    ("b 31", r"! no op can come from line 31 of simple_nn.py; .*simple_nn.py:30 or simple_nn.py:35"),
+    ("b loss < 10", r"breakpoint 2  loss < 10 · where it becomes true"),
+    ("b nonsense", r"! no op, value, function or module is called nonsense"),
     ("tbreak 35", r"breakpoint 2  simple_nn.py:35 · once"),
     ("tb 35", r"once"),
     ("b", r"^breakpoint 1  forward a1"),
@@ -126,6 +130,26 @@ LINES: list[tuple[str, str]] = [
     ("p z1", r"^z1 = \[\[-0.3218"),
     ("print z1", r"^z1 = \[\[-0.3218"),
     ("pp z1", r"\[\[-0.3218"),
+    # with a bracket or a sign first
+    ("p (z1 + 1)[0]", r"^\(z1 \+ 1\)\[0\] = \[ 0.6782"),
+    ("p -z1", r"^-z1 = \[\[0.3218"),
+    ("p [z1, a1]", r"\[0\]? *"),
+    ("p(z1)", r"^z1 = \[\[-0.3218"),
+    ("p/2f (z1)[0]", r"\[-0.32 "),
+    ("pp (1, 2)", r"1,"),
+    ("stats (z1 + 1)", r"z1 \+ 1"),
+    ("hist (z1)", r"z1"),
+    ("heatmap (z1 + 1)[0]", r"z1 \+ 1"),
+    ("explain (z1)", r"z1 ="),
+    ("what (z1)", r"made by"),
+    ("watch (z1.max())", r"watch 2  z1.max\(\)"),
+    ("display (z1)", r"1: z1 = "),
+    ("plot (loss)", r"loss"),
+    ("n (2)", r"#7 +square"),
+    ("until :35", r"#6 +subtract"),
+    ("b (z1)", r"breakpoint 2  z1"),
+    ("p == 3", r"! nothing here is called p"),
+    ("w @ x", r"! nothing here is called w"),
     ("p z1 ;; p a1", r"^z1 = .*\na1 = "),
     ("whatis z1", r"z1 +\(1, 3\) float32"),
     ("ptype z1", r"made by"),
@@ -184,12 +208,18 @@ def test_line(session: nnrepl.Session, line: str, expected: str) -> None:
 
 def test_after_the_first_line_people_type_the_second(session: nnrepl.Session) -> None:
     assert "z1 = " in screen(session, "alias pz p z1", "pz")
-    assert "∂L/∂z1 lies ahead" in screen(session, "alias pg p grad(%1)", "pg z1")
+    assert "∂L/∂z1 is not made yet" in screen(session, "alias pg p grad(%1)", "pg z1")
     assert screen(session, "display a1", "undisplay", "info display").startswith("Nothing is displayed")
     assert "SimpleNN.__call__" in screen(session, "up", "d")
     assert "target" in screen(session, "up", "info locals") or "y_true" in screen(session, "info locals")
     assert "! this is the outermost function" in screen(session, "up 99", "up")
     assert screen(session, "q1 = 5", "p q1 + 1").strip() == "6"
+
+
+def test_a_word_that_is_a_name_is_python_where_both_would_do(session: nnrepl.Session) -> None:
+    assert screen(session, "p = 5", "p -1").strip() == "4"
+    assert screen(session, "p (2)").startswith("! ")
+    assert "z1 = " in screen(session, "p z1")
 
 
 def test_source_runs_a_file_across_motions(session: nnrepl.Session, tmp_path: Path) -> None:

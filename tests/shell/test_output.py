@@ -32,7 +32,7 @@ def test_long_output_pages() -> None:
         screen.press("Enter")
         screen.until(lambda text: text != seen and "more" in text)
         screen.press("q")
-        screen.until(lambda text: "more" not in text and text.rstrip().splitlines()[-1].startswith(" pass"))
+        screen.until(lambda text: "more" not in text and text.rstrip().splitlines()[-1].startswith(" step"))
         assert "99" not in screen.text
         screen.line("config pager off")
         screen.line("pp list(range(100))")

@@ -13,15 +13,15 @@ READY = "(nnrepl)"
 
 def test_keys_complete_and_step() -> None:
     with Screen() as screen:
-        screen.until("op 1 of 8 · simple_nn.py:28")
+        screen.until("1 of 8 · simple_nn.py:28")
         screen.press("F11")
-        screen.until("op 2 of 8 · simple_nn.py:28")
+        screen.until("2 of 8 · simple_nn.py:28")
         screen.press("Shift-F11")
-        screen.until("op 1 of 8 · simple_nn.py:28")
+        screen.until("1 of 8 · simple_nn.py:28")
         screen.press("F10", "F8", "F9")
-        screen.until("op 4 of 8 · simple_nn.py:30")
+        screen.until("4 of 8 · simple_nn.py:30")
         screen.press("F7", "F6", "Shift-F10")
-        screen.until("op 1 of 8 · simple_nn.py:28")
+        screen.until("1 of 8 · simple_nn.py:28")
         screen.press("p we", "Tab")
         screen.until("(nnrepl) p weights")
         screen.press("Tab")
@@ -30,7 +30,7 @@ def test_keys_complete_and_step() -> None:
         screen.press("Down", "Down", "Enter", ".sh", "Tab", "Enter")
         screen.until("(3, 1)\n(nnrepl)")
         screen.press("p z1", "F8")  # what one types outlives a key
-        screen.until("op 2 of 8")
+        screen.until("2 of 8")
         screen.until("(nnrepl) p z1\n")
         screen.press("Ctrl-C", "Ctrl-D")
         assert screen.ended() == 0
@@ -54,9 +54,9 @@ def test_nothing_is_evaluated_while_one_types(tmp_path: Path) -> None:
         "mx.value_and_grad(f)(w)\n"
     )
     with Screen("-c", "config complete typing", "-c", "config peek 0", str(program)) as screen:
-        screen.until("op 1 of")
+        screen.until("1 of 2")
         screen.line("until sum")
-        screen.until("op 2 of 2")
+        screen.until("2 of 2")
         screen.press("p bi")
         screen.until("(3,) float32 · multiply")
         screen.press("g + box.sec", "Tab")
@@ -117,7 +117,7 @@ def test_a_person_is_never_thrown_out(tmp_path: Path) -> None:
         screen.quiet(0.5)
         screen.press("Ctrl-C")
         screen.until("interrupted")
-        screen.until(lambda text: text.splitlines()[-1].strip().startswith("setup") or "op " in text.splitlines()[-1])
+        screen.until(lambda text: text.splitlines()[-1].strip().startswith("setup") or " of " in text.splitlines()[-1])
         screen.line("p 6 * 7")
         screen.until("42")
         screen.press("Ctrl-D")
@@ -145,7 +145,7 @@ def test_dumb_and_colourless_terminals() -> None:
         screen.until("#1 = [[-0.3218 -2.3830 -0.1004]]")
         assert "\x1b" not in screen.raw
     with Screen(env={"NO_COLOR": "1"}) as screen:
-        screen.until("op 1 of 8 · simple_nn.py:28")
+        screen.until("1 of 8 · simple_nn.py:28")
         screen.line("s")
         screen.until("#1 = [[-0.3218 -2.3830 -0.1004]]")
         for code in ("[3", "[9", "[4"):

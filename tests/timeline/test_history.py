@@ -74,6 +74,28 @@ def test_any_value_of_a_long_run(tmp_path: Path) -> None:
     assert re.search(r"dropped before, computed again: \d+ ops in \d+ ms", result.stdout)
 
 
+LONG_RUN = """
+import mlx.core as mx, mlx.nn as nn, mlx.optimizers as optim
+model = nn.Sequential(*[nn.Linear(128, 128) for _ in range(5)]); mx.eval(model.parameters())
+x = mx.random.normal((2, 128)); opt = optim.SGD(1e-4)
+step = nn.value_and_grad(model, lambda x: (model(x) ** 2).mean())
+for i in range(60):
+    l, g = step(x); opt.update(model, g); mx.eval(l, model.state, opt.state); del g
+    if i > 10: print("active", mx.get_active_memory())
+"""
+
+
+def test_the_budget_holds(tmp_path: Path) -> None:
+    """328 kB of parameters, three times that in a step (gradients, what the rate makes of them, the new parameters):
+    no step leaves more than the budget, and the parameters that the program began with and has now."""
+    path = tmp_path / "long.py"
+    path.write_text(LONG_RUN)
+    result = nnrepl_cli("--batch", "--history", "1500K", "-c", "continue", "-c", "p loss", str(path))
+    used = [int(size) for size in re.findall(r"active (\d+)", result.stdout)]
+    assert len(used) == 49
+    assert max(used) < 1.5e6 + 2 * 0.33e6
+
+
 @pytest.mark.parametrize(("text", "size"), [("500", 500), ("20K", 20480), ("1.5MB", 1572864), ("2 GiB", 2**31)])
 def test_sizes(text: str, size: int) -> None:
     assert parse_size(text) == size

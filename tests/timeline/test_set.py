@@ -4,6 +4,7 @@ program; everything before is the identical array."""
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextvars import ContextVar
 from typing import Any
 
 import mlx.core as mx
@@ -202,15 +203,16 @@ def test_nothing_else_is_computed_again() -> None:
 
 
 def test_a_program_that_goes_another_way_before_the_edit_is_told() -> None:
-    turns = iter([1, 2, 3])
+    turns = ContextVar("turns", default=0)  # stands for all that nnrepl cannot put back
 
     def f(x: mx.array) -> mx.array:
-        a = x * 2 if next(turns) == 1 else x + 2
+        turns.set(turns.get() + 1)
+        a = x * 2 if turns.get() == 1 else x + 2
         b = mx.exp(a)
         return b.sum()
 
     trace = nnrepl.trace(f, mx.ones(3), wrt=0)
-    with pytest.raises(nnrepl.UserError, match="another way: where the tape has #1 multiply, it called add"):
+    with pytest.raises(nnrepl.UserError, match="where the tape has #1 multiply, it called add"):
         trace.set("b", 0)
 
 

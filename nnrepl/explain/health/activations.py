@@ -1,4 +1,4 @@
-"""Activations: dead and saturated units, softmax over the wrong axis, softmax twice."""
+"""Activations: dead and saturated units, numbers cut to whole ones."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def dead(case: Case) -> Iterator[Finding]:
         if whole or many:
             yield Finding("dead units", f"{gone} of {units} units of {words.name(value)} = {words.call(op)} "
                                         f"({words.place(op.source)}) are 0 "
-                          f"for every row ({rows})", f"explain #{op.index}" if not whole else f"why "
+                          f"for every row ({rows})", f"explain {op.label}" if not whole else f"why "
                               f"{_named(value)} == 0", op)  # fmt: skip
 
 
@@ -82,64 +82,6 @@ def _learns(case: Case, op: Op) -> bool:
     return bool(case.part.grads.get(op.inputs[0].canonical))
 
 
-_SAME = ("astype", "reshape", "squeeze", "expand_dims", "transpose", "swapaxes", "flatten", "contiguous")
-
-
-def _maker(value: Value) -> Op | None:
-    """The op that made a value, past those that only change its shape or dtype."""
-    op = value.op
-    while op is not None and op.name in _SAME:
-        op = op.inputs[0].op
-    return op
-
-
-def twice(case: Case) -> Iterator[Finding]:
-    """softmax before a loss that takes a softmax itself."""
-    for op in case.forward:
-        if op.name not in ("logsumexp", "softmax", "fast.cross_entropy") or not op.inputs:
-            continue
-        maker = _maker(op.inputs[0])
-        if maker is not None and maker.name == "subtract" and maker.inputs[-1].shape[-1:] == (1,):
-            maker = _maker(maker.inputs[0])  # the loss takes the largest logit out first
-        if maker is not None and maker.name == "softmax" and maker.part is op.part:
-            yield Finding("double softmax", f"{words.name(op.inputs[0])} are shares already (#{maker.index} softmax, "
-                          f"{words.place(maker.source)}), and #{op.index} {op.name} ({words.place(op.source)}) "
-                          f"takes the softmax of them "
-                          "again: give the loss the logits", f"explain #{op.index}", maker)  # fmt: skip
-
-
-def axis(case: Case) -> Iterator[Finding]:
-    """softmax over the batch, or over an axis of length 1."""
-    for op in case.forward:
-        if op.name not in ("softmax", "logsumexp") or not op.inputs:
-            continue
-        over = op.kwargs.get("axis", op.args[1] if len(op.args) > 1 else None)
-        taken = op.inputs[0]
-        shape = taken.shape
-        if not isinstance(over, int) or not shape:
-            continue
-        at = over % len(shape)
-        where = f"#{op.index} {op.name} ({words.place(op.source)}) runs over axis {over} of {tuple(shape)}"
-        if shape[at] == 1 and len(shape) == 2 and op.name == "softmax" and max(shape) > 1:
-            yield Finding("softmax axis", f"{where}, which has length 1: every share is 1", f"explain #{op.index}", op)
-        elif at == 0 and len(shape) == 2 and shape[0] > 1 and shape[1] > 1 and _is_batch(case, taken):
-            yield Finding("softmax axis", f"{where}, the rows of the batch: the shares of a row do not add up "
-                                          f"to 1; axis=-1 is "
-                          "probably meant", f"explain #{op.index}", op)  # fmt: skip
-
-
-def _is_batch(case: Case, value: Value) -> bool:
-    """Whether axis 0 counts the rows of a batch: a layer (rows @ weight) made it."""
-    maker = _maker(value)
-    while maker is not None and maker.name in ("add", "multiply", "divide", "subtract") and maker.inputs:
-        maker = _maker(maker.inputs[0])
-    return (
-        maker is not None
-        and maker.name in ("matmul", "addmm", "quantized_matmul")
-        and maker.inputs[-1].op is not value.op
-    )
-
-
 def rounded(case: Case) -> Iterator[Finding]:
     """A gradient that is cut to whole numbers because its tensor was."""
     for op in case.forward:
@@ -147,10 +89,10 @@ def rounded(case: Case) -> Iterator[Finding]:
             continue
         if mx.issubdtype(op.inputs[0].dtype, mx.inexact) and _learns(case, op):
             kind = words.dtype(op.outputs[0].dtype)
-            yield Finding("whole numbers", f"#{op.index} {words.call(op)} ({words.place(op.source)}) makes "
+            yield Finding("whole numbers", f"{op.label} {words.call(op)} ({words.place(op.source)}) makes "
                                            f"{kind} out of a tensor that is "
                           "learned: its gradient is cut to whole numbers as well, mostly to 0",
                           f"explain grad({words.name(op.inputs[0])})", op)  # fmt: skip
 
 
-CHECKS: list[Check] = [dead, saturated, twice, axis, rounded]
+CHECKS: list[Check] = [dead, saturated, rounded]

@@ -12,25 +12,29 @@ from nnrepl.explain import words
 from nnrepl.explain.answer import Answer
 from nnrepl.explain.disconnected import why_none
 from nnrepl.explain.health.report import NOTE, WARNING, Case, Check, Finding
-from nnrepl.explain.nonfinite import first_origin
-from nnrepl.explain.scale import rms
+from nnrepl.explain.nonfinite import born, did, trouble, vanished
+from nnrepl.explain.scale import rms, shrinks
 from nnrepl.explain.stuck import reason_for
-from nnrepl.explain.zero import blame, cone_stats
+from nnrepl.explain.zero import Blame, blame, cone_stats
+from nnrepl.ops import Trait, has
+from nnrepl.session.births import INF, is_inexact
 from nnrepl.tape import Op, Value
 
 
 def nonfinite(case: Case) -> Iterator[Finding]:
-    """NaN and ∞ that nobody meant."""
-    origin = first_origin(case.look, [op for op in case.part.ops if op.error is None])
-    if origin is not None:
+    """NaN and ∞ in the loss, in gradients and in what the update makes; and those that vanish again on the way."""
+    for part in [case.part, *case.after]:
+        found = trouble(case.look, part)
+        if found is None:
+            continue
         case.broken = True
-        op = origin.op
-        did = f"the VJP of {words.call(op.of)}" if op.of is not None else words.call(op)
-        stat = case.look.stat(origin.value)
-        kind = "NaN" if stat.nans else "∞"
-        yield Finding("non-finite", f"#{op.index}, {did} ({words.place(op.source)}), makes {kind} out of finite "
-                                    f"numbers",
-                      "why nan", op)  # fmt: skip
+        end = "the loss" if found.end is part.loss else found.end.name
+        sign = "NaN" if case.look.stat(found.end).nans else "∞"
+        yield Finding("non-finite", f"{end} is {sign}: {born(found.cause)}", "why nan", found.cause.op)
+        return
+    for birth, ending in vanished(case.look, case.part):
+        yield Finding("non-finite", f"{born(birth)}; {did(ending)}, makes finite numbers of it again: no loss and no "
+                      "gradient shows it", "why inf" if birth.kind == INF else "why nan", birth.op)  # fmt: skip
 
 
 def finals(case: Case) -> dict[Value, Value]:
@@ -42,7 +46,7 @@ def finals(case: Case) -> dict[Value, Value]:
 def missing(case: Case) -> Iterator[Finding]:
     """Parameters that no gradient reaches, grouped by the reason."""
     part = case.part
-    none = [leaf for leaf in part.wrt if not part.grads.get(leaf) and leaf.size]
+    none = [leaf for leaf in part.wrt if not part.grads.get(leaf) and leaf.size and is_inexact(leaf)]
     holes = [hole for hole in case.session.tape.holes if part.start <= hole.position < part.end]
     if none and holes:
         yield Finding("hole", f"{_names(none)} have no gradient, but {len(holes)} tensors of the pass came from "
@@ -50,17 +54,20 @@ def missing(case: Case) -> Iterator[Finding]:
                       "recorded, so the way may lead through there", "verify", None, NOTE)  # fmt: skip
         return
     reached = {_pattern(leaf.name) for leaf in part.wrt if part.grads.get(leaf)}
-    groups: dict[str, list[tuple[Value, Answer]]] = {}
+    groups: dict[object, list[tuple[Value, Answer]]] = {}
     for leaf in none[:_LOOKED]:
         why = why_none(case.session, leaf)
-        groups.setdefault(_pattern(leaf.name) + (why.op.name if why.op is not None else ""), []).append((leaf, why))
-    for group in groups.values():
+        sibling = why.cause == "unused" and _pattern(leaf.name) in reached
+        first_word = leaf.name.partition(".")[0] if "." in leaf.name else ""
+        key = why.op if why.op is not None else (why.cause, first_word)
+        groups.setdefault((key, sibling), []).append((leaf, why))
+    for (_, sibling), group in groups.items():  # type: ignore[misc]
         first, why = group[0]
         names = _names([leaf for leaf, _ in group])
         chosen = why.op is not None and why.op.name in _CHOICES
-        sibling = why.cause == "unused" and _pattern(first.name) in reached
-        reason = why.reasons[0] if why.reasons else why.headline
-        yield Finding("no gradient", f"{names} never get{'s' if len(group) == 1 else ''} a gradient: {reason}",
+        reason = " ".join(why.reasons[:2] if why.cause == "unused" else why.reasons[:1]) or why.headline
+        one = len(group) == 1
+        yield Finding("no gradient", f"{names} never get{'s' if one else ''} a gradient: {reason}",
                       f"why grad({first.name})", why.op, NOTE if chosen or sibling else WARNING)  # fmt: skip
 
 
@@ -82,46 +89,46 @@ def zero(case: Case) -> Iterator[Finding]:
     stats = case.look.stats(grads.values())
     dead = [leaf for leaf, grad in grads.items() if stats[grad].is_zero and mx.issubdtype(leaf.dtype, mx.inexact)]
     groups: dict[Op, list[Value]] = {}
-    reasons: dict[Op, tuple[Op, Value, Value]] = {}
+    reasons: dict[Op, Blame] = {}
     for leaf in dead:
-        blamed = blame(grads[leaf], cone_stats(case.look, grads[leaf]))
+        blamed = blame(case.look, grads[leaf], cone_stats(case.look, grads[leaf]))
         if not blamed:
             continue
-        op, value = blamed[0]
-        groups.setdefault(op, []).append(leaf)
-        reasons.setdefault(op, (op, value, leaf))
-    for blamed_op, leaves in groups.items():
-        op, value, leaf = reasons[blamed_op]
-        reason = reason_for(case.look, op, value)
-        if _is_meant(case, op, leaves, reason.text):
+        groups.setdefault(blamed[0].op, []).append(leaf)
+        reasons.setdefault(blamed[0].op, blamed[0])
+    for op, leaves in groups.items():
+        leaf = leaves[0]
+        if op.of is not None and not all(case.look.finite([*op.of.inputs, *op.of.outputs]).values()):
+            continue  # an ∞ that is divided away: told as that
+        reason = reason_for(case.look, op, reasons[op].value, reasons[op].mask)
+        if len(dead) < len(grads) and (reason.planned or _is_meant(case, op, leaves)):
             continue
-        step = op.of is not None and op.of.name in _STEPS and 4 * len(leaves) < len(grads)
-        yield Finding("zero gradient", f"∂L/∂{_names(leaves)} is 0: {reason.text.rstrip('.')}", f"why "
-            f"grad({leaf.name}) == 0",
-                      reason.op or op, NOTE if step else WARNING)  # fmt: skip
+        step = op.of is not None and (
+            (op.of.name in _STEPS and 4 * len(leaves) < len(grads)) or has(op.of.name, Trait.PICKS)
+        )
+        are = "is" if len(leaves) == 1 else "are"
+        yield Finding("zero gradient", f"{_names(leaves, '∂L/∂')} {are} 0: {reason.text.rstrip('.')}",
+                      f"why grad({leaf.name}) == 0", reason.op or op, NOTE if step else WARNING)  # fmt: skip
 
 
 _STEPS = ("round", "floor", "ceil", "sign")
-_ROWS = ("getitem", "take", "take_along_axis", "gather_mm", "gather_qmm", "split")
 
 
-def _is_meant(case: Case, op: Op, leaves: list[Value], text: str) -> bool:
+def _is_meant(case: Case, op: Op, leaves: list[Value]) -> bool:
     """Zeros that belong to how the model works."""
     forward = op.of
-    if "a parameter that is 0" in text or "was made as zeros" in text:
-        return True  # LoRA's second matrix, a residual branch that begins at 0
     if forward is None:
         return False
-    if forward.name in _ROWS:
+    looked_up = has(forward.name, Trait.PICKS) and any(not is_inexact(taken) for taken in forward.inputs)
+    if looked_up or forward.name in ("gather_mm", "gather_qmm"):
         return True  # what was not looked up in this batch, an expert that no token chose
     if forward.name in ("maximum", "minimum", "clip") and all(leaf.size == 1 for leaf in leaves):
         return True  # a learned limit that was not reached
-    masked = forward.name == "softmax" and case.look.stat(forward.inputs[0]).infs > 0
-    return masked  # a router that leaves one choice
+    return forward.name == "softmax" and case.look.stat(forward.inputs[0]).infs > 0  # a router that leaves one choice
 
 
-def _names(leaves: list[Value]) -> str:
-    shown = ", ".join(leaf.name for leaf in leaves[:3])
+def _names(leaves: list[Value], sign: str = "") -> str:
+    shown = ", ".join(sign + leaf.name for leaf in leaves[:3])
     return shown + (f" and {len(leaves) - 3} more" if len(leaves) > 3 else "")
 
 
@@ -154,10 +161,14 @@ def scale(case: Case) -> Iterator[Finding]:
     lost = list(dict.fromkeys([*small, *tiny]))
     if lost:
         worst = min(lost, key=lambda leaf: typical[leaf])
-        yield Finding("vanishing gradients", f"a typical element of ∂L/∂{worst.name} is {words.number(typical[worst])}"
-                      f", that of the largest gradient {words.number(top)}" + (f" ({len(lost)} such "
-                          f"weights)" if len(lost) > 1 else ""),
-                      f"why grad({worst.name}) is tiny", matrices[worst].op)  # fmt: skip
+        cause = shrinks(case.look, matrices[worst])
+        cancels = cause is not None and cause.cancels is not None
+        because = f": {cause.say('shrinks').rstrip('.')}" if cause is not None else ""
+        more = f" ({len(lost)} such weights)" if len(lost) > 1 else ""
+        size = words.number(typical[worst])
+        yield Finding("vanishing gradients", f"a typical element of ∂L/∂{worst.name} is {size}, that of "
+                      f"the largest gradient {words.number(top)}{more}{because}",
+                      f"why grad({worst.name}) is tiny", matrices[worst].op, NOTE if cancels else WARNING)  # fmt: skip
 
 
 _MASK = 1e6  # an argument with numbers as large as that is a mask

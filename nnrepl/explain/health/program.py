@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import mlx.core as mx
+
 from nnrepl.explain import words
+from nnrepl.explain.health.parameters import roots
 from nnrepl.explain.health.report import NOTE, Case, Check, Finding
 from nnrepl.record import source as sources
 from nnrepl.record.stack import is_module
@@ -31,10 +34,10 @@ def frozen(case: Case) -> Iterator[Finding]:
 def _untrained(case: Case, wrt: set[str]) -> list[str]:
     """The parameters of the model that are not trained, without statistics and quantized weights."""
     used: dict[str, int] = {}
-    for root in _roots(case.part):
+    for root in roots(case.part):
         trainable = {id(array) for _, array in _flat(root.trainable_parameters())}
         for name, array in _flat(root.parameters()):
-            if id(array) not in trainable and name not in wrt:
+            if id(array) not in trainable and name not in wrt and mx.issubdtype(array.dtype, mx.inexact):
                 used[name] = array.size
     kept = [name for name in used if not name.rpartition(".")[2].startswith(("running_", "_"))]
     return [name for name in kept if name.rpartition(".")[2] not in ("scales", "biases")]
@@ -46,28 +49,11 @@ def _flat(tree: Any) -> list[tuple[str, Any]]:
     return list(trees.paths(tree))
 
 
-def _roots(part: Pass) -> list[Any]:
-    """The outermost modules that made ops of a pass."""
-    found: dict[int, Any] = {}
-    for op in part.ops:
-        owner = _root(op)
-        if owner is not None:
-            found[id(owner)] = owner
-    inner = {id(child) for root in found.values() for child in root.modules() if child is not root}
-    return [root for key, root in found.items() if key not in inner]
-
-
-def _root(op: Op) -> Any:
-    if op.scope is None:
-        return None
-    return next((step.owner for step in op.scope.path() if is_module(step.owner)), None)
-
-
 def modes(case: Case) -> Iterator[Finding]:
     """Dropout and BatchNorm in the wrong mode: asleep while training, awake while evaluating."""
     asleep = [
         (name, module)
-        for root in _roots(case.part)
+        for root in roots(case.part)
         for name, module in root.named_modules()
         if _has_mode(module) and not module.training
     ]
@@ -80,16 +66,16 @@ def modes(case: Case) -> Iterator[Finding]:
     if sleeping:
         yield Finding("wrong mode", f"{', '.join(sleeping[:3])} {'is' if len(sleeping) == 1 else 'are'} in "
                                     f"evaluation mode during training: "
-                      "call model.train() before", f"list #{case.part.ops[0].index}", None)  # fmt: skip
+                      "call model.train() before", f"list {case.part.ops[0].label}", None)  # fmt: skip
     for part in case.session.tape.passes:
         if part.kind == RUN_PASS and part.start > case.part.start:
             awake = _awake(part)
             if awake is not None:
                 kind, op = awake
-                yield Finding("wrong mode", f"{kind} is in training mode in pass {part.number}, where no "
+                yield Finding("wrong mode", f"{kind} is in training mode in {part.address}, where no "
                                             f"gradient is taken "
-                              f"(#{op.index}, {words.place(op.source)}): call model.eval() before evaluating",
-                              f"list #{op.index}", op)  # fmt: skip
+                              f"({op.label}, {words.place(op.source)}): call model.eval() before evaluating",
+                              f"list {op.label}", op)  # fmt: skip
                 return
 
 
@@ -121,12 +107,12 @@ def forced(case: Case) -> Iterator[Finding]:
         times = f", {len(marks)} times" if len(marks) > 1 else ""
         yield Finding("forced evaluation", f"{mark.how} at {where} evaluates inside of the pass{times}: each "
                                            f"time the program waits "
-                      "for the result", f"goto #{_at(case, mark.position)}", None, NOTE)  # fmt: skip
+                      "for the result", f"goto {_at(case, mark.position)}", None, NOTE)  # fmt: skip
 
 
-def _at(case: Case, position: int) -> int:
+def _at(case: Case, position: int) -> str:
     ops = case.session.tape.ops
-    return ops[min(position, len(ops) - 1)].index
+    return ops[min(position, len(ops) - 1)].label
 
 
 def captured(case: Case) -> Iterator[Finding]:
@@ -139,7 +125,7 @@ def captured(case: Case) -> Iterator[Finding]:
         for taken in op.inputs:
             if isinstance(taken, Leaf) or taken.op is None or taken.op.part is case.part:
                 continue
-            if taken.name in known:
+            if taken.name in known or id(taken.held) in case.hidden:
                 continue
             made, owner = taken.op, taken.op.scope.owner if taken.op.scope is not None else None
             if is_module(owner) and taken.op.scope is not None and taken.op.scope.code.co_name == "__init__":

@@ -9,7 +9,7 @@ from nnrepl.explain.look import Look
 from nnrepl.explain.paths import gradient_pass
 from nnrepl.session.errors import UserError
 from nnrepl.session.session import Session
-from nnrepl.tape import GRADIENT_PASS, UPDATE_PASS, Op, Pass
+from nnrepl.tape import GRADIENT_PASS, Op, Pass
 
 WARNING, NOTE = "warning", "note"
 
@@ -57,6 +57,8 @@ THRESHOLDS: dict[str, Threshold] = {
     "huge": Threshold(1e3, "norm of all gradients together", "Pascanu et al. 2013 clip at about 1"),
     "update": Threshold(0.5, "norm of an update against that of its weight", "cs231n: about 1e-3 is usual; half "
         "is a leap"),
+    "idle": Threshold(1e-6, "norm of an update against that of all weights", "float32 rounds at 6e-8; cs231n: about "
+        "1e-3 is usual"),
     "lost": Threshold(0.5, "share of elements whose update is lost to rounding", "IEEE 754: half precision has "
         "8 or 11 bits"),
 }  # fmt: skip
@@ -73,6 +75,9 @@ class Report:
         checks: How many checks were made.
         looked: How many tensors were looked at.
         ops: How many ops were evaluated.
+        refused: How many tensors could not be looked at.
+        unsafe: Whether nothing but the indices was looked at, because one of them is out of range.
+        unseen: What was not looked at, because it is not on the tape.
     """
 
     part: Pass
@@ -80,6 +85,9 @@ class Report:
     checks: int = 0
     looked: int = 0
     ops: int = 0
+    refused: int = 0
+    unsafe: bool = False
+    unseen: list[str] = field(default_factory=list)
 
     @property
     def warnings(self) -> list[Finding]:
@@ -97,6 +105,9 @@ class Case:
         look: Sees numbers.
         limits: The thresholds by name.
         broken: Whether non-finite numbers were found: then other numbers say little.
+        unsafe: Whether an index points outside of its tensor: then no number behind it says anything.
+        unapplied: Whether the program drops what the update makes.
+        hidden: The `id`s of arrays in containers that MLX does not look into.
     """
 
     session: Session
@@ -104,6 +115,9 @@ class Case:
     look: Look
     limits: dict[str, float]
     broken: bool = False
+    unsafe: bool = False
+    unapplied: bool = False
+    hidden: set[int] = field(default_factory=set)
 
     @property
     def forward(self) -> list[Op]:
@@ -111,15 +125,29 @@ class Case:
         return [op for op in self.session.tape.ops[self.part.start : self.part.backward] if op.error is None]
 
     @property
-    def update(self) -> Pass | None:
-        """The update that follows the pass, if one was recorded before the next gradient pass."""
+    def after(self) -> list[Pass]:
+        """The passes behind this one, up to the next gradient pass: clipping, the update, what is logged."""
+        found: list[Pass] = []
         passes = self.session.tape.passes
         for later in passes[passes.index(self.part) + 1 :]:
             if later.kind == GRADIENT_PASS:
-                return None
-            if later.kind == UPDATE_PASS:
-                return later
-        return None
+                break
+            found.append(later)
+        return found
+
+    @property
+    def before(self) -> Pass | None:
+        """The last gradient pass of the same function before this one, None if it is the first."""
+        passes = self.session.tape.passes
+        return next((earlier for earlier in reversed(passes[: passes.index(self.part)])
+                     if earlier.kind == GRADIENT_PASS and earlier.title == self.part.title), None)  # fmt: skip
+
+    @property
+    def next(self) -> Pass | None:
+        """The next gradient pass of the same function, None if there is none yet."""
+        passes = self.session.tape.passes
+        return next((later for later in passes[passes.index(self.part) + 1 :]
+                     if later.kind == GRADIENT_PASS and later.title == self.part.title), None)  # fmt: skip
 
 
 Check = Callable[[Case], Iterator[Finding]]
@@ -131,20 +159,59 @@ def health(session: Session, **limits: float) -> Report:
     Raises:
         UserError: If no gradient has been taken.
     """
-    from nnrepl.explain.health import activations, gradients, program, shapes, updates
+    from nnrepl.explain.health import (
+        activations,
+        gradients,
+        growth,
+        indices,
+        parameters,
+        precision,
+        program,
+        repeats,
+        results,
+        shapes,
+        shares,
+        updates,
+    )
 
     part = gradient_pass(session)
     if part.error is not None:
-        raise UserError(f"pass {part.number} ended with {type(part.error).__name__}; why error tells more")
+        raise UserError(f"{part.address} ended with {type(part.error).__name__}; why error tells more")
     look = Look(session)
     values = {name: threshold.value for name, threshold in THRESHOLDS.items()} | limits
     case = Case(session, part, look, values)
-    checks: list[Check] = [*gradients.CHECKS, *activations.CHECKS, *shapes.CHECKS, *updates.CHECKS, *program.CHECKS]
-    report = Report(part, checks=len(checks))
+    report = Report(part)
+    report.findings.extend(indices.outside(case))
+    modules = (
+        gradients,
+        activations,
+        shares,
+        shapes,
+        precision,
+        results,
+        updates,
+        repeats,
+        growth,
+        parameters,
+        program,
+    )
+    checks: list[Check] = [] if case.unsafe else [check for module in modules for check in module.CHECKS]
     for check in checks:
         report.findings.extend(check(case))
+    before = case.before
+    if not case.after and before is not None and not case.unsafe:
+        # The update lies ahead: what the program did with the gradients of the step before is told instead.
+        earlier = Case(session, before, look, values)
+        for check in (*results.CHECKS, *updates.CHECKS):
+            report.findings.extend(check(earlier))
+    report.checks, report.unsafe = len(checks) + 1, case.unsafe
     report.findings.sort(key=lambda finding: finding.level != WARNING)
-    report.looked, report.ops = look.looked, look.ops
+    report.looked, report.ops, report.refused = look.looked, look.ops, look.refused
+    if not case.after and case.next is None:
+        instead = f" ({before.address} was looked at instead)" if before is not None else ""
+        report.unseen.append(f"the update{instead}")
+    if case.next is None:
+        report.unseen.append("what differs from step to step")
     return report
 
 

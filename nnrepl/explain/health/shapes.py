@@ -33,20 +33,18 @@ def broadcasting(case: Case) -> Iterator[Finding]:
         column, row = sorted(values, key=lambda value: -len(value.shape))
         if not _is_mistake(column, row):
             continue
-        n = row.shape[0]
-        yield Finding("silent broadcasting", f"#{op.index} {words.call(op)} ({words.place(op.source)}): "
-                                             f"{words.name(column)} "
-                      f"{tuple(column.shape)} and {words.name(row)} {tuple(row.shape)} give "
-                      f"{tuple(op.outputs[0].shape)}, every row with every "
-                      f"other one ({n * n} numbers instead of {n}); {words.name(row)}[:, None] or .squeeze(-1) "
-                      f"is probably meant",
-                      f"explain #{op.index}", op)  # fmt: skip
+        yield Finding("silent broadcasting", f"{op.label} {words.call(op)} ({words.place(op.source)}): "
+                      f"{words.name(column)} {tuple(column.shape)} and {words.name(row)} {tuple(row.shape)} give "
+                      f"{tuple(op.outputs[0].shape)}, every row with every other one ({op.outputs[0].size} numbers "
+                      f"instead of {row.size}); {words.name(row)}[..., None] or .squeeze(-1) is probably meant",
+                      f"explain {op.label}", op)  # fmt: skip
 
 
 def _is_mistake(column: Value, row: Value) -> bool:
-    if len(column.shape) != 2 or len(row.shape) != 1 or column.shape[1] != 1:
+    """(N, 1) and (N,), (T, T, 1) and (T, T): the same numbers of rows, and one axis of length 1 more."""
+    if len(column.shape) != len(row.shape) + 1 or column.shape[-1] != 1 or column.shape[:-1] != row.shape:
         return False
-    if column.shape[0] != row.shape[0] or row.shape[0] < 2 or not mx.issubdtype(column.dtype, mx.inexact):
+    if not row.shape or row.shape[-1] < 2 or not mx.issubdtype(column.dtype, mx.inexact):
         return False
     return not (_deliberate(column.op) or _deliberate(row.op))
 

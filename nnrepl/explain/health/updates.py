@@ -10,7 +10,7 @@ import mlx.core as mx
 
 from nnrepl.explain import words
 from nnrepl.explain.health.gradients import finals
-from nnrepl.explain.health.report import Case, Check, Finding
+from nnrepl.explain.health.report import NOTE, WARNING, Case, Check, Finding
 from nnrepl.tape import GRADIENT_PASS, Value
 
 
@@ -26,12 +26,12 @@ class Change:
 
 def changes(case: Case) -> list[Change]:
     """The parameters that the update after a pass has changed."""
-    part = case.update
-    if part is None:
+    parts = case.after
+    if not parts:
         return []
     found = []
     for leaf, gradient in finals(case).items():
-        after = _newest(case, leaf, part.start, part.end)
+        after = _newest(case, leaf, parts[0].start, parts[-1].end)
         if after is not None and after.shape == leaf.shape:
             found.append(Change(leaf.name, leaf, after, gradient))
     return found
@@ -62,24 +62,89 @@ def steps(case: Case) -> Iterator[Finding]:
             mx.sum((delta == 0) & (grad != 0)).astype(mx.float32), mx.sum(grad != 0).astype(mx.float32),
         ]))  # fmt: skip
     numbers: list[list[float]] = look.numbers(parts)
-    yield from _leaps(case, moved, numbers)
+    if not case.unapplied:
+        yield from _leaps(case, moved, numbers)
     yield from _uphill(moved, numbers)
+    yield from _idle(case, moved, numbers)
     yield from _lost(case, moved, numbers)
 
 
 def _leaps(case: Case, moved: list[Change], numbers: list[list[float]]) -> Iterator[Finding]:
-    ratios = {
-        change.name: math.sqrt(delta / weight) for change, (delta, weight, *_) in zip(moved, numbers)
-        if weight > 0 and len(change.before.shape) > 1
-    }  # fmt: skip
+    """Updates that are large beside the weights. A weight that began at 0 (or next to it) leaps and is sound: what
+    counts is whether all weights together do, or the greater part of the matrices."""
+    matrices = [(change, part[0], part[1]) for change, part in zip(moved, numbers) if len(change.before.shape) > 1]
+    grown = [(change, delta, weight) for change, delta, weight in matrices if not _began_small(case, change, delta)]
+    ratios = {change.name: math.sqrt(delta / weight) for change, delta, weight in grown if weight > 0}
     large = {name: ratio for name, ratio in ratios.items() if ratio > case.limits["update"]}
-    if large:
-        worst = max(large, key=large.__getitem__)
-        op = next(change.after.op for change in moved if change.name == worst)
-        yield Finding("leaping update", f"the update of {worst} is {words.number(large[worst])} times as large "
-                                        f"as {worst} itself (usual is "
-                      f"about 0.001; {len(large)} of {len(ratios)} weights): the learning rate is probably too high",
-                      f"explain #{op.index}" if op is not None else "explain", op)  # fmt: skip
+    together = math.sqrt(sum(delta for _, delta, _ in grown) / (sum(weight for *_, weight in grown) or math.inf))
+    if not large or (together <= case.limits["update"] and 2 * len(large) <= len(ratios)):
+        return
+    worst = max(large, key=large.__getitem__)
+    op = next(change.after.op for change in moved if change.name == worst)
+    yield Finding("leaping update", f"the update of {worst} is {words.number(large[worst])} times as large as {worst} "
+                  f"itself (usual is about 0.001; {len(large)} of {len(ratios)} weights){_what_came(case)}",
+                  f"explain {op.label}" if op is not None else "explain", op)  # fmt: skip
+
+
+_SMALL = 0.01  # weights of which a typical element is no larger are young, or begin small on purpose
+
+
+def _began_small(case: Case, change: Change, delta: float) -> bool:
+    """Whether a weight began at 0, or so small that a few such steps make all of it."""
+    first = next((leaf for part in case.session.tape.passes for leaf in part.wrt if leaf.name == change.name), None)
+    if first is None or first.shape != change.before.shape or not case.look.can_see(first):
+        return False
+    stat = case.look.stat(first)
+    typical = stat.norm / math.sqrt(max(stat.size, 1))
+    step = math.sqrt(delta / max(stat.size, 1))
+    return stat.is_zero or (typical < _SMALL and step < _SMALL)
+
+
+def _what_came(case: Case) -> str:
+    """What the loss did behind the update, where that is on the tape."""
+    before, after = case.part.loss, case.next.loss if case.next is not None else None
+    if before is None or after is None or before.size != 1 or after.size != 1 or not case.look.can_see(after):
+        return ""
+    case.look.see([before, after])
+    old, new = case.look.numbers([before.array.flatten()[0], after.array.flatten()[0]])
+    if not new > old:
+        return ""
+    return f", and the loss went from {words.number(float(old))} to {words.number(float(new))}: a lower learning rate?"
+
+
+def _idle(case: Case, moved: list[Change], numbers: list[list[float]]) -> Iterator[Finding]:
+    """An update that leaves the weights as they are, or nearly, although there are gradients."""
+    wide = [part for change, part in zip(moved, numbers) if change.before.dtype == mx.float32]
+    delta, weight = sum(part[0] for part in wide), sum(part[1] for part in wide)
+    gradient = sum(part[5] for part in wide)
+    if not wide or not gradient or not weight or math.sqrt(delta / weight) > case.limits["idle"]:
+        return
+    op = moved[0].after.op
+    command = f"explain {op.label}" if op is not None else "explain"
+    if delta == 0:
+        yield Finding("idle update", f"the update leaves all {len(wide)} weights exactly as they were, although their "
+                      "gradients are not 0", command, op, NOTE if _moves_later(case) else WARNING)  # fmt: skip
+    else:
+        ratio = words.number(math.sqrt(delta / weight))
+        yield Finding("idle update", f"the update is {ratio} times as large as the weights (all {len(wide)} together; "
+                      "usual is about 0.001): it changes next to nothing", command, op,
+                      NOTE if _moves_later(case) else WARNING)  # fmt: skip
+
+
+def _moves_later(case: Case) -> bool:
+    """Whether a later update does change the weights: a learning rate that is warmed up begins at 0."""
+    after = case.next
+    if after is None:
+        return False
+    later = Case(case.session, after, case.look, case.limits)
+    for change in changes(later):
+        case.look.see([change.before, change.after])
+        size = mx.sum(mx.square(change.before.array.astype(mx.float32)))
+        step = mx.sum(mx.square((change.after.array - change.before.array).astype(mx.float32)))
+        far, whole = case.look.numbers([step, size])
+        if far > case.limits["idle"] ** 2 * whole:
+            return True
+    return False
 
 
 def _uphill(moved: list[Change], numbers: list[list[float]]) -> Iterator[Finding]:
@@ -89,7 +154,7 @@ def _uphill(moved: list[Change], numbers: list[list[float]]) -> Iterator[Finding
         op = moved[0].after.op
         yield Finding("uphill", "the update goes along the gradient instead of against it (their cosine is "
                       f"{words.number(along / size)}): the loss will grow; a sign is probably wrong",
-                      f"explain #{op.index}" if op is not None else "explain", op)  # fmt: skip
+                      f"explain {op.label}" if op is not None else "explain", op)  # fmt: skip
 
 
 def _lost(case: Case, moved: list[Change], numbers: list[list[float]]) -> Iterator[Finding]:
@@ -122,7 +187,7 @@ def forgotten(case: Case) -> Iterator[Finding]:
     )
     text = "the gradients of this pass are never used"
     if same:
-        text += f", and pass {later[0].number} begins with the same weights: the update is probably forgotten"
+        text += f", and {later[0].address} begins with the same weights: the update is probably forgotten"
     first = next(iter(grads))
     yield Finding("forgotten update", text, f"what grad({first.name})", grads[first].op)
 

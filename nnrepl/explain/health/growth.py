@@ -1,0 +1,103 @@
+"""Growth: graphs that grow from step to step because nothing evaluates them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from nnrepl.explain.health.report import Case, Check, Finding
+from nnrepl.tape import GRADIENT_PASS, Op, Pass, Tape, Value
+
+_STEPS = 3
+"""So many passes are looked at: what is evaluated in every second step only is no fault."""
+
+
+def growing(case: Case) -> Iterator[Finding]:
+    """Values that outlive their step while nothing that the program evaluates needs them."""
+    tape = case.session.tape
+    passes = [part for part in tape.passes if part.kind == GRADIENT_PASS and part.error is None]
+    at = max(passes.index(case.part) if case.part in passes else 0, _STEPS)
+    if len(passes) <= at:
+        return
+    now = passes[at].start  # where the next step begins
+    since = passes[at - _STEPS]
+    done = _evaluated(tape, now)
+    alive = [value for value in _outliving(tape, passes[at - 1].start, now) if value not in done]
+    grown = [value for value in alive if _reaches(value, done, since)]
+    if not grown:
+        return
+    names = list(dict.fromkeys(value.name for value in grown))
+    shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    ops = _pending(grown, done)
+    yield Finding(
+        "growing graph",
+        f"nothing has evaluated {shown} when {passes[at].address} begins: {ops} ops back to {since.address} "
+        f"wait with all their tensors, and each step adds to them; an mx.eval in every step lets go of them",
+        f"what {names[0]}", grown[0].op)  # fmt: skip
+
+
+def _evaluated(tape: Tape, end: int) -> set[Value]:
+    """What the program itself has evaluated before a position, with all that was needed for it."""
+    stack = [value for mark in tape.marks if mark.position <= end for value in mark.values]
+    done: set[Value] = set()
+    while stack:
+        value = stack.pop()
+        if value in done:
+            continue
+        done.add(value)
+        if value.origin is not None:
+            stack.append(value.origin)
+        if value.op is not None:
+            stack.extend(value.op.outputs)
+            stack.extend(value.op.inputs)
+    return done
+
+
+def _outliving(tape: Tape, start: int, end: int) -> Iterator[Value]:
+    """What was made between two positions and is used behind the second."""
+    later: set[Value] = set()
+    for op in tape.ops[end:]:
+        for taken in op.inputs:
+            later.update(_itself(taken))
+    for mark in tape.marks:
+        if mark.position > end:
+            for value in mark.values:
+                later.update(_itself(value))
+    for op in tape.ops[start:end]:
+        yield from (value for value in op.outputs if value in later)
+
+
+def _itself(value: Value | None) -> Iterable[Value]:
+    found = []
+    while value is not None:
+        found.append(value)
+        value = value.origin
+    return found
+
+
+def _reaches(value: Value, done: set[Value], since: Pass) -> bool:
+    """Whether what a value waits for lies in the gradient pass `since` or before."""
+    return any(op.part.kind == GRADIENT_PASS and op.position < since.end for op in _waiting([value], done))
+
+
+def _waiting(values: list[Value], done: set[Value]) -> set[Op]:
+    found: set[Op] = set()
+    stack = list(values)
+    seen: set[Value] = set()
+    while stack:
+        value = stack.pop()
+        if value in done or value in seen:
+            continue
+        seen.add(value)
+        if value.origin is not None:
+            stack.append(value.origin)
+        if value.op is not None and value.op not in found:
+            found.add(value.op)
+            stack.extend(value.op.inputs)
+    return found
+
+
+def _pending(values: list[Value], done: set[Value]) -> int:
+    return len(_waiting(values, done))
+
+
+CHECKS: list[Check] = [growing]

@@ -1,0 +1,142 @@
+"""Parameters: weights that MLX does not see, and weights that were one and are two."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from functools import partial
+from types import FunctionType, MethodType, ModuleType
+from typing import Any
+
+import mlx.core as mx
+
+from nnrepl.explain import words
+from nnrepl.explain.health.report import Case, Check, Finding
+from nnrepl.record import trees
+from nnrepl.record.stack import is_module
+from nnrepl.tape import GRADIENT_PASS, Leaf, Op, Pass
+
+_DEEP = 4
+
+
+def roots(part: Pass) -> list[Any]:
+    """The outermost modules that made ops of a pass."""
+    found: dict[int, Any] = {}
+    for op in part.ops:
+        owner = _root(op)
+        if owner is not None:
+            found[id(owner)] = owner
+    inner = {id(child) for root in found.values() for child in root.modules() if child is not root}
+    return [root for key, root in found.items() if key not in inner]
+
+
+def _root(op: Op) -> Any:
+    if op.scope is None:
+        return None
+    return next((step.owner for step in op.scope.path() if is_module(step.owner)), None)
+
+
+def contained(case: Case) -> Iterator[Finding]:
+    """Layers in a tuple or in an object of the program's own: MLX looks into lists and dicts only."""
+    owners = {id(step.owner) for op in case.forward if op.scope is not None for step in op.scope.path()
+              if is_module(step.owner)}  # fmt: skip
+    used = {id(taken.held) for op in case.forward for taken in op.inputs if isinstance(taken, Leaf)}
+    used |= {id(taken.origin.held) for op in case.forward for taken in op.inputs if taken.origin is not None}
+    for root in roots(case.part):
+        for path, module in root.named_modules():
+            for name, holder in _attributes(module):
+                hidden = [(where, array) for where, thing in _inside(holder, name, 0)
+                          for where, array in _weights(where, thing, owners, used)]  # fmt: skip
+                if not hidden:
+                    continue
+                case.hidden |= {id(array) for _, array in hidden}
+                prefix = f"{path}." if path else ""
+                paths = [f"{prefix}{where}" for where, _ in hidden]
+                kind = type(holder).__name__
+                shown = ", ".join(paths[:3]) + (f" and {len(paths) - 3} more" if len(paths) > 3 else "")
+                one = len(paths) == 1
+                yield Finding(
+                    "hidden weights",
+                    f"{prefix}{name} is a {kind}, into which MLX does not look: {shown} {'is' if one else 'are'} used "
+                    f"by the pass, but {'is no parameter' if one else 'are no parameters'} of the model, so nothing "
+                    f"trains (or saves) {'it' if one else 'them'}; write a list: self.{name} = [...]",
+                    "info parameters")  # fmt: skip
+
+
+def _attributes(module: Any) -> Iterator[tuple[str, Any]]:
+    """What a module holds where MLX does not look for parameters."""
+    for name, thing in [*dict.items(module), *vars(module).items()]:
+        seen = isinstance(thing, (list, dict, mx.array)) or is_module(thing)
+        if not seen and not name.startswith("_") and _is_holder(thing):
+            yield name, thing
+
+
+def _is_holder(thing: Any) -> bool:
+    """Whether something may hold layers: a tuple, a set, an object of the program's own (no function, no class)."""
+    if isinstance(thing, (tuple, set, frozenset)):
+        return True
+    return hasattr(thing, "__dict__") and not isinstance(thing, (type, FunctionType, MethodType, ModuleType, partial))
+
+
+def _inside(thing: Any, path: str, depth: int) -> Iterator[tuple[str, Any]]:
+    """The modules and arrays in a container, with their paths as the program writes them."""
+    if depth > _DEEP:
+        return
+    if is_module(thing) or isinstance(thing, mx.array):
+        yield path, thing
+    elif isinstance(thing, (list, tuple, set, frozenset)):
+        for at, item in enumerate(itertools.islice(thing, 256)):
+            yield from _inside(item, f"{path}[{at}]", depth + 1)
+    elif isinstance(thing, dict):
+        for key, item in list(thing.items())[:256]:
+            yield from _inside(item, f"{path}[{key!r}]", depth + 1)
+    elif hasattr(thing, "__dict__") and not isinstance(thing, type):
+        for name, item in list(vars(thing).items())[:64]:
+            if isinstance(item, (list, tuple, dict, mx.array)) or is_module(item):
+                yield from _inside(item, f"{path}.{name}", depth + 1)
+
+
+def _weights(path: str, thing: Any, owners: set[int], used: set[int]) -> Iterator[tuple[str, mx.array]]:
+    """The arrays of a hidden module that has made ops of the pass, or a hidden array that an op has taken."""
+    if isinstance(thing, mx.array):
+        if id(thing) in used and mx.issubdtype(thing.dtype, mx.inexact):
+            yield path, thing
+    elif any(id(inner) in owners for inner in thing.modules()):
+        for name, array in trees.paths(thing.trainable_parameters()):
+            yield f"{path}.{name}", array
+
+
+def tied(case: Case) -> Iterator[Finding]:
+    """Parameters that were one array when training began: MLX differentiates and updates each of them alone."""
+    first = next((part for part in case.session.tape.passes if part.kind == GRADIENT_PASS
+                  and part.title == case.part.title), case.part)  # fmt: skip
+    shared: dict[Any, list[Leaf]] = {}
+    for leaf in first.wrt:
+        if isinstance(leaf, Leaf) and leaf.kind == "parameter" and leaf.origin is not None and leaf.size > 1:
+            shared.setdefault(leaf.origin, []).append(leaf)
+    for group in shared.values():
+        if len(group) < 2:
+            continue
+        names = " and ".join(leaf.name for leaf in group[:3])
+        apart = _apart(case, [leaf.name for leaf in group])
+        yield Finding(
+            "untied weights",
+            f"{names} were one array when {first.address} began, and are {len(group)} parameters to MLX: each "
+            f"gets its own gradient and its own update{apart}. Keep one, and use it in both places",
+            f"p {group[0].name} - {group[1].name}", None)  # fmt: skip
+
+
+def _apart(case: Case, names: list[str]) -> str:
+    """How far two parameters are apart in the last pass on the tape."""
+    last = [part for part in case.session.tape.passes if part.kind == GRADIENT_PASS and part.title == case.part.title]
+    leaves = {leaf.name: leaf for leaf in last[-1].wrt}
+    pair = [leaves.get(name) for name in names[:2]]
+    a, b = pair
+    if a is None or b is None or a.shape != b.shape or not (case.look.can_see(a) and case.look.can_see(b)):
+        return ""
+    case.look.see([a, b])
+    far = case.look.numbers([mx.max(mx.abs(a.array - b.array))])[0]
+    return f" (in {last[-1].address} they differ by up to {words.number(far)})" if far else ""
+
+
+CHECKS: list[Check] = [contained, tied]

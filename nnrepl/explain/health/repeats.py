@@ -1,0 +1,60 @@
+"""Repeats: random ops that draw the same numbers in step after step."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+import mlx.core as mx
+
+from nnrepl.explain import words
+from nnrepl.explain.health.report import Case, Check, Finding
+from nnrepl.ops import Trait, has
+from nnrepl.tape import GRADIENT_PASS, Op, Pass
+
+_ENOUGH = 32
+"""So many numbers are the same by chance hardly ever, flips of a coin included."""
+_PASSES = 4
+
+
+def repeated(case: Case) -> Iterator[Finding]:
+    """Noise and dropout masks that are the same, bit for bit, in two passes of one function that follow each other."""
+    same = [part for part in case.session.tape.passes if part.kind == GRADIENT_PASS and part.title == case.part.title]
+    at = same.index(case.part)
+    start = max(at - 1, 0)
+    near = same[start : start + _PASSES]
+    told: set[str] = set()
+    for before, after in itertools.pairwise(near):
+        for first, second in _pairs(before, after):
+            where = words.place(first.source)
+            if where not in told and _are_same(case, first, second):
+                told.add(where)
+                yield Finding(
+                    "repeated randomness",
+                    f"{first.label} {first.name} ({where}) of {before.address} and {second.label} of "
+                    f"{after.number} drew the same {first.outputs[0].size} numbers: the noise is the same in every "
+                    "such step. In a compiled step mx.random.state belongs into inputs= and outputs=; a key= must be "
+                    "split for each step",
+                    f"p mx.all({first.label} == {second.label})", first)  # fmt: skip
+
+
+def _pairs(before: Pass, after: Pass) -> Iterator[tuple[Op, Op]]:
+    drawn = [[op for op in part.tape.ops[part.start : part.backward] if _draws(op)] for part in (before, after)]
+    if len(drawn[0]) == len(drawn[1]):
+        yield from zip(*drawn)
+
+
+def _draws(op: Op) -> bool:
+    return op.error is None and has(op.name, Trait.RANDOM) and bool(op.outputs) and op.outputs[0].size >= _ENOUGH
+
+
+def _are_same(case: Case, first: Op, second: Op) -> bool:
+    a, b = first.outputs[0], second.outputs[0]
+    if first.name != second.name or a.shape != b.shape or not (case.look.can_see(a) and case.look.can_see(b)):
+        return False
+    case.look.see([a, b])
+    same, low, high = case.look.numbers([mx.all(a.array == b.array), mx.min(a.array), mx.max(a.array)])
+    return bool(same) and low != high
+
+
+CHECKS: list[Check] = [repeated]

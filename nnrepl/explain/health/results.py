@@ -1,0 +1,132 @@
+"""Results: what is computed and then used by nothing: clipped gradients, new weights, gradients of the data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from nnrepl.explain import words
+from nnrepl.explain.health.gradients import finals
+from nnrepl.explain.health.report import Case, Check, Finding
+from nnrepl.explain.health.updates import changes
+from nnrepl.record import source as sources
+from nnrepl.tape import Op, Pass, Source, Value
+
+
+def unapplied(case: Case) -> Iterator[Finding]:
+    """New weights that the next step does not begin with."""
+    moved = changes(case)
+    after = case.next
+    if not moved or after is None:
+        return
+    later = {leaf.name: leaf for leaf in after.wrt}
+    lost = [one for one in moved if (leaf := later.get(one.name)) is not None and leaf.origin is not None
+            and leaf.origin is one.before.origin]  # fmt: skip
+    if len(lost) < len(moved):
+        return
+    case.unapplied = True
+    op = lost[0].after.op
+    assert op is not None
+    names = _listed([one.name for one in lost])
+    yield Finding(
+        "discarded update",
+        f"the new {names} ({op.label}, {words.place(_call_of(op))}) are used by nothing: {after.address} begins "
+        f"with the weights of {case.part.address}. optimizer.apply_gradients returns the new weights, and the "
+        "program has to keep them", f"what {lost[0].name}", op)  # fmt: skip
+
+
+def _call_of(op: Op) -> Source:
+    """Where in the program the pass was called in which an op lies."""
+    return sources.locate(op.part.scope.code, op.part.lasti) if op.part.scope is not None else op.source
+
+
+def discarded(case: Case) -> Iterator[Finding]:
+    """Gradients that were clipped or scaled, and then not used, while the update takes the old ones."""
+    grads = finals(case)
+    raw = {grad: leaf for leaf, grad in grads.items()}
+    updates = [op for part in case.after for op in part.ops if op.scope is not None and op.scope.updating]
+    if not updates or not any(taken in raw for op in updates for taken in op.inputs):
+        return
+    shown = {value for mark in case.session.tape.marks for value in mark.values}
+    lost: list[Value] = []
+    made: dict[Value, Value] = dict(raw)  # what was made of a gradient, by whose
+    for part in case.after:
+        for op in part.ops:
+            if op.scope is not None and op.scope.updating:
+                continue
+            whose = next((made[taken] for taken in op.inputs if taken in made), None)
+            for value in op.outputs:
+                if whose is not None and value.shape == whose.shape:
+                    made[value] = whose
+                    if not value.consumers and value not in shown:
+                        lost.append(value)
+    whose_lost = {made[value] for value in lost}
+    if len(whose_lost) < len(grads) or len(grads) == 0:
+        return
+    first = lost[0].op
+    assert first is not None
+    name = _function(first)
+    yield Finding(
+        "discarded gradients",
+        f"what {name} makes of the gradients ({first.label} and {len(lost) - 1} more) is used by nothing: the update "
+        f"takes the gradients as they were. {name} changes nothing in place; take what it returns",
+        f"what {first.label}", first)  # fmt: skip
+
+
+def _function(op: Op) -> str:
+    """The function of a library (else of the program) in which an op was made: `clip_grad_norm`."""
+    steps = op.scope.path() if op.scope is not None else []
+    named = [step.code.co_name for step in steps if not step.code.co_name.startswith("<")]
+    library = [
+        step.code.co_name
+        for step in steps
+        if "/mlx/" in step.code.co_filename and step.code.co_name not in ("tree_map", "<lambda>", "<listcomp>")
+    ]
+    return library[0] if library else named[-1] if named else f"{op.label}"  # fmt: skip
+
+
+def of_the_data(case: Case) -> Iterator[Finding]:
+    """A gradient with respect to one argument that is subtracted from another."""
+    own = {leaf.origin or leaf: leaf for leaf in case.part.wrt}
+    others = _arguments(case.part) - set(own)
+    for leaf, grad in finals(case).items():
+        for op, step in _steps_of(grad, case.after):
+            taken = [value for value in op.inputs if value is not step]
+            for value in taken:
+                begun = value.origin or value
+                if begun in others and begun is not (leaf.origin or leaf) and op.name in ("subtract", "add"):
+                    yield Finding(
+                        "gradient of another",
+                        f"{op.label} {words.call(op)} ({words.place(op.source)}) moves {words.name(value)} by "
+                        f"∂L/∂{leaf.name}: the gradient was taken with respect to {leaf.name} and not to "
+                        f"{words.name(value)} (argnums of value_and_grad; 0 is the first argument)",
+                        f"explain {op.label}", op)  # fmt: skip
+                    return
+
+
+def _arguments(part: Pass) -> set[Value]:
+    """What a pass takes from outside, by the values that it goes on with."""
+    found: set[Value] = set()
+    for op in part.tape.ops[part.start : part.backward]:
+        for taken in op.inputs:
+            if taken.op is None or taken.op.part is not part:
+                found.add(taken.origin or taken)
+    return found
+
+
+def _steps_of(grad: Value, parts: list[Pass]) -> Iterator[tuple[Op, Value]]:
+    """The ops behind a pass that take a gradient, or a multiple of it."""
+    stack = [grad]
+    while stack:
+        value = stack.pop()
+        for user in value.consumers:
+            if user.part in parts:
+                yield user, value
+                if user.name in ("multiply", "divide", "negative") and len(user.inputs) == 1:
+                    stack.extend(user.outputs)
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+CHECKS: list[Check] = [unapplied, discarded, of_the_data]

@@ -1,0 +1,237 @@
+"""Shares: softmax twice or over the wrong axis, sigmoid twice, a mask of zeros before a softmax."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import mlx.core as mx
+
+from nnrepl.explain import words
+from nnrepl.explain.entry import arguments
+from nnrepl.explain.health.report import Case, Check, Finding
+from nnrepl.ops import Trait, has
+from nnrepl.tape import Leaf, Op, Value
+
+
+def maker(value: Value) -> Op | None:
+    """The op that made a value, past those that only change its shape or dtype."""
+    op = value.op
+    while op is not None and op.inputs and has(op.name, Trait.ARRANGES, Trait.CONVERTS):
+        op = op.inputs[0].op
+    return op
+
+
+def unscaled(value: Value) -> Op | None:
+    """The same, past a single number that it was multiplied with or divided by."""
+    op = maker(value)
+    while op is not None and op.name in ("multiply", "divide"):
+        tensors = [taken for taken in op.inputs if taken.size > 1]
+        if len(tensors) != 1:
+            break
+        op = maker(tensors[0])
+    return op
+
+
+def twice(case: Case) -> Iterator[Finding]:
+    """softmax before a loss that takes a softmax itself, sigmoid before one that takes a sigmoid."""
+    for op in case.forward:
+        if not op.inputs:
+            continue
+        logits = _logits(op)
+        if logits is None:
+            continue
+        first = maker(logits)
+        if first is not None and first.name == "subtract" and first.inputs[-1].shape[-1:] == (1,):
+            first = maker(first.inputs[0])  # the loss takes the largest logit out first
+        if first is None or first.part is not op.part or first.name not in ("softmax", "sigmoid"):
+            continue
+        binary = op.name in ("logaddexp", "sigmoid")
+        takes = "sigmoid" if binary else "softmax"
+        what = "are shares already" if first.name == "softmax" else "are probabilities already"
+        yield Finding(
+            f"double {takes}" if takes == first.name else f"{first.name} before a {takes}",
+            f"{words.name(logits)} {what} ({first.label} {first.name}, {words.place(first.source)}), and {op.label} "
+            f"{op.name} ({words.place(op.source)}) takes the {takes} of them again: give the loss the logits"
+            + (", or tell it that they are none (with_logits=False)" if op.name == "logaddexp" else ""),
+            f"explain {op.label}", first)  # fmt: skip
+
+
+def _logits(op: Op) -> Value | None:
+    """What an op takes as logits: all that a softmax or a logsumexp takes, x in ln(1 + eˣ) of a loss."""
+    if op.name in ("logsumexp", "softmax", "fast.cross_entropy"):
+        return op.inputs[0]
+    if op.name != "logaddexp" or len(op.inputs) > 2:
+        return None
+    args, _ = arguments(op)
+    tensors = [arg for arg in args if isinstance(arg, Value)]
+    logits = max(tensors, key=lambda value: value.size)
+    rest = [arg for arg in args if arg is not logits]
+    zero = all(arg == 0 if isinstance(arg, (int, float)) else isinstance(arg, Value) and arg.size == 1 for arg in rest)
+    products = [user for user in logits.consumers if user.name == "multiply" and user.scope is op.scope]
+    return logits if zero and products else None  # ln(1 + eˣ) − x·t: a loss, and no softplus
+
+
+def axis(case: Case) -> Iterator[Finding]:
+    """softmax and log-softmax over another axis than what follows counts, over the batch, over one of length 1."""
+    for op in case.forward:
+        if op.name not in ("softmax", "logsumexp") or not op.inputs:
+            continue
+        over = op.kwargs.get("axis", op.args[1] if len(op.args) > 1 else None)
+        taken = op.inputs[0]
+        shape = taken.shape
+        if not isinstance(over, int) or not shape:
+            continue
+        at = over % len(shape)
+        where = f"{op.label} {op.name} ({words.place(op.source)}) runs over axis {over} of {tuple(shape)}"
+        said = ""
+        if shape[at] == 1 and op.name == "softmax" and max(shape) > 1 and (len(shape) == 2 or _by_a_layer(op)):
+            said = ", which has length 1: every share is 1"
+        elif shape[at] > 1:
+            said = _used_otherwise(case, op, at) or _over_the_batch(op, at)
+        if said:
+            yield Finding("softmax axis", where + said, f"explain {op.label}", op)
+
+
+def _used_otherwise(case: Case, op: Op, at: int) -> str:
+    """Whether what follows shows that the shares are meant to run along another axis."""
+    for user, value in _uses(op):
+        rank = len(value.shape)
+        if user.name == "take_along_axis" and user.inputs[0] is value:
+            index = user.inputs[1]
+            along = user.kwargs.get("axis", user.args[2] if len(user.args) > 2 else None)
+            if isinstance(along, int) and along % rank != at and index.shape[along] == 1 and index.shape[at] > 1:
+                return (f", but {user.label} take_along_axis ({words.place(user.source)}) picks one of axis "
+                        f"{along % rank}: the shares of what it picks from do not add up to 1")  # fmt: skip
+        elif user.name == "matmul" and value.op is not None and maker(value) is op and _is_scores(op):
+            left = user.inputs[0] is value
+            along = rank - 1 if left else rank - 2
+            if along != at and rank >= 2 and len(user.inputs) == 2:
+                return (f", but {user.label} {words.call(user)} ({words.place(user.source)}) sums over axis {along}: "
+                        "the weights of that sum do not add up to 1")  # fmt: skip
+        elif user.name == "multiply" and len(user.inputs) == 2:
+            other = user.inputs[1] if user.inputs[0] is value else user.inputs[0]
+            along = _one_hot(case, other) if other.shape == value.shape else None
+            if along is not None and along != at:
+                return (f", but {words.name(other)}, which {user.label} multiplies it with "
+                        f"({words.place(user.source)}), has its single ones along axis {along}: the shares along "
+                        "that axis do not add up to 1")  # fmt: skip
+    return ""
+
+
+def _uses(op: Op) -> Iterator[tuple[Op, Value]]:
+    """The ops that take the shares (of a log-softmax: x − logsumexp(x)), past logarithms and signs."""
+    stack = list(op.outputs)
+    if op.name == "logsumexp":
+        stack = [out for user in _past_shapes(op.outputs[0]) if user.name == "subtract" for out in user.outputs
+                 if out.shape == op.inputs[0].shape]  # fmt: skip
+    seen: set[Value] = set()
+    while stack:
+        value = stack.pop()
+        if value in seen or len(seen) > 64:
+            continue
+        seen.add(value)
+        for user in value.consumers:
+            if user.part is not op.part or user.phase != op.phase:
+                continue
+            yield user, value
+            if user.name in ("log", "negative", "exp") or has(user.name, Trait.CONVERTS):
+                stack.extend(user.outputs)
+
+
+def _past_shapes(value: Value) -> Iterator[Op]:
+    for user in value.consumers:
+        yield user
+        if has(user.name, Trait.ARRANGES):
+            yield from _past_shapes(user.outputs[0])
+
+
+def _is_scores(op: Op) -> bool:
+    """Whether what goes into a softmax compares two activations with each other: queries with keys."""
+    made = unscaled(op.inputs[0])
+    while made is not None and made.name in ("add", "where"):
+        made = next((found for taken in made.inputs if (found := unscaled(taken)) is not None
+                     and found.name == "matmul"), None)  # fmt: skip
+    if made is None or made.name != "matmul":
+        return False
+    return all(_source(taken) is None for taken in made.inputs)
+
+
+def _source(value: Value) -> Leaf | None:
+    """The leaf that a value is, past changes of its shape."""
+    while value.op is not None and value.op.inputs and has(value.op.name, Trait.ARRANGES, Trait.CONVERTS):
+        value = value.op.inputs[0]
+    return value if isinstance(value, Leaf) else None
+
+
+def _one_hot(case: Case, value: Value) -> int | None:
+    """The axis along which a tensor of zeros and ones has one 1 in each row; None if it is no such tensor."""
+    if not case.look.can_see(value) or len(value.shape) < 2 or case.part.grads.get(value.canonical):
+        return None
+    array = case.look.array(value).astype(mx.float32)
+    sums = [mx.all(mx.sum(array, axis=axis) == 1) for axis in range(array.ndim) if value.shape[axis] > 1]
+    axes = [axis for axis in range(array.ndim) if value.shape[axis] > 1]
+    plain, *found = case.look.numbers([mx.all((array == 0) | (array == 1)), *sums])
+    alone = [axis for axis, one in zip(axes, found) if one]
+    return alone[0] if plain and len(alone) == 1 else None
+
+
+def _over_the_batch(op: Op, at: int) -> str:
+    """Whether the axis is that of the rows that a layer (rows @ weight) has computed one by one."""
+    if at != 0 or len(op.inputs[0].shape) < 2 or min(op.inputs[0].shape[0], op.inputs[0].shape[-1]) < 2:
+        return ""
+    if not _by_a_layer(op):
+        return ""
+    return ", the rows of the batch: the shares of a row do not add up to 1; axis=-1 is probably meant"
+
+
+def _by_a_layer(op: Op) -> bool:
+    """Whether what goes into a softmax was computed row by row with a weight."""
+    made = unscaled(op.inputs[0])
+    while made is not None and made.name in ("add", "multiply", "divide", "subtract") and made.inputs:
+        made = maker(made.inputs[0])
+    return made is not None and has(made.name, Trait.PRODUCT) and _source(made.inputs[-1]) is not None
+
+
+def masked_by_zeros(case: Case) -> Iterator[Finding]:
+    """A mask of zeros and ones multiplied into the scores: exp(0) is 1, so what is masked gets its share."""
+    for op in case.forward:
+        if op.name != "softmax" or not op.inputs:
+            continue
+        product = _product(op.inputs[0])
+        if product is None:
+            continue
+        shape = op.inputs[0].shape
+        for mask in product.inputs:
+            share = _share_of_masked(case, op, mask, shape)
+            if share:
+                yield Finding(
+                    "mask of zeros",
+                    f"{product.label} {words.call(product)} ({words.place(product.source)}) makes the masked scores "
+                    f"0, and {op.label} softmax ({words.place(op.source)}) gives a 0 the share exp(0) / Σ: masked "
+                    f"places get up to {words.number(share)}. Mask with −∞: mx.where(mask, scores, -mx.inf)",
+                    f"explain {op.label}", product)  # fmt: skip
+
+
+def _product(value: Value) -> Op | None:
+    """The product of two tensors that goes into a softmax, past scales by single numbers."""
+    op = unscaled(value)
+    return op if op is not None and op.name == "multiply" and len(op.inputs) == 2 else None
+
+
+def _share_of_masked(case: Case, op: Op, mask: Value, shape: tuple[int, ...]) -> float:
+    """The largest share where a tensor of zeros and ones, some of each in a row, is 0; 0.0 if it is no mask."""
+    if len(mask.shape) < 2 or case.part.grads.get(mask.canonical) or not case.look.can_see(mask):
+        return 0.0
+    result = op.outputs[0]
+    if result.shape != shape or not case.look.can_see(result):
+        return 0.0
+    over = op.kwargs.get("axis", op.args[1] if len(op.args) > 1 else None)
+    array = mx.broadcast_to(case.look.array(mask).astype(mx.float32), shape)
+    shares = case.look.array(result)
+    mixed = mx.any((mx.min(array, axis=over) == 0) & (mx.max(array, axis=over) == 1))
+    plain = mx.all((array == 0) | (array == 1))
+    found = case.look.numbers([plain, mixed, mx.max(mx.where(array == 0, shares, 0))])
+    return float(found[2]) if found[0] and found[1] else 0.0
+
+
+CHECKS: list[Check] = [twice, axis, masked_by_zeros]

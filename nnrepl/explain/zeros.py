@@ -1,0 +1,105 @@
+"""Zeros: where the zeros of a tensor of the forward pass began."""
+
+from __future__ import annotations
+
+import mlx.core as mx
+
+from nnrepl.explain import words
+from nnrepl.explain.answer import Evidence
+from nnrepl.explain.claims import Reason
+from nnrepl.explain.entry import entry_for
+from nnrepl.explain.look import Look
+from nnrepl.explain.regions import Mask, backwards, is_zero_on, moves, places
+from nnrepl.ops import Trait, has
+from nnrepl.session.births import is_inexact
+from nnrepl.tape import Leaf, Op, Value
+
+
+def shown(look: Look, values: list[Value]) -> list[Evidence]:
+    """Tensors as evidence, each once."""
+    from nnrepl.explain.links import shown as in_short
+
+    return [Evidence(value.name, in_short(look, value)) for value in dict.fromkeys(values)]
+
+
+def zero_value(look: Look, value: Value, mask: Mask | None = None) -> Reason:
+    """Where the zeros of a forward value began.
+
+    Args:
+        mask: The places that count and are 0; None for all.
+    """
+    for _ in range(1000):
+        op = value.op
+        if op is None:
+            return _came_in(look, value, mask)
+        before = _zeros_before(look, op, value, mask)
+        if before is None:
+            break
+        value, mask = before
+    assert value.op is not None
+    floats = [taken for taken in dict.fromkeys(value.op.inputs) if is_inexact(taken)]
+    return Reason(_made_zero(look, value.op, value, mask), shown(look, [*floats, value]), value.op,
+                  has(value.op.name, Trait.ZEROS))  # fmt: skip
+
+
+def _came_in(look: Look, value: Value, mask: Mask | None) -> Reason:
+    older = value.origin
+    if older is not None and older.op is not None and older.shape == value.shape and look.can_see(older):
+        made = older.op
+        if made.name not in ("zeros", "zeros_like"):
+            return Reason(f"{value.name} is 0 since {made.label} {words.call(made)} ({words.place(made.source)}).",
+                          shown(look, [value]))  # fmt: skip
+    kind = "a parameter that is 0" if isinstance(value, Leaf) and value.kind == "parameter" else "0 as it came in"
+    where = f" at the {places(look, mask)} places that count" if mask is not None else ""
+    return Reason(f"{value.name} is {kind}{where}.", shown(look, [value]), planned=kind == "a parameter that is 0")
+
+
+def _zeros_before(look: Look, op: Op, value: Value, mask: Mask | None) -> tuple[Value, Mask | None] | None:
+    """The operand from which an op only hands zeros on; None if the op makes them."""
+    floats = [taken for taken in dict.fromkeys(op.inputs) if taken.size and is_inexact(taken)]
+    if moves(op):
+        masks = backwards(look, op, value, mask, floats)
+        counting = [taken for taken in floats if masks and look.numbers([mx.any(masks[taken])])[0]]
+        if masks and counting and all(is_zero_on(look, taken, masks[taken]) for taken in counting):
+            taken = counting[0]
+            return taken, None if look.stat(taken).is_zero else masks[taken]
+        return None
+    if has(op.name, Trait.CHOOSES) or op.name in ("maximum", "minimum", "where"):
+        return None
+    if mask is None:
+        stats = look.stats(floats)
+        dead = [taken for taken in floats if stats[taken].is_zero]
+        additive = op.name in ("add", "subtract", "addmm")
+        return (dead[0], None) if dead and (not additive or len(dead) == len(floats)) else None
+    same = [taken for taken in floats if taken.shape == value.shape and is_zero_on(look, taken, mask)]
+    return (same[0], mask) if same and op.name in ("multiply", "divide", "negative", "square", "abs") else None
+
+
+def _made_zero(look: Look, op: Op, value: Value, mask: Mask | None) -> str:
+    where = words.place(op.source)
+    at = f" ({op.label}, {where})" if where else f" ({op.label})"
+    if mask is not None:
+        return f"{value.name} = {words.call(op)} is 0 at the {places(look, mask)} places that count{at}."
+    entry = entry_for(op)
+    if op.name == "maximum" and entry is not None:
+        other = next((arg for arg in op.args if not isinstance(arg, Value)), 0)
+        taken = next((arg for arg in op.args if isinstance(arg, Value)), value)
+        units, rows = units_of(value.array)
+        every = f" in every row of the batch ({rows})" if rows > 1 else ""
+        if other == 0:
+            return (
+                f"{value.name} = {words.call(op)} is 0 everywhere{at}: {taken.name} ≤ {words.operand(other)} in "
+                f"{units} of {units} units{every}."
+            )
+    if has(op.name, Trait.ZEROS):
+        return f"{value.name} was made as zeros{at}."
+    if op.operation.kind == "data" or op.name == "array":
+        return f"{value.name} is 0 as the program gave it{at}."
+    return f"{value.name} = {words.call(op)} gives 0 everywhere{at}."
+
+
+def units_of(array: mx.array) -> tuple[int, int]:
+    """The units (the last axis) and rows (all others) of an activation."""
+    if array.ndim < 2:
+        return (array.size if array.ndim else 1), 0
+    return array.shape[-1], array.size // array.shape[-1]

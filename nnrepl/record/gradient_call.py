@@ -1,0 +1,166 @@
+"""Gradient call: one call of an outermost transform, as a pass of the tape: forward, then swept backwards."""
+
+from __future__ import annotations
+
+import gc
+import sys
+from collections.abc import Callable, Sequence
+from types import FrameType
+from typing import Any
+
+import mlx.core as mx
+
+from nnrepl.record import opaque
+from nnrepl.record.intake import Unwinding
+from nnrepl.record.recorder import Recorder
+from nnrepl.record.repeat import Repetition
+from nnrepl.record.sweep import Sweep, seed
+from nnrepl.tape import GRADIENT_PASS, Activation, Op, Pass, Value
+
+_zeros_like = mx.zeros_like
+
+
+class GradientCall:
+    """One call of an outermost transform; it can be made again from the state in which it began.
+
+    Args:
+        fun: The program's function.
+        given: Its arguments: with `fun`, what a second run must find as the first one did.
+        frame: The program's frame that makes the call.
+        body: Does it, on the pass that is open.
+
+    Attributes:
+        part: The pass of the last attempt.
+        result: What the program gets; `error` if it gets an exception.
+    """
+
+    def __init__(
+        self,
+        recorder: Recorder,
+        fun: Callable[..., Any],
+        given: Any,
+        frame: FrameType,
+        body: Callable[[GradientCall], Any],
+    ) -> None:
+        self.recorder = recorder
+        self.fun = fun
+        self.given = given
+        self.part: Pass
+        self.result: Any = None
+        self.error: BaseException | None = None
+        self._scope = recorder.stack.enter(frame)
+        self._lasti = frame.f_lasti
+        self._run = body
+
+    def attempt(self) -> None:
+        """Run the function and sweep backwards. What the program raises is kept in `error`.
+
+        Raises:
+            Diverged: If a re-run does not follow the tape.
+        """
+        recorder = self.recorder
+        recorder.intake.enter(recorder)
+        part = self._open()
+        recorder.differentiating += 1
+        # Everything that a pass allocates stays on the tape: Python would only walk it again and again.
+        collecting = gc.isenabled()
+        gc.disable()
+        self.result = self.error = None
+        try:
+            self.result = self._body(self)
+            recorder.intake.enter(recorder)
+        except Unwinding:
+            raise
+        except BaseException as error:
+            part.error = self.error = error
+        finally:
+            if collecting:
+                gc.enable()
+            recorder.differentiating -= 1
+            recorder.close_pass()
+            part.backward = min(part.backward, part.end)
+
+    def _open(self) -> Pass:
+        recorder = self.recorder
+        recorder.start()
+        part = self.part = recorder.open_pass(GRADIENT_PASS, self._title())
+        part.scope, part.lasti = self._scope, self._lasti
+        part.backward = sys.maxsize
+        return part
+
+    def _body(self, call: GradientCall) -> Any:
+        return self._run(call)
+
+    def _title(self) -> str:
+        return opaque.title(self.fun)
+
+    def outcome(self) -> Any:
+        """What the program gets: the result, or its exception."""
+        if self.error is not None:
+            raise self.error
+        return self.result
+
+
+def _no_python() -> None:
+    """What a repeated pass calls of the program's."""
+
+
+class RepeatedPass(GradientCall):
+    """A gradient pass of a compiled function in a later call: its ops are repeated, no Python of the program's runs."""
+
+    def __init__(self, repetition: Repetition, old: Pass, ops: list[Op], scope: Activation | None) -> None:
+        self.recorder = repetition.recorder
+        self.fun = _no_python
+        self.given = ()
+        self.result = None
+        self.error = None
+        self._scope, self._lasti = scope, old.lasti
+        self._old, self._ops, self._repetition = old, ops, repetition
+        self._before = repetition.standing()
+
+    def attempt(self) -> None:
+        """Repeat the pass from the state in which it began."""
+        self._repetition.stand(self._before)
+        super().attempt()
+
+    def _body(self, call: GradientCall) -> Any:
+        self._repetition.gradient_pass(self._old, self.part, self._ops)
+        return self._repetition.standing()
+
+    def _title(self) -> str:
+        return self._old.title
+
+
+def make_call(call: GradientCall) -> Any:
+    """Make a call for the program, and let the listener look at it before the program goes on."""
+    listener = call.recorder.listener
+    if listener is not None:
+        listener.pass_started(call)
+    call.attempt()
+    if listener is not None:
+        listener.pass_recorded(call)
+    return call.outcome()
+
+
+def take_gradients(
+    recorder: Recorder, part: Pass, roots: Sequence[tuple[Value, mx.array]], wrt: Sequence[Value]
+) -> list[mx.array]:
+    """Sweep backwards; the gradients as MLX would return them: zeros where none flows."""
+    given = part.given = swept(recorder, part, roots, wrt)
+    return [recorder.intake.gradient(recorder, gradient) for gradient in given]
+
+
+def swept(
+    recorder: Recorder, part: Pass, roots: Sequence[tuple[Value, mx.array]], wrt: Sequence[Value]
+) -> tuple[Value, ...]:
+    """Sweep backwards from some values with their cotangents. Returns a gradient for each of `wrt`."""
+    sweep = Sweep(recorder, part, part.start, wrt)
+    part.roots = tuple(
+        (root, seed(recorder, root, cotangent, number)) for number, (root, cotangent) in enumerate(roots)
+    )
+    found = sweep.run(part.roots)
+    return tuple([found[leaf] if leaf in found else _disconnected(recorder, leaf) for leaf in wrt])
+
+
+def _disconnected(recorder: Recorder, leaf: Value) -> Value:
+    return recorder.leaf(_zeros_like(leaf.array), "constant", f"zeros for ∂L/∂{leaf.label}: disconnected")

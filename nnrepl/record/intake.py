@@ -1,0 +1,86 @@
+"""Intake: what the recorder asks before it computes anything.
+
+A first run computes everything: that is `Intake`. A run that follows a tape is given what the tape has: that is
+`nnrepl.replay.replay.Replay`, of which the recorder knows nothing but this interface.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import FrameType
+from typing import TYPE_CHECKING
+
+import mlx.core as mx
+
+from nnrepl.tape import BackwardOp, Leaf, Op, Value
+
+if TYPE_CHECKING:
+    from nnrepl.record.recorder import Recorder
+
+
+class Unwinding(BaseException):
+    """Ends the program from within, at the wish of the user or because it cannot go on as it should. It is
+    no Exception, so that programs do not catch it."""
+
+
+class Intake:
+    """Where results come from: here, from computing them.
+
+    Attributes:
+        follows: Whether the run follows a tape.
+    """
+
+    follows = False
+
+    def enter(self, recorder: Recorder) -> None:
+        """The program is about to make an op: what the user put in before it takes effect, and only then its
+        arguments may be looked at."""
+
+    def given(self, recorder: Recorder, op: Op, frame: FrameType) -> Op | None:
+        """The op that stands on the tape now for `op`, with its results; None where it must be computed.
+
+        Raises:
+            Unwinding: If the run does not follow the tape.
+            Exception: What the recorded op raised.
+        """
+        return None
+
+    def repeated(self, recorder: Recorder, op: Op, of: Sequence[Value]) -> bool:
+        """Whether an op that a compiled function repeats has its outputs already.
+
+        Args:
+            of: What they are the gradients of, in a backward pass.
+        """
+        return False
+
+    def swept(self, recorder: Recorder, op: BackwardOp, of: Sequence[Value]) -> bool:
+        """Whether a backward op has its outputs already, the gradients of `of`. Raises what the recorded op raised."""
+        return False
+
+    def content(self, value: Value) -> Value:
+        """What the program is to hold where the tape has `value`."""
+        return value
+
+    def pass_kind(self, op: Op) -> str | None:
+        """The kind of pass to which an op at the top level belongs, where that is known from a tape."""
+        return None
+
+    def leaf(
+        self, recorder: Recorder, number: int, array: mx.array, kind: str, label: str, origin: Value
+    ) -> Leaf | Value:
+        """The leaf number `number` of a gradient pass, which continues `origin`."""
+        return recorder.leaf(array, kind, label, origin)
+
+    def seed(self, recorder: Recorder, number: int, array: mx.array, of: Value) -> Value:
+        """The gradient from which the backward pass starts at its root number `number`, which is `of`."""
+        value = recorder.leaf(array, "seed", "∂L/∂L")
+        value.gradient_of = of
+        return value
+
+    def gradient(self, recorder: Recorder, value: Value) -> mx.array:
+        """A gradient as an array for the program."""
+        return value.array
+
+
+RECORDING = Intake()
+"""The intake of every first run."""

@@ -1,0 +1,87 @@
+"""Mirror: a block that runs twice has a change in it twice.
+
+The backward pass of a checkpoint runs its function again. A change that was made between the ops of the first run
+stands in the function, as it were: the second run meets it at the same place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from nnrepl.record import repeat
+from nnrepl.tape import Op, Value
+
+if TYPE_CHECKING:
+    from nnrepl.record.recorder import Recorder
+
+
+@contextmanager
+def mirrored(recorder: Recorder, first: Sequence[Op], now: dict[Value, Value]) -> Iterator[None]:
+    """What comes is a second run of the ops of `first`: the changes among them are made again.
+
+    Args:
+        now: Which value stands for which one of the first run.
+    """
+    if not any(op in recorder.tape.inserted for op in first):
+        yield
+        return
+    mirror = Mirror(recorder, first, now)
+    recorder.mirrors.append(mirror)
+    try:
+        yield
+    finally:
+        recorder.mirrors.remove(mirror)
+
+
+class Mirror:
+    """Watches a second run, and makes the changes of the first one in it."""
+
+    def __init__(self, recorder: Recorder, first: Sequence[Op], now: dict[Value, Value]) -> None:
+        self._recorder = recorder
+        self._first = first
+        self._now = now
+        self._start = len(recorder.tape)
+        self._seen = 0
+
+    def due(self, exchange: Callable[[Value, Value], None]) -> None:
+        """Make the changes that stand where the second run stands now.
+
+        Args:
+            exchange: Lets everything that held one value hold another.
+        """
+        tape, first = self._recorder.tape, self._first
+        while True:
+            second = tape.ops[self._start :]
+            for old, new in zip(first[self._seen :], second[self._seen :]):
+                self._now.update(zip(old.outputs, new.outputs))
+            self._seen = len(second)
+            if self._seen >= len(first) or first[self._seen] not in tape.inserted:
+                return
+            target = self._make(first[self._seen])
+            if target is not None:
+                exchange(target, tape.ops[-1].outputs[0])
+
+    def _make(self, old: Op) -> Value | None:
+        """Put a change on the tape. Returns what it changes, if it does."""
+        recorder, now = self._recorder, self._now
+        tape = recorder.tape
+        inputs = tuple([now.get(value, value) for value in old.inputs])
+        new = Op(old.operation, repeat.exchange(old.args, now), repeat.exchange(old.kwargs, now), inputs)
+        new.scope, new.lasti = old.scope, old.lasti
+        assert recorder.part is not None
+        new.part, new.position = recorder.part, len(tape)
+        with recorder.muted():
+            arrays = new.compute()
+        new.outputs = tuple([Value(new, slot, array) for slot, array in enumerate(arrays)])
+        for before, value in zip(old.outputs, new.outputs):
+            if before in tape.labels:
+                tape.labels[value] = tape.labels[before]
+        tape.ops.append(new)
+        tape.inserted.add(new)
+        target = tape.edits.get(old)
+        if target is None:
+            return None
+        tape.edits[new] = now.get(target, target)
+        return tape.edits[new]

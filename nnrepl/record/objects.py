@@ -1,0 +1,75 @@
+"""Objects: the program's own array objects, and how they are given other contents."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import mlx.core as mx
+
+from nnrepl.tape import Op, Value
+
+if TYPE_CHECKING:
+    from nnrepl.record.recorder import Recorder
+
+_copy = mx.array.__copy__
+_setitem = mx.array.__setitem__
+_imatmul, _ipow, _imul = mx.array.__imatmul__, mx.array.__ipow__, mx.array.__imul__
+_zeros = mx.zeros
+
+
+class Slot(int):
+    """The place of an array in what an op returned."""
+
+
+def _fill_slots(structure: Any, give: Callable[[int], mx.array]) -> Any:
+    if isinstance(structure, Slot):
+        return give(structure)
+    if isinstance(structure, dict):
+        return {key: _fill_slots(item, give) for key, item in structure.items()}
+    if isinstance(structure, (list, tuple)):
+        items = [_fill_slots(item, give) for item in structure]
+        if isinstance(structure, list):
+            return items
+        return type(structure)(*items) if hasattr(structure, "_fields") else tuple(items)
+    return structure
+
+
+def hand_out(recorder: Recorder, op: Op) -> Any:
+    """What a recorded op returned, with fresh handles on its values."""
+    structure = recorder.tape.structures.get(op)
+    if structure is None:
+        return recorder.handle(op.outputs[0])
+    return _fill_slots(structure, lambda slot: recorder.handle(op.outputs[slot]))
+
+
+def deliver(recorder: Recorder, array: mx.array, value: Value) -> None:
+    """Give an array object of the program's the content of a recorded value, in place."""
+    holder = recorder.live.get(id(array))
+    if holder is not None and holder.held is array:
+        holder.held = _copy(array)
+    _setitem(array, Ellipsis, recorder.intake.content(value).array)
+    recorder.link(array, value)
+
+
+def object_of(recorder: Recorder, key: int, value: Value) -> mx.array | None:
+    """The array object of the program's that is known under an `id`."""
+    guard = recorder.guards.get(key)
+    array = None if guard is None else guard()
+    return value.held if array is None and id(value.held) == key else array
+
+
+def refill(array: mx.array, content: mx.array) -> None:
+    """Give an array object another content; one of floats another shape as well, if need be.
+
+    The floats keep the layout of `content`: assigning to `array[...]` would lay them out row by row, and MLX adds
+    the products of a matrix in another order where its operand is transposed. MLX's in-place operators write their
+    result's shape and layout into the object.
+    """
+    if not mx.issubdtype(array.dtype, mx.floating):
+        _setitem(array, Ellipsis, content)
+        return
+    while array.ndim:
+        _imatmul(array, _zeros((array.shape[-1],), array.dtype))
+    _ipow(array, 0)  # 1, whatever it was
+    _imul(array, content)

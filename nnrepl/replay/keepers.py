@@ -1,0 +1,298 @@
+"""Keepers: how each kind of mutable thing is remembered, and put back in place."""
+
+from __future__ import annotations
+
+import functools
+import gc
+import io
+import random
+import sys
+import types
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+Restore = Callable[[], None]
+Current = Callable[[Any], Any]
+"""What stands for a thing that was held: itself, or a fresh copy of an iterator as it was."""
+
+
+class CannotKeep(Exception):
+    """This cannot be put back; the message says what it is ("a generator")."""
+
+
+def keep_dict(thing: dict[Any, Any], current: Current) -> Restore:
+    """Remember what a dict holds; where its keys are the same still, only what changed is put back."""
+    before = dict(dict.items(thing))
+    kind: Any = OrderedDict if isinstance(thing, OrderedDict) else dict
+
+    def restore() -> None:
+        now = dict(dict.items(thing))
+        if list(now) != list(before):
+            kind.clear(thing)
+            now = {}
+        for key, value in before.items():
+            wanted = current(value)
+            if key not in now or now[key] is not wanted:
+                kind.__setitem__(thing, key, wanted)
+
+    return restore
+
+
+def keep_names(variables: dict[str, Any], names: list[str] | None, current: Current) -> Restore:
+    """Remember variables of a namespace, which is never cleared: what changed is put back, and (where all of it is
+    remembered) what came new is taken away."""
+    chosen = [name for name in (variables if names is None else names) if name in variables]
+    before = {name: variables[name] for name in chosen}
+
+    def restore() -> None:
+        for name in [name for name in variables if name not in before] if names is None else ():
+            if not name.startswith("__"):
+                del variables[name]
+        for name, value in before.items():
+            wanted = current(value)
+            if name not in variables or variables[name] is not wanted:
+                variables[name] = wanted
+
+    return restore
+
+
+def keep_sequence(thing: Any, current: Current) -> Restore:
+    """Remember what a list or a deque holds."""
+    before = list(thing)
+
+    def restore() -> None:
+        wanted = [current(item) for item in before]
+        if len(thing) != len(wanted) or any([a is not b for a, b in zip(thing, wanted)]):
+            thing.clear()
+            thing.extend(wanted)
+
+    return restore
+
+
+def keep_flat(thing: Any) -> Restore:
+    """Remember a bytearray, or an array of Python's `array`."""
+    before = thing[:]
+
+    def restore() -> None:
+        thing[:] = before
+
+    return restore
+
+
+def keep_set(thing: set[Any]) -> Restore:
+    """Remember what a set holds."""
+    before = set(thing)
+
+    def restore() -> None:
+        if thing != before:
+            thing.clear()
+            thing.update(before)
+
+    return restore
+
+
+def keep_cell(cell: types.CellType, current: Current) -> Restore:
+    """Remember what a closure's variable is. Raises ValueError if it is not set."""
+    before = cell.cell_contents
+
+    def restore() -> None:
+        cell.cell_contents = current(before)
+
+    return restore
+
+
+def keep_slot(thing: Any, slot: str, current: Current) -> Restore:
+    """Remember an attribute that lies in a slot."""
+    missing = object()
+    before = getattr(thing, slot, missing)
+
+    def restore() -> None:
+        if before is not missing:
+            object.__setattr__(thing, slot, current(before))
+        elif hasattr(thing, slot):
+            object.__delattr__(thing, slot)
+
+    return restore
+
+
+def keep_class(cls: type, current: Current) -> Restore:
+    """Remember the attributes of a class."""
+    before = {name: value for name, value in vars(cls).items() if name not in _MACHINERY}
+
+    def restore() -> None:
+        for name in [name for name in vars(cls) if name not in before and name not in _MACHINERY]:
+            type.__delattr__(cls, name)
+        for name, value in before.items():
+            wanted = current(value)
+            if vars(cls).get(name, before) is not wanted:
+                type.__setattr__(cls, name, wanted)
+
+    return restore
+
+
+_MACHINERY = frozenset(
+    "__dict__ __weakref__ __doc__ __module__ __abstractmethods__ _abc_impl __annotations__ __static_attributes__ "
+    "__firstlineno__ __type_params__ __parameters__ __orig_bases__ __match_args__ __slots__".split()
+)
+
+_copies: dict[int, tuple[weakref.ref[Any], Any]] = {}
+"""The last copy of each NumPy array that was remembered: most never change."""
+
+
+def keep_ndarray(array: Any) -> Restore:
+    """Remember the numbers of a NumPy array."""
+    known = _copies.get(id(array))
+    before = known[1] if known is not None and known[0]() is array and _same_numbers(known[1], array) else None
+    if before is None:
+        before, key = array.copy(), id(array)
+        try:
+            _copies[key] = (weakref.ref(array, lambda _: _copies.pop(key, None)), before)
+        except TypeError:
+            pass
+
+    def restore() -> None:
+        if array.shape == before.shape and array.flags.writeable and not _same_numbers(before, array):
+            array[...] = before
+
+    return restore
+
+
+def _same_numbers(a: Any, b: Any) -> bool:
+    if a.shape != b.shape or a.dtype != b.dtype or a.dtype.hasobject:
+        return False
+    if a.flags.c_contiguous and b.flags.c_contiguous and a.size:
+        return bool((a.reshape(-1).view("u1") == b.reshape(-1).view("u1")).all())
+    return bool(a.tobytes() == b.tobytes())
+
+
+def is_ndarray(thing: Any) -> bool:
+    """Whether a thing is a NumPy array, asked without importing NumPy."""
+    numpy = sys.modules.get("numpy")
+    return numpy is not None and isinstance(thing, numpy.ndarray)
+
+
+# -- random states -----------------------------------------------------------------------------------------
+
+
+def keep_generator_of_numbers(thing: Any) -> Restore | None:
+    """Remember the state of a generator of random numbers, of Python's or of NumPy's; None for anything else.
+
+    Raises:
+        CannotKeep: If it has none (it draws from the system).
+    """
+    if isinstance(thing, random.Random):
+        try:
+            state = thing.getstate()
+        except NotImplementedError:
+            raise CannotKeep("random numbers of the system") from None
+        return lambda: thing.setstate(state)
+    numpy = sys.modules.get("numpy")
+    if numpy is None:
+        return None
+    if isinstance(thing, numpy.random.Generator):
+        return keep_generator_of_numbers(thing.bit_generator)
+    if isinstance(thing, numpy.random.BitGenerator):
+        bits = thing.state
+
+        def restore() -> None:
+            thing.state = bits
+
+        return restore
+    if isinstance(thing, numpy.random.RandomState):
+        legacy = thing.get_state(legacy=False)
+        return lambda: thing.set_state(legacy)
+    return None
+
+
+# -- caches ------------------------------------------------------------------------------------------------
+
+Cache: Any = type(functools.lru_cache(len))
+
+
+def keep_cache(thing: Any) -> Restore:
+    """Remember what an `lru_cache` holds.
+
+    It lies in a dict that only the garbage collector shows. What came new is taken out of it, which the cache
+    copes with; what it has thrown out cannot be put back.
+    """
+    cache = _cache_of(thing)
+    before = None if cache is None else dict(cache)
+
+    def restore() -> None:
+        found = _cache_of(thing)
+        if found is None or before is None or any([key not in found for key in before]):
+            thing.cache_clear()
+            return
+        for key in [key for key in found if key not in before]:
+            del found[key]
+
+    return restore
+
+
+def _cache_of(thing: Any) -> dict[Any, Any] | None:
+    own = getattr(thing, "__dict__", None)
+    found = [part for part in gc.get_referents(thing) if type(part) is dict and part is not own]
+    return found[0] if len(found) == 1 else None
+
+
+# -- iterators and files -----------------------------------------------------------------------------------
+
+
+def is_iterator(thing: Any) -> bool:
+    """Whether a thing is an iterator that is made in C: where it stands cannot be read off its attributes."""
+    step = getattr(type(thing), "__next__", None)
+    return step is not None and not isinstance(step, types.FunctionType)
+
+
+def copy_iterator(thing: Any) -> Any:
+    """An iterator that gives what `thing` would give, which stays where it is.
+
+    Raises:
+        CannotKeep: If Python cannot copy it.
+    """
+    kind = type(thing).__name__
+    if isinstance(thing, types.GeneratorType):
+        raise CannotKeep("a generator")
+    try:
+        reduced = thing.__reduce__()
+    except (TypeError, AttributeError):
+        raise CannotKeep(f"an iterator ({kind})") from None
+    if not isinstance(reduced, tuple) or len(reduced) < 2 or reduced[0] is sys.modules["copyreg"].__newobj__:
+        raise CannotKeep(f"an iterator ({kind})")
+    make, given = reduced[:2]
+    made = make(*_with_copies(given))
+    if len(reduced) > 2 and reduced[2] is not None:
+        made.__setstate__(_with_copies(reduced[2]))
+    return made
+
+
+def _with_copies(part: Any) -> Any:
+    """What an iterator is made of, with copies of the iterators in it."""
+    if type(part) is tuple:
+        return tuple([_with_copies(item) for item in part])
+    return copy_iterator(part) if is_iterator(part) else part
+
+
+def keep_file(file: io.IOBase) -> Restore:
+    """Remember where an open file stands.
+
+    Raises:
+        CannotKeep: If it does not stand anywhere (a pipe), or what is written to it goes to its end anyway.
+    """
+    if file.closed:
+        return lambda: None
+    name = f"the file {getattr(file, 'name', '')}".rstrip()
+    if "a" in str(getattr(file, "mode", "")):
+        raise CannotKeep(name)
+    try:
+        at = file.tell()
+    except (OSError, ValueError):
+        raise CannotKeep(name) from None
+
+    def restore() -> None:
+        if not file.closed:
+            file.seek(at)
+
+    return restore

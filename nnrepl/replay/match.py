@@ -1,0 +1,169 @@
+"""Match: which op of the old tape an op of a new run is, once the edit has made their numbers different."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from nnrepl.record.keys import frozen
+from nnrepl.record.needs import needed_slots
+from nnrepl.replay.divergence import Difference, compare, same_operation, same_place
+from nnrepl.tape import BackwardOp, Leaf, Op, Tape, Value
+
+
+class Plan:
+    """What the old tape does from the edit on, each op to be met once.
+
+    An op of the new run that calls the same, with the same constants, on what stands for the same values, is that op
+    again. It has the same numbers, too, if these values are the very same.
+
+    Args:
+        ops: The forward ops, and (to be found again only where nothing has changed) the backward ops.
+        tape: The old tape.
+        goes_on: Whether the new run may go on where the old tape ends.
+
+    Attributes:
+        was: For each value of the new tape that is one of the old tape again, on the same array: that one.
+        other: The first op that is none of the old tape's although what it works on is.
+    """
+
+    def __init__(self, ops: Iterable[Op], tape: Tape, goes_on: bool = False) -> None:
+        self.was: dict[Value, Value] = {}
+        self.other: Difference | None = None
+        self._tape = tape
+        self._goes_on = goes_on
+        self._stands_for: dict[Value, Value] = {}
+        self._twins: dict[Op, Op] = {}
+        self._strange: set[Op] = set()
+        self._grads: dict[Value, Value] | None = None
+        self._forward: dict[Any, list[Op]] = {}
+        self._backward: dict[Any, list[Op]] = {}
+        self._left: dict[Op, None] = {}
+        for op in ops:
+            if op in tape.inserted:  # an edit further on, which is not made again
+                target = tape.edits.get(op)
+                if target is not None:
+                    self._stands_for[op.outputs[0]] = target
+            elif isinstance(op, BackwardOp):
+                key = self._backward_key(op)
+                if key is not None:
+                    self._backward.setdefault(key, []).append(op)
+            else:
+                self._left[op] = None
+                self._forward.setdefault(self._forward_key(op), []).append(op)
+
+    # -- finding -----------------------------------------------------------------------------------------
+
+    def forward(self, op: Op) -> tuple[Op | None, bool]:
+        """The op of the old tape that a forward op is, and whether it has the same numbers as well."""
+        candidates = self._forward.get(self._forward_key(op), ())
+        alike = [old for old in candidates[:_LOOKED_AT] if compare(old, op) is None]
+        found = next((old for old in alike if self._unchanged(old, op)), alike[0] if alike else None)
+        if found is None:
+            self._is_new(op)
+            return None, False
+        self._forward[self._forward_key(op)].remove(found)
+        self._left.pop(found, None)
+        self._twins[op] = found
+        return found, self._unchanged(found, op) and self._can_tell(op)
+
+    def backward(self, op: BackwardOp) -> Op | None:
+        """The backward op of the old tape that has the same numbers, if there is one."""
+        key = self._backward_key(op)
+        candidates = self._backward.get(key) if key is not None else None
+        found = candidates.pop(0) if candidates else None
+        if found is None:
+            self._strange.add(op)
+        else:
+            self._twins[op] = found
+        return found
+
+    def stand_for(self, new: Value, old: Value) -> None:
+        """`new` is in this run what `old` was in the one before, with other numbers."""
+        self._stands_for[new] = old
+
+    def left(self, end: int) -> Op | None:
+        """The first forward op of the old tape before position `end` that was not met again."""
+        return next((op for op in self._left if op.position < end and op not in self._tape.belonging), None)
+
+    # -- keys --------------------------------------------------------------------------------------------
+
+    def counterpart(self, value: Value) -> Value:
+        """What stood on the old tape for a value of the new one."""
+        seen = value
+        while True:
+            found = self.was.get(seen) or self._stands_for.get(seen)
+            twin = self._twins.get(seen.op) if found is None and seen.op is not None else None
+            if twin is not None and seen.slot < len(twin.outputs):
+                found = twin.outputs[seen.slot]
+            elif found is None and seen.gradient_of is not None and seen.op in self._strange:
+                found = self._gradient(self.counterpart(seen.gradient_of))
+            if found is None or found is seen:
+                return seen
+            seen = found
+
+    def _forward_key(self, op: Op) -> Any:
+        inputs = tuple([self._sign(self.counterpart(value)) for value in op.inputs])
+        return op.operation.name, op.operation.kind, inputs
+
+    @staticmethod
+    def _sign(value: Value) -> Any:
+        """What a value is known by in both runs: a leaf that came from outside is another object in each."""
+        if isinstance(value, Leaf) and value.origin is None:
+            return value.kind, value.label, value.shape, value.dtype
+        return value
+
+    def _backward_key(self, op: BackwardOp) -> Any:
+        """What a backward op is computed from: the values whose numbers it needs, of the others the shape."""
+        if op.operation.kind in ("opaque", "custom", "checkpoint") or op in self._tape.errors:
+            return None
+        needed = set(needed_slots(op))
+        values = [
+            self.was.get(value, value) if slot in needed else (value.shape, value.dtype)
+            for slot, value in enumerate(op.inputs)
+        ]
+        rule = op.args[0]
+        key = (op.operation, None if isinstance(rule, Value) else rule.shape_key(), *values)
+        try:
+            hash(key)
+        except TypeError:
+            return None
+        return key
+
+    def _unchanged(self, old: Op, op: Op) -> bool:
+        """Whether two ops work on the very same values."""
+        was = self.was
+        return all([was.get(value, value) is before for value, before in zip(op.inputs, old.inputs)])
+
+    def _can_tell(self, op: Op) -> bool:
+        """Whether what an op computes is all in its arguments."""
+        if op.operation.kind in ("opaque", "custom", "checkpoint") or op in self._tape.errors:
+            return False
+        try:
+            hash(frozen([None if isinstance(arg, Value) else arg for arg in op.args]))
+            hash(frozen(op.kwargs))
+        except TypeError:
+            return False
+        return True
+
+    # -- another way -------------------------------------------------------------------------------------
+
+    def _is_new(self, op: Op) -> None:
+        """Note the first op that the old tape has not, if all that it works on is known there."""
+        self._strange.add(op)
+        over = self._goes_on and not self._left
+        if over or self.other is not None or any([self.counterpart(value).op in self._strange for value in op.inputs]):
+            return  # what it works on is new itself
+        near = [old for old in self._left if same_operation(old, op) and same_place(old, op)]
+        expected = near[0] if near else next(iter(self._left), None)
+        self.other = (compare(expected, op) if expected is not None else None) or Difference(expected, op)
+
+    def _gradient(self, of: Value) -> Value | None:
+        """The gradient of a value on the old tape."""
+        if self._grads is None:
+            self._grads = {value: found[-1] for part in self._tape.passes for value, found in part.grads.items()}
+        return self._grads.get(of)
+
+
+_LOOKED_AT = 64
+"""So many ops of the old tape that call the same on the same values are compared, the first ones."""

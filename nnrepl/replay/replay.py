@@ -1,0 +1,368 @@
+"""Replay: the intake of a run that follows a tape, and goes on from there.
+
+Up to the edit, each op of the run must be the op of the tape (the same operation, with the same constants, at
+the same place, on the same values); it is not computed, the program gets a fresh handle on what was recorded. Ops
+that the user inserted follow at their places. After that, an op that is the same as one of the old tape, on the very
+same values, gives the very same values: only what depends on the edit is new.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import mlx.core as mx
+
+from nnrepl.record.intake import Intake
+from nnrepl.record.objects import object_of, refill
+from nnrepl.replay.divergence import CannotExchange, Difference, Diverged, compare, said_of
+from nnrepl.replay.match import Plan
+from nnrepl.replay.run import Run
+from nnrepl.tape import GRADIENT_PASS, SETUP_PASS, BackwardOp, Gradient, Leaf, Op, Pass, Tape, Value
+
+if TYPE_CHECKING:
+    from nnrepl.record.recorder import Recorder
+
+_copy = mx.array.__copy__
+
+
+class Replay(Intake):
+    """Leads one run along a tape.
+
+    Args:
+        run: What runs again: up to its position the old tape is followed op by op; what the old tape has from there
+            on is what the program should do again, with other numbers.
+        end: Where on the old tape what runs again ends (its own end by default).
+        alone: Whether nobody will look at `other_way`: then a run that goes another way for no reason that the edit
+            can have given ends there.
+
+    Attributes:
+        expected: The ops that the new tape begins with (from its first op on), inserted ones among them.
+        final: The last edit of each value that is edited.
+        was: For each value of the new tape that is one of the old tape again, on the same array: that one.
+    """
+
+    follows = True
+
+    def __init__(self, run: Run, end: int | None = None, alone: bool = False) -> None:
+        self.expected = run.expected
+        self.tape = run.old
+        self.end = len(run.old) if end is None else end
+        self.final: dict[Value, Value] = {}
+        self.plan = Plan(run.old.ops[run.position : self.end], run.old, alone)
+        self.was = self.plan.was
+        self._run = run
+        self._alone = alone
+        for op in self.expected:
+            target = self.tape.edits.get(op)
+            if target is not None:
+                self.final[target] = op.outputs[0]
+        for op in run.ops:
+            target = self.tape.edits.get(op)
+            if target is not None:
+                self.plan.stand_for(op.outputs[0], target)
+        self._passes = [part for part in self.tape.passes if part.kind == GRADIENT_PASS]
+
+    # -- what the recorder asks --------------------------------------------------------------------------
+
+    def enter(self, recorder: Recorder) -> None:
+        """Put the ops that the user inserted here on the tape, and let their results take effect."""
+        while (op := self._inserted(len(recorder.tape.ops))) is not None:
+            part = recorder.part if recorder.part is not None else _reopened_pass(recorder)
+            twin = copy_op(op, part, len(recorder.tape.ops))
+            if recorder.started and part is not recorder.part and twin.position == recorder.tape.origin:
+                recorder.tape.origin += 1  # what is changed before #1 is setup
+            recorder.tape.ops.append(twin)
+            for value in op.outputs:
+                if value.op is op:
+                    value.op = twin
+            if part is not recorder.part:
+                part.end = len(recorder.tape.ops)
+            target = recorder.tape.edits.get(op)
+            if target is not None:
+                self._exchange(recorder, target, op.outputs[0])
+        if recorder.mirrors and not self.replaying(len(recorder.tape.ops)):
+            recorder.mirrors[-1].due(lambda old, new: self._made_again(recorder, old, new))
+
+    def given(self, recorder: Recorder, op: Op, frame: FrameType) -> Op | None:
+        """The op of the tape that `op` is: it is put on the new tape, and nothing is computed."""
+        op.scope, op.lasti = recorder.stack.place(frame)
+        if not self.replaying(len(recorder.tape)):
+            if not self._found_again(recorder, op):
+                return None
+            recorder.put(op, frame)
+            return op
+        old = self._expect(recorder, op)
+        twin = copy_op(old, old.part, 0)
+        recorder.put(twin, frame)
+        error = recorder.tape.errors.get(old)
+        if error is not None:
+            raise error
+        return twin
+
+    def repeated(self, recorder: Recorder, op: Op, of: Sequence[Value]) -> bool:
+        """Whether an op of a compiled function is one of the tape; then it has the values of that."""
+        if isinstance(op, BackwardOp):
+            return self.swept(recorder, op, of)
+        if self.replaying(len(recorder.tape)):
+            expected = self._expect(recorder, op)
+            op.outputs, op.inputs = expected.outputs, expected.inputs
+            return True
+        return self._found_again(recorder, op)
+
+    def swept(self, recorder: Recorder, op: BackwardOp, of: Sequence[Value]) -> bool:
+        """Whether a backward op is one of the tape; then it has the values of that, or raises what that raised."""
+        if not self.replaying(len(recorder.tape)):
+            known = self.plan.backward(op)
+            if known is None:
+                return False
+            self._take_over(recorder, op, known, of)
+            return True
+        old = self._expect(recorder, op)
+        op.outputs, op.inputs = old.outputs, old.inputs
+        error = recorder.tape.errors.get(old)
+        if error is not None:
+            recorder.tape.errors[op] = error
+        return True
+
+    def ended(self, recorder: Recorder, error: BaseException | None = None) -> None:
+        """What was to run again has run, to its end or to an exception.
+
+        Raises:
+            Diverged: If it ended before the tape did.
+        """
+        reached = len(recorder.tape)
+        if self.replaying(reached):
+            raise Diverged(Difference(self.expected[reached], None, "" if error is None else said_of(error)))
+
+    @property
+    def other_way(self) -> Difference | None:
+        """Where the program went another way after the edit: the first op that the old tape has not, or that only the
+        old tape has. None if it did again what it had done, with other numbers."""
+        if self._run.recoded:
+            return None
+        if self.plan.other is not None:
+            return self.plan.other
+        missing = self.plan.left(self.end)
+        return None if missing is None else Difference(missing, None)
+
+    def content(self, value: Value) -> Value:
+        """What the program is to hold where the tape has `value`: the last edit of it."""
+        while value in self.final:
+            value = self.final[value]
+        return value
+
+    def pass_kind(self, op: Op) -> str | None:
+        """The kind of the pass in which an op of the tape stands."""
+        return op.part.kind if self.replaying(op.position) else None
+
+    def leaf(self, recorder: Recorder, number: int, array: mx.array, kind: str, label: str, origin: Value) -> Value:
+        """The leaf of the run before, if it came from the same value."""
+        part = self._old_pass(recorder.tape)
+        before = part.wrt[number] if part is not None and number < len(part.wrt) else None
+        if before is None or before.origin is not self.was.get(origin, origin):
+            fresh = recorder.leaf(array, kind, label, origin)
+            if before is not None:
+                self.plan.stand_for(fresh, before)
+            return fresh
+        if self.replaying(len(recorder.tape)):
+            recorder.link(array, before)
+            return before
+        value = recorder.leaf(array, kind, label, origin)
+        self.was[value] = before
+        return value
+
+    def seed(self, recorder: Recorder, number: int, array: mx.array, of: Value) -> Value:
+        """The gradient from which the backward pass of the run before started, if this one starts from the same."""
+        part = self._old_pass(recorder.tape)
+        found = part.roots[number][1] if part is not None and number < len(part.roots) else None
+        known = isinstance(found, Leaf) and (found.shape, found.dtype) == (array.shape, array.dtype)
+        if found is not None and known and self.replaying(len(recorder.tape)):
+            return found
+        value = super().seed(recorder, number, array, of)
+        if found is not None and known:
+            self.was[value] = found
+        return value
+
+    def gradient(self, recorder: Recorder, value: Value) -> mx.array:
+        """A fresh handle, with the content that an edit further on gives to it."""
+        return recorder.handle(value)
+
+    # -- following the tape ------------------------------------------------------------------------------
+
+    def replaying(self, position: int) -> bool:
+        """Whether an op at `position` must be one of the tape."""
+        return position < len(self.expected)
+
+    def _inserted(self, position: int) -> Op | None:
+        """The op that the user inserted at `position`, if one is due."""
+        if position < len(self.expected):
+            op = self.expected[position]
+            if op in self.tape.inserted:
+                return op
+        return None
+
+    def _old_pass(self, tape: Tape) -> Pass | None:
+        """The gradient pass of the old tape that the last one of the new tape is."""
+        number = sum(part.kind == GRADIENT_PASS for part in tape.passes)
+        return self._passes[number - 1] if 0 < number <= len(self._passes) else None
+
+    def _expect(self, recorder: Recorder, op: Op) -> Op:
+        """The op of the tape that `op` must be.
+
+        Raises:
+            Diverged: If the tape has another op here.
+        """
+        expected = self.expected[len(recorder.tape.ops)]
+        with recorder.muted() if op.operation.kind == "data" else nullcontext():
+            difference = compare(expected, op)
+        if difference is not None:
+            raise Diverged(difference)
+        for a, b in zip(expected.inputs, op.inputs):
+            if not self._unify(recorder, a, b):
+                raise Diverged(Difference(expected, op, f"{b.name} instead of {a.name}"))
+        return expected
+
+    def _unify(self, recorder: Recorder, expected: Value, found: Value) -> bool:
+        """Whether two inputs are the same; a leaf that entered anew takes the place of the one it is."""
+        if expected is found:
+            return True
+        if not (isinstance(expected, Leaf) and isinstance(found, Leaf)):
+            return False
+        if expected.kind != found.kind or expected.shape != found.shape or expected.dtype != found.dtype:
+            return False
+        recorder.relink({found: expected})
+        recorder.watch.restated(lambda array: recorder.live.get(id(array)) is expected, found)
+        return True
+
+    # -- after the edit ----------------------------------------------------------------------------------
+
+    def _found_again(self, recorder: Recorder, op: Op) -> bool:
+        """Whether a forward op has the numbers that it had; then it takes them over.
+
+        Raises:
+            Diverged: If the old tape has no such op, and that cannot be because of the edit.
+        """
+        with recorder.muted() if op.operation.kind == "data" else nullcontext():
+            known, same = self.plan.forward(op)
+        if known is None and self._alone and self.plan.other is not None and not self._noticed(recorder):
+            raise Diverged(self.plan.other)
+        if known is None or not same:
+            return False
+        self._take_over(recorder, op, known)
+        return True
+
+    def _noticed(self, recorder: Recorder) -> bool:
+        """Whether the program can know of the edit: it has read a number that depends on it, got another shape or an
+        exception."""
+        start = self._run.position
+        if self._run.recoded:
+            return True
+        edited = [(op.outputs[0], self.tape.edits[op]) for op in self._run.ops if op in self.tape.edits]
+        if any([(new.shape, new.dtype) != (old.shape, old.dtype) for new, old in edited]):
+            return True
+        if any([start <= op.position for op in recorder.tape.errors if op.position < len(recorder.tape)]):
+            return True
+        read = [value for mark in recorder.tape.marks if mark.position >= start for value in mark.values]
+        return any([value not in self.was and (value.op is None or value.op.position >= start) for value in read])
+
+    def _take_over(self, recorder: Recorder, op: Op, old: Op, of: Sequence[Value] = ()) -> None:
+        """Give an op the results of an old one that computed the same: values of its own on the same arrays.
+
+        Args:
+            of: What they are the gradients of, in the backward pass.
+        """
+        tape = recorder.tape
+        outputs = []
+        for slot, value in enumerate(old.outputs):
+            held = None if value.held is None else _copy(value.held)
+            twin = Gradient(op, slot, held, of[slot]) if of else Value(op, slot, held)
+            if held is None:
+                tape.sketches[twin] = (value.shape, value.dtype)
+                if value in tape.dropped:
+                    tape.dropped.add(twin)
+            if value in tape.labels:
+                tape.labels[twin] = tape.labels[value]
+            self.was[twin] = value
+            outputs.append(twin)
+        op.outputs = tuple(outputs)
+        if old in tape.structures:
+            tape.structures[op] = tape.structures[old]
+
+    # -- the program's objects ---------------------------------------------------------------------------
+
+    def _exchange(self, recorder: Recorder, old: Value, new: Value) -> None:
+        """From now on everything that held `old` holds `new`. Arrays that the program has had for longer are
+        changed in place.
+
+        Raises:
+            CannotExchange: If one of them has another shape or dtype.
+        """
+        content = self.content(new)
+        for key, value in list(recorder.live.items()):
+            if value is old:
+                array = object_of(recorder, key, old)
+                if array is not None:
+                    _overwrite(recorder, array, old, content)
+        recorder.relink({old: new})
+        recorder.watch.restated(lambda array: recorder.live.get(id(array)) is new, old)
+        for sweep in recorder.sweeps:
+            sweep.exchange(old, new)
+
+    def _made_again(self, recorder: Recorder, old: Value, new: Value) -> None:
+        """An edit of the first run of a block has been made in its second run as well."""
+        self.plan.stand_for(new, old)
+        self._exchange(recorder, old, new)
+
+    def refresh(self, recorder: Recorder) -> None:
+        """Give the program's objects the content that they are to have on this timeline: at the entry of a pass some
+        may hold what an edit further on, of another timeline, had made of them."""
+        edited = set(recorder.tape.edits.values())
+        for key, value in list(recorder.live.items()):
+            array = object_of(recorder, key, value) if value in edited else None
+            if array is not None:
+                refill(array, self.content(value).array)
+
+
+def copy_op(op: Op, part: Pass, position: int) -> Op:
+    """The same op on another tape: it shares its values."""
+    if isinstance(op, BackwardOp):
+        twin: Op = BackwardOp(op.operation, op.args, op.kwargs, op.inputs, op.of)
+    else:
+        twin = Op(op.operation, op.args, op.kwargs, op.inputs)
+    twin.outputs = op.outputs
+    twin.scope, twin.lasti, twin.part, twin.position = op.scope, op.lasti, part, position
+    tape = part.tape
+    for notes in (tape.errors, tape.streams, tape.belonging, tape.edits, tape.structures):
+        table: dict[Op, Any] = notes
+        if op in table:
+            table[twin] = table[op]
+    if op in tape.inserted:
+        tape.inserted.add(twin)
+    return twin
+
+
+def _reopened_pass(recorder: Recorder) -> Pass:
+    """The pass before the one that begins: what is inserted at its end belongs to it."""
+    passes = recorder.tape.passes
+    if not passes:
+        part = recorder.open_pass(SETUP_PASS, "")
+        recorder.part = None
+        return part
+    passes[-1] = replace(passes[-1], tape=recorder.tape)
+    return passes[-1]
+
+
+def _overwrite(recorder: Recorder, array: mx.array, old: Value, content: Value) -> None:
+    same = array.shape == content.shape
+    if array.dtype != content.dtype or not (same or mx.issubdtype(array.dtype, mx.floating)):
+        raise CannotExchange(
+            f"the program holds it as {array.shape} {array.dtype}, which cannot become {content.shape} {content.dtype}"
+        )
+    if old.held is array:
+        old.held = _copy(array)
+        recorder.overwritten.append((old, array))
+    refill(array, content.array)

@@ -1,0 +1,36 @@
+"""Run: what has to run again, and for what."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from nnrepl.tape import Op, Tape
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What has to run again.
+
+    Attributes:
+        old: The tape as it is.
+        position: From where on something else happens.
+        ops: What the user put in at that place.
+        cursor: Where the user is to stand afterwards.
+        seen: Up to where on the new tape the user has seen what the program prints; by default that is all before
+            the position.
+        part: In which pass they are to stand instead, by its number, where other ops may come before; 0: none.
+        recoded: Whether the program runs other source from the position on: whatever it does there is right.
+    """
+
+    old: Tape
+    position: int
+    ops: tuple[Op, ...]
+    cursor: int
+    seen: int | None = None
+    part: int = 0
+    recoded: bool = False
+
+    @property
+    def expected(self) -> list[Op]:
+        """The ops that the new tape begins with."""
+        return [*self.old.ops[: self.position], *self.ops]

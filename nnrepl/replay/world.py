@@ -1,0 +1,270 @@
+"""World: the state that a function can reach, kept at a restart point and put back in place.
+
+Arrays are only a part of it. A function may count its calls, append to a list, fill a key-value cache, set an
+attribute, draw from a generator: a second run must meet what the first one met. So everything that can be reached
+from the function (arguments, closure, defaults, the global variables it names, and from there on attributes, also
+those of classes, lists, dicts and sets) is noted by reference and filled again in place, so that every other
+reference to it sees the same. What Python and installed packages have of their own is left alone.
+"""
+
+from __future__ import annotations
+
+import io
+import random
+import sys
+import types
+import weakref
+from array import array as flat_array
+from collections import deque
+from collections.abc import Iterable
+from typing import Any
+
+import mlx.core as mx
+
+from nnrepl.record.objects import refill
+from nnrepl.record.opaque import inner_function, set_random_state
+from nnrepl.replay import keepers
+from nnrepl.replay.keepers import CannotKeep, Restore
+
+_copy = mx.array.__copy__
+_RANDOM_STATE: Any = mx.random.state
+_LIMIT = 200_000
+_ATOMS = (
+    str, bytes, int, float, complex, bool, type(None), types.BuiltinFunctionType,
+    types.CodeType, types.FrameType, types.TracebackType, range, slice, mx.Dtype, mx.Device, mx.Stream,
+)  # fmt: skip
+_FLAT = frozenset((str, bytes, int, float, complex, bool, type(None)))
+_Pending = list[tuple[Any, str]]
+
+
+class World:
+    """A snapshot of everything reachable from some roots, and of the random states.
+
+    Args:
+        roots: Functions, arguments, modules, ...
+
+    Attributes:
+        lost: What cannot be put back, in words.
+    """
+
+    def __init__(self, roots: Iterable[Any]) -> None:
+        self.lost: list[str] = []
+        self._kept: list[Restore] = []
+        self._seen: set[int] = set()
+        self._holding: list[Any] = []
+        self._iterators: dict[int, Any] = {}
+        self._fresh: dict[int, Any] = {}
+        self._namespaces: set[int] = {id(vars(module)) for module in _modules()}
+        self._random = RandomStates()
+        pending: _Pending = [(root, "") for root in roots]
+        while pending and len(self._seen) < _LIMIT:
+            self._visit(*pending.pop(), pending)
+
+    def restore(self) -> None:
+        """Put everything back, in place."""
+        self._fresh.clear()
+        for restore in self._kept:
+            restore()
+        self._random.restore()
+
+    def _current(self, thing: Any) -> Any:
+        """What a holder of `thing` gets back: an iterator is one that stands where it stood."""
+        key = id(thing)
+        kept = self._iterators.get(key)
+        if kept is None:
+            return thing
+        if key not in self._fresh:
+            self._fresh[key] = keepers.copy_iterator(kept)
+        return self._fresh[key]
+
+    # -- walking -----------------------------------------------------------------------------------------
+
+    def _visit(self, thing: Any, name: str, pending: _Pending) -> None:
+        if isinstance(thing, _ATOMS) or id(thing) in self._seen:
+            return
+        self._seen.add(id(thing))
+        self._holding.append(thing)  # an id is only good as long as its object lives
+        try:
+            self._keep(thing, name, pending)
+        except CannotKeep as what:
+            said = f"{name} ({what})" if name else str(what)
+            self.lost.append(said)
+
+    def _keep(self, thing: Any, name: str, pending: _Pending) -> None:
+        kept = self._kept
+        if isinstance(thing, mx.array):
+            before = _copy(thing)
+            kept.append(lambda: refill(thing, before))
+        elif isinstance(thing, (dict, list, deque, set, tuple, frozenset)):
+            self._container(thing, pending)
+        elif isinstance(thing, (types.FunctionType, types.MethodType, types.CellType, type, types.ModuleType)):
+            self._code(thing, name, pending)
+        elif keepers.is_ndarray(thing):
+            kept.append(keepers.keep_ndarray(thing))
+        elif isinstance(thing, keepers.Cache):
+            kept.append(keepers.keep_cache(thing))
+            pending.append((thing.__wrapped__, name))
+        elif isinstance(thing, (bytearray, flat_array)):
+            kept.append(keepers.keep_flat(thing))
+        elif isinstance(thing, weakref.ref):
+            pending.append((thing(), name))
+        elif isinstance(thing, io.IOBase):
+            if thing not in _standard_streams():
+                kept.append(keepers.keep_file(thing))
+        elif keepers.is_iterator(thing):
+            if not (isinstance(thing, types.GeneratorType) and thing.gi_frame is None):
+                self._iterators[id(thing)] = keepers.copy_iterator(thing)
+        else:
+            self._object(thing, pending)
+
+    def _container(self, thing: Any, pending: _Pending) -> None:
+        if isinstance(thing, dict):
+            if id(thing) in self._namespaces:
+                self._namespace(thing, pending)
+                return
+            self._kept.append(keepers.keep_dict(thing, self._current))
+            pending.extend([(item, key if type(key) is str else "") for key, item in dict.items(thing)])
+        else:
+            if isinstance(thing, set):
+                self._kept.append(keepers.keep_set(thing))
+            elif isinstance(thing, (list, deque)):
+                self._kept.append(keepers.keep_sequence(thing, self._current))
+            elif any([keepers.is_iterator(item) for item in thing]):
+                raise CannotKeep("an iterator in a tuple")
+            if not set(map(type, thing)) <= _FLAT:
+                pending.extend([(item, "") for item in thing])
+        if not isinstance(thing, (tuple, frozenset)) or type(thing) not in (tuple, frozenset):
+            self._attributes(thing, pending)
+
+    def _code(self, thing: Any, name: str, pending: _Pending) -> None:
+        if isinstance(thing, types.CellType):
+            try:
+                self._kept.append(keepers.keep_cell(thing, self._current))
+            except ValueError:
+                return
+            pending.append((thing.cell_contents, name))
+        elif isinstance(thing, types.MethodType):
+            pending += [(thing.__func__, name), (thing.__self__, name)]
+        elif isinstance(thing, types.FunctionType):
+            self._function(thing, pending)
+        elif isinstance(thing, types.ModuleType):
+            if not _is_foreign(thing.__name__, getattr(thing, "__file__", None)):
+                self._namespace(vars(thing), pending)
+        elif not _is_foreign(thing.__module__, getattr(sys.modules.get(thing.__module__), "__file__", None)):
+            self._class(thing, pending)
+
+    def _function(self, function: types.FunctionType, pending: _Pending) -> None:
+        pending += zip(function.__closure__ or (), function.__code__.co_freevars)
+        pending += [(part, "") for part in (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values())]
+        pending.append((function.__dict__, ""))
+        variables = function.__globals__
+        if _is_foreign(str(variables.get("__name__", "")), variables.get("__file__")):
+            return
+        names = [name for name in _names(function.__code__) if name in variables]
+        self._kept.append(keepers.keep_names(variables, names, self._current))
+        pending += [(variables[name], name) for name in names]
+
+    def _namespace(self, variables: dict[str, Any], pending: _Pending) -> None:
+        """A module's variables, all of them, if it is the program's own."""
+        if _is_foreign(str(variables.get("__name__", "")), variables.get("__file__")):
+            return
+        if id(variables) not in self._seen:
+            self._seen.add(id(variables))
+        self._kept.append(keepers.keep_names(variables, None, self._current))
+        pending += [(item, name) for name, item in variables.items() if not name.startswith("__")]
+
+    def _class(self, cls: type, pending: _Pending) -> None:
+        self._kept.append(keepers.keep_class(cls, self._current))
+        for name, part in vars(cls).items():
+            inner = getattr(part, "fget", None) or getattr(part, "__func__", None) or part
+            if not isinstance(inner, (types.GetSetDescriptorType, types.MemberDescriptorType)):
+                pending.append((inner, name))
+        pending += [(base, "") for base in cls.__bases__]
+
+    def _object(self, thing: Any, pending: _Pending) -> None:
+        kind = type(thing)
+        if kind.__module__.partition(".")[0] == "nnrepl":
+            pending.append((getattr(thing, "fun", None), ""))  # a transform's function: the records are no world
+            return
+        restore = keepers.keep_generator_of_numbers(thing)
+        if restore is not None:
+            self._kept.append(restore)
+            return
+        inner = inner_function(thing)
+        if inner is not thing:
+            pending.append((inner, ""))
+        for attribute in ("func", "args", "keywords") if kind.__name__ == "partial" else ("__wrapped__", "fun"):
+            pending.append((getattr(thing, "__dict__", {}).get(attribute) or _part(thing, kind, attribute), ""))
+        pending.append((kind, ""))
+        self._attributes(thing, pending)
+
+    def _attributes(self, thing: Any, pending: _Pending) -> None:
+        attributes = getattr(thing, "__dict__", None)
+        if isinstance(attributes, dict):
+            pending.append((attributes, ""))
+        for slot in _slots(type(thing)):
+            self._kept.append(keepers.keep_slot(thing, slot, self._current))
+            pending.append((getattr(thing, slot, None), slot))
+        if type(thing).__module__ != "builtins":
+            pending.append((type(thing), ""))
+
+
+def _part(thing: Any, kind: type, attribute: str) -> Any:
+    return getattr(thing, attribute, None) if kind.__name__ == "partial" else None
+
+
+class RandomStates:
+    """The random states of MLX (of this thread), of Python's `random`, and of NumPy if it is loaded."""
+
+    def __init__(self) -> None:
+        self._mlx = _RANDOM_STATE[0]
+        self._python = random.getstate()
+        numpy = sys.modules.get("numpy")
+        self._numpy = None if numpy is None else numpy.random.get_state()
+
+    def restore(self) -> None:
+        """Put them back."""
+        random.setstate(self._python)
+        if self._numpy is not None:
+            sys.modules["numpy"].random.set_state(self._numpy)
+        if _RANDOM_STATE[0] is not self._mlx:
+            set_random_state(self._mlx)
+
+
+def _modules() -> list[types.ModuleType]:
+    return [module for module in list(sys.modules.values()) if isinstance(module, types.ModuleType)]
+
+
+def _names(code: types.CodeType) -> Iterable[str]:
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _names(constant)
+
+
+def _slots(cls: type) -> list[str]:
+    found: list[str] = []
+    for base in cls.__mro__:
+        declared = base.__dict__.get("__slots__", ())
+        names = [declared] if isinstance(declared, str) else list(declared)
+        private = f"_{base.__name__.lstrip('_')}"
+        found += [private + name if name.startswith("__") and not name.endswith("__") else name for name in names]
+    return [slot for slot in found if slot not in ("__dict__", "__weakref__")]
+
+
+def _standard_streams() -> tuple[Any, ...]:
+    return sys.stdin, sys.stdout, sys.stderr, sys.__stdin__, sys.__stdout__, sys.__stderr__
+
+
+def _is_foreign(module: str, file: Any) -> bool:
+    """Whether a module is none of the program's: built in, of Python, of an installed package, or nnrepl itself."""
+    if module.partition(".")[0] in ("nnrepl", "builtins") or module in sys.builtin_module_names:
+        return True
+    if file is None:
+        return module != "__main__" and getattr(sys.modules.get(module), "__spec__", None) is not None
+    return is_library(str(file))
+
+
+def is_library(file: str) -> bool:
+    """Whether a file belongs to Python or to an installed package: its functions keep no state of the program's."""
+    return "site-packages" in file or file.startswith(sys.base_prefix)

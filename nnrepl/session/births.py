@@ -1,0 +1,298 @@
+"""Births: where a NaN or an ∞ came from, followed element by element.
+
+A tensor with a NaN among its numbers proves nothing about the element that reached the loss: a mask holds −∞ on
+purpose, a row that nobody reads may be broken. So one element is followed: through ops that work place by place the
+same place of the operands, through all others the operand's element without which the result would be finite, which
+is found by computing the op again with fewer and fewer of its bad numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import mlx.core as mx
+
+from nnrepl.tape import Op, Value
+
+
+class Sight(Protocol):
+    """Sees numbers: evaluates values of the tape, and small results."""
+
+    def see(self, values: Iterable[Value]) -> None:
+        """Give values their numbers."""
+
+    def numbers(self, arrays: Sequence[mx.array]) -> list[Any]:
+        """Small results as Python numbers, in one evaluation."""
+
+    def finite(self, values: Iterable[Value]) -> dict[Value, bool]:
+        """Whether each value is finite everywhere."""
+
+
+NAN, INF = "nan", "inf"
+
+
+@dataclass(frozen=True, slots=True)
+class Birth:
+    """Where a number went bad.
+
+    Attributes:
+        kind: NAN or INF.
+        value: The tensor that holds the number.
+        at: The element, as a flat place.
+        op: The op that made it out of finite numbers, or a NaN out of infinite ones; None where the number came in
+            with a leaf.
+        constant: The argument of the op that is no finite number itself, written in the program; None if none is.
+        before: For a NaN that infinite numbers made: where one of those was born.
+        through: The op behind the birth that takes the bad number first; None if the number is what was asked about.
+        lost: Why the way could not be followed further back, "" where it was followed to its beginning.
+    """
+
+    kind: str
+    value: Value
+    at: int
+    op: Op | None
+    constant: float | None = None
+    before: Birth | None = None
+    through: Op | None = None
+    lost: str = ""
+
+    @property
+    def root(self) -> Birth:
+        """The first cause: where the ∞ behind a NaN was born, else this."""
+        return self if self.before is None else self.before.root
+
+
+def follow(sight: Sight, value: Value, at: int) -> Birth:
+    """Where one bad element was born.
+
+    Args:
+        at: A flat place at which `value` is NaN or infinite.
+    """
+    kind = _kind(sight, value, at)
+    through: Op | None = None
+    while True:
+        op = value.op
+        if op is None:
+            older = value.origin
+            if older is None or older.shape != value.shape:
+                return Birth(kind, value, at, None, through=through)
+            if older.refusal:
+                return Birth(kind, value, at, None, through=through, lost=older.refusal)
+            value = older
+            continue
+        if any(taken.refusal for taken in op.inputs):
+            refusal = next(taken.refusal for taken in op.inputs if taken.refusal)
+            return Birth(kind, value, at, op, through=through, lost=refusal)
+        found = _parent(sight, op, value, at, kind) or _slope(sight, op, value, at)
+        if found is None:
+            return Birth(kind, value, at, op, _constant(op), through=through)
+        parent, place, parent_kind = found
+        if parent_kind != kind or parent.op is op.of is not None:
+            before = follow(sight, parent, place)
+            return Birth(kind, value, at, op, before=before, through=through)
+        value, at, through = parent, place, op
+
+
+def first_bad(sight: Sight, value: Value, kind: str = "") -> int | None:
+    """The first element that is no finite number (a NaN before an ∞, or only what is asked for); None if none is."""
+    if not value.size or not is_inexact(value):
+        return None
+    sight.see([value])
+    flat = value.array.flatten()
+    nan, inf = mx.isnan(flat), mx.isinf(flat)
+    any_nan, at_nan, any_inf, at_inf = sight.numbers([mx.any(nan), mx.argmax(nan), mx.any(inf), mx.argmax(inf)])
+    if any_nan and kind != INF:
+        return int(at_nan)
+    return int(at_inf) if any_inf and kind != NAN else None
+
+
+def is_inexact(value: Value) -> bool:
+    """Whether a tensor can hold NaN and ∞."""
+    return mx.issubdtype(value.dtype, mx.inexact)
+
+
+def finite_flags(values: Sequence[Value]) -> mx.array:
+    """Whether each value is finite everywhere, as one lazy array."""
+    return mx.stack([mx.all(mx.isfinite(value.array)) for value in values])
+
+
+def _kind(sight: Sight, value: Value, at: int) -> str:
+    sight.see([value])
+    return NAN if sight.numbers([mx.isnan(value.array.flatten()[at])])[0] else INF
+
+
+def _constant(op: Op) -> float | None:
+    """A number in the call that is NaN or infinite itself."""
+    for arg in (*op.args, *op.kwargs.values()):
+        if isinstance(arg, float) and not -float("inf") < arg < float("inf"):
+            return arg
+    return None
+
+
+def _parent(sight: Sight, op: Op, value: Value, at: int, kind: str) -> tuple[Value, int, str] | None:
+    """The element of an input that made an element of a result bad, and what it is; None if no input's did."""
+    inputs = [taken for taken in dict.fromkeys(op.inputs) if taken.size and is_inexact(taken)]
+    if not inputs:
+        return None
+    finite = sight.finite(inputs)
+    bad = [taken for taken in inputs if not finite[taken]]
+    if not bad or op.operation.kind == "data":
+        return None
+    paired = _paired(sight, op, value, at, bad, kind)
+    return paired if paired is not None else _without_which(sight, op, value, at, bad, kind)
+
+
+def _slope(sight: Sight, op: Op, value: Value, at: int) -> tuple[Value, int, str] | None:
+    """For a VJP that makes a bad number out of finite gradients: the ∞ that its forward op had given at that place,
+    which is (or comes with) its slope."""
+    forward = op.of
+    if forward is None or len(forward.outputs) != 1 or forward.error is not None or op.operation.kind != "vjp":
+        return None
+    result = forward.outputs[0]
+    if result.shape != value.shape or result.refusal or not is_inexact(result):
+        return None
+    sight.see([result])
+    infinite = sight.numbers([mx.isinf(result.array.flatten()[at])])[0]
+    return (result, at, INF) if infinite else None
+
+
+def _paired(sight: Sight, op: Op, value: Value, at: int, bad: list[Value], kind: str) -> tuple[Value, int, str] | None:
+    """The bad element at the same place of an operand, where that alone makes the result as bad as it is."""
+    places = {taken: place for taken in bad if (place := same_place(value.shape, at, taken.shape)) is not None}
+    if not places:
+        return None
+    kept = {taken: mx.arange(taken.size).reshape(taken.shape) == place for taken, place in places.items()}
+    result = _again(op, value, at, lambda taken: _only(taken, kept.get(taken)))
+    if result is None:
+        return None
+    tests: list[mx.array] = [mx.isnan(result), mx.isinf(result)]
+    for taken, place in places.items():
+        element = taken.array.flatten()[place]
+        tests += [mx.isnan(element), mx.isinf(element)]
+    try:
+        nan, inf, *elements = sight.numbers(tests)
+    except (ValueError, RuntimeError):
+        return None
+    if not (nan if kind == NAN else inf):
+        return None
+    found = [(taken, place, NAN if elements[2 * k] else INF if elements[2 * k + 1] else "")
+             for k, (taken, place) in enumerate(places.items())]  # fmt: skip
+    for wanted in (kind, INF):
+        for taken, place, what in found:
+            if what == wanted:
+                return taken, place, what
+    return None
+
+
+def same_place(shape: tuple[int, ...], at: int, operand: tuple[int, ...]) -> int | None:
+    """The element of an operand that broadcasting pairs with an element of the result; None if the shapes do not go
+    together."""
+    if len(operand) > len(shape):
+        return None
+    index = unravel(at, shape)[len(shape) - len(operand) :]
+    place = 0
+    for extent, full, step in zip(operand, shape[len(shape) - len(operand) :], index):
+        if extent not in (1, full):
+            return None
+        place = place * extent + (0 if extent == 1 else step)
+    return place
+
+
+def unravel(at: int, shape: Sequence[int]) -> tuple[int, ...]:
+    """A flat place as an index."""
+    index: list[int] = []
+    for extent in reversed(shape):
+        index.append(at % extent if extent else 0)
+        at //= extent or 1
+    return tuple(reversed(index))
+
+
+def filler(taken: Value) -> mx.array:
+    """Finite numbers for the place of bad ones: all different, so that no difference and no variance of them is 0."""
+    spread = mx.arange(taken.size).astype(mx.float32) * 0.6180339887
+    return (0.5 + (spread - mx.floor(spread))).reshape(taken.shape).astype(taken.dtype)
+
+
+def _only(taken: Value, kept: mx.array | None) -> mx.array:
+    """A tensor in which only some bad numbers are left."""
+    if not is_inexact(taken) or not taken.size:
+        return taken.array
+    good = mx.isfinite(taken.array)
+    return mx.where(good if kept is None else good | kept, taken.array, filler(taken))
+
+
+def _again(op: Op, value: Value, at: int, given: Any) -> mx.array | None:
+    """One element of a result with other operands, lazily; None if the op refuses them."""
+    try:
+        return op.compute(given)[value.slot].flatten()[at]
+    except (ValueError, TypeError, RuntimeError, IndexError):
+        return None
+
+
+_WAYS = 15  # so many sets of bad numbers are tried in one evaluation
+
+
+def _without_which(
+    sight: Sight, op: Op, value: Value, at: int, bad: list[Value], kind: str
+) -> tuple[Value, int, str] | None:
+    """The first of an op's bad operands' elements that, with those before it, makes the result bad: NaNs are counted
+    before infinite numbers. None if the result is bad without any."""
+    ranks, offset = _ranks(bad)
+    nans, total = sight.numbers([offset[0], offset[1]])
+
+    def tries(counts: list[int]) -> list[bool]:
+        results = []
+        for count in counts:
+            result = _again(op, value, at, lambda taken: _only(taken, _first(ranks, taken, count)))  # noqa: B023
+            if result is None:
+                return []
+            results.append(~mx.isfinite(result) if kind == INF else mx.isnan(result))
+        try:
+            return [bool(flag) for flag in sight.numbers([mx.stack(results)])[0]]
+        except (ValueError, RuntimeError):  # a factorization that minds its numbers
+            return []
+
+    low, high = 0, int(total)  # bad with `high` of them
+    first = tries([0, high])
+    if not first or first[0] or not first[1]:
+        return None
+    while high - low > 1:
+        step = max((high - low) // (_WAYS + 1), 1)
+        counts = list(range(low + step, high, step))[: _WAYS + 1]
+        flags = tries(counts)
+        if not flags:
+            return None
+        for count, flag in zip(counts, flags):
+            if flag:
+                high = count
+                break
+            low = count
+    for taken in bad:
+        there = ranks[taken] == high
+        found, place = sight.numbers([mx.any(there), mx.argmax(there.flatten())])
+        if found:
+            return taken, int(place), NAN if high <= int(nans) else INF
+    return None
+
+
+def _first(ranks: dict[Value, mx.array], taken: Value, count: int) -> mx.array | None:
+    rank = ranks.get(taken)
+    return None if rank is None else (rank > 0) & (rank <= count)
+
+
+def _ranks(bad: list[Value]) -> tuple[dict[Value, mx.array], tuple[mx.array, mx.array]]:
+    """Number the bad elements of several tensors from 1 on, NaNs first; 0 for the finite ones. And how many NaNs and
+    bad elements there are."""
+    nans = [mx.isnan(taken.array).flatten().astype(mx.int32) for taken in bad]
+    infs = [mx.isinf(taken.array).flatten().astype(mx.int32) for taken in bad]
+    joined_nan, joined_inf = mx.cumsum(mx.concatenate(nans)), mx.cumsum(mx.concatenate(infs))
+    count = joined_nan[-1]
+    ranks: dict[Value, mx.array] = {}
+    start = 0
+    for taken, nan, inf in zip(bad, nans, infs):
+        part = slice(start, start + taken.size)
+        ranks[taken] = (joined_nan[part] * nan + (count + joined_inf[part]) * inf).reshape(taken.shape)
+        start += taken.size
+    return ranks, (count, count + joined_inf[-1])

@@ -1,0 +1,287 @@
+"""Step: one training step; Steps: the steps of a tape, told apart by where the program updates its weights.
+
+A step is everything after one update up to and including the next one. What cannot be seen from the ops alone is
+where a step ends if the program goes on in the same turn of its training loop (a second optimizer, an average of
+the weights, an evaluation): such a turn is never cut in two, whoever calls what in it.
+"""
+
+from __future__ import annotations
+
+import dis
+import sys
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence, Set
+from dataclasses import dataclass, field
+from functools import lru_cache
+from types import CodeType
+from typing import TYPE_CHECKING, overload
+
+from nnrepl.tape.passes import GRADIENT_PASS, SETUP_PASS, UPDATE_PASS, Pass
+from nnrepl.tape.places import Activation
+
+if TYPE_CHECKING:
+    from nnrepl.tape.op import Op
+    from nnrepl.tape.tape import Tape
+    from nnrepl.tape.value import Value
+
+
+@dataclass(eq=False, slots=True)
+class Step:
+    """A training step; number 0 is the setup.
+
+    Attributes:
+        tape: The tape it lies on.
+        number: 0 for the setup, then 1, 2, ...
+        start: The position of its first op.
+        end: The position behind its last op so far.
+    """
+
+    tape: Tape
+    number: int
+    start: int
+    end: int
+
+    @property
+    def title(self) -> str:
+        """`setup`, `step 30`."""
+        return f"step {self.number}" if self.number else "setup"
+
+    @property
+    def passes(self) -> list[Pass]:
+        """Its passes in order."""
+        passes = self.tape.passes
+        first = bisect_right(passes, self.start, key=_start_of) - 1
+        last = bisect_right(passes, self.end - 1, key=_start_of)
+        return [part for part in passes[max(first, 0) : last] if len(part) or part.open]
+
+    @property
+    def loss(self) -> Value | None:
+        """What its last gradient call differentiated, None if it made none."""
+        losses = [part.loss for part in self.passes if part.kind == GRADIENT_PASS and part.loss is not None]
+        return losses[-1] if losses else None
+
+    @property
+    def updates(self) -> list[Pass]:
+        """The updates in it, in order; none yet where it is still going on."""
+        passes = self.passes
+        weights = {value for part in passes for value in weights_of(part)}
+        return [part for part in passes if is_update(part, weights)]
+
+    def __len__(self) -> int:
+        return self.end - self.start
+
+    def __repr__(self) -> str:
+        return f"<Step {self.number} {len(self)} ops>"
+
+
+@dataclass(eq=False, slots=True)
+class Steps(Sequence[Step]):
+    """The steps of a tape, without its setup; found as far as the tape reaches when somebody asks."""
+
+    tape: Tape
+    _starts: list[int] = field(default_factory=list)
+    _seen: int = 0
+    _looked: int = 0
+    _updated: Pass | None = None
+    _weights: set[Value] = field(default_factory=set)
+
+    @classmethod
+    def known(cls, tape: Tape, starts: Sequence[int]) -> Steps:
+        """The steps of a tape that grows no more, by the positions at which they begin."""
+        return cls(tape, list(starts), _seen=sys.maxsize)
+
+    @overload
+    def __getitem__(self, index: int) -> Step: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Step]: ...
+    def __getitem__(self, index: int | slice) -> Step | list[Step]:
+        self._look()
+        if isinstance(index, slice):
+            return [self._step(at) for at in range(len(self._starts))[index]]
+        return self._step(range(len(self._starts))[index])
+
+    def __len__(self) -> int:
+        self._look()
+        return len(self._starts)
+
+    def __iter__(self) -> Iterator[Step]:
+        return (self._step(at) for at in range(len(self)))
+
+    def at(self, position: int) -> Step:
+        """The step in which a position lies (the last one, behind the end), or the setup (number 0)."""
+        self._look()
+        found = bisect_right(self._starts, position)
+        return self._step(found - 1) if found else self.setup
+
+    def number_at(self, position: int) -> int:
+        """The number of the step in which a position lies."""
+        self._look()
+        return bisect_right(self._starts, position)
+
+    def start_of(self, number: int) -> int | None:
+        """The position at which a step (0: the setup) begins; None if the tape does not reach it."""
+        self._look()
+        if number == 0:
+            return 0
+        return self._starts[number - 1] if number <= len(self._starts) else None
+
+    @property
+    def setup(self) -> Step:
+        """What was recorded before the first step."""
+        self._look()
+        return Step(self.tape, 0, 0, self._starts[0] if self._starts else len(self.tape))
+
+    def _step(self, at: int) -> Step:
+        starts = self._starts
+        end = starts[at + 1] if at + 1 < len(starts) else len(self.tape)
+        return Step(self.tape, at + 1, starts[at], end)
+
+    def _look(self) -> None:
+        """Take in the passes that came since the last time. A pass that is being recorded is looked at again:
+        whether it updates is known at its end."""
+        if self._starts:
+            self._starts[0] = self.tape.origin  # a change before the first op moves it
+        passes, count = self.tape.passes, len(self.tape)
+        while self._seen < len(passes):
+            part = passes[self._seen]
+            if part.kind != SETUP_PASS and part.start < count:
+                if not self._starts:
+                    self._starts.append(self.tape.origin)
+                if self._updated is not None:
+                    self._cut(self._updated.ops[-1], part, count if part.open else part.end)
+            if part.open:
+                return
+            self._end(part)
+            self._seen += 1
+
+    def _cut(self, update: Op, part: Pass, end: int) -> None:
+        """Find where a new step begins in a pass after an update, if it does. Ops at the top level may be of two
+        turns of the training loop and still be one pass."""
+        if part.kind == UPDATE_PASS:
+            return
+        ops = self.tape.ops
+        places: list[tuple[int, Activation | None, int]]
+        if part.kind == GRADIENT_PASS and part.scope is not None:
+            places = [(part.start, part.scope, part.lasti)]
+        else:
+            last = part.start + 1 if part.kind == GRADIENT_PASS else end
+            places = [(at, ops[at].scope, ops[at].lasti) for at in range(max(part.start, self._looked), last)]
+        self._looked = end
+        for at, scope, lasti in places:
+            if not in_one_turn(update, scope, lasti):
+                self._starts.append(at)
+                self._weights.clear()
+                self._updated = None
+                return
+
+    def _end(self, part: Pass) -> None:
+        self._weights.update(weights_of(part))
+        if is_update(part, self._weights):
+            self._updated = part
+
+
+def weights_of(part: Pass) -> Iterator[Value]:
+    """What a gradient call differentiated with respect to, as the program knows it and as the call does."""
+    for leaf in part.wrt:
+        yield leaf
+        if leaf.origin is not None:
+            yield leaf.origin
+
+
+def is_update(part: Pass, weights: Set[Value]) -> bool:
+    """Whether a pass changes weights: an optimizer's update, or arithmetic by hand on a weight and its gradient.
+    Sums of gradients, their norm and the like are made between gradient calls as well, and are none.
+
+    Args:
+        weights: What the gradient calls of this step differentiated with respect to (see `weights_of`).
+    """
+    if part.kind != UPDATE_PASS:
+        return False
+    return any((op.scope is not None and op.scope.updating) or _reads(op, weights) for op in part.ops)
+
+
+def _reads(op: Op, weights: Set[Value]) -> bool:
+    return any(value in weights or (value.origin is not None and value.origin in weights) for value in op.inputs)
+
+
+def in_one_turn(before: Op, scope: Activation | None, lasti: int) -> bool:
+    """Whether the program came from an op to a later place within one turn of a loop.
+
+    That is so if, in the innermost call that made both, control can come from the one to the other without a jump
+    back, and this call or one of its callers stands in a loop. A function that is called anew is a new turn. A
+    module's own lines run once: loops further out (a notebook's kernel, a test runner) are not the program's.
+
+    Args:
+        scope, lasti: The later place.
+    """
+    common, start, end = _common(before.scope, before.lasti, scope, lasti)
+    if common is None or start >= end or not _leads(common.code, start, end):
+        return False
+    at = start
+    while common is not None:
+        if _is_in_loop(common.code, at):
+            return True
+        at, common = common.lasti, None if common.code.co_name == "<module>" else common.parent
+    return False
+
+
+def _common(
+    one: Activation | None, one_lasti: int, other: Activation | None, other_lasti: int
+) -> tuple[Activation | None, int, int]:
+    """The innermost call from which two places were reached, and from where in it each was."""
+    while one is not other:
+        if one is None or other is None:
+            return None, 0, 0
+        if one.depth >= other.depth:
+            one_lasti, one = one.lasti, one.parent
+        else:
+            other_lasti, other = other.lasti, other.parent
+    return one, one_lasti, other_lasti
+
+
+@lru_cache(maxsize=1024)
+def _flow(code: CodeType) -> tuple[dict[int, tuple[int, ...]], tuple[tuple[int, int], ...]]:
+    """Where control may go from each instruction, jumps back left out; and the stretches that these jump over."""
+    instructions = list(dis.get_instructions(code))
+    onward: dict[int, tuple[int, ...]] = {}
+    loops: list[tuple[int, int]] = []
+    for instruction, following in zip(instructions, [*instructions[1:], None]):
+        name, at = instruction.opname, instruction.offset
+        jumps = instruction.opcode in dis.hasjrel or instruction.opcode in dis.hasjabs
+        back = jumps and instruction.argval <= at
+        if back and "NO_INTERRUPT" not in name:  # (that one waits for a coroutine)
+            loops.append((instruction.argval, at))
+        targets = [instruction.argval] if jumps and not back else []
+        leaves = name.startswith(("RETURN", "RAISE", "RERAISE", "JUMP_FORWARD", "JUMP_BACKWARD"))
+        if following is not None and not leaves:
+            targets.append(following.offset)
+        onward[at] = tuple(targets)
+    return onward, tuple(loops)
+
+
+@lru_cache(maxsize=4096)
+def _leads(code: CodeType, start: int, end: int) -> bool:
+    """Whether control can come from one instruction to a later one without a jump back. (During a call a frame's
+    offset points into the caches behind the instruction.)"""
+    onward, _ = _flow(code)
+    offsets = list(onward)
+    start, end = (offsets[max(bisect_right(offsets, at) - 1, 0)] for at in (start, end))
+    pending, seen = [start], {start}
+    while pending:
+        at = pending.pop()
+        if at == end:
+            return True
+        for target in onward.get(at, ()):
+            if target not in seen and target <= end:
+                seen.add(target)
+                pending.append(target)
+    return False
+
+
+def _is_in_loop(code: CodeType, at: int) -> bool:
+    """Whether an instruction stands in a loop."""
+    return any(first <= at <= last for first, last in _flow(code)[1])
+
+
+def _start_of(part: Pass) -> int:
+    return part.start

@@ -1,0 +1,112 @@
+"""Code: which version of the program's source a timeline runs, and from where on.
+
+A change of the source holds from one position of the tape on: the program runs the old code up to there, and the new
+code in every call that begins after it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from nnrepl.session.session import Session
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class CodeChange:
+    """A change of the program's source.
+
+    Attributes:
+        text: What changed, as timelines call it: `reload: Net.__call__`.
+        said: What was and what was not taken over, a line each.
+        position: The op from which on it holds.
+        entering: Whether it holds from the entry of the gradient call that begins there; else from the end of the op
+            before on.
+        texts: What the files that change say from then on.
+        left: What of them was not taken over.
+        early: Whether a piece of it holds from the program's start: definitions that nothing had made yet.
+        prepare: Tells that a run from the start is about to begin that will come to the change.
+        take: Brings a program to the new source. The argument says whether there is a living one, or only one that is
+            about to start. Doing it twice is the same as once.
+        give_back: Brings it back to the old source.
+    """
+
+    text: str
+    said: tuple[str, ...]
+    position: int
+    entering: bool
+    texts: Mapping[str, str]
+    left: tuple[str, ...]
+    early: bool
+    prepare: Callable[[], None]
+    take: Callable[[bool], None]
+    give_back: Callable[[bool], None]
+
+
+class Files(Protocol):
+    """The files of the program, which may change while it runs."""
+
+    def reload(self, session: Session, everything: bool = False) -> list[str]:
+        """Take what has changed over; returns what to say if nothing was. Raises UserError."""
+
+    def notice(self, session: Session) -> str:
+        """That a file has changed since it was read, said once for each change; "" if none has."""
+
+    def read_again(self) -> None:
+        """The program is about to start anew, from the files as they are now. Raises UserError."""
+
+
+class Codes:
+    """The changes of the source that hold in the program as it stands, and those that it will come to.
+
+    Attributes:
+        wanted: Those that are to hold on the timeline to which the program is about to come.
+        held: Those that hold.
+    """
+
+    def __init__(self) -> None:
+        self.wanted: Sequence[CodeChange] = ()
+        self.held: tuple[CodeChange, ...] = ()
+        self._ahead: list[CodeChange] = []
+
+    def start(self) -> None:
+        """The program is about to run from its start, along `wanted`."""
+        for change in reversed(self.held):
+            change.give_back(False)
+        self.held = ()
+        self._ahead = list(self.wanted)
+        for change in self._ahead:
+            change.prepare()
+        self.reach(0, alive=False)
+
+    def stand(self, position: int) -> None:
+        """The living program stands at a position, on the timeline of `wanted`."""
+        wanted = tuple(change for change in self.wanted if change.position <= position)
+        same = _common(self.held, wanted)
+        for change in reversed(self.held[same:]):
+            change.give_back(True)
+        for change in wanted:  # also those that hold: putting a world back takes away what they had added to classes
+            change.take(True)
+        self.held = wanted
+        self._ahead = [change for change in self.wanted if change.position > position]
+
+    def reach(self, position: int, *, entering: bool = False, alive: bool = True) -> None:
+        """The program has come to a position of the tape."""
+        while self._ahead and self._ahead[0].position <= position:
+            if self._ahead[0].entering and not entering and self._ahead[0].position == position:
+                return
+            change = self._ahead.pop(0)
+            change.take(alive)
+            self.held += (change,)
+
+
+def _common(a: Iterable[CodeChange], b: Iterable[CodeChange]) -> int:
+    """How many changes two timelines begin with alike."""
+    count = 0
+    for one, other in zip(a, b):
+        if one is not other:
+            break
+        count += 1
+    return count

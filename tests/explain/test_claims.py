@@ -1,0 +1,169 @@
+"""why: each reason for a zero, small or missing gradient in a program where it is so, and where it is not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import pytest
+
+import nnrepl
+from nnrepl.explain.answer import Answer
+from nnrepl.explain.health import health
+from nnrepl.explain.why import why
+
+W = mx.array([[0.5, -1.0, 2.0], [2.0, 0.25, 1.0], [-0.75, 1.5, 0.3]])
+ONES = mx.ones((3, 3))
+Fn = Callable[[mx.array], mx.array]
+
+
+def ask(fn: Callable[..., mx.array], text: str = "grad(w)", *args: mx.array, wrt: Any = 0) -> Answer:
+    return why(nnrepl.Session(nnrepl.trace(fn, *(args or (W,)), wrt=wrt)), text)
+
+
+def text(answer: Answer) -> str:
+    return " ".join([answer.headline, *answer.reasons, *answer.also, answer.advice])
+
+
+@mx.custom_function
+def silent(w: mx.array) -> mx.array:
+    return mx.sin(w)
+
+
+@silent.vjp
+def _nothing(w: mx.array, g: mx.array, out: mx.array) -> mx.array:
+    return mx.zeros_like(w)
+
+
+def attention(q: mx.array, k: mx.array, v: mx.array) -> mx.array:
+    out = mx.fast.scaled_dot_product_attention(q[None, None], k[None, None], v[None, None], scale=1.0)
+    return (out * mx.arange(3)).sum()
+
+
+ZERO: dict[str, tuple[Fn, str, Fn]] = {
+    "stack": (
+        lambda w: (mx.stack([w * 2, ONES])[1:] ** 2).sum(),
+        "[1:] (test_claims.py:",
+        lambda w: (mx.stack([w * 2, ONES])[:1] ** 2).sum(),
+    ),
+    "concatenate": (
+        lambda w: (mx.concatenate([w * 2, ONES], axis=1)[:, 3:] ** 2).sum(),
+        "leaves out the part",
+        lambda w: (mx.concatenate([w * 2, ONES], axis=1)[:, 2:] ** 2).sum(),
+    ),
+    "mask of a part": (
+        lambda w: ((mx.concatenate([w * 2, ONES], axis=1) * mx.array([0, 0, 0, 1, 1, 1.0])) ** 2).sum(),
+        "at the 9 places that count",
+        lambda w: ((mx.concatenate([w * 2, ONES], axis=1) * mx.array([0, 0, 1, 1, 1, 1.0])) ** 2).sum(),
+    ),
+    "rms_norm": (
+        lambda w: (mx.fast.rms_norm(w, mx.zeros((3,)), 1e-5) * 3).sum(),
+        "was made as zeros",
+        lambda w: (mx.fast.rms_norm(w, mx.array([0.0, 0.0, 1.0]), 1e-5) * 3).sum(),
+    ),
+    "layer_norm": (
+        lambda w: (mx.fast.layer_norm(w, mx.zeros((3,)), None, 1e-5) * 3).sum(),
+        "was made as zeros",
+        lambda w: (mx.fast.layer_norm(w, mx.array([0.0, 0.0, 1.0]), None, 1e-5) * 3).sum(),
+    ),
+    "attention": (
+        lambda w: attention((w @ w) * 100, mx.eye(3) * 100, W),
+        "attention is saturated",
+        lambda w: attention(w @ w, mx.eye(3), W),
+    ),
+    "attention of one": (
+        lambda w: attention(w, mx.ones((1, 3)), mx.ones((1, 3))),
+        "one position only",
+        lambda w: attention(w, W[:2], W[:2]),
+    ),
+    "custom": (lambda w: silent(w * 2).sum(), "own backward rule", lambda w: mx.sin(w * 2).sum()),
+    "custom at the end": (lambda w: silent(w).sum(), "own backward rule", lambda w: mx.sin(w).sum()),
+    "square of zeros": (
+        lambda w: ((w * mx.zeros((3,))) ** 2).sum(),
+        "is 0. ",
+        lambda w: ((w * mx.array([0.0, 0.0, 1.0])) ** 2).sum(),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ZERO)
+def test_a_zero_is_followed_to_its_cause_and_its_twin_is_healthy(name: str) -> None:
+    fault, said, sound = ZERO[name]
+    answer = ask(fault)
+    assert "is 0" in answer.headline
+    assert said in text(answer), text(answer)
+    other = ask(sound)
+    assert "is 0:" not in other.headline, other.headline
+    assert said not in text(other)
+
+
+def test_a_sum_that_cancels_is_said_to_cancel() -> None:
+    x = mx.sin(mx.arange(150)).reshape(50, 3)
+
+    def shifted(w: mx.array) -> mx.array:
+        y = x + w
+        return ((y - y.mean(axis=0, keepdims=True)) ** 3).sum()
+
+    answer = ask(shifted, "grad(w) is tiny", mx.array([0.1, 0.2, 0.3]))
+    assert "cancel" in answer.reasons[0]
+    assert not answer.advice
+    sound = ask(lambda w: ((x + w) ** 3).sum(), "grad(w) is tiny", mx.array([0.1, 0.2, 0.3]))
+    assert "cancel" not in text(sound)
+
+
+def test_a_gradient_that_is_rounding_is_no_warning() -> None:
+    """The shares of a softmax add up to 1 whatever w is: the gradient of their sum is 0 but for rounding."""
+    found = health(nnrepl.Session(nnrepl.trace(lambda w: mx.softmax(w, axis=-1).sum() * 2, W, wrt=0)))
+    assert found.warnings == []
+
+
+class Model(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.main, self.frozen, self.unused = nn.Linear(3, 3), nn.Linear(3, 3), nn.Linear(3, 3)
+        self.table, self.cut = mx.ones((4, 3)), mx.ones((3,))
+        self.frozen.freeze()
+
+    def __call__(self, x: mx.array, scale: mx.array, rows: mx.array) -> mx.array:
+        x = self.frozen(mx.tanh(self.main(x))) * scale
+        return x + self.table[rows] + mx.stop_gradient(self.cut * 2)
+
+
+@pytest.mark.parametrize(
+    ("what", "cause", "said"),
+    [
+        ("frozen.weight", "frozen", "frozen in the model"),
+        ("unused.weight", "unused", "never used"),
+        ("scale", "asked", "nobody asked"),
+        ("rows", "data", "only used as an index"),
+        ("cut", "cut", "stop_gradient lets no gradient pass"),
+    ],
+)
+def test_why_a_gradient_is_missing_has_one_answer_of_several(what: str, cause: str, said: str) -> None:
+    model = Model()
+    args = W, mx.ones((3,)), mx.array([0, 2, 2])
+    session = nnrepl.Session(nnrepl.trace(lambda x, scale, rows: model(x, scale, rows).sum(), *args, wrt=model))
+    for asked in (f"grad({what})", f"grad({what}) is none"):
+        answer = why(session, asked)
+        assert answer.cause == cause, answer
+        assert said in text(answer)
+    assert "connected" in why(session, "main.weight is none").headline
+
+
+def test_what_an_edit_cuts_is_cut_by_the_edit() -> None:
+    session = nnrepl.Session(nnrepl.trace(lambda w: mx.sin(w * 2).sum(), W, wrt=0))
+    session.run("goto #2")
+    session.run("#1 = mx.ones((3, 3))")
+    answer = why(session, "grad(w)")
+    assert answer.cause == "edit", answer
+    assert "edit" in text(answer)
+
+
+def test_what_is_healthy_is_said_to_be() -> None:
+    session = nnrepl.Session(nnrepl.trace(lambda w: mx.sin(w * 2).sum(), W, wrt=0))
+    for asked in ("w", "#1", "grad(w)", "grad(w) is tiny"):
+        assert "Nothing is wrong" in why(session, asked).headline
+    assert "finite" in why(session, "w is nan").headline
+    assert "empty" in why(nnrepl.Session(nnrepl.trace(lambda w: w[:0], W)), "#1").headline

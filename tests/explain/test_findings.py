@@ -1,0 +1,302 @@
+"""health: each kind of finding in a program in which it is so, and none in the same program without the fault."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import mlx.optimizers as optim
+import pytest
+
+import nnrepl
+from nnrepl.explain.health import Report, health
+from nnrepl.session.session import Session
+from nnrepl.tape import GRADIENT_PASS
+
+Program = Callable[[bool], None]
+"""Trains something; with a fault if it is told so."""
+
+
+def reports(program: Program, faulty: bool) -> list[Report]:
+    """What health says about each pass of a program."""
+    mx.random.seed(0)
+    with nnrepl.recording() as recorded:
+        program(faulty)
+    session = Session(recorded.tape, recorded.names)
+    found = []
+    for part in session.tape.passes:
+        if part.kind == GRADIENT_PASS:
+            session.cursor = part.start
+            found.append(health(session))
+    return found
+
+
+def train(model: nn.Module, loss: Callable[..., mx.array], *args: Any, steps: int = 3, **options: Any) -> None:
+    optimizer = options.get("optimizer") or optim.SGD(1e-2)
+    mx.eval(model.parameters(), *args)
+    step = nn.value_and_grad(model, loss)
+    for _ in range(steps):
+        _, grads = step(model, *args)
+        if options.get("clip"):
+            options["clip"](grads)
+        optimizer.update(model, grads)
+        if not options.get("lazy"):
+            mx.eval(model.parameters(), optimizer.state)
+
+
+def rows(count: int, width: int) -> mx.array:
+    return mx.random.normal((count, width))
+
+
+def squares(model: nn.Module, x: mx.array, y: mx.array) -> mx.array:
+    return nn.losses.mse_loss(model(x), y)
+
+
+def clipped(faulty: bool) -> None:
+    def clip(grads: Any) -> None:
+        if faulty:
+            optim.clip_grad_norm(grads, 0.1)
+        else:
+            print(*[g.shape for _, g in nn.utils.tree_flatten(grads)])
+
+    train(nn.Linear(3, 2), squares, rows(4, 3), rows(4, 2), clip=clip)
+
+
+def applied(faulty: bool) -> None:
+    weights = {"w": rows(4, 1), "b": mx.zeros((1,))}
+    x, y = rows(8, 4), rows(8, 1)
+    optimizer = optim.SGD(0.01)
+    step = mx.value_and_grad(lambda p: ((x @ p["w"] + p["b"] - y) ** 2).mean())
+    for _ in range(3):
+        _, grads = step(weights)
+        new = optimizer.apply_gradients(grads, weights)
+        if not faulty:
+            weights = new
+        mx.eval(weights, optimizer.state)
+
+
+def of_the_data(faulty: bool) -> None:
+    w, x, y = rows(4, 4) * 0.5, rows(4, 4), rows(4, 4)
+    step = mx.value_and_grad(lambda x, w: ((x @ w - y) ** 2).mean(), argnums=0 if faulty else 1)
+    for _ in range(3):
+        _, grad = step(x, w)
+        w = w - 0.01 * grad
+        mx.eval(w)
+
+
+class Holder:
+    """A list of layers as PyTorch has it."""
+
+    def __init__(self, layers: list[nn.Module]) -> None:
+        self.layers = layers
+
+    def __iter__(self) -> Any:
+        return iter(self.layers)
+
+
+def contained(kind: Callable[[list[nn.Module]], Any]) -> Program:
+    class Net(nn.Module):
+        def __init__(self, faulty: bool) -> None:
+            super().__init__()
+            blocks: list[nn.Module] = [nn.Linear(3, 3), nn.Linear(3, 3)]
+            self.blocks = kind(blocks) if faulty else blocks
+            self.out = nn.Linear(3, 1)
+
+        def __call__(self, x: mx.array) -> mx.array:
+            for block in self.blocks:
+                x = mx.tanh(block(x))
+            return self.out(x)  # type: ignore[no-any-return]
+
+    return lambda faulty: train(Net(faulty), squares, rows(4, 3), rows(4, 1))
+
+
+class Tied(nn.Module):
+    def __init__(self, faulty: bool) -> None:
+        super().__init__()
+        self.emb = nn.Embedding(7, 4)
+        self.head = nn.Linear(4, 7, bias=False)
+        if faulty:
+            self.head.weight = self.emb.weight
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return self.head(mx.tanh(self.emb(x)))  # type: ignore[no-any-return]
+
+
+def entropy(model: nn.Module, x: mx.array, y: mx.array) -> mx.array:
+    return nn.losses.cross_entropy(model(x), y, reduction="mean")
+
+
+def tied(faulty: bool) -> None:
+    tokens = mx.random.randint(0, 7, (3, 5))
+    train(Tied(faulty), entropy, tokens, tokens)
+
+
+def noisy(faulty: bool) -> None:
+    key = mx.random.key(3)
+
+    def loss(model: nn.Module, x: mx.array, y: mx.array) -> mx.array:
+        noise = mx.random.normal(x.shape, key=key) if faulty else mx.random.normal(x.shape)
+        return squares(model, x + noise, y)
+
+    train(nn.Linear(8, 1), loss, rows(16, 8), rows(16, 1))
+
+
+def outside(faulty: bool) -> None:
+    table = nn.Embedding(6, 3)
+    tokens = mx.array([[0, 5], [6 if faulty else -6, 2]])
+    with mx.stream(mx.cpu):
+        step = nn.value_and_grad(table, lambda t: table(t).sum())
+        step(tokens)
+
+
+def probabilities(faulty: bool) -> None:
+    layers: list[Any] = [nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 1)]
+    model = nn.Sequential(*layers, *([nn.Sigmoid()] if faulty else []))
+    y = (rows(8, 1) > 0).astype(mx.float32)
+    train(model, lambda m, x, y: nn.losses.binary_cross_entropy(m(x), y, reduction="mean"), rows(8, 3), y)
+
+
+def masked(faulty: bool) -> None:
+    class Attention(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.q, self.k, self.v = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4)
+
+        def __call__(self, x: mx.array) -> mx.array:
+            scores = self.q(x) @ self.k(x).swapaxes(-1, -2) / 2
+            mask = mx.tril(mx.ones((x.shape[1], x.shape[1])))
+            scores = scores * mask if faulty else mx.where(mask > 0, scores, -mx.inf)
+            return mx.softmax(scores, axis=-1) @ self.v(x)
+
+    train(Attention(), squares, mx.random.normal((2, 5, 4)), mx.random.normal((2, 5, 4)))
+
+
+def axes(make: Callable[[mx.array, mx.array, int], mx.array], wrong: int) -> Program:
+    """Logits (2, 5, 4), classes in the last axis."""
+
+    def program(faulty: bool) -> None:
+        y = mx.random.randint(0, 4, (2, 5))
+        train(nn.Linear(3, 4), lambda m, x, y: make(m(x), y, wrong if faulty else 2), mx.random.normal((2, 5, 3)), y)
+
+    return program
+
+
+def picked(logits: mx.array, y: mx.array, axis: int) -> mx.array:
+    logp = logits - mx.logsumexp(logits, axis=axis, keepdims=True)
+    return -mx.take_along_axis(logp, y[..., None], axis=-1).mean()
+
+
+def hot(logits: mx.array, y: mx.array, axis: int) -> mx.array:
+    return -(mx.log(mx.softmax(logits, axis=axis)) * (y[..., None] == mx.arange(4))).sum(-1).mean()
+
+
+def attended(logits: mx.array, y: mx.array, axis: int) -> mx.array:
+    scores = logits @ logits.swapaxes(-1, -2)
+    return ((mx.softmax(scores, axis=axis) @ logits) ** 2).mean()
+
+
+def broadcast(faulty: bool) -> None:
+    y = mx.random.normal((4, 4)) if faulty else mx.random.normal((4, 4, 1))
+    train(nn.Linear(3, 1), lambda m, x, y: mx.square(m(x) - y).mean(), mx.random.normal((4, 4, 3)), y)
+
+
+def growing(faulty: bool) -> None:
+    train(nn.Linear(3, 2), squares, rows(4, 3), rows(4, 2), steps=6, lazy=faulty)
+
+
+def summed(faulty: bool) -> None:
+    """A running loss that is kept lazily, while the weights are evaluated: each step's forward pass lives on."""
+    model = nn.Linear(3, 2)
+    total: Any = mx.array(0.0)
+    x, y = rows(4, 3), rows(4, 2)
+    step = nn.value_and_grad(model, squares)
+    optimizer = optim.SGD(1e-2)
+    for _ in range(6):
+        loss, grads = step(model, x, y)
+        optimizer.update(model, grads)
+        total = total + (loss if faulty else loss.item())
+        mx.eval(model.parameters(), optimizer.state)
+    print(total)
+
+
+def wide(faulty: bool) -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4), nn.Tanh())
+    model.set_dtype(mx.float16)
+    scale = mx.array([0.5, 0.25, 2.0, 1.0], dtype=mx.float32 if faulty else mx.float16)
+    x = rows(4, 4).astype(mx.float16)
+    mx.eval(scale)
+    train(model, lambda m, x: m(x * scale).astype(mx.float32).mean(), x)
+
+
+def still(faulty: bool) -> None:
+    train(nn.Linear(3, 2), squares, rows(4, 3), rows(4, 2), optimizer=optim.SGD(0.0 if faulty else 1e-2))
+
+
+KINDS: dict[str, tuple[str, str, Program]] = {
+    "clipped": ("discarded gradients", "clip_grad_norm", clipped),
+    "applied": ("discarded update", "used by nothing", applied),
+    "data": ("gradient of another", "with respect to x and not to w", of_the_data),
+    "tuple": ("hidden weights", "blocks[1].weight", contained(tuple)),
+    "object": ("hidden weights", "blocks.layers[0].weight", contained(Holder)),
+    "tied": ("untied weights", "emb.weight and head.weight were one array", tied),
+    "noise": ("repeated randomness", "random.normal", noisy),
+    "outside": ("index out of range", "[1,0] = 6", outside),
+    "sigmoid": ("double sigmoid", "probabilities already", probabilities),
+    "masked": ("mask of zeros", "the masked scores 0", masked),
+    "axis 0": ("softmax axis", "picks one of axis 2", axes(picked, 0)),
+    "axis 1": ("softmax axis", "picks one of axis 2", axes(picked, 1)),
+    "axis of ones": ("softmax axis", "along axis 2", axes(hot, 1)),
+    "axis of attention": ("softmax axis", "sums over axis 2", axes(attended, 1)),
+    "broadcast": ("silent broadcasting", "(4, 4, 4)", broadcast),
+    "growing": ("growing graph", "nothing has evaluated", growing),
+    "summed": ("growing graph", "total", summed),
+    "wide": ("runs in float32", "in float32", wide),
+    "still": ("idle update", "exactly as they were", still),
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_fault_is_found_once_and_its_twin_is_sound(name: str) -> None:
+    kind, said, program = KINDS[name]
+    found = reports(program, True)
+    for one in found:
+        assert [finding.kind for finding in one.warnings][:1] == [kind] or one is not found[0], one.findings
+    first = [finding for one in found for finding in one.warnings if finding.kind == kind]
+    assert first
+    assert said in first[0].text, first[0].text
+    for one in found:
+        kinds = [finding.kind for finding in one.warnings]
+        assert len(kinds) == len(set(kinds)), kinds
+    sound = reports(program, False)
+    assert [finding for one in sound for finding in one.warnings] == []
+
+
+@pytest.mark.parametrize("make", [lambda: optim.Adam(1e-3), lambda: optim.SGD(1e-2), lambda: optim.AdamW(1e-3)])
+def test_a_weight_that_begins_at_zero_leaps_and_is_sound(make: Callable[[], optim.Optimizer]) -> None:
+    class Adapted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.base = nn.Linear(6, 6)
+            self.a, self.b = rows(6, 2), mx.zeros((2, 6))
+
+        def __call__(self, x: mx.array) -> mx.array:
+            return self.base(x) + x @ self.a @ self.b
+
+    found = reports(lambda _: train(Adapted(), squares, rows(8, 6), rows(8, 6), optimizer=make()), False)
+    assert [finding for one in found for finding in one.warnings] == []
+
+
+def test_a_learning_rate_that_is_warmed_up_is_no_fault() -> None:
+    schedule = optim.linear_schedule(0.0, 1e-2, 4)
+    found = reports(lambda _: train(nn.Linear(3, 2), squares, rows(4, 3), rows(4, 2), optimizer=optim.SGD(schedule)),
+                    False)  # fmt: skip
+    assert [finding for one in found for finding in one.warnings] == []
+    assert "idle update" in [finding.kind for finding in found[0].findings]
+
+
+def test_a_clean_bill_names_what_lies_ahead() -> None:
+    found = reports(growing, False)
+    assert found[0].unseen == []
+    assert found[-1].unseen == ["what differs from step to step"]
