@@ -13,6 +13,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import mlx.core as mx
 
@@ -149,6 +150,7 @@ class Question:
         coarse: The coarsest dtype that takes part.
         peak: The largest number that is added up on the way.
         count: How many elements are looked at one by one.
+        together: Of what is allowed to one element, how much is allowed to each of all together.
     """
 
     name: str
@@ -158,6 +160,7 @@ class Question:
     coarse: mx.Dtype
     peak: float
     count: int
+    together: float = 0.1
 
 
 def check_op(session: Session, op: Op) -> Report:
@@ -199,7 +202,7 @@ def _of_op(look: Look, session: Session, op: Op) -> list[Question]:
         if mx.issubdtype(of.dtype, mx.floating) and of.size:
             run = _projected(forward, of, rule.outputs, [value.array for value in cotangents])
             coarse = _coarsest([*forward.inputs, *forward.outputs, *cotangents])
-            questions.append(Question(gradient.name, of, gradient.array, run, coarse, peak, _ELEMENTS))
+            questions.append(Question(gradient.name, of, gradient.array, run, coarse, peak, _ELEMENTS, 0.02))
     return questions
 
 
@@ -225,7 +228,7 @@ def _of_composite(look: Look, session: Session, op: Op) -> list[Question]:
                 gradient = mx.vjp(make(of.dtype), [of.array], [mx.array(1.0, of.dtype)])[1][0]
                 mx.eval(gradient)
             name = f"the part of ∂L/∂{of.name} that comes from {op.label} {op.name}"
-            questions.append(Question(name, of, gradient, make, _coarsest([*composite.inputs]), peak, _ELEMENTS))
+            questions.append(Question(name, of, gradient, make, _coarsest([*composite.inputs]), peak, _ELEMENTS, 0.02))
     return questions
 
 
@@ -378,28 +381,31 @@ def _compare(question: Question) -> Checked:
     function = _function(question, found)
     flat = question.gradient.flatten()
     room = ROOM[question.coarse]
-    top = float(mx.max(mx.abs(flat)).item())  # type: ignore[arg-type]
+    peak: Any = mx.max(mx.abs(flat)).item()
+    top = float(peak)
     floor = room.floor * top + room.unit * question.peak + 1e-30
-    numbers = flat.astype(mx.float32).tolist() if flat.size <= question.count else None
     for at in spread(flat, question.count):
-        number = float(numbers[at]) if numbers is not None else float(flat[at].item())  # type: ignore[arg-type, index]
-        _judge(found, Element(unravel(at, question.of.shape), number, function.element(at)), room, floor, top)
+        number: Any = flat[at].item()
+        element = Element(unravel(at, question.of.shape), float(number), function.element(at, 0.1 * floor))
+        _judge(found, element, room, floor, top)
     if flat.size > len(found.elements) and math.isfinite(function.noise) and math.isfinite(top):
         found.whole = True
         seen = {element.index for element in found.elements}
-        for at in suspects(function, flat, lambda mask: _allowed(flat, mask, room, floor)):
+        for at in suspects(function, flat, lambda mask: question.together * _allowed(flat, mask, room, floor)):
             index = unravel(at, question.of.shape)
             if index not in seen:
-                _judge(found, Element(index, float(flat[at].item()), function.element(at)), room, floor, top)  # type: ignore[arg-type]
+                number = flat[at].item()
+                element = Element(index, float(number), function.element(at, 0.1 * floor))
+                _judge(found, element, room, floor, top)
     return found
 
 
 def _allowed(gradient: mx.array, mask: mx.array, room: Room, floor: float) -> float:
     """How far the elements of a part may be off together: their errors are as likely up as down."""
     part = mx.where(mask != 0, gradient.astype(mx.float32), 0)
-    count, size = mx.sum(mask != 0).item(), mx.sqrt(mx.sum(mx.square(part))).item()
-    # One that is off by more than its own share is to be found: only a tenth of the share is allowed to each.
-    return 0.1 * room.share * float(size) + floor * math.sqrt(float(count))  # type: ignore[arg-type]
+    count: Any = mx.sum(mask != 0).item()
+    size: Any = mx.sqrt(mx.sum(mx.square(part))).item()
+    return room.share * float(size) + 10 * floor * math.sqrt(float(count))
 
 
 def _judge(found: Checked, element: Element, room: Room, floor: float, top: float) -> None:

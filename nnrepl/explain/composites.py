@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 
@@ -71,10 +72,11 @@ def explain_call(session: Session, call: Call) -> Explanation:
     """A call as a whole: what it computes, from what, in which steps, and how the loss depends on its result."""
     look = Look(session)
     first, last = call.ops[0], call.ops[-1]
-    where = words.place(first.source)
+    code = call.scope.code
+    where = f"{os.path.basename(code.co_filename)}:{code.co_firstlineno}"
     span = f"{first.label}" if first is last else f"{first.label} to {last.label}"
     kind = f", {call.kind}" if call.kind else ""
-    found = Explanation(None, title=f"{call.title}{kind}: {span}{f', {where}' if where else ''}")
+    found = Explanation(None, title=f"{call.title}{kind}: {span}, {where}")
     whole = _known(call)
     results = _results(call)
     taken = _taken(call)

@@ -84,14 +84,24 @@ class Difference:
         draw = mx.random.bernoulli(0.5, (self.flat.size,), key=mx.random.key(number))
         return (draw.astype(mx.float32) * 2 - 1).astype(self.flat.dtype)
 
-    def along(self, direction: mx.array, length: float = 1.0) -> Slope:
-        """The slope along a direction.
+    def along(self, direction: mx.array, length: float = 1.0, enough: float = 0.0) -> Slope:
+        """The slope along a direction. Larger steps are tried as long as they leave less doubt.
 
         Args:
-            length: How long the direction is: the step is the shorter.
+            length: How long the direction is: the first step is the shorter.
+            enough: With so much doubt no better step is looked for.
         """
         relative = self.noise / max(abs(self.here), 1e-30)
         step = min(max(relative ** (1 / 3), 1e-5), 3e-2) / length
+        best = self._central(direction, step)
+        while best.doubt > enough and (step := 4 * step) < 0.1:
+            found = self._central(direction, step)
+            if not found.doubt < best.doubt:
+                break
+            best = found
+        return best
+
+    def _central(self, direction: mx.array, step: float) -> Slope:
         slopes = []
         for size in (step, 2 * step):
             left = (self.here - self._at(self.flat - size * direction)) / size
@@ -105,12 +115,12 @@ class Difference:
         jump = max(abs(2 * bend - far_bend) - 4 * noise, 0.0)
         return Slope(value, left, right, abs(value - other) + noise, jump)
 
-    def element(self, at: int) -> Slope:
+    def element(self, at: int, enough: float = 0.0) -> Slope:
         """The slope along one element."""
         own: Any = self.flat[at].item()
         size = max(abs(own), 1.0)
         one = (mx.arange(self.flat.size) == at).astype(self.flat.dtype)
-        found = self.along(one * size)
+        found = self.along(one * size, enough=enough * size)
         return Slope(found.value / size, found.left / size, found.right / size, found.doubt / size, found.jump / size)
 
     def _at(self, flat: mx.array) -> float:
@@ -146,9 +156,10 @@ def suspects(
         places = mx.arange(count)
         mask = ((places >= start) & (places < end)).astype(function.flat.dtype)
         direction = signs * mask
-        slope = function.along(direction, math.sqrt(end - start))
+        room = allowed(mask)
+        slope = function.along(direction, math.sqrt(end - start), 0.1 * room)
         expected: Any = mx.sum(wide * direction).item()
-        room = allowed(mask) + 3 * slope.doubt + slope.jump
+        room += 3 * slope.doubt + slope.jump
         if not abs(slope.value - float(expected)) > room:
             continue
         if end - start == 1:

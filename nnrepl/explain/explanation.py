@@ -79,15 +79,13 @@ def explain(session: Session, text: str) -> Explanation:
     """
     match = _AT.match(text.strip())
     target, index = (match["target"].strip(), match["index"]) if match else (text.strip(), None)
-    try:
-        op, value = _find(session, target)
-    except UserError:
+    if index is None and not session.lookup.is_known(target):
         from nnrepl.explain.composites import explain_call, find_call
 
         call = find_call(session, target)
-        if call is None:
-            raise
-        return explain_call(session, call)
+        if call is not None:
+            return explain_call(session, call)
+    op, value = _find(session, target)
     look = Look(session)
     if value is None:
         assert op is not None
