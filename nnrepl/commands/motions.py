@@ -8,6 +8,7 @@ from rich.console import RenderableType
 
 from nnrepl.commands.interpreter import Interpreter
 from nnrepl.commands.table import COUNT, NOTHING, PLACE, PLACE_OR_NOTHING, Grammar, command
+from nnrepl.session import jumps
 
 FORWARDS, BACKWARDS, JUMPS = "forwards", "backwards", "jumps"
 
@@ -27,7 +28,8 @@ def step(it: Interpreter, text: str) -> RenderableType | None:
 
 
 COUNT_OR_STEP = Grammar(
-    "[n] | step [n] | pass [n]", lambda text: re.fullmatch(r"\d*|(step|pass)(\s+\d+)?", text) is not None
+    "[n] | step [n] | pass [n] | cell [n]",
+    lambda text: re.fullmatch(r"\d*|(step|pass|cell)(\s+\d+)?", text) is not None,
 )
 
 
@@ -37,12 +39,15 @@ def next_(it: Interpreter, text: str) -> RenderableType | None:
 
     At the end of the function it goes on in the caller. In the backward pass the lines come the other way round. The
     function is the program's own: a layer of MLX is gone over (see `config skip`). `next step` goes to the first op of
-    the next training step, `next step 10` ten steps on; `next pass` to the next gradient call or update.
+    the next training step, `next step 10` ten steps on; `next pass` to the next gradient call or update; `next cell`
+    to the next cell of a notebook that makes ops.
     """
     if text.startswith("step"):
         return it.show_stop(it.session.next_step(_count(text[4:].strip())))
     if text.startswith("pass"):
         return it.show_stop(it.session.next_pass(_count(text[4:].strip())))
+    if text.startswith("cell"):
+        return it.show_stop(jumps.next_cell(it.session, _count(text[4:].strip())))
     return it.show_stop(it.session.next(_count(text)))
 
 
@@ -82,6 +87,8 @@ def reverse_next(it: Interpreter, text: str) -> RenderableType | None:
         return it.show_stop(it.session.back_step(_count(text[4:].strip())))
     if text.startswith("pass"):
         return it.show_stop(it.session.back_pass(_count(text[4:].strip())))
+    if text.startswith("cell"):
+        return it.show_stop(jumps.back_cell(it.session, _count(text[4:].strip())))
     return it.show_stop(it.session.back_next(_count(text)))
 
 
@@ -118,6 +125,9 @@ def rewind(it: Interpreter, text: str) -> RenderableType | None:
 
 @command("restart", "run", takes=NOTHING, group=JUMPS)
 def restart(it: Interpreter, text: str) -> RenderableType | None:
-    """Run the program again from its start, with the same arguments and random numbers."""
+    """Run the program again from its start, with the same arguments and random numbers.
+
+    Its files are read anew; if one does not parse, nothing happens. Breakpoints stay, edits and timelines go.
+    """
     it.session.restart()
     return None

@@ -162,7 +162,7 @@ def _found(op: Op, who: str, number: int, extent: int, axis: int) -> Outside:
     does = "reads" if op.operation.name in ("getitem", "take", "take_along_axis") else "writes"
     said = f"index {number} is out of range: {who}axis {axis} of {table.name} {tuple(table.shape)}"
     said = f"{said} has the places 0 to {extent - 1}"
-    return Outside(op, said, f"; #{op.index} {op.name} {does} outside of it, which MLX does not check")
+    return Outside(op, said, f"; {op.label} {op.name} {does} outside of it, which MLX does not check")
 
 
 def _assigns_nothing(op: Op) -> Outside | None:
@@ -177,4 +177,4 @@ def _assigns_nothing(op: Op) -> Outside | None:
     said = (
         f"a masked assignment of nothing to {array.name} {tuple(array.shape)}: {what} is empty, and MLX crashes on that"
     )
-    return Outside(op, said, f" (#{op.index} {op.name})", crashes=True)
+    return Outside(op, said, f" ({op.label} {op.name})", crashes=True)

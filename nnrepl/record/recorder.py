@@ -233,6 +233,8 @@ class Recorder:
         if self.differentiating:
             op.part = self.part  # type: ignore[assignment]
             ops.append(op)
+            if self.intake.follows:
+                self.intake.passed(self)
             return
         op.part = self._top_level(op)
         ops.append(op)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from nnrepl.record.source import cell_of
+from nnrepl.session.entered import InCell
 from nnrepl.session.errors import CannotAsk
 from nnrepl.session.place import Find, Place
 from nnrepl.tape import Tape
@@ -115,6 +117,34 @@ class Until:
             return error.position
         finally:
             self._asked = True
+
+
+class NextCell:
+    """The first op of a later cell of a notebook.
+
+    Args:
+        start: From where on.
+        count: The how manyth.
+    """
+
+    sought = ""
+
+    def __init__(self, start: int, count: int) -> None:
+        self.reason = ""
+        self._seen = start
+        self._left = count
+        self._cell = InCell(0)
+
+    def find(self, tape: Tape) -> int | None:
+        start, self._seen = self._seen, max(len(tape), self._seen)
+        for at in self._cell.positions(tape, start, len(tape)):
+            self._left -= 1
+            if not self._left:
+                scope = tape.ops[at].scope
+                assert scope is not None
+                self.reason = f"cell {cell_of(scope.path()[0].code)[1]}"
+                return at
+        return None
 
 
 class NextPass:
