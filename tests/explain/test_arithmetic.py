@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
@@ -337,3 +338,28 @@ def test_compositions_are_explained_as_a_whole() -> None:
 
 def test_signatures_are_read() -> None:
     assert list(signature("a, axis=None").parameters) == ["a", "axis"]
+
+
+# -- rules in English --------------------------------------------------------------------------------------------------
+
+RULES = Path(__file__).with_name("rules.txt")
+
+
+def rules() -> str:
+    """The rules that are no formulas which are run, one a line: what nothing else would notice a change in."""
+    read = {(entry.name, symbol) for entry, symbol, _ in WRITTEN}
+    lines = []
+    for entry in ENTRIES.values():
+        for symbol, text in [("", entry.text), *((symbol, slope.text) for symbol, slope in entry.slopes.items())]:
+            if (entry.name, symbol) not in read:
+                lines.append(f"{entry.name} {symbol or '='} {text}")
+    return "\n".join(sorted(lines)) + "\n"
+
+
+def test_no_rule_in_english_changes_unseen() -> None:
+    """`python -m tests.explain.test_arithmetic` writes them anew; read the difference before you keep it."""
+    assert rules() == RULES.read_text(encoding="utf-8")
+
+
+if __name__ == "__main__":
+    RULES.write_text(rules(), encoding="utf-8")
