@@ -82,10 +82,10 @@ def value_of(session: Session, text: str) -> Value:
     Raises:
         UserError: If nothing is called so.
     """
-    lookup = session.lookup
+    lookup, scope = session.lookup, session.where().scope
     part = session.part
     try:
-        value = lookup.by_words(text, session.cursor)
+        value = session.named(text)
         if part is None or not _is_older(value, part):
             return value
     except NotYet:
@@ -99,7 +99,7 @@ def value_of(session: Session, text: str) -> Value:
         return unused
     end = part.end if part is not None and part.end > session.cursor else len(session.tape)
     try:
-        return lookup.by_words(text, end)
+        return lookup.by_words(text, end, scope)
     except NotYet:
         return lookup.by_words(text, len(session.tape))
 
@@ -123,7 +123,7 @@ def target_of(session: Session, text: str) -> Value:
         return gradient_of(session, value_of(session, inner))
     try:
         return value_of(session, text)
-    except (NotYet, NoGradient):
+    except NoGradient:
         raise
     except UserError as unknown:
         return main_output(_op_at(session, text, unknown))
@@ -134,7 +134,8 @@ def _op_at(session: Session, text: str, unknown: UserError) -> Op:
     try:
         return session.op_at(text)
     except UserError as refused:
-        raise (unknown if re.fullmatch(r"[\w@]+", text) else refused) from None
+        named = isinstance(unknown, NotYet) or re.fullmatch(r"[\w@]+", text)
+        raise (unknown if named else refused) from None
 
 
 def main_output(op: Op) -> Value:

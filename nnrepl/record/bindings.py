@@ -114,6 +114,7 @@ class Watch:
         self.recorder = recorder
         self._frames: dict[FrameType, _Frame] = {}
         self._known: dict[int, _Watched] = {}
+        self._resting: dict[int, Holder] = {}
 
     # -- frames --------------------------------------------------------------------------------------------
 
@@ -165,7 +166,8 @@ class Watch:
         self._known.clear()
 
     def _note(self, state: _Frame, values: list[Any], position: int) -> None:
-        log, scope, live = self.recorder.tape.bindings.log, state.scope, self.recorder.live
+        bindings, scope, live = self.recorder.tape.bindings, state.scope, self.recorder.live
+        log, own = bindings.log, bindings.call(scope)
         before = state.values
         state.values = values
         contained = False
@@ -182,7 +184,11 @@ class Watch:
                     contained = contained or type(kept) is Holder
                 if kept is not state.kept[at]:
                     state.kept[at] = kept
-                    log.append((position, scope, state.names[at], kept))
+                    entry = (position, scope, state.names[at], kept)
+                    log.append(entry)
+                    own.append(entry)
+                    if type(kept) is Holder:
+                        bindings.held_containers.append(entry)
         if contained or state.containers:
             state.containers = self._containers(values)
 
@@ -231,10 +237,29 @@ class Watch:
         except TypeError:  # a list, a dict, a tuple: `settle` lets go of those that nobody else holds
             box = [thing]
             refer = _Box(box)
-        holder = Holder(type(thing), refer)
-        watched = self._known[id(thing)] = _Watched(holder, refer)
+        watched = self._known[id(thing)] = _Watched(Holder(type(thing), refer), refer)
+        resting = self._resting.pop(id(thing), None)
+        if resting is not None and self._is_again(watched, resting, position):
+            return watched.holder
         self._look(watched, position)
-        return holder
+        return watched.holder
+
+    def _is_again(self, watched: _Watched, holder: Holder, position: int) -> bool:
+        """Whether a container that was let go of is still there: it is the same in what it holds."""
+        thing = watched.refer()
+        if holder.kind is not type(thing):
+            return False
+        entries, noted = _entries(thing), self.recorder.tape.bindings.contents(holder, position)
+        if noted is None or len(noted) != len(entries) or (isinstance(entries, dict) and list(entries) != list(noted)):
+            return False
+        values = list(entries.values()) if isinstance(entries, dict) else list(entries)
+        kept = noted.values() if isinstance(noted, dict) else noted
+        watched.last = values
+        if not all(map(is_, [self.keep(value, position) for value in values], kept)):
+            watched.last = None
+            return False
+        watched.holder, holder.refer = holder, watched.refer
+        return True
 
     def _look(self, watched: _Watched, position: int) -> None:
         """Note what a container holds now, if that has changed."""
@@ -275,6 +300,7 @@ class Watch:
     def loosen(self) -> None:
         """Hold nothing of the program's any longer until it goes on: it may let go of it now. Lists and dicts that lie
         in a module or an object live as long as that."""
+        self._resting.clear()
         reached: set[int] = set()
         pending = [watched for watched in self._known.values() if not isinstance(watched.refer, _Box)]
         while pending:
@@ -287,6 +313,7 @@ class Watch:
             if isinstance(watched.refer, _Box) and key not in reached:
                 watched.refer.let_go()
                 del self._known[key]
+                self._resting[key] = watched.holder
         for state in self._frames.values():
             state.values = [_LOOSE] * len(state.names)
             state.containers = []

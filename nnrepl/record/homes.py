@@ -5,8 +5,13 @@ Two models may have the same parameter paths; what tells them apart is the objec
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Callable
 from dataclasses import dataclass
+from types import CodeType
 from typing import Any
+
+import mlx.core as mx
 
 from nnrepl.record import source as sources
 from nnrepl.record.stack import is_module_type
@@ -22,19 +27,32 @@ class Home:
 
 
 class Homes:
-    """The homes of the values of one tape."""
+    """The homes of the values of one tape.
 
-    def __init__(self, tape: Tape) -> None:
+    Args:
+        leaf_of: Gives the leaf that an array object came in as, after an op has taken it.
+    """
+
+    def __init__(self, tape: Tape, leaf_of: Callable[[Any], Value | None]) -> None:
         self._tape = tape
+        self._leaf_of = leaf_of
+        self._waiting: list[tuple[int, Home, Any]] = []
+        self._waited = -1
         self._seen = 0
         self._seen_variables = 0
         self._last: dict[Holder, dict[Any, Any]] = {}
         self._of: dict[Value, list[tuple[int, Home]]] = {}
         self._in: dict[Home, list[tuple[int, Value]]] = {}
-        self._parents: dict[Holder, list[Home]] = {}
+        self._parents: dict[Holder, dict[Home, None]] = {}
         self._variables: dict[Holder, list[tuple[Activation, str]]] = {}
-        self._bound: dict[tuple[Activation, str], set[Holder]] = {}
+        self._seen_as: dict[Holder, set[tuple[CodeType, str]]] = {}
+        self._bound: dict[tuple[CodeType, str], set[Holder]] = {}
+        self._scopes: dict[int, Activation] = {}
         self._places = 0
+        self._names: dict[Holder, tuple[int, str] | None] = {}
+        self._names_of = -1
+        self._roots: dict[Home, tuple[Holder, str]] = {}
+        self._roots_of = -1
         self._paths: tuple[int, dict[str, list[Home]]] = (-1, {})
 
     def _catch_up(self) -> None:
@@ -47,20 +65,46 @@ class Homes:
                     continue
                 last[key] = thing
                 if isinstance(thing, Value):
-                    home = Home(holder, key)
-                    self._of.setdefault(thing, []).append((position, home))
-                    self._places += home not in self._in
-                    self._in.setdefault(home, []).append((position, thing))
+                    self._enter(position, Home(holder, key), thing)
+                elif isinstance(thing, weakref.ref):
+                    self._waiting.append((position, Home(holder, key), thing))
                 elif isinstance(thing, Holder):
-                    self._parents.setdefault(thing, []).append(Home(holder, key))
-                    self._places += 1
+                    above = self._parents.setdefault(thing, {})
+                    home = Home(holder, key)
+                    self._places += home not in above
+                    above[home] = None
         self._seen = len(bindings.holds)
-        for _, scope, name, thing in bindings.log[self._seen_variables :]:
+        if self._waiting and self._waited != len(self._tape):
+            self._waited = len(self._tape)
+            self._wait()
+        for _, scope, name, thing in bindings.held_containers[self._seen_variables :]:
             if isinstance(thing, Holder):
-                self._bound.setdefault((scope, name), set()).add(thing)
+                bound = self._bound.setdefault((scope.code, name), set())
+                self._places += thing not in bound
+                bound.add(thing)
+                self._scopes[id(scope.variables)] = scope
                 if name != "self" and not sources.is_library(scope.code.co_filename):
-                    self._variables.setdefault(thing, []).append((scope, name))
-        self._seen_variables = len(bindings.log)
+                    known = self._variables.setdefault(thing, [])
+                    if (scope.code, name) not in self._seen_as.setdefault(thing, set()):
+                        self._seen_as[thing].add((scope.code, name))
+                        known.append((scope, name))
+        self._seen_variables = len(bindings.held_containers)
+
+    def _enter(self, position: int, home: Home, value: Value) -> None:
+        self._of.setdefault(value, []).append((position, home))
+        self._places += home not in self._in
+        self._in.setdefault(home, []).append((position, value))
+
+    def _wait(self) -> None:
+        """Arrays that no op had taken when they were seen in a container may have come in as leaves by now."""
+        waiting, self._waiting = self._waiting, []
+        for position, home, reference in waiting:
+            array = reference()
+            leaf = self._leaf_of(array) if isinstance(array, mx.array) else None
+            if leaf is not None:
+                self._enter(position, home, leaf)
+            elif isinstance(array, mx.array):
+                self._waiting.append((position, home, reference))
 
     def of(self, value: Value) -> Home | None:
         """Where a value lies: the first place in a module, else in another container; None if it is in none."""
@@ -87,17 +131,32 @@ class Homes:
             self._paths = (self._places, found)
         return self._paths[1].get(path, [])
 
+    def paths(self) -> list[str]:
+        """The paths of all places in models, with and without the variable that holds the model."""
+        self._catch_up()
+        found: dict[str, None] = {}
+        for home in self._in:
+            root, path = self.path(home)
+            if is_module_type(root.kind):
+                found[path] = None
+                name = self.name(root)
+                if name is not None:
+                    found[f"{name}.{path}"] = None
+        return list(found)
+
     def path(self, home: Home) -> tuple[Holder, str]:
         """The outermost model (or dict) in which a place lies, and its path in that."""
         self._catch_up()
-        holder, path = home.holder, str(home.key)
-        seen = {holder}
-        while True:
-            above = self._above(holder, seen)
-            if above is None:
-                return holder, path
-            holder, path = above.holder, f"{above.key}.{path}"
-            seen.add(holder)
+        if self._roots_of != self._places:
+            self._roots, self._roots_of = {}, self._places
+        if home not in self._roots:
+            holder, path = home.holder, str(home.key)
+            seen = {holder}
+            while (above := self._above(holder, seen)) is not None:
+                holder, path = above.holder, f"{above.key}.{path}"
+                seen.add(holder)
+            self._roots[home] = holder, path
+        return self._roots[home]
 
     def _above(self, holder: Holder, seen: set[Holder]) -> Home | None:
         """What holds a container within the same model: a module, or a list or dict that lies in one."""
@@ -110,32 +169,47 @@ class Homes:
                 return home
         return None
 
-    def name(self, holder: Holder, depth: int = 0) -> str | None:
+    def name(self, holder: Holder) -> str | None:
         """How the program calls a container: by the outermost variable that holds it and nothing else, or by its place
-        in another one."""
+        in another container that has such a name."""
         self._catch_up()
-        found = self._variables.get(holder, [])
-        alone = [(scope, name) for scope, name in found if len(self._bound[scope, name]) == 1]
-        if alone:
-            return min(alone, key=lambda one: one[0].depth)[1]
-        if depth < _DEEP:
+        found = self._named(holder)
+        if found is not None:
+            return found[1]
+        held = self._variables.get(holder, [])
+        return self._global(holder) or (min(held, key=lambda one: one[0].depth)[1] if held else None)
+
+    def _named(self, holder: Holder) -> tuple[int, str] | None:
+        """The depth of the call whose variable a container is known by, and the name."""
+        if self._names_of != self._places:
+            self._names, self._names_of = {}, self._places
+        if holder not in self._names:
+            self._names[holder] = None  # it may hold itself
+            held = self._variables.get(holder, [])
+            found = [(scope.depth, name) for scope, name in held if len(self._bound[scope.code, name]) == 1]
             for home in self._parents.get(holder, ()):
-                above = self.name(home.holder, depth + 1)
+                above = self._named(home.holder)
                 if above is not None:
-                    return f"{above}.{str(home.key).removeprefix('_')}"
-        return self._global(holder) or (min(found, key=lambda one: one[0].depth)[1] if found else None)
+                    found.append((above[0], f"{above[1]}.{str(home.key).removeprefix('_')}"))
+            if found:
+                self._names[holder] = min(found, key=lambda one: (one[0], one[1].count(".")))
+        return self._names[holder]
 
     def name_of(self, thing: Any) -> str | None:
         """How the program calls an object of its own; None if it is in no variable that is known."""
         self._catch_up()
         return next((self.name(holder) for holder in self._variables if holder.refer() is thing), None)
 
+    def holder_of(self, thing: Any) -> Holder | None:
+        """What is known of a container of the program's; None if it was never looked at."""
+        return next((holder for holder in self._tape.bindings.holders() if holder.refer() is thing), None)
+
     def _global(self, holder: Holder) -> str | None:
         """The global variable of the program's that holds a container, where no code that was recorded sets it."""
         thing = holder.refer()
         if thing is None:
             return None
-        for scope in {id(scope.variables): scope for scope, _ in self._bound}.values():
+        for scope in self._scopes.values():
             if not sources.is_library(scope.code.co_filename):
                 for name, held in list(scope.variables.items()):
                     if held is thing:
@@ -161,6 +235,3 @@ class Homes:
                 if name is not None and f"{name}.{home.key}" == path:
                     return self._in[home]
         return []
-
-
-_DEEP = 12

@@ -10,6 +10,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
+from types import FunctionType, ModuleType
 from typing import Any
 
 import mlx.core as mx
@@ -88,7 +89,7 @@ class Frames:
         if name in step.code.co_varnames and not variables_of(step.code):
             return NotYet(f"{name} is not known: {step.code.co_name} reads its own locals(), so it is not looked at")
         if thing is not UNBOUND:
-            return self._stale(name, step, lasti, thing, position) or Held(thing)
+            return self._stale(name, step, lasti, thing, position) or Held(self.taken(thing))
         if quiet or name not in variables_of(step.code) or not self.tape.bindings.known(step):
             return None
         return self._coming(name, step, lasti, position)
@@ -122,7 +123,14 @@ class Frames:
         thing = step.variables.get(name, UNBOUND)
         if isinstance(thing, mx.array):
             thing = self.names.leaf_of(thing) or thing
+        elif not isinstance(thing, (type, FunctionType, ModuleType)):
+            thing = self.names.homes.holder_of(thing) or thing
         return None if thing is UNBOUND else Held(thing)
+
+    def taken(self, thing: Any) -> Any:
+        """What was kept; the leaf instead of an array that no op had taken at that time."""
+        array = thing() if isinstance(thing, weakref.ref) else None
+        return (self.names.leaf_of(array) or thing) if isinstance(array, mx.array) else thing
 
     def _coming(self, name: str, step: Activation, lasti: int, position: int) -> Held | NotYet:
         """A variable that is not set yet: where it will be made, and what was the last one. While the statement that
@@ -141,6 +149,11 @@ class Frames:
         if maker is not None and maker.position >= position:
             return not_made(name, where, maker, position, address, last, whose)
         said = f"{name} is not bound yet{where}"
+        before = self.tape.bindings.was_set(step, name, position)
+        if before is not UNBOUND:
+            said = f"{name} was deleted{where}"
+            if isinstance(before, Value):
+                address, last, whose = self.address(name, before), before, ""
         if last is not None:
             said += f"; the last one is {whose}{': ' if whose else ''}{address}"
         return NotYet(said, address, last)
@@ -229,8 +242,7 @@ class Frames:
 
     def _other_calls(self, name: str) -> list[tuple[int, Activation, Value]]:
         found = self.tape.bindings.called(name)
-        own = [one for one in found if not sources.is_library(one[1].code.co_filename)]
-        return own or found
+        return [one for one in found if not sources.is_library(one[1].code.co_filename)]
 
     def _last(self, name: str, position: int, step: Activation) -> tuple[str, Value | None, str]:
         """The last tensor that a variable of this name held in another call of the same function, with its address

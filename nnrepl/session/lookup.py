@@ -93,14 +93,18 @@ class Lookup:
         raise UserError(f"{op.label} ({op.name}) did not make {name}; its versions are {near}")
 
     def held(
-        self, name: str, position: int, scope: Activation | _Here | None = HERE, libraries: bool = True
+        self,
+        name: str,
+        position: int,
+        scope: Activation | _Here | None = HERE,
+        labels: bool = True,
     ) -> Held | None:
         """What a name or a dotted path means where the cursor stands: a tensor of the tape, or an object of the
         program's; None if nothing is called so. The one rule of all commands (DESIGN 5).
 
         Args:
             scope: In which call to look; the one in which the op at `position` is made, unless it is given.
-            libraries: Whether variables of libraries' frames count, when nothing else has the name.
+            labels: Whether to ask what the tape calls values that no variable has, which takes a look at every op.
 
         Raises:
             NotYet: If it is not made yet.
@@ -109,12 +113,15 @@ class Lookup:
         if isinstance(scope, _Here):
             scope = self.frames.scope_at(position)
         if "." in name:
-            return self._path(name, position, scope)
+            return self._path(name, position, scope, labels)
         frames = self.frames
         try:
             found = frames.in_frames(name, position, scope)
-        except NotYet:
-            found = self._loss(name, position)
+        except NotYet as answer:
+            try:
+                found = self._loss(name, position)
+            except NotYet:
+                raise answer from None
             if found is None or found.whose:
                 raise
         return (
@@ -123,7 +130,7 @@ class Lookup:
             or frames.left_behind(name, position)
             or self._known(name, position)
             or self._loss(name, position)
-            or (frames.in_frames(name, position, scope, True) if libraries else None)
+            or frames.in_frames(name, position, scope, True)
         )
 
     def find(self, name: str, position: int, scope: Activation | _Here | None = HERE) -> Value | None:
@@ -133,7 +140,7 @@ class Lookup:
 
     # -- paths -----------------------------------------------------------------------------------------------
 
-    def _path(self, path: str, position: int, scope: Activation | None) -> Held | None:
+    def _path(self, path: str, position: int, scope: Activation | None, labels: bool) -> Held | None:
         """`critic.layers.0.weight` from a variable that holds a model, `layers.0.weight` where one model has it,
         `layers.1.weights` for a local variable of a module's call."""
         first, _, rest = path.partition(".")
@@ -149,7 +156,9 @@ class Lookup:
             thing = self._walk(holder.thing, rest.split("."), position)
             if thing is not UNBOUND:
                 return Held(thing)
-        found = self._parameter(path, position) or self._local_of_module(path, position) or self._known(path, position)
+        found = self._parameter(path, position) or self._local_of_module(path, position)
+        if found is None and labels:
+            found = self._known(path, position)
         if found is None and unset is not None:
             raise unset
         return found
@@ -165,21 +174,21 @@ class Lookup:
             if isinstance(entries, dict):
                 longer = ".".join(words[at:])
                 if longer in entries:  # a dict whose keys are paths
-                    return entries[longer]
+                    return self.frames.taken(entries[longer])
                 other = int(word) if word.isdigit() else f"_{word}"  # an optimizer's `state` is its `_state`
                 thing = entries.get(word, entries.get(other, UNBOUND))
             elif entries is not None and word.isdigit() and int(word) < len(entries):
                 thing = entries[int(word)]
             else:
                 return UNBOUND
-        return thing
+        return self.frames.taken(thing)
 
     def _parameter(self, path: str, position: int) -> Held | None:
         """The parameter at a bare path: of the differentiated model that has it, or of the only one."""
         owners = self.names.owners(path)
         part = self.tape.pass_at(position)
         leaves = [] if part is None else [leaf for leaf in part.wrt if leaf.label == path]
-        if len(owners) > 1 and len(leaves) != 1:
+        if len(owners) > 1:
             called = [self._owner_name(owner, path) for owner in owners]
             raise UserError(f"{path} is a parameter of several models: {', '.join(called)}")
         if leaves:

@@ -188,3 +188,27 @@ def test_a_program_that_keeps_its_locals_finds_them_as_they_were() -> None:
         return y.sum()
 
     traced(f, mx.array([1.0]))
+
+
+def test_calls_of_a_compiled_function_that_are_repeated_have_variables_of_their_own() -> None:
+    @mx.compile
+    def compiled(x: mx.array) -> mx.array:
+        h = x * 2
+        k = mx.tanh(h)
+        return k.sum()
+
+    def f(x: mx.array) -> mx.array:
+        first = compiled(x)
+        second = compiled(x + first)
+        return second * first
+
+    trace = traced(f, mx.array([1.0, 2.0]))
+    tanh = [op for op in trace.ops if op.name == "tanh"]
+    assert len(tanh) == 2
+    for op in tanh:
+        assert op.scope is not None
+        held = trace.tape.bindings.variables(op.scope, op.position)
+        assert held["h"] is op.inputs[0]
+        assert "k" not in held
+    final = trace.tape.bindings.variables(tanh[1].scope, len(trace.tape))  # type: ignore[arg-type]
+    assert final["k"] is tanh[1].outputs[0]

@@ -6,6 +6,7 @@ import functools
 import linecache
 import operator
 import random
+import re
 import sys
 import textwrap
 from collections.abc import Callable
@@ -13,11 +14,14 @@ from types import FrameType
 from typing import Any
 
 import mlx.core as mx
+import mlx.nn as nn
 import pytest
+from rich.console import Console
 
 import nnrepl
 from nnrepl.session.errors import UserError
 from nnrepl.session.expressions import Surroundings
+from tests.support import nnrepl_cli
 
 
 def remember(name: str, source: str) -> str:
@@ -225,3 +229,220 @@ for i in range(2):
     mx.eval(G, D)
     print(i, G.layers[0].weight.sum().item(), D.layers[0].weight.sum().item())
 """
+
+
+def play(source: str, *lines: str, tmp_path: Any) -> list[str]:
+    """What is answered to each line, in one run of a program."""
+    path = tmp_path / "program.py"
+    path.write_text(source)
+    result = nnrepl_cli("--plain", str(path), stdin="\n".join([*lines, "quit", ""]), env={"COLUMNS": "200"})
+    return [answer.rstrip() for answer in re.split(r"^\(nnrepl\) .*\n", result.stdout, flags=re.MULTILINE)[1:]]
+
+
+def test_two_models_are_told_apart_in_every_command(tmp_path: Any) -> None:
+    """No number of the one is shown as the other's: held against plain Python at the same places."""
+    plain: dict[str, Any] = {}
+    exec(GAN.split("for i in range(2)")[0], plain)
+    d_loss, d_grad = plain["d_grad"](plain["D"])
+    g_weight, d_weight = plain["G"].layers[0].weight.sum().item(), plain["D"].layers[0].weight.sum().item()
+    d_norm = mx.linalg.norm(d_grad["layers"][0]["weight"]).item()
+    answers = play(
+        GAN, "until update", "p layers.0.weight.sum().item()", "p G.layers.0.weight.sum().item()",
+        "p D.layers.0.weight.sum().item()",
+        "p mx.linalg.norm(grad(D.layers.0.weight)).item()", "info parameters", "p grad(G.layers.0.weight)",
+        "stats D.layers.0.weight, G.layers.0.weight", "what G.layers.0.weight", "p D.layers[0].weight.shape",
+        "p G.parameters()['layers'][0]['weight'].sum().item()", "p ld.item()", "p lg",
+        "p gd['layers'][2]['bias'].shape", "until step 2", "p layers.0.weight",
+        tmp_path=tmp_path,
+    )  # fmt: skip
+    _, bare, g, d, norm, parameters, no_gradient, stats, what, shape, called, loss, ahead, bias, _, shared = answers[
+        :16
+    ]
+    assert float(bare) == d_weight  # the only one that has been differentiated
+    assert "several models" in shared
+    assert "G.layers.0.weight" in shared
+    assert "D.layers.0.weight" in shared
+    assert float(g) == g_weight
+    assert float(d) == d_weight
+    assert float(norm) == d_norm
+    assert "D.layers.0.weight" in parameters
+    assert "G.layers" not in parameters
+    assert "G.layers.0.weight" in no_gradient
+    assert not re.search(r"= \[", no_gradient)
+    assert stats.index("D.layers.0.weight") < stats.index("(3, 4)") < stats.index("G.layers.0.weight")
+    assert "(3, 2)" in what
+    assert shape == "(3, 4)"
+    assert float(called) == g_weight
+    assert float(loss) == d_loss.item()
+    assert "not bound yet" in ahead
+    assert bias == "(1,)"
+
+
+def test_the_bare_path_is_the_differentiated_models() -> None:
+    mx.random.seed(0)
+    policy, reference = nn.Linear(2, 2), nn.Linear(2, 2)
+    reference.freeze()
+
+    def loss(m: nn.Module, x: mx.array) -> mx.array:
+        return (m(x) - reference(x)).square().sum()
+
+    x = mx.array([[0.5, 0.25]])
+    trace = nnrepl.trace(loss, policy, x, wrt=policy)
+    assert mx.array_equal(trace["weight"].array, policy.weight).item()
+    assert mx.array_equal(trace["reference.weight"].array, reference.weight).item()
+    twice = nn.Linear(2, 2)
+    twice.update(policy.parameters())
+    twice.weight = policy.weight * 2
+    assert trace.set("weight", lambda w: w * 2).value.item() == loss(twice, x).item()
+
+
+STEPS = """
+import mlx.core as mx, mlx.nn as nn, mlx.optimizers as optim
+mx.random.seed(0)
+class Att(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.q = nn.Linear(4, 4)
+    def __call__(self, x):
+        w = self.q(x)
+        weights = mx.softmax(w, axis=-1)
+        return weights * x
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = [Att(), Att()]
+    def __call__(self, x):
+        for l in self.layers:
+            x = l(x)
+        return x
+net, opt = Net(), optim.SGD(0.5)
+scale, batch = 3, mx.ones((2, 4))
+def loss_fn(x):
+    out = net(x)
+    return mx.mean(out * scale)
+step = nn.value_and_grad(net, loss_fn)
+for i in range(3):
+    loss, grads = step(batch)
+    opt.update(net, grads)
+    mx.eval(net, loss)
+    print(i, loss.item())
+"""
+
+
+def test_what_is_not_made_yet_says_so_with_the_last_one_under_its_own_address(tmp_path: Any) -> None:
+    answers = play(
+        STEPS, "until step 2", "until layers.1", "until softmax", "p weights", "p i", "p opt.learning_rate.item()",
+        "p loss", "p grads", "p grad(layers.1.q.weight)", "p layers.0.weights.shape", "p layers.1.weights", "p out",
+        "p net.layers.1.q.weight.shape", "p self.q.weight.shape", "p scale + i", "p sorted(locals())",
+        "p [w + i for _ in 'ab'][1].shape",
+        "p (lambda: w.shape)()", "until backward", "p loss.item()", "p weights", "p out.shape",
+        "what weights", "p nothing", "up 40",
+        tmp_path=tmp_path,
+    )  # fmt: skip
+    weights, number, rate, loss, grads, gradient = answers[3:9]
+    assert "weights is not made yet in this call: #7 (softmax) makes it, 1 op on; the last one is layers.0's" in weights
+    assert number == "1"
+    assert float(rate) == 0.5
+    assert re.match(
+        r"loss is not made yet in this step: #\d+ \(mean\) makes it, \d+ ops on; the last one is step 1's", loss
+    )
+    assert "grads is not made yet in this step" in grads
+    assert "is not made yet in this step: #" in gradient
+    assert "step 1's" in gradient
+    assert answers[9] == "(2, 4)"
+    assert "layers.1.weights is not made yet" in answers[10]
+    assert "out is not made yet" in answers[11] or "out is not bound yet" in answers[11]
+    assert answers[12:15] == ["(4, 4)", "(4, 4)", "4"]
+    assert answers[15] == "['self', 'w', 'x']"
+    assert answers[16:18] == ["(2, 4)", "(2, 4)"]
+    assert re.fullmatch(r"[-.\d]+", answers[19])
+    assert "layers.0's weights@" in answers[20]
+    assert answers[21] == "(2, 4)"
+    assert answers[22] == answers[20]
+    assert "nothing here is called nothing" in answers[23]
+
+
+CLOSURES = """
+import mlx.core as mx
+x = mx.array([1.0, 2.0])
+def outer(k):
+    total = mx.array(0.0)
+    def inner(y):
+        nonlocal total
+        z = y * k
+        total = total + z.sum()
+        later = z + 1
+        return later
+    a = inner(x)
+    later_too = a * 2
+    return later_too + total
+later = 5
+print(outer(3))
+"""
+
+
+def test_python_at_the_prompt_sees_what_code_written_there_would_see(tmp_path: Any) -> None:
+    answers = play(
+        CLOSURES, "goto end", "goto setup#4", "where", "p k", "p later", "p [k * i for i in range(2)]",
+        "p (lambda n: n * k)(2)",
+        "p list(k + i for i in (1, 2))", "p (m := k + 1)", "p total.item()", "p y.tolist()",
+        "def more(v): return v + k",
+        "p more(1)", "class C: held = k", "p C.held", "p sorted(locals())", "p 'x' in globals()",
+        tmp_path=tmp_path,
+    )  # fmt: skip
+    assert "outer" in answers[2]
+    assert answers[3] == "3"
+    assert "later is not bound yet in this call" in answers[4] or "later is not made yet in this call" in answers[4]
+    assert answers[5:10] == ["[0, 3]", "6", "[4, 5]", "4", "0.0"]
+    assert answers[10] == "[1.0, 2.0]"
+    assert answers[12] == "4"
+    assert answers[14] == "3"
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("p nothing", "nothing here is called nothing"),
+        ("p gone", "gone was deleted in this call; the last one is gone@"),
+        ("p later", "later is not made yet in this call: #"),
+        ("p grad(nothing)", "nothing here is called nothing"),
+        ("p nothing.weight", "nothing here is called nothing"),
+        ("p a.5.weight", "nothing on the tape is called a.5.weight"),
+        ("what nothing", "nothing on the tape is called nothing"),
+        ("stats nothing", "nothing here is called nothing"),
+        ("p inner", "inner is a variable of 2 calls that have returned: inner@"),
+        ("p text", "'words'"),
+        ("what text", "text is no tensor of the tape; p text shows what it is"),
+        ("display later", "later is not made yet in this call"),
+        ("watch nothing", "nothing"),
+        ("p later.shape", "later is not made yet in this call: #"),
+        ("p [later for _ in 'ab']", "later is not made yet in this call: #"),
+    ],
+)
+def test_bad_names_are_answered_in_one_line(line: str, said: str) -> None:
+    def helper(v: mx.array) -> mx.array:
+        inner = v * 2
+        return inner + 1
+
+    def f(x: mx.array) -> mx.array:
+        text = "words"
+        gone = x + 1
+        kept = helper(gone)
+        del gone
+        kept = helper(kept) * len(text)
+        middle = kept - 1
+        later = middle * 3
+        return later.sum()
+
+    session = nnrepl.Session(nnrepl.trace(f, mx.array([1.0, 2.0])))
+    middle = next(op for op in session.tape.ops if op.name == "subtract")
+    session.goto(f"{middle.label}")
+    console = Console(width=300)
+    with console.capture() as captured:
+        try:
+            console.print(session.run(line))
+        except UserError as error:
+            console.print(str(error), markup=False)
+    answer = captured.get()
+    assert said in " ".join(answer.split()), answer
+    assert session.cursor == middle.position
