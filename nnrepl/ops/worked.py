@@ -15,7 +15,7 @@ import mlx.core as mx
 
 from nnrepl.ops.case import MOST, Case, Index, Line, Operand, epsilon_of, written
 from nnrepl.ops.entry import Row
-from nnrepl.ops.expression import Node, quantity
+from nnrepl.ops.expression import Node, literal, quantity
 from nnrepl.ops.numbers import element, number
 from nnrepl.ops.pointwise import conjugated, left_out
 from nnrepl.ops.reader import Formula, parse, readable
@@ -241,6 +241,9 @@ def forward(case: Case, index: Index) -> Line | None:
         return None
     formula = parse(case.entry.text).without(left_out(case.bound))
     rows = Rows(case, whole_of(case), formula, backward=False)
+    if 0 in rows.whole:
+        nothing = rows.formula.main.kind == "over" and rows.formula.main.text == "Σ"
+        return Line(element(case.y[0].name, index), literal(0), remark="a sum of nothing") if nothing else None
     place = _widened(index, rows)
     if len(place) != len(rows.whole) or len(rows.places(place)) > MOST:
         return None
