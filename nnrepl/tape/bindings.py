@@ -189,10 +189,9 @@ class Bindings:
 
     # -- variables -----------------------------------------------------------------------------------------
 
-    def between(self, first: int, last: int) -> list[Entry]:
-        """What was noted at the positions from `first` to `last`, both included."""
-        start = bisect_left(self.log, first, key=_position)
-        return self.log[start : bisect_right(self.log, last, key=_position)]
+    def first_from(self, position: int) -> int:
+        """Where in the log the notes at or after a position begin."""
+        return bisect_left(self.log, position, key=_position)
 
     def known(self, scope: Activation) -> bool:
         """Whether the variables of a call were looked at."""
