@@ -162,7 +162,7 @@ class Watch:
                 self._note(state, values, position)
             for view, watched in state.containers:
                 last = watched.last
-                if last is None or len(view) != len(last) or not all(map(is_, view, last)):
+                if last is None or len(view) != len(last) or (len(last) <= _FEW and not all(map(is_, view, last))):
                     self._look(watched, position)
 
     def leave(self, frame: FrameType) -> None:
@@ -208,11 +208,12 @@ class Watch:
             state.containers = self._containers(values)
 
     def _containers(self, values: list[Any]) -> list[tuple[Any, _Watched]]:
-        """The small containers among the variables of a frame, which are looked at with every op of it."""
+        """The containers among the variables of a frame, which are looked at with every op of it: at all that small
+        ones hold, at the size of the others."""
         containers = []
         for thing in values:
             watched = self._known.get(id(thing))
-            if watched is not None and watched.last is not None and len(watched.last) <= _FEW:
+            if watched is not None and watched.last is not None:
                 containers.append((_view(thing), watched))
         return containers
 
@@ -288,6 +289,9 @@ class Watch:
             return
         watched.last = values
         bindings, holder = self.recorder.tape.bindings, watched.holder
+        if len(values) > _MOST:
+            bindings.grown_large(position, holder, Large(holder.kind, len(values)))
+            return
         if before and not isinstance(entries, dict) and len(values) > len(before) and all(map(is_, values, before)):
             more = [self.keep(item, position) for item in values[len(before) :]]
             if bindings.grow(position, holder, more):

@@ -334,6 +334,8 @@ def real(frames: Frames, thing: Any, position: int, name: str, array: Any, live:
     if found is not None and (live or not isinstance(found, (list, tuple, dict)) or is_module(found)):
         return found
     entries = frames.tape.bindings.contents(thing, position)
+    if isinstance(entries, Large):
+        raise UserError(f"{name} was a {thing.kind.__name__} of {entries.size} entries: too many to be kept")
     if entries is None:
         raise UserError(f"{name} was a {thing.kind.__name__} that no longer exists")
     if isinstance(entries, dict):
