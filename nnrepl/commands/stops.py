@@ -53,7 +53,8 @@ def _set(it: Interpreter, text: str, temporary: bool) -> RenderableType:
     place = session.place(text)
     text, condition = (place.title, "") if not isinstance(place, Condition) else (place.where, place.condition)
     entry = session.stops.add(Breakpoint(text, condition=condition, temporary=temporary))
-    return Group(*_answer(session, entry))
+    note = [Text(f"({place.note})", style="hint")] if place.note else []
+    return Group(*_answer(session, entry), *note)
 
 
 def _answer(session: Session, entry: Breakpoint) -> list[RenderableType]:
@@ -62,7 +63,7 @@ def _answer(session: Session, entry: Breakpoint) -> list[RenderableType]:
     place, step = session.lookout.search.place(entry), session.tape.steps.at(session.cursor)
     if place is not None and len(step):
         found = session.lookout.search.places(entry, step.start, step.end)
-        lines.append(Text(places_text(session, found), style="hint"))
+        lines.append(Text(places_text(session, found, bool(place.condition)), style="hint"))
         if not found and place.first_after(session.tape, 0) is None:
             lines[-1] = Text("No op has been there so far.", style="hint")
     return lines

@@ -123,7 +123,7 @@ def target_of(session: Session, text: str) -> Value:
         return gradient_of(session, value_of(session, inner))
     try:
         return value_of(session, text)
-    except (NotYet, NoGradient):
+    except NoGradient:
         raise
     except UserError as unknown:
         return main_output(_op_at(session, text, unknown))
@@ -134,7 +134,8 @@ def _op_at(session: Session, text: str, unknown: UserError) -> Op:
     try:
         return session.op_at(text)
     except UserError as refused:
-        raise (unknown if re.fullmatch(r"[\w@]+", text) else refused) from None
+        named = isinstance(unknown, NotYet) or re.fullmatch(r"[\w@]+", text)
+        raise (unknown if named else refused) from None
 
 
 def main_output(op: Op) -> Value:

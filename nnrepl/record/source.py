@@ -68,7 +68,7 @@ _former: dict[tuple[str, CodeType], str] = {}
 def register_cell(filename: str, path: str, number: int, text: str) -> None:
     """Make the source of a notebook cell known under the file name that it was compiled with."""
     _cells[filename] = Cell(path, number, text)
-    _put(filename, text)
+    register_text(filename, text)
 
 
 def supersede(filename: str, old: str, new: str, before: Iterable[CodeType], after: Iterable[CodeType]) -> None:
@@ -78,15 +78,16 @@ def supersede(filename: str, old: str, new: str, before: Iterable[CodeType], aft
         before, after: The code objects of both texts; those of which neither text has changed a thing are in both.
     """
     kept = f"{filename} ({hash(old):x})"
-    _put(kept, old)
-    _put(filename, new)
+    register_text(kept, old)
+    register_text(filename, new)
     for code in before:
         _former[filename, code] = kept
     for code in after:
         _former.pop((filename, code), None)
 
 
-def _put(filename: str, text: str) -> None:
+def register_text(filename: str, text: str) -> None:
+    """Make source that lies in no file known under the file name that it was compiled with."""
     linecache.cache[filename] = (len(text), None, text.splitlines(keepends=True), filename)
     _indexes.pop(filename, None)
 
@@ -94,6 +95,17 @@ def _put(filename: str, text: str) -> None:
 def file_of(code: CodeType) -> str:
     """The name for `lines_of` under which the text of some code is found, also where the file has changed since."""
     return _former.get((code.co_filename, code), code.co_filename) if _former else code.co_filename
+
+
+def cell_of(code: CodeType) -> tuple[str, int]:
+    """The notebook that some code comes from, and the number of its cell; `("", 0)` for other code."""
+    cell = _cells.get(code.co_filename)
+    return (cell.path, cell.number) if cell is not None else ("", 0)
+
+
+def cells_in(path: str) -> list[int]:
+    """The numbers of the cells of a notebook."""
+    return sorted(cell.number for cell in _cells.values() if cell.path == path)
 
 
 def span_of(code: CodeType, lasti: int) -> Span:

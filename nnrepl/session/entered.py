@@ -115,7 +115,7 @@ class InModule(InCall):
 
     def __init__(self, title: str, pattern: str, model: Any = None) -> None:
         super().__init__(title)
-        self._pattern = pattern
+        self.pattern = pattern
         self._model = model
         self._paths: dict[int, tuple[Any, dict[int, str]]] = {}
 
@@ -126,7 +126,7 @@ class InModule(InCall):
         if root is None:
             root = next(step.owner for step in call.path() if is_module(step.owner))
         path = self._path(root, call.owner)
-        return path is not None and (bool(path) or not self._pattern) and fnmatchcase(path, self._pattern)
+        return path is not None and (bool(path) or not self.pattern) and fnmatchcase(path, self.pattern)
 
     def _path(self, root: Any, module: Any) -> str | None:
         if id(root) not in self._paths:
@@ -138,7 +138,7 @@ class InModule(InCall):
         if op.part.kind != UPDATE_PASS:
             return super().begins(tape, at)
         path = op.module
-        if not (path and (fnmatchcase(path, self._pattern) or fnmatchcase(path, f"{self._pattern}.*"))):
+        if not (path and (fnmatchcase(path, self.pattern) or fnmatchcase(path, f"{self.pattern}.*"))):
             return None
         before = _previous(tape, at)
         return before is None or before.module != path
@@ -159,6 +159,19 @@ class InFunction(InCall):
         return named and code.co_name != "<module>" and is_file(code.co_filename, self._file)
 
 
+class InTyped(InCall):
+    """Ops of what was typed at the prompt: `prompt 3`."""
+
+    kind = "prompt"
+
+    def __init__(self, title: str, filename: str) -> None:
+        super().__init__(title)
+        self._filename = filename
+
+    def accepts(self, call: Activation) -> bool:
+        return call.code.co_filename == self._filename and call.code.co_name == "<module>"
+
+
 class InClass(InCall):
     """Ops of a class: of its methods, and of the modules that are its instances."""
 
@@ -173,6 +186,34 @@ class InClass(InCall):
         holder = call.code.co_qualname.rpartition(".")[0]
         named = is_called(holder, self._name) or (bool(owner) and is_called(owner, self._name))
         return named and is_file(call.code.co_filename, self._file)
+
+
+class InCell(InCall):
+    """Ops that a cell of a notebook makes as it runs: entered once, whatever passes begin in it.
+
+    Args:
+        number: Which cell; 0 for any.
+    """
+
+    kind = "cell"
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"cell {number}" if number else "next cell")
+        self.number = number
+
+    def accepts(self, call: Activation) -> bool:
+        number = sources.cell_of(call.code)[1]
+        return call.code.co_name == "<module>" and bool(number) and self.number in (0, number)
+
+    def begins(self, tape: Tape, at: int) -> bool | None:
+        call = self.call(tape.ops[at].scope)
+        if call is None:
+            return None
+        before = tape.ops[at - 1].scope if at else None
+        return before is None or not before.within(call)
+
+    def positions(self, tape: Tape, start: int, end: int, reverse: bool = False) -> Iterator[int]:
+        return (at for at in within(tape, start, end, reverse) if self.begins(tape, at))
 
 
 class Line(Entered):

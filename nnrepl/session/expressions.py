@@ -17,6 +17,7 @@ from typing import Any
 
 import mlx.core as mx
 
+from nnrepl.record.bounds import checked
 from nnrepl.record.opaque import set_random_state
 from nnrepl.record.recorder import Recorder, current
 from nnrepl.session.errors import NotYet, Quit, UserError
@@ -46,11 +47,14 @@ class Surroundings:
         position: The cursor.
         scope: The function that stands there.
         frame: Its live frame, or that of the nearest caller that still runs; None if none does.
+        ended: The variables of the program's `__main__`, where the program is over and one stands at its end: there a
+            name is first of all what it is in them.
     """
 
     position: int
     scope: Activation | None
     frame: FrameType | None
+    ended: dict[str, Any] | None = None
 
 
 class Expressions:
@@ -98,7 +102,7 @@ class Expressions:
         source, placeholders = self._translate(text, where)
         code = compile(source, "<prompt>", "eval", dont_inherit=True)
         namespace = self._namespace(source, placeholders, where)
-        with aside(), self._as_it_was(where):
+        with aside(), checked(), self._as_it_was(where):
             return eval(code, namespace)
 
     def compute(self, text: str, where: Surroundings, recorder: Recorder, **names: Any) -> Any:
@@ -125,7 +129,7 @@ class Expressions:
         for name in kept - namespace.keys():
             namespace[name] = None
         before = dict(namespace)
-        with aside():
+        with aside(), checked():
             exec(code, namespace)
         changed = {
             name: thing
@@ -273,6 +277,9 @@ class Expressions:
             if name in self.variables:
                 namespace[name] = self.variables[name]
                 continue
+            if where.ended is not None and name in where.ended:
+                namespace[name] = self._at_end(where.ended[name])
+                continue
             if name == "_" and self.shown is not UNBOUND:
                 namespace[name] = self._real(self.shown, name, where)
                 continue
@@ -288,6 +295,12 @@ class Expressions:
             else:
                 self._from_prompt(name, namespace, where)
         return namespace
+
+    def _at_end(self, thing: Any) -> Any:
+        """What a variable holds at the end of the program; a tensor as the value of the tape that it is."""
+        recorder = current()
+        value = recorder.live.get(id(thing)) if recorder is not None and isinstance(thing, mx.array) else None
+        return thing if value is None else self.array_for(value)
 
     def _from_prompt(self, name: str, namespace: dict[str, Any], where: Surroundings) -> None:
         """What the prompt itself knows, if the program has no such name."""
@@ -331,7 +344,7 @@ class Expressions:
             self.variables.update(changed)
             return
         for name, thing in changed.items():
-            if name in frame.f_locals or frame.f_locals is frame.f_globals:
+            if name in frame.f_locals:
                 frame.f_locals[name] = thing
             else:
                 self.variables[name] = thing
@@ -423,6 +436,16 @@ def steady() -> Iterator[None]:
     finally:
         if _RANDOM_STATE[0] is not state:
             set_random_state(state)
+
+
+def speaks_of_a_name(text: str) -> bool:
+    """Whether an expression speaks of something by name, so that its result can be shown under it: `loss.item()`,
+    and not `6 * 7`, `"text"`, `[1, 2]`."""
+    try:
+        body = ast.parse(masked(text), mode="eval").body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return False
+    return len(text) <= 80 and any(isinstance(node, ast.Name) for node in ast.walk(body))
 
 
 def is_condition(text: str) -> bool:

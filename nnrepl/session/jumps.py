@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nnrepl.session import goals
+from nnrepl.session import goals, places
+from nnrepl.session.entered import InCell
 from nnrepl.session.errors import UserError
 from nnrepl.session.findings import source_of
 from nnrepl.session.hooks import END_OF_TAPE, START_OF_TAPE, Stop
@@ -85,3 +86,20 @@ def rewind(session: Session) -> Stop:
     if session.cursor == part.start:
         part = tape.passes[max(tape.passes.index(part) - 1, 0)]
     return session.arrive(part.start, START_OF_TAPE if part.start == session.cursor else "")
+
+
+def next_cell(session: Session, count: int = 1) -> Stop | None:
+    """Go to the first op of the next cell of a notebook that makes ops, or of the `count`-th from here.
+
+    Raises:
+        UserError: If no notebook runs.
+    """
+    places.check_cells(session.tape)
+    return session.forward(goals.NextCell(session.cursor + 1, count))
+
+
+def back_cell(session: Session, count: int = 1) -> Stop:
+    """Go back to the first op of this cell of a notebook; from there, of the one before. Raises UserError."""
+    places.check_cells(session.tape)
+    found = list(InCell(0).positions(session.tape, 0, session.cursor))[-count:]
+    return session.arrive(found[0] if len(found) == count else 0, "" if found else START_OF_TAPE)

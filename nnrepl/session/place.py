@@ -22,11 +22,13 @@ class Place:
         kind: "op", "line", "function", "class", "module", "operation", "value", "phase", "step", "pass", "edge" or
             "condition".
         title: Its canonical spelling.
+        note: What is to be said of how it was read, "" for nothing.
         condition: What must be true there, "" for nothing. Whether it is, is asked by `nnrepl.session.search`.
     """
 
     kind = ""
     condition = ""
+    note = ""
 
     def __init__(self, title: str) -> None:
         self.title = title

@@ -17,8 +17,9 @@ from difflib import get_close_matches
 from typing import Any
 
 from nnrepl.record.names import GRADIENT_SIGN, ProgramNames
+from nnrepl.record.source import lines_of
 from nnrepl.record.stack import is_module
-from nnrepl.session.entered import InClass, InFunction, InModule, Line
+from nnrepl.session.entered import InCell, InClass, InFunction, InModule, InTyped, Line
 from nnrepl.session.errors import UserError
 from nnrepl.session.expressions import cut, is_condition, masked, names_in
 from nnrepl.session.lookup import NUMBER
@@ -38,6 +39,7 @@ from nnrepl.session.points import (
 )
 from nnrepl.session.program import Program, is_called, near
 from nnrepl.tape import PHASES, Op, Tape, own_site
+from nnrepl.timeline.cells import filename
 
 EDGES = ("start", "end")
 FIXED = (*EDGES, *PHASES)
@@ -47,7 +49,8 @@ FORMS = "a place is #12, train.py:31, a value, a function, a class, a module pat
 
 _LINE = re.compile(r"(?P<file>.*?)(?: ?cell (?P<cell>\d{1,9}))?:(?P<line>\d{1,9})")
 _TOKEN = re.compile(
-    r"(?:[^\s:]+ )?cell \d{1,9}:\d{1,9}(?!\S)|(?:pass|step) \d{1,9}(?!\S)|grad\((?:[^()]|\([^()]*\))*\)|\S+"
+    r"(?:[^\s:]+ )?cell \d{1,9}:\d{1,9}(?!\S)|(?:pass|step|cell) \d{1,9}(?!\S)"
+    r"|<?prompt \d{1,9}>?(?::\d{1,9})?(?!\S)|grad\((?:[^()]|\([^()]*\))*\)|\S+"
 )  # fmt: skip
 
 
@@ -71,6 +74,11 @@ class Here:
     running: bool
     variables: Mapping[str, Any]
     skip: tuple[str, ...]
+
+
+def base(path: str) -> str:
+    """The name of a file, without its folders."""
+    return os.path.basename(path)
 
 
 def read(text: str, here: Here) -> Place:
@@ -135,6 +143,12 @@ def _word(word: str, here: Here) -> Place:
         if not number:
             raise UserError(f"{part[1]}es count from 1" if part[1] == "pass" else "steps count from 1")
         return PassStart(number) if part[1] == "pass" else StepStart(number)
+    typed = re.fullmatch(r"<?prompt (\d{1,9})>?(?::(\d{1,9}))?", word)
+    if typed is not None:
+        return _typed(int(typed[1]), int(typed[2] or 0), here)
+    cell = re.fullmatch(r"cell (\d{1,9})", word)
+    if cell is not None:
+        return _cell(int(cell[1]), here)
     if word in PHASES:
         return Phase(word)
     if word in EDGES:
@@ -171,22 +185,63 @@ def gradient_name(text: str) -> str | None:
     return text.removeprefix(GRADIENT_SIGN) if text.startswith(GRADIENT_SIGN) else None
 
 
+def _typed(number: int, line: int, here: Here) -> Place:
+    """`prompt 3`, what was typed there and the calls that it makes; `prompt 3:2` its second line."""
+    name = filename(number)
+    if not lines_of(name):
+        raise UserError(f"nothing was typed as prompt {number}")
+    return Line(f"prompt {number}:{line}", name, line, 0) if line else InTyped(f"prompt {number}", name)
+
+
 # -- lines ---------------------------------------------------------------------------------------------------
 
 
 def _line(found: re.Match[str], here: Here) -> Place:
     """A line of a file; of the nearest file of the program, where none is named."""
     file, line, cell = found["file"], int(found["line"]), int(found["cell"] or 0)
+    note = ""
     if not file:
         site = None if here.op is None else own_site(here.op, here.skip)
         source = None if here.op is None or site is None else _source(here, site)
-        if source is None or not source.file:
+        if source is None or site is None or not source.file:
             raise UserError(f"there is no file here of which {line} could be a line; an op is #{line}")
         file, cell = source.file, cell or source.cell
+        if here.op is not None and here.op.scope is not site.scope:
+            inner = here.op.source
+            note = f"{line} is a line of {base(file)}; {base(inner.file)}:{line} would be one of the library"
     title = f"{here.program.short(file) if os.path.isabs(file) else file}{f' cell {cell}' if cell else ''}:{line}"
     if not cell:
         file = _checked(file, line, here)
-    return Line(title, file, line, cell)
+    place = Line(title, file, line, cell)
+    place.note = note
+    return place
+
+
+def _cell(number: int, here: Here) -> Place:
+    """A cell of the notebook that runs. Raises UserError if it has none of that number."""
+    known = cells_of(here.tape)
+    if not known:
+        raise UserError("this program has no cells: only notebooks have")
+    if number not in known:
+        raise UserError(f"there is no cell {number}; the notebook has cells {known[0]} to {known[-1]}")
+    return InCell(number)
+
+
+def check_cells(tape: Tape) -> None:
+    """Raise UserError unless a notebook runs."""
+    if not cells_of(tape):
+        raise UserError("this program has no cells: only notebooks have; next step goes to the next training step")
+
+
+def cells_of(tape: Tape) -> list[int]:
+    """The numbers of the cells of the notebook on a tape; empty for another program."""
+    from nnrepl.record import source as sources
+
+    for op in tape.ops:
+        path = sources.cell_of(op.scope.path()[0].code)[0] if op.scope is not None else ""
+        if path:
+            return sources.cells_in(path)
+    return []
 
 
 def _source(here: Here, site: Any) -> Any:
@@ -262,7 +317,6 @@ def _module(word: str, here: Here) -> Place | None:
             return InModule(path, "", model)
         if any(_fits(known, rest) for known, _ in model.named_modules()):
             return InModule(path, rest, model)
-        return None
     place = InModule(path, path)
     if place.first_after(here.tape, 0) is not None:
         return place
@@ -357,7 +411,7 @@ def _suggested(word: str, here: Here) -> str:
         *here.names.known(), *here.program.functions(), *here.program.classes(), *_module_paths(here),
         *operations(here.tape), *FIXED,
     ]  # fmt: skip
-    return _meant(get_close_matches(word, candidates, 1))
+    return _meant(get_close_matches(word, candidates, 1, 0.7))
 
 
 def _meant(close: list[str]) -> str:

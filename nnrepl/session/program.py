@@ -15,7 +15,7 @@ from types import CodeType
 from typing import NamedTuple
 
 from nnrepl.record import source as sources
-from nnrepl.replay.world import is_library
+from nnrepl.record.source import is_library
 from nnrepl.tape import Activation, Tape
 
 _MOST_FILES = 200
@@ -154,6 +154,10 @@ class Program:
                 scope = scope.parent
         self._seen = len(self._tape.ops)
         return list(self._recorded)
+
+    def file(self, path: str) -> File:
+        """What one file has."""
+        return file_of(path)
 
     def files(self) -> list[str]:
         """The program's own files: those on the tape, and those that they import and that lie beside them."""

@@ -98,14 +98,15 @@ def _times(count: int, what: str) -> str:
     return f"{count} {what}{'s' if count != 1 else ''}"
 
 
-def places_text(session: Session, positions: list[int]) -> str:
-    """`In this pass: #1, #4, #12.`"""
+def places_text(session: Session, positions: list[int], asked: bool = False) -> str:
+    """`3 ops in this step: #1, #4, #12.`; where a condition is asked, `Asked at 3 ops of this step: #1, #4, #12.`"""
     ops = [session.tape.ops[at] for at in positions if at < len(session.tape)]
     if not ops:
         return "No op of this step so far."
     shown = ", ".join(op.label for op in ops[:6])
     more = f" and {len(ops) - 6} more" if len(ops) > 6 else ""
-    return f"{len(ops)} {'op' if len(ops) == 1 else 'ops'} in this step: {shown}{more}."
+    count = f"{len(ops)} {'op' if len(ops) == 1 else 'ops'}"
+    return f"{f'Asked at {count} of' if asked else f'{count} in'} this step: {shown}{more}."
 
 
 # -- hits ----------------------------------------------------------------------------------------------------

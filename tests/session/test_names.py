@@ -436,7 +436,7 @@ def test_bad_names_are_answered_in_one_line(line: str, said: str) -> None:
 
     session = nnrepl.Session(nnrepl.trace(f, mx.array([1.0, 2.0])))
     middle = next(op for op in session.tape.ops if op.name == "subtract")
-    session.goto(f"#{middle.index}")
+    session.goto(f"{middle.label}")
     console = Console(width=300)
     with console.capture() as captured:
         try:

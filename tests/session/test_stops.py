@@ -223,7 +223,6 @@ def test_next_and_finish_stop_at_breakpoints_on_the_way() -> None:
     assert session.cursor > 0
     session.run("goto start")
     session.finish()
-    session.finish()
     assert session.op is not None
     assert session.op.module == "layers.1"
     assert session.stop.hits

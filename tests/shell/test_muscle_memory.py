@@ -7,6 +7,7 @@ the built-in example, standing at #5 (`z2 = mx.matmul(a1, self.weights2) + self.
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -31,7 +32,7 @@ def tape() -> tuple[Tape, ProgramNames]:
     """The built-in example, recorded to its end."""
     names = ProgramNames()
     names.tape = recorded = Tape(names)
-    with recording(Recorder(recorded, strict=True)), Console(quiet=True):
+    with recording(Recorder(recorded, strict=True, base=sys._getframe())), Console(quiet=True):
         load_script(str(EXAMPLES / "simple_nn.py"), []).run()
     return recorded, names
 
@@ -121,12 +122,24 @@ LINES: list[tuple[str, str]] = [
     ("run", r"! there is no program here that nnrepl could run again"),
     ("start", r"! restart runs the program from its start"),
     # looking
-    ("l", r"▶ #5"),
-    ("l .", r"▶ #5"),
+    ("l", r"▶ +30 #4,#5"),
+    ("l .", r"▶ +30 #4,#5"),
     ("l 1,20", r"^ +20 "),
     ("l 25, 30", r"▶ +30 #4,#5"),
-    ("ll", r"#16"),
-    ("longlist", r"#16"),
+    ("l 40", r"^ +45 "),
+    ("l 28,3", r"^ +31 "),
+    ("l simple_nn.py:40", r"^ +45 "),
+    ("l mse_loss", r"^ +35 #6-8"),
+    ("l 999", r"! simple_nn.py has \d+ lines"),
+    ("l nosuch.py:3", r"! there is no file nosuch.py"),
+    ("ll", r"▶ +30 #4,#5"),
+    ("longlist", r"^ +28 #1,#2 "),
+    ("ll mse_loss", r"^34 .*\n +35 #6-8"),
+    ("ops", r"▶ #5"),
+    ("ops pass", r"#16"),
+    ("ops 28", r"#2 "),
+    ("ops backward", r"#16 "),
+    ("ops mse_loss", r"#8 "),
     ("p z1", r"^z1 = \[\[-0.3218"),
     ("print z1", r"^z1 = \[\[-0.3218"),
     ("pp z1", r"\[\[-0.3218"),
@@ -145,7 +158,7 @@ LINES: list[tuple[str, str]] = [
     ("watch (z1.max())", r"watch 2  z1.max\(\)"),
     ("display (z1)", r"1: z1 = "),
     ("plot (loss)", r"loss"),
-    ("n (2)", r"#7 +square"),
+    ("n (2)", r"#9 +vjp of mean"),
     ("until :35", r"#6 +subtract"),
     ("b (z1)", r"breakpoint 2  z1"),
     ("p == 3", r"! nothing here is called p"),
@@ -180,7 +193,6 @@ LINES: list[tuple[str, str]] = [
     ("set var q = 3", r"^$"),
     ("call 1 + 2", r"^3$"),
     ("interact", r"! the prompt takes Python already"),
-    ("debug f(x)", r"! to step through a call of your own"),
     ("retval", r"! what an op gave is p #12|nothing here is called retval"),
     ("alias px p x", r"^$"),
     ("history", r"5  history"),
@@ -214,6 +226,26 @@ def test_after_the_first_line_people_type_the_second(session: nnrepl.Session) ->
     assert "target" in screen(session, "up", "info locals") or "y_true" in screen(session, "info locals")
     assert "! this is the outermost function" in screen(session, "up 99", "up")
     assert screen(session, "q1 = 5", "p q1 + 1").strip() == "6"
+
+
+def test_next_goes_to_lines_and_step_to_ops_in_both_directions(session: nnrepl.Session) -> None:
+    def walk(line: str, start: str, count: int) -> list[int]:
+        screen(session, f"goto {start}")
+        found = []
+        for _ in range(count):
+            screen(session, line)
+            op = session.op
+            found.append(0 if op is None else op.index)
+        return found
+
+    screen(session, "clear")
+    assert walk("next", "#1", 5) == [3, 4, 6, 9, 12]  # lines 29, 30, 35; then back through 35 and 30
+    assert walk("reverse-next", "#6", 1) == [1]  # to where the line that called began
+    assert walk("reverse-next", "#5", 2) == [4, 3]  # first to where this line begins
+    assert walk("reverse-next", "#14", 3) == [12, 9, 6]
+    assert walk("step", "#1", 3) == [2, 3, 4]
+    assert walk("finish", "#1", 1) == [6]
+    assert "   39 " in screen(session, "goto #4", "list", "list")
 
 
 def test_a_word_that_is_a_name_is_python_where_both_would_do(session: nnrepl.Session) -> None:
