@@ -20,6 +20,7 @@ from nnrepl.record.names import ProgramNames
 from nnrepl.record.opaque import set_random_state
 from nnrepl.record.recorder import Recorder
 from nnrepl.replay.divergence import CannotExchange, Diverged
+from nnrepl.replay.interrupts import resume
 from nnrepl.replay.replay import Replay
 from nnrepl.session.errors import Load, Restart, RunAgain
 from nnrepl.session.session import Session
@@ -93,12 +94,15 @@ class Debuggee:
         """Run the program, and let the user look around afterwards. Returns what ended it."""
         error: BaseException | None = None
         try:
+            resume()
             with clean_walks():
                 self.script.run()
         except Unwinding:
             raise
         except BaseException as raised:
             error = raised
+            if isinstance(raised, KeyboardInterrupt) and self.session.replaying:
+                raise CannotExchange("interrupted where it ran again") from None
             if not isinstance(raised, SystemExit):
                 print_exception(raised)
         self.session.ended(error)
@@ -114,6 +118,7 @@ class Debuggee:
 
     def _strand(self, failure: Unwinding) -> None:
         """The program went another way when it ran again: the user looks at what there was."""
+        resume()
         self.session.changes.failed()
         self.session.strand(f"{failure}; the program is over, restart runs it anew")
 

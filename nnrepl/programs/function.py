@@ -21,7 +21,7 @@ from nnrepl.record.stack import is_module
 from nnrepl.record.strays import invoke
 from nnrepl.record.verify import Receipt, verify
 from nnrepl.replay.divergence import CannotExchange, Diverged
-from nnrepl.replay.interrupts import held
+from nnrepl.replay.interrupts import allowed, held
 from nnrepl.replay.replay import Replay
 from nnrepl.replay.run import Run
 from nnrepl.replay.world import World
@@ -196,11 +196,11 @@ class Call:
         names.tape = tape
         replay = Replay(run)
         recorder = self.recorder(tape, replay, old)
-        with held() as holding:
+        with held():
             now = World([*self._roots, *(leaf.held for leaf in leaves_of(old))])
             self._world.restore()
             try:
-                with holding.allowed(), recording(recorder), _same_objects(recorder, self.wrt):
+                with allowed(), recording(recorder), _same_objects(recorder, self.wrt):
                     trace = self._run(recorder, names)
                     replay.ended(recorder)
             except Exception as error:
