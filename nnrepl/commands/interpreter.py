@@ -17,15 +17,17 @@ from nnrepl.commands import habits, table
 from nnrepl.record.intake import Unwinding
 from nnrepl.session.assignments import Assignment, assignment
 from nnrepl.session.errors import NoGradient, NotYet, UserError
-from nnrepl.session.expressions import masked, parts
+from nnrepl.session.expressions import masked, parts, speaks_of_a_name
+from nnrepl.session.hooks import CELL_DONE
 from nnrepl.session.session import END_OF_PROGRAM, END_OF_TAPE, Session, Stop
 from nnrepl.session.statements import noticing
+from nnrepl.session.typed import CELL, kind_of, run_cell
 from nnrepl.tape import Op, Value
 from nnrepl.view.changes import Changes
 from nnrepl.view.log import Log
 from nnrepl.view.stop import stop_view
 from nnrepl.view.tensor import Look, tensor
-from nnrepl.view.timelines import news_text, recomputed_text
+from nnrepl.view.timelines import below_text, news_text, recomputed_text, taken_text
 from nnrepl.view.tree import tensor_tree
 
 
@@ -175,8 +177,10 @@ class Interpreter:
     def show_stop(self, stop: Stop | None) -> RenderableType | None:
         """The picture of where a motion arrived; None while the program runs on."""
         self.due.clear()
-        if stop is None or (self.quiet and stop.reason in (END_OF_TAPE, END_OF_PROGRAM)):
+        if stop is None or (self.quiet and stop.reason in (END_OF_TAPE, END_OF_PROGRAM, CELL_DONE)):
             return None
+        if stop.reason == CELL_DONE and not (stop.hits or stop.missed):
+            return Group(*self.displays()) if self.session.displays else None
         lines = [line for hit in stop.hits for line in hit.entry.commands]
         self.due.extend(line for line in lines if line != "silent")
         if lines[:1] == ["silent"]:
@@ -216,7 +220,9 @@ class Interpreter:
     # -- expressions ---------------------------------------------------------------------------------------
 
     def python(self, text: str) -> RenderableType | None:
-        """Evaluate or execute Python. An assignment to a value of the tape is an edit."""
+        """Run the program's next cell, change a value of the tape, or evaluate: `session.typed` decides."""
+        if kind_of(self.session, text) == CELL:
+            return self.cell(text)
         change = assignment(text)
         if change is not None:
             shown = self.edit(change, text)
@@ -247,6 +253,18 @@ class Interpreter:
             return None
         return self.print(text)
 
+    def cell(self, text: str, stop: bool = False) -> RenderableType | None:
+        """Let the program go on with what was typed, to its end or only up to its first op."""
+        if not table.is_python(text):
+            raise table.unknown(text, self.table)
+        try:
+            run_cell(self.session, text, stop)
+        except (SyntaxError, ValueError) as error:
+            raise UserError(f"this does not parse: {getattr(error, 'msg', error)}") from None
+        except (RecursionError, MemoryError):
+            raise UserError("this is too deeply nested for Python") from None
+        return None
+
     def edit(self, change: Assignment, line: str) -> RenderableType | None:
         """Change a value of the tape; shows the timeline that this makes, None if it is no value of the tape."""
         timeline = self.guarded(lambda: self.session.changes.assign(change, line), line)
@@ -255,8 +273,14 @@ class Interpreter:
     def news(self) -> RenderableType | None:
         """What an edit has done, once."""
         changes = self.session.changes
+        taken, changes.taken = changes.taken, None
+        if taken is not None:
+            return taken_text(taken)
         timeline, changes.news = changes.news, None
-        return None if timeline is None else news_text(timeline)
+        if timeline is None:
+            return None
+        below = below_text(changes.timelines.live)
+        return news_text(timeline) if below is None else Group(news_text(timeline), below)
 
     def moved_in_time(self, *said: RenderableType) -> RenderableType:
         """Another tape is looked at."""
@@ -264,10 +288,9 @@ class Interpreter:
         session = self.session
         return Group(*said, self.show_stop(Stop("", session.cursor)) or Text(""))
 
-    def print(self, text: str, label: str | None = None, look: Look | None = None) -> RenderableType:
-        """The values of one or more expressions, with their names."""
-        pieces = parts(text)
-        shown = [self._print_one(piece, label if len(pieces) == 1 else None, look) for piece in pieces]
+    def print(self, text: str, look: Look | None = None, named: bool = False) -> RenderableType:
+        """The values of one or more expressions; tensors with their names, and all others as well if `named`."""
+        shown = [self._print_one(piece, piece.strip() if named else None, look) for piece in parts(text)]
         shown = [item for item in shown if item is not None]
         return Group(*shown) if len(shown) != 1 else shown[0]
 
@@ -276,7 +299,10 @@ class Interpreter:
             result = self.value(text)
         except (NotYet, NoGradient) as answer:
             return self.not_there(answer, look)
-        return self.guarded(lambda: self.shown_value(result, label, text, look), text)
+        if result is not None:
+            self.session.expressions.show(result)
+        named = label if not isinstance(result, mx.array) and label is not None and speaks_of_a_name(label) else None
+        return self.guarded(lambda: self.shown_value(result, named, text, look), text)
 
     def not_there(self, answer: UserError, look: Look | None = None) -> RenderableType:
         """What is said of a name that is not made yet; the last tensor of that name under its own address."""

@@ -125,6 +125,9 @@ def rewind(it: Interpreter, text: str) -> RenderableType | None:
 
 @command("restart", "run", takes=NOTHING, group=JUMPS)
 def restart(it: Interpreter, text: str) -> RenderableType | None:
-    """Run the program again from its start, with the same arguments and random numbers."""
+    """Run the program again from its start, with the same arguments and random numbers.
+
+    Its files are read anew; if one does not parse, nothing happens. Breakpoints stay, edits and timelines go.
+    """
     it.session.restart()
     return None

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
 
-from nnrepl.session.births import finite_flags
 from nnrepl.session.expressions import aside
 from nnrepl.session.session import Session
 from nnrepl.tape import Value
 
 _BATCH = 512
+_ELEMENTS = 1 << 21
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,10 +82,9 @@ class Look:
         new = [value for value in wanted if value not in self._finite and self.can_see(value)]
         self.see(new)
         with aside():
-            for start in range(0, len(new), _BATCH):
-                chunk = new[start : start + _BATCH]
-                flags: Any = finite_flags(chunk).tolist()
-                self._finite.update(zip(chunk, flags))
+            for group in batches(new):
+                flags: Any = mx.all(mx.isfinite(rows(group)), axis=1).tolist()
+                self._finite.update(zip(group, flags))
         return {value: self._finite[value] for value in wanted if value in self._finite}
 
     def can_see(self, value: Value) -> bool:
@@ -117,12 +116,8 @@ class Look:
         new = [value for value in wanted if value not in self._stats]
         self.see(new)
         with aside():
-            for start in range(0, len(new), _BATCH):
-                chunk = new[start : start + _BATCH]
-                parts = [_parts(value.array) for value in chunk]
-                mx.eval(parts)
-                for value, part in zip(chunk, parts):
-                    self._stats[value] = _stat(value.size, part)
+            for group in batches(new):
+                self._stats.update(zip(group, _stats(group)))
         return {value: self._stats[value] for value in wanted}
 
     def stat(self, value: Value) -> Stat:
@@ -130,26 +125,47 @@ class Look:
         return self.stats([value])[value]
 
 
-def _parts(array: mx.array) -> list[mx.array]:
-    if not array.size:
-        return []
-    if not mx.issubdtype(array.dtype, mx.inexact):
-        wide = array.astype(mx.float32)
-        return [mx.sum(array == 0), mx.max(mx.abs(wide)), mx.sum(mx.square(wide))]
-    size = mx.abs(array).astype(mx.float32)
-    finite = mx.isfinite(array)
-    kept = mx.where(finite, size, 0)
-    peak = mx.max(kept)
+def batches(values: Iterable[Value]) -> Iterator[list[Value]]:
+    """Values of one size and dtype together, so many that their numbers fit into a few megabytes: what is asked of
+    them is then one op for all, and not several for each."""
+    groups: dict[tuple[int, mx.Dtype], list[Value]] = {}
+    for value in values:
+        groups.setdefault((value.size, value.dtype), []).append(value)
+    for (size, _), group in groups.items():
+        count = max(min(_BATCH, _ELEMENTS // max(size, 1)), 1)
+        for start in range(0, len(group), count):
+            yield group[start : start + count]
+
+
+def rows(group: Sequence[Value]) -> mx.array:
+    """Values of one size as the rows of one array."""
+    size = group[0].size
+    if len(group) == 1:
+        return group[0].array.reshape(1, size)
+    return mx.concatenate([value.array.reshape(-1) for value in group]).reshape(len(group), size)
+
+
+def _stats(group: list[Value]) -> list[Stat]:
+    """Values of one size and dtype in a few numbers."""
+    size = group[0].size
+    if not size:
+        return [Stat(0, 0, 0, 0, 0.0, 0.0)] * len(group)
+    array = rows(group)
+    inexact = mx.issubdtype(array.dtype, mx.inexact)
+    kept = mx.abs(array).astype(mx.float32) if array.dtype != mx.bool_ else array.astype(mx.float32)
+    if inexact:
+        kept = mx.where(mx.isfinite(array), kept, 0)
+    peak = mx.max(kept, axis=1, keepdims=True)
     # Scaled by the peak, so that no square overflows or vanishes.
-    scaled = mx.sum(mx.square(kept / mx.maximum(peak, 1e-30)))
-    return [mx.sum(array == 0), peak, scaled, mx.sum(mx.isnan(array)), mx.sum(mx.isinf(array))]
-
-
-def _stat(size: int, parts: list[mx.array]) -> Stat:
-    if not parts:
-        return Stat(0, 0, 0, 0, 0.0, 0.0)
-    found: list[Any] = [part.item() for part in parts]
-    if len(found) == 3:
-        return Stat(size, int(found[0]), 0, 0, float(found[1]), math.sqrt(found[2]))
-    peak = float(found[1])
-    return Stat(size, int(found[0]), int(found[3]), int(found[4]), peak, math.sqrt(found[2]) * max(peak, 1e-30))
+    scale = mx.maximum(peak, 1e-30)
+    parts = [mx.sum(array == 0, axis=1), peak[:, 0], mx.sum(mx.square(kept / scale), axis=1)]
+    if inexact:
+        parts += [mx.sum(mx.isnan(array), axis=1), mx.sum(mx.isinf(array), axis=1)]
+    mx.eval(parts)
+    found: list[Any] = [part.tolist() for part in parts]
+    zeros, peaks, squares, *bad = found
+    nans, infs = bad if bad else ([0] * len(group), [0] * len(group))
+    return [
+        Stat(size, int(zero), int(nan), int(inf), float(top), math.sqrt(square) * max(float(top), 1e-30))
+        for zero, nan, inf, top, square in zip(zeros, nans, infs, peaks, squares)
+    ]

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 import mlx.core as mx
 
+from nnrepl.ops import ELEMENTWISE, ENTRIES, Trait, has
 from nnrepl.tape import Op, Value
 
 
@@ -46,6 +47,7 @@ class Birth:
         constant: The argument of the op that is no finite number itself, written in the program; None if none is.
         before: For a NaN that infinite numbers made: where one of those was born.
         through: The op behind the birth that takes the bad number first; None if the number is what was asked about.
+        negative: Whether the number is −∞.
         lost: Why the way could not be followed further back, "" where it was followed to its beginning.
     """
 
@@ -57,6 +59,7 @@ class Birth:
     before: Birth | None = None
     through: Op | None = None
     lost: str = ""
+    negative: bool = False
 
     @property
     def root(self) -> Birth:
@@ -70,29 +73,31 @@ def follow(sight: Sight, value: Value, at: int) -> Birth:
     Args:
         at: A flat place at which `value` is NaN or infinite.
     """
-    kind = _kind(sight, value, at)
+    kind, negative = _kind(sight, value, at)
     through: Op | None = None
     while True:
         op = value.op
         if op is None:
             older = value.origin
             if older is None or older.shape != value.shape:
-                return Birth(kind, value, at, None, through=through)
+                return Birth(kind, value, at, None, through=through, negative=negative)
             if older.refusal:
-                return Birth(kind, value, at, None, through=through, lost=older.refusal)
+                return Birth(kind, value, at, None, through=through, lost=older.refusal, negative=negative)
             value = older
             continue
         if any(taken.refusal for taken in op.inputs):
             refusal = next(taken.refusal for taken in op.inputs if taken.refusal)
-            return Birth(kind, value, at, op, through=through, lost=refusal)
+            return Birth(kind, value, at, op, through=through, lost=refusal, negative=negative)
         found = _parent(sight, op, value, at, kind) or _slope(sight, op, value, at)
         if found is None:
-            return Birth(kind, value, at, op, _constant(op), through=through)
+            return Birth(kind, value, at, op, _constant(op), through=through, negative=negative)
         parent, place, parent_kind = found
         if parent_kind != kind or parent.op is op.of is not None:
             before = follow(sight, parent, place)
-            return Birth(kind, value, at, op, before=before, through=through)
+            return Birth(kind, value, at, op, before=before, through=through, negative=negative)
         value, at, through = parent, place, op
+        if kind == INF:
+            kind, negative = _kind(sight, value, at)
 
 
 def first_bad(sight: Sight, value: Value, kind: str = "") -> int | None:
@@ -113,14 +118,13 @@ def is_inexact(value: Value) -> bool:
     return mx.issubdtype(value.dtype, mx.inexact)
 
 
-def finite_flags(values: Sequence[Value]) -> mx.array:
-    """Whether each value is finite everywhere, as one lazy array."""
-    return mx.stack([mx.all(mx.isfinite(value.array)) for value in values])
-
-
-def _kind(sight: Sight, value: Value, at: int) -> str:
+def _kind(sight: Sight, value: Value, at: int) -> tuple[str, bool]:
+    """What an element is, and whether it is −∞."""
     sight.see([value])
-    return NAN if sight.numbers([mx.isnan(value.array.flatten()[at])])[0] else INF
+    element = value.array.flatten()[at]
+    low = element == -mx.inf if mx.issubdtype(value.dtype, mx.floating) else mx.array(False)
+    nan, negative = sight.numbers([mx.isnan(element), low])
+    return NAN if nan else INF, bool(negative)
 
 
 def _constant(op: Op) -> float | None:
@@ -140,8 +144,63 @@ def _parent(sight: Sight, op: Op, value: Value, at: int, kind: str) -> tuple[Val
     bad = [taken for taken in inputs if not finite[taken]]
     if not bad or op.operation.kind == "data":
         return None
-    paired = _paired(sight, op, value, at, bad, kind)
-    return paired if paired is not None else _without_which(sight, op, value, at, bad, kind)
+    found = None
+    if kind == NAN:
+        found = _nan_of(sight, op, value, at, bad)
+    if found is None:
+        found = _paired(sight, op, value, at, bad, kind)
+    return found if found is not None else _without_which(sight, op, value, at, bad, kind)
+
+
+def _nan_of(sight: Sight, op: Op, value: Value, at: int, bad: list[Value]) -> tuple[Value, int, str] | None:
+    """The NaN among the numbers of which arithmetic makes an element: whatever is added to or multiplied with a NaN
+    is NaN. None where there is none, or where the op is no such arithmetic."""
+    pieces = {taken: piece for taken in bad if (piece := _operands_of(op, value, at, taken)) is not None}
+    if not pieces:
+        return None
+    tests = [
+        array for piece in pieces.values() for array in (mx.any(mx.isnan(piece[0])), mx.argmax(mx.isnan(piece[0])))
+    ]
+    flags = sight.numbers(tests)
+    for number, (taken, (_, start, step)) in enumerate(pieces.items()):
+        if flags[2 * number]:
+            return taken, start + step * int(flags[2 * number + 1]), NAN
+    return None
+
+
+def _is_arithmetic(name: str) -> bool:
+    """Whether an op computes each number of its result from the numbers at the same place, all of which count."""
+    entry = ENTRIES.get(name)
+    return entry is not None and entry.kind == ELEMENTWISE and not has(name, Trait.CHOOSES, Trait.ANSWERS)
+
+
+def _operands_of(op: Op, value: Value, at: int, taken: Value) -> tuple[mx.array, int, int] | None:
+    """The numbers of an operand that take part in an element of a sum, a product, a matrix product: with the flat
+    place of the first, and how far the next lies from it."""
+    if op.operation.kind != "op":
+        return None
+    if _is_arithmetic(op.name):
+        place = same_place(value.shape, at, taken.shape)
+        return None if place is None else (taken.array.reshape(-1)[place : place + 1], place, 1)
+    if op.name != "matmul" or len(op.inputs) != 2 or op.inputs[0] is op.inputs[1] or len(value.shape) < 2:
+        return None
+    left, right = reversed(op.inputs) if op.operation.spelling.startswith("__r") else op.inputs
+    if len(left.shape) != len(value.shape) or len(right.shape) not in (2, len(value.shape)):
+        return None
+    *before, _row, column = unravel(at, value.shape)
+    if taken is left:
+        if left.shape[:-1] != value.shape[:-1]:
+            return None
+        start = (at // value.shape[-1]) * left.shape[-1]
+        return taken.array.reshape(-1)[start : start + left.shape[-1]], start, 1
+    if len(right.shape) > 2 and right.shape[:-2] != value.shape[:-2]:
+        return None
+    inner, width = right.shape[-2:]
+    lead = 0
+    for extent, step in zip(right.shape[:-2], before):
+        lead = lead * extent + step
+    start = lead * inner * width + column
+    return taken.array.reshape(-1)[start : lead * inner * width + inner * width : width], start, width
 
 
 def _slope(sight: Sight, op: Op, value: Value, at: int) -> tuple[Value, int, str] | None:

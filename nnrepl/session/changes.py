@@ -21,6 +21,7 @@ from nnrepl.session.assignments import Assignment
 from nnrepl.session.errors import NotYet, RunAgain, UserError
 from nnrepl.session.statements import statement
 from nnrepl.tape import Op, Tape, Value
+from nnrepl.timeline.cells import Cell
 from nnrepl.timeline.code import CodeChange
 from nnrepl.timeline.edits import BadEdit, Edit, make_edit, place_of
 from nnrepl.timeline.timelines import Timeline, Timelines
@@ -47,6 +48,7 @@ class Changes:
         timelines: All of them.
         restarts: Who runs things again; None where nothing can be.
         news: The timeline that the last edit made, until the person has been told of it.
+        taken: The cell that was taken back, until the user has been told of it.
     """
 
     def __init__(self, session: Session, restarts: Restarts | None) -> None:
@@ -55,6 +57,7 @@ class Changes:
         self.timelines = Timelines(session.tape, session.names)
         self.news: Timeline | None = None
         self._left: tuple[Timeline | None, Tape, ProgramNames, int] = (None, session.tape, session.names, 0)
+        self.taken: Cell | None = None
         self._coming: tuple[Timeline | None, Edit | CodeChange | None] | None = None
 
     @property
@@ -256,8 +259,28 @@ class Changes:
     # -- timelines -----------------------------------------------------------------------------------------
 
     def undo(self) -> Timeline:
-        """Go back to the timeline before the last edit. Raises UserError."""
+        """Take back the last cell that was typed on this timeline, or go to the timeline before the last edit.
+
+        Raises:
+            UserError: If there is nothing to take back.
+            RunAgain: Unwinds, for a cell: the program runs again without it.
+        """
+        current = self.timelines.current
+        if len(current.cells) > current.inherited:
+            self._take_back(current)
         return self._show(self.timelines.undo(), "there is nothing to undo: this is timeline 1, without edits")
+
+    def _take_back(self, line: Timeline) -> None:
+        """Run again without the last cell. Raises RunAgain."""
+        self._able()
+        begun = len(line.starts) == len(line.cells)
+        start = line.starts.pop() if begun else len(line.tape)
+        cell = line.cells.pop()
+        self.taken = cell
+        self._coming = (line, None)
+        self._left = (line, self.session.tape, self.session.names, self.session.cursor)
+        self.session.codes.wanted = line.codes
+        raise RunAgain(Run(line.tape, start, (), start))
 
     def redo(self) -> Timeline:
         """Take the last `undo` back. Raises UserError."""

@@ -48,6 +48,19 @@ class CodeChange:
     once: bool = False
 
 
+def recalled(text: str, said: tuple[str, ...], position: int) -> CodeChange:
+    """A change of which only is known what it was: on a saved tape, where nothing runs."""
+    return CodeChange(text, said, position, False, {}, (), False, _nothing, _ignore, _ignore)
+
+
+def _nothing() -> None:
+    """There is no program."""
+
+
+def _ignore(alive: bool) -> None:
+    """There is no program."""
+
+
 class Files(Protocol):
     """The files of the program, which may change while it runs."""
 

@@ -35,8 +35,14 @@ def unapplied(case: Case) -> Iterator[Finding]:
 
 
 def _call_of(op: Op) -> Source:
-    """Where in the program the pass was called in which an op lies."""
-    return sources.locate(op.part.scope.code, op.part.lasti) if op.part.scope is not None else op.source
+    """The line of the program that called the library in which an op was made."""
+    lasti, found = op.lasti, op.source
+    for step in reversed(op.scope.path() if op.scope is not None else []):
+        found = sources.locate(step.code, lasti)
+        if "/mlx/" not in step.code.co_filename:
+            break
+        lasti = step.lasti
+    return found
 
 
 def discarded(case: Case) -> Iterator[Finding]:
