@@ -322,7 +322,9 @@ def _same_objects(recorder: Recorder, wrt: Any) -> Iterator[None]:
         for holder, key, array in before:
             found = dict(_items(holder)).get(key)
             now, was = recorder.live.get(id(found)), recorder.live.get(id(array))
-            if now is not None and was is not None and (now is was or now.origin is was):
+            while now is not None and now is not was:  # a leaf of the pass, or of a checkpoint's second run in it
+                now = now.origin
+            if now is not None and was is not None:
                 holder[key] = array
 
 
