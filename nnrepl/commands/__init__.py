@@ -3,8 +3,8 @@
 from importlib import import_module
 
 MODULES = (
-    "export", "frames", "general", "graph", "info", "inside", "lines", "look", "motions", "passes", "settings", "stops",
-    "time", "understand", "files", "reloading", "comparing",
+    "export", "frames", "general", "graph", "info", "inside", "lines", "look", "listing", "motions", "passes",
+    "settings", "stops", "time", "understand", "files", "reloading", "comparing", "cells",
 )  # fmt: skip
 """The modules of commands, in the order in which help and README list them."""
 

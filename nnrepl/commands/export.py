@@ -10,6 +10,7 @@ from rich.text import Text
 from nnrepl.commands.interpreter import Interpreter
 from nnrepl.commands.table import OUTPUT_FILE, command
 from nnrepl.session.errors import UserError
+from nnrepl.session.files import write_text
 
 PROMPT = "(nnrepl) "
 KINDS = {".html": "HTML", ".htm": "HTML", ".svg": "SVG", ".md": "Markdown", ".txt": "text"}
@@ -31,7 +32,7 @@ def export(it: Interpreter, text: str) -> RenderableType | None:
         raise UserError(f"{path} exists; export -f {path} writes over it")
     dark = it.session.settings["theme"] == "dark"
     try:
-        path.write_text(_written(it, kind, dark), encoding="utf-8")
+        write_text(path, _written(it, kind, dark))
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}") from None
     return Text(f"written as {kind}: {path}", style="hint")

@@ -5,19 +5,23 @@ from __future__ import annotations
 import os
 
 from rich.console import Group, RenderableType
+from rich.table import Table
 from rich.text import Text
 
 from nnrepl.commands.interpreter import Interpreter
-from nnrepl.commands.table import Grammar, command
+from nnrepl.commands.table import NOTHING, Grammar, command
+from nnrepl.programs.examples import examples
+from nnrepl.programs.loading import program_of
 from nnrepl.programs.saved import find, open_session
 from nnrepl.programs.saving import save
-from nnrepl.session.errors import UserError
+from nnrepl.programs.script import Script
+from nnrepl.session.errors import Load, UserError
 from nnrepl.session.session import Stop
 from nnrepl.view.saved import facts_text, saved_text
 
 FILES = "files"
 FILE_ALL = Grammar("FILE [all]", lambda text: bool(text), "files")
-FILE_OR_NOTHING = Grammar("[FILE]", lambda text: True, "files")
+FILE_AND_ARGUMENTS = Grammar("[FILE [ARG ...]]", lambda text: True, "files")
 
 
 def file_name(text: str) -> str:
@@ -43,17 +47,52 @@ def save_(it: Interpreter, text: str) -> RenderableType | None:
     return saved_text(save(it.session, file_name(name.strip() if everything else text), everything))
 
 
-@command("load", takes=FILE_OR_NOTHING, group=FILES)
+@command("load", takes=FILE_AND_ARGUMENTS, group=FILES)
 def load(it: Interpreter, text: str) -> RenderableType | None:
-    """Look at a saved tape: `load run`. Alone, `load` goes back to the program.
+    """Start another program, or look at a saved tape: `load train.py --steps 20`, `load run`.
 
-    Everything that looks and moves works on it; nothing can be computed again or changed, since the program
-    is not there. The program of this session waits where it is.
+    A program is a script with its arguments, a notebook, a module (`load -m package.module`), or one that comes with
+    nnrepl (`load example transformer`; `examples` lists them). It takes the place of the one that waits: on a terminal
+    you are asked first. Breakpoints stay. On a saved tape everything works that looks and moves; nothing can be
+    computed again or changed, and the program of this session waits where it is: `load` alone goes back to it.
     """
     if not text:
         if not it.go_home():
             raise UserError("no saved tape is being looked at; load FILE opens one")
         return Group(Text("back at the program", style="hint"), it.show_stop(Stop("", it.session.cursor)) or Text(""))
+    program = program_of(text)
+    if program is not None:
+        return _start(it, program)
     session, facts = open_session(find(file_name(text)))
     it.visit(session)
     return Group(facts_text(facts), it.show_stop(session.stop) or Text(""))
+
+
+def _start(it: Interpreter, program: Script) -> RenderableType | None:
+    """Let another program take the place of the one that waits. Raises Load."""
+    it.go_home()
+    session = it.session
+    if session.files is None:
+        raise UserError("there is no program here that another could take the place of; nnrepl PROGRAM starts one")
+    count = len(session.changes.timelines)
+    many = f"{len(session.tape)} ops" + (f" on {count} timelines" if count > 1 else "")
+    question = f"{program.title} takes the place of this program; its {many} are lost. Go on? [y/N] "
+    if len(session.tape) and not session.hooks.confirm(question, otherwise=True):
+        return Text("nothing has changed", style="hint")
+    raise Load(program)
+
+
+@command("examples", takes=NOTHING, group=FILES)
+def examples_(it: Interpreter, text: str) -> RenderableType | None:
+    """List the programs that come with nnrepl; `load example NAME` opens one.
+
+    Those under `broken/` are faulty on purpose; `load example dead_relu_sound` is the sound twin of one.
+    """
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)
+    table.add_column(no_wrap=True, min_width=max(len(found.name) for found in examples() if not found.is_twin))
+    table.add_column(no_wrap=True, overflow="ellipsis")
+    for found in examples():
+        if not found.is_twin:
+            table.add_row(Text(found.name, style="value.name"), Text(found.summary))
+    said = "load example NAME opens one, without its folder too; NAME_sound is the sound twin of a broken one"
+    return Group(table, Text(said, style="hint"))

@@ -5,11 +5,11 @@ from __future__ import annotations
 from rich.console import RenderableType
 
 from nnrepl.commands.interpreter import Interpreter
+from nnrepl.commands.manuals import apropos_view, help_view
 from nnrepl.commands.table import NOTHING, Grammar, command
 from nnrepl.record.verify import verify as take_receipt
 from nnrepl.session.errors import UserError
 from nnrepl.session.expressions import aside
-from nnrepl.view.help import apropos_view, help_view
 from nnrepl.view.receipt import receipt_view
 
 GENERAL = "general"

@@ -11,10 +11,14 @@ from nnrepl.commands.interpreter import Interpreter
 from nnrepl.commands.look import LOOK
 from nnrepl.commands.table import Grammar, command
 from nnrepl.session.errors import UserError
+from nnrepl.session.files import write_text
 from nnrepl.session.session import Session
-from nnrepl.tape import PHASES, Op
+from nnrepl.tape import Op
 from nnrepl.view.drawings import FORMATS, drawing_of
 from nnrepl.view.graph import Lanes, neighbourhood, nodes_of
+
+WHOLE = ("line", "function", "class", "module", "phase", "pass", "step")
+"""The kinds of places of which all ops are drawn, and not what lies around one."""
 
 FOLDED = 60
 """Drawings of more ops than this in the terminal are folded by module."""
@@ -40,7 +44,7 @@ def graph(it: Interpreter, text: str) -> RenderableType | None:
     nodes = nodes_of(_chosen(it.session, what or "pass"))
     written = FORMATS[file.suffix](drawing_of(nodes))
     try:
-        file.expanduser().write_text(written, encoding="utf-8")
+        write_text(file.expanduser(), written)
     except OSError as error:
         raise UserError(f"cannot write {file}: {error.strerror}") from None
     return Text(f"Wrote {len(nodes)} ops to {file}.", style="hint")
@@ -66,21 +70,9 @@ def _chosen(session: Session, what: str) -> list[Op]:
         raise UserError("nothing has been recorded yet; step to the first op, then graph")
     if what == "pass":
         return part.ops
-    if what in PHASES:
-        found = [op for op in part.ops if op.phase == what]
-        if not found:
-            raise UserError(f"{part.address} has no {what}; graph pass draws all of it")
-        return found
     if not what:
         return neighbourhood(session.tape, session.op or session.tape.ops[-1])
-    place = session.place(what)
-    if place.kind == "module":
-        return [op for op in part.ops if place.matches(op)] or _nearest(session, what)
-    return _nearest(session, what)
-
-
-def _nearest(session: Session, what: str) -> list[Op]:
-    at = session.nearest(session.place(what))
-    if at is None:
-        raise UserError(f"no op on the tape is at {what}; {session.lookup.extent()}")
-    return neighbourhood(session.tape, session.tape.ops[at])
+    place, op = session.place(what), session.op_at(what)
+    if place.kind not in WHOLE:
+        return neighbourhood(session.tape, op)
+    return [other for other in op.part.ops if place.holds(session.tape, other.position)]

@@ -30,10 +30,6 @@ _READ_AS: tuple[tuple[str, str], ...] = (
 _ANSWERS: tuple[tuple[str, str], ...] = (
     (r"(?:j|jump)\b\s*(.*)", "nothing can be left out here; goto {0} goes there in either direction"),
     (r"interact\b.*", "the prompt takes Python already: type it; ! in front forces it"),
-    (
-        r"debug\s+(.+)",
-        "to step through a call of your own: import nnrepl, then nnrepl.debug(fn, *args) in plain Python",
-    ),
     (r"(?:frame|f)\b.*", "up and down move between the calls, where lists them"),
     (r"(?:rv|retval)\b.*", "what an op gave is p #12; what a function gave has its caller's name: p loss"),
     (r"(?:k|kill|detach)\b.*", "quit ends the program and the session; restart runs it again"),
@@ -47,7 +43,7 @@ _ANSWERS: tuple[tuple[str, str], ...] = (
     ),
     (r"(?:thread|threads)\b.*", "nnrepl follows one thread: the one that the program started in"),
     (r"(?:exceptions)\b.*", "catch exception stops where one is raised; where shows the calls"),
-    (r"(?:disas|disassemble)\b.*", "ll lists the ops of the pass, what #12 tells about one"),
+    (r"(?:disas|disassemble)\b.*", "ops pass lists the ops of the pass, what #12 tells about one"),
     (r"(?:shell|make|cd|pwd)\b.*", "Python can: ! import os; os.getcwd()"),
     (r"(?:handle|signal)\b.*", "Ctrl-C stops the program at its next op; catch exception stops at exceptions"),
 )

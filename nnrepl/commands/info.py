@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from fnmatch import fnmatchcase
 
 import mlx.core as mx
@@ -120,10 +121,10 @@ def stats(it: Interpreter, text: str) -> RenderableType | None:
 def _matching(it: Interpreter, pattern: str) -> list[tuple[str, mx.array]]:
     """The newest values whose names fit a pattern with wildcards."""
     session = it.session
-    found = [
-        (name, value)
-        for name in session.names.known()
-        if fnmatchcase(name, pattern) and (value := session.names.newest(name, session.cursor)) is not None
-    ]
+    found = []
+    for name in dict.fromkeys([*session.names.known(), *session.names.paths()]):
+        if fnmatchcase(name, pattern):
+            with suppress(UserError):  # it is not made yet, or several are called so: another name may fit
+                found.append((name, session.named(name)))
     session.evaluate([value for _, value in found])
     return [(name, value.array) for name, value in found]

@@ -14,24 +14,20 @@ from nnrepl.session.lookup import NUMBER
 from nnrepl.session.session import Session
 from nnrepl.tape import Op
 
-OP = Grammar("[#n | NAME]", lambda text: True, "names")
+OP = Grammar("[NAME | PLACE]", lambda text: True, "places")
 
 
 def op_of(session: Session, text: str) -> Op:
-    """The op that is meant: `#n`, the one that made a name, or the one at the cursor."""
+    """The op that is meant: the one at a place, the one that made a name, or the one at the cursor."""
     if not text:
         if session.op is None:
             raise UserError("the cursor stands behind the last op; name one, such as #3")
         return session.op
-    from nnrepl.explain.paths import gradient_of, inner_of_gradient, value_of
+    from nnrepl.explain.paths import target_of
 
     if NUMBER.fullmatch(text):
         return session.lookup.op(text)
-    inner = inner_of_gradient(text)
-    if inner is None:
-        value = value_of(session, text)
-    else:
-        value = gradient_of(session, value_of(session, inner))
+    value = target_of(session, text)
     if value.op is None:
         raise UserError(f"{text} was not made by an op")
     return value.op
@@ -93,9 +89,11 @@ def primitives(it: Interpreter, text: str) -> RenderableType | None:
 def check(it: Interpreter, text: str) -> RenderableType | None:
     """Compare gradients with finite differences.
 
-    `check #14` checks one op by itself, in float64 where it can; alone, the op at the cursor. `check grad(w)` checks
-    the whole gradient of a parameter, from the loss on; `check pass` those of all parameters. Kinks (ReLU at 0) are
-    explained.
+    `check #14` checks one op by itself, in float64 where it can, also a function with a vjp of your own; alone, the op
+    at the cursor. `check grad(w)` checks the whole gradient of a parameter, from the loss on; `check pass` those of
+    all parameters, and Ctrl-C stops it with what it has. A few elements are checked one by one, all together along a
+    random direction. Only what rounding and the noise of the loss cannot explain is called wrong; kinks (ReLU at 0)
+    are explained, and what `stop_gradient` holds back is held fixed.
     """
     from nnrepl.explain.check import check_op, check_pass, pass_of
     from nnrepl.explain.paths import gradient_pass, inner_of_gradient, value_of
@@ -106,10 +104,10 @@ def check(it: Interpreter, text: str) -> RenderableType | None:
         if text == "pass":
             part = gradient_pass(session)
             leaves = [leaf for leaf in part.wrt if part.grads.get(leaf)]
-            return check_view(*check_pass(session, part, leaves))
+            return check_view(check_pass(session, part, leaves))
         inner = inner_of_gradient(text)
         value = value_of(session, inner) if inner else None
         whole = pass_of(session, value) if value is not None else None
         if value is not None and whole is not None and value in whole.wrt:
-            return check_view(*check_pass(session, whole, [value]))
-        return check_view(*check_op(session, op_of(session, text)))
+            return check_view(check_pass(session, whole, [value]))
+        return check_view(check_op(session, op_of(session, text)))

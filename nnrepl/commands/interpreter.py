@@ -17,14 +17,17 @@ from nnrepl.commands import habits, table
 from nnrepl.record.intake import Unwinding
 from nnrepl.session.assignments import Assignment, assignment
 from nnrepl.session.errors import NoGradient, NotYet, UserError
-from nnrepl.session.expressions import masked, parts
+from nnrepl.session.expressions import masked, parts, speaks_of_a_name
+from nnrepl.session.hooks import CELL_DONE
 from nnrepl.session.session import END_OF_PROGRAM, END_OF_TAPE, Session, Stop
+from nnrepl.session.statements import noticing
+from nnrepl.session.typed import CELL, kind_of, run_cell
 from nnrepl.tape import Op, Value
 from nnrepl.view.changes import Changes
 from nnrepl.view.log import Log
 from nnrepl.view.stop import stop_view
 from nnrepl.view.tensor import Look, tensor
-from nnrepl.view.timelines import news_text, recomputed_text
+from nnrepl.view.timelines import below_text, news_text, recomputed_text, taken_text
 from nnrepl.view.tree import tensor_tree
 
 
@@ -58,12 +61,13 @@ class Interpreter:
         self.full_screen = self.can_full_screen = False
         self.log = Log()
         self._changed = Changes()
-        self._listed: tuple[int, int] | None = None
+        self._listed = ("", -1, 0)
         self.due: deque[str] = deque()
         self.given: deque[str] = deque()
         self.aliases: dict[str, str] = {}
         self.typed: list[str] = []
         self._waited = False
+        self._result: Any = None
         self.collecting = ""
         self._lines: list[str] = []
         self._collected: Callable[[list[str]], None] = _nothing
@@ -92,7 +96,7 @@ class Interpreter:
         if parsed.kind == "empty":
             if not self.repeat:
                 return None
-            parsed = table.classify(self.repeat, self.table)
+            parsed = table.classify(self.repeat, self.table, self.is_name)
         self.repeat = ""
         if parsed.command is None:
             return self.python(parsed.text)
@@ -116,15 +120,19 @@ class Interpreter:
     def _classify(self, line: str) -> table.Line:
         """A line by its syntax; what is neither command nor Python may be a habit from another debugger."""
         try:
-            return table.classify(line, self.table)
+            return table.classify(line, self.table, self.is_name)
         except UserError:
             meant = habits.read_as(line.strip())
             if meant is not None:
-                return table.classify(meant, self.table)
+                return table.classify(meant, self.table, self.is_name)
             answer = habits.answer(line.strip())
             if answer is not None:
                 raise UserError(answer) from None
             raise
+
+    def is_name(self, word: str) -> bool:
+        """Whether the program, or the user, has something that is called so."""
+        return word == "grad" or self.session.expressions.is_name(word, self.session.where())
 
     def waiting(self) -> str | None:
         """The line that is to be run before any is read; None if there is none."""
@@ -147,7 +155,7 @@ class Interpreter:
 
     def _hint(self, parsed: table.Line, word: str) -> Text | None:
         """A bare word that is a command, and the name of a tensor as well."""
-        if parsed.text or parsed.command is None or self.session.names.newest(word, self.session.cursor) is None:
+        if parsed.text or parsed.command is None or not self.session.expressions.is_tensor(word, self.session.where()):
             return None
         return Text(f"({word} is also a tensor: p {word} shows it)", style="hint")
 
@@ -169,8 +177,10 @@ class Interpreter:
     def show_stop(self, stop: Stop | None) -> RenderableType | None:
         """The picture of where a motion arrived; None while the program runs on."""
         self.due.clear()
-        if stop is None or (self.quiet and stop.reason in (END_OF_TAPE, END_OF_PROGRAM)):
+        if stop is None or (self.quiet and stop.reason in (END_OF_TAPE, END_OF_PROGRAM, CELL_DONE)):
             return None
+        if stop.reason == CELL_DONE and not (stop.hits or stop.missed):
+            return Group(*self.displays()) if self.session.displays else None
         lines = [line for hit in stop.hits for line in hit.entry.commands]
         self.due.extend(line for line in lines if line != "silent")
         if lines[:1] == ["silent"]:
@@ -198,24 +208,42 @@ class Interpreter:
             said = str(error)
             return Text(f"{number}: {said}" if said.startswith(text) else f"{label}: {said}", style="hint")
 
-    def list_on(self) -> int | None:
-        """Where a repeated `list` goes on; None if the cursor has moved since, or there is nothing more."""
-        cursor, end = self._listed or (-1, 0)
-        return end if cursor == self.session.cursor and end < len(self.session.tape) else None
+    def list_on(self, what: str) -> int | None:
+        """Where a repeated `list` or `ops` goes on; None if another was typed since, or the cursor has moved."""
+        listed, cursor, end = self._listed
+        return end if (listed, cursor) == (what, self.session.cursor) else None
 
-    def listed_to(self, ops: list[Op]) -> None:
-        """Remember what `list` has shown."""
-        self._listed = (self.session.cursor, ops[-1].position + 1) if ops else None
+    def listed_to(self, what: str, end: int) -> None:
+        """Remember what `list` or `ops` has shown."""
+        self._listed = (what, self.session.cursor, end)
 
     # -- expressions ---------------------------------------------------------------------------------------
 
     def python(self, text: str) -> RenderableType | None:
-        """Evaluate or execute Python. An assignment to a value of the tape is an edit."""
+        """Run the program's next cell, change a value of the tape, or evaluate: `session.typed` decides."""
+        if kind_of(self.session, text) == CELL:
+            return self.cell(text)
         change = assignment(text)
         if change is not None:
             shown = self.edit(change, text)
             if shown is not None:
                 return shown
+        session = self.session
+        if not session.changes.can_run_again or session.cursor >= len(session.tape):
+            return self._python(text)
+        with noticing(session, text) as effect:
+            self._result = None
+            shown = self._python(text)
+            effect.result = self._result
+        if effect.looked:
+            return Group(shown or Text(""), Text("what that changed in the program is put back: a look", style="hint"))
+        if not effect.changed:
+            return shown
+        session.changes.state(text)
+        return self.moved_in_time(self.news() or Text(""))
+
+    def _python(self, text: str) -> RenderableType | None:
+        """Evaluate or execute Python that changes no value of the tape."""
         try:
             compile(masked(text), "<prompt>", "eval")
         except (RecursionError, MemoryError):
@@ -225,6 +253,18 @@ class Interpreter:
             return None
         return self.print(text)
 
+    def cell(self, text: str, stop: bool = False) -> RenderableType | None:
+        """Let the program go on with what was typed, to its end or only up to its first op."""
+        if not table.is_python(text):
+            raise table.unknown(text, self.table)
+        try:
+            run_cell(self.session, text, stop)
+        except (SyntaxError, ValueError) as error:
+            raise UserError(f"this does not parse: {getattr(error, 'msg', error)}") from None
+        except (RecursionError, MemoryError):
+            raise UserError("this is too deeply nested for Python") from None
+        return None
+
     def edit(self, change: Assignment, line: str) -> RenderableType | None:
         """Change a value of the tape; shows the timeline that this makes, None if it is no value of the tape."""
         timeline = self.guarded(lambda: self.session.changes.assign(change, line), line)
@@ -233,8 +273,14 @@ class Interpreter:
     def news(self) -> RenderableType | None:
         """What an edit has done, once."""
         changes = self.session.changes
+        taken, changes.taken = changes.taken, None
+        if taken is not None:
+            return taken_text(taken)
         timeline, changes.news = changes.news, None
-        return None if timeline is None else news_text(timeline)
+        if timeline is None:
+            return None
+        below = below_text(changes.timelines.live)
+        return news_text(timeline) if below is None else Group(news_text(timeline), below)
 
     def moved_in_time(self, *said: RenderableType) -> RenderableType:
         """Another tape is looked at."""
@@ -242,10 +288,9 @@ class Interpreter:
         session = self.session
         return Group(*said, self.show_stop(Stop("", session.cursor)) or Text(""))
 
-    def print(self, text: str, label: str | None = None, look: Look | None = None) -> RenderableType:
-        """The values of one or more expressions, with their names."""
-        pieces = parts(text)
-        shown = [self._print_one(piece, label if len(pieces) == 1 else None, look) for piece in pieces]
+    def print(self, text: str, look: Look | None = None, named: bool = False) -> RenderableType:
+        """The values of one or more expressions; tensors with their names, and all others as well if `named`."""
+        shown = [self._print_one(piece, piece.strip() if named else None, look) for piece in parts(text)]
         shown = [item for item in shown if item is not None]
         return Group(*shown) if len(shown) != 1 else shown[0]
 
@@ -253,8 +298,20 @@ class Interpreter:
         try:
             result = self.value(text)
         except (NotYet, NoGradient) as answer:
-            return Text(str(answer), style="hint")
-        return self.guarded(lambda: self.shown_value(result, label, text, look), text)
+            return self.not_there(answer, look)
+        if result is not None:
+            self.session.expressions.show(result)
+        named = label if not isinstance(result, mx.array) and label is not None and speaks_of_a_name(label) else None
+        return self.guarded(lambda: self.shown_value(result, named, text, look), text)
+
+    def not_there(self, answer: UserError, look: Look | None = None) -> RenderableType:
+        """What is said of a name that is not made yet; the last tensor of that name under its own address."""
+        said = Text(str(answer), style="hint")
+        last = answer.last if isinstance(answer, NotYet) else None
+        if last is None or not isinstance(answer, NotYet):
+            return said
+        self.session.evaluate([last])
+        return Group(said, tensor(answer.address, last.array, look))
 
     def shown_value(
         self, result: Any, label: str | None, text: str, look: Look | None = None, note: str = ""
@@ -288,13 +345,17 @@ class Interpreter:
     def label(self, text: str, value: Value | None) -> str:
         """What a printed tensor is called: as it was asked for, a gradient as ∂L/∂x."""
         stripped = text.strip()
+        found = self.session.expressions.found.get(stripped)
+        if found is not None and (found.address or found.whose):
+            return found.address if not found.whose else f"{stripped} ({found.whose})"
         if value is not None and value.gradient_of is not None and stripped.startswith("grad("):
             return value.name
         return stripped if len(stripped) <= 40 else "result"
 
     def value(self, text: str) -> Any:
         """The value of an expression."""
-        return self.guarded(lambda: self.session.expressions.evaluate(text, self.session.where()), text)
+        self._result = self.guarded(lambda: self.session.expressions.evaluate(text, self.session.where()), text)
+        return self._result
 
     def guarded(self, compute: Any, text: str) -> Any:
         """Run something of the person's; what it raises becomes one line."""

@@ -10,10 +10,8 @@ from rich.text import Text
 from nnrepl.commands.interpreter import Interpreter
 from nnrepl.commands.table import ANYTHING, EXPRESSION, EXPRESSION_OR_NOTHING, NOTHING, Grammar, command
 from nnrepl.session.errors import NoGradient, NotYet, UserError
-from nnrepl.view.folding import pass_listing
 from nnrepl.view.heatmap import Heatmap
 from nnrepl.view.histogram import Histogram
-from nnrepl.view.listing import LINES, listed, op_table, source_listing
 from nnrepl.view.numbers import Format, read_format
 from nnrepl.view.tensor import Look
 from nnrepl.view.what import what_view
@@ -23,7 +21,6 @@ LOOK = "looking"
 OPTIONS = re.compile(
     r"(?:/(?P<format>\w*)\s*)?(?:-r\s*(?P<range>\[[^\]]*\])\s*)?(?P<map>-m\s)?\s*(?P<rest>.*)", re.DOTALL
 )
-LIST = Grammar("[source | n | PLACE]", lambda text: True, "places")
 FORMATTED = Grammar("[/4f] EXPR", lambda text: bool(text), "names", options=True)
 
 
@@ -31,7 +28,7 @@ FORMATTED = Grammar("[/4f] EXPR", lambda text: bool(text), "names", options=True
 def print_(it: Interpreter, text: str) -> RenderableType | None:
     """Show the value of an expression, and evaluate what it depends on, nothing else.
 
-    Names mean their newest version before the cursor: `p z1`, `p loss, grad(weights1)`,
+    Names mean what the program's variables hold where the cursor stands: `p z1`, `p loss, grad(weights1)`,
     `p z1@12` the version that op #12 made, `p #12` the result of an op, `p layers.0.weight[0]`,
     `p mx.abs(z1).max()`. The expression alone does the same.
 
@@ -46,7 +43,7 @@ def print_(it: Interpreter, text: str) -> RenderableType | None:
         raise UserError("print needs an expression, such as p z1 or p/4f x[0, :3]")
     if found["map"]:
         return heatmap(it, rest)
-    return it.print(rest, look=look)
+    return it.print(rest, look, named=True)
 
 
 def _range(text: str | None) -> tuple[float, float] | None:
@@ -95,7 +92,7 @@ def what(it: Interpreter, text: str) -> RenderableType | None:
     Its shape and dtype, what made it and where, what uses it, whether it has been evaluated and what that
     would cost, and where its gradient is: `what z1`, `what #12`, `what grad(z1)`.
     """
-    return what_view(it.session, it.session.lookup.by_words(text, it.session.cursor))
+    return what_view(it.session, it.session.named(text))
 
 
 @command("grad", takes=EXPRESSION, group=LOOK)
@@ -135,34 +132,6 @@ def undisplay(it: Interpreter, text: str) -> RenderableType | None:
     for number in gone:
         del displays[number]
     return None
-
-
-@command("list", "l", takes=LIST, group=LOOK)
-def list_(it: Interpreter, text: str) -> RenderableType | None:
-    """Show the ops around the cursor, with their state, source and shapes; again: the next ones.
-
-    `list #40` shows those around an op, `list 30` so many, `list .` those around the cursor again. `list source`
-    shows the source around the next op with the numbers of the ops that each line made, `list source 120` that
-    around a line, `list 1,20` those lines, `list source all` the whole file.
-
-    The signs: ● evaluated, blank not yet, ○ dropped (and computed again when looked at), ✎ an edit, ~ stale,
-    ✗ failed; ▶ is the op that comes next.
-    """
-    word, _, rest = text.partition(" ")
-    if word == "source" or re.fullmatch(LINES, text):
-        return source_listing(it.session, rest.strip() if word == "source" else text)
-    ops = listed(it.session, "" if text == "." else text, it.list_on() if not text else None)
-    it.listed_to(ops)
-    return op_table(it.session, ops)
-
-
-@command("ll", "longlist", takes=Grammar("[MODULE | all]", lambda text: True, "modules"), group=LOOK)
-def long_list(it: Interpreter, text: str) -> RenderableType | None:
-    """Show the whole pass in which the cursor stands, folded by module.
-
-    The module in which the cursor stands is unfolded; `ll blocks.0` unfolds another one, `ll all` everything.
-    """
-    return pass_listing(it.session, text)
 
 
 @command("where", "w", "bt", "backtrace", takes=NOTHING, group=LOOK)

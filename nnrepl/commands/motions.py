@@ -8,6 +8,7 @@ from rich.console import RenderableType
 
 from nnrepl.commands.interpreter import Interpreter
 from nnrepl.commands.table import COUNT, NOTHING, PLACE, PLACE_OR_NOTHING, Grammar, command
+from nnrepl.session import jumps
 
 FORWARDS, BACKWARDS, JUMPS = "forwards", "backwards", "jumps"
 
@@ -27,27 +28,32 @@ def step(it: Interpreter, text: str) -> RenderableType | None:
 
 
 COUNT_OR_STEP = Grammar(
-    "[n] | step [n] | pass [n]", lambda text: re.fullmatch(r"\d*|(step|pass)(\s+\d+)?", text) is not None
+    "[n] | step [n] | pass [n] | cell [n]",
+    lambda text: re.fullmatch(r"\d*|(step|pass|cell)(\s+\d+)?", text) is not None,
 )
 
 
 @command("next", "n", takes=COUNT_OR_STEP, group=FORWARDS, repeats=True)
 def next_(it: Interpreter, text: str) -> RenderableType | None:
-    """Go to the next op of this function, over the calls (of modules, for one) that it makes.
+    """Go to the next line of this function, over all ops that this line and its calls make; `step` goes op by op.
 
-    At the end of the function it goes on in the caller. `next step` goes to the first op of the next training step,
-    `next step 10` ten steps on; `next pass` to the next gradient call or update.
+    At the end of the function it goes on in the caller. In the backward pass the lines come the other way round. The
+    function is the program's own: a layer of MLX is gone over (see `config skip`). `next step` goes to the first op of
+    the next training step, `next step 10` ten steps on; `next pass` to the next gradient call or update; `next cell`
+    to the next cell of a notebook that makes ops.
     """
     if text.startswith("step"):
         return it.show_stop(it.session.next_step(_count(text[4:].strip())))
     if text.startswith("pass"):
         return it.show_stop(it.session.next_pass(_count(text[4:].strip())))
+    if text.startswith("cell"):
+        return it.show_stop(jumps.next_cell(it.session, _count(text[4:].strip())))
     return it.show_stop(it.session.next(_count(text)))
 
 
 @command("finish", "fin", "return", "r", takes=NOTHING, group=FORWARDS, repeats=True)
 def finish(it: Interpreter, text: str) -> RenderableType | None:
-    """Go on until this function (a module's `__call__`, for one) is left."""
+    """Go on until this function of the program (a module's `__call__`, for one) is left."""
     return it.show_stop(it.session.finish())
 
 
@@ -55,14 +61,10 @@ def finish(it: Interpreter, text: str) -> RenderableType | None:
 def until(it: Interpreter, text: str) -> RenderableType | None:
     """Go on to the next op at a place: `until #12`, `until train.py:31`, `until matmul`, `until backward`.
 
-    `until step 500` goes to that training step, `until loss < 0.1` to the end of the first gradient call for which
-    this holds.
-    A bare number is a line of the file in which you stand. Without a place, go to a greater line of this
-    function: out of a loop, for one.
+    `until step 500` goes to that training step, `until loss < 0.1` to where a loss has been made for which this holds
+    (see `help places`). The program runs on to a place that it has not come to yet. Without a place, go to a greater
+    line of this function: out of a loop, for one.
     """
-    if text.isdigit():
-        op = it.session.op
-        text = f"{op.source.file if op is not None else ''}:{text}"
     return it.show_stop(it.session.until(text))
 
 
@@ -80,11 +82,13 @@ def reverse_step(it: Interpreter, text: str) -> RenderableType | None:
 
 @command("reverse-next", "rn", takes=COUNT_OR_STEP, group=BACKWARDS, repeats=True)
 def reverse_next(it: Interpreter, text: str) -> RenderableType | None:
-    """Go back to the last op of this function, over the calls that it makes; `rn step` to the step before."""
+    """Go back to the first op of this line, from there to the line before; `rn step` to the step before."""
     if text.startswith("step"):
         return it.show_stop(it.session.back_step(_count(text[4:].strip())))
     if text.startswith("pass"):
         return it.show_stop(it.session.back_pass(_count(text[4:].strip())))
+    if text.startswith("cell"):
+        return it.show_stop(jumps.back_cell(it.session, _count(text[4:].strip())))
     return it.show_stop(it.session.back_next(_count(text)))
 
 
@@ -104,10 +108,11 @@ def reverse_continue(it: Interpreter, text: str) -> RenderableType | None:
 def goto(it: Interpreter, text: str) -> RenderableType | None:
     """Go to a place, in either direction.
 
-    `goto #12` an op; `goto train.py:31` a line; `goto z1` or `goto grad(z1)` the op that makes a value;
-    `goto step 30` the first op of a training step, `goto 30#12` one of its ops;
-    `goto forward`, `goto backward`, `goto update` the first op of a phase; `goto layers.0` a module;
-    `goto matmul` an operation; `goto start`, `goto end`.
+    `goto #12` an op; `goto train.py:31`, `goto 31` a line; `goto z1` or `goto grad(z1)` the op that makes a value;
+    `goto step 30` a training step, `goto 30#12` one of its ops; `goto forward`, `goto backward`, `goto update` the
+    first op of a phase; `goto layers.0` a module; `goto loss_fn` a function; `goto matmul` an operation;
+    `goto layers.1 softmax` one within the other; `goto start`, `goto end`. Of several, the nearest: in this step, else
+    before, else ahead. The program runs on to a place that it has not come to yet (see `help places`).
     """
     return it.show_stop(it.session.goto(text))
 
@@ -120,6 +125,9 @@ def rewind(it: Interpreter, text: str) -> RenderableType | None:
 
 @command("restart", "run", takes=NOTHING, group=JUMPS)
 def restart(it: Interpreter, text: str) -> RenderableType | None:
-    """Run the program again from its start, with the same arguments and random numbers."""
+    """Run the program again from its start, with the same arguments and random numbers.
+
+    Its files are read anew; if one does not parse, nothing happens. Breakpoints stay, edits and timelines go.
+    """
     it.session.restart()
     return None

@@ -6,8 +6,10 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from nnrepl.commands.interpreter import Interpreter
-from nnrepl.commands.table import Grammar, command
+from nnrepl.commands.table import NOTHING, Grammar, command
+from nnrepl.programs.editor import open_editor, place_in_program
 from nnrepl.session.errors import UserError
+from nnrepl.timeline.code import Files
 
 PROGRAM = "program"
 ALL = Grammar("[all]", lambda text: text in ("", "all"), "words", ("all",))
@@ -23,10 +25,29 @@ def reload(it: Interpreter, text: str) -> RenderableType | None:
     class, and constructors of objects that live, only a run from the start takes over: you are asked, and `reload all`
     does it without a question. A file that does not parse changes nothing.
     """
-    session = it.session
-    if session.files is None:
-        raise UserError("there is no program here whose files nnrepl has read; nnrepl PROGRAM has one")
-    said = session.files.reload(session, text == "all")
+    return _reload(it, text == "all")
+
+
+@command("edit", takes=NOTHING, group=PROGRAM)
+def edit(it: Interpreter, text: str) -> RenderableType | None:
+    """Open $EDITOR at the line of the program on which you stand, and `reload` afterwards."""
+    _files(it)
+    place = place_in_program(it.session)
+    status = it.session.hooks.lend_terminal(lambda: open_editor(*place))
+    if status:
+        return Text(f"the editor ended with status {status}; nothing was reloaded", style="warning")
+    return _reload(it, False)
+
+
+def _reload(it: Interpreter, everything: bool) -> RenderableType | None:
+    said = _files(it).reload(it.session, everything)
     if said:
         return Group(*(Text(line, style="hint") for line in said))
     return it.moved_in_time(it.news() or Text(""))
+
+
+def _files(it: Interpreter) -> Files:
+    """The files of the program. Raises UserError without one."""
+    if it.session.files is None:
+        raise UserError("there is no program here whose files nnrepl has read; nnrepl PROGRAM has one")
+    return it.session.files

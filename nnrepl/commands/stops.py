@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 
 from rich.console import Group, RenderableType
@@ -12,11 +11,10 @@ from nnrepl.commands.interpreter import Interpreter
 from nnrepl.commands.table import Grammar, command
 from nnrepl.session.errors import UserError
 from nnrepl.session.events import EVENTS
-from nnrepl.session.matching import LINE, lines_with_code, lines_with_ops, nearest
-from nnrepl.session.questions import names_of
+from nnrepl.session.places import check_python, named_in
+from nnrepl.session.points import Condition
 from nnrepl.session.session import Session
 from nnrepl.session.stops import Breakpoint, Catch, Entry, Watch
-from nnrepl.tape import PHASES
 from nnrepl.view.stops import entries_view, entry_line, places_text
 
 STOPS = "stops"
@@ -33,12 +31,13 @@ def break_(it: Interpreter, text: str) -> RenderableType | None:
 
     A place is an op (`break #12`), a line (`break train.py:31`, `break 31` in the file where you stand), an
     operation (`break matmul`), a value where it is made (`break z1`, `break grad(z1)`), a module where it is
-    entered (`break layers.*.attention`), a function (`break loss_fn`), or a phase (`break backward`). A phase before it
-    keeps it to that phase: `break backward matmul`. A line, a module and a function stop once for each
-    time that the program comes to them, and again where their gradients are taken.
+    entered (`break layers.*.attention`), a function or a class (`break loss_fn`), a phase (`break backward`), or
+    several, each within the one before: `break backward matmul`, `break layers.1 softmax`. A line, a module and a
+    function stop once for each time that the program comes to them, and again where their gradients are taken.
 
-    The condition is Python, as seen from there: `break matmul, z1.max() > 10`. With a value's name it sees the
-    value that has just been made: `break loss, loss > 3`. It is evaluated only where the place matches.
+    A condition is Python, as seen from there: `break matmul, z1.max() > 10`, `break matmul if z1.max() > 10`. Alone it
+    stops where it has become true: `break loss < 0.5` when a loss has been made. It is evaluated only where the place
+    matches.
     """
     return entries_view(it.session) if not text else _set(it, text, temporary=False)
 
@@ -50,90 +49,23 @@ def tbreak(it: Interpreter, text: str) -> RenderableType | None:
 
 
 def _set(it: Interpreter, text: str, temporary: bool) -> RenderableType:
-    place, condition = split_condition(text)
-    place = full_place(it.session, place)
-    _check_python(condition)
-    entry = Breakpoint(place, condition=condition, temporary=temporary)
-    if it.session.lookout.search.matcher(entry) is None and not re.fullmatch(r"[\w.*?<>:/()∂ -]+", place):
-        raise UserError(f"{place} is no place; a place is #12, train.py:31, a value, an op, or a module path")
-    note = _check_line(it.session, place)
-    it.session.stops.add(entry)
-    return Group(*_answer(it.session, entry), *([note] if note is not None else []))
-
-
-def split_condition(text: str) -> tuple[str, str]:
-    """`matmul, z1 > 3` and `matmul if z1 > 3` in two."""
-    place, sign, condition = text.partition(",")
-    if sign and not condition.strip():
-        raise UserError(f"a condition is missing behind the comma: break {place.strip()}, z1.max() > 10")
-    if not sign:
-        found = re.search(r"\s+if\s+", text)
-        if found is not None:
-            place, condition = text[: found.start()], text[found.end() :]
-    if not place.strip():
-        raise UserError("a place is missing: break matmul, z1.max() > 10")
-    return place.strip(), condition.strip()
-
-
-def full_place(session: Session, place: str) -> str:
-    """A place with the file in it: a bare number is a line of the file where the person stands."""
-    phase, _, rest = place.partition(" ")
-    if phase in PHASES and rest.strip():
-        return f"{phase} {full_place(session, rest.strip())}"
-    if place == "#0":
-        raise UserError("ops count from #1; setup counts backwards from #-1")
-    if not re.fullmatch(r":?\d{1,9}", place):
-        return place
-    op = session.op or (session.tape.ops[-1] if session.tape.ops else None)
-    source = op.source if op is not None else None
-    if source is None or not source.file:
-        raise UserError(f"there is no file here of which {place} could be a line; break #{place} is an op")
-    cell = f" cell {source.cell}" if source.cell else ""
-    return f"{os.path.basename(source.file)}{cell}:{place.lstrip(':')}"
-
-
-def _check_python(condition: str) -> None:
-    from nnrepl.session.expressions import masked
-
-    if condition:
-        try:
-            compile(masked(condition), "<condition>", "eval")
-        except (SyntaxError, ValueError) as error:
-            reason = getattr(error, "msg", error)
-            raise UserError(f"the condition {condition} does not parse: {reason}") from None
-
-
-def _check_line(session: Session, place: str) -> Text | None:
-    """What to say about a line from which no op has come: an error where none ever will."""
-    phase, _, rest = place.partition(" ")
-    found = LINE.fullmatch(rest if rest and phase in PHASES else place)
-    if found is None or found["cell"]:
-        return None
-    line, file = int(found["line"]), found["file"]
-    path, known = lines_with_ops(session.tape, file)
-    path = path or (file if os.path.exists(file) else "")
-    if line in known:
-        return None
-    near = " or ".join(f"{os.path.basename(file)}:{number}" for number in nearest(known, line))
-    offer = f"; the nearest with ops: {near}" if near else ""
-    code = lines_with_code(path) if path else set()
-    if code and line not in code:
-        raise UserError(f"there is no code on line {line} of {os.path.basename(path)}{offer}")
-    return Text(f"No op has come from this line so far{offer}.", style="hint") if path else None
+    session = it.session
+    place = session.place(text)
+    text, condition = (place.title, "") if not isinstance(place, Condition) else (place.where, place.condition)
+    entry = session.stops.add(Breakpoint(text, condition=condition, temporary=temporary))
+    note = [Text(f"({place.note})", style="hint")] if place.note else []
+    return Group(*_answer(session, entry), *note)
 
 
 def _answer(session: Session, entry: Breakpoint) -> list[RenderableType]:
     """What is said when a breakpoint is set: what it is, and where it matches in this pass."""
     lines: list[RenderableType] = [entry_line(session, entry)]
-    part = session.part
-    kind = session.lookout.search.matcher(entry)
-    if kind is None:
-        lines.append(
-            Text(f"Nothing is called {entry.text} yet{session.lookup.suggest(entry.text)}: kept pending.", "hint")
-        )
-    elif part is not None:
-        places = session.lookout.search.places(entry, part.start, max(part.end, part.start))
-        lines.append(Text(places_text(session, places), style="hint"))
+    place, step = session.lookout.search.place(entry), session.tape.steps.at(session.cursor)
+    if place is not None and len(step):
+        found = session.lookout.search.places(entry, step.start, step.end)
+        lines.append(Text(places_text(session, found, bool(place.condition)), style="hint"))
+        if not found and place.first_after(session.tape, 0) is None:
+            lines[-1] = Text("No op has been there so far.", style="hint")
     return lines
 
 
@@ -146,7 +78,8 @@ def condition_(it: Interpreter, text: str) -> RenderableType | None:
     entry = it.session.stops.numbered(number)
     if not isinstance(entry, Breakpoint):
         raise UserError(f"{entry.title} has no condition; only breakpoints have")
-    _check_python(condition.strip())
+    if condition.strip():
+        check_python(condition.strip())
     entry.condition = condition.strip()
     return entry_line(it.session, entry)
 
@@ -173,8 +106,8 @@ def watch(it: Interpreter, text: str) -> RenderableType | None:
     value. A parameter that a new pass takes over unchanged has not changed.
     """
     session = it.session
-    _check_python(text)
-    plain, gradients = names_of(session, text)
+    check_python(text)
+    plain, gradients = named_in(text, session.names)
     entry = Watch(text)
     lines: list[RenderableType] = []
     if not plain and not gradients:
@@ -264,16 +197,35 @@ def clear(it: Interpreter, text: str) -> RenderableType | None:
     """Delete breakpoints, watches or catches: by numbers (`clear 1 3`), by place (`clear train.py:31`), or all."""
     stops = it.session.stops
     text = re.sub(r"^(breakpoints?|watch(points?)?)\b\s*", "", text)
-    if re.fullmatch(r"[\d\s,-]*", text):
+    if re.fullmatch(r"[\d\s,-]*", text) and not (text.isdigit() and _is_line_only(it.session, text)):
         chosen = _chosen(it.session, text)
     else:
-        chosen = [entry for entry in stops if entry.text in (text, full_place(it.session, text))]
+        chosen = _at_place(it.session, text)
         if not chosen:
             raise UserError(f"no breakpoint, watch or catch is at {text}; info breakpoints lists them")
     for entry in chosen:
         stops.remove(entry)
     names = ", ".join(entry.title for entry in chosen)
     return Text(f"Deleted {names}." if chosen else "There was nothing to delete.", style="hint")
+
+
+def _is_line_only(session: Session, text: str) -> bool:
+    """Whether a number is that of a line at which there is a breakpoint, and of no breakpoint."""
+    if any(str(entry.number) == text for entry in session.stops):
+        return False
+    try:
+        return bool(_at_place(session, text))
+    except UserError:
+        return False
+
+
+def _at_place(session: Session, text: str) -> list[Entry]:
+    """The entries at a place, or of an expression, as it was typed or as it is spelled."""
+    found = [entry for entry in session.stops if text in (entry.text, getattr(entry, "spelled", ""))]
+    if found:
+        return found
+    title = session.place(text).title
+    return [entry for entry in session.stops if title in (entry.text, getattr(entry, "spelled", ""))]
 
 
 @command("commands", takes=Grammar("[N]", lambda text: re.fullmatch(r"\d*", text) is not None), group=STOPS)

@@ -6,6 +6,7 @@ A new command is one decorated function in one of this package's modules.
 from __future__ import annotations
 
 import ast
+import builtins
 import inspect
 import keyword
 import re
@@ -144,11 +145,15 @@ class Line:
     command: Command | None = None
 
 
-def classify(line: str, table: Table = TABLE) -> Line:
-    """Decide by its syntax, never by what is in scope, whether a line is a command or Python.
+def classify(line: str, table: Table = TABLE, is_name: Callable[[str], bool] = lambda word: False) -> Line:
+    """Decide by its syntax whether a line is a command or Python, and where both would do (`p (a)[0]`, `n -1`) by
+    whether the word is a name of the program.
 
     A bare known word is a command. A known word followed by what its grammar accepts is a command, unless the
-    whole line is valid Python (`n = 5`, `w @ x`, `s(1)`). `!` always means Python.
+    line is Python that begins with a name of the program or assigns (`n = 5`, `w @ x`). `!` always means Python.
+
+    Args:
+        is_name: Whether the program, or the user, has something that is called so.
 
     Raises:
         UserError: If it is neither.
@@ -160,26 +165,72 @@ def classify(line: str, table: Table = TABLE) -> Line:
         return Line("python", stripped[1:].strip())
     if stripped.startswith("?"):
         stripped = f"help {stripped[1:]}".strip()
-    word, _, rest = stripped.partition(" ")
-    rest = rest.strip()
-    word, slash, form = word.partition("/")
-    if slash and word in table and table[word].grammar.options and not is_python(stripped):
-        return Line("command", f"/{form} {rest}", table[word])
-    if slash:
-        word = f"{word}/{form}"
+    word, form, rest = _split(stripped, table)
+    python = is_python(stripped)
     if word in table:
         known = table[word]
-        only_comment = rest.startswith("#") and not NUMBER.match(rest)
-        path = "FILE" in known.grammar.name and _PATH.match(rest) is not None  # and no division
-        if known.grammar.accepts(rest) and (not rest or only_comment or path or not is_python(stripped)):
-            return Line("command", rest, known)
-        if not rest:
-            raise UserError(f"{word} needs more; it is written: {known.usage}")
-    if is_python(stripped):
+        if not rest and not form:
+            return _bare(known, word)
+        if not python or _is_command(known, word, stripped, rest, is_name):
+            for meant in (_unwrapped(rest), rest):
+                if form or (meant and known.grammar.accepts(meant)):
+                    return Line("command", f"{form} {meant}" if form else meant, known)
+    if python:
         return Line("python", stripped)
     if word in table:
         raise UserError(f"{word} cannot take {rest!r}; it is written: {table[word].usage}")
-    raise _unknown(stripped, word, table)
+    raise unknown(stripped, table)
+
+
+def _bare(known: Command, word: str) -> Line:
+    if not known.grammar.accepts(""):
+        raise UserError(f"{word} needs more; it is written: {known.usage}")
+    return Line("command", "", known)
+
+
+def _split(line: str, table: Table) -> tuple[str, str, str]:
+    """The first word, its options (`/4f`) where the command takes some, and the rest. `p(x)` is `p (x)`."""
+    word, _, rest = line.partition(" ")
+    called = re.match(r"[A-Za-z][\w-]*(?=\()", line)
+    if called is not None and called[0] in table and not hasattr(builtins, called[0]):
+        word, rest = called[0], line[called.end() :]
+    word, slash, form = word.partition("/")
+    if slash and not (word in table and table[word].grammar.options):
+        return f"{word}/{form}", "", rest.strip()
+    return word, slash + form, rest.strip()
+
+
+def _is_command(known: Command, word: str, line: str, rest: str, is_name: Callable[[str], bool]) -> bool:
+    """Whether a line that is valid Python is meant as a command."""
+    if rest.startswith("#") and not NUMBER.match(rest):
+        return True  # a comment
+    if "FILE" in known.grammar.name and _PATH.match(rest) is not None:
+        return True  # a path, and no division
+    if is_name(word) or assignment(line) is not None:
+        return False
+    body = ast.parse(masked(line)).body
+    if len(body) == 1 and isinstance(body[0], ast.AnnAssign):
+        return body[0].value is None  # `until :41`
+    return len(body) == 1 and isinstance(body[0], ast.Expr) and _is_expression(rest)
+
+
+def _is_expression(text: str) -> bool:
+    try:
+        ast.parse(masked(text), mode="eval")
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return False
+    return True
+
+
+def _unwrapped(text: str) -> str:
+    """`z1` for `(z1)`; a tuple or a generator keeps its brackets."""
+    if not (text.startswith("(") and text.endswith(")") and _is_expression(text)):
+        return text
+    inner = text[1:-1].strip()
+    bare = ast.parse(masked(text), mode="eval").body
+    if isinstance(bare, (ast.Tuple, ast.GeneratorExp, ast.NamedExpr)) or not _is_expression(inner):
+        return text
+    return inner
 
 
 def is_python(text: str) -> bool:
@@ -194,9 +245,11 @@ def is_python(text: str) -> bool:
     return True
 
 
-def _unknown(line: str, word: str, table: Table) -> UserError:
+def unknown(line: str, table: Table = TABLE) -> UserError:
+    """What to say of a line that is neither a command nor Python."""
     from difflib import get_close_matches
 
+    word = line.partition(" ")[0]
     try:
         ast.parse(masked(line))
     except (SyntaxError, ValueError) as error:

@@ -40,7 +40,10 @@ def set_(it: Interpreter, text: str) -> RenderableType | None:
 
 @command("undo", takes=NOTHING, group=TIME)
 def undo(it: Interpreter, text: str) -> RenderableType | None:
-    """Go back to the timeline before the last change. Nothing is computed again."""
+    """Go back to the timeline before the last change; nothing is computed again.
+
+    Where a cell was typed since then, that is taken back, with all that it did: the program runs again without it.
+    """
     return _on(it, it.session.changes.undo())
 
 
@@ -75,7 +78,7 @@ def diff(it: Interpreter, text: str) -> RenderableType | None:
     if len(numbers) > 2:
         raise UserError("diff compares two timelines: diff 1 3")
     if name:
-        it.session.lookup.by_words(name, it.session.cursor)  # an unknown name is the first thing to say
+        it.session.named(name)  # an unknown name is the first thing to say
     before, after = _two(it, numbers)
     return _diff_one(it, name, before, after) if name else _diff_all(it, before, after)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 
 from nnrepl.record.vjp import Rule
@@ -81,10 +82,10 @@ def value_of(session: Session, text: str) -> Value:
     Raises:
         UserError: If nothing is called so.
     """
-    lookup = session.lookup
+    lookup, scope = session.lookup, session.where().scope
     part = session.part
     try:
-        value = lookup.by_words(text, session.cursor)
+        value = session.named(text)
         if part is None or not _is_older(value, part):
             return value
     except NotYet:
@@ -98,7 +99,7 @@ def value_of(session: Session, text: str) -> Value:
         return unused
     end = part.end if part is not None and part.end > session.cursor else len(session.tape)
     try:
-        return lookup.by_words(text, end)
+        return lookup.by_words(text, end, scope)
     except NotYet:
         return lookup.by_words(text, len(session.tape))
 
@@ -109,7 +110,8 @@ def _is_older(value: Value, part: Pass) -> bool:
 
 
 def target_of(session: Session, text: str) -> Value:
-    """What `why` and `explain` are asked about: `z1`, `#12`, `grad(weights1)`, on either side of the cursor.
+    """What `why` and `explain` are asked about: `z1`, `#12`, `grad(weights1)`, on either side of the cursor; for
+    any other place, the result of the op there.
 
     Raises:
         NoGradient: If it is a gradient, and none flows there.
@@ -117,9 +119,31 @@ def target_of(session: Session, text: str) -> Value:
     """
     text = text.strip()
     inner = inner_of_gradient(text)
-    if inner is None:
+    if inner is not None:
+        return gradient_of(session, value_of(session, inner))
+    try:
         return value_of(session, text)
-    return gradient_of(session, value_of(session, inner))
+    except NoGradient:
+        raise
+    except UserError as unknown:
+        return main_output(_op_at(session, text, unknown))
+
+
+def _op_at(session: Session, text: str, unknown: UserError) -> Op:
+    """The op at a place that is no value's name. Raises UserError, or `unknown` if it is no place either."""
+    try:
+        return session.op_at(text)
+    except UserError as refused:
+        named = isinstance(unknown, NotYet) or re.fullmatch(r"[\w@]+", text)
+        raise (unknown if named else refused) from None
+
+
+def main_output(op: Op) -> Value:
+    """The result of an op that there is most to say about. Raises UserError if it has none."""
+    if not op.outputs:
+        raise UserError(f"{op.label} {op.name} has no result")
+    held = [value for value in op.outputs if value.size]
+    return held[0] if held else op.outputs[0]
 
 
 def inner_of_gradient(text: str) -> str | None:

@@ -6,11 +6,11 @@ what an editor has made of it meanwhile.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.util
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from types import CodeType, ModuleType
 from typing import Any
@@ -45,7 +45,7 @@ class Kept:
         early = self.early.get(filename)
         return exchanged(code, early) if early else code
 
-    @contextmanager
+    @contextlib.contextmanager
     def importing(self) -> Iterator[None]:
         """Meanwhile the program's own modules are imported from what is kept, and what they read is kept."""
         finder = _Finder(self)
@@ -80,14 +80,18 @@ class _Finder:
         loader: Any = None if spec is None else spec.loader
         if spec is None or type(loader) is not SourceFileLoader or is_library(loader.path):
             return None
-        loader.get_code = functools.partial(self._code, loader)  # type: ignore[method-assign]  # its class stays what the program would see
+        if loader.path in self._kept.texts:
+            loader.get_code = functools.partial(self._code, str(loader.path))  # type: ignore[method-assign]
+        else:
+            self._keep(loader)
         return spec
 
-    def _code(self, loader: SourceFileLoader, name: str) -> CodeType | None:
-        """The code of a module: from the text that is kept, or else as it is on disk, which is kept."""
-        path, kept = str(loader.path), self._kept
-        if path in kept.texts:
-            return kept.code(path)
-        code = SourceFileLoader.get_code(loader, name)
-        kept.keep(path, importlib.util.decode_source(loader.get_data(path)))
-        return code
+    def _keep(self, loader: SourceFileLoader) -> None:
+        """Read what is about to be imported. What is wrong with it the import itself says: a frame of ours under
+        that would show in the traceback."""
+        with contextlib.suppress(OSError, UnicodeDecodeError, SyntaxError):
+            self._kept.keep(str(loader.path), importlib.util.decode_source(loader.get_data(loader.path)))
+
+    def _code(self, path: str, name: str) -> CodeType:
+        """The code of a module that the program has imported before: its class stays what the program would see."""
+        return self._kept.code(path)

@@ -80,6 +80,36 @@ class Reloader:
     def __init__(self, kept: Kept, on_disk: Callable[[str], str] | None = None) -> None:
         self.kept = kept
         self._on_disk = on_disk or read
+        self._stamps: dict[str, tuple[int, int]] = {}
+
+    def notice(self, session: Session) -> str:
+        """That a file has changed since it was read, said once for each change; "" if none has."""
+        fresh: list[str] = []
+        for filename in list(self.kept.first):
+            path = filename.rpartition("#")[0] or filename
+            try:
+                status = os.stat(path)
+            except OSError:
+                continue
+            stamp = status.st_mtime_ns, status.st_size
+            if self._stamps.setdefault(filename, stamp) != stamp:
+                self._stamps[filename] = stamp
+                fresh.append(filename)
+        try:
+            names = sorted({short(name) for name in fresh if self._on_disk(name) != self._texts(session)[name]})
+        except UserError:
+            return ""
+        if not names:
+            return ""
+        has = "has" if len(names) == 1 else "have"
+        return f"{', '.join(names)} {has} changed on disk; the program runs what it read, reload takes the change in"
+
+    def _texts(self, session: Session) -> dict[str, str]:
+        """What the files say on the timeline that the user looks at."""
+        texts = dict(self.kept.first)
+        for code in session.changes.timelines.current.codes:
+            texts.update(code.texts)
+        return texts
 
     def read_again(self) -> None:
         """The program is about to start anew, from its files as they are now.
@@ -108,9 +138,7 @@ class Reloader:
             RunAgain: Unwinds the program if it has to run again.
         """
         codes = session.changes.timelines.current.codes
-        before = dict(self.kept.first)
-        for code in codes:
-            before.update(code.texts)
+        before = self._texts(session)
         texts = self._on_disk_now()
         difference = self._difference(before, texts)
         left = codes[-1].left if codes else ()
@@ -321,16 +349,19 @@ def place_of(session: Session, difference: Difference) -> tuple[Place, dict[str,
     tape, cursor = session.tape, session.cursor
     at_end = cursor >= len(tape) - bool(session.running)
     path = [] if not tape.ops or (at_end and not session.running) else _path(tape, cursor)
+    if at_end and session.failure is not None:
+        path = _failed_path(tape, session.failure)
     early, ahead = _early(path, difference)
     places = [Place(len(tape) if at_end else cursor)]
     part = tape.pass_at(cursor)
-    if part is not None and part.kind == GRADIENT_PASS and path:
+    over = at_end and session.failure is not None and part is not None and part.error is not session.failure
+    if part is not None and part.kind == GRADIENT_PASS and path and not over:
         places.append(Place(part.start, True, part.title))
     places += [Place(start, False, "the compiled function") for start, end in tape.compiled if start <= cursor < end]
     running = _running(path, difference, ahead)
     if running is not None:
         places.append(Place(_entry(session, running), False, running.code.co_qualname))
-    return min(places, key=lambda place: place.position), early
+    return min(places, key=lambda place: (place.position, not place.entering)), early
 
 
 def _path(tape: Tape, cursor: int) -> list[tuple[Activation, int]]:
@@ -338,6 +369,24 @@ def _path(tape: Tape, cursor: int) -> list[tuple[Activation, int]]:
     op = tape.ops[min(cursor, len(tape) - 1)]
     calls = [] if op.scope is None else op.scope.path()
     return list(zip(calls, [*(call.lasti for call in calls[1:]), op.lasti]))
+
+
+def _failed_path(tape: Tape, error: BaseException) -> list[tuple[Activation, int]]:
+    """The calls that were running when the program failed and had made ops before."""
+    step, failed = error.__traceback__, []
+    while step is not None:
+        failed.append((step.tb_frame.f_code, step.tb_lasti))
+        step = step.tb_next
+    calls = [] if not tape.ops or tape.ops[-1].scope is None else tape.ops[-1].scope.path()
+    start = next((at for at, (code, _) in enumerate(failed) if calls and code is calls[0].code), len(failed))
+    found: list[tuple[Activation, int]] = []
+    rest = iter(failed[start:])
+    for call in calls:  # nnrepl's own frames lie between
+        lasti = next((lasti for code, lasti in rest if code is call.code), None)
+        if lasti is None:
+            break
+        found.append((call, lasti))
+    return found
 
 
 def _early(

@@ -8,11 +8,11 @@ import base64
 import os
 import re
 import zlib
-from pathlib import Path
 
 import mlx.core as mx
 
 from nnrepl.session.errors import UserError
+from nnrepl.session.files import replacing
 
 FORMAT = 1
 _LONG, _LONGEST = 2**24, 2**31
@@ -32,20 +32,12 @@ def is_harmless(text: str, several_lines: bool = False) -> bool:
 
 def write(path: str, arrays: dict[str, mx.array], text: str) -> int:
     """Write a file beside the final one, and put it in its place when it is complete. Returns its length."""
-    final = os.path.realpath(path)
-    part = os.path.join(os.path.dirname(final), f".{os.path.basename(final)}.{os.getpid()}.part")
     metadata = {"nnrepl": str(FORMAT), **packed(text)}
     try:
-        try:
-            with open(part, "xb") as file:
-                mx.save_safetensors(file, arrays, metadata)
-                file.flush()
-                os.fsync(file.fileno())
-            size = os.path.getsize(part)
-            os.replace(part, final)
-        except BaseException:
-            Path(part).unlink(missing_ok=True)
-            raise
+        with replacing(path) as part, open(part, "wb") as file:
+            mx.save_safetensors(file, arrays, metadata)
+            file.flush()
+            size = os.fstat(file.fileno()).st_size
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}; nothing has changed there") from None
     return size

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
+from nnrepl.record.bindings import first_argument, variables_of
 from nnrepl.record.graph import read_graph
-from nnrepl.record.stack import first_argument, is_module
+from nnrepl.record.stack import is_module
 from nnrepl.tape import Hole, Value, is_evaluated
 
 if TYPE_CHECKING:
@@ -102,7 +103,8 @@ def _variable(array: mx.array, frame: FrameType | None) -> str | None:
     """The name of a variable that holds this very object, from the innermost call outwards."""
     while frame is not None:
         own = str(frame.f_globals.get("__name__")).startswith("nnrepl.")
-        for scope in () if own else (frame.f_locals, frame.f_globals):
+        local = frame.f_locals if not own and variables_of(frame.f_code) else frame.f_globals
+        for scope in () if own else (local, frame.f_globals):
             for name, thing in list(scope.items()):
                 if thing is array:
                     return name

@@ -10,8 +10,9 @@ from typing import Any
 
 from nnrepl.record import source as sources
 from nnrepl.record.adopt import path_in
+from nnrepl.record.homes import Home, Homes
 from nnrepl.record.source import Use
-from nnrepl.record.stack import is_module
+from nnrepl.record.stack import is_module, is_module_type
 from nnrepl.tape import GRADIENT_PASS, UPDATE_PASS, Activation, Leaf, Op, Source, Tape, Value
 
 GRADIENT_SIGN = "∂L/∂"
@@ -27,9 +28,15 @@ class ProgramNames:
     def __init__(self) -> None:
         self.tape: Tape
         self._modules: dict[int, tuple[Any, dict[int, str]]] = {}
+        self._homes: Homes | None = None
+        self._passes_seen = 0
+        self._wrt: dict[str, list[Value]] = {}
+        self._owners: dict[str, dict[Home | str, None]] = {}
         self._index: dict[str, list[tuple[int, Value]]] = {}
         self._indexed = 0
+        self._noted = 0
         self._leaves_seen: set[Value] = set()
+        self._by_object: dict[int, Value] = {}
 
     # -- places ----------------------------------------------------------------------------------------
 
@@ -43,7 +50,8 @@ class ProgramNames:
         """The path of the innermost Module whose code made the op, in the outermost one on its stack; in an
         update, the path of the parameter that is updated."""
         if op.part.kind == UPDATE_PASS:
-            return self._updated(op) or ""
+            subject = self._updated(op)
+            return "" if subject is None else subject.name
         modules = [step.owner for step in _path(op.scope) if is_module(step.owner)]
         return self._path_of(modules[0], modules[-1]) if modules else ""
 
@@ -60,6 +68,24 @@ class ProgramNames:
             if step.code.co_name == "__call__" and id(step.owner) not in seen:
                 seen.add(id(step.owner))
                 yield self._path_of(modules[0].owner, step.owner), step
+
+    def path_of(self, scope: Activation, module: Any) -> str:
+        """The path of a module in the outermost one in whose call `scope` is."""
+        roots = [step.owner for step in scope.path() if is_module(step.owner)]
+        return self._path_of(roots[0], module) if roots else ""
+
+    def is_called(self, scope: Activation, path: str) -> bool:
+        """Whether a call is one of the module with this path: bare, or from the variable that holds the model."""
+        own = self.path_of(scope, scope.owner)
+        return own == path or path.endswith(f".{own}") or (not own and path == type(scope.owner).__name__)
+
+    def leaf_of(self, array: Any) -> Value | None:
+        """The leaf that an array object came in as."""
+        self._catch_up()
+        if len(self._by_object) != len(self._leaves_seen):
+            self._by_object = {id(leaf.held): leaf for leaf in self._leaves_seen if leaf.held is not None}
+        leaf = self._by_object.get(id(array))
+        return leaf if leaf is not None and leaf.held is array else None
 
     def _path_of(self, root: Any, module: Any) -> str:
         known = self._modules.get(id(root))
@@ -87,35 +113,111 @@ class ProgramNames:
         if value.op in self.tape.edits and value.label is not None:
             yield value.label
         elif value.op is not None:
-            yield from self._assigned(value.op, value.slot)
-            if value.op.part.kind == UPDATE_PASS:
+            yield from self._assigned(value)
+            placed = self.placed(value)
+            if placed is not None:
+                yield placed
+            elif value.op.part.kind == UPDATE_PASS:
                 yield from self._result_of_update(value)
         label = value.label
         if label is not None:
+            if self._is_shared(label):
+                qualified = self.homes.qualified(value)
+                if qualified is not None:
+                    yield qualified
             yield label
 
-    def _assigned(self, op: Op, slot: int) -> Iterator[str]:
-        """The names that the program's source gives to an output, followed through returns: the names of
-        the program's own functions first, then those inside of mlx.nn's layers."""
-        scope, lasti = op.scope, op.lasti
+    @property
+    def homes(self) -> Homes:
+        """In which containers of the program's the values of the tape lie."""
+        if self._homes is None:
+            self._homes = Homes(self.tape, self.leaf_of)
+        return self._homes
+
+    def placed(self, value: Value) -> str | None:
+        """A value by its place in a model or a dict: the bare path if only one has it, else with the variable."""
+        home = self.homes.of(value)
+        if home is None:
+            return None
+        root, path = self.homes.path(home)
+        if is_module_type(root.kind) and not self._is_shared(path):
+            return path
+        return self.homes.qualified(value)
+
+    def _is_shared(self, label: str) -> bool:
+        """Whether a path is one of several models on this tape."""
+        return len(self.homes.at_path(label)) > 1 or len(self._differentiated(label)) > 1
+
+    def _differentiated(self, label: str) -> dict[Home | str, None]:
+        """Whose parameters with this path gradients were taken of."""
+        passes = self.tape.passes
+        while self._passes_seen < len(passes) and (passes[self._passes_seen].wrt or not passes[self._passes_seen].open):
+            for leaf in passes[self._passes_seen].wrt:
+                if leaf.label is not None:
+                    self._wrt.setdefault(leaf.label, []).append(leaf)
+            self._passes_seen += 1
+        leaves = self._wrt.get(label)
+        if not leaves:
+            return self._owners.get(label, {})
+        owners = self._owners.setdefault(label, {})
+        unknown = []
+        for leaf in leaves:
+            owner = self.identity(leaf)
+            if owner is None:
+                unknown.append(leaf)  # its model has not been looked at since
+            else:
+                owners[owner] = None
+        self._wrt[label] = unknown[-_AHEAD:]
+        return owners
+
+    def _assigned(self, value: Value) -> Iterator[str]:
+        """The variables that hold an op's output in its call and in those that called it: those of the program's own
+        functions first, then those inside of mlx.nn's layers. Where a call has not been looked at since, what the
+        source says it will be assigned to."""
+        op = value.op
+        assert op is not None
+        bindings = self.tape.bindings
         inner: list[str] = []
+        for scope in _path(op.scope)[::-1]:
+            for name in bindings.names_in(scope, value):
+                if _hands_on(scope.code):
+                    continue
+                shown = self._state_name(op, name) or self._in_module(name, scope)
+                if _in_layer(scope):
+                    inner.append(shown)
+                else:
+                    yield shown
+        seen = bindings.seen
+        for scope, name in self._expected(op, value.slot):
+            if seen.get(scope, -1) > op.position:
+                continue
+            shown = self._state_name(op, name) or self._in_module(name, scope)
+            if _in_layer(scope):
+                inner.append(shown)
+            else:
+                yield shown
+        yield from inner
+
+    def _expected(self, op: Op, slot: int) -> Iterator[tuple[Activation, str]]:
+        """The variables to which the program's source assigns an output, followed through returns, each with its
+        call. A hint: what the variable then holds is known once its call has been looked at again."""
+        scope, lasti = op.scope, op.lasti
+        if self._is_one_of_several(op):
+            return
         row = _row(op)
         while scope is not None:
             if _hands_on(scope.code):
                 lasti, scope, slot = scope.lasti, scope.parent, 0
                 continue
             name, up = None, None
+            leaves = op.part.kind == GRADIENT_PASS and op.of is None and scope is op.part.scope
             for use in sources.uses_of(scope.code, sources.span_of(scope.code, lasti)):
                 if use.returned:
                     up = use
-                elif name is None and use.rows == (row >= 0):
+                elif name is None and use.rows == (row >= 0) and not (leaves and len(use.names) < 2):
                     name = _pick(use, row if use.rows else slot, len(op.outputs))
             if name is not None:
-                shown = self._state_name(op, name) or self._in_module(name, scope)
-                if _in_layer(scope):
-                    inner.append(shown)
-                else:
-                    yield shown
+                yield scope, name
                 if not self._is_returned(op, name, scope):
                     break
             elif up is None:
@@ -126,7 +228,17 @@ class ProgramNames:
             if op.part.kind == GRADIENT_PASS and op.of is None and scope.parent is op.part.scope:
                 slot = 0  # what the differentiated function returns comes first in what the program gets
             lasti, scope = scope.lasti, scope.parent
-        yield from inner
+
+    def _is_one_of_several(self, op: Op) -> bool:
+        """Whether a call that is no operation itself (`reduce(operator.add, xs)`) has made several ops: then it is
+        not said which of them it returns."""
+        if op.scope is None or op.lasti < 0:
+            return False
+        near = self.tape.ops[max(op.position - 1, 0) : op.position + 2]
+        if not any(other is not op and other.scope is op.scope and other.lasti == op.lasti for other in near):
+            return False
+        node = sources.node_at(op.scope.code, sources.span_of(op.scope.code, op.lasti))
+        return isinstance(node, ast.Call) and sources.called(node) != op.operation.name.rpartition(".")[2]
 
     def _is_returned(self, op: Op, name: str, scope: Activation) -> bool:
         """Whether a variable is what its function returns, and no later op of the call has set it anew."""
@@ -149,7 +261,10 @@ class ProgramNames:
             return name
         short = name.removeprefix("self.")
         if not is_module(scope.owner):
-            return f"{scope.code.co_name}.{short}" if local else short
+            if local:
+                return f"{scope.code.co_name}.{short}"
+            owner = self.homes.name_of(scope.owner)
+            return short if owner is None else f"{owner}.{short}"
         roots = [step.owner for step in scope.path() if is_module(step.owner)]
         root = roots[0] if "__init__" not in scope.code.co_name else self._root_of(scope.owner)
         path = self._path_of(root, scope.owner)
@@ -165,7 +280,7 @@ class ProgramNames:
 
     # -- updates -------------------------------------------------------------------------------------------
 
-    def _updated(self, op: Op) -> str | None:
+    def _updated(self, op: Op) -> Value | None:
         """The parameter that an op of an update works for."""
         scope = op.scope
         for other in op.part.ops if scope is not None and scope.code.co_name == "apply_single" else (op,):
@@ -174,7 +289,7 @@ class ProgramNames:
             for value in other.inputs:
                 subject = value.gradient_of or value
                 if isinstance(subject, Leaf) and subject.kind == "parameter":
-                    return subject.label
+                    return subject
         return None
 
     def _state_name(self, op: Op, name: str) -> str | None:
@@ -185,7 +300,7 @@ class ProgramNames:
         if not name.startswith("state."):
             return None
         subject = self._updated(op)
-        return None if subject is None else f"{subject}.{name.removeprefix('state.')}"
+        return None if subject is None else f"{subject.name}.{name.removeprefix('state.')}"
 
     def _result_of_update(self, value: Value) -> Iterator[str]:
         op = value.op
@@ -196,16 +311,23 @@ class ProgramNames:
         span = sources.span_of(op.scope.code, op.lasti)
         returned = any(use.returned for use in sources.uses_of(op.scope.code, span))
         by_hand = not op.scope.updating
-        direct = by_hand and any(isinstance(taken, Leaf) and taken.label == subject for taken in op.inputs)
+        direct = by_hand and any(taken is subject for taken in op.inputs) and _works_on_gradient(op, subject)
         if returned or (direct and all(user.part is not op.part for user in value.consumers)):
-            yield subject
+            yield subject.name
 
     # -- looking values up by name ------------------------------------------------------------------------
 
     def versions(self, name: str) -> list[tuple[int, Value]]:
-        """Every value that answers to a name, with the position from which it exists, in order."""
+        """Every value that answers to a name, with the position from which it exists, in order. A bare path that
+        several models have means the one that is differentiated, if it is one."""
         self._catch_up()
-        return self._index.get(name, [])
+        owners = self.owners(name)
+        if len(owners) == 1 and isinstance(owners[0], Home):
+            return self.homes.held(owners[0])
+        found = self._index.get(name, [])
+        if len(owners) > 1:
+            return []
+        return found if found or "." not in name else self.homes.called(name)
 
     def newest(self, name: str, position: int) -> Value | None:
         """The newest value of that name that exists when the cursor stands at `position`."""
@@ -233,7 +355,7 @@ class ProgramNames:
         ops = self.tape.ops
         start, self._indexed = self._indexed, len(ops) if end is None else min(end, len(ops))
         for op in ops[start : self._indexed]:
-            for value in op.inputs:
+            for value in (*op.inputs, *op.part.wrt) if op.position == op.part.start else op.inputs:
                 if value.op is None and value not in self._leaves_seen:
                     self._leaves_seen.add(value)
                     self._enter_leaf(op, value)
@@ -241,13 +363,34 @@ class ProgramNames:
                 if value.gradient_of is None:
                     for name in self.all_names(value):
                         self._enter(name, op.position + 1, value)
-            for name, value in self._operand_names(op):
-                self._enter(name, op.position, value)
+        log = self.tape.bindings.log
+        while self._noted < len(log) and log[self._noted][0] <= self._indexed:
+            position, scope, name, thing = log[self._noted]
+            self._noted += 1
+            if isinstance(thing, Value) and not _hands_on(scope.code):
+                self._enter(self._in_module(name, scope), position, thing)
 
     def _enter_leaf(self, op: Op, value: Value) -> None:
-        if value.gradient_of is None and value.label is not None:
-            start = op.part.start if op.part.kind == GRADIENT_PASS else op.position
-            self._enter(value.label, start, value)
+        if value.gradient_of is not None or value.label is None:
+            return
+        start = op.part.start if op.part.kind == GRADIENT_PASS else op.position
+        self._enter(value.label, start, value)
+
+    def identity(self, value: Value) -> Home | str | None:
+        """What tells a parameter from those of other models: its place in a module, or the variable of the dict that
+        holds it (which may be a new dict in each step). None where no container is known to hold it."""
+        home = self.homes.of(value)
+        if home is None or is_module_type(self.homes.path(home)[0].kind):
+            return home
+        return self.homes.qualified(value)
+
+    def paths(self) -> list[str]:
+        """The names of all that lies in models: bare paths, and those with the variable that holds the model."""
+        return self.homes.paths()
+
+    def owners(self, path: str) -> list[Home | str]:
+        """Whose parameters a bare path may mean: the differentiated models that have it, else all that do."""
+        return list(self._differentiated(path) or self.homes.at_path(path))
 
     def _enter(self, name: str, position: int, value: Value) -> None:
         versions = self._index.setdefault(name, [])
@@ -257,29 +400,6 @@ class ProgramNames:
             versions.insert(bisect_left(versions, position, key=lambda version: version[0]), (position, value))
         else:
             versions.append((position, value))
-
-    def _operand_names(self, op: Op) -> Iterator[tuple[str, Value]]:
-        """The words with which an op's source refers to its inputs."""
-        if op.scope is None or op.of is not None or not op.inputs:
-            return
-        node = sources.node_at(op.scope.code, sources.span_of(op.scope.code, op.lasti))
-        method = not op.operation.spelling.startswith("mx.")
-        nodes = sources.operands(node, method)
-        args = op.args
-        if op.operation.kind == "opaque":  # what it was called with is a tree; `mx.jvp` takes a function before it
-            args = op.args[0]
-            nodes = nodes[len(nodes) - len(args) :]
-        for arg, part in zip(args, nodes):
-            yield from self._refer(arg, part, op.scope)
-
-    def _refer(self, arg: Any, node: ast.AST, scope: Activation) -> Iterator[tuple[str, Value]]:
-        if isinstance(arg, Value):
-            name = sources.dotted(node)
-            if name is not None and name != "self":
-                yield self._in_module(name, scope), arg
-        elif isinstance(arg, (list, tuple)) and isinstance(node, (ast.List, ast.Tuple)):
-            for item, part in zip(arg, node.elts):
-                yield from self._refer(item, part, scope)
 
 
 _LAYERS = "/mlx/nn/"
@@ -298,6 +418,12 @@ def _hands_on(code: CodeType) -> bool:
 
 def _path(scope: Activation | None) -> list[Activation]:
     return [] if scope is None else scope.path()
+
+
+def _works_on_gradient(op: Op, subject: Value) -> bool:
+    """Whether an op takes the gradient of a parameter, or what one op made of it."""
+    made = [value for taken in op.inputs if taken.op is not None for value in taken.op.inputs]
+    return any(value.gradient_of is subject for value in (*op.inputs, *made))
 
 
 def _row(op: Op) -> int:

@@ -18,6 +18,8 @@ import mlx.core as mx
 
 from nnrepl.record import trees
 from nnrepl.record.adopt import adopt
+from nnrepl.record.bindings import Watch
+from nnrepl.record.bounds import INDEXING, outside
 from nnrepl.record.intake import RECORDING, Intake
 from nnrepl.record.objects import Slot, hand_out
 from nnrepl.record.stack import Stack, is_module
@@ -84,6 +86,9 @@ class Listener(Protocol):
     def evaluation_forced(self) -> None:
         """The program is about to force an evaluation at its top level; it waits."""
 
+    def out_of_bounds(self, text: str) -> None:
+        """The program is about to evaluate what lies outside of a tensor, which MLX does not check."""
+
 
 class Exchanging(Protocol):
     """A backward pass, in which a person may exchange values."""
@@ -121,9 +126,11 @@ class Recorder:
         made_before: What transforms had returned before the recording began, and how it is called, by `id`.
         tracing: The compiled functions that are being recorded for the first time, outermost first.
         sweeps: The backward passes that are running, outermost first.
+        indexing: Ops that take places which have not been looked at yet.
         mirrors: The second runs of checkpoints that are being recorded and have changes to make.
         overwritten: Values whose array object was changed in place for an edit.
         draws: Since what the random draws are counted, and how many there were.
+        watch: Notes what the program's variables hold.
         customized: Custom functions and what was set as their `vjp`, `jvp`, `vmap`, by `id`.
     """
 
@@ -134,7 +141,8 @@ class Recorder:
         self.thread = get_ident()
         self.live: dict[int, Value] = {}
         self.guards: dict[int, weakref.ref[mx.array]] = {}
-        self.stack = Stack(base)
+        self.watch = Watch(self)
+        self.stack = Stack(base, self.watch)
         self.part: Pass | None = None
         self.differentiating = 0
         self.captured: dict[Value, mx.array] = {}
@@ -147,6 +155,8 @@ class Recorder:
         self.customized: dict[int, tuple[Any, set[Any]]] = {}
         self.intake: Intake = RECORDING
         self.sweeps: list[Exchanging] = []
+        self.indexing: list[Op] = []
+        self._told: set[tuple[Any, int]] = set()
         self.mirrors: list[Mirrored] = []
         self.tracing: list[Tracing] = []
         self.made_before: dict[int, tuple[Any, Callable[..., Any]]] = {}
@@ -207,11 +217,8 @@ class Recorder:
 
     def put(self, op: Op, frame: FrameType) -> None:
         """Put an op on the tape, at the place where `frame` stands."""
-        stack = self.stack
-        if frame is not stack.frame:
-            frame = stack.program_frame(frame)
-            stack.enter(frame)
-        op.scope = stack.scope
+        frame = self.stand(frame)
+        op.scope = self.stack.scope
         op.lasti = frame.f_lasti
         if self.stream is not None:
             self.tape.streams[op] = self.stream
@@ -221,15 +228,30 @@ class Recorder:
         """Put an op on the tape whose scope is known; at the top level of the program, the listener is told."""
         ops = self.tape.ops
         op.position = len(ops)
+        if op.operation.name in INDEXING:
+            self.indexing.append(op)
         if self.differentiating:
             op.part = self.part  # type: ignore[assignment]
             ops.append(op)
+            if self.intake.follows:
+                self.intake.passed(self)
             return
         op.part = self._top_level(op)
         ops.append(op)
         op.part.end = len(ops)
         if self.listener is not None:
             self.listener.op_recorded(op)
+
+    def stand(self, frame: FrameType) -> FrameType:
+        """The program stands in this frame: note in which call that is, and what its variables hold. Returns the
+        frame, or the program's own that called into nnrepl."""
+        stack = self.stack
+        if frame is not stack.frame:
+            frame = stack.program_frame(frame)
+            stack.enter(frame)
+        else:
+            self.watch.see(frame)
+        return frame
 
     def fail(self, op: Op, error: Exception, frame: FrameType) -> None:
         """Put an op on the tape that raised."""
@@ -317,9 +339,36 @@ class Recorder:
         values = tuple(self.live[id(array)] for array in arrays_of(args) if id(array) in self.live)
         frame = self.stack.program_frame(frame)
         scope = self.stack.enter(frame)
+        if how.endswith("eval"):
+            self.watch.settle()
+            self.watch.loosen()
         self.tape.marks.append(Mark(len(self.tape), how, values, scope, frame.f_lasti))
         if self.listener is not None and not self.differentiating:
             self.listener.evaluation_forced()
+
+    def check_bounds(self) -> None:
+        """Look at the places that ops take, before the program evaluates. It is told what lies outside of a tensor;
+        one that an edit has sent there, or that plain MLX would not survive, is stopped.
+
+        Raises:
+            IndexError: Then.
+        """
+        if not self.indexing:
+            return
+        ops, self.indexing = self.indexing, []
+        with self.muted():
+            found = outside(ops)
+        if found is None:
+            return
+        edits = self.tape.edits
+        if found.crashes or any(op in edits for op in self.tape.ops):
+            error = IndexError(found.text)
+            self.tape.errors[found.op] = error
+            raise error
+        place = found.op.scope and found.op.scope.code, found.op.lasti
+        if self.listener is not None and place not in self._told:
+            self._told.add(place)
+            self.listener.out_of_bounds(found.text)
 
     def drawn(self) -> DrawnKey:
         """The key that the next random op will draw from the global state."""
@@ -384,6 +433,8 @@ class Recorder:
     def open_pass(self, kind: str, title: str) -> Pass:
         """Close the pass that is being recorded and begin another."""
         self.close_pass()
+        if kind in (GRADIENT_PASS, UPDATE_PASS):
+            self.watch.settle()
         passes = self.tape.passes
         number = passes[-1].number + 1 if passes else int(kind != SETUP_PASS)
         self.part = Pass(self.tape, number, kind, title, start=len(self.tape), end=len(self.tape))
@@ -394,9 +445,16 @@ class Recorder:
     def close_pass(self) -> None:
         """The pass that is being recorded has ended."""
         if self.part is not None:
+            if self.part.kind in (GRADIENT_PASS, UPDATE_PASS):
+                self.watch.settle()
             self.part.open = False
             self.part.end = len(self.tape)
             self.part = None
+
+    def over(self) -> None:
+        """The program has ended: what its variables and models held at its end is noted."""
+        self.watch.settle()
+        self.stack.release()
 
     @contextmanager
     def muted(self) -> Iterator[None]:

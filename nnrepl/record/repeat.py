@@ -56,6 +56,11 @@ class Caller:
             known[made] = Activation(parent, made.code, lasti, made.owner, made.updating, made.variables)
         return known[old]
 
+    def made(self, old: Activation) -> Activation | None:
+        """The call that was made to stand for `old`; None if none was."""
+        found = self._known.get(old)
+        return None if found is self._new else found
+
 
 @dataclass(frozen=True, slots=True)
 class Standing:
@@ -117,7 +122,8 @@ class Repetition:
                 else:
                     for op in stretch:
                         self.op(op)
-            recorder.intake.enter(recorder)
+            if self.made:
+                self._variables(max(op.position for op in self.made) + 1)
         finally:
             recorder.sweeps.remove(self)
 
@@ -211,7 +217,18 @@ class Repetition:
         self.made[old] = new
         for before, value in zip(old.outputs, new.outputs):
             self._stand(before, value)
+        self._variables(old.position)
         recorder.place(new)
+
+    def _variables(self, position: int) -> None:
+        """What the variables of the repeated calls hold here is what they held at a position of the earlier run."""
+        tape = self.recorder.tape
+        here = len(tape.ops)
+        for _, scope, name, thing in tape.bindings.between(position, position):
+            made = self._caller.made(scope)
+            if made is not None:
+                tape.bindings.note(here, made, name, self.now.get(thing, thing) if isinstance(thing, Value) else thing)
+                tape.bindings.seen[made] = here
 
     def _again(self, old: Op) -> Op:
         """The same op on the values of now."""

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import ast
 import linecache
+import os
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from types import CodeType
@@ -66,7 +68,7 @@ _former: dict[tuple[str, CodeType], str] = {}
 def register_cell(filename: str, path: str, number: int, text: str) -> None:
     """Make the source of a notebook cell known under the file name that it was compiled with."""
     _cells[filename] = Cell(path, number, text)
-    _put(filename, text)
+    register_text(filename, text)
 
 
 def supersede(filename: str, old: str, new: str, before: Iterable[CodeType], after: Iterable[CodeType]) -> None:
@@ -76,15 +78,16 @@ def supersede(filename: str, old: str, new: str, before: Iterable[CodeType], aft
         before, after: The code objects of both texts; those of which neither text has changed a thing are in both.
     """
     kept = f"{filename} ({hash(old):x})"
-    _put(kept, old)
-    _put(filename, new)
+    register_text(kept, old)
+    register_text(filename, new)
     for code in before:
         _former[filename, code] = kept
     for code in after:
         _former.pop((filename, code), None)
 
 
-def _put(filename: str, text: str) -> None:
+def register_text(filename: str, text: str) -> None:
+    """Make source that lies in no file known under the file name that it was compiled with."""
     linecache.cache[filename] = (len(text), None, text.splitlines(keepends=True), filename)
     _indexes.pop(filename, None)
 
@@ -92,6 +95,17 @@ def _put(filename: str, text: str) -> None:
 def file_of(code: CodeType) -> str:
     """The name for `lines_of` under which the text of some code is found, also where the file has changed since."""
     return _former.get((code.co_filename, code), code.co_filename) if _former else code.co_filename
+
+
+def cell_of(code: CodeType) -> tuple[str, int]:
+    """The notebook that some code comes from, and the number of its cell; `("", 0)` for other code."""
+    cell = _cells.get(code.co_filename)
+    return (cell.path, cell.number) if cell is not None else ("", 0)
+
+
+def cells_in(path: str) -> list[int]:
+    """The numbers of the cells of a notebook."""
+    return sorted(cell.number for cell in _cells.values() if cell.path == path)
 
 
 def span_of(code: CodeType, lasti: int) -> Span:
@@ -132,6 +146,15 @@ def locate(code: CodeType, lasti: int) -> Source:
 def _characters(line: str, column: int) -> int:
     """A column in characters from one in UTF-8 bytes."""
     return len(line.encode()[:column].decode(errors="replace"))
+
+
+def is_library(filename: str) -> bool:
+    """Whether a file belongs to an installed library or to Python itself, and not to the program."""
+    return _LIBRARY.search(filename) is not None or filename.startswith(_PYTHON)
+
+
+_LIBRARY = re.compile(r"[/\\](?:site|dist)-packages[/\\]|^<frozen ")
+_PYTHON = os.path.dirname(os.__file__)
 
 
 def uses_of(code: CodeType, span: Span) -> list[Use]:
@@ -179,30 +202,10 @@ def dotted(node: ast.AST | None) -> str | None:
     return dotted(node.value) if isinstance(node, ast.Starred) else None
 
 
-def operands(node: ast.AST | None, method: bool) -> list[ast.AST]:
-    """The expressions that an op takes, in the order of its arguments.
-
-    Args:
-        node: The expression of the op.
-        method: Whether it was called as a method, so that the object before the dot is the first.
-    """
-    match node:
-        case ast.BinOp(left=left, right=right):
-            return [left, right]
-        case ast.AugAssign(target=target, value=value):
-            return [target, value]
-        case ast.UnaryOp(operand=operand):
-            return [operand]
-        case ast.Compare(left=left, comparators=[right, *_]):
-            return [left, right]
-        case ast.Subscript(value=value, slice=index):
-            return [value, index]
-        case ast.Attribute(value=value):
-            return [value]
-        case ast.Call(func=func, args=args):
-            first = [func.value] if method and isinstance(func, ast.Attribute) else []
-            return [*first, *args]
-    return []
+def called(node: ast.Call) -> str:
+    """The last word of what is called: `matmul` for `mx.matmul(a, b)`."""
+    func = node.func
+    return func.attr if isinstance(func, ast.Attribute) else func.id if isinstance(func, ast.Name) else ""
 
 
 class _Indexer(ast.NodeVisitor):

@@ -102,13 +102,16 @@ def _change(recorder: Recorder, operation: Operation, original: Any, args: tuple
         raise
     if twin is not None:
         deliver(recorder, array, twin.outputs[0])
+        recorder.watch.changed(array, inputs[0])
         return result
     if result is NotImplemented:
         return result
+    recorder.stand(frame)  # until here the array was what it was
     value = Value(op, 0, array)
     op.outputs = (value,)
     recorder.live[id(array)] = value
     recorder.put(op, frame)
+    recorder.watch.changed(array, inputs[0])
     return result
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 from types import CodeType, FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nnrepl.tape import Activation
 
-_OPTIMIZED = 0x1  # inspect.CO_OPTIMIZED: the locals live in fast slots, so `f_locals` is a copy
+if TYPE_CHECKING:
+    from nnrepl.record.bindings import Watch
+
 _UPDATES = ("update", "apply_gradients")
-_CACHED_LOCALS = sys.version_info < (3, 13)
 
 
 class Stack:
@@ -22,12 +23,14 @@ class Stack:
 
     Args:
         base: The frame of nnrepl's own that runs the program; nothing below it belongs to the program.
+        watch: Looks at the variables of each frame when it is entered, called from, and left.
     """
 
-    def __init__(self, base: FrameType | None = None) -> None:
+    def __init__(self, base: FrameType | None, watch: Watch) -> None:
         self.frame: FrameType | None = None
         self.scope: Activation | None = None
         self._base = base
+        self._watch = watch
         self._known: dict[FrameType | None, Activation | None] = {base: None}
         self._own: dict[CodeType, bool] = {}
 
@@ -39,16 +42,24 @@ class Stack:
         while below not in known and below is not None:
             fresh.append(below)
             below = below.f_back
+        watch = self._watch
         if below is None:
+            watch.release()
             known = self._known = {None: None}
         while next(reversed(known)) is not below:  # calls that have returned
-            known.popitem()
+            returned, _ = known.popitem()
+            if returned is not None:
+                watch.leave(returned)
+        if below is not None:
+            watch.see(below)
         scope, caller = known[below], below
         while caller is not None and self._is_own(caller):
             caller = caller.f_back
         for entered in reversed(fresh):
             if not self._is_own(entered):
-                scope = _activation(scope, entered, -1 if caller is None else caller.f_lasti)
+                first = watch.enter(entered)
+                scope = _activation(scope, entered, -1 if caller is None else caller.f_lasti, first)
+                watch.belong(entered, scope)
                 caller = entered
             known[entered] = scope
         self.frame, self.scope = frame, scope
@@ -86,6 +97,7 @@ class Stack:
 
     def release(self) -> None:
         """Let go of the frames, and of what their local variables hold."""
+        self._watch.release()
         self.frame = self.scope = None
         self._known = {self._base: None}
 
@@ -109,38 +121,26 @@ def _is_running(frame: FrameType) -> bool:
     return False
 
 
-def _activation(parent: Activation | None, frame: FrameType, lasti: int) -> Activation:
+def _activation(parent: Activation | None, frame: FrameType, lasti: int, first: Any) -> Activation:
+    """The call that runs in `frame`; its owner is its first argument where that is a Module or an Optimizer."""
     code = frame.f_code
-    owner = _owner(frame)
+    owner = first if is_module(first) or is_optimizer(first) else None
     updating = parent is not None and parent.updating
     if owner is not None and not updating and code.co_name in _UPDATES:
         updating = is_optimizer(owner)
     return Activation(parent, code, lasti, owner, updating, frame.f_globals)
 
 
-def _owner(frame: FrameType) -> Any:
-    """The `self` of a method (or the first argument of a function), where it is a Module or an Optimizer."""
-    owner = first_argument(frame)
-    return owner if is_module(owner) or is_optimizer(owner) else None
-
-
-def first_argument(frame: FrameType) -> Any:
-    """The first argument of the function that runs in `frame`, None if it takes none."""
-    code = frame.f_code
-    if not code.co_argcount or not code.co_flags & _OPTIMIZED:
-        return None
-    variables = frame.f_locals
-    argument = variables.get(code.co_varnames[0])
-    if _CACHED_LOCALS and sys.getrefcount(variables) <= 3:
-        # Before 3.13 the frame keeps this copy of its locals, and with it every array in it, alive.
-        variables.clear()
-    return argument
-
-
 def is_module(thing: Any) -> bool:
     """Whether `thing` is an `nn.Module`, asked without importing mlx.nn."""
     base = sys.modules.get("mlx.nn.layers.base")
     return base is not None and isinstance(thing, base.Module)
+
+
+def is_module_type(kind: type) -> bool:
+    """Whether a type is that of an `nn.Module`, asked without importing mlx.nn."""
+    base = sys.modules.get("mlx.nn.layers.base")
+    return base is not None and issubclass(kind, base.Module)
 
 
 def is_optimizer(thing: Any) -> bool:

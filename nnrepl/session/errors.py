@@ -8,6 +8,7 @@ from nnrepl.record.intake import Unwinding
 
 if TYPE_CHECKING:
     from nnrepl.replay.run import Run
+    from nnrepl.tape import Op, Value
 
 
 class UserError(Exception):
@@ -15,11 +16,54 @@ class UserError(Exception):
 
 
 class NotYet(UserError):
-    """A value that lies ahead of the cursor: an answer, not a mistake."""
+    """A name that means nothing yet where the cursor stands: an answer, not a mistake.
+
+    Attributes:
+        last: The last tensor of that name, if there is one; `address` is what it is called.
+    """
+
+    def __init__(self, said: str, address: str = "", last: Value | None = None) -> None:
+        super().__init__(said)
+        self.address = address
+        self.last = last
+
+
+def not_made(
+    name: str,
+    where: str,
+    maker: Op | None,
+    position: int,
+    address: str = "",
+    last: Value | None = None,
+    whose: str = "",
+) -> NotYet:
+    """Say that a name is not made yet, which op makes it, and which one was the last.
+
+    Args:
+        where: ` in this call`, ` in this step`, or nothing.
+        maker: The op that makes it, if that is known.
+        position: Where the cursor stands.
+        address: Under what the last one is known; `whose` it is, such as "layers.0's".
+    """
+    said = f"{name} is not made yet{where}"
+    if maker is not None:
+        ahead = maker.position - position + 1
+        said += f": {maker.label} ({maker.name}) makes it, {ahead} op{'s' if ahead > 1 else ''} on"
+    if last is not None:
+        said += f"; the last one is {whose}{': ' if whose else ''}{address}"
+    return NotYet(said, address, last)
 
 
 class NoGradient(UserError):
     """A value that no gradient flows to: an answer, not a mistake."""
+
+
+class CannotAsk(UserError):
+    """A condition that raised, and where."""
+
+    def __init__(self, said: str, position: int) -> None:
+        super().__init__(said)
+        self.position = position
 
 
 class Quit(Unwinding):
@@ -28,6 +72,18 @@ class Quit(Unwinding):
 
 class Restart(Unwinding):
     """Unwinds the program so that it runs again from its start."""
+
+
+class Load(Unwinding):
+    """Unwinds the program so that another takes its place.
+
+    Attributes:
+        program: The other one, as the room of programs knows it.
+    """
+
+    def __init__(self, program: object) -> None:
+        super().__init__("load")
+        self.program = program
 
 
 class RunAgain(Unwinding):

@@ -7,20 +7,24 @@ import builtins
 import ctypes
 import re
 import sys
+import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from types import FrameType
 from typing import Any
 
 import mlx.core as mx
 
+from nnrepl.record.bounds import checked
 from nnrepl.record.opaque import set_random_state
 from nnrepl.record.recorder import Recorder, current
-from nnrepl.record.stack import is_module
-from nnrepl.session.errors import Quit, UserError
+from nnrepl.session.errors import NotYet, Quit, UserError
+from nnrepl.session.frames import Held, real
 from nnrepl.session.lookup import Lookup
-from nnrepl.tape import Activation, Value
+from nnrepl.session.then import then
+from nnrepl.tape import UNBOUND, Activation, Holder, Value
 from nnrepl.tape.value import is_evaluated
 
 _copy = mx.array.__copy__
@@ -43,11 +47,14 @@ class Surroundings:
         position: The cursor.
         scope: The function that stands there.
         frame: Its live frame, or that of the nearest caller that still runs; None if none does.
+        ended: The variables of the program's `__main__`, where the program is over and one stands at its end: there a
+            name is first of all what it is in them.
     """
 
     position: int
     scope: Activation | None
     frame: FrameType | None
+    ended: dict[str, Any] | None = None
 
 
 class Expressions:
@@ -55,11 +62,17 @@ class Expressions:
 
     Attributes:
         variables: What the person has assigned.
+        found: What the names in the last expression meant.
+        shown: The last value that was shown (`_`); a tensor of the tape as its Value.
     """
 
     def __init__(self, lookup: Lookup) -> None:
         self.lookup = lookup
         self.variables: dict[str, Any] = {}
+        self.found: dict[str, Held] = {}
+        self.shown: Any = UNBOUND
+        self._given: list[Any] = []
+        self._things: dict[str, Any] = {}
         self._values: dict[int, tuple[mx.array, Value]] = {}
         self._recorder: Recorder | None = None
 
@@ -67,6 +80,10 @@ class Expressions:
         """The value that an array stands for which was handed out in this evaluation."""
         found = self._values.get(id(array))
         return found[1] if found is not None else None
+
+    def show(self, result: Any) -> None:
+        """A result is shown: `_` means it from now on."""
+        self.shown = self.value_of(result) or result
 
     def used(self) -> list[Value]:
         """The values that were handed out in the last evaluation."""
@@ -84,8 +101,9 @@ class Expressions:
         """The result of a Python expression. Raises what Python raises, or UserError."""
         source, placeholders = self._translate(text, where)
         code = compile(source, "<prompt>", "eval", dont_inherit=True)
-        with aside():
-            return eval(code, self._namespace(source, placeholders, where))
+        namespace = self._namespace(source, placeholders, where)
+        with aside(), checked(), self._as_it_was(where):
+            return eval(code, namespace)
 
     def compute(self, text: str, where: Surroundings, recorder: Recorder, **names: Any) -> Any:
         """The result of a Python expression whose ops are recorded: the new value of an edit. `names` stand for
@@ -95,8 +113,9 @@ class Expressions:
             source, placeholders = self._translate(text, where)
             placeholders.update(names)
             code = compile(source, "<prompt>", "eval", dont_inherit=True)
-            with steady():
-                return eval(code, self._namespace(source, placeholders, where))
+            namespace = self._namespace(source, placeholders, where)
+            with steady(), self._as_it_was(where):
+                return eval(code, namespace)
         finally:
             self._recorder = None
 
@@ -104,10 +123,13 @@ class Expressions:
         """Run Python statements. What they assign goes to the program's own variables where its function
         still runs, else to the person's."""
         source, placeholders = self._translate(text, where)
-        code = compile(source, "<prompt>", "exec", dont_inherit=True)
+        tree, kept = enclosed(ast.parse(source))
+        code = compile(tree, "<prompt>", "exec", dont_inherit=True)
         namespace = self._namespace(source, placeholders, where)
+        for name in kept - namespace.keys():
+            namespace[name] = None
         before = dict(namespace)
-        with aside():
+        with aside(), checked():
             exec(code, namespace)
         changed = {
             name: thing
@@ -116,6 +138,16 @@ class Expressions:
         }
         changed.pop("__builtins__", None)
         self._write_back(changed, where)
+
+    def _as_it_was(self, where: Surroundings) -> AbstractContextManager[None]:
+        """The program's containers as they were where the cursor stands; they are so where the program waits."""
+        if self._is_now(where):
+            return nullcontext()
+        return then(self.lookup.frames, list(self._given), where.position, self.array_for)
+
+    def _is_now(self, where: Surroundings) -> bool:
+        """Whether the cursor stands where the program waits."""
+        return where.frame is not None and where.position >= len(self.lookup.tape) - 1
 
     def array_for(self, value: Value) -> mx.array:
         """A handle on a value that Python may do with what it likes."""
@@ -130,6 +162,9 @@ class Expressions:
     def _translate(self, text: str, where: Surroundings) -> tuple[str, dict[str, Any]]:
         """Replace what is not Python (`#12`, `z1@12`, `layers.0.weight`, `∂L/∂z1`) by placeholders."""
         self._values.clear()
+        self._given.clear()
+        self._things.clear()
+        self.found.clear()
         placeholders: dict[str, Any] = {}
 
         def put(value: Value) -> str:
@@ -144,103 +179,160 @@ class Expressions:
                 return put(self.lookup.by_number(match["number"]))
             path, version = match["path"], match["version"] or ""
             if match["partial"]:
-                inner = self.lookup.by_words(path + version, where.position)
+                inner = self.lookup.by_words(path + version, where.position, where.scope)
                 return put(self.lookup.gradient(inner, where.position))
-            if version and self.lookup.names.versions(path):
+            if version and self.lookup.is_known(path):
                 return put(self.lookup.version(path, version[1:]))
             return self._path(path, where, put) + version
 
         return _TOKEN.sub(replace, text), placeholders
 
     def _path(self, path: str, where: Surroundings, put: Any) -> str:
-        """A dotted path whose beginning is a name of the tape; anything else stays Python."""
+        """A dotted path that begins with a tensor of the tape; anything else stays Python."""
         words = path.split(".")
-        if len(words) == 1:
+        if len(words) == 1 or words[0] in self.variables:
             return path
-        for count in range(len(words), 1, -1):
-            name = self._tape_name(words[:count], where)
-            if name is not None:
-                value = self.lookup.find(name, where.position)
-                if value is not None:
-                    return ".".join([put(value), *words[count:]])
-        if any(word.isdigit() for word in words):  # no Python either
-            raise UserError(f"nothing on the tape is called {path}{self.lookup.suggest(path)}")
+        digits = any(word.isdigit() for word in words)
+        failed: UserError | None = None
+        lengths = range(len(words), 1, -1)
+        for count, labels in [*((count, False) for count in lengths), *((count, True) for count in lengths)]:
+            try:
+                found = self.lookup.held(".".join(words[:count]), where.position, where.scope, labels=labels)
+            except UserError as answer:
+                failed = failed or answer
+                continue
+            if found is not None and isinstance(found.thing, Value):
+                return ".".join([put(found.thing), *words[count:]])
+            if found is not None and digits:
+                name = f"__value_{len(self._things)}__"
+                self._things[name] = self._real(found.thing, path, where)
+                return ".".join([name, *words[count:]])
+        if digits or (failed is not None and self._unknown(words[0], where)):  # no Python either
+            raise failed or UserError(f"nothing on the tape is called {path}{self.lookup.suggest(path)}")
         return path
 
-    def _tape_name(self, words: list[str], where: Surroundings) -> str | None:
-        """`layers.0.weight`, `self.weight` or `model.layers.0.weight` as the tape calls it."""
-        known = self.lookup.names.versions
-        name = ".".join(words)
-        if known(name):
-            return name
-        rest = ".".join(words[1:])
-        if known(words[0]) or not rest:
-            return None
-        holder = self.variable(words[0], where)
-        if words[0] == "self" and where.scope is not None and is_module(where.scope.owner):
-            roots = [step.owner for step in where.scope.path() if is_module(step.owner)]
-            prefix = {id(part): path for path, part in roots[0].named_modules()}.get(id(where.scope.owner), "")
-            rest = f"{prefix}.{rest}" if prefix else rest
-            return rest if known(rest) else None
-        return rest if is_module(holder) and known(rest) else None
+    def _unknown(self, name: str, where: Surroundings) -> bool:
+        """Whether Python would not know a name."""
+        try:
+            return self.lookup.held(name, where.position, where.scope) is None and not hasattr(builtins, name)
+        except UserError:
+            return True
+
+    def is_tensor(self, name: str, where: Surroundings) -> bool:
+        """Whether a word is the name of a tensor of the program's where the cursor stands."""
+        if not name.isidentifier():
+            return False
+        try:
+            found = self.lookup.frames.in_frames(name, where.position, where.scope)
+        except NotYet:
+            return True
+        return found is not None and isinstance(found.thing, Value)
+
+    def is_name(self, word: str, where: Surroundings) -> bool:
+        """Whether the user, or a call of the program's that runs here, has a variable of that name."""
+        if word in self.variables:
+            return True
+        try:
+            return self.lookup.frames.in_frames(word, where.position, where.scope) is not None
+        except NotYet:
+            return True
 
     def variable(self, name: str, where: Surroundings) -> Any:
         """A variable of the person's or of the program's; None if there is none."""
         if name in self.variables:
             return self.variables[name]
-        if name == "self" and where.scope is not None and where.scope.owner is not None:
-            return where.scope.owner
-        for scope in self._program_scopes(where):
-            if name in scope:
-                return scope[name]
-        return None
+        try:
+            found = self.lookup.held(name, where.position, where.scope)
+            return None if found is None else self._real(found.thing, name, where)
+        except UserError:
+            return None
 
-    def _program_scopes(self, where: Surroundings) -> Iterator[dict[str, Any]]:
-        if where.frame is not None:
-            yield where.frame.f_locals
+    def _real(self, thing: Any, name: str, where: Surroundings) -> Any:
+        """The object that stands for what the tape knows of a variable."""
+        self._given.append(thing)
+        return real(self.lookup.frames, thing, where.position, name, self.array_for, self._is_now(where))
+
+    def known(self, where: Surroundings) -> dict[str, Any]:
+        """All variables that can be seen from a place: the user's, then the program's, from the innermost call
+        outwards; tensors as Values."""
+        found: dict[str, Any] = dict(self.variables)
+        steps = where.scope.path()[::-1] if where.scope is not None else []
+        for step in steps:
+            for name, thing in self.lookup.tape.bindings.variables(step, where.position).items():
+                if name not in found:
+                    found[name] = thing() if isinstance(thing, weakref.ref) else thing
+                    if isinstance(thing, Holder):
+                        found[name] = thing.refer() or thing
         if where.scope is not None:
-            yield where.scope.variables
-        if where.frame is not None:
-            yield where.frame.f_globals
+            for name, thing in list(where.scope.variables.items()):
+                found.setdefault(name, thing)
+        return found
 
     def _namespace(self, source: str, placeholders: dict[str, Any], where: Surroundings) -> dict[str, Any]:
-        """Everything the source names: the person's variables, the tape, the program, MLX, in this order."""
-        namespace: dict[str, Any] = {"__builtins__": builtins, **placeholders}
+        """Everything the source names: the person's variables, the program's, MLX, in this order."""
+        namespace: dict[str, Any] = {"__builtins__": builtins, "__name__": "__main__", **self._things, **placeholders}
         for name in _names(source):
             if name in namespace:
                 continue
             if name in self.variables:
                 namespace[name] = self.variables[name]
                 continue
-            value = None if name == "self" else self.lookup.find(name, where.position)
-            if value is not None:
-                namespace[name] = self.array_for(value)
-            elif name == "grad":
-                namespace[name] = _Grad(self, where)
+            if where.ended is not None and name in where.ended:
+                namespace[name] = self._at_end(where.ended[name])
+                continue
+            if name == "_" and self.shown is not UNBOUND:
+                namespace[name] = self._real(self.shown, name, where)
+                continue
+            if name in _PROMPT or hasattr(builtins, name):  # only a variable of that name can hide it
+                found = self.lookup.frames.in_frames(name, where.position, where.scope)
             else:
-                self._from_program(name, namespace, where)
+                found = self.lookup.held(name, where.position, where.scope)
+            if found is not None:
+                namespace[name] = self._real(found.thing, name, where)
+                self.found[name] = found
+            elif name == "self" and where.scope is not None and where.scope.owner is not None:
+                namespace[name] = where.scope.owner
+            else:
+                self._from_prompt(name, namespace, where)
         return namespace
 
-    def _from_program(self, name: str, namespace: dict[str, Any], where: Surroundings) -> None:
-        if name == "self" and where.scope is not None and where.scope.owner is not None:
-            namespace[name] = where.scope.owner
-            return
-        for scope in self._program_scopes(where):
-            if name in scope:
-                namespace[name] = scope[name]
-                return
-        if name == "mx":
+    def _at_end(self, thing: Any) -> Any:
+        """What a variable holds at the end of the program; a tensor as the value of the tape that it is."""
+        recorder = current()
+        value = recorder.live.get(id(thing)) if recorder is not None and isinstance(thing, mx.array) else None
+        return thing if value is None else self.array_for(value)
+
+    def _from_prompt(self, name: str, namespace: dict[str, Any], where: Surroundings) -> None:
+        """What the prompt itself knows, if the program has no such name."""
+        if name == "grad":
+            namespace[name] = _Grad(self, where)
+        elif name == "mx":
             namespace[name] = mx
         elif name in ("exit", "quit"):
             namespace[name] = _leave
         elif name in ("nn", "optim") and (module := sys.modules.get(f"mlx.{_SHORT[name]}")) is not None:
             namespace[name] = module
+        elif name in ("locals", "globals", "dir", "vars"):
+            namespace[name] = partial(_of_frame, getattr(builtins, name), self, where)
+
+    def locals_at(self, where: Surroundings) -> dict[str, Any]:
+        """The variables of the function in which Python at the prompt stands, as they are there."""
+        if where.scope is None:
+            return {}
+        held = self.lookup.tape.bindings.variables(where.scope, where.position)
+        found: dict[str, Any] = {}
+        for name, thing in held.items():
+            try:
+                found[name] = self._real(thing, name, where)
+            except UserError:
+                continue  # it no longer exists
+        return found
 
     def gradient(self, of: Any, where: Surroundings) -> mx.array:
         """`grad(z1)`: the gradient of the loss with respect to a value of the tape."""
         value = self.value_of(of)
         if value is None and isinstance(of, str):
-            value = self.lookup.by_words(of, where.position)
+            value = self.lookup.by_words(of, where.position, where.scope)
         if value is None:
             raise UserError("grad() takes a value of the tape by its name, such as grad(z1) or grad(#3)")
         return self.array_for(self.lookup.gradient(value, where.position))
@@ -252,7 +344,7 @@ class Expressions:
             self.variables.update(changed)
             return
         for name, thing in changed.items():
-            if name in frame.f_locals or frame.f_locals is frame.f_globals:
+            if name in frame.f_locals:
                 frame.f_locals[name] = thing
             else:
                 self.variables[name] = thing
@@ -280,6 +372,33 @@ class _Grad:
         return "grad(z1): the gradient of the loss with respect to z1"
 
 
+def _of_frame(builtin: Any, expressions: Expressions, where: Surroundings, *things: Any) -> Any:
+    """`locals()`, `globals()`, `dir()` and `vars()` of the function in which Python at the prompt stands."""
+    if things:
+        return builtin(*things)
+    if builtin is globals:
+        return {} if where.scope is None else dict(where.scope.variables)
+    variables = expressions.locals_at(where)
+    return sorted(variables) if builtin is dir else variables
+
+
+def enclosed(tree: ast.Module) -> tuple[ast.Module, set[str]]:
+    """Statements in which a function says `nonlocal`: they are put into a function that has these variables, as pdb
+    does it. Returns the statements, and the variables."""
+    names = {name for node in ast.walk(tree) if isinstance(node, ast.Nonlocal) for name in node.names}
+    if not names:
+        return tree, names
+    body = ast.parse("def __outer__():\n    return").body[0]
+    assert isinstance(body, ast.FunctionDef)
+    begin = [ast.parse(f"{name} = globals()[{name!r}]").body[0] for name in sorted(names)]
+    end = [ast.parse(f"globals()[{name!r}] = {name}").body[0] for name in sorted(names)]
+    body.body = [*begin, *tree.body, *end]
+    call = ast.parse("__outer__()").body
+    return ast.fix_missing_locations(ast.Module([body, *call], [])), names
+
+
+_PROMPT = frozenset(("grad", "mx", "nn", "optim", "exit", "quit", "locals", "globals", "dir", "vars"))
+"""What the prompt itself knows: a library's variable of that name does not hide it."""
 _SHORT = {"nn": "nn", "optim": "optimizers"}
 
 
@@ -305,6 +424,16 @@ def steady() -> Iterator[None]:
     finally:
         if _RANDOM_STATE[0] is not state:
             set_random_state(state)
+
+
+def speaks_of_a_name(text: str) -> bool:
+    """Whether an expression speaks of something by name, so that its result can be shown under it: `loss.item()`,
+    and not `6 * 7`, `"text"`, `[1, 2]`."""
+    try:
+        body = ast.parse(masked(text), mode="eval").body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return False
+    return len(text) <= 80 and any(isinstance(node, ast.Name) for node in ast.walk(body))
 
 
 def is_condition(text: str) -> bool:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from nnrepl.session.errors import UserError
-from nnrepl.session.places import Place
-from nnrepl.tape import GRADIENT_PASS, Pass, Tape
+from nnrepl.record.source import cell_of
+from nnrepl.session.entered import InCell
+from nnrepl.session.errors import CannotAsk
+from nnrepl.session.place import Find, Place
+from nnrepl.tape import Tape
 from nnrepl.timeline import moves
+
+Move = Callable[[Tape, int, int | None, Sequence[str]], int | None]
 
 
 class Goal(Protocol):
@@ -60,18 +64,20 @@ class Moving(Stepping):
 
     Args:
         move: One of the forward functions of `nnrepl.timeline.moves`.
+        skip: The modules whose functions are not the program's own.
         count: How often.
     """
 
-    def __init__(self, move: Callable[[Tape, int, int | None], int | None], position: int, count: int = 1) -> None:
+    def __init__(self, move: Move, position: int, skip: Sequence[str], count: int = 1) -> None:
         super().__init__(position)
         self._move = move
+        self._skip = skip
         self._count = count
         self._seen: int | None = None
 
     def find(self, tape: Tape) -> int | None:
         while self._count:
-            found = self._move(tape, self.position, self._seen)
+            found = self._move(tape, self.position, self._seen, self._skip)
             if found is None:
                 self._seen = len(tape)
                 return None
@@ -81,18 +87,62 @@ class Moving(Stepping):
 
 
 class Until:
-    """The next op at a place."""
+    """The next position of a place, from a position on.
 
-    def __init__(self, place: Place, start: int) -> None:
-        self.reason = f"reached {place.text}"
-        self.sought = place.text
-        self._place = place
+    Args:
+        place: The place.
+        find: Finds the first position of it in a range; raises CannotAsk if its condition cannot be asked.
+        start: Where to begin.
+        said: What to say on arrival at a position.
+    """
+
+    def __init__(self, place: Place, find: Find, start: int, said: Callable[[int], str]) -> None:
+        self.reason = self.sought = place.title
+        self._find = find
+        self._said = said
         self._seen = start
+        self._asked = False
 
     def find(self, tape: Tape) -> int | None:
-        start, self._seen = self._seen, len(tape)
-        for at in range(start, len(tape)):
-            if self._place.matches(tape.ops[at]):
+        start, self._seen = self._seen, max(len(tape), self._seen)
+        try:
+            found = self._find(start, len(tape), False)
+            if found is not None:
+                self.reason = self._said(found)
+            return found
+        except CannotAsk as error:
+            if not self._asked:
+                raise
+            self.reason = str(error)  # the program waits: it must not see this
+            return error.position
+        finally:
+            self._asked = True
+
+
+class NextCell:
+    """The first op of a later cell of a notebook.
+
+    Args:
+        start: From where on.
+        count: The how manyth.
+    """
+
+    sought = ""
+
+    def __init__(self, start: int, count: int) -> None:
+        self.reason = ""
+        self._seen = start
+        self._left = count
+        self._cell = InCell(0)
+
+    def find(self, tape: Tape) -> int | None:
+        start, self._seen = self._seen, max(len(tape), self._seen)
+        for at in self._cell.positions(tape, start, len(tape)):
+            self._left -= 1
+            if not self._left:
+                scope = tape.ops[at].scope
+                assert scope is not None
+                self.reason = f"cell {cell_of(scope.path()[0].code)[1]}"
                 return at
         return None
 
@@ -141,37 +191,6 @@ class InStep:
         return position if position < len(tape) and tape.steps.number_at(position) == self._step else None
 
 
-class Fulfilled:
-    """The first gradient pass, from a position on, at whose end a condition holds.
-
-    Args:
-        text: The condition.
-        holds: Tells whether it holds at the end of a pass.
-        start: The position from which on passes count.
-    """
-
-    def __init__(self, text: str, holds: Callable[[Pass], bool], start: int) -> None:
-        self.reason = self.sought = text
-        self._holds = holds
-        self._start = start
-        self._seen = 0
-
-    def find(self, tape: Tape) -> int | None:
-        passes = tape.passes
-        while self._seen < len(passes):
-            part = passes[self._seen]
-            if part.open:
-                return None
-            self._seen += 1
-            try:
-                if part.kind == GRADIENT_PASS and part.end > self._start and self._holds(part):
-                    return part.end - 1
-            except UserError as error:  # the program waits: it must not see this
-                self.reason = str(error)
-                return part.end - 1
-        return None
-
-
 class Never:
     """Run to the end."""
 
@@ -182,16 +201,16 @@ class Never:
         return None
 
 
-def over(position: int, count: int) -> Moving:
-    """`next`: over the calls that the function here makes."""
-    return Moving(moves.over, position, count)
+def over(position: int, skip: Sequence[str], count: int) -> Moving:
+    """`next`: to the next line of the function here."""
+    return Moving(moves.over, position, skip, count)
 
 
-def out(position: int, count: int = 1) -> Moving:
+def out(position: int, skip: Sequence[str]) -> Moving:
     """`finish`: out of the function here."""
-    return Moving(moves.out, position, count)
+    return Moving(moves.out, position, skip)
 
 
-def further_down(position: int) -> Moving:
+def further_down(position: int, skip: Sequence[str]) -> Moving:
     """`until` without a place: to a greater line."""
-    return Moving(moves.further_down, position)
+    return Moving(moves.further_down, position, skip)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -9,9 +10,11 @@ from nnrepl.session.stops import Hit
 from nnrepl.tape import Op
 
 if TYPE_CHECKING:
+    from nnrepl.replay.run import Run
     from nnrepl.session.session import Session
 
 START_OF_TAPE, END_OF_TAPE, END_OF_PROGRAM, EXCEPTION = "start of tape", "end of tape", "end of program", "exception"
+CELL_DONE, CELL_FAILED = "end of cell", "exception in a cell"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +47,20 @@ class Hooks:
     def pass_started(self) -> None:
         """A gradient pass is being recorded; nothing is said until its end."""
 
-    def running_again(self, position: int, from_start: bool) -> None:
-        """The program runs again; what it printed before `position` has been seen."""
+    def program_begins(self) -> None:
+        """The program is about to run from its start."""
+
+    def unwinding(self) -> None:
+        """The program is about to be taken apart, to run again from its start."""
+
+    def quitting(self) -> None:
+        """The program is about to be taken apart for good."""
+
+    def running_again(self, run: Run, from_start: bool) -> None:
+        """The program runs again; what it printed before the run's position has been seen."""
+
+    def cell_begins(self) -> None:
+        """What was typed at the prompt begins to run for the first time."""
 
     def cursor_moved(self, position: int) -> None:
         """The cursor stands at another place."""
@@ -53,9 +68,13 @@ class Hooks:
     def announce(self, text: str) -> None:
         """Something is about to happen that takes a while."""
 
-    def confirm(self, question: str) -> bool:
-        """Whether the user agrees; where nobody can be asked, no."""
-        return False
+    def confirm(self, question: str, otherwise: bool = False) -> bool:
+        """Whether the user agrees; where nobody can be asked, `otherwise`."""
+        return otherwise
+
+    def lend_terminal(self, run: Callable[[], int]) -> int:
+        """Let another program have the terminal meanwhile. Returns its exit status."""
+        return run()
 
     def progress(self, share: float) -> None:
         """A long evaluation has come so far."""

@@ -4,90 +4,73 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nnrepl.session import goals
+from nnrepl.session import goals, places
+from nnrepl.session.entered import InCell
 from nnrepl.session.errors import UserError
 from nnrepl.session.findings import source_of
 from nnrepl.session.hooks import END_OF_TAPE, START_OF_TAPE, Stop
-from nnrepl.session.places import Place
-from nnrepl.tape import Tape
+from nnrepl.session.place import Place
 
 if TYPE_CHECKING:
     from nnrepl.session.session import Session
 
 
+_COUNTED = 20_000
+"""In a step of more ops than this those at a place are not counted: that would take longer than to go there."""
+
+
 def goto(session: Session, text: str) -> Stop | None:
     """See `Session.goto`."""
-    text, tape = text.strip(), session.tape
-    if text == "start":
-        return session.arrive(tape.origin if tape.origin < len(tape) else 0)
-    if text == "end":
-        return session.arrive(len(tape), END_OF_TAPE)
-    place = session.place(text)
-    if place.kind == "op":
-        return _to_number(session, place)
-    if place.kind == "step":
-        return _to_step(session, int(place.text.split()[1]))
-    if place.kind == "pass":
-        return _to_pass(session, place)
-    found = nearest(tape, session.cursor, place)
+    place, tape = session.place(text), session.tape
+    found = session.nearest(place)
     if found is not None:
-        return session.arrive(found)
-    if session.running:
-        return session.forward(goals.Until(place, len(tape)))
-    raise UserError(f"no op on the tape is at {text}; {session.lookup.extent()}")
+        return session.arrive(found, END_OF_TAPE if place.title == "end" else arrival(session, place, found))
+    return on(session, place, len(tape))
 
 
-def _to_number(session: Session, place: Place) -> Stop | None:
-    tape, lookup = session.tape, session.lookup
-    step, number = lookup.address(place.text)
-    if step is None:
-        step = tape.here
-    start = tape.steps.start_of(step)
-    if session.running and (start is None or step == len(tape.steps)) and step:
-        position = None if start is None else start + number - 1
-        if position is None or position >= len(tape):
-            return session.forward(goals.InStep(step, number))
-    return session.arrive(lookup.op(place.text).position)
+def until(session: Session, text: str) -> Stop | None:
+    """See `Session.until`."""
+    return on(session, session.place(text), session.cursor + 1)
 
 
-def _to_step(session: Session, number: int) -> Stop | None:
-    steps = session.tape.steps
-    start = steps.start_of(number)
-    if start is not None and number:
-        return session.arrive(start)
-    if session.running and number:
-        return session.forward(goals.InStep(number))
-    raise UserError(f"there is no step {number}; {session.lookup.extent(number) if number else 'steps count from 1'}")
-
-
-def _to_pass(session: Session, place: Place) -> Stop | None:
-    number, passes = int(place.text.split()[1]), session.tape.passes
-    found = next((part for part in passes if part.number == number and len(part)), None)
+def on(session: Session, place: Place, start: int) -> Stop | None:
+    """Go on to the first position of a place from `start` on, by letting the program run if it has to."""
+    tape = session.tape
+    goal = goals.Until(
+        place,
+        lambda begin, end, reverse: session.find(place, begin, end, reverse),
+        start,
+        lambda found: arrival(session, place, found),
+    )
+    found = goal.find(tape)
     if found is not None:
-        return session.arrive(found.start)
-    last = passes[-1].number if passes else 0
-    if session.running and number > last:
-        return session.forward(goals.Until(place, len(session.tape)))
-    raise UserError(f"there is no pass {number}; the tape holds passes 1 to {last}")
+        return session.forward(goals.At(found, goal.reason, place.title))
+    if not session.running or place.gone(tape):
+        raise UserError(place.gone(tape) or f"no op is at {place.title}{nowhere(session, start)}")
+    return session.forward(goal)
 
 
-def nearest(tape: Tape, cursor: int, place: Place) -> int | None:
-    """Where a place is: in this pass if it is there, else the last before the cursor, else the next."""
-    ops = tape.ops
-    part = tape.pass_at(cursor)
-    if part is not None:
-        for at in range(part.start, part.end):
-            if place.matches(ops[at]):
-                return at
-    for at in range(min(cursor, len(ops)) - 1, -1, -1):
-        if place.matches(ops[at]):
-            return at
-    return next((at for at in range(cursor, len(ops)) if place.matches(ops[at])), None)
+def nowhere(session: Session, start: int = 0) -> str:
+    """Where a place was looked for in vain."""
+    return f"{' from here on' if start else ''}; {session.lookup.extent()}"
+
+
+def arrival(session: Session, place: Place, found: int) -> str:
+    """`softmax · 2 of 4 in this step`: the place in its canonical spelling, and how many ops here are at it."""
+    step = session.tape.steps.at(found)
+    if place.kind in ("op", "edge", "pass", "phase", "step"):
+        return ""
+    if place.condition or len(step) > _COUNTED:
+        return place.title
+    places = list(place.positions(session.tape, step.start, step.end))
+    if found not in places:
+        return place.title
+    return f"{place.title} · {places.index(found) + 1} of {len(places)} in this step"
 
 
 def last_write(session: Session, name: str) -> Stop:
     """See `Session.last_write`."""
-    value = source_of(session.lookup.by_words(name, session.cursor))
+    value = source_of(session.named(name))
     if value.op is None:
         what = "a gradient that the pass starts from" if value.kind == "seed" else f"{value.kind} of the program"
         raise UserError(f"no op on the tape wrote {name}: it is {what}")
@@ -103,3 +86,20 @@ def rewind(session: Session) -> Stop:
     if session.cursor == part.start:
         part = tape.passes[max(tape.passes.index(part) - 1, 0)]
     return session.arrive(part.start, START_OF_TAPE if part.start == session.cursor else "")
+
+
+def next_cell(session: Session, count: int = 1) -> Stop | None:
+    """Go to the first op of the next cell of a notebook that makes ops, or of the `count`-th from here.
+
+    Raises:
+        UserError: If no notebook runs.
+    """
+    places.check_cells(session.tape)
+    return session.forward(goals.NextCell(session.cursor + 1, count))
+
+
+def back_cell(session: Session, count: int = 1) -> Stop:
+    """Go back to the first op of this cell of a notebook; from there, of the one before. Raises UserError."""
+    places.check_cells(session.tape)
+    found = list(InCell(0).positions(session.tape, 0, session.cursor))[-count:]
+    return session.arrive(found[0] if len(found) == count else 0, "" if found else START_OF_TAPE)

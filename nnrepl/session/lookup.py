@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
+from nnrepl.record.homes import Home
 from nnrepl.record.names import GRADIENT_SIGN, ProgramNames
-from nnrepl.session.errors import NoGradient, NotYet, UserError
-from nnrepl.tape import GRADIENT_PASS, Op, Pass, Tape, Value
+from nnrepl.record.stack import is_module
+from nnrepl.session.errors import NoGradient, NotYet, UserError, not_made
+from nnrepl.session.frames import Frames, Held
+from nnrepl.tape import GRADIENT_PASS, UNBOUND, Activation, Holder, Leaf, Op, Pass, Tape, Value
 
 NUMBER = re.compile(r"(?:(?P<step>\d{1,9})|(?P<setup>setup))?#(?P<number>\d{1,12})(?:\.(?P<slot>\d{1,9}))?")
 """The address of an op, or of one of its outputs: `#12`, `#12.1`, `30#12` (op 12 of step 30), `setup#3`."""
+
+
+class _Here:
+    """The call in which the op at the cursor is made."""
+
+
+HERE = _Here()
 
 
 class Lookup:
@@ -18,6 +29,7 @@ class Lookup:
     def __init__(self, tape: Tape, names: ProgramNames) -> None:
         self.tape = tape
         self.names = names
+        self.frames = Frames(tape, names)
 
     def op(self, text: str) -> Op:
         """The op with an address: `#12` in the step in which the user stands, `30#12`, `setup#3`.
@@ -70,8 +82,9 @@ class Lookup:
     def version(self, name: str, address: str) -> Value:
         """`z1@12`, `z1@30#12`: the version of a name that an op made, on either side of the cursor."""
         op = self.op(address if "#" in address else f"#{address}")
+        held = {value for _, _, value in self.tape.bindings.called(name)}
         for value in op.outputs:
-            if name in self.names.all_names(value):
+            if value in held or name in self.names.all_names(value):
                 return value
         made = [value.op.label.removeprefix("#") for _, value in self.names.versions(name) if value.op is not None]
         if not made:
@@ -79,65 +92,238 @@ class Lookup:
         near = ", ".join(f"{name}@{number}" for number in made[:8]) + (", ..." if len(made) > 8 else "")
         raise UserError(f"{op.label} ({op.name}) did not make {name}; its versions are {near}")
 
-    def find(self, name: str, position: int) -> Value | None:
-        """The newest version of a name before `position`; None if the tape has no such name.
+    def held(
+        self,
+        name: str,
+        position: int,
+        scope: Activation | _Here | None = HERE,
+        labels: bool = True,
+    ) -> Held | None:
+        """What a name or a dotted path means where the cursor stands: a tensor of the tape, or an object of the
+        program's; None if nothing is called so. The one rule of all commands (DESIGN 5).
+
+        Args:
+            scope: In which call to look; the one in which the op at `position` is made, unless it is given.
+            labels: Whether to ask what the tape calls values that no variable has, which takes a look at every op.
 
         Raises:
-            NotYet: If every version lies ahead.
+            NotYet: If it is not made yet.
+            UserError: If several fit.
         """
-        value = self.names.newest(name, position)
-        if value is not None:
-            return value
+        if isinstance(scope, _Here):
+            scope = self.frames.scope_at(position)
+        if "." in name:
+            return self._path(name, position, scope, labels)
+        frames = self.frames
+        try:
+            found = frames.in_frames(name, position, scope)
+        except NotYet as answer:
+            try:
+                found = self._loss(name, position)
+            except NotYet:
+                raise answer from None
+            if found is None or found.whose:
+                raise
+        return (
+            found
+            or self._parameter(name, position)
+            or frames.left_behind(name, position)
+            or self._known(name, position)
+            or self._loss(name, position)
+            or frames.in_frames(name, position, scope, True)
+        )
+
+    def find(self, name: str, position: int, scope: Activation | _Here | None = HERE) -> Value | None:
+        """The tensor that a name means where the cursor stands; None if it means none. Raises as `held` does."""
+        found = self.held(name, position, scope)
+        return found.thing if found is not None and isinstance(found.thing, Value) else None
+
+    # -- paths -----------------------------------------------------------------------------------------------
+
+    def _path(self, path: str, position: int, scope: Activation | None, labels: bool) -> Held | None:
+        """`critic.layers.0.weight` from a variable that holds a model, `layers.0.weight` where one model has it,
+        `layers.1.weights` for a local variable of a module's call."""
+        first, _, rest = path.partition(".")
+        unset: NotYet | None = None
+        try:
+            holder = self.frames.in_frames(first, position, scope)
+            holder = holder or self.frames.in_frames(first, position, scope, True)
+        except NotYet as answer:
+            holder, unset = None, answer
+        if holder is not None:
+            if not isinstance(holder.thing, Holder):
+                return None
+            thing = self._walk(holder.thing, rest.split("."), position)
+            if thing is not UNBOUND:
+                return Held(thing)
+        found = self._parameter(path, position) or self._local_of_module(path, position)
+        if found is None and labels:
+            found = self._known(path, position)
+        if found is None and unset is not None:
+            raise unset
+        return found
+
+    def _walk(self, thing: Any, words: list[str], position: int) -> Any:
+        """What lies at a path in a container; UNBOUND where the tape does not know."""
+        for at, word in enumerate(words):
+            if isinstance(thing, Value):
+                return UNBOUND
+            if not isinstance(thing, Holder):
+                return UNBOUND
+            entries = self.tape.bindings.contents(thing, position)
+            if isinstance(entries, dict):
+                longer = ".".join(words[at:])
+                if longer in entries:  # a dict whose keys are paths
+                    return self.frames.taken(entries[longer])
+                other = int(word) if word.isdigit() else f"_{word}"  # an optimizer's `state` is its `_state`
+                thing = entries.get(word, entries.get(other, UNBOUND))
+            elif entries is not None and word.isdigit() and int(word) < len(entries):
+                thing = entries[int(word)]
+            else:
+                return UNBOUND
+        return self.frames.taken(thing)
+
+    def _parameter(self, path: str, position: int) -> Held | None:
+        """The parameter at a bare path: of the differentiated model that has it, or of the only one."""
+        owners = self.names.owners(path)
+        part = self.tape.pass_at(position)
+        leaves = [] if part is None else [leaf for leaf in part.wrt if leaf.label == path]
+        if len(owners) > 1:
+            called = [self._owner_name(owner, path) for owner in owners]
+            raise UserError(f"{path} is a parameter of several models: {', '.join(called)}")
+        if leaves:
+            return Held(leaves[0])
+        if not owners:
+            return None
+        owner = owners[0]
+        if isinstance(owner, str):
+            return self.held(owner, position) if owner != path else None
+        thing = self.tape.bindings.entry(owner.holder, owner.key, position)
+        return Held(thing) if isinstance(thing, Value) else None
+
+    def _owner_name(self, owner: Home | str, path: str) -> str:
+        if isinstance(owner, str):
+            return owner
+        name = self.names.homes.name(owner.holder)
+        return f"{name}.{owner.key}" if name else path
+
+    def _local_of_module(self, path: str, position: int) -> Held | None:
+        """`layers.1.weights`: a variable of the call of a module, by the module's path."""
+        module, _, variable = path.rpartition(".")
+        part = self.tape.pass_at(position)
+        found = [
+            (at, step, value)
+            for at, step, value in self.tape.bindings.called(variable)
+            if is_module(step.owner) and self.names.is_called(step, module)
+        ]
+        if not found or part is None:
+            return None
+        made = [
+            value for at, _, value in found if at <= position and (value.op is None or value.op.position < position)
+        ]
+        here = [value for value in made if value.op is None or value.op.part is part]
+        if here:
+            return Held(here[-1])
+        ahead = next((value for _, _, value in found if value.op is not None and value.op.position >= position), None)
+        last = made[-1] if made else None
+        address = "" if last is None else self.frames.address(variable, last)
+        whose = "" if last is None else self.frames.whose(last, position)
+        maker = None if ahead is None else ahead.op
+        raise not_made(path, " in this step" if last else "", maker, position, address, last, whose)
+
+    def _known(self, name: str, position: int) -> Held | None:
+        """A tensor that the tape knows by a name that no variable has: the label of an input or an edit, a variable
+        inside of a layer, the state of an optimizer. An older one is only named."""
         versions = self.names.versions(name)
         if not versions:
-            return self._loss(name, position)
-        first = versions[0][1]
-        if first.op is None:
-            raise NotYet(f"{name} enters with pass {_part_of(self.tape, versions[0][0])}; it lies ahead")
-        raise NotYet(f"{name} lies ahead: {first.op.label} ({first.op.name}) will make it")
+            return None
+        value = self.names.newest(name, position)
+        if value is not None and (value.op is None or not self.tape.bindings.log or self._is_of_here(value, position)):
+            return Held(value)
+        ahead = next((later for at, later in versions if at > position and later is not value), None)
+        if ahead is not None and ahead.op is None:
+            raise NotYet(f"{name} enters with pass {_part_of(self.tape, versions[-1][0])}; it is not there yet")
+        maker = None if ahead is None else ahead.op
+        if value is None:
+            raise not_made(name, "", maker, position)
+        whose = self.frames.whose(value, position)
+        raise not_made(name, " in this step", maker, position, self.frames.address(name, value), value, whose)
 
-    def _loss(self, name: str, position: int) -> Value | None:
+    def _is_of_here(self, value: Value, position: int) -> bool:
+        return not self.frames.whose(value, position) or value.op is None or value.op.part.kind != GRADIENT_PASS
+
+    def _loss(self, name: str, position: int) -> Held | None:
         """`loss` means what the pass differentiates, whatever the program calls it."""
         if name != "loss":
             return None
-        for part in reversed(self.tape.passes):
-            loss = part.loss
-            if loss is not None and loss.op is not None and part.start <= position:
-                if loss.op.position < position:
-                    return loss
-                raise NotYet(f"the loss lies ahead: {loss.op.label} ({loss.op.name}) will make it")
-        return None
+        part = next((p for p in reversed(self.tape.passes) if p.loss is not None and p.start <= position), None)
+        if part is None or part.loss is None:
+            return None
+        loss = part.loss
+        if loss.op is not None and loss.op.position >= position:
+            raise not_made("loss", " in this step", loss.op, position)
+        return Held(loss, "", self.frames.whose(loss, position))
+
+    # -- gradients -------------------------------------------------------------------------------------------
 
     def gradient(self, value: Value, position: int) -> Value:
         """The gradient of the loss with respect to a value, as far as it has been summed up before
         `position`.
 
         Raises:
-            NotYet: If it lies ahead.
+            NotYet: If it is not made yet: in this step, for a parameter.
             NoGradient: If none flows.
         """
         name = value.name
-        ahead: Value | None = None
-        for candidate in self._incarnations(value, name):
-            for part in reversed(self.tape.passes):
-                if part.kind != GRADIENT_PASS or part.start > position:
-                    continue
-                grads = part.grads.get(candidate.canonical)
-                if not grads:
-                    continue
-                before = [grad for grad in grads if grad.op is None or grad.op.position < position]
-                if before:
-                    return before[-1]
-                ahead = ahead or grads[-1]
-        if ahead is not None and ahead.op is not None:
-            raise NotYet(f"∂L/∂{name} lies ahead: {ahead.op.label} ({ahead.op.name}) will make it")
+        found = self._passes_of(value, position)
+        for part, target in found:
+            grads = part.grads.get(target.canonical)
+            if not grads:
+                continue
+            before = [grad for grad in grads if grad.op is None or grad.op.position < position]
+            last = before[-1] if before else None
+            whose = (
+                "" if last is None or (value.op is not None and value.op.part is part) else self._whose(part, position)
+            )
+            if last is not None and not whose:
+                return last
+            ahead = grads[-1].op if last is None else None
+            if last is None:
+                last, whose = self._older(found, part, position)
+            address = "" if last is None else last.op.label if last.op is not None else ""
+            where = " in this step" if last is not None else ""
+            raise not_made(f"{GRADIENT_SIGN}{name}", where, ahead, position, address, last, whose)
         raise NoGradient(self._why_none(value, name))
 
-    def _incarnations(self, value: Value, name: str) -> list[Value]:
-        """A value, and the older ones of its name: after an update, `grad(w)` means the last one taken."""
-        versions = [older for _, older in self.names.versions(name)]
-        cut = versions.index(value) + 1 if value in versions else len(versions)
-        return [value, *reversed(versions[:cut])]
+    def _passes_of(self, value: Value, position: int) -> list[tuple[Pass, Value]]:
+        """The gradient passes that speak of a value, the last one first, each with the value as it is there: a
+        parameter enters each pass as a leaf of its own."""
+        own = self.names.identity(value)
+        found: list[tuple[Pass, Value]] = []
+        for part in reversed(self.tape.passes):
+            if part.kind != GRADIENT_PASS or part.start > position:
+                continue
+            for target in (value, *part.wrt):
+                same = target is value or target.origin is value
+                if not same and own is not None and target.label is not None:
+                    same = self.names.identity(target) == own
+                elif not same and own is None and isinstance(value, Leaf) and value.label is not None:
+                    same = target.label == value.label and self.names.identity(target) is None
+                if same and (part.grads.get(target.canonical) or target in part.wrt):
+                    found.append((part, target))
+                    break
+        return found
+
+    def _whose(self, part: Pass, position: int) -> str:
+        return self.frames.whose_step(part.start, position)
+
+    def _older(self, found: list[tuple[Pass, Value]], part: Pass, position: int) -> tuple[Value | None, str]:
+        """The gradient that the step before gave a parameter."""
+        for other, target in found[[one[0] for one in found].index(part) + 1 :]:
+            grads = other.grads.get(target.canonical)
+            if grads:
+                return grads[-1], self._whose(other, position)
+        return None, ""
 
     def _why_none(self, value: Value, name: str) -> str:
         part = self._gradient_pass_of(value)
@@ -177,7 +363,7 @@ class Lookup:
                 return op.part
         return next((part for part in self.tape.passes if value in part.wrt), None)
 
-    def by_words(self, text: str, position: int) -> Value:
+    def by_words(self, text: str, position: int, scope: Activation | _Here | None = HERE) -> Value:
         """A value by anything that names one: `z1`, `z1@12`, `#12`, `∂L/∂z1`, `layers.0.weight`.
 
         Raises:
@@ -187,17 +373,24 @@ class Lookup:
         if NUMBER.fullmatch(text):
             return self.by_number(text)
         if text.startswith(GRADIENT_SIGN):
-            return self.gradient(self.by_words(text.removeprefix(GRADIENT_SIGN), position), position)
+            return self.gradient(self.by_words(text.removeprefix(GRADIENT_SIGN), position, scope), position)
         gradient = re.fullmatch(r"grad\((.+)\)", text)
         if gradient:
-            return self.gradient(self.by_words(gradient[1], position), position)
+            return self.gradient(self.by_words(gradient[1], position, scope), position)
         name, at, address = text.rpartition("@")
         if at and re.fullmatch(r"(?:(?:\d+|setup)?#)?\d+", address):
             return self.version(name, address)
-        value = self.find(text, position)
-        if value is None:
+        found = self.held(text, position, scope)
+        if found is not None and not isinstance(found.thing, Value):
+            raise UserError(f"{text} is no tensor of the tape; p {text} shows what it is")
+        if found is None:
             raise UserError(f"nothing on the tape is called {text}{self.suggest(text)}")
+        value: Value = found.thing
         return value
+
+    def is_known(self, name: str) -> bool:
+        """Whether any tensor of the tape was ever called so."""
+        return bool(self.tape.bindings.called(name) or self.names.versions(name))
 
     def suggest(self, name: str) -> str:
         """A hint at a name like this one."""

@@ -1,159 +1,483 @@
-"""Places: what a person may write where a command wants a point on the tape."""
+"""Places: the one grammar of what the user writes where a command wants a point on the tape.
+
+`#12`, `train.py:31`, `31`, `loss_fn`, `Net.__call__`, `Net`, `train.py:loss_fn`, `layers.*.attention`, `matmul`, `z1`,
+`grad(z1)`, `forward`, `start`, `end`, `step 30`, `30#12`, `loss < 0.5`, `matmul if z1.max() > 3`; and sequences, each
+within the one before: `step 30 layers.1 softmax`.
+"""
 
 from __future__ import annotations
 
+import ast
+import builtins
+import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
+from difflib import get_close_matches
+from typing import Any
 
+from nnrepl.record.names import GRADIENT_SIGN, ProgramNames
+from nnrepl.record.source import lines_of
+from nnrepl.record.stack import is_module
+from nnrepl.session.entered import InCell, InClass, InFunction, InModule, InTyped, Line
 from nnrepl.session.errors import UserError
-from nnrepl.session.lookup import NUMBER, Lookup
-from nnrepl.tape import BACKWARD, FORWARD, PHASES, SETUP, UPDATE, Op, Tape
+from nnrepl.session.expressions import cut, is_condition, masked, names_in
+from nnrepl.session.lookup import NUMBER
+from nnrepl.session.place import Place
+from nnrepl.session.points import (
+    Called,
+    Condition,
+    Edge,
+    Number,
+    PassStart,
+    Phase,
+    StepStart,
+    Within,
+    Written,
+    is_operation,
+    operations,
+)
+from nnrepl.session.program import Program, is_called, near
+from nnrepl.tape import PHASES, Op, Tape, own_site
+from nnrepl.timeline.cells import filename
 
-FIXED = ("start", "end", "setup", "forward", "backward", "update", "first", "last")
+EDGES = ("start", "end")
+FIXED = (*EDGES, *PHASES)
+"""The places that every tape has."""
+
+FORMS = "a place is #12, train.py:31, a value, a function, a class, a module path, an op such as matmul, or step 2"
+
+_LINE = re.compile(r"(?P<file>.*?)(?: ?cell (?P<cell>\d{1,9}))?:(?P<line>\d{1,9})")
+_TOKEN = re.compile(
+    r"(?:[^\s:]+ )?cell \d{1,9}:\d{1,9}(?!\S)|(?:pass|step|cell) \d{1,9}(?!\S)"
+    r"|<?prompt \d{1,9}>?(?::\d{1,9})?(?!\S)|grad\((?:[^()]|\([^()]*\))*\)|\S+"
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Something that ops can be at.
+class Here:
+    """From where a place is read.
 
     Attributes:
-        text: As the person wrote it.
-        kind: "op", "line", "pass", "phase", "operation", "module", "value" or "edge".
-        matches: Whether an op is there.
-        phase: The phase it is limited to, or "".
+        tape, names: The tape, and what things on it are called.
+        op: The op at the cursor (the last one after the end), from which a bare line is read.
+        program: What the program's source has.
+        running: Whether more can be recorded.
+        variables: What the user's and the program's variables hold.
+        skip: The modules whose lines are not the program's own.
     """
 
-    text: str
-    kind: str
-    matches: Callable[[Op], bool]
-    phase: str = ""
+    tape: Tape
+    names: ProgramNames
+    op: Op | None
+    program: Program
+    running: bool
+    variables: Mapping[str, Any]
+    skip: tuple[str, ...]
 
 
-def parse(text: str, lookup: Lookup) -> Place:
-    """Read a place: an op number, a line, a phase, an op's name, a module path, or a value's name; with a
-    phase before it where it is meant only there (`backward matmul`).
+def base(path: str) -> str:
+    """The name of a file, without its folders."""
+    return os.path.basename(path)
+
+
+def read(text: str, here: Here) -> Place:
+    """Read a place.
 
     Raises:
-        UserError: If it is none of these.
+        UserError: If nothing recorded and nothing in the program's source can be it; with what is near.
     """
     text = text.strip()
-    phase, _, rest = text.partition(" ")
-    if rest.strip() and phase in PHASES:
-        inner = parse(rest, lookup)
-        return Place(text, inner.kind, lambda op: op.phase == phase and inner.matches(op), phase)
-    for reader in (_number, _line, _step, _pass, _phase, _named):
-        place = reader(text, lookup)
+    if is_condition(text):
+        return _condition(None, text, here)
+    spelled, condition = split_condition(text)
+    if not spelled:
+        return _condition(None, condition, here)
+    place = _sequence(spelled, here)
+    return _condition(place, condition, here) if condition else place
+
+
+def split_condition(text: str) -> tuple[str, str]:
+    """`matmul, z1 > 3` and `matmul if z1 > 3` in two; either may be missing."""
+    found = re.search(r"(?:^|\s)if\s+", text)
+    comma = _comma(text)
+    if comma is not None and (found is None or comma < found.start()):
+        spelled, condition = text[:comma].strip(), text[comma + 1 :].strip()
+        if not spelled:
+            raise UserError("a place is missing: break matmul, z1.max() > 10")
+        if not condition:
+            raise UserError(f"a condition is missing after the comma: break {spelled}, z1.max() > 10")
+        return spelled, condition
+    return (text, "") if found is None else (text[: found.start()].strip(), text[found.end() :].strip())
+
+
+def _comma(text: str) -> int | None:
+    """Where the first comma outside of brackets is."""
+    depth = 0
+    for at, sign in enumerate(text):
+        depth += (sign in "([{") - (sign in ")]}")
+        if sign == "," and depth <= 0:
+            return at
+    return None
+
+
+def _sequence(text: str, here: Here) -> Place:
+    whole = _LINE.fullmatch(text)
+    if whole is not None and " " in whole["file"] and here.program.named(whole["file"]):
+        return _line(whole, here)
+    place: Place | None = None
+    for word in _TOKEN.findall(text):
+        inner = _word(word, here)
+        place = inner if place is None else Within(place, inner)
+    if place is None:
+        raise UserError(f"a place is missing; {FORMS}")
+    return place
+
+
+def _word(word: str, here: Here) -> Place:
+    if NUMBER.fullmatch(word) is not None:
+        return _number(word, here)
+    part = re.fullmatch(r"(pass|step) (\d{1,9})", word)
+    if part is not None:
+        number = int(part[2])
+        if not number:
+            raise UserError(f"{part[1]}es count from 1" if part[1] == "pass" else "steps count from 1")
+        return PassStart(number) if part[1] == "pass" else StepStart(number)
+    typed = re.fullmatch(r"<?prompt (\d{1,9})>?(?::(\d{1,9}))?", word)
+    if typed is not None:
+        return _typed(int(typed[1]), int(typed[2] or 0), here)
+    cell = re.fullmatch(r"cell (\d{1,9})", word)
+    if cell is not None:
+        return _cell(int(cell[1]), here)
+    if word in PHASES:
+        return Phase(word)
+    if word in EDGES:
+        return Edge(word)
+    line = _LINE.fullmatch(word if not word.isdigit() else f":{word}")
+    if line is not None:
+        return _line(line, here)
+    of = gradient_name(word)
+    if of is not None:
+        return _value(word, of, here)
+    file, colon, name = word.rpartition(":")
+    if colon:
+        return _in_file(file, name, here)
+    return _named(word, here)
+
+
+def _number(word: str, here: Here) -> Place:
+    """`#12` in the step in which the user stands, `30#12`, `setup#3`."""
+    found = NUMBER.fullmatch(word)
+    assert found is not None
+    tape, index = here.tape, int(found["number"])
+    if not index:
+        raise UserError("ops count from #1, in each step and in the setup")
+    step = 0 if found["setup"] else int(found["step"]) if found["step"] else tape.here
+    alone = step == tape.here and len(tape.steps) < 2 and not here.running
+    return Number(f"#{index}" if alone else f"{step or 'setup'}#{index}", index, step)
+
+
+def gradient_name(text: str) -> str | None:
+    """`z1` for `grad(z1)` and `∂L/∂z1`; None for anything else."""
+    found = re.fullmatch(r"grad\((.+)\)", text)
+    if found is not None:
+        return found[1].strip()
+    return text.removeprefix(GRADIENT_SIGN) if text.startswith(GRADIENT_SIGN) else None
+
+
+def _typed(number: int, line: int, here: Here) -> Place:
+    """`prompt 3`, what was typed there and the calls that it makes; `prompt 3:2` its second line."""
+    name = filename(number)
+    if not lines_of(name):
+        raise UserError(f"nothing was typed as prompt {number}")
+    return Line(f"prompt {number}:{line}", name, line, 0) if line else InTyped(f"prompt {number}", name)
+
+
+# -- lines ---------------------------------------------------------------------------------------------------
+
+
+def _line(found: re.Match[str], here: Here) -> Place:
+    """A line of a file; of the nearest file of the program, where none is named."""
+    file, line, cell = found["file"], int(found["line"]), int(found["cell"] or 0)
+    note = ""
+    if not file:
+        site = None if here.op is None else own_site(here.op, here.skip)
+        source = None if here.op is None or site is None else _source(here, site)
+        if source is None or site is None or not source.file:
+            raise UserError(f"there is no file here of which {line} could be a line; an op is #{line}")
+        file, cell = source.file, cell or source.cell
+        if here.op is not None and here.op.scope is not site.scope:
+            inner = here.op.source
+            note = f"{line} is a line of {base(file)}; {base(inner.file)}:{line} would be one of the library"
+    title = f"{here.program.short(file) if os.path.isabs(file) else file}{f' cell {cell}' if cell else ''}:{line}"
+    if not cell:
+        file = _checked(file, line, here)
+    place = Line(title, file, line, cell)
+    place.note = note
+    return place
+
+
+def _cell(number: int, here: Here) -> Place:
+    """A cell of the notebook that runs. Raises UserError if it has none of that number."""
+    known = cells_of(here.tape)
+    if not known:
+        raise UserError("this program has no cells: only notebooks have")
+    if number not in known:
+        raise UserError(f"there is no cell {number}; the notebook has cells {known[0]} to {known[-1]}")
+    return InCell(number)
+
+
+def check_cells(tape: Tape) -> None:
+    """Raise UserError unless a notebook runs."""
+    if not cells_of(tape):
+        raise UserError("this program has no cells: only notebooks have; next step goes to the next training step")
+
+
+def cells_of(tape: Tape) -> list[int]:
+    """The numbers of the cells of the notebook on a tape; empty for another program."""
+    from nnrepl.record import source as sources
+
+    for op in tape.ops:
+        path = sources.cell_of(op.scope.path()[0].code)[0] if op.scope is not None else ""
+        if path:
+            return sources.cells_in(path)
+    return []
+
+
+def _source(here: Here, site: Any) -> Any:
+    from nnrepl.record import source as sources
+
+    return sources.locate(site.scope.code, site.lasti)
+
+
+def _checked(file: str, line: int, here: Here) -> str:
+    """The path of a file on whose line ops can be. Raises UserError."""
+    paths = here.program.named(file)
+    if not paths:
+        known = sorted({os.path.basename(path) for path in here.program.files()})
+        said = f"; the program's files are {', '.join(known[:6])}" if known else ""
+        raise UserError(f"there is no file {file}{said}")
+    for path in paths:
+        lines = here.program.lines(path)
+        if line in lines or not lines:
+            return path
+    name = os.path.basename(paths[0])
+    offer = " or ".join(f"{name}:{number}" for number in near(here.program.lines(paths[0]), line))
+    raise UserError(f"no op can come from line {line} of {name}; the nearest with code for ops: {offer}")
+
+
+# -- names ---------------------------------------------------------------------------------------------------
+
+
+def _in_file(file: str, name: str, here: Here) -> Place:
+    """`train.py:loss_fn`, `train.py:Net`."""
+    paths = here.program.named(file)
+    if not paths:
+        raise UserError(f"there is no file {file}, and no place is written {file}:{name}; {FORMS}")
+    title = f"{os.path.basename(paths[0])}:{name}"
+    found = here.program.definition(name, paths[0])
+    if found is not None and found.is_class:
+        return InClass(title, name, paths[0])
+    function = InFunction(title, name, paths[0])
+    if found is None and function.first_after(here.tape, 0) is None:
+        close = get_close_matches(name, here.program.defined(paths[0]), 1, 0.5)
+        raise UserError(f"{os.path.basename(paths[0])} has no function or class {name}{_meant(close)}")
+    return function
+
+
+def _named(word: str, here: Here) -> Place:
+    """A word: what Python would say here first, then what MLX calls it."""
+    if here.names.versions(word) or (word == "loss" and any(part.loss is not None for part in here.tape.passes)):
+        return Written(word, word, here.names)
+    for reader in (_defined, _module, _operation, _library, _inside, _assigned):
+        place = reader(word, here)
         if place is not None:
             return place
-    raise UserError(
-        f"no op, value or module is called {text}{lookup.suggest(text)}; "
-        "a place is #12, train.py:31, pass 2, a value, an op such as matmul, or a module path"
-    )
+    _missing_module(word, here)
+    raise UserError(f"no op, value, function or module is called {word}{_suggested(word, here)}; {FORMS}")
 
 
-def _number(text: str, lookup: Lookup) -> Place | None:
-    address = f"#{text}" if text.isdigit() else text
-    if NUMBER.fullmatch(address) is None:
+def _defined(word: str, here: Here) -> Place | None:
+    """A function or a class of the program."""
+    if word.startswith("mx."):
         return None
-    step, number = lookup.address(address)
-    if number == 0:
-        raise UserError("ops count from #1, in each step and in the setup")
-    position = lookup.tape.position(number, step)
-    return Place(address, "op", lambda op: op.position == position)
+    if any(is_called(name, word) for name in here.program.classes()):
+        return InClass(word, word)
+    known = any(is_called(name, word) for name in here.program.functions())
+    return InFunction(word, word) if known else None
 
 
-def _step(text: str, lookup: Lookup) -> Place | None:
-    match = re.fullmatch(r"step (\d{1,9})", text)
-    if match is None:
-        return None
-    number = int(match[1])
-    return Place(text, "step", lambda op: op.step.number == number)
+def _module(word: str, here: Here) -> Place | None:
+    """A module by its path, bare or from a variable that holds its model."""
+    path = word.rstrip(".")
+    first, _, rest = path.partition(".")
+    model = here.variables.get(first)
+    if model is not None and is_module(model):
+        if not rest:
+            return InModule(path, "", model)
+        if any(_fits(known, rest) for known, _ in model.named_modules()):
+            return InModule(path, rest, model)
+    place = InModule(path, path)
+    if place.first_after(here.tape, 0) is not None:
+        return place
+    return place if any(_fits(known, path) for known in _module_paths(here)) else None
 
 
-def _line(text: str, lookup: Lookup) -> Place | None:
-    match = re.fullmatch(r"(.*?):(\d{1,9})", text)
-    if match is None:
-        return None
-    file, line = match[1], int(match[2])
-    in_cell = re.fullmatch(r"(.*?) ?cell (\d{1,9})", file)
-    cell = int(in_cell[2]) if in_cell else None
-    file = in_cell[1] if in_cell else file
-
-    def matches(op: Op) -> bool:
-        source = op.source
-        if cell is not None and source.cell != cell:
-            return False
-        return source.line <= line <= source.end_line and _is_file(source.file, file)
-
-    return Place(text, "line", matches)
+def _missing_module(word: str, here: Here) -> None:
+    """Raise UserError if a word is written as the path of a module, and its model has none there."""
+    first, _, rest = word.partition(".")
+    model = here.variables.get(first)
+    if model is not None and is_module(model) and rest:
+        raise _no_module(word, [f"{first}.{known}" for known, _ in model.named_modules() if known])
+    paths = _module_paths(here)
+    if re.search(r"\.\d+(\.|$)", word) and any(known.split(".")[0] == first for known in paths):
+        raise _no_module(word, paths)
 
 
-def _is_file(path: str, wanted: str) -> bool:
-    return not wanted or path == wanted or path.endswith("/" + wanted) or path.rsplit("/", 1)[-1] == wanted
+def _fits(path: str, pattern: str) -> bool:
+    from fnmatch import fnmatchcase
+
+    return bool(path) and fnmatchcase(path, pattern)
 
 
-def _pass(text: str, lookup: Lookup) -> Place | None:
-    match = re.fullmatch(r"pass (\d{1,9})", text)
-    if match is None:
-        return None
-    number = int(match[1])
-    return Place(text, "pass", lambda op: op.part.number == number)
+def _no_module(path: str, known: list[str]) -> UserError:
+    stem = path
+    while stem and not any(name.startswith(stem) for name in known):
+        stem = stem.rpartition(".")[0]
+    depth = stem.count(".") + 1 if stem else 0
+    beside = sorted({name for name in known if name.startswith(stem) and name.count(".") == depth}, key=_natural)
+    there = f"; there are {', '.join(beside[:8])}{', ...' if len(beside) > 8 else ''}" if beside else ""
+    return UserError(f"there is no module {path}{there}")
 
 
-def _phase(text: str, lookup: Lookup) -> Place | None:
-    if text in (SETUP, FORWARD, BACKWARD, UPDATE):
-        return Place(text, "phase", lambda op: op.phase == text)
+def _natural(path: str) -> list[tuple[int, str]]:
+    return [(int(word), "") if word.isdigit() else (-1, word) for word in path.split(".")]
+
+
+def _module_paths(here: Here) -> list[str]:
+    """The paths of all modules in the models that are known here."""
+    models: dict[int, Any] = {id(thing): thing for thing in here.variables.values() if is_module(thing)}
+    scope = here.op.scope if here.op is not None else None
+    for step in scope.path() if scope is not None else ():
+        if is_module(step.owner):
+            models.setdefault(id(step.owner), step.owner)
+            break
+    return [path for model in models.values() for path, _ in model.named_modules() if path]
+
+
+def _operation(word: str, here: Here) -> Place | None:
+    name = word.removeprefix("mx.")
+    return Called(name) if is_operation(name, here.tape) else None
+
+
+def _library(word: str, here: Here) -> Place | None:
+    """A function or a class of a library from which ops have come."""
+    for place in (InFunction(word, word), InClass(word, word)):
+        if place.first_after(here.tape, 0) is not None:
+            return place
     return None
 
 
-def _named(text: str, lookup: Lookup) -> Place | None:
-    if re.fullmatch(r"grad\(.+\)|∂L/∂.+", text):
-        inner = text[5:-1] if text.startswith("grad(") else text.removeprefix("∂L/∂")
-        return Place(text, "value", lambda op: any(_is_gradient(value, inner, lookup) for value in op.outputs))
-    if lookup.names.versions(text):
-        return Place(text, "value", lambda op: any(text in lookup.names.all_names(value) for value in op.outputs))
-    name = text.removeprefix("mx.")
-    if is_operation(name, lookup.tape):
-        return Place(text, "operation", lambda op: operation_is(op, name))
-    pattern = text.rstrip(".")
-    if any(_in_module(op, pattern) for op in lookup.tape.ops):
-        return Place(text, "module", lambda op: _in_module(op, pattern))
+def _inside(word: str, here: Here) -> Place | None:
+    """`layers.1.weights`: a value that is made in a module, a function or a class."""
+    outer, dot, name = word.rpartition(".")
+    if not dot or not here.names.versions(name):
+        return None
+    for reader in (_defined, _module, _library):
+        place = reader(outer, here)
+        if place is not None:
+            inside = Within(place, Written(name, name, here.names))
+            return inside if inside.first_after(here.tape, 0) is not None else None
     return None
 
 
-def _is_gradient(value: object, name: str, lookup: Lookup) -> bool:
-    of = getattr(value, "gradient_of", None)
-    return of is not None and name in lookup.names.all_names(of)
+def _assigned(word: str, here: Here) -> Place | None:
+    """A variable to which the program has yet to assign."""
+    known = here.running and word.rpartition(".")[2] in here.program.variables()
+    return Written(word, word, here.names) if known else None
 
 
-def operation_is(op: Op, name: str) -> bool:
-    """Whether an op, or the forward op that it differentiates, is an operation of that name."""
-    return any(
-        candidate in (name, f"vjp of {name}") or candidate.rpartition(".")[2] == name
-        for candidate in (op.operation.name, op.root.operation.name)
-    )
+def _value(word: str, name: str, here: Here) -> Place:
+    """A gradient by the value whose it is."""
+    known = here.names.versions(name) or (here.running and name.rpartition(".")[2] in here.program.variables())
+    if not known and not (name == "loss" and here.tape.passes):
+        close = get_close_matches(name, here.names.known(), 1)
+        raise UserError(f"nothing is called {name}{_meant([f'grad({other})' for other in close])}")
+    return Written(f"grad({name})", name, here.names, gradient=True)
 
 
-def is_operation(name: str, tape: Tape) -> bool:
-    """Whether MLX has an operation of that name, or the tape an op."""
-    from nnrepl.record import catalog
-
-    if any(operation_is(op, name) for op in tape.ops):
-        return True
-    names = {catalog.operation(callee).name for callee in catalog.CALLEES if callee.treatment in ("op", "augmented")}
-    return name in names or any(known.rpartition(".")[2] == name for known in names)
+def _suggested(word: str, here: Here) -> str:
+    candidates = [
+        *here.names.known(), *here.program.functions(), *here.program.classes(), *_module_paths(here),
+        *operations(here.tape), *FIXED,
+    ]  # fmt: skip
+    return _meant(get_close_matches(word, candidates, 1, 0.7))
 
 
-def _in_module(op: Op, pattern: str) -> bool:
-    path = op.module
-    return bool(path) and (fnmatchcase(path, pattern) or path.startswith(pattern + "."))
+def _meant(close: list[str]) -> str:
+    return f"; did you mean {close[0]}?" if close else ""
 
 
-def find_on_line(line: int, lookup: Lookup, near: Op | None) -> Place:
-    """`until 31`: a line of the file in which the person stands."""
-    file = near.source.file if near is not None else ""
-    place = _line(f"{file}:{line}", lookup)
-    assert place is not None
-    return place
+# -- conditions ----------------------------------------------------------------------------------------------
+
+
+def _condition(place: Place | None, text: str, here: Here) -> Place:
+    """A condition at a place, or wherever what it names is made. Raises UserError if it cannot be asked."""
+    check_python(text)
+    _check_names(text, here)
+    plain, gradients = named_in(text, here.names)
+    if isinstance(place, Written) and place.key in (*plain, *(f"grad({name})" for name in gradients)):
+        return Condition(text, place, [place])  # it is asked of the value that has just been made
+    if place is not None:
+        return Condition(text, place, None)
+    made = [Written(name, name, here.names) for name in plain]
+    made += [Written(f"grad({name})", name, here.names, gradient=True) for name in gradients]
+    return Condition(text, None, made)
+
+
+def _check_names(text: str, here: Here) -> None:
+    """Raise UserError if a condition speaks of something that nothing is, or will be, called."""
+    flat = masked(text).encode()
+    names = [node for node in ast.walk(ast.parse(flat, mode="eval")) if isinstance(node, ast.Name)]
+    bound = {node.id for node in names if isinstance(node.ctx, ast.Store)}
+    coming: set[str] | None = None
+    for node in names:
+        path = cut(text, flat, node)
+        first = path.partition(".")[0]
+        if first in bound or not first.isidentifier() or first in here.variables or first in _KNOWN:
+            continue
+        words = path.split(".")
+        if any(here.names.versions(".".join(words[:count])) for count in range(1, len(words) + 1)):
+            continue
+        coming = here.program.variables() | here.program.imported() if coming is None else coming
+        if first not in coming and not any(is_called(name, first) for name in here.program.functions()):
+            close = get_close_matches(first, [*here.variables, *here.names.known(), *coming], 1)
+            raise UserError(f"nothing is called {path}{_meant(close)}; a condition is Python, such as loss < 0.5")
+
+
+_KNOWN = {*dir(builtins), "grad", "mx", "nn", "optim", "loss", "self"}
+
+
+def check_python(condition: str) -> None:
+    """Raise UserError if a condition does not parse."""
+    try:
+        ast.parse(masked(condition), "<condition>", "eval")
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise UserError(f"the condition {condition} does not parse: {getattr(error, 'msg', error)}") from None
+
+
+def named_in(text: str, names: ProgramNames) -> tuple[list[str], list[str]]:
+    """The names of the tape in an expression, and those of whose gradients it speaks."""
+    known = names.versions
+    gradients = [word.strip() for word in re.findall(r"grad\(([^()]+)\)", text)]
+    gradients += [word.removeprefix(GRADIENT_SIGN) for word in re.findall(rf"{GRADIENT_SIGN}[\w.]+", text)]
+    rest = re.sub(rf"grad\(([^()]+)\)|{GRADIENT_SIGN}[\w.]+", " ", text)
+    plain: list[str] = []
+    for path in names_in(rest):
+        words = path.split(".")
+        candidates = [".".join(words[:count]) for count in range(len(words), 0, -1)]
+        plain += [name for name in candidates if known(name)][:1] or (["loss"] if path == "loss" else [])
+    return plain, gradients
+
+
+Reader = Callable[[str, Here], Place | None]

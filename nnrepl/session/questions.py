@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -11,12 +10,11 @@ from typing import TYPE_CHECKING, Any
 import mlx.core as mx
 
 from nnrepl.record.intake import Unwinding
-from nnrepl.record.names import GRADIENT_SIGN
 from nnrepl.record.verify import same_bits
 from nnrepl.session.errors import NoGradient, NotYet, UserError
-from nnrepl.session.expressions import names_in
 from nnrepl.session.findings import Change, Failed, Finding, source_of
-from nnrepl.session.matching import Written
+from nnrepl.session.places import named_in
+from nnrepl.session.points import Written
 from nnrepl.tape import Leaf, Value
 
 if TYPE_CHECKING:
@@ -50,7 +48,9 @@ class Question:
         if isinstance(after, (NotYet, NoGradient)):
             return Question.known(False)
         op = session.tape.ops[position - 1] if 0 < position <= len(session.tape) else None
-        op = op if op is not None and any(value.op is op for value in used) else None
+        if op is None or not any(value.op is op for value in used):
+            new = [value for value in used if value not in used_before]  # a model was given what had been made before
+            op = new[0].op if len(new) == 1 else None
         if isinstance(before, UserError) or isinstance(after, UserError):
             before = None if isinstance(before, UserError) else before
             found: Finding = (
@@ -82,6 +82,8 @@ def _value(session: Session, text: str, position: int) -> tuple[Any, list[Value]
         return error, []
     except Unwinding:
         raise
+    except NameError as error:
+        return NotYet(str(error)), []
     except Exception as error:  # the person's own expression: what it raises is the answer
         return UserError(traceback.format_exception_only(type(error), error)[-1].strip()), []
     return result, expressions.used()
@@ -116,7 +118,7 @@ def watched(session: Session, text: str, start: int, end: int, reverse: bool) ->
     brings one. A parameter that enters a new pass as it left the last one is passed over."""
     tape, names = session.tape, session.names
     found: set[int] = set()
-    plain, gradients = names_of(session, text)
+    plain, gradients = named_in(text, names)
     for name in plain:
         last: Value | None = None
         for position, value in names.versions(name):
@@ -124,20 +126,6 @@ def watched(session: Session, text: str, start: int, end: int, reverse: bool) ->
                 found.add(position)
             last = value
     for name in gradients:
-        for value in Written(name, names, gradient=True).values(tape):
+        for value in Written(name, name, names, gradient=True).values(tape):
             found.add(0 if value.op is None else value.op.position + 1)
     return iter(sorted((at for at in found if start <= at < end), reverse=reverse))
-
-
-def names_of(session: Session, text: str) -> tuple[list[str], list[str]]:
-    """The names of the tape in an expression, and those of whose gradients it speaks."""
-    known = session.names.versions
-    gradients = [word.strip() for word in re.findall(r"grad\(([^()]+)\)", text)]
-    gradients += [word.removeprefix(GRADIENT_SIGN) for word in re.findall(rf"{GRADIENT_SIGN}[\w.]+", text)]
-    rest = re.sub(rf"grad\(([^()]+)\)|{GRADIENT_SIGN}[\w.]+", " ", text)
-    plain = []
-    for path in names_in(rest):
-        words = path.split(".")
-        candidates = [".".join(words[:count]) for count in range(len(words), 0, -1)]
-        plain += [name for name in candidates if known(name)][:1] or (["loss"] if path == "loss" else [])
-    return plain, gradients

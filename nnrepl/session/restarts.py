@@ -31,7 +31,7 @@ class ProgramRestarts:
     """
 
     def __init__(self, session: Session, recorder: Recorder, whole: bool = True) -> None:
-        self._whole = whole
+        self.whole = whole
         self._session = session
         self._recorder = recorder
         self._point: RestartPoint | None = None
@@ -74,11 +74,12 @@ class ProgramRestarts:
         """
         point = self._point
         codes = self._session.codes
-        anew = any(change.early and change not in codes.held for change in codes.wanted)
+        anew = codes.anew(len(run.old) if point is None else point.start)
         if not anew and self._is_over(run):
             return self._go_on(run)
         if anew or point is None or not self._within(run, point) or point.lost:
-            if self._whole:
+            if self.whole:
+                self._session.hooks.unwinding()
                 raise RunAgain(run)
             if point is not None and point.lost:
                 raise UserError(f"this cannot run again: {point.lost[0]} cannot be put back to where it was")
@@ -86,7 +87,7 @@ class ProgramRestarts:
         names = ProgramNames()
         tape = run.old.fork(point.start, names)
         names.tape = tape
-        self._session.hooks.running_again(run.position, False)
+        self._session.hooks.running_again(run, False)
         held = codes.held
         try:
             point.again(run, tape, lambda: codes.stand(point.start))
@@ -102,7 +103,7 @@ class ProgramRestarts:
         """Whether nothing has to run again: all that was recorded stays, and only what comes is different."""
         recorder = self._recorder
         at_end = not run.ops and run.position == len(run.old) and run.old is recorder.tape
-        return at_end and not recorder.differentiating and self._point is None
+        return at_end and not recorder.differentiating and self._point is None and self._session.failure is None
 
     def _go_on(self, run: Run) -> tuple[Tape, ProgramNames]:
         """Let the program go on from where it waits, on a tape of its own."""

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from nnrepl.session.events import EVENTS
+from nnrepl.session.files import write_text
 from nnrepl.session.settings import file_name, state_directory
 from nnrepl.session.stops import Breakpoint, Catch, Entry, Stops, Watch
 
@@ -48,6 +48,11 @@ class Keeper:
         what = "breakpoint, watch or catch" if count == 1 else "breakpoints, watches and catches"
         return f"{count} {what} from last time: info breakpoints lists, clear deletes" if count else ""
 
+    def move(self, path: Path) -> str:
+        """Another program is debugged from now on: what was kept for it joins what there is. Returns a line, or ""."""
+        self._path = path
+        return self.restore()
+
     def save(self) -> str:
         """Write the file if something has changed; a line for the person if that fails."""
         text = dumped(self._stops)
@@ -56,9 +61,7 @@ class Keeper:
         self._written = text
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            fresh = self._path.with_suffix(f".{os.getpid()}")
-            fresh.write_text(text, encoding="utf-8")
-            fresh.replace(self._path)
+            write_text(self._path, text)
         except OSError as error:
             return f"breakpoints are not kept for next time: cannot write {self._path}: {error.strerror}"
         return ""

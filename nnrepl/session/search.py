@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING
 
 import mlx.core as mx
 
+from nnrepl.session.errors import CannotAsk, UserError
 from nnrepl.session.events import EVENTS, Catcher
 from nnrepl.session.expressions import aside
-from nnrepl.session.findings import Finding
-from nnrepl.session.matching import Matcher, Written, matcher
+from nnrepl.session.findings import Failed, Finding
+from nnrepl.session.place import Place
 from nnrepl.session.questions import Question, ask_condition, watched
 from nnrepl.session.stops import Breakpoint, Catch, Entry, Hit, Watch
 
@@ -42,8 +43,8 @@ class Search:
 
     def __init__(self, session: Session) -> None:
         self._session = session
-        self._matchers: dict[tuple[Entry, str], Matcher] = {}
-        self._unmatched: dict[tuple[Entry, str], int] = {}
+        self._places: dict[tuple[Entry, str], Place] = {}
+        self._unread: dict[tuple[Entry, str], int] = {}
         self._catchers: dict[str, Catcher] = {}
         self.unasked: dict[Entry, str] = {}
         self.skip = 0
@@ -76,17 +77,33 @@ class Search:
         """Where an entry may be hit; evaluates nothing."""
         return [position for position, _, _ in self._candidates(entry, start, end, False)]
 
-    def matcher(self, entry: Breakpoint) -> Matcher | None:
-        """What finds a breakpoint's place; None while nothing is called so."""
-        tape = self._session.tape
-        key = (entry, entry.text)
-        found = self._matchers.get(key)
-        if found is None:
-            found = matcher(entry.text, tape, self._session.names, self._unmatched.get(key, 0))
-            self._unmatched[key] = len(tape)
-            if found is not None:
-                self._matchers[key] = found
+    def place(self, entry: Breakpoint) -> Place | None:
+        """A breakpoint's place; None while nothing is called so (one from last time, of a program that has changed).
+        That is looked at anew with each pass."""
+        key = (entry, entry.spelled)
+        found, passes = self._places.get(key), len(self._session.tape.passes)
+        if found is None and self._unread.get(key) != passes:
+            try:
+                found = self._places[key] = self._session.place(entry.spelled)
+            except UserError:
+                self._unread[key] = passes
         return found
+
+    def find(self, place: Place, start: int, end: int, reverse: bool = False) -> int | None:
+        """The first position of a place in a range (the last one, in reverse) at which its condition holds.
+
+        Raises:
+            UserError: If the condition cannot be asked.
+        """
+        if not place.condition:
+            return next(place.positions(self._session.tape, start, end, reverse), None)
+        entry = Breakpoint(place.title, condition=place.condition)
+        self._places[entry, entry.spelled] = place
+        for hit in self.first(start, end, [entry], reverse):
+            if isinstance(hit.found, Failed):
+                raise CannotAsk(f"{place.condition} cannot be asked here: {hit.found.reason}", hit.position)
+            return hit.position
+        return None
 
     def catcher(self, what: str) -> Catcher:
         """What finds an event."""
@@ -103,7 +120,7 @@ class Search:
     def _positions(self, entry: Entry, start: int, end: int, reverse: bool) -> Iterator[int]:
         tape = self._session.tape
         if isinstance(entry, Breakpoint):
-            found = self.matcher(entry)
+            found = self.place(entry)
             return iter(()) if found is None else found.positions(tape, start, end, reverse)
         if isinstance(entry, Catch):
             return self.catcher(entry.text).positions(tape, start, end, reverse)
@@ -116,8 +133,7 @@ class Search:
         if isinstance(entry, Breakpoint):
             if not entry.condition:
                 return None
-            made = isinstance(self.matcher(entry), Written)
-            return ask_condition(session, entry.condition, position + made, self._note(entry))
+            return ask_condition(session, entry.condition, position, self._note(entry))
         if isinstance(entry, Watch):
             return Question.change(session, entry.text, position)
         return self.catcher(entry.text).question(session.tape, position)
@@ -135,7 +151,12 @@ class Search:
         questions = [question for group in waiting for _, question in group if question is not None]
         values = [value for question in questions for value in question.values]
         if values:
-            self._session.evaluate(list(dict.fromkeys(values)))
+            try:
+                self._session.evaluate(list(dict.fromkeys(values)))
+            except UserError as error:  # the program waits: it must not see this
+                for _, _, entry in [candidate for group in waiting for candidate, _ in group]:
+                    self._note(entry)(str(error))
+                return []
         needed = [array for question in questions for array in question.arrays]
         if needed:
             _eval(needed)

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import mlx.core as mx
 
+from nnrepl.record.bounds import OutOfBounds, outside
 from nnrepl.record.gradient_call import GradientCall
 from nnrepl.record.intake import RECORDING
 from nnrepl.record.names import ProgramNames
@@ -22,14 +24,17 @@ from nnrepl.replay.run import Run
 from nnrepl.session import goals, jumps, places
 from nnrepl.session.changes import Changes
 from nnrepl.session.errors import NoGradient, NotYet, Quit, Restart, UserError
-from nnrepl.session.expressions import Expressions, Surroundings, aside, is_condition
+from nnrepl.session.expressions import Expressions, Surroundings, aside
 from nnrepl.session.hooks import END_OF_PROGRAM, END_OF_TAPE, EXCEPTION, START_OF_TAPE, Hooks, Stop
 from nnrepl.session.lookup import Lookup
-from nnrepl.session.places import Place
+from nnrepl.session.place import Place
+from nnrepl.session.places import Here
+from nnrepl.session.program import Program
 from nnrepl.session.restarts import ProgramRestarts
 from nnrepl.session.running import Lookout
 from nnrepl.session.settings import defaults
 from nnrepl.session.stops import Hit, Stops
+from nnrepl.session.typed import Waiting, along_done, only_defines, upcoming
 from nnrepl.tape import GRADIENT_PASS, Op, Pass, Tape, Value
 from nnrepl.timeline import moves
 from nnrepl.timeline.code import Codes, Files
@@ -53,7 +58,9 @@ class Session:
         level: How many calls above the one that makes the next op Python at the prompt stands (`up`).
         work: What evaluations the person has asked for.
         codes: The changes of the program's source that hold in it.
+        on_load: Told the path of another program that is about to start; returns a line for the user, or "".
         files: The program's files; None where there is no program that was read from any.
+        debuggee: The program, which takes what is typed as its next lines; None where there is none that can.
     """
 
     def __init__(
@@ -71,6 +78,7 @@ class Session:
         self.settings: dict[str, Any] = defaults()
         self.displays: dict[int, str] = {}
         self.lookup = Lookup(tape, names)
+        self.program = Program(tape)
         self.expressions = Expressions(self.lookup)
         self._whole = whole
         self.restarts = None if recorder is None else ProgramRestarts(self, recorder, whole)
@@ -81,10 +89,12 @@ class Session:
         self.work: list[Work] = []
         self.codes = Codes()
         self.files: Files | None = None
+        self.on_load: Callable[[str], str] = lambda path: ""
         self.exit_error: BaseException | None = None
         self._history: History | None = None
         self._after: goals.Goal | None = None
         self._process = os.getpid()
+        self.debuggee: Waiting | None = None
 
     # -- the program's side ------------------------------------------------------------------------------
 
@@ -98,6 +108,11 @@ class Session:
     def may_stop(self) -> bool:
         """Whether the person may get the floor before the program ends."""
         return not isinstance(self.goal, goals.Never) or bool(self.stops.enabled)
+
+    def break_here(self, reason: str) -> None:
+        """The program asks for the floor itself: stop at its next op. What it does again asks for nothing."""
+        if self.running and not self.replaying:
+            self.goal = goals.At(len(self.tape), reason)
 
     def _forward_started(self) -> bool:
         return self.recorder is not None and self.recorder.started
@@ -138,14 +153,19 @@ class Session:
         if self.restarts is not None:
             self.restarts.left()
 
+    def out_of_bounds(self, text: str) -> None:
+        """Listener: the program is about to read or write outside of a tensor."""
+        if not self.replaying and os.getpid() == self._process:
+            self.hooks.announce(text)
+
     def evaluation_forced(self) -> None:
         """Listener: the program forces an evaluation; a good moment to look for what only numbers tell."""
         self.call_started()
         if self.goal is not None and not self.replaying and os.getpid() == self._process:
             hits = self.lookout.caught_up()
             if hits:
-                self._stop_at(hits)
-                self._interact()
+                self.hit(hits)
+                self.give_floor()
 
     def _recorded(self) -> None:
         if os.getpid() != self._process:
@@ -162,53 +182,66 @@ class Session:
             if self.lookout.interrupted:
                 self.arrive(len(self.tape) - 1, "interrupted")
             elif hits:
-                self._stop_at(hits)
+                self.hit(hits)
             elif found is not None:
                 self.arrive(found, self.goal.reason)
             else:
                 self.hooks.cursor_moved(len(self.tape))
                 return
-        self._interact()
+        self.give_floor()
 
     def _replayed(self, found: int) -> None:
         """The program has done again what is on the tape: it goes on to what the person wanted, or waits."""
         assert self.recorder is not None
         assert self.goal is not None
         self.recorder.intake = RECORDING
-        self.lookout.begin(found + 1)
-        if self._after is not None:
-            self.goal, self._after = self._after, None
+        if self.go_on(found + 1):
             self._recorded()
             return
         self.arrive(found, self.goal.reason)
-        self._interact()
+        self.give_floor()
+
+    def go_on(self, position: int) -> bool:
+        """What is recorded from a position on is new: look out for it, and for what the user wanted, if anything."""
+        self.lookout.begin(position)
+        goal, self._after = self._after, None
+        self.goal = goal or self.goal
+        return goal is not None
 
     def ended(self, error: BaseException | None) -> None:
         """The program has ended, by itself or by an exception; the person may still look around."""
         self.running = False
         self.exit_error = error
-        goal, self.goal = self.goal, None
+        if self.recorder is not None:
+            self.recorder.over()
         hits = [] if self.replaying else self.lookout.ended()
+        along_done(self)
+        goal, self.goal = self.goal, None
         if hits:
-            self._stop_at(hits, "the program has ended meanwhile")
+            self.hit(hits, "the program has ended meanwhile")
         elif error is not None and not isinstance(error, SystemExit):
             raised = [op.position for op, raised in self.tape.errors.items() if raised is error]
             self.arrive(raised[-1] if raised else len(self.tape), EXCEPTION, error)
         elif isinstance(goal, goals.FirstForward):
-            self.arrive(0, END_OF_PROGRAM, error)
+            self.arrive(len(self.tape) if only_defines(self.tape) else 0, END_OF_PROGRAM, error)
         else:
             self.arrive(len(self.tape), END_OF_PROGRAM, error)
             if goal is not None and goal.sought:
-                self.stop = Stop(END_OF_PROGRAM, self.cursor, (), error, f"{goal.sought} was not reached")
-        self._interact()
+                self.missed(goal.sought)
+        self.give_floor()
 
-    def _interact(self) -> None:
+    def missed(self, sought: str) -> None:
+        """Say that a place was not reached."""
+        self.stop = replace(self.stop, missed=f"{sought} was not reached")
+
+    def give_floor(self) -> None:
+        """Let the user look around, until the program is to go on."""
         self.resuming = False
         with contextlib.nullcontext() if self.recorder is None else self.recorder.muted():
             self.hooks.interact(self, self.stop)
         self.hooks.cursor_moved(len(self.tape))
 
-    def _stop_at(self, hits: list[Hit], missed: str = "") -> Stop:
+    def hit(self, hits: list[Hit], missed: str = "") -> Stop:
         """Put the cursor where breakpoints, watches or catches were hit."""
         self.arrive(hits[0].position)
         reason = ", ".join(hit.entry.title for hit in hits)
@@ -222,12 +255,14 @@ class Session:
         self.tape, self.names, self.cursor = tape, names, min(cursor, len(tape))
         tape.stand(self.cursor)
         self.lookup = self.expressions.lookup = Lookup(tape, names)
+        self.program = Program(tape)
 
     def attach(self, tape: Tape, names: ProgramNames, recorder: Recorder) -> None:
         """A program is about to run (again), recorded on this tape."""
         self.recorder = recorder
         if not self.changes.coming:
             self.changes.timelines = Timelines(tape, names)
+            self.codes = Codes()
             self.stops.begin()
         self.restarts = self.changes.restarts = ProgramRestarts(self, recorder)
         self.look_at(tape, names, 0)
@@ -242,7 +277,13 @@ class Session:
         self.goal = goals.At(run.cursor if self.goal is None else max(len(run.expected) - 1, 0))
         if self._after is None and run.part:
             self.goal = goals.NextPass(run.part)
-        self.hooks.running_again(run.position, True)
+        self.hooks.running_again(run, True)
+
+    @property
+    def failure(self) -> BaseException | None:
+        """The exception that ended the program; None while it runs, or if it ended by itself."""
+        error = None if self.running else self.exit_error
+        return None if isinstance(error, SystemExit) else error
 
     @property
     def replaying(self) -> bool:
@@ -255,7 +296,7 @@ class Session:
         self.restarts = self.changes.restarts = None
         self.goal = None
         self.arrive(min(self.cursor, len(self.tape)), why)
-        self._interact()
+        self.give_floor()
 
     # -- moving --------------------------------------------------------------------------------------------
 
@@ -264,6 +305,8 @@ class Session:
     def arrive(self, position: int, reason: str = "", error: BaseException | None = None) -> Stop:
         """Put the cursor somewhere and say so."""
         before, self.cursor = self.cursor, position
+        timeline = self.changes.timelines.current
+        timeline.seen = max(timeline.seen, position)
         self.tape.stand(position)
         self.level = self.lookout.search.skip = 0
         stepped, self.goal = isinstance(self.goal, goals.Stepping), None
@@ -278,7 +321,7 @@ class Session:
         self.goal = goal
         hits = self.lookout.ahead(len(self.tape) + (not self.running) if found is None else found + 1)
         if hits:
-            return self._stop_at(hits)
+            return self.hit(hits)
         if found is not None:
             return self.arrive(found, goal.reason)
         if self.running:
@@ -296,8 +339,8 @@ class Session:
         return self.forward(goals.Stepping(self.cursor + count))
 
     def next(self, count: int = 1) -> Stop | None:
-        """Go to the next op of this function or of a caller, over the calls that it makes."""
-        return self.forward(goals.over(self.cursor, count))
+        """Go to the first op of the next line of this function or of a caller."""
+        return self.forward(goals.over(self.cursor, self.skip, count))
 
     def next_pass(self, count: int = 1) -> Stop | None:
         """Go to the first op of the next pass, or the `count`-th from here."""
@@ -321,35 +364,21 @@ class Session:
         found = [other for other in self.tape.passes if other.number <= number and len(other)]
         return self.arrive(found[-1].start if found else 0, "" if found else START_OF_TAPE)
 
-    def _holds(self, text: str, part: Pass) -> bool:
-        """Whether a condition holds at the end of a pass. What has no value there does not."""
-        try:
-            result = self.expressions.evaluate(text, self._at_end(part))
-            with aside():
-                return bool(result)
-        except (NotYet, NoGradient):
-            return False
-        except UserError:
-            raise
-        except Exception as error:
-            raise UserError(f"{text} cannot be told in {part.address}: {type(error).__name__}: {error}") from None
-
     @staticmethod
     def _at_end(part: Pass) -> Surroundings:
         return Surroundings(part.end, part.ops[-1].scope, None)
 
     def finish(self) -> Stop | None:
         """Go to the first op outside of this function."""
-        return self.forward(goals.out(self.cursor))
+        return self.forward(goals.out(self.cursor, self.skip))
 
     def until(self, place: str = "") -> Stop | None:
-        """Go to the next op at a place; to the end of the first pass for which a condition holds (`loss < 0.1`);
-        without either, to a greater line of this function."""
-        if is_condition(place):
-            return self.forward(goals.Fulfilled(place, lambda part: self._holds(place, part), self.cursor))
-        if not place:
-            return self.forward(goals.further_down(self.cursor))
-        return self.forward(goals.Until(self.place(place), self.cursor + 1))
+        """Go on to the next position of a place; without one, to a greater line of this function.
+
+        Raises:
+            UserError: If there is no such place.
+        """
+        return jumps.until(self, place) if place else self.forward(goals.further_down(self.cursor, self.skip))
 
     def resume(self, count: int = 1) -> Stop | None:
         """Go to the next stop, or the `count`-th from here, or the end."""
@@ -362,17 +391,17 @@ class Session:
         return self._return_to(max(self.cursor - count, 0), START_OF_TAPE if at_start else "")
 
     def back_next(self, count: int = 1) -> Stop:
-        """Go back over the calls that this function makes."""
+        """Go back to the first op of this line of this function; from there, of the line before."""
         return self._backward(moves.back_over, count)
 
     def back_finish(self) -> Stop:
         """Go back to where this function was entered."""
         return self._backward(moves.back_out, 1)
 
-    def _backward(self, move: Callable[[Tape, int], int | None], count: int) -> Stop:
+    def _backward(self, move: Callable[[Tape, int, Sequence[str]], int | None], count: int) -> Stop:
         position = self.cursor
         for _ in range(count):
-            found = move(self.tape, position)
+            found = move(self.tape, position, self.skip)
             if found is None:
                 at_start = position == self.cursor
                 return self._return_to(0 if not at_start else position, START_OF_TAPE)
@@ -382,7 +411,7 @@ class Session:
     def _return_to(self, position: int, reason: str = "") -> Stop:
         """Go back to a position, or to what is hit on the way."""
         hits = self.lookout.behind(position)
-        return self._stop_at(hits) if hits else self.arrive(position, reason)
+        return self.hit(hits) if hits else self.arrive(position, reason)
 
     def back_resume(self, count: int = 1) -> Stop:
         """Go back to the last stop, or the `count`-th before here, or the start of the first forward pass."""
@@ -391,16 +420,20 @@ class Session:
         return self._return_to(target, START_OF_TAPE if self.cursor == target else "")
 
     def goto(self, text: str) -> Stop | None:
-        """Go to a place: `#12`, `train.py:31`, a value's name, `forward`, `backward`, `update`, `start`, `end`.
+        """Go to the nearest position of a place, in either direction (see `nnrepl.session.places`).
 
         Raises:
             UserError: If there is no such place.
         """
         return jumps.goto(self, text)
 
+    def find(self, place: Place, start: int, end: int, reverse: bool = False) -> int | None:
+        """The first position of a place in a range (the last one, in reverse), its condition included."""
+        return self.lookout.search.find(place, start, end, reverse)
+
     def nearest(self, place: Place) -> int | None:
         """Where a place is: in this pass if it is there, else the last before the cursor, else the next."""
-        return jumps.nearest(self.tape, self.cursor, place)
+        return place.nearest(self.tape, self.cursor, lambda start, end, back: self.find(place, start, end, back))
 
     def last_write(self, name: str) -> Stop:
         """Go back to the op that wrote a value last; from there, to the write before.
@@ -423,16 +456,43 @@ class Session:
             raise UserError("there is no program here that nnrepl could run again; nnrepl PROGRAM has one")
         if self.files is not None:
             self.files.read_again()
-        self.codes = Codes()
+        self.hooks.unwinding()
         raise Restart
 
     def quit(self) -> None:
         """End the session; unwinds the program if it is running."""
+        self.hooks.quitting()
         raise Quit
 
+    def op_at(self, text: str) -> Op:
+        """The op that a place means from here.
+
+        Raises:
+            UserError: If there is no such place, or no op is at it.
+        """
+        place = self.place(text)
+        found = self.nearest(place)
+        if found is None or found >= len(self.tape):
+            raise UserError(f"no op is at {place.title}; {self.lookup.extent()}")
+        return self.tape.ops[found]
+
     def place(self, text: str) -> Place:
-        """Read a place; a bare number is a line in `until`, an op elsewhere."""
-        return places.parse(text, self.lookup)
+        """Read a place, as every command reads it.
+
+        Raises:
+            UserError: If nothing recorded and nothing in the program's source can be it.
+        """
+        op = self.op or (self.tape.ops[-1] if self.tape.ops else None)
+        variables = self.expressions.known(self.where())
+        for step in reversed(op.scope.path()) if op is not None and op.scope is not None else ():
+            variables = {**step.variables, **variables}
+        here = Here(self.tape, self.names, op, self.program, self.running, variables, self.skip)
+        return places.read(text, here)
+
+    @property
+    def skip(self) -> tuple[str, ...]:
+        """The modules whose lines are not the program's own."""
+        return tuple(str(self.settings["skip"]).split())
 
     # -- looking -------------------------------------------------------------------------------------------
 
@@ -449,6 +509,8 @@ class Session:
     def where(self) -> Surroundings:
         """Where Python at the prompt stands."""
         where = self.where_at(self.cursor)
+        if upcoming(self) and self.debuggee is not None:
+            return replace(where, ended=self.debuggee.namespace)
         scope = where.scope
         for _ in range(self.level):
             scope = scope.parent if scope is not None else None
@@ -459,18 +521,24 @@ class Session:
 
     def where_at(self, position: int) -> Surroundings:
         """Where Python would stand with the cursor at a position."""
-        ops = self.tape.ops
-        op = ops[min(position, len(ops) - 1)] if ops else None
-        scope = op.scope if op is not None else None
+        scope = self.lookup.frames.scope_at(position)
         frame = None
         if self.recorder is not None and self.running:
             frame = self.recorder.stack.frame_of(scope)
         return Surroundings(position, scope, frame)
 
+    def named(self, text: str) -> Value:
+        """The tensor that a name means where the user stands. Raises as `Lookup.by_words` does."""
+        return self.lookup.by_words(text, self.cursor, self.where().scope)
+
     def evaluate(self, values: list[Value]) -> Work:
-        """Give values their numbers; counts what that took."""
+        """Give values their numbers; counts what that took. Raises UserError where that would read outside of a
+        tensor."""
         with aside():
-            work = evaluate(values, self.hooks.progress)
+            try:
+                work = evaluate(values, self.hooks.progress)
+            except OutOfBounds as error:
+                raise UserError(str(error)) from None
         if work.ops:
             self.work.append(work)
         return work
@@ -481,7 +549,11 @@ class Session:
         shown = sum(value.size for value in values)
         if any(value.refusal for value in values):
             return False
-        return limit > 0 and shown <= limit and pending(values, limit - shown) is not None
+        ops = pending(values, limit - shown) if limit > 0 and shown <= limit else None
+        if ops is None:
+            return False
+        with aside():
+            return outside(ops) is None
 
     def over_steps(self, text: str) -> list[tuple[int, float]]:
         """An expression as it stands behind the last gradient call of each training step, with the number of the

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from nnrepl.session.errors import UserError
+from nnrepl.session.files import write_text
+from nnrepl.tape import SKIPPED
 from nnrepl.timeline.history import default_budget, parse_size
 
 
@@ -45,6 +47,13 @@ def _size(text: str) -> int:
         raise ValueError("a size such as 500M or 2G") from None
 
 
+def _patterns(text: str) -> str:
+    words = re.split(r"[\s,]+", text.strip())
+    if not all(re.fullmatch(r"[\w.*?]+", word) for word in words):
+        raise ValueError("names of modules with *, such as mlx.* jax.*")
+    return "none" if words == ["none"] else " ".join(words)
+
+
 def _word(help: str, *words: str) -> Setting:
     def read(text: str) -> str:
         if text not in words:
@@ -62,6 +71,7 @@ SETTINGS: dict[str, Setting] = {
     "complete": _word("when completions are shown: on Tab, or while you type", "tab", "typing"),
     "pager": _word("whether long output stops at each screen", "on", "off"),
     "tensors": _word("how the full screen shows tensors (F3 changes it)", "numbers", "heatmap"),
+    "skip": Setting(" ".join(SKIPPED), _patterns, "modules whose lines are not yours, such as mlx.*; none for nothing"),
     "mouse": _word("whether the mouse works in the full screen", "off", "on"),
 }
 
@@ -146,6 +156,6 @@ def save_settings(path: Path, settings: dict[str, Any]) -> None:
     lines = [f"{name} {settings[name]}" for name in SETTINGS if settings[name] != SETTINGS[name].default]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        write_text(path, "".join(f"{line}\n" for line in lines))
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}") from None

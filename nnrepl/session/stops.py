@@ -43,6 +43,7 @@ class Breakpoint(Entry):
     """Stops at a place.
 
     Attributes:
+        text: The place; "" for wherever what the condition speaks of has changed.
         condition: Only where this is true, "" for always.
         temporary: Whether it is deleted once it has stopped.
     """
@@ -51,6 +52,11 @@ class Breakpoint(Entry):
 
     condition: str = ""
     temporary: bool = False
+
+    @property
+    def spelled(self) -> str:
+        """The place with its condition, as it is read."""
+        return ", ".join(part for part in (self.text, self.condition) if part)
 
 
 @dataclass(eq=False, slots=True)

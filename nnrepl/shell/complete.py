@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import os
 import re
-from bisect import bisect_left, bisect_right
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -19,9 +19,10 @@ from prompt_toolkit.document import Document
 
 from nnrepl.commands.interpreter import Interpreter
 from nnrepl.record.stack import is_module
+from nnrepl.session.errors import NotYet, UserError
 from nnrepl.session.places import FIXED
 from nnrepl.session.session import Session
-from nnrepl.tape import Value
+from nnrepl.tape import Holder, Value
 from nnrepl.view.op import leaf_text
 from nnrepl.view.tensor import dtype_text, shape_text
 from nnrepl.view.topics import TOPICS
@@ -79,12 +80,15 @@ class TapeIndex:
         return self._sorted
 
     def value(self, name: str) -> tuple[Value | None, bool]:
-        """What a name means at the cursor, and whether it lies ahead."""
-        versions = self._session.names.indexed.get(name, [])
-        found = bisect_right(versions, self._session.cursor, key=lambda version: version[0])
-        if found:
-            return versions[found - 1][1], False
-        return (versions[0][1] if versions else None), True
+        """What a name means at the cursor, and whether that is not made yet (or not known here)."""
+        session = self._session
+        try:
+            value = session.lookup.find(name, session.cursor, session.where().scope)
+        except NotYet as answer:
+            return answer.last, True
+        except UserError:
+            return None, True
+        return value, value is None
 
 
 def matches(word: str, candidates: list[str]) -> list[str]:
@@ -190,8 +194,8 @@ class NameCompleter(Completer):
             if value is None:
                 return ""
             made = value.op.name if value.op is not None else leaf_text(value)
-            where = f" {value.op.label} ahead" if ahead and value.op is not None else ""
-            return f"{shape_text(value.shape)} {dtype_text(value.dtype)} · {made}{where}"
+            shown = f"{shape_text(value.shape)} {dtype_text(value.dtype)} · {made}"
+            return f"not made yet; the last one: {shown}" if ahead else shown
 
         return meta
 
@@ -201,15 +205,15 @@ class NameCompleter(Completer):
 
     def _variables(self) -> dict[str, str]:
         """The program's variables and the person's, by name and type; nothing is computed."""
-        where = self._session.where()
+        session = self._session
+        where = session.where()
         found: dict[str, str] = {"grad": "grad(z1): the gradient", "mx": "module"}
-        scopes = [self._session.expressions.variables]
         if where.scope is not None:
-            scopes.append(where.scope.variables)
-        if where.frame is not None:
-            scopes += [where.frame.f_globals, where.frame.f_locals]
-        for scope in scopes:
-            found.update({name: type(thing).__name__ for name, thing in scope.items() if not name.startswith("__")})
+            found.update(_kinds(where.scope.variables))
+            for step in where.scope.path():
+                for name, thing in session.tape.bindings.variables(step, where.position).items():
+                    found[name] = thing.kind.__name__ if isinstance(thing, Holder) else type(thing).__name__
+        found.update(_kinds(session.expressions.variables))
         return found
 
     # -- attributes ----------------------------------------------------------------------------------------
@@ -236,6 +240,10 @@ class NameCompleter(Completer):
             if thing is None:
                 return False, None
         return True, thing
+
+
+def _kinds(variables: dict[str, Any]) -> dict[str, str]:
+    return {name: type(thing).__name__ for name, thing in list(variables.items()) if not name.startswith("__")}
 
 
 def attributes(thing: Any) -> set[str]:

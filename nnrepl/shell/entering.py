@@ -83,9 +83,7 @@ def set_trace() -> None:
         if len(_entered) == 1:
             atexit.register(_leave_all)
     elif isinstance(recorder.listener, Session):
-        session = recorder.listener
-        if session.running:
-            session.goal = goals.At(len(session.tape), "set_trace")
+        recorder.listener.break_here("set_trace")
     else:
         raise UserError("set_trace() cannot stop inside of trace() or recording(): call nnrepl.debug() instead")
 

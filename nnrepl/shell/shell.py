@@ -20,10 +20,13 @@ from nnrepl.commands.interpreter import Interpreter
 from nnrepl.programs.output import HeldOutput
 from nnrepl.record.intake import Unwinding
 from nnrepl.record.recorder import RECORD
-from nnrepl.session.errors import NoGradient, NotYet, Quit, UserError
+from nnrepl.replay.run import Run
+from nnrepl.session.errors import NoGradient, NotYet, UserError
+from nnrepl.session.hooks import CELL_DONE, CELL_FAILED
 from nnrepl.session.session import EXCEPTION, Hooks, Session, Stop
+from nnrepl.session.typed import upcoming
 from nnrepl.shell.progress import Progress
-from nnrepl.shell.readers import PROMPT, Pipe, Reader
+from nnrepl.shell.readers import Pipe, Reader, continued, prompt_of
 from nnrepl.view.theme import THEMES
 
 PLAIN_WIDTH = 100
@@ -64,10 +67,14 @@ class _Tolerant:
 
 
 class _Tee:
-    """Standard output for Python at the prompt: what it prints belongs to the session."""
+    """Standard output for Python at the prompt: what it prints belongs to the session.
+
+    Attributes:
+        behind: The real one.
+    """
 
     def __init__(self, stream: Any, said: Callable[[str], None]) -> None:
-        self._stream = stream
+        self._stream = self.behind = stream
         self._said = said
         self._line = ""
 
@@ -84,7 +91,7 @@ class _Tee:
 def make_reader(interpreter: Interpreter, plain: bool = False, program: str = "") -> Reader:
     """Where lines come from: the terminal if there is one that can do more than print."""
     if plain or not is_capable():
-        return Pipe()
+        return Pipe(interpreter.table)
     from nnrepl.shell.terminal import TerminalReader
 
     return TerminalReader(interpreter, program)
@@ -94,6 +101,13 @@ def is_capable() -> bool:
     """Whether a person sits at both ends, at a terminal that can do more than print."""
     terminal = all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stdout))
     return terminal and os.environ.get("TERM", "") not in ("dumb", "unknown")
+
+
+_OVER = "The program is over; you can walk back from here."
+_MEND = (
+    "The program is over. Walk back from here; change a value where it is made; or mend the file and reload: the "
+    "program goes on from the entry of the failed call."
+)
 
 
 def lines_of(console: Console, renderable: RenderableType) -> Iterable[list[Segment]]:
@@ -136,8 +150,13 @@ class Shell(Hooks):
         self._theme = ""
         self.after_line: Callable[[], str] = str
         self._progress = Progress(console)
-        self.held = HeldOutput(lambda: len(session.tape))
+        self.held = HeldOutput(self._recorded)
         session.hooks = self
+
+    def _recorded(self) -> int:
+        """Where the tape ends that the program writes, which is not always the one that is looked at."""
+        recorder = self.session.recorder
+        return len(self.session.tape if recorder is None else recorder.tape)
 
     # -- hooks -------------------------------------------------------------------------------------------
 
@@ -153,20 +172,44 @@ class Shell(Hooks):
         if self.reader.screen is None:
             self._progress.evaluated(share)
 
-    def running_again(self, position: int, from_start: bool) -> None:
+    def program_begins(self) -> None:
+        """Nothing of what it prints has been shown, unless it begins again along a tape."""
+        if not self.session.replaying:
+            self.held.begin()
+        self._stand_in()
+
+    def _stand_in(self) -> None:
+        """Let what the program prints go through streams of ours: it may run again. In a batch it does not."""
+        if not self.quiet or self.session.may_stop:
+            self.held.stand_in()
+
+    def unwinding(self) -> None:
+        """Keep what the program prints on being taken apart to itself."""
+        self.held.unwinding()
+
+    def quitting(self) -> None:
+        """Keep what the program prints on being taken apart, but for what is new."""
+        self.held.quitting()
+
+    def running_again(self, run: Run, from_start: bool) -> None:
         """Keep what the program prints a second time to itself."""
         if from_start:
             self.show(Text("running the program again from its start; Ctrl-C stops at the next op", style="hint"))
-        self.held.begin_again(position)
+        seen = run.position + len(run.ops) if run.seen is None else run.seen
+        self.held.begin_again(seen, max(run.cursor if run.seen is None else 0, seen))
+
+    def cell_begins(self) -> None:
+        """What was typed runs for the first time: what it prints is shown at once."""
+        self.held.begin_anew()
 
     def announce(self, text: str) -> None:
         """Say what is about to happen."""
         self.show(Text(text, style="hint"))
 
-    def confirm(self, question: str) -> bool:
+    def confirm(self, question: str, otherwise: bool = False) -> bool:
         """Ask, on a terminal; Enter alone is no."""
         if not self.reader.pages:
-            return False
+            return otherwise
         if self.reader.screen is not None:
             self.reader.screen.leave()
         try:
@@ -174,11 +217,17 @@ class Shell(Hooks):
         except (EOFError, KeyboardInterrupt):
             return False
 
+    def lend_terminal(self, run: Callable[[], int]) -> int:
+        """Leave the full screen while another program has the terminal."""
+        if self.reader.screen is not None:
+            self.reader.screen.leave()
+        return run()
+
     def cursor_moved(self, position: int) -> None:
         """Show what the program printed before the cursor."""
         if self.session.replaying:
             return
-        self.held.release()
+        self.held.settle()
         screen = self.reader.screen
         said = self.held.show(
             None if position >= len(self.session.tape) else position, None if screen is None else screen.said
@@ -190,7 +239,7 @@ class Shell(Hooks):
     def interact(self, session: Session, stop: Stop) -> None:
         """Give the person the floor, until the program is to run on."""
         self.at_prompt = True
-        self.held.release()
+        self.held.leave()
         try:
             self._open(session, stop)
             while not session.resuming:
@@ -201,9 +250,12 @@ class Shell(Hooks):
             screen = self.reader.screen
             if screen is not None:
                 screen.leave()  # the program has the terminal
+            if session.running:
+                self._stand_in()
 
     def _open(self, session: Session, stop: Stop) -> None:
-        if self.quiet and not stop.hits:
+        self.failed |= stop.reason in (CELL_DONE, CELL_FAILED) and stop.error is not None
+        if self.quiet and not (stop.hits or stop.missed or stop.reason == CELL_FAILED):
             self.show(self.interpreter.news())
             self.interpreter.shown = session.op
             return
@@ -214,7 +266,9 @@ class Shell(Hooks):
         self.show(self.interpreter.news())
         self.show(self.interpreter.show_stop(stop))
         if stop.reason == EXCEPTION and session.tape.ops:
-            self.show(Text("The program is over; you can walk back from here.", style="hint"))
+            self.show(Text(_OVER if session.files is None else _MEND, style="hint"))
+        elif stop.reason == CELL_FAILED:
+            self.show(Text("You can walk back from here; what you type next is a cell of its own.", style="hint"))
 
     # -- lines ---------------------------------------------------------------------------------------------
 
@@ -224,8 +278,9 @@ class Shell(Hooks):
         if waiting is not None:
             self.run(waiting)
             return True
+        prompt = prompt_of(upcoming(self.interpreter.session))
         try:
-            line = self.reader.read()
+            line = self.reader.read(prompt)
         except KeyboardInterrupt:
             return True
         except UnicodeDecodeError:
@@ -234,10 +289,10 @@ class Shell(Hooks):
             return True
         if line is None:
             if self.session.running:
-                raise Quit
+                self.session.quit()
             return False
         if self.reader.echoes and not self.quiet and line.strip():
-            self.console.print(Text(PROMPT + line.strip()))
+            self.console.print(Text(prompt + continued(line.strip(), prompt)), soft_wrap=True)
         if self.reader.screen is not None:
             self.reader.screen.typed(line.strip())
         self.run(line)
@@ -266,8 +321,8 @@ class Shell(Hooks):
         except KeyboardInterrupt:
             self.show(Text("interrupted; what had been evaluated stays", style="hint"))
         finally:
-            warning = self.after_line()
-            if warning:
+            notice = "" if self.quiet or self.session.files is None else self.session.files.notice(self.session)
+            for warning in filter(None, (self.after_line(), notice)):
                 self.show(Text(warning, style="warning"))
 
     def _printing(self) -> contextlib.AbstractContextManager[Any]:

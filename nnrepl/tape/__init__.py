@@ -1,5 +1,6 @@
 """What happened: ops, values, passes and the tape that they lie on. Knows nothing of recording."""
 
+from nnrepl.tape.bindings import UNBOUND, Bindings, Holder, Large
 from nnrepl.tape.op import (
     BACKWARD,
     FORWARD,
@@ -15,6 +16,7 @@ from nnrepl.tape.op import (
 )
 from nnrepl.tape.passes import GRADIENT_PASS, RUN_PASS, SETUP_PASS, UPDATE_PASS, Hole, Mark, Pass
 from nnrepl.tape.places import Activation, Source
+from nnrepl.tape.sites import SKIPPED, Site, own_site
 from nnrepl.tape.steps import Step, Steps
 from nnrepl.tape.tape import Names, OpSequence, Tape
 from nnrepl.tape.value import LEAF_KINDS, Gradient, Leaf, Value, is_evaluated
@@ -28,13 +30,18 @@ __all__ = [
     "RUN_PASS",
     "SETUP",
     "SETUP_PASS",
+    "SKIPPED",
+    "UNBOUND",
     "UPDATE",
     "UPDATE_PASS",
     "Activation",
     "BackwardOp",
+    "Bindings",
     "DrawnKey",
     "Gradient",
+    "Holder",
     "Hole",
+    "Large",
     "Leaf",
     "Mark",
     "Names",
@@ -42,6 +49,7 @@ __all__ = [
     "OpSequence",
     "Operation",
     "Pass",
+    "Site",
     "Source",
     "Step",
     "Steps",
@@ -50,4 +58,5 @@ __all__ = [
     "arrays_of",
     "fill",
     "is_evaluated",
+    "own_site",
 ]

@@ -10,6 +10,7 @@ from typing import Any, Protocol, overload
 
 import mlx.core as mx
 
+from nnrepl.tape.bindings import Bindings
 from nnrepl.tape.op import Op
 from nnrepl.tape.passes import Hole, Mark, Pass
 from nnrepl.tape.places import Source
@@ -49,8 +50,10 @@ class Tape:
         compiled: Where compiled functions ran that the program had called: the first op, and behind the last.
         inserted: All ops that came from a person and not from the program.
         belonging: Ops that a custom function's own backward pass made, and its forward op.
+        inside: Ops of which the places that they take have been looked at and lie inside of their axes.
         restored: Values that were dropped and are back because somebody looks.
         streams: The stream or device of ops that ran on another than the default one.
+        bindings: What the program's variables held.
     """
 
     def __init__(self, names: Names) -> None:
@@ -71,7 +74,9 @@ class Tape:
         self.edits: dict[Op, Value] = {}
         self.inserted: set[Op] = set()
         self.compiled: list[tuple[int, int]] = []
+        self.inside: set[Op] = set()
         self.restored: list[Value] = []
+        self.bindings = Bindings()
         self.steps = Steps(self)
         self.here = 1
         self._consumers: dict[Value, list[Op]] = {}
@@ -86,6 +91,7 @@ class Tape:
         twin = copy(self)
         twin.names = names
         twin.ops = self.ops[:position]
+        twin.bindings = self.bindings.fork(position)
         before = [part for part in self.passes if part.start < position and len(part)]
         twin.passes = [part if part.end <= position else replace(part, end=position) for part in before]
         twin.marks = [mark for mark in self.marks if mark.position < position]

@@ -12,10 +12,11 @@ from typing import Any
 
 import mlx.core as mx
 
+from nnrepl.record.bounds import outside
 from nnrepl.record.custom import in_first_run
 from nnrepl.record.intake import RECORDING
 from nnrepl.record.recorder import RECORD, Recorder
-from nnrepl.tape import RUN_PASS, Activation, Gradient, Leaf, Op, Operation, Pass, Tape, Value
+from nnrepl.tape import RUN_PASS, Activation, Bindings, Gradient, Leaf, Op, Operation, Pass, Tape, Value
 
 _copy = mx.array.__copy__
 _full = mx.full
@@ -90,6 +91,10 @@ def make_edit(
         elif op is not scratch.ops[-1]:
             scratch.ops.remove(op)
             scratch.ops.append(op)
+        with recorder.muted():
+            found = outside(scratch.ops)
+        if found is not None:
+            raise BadEdit(found.said)
     edit = Edit(target, name, text, position, list(scratch.ops))
     scope = Activation(caller, compile("pass", remember_source(text), "exec"), -1, None)
     for made_op in edit.ops:
@@ -127,6 +132,7 @@ def _apart(recorder: Recorder, tape: Tape) -> Iterator[Tape]:
     """Record on a piece of tape of its own."""
     scratch = copy(tape)
     scratch.ops, scratch.passes, scratch.marks, scratch.holes = [], [], [], []
+    scratch.bindings = Bindings()
     part = Pass(scratch, -1, RUN_PASS, "edit", 0)
     before = recorder.tape, recorder.part, recorder.differentiating, recorder.listener, recorder.intake, recorder.mode
     recorder.tape, recorder.part, recorder.differentiating = scratch, part, 1

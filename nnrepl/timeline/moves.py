@@ -1,23 +1,25 @@
 """Moves: where on a tape a motion leads. Each costs no more than it looks at, and evaluates nothing.
 
 A position points at the op that comes next; `len(tape)` is behind the last op. A function returns None where
-the place has not been recorded (yet).
+the place has not been recorded (yet). The function in which the user stands is the program's own: the innermost call
+whose module is not skipped.
 """
 
 from __future__ import annotations
 
-from nnrepl.tape import Activation, Op, Tape
+from collections.abc import Sequence
+
+from nnrepl.record import source as sources
+from nnrepl.tape import Activation, Op, Site, Tape, own_site
+
+Skip = Sequence[str]
 
 
-def _scope(tape: Tape, position: int) -> Activation | None:
+def _scope(tape: Tape, position: int, skip: Skip) -> Activation | None:
     if not tape.ops:
         return None
-    return tape.ops[min(position, len(tape.ops) - 1)].scope
-
-
-def _deeper(op: Op, scope: Activation | None) -> bool:
-    """Whether an op was made in a call that `scope` made."""
-    return scope is not None and op.scope is not None and op.scope is not scope and op.scope.within(scope)
+    site = own_site(tape.ops[min(position, len(tape.ops) - 1)], skip)
+    return None if site is None else site.scope
 
 
 def _inside(op: Op, scope: Activation | None) -> bool:
@@ -25,40 +27,81 @@ def _inside(op: Op, scope: Activation | None) -> bool:
     return scope is not None and op.scope is not None and op.scope.within(scope)
 
 
-def over(tape: Tape, position: int, start: int | None = None) -> int | None:
-    """The next op that is not inside of a call made by the function that stands at `position`.
+def _site_in(op: Op, scope: Activation | None) -> Site | None:
+    """Where in `scope` an op, or the call that led to it, stands; None if it was made elsewhere."""
+    if scope is None or op.scope is None or not op.scope.within(scope):
+        return None
+    step, lasti = op.scope, op.lasti
+    while step is not scope:
+        lasti = step.lasti
+        assert step.parent is not None
+        step = step.parent
+    return Site(scope, lasti)
+
+
+def _runs_on(tape: Tape, at: int, scope: Activation | None) -> bool:
+    """Whether an op belongs to the same execution of a line of `scope` as the op before: the same line, and further
+    on in it; in the backward pass, where things go the other way round, further back."""
+    before, op = tape.ops[at - 1], tape.ops[at]
+    was, now = _site_in(before, scope), _site_in(op, scope)
+    if was is None or now is None or before.part is not op.part or before.phase != op.phase:
+        return False
+    code = was.scope.code
+    if sources.span_of(code, was.lasti)[0] != sources.span_of(code, now.lasti)[0]:
+        return False
+    if op.phase == "backward":
+        return True
+    if was.lasti == now.lasti:  # the same call goes on; a loop in one line calls anew
+        return before.scope is op.scope or _call_in(before, scope) is _call_in(op, scope)
+    return was.lasti < now.lasti
+
+
+def _call_in(op: Op, scope: Activation | None) -> Activation | None:
+    """The call that `scope` made in which an op was made; None if it was made in `scope` itself."""
+    step, call = op.scope, None
+    while step is not None and step is not scope:
+        step, call = step.parent, step
+    return call
+
+
+def over(tape: Tape, position: int, start: int | None = None, skip: Skip = ()) -> int | None:
+    """The first op of the next line of the function that stands at `position`, or of its caller.
 
     Args:
         start: Where to begin looking, if everything before it has been looked at already.
     """
-    scope = _scope(tape, position)
+    scope = _scope(tape, position, skip)
     for at in range(position + 1 if start is None else max(start, position + 1), len(tape)):
-        if not _deeper(tape.ops[at], scope):
+        if not _runs_on(tape, at, scope):
             return at
     return None
 
 
-def out(tape: Tape, position: int, start: int | None = None) -> int | None:
+def out(tape: Tape, position: int, start: int | None = None, skip: Skip = ()) -> int | None:
     """The next op outside of the function that stands at `position`."""
-    scope = _scope(tape, position)
+    scope = _scope(tape, position, skip)
     for at in range(position + 1 if start is None else max(start, position + 1), len(tape)):
         if not _inside(tape.ops[at], scope):
             return at
     return None
 
 
-def back_over(tape: Tape, position: int) -> int | None:
-    """The last op before `position` that is not inside of a call made by the function there."""
-    scope = _scope(tape, position)
-    for at in range(position - 1, -1, -1):
-        if not _deeper(tape.ops[at], scope):
-            return at
-    return None
+def back_over(tape: Tape, position: int, skip: Skip = ()) -> int | None:
+    """The first op of this line, or from there of the line before, in the function that stands at `position`."""
+    if position == 0 or not tape.ops:
+        return None
+    scope = _scope(tape, position, skip)
+    while scope is not None and not _inside(tape.ops[position - 1], scope):
+        scope = scope.parent
+    at = position - 1
+    while at > 0 and _runs_on(tape, at, scope):
+        at -= 1
+    return at
 
 
-def back_out(tape: Tape, position: int) -> int | None:
+def back_out(tape: Tape, position: int, skip: Skip = ()) -> int | None:
     """The first op of the function that stands at `position`; from there, the last op before it."""
-    scope = _scope(tape, position)
+    scope = _scope(tape, position, skip)
     at = position
     while at > 0 and _inside(tape.ops[at - 1], scope):
         at -= 1
@@ -67,14 +110,15 @@ def back_out(tape: Tape, position: int) -> int | None:
     return at - 1 if at > 0 else None
 
 
-def further_down(tape: Tape, position: int, start: int | None = None) -> int | None:
+def further_down(tape: Tape, position: int, start: int | None = None, skip: Skip = ()) -> int | None:
     """The next op on a greater line of the same function, or outside of it (pdb's `until`)."""
-    scope = _scope(tape, position)
     if position >= len(tape):
         return None
-    line = tape.ops[position].source.line
+    scope = _scope(tape, position, skip)
+    here = _site_in(tape.ops[position], scope)
+    line = 0 if here is None else sources.span_of(here.scope.code, here.lasti)[0]
     for at in range(position + 1 if start is None else max(start, position + 1), len(tape)):
-        op = tape.ops[at]
-        if not _inside(op, scope) or (op.scope is scope and op.source.line > line):
+        site = _site_in(tape.ops[at], scope)
+        if site is None or sources.span_of(site.scope.code, site.lasti)[0] > line:
             return at
     return None

@@ -56,7 +56,7 @@ class Folded:
         for path in (units(wanted), self._path(here) if here is not None else ()):
             self._open.update(path[:count] for count in range(len(path) + 1))
         if wanted and not self._all and not any(self._inside(op, units(wanted)) for op in part.ops):
-            raise UserError(f"no op of {part.address} is in a module {wanted}; ll lists them, ll all unfolds all")
+            raise UserError(f"no op of {part.address} is in a module {wanted}; ops pass lists them")
 
     def _inside(self, op: Op, path: tuple[str, ...]) -> bool:
         return self._path(op)[: len(path)] == path
@@ -95,14 +95,14 @@ class Folded:
             numbers, names = len(block[-1].label), name_width(block)
             for run in self.runs(block):
                 if len(run.ops) == 1:
-                    yield op_row(self._session, run.ops[0], numbers, names, options.max_width)
+                    yield op_row(run.ops[0], self._session.cursor, numbers, names, options.max_width)
                 else:
                     folded = True
                     yield self._folded(run, options.max_width)
         if self._session.cursor >= len(self._session.tape) and ops and ops[-1] is self._session.tape.ops[-1]:
             yield Text("▶ (end)", style="source.current")
         if folded:
-            yield Text("ll MODULE unfolds one, ll all everything", style="hint")
+            yield Text("ops MODULE unfolds one, ops all everything", style="hint")
 
     def _folded(self, run: Run, width: int) -> Text:
         first, last = run.ops[0], run.ops[-1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections import Counter
 from typing import Any
 
@@ -11,9 +12,10 @@ from rich.table import Table
 from rich.text import Text
 
 from nnrepl.record import source as sources
+from nnrepl.record.bindings import variables_of
 from nnrepl.session.errors import NoGradient, NotYet
 from nnrepl.session.session import Session
-from nnrepl.tape import GRADIENT_PASS, Leaf, Pass, Value
+from nnrepl.tape import GRADIENT_PASS, UNBOUND, Holder, Large, Leaf, Pass, Value
 from nnrepl.view.source import place_text
 from nnrepl.view.tensor import dtype_text, number, shape_text, summarize
 
@@ -158,7 +160,7 @@ def _norms(session: Session, part: Pass) -> tuple[dict[Value, float], dict[Value
         try:
             gradients[leaf] = session.lookup.gradient(leaf, min(session.cursor, part.end))
         except NotYet:
-            said[leaf] = "lies ahead"
+            said[leaf] = "not made yet"
         except NoGradient:
             said[leaf] = "none flows (disconnected)" if part.error is None else "none: the pass failed"
     session.evaluate(list(gradients.values()))
@@ -281,40 +283,49 @@ def _share(count: int, size: int) -> str:
 
 
 def variables_view(session: Session, arguments: bool) -> RenderableType:
-    """The variables of the function in which one stands (or only its arguments). Nothing is evaluated."""
+    """The variables of the function in which one stands (or only its arguments), as they are there. Nothing is
+    evaluated."""
     where = session.where()
     scope = where.scope
     if scope is None:
         return Text("no function was running here", style="hint")
-    code = scope.code
-    count = code.co_argcount + code.co_kwonlyargcount
-    names = code.co_varnames[:count] if arguments else (*code.co_varnames, *code.co_freevars)
-    frame = where.frame if where.frame is not None and where.frame.f_code is code else None
-    if not code.co_varnames and not arguments and frame is not None:
-        names = tuple(name for name in frame.f_locals if not name.startswith("__"))
+    code, bindings = scope.code, session.tape.bindings
+    names = variables_of(code)
+    if arguments:
+        names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+    held = bindings.variables(scope, where.position)
     table = grid("", "")
     for name in names:
-        table.add_row(Text(name, style="value.name"), _variable(session, name, frame.f_locals if frame else {}))
+        if name.startswith("__"):
+            continue
+        thing = held.get(name, UNBOUND)
+        if thing is UNBOUND:
+            said = "not set yet" if bindings.known(scope) else "not known here"
+            table.add_row(Text(name, style="value.name"), Text(said, style="hint"))
+        else:
+            table.add_row(Text(name, style="value.name"), _thing(session, thing, where.position))
     what = "arguments" if arguments else "variables"
-    return table if names else Text(f"{code.co_qualname} has no {what}", style="hint")
+    return table if table.rows else Text(f"{code.co_qualname} has no {what}", style="hint")
 
 
-def _variable(session: Session, name: str, variables: dict[str, Any]) -> Text:
-    value = session.names.newest(name, session.cursor) if name != "self" else None
-    if value is not None:
-        state = "" if value.evaluated else "  not computed yet"
-        return Text(f"{shape_text(value.shape)} {dtype_text(value.dtype)}", style="value.shape").append(
-            state, style="hint"
-        )
-    if name == "self":
-        scope = session.where().scope
-        if scope is not None and scope.owner is not None:
-            return Text(type(scope.owner).__name__)
-    if name not in variables:
-        return Text("not known here: its function has returned, or it is not set yet", style="hint")
-    thing = variables[name]
-    if isinstance(thing, mx.array):
-        return Text(f"{shape_text(thing.shape)} {dtype_text(thing.dtype)}", style="value.shape")
+def _thing(session: Session, thing: Any, position: int) -> Text:
+    """What a variable holds, in a few words."""
+    if isinstance(thing, weakref.ref):
+        thing = thing()
+        if thing is None:
+            return Text("an object that no longer exists", style="hint")
+    if isinstance(thing, (Value, mx.array)):
+        text = Text(f"{shape_text(thing.shape)} {dtype_text(thing.dtype)}", style="value.shape")
+        lazy = isinstance(thing, Value) and not thing.evaluated
+        return text.append("  not computed yet", style="hint") if lazy else text
+    if isinstance(thing, Large):
+        return Text(f"{thing.kind.__name__} of {thing.size}", style="dim")
+    if isinstance(thing, Holder):
+        entries = session.tape.bindings.contents(thing, position)
+        if thing.kind in (list, tuple, dict) and entries is not None:
+            return Text(f"{thing.kind.__name__} of {len(entries)}", style="dim")
+        return Text(thing.kind.__name__)
     if isinstance(thing, (int, float, str, bool, type(None))):
         return Text(repr(thing)[:70])
-    return Text(type(thing).__name__, style="dim")
+    named = isinstance(thing, type) or callable(thing)
+    return Text(getattr(thing, "__name__", type(thing).__name__) if named else type(thing).__name__, style="dim")

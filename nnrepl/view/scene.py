@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.text import Text
 
-from nnrepl.record.source import file_of, lines_of
+from nnrepl.record.source import file_of
+from nnrepl.session.excerpts import ops_by_line
 from nnrepl.session.session import Session
-from nnrepl.tape import Op, Value
+from nnrepl.tape import Op, Value, own_site
 from nnrepl.view.heatmap import Heatmap
-from nnrepl.view.listing import name_width, numbers_text, op_row, ops_by_line
+from nnrepl.view.listing import name_width, numbers_text, op_row
 from nnrepl.view.op import op_line
-from nnrepl.view.source import place_text
+from nnrepl.view.source import inner_line, own_source, place_text
 from nnrepl.view.tensor import dtype_text, shape_text, tensor
 
 
@@ -68,7 +70,7 @@ class OpsPane:
             return Text("no op yet", style="hint")
         numbers = max(len(ops[0].label), len(ops[-1].label))
         names = name_width(ops)
-        rows: list[RenderableType] = [op_row(session, op, numbers, names, width, place=False) for op in ops]
+        rows: list[RenderableType] = [op_row(op, session.cursor, numbers, names, width, place=False) for op in ops]
         if session.cursor >= count:
             rows.append(Text("▶ (end)", style="source.current"))
         return _Column(tuple(rows))
@@ -80,18 +82,19 @@ class SourcePane:
     Args:
         op: The op.
         numbers: Those of the ops of each line.
+        skip: The modules whose lines are not the program's own.
     """
 
-    def __init__(self, op: Op, numbers: dict[int, list[int]]) -> None:
-        self._source = op.source
-        self._lines = lines_of(file_of(op.scope.code)) if op.scope is not None else []
+    def __init__(self, op: Op, numbers: dict[int, list[int]], skip: Sequence[str]) -> None:
+        self._source, self._lines = own_source(op, skip)
+        self._inner = inner_line(op, skip)
         self._numbers = numbers
 
     @property
     def title(self) -> str:
         """The file and the function."""
         inside = f" in {self._source.function}" if self._source.function not in ("", "<module>") else ""
-        return place_text(self._source) + inside
+        return place_text(self._source) + inside + ("" if self._inner is None else f" {self._inner.plain.strip()}")
 
     def lines(self, width: int, height: int) -> RenderableType:
         """As many lines as there is room for."""
@@ -135,10 +138,14 @@ class Scenes:
         op = self._session.op or (self._session.tape.ops[-1] if self._session.tape.ops else None)
         if op is None or op.scope is None:
             return None
-        key = (id(op.part), op.scope.code.co_filename, len(op.part))
+        site = own_site(op, self._session.skip)
+        assert site is not None
+        path = file_of(site.scope.code)
+        key = (id(op.part), path, len(op.part))
         if key not in self._gutters:
-            self._gutters = {key: ops_by_line(op) if not op.part.open or len(op.part) < GROWING else {}}
-        return SourcePane(op, self._gutters[key])
+            grows = op.part.open and len(op.part) >= GROWING
+            self._gutters = {key: {} if grows else ops_by_line(self._session, path)}
+        return SourcePane(op, self._gutters[key], self._session.skip)
 
     def tensors(self) -> Fixed:
         """The inputs, the outputs and the gradients of the next op: those that are evaluated, or small enough to

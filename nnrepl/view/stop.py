@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.text import Text
 
+from nnrepl.session.hooks import CELL_DONE, CELL_FAILED
 from nnrepl.session.session import END_OF_PROGRAM, END_OF_TAPE, EXCEPTION, START_OF_TAPE, Session, Stop
-from nnrepl.tape import GRADIENT_PASS, Op
+from nnrepl.session.typed import only_defines
+from nnrepl.tape import GRADIENT_PASS, Op, own_site
+from nnrepl.view.defines import defined, defines_view
 from nnrepl.view.op import op_line, value_text
-from nnrepl.view.source import marked, place_text
+from nnrepl.view.source import inner_line, marked, own_source, place_text
 from nnrepl.view.stops import hits_view
 from nnrepl.view.tensor import WHOLE, dtype_text, tensor, tensor_line
 
@@ -31,12 +36,12 @@ class Heading:
         yield line
 
 
-def heading(op: Op) -> Heading:
+def heading(op: Op, skip: Sequence[str]) -> Heading:
     """`step 1 · forward 1 of 8        simple_nn.py:31 in SimpleNN.__call__`."""
     part = op.part
     step = f"{op.step.title} · " if part.kind != "setup" else ""
     left = Text(f"{step}{op.phase} {count_text(op)}", style="heading")
-    source = op.source
+    source, _ = own_source(op, skip)
     where = place_text(source)
     module = op.module
     inside = f" in {source.function}" if source.function and source.function != "<module>" else ""
@@ -78,42 +83,57 @@ def stop_view(session: Session, stop: Stop, previous: Op | None = None, brief: b
     """
     parts: list[RenderableType] = list(results(session, stop))
     op = session.op
+    if stop.missed and stop.reason != END_OF_PROGRAM:
+        parts.append(Text(stop.missed, style="warning"))
     if stop.reason == EXCEPTION and stop.error is not None:
         parts.append(Text(f"{type(stop.error).__name__}: {stop.error}", style="error"))
     elif stop.reason in (START_OF_TAPE, END_OF_TAPE):
         parts.append(Text(f"This is the {stop.reason.split()[0]} of the tape.", style="hint"))
     elif stop.reason == END_OF_PROGRAM:
-        parts.append(_end(session, stop))
+        end = _end(session, stop)
+        parts.extend([end] if end else [])
+        if session.debuggee is not None and only_defines(session.tape) and not stop.missed:
+            parts.extend(defines_view(session.debuggee.namespace))
     elif stop.hits:
         parts.extend(hits_view(session, stop))
-    elif stop.reason not in ("", "first op"):
+    elif stop.reason not in ("", "first op", CELL_DONE, CELL_FAILED):
         parts.append(Text(stop.reason, style="heading"))
     if op is not None and not brief:
-        parts.extend(op_view(op, previous, bool(parts)))
+        parts.extend(op_view(op, previous, bool(parts), session.skip, bool(stop.passed)))
     if op is not None and op.error is not None:
         parts.append(failure(op))
     return Group(*parts)
 
 
-def op_view(op: Op, previous: Op | None, after_results: bool) -> list[RenderableType]:
-    """An op that comes next: heading, source, and the op in one line."""
-    parts: list[RenderableType] = []
-    same = (
+def op_view(
+    op: Op, previous: Op | None, after_results: bool, skip: Sequence[str], stepped: bool
+) -> list[RenderableType]:
+    """An op that comes next: heading, the program's own line, a library's under it, and the op in one line.
+
+    Args:
+        previous: The op that was shown before; what is the same is not repeated.
+        skip: The modules whose lines are not the program's own.
+        stepped: Whether the user came here from the op before.
+    """
+    parts: list[RenderableType] = [Text("")] if after_results else []
+    site = own_site(op, skip)
+    before = None if previous is None else own_site(previous, skip)
+    beside = (
         previous is not None
         and previous.part is op.part
         and previous.phase == op.phase
-        and previous.scope is not None
-        and op.scope is not None
-        and previous.scope.code is op.scope.code
+        and before is not None
+        and site is not None
     )
-    if after_results:
-        parts.append(Text(""))
+    same = beside and before is not None and site is not None and before.scope.code is site.scope.code
+    inner = inner_line(op, skip)
     if not same:
-        parts.append(heading(op))
-    source = marked(op, 0 if same else 1)
-    if source:
+        parts.append(heading(op, skip))
+    if not (stepped and beside and before == site and inner is not None):
+        source = marked(*own_source(op, skip), 0 if same else 1)
         source.rstrip()
-        parts.append(source)
+        parts += [source] if source else []
+    parts += [] if inner is None else [inner]
     parts.append(op_line(op))
     return parts
 
@@ -138,9 +158,13 @@ def _end(session: Session, stop: Stop) -> Text:
         code = error.code
         status = f" (exit status {code if isinstance(code, int) else 0 if code is None else 1})"
     text = Text(f"{stop.missed}: " if stop.missed else "", style="warning")
-    text.append(f"The program has ended{status}.", style="heading")
-    if not session.tape.ops:
-        text.append(" It did not call MLX once, so there is nothing to step through.", style="hint")
-    else:
+    program = session.debuggee
+    if program is None or session.tape.ops:
+        text.append(f"The program has ended{status}.", style="heading")
         text.append(" You can still go back and look around.", style="hint")
+    elif defined(program.namespace):
+        text.append(f"The program has ended{status}; it defines", style="heading")
+    elif not program.bare:
+        text.append(f"The program has ended{status}.", style="heading")
+        text.append(" It did not call MLX once, so there is nothing to step through yet.", style="hint")
     return text

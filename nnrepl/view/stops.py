@@ -23,6 +23,8 @@ from nnrepl.session.findings import (
     WentBad,
     source_of,
 )
+from nnrepl.session.place import Place
+from nnrepl.session.points import Condition
 from nnrepl.session.session import Session, Stop
 from nnrepl.session.stops import Breakpoint, Catch, Entry, Hit
 from nnrepl.tape import Op, Value
@@ -48,17 +50,16 @@ def entries_view(session: Session, entries: list[Entry] | None = None) -> Render
 def entry_line(session: Session, entry: Entry) -> Text:
     """`breakpoint 1  matmul, if z1.max() > 10 · hit 3 times`."""
     text = Text(entry.title, style="heading" if entry.enabled else "dim")
-    text.append(f"  {entry.text}", style="op.name" if entry.enabled else "dim")
+    shown = entry.spelled if isinstance(entry, Breakpoint) else entry.text
+    text.append(f"  {shown}", style="op.name" if entry.enabled else "dim")
     notes = []
     if isinstance(entry, Catch):
         notes.append(EVENTS[entry.text].words)
     if isinstance(entry, Breakpoint):
-        matcher = session.lookout.search.matcher(entry)
-        if entry.condition:
-            text.append(f", {entry.condition}")
+        place = session.lookout.search.place(entry)
         if entry.temporary:
             notes.append("once")
-        notes.append("pending" if matcher is None else _KINDS.get(matcher.kind, matcher.kind))
+        notes.append("pending" if place is None else _kind(place))
     if entry.ignore:
         notes.append(f"goes over {_times(entry.ignore, 'hit')}")
     if entry.hits:
@@ -71,6 +72,12 @@ def entry_line(session: Session, entry: Entry) -> Text:
     return text.append("".join(f" · {note}" for note in notes), style="dim")
 
 
+def _kind(place: Place) -> str:
+    """What a breakpoint's place is, in words; with a condition, what it is without."""
+    inner = place.place if isinstance(place, Condition) else None
+    return _KINDS[(inner or place).kind]
+
+
 _KINDS = {
     "op": "one op",
     "line": "a line",
@@ -80,6 +87,10 @@ _KINDS = {
     "function": "a function, where it is entered",
     "phase": "where it begins",
     "pass": "where it begins",
+    "step": "where it begins",
+    "class": "a class, where its methods are entered",
+    "edge": "one end",
+    "condition": "where it becomes true",
 }
 
 
@@ -87,13 +98,15 @@ def _times(count: int, what: str) -> str:
     return f"{count} {what}{'s' if count != 1 else ''}"
 
 
-def places_text(session: Session, positions: list[int]) -> str:
-    """`In this pass: #1, #4, #12.`"""
+def places_text(session: Session, positions: list[int], asked: bool = False) -> str:
+    """`3 ops in this step: #1, #4, #12.`; where a condition is asked, `Asked at 3 ops of this step: #1, #4, #12.`"""
     ops = [session.tape.ops[at] for at in positions if at < len(session.tape)]
     if not ops:
-        return "It matches nothing in this pass so far."
-    shown = ", ".join(f"{op.label}" for op in ops[:6])
-    return f"In this pass: {shown}{f' and {len(ops) - 6} more' if len(ops) > 6 else ''}."
+        return "No op of this step so far."
+    shown = ", ".join(op.label for op in ops[:6])
+    more = f" and {len(ops) - 6} more" if len(ops) > 6 else ""
+    count = f"{len(ops)} {'op' if len(ops) == 1 else 'ops'}"
+    return f"{f'Asked at {count} of' if asked else f'{count} in'} this step: {shown}{more}."
 
 
 # -- hits ----------------------------------------------------------------------------------------------------
@@ -111,9 +124,8 @@ def hits_view(session: Session, stop: Stop) -> list[RenderableType]:
 
 
 def _title(hit: Hit) -> Text:
-    text = Text(hit.entry.title, style="heading").append(f"  {hit.entry.text}", style="op.name")
-    if isinstance(hit.entry, Breakpoint) and hit.entry.condition:
-        text.append(f", {hit.entry.condition}")
+    spelled = hit.entry.spelled if isinstance(hit.entry, Breakpoint) else hit.entry.text
+    text = Text(hit.entry.title, style="heading").append(f"  {spelled}", style="op.name")
     return text.append(f" · hit {_times(hit.count, 'time')}", style="dim") if hit.count > 1 else text
 
 

@@ -35,23 +35,31 @@ on. Enter repeats a motion.""",
     "places": Topic(
         "how to write a place: an op, a line, a value, a module, a phase",
         """\
-  #12              an op by its number; setup counts backwards: #-1
-  train.py:31      a line; :31 in any file, cell 3:2 in a notebook
+  #12, 30#12       an op by its number in the step where you stand, in step 30; setup#3
+  train.py:31      a line and what its calls make; 31 in the file where you stand, cell 3:2 in a notebook
+  loss_fn, Net     a function, a class; Net.__call__, train.py:loss_fn
+  blocks.0         a module, blocks.*.attention with a wildcard, G.layers.0 from the variable that holds its model
   z1               the op that makes a value; grad(z1) the one that makes its gradient
-  matmul           an operation; backward matmul only in that phase
-  blocks.0         a module, blocks.*.attention with a wildcard
-  forward, backward, update, start, end""",
+  matmul           an operation of MLX, and where it is differentiated
+  forward, backward, update, start, end, step 30, pass 7
+  loss < 0.5       where this becomes true; matmul if z1.max() > 3 only where it is
+One after the other, each within the one before: step 30 blocks.1 softmax, backward matmul. A line, a function, a class
+and a module are entered: their first op counts, and the first that takes their gradients. All commands that take a
+place read the same words.""",
         (),
-        ("goto", "until", "break", "list", "ll"),
+        ("goto", "until", "break", "tbreak", "clear", "list", "graph", "explain", "why", "into"),
     ),
     "names": Topic(
         "what a name means, and how to get at other versions",
         """\
-A name means its newest version before the cursor: z1, layers.0.weight, x[0, :3]. A value that lies ahead is answered
-with the op that will make it.
+A name means what the program's variable holds where the cursor stands: in this call, at this moment. First come the
+variables of the function, with its closure, then those of the functions that called it (opt, i, model), outwards.
+What is not made yet is said to be that, with the op that makes it; an older one is shown under its own address only.
   #12, #12.1       the result of an op, its second output
-  z1@12            the version that op #12 made
+  z1@12, z1@3#12   the version that op #12 made, in this step or in step 3
   grad(z1), ∂L/∂z1 the gradient of the loss with respect to it
+  layers.0.weight  a parameter of the model; of several models by the variable that holds it: critic.layers.0.weight
+  layers.1.weights a variable of the call of a module
   loss             what the pass differentiates, whatever the program calls it
 Everything else is Python, in the function where the cursor stands.""",
         (),
@@ -60,9 +68,9 @@ Everything else is Python, in the function where the cursor stands.""",
     "python": Topic(
         "when a line is a command, and when it is Python",
         """\
-Syntax decides, never what is in scope. A bare command word is a command: s, list, n. A command word with what belongs
-to it is a command (p z1, goto #12), unless the whole line is valid Python: n = 5, w @ x, p[0], s(1) and list(q) are
-Python.
+Syntax decides. A bare command word is a command: s, list, n. A command word with what belongs to it is a command: p z1,
+goto #12. Assignments and operators are Python: n = 5, w @ x, p[0]. Where both would do, p (a)[0], p -x, n (2), it is
+the command, unless the word is a name of the program.
 ! always means Python. Anything else is Python: its value is shown, statements are run, and an open bracket or a block
 goes on in the next line. What the prompt computes is not recorded and moves no random state.""",
         (),
@@ -73,7 +81,7 @@ goes on in the next line. What the prompt computes is not recorded and moves no 
         """\
 Breakpoints stop at a place (help places), watches where a value changes, catches where a kind of thing happens. All of
 them work forwards (continue) and backwards (reverse-continue). A condition behind a comma is evaluated only where the
-op can match: break matmul, z1.max() > 10. A place that nothing matches yet is kept.""",
+op can match: break matmul, z1.max() > 10. A place that nothing in the program can be is refused.""",
         ("stops",),
         ("continue", "reverse-continue"),
     ),

@@ -98,8 +98,8 @@ def test_files(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("graph nowhere", "no op, value or module is called nowhere"),
-        ("graph update", "has no update"),
+        ("graph nowhere", "no op, value, function or module is called nowhere"),
+        ("graph update", "no op is at update"),
         ("graph /nonexistent/net.svg", "cannot write /nonexistent/net.svg"),
         ("graph net.png", "graph writes .dot, .mmd, .svg"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 from pathlib import Path
@@ -12,8 +13,7 @@ import pytest
 
 from nnrepl.programs.notebook import read_notebook
 from nnrepl.programs.script import CannotLoad, load_script
-from nnrepl.shell.readers import PROMPT
-from tests.support import nnrepl_cli
+from tests.support import PROMPT, nnrepl_cli
 
 nbformat = pytest.importorskip("nbformat")
 
@@ -102,13 +102,13 @@ def test_notebook_without_code(tmp_path: Path, cells: tuple[str, ...]) -> None:
 def test_places(tmp_path: Path) -> None:
     """Stops, listings and stacks name the notebook, the code cell and the line in it."""
     notebook(tmp_path / "lesson.ipynb", *LESSON)
-    result = nnrepl_cli("lesson.ipynb", stdin="where\nlist\nuntil sum\nlist source\nwhat z\n", cwd=tmp_path)
-    start, where, listing, stop, source, what = result.stdout.split(f"\n{PROMPT}")
+    result = nnrepl_cli("lesson.ipynb", stdin="where\nops\nuntil sum\nlist\nwhat z\n", cwd=tmp_path)
+    start, where, listing, stop, source, what = PROMPT.split(result.stdout)
     assert "lesson.ipynb" in start.splitlines()[0]
     assert "lesson.ipynb cell 3:1 in <module>" in where
     assert "lesson.ipynb cell 2:4 in loss_fn" in where
     assert re.search(r"#3 +sum .*lesson\.ipynb cell 2:6", listing)
-    assert "cell 2:6 in loss_fn" in stop
+    assert "cell 2:4 in loss_fn" in start
     assert re.search(r"▶ 6 +return z\.sum\(\)\n +━{7}", stop)
     assert "z = model(x)" in source
     assert "loss_fn(x)" in source
@@ -127,7 +127,7 @@ def test_names_and_targets(tmp_path: Path) -> None:
     result = run(tmp_path, *LESSON, commands=("print model.weight.shape", "until sum", "print z", "print grad(z)"))
     assert "(1, 2)" in result.stdout
     assert "z = [[-0.48" in result.stdout
-    assert "∂L/∂z lies ahead" in result.stdout
+    assert "∂L/∂z is not made yet" in result.stdout
 
 
 # -- what needs IPython --------------------------------------------------------------------------------------
@@ -214,7 +214,7 @@ def test_error_in_a_cell(tmp_path: Path) -> None:
         ("2", "2"),
     ]
     assert "nnrepl" not in result.stderr.replace(str(tmp_path), "")
-    stop, where, back = result.stdout.split(f"\n{PROMPT}")
+    stop, where, back = PROMPT.split(result.stdout)
     assert "ValueError: [broadcast_shapes] Shapes (2) and (3) cannot be broadcast." in stop
     assert "lesson.ipynb cell 2:2 in f" in stop
     assert "lesson.ipynb cell 3:2 in <module>" in where
@@ -282,3 +282,69 @@ def test_notebooks_of_other_programs(tmp_path: Path, document: dict[str, Any]) -
     result = nnrepl_cli("--batch", "-c", "continue", "lesson.ipynb", cwd=tmp_path)
     assert result.stdout.splitlines()[:2] == ["1", "2"]
     assert (result.returncode, result.stderr) == (0, "")
+
+
+SHOWS = """\
+from IPython.display import HTML, Image, JSON, Latex, Markdown, clear_output, display
+from IPython import get_ipython
+import IPython.core.display
+clear_output()
+display(Markdown('# A *title*'), 1 + 1, 'text')
+display(HTML('<table><tr><th>a</th><td>1</td></tr></table><script>no()</script><p>b</p>'))
+display(Image(filename='plot.png'), JSON({'a': 1}), Latex('$x$'))
+print(get_ipython())"""
+
+
+def test_display_and_what_it_shows_work_without_ipython(tmp_path: Path) -> None:
+    if importlib.util.find_spec("IPython") is not None:
+        pytest.skip("the real one is installed")
+    result = run(tmp_path, FORWARD, SHOWS, "display(Markdown('end'))")
+    assert result.stderr == ""
+    assert result.stdout.splitlines() == [
+        "# A *title*", "2", "'text'", "a  1", "b", "<Image plot.png>", "{", '  "a": 1', "}", "$x$", "None", "end",
+    ]  # fmt: skip
+
+
+def test_a_script_has_no_ipython_that_plain_python_has_not(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text("try:\n    import IPython\nexcept ImportError:\n    print('none')")
+    shown = nnrepl_cli("--batch", "-c", "continue", str(tmp_path / "script.py")).stdout
+    assert ("none" in shown) == (importlib.util.find_spec("IPython") is None)
+
+
+CELLS = (
+    "import mlx.core as mx, mlx.nn as nn\nx = mx.ones((1, 2)) * 2",
+    "model = nn.Linear(2, 1)\ndef loss_fn(x):\n    return model(x).sum()",
+    "no = 'op'",
+    "step = nn.value_and_grad(model, loss_fn)\nloss, grads = step(x)\nlater = loss * 2\nagain = step(x)",
+    "print((later + 1).item())",
+)
+
+
+def test_from_cell_to_cell(tmp_path: Path) -> None:
+    path = notebook(tmp_path / "lesson.ipynb", *CELLS)
+
+    def cells(*lines: str) -> list[str]:
+        commands = [part for line in lines for part in ("-c", line, "-c", "p 'at ' + '-' * 3", "-c", "where")]
+        shown = nnrepl_cli("--batch", "--stop-at-entry", *commands, str(path)).stdout
+        return [re.findall(r"lesson\.ipynb cell (\d:\d+) in <module>", part)[0] for part in shown.split("'at ---'")[1:]]
+
+    assert cells("p 1", "next cell", "next cell") == ["1:2", "2:1", "4:2"]
+    assert cells("next cell 3") == ["5:1"]
+    assert cells("until cell 4", "rn cell", "rn cell", "next cell") == ["4:2", "2:1", "1:2", "2:1"]
+    assert cells("break cell 4", "continue", "clear 1", "continue", "rn cell", "rn cell") == [
+        "1:2", "4:2", "4:2", "5:1", "5:1", "4:2",
+    ]  # fmt: skip
+    assert cells("goto cell 4 multiply") == ["4:3"]
+
+
+@pytest.mark.parametrize("line", ["next cell", "rn cell", "until cell 2", "break cell 2"])
+def test_other_programs_have_no_cells(tmp_path: Path, line: str) -> None:
+    (tmp_path / "script.py").write_text("import mlx.core as mx\nx = mx.ones(2) * 2\n")
+    result = nnrepl_cli("--batch", "-c", "p 1", "-c", line, str(tmp_path / "script.py"))
+    assert "this program has no cells: only notebooks have" in result.stdout
+
+
+def test_a_cell_that_the_notebook_has_not(tmp_path: Path) -> None:
+    path = notebook(tmp_path / "lesson.ipynb", *CELLS)
+    result = nnrepl_cli("--batch", "--stop-at-entry", "-c", "break cell 9", str(path))
+    assert "there is no cell 9; the notebook has cells 1 to 5" in result.stdout

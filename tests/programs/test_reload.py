@@ -3,11 +3,17 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from nnrepl.programs.debuggee import new_tape
+from nnrepl.programs.kept import Kept
+from nnrepl.programs.reload import Reloader
+from nnrepl.session.session import Session
+from nnrepl.shell.shell import Shell
 from tests.programs.reloading import HEAD, TAIL, Program, printed
 
 LOOP = """\
@@ -285,9 +291,10 @@ def test_a_file_that_is_gone_changes_nothing(program: Program) -> None:
 def test_comments_and_layout_are_no_change_and_the_source_shown_is_what_runs(program: Program) -> None:
     program.write(SCRIPT)
     moved = "# a comment\n\n" + SCRIPT.replace("mx.tanh(self.a(x))", "mx.tanh( self.a(x) )")
-    shown = program.run("next pass 4", "finish", program.mend(moved), "reload", "list source", "continue")
+    shown = program.run("next pass 4", "finish", program.mend(moved), "reload", "list all", "continue")
     assert "nothing has changed in the program's files but comments and layout" in shown
-    assert "▶   15 #3           return self.b(mx.tanh(self.a(x)))" in shown, shown
+    assert "        return self.b(mx.tanh(self.a(x)))" in shown, shown
+    assert "# a comment" not in shown
     assert printed(shown) == program.twin(SCRIPT)
 
 
@@ -365,6 +372,31 @@ def test_after_an_exception_the_mended_program_goes_on_from_the_failed_call(prog
     assert printed(shown) == program.twin(mended()), shown
 
 
+FAILURES = {
+    "an op": ("mx.tanh(self.a(x))", "mx.tanh(self.a(x)) @ x"),
+    "python, after an op": ("mx.tanh(self.a(x))", "mx.tanh(self.a(x)) + int('x')"),
+    "python, before any op": ("        return self.b", "        int('x')\n        return self.b"),
+}
+
+
+@pytest.mark.parametrize("failing", FAILURES.values(), ids=FAILURES)
+@pytest.mark.parametrize("loop", [LOOP, "first = x * 2 + 1\nprint('said', model(first).tolist())\n" + LOOP])
+def test_whatever_failed_the_mended_program_goes_on_from_the_failed_call(
+    program: Program, failing: tuple[str, str], loop: str
+) -> None:
+    script = HEAD + loop + TAIL
+    program.write(script.replace(*failing))
+    shown = program.run("continue", program.mend(script), "reload", "continue")
+    assert printed(shown) == program.twin(script), shown
+
+
+def test_a_failure_in_the_third_step_goes_on_from_there(program: Program) -> None:
+    script = SCRIPT.replace("return mx.mean", "opt.step.item() < 2 or int('x')\n    return mx.mean")
+    program.write(script)
+    shown = program.run("continue", program.mend(mended()), "reload", "continue")
+    assert printed(shown) == program.twin(from_step(2, "Net.__call__ = mended")), shown
+
+
 def test_restart_reads_the_files_anew(program: Program) -> None:
     program.write(SCRIPT)
     shown = program.run("next pass 2", program.mend(mended()), "restart", "continue")
@@ -373,3 +405,99 @@ def test_restart_reads_the_files_anew(program: Program) -> None:
     shown = program.run("next pass 2", program.mend("def ("), "restart", "continue")
     assert "train.py:1 does not parse" in shown
     assert printed(shown) == program.twin(SCRIPT)
+
+
+def notebook(*cells: str) -> str:
+    code = [
+        {"cell_type": "code", "metadata": {}, "source": cell, "outputs": [], "execution_count": None} for cell in cells
+    ]
+    return json.dumps({"cells": code, "metadata": {}, "nbformat": 4, "nbformat_minor": 4})
+
+
+def test_the_cells_of_a_notebook(program: Program) -> None:
+    pytest.importorskip("nbformat")
+    new = HEAD.replace(*METHOD)
+    program.write(notebook(HEAD, LOOP, TAIL), "lesson.ipynb")
+    mend = program.mend(notebook(new, LOOP, TAIL), "lesson.ipynb")
+    shown = program.run("next pass 4", mend, "reload", "continue", program=("lesson.ipynb",))
+    assert printed(shown) == program.twin(from_step(2, "Net.__call__ = mended")), shown
+    mend = program.mend(notebook(new, "1", LOOP, TAIL), "lesson.ipynb")
+    program.write(notebook(HEAD, LOOP, TAIL), "lesson.ipynb")
+    shown = program.run("next pass 4", mend, "reload", "continue", program=("lesson.ipynb",))
+    assert "lesson.ipynb has 4 cells now and had 3; load lesson.ipynb begins anew" in shown
+    assert printed(shown) == program.twin(SCRIPT)
+
+
+@pytest.mark.parametrize("agreed", [True, False])
+def test_on_a_terminal_one_is_asked_what_is_rude(
+    program: Program, monkeypatch: pytest.MonkeyPatch, agreed: bool
+) -> None:
+    asked: list[str] = []
+
+    def confirm(self: Shell, question: str, otherwise: bool = False) -> bool:
+        asked.append(question)
+        return agreed
+
+    monkeypatch.setattr(Shell, "confirm", confirm)
+    other = mended(SCRIPT.replace("optim.Adam(0.1)", "optim.Adam(0.3)"))
+    program.write(SCRIPT)
+    shown = program.run("next pass 4", program.mend(other), "reload", "continue")
+    expected = program.twin(other if agreed else from_step(2, "Net.__call__ = mended"))
+    assert printed(shown)[-len(expected) :] == expected
+    assert len(asked) == 1
+    assert "train.py:23: opt = optim.Adam(0.3) (module level)" in asked[0]
+    assert "ops so far stay as timeline 1" in asked[0]
+
+
+def test_old_ops_are_shown_as_they_were_written(program: Program) -> None:
+    program.write(SCRIPT)
+    lines = (
+        "next pass 4",
+        program.mend("# moved\n" + mended()),
+        "reload",
+        "goto sin",
+        "list all",
+        "undo",
+        "goto tanh",
+    )
+    shown = program.run(*lines, "list all")
+    _, new, old = shown.split("class Net(nn.Module):")
+    assert "mx.sin(self.a(x) + 1)" in new
+    assert "mx.tanh(self.a(x))" not in new.partition("timeline 1")[0]
+    assert "mx.tanh(self.a(x))" in old
+
+
+def test_a_file_that_changes_is_noticed_once(program: Program) -> None:
+    program.write(SCRIPT)
+    kept = Kept()
+    kept.keep(str(program.path), SCRIPT)
+    files, session = Reloader(kept), Session(*reversed(new_tape()))
+    assert files.notice(session) == ""
+    program.write(SCRIPT)
+    assert files.notice(session) == ""
+    program.write(mended())
+    said = "train.py has changed on disk; the program runs what it read, reload takes the change in"
+    assert files.notice(session) == said
+    assert files.notice(session) == ""
+    program.path.unlink()
+    assert files.notice(session) == ""
+
+
+def test_a_saved_tape_knows_that_its_program_was_reloaded(program: Program) -> None:
+    program.write(SCRIPT)
+    shown = program.run(
+        "next pass 4", program.mend(mended()), "reload", "save run", "load run", "timelines", "goto sin"
+    )
+    assert "▶ timeline 2  reload: Net.__call__  before " in shown
+    assert "mx.sin(self.a(x) + 1)" in shown
+
+
+def test_a_function_that_is_decorated_anew_is_followed_by_the_names_that_it_has(program: Program) -> None:
+    script = SCRIPT.replace("step = nn", "step = lambda *given: nn.value_and_grad(model, loss_fn)(*given)\nunused = nn")
+    script = script.replace("def loss_fn", "def doubled(f):\n    return lambda *a: f(*a) * 2\n\n\ndef loss_fn")
+    program.write(script)
+    shown = program.run(
+        "next pass 4", program.mend(script.replace("def loss_fn", "@doubled\ndef loss_fn")), "reload", "continue"
+    )
+    twin = script.replace("    loss, grads", "    if i == 3:\n        loss_fn = doubled(loss_fn)\n    loss, grads")
+    assert printed(shown)[3:] == program.twin(twin)[3:], shown

@@ -70,7 +70,7 @@ def test_in_a_terminal_they_are_there_again_next_time(tmp_path: Path) -> None:
 
     first = session()
     first.send("break matmul\r")
-    first.expect("In this pass")
+    first.expect("ops? in this step")
     first.send("q\r")
     first.expect(pexpect.EOF)
     second = session()

@@ -16,6 +16,7 @@ import nnrepl
 from nnrepl.session.errors import UserError
 from nnrepl.session.findings import Change, Vanished, WentBad
 from nnrepl.session.search import Search
+from nnrepl.session.stops import Breakpoint
 from tests.corpus import lm
 
 
@@ -147,13 +148,14 @@ def test_conditions_are_python_as_seen_from_the_place(condition: str) -> None:
 def test_a_condition_on_a_value_sees_what_has_just_been_made() -> None:
     session = net_session()
     session.run("break scaled, scaled.shape[0] == 2")
-    assert [session.tape.ops[at].name for at in stops(session)] == ["multiply"]
+    assert [session.tape.ops[at - 1].name for at in stops(session)] == ["multiply"]
+    assert "scaled = " in shown(session, "goto scaled, scaled.shape[0] == 2 ;; p scaled")
 
 
 def test_a_condition_that_raises_stops_and_says_so_and_one_that_looks_ahead_does_not() -> None:
     session = net_session()
-    session.run("break mean, nonsense > 3")
-    assert "cannot be asked here: NameError" in shown(session, "continue")
+    session.run("break mean, out.nonsense > 3")
+    assert "cannot be asked here: AttributeError" in shown(session, "continue")
     session.run("clear")
     session.run("goto start")
     session.run("break tanh, scaled.max() > -100")
@@ -166,7 +168,7 @@ def test_a_condition_that_could_never_be_asked_is_told_in_the_list() -> None:
     session = net_session()
     session.run("break forward tanh, scaled.max() > 1")
     assert stops(session) == []
-    assert "not asked where scaled lies ahead" in shown(session, "info breakpoints")
+    assert "not asked where scaled is not made yet" in shown(session, "info breakpoints")
 
 
 def test_modules_and_functions_stop_where_they_are_entered() -> None:
@@ -220,7 +222,6 @@ def test_next_and_finish_stop_at_breakpoints_on_the_way() -> None:
     session.run("finish")
     assert session.cursor > 0
     session.run("goto start")
-    session.finish()
     session.finish()
     assert session.op is not None
     assert session.op.module == "layers.1"
@@ -296,7 +297,7 @@ def test_last_goes_back_write_by_write() -> None:
     assert session.op.name == "add"
     session.run("last y")
     assert session.op.name == "multiply"
-    with pytest.raises(UserError, match="lies ahead"):
+    with pytest.raises(UserError, match="not made yet"):
         session.run("last y")
     with pytest.raises(UserError, match="no op on the tape wrote x"):
         session.run("last x")
@@ -420,9 +421,13 @@ def test_catch_inf_passes_over_what_was_given() -> None:
         ("watch 3 +", "does not parse"),
         ("watch 3", "names no tensor of the tape"),
         ("enable 9", "there is no breakpoint, watch or catch 9"),
-        ("clear nowhere", "no breakpoint, watch or catch is at nowhere"),
+        ("clear nowhere", "is called nowhere"),
+        ("clear mean", "no breakpoint, watch or catch is at mean"),
         ("commands 4", "there is no breakpoint, watch or catch 4"),
-        ("break 999999", "there is no code on line 999999"),
+        ("break 999999", "no op can come from line 999999"),
+        ("break nosuchplace", "no op, value, function or module is called nosuchplace"),
+        ("break backward nosuchplace", "is called nosuchplace"),
+        ("break mean, nonsense > 3", "nothing is called nonsense"),
         ("unalias nope", "there is no alias nope"),
         ("alias s p x", "s is a command"),
         ("source /nonexistent/file", "cannot read /nonexistent/file"),
@@ -437,10 +442,9 @@ def test_bad_input_gets_one_line(line: str, said: str) -> None:
     assert "\n" not in str(error.value)
 
 
-def test_a_place_that_matches_nothing_is_kept_pending() -> None:
+def test_a_place_of_last_time_that_nothing_is_called_any_more_is_kept_pending() -> None:
     session = net_session()
-    assert "kept pending" in shown(session, "break nosuchplace")
-    assert "kept pending" in shown(session, "break backward nosuchplace")
+    session.stops.add(Breakpoint("nosuchplace"))
     assert "pending" in shown(session, "info breakpoints")
     assert stops(session) == []
 

@@ -128,3 +128,32 @@ def test_without_stops_nothing_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> 
     session.run("continue")
     session.run("reverse-continue")
     assert same_bits(mx.array(1.0), mx.array(1.0)).item()
+
+
+ASKS = """\
+import mlx.core as mx
+
+
+def loss_fn(w):
+    a = w * 2
+    breakpoint()
+    b = a + 1
+    return b.sum()
+
+
+for number in range(2):
+    x = mx.ones((2,)) * number
+    breakpoint()
+    y = x - 1
+    loss, grad = mx.value_and_grad(loss_fn)(y)
+"""
+
+
+def test_breakpoint_in_the_program_stops_under_nnrepl(tmp_path: Path) -> None:
+    screen = play(
+        tmp_path, ASKS, "c", "p number", "c", "c", "p number", "w = w * 1", "c", "c", arguments=("--stop-at-entry",)
+    )
+    stops = re.findall(r"^breakpoint\(\)\n(?:.*\n)*?▶ +(\d+) ", screen, re.MULTILINE)
+    assert stops[:3] == ["14", "7", "14"]
+    assert "(Pdb)" not in screen
+    assert "The program has ended" in screen

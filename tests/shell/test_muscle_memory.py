@@ -7,6 +7,7 @@ the built-in example, standing at #5 (`z2 = mx.matmul(a1, self.weights2) + self.
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from nnrepl.session.errors import Quit, UserError
 from nnrepl.session.session import Session
 from nnrepl.shell.api import Session as TraceSession
 from nnrepl.tape import Tape
+from nnrepl.view.theme import DARK
 from tests.support import EXAMPLES
 
 
@@ -30,7 +32,7 @@ def tape() -> tuple[Tape, ProgramNames]:
     """The built-in example, recorded to its end."""
     names = ProgramNames()
     names.tape = recorded = Tape(names)
-    with recording(Recorder(recorded, strict=True)), Console(quiet=True):
+    with recording(Recorder(recorded, strict=True, base=sys._getframe())), Console(quiet=True):
         load_script(str(EXAMPLES / "simple_nn.py"), []).run()
     return recorded, names
 
@@ -47,7 +49,7 @@ def session(tape: tuple[Tape, ProgramNames]) -> nnrepl.Session:
 
 def screen(session: nnrepl.Session, *lines: str) -> str:
     """What the last line shows; an answer that is an error stands behind `!`."""
-    console = Console(width=100, no_color=True)
+    console = Console(width=100, no_color=True, theme=DARK)
     for line in lines:
         with console.capture() as capture:
             try:
@@ -67,8 +69,11 @@ LINES: list[tuple[str, str]] = [
     ("b simple_nn.py:30", r"breakpoint 2  simple_nn.py:30"),
     ("break SimpleNN.__call__", r"breakpoint 2  SimpleNN.__call__ · a function"),
     ("b mse_loss", r"a function, where it is entered"),
-    ("b 31 if z2.sum() > 3", r"breakpoint 2  simple_nn.py:31, z2.sum\(\) > 3"),
-    ("b 31, z2.sum() > 3", r"breakpoint 2  simple_nn.py:31, z2.sum\(\) > 3"),
+    ("b 30 if z2.sum() > 3", r"breakpoint 2  simple_nn.py:30, z2.sum\(\) > 3"),
+    ("b 30, z2.sum() > 3", r"breakpoint 2  simple_nn.py:30, z2.sum\(\) > 3"),
+    ("b 31", r"! no op can come from line 31 of simple_nn.py; .*simple_nn.py:30 or simple_nn.py:35"),
+    ("b loss < 10", r"breakpoint 2  loss < 10 · where it becomes true"),
+    ("b nonsense", r"! no op, value, function or module is called nonsense"),
     ("tbreak 35", r"breakpoint 2  simple_nn.py:35 · once"),
     ("tb 35", r"once"),
     ("b", r"^breakpoint 1  forward a1"),
@@ -117,15 +122,47 @@ LINES: list[tuple[str, str]] = [
     ("run", r"! there is no program here that nnrepl could run again"),
     ("start", r"! restart runs the program from its start"),
     # looking
-    ("l", r"▶ #5"),
-    ("l .", r"▶ #5"),
+    ("l", r"▶ +30 #4,#5"),
+    ("l .", r"▶ +30 #4,#5"),
     ("l 1,20", r"^ +20 "),
     ("l 25, 30", r"▶ +30 #4,#5"),
-    ("ll", r"#16"),
-    ("longlist", r"#16"),
+    ("l 40", r"^ +45 "),
+    ("l 28,3", r"^ +31 "),
+    ("l simple_nn.py:40", r"^ +45 "),
+    ("l mse_loss", r"^ +35 #6-8"),
+    ("l 999", r"! simple_nn.py has \d+ lines"),
+    ("l nosuch.py:3", r"! there is no file nosuch.py"),
+    ("ll", r"▶ +30 #4,#5"),
+    ("longlist", r"^ +28 #1,#2 "),
+    ("ll mse_loss", r"^34 .*\n +35 #6-8"),
+    ("ops", r"▶ #5"),
+    ("ops pass", r"#16"),
+    ("ops 28", r"#2 "),
+    ("ops backward", r"#16 "),
+    ("ops mse_loss", r"#8 "),
     ("p z1", r"^z1 = \[\[-0.3218"),
     ("print z1", r"^z1 = \[\[-0.3218"),
     ("pp z1", r"\[\[-0.3218"),
+    # with a bracket or a sign first
+    ("p (z1 + 1)[0]", r"^\(z1 \+ 1\)\[0\] = \[ 0.6782"),
+    ("p -z1", r"^-z1 = \[\[0.3218"),
+    ("p [z1, a1]", r"\[0\]? *"),
+    ("p(z1)", r"^z1 = \[\[-0.3218"),
+    ("p/2f (z1)[0]", r"\[-0.32 "),
+    ("pp (1, 2)", r"1,"),
+    ("stats (z1 + 1)", r"z1 \+ 1"),
+    ("hist (z1)", r"z1"),
+    ("heatmap (z1 + 1)[0]", r"z1 \+ 1"),
+    ("explain (z1)", r"z1 ="),
+    ("what (z1)", r"made by"),
+    ("watch (z1.max())", r"watch 2  z1.max\(\)"),
+    ("display (z1)", r"1: z1 = "),
+    ("plot (loss)", r"loss"),
+    ("n (2)", r"#9 +vjp of mean"),
+    ("until :35", r"#6 +subtract"),
+    ("b (z1)", r"breakpoint 2  z1"),
+    ("p == 3", r"! nothing here is called p"),
+    ("w @ x", r"! nothing here is called w"),
     ("p z1 ;; p a1", r"^z1 = .*\na1 = "),
     ("whatis z1", r"z1 +\(1, 3\) float32"),
     ("ptype z1", r"made by"),
@@ -156,7 +193,6 @@ LINES: list[tuple[str, str]] = [
     ("set var q = 3", r"^$"),
     ("call 1 + 2", r"^3$"),
     ("interact", r"! the prompt takes Python already"),
-    ("debug f(x)", r"! to step through a call of your own"),
     ("retval", r"! what an op gave is p #12|nothing here is called retval"),
     ("alias px p x", r"^$"),
     ("history", r"5  history"),
@@ -184,12 +220,38 @@ def test_line(session: nnrepl.Session, line: str, expected: str) -> None:
 
 def test_after_the_first_line_people_type_the_second(session: nnrepl.Session) -> None:
     assert "z1 = " in screen(session, "alias pz p z1", "pz")
-    assert "∂L/∂z1 lies ahead" in screen(session, "alias pg p grad(%1)", "pg z1")
+    assert "∂L/∂z1 is not made yet" in screen(session, "alias pg p grad(%1)", "pg z1")
     assert screen(session, "display a1", "undisplay", "info display").startswith("Nothing is displayed")
     assert "SimpleNN.__call__" in screen(session, "up", "d")
     assert "target" in screen(session, "up", "info locals") or "y_true" in screen(session, "info locals")
     assert "! this is the outermost function" in screen(session, "up 99", "up")
     assert screen(session, "q1 = 5", "p q1 + 1").strip() == "6"
+
+
+def test_next_goes_to_lines_and_step_to_ops_in_both_directions(session: nnrepl.Session) -> None:
+    def walk(line: str, start: str, count: int) -> list[int]:
+        screen(session, f"goto {start}")
+        found = []
+        for _ in range(count):
+            screen(session, line)
+            op = session.op
+            found.append(0 if op is None else op.index)
+        return found
+
+    screen(session, "clear")
+    assert walk("next", "#1", 5) == [3, 4, 6, 9, 12]  # lines 29, 30, 35; then back through 35 and 30
+    assert walk("reverse-next", "#6", 1) == [1]  # to where the line that called began
+    assert walk("reverse-next", "#5", 2) == [4, 3]  # first to where this line begins
+    assert walk("reverse-next", "#14", 3) == [12, 9, 6]
+    assert walk("step", "#1", 3) == [2, 3, 4]
+    assert walk("finish", "#1", 1) == [6]
+    assert "   39 " in screen(session, "goto #4", "list", "list")
+
+
+def test_a_word_that_is_a_name_is_python_where_both_would_do(session: nnrepl.Session) -> None:
+    assert screen(session, "p = 5", "p -1").strip() == "4"
+    assert screen(session, "p (2)").startswith("! ")
+    assert "z1 = " in screen(session, "p z1")
 
 
 def test_source_runs_a_file_across_motions(session: nnrepl.Session, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from mlx.utils import tree_map
 
 from tests.timeline.written import Hook, Program
 
-STEPS = 4
+STEPS = 3
 Inner = Callable[[mx.array, mx.array], mx.array]
 
 

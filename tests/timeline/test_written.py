@@ -10,7 +10,7 @@ import pytest
 
 from tests.support import assert_same_bits
 from tests.timeline.programs import INNER, STEPS, training, with_optimizer
-from tests.timeline.written import Change, Program, as_written, check, traced
+from tests.timeline.written import Change, Program, as_written, check, check_gradient, check_two, traced
 
 PROGRAMS: dict[str, Callable[[bool], Program]] = {
     name: lambda compiled, inner=inner: training(inner, compiled) for name, inner in INNER.items()
@@ -45,7 +45,38 @@ def test_without_a_change_it_is_plain_mlx(name: str, compiled: bool) -> None:
 def test_a_change_is_that_line_in_the_program(name: str, compiled: bool) -> None:
     program = PROGRAMS[name](compiled)
     chance = random.Random(f"{name} {compiled}")
-    _, hook = traced(program)
-    for where in chance.sample(sorted({where for where, _ in hook.seen}), 3):
-        change = CHANGES[chance.randrange(1 if where == "l" else len(CHANGES))]
-        check(program, where, chance.randrange(STEPS), change, evaluated=chance.random() < 0.5)
+    for where in chance.sample(_names(program), 2):
+        last, evaluated = chance.random() < 0.5, chance.random() < 0.5
+        check(program, where, chance.randrange(STEPS), _change(where, chance), evaluated, last)
+
+
+@everywhere
+@everything
+def test_one_change_after_another(name: str, compiled: bool) -> None:
+    program = PROGRAMS[name](compiled)
+    chance = random.Random(f"{name} {compiled} two")
+    names = [where for where in _names(program) if not where.startswith("m.")]
+    places = [(where, chance.randrange(STEPS)) for where in chance.sample(names, 2)]
+    check_two(program, places, [_change("l", chance) for _ in places], evaluated=chance.random() < 0.5)
+
+
+@everywhere
+@everything
+def test_a_gradient_is_changed_on_its_way(name: str, compiled: bool) -> None:
+    program = PROGRAMS[name](compiled)
+    chance = random.Random(f"{name} {compiled} back")
+    names = [where for where in _names(program) if where != "c" and not where.startswith("m.")]
+    if "custom" in name or name == "checkpointed_gradient":
+        names = ["h", "r"]  # what is inside has no gradient of its own
+    where = chance.choice(names)
+    change = element if where != "l" else CHANGES[0]
+    check_gradient(program, where, chance.randrange(STEPS), change, evaluated=chance.random() < 0.5)
+
+
+def _names(program: Program) -> list[str]:
+    """Where the program has a hook."""
+    return sorted({where for where, _ in traced(program)[1].seen})
+
+
+def _change(where: str, chance: random.Random) -> Change:
+    return CHANGES[chance.randrange(1 if where == "l" else len(CHANGES))]

@@ -66,7 +66,7 @@ def modes(case: Case) -> Iterator[Finding]:
     if sleeping:
         yield Finding("wrong mode", f"{', '.join(sleeping[:3])} {'is' if len(sleeping) == 1 else 'are'} in "
                                     f"evaluation mode during training: "
-                      "call model.train() before", f"list {case.part.ops[0].label}", None)  # fmt: skip
+                      "call model.train() before", f"ops {case.part.ops[0].label}", None)  # fmt: skip
     for part in case.session.tape.passes:
         if part.kind == RUN_PASS and part.start > case.part.start:
             awake = _awake(part)

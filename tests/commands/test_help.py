@@ -7,10 +7,10 @@ import re
 import pytest
 
 from nnrepl.commands import load_all
+from nnrepl.commands.manuals import apropos_view, groups, help_view
 from nnrepl.commands.table import TABLE
 from nnrepl.session.errors import UserError
 from nnrepl.shell.keys import MOTIONS
-from nnrepl.view.help import apropos_view, groups, help_view
 from nnrepl.view.topics import ALIASES, TOPICS
 from tests.view.test_tensor import screen
 

@@ -1,4 +1,4 @@
-"""Help: the list of commands, the manual of one, topics, and what a word is found in. All come from the table."""
+"""Manuals: the list of commands, the manual of one, topics, and what a word is found in. All come from the table."""
 
 from __future__ import annotations
 

@@ -1,0 +1,425 @@
+"""Watch: looks at the variables of the program's functions as ops are recorded, and notes what has changed.
+
+This is on the hot path: a frame in which nothing has changed costs the reading of its variables and one comparison by
+identity. Nothing that is noted keeps an array alive: tensors are noted as Values, other objects by weak references.
+"""
+
+from __future__ import annotations
+
+import dis
+import sys
+import weakref
+from collections.abc import Callable
+from itertools import repeat
+from operator import is_
+from types import CodeType, FrameType, FunctionType, ModuleType
+from typing import TYPE_CHECKING, Any
+
+import mlx.core as mx
+
+from nnrepl.tape import UNBOUND, Activation, Holder, Large, Value
+
+if TYPE_CHECKING:
+    from nnrepl.record.recorder import Recorder
+
+_array = mx.array
+_OPTIMIZED = 0x1  # inspect.CO_OPTIMIZED: the locals live in fast slots, so `f_locals` is a copy
+_CACHED_LOCALS = sys.version_info < (3, 13)
+_PLAIN = frozenset(
+    (type(UNBOUND), int, float, bool, str, complex, type(None), bytes, range, slice, mx.Dtype, type(Ellipsis))
+)
+_NUMBERS = frozenset((int, float, bool, str, type(None)))
+_UNSET = repeat(UNBOUND)
+_FEW, _MOST = 16, 4096
+
+
+class _Frame:
+    """A frame that is being watched: its variables, what they held last, and the small containers among them."""
+
+    __slots__ = ("coming", "containers", "kept", "names", "optimized", "scope", "values")
+
+    def __init__(self, frame: FrameType) -> None:
+        code = frame.f_code
+        self.optimized = bool(code.co_flags & _OPTIMIZED)
+        self.names = variables_of(code)
+        self.values: list[Any] = [UNBOUND] * len(self.names)
+        self.kept: list[Any] = [UNBOUND] * len(self.names)
+        """What was noted of the values."""
+        self.coming: list[Any] = []
+        self.containers: list[tuple[Any, _Watched]] = []
+        self.scope: Activation
+
+
+class _Watched:
+    """A container of the program's that is being watched.
+
+    Attributes:
+        refer: Gives the object; None once it is gone.
+        last: Its entries when it was looked at last, None before that.
+    """
+
+    __slots__ = ("holder", "last", "refer")
+
+    def __init__(self, holder: Holder, refer: Callable[[], Any]) -> None:
+        self.holder = holder
+        self.refer = refer
+        self.last: list[Any] | None = None
+
+
+class _Loose:
+    """Stands for what a variable holds, after that was let go of."""
+
+
+_variables: dict[CodeType, tuple[str, ...]] = {}
+
+
+def variables_of(code: CodeType) -> tuple[str, ...]:
+    """The variables that the code of a function has, or that the code of a module sets."""
+    names = _variables.get(code)
+    if names is None:
+        if not code.co_flags & _OPTIMIZED:
+            names = tuple(dict.fromkeys(_stored(code, "STORE_NAME")))
+        elif _CACHED_LOCALS and not _READERS.isdisjoint(code.co_names) and _asks_for_locals(code):
+            names = ()  # reading them would change the dict that the program may have got from `locals()`
+        else:
+            names = (*code.co_varnames, *code.co_cellvars, *code.co_freevars)
+        names = _variables[code] = tuple(dict.fromkeys(name for name in names if name.isidentifier()))
+    return names
+
+
+_READERS = frozenset(("locals", "vars", "exec", "eval"))
+
+
+def _asks_for_locals(code: CodeType) -> bool:
+    return any(step.opname == "LOAD_GLOBAL" and step.argval in _READERS for step in dis.get_instructions(code))
+
+
+def _stored(code: CodeType, how: str) -> list[str]:
+    """The names that code sets by an instruction, and those that functions in it set as global ones."""
+    found = [step.argval for step in dis.get_instructions(code) if step.opname in (how, "STORE_GLOBAL")]
+    for part in code.co_consts:
+        if isinstance(part, CodeType):
+            found += _stored(part, "STORE_GLOBAL")
+    return found
+
+
+class Watch:
+    """Looks at variables for one recorder.
+
+    Attributes:
+        recorder: On whose tape it notes.
+    """
+
+    def __init__(self, recorder: Recorder) -> None:
+        self.recorder = recorder
+        self._frames: dict[FrameType, _Frame] = {}
+        self._known: dict[int, _Watched] = {}
+        self._resting: dict[int, Holder] = {}
+
+    # -- frames --------------------------------------------------------------------------------------------
+
+    def enter(self, frame: FrameType) -> Any:
+        """Begin to watch a frame; returns its first argument, None if it has none. `belong` comes next."""
+        state = self._frames[frame] = _Frame(frame)
+        code = frame.f_code
+        if state.names:
+            state.coming = _read(frame, state)
+            if state.optimized and code.co_argcount:
+                return state.coming[0]
+        return None
+
+    def belong(self, frame: FrameType, scope: Activation) -> None:
+        """Say of which call a frame is, and note its variables."""
+        state = self._frames[frame]
+        state.scope = scope
+        tape = self.recorder.tape
+        position = tape.bindings.seen[scope] = len(tape.ops)
+        if state.names:
+            self._note(state, state.coming, position)
+            state.coming = []
+
+    def see(self, frame: FrameType) -> None:
+        """Note what the variables of a frame hold now, where that has changed."""
+        state = self._frames.get(frame)
+        if state is None:
+            return
+        tape = self.recorder.tape
+        position = tape.bindings.seen[state.scope] = len(tape.ops)
+        if state.names:
+            values = _read(frame, state)
+            if not all(map(is_, values, state.values)):
+                self._note(state, values, position)
+            for view, watched in state.containers:
+                last = watched.last
+                if last is None or len(view) != len(last) or not all(map(is_, view, last)):
+                    self._look(watched, position)
+
+    def leave(self, frame: FrameType) -> None:
+        """Note what the variables of a frame held at its end: its call has returned."""
+        self.see(frame)
+        self._frames.pop(frame, None)
+
+    def release(self) -> None:
+        """Let go of all frames, and of what their variables hold."""
+        for frame in list(self._frames):
+            self.leave(frame)
+        self._known.clear()
+
+    def _note(self, state: _Frame, values: list[Any], position: int) -> None:
+        bindings, scope, live = self.recorder.tape.bindings, state.scope, self.recorder.live
+        log, own = bindings.log, bindings.call(scope)
+        before = state.values
+        state.values = values
+        contained = False
+        for at, thing in enumerate(values):
+            if thing is not before[at]:
+                kind = type(thing)
+                if kind is _array:
+                    value = live.get(id(thing))
+                    kept: Any = weakref.ref(thing) if value is None else value
+                elif kind in _PLAIN:
+                    kept = thing
+                else:
+                    kept = self.keep(thing, position)
+                    contained = contained or type(kept) is Holder
+                if kept is not state.kept[at]:
+                    state.kept[at] = kept
+                    entry = (position, scope, state.names[at], kept)
+                    log.append(entry)
+                    own.append(entry)
+                    if type(kept) is Holder:
+                        bindings.held_containers.append(entry)
+        if contained or state.containers:
+            state.containers = self._containers(values)
+
+    def _containers(self, values: list[Any]) -> list[tuple[Any, _Watched]]:
+        """The small containers among the variables of a frame, which are looked at with every op of it."""
+        containers = []
+        for thing in values:
+            watched = self._known.get(id(thing))
+            if watched is not None and watched.last is not None and len(watched.last) <= _FEW:
+                containers.append((_view(thing), watched))
+        return containers
+
+    # -- things --------------------------------------------------------------------------------------------
+
+    def keep(self, thing: Any, position: int) -> Any:
+        """What is noted of a thing that a variable or a container holds."""
+        kind = type(thing)
+        if kind in _PLAIN:
+            return thing
+        if kind is _array:
+            value = self.recorder.live.get(id(thing))
+            return weakref.ref(thing) if value is None else value
+        watched = self._known.get(id(thing))
+        if watched is not None and watched.refer() is thing:
+            if not _same(watched):
+                self._look(watched, position)
+            return watched.holder
+        if isinstance(thing, (list, tuple, dict)):
+            return self._watch(thing, position)
+        if kind is FunctionType or kind is ModuleType or isinstance(thing, type):
+            return weakref.ref(thing)
+        if type(getattr(thing, "__dict__", None)) is dict and not _is_library(kind):
+            return self._watch(thing, position)
+        try:
+            return weakref.ref(thing)
+        except TypeError:
+            return thing
+
+    def _watch(self, thing: Any, position: int) -> Any:
+        if len(_entries(thing)) > _MOST:
+            return Large(type(thing), len(_entries(thing)))
+        try:
+            key = id(thing)
+            reference = weakref.ref(thing, lambda _: self._known.pop(key, None))
+            refer: Callable[[], Any] = reference
+        except TypeError:  # a list, a dict, a tuple: `settle` lets go of those that nobody else holds
+            box = [thing]
+            refer = _Box(box)
+        watched = self._known[id(thing)] = _Watched(Holder(type(thing), refer), refer)
+        resting = self._resting.pop(id(thing), None)
+        if resting is not None and self._is_again(watched, resting, position):
+            return watched.holder
+        self._look(watched, position)
+        return watched.holder
+
+    def _is_again(self, watched: _Watched, holder: Holder, position: int) -> bool:
+        """Whether a container that was let go of is still there: it is the same in what it holds."""
+        thing = watched.refer()
+        if holder.kind is not type(thing):
+            return False
+        entries, noted = _entries(thing), self.recorder.tape.bindings.contents(holder, position)
+        if noted is None or len(noted) != len(entries) or (isinstance(entries, dict) and list(entries) != list(noted)):
+            return False
+        values = list(entries.values()) if isinstance(entries, dict) else list(entries)
+        kept = noted.values() if isinstance(noted, dict) else noted
+        watched.last = values
+        if not all(map(is_, [self.keep(value, position) for value in values], kept)):
+            watched.last = None
+            return False
+        watched.holder, holder.refer = holder, watched.refer
+        return True
+
+    def _look(self, watched: _Watched, position: int) -> None:
+        """Note what a container holds now, if that has changed."""
+        thing = watched.refer()
+        if thing is None:
+            return
+        entries = _entries(thing)
+        values = list(entries.values()) if isinstance(entries, dict) else list(entries)
+        before = watched.last
+        if before is not None and len(values) == len(before) and all(map(is_, values, before)):
+            return
+        watched.last = values
+        bindings, holder = self.recorder.tape.bindings, watched.holder
+        if before and not isinstance(entries, dict) and len(values) > len(before) and all(map(is_, values, before)):
+            more = [self.keep(item, position) for item in values[len(before) :]]
+            if bindings.grow(position, holder, more):
+                return
+        items = values if set(map(type, values)) <= _NUMBERS else [self.keep(item, position) for item in values]
+        bindings.hold(position, holder, dict(zip(entries, items)) if isinstance(entries, dict) else list(items))
+
+    def settle(self) -> None:
+        """Look at every container that is known; let go of those that only the watch holds. Done where a pass
+        begins and ends: what changes deep inside of a model or a dict does so between passes."""
+        position = len(self.recorder.tape.ops)
+        for watched in list(self._known.values()):
+            if not _same(watched):
+                self._look(watched, position)
+        pending = True
+        while pending:
+            pending = False
+            for key, watched in list(self._known.items()):
+                box = watched.refer
+                if isinstance(box, _Box) and box.alone():
+                    box.let_go()
+                    del self._known[key]
+                    pending = True
+
+    def loosen(self) -> None:
+        """Hold nothing of the program's any longer until it goes on: it may let go of it now. Lists and dicts that lie
+        in a module or an object live as long as that."""
+        self._resting.clear()
+        reached: set[int] = set()
+        pending = [watched for watched in self._known.values() if not isinstance(watched.refer, _Box)]
+        while pending:
+            for item in pending.pop().last or ():
+                inner = self._known.get(id(item))
+                if inner is not None and isinstance(inner.refer, _Box) and id(item) not in reached:
+                    reached.add(id(item))
+                    pending.append(inner)
+        for key, watched in list(self._known.items()):
+            if isinstance(watched.refer, _Box) and key not in reached:
+                watched.refer.let_go()
+                del self._known[key]
+                self._resting[key] = watched.holder
+        for state in self._frames.values():
+            state.values = [_LOOSE] * len(state.names)
+            state.containers = []
+
+    # -- arrays that change --------------------------------------------------------------------------------
+
+    def changed(self, array: mx.array, old: Value) -> None:
+        """An array object has been given another value in place: every variable that holds it has."""
+        self.restated(lambda thing: thing is array, old)
+
+    def restated(self, concerns: Callable[[mx.array], bool], old: Value) -> None:
+        """The arrays that `concerns` chooses stand for another value than `old`."""
+        tape = self.recorder.tape
+        position = len(tape.ops)
+        for state in self._frames.values():
+            for at, thing in enumerate(state.values):
+                if type(thing) is _array and concerns(thing):
+                    state.kept[at] = kept = self.keep(thing, position)
+                    tape.bindings.note(position, state.scope, state.names[at], kept)
+                elif thing is _LOOSE and state.kept[at] is old:
+                    self.see_again(state)
+                    break
+        for watched in list(self._known.values()):
+            if any(type(item) is _array and concerns(item) for item in watched.last or ()):
+                watched.last = None
+                self._look(watched, position)
+
+    def see_again(self, state: _Frame) -> None:
+        """Look at the variables of a frame again."""
+        frame = next((frame for frame, other in self._frames.items() if other is state), None)
+        if frame is not None:
+            self.see(frame)
+
+
+_LOOSE = _Loose()
+
+
+class _Box:
+    """Holds a container that cannot be referred to weakly."""
+
+    __slots__ = ("box",)
+
+    def __init__(self, box: list[Any]) -> None:
+        self.box = box
+
+    def __call__(self) -> Any:
+        return self.box[0] if self.box else None
+
+    def alone(self) -> bool:
+        """Whether nobody else holds it."""
+        return sys.getrefcount(self.box[0]) <= 2
+
+    def let_go(self) -> None:
+        self.box.clear()
+
+
+def _entries(thing: Any) -> Any:
+    """What a container holds: a dict or a sequence. Never asks the object itself."""
+    if isinstance(thing, dict):
+        return thing if type(thing) is dict else dict(dict.items(thing))
+    return thing if isinstance(thing, (list, tuple)) else thing.__dict__
+
+
+def _view(thing: Any) -> Any:
+    """The entries of a container without their keys, as they are at any moment."""
+    if isinstance(thing, dict):
+        return dict.values(thing)
+    return thing if isinstance(thing, (list, tuple)) else thing.__dict__.values()
+
+
+def _same(watched: _Watched) -> bool:
+    """Whether a container holds what it held when it was looked at last."""
+    thing, last = watched.refer(), watched.last
+    if thing is None or type(thing) is tuple:
+        return True
+    view = _view(thing)
+    return last is not None and len(view) == len(last) and all(map(is_, view, last))
+
+
+def _read(frame: FrameType, state: _Frame) -> list[Any]:
+    """What the variables of a frame hold."""
+    variables: Any = frame.f_locals
+    if not state.optimized:
+        return list(map(variables.get, state.names, _UNSET))
+    if not _CACHED_LOCALS:
+        variables = dict(variables)
+    values = list(map(variables.get, state.names, _UNSET))
+    if _CACHED_LOCALS and sys.getrefcount(variables) <= 3:
+        # Before 3.13 the frame keeps this copy of its locals, and with it every array in it, alive.
+        variables.clear()
+    return values
+
+
+def first_argument(frame: FrameType) -> Any:
+    """The first argument of the function that runs in `frame`, None if it takes none."""
+    code = frame.f_code
+    if not code.co_argcount or not code.co_flags & _OPTIMIZED or not variables_of(code):
+        return None
+    variables = frame.f_locals
+    argument = variables.get(code.co_varnames[0])
+    if _CACHED_LOCALS and sys.getrefcount(variables) <= 3:
+        variables.clear()
+    return argument
+
+
+def _is_library(kind: type) -> bool:
+    """Whether objects of a type are Python's own, or nnrepl's: nothing in them is the program's."""
+    room = kind.__module__.partition(".")[0]
+    return room in sys.stdlib_module_names or room == "nnrepl"

@@ -1,0 +1,237 @@
+"""Homes: in which model, dict or list of the program's a tensor lies, and by which variable that is known.
+
+Two models may have the same parameter paths; what tells them apart is the object that holds the tensor.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import CodeType
+from typing import Any
+
+import mlx.core as mx
+
+from nnrepl.record import source as sources
+from nnrepl.record.stack import is_module_type
+from nnrepl.tape import Activation, Holder, Tape, Value
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """A place in a container of the program's: `weight` in this very `nn.Linear`."""
+
+    holder: Holder
+    key: Any
+
+
+class Homes:
+    """The homes of the values of one tape.
+
+    Args:
+        leaf_of: Gives the leaf that an array object came in as, after an op has taken it.
+    """
+
+    def __init__(self, tape: Tape, leaf_of: Callable[[Any], Value | None]) -> None:
+        self._tape = tape
+        self._leaf_of = leaf_of
+        self._waiting: list[tuple[int, Home, Any]] = []
+        self._waited = -1
+        self._seen = 0
+        self._seen_variables = 0
+        self._last: dict[Holder, dict[Any, Any]] = {}
+        self._of: dict[Value, list[tuple[int, Home]]] = {}
+        self._in: dict[Home, list[tuple[int, Value]]] = {}
+        self._parents: dict[Holder, dict[Home, None]] = {}
+        self._variables: dict[Holder, list[tuple[Activation, str]]] = {}
+        self._seen_as: dict[Holder, set[tuple[CodeType, str]]] = {}
+        self._bound: dict[tuple[CodeType, str], set[Holder]] = {}
+        self._scopes: dict[int, Activation] = {}
+        self._places = 0
+        self._names: dict[Holder, tuple[int, str] | None] = {}
+        self._names_of = -1
+        self._roots: dict[Home, tuple[Holder, str]] = {}
+        self._roots_of = -1
+        self._paths: tuple[int, dict[str, list[Home]]] = (-1, {})
+
+    def _catch_up(self) -> None:
+        bindings = self._tape.bindings
+        for position, holder, entries, count in bindings.holds[self._seen :]:
+            last = self._last.setdefault(holder, {})
+            items = entries.items() if isinstance(entries, dict) else enumerate(entries[:count])
+            for key, thing in items:
+                if last.get(key) is thing:
+                    continue
+                last[key] = thing
+                if isinstance(thing, Value):
+                    self._enter(position, Home(holder, key), thing)
+                elif isinstance(thing, weakref.ref):
+                    self._waiting.append((position, Home(holder, key), thing))
+                elif isinstance(thing, Holder):
+                    above = self._parents.setdefault(thing, {})
+                    home = Home(holder, key)
+                    self._places += home not in above
+                    above[home] = None
+        self._seen = len(bindings.holds)
+        if self._waiting and self._waited != len(self._tape):
+            self._waited = len(self._tape)
+            self._wait()
+        for _, scope, name, thing in bindings.held_containers[self._seen_variables :]:
+            if isinstance(thing, Holder):
+                bound = self._bound.setdefault((scope.code, name), set())
+                self._places += thing not in bound
+                bound.add(thing)
+                self._scopes[id(scope.variables)] = scope
+                if name != "self" and not sources.is_library(scope.code.co_filename):
+                    known = self._variables.setdefault(thing, [])
+                    if (scope.code, name) not in self._seen_as.setdefault(thing, set()):
+                        self._seen_as[thing].add((scope.code, name))
+                        known.append((scope, name))
+        self._seen_variables = len(bindings.held_containers)
+
+    def _enter(self, position: int, home: Home, value: Value) -> None:
+        self._of.setdefault(value, []).append((position, home))
+        self._places += home not in self._in
+        self._in.setdefault(home, []).append((position, value))
+
+    def _wait(self) -> None:
+        """Arrays that no op had taken when they were seen in a container may have come in as leaves by now."""
+        waiting, self._waiting = self._waiting, []
+        for position, home, reference in waiting:
+            array = reference()
+            leaf = self._leaf_of(array) if isinstance(array, mx.array) else None
+            if leaf is not None:
+                self._enter(position, home, leaf)
+            elif isinstance(array, mx.array):
+                self._waiting.append((position, home, reference))
+
+    def of(self, value: Value) -> Home | None:
+        """Where a value lies: the first place in a module, else in another container; None if it is in none."""
+        self._catch_up()
+        found = [home for _, home in self._of.get(value, ()) if issubclass(home.holder.kind, (dict, list))]
+        modules = [home for home in found if is_module_type(home.holder.kind)]
+        kept = modules or [home for home in found if self.name(home.holder) is not None]
+        return kept[0] if kept else None
+
+    def held(self, home: Home) -> list[tuple[int, Value]]:
+        """Every value that lay there, with the position from which it did."""
+        self._catch_up()
+        return self._in.get(home, [])
+
+    def at_path(self, path: str) -> list[Home]:
+        """The places in different models that have this path."""
+        self._catch_up()
+        if self._paths[0] != self._places:
+            found: dict[str, list[Home]] = {}
+            for home in self._in:
+                root, where = self.path(home)
+                if is_module_type(root.kind):
+                    found.setdefault(where, []).append(home)
+            self._paths = (self._places, found)
+        return self._paths[1].get(path, [])
+
+    def paths(self) -> list[str]:
+        """The paths of all places in models, with and without the variable that holds the model."""
+        self._catch_up()
+        found: dict[str, None] = {}
+        for home in self._in:
+            root, path = self.path(home)
+            if is_module_type(root.kind):
+                found[path] = None
+                name = self.name(root)
+                if name is not None:
+                    found[f"{name}.{path}"] = None
+        return list(found)
+
+    def path(self, home: Home) -> tuple[Holder, str]:
+        """The outermost model (or dict) in which a place lies, and its path in that."""
+        self._catch_up()
+        if self._roots_of != self._places:
+            self._roots, self._roots_of = {}, self._places
+        if home not in self._roots:
+            holder, path = home.holder, str(home.key)
+            seen = {holder}
+            while (above := self._above(holder, seen)) is not None:
+                holder, path = above.holder, f"{above.key}.{path}"
+                seen.add(holder)
+            self._roots[home] = holder, path
+        return self._roots[home]
+
+    def _above(self, holder: Holder, seen: set[Holder]) -> Home | None:
+        """What holds a container within the same model: a module, or a list or dict that lies in one."""
+        for home in self._parents.get(holder, ()):
+            if home.holder in seen or not issubclass(home.holder.kind, (dict, list)):
+                continue
+            if is_module_type(home.holder.kind) or self._above(home.holder, seen | {home.holder}) is not None:
+                return home
+            if not is_module_type(holder.kind):  # a dict in a dict
+                return home
+        return None
+
+    def name(self, holder: Holder) -> str | None:
+        """How the program calls a container: by the outermost variable that holds it and nothing else, or by its place
+        in another container that has such a name."""
+        self._catch_up()
+        found = self._named(holder)
+        if found is not None:
+            return found[1]
+        held = self._variables.get(holder, [])
+        return self._global(holder) or (min(held, key=lambda one: one[0].depth)[1] if held else None)
+
+    def _named(self, holder: Holder) -> tuple[int, str] | None:
+        """The depth of the call whose variable a container is known by, and the name."""
+        if self._names_of != self._places:
+            self._names, self._names_of = {}, self._places
+        if holder not in self._names:
+            self._names[holder] = None  # it may hold itself
+            held = self._variables.get(holder, [])
+            found = [(scope.depth, name) for scope, name in held if len(self._bound[scope.code, name]) == 1]
+            for home in self._parents.get(holder, ()):
+                above = self._named(home.holder)
+                if above is not None:
+                    found.append((above[0], f"{above[1]}.{str(home.key).removeprefix('_')}"))
+            if found:
+                self._names[holder] = min(found, key=lambda one: (one[0], one[1].count(".")))
+        return self._names[holder]
+
+    def name_of(self, thing: Any) -> str | None:
+        """How the program calls an object of its own; None if it is in no variable that is known."""
+        self._catch_up()
+        return next((self.name(holder) for holder in self._variables if holder.refer() is thing), None)
+
+    def holder_of(self, thing: Any) -> Holder | None:
+        """What is known of a container of the program's; None if it was never looked at."""
+        return next((holder for holder in self._tape.bindings.holders() if holder.refer() is thing), None)
+
+    def _global(self, holder: Holder) -> str | None:
+        """The global variable of the program's that holds a container, where no code that was recorded sets it."""
+        thing = holder.refer()
+        if thing is None:
+            return None
+        for scope in self._scopes.values():
+            if not sources.is_library(scope.code.co_filename):
+                for name, held in list(scope.variables.items()):
+                    if held is thing:
+                        return name
+        return None
+
+    def qualified(self, value: Value) -> str | None:
+        """A value by the program's variable: `critic.layers.0.weight`; None if no container holds it."""
+        home = self.of(value)
+        if home is None:
+            return None
+        name = self.name(home.holder)
+        return None if name is None else f"{name}.{home.key}"
+
+    def called(self, path: str) -> list[tuple[int, Value]]:
+        """Every value that lay at a path from one of the program's variables (`critic.layers.0.weight`), with the
+        position from which it did."""
+        self._catch_up()
+        key = path.rpartition(".")[2]
+        for home in self._in:
+            if str(home.key) == key:
+                name = self.name(home.holder)
+                if name is not None and f"{name}.{home.key}" == path:
+                    return self._in[home]
+        return []

@@ -1,0 +1,273 @@
+"""Entered: the places that are entered: lines, functions, classes and modules.
+
+They match the first op that an execution of them makes and, in the backward pass, the first op that differentiates
+one of that execution's ops.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from fnmatch import fnmatchcase
+from types import CodeType
+from typing import Any
+
+from nnrepl.record import source as sources
+from nnrepl.record.stack import is_module
+from nnrepl.session.place import Place, ordered, passes_between, within
+from nnrepl.session.program import is_called, is_file
+from nnrepl.tape import GRADIENT_PASS, UPDATE_PASS, Activation, Op, Pass, Tape
+
+
+class Entered(Place):
+    """A place that is entered: what an execution of it makes belongs together."""
+
+    def __init__(self, title: str) -> None:
+        super().__init__(title)
+        self._passes: dict[Pass, tuple[int, list[int]]] = {}
+
+    def begins(self, tape: Tape, at: int) -> bool | None:
+        """Whether the op at a position is the first of an execution; None if it belongs to none."""
+        raise NotImplementedError
+
+    def holds(self, tape: Tape, at: int) -> bool:
+        """Whether an op, or the forward op that it differentiates, was made by an execution of the place."""
+        return at < len(tape) and self.begins(tape, tape.ops[at].root.position) is not None
+
+    def positions(self, tape: Tape, start: int, end: int, reverse: bool = False) -> Iterator[int]:
+        parts = passes_between(tape, start, end)
+        for part in reversed(parts) if reverse else parts:
+            if part.kind == GRADIENT_PASS and not part.open:
+                yield from ordered(self._in_pass(tape, part), start, end, reverse)
+                continue
+            last = len(tape) if part.open else part.end
+            for at in within(tape, max(start, part.start), min(end, last), reverse):
+                if self.begins(tape, at):
+                    yield at
+
+    def _in_pass(self, tape: Tape, part: Pass) -> list[int]:
+        """Where the place is entered in a gradient pass, and where its gradients begin."""
+        length, found = self._passes.get(part, (-1, []))
+        if length == len(part):
+            return found
+        executions: dict[Op, int] = {}
+        found, number = [], 0
+        for at in range(part.start, part.backward):
+            begins = self.begins(tape, at)
+            if begins:
+                number += 1
+                found.append(at)
+            if begins is not None:
+                executions[tape.ops[at]] = number
+        seen: set[int] = set()
+        for at in range(part.backward, part.end):
+            execution = executions.get(tape.ops[at].root, 0)
+            if execution and execution not in seen:
+                seen.add(execution)
+                found.append(at)
+        self._passes[part] = (len(part), found)
+        return found
+
+
+def _previous(tape: Tape, at: int) -> Op | None:
+    """The op before a position, if it is in the same pass and phase."""
+    if at == 0 or tape.ops[at - 1].part is not tape.ops[at].part:
+        return None
+    return tape.ops[at - 1]
+
+
+class InCall(Entered):
+    """Ops in a call of a function: entered with each call."""
+
+    def __init__(self, title: str) -> None:
+        super().__init__(title)
+        self._calls: dict[Activation, Activation | None] = {}
+
+    def accepts(self, call: Activation) -> bool:
+        """Whether a call is one of those meant."""
+        raise NotImplementedError
+
+    def call(self, scope: Activation | None) -> Activation | None:
+        """The outermost call of those meant in which a scope lies."""
+        if scope is None:
+            return None
+        if scope not in self._calls:
+            self._calls[scope] = self.call(scope.parent) or (scope if self.accepts(scope) else None)
+        return self._calls[scope]
+
+    def begins(self, tape: Tape, at: int) -> bool | None:
+        call = self.call(tape.ops[at].scope)
+        if call is None:
+            return None
+        before = _previous(tape, at)
+        return before is None or before.scope is None or not before.scope.within(call)
+
+
+class InModule(InCall):
+    """Ops of a module, by its path with wildcards; in an update, of the parameters below the path.
+
+    Args:
+        title: How it is spelled: with the variable that holds the model, where that is said.
+        pattern: The path within its model.
+        model: The model that is meant; None for any.
+    """
+
+    kind = "module"
+
+    def __init__(self, title: str, pattern: str, model: Any = None) -> None:
+        super().__init__(title)
+        self.pattern = pattern
+        self._model = model
+        self._paths: dict[int, tuple[Any, dict[int, str]]] = {}
+
+    def accepts(self, call: Activation) -> bool:
+        if not is_module(call.owner):
+            return False
+        root = self._model
+        if root is None:
+            root = next(step.owner for step in call.path() if is_module(step.owner))
+        path = self._path(root, call.owner)
+        return path is not None and (bool(path) or not self.pattern) and fnmatchcase(path, self.pattern)
+
+    def _path(self, root: Any, module: Any) -> str | None:
+        if id(root) not in self._paths:
+            self._paths[id(root)] = (root, {id(part): path for path, part in root.named_modules()})
+        return self._paths[id(root)][1].get(id(module))
+
+    def begins(self, tape: Tape, at: int) -> bool | None:
+        op = tape.ops[at]
+        if op.part.kind != UPDATE_PASS:
+            return super().begins(tape, at)
+        path = op.module
+        if not (path and (fnmatchcase(path, self.pattern) or fnmatchcase(path, f"{self.pattern}.*"))):
+            return None
+        before = _previous(tape, at)
+        return before is None or before.module != path
+
+
+class InFunction(InCall):
+    """Ops of a Python function, by the end of its qualified name: `loss_fn`, `Attention.__call__`."""
+
+    kind = "function"
+
+    def __init__(self, title: str, name: str, file: str = "") -> None:
+        super().__init__(title)
+        self._file, self._name = file, name
+
+    def accepts(self, call: Activation) -> bool:
+        code = call.code
+        named = self._name == code.co_name or is_called(code.co_qualname, self._name)
+        return named and code.co_name != "<module>" and is_file(code.co_filename, self._file)
+
+
+class InTyped(InCall):
+    """Ops of what was typed at the prompt: `prompt 3`."""
+
+    kind = "prompt"
+
+    def __init__(self, title: str, filename: str) -> None:
+        super().__init__(title)
+        self._filename = filename
+
+    def accepts(self, call: Activation) -> bool:
+        return call.code.co_filename == self._filename and call.code.co_name == "<module>"
+
+
+class InClass(InCall):
+    """Ops of a class: of its methods, and of the modules that are its instances."""
+
+    kind = "class"
+
+    def __init__(self, title: str, name: str, file: str = "") -> None:
+        super().__init__(title)
+        self._file, self._name = file, name
+
+    def accepts(self, call: Activation) -> bool:
+        owner = type(call.owner).__qualname__ if is_module(call.owner) else ""
+        holder = call.code.co_qualname.rpartition(".")[0]
+        named = is_called(holder, self._name) or (bool(owner) and is_called(owner, self._name))
+        return named and is_file(call.code.co_filename, self._file)
+
+
+class InCell(InCall):
+    """Ops that a cell of a notebook makes as it runs: entered once, whatever passes begin in it.
+
+    Args:
+        number: Which cell; 0 for any.
+    """
+
+    kind = "cell"
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"cell {number}" if number else "next cell")
+        self.number = number
+
+    def accepts(self, call: Activation) -> bool:
+        number = sources.cell_of(call.code)[1]
+        return call.code.co_name == "<module>" and bool(number) and self.number in (0, number)
+
+    def begins(self, tape: Tape, at: int) -> bool | None:
+        call = self.call(tape.ops[at].scope)
+        if call is None:
+            return None
+        before = tape.ops[at - 1].scope if at else None
+        return before is None or not before.within(call)
+
+    def positions(self, tape: Tape, start: int, end: int, reverse: bool = False) -> Iterator[int]:
+        return (at for at in within(tape, start, end, reverse) if self.begins(tape, at))
+
+
+class Line(Entered):
+    """A line of source: entered each time the program comes to it, directly or for a call that it makes."""
+
+    kind = "line"
+
+    def __init__(self, title: str, file: str, line: int, cell: int = 0) -> None:
+        super().__init__(title)
+        self.file, self.line, self.cell = file, line, cell
+        self._places: dict[tuple[CodeType, int], bool] = {}
+        self._callers: dict[Activation, list[Activation]] = {}
+
+    def _covers(self, code: CodeType, lasti: int) -> bool:
+        key = (code, lasti)
+        found = self._places.get(key)
+        if found is None:
+            source = sources.locate(code, lasti)
+            found = source.line <= self.line <= source.end_line and is_file(source.file, self.file)
+            found = self._places[key] = found and (not self.cell or source.cell == self.cell)
+        return found
+
+    def _calls(self, scope: Activation) -> list[Activation]:
+        """The calls around (and with) a scope that were made from the line."""
+        known = self._callers.get(scope)
+        if known is None:
+            parent = scope.parent
+            known = [] if parent is None else list(self._calls(parent))
+            if parent is not None and self._covers(parent.code, scope.lasti):
+                known.append(scope)
+            self._callers[scope] = known
+        return known
+
+    def begins(self, tape: Tape, at: int) -> bool | None:
+        op = tape.ops[at]
+        if op.scope is None:
+            return None
+        before = _previous(tape, at)
+        found: bool | None = None
+        for call in self._calls(op.scope):
+            found = found or not self._goes_on(before, call.parent, call, call.lasti)
+        if self._covers(op.scope.code, op.lasti):
+            found = found or not self._goes_on(before, op.scope, None, op.lasti)
+        return found
+
+    def _goes_on(self, before: Op | None, where: Activation | None, call: Activation | None, lasti: int) -> bool:
+        """Whether the op before belongs to the same execution of the line: the same call, or further left."""
+        if before is None or before.scope is None or where is None or not before.scope.within(where):
+            return False
+        step: Activation | None = before.scope
+        offset = before.lasti
+        while step is not None and step is not where:
+            if step is call:
+                return True
+            offset = step.lasti
+            step = step.parent
+        return self._covers(where.code, offset) and offset < lasti

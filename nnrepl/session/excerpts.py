@@ -1,0 +1,177 @@
+"""Excerpts: pieces of the program's source, with the ops that each line made in the step where the user stands."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from nnrepl.record import source as sources
+from nnrepl.session import places
+from nnrepl.session.errors import UserError
+from nnrepl.tape import Activation, Op, Site, Source, own_site
+
+if TYPE_CHECKING:
+    from nnrepl.session.session import Session
+
+ROWS = 11
+_MOST_OPS = 20_000
+_RANGE = re.compile(r"(\d{1,9})\s*,\s*(\d{0,9})")
+
+
+@dataclass(frozen=True, slots=True)
+class Excerpt:
+    """Lines of a file.
+
+    Attributes:
+        path: The file.
+        first, last: The lines, counted from 1.
+        here: Where in the file the op at the cursor is made; None if it is not.
+        ops: For each line the ops that it made in this step, by their numbers; those of its calls too.
+    """
+
+    path: str
+    first: int
+    last: int
+    here: Source | None
+    ops: dict[int, list[int]]
+
+    @property
+    def lines(self) -> list[str]:
+        """The text of the lines."""
+        return sources.lines_of(self.path)[self.first - 1 : self.last]
+
+
+def excerpt(session: Session, text: str, begin: int | None = None) -> Excerpt:
+    """The lines around the cursor or a place.
+
+    Args:
+        text: "" or "." for the cursor, `10,30`, "all", or a place; any line of a file, whether ops come from it or not.
+        begin: Where to go on after an earlier one.
+
+    Raises:
+        UserError: If there is no such place, or no source.
+    """
+    site = _site(session)
+    path, line = _file(site), sources.span_of(site.scope.code, site.lasti)[0]
+    if text in ("", "."):
+        return _cut(session, path, begin or line - ROWS // 2)
+    if text == "all":
+        return _cut(session, path, 1, len(sources.lines_of(path)))
+    found = _RANGE.fullmatch(text)
+    if found is not None:
+        first, last = int(found[1]), int(found[2] or 0) or len(sources.lines_of(path))
+        return _cut(session, path, first, last if last >= first else first + last)
+    path, line = _line_of(session, text, path)
+    return _cut(session, path, line - ROWS // 2)
+
+
+def whole_function(session: Session, text: str = "") -> Excerpt:
+    """The function in which the cursor or a place is; the whole file, outside of functions.
+
+    Raises:
+        UserError: If there is no such place, or no source.
+    """
+    site = _site(session)
+    path, line = _file(site), sources.span_of(site.scope.code, site.lasti)[0]
+    if text:
+        path, line = _line_of(session, text, path)
+    spans = [span for span in session.program.file(path).functions.values() if span[0] <= line <= span[1]]
+    first, last = max(spans, default=(1, len(sources.lines_of(path))))
+    return _cut(session, path, first, last)
+
+
+def _site(session: Session) -> Site:
+    ops = session.tape.ops
+    op = session.op or (ops[-1] if ops else None)
+    site = None if op is None else own_site(op, session.skip)
+    if site is None:
+        raise UserError("nothing has been recorded yet, so there is no source to show")
+    return site
+
+
+def _file(site: Site) -> str:
+    path = sources.file_of(site.scope.code)
+    if not sources.lines_of(path):
+        where = sources.locate(site.scope.code, site.lasti)
+        raise UserError(f"the source of {where.file}:{where.line} cannot be read")
+    return path
+
+
+def _line_of(session: Session, text: str, here: str) -> tuple[str, int]:
+    """The file and the line that a place means."""
+    found = re.fullmatch(r"(?:(.*?):)?(\d{1,9})", text)
+    if found is not None and " cell " not in text and not text.startswith("cell "):
+        paths = session.program.named(found[1]) if found[1] else [here]
+        if not paths:
+            raise UserError(f"there is no file {found[1]}")
+        return paths[0], int(found[2])
+    place = session.place(text)
+    if place.kind in ("function", "class") and " " not in place.title:
+        file, _, name = place.title.rpartition(":")
+        definition = session.program.definition(name, file)
+        if definition is not None:
+            return definition.path, definition.first
+    site = own_site(session.op_at(text), session.skip)
+    if site is None:
+        raise UserError(f"the source of {place.title} is not known")
+    return _file(site), sources.span_of(site.scope.code, site.lasti)[0]
+
+
+def _cut(session: Session, path: str, first: int, last: int | None = None) -> Excerpt:
+    count = len(sources.lines_of(path))
+    if not count:
+        raise UserError(f"the source of {path} cannot be read")
+    if first > count or (last is not None and last < 1):
+        raise UserError(f"{places.base(path)} has {count} lines")
+    if last is None:
+        first = max(min(first, count - ROWS + 1), 1)
+        last = first + ROWS - 1
+    op = session.op
+    return Excerpt(path, max(first, 1), min(last, count), _here(op, path), ops_by_line(session, path))
+
+
+def _here(op: Op | None, path: str) -> Source | None:
+    """The piece of a file in which an op, or the innermost call in that file that led to it, stands."""
+    if op is None:
+        return None
+    scope, lasti = op.scope, op.lasti
+    while scope is not None and sources.file_of(scope.code) != path:
+        lasti = scope.lasti
+        scope = scope.parent
+    return None if scope is None else sources.locate(scope.code, lasti)
+
+
+def ops_by_line(session: Session, path: str) -> dict[int, list[int]]:
+    """For each line of a file, the numbers of the ops of this step that it made: itself, or by its calls. Ops of the
+    backward pass are left out; of a very long step only this pass is looked at."""
+    tape = session.tape
+    step, part = tape.steps.at(session.cursor), tape.pass_at(session.cursor)
+    start, end = step.start, step.end
+    if len(step) > _MOST_OPS and part is not None:
+        start, end = part.start, min(part.start + _MOST_OPS, len(tape) if part.open else part.end)
+    lines: dict[Activation, int] = {}
+    found: dict[int, list[int]] = {}
+    for op in tape.ops[start:end]:
+        if op.of is not None or op.scope is None:
+            continue
+        if sources.file_of(op.scope.code) == path:
+            line = sources.span_of(op.scope.code, op.lasti)[0]
+        else:
+            line = _caller_line(op.scope, path, lines)
+        if line:
+            found.setdefault(line, []).append(op.position - step.start + 1)
+    return found
+
+
+def _caller_line(scope: Activation, path: str, known: dict[Activation, int]) -> int:
+    """The line of the innermost caller in a file; 0 if none is in it."""
+    if scope not in known:
+        parent = scope.parent
+        if parent is None:
+            known[scope] = 0
+        elif sources.file_of(parent.code) == path:
+            known[scope] = sources.span_of(parent.code, scope.lasti)[0]
+        else:
+            known[scope] = _caller_line(parent, path, known)
+    return known[scope]

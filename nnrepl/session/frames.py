@@ -1,0 +1,343 @@
+"""Frames: what a variable of the program's holds where the cursor stands. One rule for every command (DESIGN 5).
+
+The variables of the call in which the cursor stands come first, as they are at that moment, with its closure; then the
+global ones of its function; then those of the program's own calling frames, outwards; those of libraries last. What a
+returned call left behind is shown under its own address only.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import FunctionType, ModuleType
+from typing import Any
+
+import mlx.core as mx
+
+from nnrepl.record import source as sources
+from nnrepl.record.bindings import variables_of
+from nnrepl.record.names import ProgramNames
+from nnrepl.record.stack import is_module
+from nnrepl.session.errors import NotYet, UserError, not_made
+from nnrepl.tape import GRADIENT_PASS, UNBOUND, UPDATE_PASS, Activation, Holder, Large, Pass, Tape, Value
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What a name means somewhere.
+
+    Attributes:
+        thing: A `Value`, a `Holder`, or an object of the program's.
+        address: What to call it where no variable of that name holds it here: `z1@4`; "" where one does.
+        whose: Of which step or call it is, where that is not this one: "step 2's".
+    """
+
+    thing: Any
+    address: str = ""
+    whose: str = ""
+
+
+class Frames:
+    """The variables of the calls on one tape."""
+
+    def __init__(self, tape: Tape, names: ProgramNames) -> None:
+        self.tape = tape
+        self.names = names
+
+    def scope_at(self, position: int) -> Activation | None:
+        """The call in which the op at a position is made; behind the last op, the program's own outermost call: the
+        others have returned."""
+        ops = self.tape.ops
+        if position < len(ops):
+            return ops[position].scope
+        scope = ops[-1].scope if ops else None
+        path = [] if scope is None else scope.path()
+        return next((step for step in path if not sources.is_library(step.code.co_filename)), scope)
+
+    # -- the frames that are there -------------------------------------------------------------------------
+
+    def in_frames(self, name: str, position: int, scope: Activation | None, library: bool = False) -> Held | None:
+        """What a variable of the calls that are running here holds; None if they do not know it.
+
+        Args:
+            library: Whether to ask the frames of libraries that called or were called, and those only.
+
+        Raises:
+            NotYet: If it is not set yet where the cursor stands.
+        """
+        if scope is None:
+            return None
+        unset: NotYet | None = None
+        for step, lasti in self._outwards(scope, position, library):
+            found = self._in_call(name, step, lasti, position, library and step is not scope)
+            if found is None and not _has(step, name):
+                found = self._global(name, step, position)
+            if isinstance(found, Held) and unset is None:
+                return found
+            if isinstance(found, NotYet):
+                if step.code.co_flags & _OPTIMIZED and _has(step, name):
+                    raise found
+                unset = unset or found
+        if unset is not None:
+            raise unset
+        return None
+
+    def _in_call(self, name: str, step: Activation, lasti: int, position: int, quiet: bool) -> Held | NotYet | None:
+        """What a variable of one call holds; what is to be said if it is not set yet (nothing, if `quiet`)."""
+        thing = self.tape.bindings.held(step, name, position)
+        if name in step.code.co_varnames and not variables_of(step.code):
+            return NotYet(f"{name} is not known: {step.code.co_name} reads its own locals(), so it is not looked at")
+        if thing is not UNBOUND:
+            return self._stale(name, step, lasti, thing, position) or Held(self.taken(thing))
+        if quiet or name not in variables_of(step.code) or not self.tape.bindings.known(step):
+            return None
+        return self._coming(name, step, lasti, position)
+
+    def _outwards(self, scope: Activation, position: int, library: bool) -> Iterator[tuple[Activation, int]]:
+        """The call in which the cursor stands, and those that led to it, each with where it stands itself (-1 in the
+        innermost). Those of libraries come apart, except the one in which the cursor stands while it runs."""
+        ops = self.tape.ops
+        runs = position >= len(ops) or ops[position].of is None
+        step: Activation | None = scope
+        lasti = -1
+        while step is not None:
+            own = not sources.is_library(step.code.co_filename) or (step is scope and runs)
+            if own is not library:
+                yield step, lasti
+            lasti = step.lasti
+            step = step.parent
+
+    def _global(self, name: str, step: Activation, position: int) -> Held | NotYet | None:
+        """A global variable that a call sees: as it was where the code of its module is on the stack."""
+        if sources.is_library(step.code.co_filename) and name not in step.code.co_names:
+            return None
+        outer, lasti = step.parent, step.lasti
+        while outer is not None:
+            if not outer.code.co_flags & _OPTIMIZED and outer.variables is step.variables:
+                if name in variables_of(outer.code):
+                    return self._in_call(name, outer, lasti, position, False)
+                break
+            lasti = outer.lasti
+            outer = outer.parent
+        thing = step.variables.get(name, UNBOUND)
+        if isinstance(thing, mx.array):
+            thing = self.names.leaf_of(thing) or thing
+        elif not isinstance(thing, (type, FunctionType, ModuleType)):
+            thing = self.names.homes.holder_of(thing) or thing
+        return None if thing is UNBOUND else Held(thing)
+
+    def taken(self, thing: Any) -> Any:
+        """What was kept; the leaf instead of an array that no op had taken at that time."""
+        array = thing() if isinstance(thing, weakref.ref) else None
+        return (self.names.leaf_of(array) or thing) if isinstance(array, mx.array) else thing
+
+    def _coming(self, name: str, step: Activation, lasti: int, position: int) -> Held | NotYet:
+        """A variable that is not set yet: where it will be made, and what was the last one. While the statement that
+        sets it is under way, in a calling frame, the tensor that it is about to be given if that is made already."""
+        where = " in this call" if step.code.co_flags & _OPTIMIZED else ""
+        coming = self.tape.bindings.comes(step, name, position)
+        thing = None if coming is None else coming[1]
+        if self._is_pending(name, step, lasti):
+            part = self.tape.pass_at(position)
+            if thing is None and part is not None and self._is_first_pending(name, step, lasti):
+                thing = part.loss
+            if isinstance(thing, Value) and is_made(thing, position):
+                return Held(thing)
+        address, last, whose = self._last(name, position, step)
+        maker = thing.op if isinstance(thing, Value) else None
+        if maker is not None and maker.position >= position:
+            return not_made(name, where, maker, position, address, last, whose)
+        said = f"{name} is not bound yet{where}"
+        before = self.tape.bindings.was_set(step, name, position)
+        if before is not UNBOUND:
+            said = f"{name} was deleted{where}"
+            if isinstance(before, Value):
+                address, last, whose = self.address(name, before), before, ""
+        if last is not None:
+            said += f"; the last one is {whose}{': ' if whose else ''}{address}"
+        return NotYet(said, address, last)
+
+    def _stale(self, name: str, step: Activation, lasti: int, thing: Any, position: int) -> Held | NotYet | None:
+        """A variable of a calling frame that still holds what the step before gave it, while the statement that gives
+        it another is under way."""
+        part = self.tape.pass_at(position)
+        if lasti < 0 or part is None or not isinstance(thing, (Value, Holder)):
+            return self._earlier(thing, position)
+        if not self._is_pending(name, step, lasti):
+            return self._earlier(thing, position)
+        coming = self.tape.bindings.comes(step, name, position)
+        new = None if coming is None else coming[1]
+        if part.kind == GRADIENT_PASS and self._is_first_pending(name, step, lasti) and part.loss is not None:
+            new = part.loss
+        if isinstance(thing, Value):
+            if thing.op is None or thing.op.part is part:
+                return None
+            if isinstance(new, Value) and new.op is not None and new.op.position < position:
+                return Held(new)
+            whose = self.whose(thing, position)
+            maker = new.op if isinstance(new, Value) else None
+            return not_made(name, " in this step", maker, position, self.address(name, thing), thing, whose)
+        if part.kind == GRADIENT_PASS:
+            return NotYet(f"{name} is not made yet in this step; until then it holds what the step before gave it")
+        return None
+
+    def _earlier(self, thing: Any, position: int) -> Held | None:
+        """A tensor that an earlier step has made is said to be that."""
+        if position >= len(self.tape):
+            return None
+        if isinstance(thing, Value) and thing.op is not None and thing.op.part.kind == GRADIENT_PASS:
+            whose = self.whose(thing, position)
+            return Held(thing, "", whose) if whose else None
+        return None
+
+    def _is_pending(self, name: str, step: Activation, lasti: int) -> bool:
+        """Whether the statement that a calling frame is in the middle of gives a variable another value."""
+        if lasti < 0:
+            return False
+        return any(name in use.names for use in sources.uses_of(step.code, sources.span_of(step.code, lasti)))
+
+    def _is_first_pending(self, name: str, step: Activation, lasti: int) -> bool:
+        if lasti < 0:
+            return False
+        uses = sources.uses_of(step.code, sources.span_of(step.code, lasti))
+        return any(use.names[:1] == (name,) and len(use.names) > 1 for use in uses)
+
+    # -- what returned calls left --------------------------------------------------------------------------
+
+    def left_behind(self, name: str, position: int) -> Held | None:
+        """What calls that have returned held under a name: of this pass, else of this step, if it is one tensor; an
+        older one is not given, only named."""
+        versions = self._other_calls(name)
+        if not versions or not self.tape.passes:
+            return None
+        part, steps = self.tape.pass_at(position), self.tape.steps
+        here = [one for one in versions if one[0] <= position and is_made(one[2], position)]
+        number = steps.number_at(min(position, max(len(self.tape) - 1, 0)))
+        now = [one for one in here if steps.number_at(self._made_at(one)) == number]
+        now = [one for one in now if self._pass_of(one[2], one[0]) is part] or now
+        last = {step: value for _, step, value in now}
+        found = list(dict.fromkeys(last.values()))
+        if len(found) == 1:
+            return Held(found[0], self.address(name, found[0]))
+        if found:
+            many = [f"{self.caller(step)}{self.address(name, value)}" for step, value in list(last.items())[:6]]
+            raise UserError(f"{name} is a variable of {len(last)} calls that have returned: {', '.join(many)}")
+        ahead = next((one for one in versions if not is_made(one[2], position)), None)
+        maker = None
+        if ahead is not None and steps.number_at(self._made_at(ahead)) == number:
+            maker = ahead[2].op
+        if not here:
+            if maker is None:
+                return None
+            raise not_made(name, "", maker, position)
+        _, step, value = here[-1]
+        whose = self.whose(value, position) or self.caller(step).rstrip()
+        raise not_made(name, " in this step", maker, position, self.address(name, value), value, whose)
+
+    def _made_at(self, one: tuple[int, Activation, Value]) -> int:
+        """Where a tensor that a variable held was made (where it came in, if no op made it)."""
+        at, _, value = one
+        return at if value.op is None else value.op.position
+
+    def _other_calls(self, name: str) -> list[tuple[int, Activation, Value]]:
+        found = self.tape.bindings.called(name)
+        return [one for one in found if not sources.is_library(one[1].code.co_filename)]
+
+    def _last(self, name: str, position: int, step: Activation) -> tuple[str, Value | None, str]:
+        """The last tensor that a variable of this name held in another call of the same function, with its address
+        and whose it is."""
+        found = [
+            (other, value)
+            for at, other, value in self.tape.bindings.called(name)
+            if at <= position and other.code is step.code and is_made(value, position)
+        ]
+        if not found:
+            return "", None, ""
+        other, value = found[-1]
+        whose = self.whose(value, position) or self.caller(other).rstrip()
+        return self.address(name, value), value, whose
+
+    def _pass_of(self, value: Value, at: int) -> Pass | None:
+        return value.op.part if value.op is not None else self.tape.pass_at(at)
+
+    def address(self, name: str, value: Value) -> str:
+        """`z1@4`: a name with the op that made its value."""
+        return name if value.op is None else f"{name}@{value.op.label.removeprefix('#')}"
+
+    def caller(self, step: Activation) -> str:
+        """`layers.0's `, or "" where no module tells calls apart."""
+        outer: Activation | None = step
+        while outer is not None:
+            if is_module(outer.owner):
+                path = self.names.path_of(step, outer.owner)
+                return f"{path}'s " if path else ""
+            outer = outer.parent
+        return ""
+
+    def whose(self, value: Value, position: int) -> str:
+        """ "step 2's", where a value is of another step than the cursor; else ""."""
+        if value.op is None or value.op.part.kind not in (GRADIENT_PASS, UPDATE_PASS):
+            return ""
+        return self.whose_step(value.op.position, position)
+
+    def whose_step(self, at: int, position: int) -> str:
+        """ "step 2's", where a position lies in another step than the cursor; else ""."""
+        steps = self.tape.steps
+        number = steps.number_at(at)
+        return f"step {number}'s" if number != steps.number_at(min(position, max(len(self.tape) - 1, 0))) else ""
+
+
+def _has(step: Activation, name: str) -> bool:
+    """Whether a name is a variable of a function's own."""
+    code = step.code
+    return bool(code.co_flags & _OPTIMIZED) and (name in variables_of(code) or name in code.co_varnames)
+
+
+def is_made(value: Value, position: int) -> bool:
+    """Whether a value exists when the cursor stands at `position`."""
+    return value.op is None or value.op.position < position
+
+
+_OPTIMIZED = 0x1
+
+
+def _again(kind: type, held: dict[str, Any], name: str) -> Any:
+    """An object that no longer exists, made again with the attributes that it had."""
+    try:
+        made: Any = object.__new__(kind)
+        made.__dict__.update(held)
+    except (TypeError, AttributeError):
+        raise UserError(f"{name} was a {kind.__name__} that no longer exists") from None
+    return made
+
+
+def real(frames: Frames, thing: Any, position: int, name: str, array: Any, live: bool) -> Any:
+    """The object that a kept thing stands for, as Python can work on it.
+
+    Args:
+        array: Makes an array for a Value.
+        live: Whether a container is to be the program's own object; else one with what it held then.
+    """
+    if isinstance(thing, Value):
+        return array(thing)
+    if isinstance(thing, weakref.ref):
+        found = thing()
+        if found is None:
+            raise UserError(f"{name} was an object that no longer exists")
+        return found
+    if isinstance(thing, Large):
+        raise UserError(f"{name} was a {thing.kind.__name__} of {thing.size} entries: too many to be kept")
+    if not isinstance(thing, Holder):
+        return thing
+    found = thing.refer()
+    if found is not None and (live or not isinstance(found, (list, tuple, dict)) or is_module(found)):
+        return found
+    entries = frames.tape.bindings.contents(thing, position)
+    if entries is None:
+        raise UserError(f"{name} was a {thing.kind.__name__} that no longer exists")
+    if isinstance(entries, dict):
+        held = {key: real(frames, item, position, f"{name}[{key!r}]", array, live) for key, item in entries.items()}
+        return held if thing.kind is dict else found if found is not None else _again(thing.kind, held, name)
+    items = [real(frames, item, position, f"{name}[{at}]", array, live) for at, item in enumerate(entries)]
+    return tuple(items) if issubclass(thing.kind, tuple) else items

@@ -1,0 +1,99 @@
+"""Place: where one can go or stop. What every command that takes one asks of it."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterable, Iterator
+
+from nnrepl.tape import Pass, Tape
+
+Find = Callable[[int, int, bool], int | None]
+"""Finds the first position in a range; the last one, in reverse."""
+
+
+class Place:
+    """A place of one tape, as `nnrepl.session.places.read` has read it.
+
+    The same words mean the same ops in every command: `break` stops at each of the `positions`, `until` goes to the
+    first one ahead, `goto` to the nearest one; a sequence (`step 30 layers.1`) takes those that the places before
+    hold.
+
+    Attributes:
+        kind: "op", "line", "function", "class", "module", "operation", "value", "phase", "step", "pass", "edge" or
+            "condition".
+        title: Its canonical spelling.
+        note: What is to be said of how it was read, "" for nothing.
+        condition: What must be true there, "" for nothing. Whether it is, is asked by `nnrepl.session.search`.
+    """
+
+    kind = ""
+    condition = ""
+    note = ""
+
+    def __init__(self, title: str) -> None:
+        self.title = title
+
+    def positions(self, tape: Tape, start: int, end: int, reverse: bool = False) -> Iterator[int]:
+        """Where the cursor stands at the place: positions from `start` to before `end`, in the order wanted."""
+        raise NotImplementedError
+
+    def holds(self, tape: Tape, at: int) -> bool:
+        """Whether the op at a position lies in the place."""
+        return any(True for _ in self.positions(tape, at, at + 1))
+
+    def span(self, tape: Tape, start: int, end: int) -> tuple[int, int]:
+        """The part of a range outside of which nothing lies in the place."""
+        return start, end
+
+    def gone(self, tape: Tape) -> str:
+        """Why no op that is still to be recorded can be at the place; "" if one can."""
+        return ""
+
+    def first_after(self, tape: Tape, position: int) -> int | None:
+        """The first position of the place from `position` on."""
+        return next(self.positions(tape, position, len(tape) + 1), None)
+
+    def nearest(self, tape: Tape, cursor: int, find: Find | None = None) -> int | None:
+        """Where the place is as seen from the cursor: in this pass or this step if it is there, else the last
+        position before, else the next one.
+
+        Args:
+            find: Finds the first position in a range, if more has to be true there than the tape tells.
+        """
+        find = find or self._find_on(tape)
+        part = tape.pass_at(cursor)
+        here = None if part is None else find(part.start, len(tape) if part.open else part.end, False)
+        if here is None:
+            step = tape.steps.at(cursor)
+            here = find(step.start, step.end, False)
+        if here is None:
+            here = find(0, cursor, True)
+        return find(cursor, len(tape) + 1, False) if here is None else here
+
+    def _find_on(self, tape: Tape) -> Find:
+        return lambda start, end, reverse: next(self.positions(tape, start, end, reverse), None)
+
+    def __repr__(self) -> str:
+        return f"<{self.kind} {self.title}>"
+
+
+def ordered(positions: Iterable[int], start: int, end: int, reverse: bool) -> Iterator[int]:
+    """Positions cut to a range, in the order wanted."""
+    return iter(sorted({at for at in positions if start <= at < end}, reverse=reverse))
+
+
+def within(tape: Tape, start: int, end: int, reverse: bool) -> range:
+    """The positions of the ops in a range, in the order wanted."""
+    end = min(end, len(tape))
+    return range(end - 1, start - 1, -1) if reverse else range(start, end)
+
+
+def passes_between(tape: Tape, start: int, end: int) -> list[Pass]:
+    """The passes that have ops in a range."""
+    first = max(bisect_right(tape.passes, start, key=_start_of) - 1, 0)
+    found = tape.passes[first : bisect_left(tape.passes, end, key=_start_of)]
+    return [part for part in found if part.open or part.end > start]
+
+
+def _start_of(part: Pass) -> int:
+    return part.start

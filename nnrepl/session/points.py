@@ -1,0 +1,268 @@
+"""Points: the places that are single ops: a number, a phase, a pass, where a value is made, an operation."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+
+from nnrepl.record.names import ProgramNames
+from nnrepl.session.place import Place, ordered, passes_between, within
+from nnrepl.tape import BACKWARD, FORWARD, GRADIENT_PASS, RUN_PASS, SETUP_PASS, Leaf, Op, Operation, Tape, Value
+
+
+class Number(Place):
+    """An op by its number in a step (0: the setup)."""
+
+    kind = "op"
+
+    def __init__(self, title: str, index: int, step: int) -> None:
+        super().__init__(title)
+        self._index, self._step = index, step
+
+    def positions(self, tape: Tape, start: int, end: int, reverse: bool = False) -> Iterator[int]:
+        at = tape.position(self._index, self._step)
+        found = at is not None and at < len(tape) and tape.steps.number_at(at) == self._step
+        return ordered([at] if found and at is not None else [], start, end, reverse)
+
+    def gone(self, tape: Tape) -> str:
+        return f"there is no op {self.title}" if self._step < len(tape.steps) else ""
+
+
+class StepStart(Place):
+    """The first op of a training step."""
+
+    kind = "step"
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"step {number}")
+        self.number = number
+
+    def positions(self, tape: Tape, start: int, end: int, reverse: bool = False) -> Iterator[int]:
+        at = tape.steps.start_of(self.number)
+        return ordered([] if at is None else [at], start, end, reverse)
+
+    def holds(self, tape: Tape, at: int) -> bool:
+        return at < len(tape) and tape.steps.number_at(at) == self.number
+
+    def span(self, tape: Tape, start: int, end: int) -> tuple[int, int]:
+        first, after = tape.steps.start_of(self.number), tape.steps.start_of(self.number + 1)
+        if first is None:
+            return end, end
+        return max(start, first), end if after is None else min(end, after)
+
+    def gone(self, tape: Tape) -> str:
+        return f"there is no {self.title} any more" if self.number < len(tape.steps) else ""
+
+
+class Edge(Place):
+    """The first op of the first forward pass, or the end of what is recorded."""
+
+    kind = "edge"
+
+    def positions(self, tape: Tape, start: int, end: int, reverse: bool = False) -> Iterator[int]:
+        first = tape.origin if tape.origin < len(tape) else 0
+        return ordered([first if self.title == "start" else len(tape)], start, end, reverse)
+
+
+class Phase(Place):
+    """The first op of each forward pass, backward pass, update, or of the setup."""
+
+    kind = "phase"
+
+    def positions(self, tape: Tape, start: int, end: int, reverse: bool = False) -> Iterator[int]:
+        found = []
+        for part in passes_between(tape, start, end):
+            at = part.backward if self.title == BACKWARD and part.kind == GRADIENT_PASS else part.start
+            if at < len(tape) and tape.ops[at].part is part and tape.ops[at].phase == self.title:
+                found.append(at)
+        return ordered(found, start, end, reverse)
+
+    def holds(self, tape: Tape, at: int) -> bool:
+        return at < len(tape) and tape.ops[at].phase == self.title
+
+
+class PassStart(Place):
+    """The first op of a pass."""
+
+    kind = "pass"
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"pass {number}")
+        self.number = number
+
+    def positions(self, tape: Tape, start: int, end: int, reverse: bool = False) -> Iterator[int]:
+        parts = [part for part in passes_between(tape, start, end) if part.number == self.number]
+        return ordered([part.start for part in parts if part.start < len(tape)], start, end, reverse)
+
+    def holds(self, tape: Tape, at: int) -> bool:
+        return at < len(tape) and tape.ops[at].part.number == self.number
+
+    def span(self, tape: Tape, start: int, end: int) -> tuple[int, int]:
+        for part in tape.passes:
+            if part.number == self.number:
+                return max(start, part.start), min(end, len(tape) if part.open else part.end)
+        return start, end
+
+    def gone(self, tape: Tape) -> str:
+        last = tape.passes[-1].number if tape.passes else 0
+        return f"there is no {self.title}; the tape holds passes 1 to {last}" if self.number <= last else ""
+
+
+class Written(Place):
+    """The ops that make a value of some name, or a gradient with respect to one.
+
+    Args:
+        title: How it is spelled.
+        name: The value's name; `loss` is what a pass differentiates where nothing is called so.
+        names: Who knows what is called so.
+        gradient: Whether its gradients are meant.
+    """
+
+    kind = "value"
+
+    def __init__(self, title: str, name: str, names: ProgramNames, gradient: bool = False) -> None:
+        super().__init__(title)
+        self.name = name
+        self._names = names
+        self._gradient = gradient
+
+    @property
+    def key(self) -> str:
+        """`z1` or `grad(z1)`."""
+        return f"grad({self.name})" if self._gradient else self.name
+
+    def positions(self, tape: Tape, start: int, end: int, reverse: bool = False) -> Iterator[int]:
+        makers = [value.op for value in self.values(tape, start)]
+        return ordered([op.position for op in makers if op is not None], start, end, reverse)
+
+    def values(self, tape: Tape, start: int = 0) -> Iterator[Value]:
+        """Every version of the value, or of its gradient (the parts of a sum count), that may be made from `start`
+        on; and some others."""
+        versions = self._names.versions(self.name)
+        if not versions and self.name == "loss":
+            parts = passes_between(tape, start, len(tape) + 1)
+            versions = [(part.start, part.loss) for part in parts if part.loss is not None]
+        elif not self._gradient:
+            versions = versions[bisect_left(versions, start, key=lambda version: version[0]) :]
+        for position, value in versions:
+            if not self._gradient:
+                yield value
+                continue
+            part = tape.pass_at(position if isinstance(value, Leaf) else position - 1)
+            if part is not None:
+                yield from part.grads.get(value.canonical, ())
+
+
+class Called(Place):
+    """The ops of an operation, and those that differentiate them."""
+
+    kind = "operation"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self._known: dict[tuple[Operation, Operation], bool] = {}
+
+    def positions(self, tape: Tape, start: int, end: int, reverse: bool = False) -> Iterator[int]:
+        for at in within(tape, start, end, reverse):
+            if self.holds(tape, at):
+                yield at
+
+    def holds(self, tape: Tape, at: int) -> bool:
+        if at >= len(tape):
+            return False
+        op = tape.ops[at]
+        key = (op.operation, op.root.operation)
+        found = self._known.get(key)
+        if found is None:
+            found = self._known[key] = operation_is(op, self.title)
+        return found
+
+
+class Within(Place):
+    """A place within another one: those of its positions that the outer one holds."""
+
+    def __init__(self, outer: Place, inner: Place) -> None:
+        super().__init__(f"{outer.title} {inner.title}")
+        self.kind = inner.kind
+        self.outer, self.inner = outer, inner
+
+    def positions(self, tape: Tape, start: int, end: int, reverse: bool = False) -> Iterator[int]:
+        start, end = self.outer.span(tape, start, end)
+        for at in self.inner.positions(tape, start, end, reverse):
+            if self.outer.holds(tape, at):
+                yield at
+
+    def holds(self, tape: Tape, at: int) -> bool:
+        return self.outer.holds(tape, at) and self.inner.holds(tape, at)
+
+    def span(self, tape: Tape, start: int, end: int) -> tuple[int, int]:
+        return self.inner.span(tape, *self.outer.span(tape, start, end))
+
+    def gone(self, tape: Tape) -> str:
+        return self.outer.gone(tape) or self.inner.gone(tape)
+
+
+class Condition(Place):
+    """Where something may be true: at a place, or wherever one of its values has just been made.
+
+    Args:
+        text: The condition.
+        place: Where it is asked; None for everywhere.
+        made: What makes the values that it speaks of: it is asked after those ops. None for at `place` itself.
+            Where there are none, it speaks of the program's variables alone.
+    """
+
+    kind = "condition"
+
+    def __init__(self, text: str, place: Place | None, made: Sequence[Written] | None) -> None:
+        super().__init__(text if place is None else f"{place.title}, {text}")
+        self.condition = text
+        self.place = place
+        self._made = made
+
+    @property
+    def where(self) -> str:
+        """The spelling of the place at which it is asked, "" for wherever its values are made."""
+        return self.place.title if self.place is not None else ""
+
+    def positions(self, tape: Tape, start: int, end: int, reverse: bool = False) -> Iterator[int]:
+        if self._made is None:
+            assert self.place is not None
+            return self.place.positions(tape, start, end, reverse)
+        if not self._made:
+            return (at for at in within(tape, start, end, reverse) if _moves_on(tape, at))
+        return ordered((at for made in self._made for at in _after(made, tape, start)), start, end, reverse)
+
+
+def _after(made: Written, tape: Tape, start: int) -> Iterator[int]:
+    """The positions after the ops that make a value."""
+    return (0 if value.op is None else value.op.position + 1 for value in made.values(tape, start))
+
+
+def _moves_on(tape: Tape, at: int) -> bool:
+    """Whether variables of the program can have another value at a position than at the one before."""
+    op = tape.ops[at]
+    return op.position == op.part.start or op.part.kind in (RUN_PASS, SETUP_PASS) or op.phase == FORWARD
+
+
+def operation_is(op: Op, name: str) -> bool:
+    """Whether an op, or the forward op that it differentiates, is an operation of that name."""
+    return any(
+        candidate in (name, f"vjp of {name}") or candidate.rpartition(".")[2] == name
+        for candidate in (op.operation.name, op.root.operation.name)
+    )
+
+
+def operations(tape: Tape) -> set[str]:
+    """The names of MLX's operations, and of those on a tape."""
+    from nnrepl.record import catalog
+
+    names = {catalog.operation(callee).name for callee in catalog.CALLEES if callee.treatment in ("op", "augmented")}
+    return names | {op.operation.name for op in tape.ops}
+
+
+def is_operation(name: str, tape: Tape) -> bool:
+    """Whether MLX has an operation of that name, or the tape an op."""
+    return any(known == name or known.rpartition(".")[2] == name for known in operations(tape)) or any(
+        operation_is(op, name) for op in tape.ops
+    )

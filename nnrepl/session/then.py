@@ -1,0 +1,67 @@
+"""Then: the program's own containers as they were, for as long as an expression is evaluated.
+
+A look into the past works on the program's own objects (`model.layers[0].weight`, `params["w1"]`, `model(x)`), so those
+hold for that moment what they held then, and get back what they hold now.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from nnrepl.session.frames import Frames, real
+from nnrepl.tape import Bindings, Holder, Value
+
+
+@contextmanager
+def then(frames: Frames, things: Iterable[Any], position: int, array: Callable[[Value], Any]) -> Iterator[None]:
+    """While this lasts, containers among `things` and all that they hold are as they were at `position`."""
+    restore: list[Callable[[], None]] = []
+    try:
+        for holder in _reachable(frames.tape.bindings, things, position):
+            thing = holder.refer()
+            entries = frames.tape.bindings.contents(holder, position)
+            if thing is not None and entries is not None:
+                undo = _give(frames, thing, entries, position, array)
+                if undo is not None:
+                    restore.append(undo)
+        yield
+    finally:
+        for undo in reversed(restore):
+            undo()
+
+
+def _reachable(bindings: Bindings, things: Iterable[Any], position: int) -> list[Holder]:
+    pending = [thing for thing in things if isinstance(thing, Holder)]
+    found = dict.fromkeys(pending)
+    while pending:
+        entries = bindings.contents(pending.pop(), position)
+        for thing in entries.values() if isinstance(entries, dict) else entries or ():
+            if isinstance(thing, Holder) and thing not in found:
+                found[thing] = None
+                pending.append(thing)
+    return list(found)
+
+
+def _give(
+    frames: Frames, thing: Any, entries: Any, position: int, array: Callable[[Value], Any]
+) -> Callable[[], None] | None:
+    """Let a container hold other things; returns what puts back what it holds now. None where nothing is to do."""
+    if isinstance(thing, tuple):
+        return None
+    if isinstance(thing, list):
+        before = list(thing)
+        list.__setitem__(thing, slice(None), [real(frames, item, position, "it", array, True) for item in entries])
+        return lambda: list.__setitem__(thing, slice(None), before)
+    own: dict[Any, Any] = thing if isinstance(thing, dict) else thing.__dict__
+    held = dict(dict.items(own))
+    wanted = {key: real(frames, item, position, str(key), array, True) for key, item in entries.items()}
+    dict.clear(own)
+    dict.update(own, wanted)
+
+    def put_back() -> None:
+        dict.clear(own)
+        dict.update(own, held)
+
+    return put_back

@@ -1,0 +1,118 @@
+"""load, examples and edit at the prompt."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from nnrepl.programs.examples import examples
+from tests.programs.reloading import HEAD, TAIL, Program, printed
+from tests.programs.test_reload import LOOP, MENDED, METHOD, SCRIPT, from_step
+
+ARGUMENTS = """\
+import sys
+import mlx.core as mx
+print("said", sys.argv, __name__, sys.path[0])
+a = mx.ones((2,)) * 3
+print("said", (a + 1).tolist())
+"""
+
+
+@pytest.fixture
+def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Program:
+    made = Program(tmp_path, monkeypatch, capfd)
+    made.write(SCRIPT)
+    return made
+
+
+def test_load_starts_another_script_with_its_arguments(program: Program) -> None:
+    program.write(ARGUMENTS, "other.py")
+    shown = program.run("next pass 2", "load other.py --steps 20 'a b'", "step", "p a")
+    folder = str(program.folder)
+    assert f"said ['other.py', '--steps', '20', 'a b'] __main__ {folder}" in shown
+    assert "said [4.0, 4.0]" in shown
+    assert "a is not" in shown or "lies ahead" in shown or "not made yet" in shown
+
+
+def test_load_starts_a_module(program: Program) -> None:
+    (program.folder / "pack").mkdir()
+    program.write("", "pack/__init__.py")
+    program.write(ARGUMENTS, "pack/run.py")
+    shown = program.run("load -m pack.run 3", "continue")
+    assert f"said ['{program.folder / 'pack' / 'run.py'}', '3'] __main__" in shown
+
+
+def test_what_is_loaded_is_the_same_program_as_from_the_command_line(program: Program) -> None:
+    program.write(SCRIPT.replace("seed(3)", "seed(4)"), "other.py")
+    shown = program.run("next pass 4", "load other.py", "continue", "restart", "continue")
+    twin = program.twin(SCRIPT.replace("seed(3)", "seed(4)"))
+    assert printed(shown)[2:] == [*twin, *twin]
+
+
+def test_reload_knows_what_was_loaded(program: Program) -> None:
+    program.write(SCRIPT, "other.py")
+    lines = ("load other.py", "next pass 4", program.mend(SCRIPT.replace(*METHOD), "other.py"), "reload", "continue")
+    assert printed(program.run(*lines)) == program.twin(from_step(2, "Net.__call__ = mended"))
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("load nothing.py", "there is no file nothing.py"),
+        ("load broken.py", "broken.py, line 1: "),
+        ("load -m nothing.at_all", "cannot run module nothing.at_all: "),
+        ("load example", "load example needs a name; examples lists them"),
+        ("load example transfomer", "there is no example transfomer; did you mean transformer?"),
+        ("load 'open", "load takes a file and its arguments as a shell does"),
+        ("load run", "there is no file run.safetensors"),
+        ("load", "no saved tape is being looked at; load FILE opens one"),
+    ],
+)
+def test_what_cannot_be_loaded_loses_nothing(program: Program, line: str, said: str) -> None:
+    program.write("def (", "broken.py")
+    shown = program.run("next pass 4", line, "continue")
+    assert said in shown
+    assert printed(shown) == program.twin(SCRIPT)
+
+
+def test_every_example_is_listed_on_one_line(program: Program) -> None:
+    shown = program.run("examples").splitlines()
+    assert len(shown) == sum(not found.is_twin for found in examples()) + 1
+    assert any(line.startswith("broken/nan_log ") for line in shown)
+    assert all(found.summary for found in examples())
+
+
+def test_an_example_is_loaded_by_its_bare_name(program: Program) -> None:
+    shown = program.run("load example nan_log_sound", "continue", "p loss")
+    assert "example broken/nan_log_sound: running to its first op" in shown
+    assert "loss = " in shown
+
+
+def test_edit_opens_the_editor_at_the_line_and_reloads(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    editor = program.folder / "vi"
+    editor.write_text('#!/bin/sh\necho said "$@"\nsed -i \'s/mx.tanh(self.a(x))/mx.sin(self.a(x) + 1)/\' "$2"\n')
+    editor.chmod(0o755)
+    monkeypatch.setenv("VISUAL", str(editor))
+    shown = program.run("next pass 4", "edit", "continue")
+    lines = printed(shown)
+    assert f"said +15 {program.path}" in lines
+    lines.remove(f"said +15 {program.path}")
+    assert lines == program.twin(from_step(2, "Net.__call__ = mended", HEAD + LOOP + TAIL, MENDED))
+
+
+@pytest.mark.parametrize(
+    ("editor", "said"),
+    [
+        ("", "edit needs an editor: set EDITOR"),
+        ("no-such-editor", "cannot run no-such-editor"),
+        ("false", "the editor ended with status 1; nothing was reloaded"),
+        ("true", "nothing has changed in the program's files"),
+    ],
+)
+def test_edit_without_an_editor(program: Program, monkeypatch: pytest.MonkeyPatch, editor: str, said: str) -> None:
+    monkeypatch.delenv("VISUAL", raising=False)
+    monkeypatch.setenv("EDITOR", editor)
+    shown = program.run("next pass 4", "edit", "continue")
+    assert said in shown
+    assert printed(shown) == program.twin(SCRIPT)

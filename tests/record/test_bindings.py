@@ -1,0 +1,214 @@
+"""What the program's variables held is a fact of the tape: recorded by identity, never guessed from the source."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+
+import nnrepl
+from nnrepl.tape import UNBOUND, Activation, Holder, Tape
+
+
+def variables(trace: nnrepl.Trace, position: int, function: str = "") -> dict[str, Any]:
+    """What the innermost call of a function (or of the op at a position) held there, tensors as `#n` or their label."""
+    tape = trace.tape
+    scope: Activation | None = tape.ops[min(position, len(tape) - 1)].scope
+    while scope is not None and function and scope.code.co_name != function:
+        scope = scope.parent
+    assert scope is not None
+    return {name: plain(tape, thing, position) for name, thing in tape.bindings.variables(scope, position).items()}
+
+
+def plain(tape: Tape, thing: Any, position: int) -> Any:
+    if isinstance(thing, Holder):
+        held = tape.bindings.contents(thing, position)
+        if isinstance(held, dict):
+            return {key: plain(tape, item, position) for key, item in held.items() if not key.startswith("_")}
+        return [plain(tape, item, position) for item in held]
+    if isinstance(thing, weakref.ref):
+        thing = thing()
+        return getattr(thing, "__name__", type(thing).__name__)
+    if hasattr(thing, "held"):
+        return thing.label if thing.op is None else f"{thing.op.label}"
+    return thing
+
+
+def traced(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> nnrepl.Trace:
+    return nnrepl.trace(fn, *args, **kwargs)
+
+
+def test_each_variable_at_each_op() -> None:
+    def f(x: mx.array) -> mx.array:
+        n = 0
+        h = x + 1
+        for n in range(3):  # noqa: B007
+            h = mx.tanh(h)
+        y = h * 2
+        return y.sum()
+
+    trace = traced(f, mx.array([1.0, 2.0]))
+    assert variables(trace, 0) == {"x": "x", "n": 0}
+    assert variables(trace, 1) == {"x": "x", "n": 0, "h": "#1"}
+    assert variables(trace, 2) == {"x": "x", "n": 1, "h": "#2"}
+    assert variables(trace, 3) == {"x": "x", "n": 2, "h": "#3"}
+    assert variables(trace, 5) == {"x": "x", "n": 2, "h": "#4", "y": "#5"}
+
+
+def test_what_a_call_held_when_it_returned() -> None:
+    def inner(a: mx.array) -> mx.array:
+        kept = a * 2
+        return kept
+
+    def outer(x: mx.array) -> mx.array:
+        return inner(x) + 1
+
+    trace = traced(outer, mx.array([1.0]))
+    scope = trace.ops[0].scope
+    assert scope is not None
+    assert trace.tape.bindings.held(scope, "kept", 0) is UNBOUND
+    assert trace.tape.bindings.held(scope, "kept", 1) is trace.ops[0].outputs[0]
+
+
+def test_changes_in_place_reach_every_variable_and_container() -> None:
+    def f(x: mx.array) -> mx.array:
+        a = x + 0
+        b, c = a, [a]
+        a += 1
+        a[0] = 5.0
+        return (b * c[0]).sum()
+
+    trace = traced(f, mx.array([1.0, 2.0]))
+    assert variables(trace, 1) == {"x": "x", "a": "#1", "b": "#1", "c": ["#1"]}
+    assert variables(trace, 3) == {"x": "x", "a": "#3", "b": "#3", "c": ["#3"]}
+
+
+def test_containers_as_they_were() -> None:
+    def f(x: mx.array) -> mx.array:
+        parameters = {"w": x * 1, "layers": [{"b": x * 2}]}
+        seen: list[mx.array] = []
+        for _ in range(2):
+            parameters["w"] = parameters["w"] + 1
+            seen.append(parameters["w"] * 3)
+        return sum(seen, x)
+
+    trace = traced(f, mx.array([1.0]))
+    assert variables(trace, 2)["parameters"] == {"w": "#1", "layers": [{"b": "#2"}]}
+    assert variables(trace, 3)["parameters"]["w"] == "#3"
+    assert variables(trace, 3)["seen"] == []
+    assert variables(trace, 5)["seen"] == ["#4"]
+    assert variables(trace, 7)["seen"] == ["#4", "#6"]
+
+
+def test_a_model_as_it_was() -> None:
+    model = nn.BatchNorm(2)
+
+    def f(m: nn.Module, x: mx.array) -> mx.array:
+        y = m(x)
+        return (y * m.running_mean).sum()
+
+    x = mx.array([[1.0, 2.0], [3.0, 5.0]])
+    trace = traced(f, model, x, wrt=model)
+    early = variables(trace, 1, "f")["m"]
+    late = variables(trace, trace.ops[-1].position, "f")["m"]
+    assert early["weight"] == late["weight"] == "weight"
+    assert early["running_mean"] != late["running_mean"]
+
+
+def test_nothing_is_kept_alive() -> None:
+    gone: list[weakref.ref[Any]] = []
+
+    class Thing:
+        pass
+
+    def f(x: mx.array) -> mx.array:
+        thing = Thing()
+        big = {"g": x * 3}
+        gone.append(weakref.ref(thing))
+        y = x + big["g"]
+        return y.sum()
+
+    trace = traced(f, mx.array([1.0]))
+    gc.collect()
+    assert gone[0]() is None
+    assert variables(trace, 1)["thing"] == {}
+    assert variables(trace, 1)["big"] == {"g": "#1"}
+
+
+def test_deleted_variables_are_not_set() -> None:
+    def f(x: mx.array) -> mx.array:
+        h = x + 1
+        y = h * 2
+        del h
+        return y.sum()
+
+    trace = traced(f, mx.array([1.0]))
+    assert variables(trace, 1) == {"x": "x", "h": "#1"}
+    assert variables(trace, 2) == {"x": "x", "y": "#2"}
+
+
+def test_a_changed_timeline_has_its_own_facts() -> None:
+    def f(x: mx.array) -> mx.array:
+        h = x + 1
+        holder = [h]
+        holder.append(h * 2)
+        return (holder[1] * h).sum()
+
+    first = traced(f, mx.array([1.0]))
+    second = first.set("h", 7.0)
+    assert variables(first, 2)["h"] == "#1"
+    assert second.tape.edits
+    place = second.ops[-1].position
+    held = second.tape.bindings.held(second.ops[-1].scope, "h", place)  # type: ignore[arg-type]
+    assert held.array.item() == 7.0
+    assert variables(first, 2)["holder"] == ["#1", "#2"]
+
+
+def test_an_attribute_called_eval_does_not_hide_a_function() -> None:
+    def f(x: mx.array) -> mx.array:
+        h = x + 1
+        mx.eval(h)
+        y = h * 2
+        return y.sum()
+
+    assert variables(traced(f, mx.array([1.0])), 2) == {"x": "x", "h": "#1", "y": "#2"}
+
+
+def test_a_program_that_keeps_its_locals_finds_them_as_they_were() -> None:
+    def f(x: mx.array) -> mx.array:
+        n = 1
+        kept = locals()
+        n = 2
+        y = x * n
+        assert kept["n"] == 1
+        return y.sum()
+
+    traced(f, mx.array([1.0]))
+
+
+def test_calls_of_a_compiled_function_that_are_repeated_have_variables_of_their_own() -> None:
+    @mx.compile
+    def compiled(x: mx.array) -> mx.array:
+        h = x * 2
+        k = mx.tanh(h)
+        return k.sum()
+
+    def f(x: mx.array) -> mx.array:
+        first = compiled(x)
+        second = compiled(x + first)
+        return second * first
+
+    trace = traced(f, mx.array([1.0, 2.0]))
+    tanh = [op for op in trace.ops if op.name == "tanh"]
+    assert len(tanh) == 2
+    for op in tanh:
+        assert op.scope is not None
+        held = trace.tape.bindings.variables(op.scope, op.position)
+        assert held["h"] is op.inputs[0]
+        assert "k" not in held
+    final = trace.tape.bindings.variables(tanh[1].scope, len(trace.tape))  # type: ignore[arg-type]
+    assert final["k"] is tanh[1].outputs[0]

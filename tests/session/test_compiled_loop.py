@@ -1,0 +1,51 @@
+"""A loop of compiled steps: motions, stops and changes do what they do in the same loop uncompiled."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.support import nnrepl_cli
+
+LOOP = """\
+import mlx.core as mx, mlx.nn as nn, mlx.optimizers as optim
+from functools import partial
+def same(fun, **kwargs): return fun
+mx.random.seed(0)
+model = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 1)); opt = optim.Adam(5e-2)
+X = mx.random.normal((4, 4)); y = mx.random.normal((4, 1))
+def loss_fn(m, X, y):
+    h = m(X)
+    e = h - y
+    return (e ** 2).mean()
+vg = nn.value_and_grad(model, loss_fn)
+state = [model.state, opt.state]
+@partial(mx.compile, inputs=state, outputs=state)
+def step(X, y):
+    loss, g = vg(model, X, y)
+    opt.update(model, g)
+    return loss
+for i in range(6):
+    loss = step(X, y); mx.eval(state)
+    print(i, loss.item())
+"""
+LINES = {
+    "motions": "until pass 5; p loss; next pass; next pass; until backward; s; rs; until loss < 0.05; info passes; c",
+    "stops": "b loss_fn; c; c; p e; clear loss_fn; tb tanh; c; b loop.py:9; c; c; finish; watch loss; c; c; info b; c",
+    "a change of a weight": "until pass 4; layers.0.weight = layers.0.weight * 0; c; timelines; info passes",
+    "a change inside": "until pass 3; s 3; h = h + 1; until pass 7; p loss; undo; p loss; c; verify",
+    "a change in the past": "c; goto pass 5; until backward; e = e * 2; c; info passes; timelines; diff 1 2",
+}
+
+
+@pytest.mark.parametrize("lines", LINES.values(), ids=LINES)
+def test_it_is_the_uncompiled_loop(lines: str, tmp_path: Path) -> None:
+    path = tmp_path / "loop.py"
+    said = []
+    for source in (LOOP, LOOP.replace("partial(mx.compile", "partial(same")):
+        path.write_text(source)
+        said.append(nnrepl_cli("loop.py", stdin="\n".join([*lines.split("; "), "q"]), cwd=tmp_path).stdout)
+    compiled, eager = said
+    assert compiled.count("(nnrepl) ") == lines.count("; ") + 2
+    assert compiled == eager

@@ -1,0 +1,63 @@
+"""Files are written wholly or not at all."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from nnrepl.session.files import replacing, write_text
+from tests.support import ROOT
+
+
+def test_written(tmp_path: Path) -> None:
+    file = tmp_path / "a.txt"
+    write_text(file, "old")
+    file.chmod(0o600)
+    write_text(file, "new é")
+    assert file.read_text(encoding="utf-8") == "new é"
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert os.listdir(tmp_path) == ["a.txt"]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError, ValueError])
+def test_interrupted(error: type[BaseException], tmp_path: Path) -> None:
+    file = tmp_path / "a.txt"
+    file.write_text("old")
+    with pytest.raises(error), replacing(file) as part:  # noqa: PT012
+        part.write_text("ne")
+        raise error
+    assert file.read_text() == "old"
+    assert os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_through_a_link(tmp_path: Path) -> None:
+    file, link = tmp_path / "a.txt", tmp_path / "b.txt"
+    file.write_text("old")
+    link.symlink_to(file)
+    write_text(link, "new")
+    assert link.is_symlink()
+    assert file.read_text() == "new"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_told_to_end(number: int, tmp_path: Path) -> None:
+    file = tmp_path / "a.txt"
+    file.write_text("old")
+    code = f"""
+import os
+from nnrepl.session.files import replacing
+with replacing({str(file)!r}) as part:
+    part.write_text("ne")
+    os.kill(os.getpid(), {int(number)})
+    for _ in range(10_000): pass
+    part.write_text("new")
+"""
+    ended = subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False)
+    assert ended.returncode == -number
+    assert file.read_text() == "old"
+    assert os.listdir(tmp_path) == ["a.txt"]

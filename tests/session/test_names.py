@@ -1,0 +1,448 @@
+"""A name is what Python would say here: one rule for every command, held against plain programs."""
+
+from __future__ import annotations
+
+import functools
+import linecache
+import operator
+import random
+import re
+import sys
+import textwrap
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import pytest
+from rich.console import Console
+
+import nnrepl
+from nnrepl.session.errors import UserError
+from nnrepl.session.expressions import Surroundings
+from tests.support import nnrepl_cli
+
+
+def remember(name: str, source: str) -> str:
+    """A file name under which Python finds the source of a program of a test."""
+    filename = f"<{name}>"
+    linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
+    return filename
+
+
+# -- every spelling of a call names the right operands ---------------------------------------------------------
+
+
+class _Box:
+    def __init__(self, array: mx.array) -> None:
+        self.array = array
+
+    def __matmul__(self, other: mx.array) -> mx.array:
+        return other @ self.array
+
+
+def _decorated(fn: Callable[..., mx.array]) -> Callable[..., mx.array]:
+    @functools.wraps(fn)
+    def swap(*args: mx.array) -> mx.array:
+        return fn(*reversed(args))
+
+    return swap
+
+
+@_decorated
+def _subtract(a: mx.array, b: mx.array) -> mx.array:
+    return a - b
+
+
+NAMES = {"mx": mx, "operator": operator, "functools": functools, "_Box": _Box, "_subtract": _subtract}
+SPELLINGS = [
+    "a @ b", "b - a", "operator.matmul(b, a)", "operator.sub(*(b, a))", "mx.array.__sub__(b, a)", "a.__rsub__(b)",
+    "functools.partial(mx.subtract, b)(a)", "getattr(b, '__sub__')(a)", "mx.subtract(*[b, a])", "mx.matmul(b, a)",
+    "functools.reduce(operator.sub, [b, a, b])", "list(map(operator.sub, [b], [a]))[0]", "_Box(a) @ b",
+    "mx.where(condition=a > b, x=b, y=a) if False else mx.where(a > b, b, a)", "mx.addmm(b, a, b)", "_subtract(a, b)",
+    "(lambda a, b: b - a)(b, a)", "sum([b, a])", "max([b, a], key=lambda v: v.sum().item())",
+    "b.__class__.__sub__(b, a)",
+    "[y - x for x, y in [(a, b)]][0]", "(b - a if True else a - b)", "operator.methodcaller('__sub__', a)(b)",
+    "mx.concatenate([b, a])", "mx.stack([b, a])[0]", "mx.maximum(b, a).T.T", "functools.partial(operator.sub, b)(a)",
+    "(lambda *args: args[1] - args[0])(a, b)", "(lambda **named: named['b'] - named['a'])(a=a, b=b)", "-(a - b)",
+    "next(map(operator.neg, [b])) + a", "operator.itemgetter(0)([b - a, a])", "{'r': b - a}['r']", "b.at[0].add(a[0])",
+ "(c := b - a) * 1", "mx.vmap(operator.sub)(b, a)",
+    "mx.einsum('ij,jk->ik', b, a)",
+    "functools.lru_cache(lambda s: b - a)('x')",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_a_spelling_of_a_call_never_names_a_wrong_tensor(spelling: str) -> None:
+    namespace: dict[str, Any] = dict(NAMES)
+    source = f"def f(a, b):\n    r = {spelling}\n    s = r + 1\n    return s.sum()\n"
+    exec(compile(source, remember("spelling", source), "exec"), namespace)
+    a, b = mx.array([[1.0, 2.0], [3.0, 5.0]]), mx.array([[7.0, 11.0], [13.0, 17.0]])
+    plain = namespace["f"](a, b)
+    given: dict[str, Any] = {"a": a.tolist(), "b": b.tolist(), "r": (plain, None)}
+    exec(f"def g(a, b):\n    return {spelling}\n", namespace)
+    given["r"] = namespace["g"](a, b).tolist()
+    trace = nnrepl.trace(namespace["f"], a, b)
+    session = nnrepl.Session(trace)
+    for op in trace.ops:
+        for value in op.outputs:
+            if value.name in given:
+                assert value.array.tolist() == given[value.name], f"{value.name} is not {op.label} {op.name}"
+        assert f_variable(session, "a", op.position) == given["a"]
+        assert f_variable(session, "b", op.position) == given["b"]
+    assert f_variable(session, "r", trace.ops[-1].position) == given["r"]
+
+
+def f_variable(session: Any, name: str, position: int) -> Any:
+    """What a variable of `f` holds at a position."""
+    scope = session.tape.ops[position].scope
+    while scope.code.co_name != "f":
+        scope = scope.parent
+    return session.expressions.evaluate(name, Surroundings(position, scope, None)).tolist()
+
+
+# -- random programs, at each moment held against a plain run -----------------------------------------------------
+
+
+def random_program(seed: int) -> str:
+    """A program that calls `probe()` now and then; its variables are set, set anew, changed in place, deleted, put
+    into lists, dicts and objects, and seen by closures."""
+    begin = ["n = 0", "total = mx.array(0.0)", "items, table, thing = [], {}, Thing()", "a = x * 1"]
+    body = textwrap.indent("\n".join([*begin, *_block(random.Random(seed), 2, ["a", "x"], [0])]), "    ")
+    return f"class Thing:\n    pass\n\ndef f(x):\n{body}\n    return total + x.sum()\n"
+
+
+def _block(dice: random.Random, depth: int, known: list[str], count: list[int]) -> list[str]:
+    lines: list[str] = []
+    for _ in range(dice.randint(3, 6)):
+        lines += [*_statement(dice, depth, known, count), "probe()"]
+    return lines
+
+
+def _statement(dice: random.Random, depth: int, known: list[str], count: list[int]) -> list[str]:
+    name, source, number = dice.choice("abcdef"), dice.choice(known), dice.randint(1, 5)
+    kind = dice.randint(0, 13)
+    if kind < 4 or (kind == 10 and not depth) or kind == 9:
+        if kind == 9 and depth == 2 and len(set(known)) > 2:
+            known[:] = [other for other in known if other != source]
+            return [f"del {source}"]
+        known.append(name)
+        return [f"{name} = mx.{dice.choice(['tanh', 'sin', 'abs'])}({source}) + {number}"]
+    if kind == 10:
+        return [
+            f"for n in range({dice.randint(1, 2)}):",
+            *("    " + line for line in _block(dice, depth - 1, known, count)),
+        ]
+    if kind == 11:
+        count[0] += 1
+        known.append(name)
+        inside = [
+            "nonlocal total",
+            f"y = x * {number}",
+            "total = total + y.sum()",
+            "probe()",
+            "z = y + total",
+            "return z",
+        ]
+        return [f"def inner{count[0]}(x):", *("    " + line for line in inside), f"{name} = inner{count[0]}({source})"]
+    if kind == 12:
+        other = dice.choice(known)
+        known.append(name)
+        return [f"{name} = [v * {number} for v in ({source}, {other})][1]"]
+    simple = {
+        4: f"{source} += {number}", 5: f"{source}[0] = {number}", 6: f"items.append({source} * 2)",
+        7: f"table['{name}'] = {source} - 1", 8: f"thing.{name} = {source} * 0.5",
+    }  # fmt: skip
+    return [simple[kind]] if kind in simple else [f"if n % 2 == {number % 2}:", f"    {source} = {source} - 1"]
+
+
+def flat(thing: Any) -> Any:
+    """Something that two runs can be compared by."""
+    if isinstance(thing, mx.array):
+        return thing.tolist()
+    if isinstance(thing, (list, tuple)):
+        return [flat(item) for item in thing]
+    if isinstance(thing, dict):
+        return {key: flat(item) for key, item in thing.items()}
+    if type(thing).__name__ == "Thing":
+        return flat(vars(thing))
+    return thing if isinstance(thing, (int, float, str)) else type(thing).__name__
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_every_variable_at_every_moment_is_what_python_says(seed: int) -> None:
+    source = random_program(seed)
+    filename = remember(f"walk{seed}", source)
+    moments: list[dict[str, Any]] = []
+
+    def snapshot(frame: FrameType | None) -> None:
+        assert frame is not None
+        moments.append({name: flat(thing) for name, thing in frame.f_locals.items() if name not in ("v",)})
+
+    plain: dict[str, Any] = {"__name__": "program", "mx": mx, "probe": lambda: snapshot(sys._getframe(1))}
+    exec(compile(source, filename, "exec"), plain)
+    plain["f"](mx.array([1.0, 2.0]))
+    recorded: dict[str, Any] = {"__name__": "program", "mx": mx}
+    exec(compile("def probe():\n    return mx.zeros(1)\n", "<probe>", "exec"), recorded)
+    exec(compile(source, filename, "exec"), recorded)
+    trace = nnrepl.trace(recorded["f"], mx.array([1.0, 2.0]))
+    session = nnrepl.Session(trace)
+    places = [op for op in trace.ops if op.scope is not None and op.scope.code.co_name == "probe"]
+    assert len(places) == len(moments)
+    order = list(enumerate(places))
+    random.Random(seed).shuffle(order)
+    for at, op in order:
+        assert op.scope is not None
+        where = Surroundings(op.position, op.scope.parent, None)
+        for name, wanted in moments[at].items():
+            try:
+                found = flat(session.expressions.evaluate(name, where))
+            except UserError as answer:
+                if wanted == "function" and "no longer exists" in str(answer):
+                    continue
+                raise AssertionError(f"{name} at moment {at}: {answer}\n{source}") from None
+            assert found == wanted, f"{name} at moment {at}\n{source}"
+        for name in "abcde":
+            if name not in moments[at] and op.scope.parent is not None and op.scope.parent.code.co_name == "f":
+                with pytest.raises((UserError, NameError)):
+                    session.expressions.evaluate(name, where)
+
+
+# -- several models ------------------------------------------------------------------------------------------------
+
+GAN = """
+import mlx.core as mx, mlx.nn as nn, mlx.optimizers as optim
+mx.random.seed(0)
+def mlp(i, o): return nn.Sequential(nn.Linear(i, 3), nn.Tanh(), nn.Linear(3, o))
+G, D = mlp(2, 4), mlp(4, 1)
+z, real = mx.random.normal((5, 2)), mx.random.normal((5, 4))
+def d_loss(m): return (m(mx.stop_gradient(G(z))) - m(real)).mean()
+def g_loss(m): return -D(m(z)).mean()
+d_grad, g_grad = nn.value_and_grad(D, d_loss), nn.value_and_grad(G, g_loss)
+od, og = optim.SGD(0.1), optim.SGD(0.2)
+for i in range(2):
+    ld, gd = d_grad(D)
+    od.update(D, gd)
+    lg, gg = g_grad(G)
+    og.update(G, gg)
+    mx.eval(G, D)
+    print(i, G.layers[0].weight.sum().item(), D.layers[0].weight.sum().item())
+"""
+
+
+def play(source: str, *lines: str, tmp_path: Any) -> list[str]:
+    """What is answered to each line, in one run of a program."""
+    path = tmp_path / "program.py"
+    path.write_text(source)
+    result = nnrepl_cli("--plain", str(path), stdin="\n".join([*lines, "quit", ""]), env={"COLUMNS": "200"})
+    return [answer.rstrip() for answer in re.split(r"^\(nnrepl\) .*\n", result.stdout, flags=re.MULTILINE)[1:]]
+
+
+def test_two_models_are_told_apart_in_every_command(tmp_path: Any) -> None:
+    """No number of the one is shown as the other's: held against plain Python at the same places."""
+    plain: dict[str, Any] = {}
+    exec(GAN.split("for i in range(2)")[0], plain)
+    d_loss, d_grad = plain["d_grad"](plain["D"])
+    g_weight, d_weight = plain["G"].layers[0].weight.sum().item(), plain["D"].layers[0].weight.sum().item()
+    d_norm = mx.linalg.norm(d_grad["layers"][0]["weight"]).item()
+    answers = play(
+        GAN, "until update", "p layers.0.weight.sum().item()", "p G.layers.0.weight.sum().item()",
+        "p D.layers.0.weight.sum().item()",
+        "p mx.linalg.norm(grad(D.layers.0.weight)).item()", "info parameters", "p grad(G.layers.0.weight)",
+        "stats D.layers.0.weight, G.layers.0.weight", "what G.layers.0.weight", "p D.layers[0].weight.shape",
+        "p G.parameters()['layers'][0]['weight'].sum().item()", "p ld.item()", "p lg",
+        "p gd['layers'][2]['bias'].shape", "until step 2", "p layers.0.weight",
+        tmp_path=tmp_path,
+    )  # fmt: skip
+    _, bare, g, d, norm, parameters, no_gradient, stats, what, shape, called, loss, ahead, bias, _, shared = answers[
+        :16
+    ]
+    assert float(bare) == d_weight  # the only one that has been differentiated
+    assert "several models" in shared
+    assert "G.layers.0.weight" in shared
+    assert "D.layers.0.weight" in shared
+    assert float(g) == g_weight
+    assert float(d) == d_weight
+    assert float(norm) == d_norm
+    assert "D.layers.0.weight" in parameters
+    assert "G.layers" not in parameters
+    assert "G.layers.0.weight" in no_gradient
+    assert not re.search(r"= \[", no_gradient)
+    assert stats.index("D.layers.0.weight") < stats.index("(3, 4)") < stats.index("G.layers.0.weight")
+    assert "(3, 2)" in what
+    assert shape == "(3, 4)"
+    assert float(called) == g_weight
+    assert float(loss) == d_loss.item()
+    assert "not bound yet" in ahead
+    assert bias == "(1,)"
+
+
+def test_the_bare_path_is_the_differentiated_models() -> None:
+    mx.random.seed(0)
+    policy, reference = nn.Linear(2, 2), nn.Linear(2, 2)
+    reference.freeze()
+
+    def loss(m: nn.Module, x: mx.array) -> mx.array:
+        return (m(x) - reference(x)).square().sum()
+
+    x = mx.array([[0.5, 0.25]])
+    trace = nnrepl.trace(loss, policy, x, wrt=policy)
+    assert mx.array_equal(trace["weight"].array, policy.weight).item()
+    assert mx.array_equal(trace["reference.weight"].array, reference.weight).item()
+    twice = nn.Linear(2, 2)
+    twice.update(policy.parameters())
+    twice.weight = policy.weight * 2
+    assert trace.set("weight", lambda w: w * 2).value.item() == loss(twice, x).item()
+
+
+STEPS = """
+import mlx.core as mx, mlx.nn as nn, mlx.optimizers as optim
+mx.random.seed(0)
+class Att(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.q = nn.Linear(4, 4)
+    def __call__(self, x):
+        w = self.q(x)
+        weights = mx.softmax(w, axis=-1)
+        return weights * x
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = [Att(), Att()]
+    def __call__(self, x):
+        for l in self.layers:
+            x = l(x)
+        return x
+net, opt = Net(), optim.SGD(0.5)
+scale, batch = 3, mx.ones((2, 4))
+def loss_fn(x):
+    out = net(x)
+    return mx.mean(out * scale)
+step = nn.value_and_grad(net, loss_fn)
+for i in range(3):
+    loss, grads = step(batch)
+    opt.update(net, grads)
+    mx.eval(net, loss)
+    print(i, loss.item())
+"""
+
+
+def test_what_is_not_made_yet_says_so_with_the_last_one_under_its_own_address(tmp_path: Any) -> None:
+    answers = play(
+        STEPS, "until step 2", "until layers.1", "until softmax", "p weights", "p i", "p opt.learning_rate.item()",
+        "p loss", "p grads", "p grad(layers.1.q.weight)", "p layers.0.weights.shape", "p layers.1.weights", "p out",
+        "p net.layers.1.q.weight.shape", "p self.q.weight.shape", "p scale + i", "p sorted(locals())",
+        "p [w + i for _ in 'ab'][1].shape",
+        "p (lambda: w.shape)()", "until backward", "p loss.item()", "p weights", "p out.shape",
+        "what weights", "p nothing", "up 40",
+        tmp_path=tmp_path,
+    )  # fmt: skip
+    weights, number, rate, loss, grads, gradient = answers[3:9]
+    assert "weights is not made yet in this call: #7 (softmax) makes it, 1 op on; the last one is layers.0's" in weights
+    assert number == "1"
+    assert float(rate) == 0.5
+    assert re.match(
+        r"loss is not made yet in this step: #\d+ \(mean\) makes it, \d+ ops on; the last one is step 1's", loss
+    )
+    assert "grads is not made yet in this step" in grads
+    assert "is not made yet in this step: #" in gradient
+    assert "step 1's" in gradient
+    assert answers[9] == "(2, 4)"
+    assert "layers.1.weights is not made yet" in answers[10]
+    assert "out is not made yet" in answers[11] or "out is not bound yet" in answers[11]
+    assert answers[12:15] == ["(4, 4)", "(4, 4)", "4"]
+    assert answers[15] == "['self', 'w', 'x']"
+    assert answers[16:18] == ["(2, 4)", "(2, 4)"]
+    assert re.fullmatch(r"[-.\d]+", answers[19])
+    assert "layers.0's weights@" in answers[20]
+    assert answers[21] == "(2, 4)"
+    assert answers[22] == answers[20]
+    assert "nothing here is called nothing" in answers[23]
+
+
+CLOSURES = """
+import mlx.core as mx
+x = mx.array([1.0, 2.0])
+def outer(k):
+    total = mx.array(0.0)
+    def inner(y):
+        nonlocal total
+        z = y * k
+        total = total + z.sum()
+        later = z + 1
+        return later
+    a = inner(x)
+    later_too = a * 2
+    return later_too + total
+later = 5
+print(outer(3))
+"""
+
+
+def test_python_at_the_prompt_sees_what_code_written_there_would_see(tmp_path: Any) -> None:
+    answers = play(
+        CLOSURES, "goto end", "goto setup#4", "where", "p k", "p later", "p [k * i for i in range(2)]",
+        "p (lambda n: n * k)(2)",
+        "p list(k + i for i in (1, 2))", "p (m := k + 1)", "p total.item()", "p y.tolist()",
+        "def more(v): return v + k",
+        "p more(1)", "class C: held = k", "p C.held", "p sorted(locals())", "p 'x' in globals()",
+        tmp_path=tmp_path,
+    )  # fmt: skip
+    assert "outer" in answers[2]
+    assert answers[3] == "3"
+    assert "later is not bound yet in this call" in answers[4] or "later is not made yet in this call" in answers[4]
+    assert answers[5:10] == ["[0, 3]", "6", "[4, 5]", "4", "0.0"]
+    assert answers[10] == "[1.0, 2.0]"
+    assert answers[12] == "4"
+    assert answers[14] == "3"
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("p nothing", "nothing here is called nothing"),
+        ("p gone", "gone was deleted in this call; the last one is gone@"),
+        ("p later", "later is not made yet in this call: #"),
+        ("p grad(nothing)", "nothing here is called nothing"),
+        ("p nothing.weight", "nothing here is called nothing"),
+        ("p a.5.weight", "nothing on the tape is called a.5.weight"),
+        ("what nothing", "nothing on the tape is called nothing"),
+        ("stats nothing", "nothing here is called nothing"),
+        ("p inner", "inner is a variable of 2 calls that have returned: inner@"),
+        ("p text", "'words'"),
+        ("what text", "text is no tensor of the tape; p text shows what it is"),
+        ("display later", "later is not made yet in this call"),
+        ("watch nothing", "nothing"),
+        ("p later.shape", "later is not made yet in this call: #"),
+        ("p [later for _ in 'ab']", "later is not made yet in this call: #"),
+    ],
+)
+def test_bad_names_are_answered_in_one_line(line: str, said: str) -> None:
+    def helper(v: mx.array) -> mx.array:
+        inner = v * 2
+        return inner + 1
+
+    def f(x: mx.array) -> mx.array:
+        text = "words"
+        gone = x + 1
+        kept = helper(gone)
+        del gone
+        kept = helper(kept) * len(text)
+        middle = kept - 1
+        later = middle * 3
+        return later.sum()
+
+    session = nnrepl.Session(nnrepl.trace(f, mx.array([1.0, 2.0])))
+    middle = next(op for op in session.tape.ops if op.name == "subtract")
+    session.goto(f"{middle.label}")
+    console = Console(width=300)
+    with console.capture() as captured:
+        try:
+            console.print(session.run(line))
+        except UserError as error:
+            console.print(str(error), markup=False)
+    answer = captured.get()
+    assert said in " ".join(answer.split()), answer
+    assert session.cursor == middle.position

@@ -1,0 +1,327 @@
+"""Places: one grammar, held against every command that takes a place.
+
+The program is recorded to its end; each row says which ops a place means, by looking at the ops themselves.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+import nnrepl
+from nnrepl.programs.script import load_script
+from nnrepl.record.intercept import recording
+from nnrepl.record.names import ProgramNames
+from nnrepl.record.recorder import Recorder
+from nnrepl.session.errors import UserError
+from nnrepl.session.session import Session
+from nnrepl.shell.api import Session as TraceSession
+from nnrepl.tape import Op, Tape
+from nnrepl.view.theme import DARK
+
+PROGRAM = """\
+import mlx.core as mx
+import mlx.nn as nn
+import mlx.optimizers as optim
+
+
+class Block(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Linear(3, 3)
+
+    def __call__(self, x):
+        scores = self.inner(x)
+        weights = mx.softmax(scores, axis=-1)
+        return weights * x
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = [Block(), Block()]
+
+    def __call__(self, x):
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
+mx.random.seed(0)
+net = Net()
+opt = optim.SGD(learning_rate=0.1)
+
+
+def loss_fn(x, y):
+    out = net(x)
+    return mx.mean(mx.square(out - y))
+
+
+step = nn.value_and_grad(net, loss_fn)
+for number in range(3):
+    loss, grads = step(mx.ones((2, 3)), mx.zeros((2, 3)))
+    opt.update(net, grads)
+    mx.eval(net.parameters())
+"""
+LINE = {text: number for number, text in enumerate(PROGRAM.splitlines(), 1)}
+SOFTMAX, RETURN = LINE["        weights = mx.softmax(scores, axis=-1)"], LINE["        return weights * x"]
+CALL, STEP = LINE["    out = net(x)"], LINE["    loss, grads = step(mx.ones((2, 3)), mx.zeros((2, 3)))"]
+UPDATE, MEAN = LINE["    opt.update(net, grads)"], LINE["    return mx.mean(mx.square(out - y))"]
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Tape, ProgramNames, Path]:
+    """The program, recorded to its end."""
+    file = tmp_path_factory.mktemp("places") / "train.py"
+    file.write_text(PROGRAM)
+    names = ProgramNames()
+    names.tape = tape = Tape(names)
+    with recording(Recorder(tape, strict=True, base=sys._getframe())):
+        load_script(str(file), []).run()
+    return tape, names, file
+
+
+@pytest.fixture
+def session(recorded: tuple[Tape, ProgramNames, Path], monkeypatch: pytest.MonkeyPatch) -> nnrepl.Session:
+    tape, names, file = recorded
+    monkeypatch.chdir(file.parent)
+    made = TraceSession.__new__(TraceSession)
+    Session.__init__(made, tape, names)
+    made.interpreter = nnrepl.commands.interpreter.Interpreter(made)
+    made.run("goto start")
+    return made
+
+
+def screen(session: nnrepl.Session, line: str) -> str:
+    """What a line shows."""
+    console = Console(width=120, no_color=True, theme=DARK)
+    with console.capture() as capture:
+        shown = session.run(line)
+        if shown is not None:
+            console.print(shown)
+    return capture.get()
+
+
+Test = Callable[[Op], bool]
+
+
+def first_of(*tests: Test) -> Callable[[Tape], list[int]]:
+    """In each phase of each pass the first op of each unbroken run of ops for which a test holds, for any test."""
+
+    def find(tape: Tape) -> list[int]:
+        found = set()
+        for test in tests:
+            before: Op | None = None
+            for op in tape.ops:
+                runs_on = before is not None and before.part is op.part and before.phase == op.phase and test(before)
+                if test(op) and not runs_on:
+                    found.add(op.position)
+                before = op
+        return sorted(found)
+
+    return find
+
+
+def each(test: Test) -> Callable[[Tape], list[int]]:
+    """Every op for which a test holds."""
+    return lambda tape: [op.position for op in tape.ops if test(op)]
+
+
+def under(line: int) -> Test:
+    """Whether an op, or the one that it differentiates, was made by a line of the program, or by a call in it."""
+
+    def test(op: Op) -> bool:
+        scope, lasti = op.root.scope, op.root.lasti
+        while scope is not None:
+            if scope.code.co_filename.endswith("train.py"):
+                lines = {at for _, _, at in scope.code.co_lines() if at}
+                start = next((first for begin, end, first in scope.code.co_lines() if begin <= lasti < end), None)
+                if start == line and line in lines:
+                    return True
+            lasti, scope = scope.lasti, scope.parent
+        return False
+
+    return test
+
+
+def called(name: str) -> Test:
+    """Whether an op, or the one that it differentiates, was made in a call of a function."""
+
+    def test(op: Op) -> bool:
+        return any(step.code.co_qualname == name for step in (op.root.scope.path() if op.root.scope else []))
+
+    return test
+
+
+def module(path: str) -> Test:
+    def test(op: Op) -> bool:
+        return op.root.module == path or op.root.module.startswith(path + ".")
+
+    return test
+
+
+def makes(name: str) -> Test:
+    return lambda op: any(value.name == name for value in op.outputs)
+
+
+PLACES: list[tuple[str, str, Callable[[Tape], list[int]]]] = [
+    ("#5", "1#5", lambda tape: [tape.steps[0].start + 4]),
+    (f"train.py:{SOFTMAX}", f"train.py:{SOFTMAX}", first_of(
+        lambda op: under(SOFTMAX)(op) and op.root.module == "layers.0",
+        lambda op: under(SOFTMAX)(op) and op.root.module == "layers.1",
+    )),
+    (f"./train.py:{MEAN}", f"./train.py:{MEAN}", first_of(under(MEAN))),
+    (f"train.py:{CALL}", f"train.py:{CALL}", first_of(under(CALL))),
+    (f"train.py:{STEP}", f"train.py:{STEP}", first_of(under(STEP))),
+    (f"{UPDATE}", f"train.py:{UPDATE}", first_of(under(UPDATE))),
+    (f":{UPDATE}", f"train.py:{UPDATE}", first_of(under(UPDATE))),
+    ("loss_fn", "loss_fn", first_of(called("loss_fn"))),
+    ("train.py:loss_fn", "train.py:loss_fn", first_of(called("loss_fn"))),
+    ("Net.__call__", "Net.__call__", first_of(called("Net.__call__"))),
+    ("Net", "Net", first_of(called("Net.__call__"))),
+    ("net", "net", first_of(called("Net.__call__"))),
+    ("layers.1", "layers.1", first_of(lambda op: op.part.kind != "update" and module("layers.1")(op),
+                                      lambda op: op.part.kind == "update" and op.module == "layers.1.inner.weight",
+                                      lambda op: op.part.kind == "update" and op.module == "layers.1.inner.bias")),
+    ("net.layers.1", "net.layers.1", first_of(lambda op: op.part.kind != "update" and module("layers.1")(op),
+                                      lambda op: op.part.kind == "update" and op.module == "layers.1.inner.weight",
+                                      lambda op: op.part.kind == "update" and op.module == "layers.1.inner.bias")),
+    ("softmax", "softmax", each(lambda op: op.root.name == "softmax")),
+    ("mx.softmax", "softmax", each(lambda op: op.root.name == "softmax")),
+    ("backward softmax", "backward softmax", each(lambda op: op.of is not None and op.of.name == "softmax")),
+    ("weights", "weights", each(makes("weights"))),
+    ("loss", "loss", each(makes("loss"))),
+    ("grad(scores)", "grad(scores)", each(makes("∂L/∂scores"))),
+    ("forward", "forward", first_of(lambda op: op.phase == "forward")),
+    ("backward", "backward", first_of(lambda op: op.phase == "backward")),
+    ("update", "update", first_of(lambda op: op.phase == "update")),
+    ("step 2", "step 2", lambda tape: [tape.steps[1].start]),
+    ("2#5", "2#5", lambda tape: [tape.steps[1].start + 4]),
+    ("step 2 layers.1 softmax", "step 2 layers.1 softmax",
+     each(lambda op: op.step.number == 2 and module("layers.1")(op) and op.root.name == "softmax")),
+    ("pass 3", "pass 3", lambda tape: [part.start for part in tape.passes if part.number == 3]),
+    ("pass 1 softmax", "pass 1 softmax", each(lambda op: op.part.number == 1 and op.root.name == "softmax")),
+    ("layers.1 softmax", "layers.1 softmax", each(lambda op: module("layers.1")(op) and op.root.name == "softmax")),
+    ("pass 1 layers.1 softmax", "pass 1 layers.1 softmax",
+     each(lambda op: op.part.number == 1 and module("layers.1")(op) and op.root.name == "softmax")),
+    ("layers.1.weights", "layers.1 weights", each(lambda op: makes("weights")(op) and op.module == "layers.1")),
+    ("loss_fn backward mean", "loss_fn backward mean", each(lambda op: op.of is not None and op.of.name == "mean")),
+]  # fmt: skip
+IDS = [text for text, _, _ in PLACES]
+
+
+@pytest.mark.parametrize(("text", "title", "expected"), PLACES, ids=IDS)
+def test_all_commands_mean_the_same_ops(
+    session: nnrepl.Session, text: str, title: str, expected: Callable[[Tape], list[int]]
+) -> None:
+    tape = session.tape
+    wanted = [at for at in expected(tape) if tape.ops[at].phase != "setup" or text == "Net"]
+    assert wanted, "a row of the table that means nothing"
+    place = session.place(text)
+    assert place.title == title
+    assert session.place(place.title).title == title
+    found = [at for at in place.positions(tape, 0, len(tape) + 1) if at >= tape.origin]
+    assert found == wanted
+    assert list(place.positions(tape, tape.origin, len(tape) + 1, reverse=True)) == wanted[::-1]
+    assert _by_break(session, text) == [at for at in wanted if at > tape.origin]
+    assert _by_until(session, text) == [at for at in wanted if at > tape.origin]
+    session.run("goto start")
+    nearest = wanted[0]
+    session.run(f"goto {text}")
+    assert session.cursor == nearest
+    session.run("goto start")
+    assert re.search(rf"{tape.ops[nearest].label}\b", screen(session, f"graph {text}"))
+    if not text.startswith(("#", "backward", "grad")) and " " not in text:
+        assert screen(session, f"explain {text}")
+    for command in ("break", "tbreak"):
+        assert f"  {title} · " in screen(session, f"{command} {text}")
+        assert "Deleted breakpoint" in screen(session, f"clear {text}")
+    assert session.cursor == tape.origin
+
+
+def _by_break(session: nnrepl.Session, text: str) -> list[int]:
+    session.run("goto start")
+    session.run(f"break {text}")
+    found: list[int] = []
+    while (stop := session.resume()) is not None and stop.hits:
+        found.append(stop.position)
+    session.run("clear")
+    return found
+
+
+def _by_until(session: nnrepl.Session, text: str) -> list[int]:
+    session.run("goto start")
+    found: list[int] = []
+    while True:
+        try:
+            session.run(f"until {text}")
+        except UserError as refused:
+            said = str(refused)
+            break
+        found.append(session.cursor)
+    assert "from here on" in said or "there is no" in said
+    return found
+
+
+@pytest.mark.parametrize("line", ["explain layers.1 softmax", "into layers.1 softmax", "why backward layers.1 softmax"])
+def test_questions_read_places(session: nnrepl.Session, line: str) -> None:
+    wanted = session.place(line.partition(" ")[2]).first_after(session.tape, 0)
+    assert wanted is not None
+    assert session.tape.ops[wanted].label in screen(session, line)
+
+
+CONDITIONS = [
+    ("loss < 0.2", "loss"),
+    ("loss if loss < 0.2", "loss"),
+    ("loss, loss < 0.2", "loss"),
+    ("grad(out).max() > 0", "grad(out)"),
+    ("softmax if number >= 0", "softmax"),
+]
+
+
+@pytest.mark.parametrize(("text", "name"), CONDITIONS, ids=[text for text, _ in CONDITIONS])
+def test_a_condition_is_true_where_one_stands(session: nnrepl.Session, text: str, name: str) -> None:
+    by_break = _by_break(session, text)
+    assert by_break == _by_until(session, text)
+    assert by_break
+    if "number" not in text:
+        session.run(f"goto {text}")
+        value = session.interpreter.value(session.place(text).condition)
+        assert bool(value)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("{} sofmax", "did you mean softmax?"),
+        ("{} layers.7", "there is no module layers.7; there are layers.0, layers.1"),
+        ("{} net.layers.7", "there is no module net.layers.7; there are net.layers.0, net.layers.1"),
+        ("{} train.py:1", "no op can come from line 1 of train.py"),
+        ("{} train.py:9999", "no op can come from line 9999 of train.py"),
+        ("{} tran.py:12", "there is no file tran.py; the program's files are train.py"),
+        ("{} train.py:los_fn", "train.py has no function or class los_fn; did you mean loss_fn?"),
+        ("{} step 99", "step 99"),
+        ("{} pass 99", "pass 99"),
+        ("{} 1#999", "1#999"),
+        ("{} grad(nothing)", "nothing is called nothing"),
+        ("{} lss < 3", "nothing is called lss; did you mean loss?"),
+        ("{} layers.1 sofmax", "did you mean softmax?"),
+        ("{} loss if", "if"),
+        ("{} #0", "ops count from #1"),
+    ],
+)
+def test_what_cannot_be_is_refused_at_once_and_nothing_moves(session: nnrepl.Session, line: str, said: str) -> None:
+    session.run("goto #7")
+    for command in ("goto", "until", "break", "tbreak", "graph", "clear"):
+        if command in ("break", "tbreak", "clear", "graph") and "99" in line and "train" not in line:
+            continue  # a pass or a step may come with the next run
+        with pytest.raises(UserError) as error:
+            session.run(line.format(command))
+        assert said in str(error.value)
+        assert "\n" not in str(error.value)
+        assert session.cursor == session.tape.position(7, 1)
