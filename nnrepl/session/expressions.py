@@ -194,6 +194,7 @@ class Expressions:
             return path
         digits = any(word.isdigit() for word in words)
         failed: UserError | None = None
+        shorter: tuple[Value, int] | None = None
         lengths = range(len(words), 1, -1)
         for count, labels in [*((count, False) for count in lengths), *((count, True) for count in lengths)]:
             try:
@@ -202,11 +203,16 @@ class Expressions:
                 failed = failed or answer
                 continue
             if found is not None and isinstance(found.thing, Value):
-                return ".".join([put(found.thing), *words[count:]])
+                if count == len(words) or hasattr(mx.array, words[count]):
+                    return ".".join([put(found.thing), *words[count:]])
+                shorter = shorter or (found.thing, count)  # `first.weight` of `first.weight.m`, Adam's state
+                continue
             if found is not None and digits:
                 name = f"__value_{len(self._things)}__"
                 self._things[name] = self._real(found.thing, path, where)
                 return ".".join([name, *words[count:]])
+        if shorter is not None:
+            return ".".join([put(shorter[0]), *words[shorter[1] :]])
         if digits or (failed is not None and self._unknown(words[0], where)):  # no Python either
             raise failed or UserError(f"nothing on the tape is called {path}{self.lookup.suggest(path)}")
         return path
