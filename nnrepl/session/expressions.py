@@ -201,6 +201,14 @@ class Expressions:
             except UserError as answer:
                 failed = failed or answer
                 continue
+            rest = words[count:]
+            if (
+                not labels
+                and rest
+                and isinstance(getattr(found, "thing", None), Value)
+                and not hasattr(mx.array, rest[0])
+            ):
+                continue  # `layers.0.weight.m` is no attribute of the parameter: the tape may know it as a whole
             if found is not None and isinstance(found.thing, Value):
                 return ".".join([put(found.thing), *words[count:]])
             if found is not None and digits:
