@@ -236,7 +236,7 @@ def play(source: str, *lines: str, tmp_path: Any) -> list[str]:
     path = tmp_path / "program.py"
     path.write_text(source)
     result = nnrepl_cli("--plain", str(path), stdin="\n".join([*lines, "quit", ""]), env={"COLUMNS": "200"})
-    answers = re.split(r"^\(nnrepl\) .*\n", result.stdout, flags=re.MULTILINE)[1:]
+    answers = re.split(r"^\(nnrepl(?: \d+)?\) .*\n", result.stdout, flags=re.MULTILINE)[1:]
     return [answer.rstrip() if answer.count("\n") > 1 else answer.rstrip().rpartition(" = ")[2] for answer in answers]
 
 
