@@ -16,9 +16,9 @@ import types
 import weakref
 from array import array as flat_array
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 import mlx.core as mx
 
@@ -212,7 +212,7 @@ class World:
         attributes = getattr(thing, "__dict__", None)
         if isinstance(attributes, dict):
             pending.append((attributes, ""))
-        for slot in _slots(type(thing)):
+        for slot in _slots_of(cast(Hashable, type(thing))):
             self._kept.append(keepers.keep_slot(thing, slot, self._current))
             pending.append((getattr(thing, slot, None), slot))
         if type(thing).__module__ != "builtins":
@@ -233,7 +233,7 @@ def _content(thing: Any) -> Any:
         return thing.tobytes() if thing.nbytes <= _COMPARED and not thing.dtype.hasobject else None
     if isinstance(thing, (bytearray, flat_array)):
         return bytes(thing)
-    return tuple([id(getattr(thing, slot, None)) for slot in _slots(type(thing))])
+    return tuple([id(getattr(thing, slot, None)) for slot in _slots_of(cast(Hashable, type(thing)))])
 
 
 _COMPARED = 2**20
@@ -276,9 +276,9 @@ def _names(code: types.CodeType) -> Iterable[str]:
 
 
 @lru_cache(2048)
-def _slots(cls: Any) -> list[str]:
+def _slots_of(cls: Hashable) -> list[str]:
     found: list[str] = []
-    for base in cls.__mro__:
+    for base in cast(type, cls).__mro__:
         declared = base.__dict__.get("__slots__", ())
         names = [declared] if isinstance(declared, str) else list(declared)
         private = f"_{base.__name__.lstrip('_')}"
