@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from nnrepl.tape import Op, Value
-from nnrepl.timeline.compare import Change, Distance
+from nnrepl.timeline.compare import Change, Distance, ends_first
 from nnrepl.timeline.timelines import Timeline
 from nnrepl.view.source import place_text
 from nnrepl.view.tensor import number, shape_text, tensor
@@ -24,7 +24,8 @@ def diff_view(
     title = Text(f"timeline {before.number} → timeline {after.number}", style="heading")
     parts: list[RenderableType] = [title]
     if not changes:
-        parts.append(Text("no value differs" + (" as far as both go the same way" if parted else "")))
+        ops = f"{same} op{'s' if same != 1 else ''}"
+        parts.append(Text(f"no value differs: {ops} compared" + (", as far as both go the same way" if parted else "")))
     else:
         first = changes[0]
         line = Text("first difference: ")
@@ -35,6 +36,12 @@ def diff_view(
         rest = f", {len(changes) - ROWS} of them not shown" if len(changes) > ROWS else ""
         many = "op differs" if len(changes) == 1 else "ops differ"
         parts.append(Text(f"{len(changes)} {many}{rest}; {same} have the same values", style="dim"))
+    shorter = ends_first(before.tape, after.tape) if parted is None else None
+    if shorter is not None:
+        tape, op = shorter
+        which = before if tape is before.tape else after
+        end = f"{op.part.address} · {op.phase}"
+        parts.append(Text(f"Up to {end} only: there timeline {which.number} ends, the other goes on", style="warning"))
     if parted is not None:
         a, b = (f"{op.label} {op.name}" for op in parted)
         parts.append(Text(f"from here on the program goes another way: {a} became {b}", style="warning"))
