@@ -238,7 +238,7 @@ class Interpreter:
         """What an edit has done, once."""
         changes = self.session.changes
         timeline, changes.news = changes.news, None
-        return None if timeline is None else news_text(timeline)
+        return None if timeline is None else news_text(timeline, self.session.goes_on)
 
     def moved_in_time(self, *said: RenderableType) -> RenderableType:
         """Another tape is looked at."""

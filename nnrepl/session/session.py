@@ -197,6 +197,7 @@ class Session:
         """The program has ended, by itself or by an exception; the person may still look around."""
         self.running = False
         self.exit_error = error
+        self.changes.timelines.live.ended = True
         if self.recorder is not None:
             self.recorder.over()
         goal, self.goal = self.goal, None
@@ -298,12 +299,12 @@ class Session:
         """Go on towards a goal: on the tape as far as it reaches, then by letting the program run (None)."""
         found = goal.find(self.tape)
         self.goal = goal
-        hits = self.lookout.ahead(len(self.tape) + (not self.running) if found is None else found + 1)
+        hits = self.lookout.ahead(len(self.tape) + (not self.goes_on) if found is None else found + 1)
         if hits:
             return self._stop_at(hits)
         if found is not None:
             return self.arrive(found, goal.reason)
-        if self.running:
+        if self.goes_on:
             self.changes.relive()
             self.resuming = True
             return None
@@ -312,6 +313,11 @@ class Session:
         if sought:
             raise UserError(f"nothing ahead is at {sought}; {self.lookup.extent()}")
         return self.arrive(len(self.tape), END_OF_TAPE if at_end else "")
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether more can be recorded on this tape: the program runs, or can run again for this timeline."""
+        return self.running or self.changes.unfinished
 
     def step(self, count: int = 1) -> Stop | None:
         """Go to the next op, or the `count`-th from here."""
@@ -465,7 +471,7 @@ class Session:
         variables = self.expressions.known(self.where())
         for step in reversed(op.scope.path()) if op is not None and op.scope is not None else ():
             variables = {**step.variables, **variables}
-        here = Here(self.tape, self.names, op, self.program, self.running, variables, self.skip)
+        here = Here(self.tape, self.names, op, self.program, self.goes_on, variables, self.skip)
         return places.read(text, here)
 
     @property

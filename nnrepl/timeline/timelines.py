@@ -28,6 +28,7 @@ class Timeline:
         code: The change of the program's source that it began with instead.
         codes: The changes of the source that hold on it, in order.
         seen: How far the user has been on it.
+        ended: Whether the program has run to its end on it.
     """
 
     number: int
@@ -38,6 +39,15 @@ class Timeline:
     code: CodeChange | None = None
     codes: tuple[CodeChange, ...] = ()
     seen: int = 0
+    ended: bool = False
+
+    @property
+    def extent(self) -> str:
+        """How far it goes: `step 3 · update`."""
+        if not self.tape.ops:
+            return "its start"
+        last = self.tape.ops[-1]
+        return last.phase if last.phase == "setup" else f"{last.step.title} · {last.phase}"
 
     @property
     def began(self) -> Edit | CodeChange | None:
