@@ -17,7 +17,7 @@ from nnrepl.programs.debuggee import Debuggee, new_tape
 from nnrepl.programs.examples import example_path
 from nnrepl.programs.exceptions import exit_status
 from nnrepl.programs.saved import open_session
-from nnrepl.programs.script import USAGE_ERROR, CannotLoad, Script, load_module, load_script
+from nnrepl.programs.script import USAGE_ERROR, CannotLoad, Script, empty_script, load_module, load_script
 from nnrepl.session.errors import Quit, UserError
 from nnrepl.session.saved import Keeper, stops_file
 from nnrepl.session.session import Session
@@ -42,6 +42,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "-x", dest="files", metavar="FILE", action="append", default=[], help="run the commands in a file"
     )
+    made.add_argument("--empty", action="store_true", help="no program: type one, with mx, nn and optim at hand")
     made.add_argument("--batch", action="store_true", help="end after the given commands; show only what they show")
     made.add_argument("--stop-at-entry", action="store_true", help="stop at the very first op")
     made.add_argument("--tui", action="store_true", help="use the whole screen, as the command tui does")
@@ -74,6 +75,8 @@ def load(options: argparse.Namespace) -> Script:
     """The program that the command line names. Raises CannotLoad."""
     if options.module is not None:
         return load_module(options.module, options.args)
+    if options.empty:
+        return empty_script()
     if options.program is None:
         return load_script(str(example_path()), [])
     return load_script(options.program, options.args)
@@ -240,7 +243,8 @@ class Debugger:
     def _banner(self, restored: str) -> str:
         said = (*self.script.notes, *self.notes, *([restored] if restored else []))
         notes = "".join(f"\n{note}" for note in said)
-        return f"{versions()} · {_short(self.script.title)} · step to begin, help for more{notes}"
+        begin = "type Python" if self.options.empty else "step to begin"
+        return f"{versions()} · {_short(self.script.title)} · {begin}, help for more{notes}"
 
 
 def _short(title: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -17,6 +18,8 @@ from nnrepl.record.verify import same_bits
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
+PROMPT = re.compile(r"^\(nnrepl(?: \d+)?\) ", re.MULTILINE)
+"""What stands before a typed line, with the number of the cell that Python would be there."""
 
 
 def assert_same_bits(expected: Any, found: Any) -> None:

@@ -30,10 +30,6 @@ _READ_AS: tuple[tuple[str, str], ...] = (
 _ANSWERS: tuple[tuple[str, str], ...] = (
     (r"(?:j|jump)\b\s*(.*)", "nothing can be left out here; goto {0} goes there in either direction"),
     (r"interact\b.*", "the prompt takes Python already: type it; ! in front forces it"),
-    (
-        r"debug\s+(.+)",
-        "to step through a call of your own: import nnrepl, then nnrepl.debug(fn, *args) in plain Python",
-    ),
     (r"(?:frame|f)\b.*", "up and down move between the calls, where lists them"),
     (r"(?:rv|retval)\b.*", "what an op gave is p #12; what a function gave has its caller's name: p loss"),
     (r"(?:k|kill|detach)\b.*", "quit ends the program and the session; restart runs it again"),

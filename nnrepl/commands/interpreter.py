@@ -18,13 +18,16 @@ from nnrepl.record.intake import Unwinding
 from nnrepl.session.assignments import Assignment, assignment
 from nnrepl.session.errors import NoGradient, NotYet, UserError
 from nnrepl.session.expressions import masked, parts, speaks_of_a_name
+from nnrepl.session.hooks import CELL_DONE
 from nnrepl.session.session import END_OF_PROGRAM, END_OF_TAPE, Session, Stop
+from nnrepl.session.statements import noticing
+from nnrepl.session.typed import CELL, kind_of, run_cell
 from nnrepl.tape import Op, Value
 from nnrepl.view.changes import Changes
 from nnrepl.view.log import Log
 from nnrepl.view.stop import stop_view
 from nnrepl.view.tensor import Look, tensor
-from nnrepl.view.timelines import news_text, recomputed_text
+from nnrepl.view.timelines import below_text, news_text, recomputed_text, taken_text
 from nnrepl.view.tree import tensor_tree
 
 
@@ -64,6 +67,7 @@ class Interpreter:
         self.aliases: dict[str, str] = {}
         self.typed: list[str] = []
         self._waited = False
+        self._result: Any = None
         self.collecting = ""
         self._lines: list[str] = []
         self._collected: Callable[[list[str]], None] = _nothing
@@ -173,8 +177,10 @@ class Interpreter:
     def show_stop(self, stop: Stop | None) -> RenderableType | None:
         """The picture of where a motion arrived; None while the program runs on."""
         self.due.clear()
-        if stop is None or (self.quiet and stop.reason in (END_OF_TAPE, END_OF_PROGRAM)):
+        if stop is None or (self.quiet and stop.reason in (END_OF_TAPE, END_OF_PROGRAM, CELL_DONE)):
             return None
+        if stop.reason == CELL_DONE and not (stop.hits or stop.missed):
+            return Group(*self.displays()) if self.session.displays else None
         lines = [line for hit in stop.hits for line in hit.entry.commands]
         self.due.extend(line for line in lines if line != "silent")
         if lines[:1] == ["silent"]:
@@ -214,12 +220,30 @@ class Interpreter:
     # -- expressions ---------------------------------------------------------------------------------------
 
     def python(self, text: str) -> RenderableType | None:
-        """Evaluate or execute Python. An assignment to a value of the tape is an edit."""
+        """Run the program's next cell, change a value of the tape, or evaluate: `session.typed` decides."""
+        if kind_of(self.session, text) == CELL:
+            return self.cell(text)
         change = assignment(text)
         if change is not None:
             shown = self.edit(change, text)
             if shown is not None:
                 return shown
+        session = self.session
+        if not session.changes.can_run_again or session.cursor >= len(session.tape):
+            return self._python(text)
+        with noticing(session, text) as effect:
+            self._result = None
+            shown = self._python(text)
+            effect.result = self._result
+        if effect.looked:
+            return Group(shown or Text(""), Text("what that changed in the program is put back: a look", style="hint"))
+        if not effect.changed:
+            return shown
+        session.changes.state(text)
+        return self.moved_in_time(self.news() or Text(""))
+
+    def _python(self, text: str) -> RenderableType | None:
+        """Evaluate or execute Python that changes no value of the tape."""
         try:
             compile(masked(text), "<prompt>", "eval")
         except (RecursionError, MemoryError):
@@ -229,6 +253,18 @@ class Interpreter:
             return None
         return self.print(text)
 
+    def cell(self, text: str, stop: bool = False) -> RenderableType | None:
+        """Let the program go on with what was typed, to its end or only up to its first op."""
+        if not table.is_python(text):
+            raise table.unknown(text, self.table)
+        try:
+            run_cell(self.session, text, stop)
+        except (SyntaxError, ValueError) as error:
+            raise UserError(f"this does not parse: {getattr(error, 'msg', error)}") from None
+        except (RecursionError, MemoryError):
+            raise UserError("this is too deeply nested for Python") from None
+        return None
+
     def edit(self, change: Assignment, line: str) -> RenderableType | None:
         """Change a value of the tape; shows the timeline that this makes, None if it is no value of the tape."""
         timeline = self.guarded(lambda: self.session.changes.assign(change, line), line)
@@ -237,8 +273,14 @@ class Interpreter:
     def news(self) -> RenderableType | None:
         """What an edit has done, once."""
         changes = self.session.changes
+        taken, changes.taken = changes.taken, None
+        if taken is not None:
+            return taken_text(taken)
         timeline, changes.news = changes.news, None
-        return None if timeline is None else news_text(timeline, self.session.goes_on)
+        if timeline is None:
+            return None
+        below, said = below_text(changes.timelines.live), news_text(timeline, self.session.goes_on)
+        return said if below is None else Group(said, below)
 
     def moved_in_time(self, *said: RenderableType) -> RenderableType:
         """Another tape is looked at."""
@@ -257,6 +299,8 @@ class Interpreter:
             result = self.value(text)
         except (NotYet, NoGradient) as answer:
             return self.not_there(answer, look)
+        if result is not None:
+            self.session.expressions.show(result)
         named = label if not isinstance(result, mx.array) and label is not None and speaks_of_a_name(label) else None
         return self.guarded(lambda: self.shown_value(result, named, text, look), text)
 
@@ -310,7 +354,8 @@ class Interpreter:
 
     def value(self, text: str) -> Any:
         """The value of an expression."""
-        return self.guarded(lambda: self.session.expressions.evaluate(text, self.session.where()), text)
+        self._result = self.guarded(lambda: self.session.expressions.evaluate(text, self.session.where()), text)
+        return self._result
 
     def guarded(self, compute: Any, text: str) -> Any:
         """Run something of the person's; what it raises becomes one line."""

@@ -28,7 +28,7 @@ FORMATTED = Grammar("[/4f] EXPR", lambda text: bool(text), "names", options=True
 def print_(it: Interpreter, text: str) -> RenderableType | None:
     """Show the value of an expression, and evaluate what it depends on, nothing else.
 
-    Names mean their newest version before the cursor: `p z1`, `p loss, grad(weights1)`,
+    Names mean what the program's variables hold where the cursor stands: `p z1`, `p loss, grad(weights1)`,
     `p z1@12` the version that op #12 made, `p #12` the result of an op, `p layers.0.weight[0]`,
     `p mx.abs(z1).max()`. The expression alone does the same.
 

@@ -128,7 +128,8 @@ def rewind(it: Interpreter, text: str) -> RenderableType | None:
 def restart(it: Interpreter, text: str) -> RenderableType | None:
     """Run the program again from its start, with the same arguments and random numbers.
 
-    That leaves the timelines behind: where there are several, `restart now` says that it may.
+    Its files are read anew; if one does not parse, nothing happens. Breakpoints stay, edits and timelines go: where
+    there are several, `restart now` says that they may.
     """
     many = len(it.session.changes.timelines)
     if many > 1 and not text:

@@ -179,7 +179,7 @@ def classify(line: str, table: Table = TABLE, is_name: Callable[[str], bool] = l
         return Line("python", stripped)
     if word in table:
         raise UserError(f"{word} cannot take {rest!r}; it is written: {table[word].usage}")
-    raise _unknown(stripped, word, table)
+    raise unknown(stripped, table)
 
 
 def _bare(known: Command, word: str) -> Line:
@@ -245,9 +245,11 @@ def is_python(text: str) -> bool:
     return True
 
 
-def _unknown(line: str, word: str, table: Table) -> UserError:
+def unknown(line: str, table: Table = TABLE) -> UserError:
+    """What to say of a line that is neither a command nor Python."""
     from difflib import get_close_matches
 
+    word = line.partition(" ")[0]
     try:
         ast.parse(masked(line))
     except (SyntaxError, ValueError) as error:

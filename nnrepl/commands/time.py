@@ -40,7 +40,10 @@ def set_(it: Interpreter, text: str) -> RenderableType | None:
 
 @command("undo", takes=NOTHING, group=TIME)
 def undo(it: Interpreter, text: str) -> RenderableType | None:
-    """Go back to the timeline before the last change. Nothing is computed again."""
+    """Go back to the timeline before the last change; nothing is computed again.
+
+    Where a cell was typed since then, that is taken back, with all that it did: the program runs again without it.
+    """
     return _on(it, it.session.changes.undo())
 
 

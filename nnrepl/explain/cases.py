@@ -36,13 +36,15 @@ class Names:
             return name
         if value.gradient_of is not None:
             return name if value in self._own else _number(value)
-        return f"{name}@{value.op.index}" if value.label is None and not name.endswith("ᵀ") else _number(value)
+        if value.label is not None or name.endswith("ᵀ"):
+            return _number(value)
+        return f"{name}@{value.op.label.removeprefix('#')}"
 
 
 def _number(value: Value) -> str:
     """`#12`, or `#12.1` for another output of op #12."""
     assert value.op is not None
-    return f"{value.op.label}.{value.slot}" if value.slot else f"{value.op.label}"
+    return f"{value.op.label}.{value.slot}" if value.slot else value.op.label
 
 
 def names_for(op: Op) -> Names:

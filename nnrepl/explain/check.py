@@ -1,60 +1,88 @@
 """Check: gradients against finite differences.
 
-One op is checked by itself, on its own inputs, so that nothing else of a large model runs. Where the op allows it
-everything is computed in float64, which MLX has on the CPU. The best step for a central difference is the cube root of
-the precision (Press et al., Numerical Recipes, 5.7), and the precision is not known beforehand: some of MLX's functions
-have float32 accuracy in float64 too. So several steps are tried; where two neighbours agree best the difference is
-taken, and how far they disagree is how far it can be trusted.
+One op is checked by itself, on its own inputs, so that nothing else of a large model runs; a whole gradient by
+computing the forward ops of its pass again. Where it can be, everything is computed in float64, which MLX has on the
+CPU. A gradient is called wrong only where it differs by more than both sides can be wrong by: the rounding of the
+gradient in its own dtype, and the noise of the differences (`nnrepl.explain.differences`).
 """
 
 from __future__ import annotations
 
 import contextlib
 import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import mlx.core as mx
 
+from nnrepl import ops
+from nnrepl.explain.differences import Difference, Scalar, Slope, spread, suspects
 from nnrepl.explain.elements import Index, unravel
 from nnrepl.explain.look import Look
 from nnrepl.explain.paths import rule_of, upstream
+from nnrepl.record.custom import Composite
 from nnrepl.session.errors import UserError
+from nnrepl.session.expressions import aside
 from nnrepl.session.session import Session
 from nnrepl.tape import GRADIENT_PASS, Op, Pass, Value
 
-_STEPS = {mx.float64: (1e-5, 1e-4, 1e-3, 1e-2), mx.float32: (1e-3, 5e-3, 2e-2, 5e-2)}
 _ELEMENTS = 32
-"""So many elements of a tensor are checked one by one: the largest gradients first, the rest evenly spread."""
+"""So many elements of a tensor are checked one by one: the largest gradients first, the rest evenly spread. All
+together are checked as well, along a random direction."""
 _REPLAYED = 6
 
-TOLERANCES = {mx.float16: 2e-2, mx.bfloat16: 1e-1, mx.float32: 2e-3, mx.float64: 1e-5}
-"""How far a gradient may be off, relative to the largest: its own rounding, a thousandfold."""
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """How far a gradient may be off by rounding.
+
+    Attributes:
+        share: Relative to the element.
+        floor: Relative to the largest element of the gradient.
+        unit: Relative to the largest number that was added up on the way.
+    """
+
+    share: float
+    floor: float
+    unit: float
+
+
+ROOM = {
+    mx.float64: Room(1e-6, 1e-9, 1e-14), mx.float32: Room(1e-3, 2e-5, 2e-6), mx.float16: Room(2e-2, 5e-3, 1e-2),
+    mx.bfloat16: Room(1e-1, 4e-2, 6e-2),
+}  # fmt: skip
+"""By the coarsest dtype that takes part: its own rounding, some hundred times."""
 
 
 @dataclass(frozen=True, slots=True)
 class Element:
-    """One element of a gradient: what was computed, and what a finite difference gives.
-
-    Attributes:
-        left, right: The slopes to either side.
-        doubt: How far differences with other steps disagree.
-        jump: How far the two slopes are apart at least, whatever the step.
-    """
+    """One element of a gradient: what was computed, and what a finite difference gives."""
 
     index: Index
     gradient: float
-    difference: float
-    left: float
-    right: float
-    doubt: float = 0.0
-    jump: float = 0.0
+    slope: Slope
+
+    @property
+    def difference(self) -> float:
+        """The finite difference."""
+        return self.slope.value
+
+    @property
+    def left(self) -> float:
+        """The slope to the left."""
+        return self.slope.left
+
+    @property
+    def right(self) -> float:
+        """The slope to the right."""
+        return self.slope.right
 
     @property
     def error(self) -> float:
         """How far they are apart."""
-        return abs(self.gradient - self.difference)
+        return abs(self.gradient - self.slope.value)
 
 
 @dataclass(slots=True)
@@ -62,24 +90,30 @@ class Checked:
     """What the check of one gradient found.
 
     Attributes:
-        value: The gradient.
+        name: What the gradient is called.
         of: What it is the gradient of.
-        elements: The elements that were checked.
+        elements: The elements that were checked one by one.
         kinks: Those at which the slope jumps.
         undefined: Those next to which the function itself is not finite.
-        wrong: Those that differ by more than their dtype explains.
+        wrong: Those that differ by more than rounding and noise explain.
+        rough: Those that are not small, and whose difference is too noisy to tell 10 % apart.
+        whole: Whether all elements together were checked along a random direction.
         dtype: In which the differences were taken.
-        scale: The largest element of the gradient.
+        fixed: Ops whose results were held fixed, because no gradient passes them.
+        custom: Ops on the way that have a vjp of the program's own.
     """
 
-    value: Value
+    name: str
     of: Value
     elements: list[Element] = field(default_factory=list)
     kinks: list[Element] = field(default_factory=list)
     undefined: list[Element] = field(default_factory=list)
     wrong: list[Element] = field(default_factory=list)
+    rough: list[Element] = field(default_factory=list)
+    whole: bool = False
     dtype: mx.Dtype = mx.float64
-    scale: float = 0.0
+    fixed: list[Op] = field(default_factory=list)
+    custom: list[Op] = field(default_factory=list)
 
     @property
     def worst(self) -> Element | None:
@@ -88,39 +122,114 @@ class Checked:
         return max(plain, key=lambda element: element.error, default=None)
 
 
-Scalar = Callable[[mx.array], mx.array]
+@dataclass(slots=True)
+class Report:
+    """The gradients that were checked, and what that took.
+
+    Attributes:
+        ops: How many ops were evaluated for it.
+        left: How many gradients were left when it was stopped.
+        seconds: How long it took.
+    """
+
+    checked: list[Checked] = field(default_factory=list)
+    ops: int = 0
+    left: int = 0
+    seconds: float = 0.0
 
 
-def check_op(session: Session, op: Op) -> tuple[list[Checked], int]:
-    """Check every gradient that one backward op gives (or the backward op of a forward op).
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A gradient that is to be checked.
+
+    Attributes:
+        name: What the gradient is called.
+        of: What it is the gradient of.
+        gradient: The numbers to be held against differences.
+        make: The function that it is the gradient of, in a dtype.
+        coarse: The coarsest dtype that takes part.
+        peak: The largest number that is added up on the way.
+        count: How many elements are looked at one by one.
+        together: Of what is allowed to one element, how much is allowed to each of all together.
+    """
+
+    name: str
+    of: Value
+    gradient: mx.array
+    make: Callable[[mx.Dtype], Scalar]
+    coarse: mx.Dtype
+    peak: float
+    count: int
+    together: float = 0.1
+
+
+def check_op(session: Session, op: Op) -> Report:
+    """Check every gradient that one backward op gives (or the backward op of a forward op, or a vjp of the program's
+    own).
 
     Raises:
         UserError: If no gradient was taken through it.
     """
+    begin = time.perf_counter()
+    look = Look(session)
+    own = op.of if op.of is not None and isinstance(_first(op.of), Composite) else op
+    questions = _of_composite(look, session, own) if isinstance(_first(own), Composite) else _of_op(look, session, op)
+    with aside():
+        found = [_compare(question) for question in questions]
+    return Report(found, look.ops, 0, time.perf_counter() - begin)
+
+
+def _first(op: Op) -> object:
+    return op.args[0] if op.args else None
+
+
+def _of_op(look: Look, session: Session, op: Op) -> list[Question]:
     backward = op if op.of is not None else _backward_of(session, op)
     rule = rule_of(backward) if backward is not None else None
     if backward is None or rule is None:
         raise UserError(
             f"{op.label} {op.name} has no VJP on the tape: no gradient passes through it, or none was taken"
         )
-    forward = rule.op
-    if forward.operation.kind not in ("op", "edit"):
-        raise UserError(f"{forward.label} {forward.name} cannot be checked by itself: it is not a plain op")
-    look = Look(session)
-    look.see([*backward.inputs, *backward.outputs])
-    cotangents = upstream(backward)[: len(rule.outputs)]
-    found = []
-    for slot, gradient in zip(rule.wanted, _own_parts(backward)):
-        of = rule.inputs[slot]
-        if mx.issubdtype(of.dtype, mx.floating) and of.size:
-            found.append(_compare(look, gradient, of, _projected(forward, of, rule.outputs, cotangents), _ELEMENTS))
-    return found, look.ops
-
-
-def _own_parts(backward: Op) -> Sequence[Value]:
     if backward.operation.kind == "accumulate":
         raise UserError(f"{backward.label} adds gradients; check the op before it")
-    return backward.outputs
+    forward = rule.op
+    look.see([*backward.inputs, *backward.outputs, *forward.inputs])
+    cotangents = upstream(backward)[: len(rule.outputs)]
+    peak = max((look.stat(value).peak for value in cotangents), default=0.0)
+    questions = []
+    for slot, gradient in zip(rule.wanted, backward.outputs):
+        of = rule.inputs[slot]
+        if mx.issubdtype(of.dtype, mx.floating) and of.size:
+            run = _projected(forward, of, rule.outputs, [value.array for value in cotangents])
+            coarse = _coarsest([*forward.inputs, *forward.outputs, *cotangents])
+            questions.append(Question(gradient.name, of, gradient.array, run, coarse, peak, _ELEMENTS, 0.02))
+    return questions
+
+
+def _of_composite(look: Look, session: Session, op: Op) -> list[Question]:
+    """A function with a vjp of the program's own: what MLX makes of that vjp, against the function itself."""
+    composite = _first(op)
+    assert isinstance(composite, Composite)
+    outputs = [value for value in op.outputs if mx.issubdtype(value.dtype, mx.floating)]
+    grads = {value: op.part.grads.get(value.canonical) for value in outputs}
+    reached = [value for value in outputs if grads[value]]
+    if not reached:
+        raise UserError(f"no gradient reaches {op.label} {op.name}, so that there is nothing to check")
+    cotangents = [(grads[value] or [value])[-1] for value in reached]
+    look.see([*composite.inputs, *cotangents])
+    slots = [value.slot for value in reached]
+    arrays = [value.array for value in cotangents]
+    peak = max((look.stat(value).peak for value in cotangents), default=0.0)
+    questions = []
+    for of in dict.fromkeys(composite.inputs):
+        if mx.issubdtype(of.dtype, mx.floating) and of.size:
+            make = _projected(op, of, slots, arrays, composite)
+            with aside():
+                gradient = mx.vjp(make(of.dtype), [of.array], [mx.array(1.0, of.dtype)])[1][0]
+                mx.eval(gradient)
+            name = f"the part of ∂L/∂{of.name} that comes from {op.label} {op.name}"
+            questions.append(Question(name, of, gradient, make, _coarsest([*composite.inputs]), peak, _ELEMENTS, 0.02))
+    return questions
 
 
 def _backward_of(session: Session, op: Op) -> Op | None:
@@ -134,27 +243,28 @@ def _backward_of(session: Session, op: Op) -> Op | None:
 
 
 def _projected(
-    forward: Op, of: Value, outputs: Sequence[int], cotangents: Sequence[Value]
+    forward: Op, of: Value, outputs: Sequence[int], cotangents: Sequence[mx.array], composite: Composite | None = None
 ) -> Callable[[mx.Dtype], Scalar]:
     """What the gradient is the gradient of: the op's result, weighed with the gradients that came in."""
 
     def at(dtype: mx.Dtype) -> Scalar:
         def run(array: mx.array) -> mx.array:
-            results = forward.compute(
-                lambda value: array if value.canonical is of.canonical else widened(value.array, dtype)
-            )
-            parts = [
-                mx.sum(widened(results[slot], dtype) * widened(given.array, dtype))
-                for slot, given in zip(outputs, cotangents)
-            ]
-            total = parts[0]
-            for part in parts[1:]:
-                total = total + part
-            return total
+            def lookup(value: Value) -> mx.array:
+                return array if value.canonical is of.canonical else widened(value.array, dtype)
+
+            results = forward.compute(lookup) if composite is None else composite.native(forward, lookup)
+            return _weighed([(results[slot], given) for slot, given in zip(outputs, cotangents)], dtype)
 
         return run
 
     return at
+
+
+def _weighed(pairs: Sequence[tuple[mx.array, mx.array]], dtype: mx.Dtype) -> mx.array:
+    total = mx.array(0.0, dtype)
+    for result, given in pairs:
+        total = total + mx.sum(widened(result, dtype) * widened(given, dtype))
+    return total
 
 
 def widened(array: mx.array, dtype: mx.Dtype) -> mx.array:
@@ -162,124 +272,192 @@ def widened(array: mx.array, dtype: mx.Dtype) -> mx.array:
     return array.astype(dtype) if mx.issubdtype(array.dtype, mx.floating) else array
 
 
-def check_pass(session: Session, part: Pass, leaves: Sequence[Value]) -> tuple[list[Checked], int]:
-    """Check whole gradients of a pass: the forward ops are computed again for each element, so only few are taken."""
+def _coarsest(values: Sequence[Value]) -> mx.Dtype:
+    """The dtype with the fewest digits among some tensors."""
+    kinds = {value.dtype for value in values}
+    return next((kind for kind in (mx.bfloat16, mx.float16, mx.float32) if kind in kinds), mx.float64)
+
+
+# -- whole passes ------------------------------------------------------------------------------------------------------
+
+
+def check_pass(session: Session, part: Pass, leaves: Sequence[Value]) -> Report:
+    """Check whole gradients of a pass: the forward ops are computed again for each element, so only few are taken one
+    by one. Ctrl-C stops it with what it has."""
+    begin = time.perf_counter()
     look = Look(session)
-    look.see([value for leaf in leaves for value in (leaf, part.grads[leaf][-1])])
-    found = [_compare(look, part.grads[leaf][-1], leaf, _replayed(part, leaf), _REPLAYED) for leaf in leaves]
-    return found, look.ops
+    gradients = {leaf: part.grads[leaf][-1] for leaf in leaves}
+    look.see([value for pair in gradients.items() for value in pair])
+    report = Report(left=len(leaves))
+    try:
+        for leaf, gradient in gradients.items():
+            replayed = _Replayed(part, leaf)
+            look.see(replayed.taken)
+            peak = _peak(look, gradient)
+            question = Question(gradient.name, leaf, gradient.array, replayed.at, replayed.coarse, peak, _REPLAYED)
+            with aside():
+                found = _compare(question)
+            found.fixed, found.custom = replayed.fixed, replayed.custom
+            report.checked.append(found)
+            report.left -= 1
+            session.hooks.progress(1 - report.left / len(leaves))
+    except KeyboardInterrupt:
+        _settle()
+    report.ops, report.seconds = look.ops, time.perf_counter() - begin
+    return report
 
 
-def _replayed(part: Pass, leaf: Value) -> Callable[[mx.Dtype], Scalar]:
-    """The loss as a function of one leaf: the recorded forward ops on another tensor."""
-    forward = [op for op in part.tape.ops[part.start : part.backward] if op.error is None]
-    reached = {leaf}
-    needed = []
-    for op in forward:
-        if any(value.canonical in reached for value in op.inputs):
-            needed.append(op)
+def _peak(look: Look, gradient: Value) -> float:
+    """The largest number in the last few steps to a gradient: what it was added up from, and rounded at."""
+    found = {gradient}
+    edge = [gradient]
+    for _ in range(_NEAR):
+        ahead = {value for one in edge if one.op is not None for value in upstream(one.op)} - found
+        found |= ahead
+        edge = list(ahead)
+    return max(stat.peak for stat in look.stats(found).values())
+
+
+_NEAR = 6
+"""Sums that cancel do so within a few ops: a normalization, a softmax."""
+
+
+class _Replayed:
+    """The loss as a function of one leaf: the recorded forward ops on another tensor.
+
+    What no gradient passes is held fixed, as the gradient sees it: the results of `stop_gradient`, of comparisons, of
+    steps. Otherwise a difference would see what the gradient is told not to see.
+    """
+
+    def __init__(self, part: Pass, leaf: Value) -> None:
+        self.part, self.leaf = part, leaf
+        reached = {leaf.canonical}
+        self.needed: list[Op] = []
+        self.fixed: list[Op] = []
+        self.custom: list[Op] = []
+        for op in part.tape.ops[part.start : part.backward]:
+            if op.error is not None or not any(value.canonical in reached for value in op.inputs):
+                continue
+            if _is_fixed(op):
+                if op.name == "stop_gradient":
+                    self.fixed.append(op)
+                continue
+            self.needed.append(op)
             reached.update(value.canonical for value in op.outputs)
+            if op.operation.kind == "custom":
+                self.custom.append(op)
+        self.taken = [value for op in self.needed for value in op.inputs if value.canonical not in reached]
+        self.coarse = _coarsest([leaf, *(value for op in self.needed for value in op.outputs)])
 
-    def at(dtype: mx.Dtype) -> Scalar:
+    def at(self, dtype: mx.Dtype) -> Scalar:
+        """The loss in a dtype."""
+
         def run(array: mx.array) -> mx.array:
-            now: dict[Value, mx.array] = {leaf: array}
-            for op in needed:
+            now: dict[Value, mx.array] = {self.leaf.canonical: array}
+            for op in self.needed:
                 results = op.compute(
                     lambda value: now[value.canonical] if value.canonical in now else widened(value.array, dtype)
                 )
                 for value, result in zip(op.outputs, results):
                     now[value.canonical] = result
-            roots = [(now[root.canonical], seed.array) for root, seed in part.roots if root.canonical in now]
-            parts = [mx.sum(widened(root, dtype) * widened(seed, dtype)) for root, seed in roots]
-            total = parts[0]
-            for one in parts[1:]:
-                total = total + one
-            return total
+            roots = [(now[root.canonical], seed.array) for root, seed in self.part.roots if root.canonical in now]
+            return _weighed(roots, dtype)
 
         return run
 
-    return at
+
+def _is_fixed(op: Op) -> bool:
+    entry = ops.ENTRIES.get(op.name)
+    if entry is not None and entry.kind == ops.FIXED and op.operation.kind == "op":
+        return True
+    return bool(op.outputs) and not any(mx.issubdtype(value.dtype, mx.inexact) for value in op.outputs)
 
 
-def _compare(look: Look, gradient: Value, of: Value, make: Callable[[mx.Dtype], Scalar], count: int) -> Checked:
-    found = Checked(gradient, of)
-    found.scale = look.stat(gradient).peak
-    places = _places(look, gradient, count)
-    for dtype in (mx.float64, mx.float32):
-        found.dtype = dtype
-        try:
-            rows = _differences(of, places, make(dtype), dtype)
-            break
-        except (ValueError, RuntimeError) as error:
-            _settle()
-            if dtype == mx.float32:
-                raise UserError(f"{gradient.name} cannot be checked: {str(error).splitlines()[0]}") from None
-    numbers = look.numbers([mx.take(gradient.array.flatten(), mx.array(places))])[0]
-    tolerance = max(TOLERANCES.get(of.dtype, 2e-3), TOLERANCES[found.dtype])
-    for at, number, row in zip(places, numbers, rows):
-        element = _element(unravel(at, of.shape), float(number), row)
-        found.elements.append(element)
-        limit = tolerance * max(found.scale, abs(element.difference)) + 1e-12
-        between = min(element.left, element.right) - limit <= number <= max(element.left, element.right) + limit
-        if not math.isfinite(element.difference):
-            found.undefined.append(element)
-        elif element.jump > 20 * limit and between:
-            found.kinks.append(element)
-        elif not element.error <= limit + 3 * element.doubt:
-            found.wrong.append(element)
+# -- comparing ---------------------------------------------------------------------------------------------------------
+
+
+def _compare(question: Question) -> Checked:
+    found = Checked(question.name, question.of)
+    function = _function(question, found)
+    flat = question.gradient.flatten()
+    room = ROOM[question.coarse]
+    peak: Any = mx.max(mx.abs(flat)).item()
+    top = float(peak)
+    floor = room.floor * top + room.unit * question.peak + 1e-30
+    for at in spread(flat, question.count):
+        number: Any = flat[at].item()
+        element = Element(unravel(at, question.of.shape), float(number), function.element(at, 0.1 * floor))
+        _judge(found, element, room, floor, top)
+    if flat.size > len(found.elements) and math.isfinite(function.noise) and math.isfinite(top):
+        found.whole = True
+        seen = {element.index for element in found.elements}
+        for at in suspects(function, flat, lambda mask: question.together * _allowed(flat, mask, room, floor)):
+            index = unravel(at, question.of.shape)
+            if index not in seen:
+                number = flat[at].item()
+                element = Element(index, float(number), function.element(at, 0.1 * floor))
+                _judge(found, element, room, floor, top)
     return found
 
 
-def _element(index: Index, number: float, row: list[tuple[float, float]]) -> Element:
-    """Choose among the steps: the two neighbours that agree best."""
-    central = [(left + right) / 2 for left, right in row]
-    at = min(range(len(central) - 1), key=lambda k: abs(central[k] - central[k + 1]))
-    doubt = abs(central[at] - central[at + 1])
-    jump = min(abs(left - right) for left, right in row)
-    return Element(index, number, central[at + 1], *row[at + 1], doubt, jump)
+def _allowed(gradient: mx.array, mask: mx.array, room: Room, floor: float) -> float:
+    """How far the elements of a part may be off together: their errors are as likely up as down."""
+    part = mx.where(mask != 0, gradient.astype(mx.float32), 0)
+    count: Any = mx.sum(mask != 0).item()
+    size: Any = mx.sqrt(mx.sum(mx.square(part))).item()
+    return room.share * float(size) + 10 * floor * math.sqrt(float(count))
+
+
+def _judge(found: Checked, element: Element, room: Room, floor: float, top: float) -> None:
+    slope = element.slope
+    found.elements.append(element)
+    limit = room.share * abs(slope.value) + floor
+    low, high = min(slope.left, slope.right) - limit, max(slope.left, slope.right) + limit
+    if not math.isfinite(slope.value) or not math.isfinite(element.gradient):
+        found.undefined.append(element)
+    elif slope.jump > 20 * limit and low <= element.gradient <= high:
+        found.kinks.append(element)
+    elif element.error > limit + 3 * slope.doubt + slope.jump:
+        found.wrong.append(element)
+    elif slope.doubt > 0.1 * max(abs(element.gradient), 0.01 * top) + limit:
+        found.rough.append(element)
+
+
+def _function(question: Question, found: Checked) -> Difference:
+    """The function of a question, in float64 where it can be.
+
+    Raises:
+        UserError: If it cannot be computed again.
+    """
+    with mx.stream(mx.cpu):
+        for dtype in (mx.float64, mx.float32):
+            found.dtype = dtype
+            run = _on_cpu(question.make(dtype))
+            function = Difference(run, question.of.array.astype(dtype).flatten(), question.of.shape)
+            try:
+                function.measure()
+            except (ValueError, RuntimeError) as error:
+                _settle()
+                if dtype == mx.float32:
+                    said = str(error).splitlines()[0]
+                    raise UserError(f"{question.name} cannot be checked: {said}") from None
+            else:
+                break
+    return function
+
+
+def _on_cpu(run: Scalar) -> Scalar:
+    def there(array: mx.array) -> mx.array:
+        with mx.stream(mx.cpu):
+            return run(array)
+
+    return there
 
 
 def _settle() -> None:
     """Let the CPU's stream come to rest: an error in it may be raised a second time, at the next evaluation."""
     with contextlib.suppress(ValueError, RuntimeError):
         mx.synchronize(mx.default_stream(mx.Device(mx.DeviceType.cpu)))
-
-
-def _places(look: Look, gradient: Value, count: int) -> list[int]:
-    """The largest elements, and some that are evenly spread."""
-    size = gradient.size
-    if size <= count:
-        return list(range(size))
-    largest: list[int] = look.numbers([mx.argsort(-mx.abs(gradient.array.flatten().astype(mx.float32)))[: count // 2]])[
-        0
-    ]
-    spread = range(0, size, max(size // (count // 2), 1))
-    return sorted({*largest, *spread})[: 2 * count]
-
-
-def _differences(of: Value, places: Sequence[int], run: Scalar, dtype: mx.Dtype) -> list[list[tuple[float, float]]]:
-    """For each place and each step, the slope to the left and to the right."""
-    with mx.stream(mx.cpu):
-        base = of.array.astype(dtype)
-        flat = base.flatten()
-        here = run(base)
-        mx.eval(here)  # what has no kernel for this dtype says so now, and once
-        results: list[mx.array] = []
-        for at in places:
-            size = mx.maximum(mx.abs(flat[at]), mx.array(1.0, dtype))
-            one = mx.reshape((mx.arange(flat.size) == at).astype(dtype), base.shape)
-            for share in _STEPS[dtype]:
-                step = share * size
-                results.append(
-                    mx.stack([(here - run(base - one * step)) / step, (run(base + one * step) - here) / step])
-                )
-        mx.eval(results)
-        pairs: list[Any] = [result.tolist() for result in results]
-        each = len(_STEPS[dtype])
-        return [
-            [(float(left), float(right)) for left, right in pairs[k * each : (k + 1) * each]]
-            for k in range(len(places))
-        ]
 
 
 def pass_of(session: Session, value: Value) -> Pass | None:

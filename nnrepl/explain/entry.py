@@ -8,11 +8,11 @@ from typing import Any
 import mlx.core as mx
 
 from nnrepl.ops import ENTRIES
-from nnrepl.ops.entry import COMPOSITE, ELEMENTWISE, FIXED, MOVE, PRODUCTS, Entry, Slope, unbroadcast
+from nnrepl.ops.entry import COMPOSITE, ELEMENTWISE, FIXED, MOVE, PRODUCTS, WHOLE, Entry, Slope, unbroadcast
 from nnrepl.tape import Op, Value, fill
 
 __all__ = [
-    "COMPOSITE", "ELEMENTWISE", "FIXED", "MOVE", "PRODUCTS", "Entry", "Slope", "arguments", "bind", "compute",
+    "COMPOSITE", "ELEMENTWISE", "FIXED", "MOVE", "PRODUCTS", "WHOLE", "Entry", "Slope", "arguments", "bind", "compute",
     "entry_for", "filled", "gradients",
 ]  # fmt: skip
 

@@ -12,9 +12,10 @@ from nnrepl.explain.cases import Names, names_for
 from nnrepl.explain.elements import Index, named, parse, telling, unravel
 from nnrepl.explain.entry import ELEMENTWISE, MOVE, Entry, bind, entry_for
 from nnrepl.explain.links import shown
-from nnrepl.explain.local import names_of, symbol_of, written
+from nnrepl.explain.local import names_of, symbol_of, template, written
 from nnrepl.explain.look import Look
 from nnrepl.explain.paths import gradient_of, main_output, rule_of, target_of, upstream
+from nnrepl.explain.patterns import known_by_name
 from nnrepl.explain.updates import update_lines, update_of
 from nnrepl.explain.worked import backward_lines, forward_lines, linear_in, result_at
 from nnrepl.ops.numbers import element
@@ -46,6 +47,7 @@ class Explanation:
         element: Which element the arithmetic is of.
         lines: Its arithmetic.
         notes: Broadcasting, reductions, indexing in words; what else is to be known.
+        steps: For a function or a module: its parts.
         chain: For the loss: how it comes from what the op at the cursor makes.
         update: For a parameter that an optimizer has changed: its whole step.
         ops: How many ops were evaluated.
@@ -59,6 +61,7 @@ class Explanation:
     element: str = ""
     lines: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    steps: list[str] = field(default_factory=list)
     chain: list[str] = field(default_factory=list)
     update: list[str] = field(default_factory=list)
     ops: int = 0
@@ -68,7 +71,7 @@ _AT = re.compile(r"^(?P<target>.*?)\s*(?:\bat\s*(?P<index>\[.*\]|-?\d+(?:\s*,\s*
 
 
 def explain(session: Session, text: str) -> Explanation:
-    """Explain `#7`, `z1`, `grad(weights2) at [2, 0]`, or the op at the cursor.
+    """Explain `#7`, `z1`, `grad(weights2) at [2, 0]`, `loss_fn`, `layers.0`, or the op at the cursor.
 
     Raises:
         UserError: If nothing is called so, or has no such element.
@@ -76,6 +79,12 @@ def explain(session: Session, text: str) -> Explanation:
     """
     match = _AT.match(text.strip())
     target, index = (match["target"].strip(), match["index"]) if match else (text.strip(), None)
+    if index is None and not session.lookup.is_known(target):
+        from nnrepl.explain.composites import explain_call, find_call
+
+        call = find_call(session, target)
+        if call is not None:
+            return explain_call(session, call)
     op, value = _find(session, target)
     look = Look(session)
     if value is None:
@@ -121,7 +130,7 @@ def of_value(look: Look, value: Value, index: str | None = None) -> Explanation:
     if op is None:
         return _leaf(look, value, index)
     place = parse(index, value) if index is not None else _most_telling(look, value)
-    found = Explanation(op, symbols=_symbols(op, value))
+    found = Explanation(op, symbols=_symbols(op, names_for(op)))
     entry = entry_for(op)
     backward = op.phase == "backward" and (op.of is not None or op.operation.kind == "accumulate")
     if backward:
@@ -166,15 +175,16 @@ def _leaf(look: Look, value: Value, index: str | None) -> Explanation:
     return found
 
 
-def _symbols(op: Op, value: Value) -> list[Symbol]:
+def _symbols(op: Op, names: Names) -> list[Symbol]:
     taken = [*upstream(op), *(op.of.inputs if op.of is not None else ())] if op.phase == "backward" else list(op.inputs)
     return [
-        Symbol(words.name(one), f"{tuple(one.shape)} {words.dtype(one.dtype)}", _origin(one))
+        Symbol(names(one), f"{tuple(one.shape)} {words.dtype(one.dtype)}", origin_of(one))
         for one in dict.fromkeys(taken)
     ]
 
 
-def _origin(value: Value) -> str:
+def origin_of(value: Value) -> str:
+    """Where a tensor comes from, in a few words."""
     if value.op is not None:
         return f"made by {value.op.label} {value.op.name}"
     if isinstance(value, Leaf):
@@ -200,7 +210,8 @@ def _forward(look: Look, found: Explanation, op: Op, entry: Entry | None, value:
     found.rule = [f"{names(value)} = {written(entry, op, entry.text, names)}"]
     if entry.valid:
         found.rule[0] += f"     ({words.substitute(entry.valid, names_of(entry, op, names))})"
-    found.words = entry.words
+    # Of an update no gradient is taken: how one would pass does not belong here.
+    found.words = template(entry.words, names_of(entry, op, names)) if op.part.kind != UPDATE_PASS else ""
     if not value.size:
         return
     found.lines = forward_lines(look, op, entry, value, place, names)
@@ -209,6 +220,7 @@ def _forward(look: Look, found: Explanation, op: Op, entry: Entry | None, value:
         if entry.kind == "composite":
             found.notes.append(f"into {op.label} takes it apart into textbook ops, with their numbers.")
     found.notes.extend(_shape_notes(op, entry, value))
+    found.notes.extend(known_by_name(op))
     step = update_of(value)
     if step is not None:
         found.update = update_lines(look, step, place)
@@ -329,7 +341,7 @@ def _backward_rule(found: Explanation, op: Op, entry: Entry | None, value: Value
         text = " + ".join(texts or [written(entry, forward, slope.text, names, arrives)])
         repeated = entry.row is not None and of.size < forward.outputs[0].size
         found.rule.append(f"{names(value)} = {'Σ ' if repeated else ''}{text}")
-    found.words = entry.words
+    found.words = template(entry.words, names_of(entry, forward, names))
 
 
 def _backward_notes(op: Op, entry: Entry | None, value: Value, lines: list[str]) -> list[str]:
@@ -337,6 +349,9 @@ def _backward_notes(op: Op, entry: Entry | None, value: Value, lines: list[str])
     if forward is None or of is None:
         return []
     notes = []
+    if len(upstream(op)) == 1 and of is not forward.outputs[0]:
+        arrives = upstream(op)[0].name
+        notes.append(f"The chain rule: what arrives, {arrives}, times what {forward.name} does on the way.")
     if any("[" in line and (" > " in line or " ≤ " in line or " < " in line or " ≥ " in line) for line in lines):
         notes.append("[…] is 1 where it holds, and 0 where it does not.")
     if len(forward.outputs) == 1 and entry is not None:

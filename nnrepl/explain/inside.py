@@ -16,7 +16,7 @@ from typing import Any
 import mlx.core as mx
 
 from nnrepl.explain import words
-from nnrepl.explain.entry import COMPOSITE, PRODUCTS, Entry, entry_for, filled
+from nnrepl.explain.entry import COMPOSITE, PRODUCTS, WHOLE, Entry, entry_for, filled
 from nnrepl.explain.paths import rule_of, upstream
 from nnrepl.record.intercept import recording
 from nnrepl.record.names import ProgramNames
@@ -75,6 +75,11 @@ def open_op(session: Session, op: Op) -> InsideSession:
         raise UserError(f"{op.label} {op.name} raised {type(op.error).__name__}; why error tells more")
     if entry is None or entry.forward is None:
         raise UserError(f"nnrepl's table has no formula for {forward.name}; primitives {op.label} shows what MLX does")
+    if entry.kind == WHOLE:
+        raise UserError(
+            f"nnrepl has no textbook form of {forward.name}; explain {op.label} shows its numbers, and "
+            f"primitives {op.label} what MLX does"
+        )
     if entry.kind not in (COMPOSITE, PRODUCTS):
         raise UserError(f"{forward.name} is a textbook op already; explain {op.label} shows its numbers")
     names = ProgramNames()

@@ -12,6 +12,7 @@ from nnrepl.explain.answer import Answer, Evidence
 from nnrepl.explain.broken import broken
 from nnrepl.explain.look import Look
 from nnrepl.explain.paths import gradient_pass_or_none
+from nnrepl.ops import Trait, has
 from nnrepl.session.births import INF, NAN, Birth, first_bad, follow, is_inexact, unravel
 from nnrepl.session.session import Session
 from nnrepl.tape import GRADIENT_PASS, Leaf, Op, Pass, Value
@@ -36,8 +37,8 @@ def blamed(birth: Birth) -> Birth:
     if birth.before is None:
         return birth
     root = blamed(birth.before)
-    softmax = birth.op is not None and birth.op.root.name in ("softmax", "logsumexp", "logaddexp")
-    return birth if softmax or _on_purpose(root) else root
+    shares = birth.op is not None and has(birth.op.root.name, Trait.SHARES)
+    return birth if (shares and root.negative) or _on_purpose(root) else root
 
 
 def _on_purpose(birth: Birth) -> bool:
@@ -90,8 +91,10 @@ def vanished(look: Look, part: Pass) -> Iterator[tuple[Birth, Op]]:
         if (birth.op or birth.value) in seen:
             continue
         seen.add(birth.op or birth.value)
-        ending = _ending(look, birth.value)
-        if ending is not None and not _masks(look, birth, ending):
+        ending = _ending(look, birth.value if birth.op is not None else value)
+        # A weight is never infinite on purpose.
+        trained = any(birth.value in (leaf, leaf.origin) for leaf in part.wrt)
+        if ending is not None and (trained or not _masks(look, birth, ending)):
             yield birth, ending
 
 
@@ -133,7 +136,7 @@ def _masks(look: Look, birth: Birth, ending: Op) -> bool:
     root = ending.root
     if birth.kind == NAN:
         return birth.op is None and root.name in ("where", "isnan", "isfinite", "nan_to_num")
-    if birth.op is None and birth.through is None and ending in birth.value.consumers:
+    if birth.op is None and birth.through is None:
         return True  # a constant whose first user knows what to do with it: the frequency ∞ of a rope
     if _on_purpose(birth) or (birth.op is not None and birth.op.operation.kind == "data"):
         return True

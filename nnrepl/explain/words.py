@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import mlx.core as mx
@@ -65,9 +65,9 @@ def name(value: Value) -> str:
     return called
 
 
-def call(op: Op) -> str:
+def call(op: Op, called: Callable[[Value], str] | None = None) -> str:
     """A forward op with its operands, as short as it can be said: `maximum(z1, 0)`, `x @ weights1`."""
-    parts = [operand(arg) for arg in op.args if _is_shown(arg)]
+    parts = [operand(arg, called) for arg in op.args if _is_shown(arg)]
     sign = op.operation.infix or ("@" if op.name == "matmul" else None)
     if sign is not None and len(parts) == 2:
         left, right = reversed(parts) if op.operation.spelling.startswith("__r") else parts
@@ -84,16 +84,17 @@ def _is_shown(arg: Any) -> bool:
     return arg is not None and not ours and kind.__name__ not in ("DrawnKey", "Data", "Stream", "Device")
 
 
-def operand(arg: Any) -> str:
+def operand(arg: Any, called: Callable[[Value], str] | None = None) -> str:
+    """An argument of an op: a name, a number, a slice."""
     if isinstance(arg, Value):
-        return name(arg)
+        return (called or name)(arg)
     if isinstance(arg, float):
         return number(arg)
     if isinstance(arg, slice):
-        ends = ["" if end is None else operand(end) for end in (arg.start, arg.stop)]
+        ends = ["" if end is None else operand(end, called) for end in (arg.start, arg.stop)]
         return ":".join(ends) + ("" if arg.step is None else f":{arg.step}")
     if isinstance(arg, (list, tuple)):
-        return f"({', '.join(map(operand, arg[:4]))}{', …' if len(arg) > 4 else ''})"
+        return f"({', '.join(operand(one, called) for one in arg[:4])}{', …' if len(arg) > 4 else ''})"
     return str(arg).removeprefix("mlx.core.")
 
 

@@ -6,11 +6,13 @@ The ground floor: it knows MLX and nothing of tapes. One module a topic; a new o
 from __future__ import annotations
 
 from nnrepl.ops import (  # noqa: F401
+    attention,
     comparing,
     convolutions,
     elementwise,
-    fused,
+    fourier,
     indexing,
+    linear_algebra,
     losses,
     norms,
     order,
@@ -21,7 +23,7 @@ from nnrepl.ops import (  # noqa: F401
     shapes,
     sources,
 )
-from nnrepl.ops.entry import COMPOSITE, ELEMENTWISE, ENTRIES, FIXED, MOVE, PRODUCTS, Entry, Slope
+from nnrepl.ops.entry import COMPOSITE, ELEMENTWISE, ENTRIES, FIXED, MOVE, PRODUCTS, WHOLE, Entry, Slope
 from nnrepl.ops.traits import Trait
 
 __all__ = [
@@ -31,6 +33,7 @@ __all__ = [
     "FIXED",
     "MOVE",
     "PRODUCTS",
+    "WHOLE",
     "Entry",
     "Slope",
     "Trait",

@@ -54,6 +54,8 @@ def _symbols(case: Case, of: Operand) -> list[str]:
     for symbol, given in case.bound.items():
         if given is of and (symbol in case.entry.slopes or case.entry.backwards is not None):
             found.append(symbol)
+        elif isinstance(given, list) and of in given and case.entry.name == "einsum":
+            found.extend(letter for letter, one in zip("ab", given) if one is of)
     return found
 
 

@@ -42,10 +42,10 @@ def forward(case: Case, first: str, second: str, slot: int, index: Index) -> Lin
     if len(pairs) > MOST:
         return None
     left = [unravel(at, a.shape) for at, _ in pairs]
-    right = [unravel(code - 1, b.shape) for _, code in pairs]
+    right = [unravel(abs(code) - 1, b.shape) for _, code in pairs]
     a.want(left)
     b.want(right)
-    terms = [product_of(a.node(p), b.node(q)) for p, q in zip(left, right)]
+    terms = [_signed(code, product_of(a.node(p), b.node(q))) for (_, code), p, q in zip(pairs, left, right)]
     return Line(element(y.name, index), sum_of(terms))
 
 
@@ -63,11 +63,16 @@ def backward(case: Case, symbol: str, other: str, left: str, index: Index) -> Li
         if len(pairs) > MOST:
             return None
         places = [unravel(at, given.shape) for at, _ in pairs]
-        met = [unravel(code - 1, partner.shape) for _, code in pairs]
+        met = [unravel(abs(code) - 1, partner.shape) for _, code in pairs]
         given.want(places)
         partner.want(met)
-        terms.extend(product_of(given.node(p), partner.node(q)) for p, q in zip(places, met))
+        products = [product_of(given.node(p), partner.node(q)) for p, q in zip(places, met)]
+        terms.extend(_signed(code, product) for (_, code), product in zip(pairs, products))
     return Line(left, sum_of(terms)) if terms else None
+
+
+def _signed(code: int, product: Node) -> Node:
+    return Node("negative", (product,)) if code < 0 else product
 
 
 def _real(*operands: Operand) -> bool:
@@ -95,7 +100,8 @@ def _one(index: Index, operand: Operand) -> mx.array:
 
 
 def _codes(found: mx.array) -> list[tuple[int, int]]:
-    """The places that are not 0, and what stands there."""
+    """The places that are not 0, and what stands there: a place of the other operand, less than 0 where the product is
+    taken off."""
     numbers: Any = mx.round(found.flatten()).astype(mx.int32).tolist()
     return [(at, code) for at, code in enumerate(numbers) if code]
 

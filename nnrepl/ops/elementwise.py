@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import mlx.core as mx
 
-from nnrepl.ops.entry import FIXED, Entry, Slope, enter
+from nnrepl.ops.case import Case, Index, Line
+from nnrepl.ops.entry import FIXED, Entry, Slope, enter, forwards
+from nnrepl.ops.expression import literal
+from nnrepl.ops.numbers import element, number
 from nnrepl.ops.pointwise import pointwise
 from nnrepl.ops.traits import Trait
 
@@ -39,15 +43,15 @@ _two("minimum", "min(a, b)", "g · [a < b]", "g · [a ≥ b]",
      "The smaller of two numbers passes. The gradient goes to the one that was smaller; the other gets nothing.",
      kink="a b", traits=(Trait.CHOOSES,))  # fmt: skip
 _two("arctan2", "arctan(a / b) + π · [b < 0] · ([a ≥ 0] − [a < 0])", "g · b / (a² + b²)", "−g · a / (a² + b²)",
-     "The angle under which one sees the point (b, a) from the origin, −π to π. Left of the axis half a turn is added "
-     "or taken away, because arctan knows only the right half.", valid="b ≠ 0",
+     "The angle under which one sees the point ({b}, {a}) from the origin, −π to π. Left of the axis half a turn is "
+     "added or taken away, because arctan knows only the right half.", valid="b ≠ 0",
      forward=lambda a, b: mx.arctan2(a, b))  # fmt: skip
 _two("logaddexp", "max(a, b) + ln(1 + exp(−|a − b|))", "g · exp(a − y)", "g · exp(b − y)",
      "A soft maximum, ln(exp(a) + exp(b)): the larger number is taken out first, so that no exponential overflows. "
      "Each side gets its share of the gradient.",
      forward=lambda a, b: mx.maximum(a, b) + mx.log1p(mx.exp(-mx.abs(mx.array(a) - b))))  # fmt: skip
 _two("remainder", "a − b · ⌊a / b⌋", "g", "−g · ⌊a / b⌋",
-     "What is left of a after taking away b as often as it fits.", valid="b ≠ 0",
+     "What is left of {a} after taking away {b} as often as it fits.", valid="b ≠ 0",
      forward=lambda a, b: a % b)  # fmt: skip
 
 _one("negative", "−a", "−g", "Changes the sign, of the gradient too.")
@@ -56,21 +60,21 @@ _one("square", "a²", "g · 2 · a", "Squares. Its slope is twice the number.")
 _one("sqrt", "√a", "g / (2 · y)", "The square root. Its slope grows without bound towards 0, and is infinite at 0.",
      valid="a ≥ 0")  # fmt: skip
 _one("rsqrt", "1 / √a", "−g · y / (2 · a)", "One divided by the square root.", valid="a > 0")
-_one("reciprocal", "1 / a", "−g · y²", "One divided by a.", valid="a ≠ 0")
+_one("reciprocal", "1 / a", "−g · y²", "One divided by {a}.", valid="a ≠ 0")
 _one("abs", "|a|", "g · sign(a)",
-     "Drops the sign. The gradient keeps its sign where a > 0, turns it where a < 0, and is 0 at 0.",
+     "Drops the sign. The gradient keeps its sign where {a} > 0, turns it where {a} < 0, and is 0 at 0.",
      kink="a 0")  # fmt: skip
 _one("exp", "exp(a)", "g · y",
      "The exponential: it grows so fast that float16 overflows beyond 11.09, float32 beyond 88.7. It is its own "
      "slope.")  # fmt: skip
-_one("expm1", "exp(a) − 1", "g · (y + 1)", "The exponential less one, exact for small a.",
+_one("expm1", "exp(a) − 1", "g · (y + 1)", "The exponential less one, exact for small {a}.",
      forward=lambda a: mx.expm1(a))  # fmt: skip
 _one("log", "ln(a)", "g / a",
      "The natural logarithm: −∞ at 0, no number below. Its slope grows without bound towards 0.",
      valid="a > 0")  # fmt: skip
 _one("log2", "ln(a) / ln 2", "g / (a · ln 2)", "The logarithm to the base 2.", valid="a > 0")
 _one("log10", "ln(a) / ln 10", "g / (a · ln 10)", "The logarithm to the base 10.", valid="a > 0")
-_one("log1p", "ln(1 + a)", "g / (1 + a)", "The natural logarithm of 1 + a, exact for small a.", valid="a > −1",
+_one("log1p", "ln(1 + a)", "g / (1 + a)", "The natural logarithm of 1 + {a}, exact for small {a}.", valid="a > −1",
      forward=lambda a: mx.log1p(a))  # fmt: skip
 _one("sin", "sin(a)", "g · cos(a)", "The sine; its slope is the cosine.")
 _one("cos", "cos(a)", "−g · sin(a)", "The cosine; its slope is minus the sine.")
@@ -90,7 +94,7 @@ _one("sigmoid", "1 / (1 + exp(−a))", "g · y · (1 − y)",
      "Squeezes into 0 to 1. Its slope is at most 1/4, and almost 0 where it is close to 0 or 1.",
      traits=(Trait.SATURATES,))  # fmt: skip
 _one("erf", "erf(a)", "g · 2/√π · exp(−a²)",
-     "The error function: twice the area under the bell curve exp(−t²)/√π from 0 to a.",
+     "The error function: twice the area under the bell curve exp(−t²)/√π from 0 to {a}.",
      traits=(Trait.SATURATES,))  # fmt: skip
 _one("erfinv", "erf⁻¹(a)", "g · √π/2 · exp(y²)", "The inverse of the error function.", valid="−1 < a < 1")
 _one("degrees", "a · 180/π", "g · 180/π", "Turns radians into degrees.")
@@ -109,25 +113,40 @@ pointwise(
     "clip", "min(max(a, a_min), a_max)",
     {"a": "g · [a > a_min] · [max(a, a_min) < a_max]", "a_min": "g · [a ≤ a_min] · [a_min < a_max]",
      "a_max": "g · [max(a, a_min) ≥ a_max]"},
-    "Cuts off what lies outside of the limits. Where it cuts, no gradient goes to a.",
+    "Cuts off what lies outside of the limits. Where it cuts, no gradient goes to {a}.",
     parameters="a, a_min=None, a_max=None", kink="a a_min a_max", traits=(Trait.CHOOSES,), forward=_clip,
 )  # fmt: skip
 
 pointwise(
     "where", "a if c else b", {"a": "g if c else 0", "b": "0 if c else g"},
-    "Takes from a where the condition holds, else from b. Each gets the gradient of what was taken from it; what was "
-    "not taken gets 0, and the condition gets none.",
+    "Takes from {a} where the condition {c} holds, else from {b}. Each gets the gradient of what was taken from it; "
+    "what was not taken gets 0, and the condition gets none.",
     parameters="c, a, b", traits=(Trait.BROADCASTS, Trait.CHOOSES), forward=lambda c, a, b: mx.where(c, a, b),
 )  # fmt: skip
 
 
 enter(Entry(
-    "nan_to_num", "{nan} where {a} is NaN, {posinf} where it is ∞, {neginf} where it is −∞, else {a}",
-    "Replaces what is no number. Without other numbers given, NaN becomes 0, and ±∞ the largest number of the dtype.",
+    "nan_to_num", "{a} where it is a number, {nan} where it is NaN, other numbers where it is ±∞",
+    "Replaces what is no number. Where no others are given, ±∞ become the largest and the smallest of the dtype.",
     lambda a, nan=0.0, posinf=None, neginf=None: mx.nan_to_num(a, nan, posinf, neginf),
     {"a": Slope("{g} where {a} is finite, else 0", lambda g, y, a, nan=0.0, posinf=None, neginf=None:
                 mx.where(mx.isfinite(a), g, mx.zeros_like(g)))},
 ))  # fmt: skip
+
+
+@forwards("nan_to_num")
+def _nan_to_num_forward(case: Case, slot: int, index: Index) -> Line | None:
+    """A number stays; what is none is replaced."""
+    a, y = case.operand("a"), case.y[0]
+    own, left = a.at(index), element(y.name, index)
+    if isinstance(own, complex):
+        return None
+    if math.isfinite(own):
+        return Line(left, a.node(index), (f"{element(a.name, index)} is a number, so it stays",))
+    given = case.bound["nan" if math.isnan(own) else "posinf" if own > 0 else "neginf"]
+    if given is None:
+        given = y.at(index)  # the largest, or smallest, of the dtype
+    return Line(left, literal(given), (f"{element(a.name, index)} is {number(own)}, so it is replaced",))
 
 
 def _astype(a: mx.array, dtype: mx.Dtype) -> mx.array:
@@ -148,7 +167,7 @@ for _name, _text, _parameters, _words, _more in (
     ("floor", "⌊a⌋", "a", "The next whole number below." + _FLAT, {}),
     ("ceil", "⌈a⌉", "a", "The next whole number above." + _FLAT, {}),
     ("trunc", "sign(a) · ⌊|a|⌋", "a", "Cuts the fraction off." + _FLAT, {}),
-    ("floor_divide", "⌊a / b⌋", "a, b", "How often b fits into a. A step: its gradient is 0.",
+    ("floor_divide", "⌊a / b⌋", "a, b", "How often {b} fits into {a}. A step: its gradient is 0.",
      {"traits": (Trait.BROADCASTS,), "forward": lambda a, b: mx.array(a) // b}),
     ("round", "round(a · 10^decimals) / 10^decimals", "a, decimals=0",
      "Rounds to so many digits after the point; halves go to the even digit." + _FLAT,

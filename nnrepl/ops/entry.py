@@ -21,6 +21,7 @@ Run = Callable[..., Any]
 """A formula in plain MLX."""
 
 ELEMENTWISE, PRODUCTS, MOVE, COMPOSITE, FIXED = "elementwise", "products", "move", "composite", "fixed"
+WHOLE = "whole"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +66,8 @@ class Entry:
         forward: The formula in plain MLX; None for a source of numbers (a literal, a random draw).
         slopes: By parameter, how gradients pass; a parameter that is not here gets none.
         kind: ELEMENTWISE: one number from numbers at the same place. PRODUCTS: sums of products. MOVE: numbers are
-            moved, none is changed. COMPOSITE: `forward` takes it apart into textbook ops. FIXED: no gradient passes.
+            moved, none is changed. COMPOSITE: `forward` takes it apart into textbook ops. WHOLE: it is not taken apart.
+            FIXED: no gradient passes.
         valid: Where the formula has a meaning, in words, "" everywhere: "a ≥ 0".
         kink: Where the slope jumps: the symbols that meet there, `("a", "b")`, "" for none.
         traits: What kind of op it is.

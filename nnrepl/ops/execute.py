@@ -43,10 +43,17 @@ def _run(node: Node, symbols: Mapping[str, Any], over: Over) -> Any:
 
 def _chain(node: Node, symbols: Mapping[str, Any], over: Over) -> Any:
     parts = [_run(part, symbols, over) for part in node.parts]
+    if node.kind == "sum":
+        parts = [_counted(part) for part in parts]
     result = parts[0] if node.text[0] in "+·" else -parts[0]
     for sign, part in zip(node.text[1:], parts[1:]):
         result = _SIGNS[sign](result, part)
     return result
+
+
+def _counted(part: Any) -> Any:
+    """A bracket in a sum counts as 1 or 0; MLX would add truths to truths."""
+    return part.astype(mx.int32) if isinstance(part, mx.array) and part.dtype == mx.bool_ else part
 
 
 def _compared(signs: list[str], parts: list[Any]) -> Any:

@@ -13,7 +13,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from nnrepl.ops.entry import ELEMENTWISE, Entry, Row, Run, Slope, enter
+from nnrepl.ops.entry import ELEMENTWISE, WHOLE, Entry, Row, Run, Slope, enter
 from nnrepl.ops.execute import Over, run
 from nnrepl.ops.expression import Node
 from nnrepl.ops.reader import Formula, parse
@@ -58,6 +58,20 @@ def pointwise(
     run_text = forward or _forward(text, written, row)
     backward = {symbol: Slope(slope, _slope(slope, written, row)) for symbol, slope in slopes.items()}
     enter(Entry(name, text, words, run_text, backward, kind, valid, kink, frozenset(traits), row, source))
+
+
+def whole(
+    name: str, parameters: str, text: str, words: str, run: Run, slopes: dict[str, Slope] | None = None,
+    valid: str = "", kind: str = WHOLE, traits: Iterable[Trait] = (),
+) -> None:  # fmt: skip
+    """Enter an op that is not taken apart: its rule in English, what it takes, and MLX's own function."""
+    written = signature(parameters)
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        return run(*args, **kwargs)
+
+    forward.__signature__ = written  # type: ignore[attr-defined]
+    enter(Entry(name, text, words, forward, slopes or {}, kind, valid, "", frozenset(traits)))
 
 
 def _bound(written: inspect.Signature, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import mlx.core as mx
 
-from nnrepl.ops.bilinear import bilinear, matrix_gradient, matrix_terms, product_of, sum_of
+from nnrepl.ops.bilinear import backward, bilinear, forward, matrix_gradient, matrix_terms, product_of, sum_of
 from nnrepl.ops.case import Case, Index, Line
 from nnrepl.ops.entry import PRODUCTS, Slope, backwards, formula, forwards, unbroadcast
 from nnrepl.ops.expression import Node, literal
@@ -189,6 +190,24 @@ def chosen(matrices: mx.array, indices: Any) -> mx.array:
 
 
 bilinear("a", "b", "inner", "outer", "tensordot", "gather_mm")
+
+
+@forwards("einsum")
+def _einsum_forward(case: Case, slot: int, index: Index) -> Line | None:
+    return forward(_pair(case), "a", "b", slot, index) if len(case.bound["operands"]) == 2 else None
+
+
+@backwards("einsum")
+def _einsum_backward(case: Case, symbol: str, left: str, index: Index) -> Line | None:
+    if len(case.bound["operands"]) != 2 or symbol not in ("a", "b"):
+        return None
+    return backward(_pair(case), symbol, "b" if symbol == "a" else "a", left, index)
+
+
+def _pair(case: Case) -> Case:
+    """The two operands of einsum under names of their own."""
+    a, b = case.bound["operands"]
+    return replace(case, bound={**case.bound, "a": a, "b": b})
 
 
 @formula("hadamard_transform", "scale · H @ {a}",

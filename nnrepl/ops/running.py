@@ -7,7 +7,9 @@ from typing import Any
 
 import mlx.core as mx
 
-from nnrepl.ops.entry import COMPOSITE, Row, Run
+from nnrepl.ops.case import Case, Index, Line
+from nnrepl.ops.entry import COMPOSITE, Row, Run, backwards
+from nnrepl.ops.expression import Node, literal
 from nnrepl.ops.pointwise import pointwise
 from nnrepl.ops.traits import Trait
 
@@ -59,6 +61,28 @@ _running("cummax", "max a", {}, "The largest number so far. Each gradient goes t
          lambda parts: mx.max(parts, axis=-1), float("-inf"))  # fmt: skip
 _running("cummin", "min a", {}, "The smallest number so far. Each gradient goes to the number that it was.",
          lambda parts: mx.min(parts, axis=-1), float("inf"))  # fmt: skip
-_running("logcumsumexp", "m + ln(Σ exp(a − m)),  m = max a", {"a": "exp(a) · Σ g / exp(y)"},
-         "The running soft maximum: ln(Σ exp(a)) of the numbers up to each place.",
+_running("logcumsumexp", "ln(Σ exp(a))", {"a": "exp(a) · Σ g / exp(y)"},
+         "The running soft maximum: Σ goes over the numbers up to each place.",
          lambda parts: mx.logsumexp(parts, axis=-1), float("-inf"))  # fmt: skip
+
+
+@backwards("cummax", "cummin")
+def _newest_backward(case: Case, symbol: str, left: str, index: Index) -> Line | None:
+    """A number gets the gradients of all places for which it was the newest largest one."""
+    a, y, given = case.operand("a"), case.y[0], case.g[0]
+    bound, axis = case.bound, case.bound.get("axis")
+    if given is None or axis is None or bound["reverse"] or not bound["inclusive"]:
+        return None
+    at = axis % len(a.shape)
+    row = [(*index[:at], step, *index[at + 1 :]) for step in range(a.shape[at])]
+    for operand in (a, y, given):
+        operand.want(row)
+    own = a.at(index)
+    terms = []
+    for place in row[index[at] :]:
+        newer = any(a.at(other) == own for other in row[index[at] + 1 : place[at] + 1])
+        if y.at(place) == own and not newer:
+            terms.append(given.node(place))
+    if not terms:
+        return Line(left, literal(0), remark="another number was taken at every place")
+    return Line(left, terms[0] if len(terms) == 1 else Node("series", tuple(terms), "Σ"))

@@ -11,7 +11,8 @@ from typing import Any
 
 import mlx.core as mx
 
-from nnrepl.ops.entry import MOVE, Entry, Slope, enter
+from nnrepl.ops.entry import FIXED, MOVE, Entry, Slope, enter
+from nnrepl.ops.pointwise import whole
 from nnrepl.ops.traits import Trait
 
 NOWHERE = 0
@@ -192,3 +193,31 @@ def _all_sum(a: mx.array, group: Any = None) -> mx.array:
 
 enter(Entry("distributed.all_sum", "Σ {a} over all machines", "Adds up over machines.", _all_sum,
             {"a": Slope("{g}", lambda g, y, a, group=None: g)}, MOVE))  # fmt: skip
+
+
+_more = {
+    "atleast_1d": ("*arys", "{arys}, with at least one axis", "Adds axes of length 1 where there are too few."),
+    "atleast_2d": ("*arys", "{arys}, with at least two axes", "Adds axes of length 1 where there are too few."),
+    "atleast_3d": ("*arys", "{arys}, with at least three axes", "Adds axes of length 1 where there are too few."),
+    "broadcast_arrays": ("*arrays", "{arrays}, repeated to one shape", "Repeats each along axes of length 1."),
+    "meshgrid": ("*arrays, sparse=False, indexing='xy'", "{arrays} along the axes of a grid",
+                 "The coordinates of all points of a grid."),
+    "fft.fftshift": ("a, axes=None", "{a}, its halves exchanged", "The frequency 0 moves to the middle."),
+    "fft.ifftshift": ("a, axes=None", "{a}, its halves exchanged back", "The frequency 0 moves to the beginning."),
+}  # fmt: skip
+for _name, (_parameters, _text, _words) in _more.items():
+    _call = (lambda name: lambda *a, **k: _function(name)(*a, **k))(_name)
+    _marks = (Trait.ARRANGES,) if _name.startswith(("atleast", "fft")) else (Trait.REPEATS,)
+    whole(_name, _parameters, _text, _words + _UNCHANGED, _call, kind=MOVE, traits=_marks)
+
+
+def _function(name: str) -> Callable[..., Any]:
+    found: Callable[..., Any] = getattr(mx.fft if name.startswith("fft.") else mx, name.removeprefix("fft."))
+    return found
+
+
+whole("view", "a, dtype", "the bits of {a}, read as {dtype}", "The same bits mean other numbers. No gradient passes.",
+      lambda a, dtype: mx.view(a, dtype), kind=FIXED)  # fmt: skip
+whole("slice_update", "a, update, start_indices, axes", "{a} with {update} put in from {start_indices} on",
+      "Puts a piece in place of another. What was overwritten gets no gradient.",
+      lambda *a, **k: mx.slice_update(*a, **k), traits=(Trait.PUTS,), kind=MOVE)  # fmt: skip

@@ -6,7 +6,12 @@ from typing import Any
 
 import mlx.core as mx
 
-from nnrepl.ops.entry import ELEMENTWISE, FIXED, Entry, Slope, enter
+from nnrepl.ops.bilinear import product_of
+from nnrepl.ops.case import Case, Index, Line
+from nnrepl.ops.entry import ELEMENTWISE, FIXED, WHOLE, Entry, Slope, enter, forwards
+from nnrepl.ops.expression import Node, literal
+from nnrepl.ops.numbers import element
+from nnrepl.ops.pointwise import whole
 from nnrepl.ops.traits import Trait
 
 
@@ -56,12 +61,13 @@ for _name, _text, _words in (
     ("random.key", "a key", "The start of a series of random numbers."),
     ("to_fp8", "the nearest 8-bit number", "Rounds to eight bits: four for the exponent, three for the digits."),
     ("from_fp8", "the same number in more bits", "Reads numbers of eight bits."),
-    ("linalg.qr", "q, r with q @ r = a", "Splits a matrix into one with right angles and a triangular one."),
     ("random.split", "several keys from one", "New keys for independent random numbers."),
 ):
     _drawn = _name.startswith("random.") and _name not in ("random.key", "random.split")
     _marks = {Trait.SOURCE, Trait.RANDOM} if _drawn else {Trait.SOURCE} if _name == "array" else set()
-    enter(Entry(_name, _text, _words, None, {}, FIXED, traits=frozenset(_marks)))
+    # Gradients reach the limits that a draw is given as tensors: loc and scale, low and high.
+    _kind = WHOLE if _name in ("random.normal", "random.uniform", "random.truncated_normal") else FIXED
+    enter(Entry(_name, _text, _words, None, {}, _kind, traits=frozenset(_marks)))
 
 enter(
     Entry(
@@ -76,3 +82,35 @@ enter(
         traits=frozenset({Trait.SOURCE}),
     )
 )
+
+whole("full_like", "a, vals, dtype=None", "{vals} everywhere", "One number everywhere, in the shape of another tensor.",
+      lambda *a, **k: mx.full_like(*a, **k), traits=(Trait.SOURCE,))  # fmt: skip
+for _name, _parameters, _text, _words in (
+    ("identity", "n, dtype=None", "[j = i]", "Ones on the diagonal, zeros elsewhere."),
+    ("tri", "n, m=None, k=0, dtype=None", "[j ≤ i + {k}]", "Ones on and below a diagonal, zeros elsewhere."),
+    ("linspace", "start, stop, num=50, endpoint=True, dtype=None", "{num} numbers from {start} to {stop}",
+     "Evenly spaced numbers between two ends."),
+    ("bartlett", "M", "a triangle of {M} numbers", "A window that rises and falls evenly."),
+    ("hanning", "M", "0.5 − 0.5·cos(2π·i / ({M} − 1))", "A window in the shape of a cosine."),
+    ("hamming", "M", "0.54 − 0.46·cos(2π·i / ({M} − 1))", "A window in the shape of a cosine that does not reach 0."),
+    ("blackman", "M", "0.42 − 0.5·cos(2π·i / ({M} − 1)) + 0.08·cos(4π·i / ({M} − 1))", "A window of two cosines."),
+    ("random.laplace", "shape=(), dtype=None, loc=0.0, scale=1.0, key=None", "loc + scale · l,  l from Laplace's "
+     "distribution", "Random numbers: more often near the middle, and more often far out, than the bell curve."),
+    ("random.multivariate_normal", "mean, cov, shape=(), dtype=None, key=None", "{mean} + L @ n,  L @ Lᵀ = {cov}, n "
+     "from the bell curve", "Random vectors from the bell curve, whose numbers go along with each other."),
+):  # fmt: skip
+    _traits = (Trait.SOURCE, Trait.RANDOM) if _name.startswith("random.") else (Trait.SOURCE,)
+    _place = mx.random if _name.startswith("random.") else mx
+    _run = (lambda place, name: lambda *a, **k: getattr(place, name)(*a, **k))(_place, _name.removeprefix("random."))
+    _kind = WHOLE if _name == "random.multivariate_normal" else FIXED
+    whole(_name, _parameters, _text, _words, _run, kind=_kind, traits=_traits)
+
+
+@forwards("arange")
+def _arange_forward(case: Case, slot: int, index: Index) -> Line | None:
+    ends = case.bound["ends"]
+    if not all(isinstance(end, (int, float)) for end in ends):
+        return None
+    start, _, step = (0, ends[0], 1) if len(ends) == 1 else (*ends, 1)[:3]
+    counted = product_of(literal(index[0]), literal(step))
+    return Line(element(case.y[0].name, index), Node("sum", (literal(start), counted), "++"))

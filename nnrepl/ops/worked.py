@@ -286,8 +286,8 @@ def _line(rows: Rows, left: str, places: Sequence[Index]) -> Line:
     nodes = [rows.node(rows.formula.main, at) for at in places]
     if len(nodes) != 1:
         names = " and ".join(name for name, _ in rows.formula.where)
-        before: tuple[str, ...] = (f"{names}: for each term those of its own row",) if names else ()
-        return Line(left, Node("series", tuple(nodes), "Σ"), before, rows.epsilon)
+        said = (f"{names}: for each term those of its own row",) if names else ()
+        return Line(left, Node("series", tuple(nodes), "Σ"), said, rows.epsilon)
     before = (*rows.conditions(places[0]), *rows.definitions(places[0]))
     return Line(left, nodes[0], before, rows.epsilon)
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import random
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from types import ModuleType
 from typing import Any, cast
 
 import mlx.core as mx
 
+from nnrepl.programs.cells import is_leaving, run_cell
 from nnrepl.programs.exceptions import clean_walks, print_exception
 from nnrepl.programs.reload import Reloader
 from nnrepl.programs.script import Script, forget_modules, reset_stdin
@@ -21,13 +24,17 @@ from nnrepl.record.opaque import set_random_state
 from nnrepl.record.recorder import Recorder
 from nnrepl.replay.divergence import CannotExchange, Diverged
 from nnrepl.replay.replay import Replay
-from nnrepl.session.errors import Load, Restart, RunAgain
+from nnrepl.replay.run import Run
+from nnrepl.session.errors import Load, Quit, Restart, RunAgain
 from nnrepl.session.session import Session
+from nnrepl.session.typed import cell_begins, cell_ended
 from nnrepl.tape import Tape
+from nnrepl.timeline.cells import Cell, make_cell
 
 
 class Debuggee:
-    """A program under a session. The session lives on where the program runs again.
+    """A program under a session: a script, and the cells that were typed when it was over. The session lives on where
+    the program runs again.
 
     Args:
         script: What runs.
@@ -41,6 +48,12 @@ class Debuggee:
         self._take(script)
         self._at_entry = at_entry
         self._reads_input = reads_input
+        self._main = ModuleType("__main__")
+        self._made = 0
+        self._ran: set[Cell] = set()
+        self._waits = False
+        self._seen = 0
+        session.debuggee = self
         self._modules = frozenset(sys.modules)
         self._random = (random.getstate(), _numpy_state(), mx.random.state[0])  # type: ignore[index]
 
@@ -70,6 +83,39 @@ class Debuggee:
             except (Diverged, CannotExchange) as failure:
                 wish = failure
 
+    # -- for the prompt ------------------------------------------------------------------------------------
+
+    @property
+    def namespace(self) -> dict[str, Any]:
+        """The variables of the program's `__main__`."""
+        return self._main.__dict__
+
+    @property
+    def waits(self) -> bool:
+        """Whether the program is over and could take another cell."""
+        return self._waits
+
+    @property
+    def upcoming(self) -> int:
+        """The number that the next cell will have."""
+        return self._made + 1
+
+    @property
+    def bare(self) -> bool:
+        """Whether it has no line but those that are typed."""
+        return not self.script.path
+
+    def make(self, text: str) -> Cell:
+        """Compile what was typed as the next cell. Raises SyntaxError, ValueError."""
+        future = 0
+        for earlier in self.session.changes.timelines.current.cells:
+            future |= earlier.future
+        cell = make_cell(self._made + 1, text, future)
+        self._made += 1
+        return cell
+
+    # -- running -------------------------------------------------------------------------------------------
+
     def _once(self, wish: Unwinding | None) -> BaseException | None:
         """Run the program to its end: from its start, or along the tape of a run before."""
         session = self.session
@@ -77,32 +123,66 @@ class Debuggee:
         names, tape = new_tape(None if run is None else run.old)
         recorder = Recorder(tape, strict=True, base=sys._getframe())
         recorder.listener = session
+        cells = list(session.changes.timelines.live.cells)
+        starts = session.changes.timelines.current.starts
+        self._seen = 0 if run is None else sum(at < run.position + _inside(run) for at in starts)
         session.attach(tape, names, recorder)
         session.codes.start()
         if run is not None:
-            recorder.intake = Replay(run, alone=True)
+            recorder.intake = Replay(run, alone=True, reach=session.codes.reach)
             session.changes.arrived(tape, names, 0)
             session.begin_again(run)
         else:
+            session.changes.timelines.live.cells[:] = cells
             session.begin(self._at_entry)
+        session.changes.timelines.live.starts.clear()
         session.hooks.program_begins()
         with self.script.kept.importing(), recording(recorder), _breakpoints(session):
-            return self._to_its_end()
+            return self._to_its_end(recorder)
 
-    def _to_its_end(self) -> BaseException | None:
-        """Run the program, and let the user look around afterwards. Returns what ended it."""
-        error: BaseException | None = None
+    def _to_its_end(self, recorder: Recorder) -> BaseException | None:
+        """Run the script, and then cell after cell, as long as the user types some. Returns what ended the script."""
+        session = self.session
+        self._main = self.script.enter()
+        status = error = self._run(self.script.run)
+        cell: Cell | None = None
+        while True:
+            line = session.changes.timelines.live
+            if not line.below:
+                self._wait(cell, error)
+                if not line.below:
+                    return status
+            cell = line.below[0]
+            recorder.close_pass()
+            cell_begins(session, cell, cell not in self._ran, len(line.starts) < self._seen)
+            self._ran.add(cell)
+            error = self._run(partial(run_cell, cell, self._main.__dict__, self.script.loop))
+            if isinstance(error, SystemExit) and is_leaving(error):
+                raise Quit
+
+    def _run(self, part: Callable[[], None]) -> BaseException | None:
+        """Run a part of the program. Returns what ended it."""
         try:
             with clean_walks():
-                self.script.run()
+                part()
         except Unwinding:
             raise
-        except BaseException as raised:
-            error = raised
-            if not isinstance(raised, SystemExit):
-                print_exception(raised)
-        self.session.ended(error)
-        return error
+        except BaseException as error:
+            if not isinstance(error, SystemExit) and not self.session.replaying:
+                print_exception(error)
+            return error
+        return None
+
+    def _wait(self, cell: Cell | None, error: BaseException | None) -> None:
+        """All has run that there is: the user has the floor."""
+        self._waits = True
+        try:
+            if cell is None:
+                self.session.ended(error)
+            else:
+                cell_ended(self.session, cell, error)
+        finally:
+            self._waits = False
 
     def _load(self, script: Script) -> None:
         """Another program takes the place of this one."""
@@ -148,6 +228,11 @@ def new_tape(old: Tape | None = None) -> tuple[ProgramNames, Tape]:
     tape = Tape(names) if old is None else old.fork(0, names)
     names.tape = tape
     return names, tape
+
+
+def _inside(run: Run) -> bool:
+    """Whether a cell that begins right where something else happens has begun before that."""
+    return not run.ops or run.position < len(run.old)
 
 
 def _numpy_state() -> Any:

@@ -63,7 +63,10 @@ class Recorded:
             raise KeyError(str(error)) from None
 
     def __contains__(self, name: object) -> bool:
-        return isinstance(name, str) and bool(self.names.versions(name))
+        try:
+            return isinstance(name, str) and self[name] is not None
+        except KeyError:
+            return False
 
     def grad(self, of: str | Value) -> Value | None:
         """The gradient of the result with respect to a value, or None where no gradient flows.

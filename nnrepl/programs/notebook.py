@@ -82,7 +82,7 @@ def _without_magics(source: str, number: int, notes: list[str]) -> str:
     kept: list[str] = []
     begun = 0
     for line in lines:
-        if not _is_open("\n".join(kept[begun:])):
+        if not is_open("\n".join(kept[begun:])):
             begun = len(kept)
             line, skipped = _plain(line)
             if skipped:
@@ -116,7 +116,7 @@ def _parses(source: str) -> bool:
     return True
 
 
-def _is_open(source: str) -> bool:
+def is_open(source: str) -> bool:
     """Whether a piece of source ends inside of brackets or of a string."""
     try:
         for _ in tokenize.generate_tokens(io.StringIO(source + "\n").readline):

@@ -230,6 +230,11 @@ class HeldOutput:
             say(text)
         return text
 
+    def begin_anew(self) -> None:
+        """What is printed from now on has never been seen: it is shown at once."""
+        self._seen, self._expected = -1, []
+        self.settle()
+
     def _new(self, pieces: list[_Piece]) -> list[_Piece]:
         """What has not been shown before, word for word, by the run that the user saw; line by line."""
         if self._quitting:

@@ -55,6 +55,7 @@ from nnrepl.tape import (
     Value,
 )
 from nnrepl.tape.passes import GRADIENT_PASS, RUN_PASS, SETUP_PASS, UPDATE_PASS
+from nnrepl.timeline.code import CodeChange, recalled
 from nnrepl.timeline.edits import Edit
 from nnrepl.timeline.timelines import Timelines
 
@@ -364,6 +365,10 @@ class _Reader:
         for number, (tape, row) in enumerate(zip(self.tapes, rows)):
             if not number:
                 continue
+            if "code" in row:
+                timelines.switch(timelines[as_number(row["parent"], number) + 1])
+                timelines.branch(tape, cast(SavedNames, tape.names), _code_change(row["code"], len(tape)))
+                continue
             said = row["edit"]
             position = as_number(said["position"], len(tape) + 1)
             made = tape.ops[position : position + as_number(said["count"], len(tape) + 1 - position, 1)]
@@ -373,6 +378,12 @@ class _Reader:
             timelines.branch(tape, cast(SavedNames, tape.names), edit)
         timelines.switch(timelines[as_number(current, len(rows)) + 1])
         return timelines
+
+
+def _code_change(said: Any, length: int) -> CodeChange:
+    """A change of the program's source that only says what it was."""
+    lines = tuple(as_text(line) for line in said["said"])
+    return recalled(as_text(said["text"]), lines, as_number(said["position"], length + 1))
 
 
 def _exception(said: Any) -> BaseException:

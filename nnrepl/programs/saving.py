@@ -181,6 +181,10 @@ class Tables:
         row: dict[str, Any] = {}
         if timeline.parent is not None:
             row["parent"] = timeline.parent.number - 1
+        code = timeline.code
+        if code is not None:
+            row["code"] = {"text": harmless(code.text), "said": [harmless(line) for line in code.said],
+                           "position": code.position}  # fmt: skip
         edit = timeline.edit
         if edit is not None:
             row["edit"] = {

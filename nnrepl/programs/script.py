@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import builtins
-import inspect
 import io
 import os
 import runpy
@@ -17,6 +16,7 @@ from pathlib import Path
 from types import CodeType
 from typing import Any
 
+from nnrepl.programs.cells import Loop
 from nnrepl.programs.display import provide, shown
 from nnrepl.programs.kept import Kept
 from nnrepl.programs.notebook import Notebook, read_notebook
@@ -45,7 +45,8 @@ class Script:
 
     Attributes:
         title: How to call it.
-        path: The file, as the program will see it in `__file__`.
+        path: The file, as the program will see it in `__file__`; "" where it has none.
+        loop: Runs what has `await` at its top level.
         notes: What the person should know about how it was loaded.
     """
 
@@ -62,19 +63,15 @@ class Script:
             self.kept.keep(part.co_filename, text, ast.PyCF_ALLOW_TOP_LEVEL_AWAIT if self._path_names(path) else 0)
         self._spec: Any = None
         self._begun = False
+        self.loop = Loop()
         self.notes: list[str] = []
 
     def run(self) -> None:
-        """Run it to its end. Raises whatever the program raises, SystemExit included."""
-        namespace = self._as_main().__dict__
-        loop: Any = None
+        """Run it to its end, in `__main__`. Raises whatever the program raises, SystemExit included."""
+        self.loop = Loop()
+        namespace = sys.modules["__main__"].__dict__
         for code in self._codes():
-            result = eval(code, namespace)
-            if code.co_flags & inspect.CO_COROUTINE:  # a notebook cell with `await`
-                import asyncio  # it takes long to load, and few programs need it
-
-                loop = loop or asyncio.new_event_loop()
-                loop.run_until_complete(result)
+            self.loop.execute(code, namespace)
 
     def _codes(self) -> Iterator[CodeType]:
         """What runs, part after part: as it was read, or as it has been reloaded since."""
@@ -98,15 +95,15 @@ class Script:
             )
         return cells[filename]
 
-    def _as_main(self) -> types.ModuleType:
-        """`__main__`, `sys.argv` and `sys.path[0]` as the program expects them. They stay so: threads and
-        exit handlers run after the last line."""
+    def enter(self) -> types.ModuleType:
+        """Make a fresh `__main__`, `sys.argv` and `sys.path[0]` as the program expects them. They stay so: threads
+        and exit handlers run after the last line. Returns `__main__`."""
         module = types.ModuleType("__main__")
-        loader: Any = SourceFileLoader("__main__", self.path)
-        module.__dict__.update(
-            __file__=self.path, __builtins__=builtins, __spec__=self._spec, __loader__=loader, __cached__=None
-        )
+        module.__dict__.update(__builtins__=builtins, __spec__=self._spec)
         module.__annotations__ = {}
+        if self.path:
+            loader: Any = SourceFileLoader("__main__", self.path)
+            module.__dict__.update(__file__=self.path, __loader__=loader, __cached__=None)
         if self._spec is not None:
             module.__dict__.update(
                 __package__=self._spec.parent, __loader__=self._spec.loader, __cached__=self._spec.cached
@@ -152,6 +149,11 @@ def load_script(path: str, args: list[str]) -> Script:
     absolute = os.path.join(os.getcwd(), file if file.name == "__main__.py" else path)
     code = _compile(source, absolute, path)
     return Script(path, absolute, [path, *args], str(first), [code], [decode_source(source)])
+
+
+def empty_script() -> Script:
+    """A program without a line: all of it is typed at the prompt."""
+    return Script("empty", "", [""], "", [], [])
 
 
 def load_module(name: str, args: list[str]) -> Script:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
@@ -169,6 +170,10 @@ class SavedCode:
     co_varnames: tuple[str, ...]
     co_freevars: tuple[str, ...]
     places: list[sources.Span]
+
+    co_flags = inspect.CO_OPTIMIZED
+    """Its variables are those that it says: there are no instructions that others could be read from."""
+    co_names = co_cellvars = ()
 
     def co_positions(self) -> list[sources.Span]:
         """The piece of source of each (stand-in for an) instruction."""

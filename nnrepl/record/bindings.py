@@ -166,7 +166,8 @@ class Watch:
         self._known.clear()
 
     def _note(self, state: _Frame, values: list[Any], position: int) -> None:
-        log, scope, live = self.recorder.tape.bindings.log, state.scope, self.recorder.live
+        bindings, scope, live = self.recorder.tape.bindings, state.scope, self.recorder.live
+        log, own = bindings.log, bindings.call(scope)
         before = state.values
         state.values = values
         contained = False
@@ -183,7 +184,11 @@ class Watch:
                     contained = contained or type(kept) is Holder
                 if kept is not state.kept[at]:
                     state.kept[at] = kept
-                    log.append((position, scope, state.names[at], kept))
+                    entry = (position, scope, state.names[at], kept)
+                    log.append(entry)
+                    own.append(entry)
+                    if type(kept) is Holder:
+                        bindings.held_containers.append(entry)
         if contained or state.containers:
             state.containers = self._containers(values)
 

@@ -43,11 +43,16 @@ class Homes:
         self._last: dict[Holder, dict[Any, Any]] = {}
         self._of: dict[Value, list[tuple[int, Home]]] = {}
         self._in: dict[Home, list[tuple[int, Value]]] = {}
-        self._parents: dict[Holder, list[Home]] = {}
+        self._parents: dict[Holder, dict[Home, None]] = {}
         self._variables: dict[Holder, list[tuple[Activation, str]]] = {}
+        self._seen_as: dict[Holder, set[tuple[CodeType, str]]] = {}
         self._bound: dict[tuple[CodeType, str], set[Holder]] = {}
         self._scopes: dict[int, Activation] = {}
         self._places = 0
+        self._names: dict[Holder, tuple[int, str] | None] = {}
+        self._names_of = -1
+        self._roots: dict[Home, tuple[Holder, str]] = {}
+        self._roots_of = -1
         self._paths: tuple[int, dict[str, list[Home]]] = (-1, {})
 
     def _catch_up(self) -> None:
@@ -64,19 +69,26 @@ class Homes:
                 elif isinstance(thing, weakref.ref):
                     self._waiting.append((position, Home(holder, key), thing))
                 elif isinstance(thing, Holder):
-                    self._parents.setdefault(thing, []).append(Home(holder, key))
-                    self._places += 1
+                    above = self._parents.setdefault(thing, {})
+                    home = Home(holder, key)
+                    self._places += home not in above
+                    above[home] = None
         self._seen = len(bindings.holds)
         if self._waiting and self._waited != len(self._tape):
             self._waited = len(self._tape)
             self._wait()
-        for _, scope, name, thing in bindings.log[self._seen_variables :]:
+        for _, scope, name, thing in bindings.held_containers[self._seen_variables :]:
             if isinstance(thing, Holder):
-                self._bound.setdefault((scope.code, name), set()).add(thing)
+                bound = self._bound.setdefault((scope.code, name), set())
+                self._places += thing not in bound
+                bound.add(thing)
                 self._scopes[id(scope.variables)] = scope
                 if name != "self" and not sources.is_library(scope.code.co_filename):
-                    self._variables.setdefault(thing, []).append((scope, name))
-        self._seen_variables = len(bindings.log)
+                    known = self._variables.setdefault(thing, [])
+                    if (scope.code, name) not in self._seen_as.setdefault(thing, set()):
+                        self._seen_as[thing].add((scope.code, name))
+                        known.append((scope, name))
+        self._seen_variables = len(bindings.held_containers)
 
     def _enter(self, position: int, home: Home, value: Value) -> None:
         self._of.setdefault(value, []).append((position, home))
@@ -135,14 +147,16 @@ class Homes:
     def path(self, home: Home) -> tuple[Holder, str]:
         """The outermost model (or dict) in which a place lies, and its path in that."""
         self._catch_up()
-        holder, path = home.holder, str(home.key)
-        seen = {holder}
-        while True:
-            above = self._above(holder, seen)
-            if above is None:
-                return holder, path
-            holder, path = above.holder, f"{above.key}.{path}"
-            seen.add(holder)
+        if self._roots_of != self._places:
+            self._roots, self._roots_of = {}, self._places
+        if home not in self._roots:
+            holder, path = home.holder, str(home.key)
+            seen = {holder}
+            while (above := self._above(holder, seen)) is not None:
+                holder, path = above.holder, f"{above.key}.{path}"
+                seen.add(holder)
+            self._roots[home] = holder, path
+        return self._roots[home]
 
     def _above(self, holder: Holder, seen: set[Holder]) -> Home | None:
         """What holds a container within the same model: a module, or a list or dict that lies in one."""
@@ -159,21 +173,27 @@ class Homes:
         """How the program calls a container: by the outermost variable that holds it and nothing else, or by its place
         in another container that has such a name."""
         self._catch_up()
-        found = self._named(holder, 0)
+        found = self._named(holder)
         if found is not None:
             return found[1]
         held = self._variables.get(holder, [])
         return self._global(holder) or (min(held, key=lambda one: one[0].depth)[1] if held else None)
 
-    def _named(self, holder: Holder, depth: int) -> tuple[int, str] | None:
+    def _named(self, holder: Holder) -> tuple[int, str] | None:
         """The depth of the call whose variable a container is known by, and the name."""
-        held = self._variables.get(holder, [])
-        found = [(scope.depth, name) for scope, name in held if len(self._bound[scope.code, name]) == 1]
-        for home in self._parents.get(holder, ()) if depth < _DEEP else ():
-            above = self._named(home.holder, depth + 1)
-            if above is not None:
-                found.append((above[0], f"{above[1]}.{str(home.key).removeprefix('_')}"))
-        return min(found, key=lambda one: (one[0], one[1].count("."))) if found else None
+        if self._names_of != self._places:
+            self._names, self._names_of = {}, self._places
+        if holder not in self._names:
+            self._names[holder] = None  # it may hold itself
+            held = self._variables.get(holder, [])
+            found = [(scope.depth, name) for scope, name in held if len(self._bound[scope.code, name]) == 1]
+            for home in self._parents.get(holder, ()):
+                above = self._named(home.holder)
+                if above is not None:
+                    found.append((above[0], f"{above[1]}.{str(home.key).removeprefix('_')}"))
+            if found:
+                self._names[holder] = min(found, key=lambda one: (one[0], one[1].count(".")))
+        return self._names[holder]
 
     def name_of(self, thing: Any) -> str | None:
         """How the program calls an object of its own; None if it is in no variable that is known."""
@@ -215,6 +235,3 @@ class Homes:
                 if name is not None and f"{name}.{home.key}" == path:
                     return self._in[home]
         return []
-
-
-_DEEP = 12

@@ -36,6 +36,9 @@ class Intake:
         """The program is about to make an op: what the user put in before it takes effect, and only then its
         arguments may be looked at."""
 
+    def passed(self, recorder: Recorder) -> None:
+        """An op inside a gradient call has been put on the tape."""
+
     def given(self, recorder: Recorder, op: Op, frame: FrameType) -> Op | None:
         """The op that stands on the tape now for `op`, with its results; None where it must be computed.
 

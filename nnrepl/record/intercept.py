@@ -182,6 +182,7 @@ def _sync(recorder: Recorder, callee: Callee) -> Callable[..., Any]:
         if recorder.mode == RECORD and get_ident() == recorder.thread:
             check_evaluation(recorder, how, (*args, *kwargs.values()))
             recorder.mark(how, (*args, *kwargs.values()), _getframe(1))
+            recorder.check_bounds()
         elif recorder.mode == OPAQUE:
             recorder.forced = True
         return original(*args, **kwargs)

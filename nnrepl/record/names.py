@@ -29,8 +29,9 @@ class ProgramNames:
         self.tape: Tape
         self._modules: dict[int, tuple[Any, dict[int, str]]] = {}
         self._homes: Homes | None = None
-        self._labelled: dict[str, dict[Home | str, None]] = {}
-        self._differentiated: dict[str, dict[Home | str, None]] = {}
+        self._passes_seen = 0
+        self._wrt: dict[str, list[Value]] = {}
+        self._owners: dict[str, dict[Home | str, None]] = {}
         self._index: dict[str, list[tuple[int, Value]]] = {}
         self._indexed = 0
         self._noted = 0
@@ -145,8 +146,29 @@ class ProgramNames:
 
     def _is_shared(self, label: str) -> bool:
         """Whether a path is one of several models on this tape."""
-        self._catch_up()
-        return len(self.homes.at_path(label)) > 1 or len(self._labelled.get(label, ())) > 1
+        return len(self.homes.at_path(label)) > 1 or len(self._differentiated(label)) > 1
+
+    def _differentiated(self, label: str) -> dict[Home | str, None]:
+        """Whose parameters with this path gradients were taken of."""
+        passes = self.tape.passes
+        while self._passes_seen < len(passes) and (passes[self._passes_seen].wrt or not passes[self._passes_seen].open):
+            for leaf in passes[self._passes_seen].wrt:
+                if leaf.label is not None:
+                    self._wrt.setdefault(leaf.label, []).append(leaf)
+            self._passes_seen += 1
+        leaves = self._wrt.get(label)
+        if not leaves:
+            return self._owners.get(label, {})
+        owners = self._owners.setdefault(label, {})
+        unknown = []
+        for leaf in leaves:
+            owner = self.identity(leaf)
+            if owner is None:
+                unknown.append(leaf)  # its model has not been looked at since
+            else:
+                owners[owner] = None
+        self._wrt[label] = unknown[-_AHEAD:]
+        return owners
 
     def _assigned(self, value: Value) -> Iterator[str]:
         """The variables that hold an op's output in its call and in those that called it: those of the program's own
@@ -155,18 +177,16 @@ class ProgramNames:
         op = value.op
         assert op is not None
         bindings = self.tape.bindings
-        own = op.scope
-        found = [entry for entry in bindings.names_of(value) if own is not None and own.within(entry[1])]
-        found.sort(key=lambda entry: -entry[1].depth)
         inner: list[str] = []
-        for _, scope, name in found:
-            if _hands_on(scope.code):
-                continue
-            shown = self._state_name(op, name) or self._in_module(name, scope)
-            if _in_layer(scope):
-                inner.append(shown)
-            else:
-                yield shown
+        for scope in _path(op.scope)[::-1]:
+            for name in bindings.names_in(scope, value):
+                if _hands_on(scope.code):
+                    continue
+                shown = self._state_name(op, name) or self._in_module(name, scope)
+                if _in_layer(scope):
+                    inner.append(shown)
+                else:
+                    yield shown
         seen = bindings.seen
         for scope, name in self._expected(op, value.slot):
             if seen.get(scope, -1) > op.position:
@@ -355,11 +375,6 @@ class ProgramNames:
             return
         start = op.part.start if op.part.kind == GRADIENT_PASS else op.position
         self._enter(value.label, start, value)
-        home = self.identity(value)
-        if home is not None:
-            self._labelled.setdefault(value.label, {})[home] = None
-            if value in op.part.wrt:
-                self._differentiated.setdefault(value.label, {})[home] = None
 
     def identity(self, value: Value) -> Home | str | None:
         """What tells a parameter from those of other models: its place in a module, or the variable of the dict that
@@ -375,8 +390,7 @@ class ProgramNames:
 
     def owners(self, path: str) -> list[Home | str]:
         """Whose parameters a bare path may mean: the differentiated models that have it, else all that do."""
-        self._catch_up()
-        return list(self._differentiated.get(path) or self.homes.at_path(path) or self._labelled.get(path) or ())
+        return list(self._differentiated(path) or self.homes.at_path(path))
 
     def _enter(self, name: str, position: int, value: Value) -> None:
         versions = self._index.setdefault(name, [])

@@ -19,6 +19,7 @@ import mlx.core as mx
 from nnrepl.record import trees
 from nnrepl.record.adopt import adopt
 from nnrepl.record.bindings import Watch
+from nnrepl.record.bounds import INDEXING, outside
 from nnrepl.record.intake import RECORDING, Intake
 from nnrepl.record.objects import Slot, hand_out
 from nnrepl.record.stack import Stack, is_module
@@ -85,6 +86,9 @@ class Listener(Protocol):
     def evaluation_forced(self) -> None:
         """The program is about to force an evaluation at its top level; it waits."""
 
+    def out_of_bounds(self, text: str) -> None:
+        """The program is about to evaluate what lies outside of a tensor, which MLX does not check."""
+
 
 class Exchanging(Protocol):
     """A backward pass, in which a person may exchange values."""
@@ -122,6 +126,7 @@ class Recorder:
         made_before: What transforms had returned before the recording began, and how it is called, by `id`.
         tracing: The compiled functions that are being recorded for the first time, outermost first.
         sweeps: The backward passes that are running, outermost first.
+        indexing: Ops that take places which have not been looked at yet.
         mirrors: The second runs of checkpoints that are being recorded and have changes to make.
         overwritten: Values whose array object was changed in place for an edit.
         draws: Since what the random draws are counted, and how many there were.
@@ -150,6 +155,8 @@ class Recorder:
         self.customized: dict[int, tuple[Any, set[Any]]] = {}
         self.intake: Intake = RECORDING
         self.sweeps: list[Exchanging] = []
+        self.indexing: list[Op] = []
+        self._told: set[tuple[Any, int]] = set()
         self.mirrors: list[Mirrored] = []
         self.tracing: list[Tracing] = []
         self.made_before: dict[int, tuple[Any, Callable[..., Any]]] = {}
@@ -221,9 +228,13 @@ class Recorder:
         """Put an op on the tape whose scope is known; at the top level of the program, the listener is told."""
         ops = self.tape.ops
         op.position = len(ops)
+        if op.operation.name in INDEXING:
+            self.indexing.append(op)
         if self.differentiating:
             op.part = self.part  # type: ignore[assignment]
             ops.append(op)
+            if self.intake.follows:
+                self.intake.passed(self)
             return
         op.part = self._top_level(op)
         ops.append(op)
@@ -334,6 +345,30 @@ class Recorder:
         self.tape.marks.append(Mark(len(self.tape), how, values, scope, frame.f_lasti))
         if self.listener is not None and not self.differentiating:
             self.listener.evaluation_forced()
+
+    def check_bounds(self) -> None:
+        """Look at the places that ops take, before the program evaluates. It is told what lies outside of a tensor;
+        one that an edit has sent there, or that plain MLX would not survive, is stopped.
+
+        Raises:
+            IndexError: Then.
+        """
+        if not self.indexing:
+            return
+        ops, self.indexing = self.indexing, []
+        with self.muted():
+            found = outside(ops)
+        if found is None:
+            return
+        edits = self.tape.edits
+        if found.crashes or any(op in edits for op in self.tape.ops):
+            error = IndexError(found.text)
+            self.tape.errors[found.op] = error
+            raise error
+        place = found.op.scope and found.op.scope.code, found.op.lasti
+        if self.listener is not None and place not in self._told:
+            self._told.add(place)
+            self.listener.out_of_bounds(found.text)
 
     def drawn(self) -> DrawnKey:
         """The key that the next random op will draw from the global state."""

@@ -68,7 +68,7 @@ _former: dict[tuple[str, CodeType], str] = {}
 def register_cell(filename: str, path: str, number: int, text: str) -> None:
     """Make the source of a notebook cell known under the file name that it was compiled with."""
     _cells[filename] = Cell(path, number, text)
-    _put(filename, text)
+    register_text(filename, text)
 
 
 def supersede(filename: str, old: str, new: str, before: Iterable[CodeType], after: Iterable[CodeType]) -> None:
@@ -78,15 +78,16 @@ def supersede(filename: str, old: str, new: str, before: Iterable[CodeType], aft
         before, after: The code objects of both texts; those of which neither text has changed a thing are in both.
     """
     kept = f"{filename} ({hash(old):x})"
-    _put(kept, old)
-    _put(filename, new)
+    register_text(kept, old)
+    register_text(filename, new)
     for code in before:
         _former[filename, code] = kept
     for code in after:
         _former.pop((filename, code), None)
 
 
-def _put(filename: str, text: str) -> None:
+def register_text(filename: str, text: str) -> None:
+    """Make source that lies in no file known under the file name that it was compiled with."""
     linecache.cache[filename] = (len(text), None, text.splitlines(keepends=True), filename)
     _indexes.pop(filename, None)
 

@@ -119,10 +119,10 @@ def keep_slot(thing: Any, slot: str, current: Current) -> Restore:
 
 def keep_class(cls: type, current: Current) -> Restore:
     """Remember the attributes of a class."""
-    before = {name: value for name, value in vars(cls).items() if name not in _MACHINERY}
+    before = {name: value for name, value in vars(cls).items() if name not in MACHINERY}
 
     def restore() -> None:
-        for name in [name for name in vars(cls) if name not in before and name not in _MACHINERY]:
+        for name in [name for name in vars(cls) if name not in before and name not in MACHINERY]:
             type.__delattr__(cls, name)
         for name, value in before.items():
             wanted = current(value)
@@ -132,7 +132,7 @@ def keep_class(cls: type, current: Current) -> Restore:
     return restore
 
 
-_MACHINERY = frozenset(
+MACHINERY = frozenset(
     "__dict__ __weakref__ __doc__ __module__ __abstractmethods__ _abc_impl __annotations__ __static_attributes__ "
     "__firstlineno__ __type_params__ __parameters__ __orig_bases__ __match_args__ __slots__".split()
 )

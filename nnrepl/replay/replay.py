@@ -8,7 +8,7 @@ same values, gives the very same values: only what depends on the edit is new.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from types import FrameType
@@ -38,6 +38,7 @@ class Replay(Intake):
         end: Where on the old tape what runs again ends (its own end by default).
         alone: Whether nobody will look at `other_way`: then a run that goes another way for no reason that the edit
             can have given ends there.
+        reach: Told how far the run has come inside a gradient call.
 
     Attributes:
         expected: The ops that the new tape begins with (from its first op on), inserted ones among them.
@@ -47,7 +48,9 @@ class Replay(Intake):
 
     follows = True
 
-    def __init__(self, run: Run, end: int | None = None, alone: bool = False) -> None:
+    def __init__(
+        self, run: Run, end: int | None = None, alone: bool = False, reach: Callable[[int], None] | None = None
+    ) -> None:
         self.expected = run.expected
         self.tape = run.old
         self.end = len(run.old) if end is None else end
@@ -56,6 +59,7 @@ class Replay(Intake):
         self.was = self.plan.was
         self._run = run
         self._alone = alone
+        self._reach = reach or _nothing
         for op in self.expected:
             target = self.tape.edits.get(op)
             if target is not None:
@@ -68,8 +72,14 @@ class Replay(Intake):
 
     # -- what the recorder asks --------------------------------------------------------------------------
 
+    def passed(self, recorder: Recorder) -> None:
+        """An op inside a gradient call is on the tape: what the user did behind it is done."""
+        self._reach(len(recorder.tape.ops))
+
     def enter(self, recorder: Recorder) -> None:
         """Put the ops that the user inserted here on the tape, and let their results take effect."""
+        if recorder.differentiating:
+            self._reach(len(recorder.tape.ops))
         while (op := self._inserted(len(recorder.tape.ops))) is not None:
             part = recorder.part if recorder.part is not None else _reopened_pass(recorder)
             twin = copy_op(op, part, len(recorder.tape.ops))
@@ -325,6 +335,10 @@ class Replay(Intake):
             array = object_of(recorder, key, value) if value in edited else None
             if array is not None:
                 refill(array, self.content(value).array)
+
+
+def _nothing(position: int) -> None:
+    """Nobody wants to know."""
 
 
 def copy_op(op: Op, part: Pass, position: int) -> Op:

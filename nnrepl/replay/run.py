@@ -16,19 +16,19 @@ class Run:
         position: From where on something else happens.
         ops: What the user put in at that place.
         cursor: Where the user is to stand afterwards.
-        seen: Up to where on the new tape the user has seen what the program prints; by default that is all before
-            the position.
         part: In which pass they are to stand instead, by its number, where other ops may come before; 0: none.
         recoded: Whether the program runs other source from the position on: whatever it does there is right.
+        seen: Up to where on the new tape the user has seen what the program prints; by default that is all before
+            the position.
     """
 
     old: Tape
     position: int
     ops: tuple[Op, ...]
     cursor: int
-    seen: int | None = None
     part: int = 0
     recoded: bool = False
+    seen: int | None = None
 
     @property
     def expected(self) -> list[Op]:

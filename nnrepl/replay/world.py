@@ -42,16 +42,19 @@ class World:
 
     Args:
         roots: Functions, arguments, modules, ...
+        arrays: Whether the contents of tensors are kept as well.
 
     Attributes:
         lost: What cannot be put back, in words.
     """
 
-    def __init__(self, roots: Iterable[Any]) -> None:
+    def __init__(self, roots: Iterable[Any], *, arrays: bool = True) -> None:
+        self._arrays = arrays
         self.lost: list[str] = []
         self._kept: list[Restore] = []
         self._seen: set[int] = set()
         self._holding: list[Any] = []
+        self._variables: list[tuple[dict[str, Any], list[str]]] = []
         self._iterators: dict[int, Any] = {}
         self._fresh: dict[int, Any] = {}
         self._namespaces: set[int] = {id(vars(module)) for module in _modules()}
@@ -66,6 +69,11 @@ class World:
         for restore in self._kept:
             restore()
         self._random.restore()
+
+    def contents(self) -> list[Any]:
+        """What everything holds at present, but for numbers in tensors and random states: to be compared."""
+        variables = [tuple([id(where.get(name)) for name in names]) for where, names in self._variables]
+        return [*variables, *[_content(thing) for thing in self._holding]]
 
     def _current(self, thing: Any) -> Any:
         """What a holder of `thing` gets back: an iterator is one that stands where it stood."""
@@ -93,8 +101,9 @@ class World:
     def _keep(self, thing: Any, name: str, pending: _Pending) -> None:
         kept = self._kept
         if isinstance(thing, mx.array):
-            before = _copy(thing)
-            kept.append(lambda: refill(thing, before))
+            if self._arrays:
+                before = _copy(thing)
+                kept.append(lambda: refill(thing, before))
         elif isinstance(thing, (dict, list, deque, set, tuple, frozenset)):
             self._container(thing, pending)
         elif isinstance(thing, (types.FunctionType, types.MethodType, types.CellType, type, types.ModuleType)):
@@ -162,6 +171,7 @@ class World:
             return
         names = [name for name in _names(function.__code__) if name in variables]
         self._kept.append(keepers.keep_names(variables, names, self._current))
+        self._variables.append((variables, names))
         pending += [(variables[name], name) for name in names]
 
     def _namespace(self, variables: dict[str, Any], pending: _Pending) -> None:
@@ -207,6 +217,33 @@ class World:
             pending.append((getattr(thing, slot, None), slot))
         if type(thing).__module__ != "builtins":
             pending.append((type(thing), ""))
+
+
+def _content(thing: Any) -> Any:
+    """What one thing holds, by identity."""
+    if isinstance(thing, dict):
+        return tuple([(id(key) if type(key) is not str else key, id(item)) for key, item in dict.items(thing)])
+    if isinstance(thing, (list, deque, set)):
+        return tuple(map(id, thing))
+    if isinstance(thing, types.CellType):
+        return id(_cell(thing))
+    if isinstance(thing, type):
+        return tuple([(name, id(part)) for name, part in vars(thing).items() if name not in keepers.MACHINERY])
+    if keepers.is_ndarray(thing):
+        return thing.tobytes() if thing.nbytes <= _COMPARED and not thing.dtype.hasobject else None
+    if isinstance(thing, (bytearray, flat_array)):
+        return bytes(thing)
+    return tuple([id(getattr(thing, slot, None)) for slot in _slots(type(thing))])
+
+
+_COMPARED = 2**20
+
+
+def _cell(cell: types.CellType) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:
+        return None
 
 
 def _part(thing: Any, kind: type, attribute: str) -> Any:

@@ -47,6 +47,7 @@ class Birth:
         constant: The argument of the op that is no finite number itself, written in the program; None if none is.
         before: For a NaN that infinite numbers made: where one of those was born.
         through: The op behind the birth that takes the bad number first; None if the number is what was asked about.
+        negative: Whether the number is −∞.
         lost: Why the way could not be followed further back, "" where it was followed to its beginning.
     """
 
@@ -58,6 +59,7 @@ class Birth:
     before: Birth | None = None
     through: Op | None = None
     lost: str = ""
+    negative: bool = False
 
     @property
     def root(self) -> Birth:
@@ -71,29 +73,31 @@ def follow(sight: Sight, value: Value, at: int) -> Birth:
     Args:
         at: A flat place at which `value` is NaN or infinite.
     """
-    kind = _kind(sight, value, at)
+    kind, negative = _kind(sight, value, at)
     through: Op | None = None
     while True:
         op = value.op
         if op is None:
             older = value.origin
             if older is None or older.shape != value.shape:
-                return Birth(kind, value, at, None, through=through)
+                return Birth(kind, value, at, None, through=through, negative=negative)
             if older.refusal:
-                return Birth(kind, value, at, None, through=through, lost=older.refusal)
+                return Birth(kind, value, at, None, through=through, lost=older.refusal, negative=negative)
             value = older
             continue
         if any(taken.refusal for taken in op.inputs):
             refusal = next(taken.refusal for taken in op.inputs if taken.refusal)
-            return Birth(kind, value, at, op, through=through, lost=refusal)
+            return Birth(kind, value, at, op, through=through, lost=refusal, negative=negative)
         found = _parent(sight, op, value, at, kind) or _slope(sight, op, value, at)
         if found is None:
-            return Birth(kind, value, at, op, _constant(op), through=through)
+            return Birth(kind, value, at, op, _constant(op), through=through, negative=negative)
         parent, place, parent_kind = found
         if parent_kind != kind or parent.op is op.of is not None:
             before = follow(sight, parent, place)
-            return Birth(kind, value, at, op, before=before, through=through)
+            return Birth(kind, value, at, op, before=before, through=through, negative=negative)
         value, at, through = parent, place, op
+        if kind == INF:
+            kind, negative = _kind(sight, value, at)
 
 
 def first_bad(sight: Sight, value: Value, kind: str = "") -> int | None:
@@ -114,9 +118,13 @@ def is_inexact(value: Value) -> bool:
     return mx.issubdtype(value.dtype, mx.inexact)
 
 
-def _kind(sight: Sight, value: Value, at: int) -> str:
+def _kind(sight: Sight, value: Value, at: int) -> tuple[str, bool]:
+    """What an element is, and whether it is −∞."""
     sight.see([value])
-    return NAN if sight.numbers([mx.isnan(value.array.flatten()[at])])[0] else INF
+    element = value.array.flatten()[at]
+    low = element == -mx.inf if mx.issubdtype(value.dtype, mx.floating) else mx.array(False)
+    nan, negative = sight.numbers([mx.isnan(element), low])
+    return NAN if nan else INF, bool(negative)
 
 
 def _constant(op: Op) -> float | None:

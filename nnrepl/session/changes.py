@@ -17,8 +17,10 @@ from nnrepl.record.names import ProgramNames
 from nnrepl.record.recorder import Recorder
 from nnrepl.replay.run import Run
 from nnrepl.session.assignments import Assignment
-from nnrepl.session.errors import NotYet, UserError
+from nnrepl.session.errors import NotYet, RunAgain, UserError
+from nnrepl.session.statements import statement
 from nnrepl.tape import Op, Tape, Value
+from nnrepl.timeline.cells import Cell
 from nnrepl.timeline.code import CodeChange
 from nnrepl.timeline.edits import BadEdit, Edit, make_edit, place_of
 from nnrepl.timeline.timelines import Timeline, Timelines
@@ -45,6 +47,7 @@ class Changes:
         timelines: All of them.
         restarts: Who runs things again; None where nothing can be.
         news: The timeline that the last edit made, until the person has been told of it.
+        taken: The cell that was taken back, until the user has been told of it.
     """
 
     def __init__(self, session: Session, restarts: Restarts | None) -> None:
@@ -52,6 +55,7 @@ class Changes:
         self.restarts = restarts
         self.timelines = Timelines(session.tape, session.names)
         self.news: Timeline | None = None
+        self.taken: Cell | None = None
         self._left: tuple[Timeline | None, Tape, ProgramNames] = (None, session.tape, session.names)
         self._coming: tuple[Timeline | None, Edit | CodeChange | None] | None = None
 
@@ -59,6 +63,11 @@ class Changes:
     def coming(self) -> bool:
         """Whether a timeline is on its way: the program is about to run again for it."""
         return self._coming is not None
+
+    @property
+    def can_run_again(self) -> bool:
+        """Whether there is a program that can run again from its start."""
+        return bool(getattr(self.restarts, "whole", False))
 
     # -- edits ---------------------------------------------------------------------------------------------
 
@@ -163,6 +172,18 @@ class Changes:
         tape, names = self._again(run, None, change)
         return self.arrived(tape, names, run.cursor)
 
+    def state(self, line: str) -> Timeline:
+        """Do a line that changes something of the program's where the cursor stands, and run on from there with it.
+
+        Raises:
+            UserError: If that cannot be done; then nothing has changed.
+        """
+        session = self.session
+        change = statement(session, line)
+        run = Run(session.tape, change.position, (), session.cursor, recoded=True)
+        tape, names = self._again(run, None, change)
+        return self.arrived(tape, names, run.cursor)
+
     def _again(self, run: Run, timeline: Timeline | None, edit: Edit | CodeChange | None) -> tuple[Tape, ProgramNames]:
         """Run again, for a change or to come to a timeline."""
         self._coming = (timeline, edit)
@@ -206,7 +227,7 @@ class Changes:
         current = timelines.current
         if current is timelines.live:
             return
-        run = Run(current.tape, len(current.tape), (), len(current.tape), current.seen)
+        run = Run(current.tape, len(current.tape), (), len(current.tape), seen=current.seen)
         tape, names = self._again(run, current, None)
         self.arrived(tape, names, self.session.cursor)
 
@@ -225,8 +246,27 @@ class Changes:
     # -- timelines -----------------------------------------------------------------------------------------
 
     def undo(self) -> Timeline:
-        """Go back to the timeline before the last edit. Raises UserError."""
+        """Take back the last cell that was typed on this timeline, or go to the timeline before the last edit.
+
+        Raises:
+            UserError: If there is nothing to take back.
+            RunAgain: Unwinds, for a cell: the program runs again without it.
+        """
+        current = self.timelines.current
+        if len(current.cells) > current.inherited:
+            self._take_back(current)
         return self._show(self.timelines.undo(), "there is nothing to undo: this is timeline 1, without edits")
+
+    def _take_back(self, line: Timeline) -> None:
+        """Run again without the last cell. Raises RunAgain."""
+        self._able()
+        begun = len(line.starts) == len(line.cells)
+        start = line.starts.pop() if begun else len(line.tape)
+        cell = line.cells.pop()
+        self.taken = cell
+        self._coming = (line, None)
+        self.session.codes.wanted = line.codes
+        raise RunAgain(Run(line.tape, start, (), start))
 
     def redo(self) -> Timeline:
         """Take the last `undo` back. Raises UserError."""

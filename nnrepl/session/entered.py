@@ -159,6 +159,19 @@ class InFunction(InCall):
         return named and code.co_name != "<module>" and is_file(code.co_filename, self._file)
 
 
+class InTyped(InCall):
+    """Ops of what was typed at the prompt: `prompt 3`."""
+
+    kind = "prompt"
+
+    def __init__(self, title: str, filename: str) -> None:
+        super().__init__(title)
+        self._filename = filename
+
+    def accepts(self, call: Activation) -> bool:
+        return call.code.co_filename == self._filename and call.code.co_name == "<module>"
+
+
 class InClass(InCall):
     """Ops of a class: of its methods, and of the modules that are its instances."""
 

@@ -17,13 +17,14 @@ from typing import Any
 
 import mlx.core as mx
 
+from nnrepl.record.bounds import checked
 from nnrepl.record.opaque import set_random_state
 from nnrepl.record.recorder import Recorder, current
 from nnrepl.session.errors import NotYet, Quit, UserError
 from nnrepl.session.frames import Held, real
 from nnrepl.session.lookup import Lookup
 from nnrepl.session.then import then
-from nnrepl.tape import Activation, Holder, Value
+from nnrepl.tape import UNBOUND, Activation, Holder, Value
 from nnrepl.tape.value import is_evaluated
 
 _copy = mx.array.__copy__
@@ -46,11 +47,14 @@ class Surroundings:
         position: The cursor.
         scope: The function that stands there.
         frame: Its live frame, or that of the nearest caller that still runs; None if none does.
+        ended: The variables of the program's `__main__`, where the program is over and one stands at its end: there a
+            name is first of all what it is in them.
     """
 
     position: int
     scope: Activation | None
     frame: FrameType | None
+    ended: dict[str, Any] | None = None
 
 
 class Expressions:
@@ -59,12 +63,14 @@ class Expressions:
     Attributes:
         variables: What the person has assigned.
         found: What the names in the last expression meant.
+        shown: The last value that was shown (`_`); a tensor of the tape as its Value.
     """
 
     def __init__(self, lookup: Lookup) -> None:
         self.lookup = lookup
         self.variables: dict[str, Any] = {}
         self.found: dict[str, Held] = {}
+        self.shown: Any = UNBOUND
         self._given: list[Any] = []
         self._things: dict[str, Any] = {}
         self._values: dict[int, tuple[mx.array, Value]] = {}
@@ -74,6 +80,10 @@ class Expressions:
         """The value that an array stands for which was handed out in this evaluation."""
         found = self._values.get(id(array))
         return found[1] if found is not None else None
+
+    def show(self, result: Any) -> None:
+        """A result is shown: `_` means it from now on."""
+        self.shown = self.value_of(result) or result
 
     def used(self) -> list[Value]:
         """The values that were handed out in the last evaluation."""
@@ -92,7 +102,7 @@ class Expressions:
         source, placeholders = self._translate(text, where)
         code = compile(source, "<prompt>", "eval", dont_inherit=True)
         namespace = self._namespace(source, placeholders, where)
-        with aside(), self._as_it_was(where):
+        with aside(), checked(), self._as_it_was(where):
             return eval(code, namespace)
 
     def compute(self, text: str, where: Surroundings, recorder: Recorder, **names: Any) -> Any:
@@ -119,7 +129,7 @@ class Expressions:
         for name in kept - namespace.keys():
             namespace[name] = None
         before = dict(namespace)
-        with aside():
+        with aside(), checked():
             exec(code, namespace)
         changed = {
             name: thing
@@ -184,9 +194,10 @@ class Expressions:
             return path
         digits = any(word.isdigit() for word in words)
         failed: UserError | None = None
-        for count in range(len(words), 1, -1):
+        lengths = range(len(words), 1, -1)
+        for count, labels in [*((count, False) for count in lengths), *((count, True) for count in lengths)]:
             try:
-                found = self.lookup.held(".".join(words[:count]), where.position, where.scope)
+                found = self.lookup.held(".".join(words[:count]), where.position, where.scope, labels=labels)
             except UserError as answer:
                 failed = failed or answer
                 continue
@@ -212,11 +223,9 @@ class Expressions:
         if not name.isidentifier():
             return False
         try:
-            found = self.lookup.held(name, where.position, where.scope, False)
+            found = self.lookup.frames.in_frames(name, where.position, where.scope)
         except NotYet:
             return True
-        except UserError:
-            return False
         return found is not None and isinstance(found.thing, Value)
 
     def is_name(self, word: str, where: Surroundings) -> bool:
@@ -268,7 +277,16 @@ class Expressions:
             if name in self.variables:
                 namespace[name] = self.variables[name]
                 continue
-            found = self.lookup.held(name, where.position, where.scope, name not in _PROMPT)
+            if where.ended is not None and name in where.ended:
+                namespace[name] = self._at_end(where.ended[name])
+                continue
+            if name == "_" and self.shown is not UNBOUND:
+                namespace[name] = self._real(self.shown, name, where)
+                continue
+            if name in _PROMPT or hasattr(builtins, name):  # only a variable of that name can hide it
+                found = self.lookup.frames.in_frames(name, where.position, where.scope)
+            else:
+                found = self.lookup.held(name, where.position, where.scope)
             if found is not None:
                 namespace[name] = self._real(found.thing, name, where)
                 self.found[name] = found
@@ -277,6 +295,12 @@ class Expressions:
             else:
                 self._from_prompt(name, namespace, where)
         return namespace
+
+    def _at_end(self, thing: Any) -> Any:
+        """What a variable holds at the end of the program; a tensor as the value of the tape that it is."""
+        recorder = current()
+        value = recorder.live.get(id(thing)) if recorder is not None and isinstance(thing, mx.array) else None
+        return thing if value is None else self.array_for(value)
 
     def _from_prompt(self, name: str, namespace: dict[str, Any], where: Surroundings) -> None:
         """What the prompt itself knows, if the program has no such name."""
@@ -320,7 +344,7 @@ class Expressions:
             self.variables.update(changed)
             return
         for name, thing in changed.items():
-            if name in frame.f_locals or frame.f_locals is frame.f_globals:
+            if name in frame.f_locals:
                 frame.f_locals[name] = thing
             else:
                 self.variables[name] = thing

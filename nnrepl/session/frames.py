@@ -149,6 +149,11 @@ class Frames:
         if maker is not None and maker.position >= position:
             return not_made(name, where, maker, position, address, last, whose)
         said = f"{name} is not bound yet{where}"
+        before = self.tape.bindings.was_set(step, name, position)
+        if before is not UNBOUND:
+            said = f"{name} was deleted{where}"
+            if isinstance(before, Value):
+                address, last, whose = self.address(name, before), before, ""
         if last is not None:
             said += f"; the last one is {whose}{': ' if whose else ''}{address}"
         return NotYet(said, address, last)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from nnrepl.session.session import Session
 
 START_OF_TAPE, END_OF_TAPE, END_OF_PROGRAM, EXCEPTION = "start of tape", "end of tape", "end of program", "exception"
+CELL_DONE, CELL_FAILED = "end of cell", "exception in a cell"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,9 @@ class Hooks:
 
     def running_again(self, run: Run, from_start: bool) -> None:
         """The program runs again; what it printed before the run's position has been seen."""
+
+    def cell_begins(self) -> None:
+        """What was typed at the prompt begins to run for the first time."""
 
     def cursor_moved(self, position: int) -> None:
         """The cursor stands at another place."""

@@ -93,14 +93,18 @@ class Lookup:
         raise UserError(f"{op.label} ({op.name}) did not make {name}; its versions are {near}")
 
     def held(
-        self, name: str, position: int, scope: Activation | _Here | None = HERE, libraries: bool = True
+        self,
+        name: str,
+        position: int,
+        scope: Activation | _Here | None = HERE,
+        labels: bool = True,
     ) -> Held | None:
         """What a name or a dotted path means where the cursor stands: a tensor of the tape, or an object of the
         program's; None if nothing is called so. The one rule of all commands (DESIGN 5).
 
         Args:
             scope: In which call to look; the one in which the op at `position` is made, unless it is given.
-            libraries: Whether variables of libraries' frames count, when nothing else has the name.
+            labels: Whether to ask what the tape calls values that no variable has, which takes a look at every op.
 
         Raises:
             NotYet: If it is not made yet.
@@ -109,7 +113,7 @@ class Lookup:
         if isinstance(scope, _Here):
             scope = self.frames.scope_at(position)
         if "." in name:
-            return self._path(name, position, scope)
+            return self._path(name, position, scope, labels)
         frames = self.frames
         try:
             found = frames.in_frames(name, position, scope)
@@ -126,7 +130,7 @@ class Lookup:
             or frames.left_behind(name, position)
             or self._known(name, position)
             or self._loss(name, position)
-            or (frames.in_frames(name, position, scope, True) if libraries else None)
+            or frames.in_frames(name, position, scope, True)
         )
 
     def find(self, name: str, position: int, scope: Activation | _Here | None = HERE) -> Value | None:
@@ -136,7 +140,7 @@ class Lookup:
 
     # -- paths -----------------------------------------------------------------------------------------------
 
-    def _path(self, path: str, position: int, scope: Activation | None) -> Held | None:
+    def _path(self, path: str, position: int, scope: Activation | None, labels: bool) -> Held | None:
         """`critic.layers.0.weight` from a variable that holds a model, `layers.0.weight` where one model has it,
         `layers.1.weights` for a local variable of a module's call."""
         first, _, rest = path.partition(".")
@@ -152,7 +156,9 @@ class Lookup:
             thing = self._walk(holder.thing, rest.split("."), position)
             if thing is not UNBOUND:
                 return Held(thing)
-        found = self._parameter(path, position) or self._local_of_module(path, position) or self._known(path, position)
+        found = self._parameter(path, position) or self._local_of_module(path, position)
+        if found is None and labels:
+            found = self._known(path, position)
         if found is None and unset is not None:
             raise unset
         return found

@@ -17,8 +17,9 @@ from difflib import get_close_matches
 from typing import Any
 
 from nnrepl.record.names import GRADIENT_SIGN, ProgramNames
+from nnrepl.record.source import lines_of
 from nnrepl.record.stack import is_module
-from nnrepl.session.entered import InCell, InClass, InFunction, InModule, Line
+from nnrepl.session.entered import InCell, InClass, InFunction, InModule, InTyped, Line
 from nnrepl.session.errors import UserError
 from nnrepl.session.expressions import cut, is_condition, masked, names_in
 from nnrepl.session.lookup import NUMBER
@@ -38,6 +39,7 @@ from nnrepl.session.points import (
 )
 from nnrepl.session.program import Program, is_called, near
 from nnrepl.tape import PHASES, Op, Tape, own_site
+from nnrepl.timeline.cells import filename
 
 EDGES = ("start", "end")
 FIXED = (*EDGES, *PHASES)
@@ -47,7 +49,8 @@ FORMS = "a place is #12, train.py:31, a value, a function, a class, a module pat
 
 _LINE = re.compile(r"(?P<file>.*?)(?: ?cell (?P<cell>\d{1,9}))?:(?P<line>\d{1,9})")
 _TOKEN = re.compile(
-    r"(?:[^\s:]+ )?cell \d{1,9}:\d{1,9}(?!\S)|(?:pass|step|cell) \d{1,9}(?!\S)|grad\((?:[^()]|\([^()]*\))*\)|\S+"
+    r"(?:[^\s:]+ )?cell \d{1,9}:\d{1,9}(?!\S)|(?:pass|step|cell) \d{1,9}(?!\S)"
+    r"|<?prompt \d{1,9}>?(?::\d{1,9})?(?!\S)|grad\((?:[^()]|\([^()]*\))*\)|\S+"
 )  # fmt: skip
 
 
@@ -140,6 +143,9 @@ def _word(word: str, here: Here) -> Place:
         if not number:
             raise UserError(f"{part[1]}es count from 1" if part[1] == "pass" else "steps count from 1")
         return PassStart(number) if part[1] == "pass" else StepStart(number)
+    typed = re.fullmatch(r"<?prompt (\d{1,9})>?(?::(\d{1,9}))?", word)
+    if typed is not None:
+        return _typed(int(typed[1]), int(typed[2] or 0), here)
     cell = re.fullmatch(r"cell (\d{1,9})", word)
     if cell is not None:
         return _cell(int(cell[1]), here)
@@ -177,6 +183,14 @@ def gradient_name(text: str) -> str | None:
     if found is not None:
         return found[1].strip()
     return text.removeprefix(GRADIENT_SIGN) if text.startswith(GRADIENT_SIGN) else None
+
+
+def _typed(number: int, line: int, here: Here) -> Place:
+    """`prompt 3`, what was typed there and the calls that it makes; `prompt 3:2` its second line."""
+    name = filename(number)
+    if not lines_of(name):
+        raise UserError(f"nothing was typed as prompt {number}")
+    return Line(f"prompt {number}:{line}", name, line, 0) if line else InTyped(f"prompt {number}", name)
 
 
 # -- lines ---------------------------------------------------------------------------------------------------

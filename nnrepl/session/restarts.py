@@ -31,7 +31,7 @@ class ProgramRestarts:
     """
 
     def __init__(self, session: Session, recorder: Recorder, whole: bool = True) -> None:
-        self._whole = whole
+        self.whole = whole
         self._session = session
         self._recorder = recorder
         self._point: RestartPoint | None = None
@@ -74,11 +74,11 @@ class ProgramRestarts:
         """
         point = self._point
         codes = self._session.codes
-        anew = any(change.early and change not in codes.held for change in codes.wanted)
+        anew = codes.anew(len(run.old) if point is None else point.start)
         if not anew and self._is_over(run):
             return self._go_on(run)
         if anew or point is None or not self._within(run, point) or point.lost:
-            if self._whole:
+            if self.whole:
                 self._session.hooks.unwinding()
                 raise RunAgain(run)
             if point is not None and point.lost:

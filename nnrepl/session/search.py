@@ -151,7 +151,12 @@ class Search:
         questions = [question for group in waiting for _, question in group if question is not None]
         values = [value for question in questions for value in question.values]
         if values:
-            self._session.evaluate(list(dict.fromkeys(values)))
+            try:
+                self._session.evaluate(list(dict.fromkeys(values)))
+            except UserError as error:  # the program waits: it must not see this
+                for _, _, entry in [candidate for group in waiting for candidate, _ in group]:
+                    self._note(entry)(str(error))
+                return []
         needed = [array for question in questions for array in question.arrays]
         if needed:
             _eval(needed)

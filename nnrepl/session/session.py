@@ -10,10 +10,12 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import mlx.core as mx
 
+from nnrepl.record.bounds import OutOfBounds, outside
 from nnrepl.record.gradient_call import GradientCall
 from nnrepl.record.intake import RECORDING
 from nnrepl.record.names import ProgramNames
@@ -32,6 +34,7 @@ from nnrepl.session.restarts import ProgramRestarts
 from nnrepl.session.running import Lookout
 from nnrepl.session.settings import defaults
 from nnrepl.session.stops import Hit, Stops
+from nnrepl.session.typed import Waiting, along_done, only_defines, upcoming
 from nnrepl.tape import GRADIENT_PASS, Op, Pass, Tape, Value
 from nnrepl.timeline import moves
 from nnrepl.timeline.code import Codes, Files
@@ -57,6 +60,7 @@ class Session:
         codes: The changes of the program's source that hold in it.
         on_load: Told the path of another program that is about to start; returns a line for the user, or "".
         files: The program's files; None where there is no program that was read from any.
+        debuggee: The program, which takes what is typed as its next lines; None where there is none that can.
     """
 
     def __init__(
@@ -90,6 +94,7 @@ class Session:
         self._history: History | None = None
         self._after: goals.Goal | None = None
         self._process = os.getpid()
+        self.debuggee: Waiting | None = None
 
     # -- the program's side ------------------------------------------------------------------------------
 
@@ -148,14 +153,19 @@ class Session:
         if self.restarts is not None:
             self.restarts.left()
 
+    def out_of_bounds(self, text: str) -> None:
+        """Listener: the program is about to read or write outside of a tensor."""
+        if not self.replaying and os.getpid() == self._process:
+            self.hooks.announce(text)
+
     def evaluation_forced(self) -> None:
         """Listener: the program forces an evaluation; a good moment to look for what only numbers tell."""
         self.call_started()
         if self.goal is not None and not self.replaying and os.getpid() == self._process:
             hits = self.lookout.caught_up()
             if hits:
-                self._stop_at(hits)
-                self._interact()
+                self.hit(hits)
+                self.give_floor()
 
     def _recorded(self) -> None:
         if os.getpid() != self._process:
@@ -172,26 +182,31 @@ class Session:
             if self.lookout.interrupted:
                 self.arrive(len(self.tape) - 1, "interrupted")
             elif hits:
-                self._stop_at(hits)
+                self.hit(hits)
             elif found is not None:
                 self.arrive(found, self.goal.reason)
             else:
                 self.hooks.cursor_moved(len(self.tape))
                 return
-        self._interact()
+        self.give_floor()
 
     def _replayed(self, found: int) -> None:
         """The program has done again what is on the tape: it goes on to what the person wanted, or waits."""
         assert self.recorder is not None
         assert self.goal is not None
         self.recorder.intake = RECORDING
-        self.lookout.begin(found + 1)
-        if self._after is not None:
-            self.goal, self._after = self._after, None
+        if self.go_on(found + 1):
             self._recorded()
             return
         self.arrive(found, self.goal.reason)
-        self._interact()
+        self.give_floor()
+
+    def go_on(self, position: int) -> bool:
+        """What is recorded from a position on is new: look out for it, and for what the user wanted, if anything."""
+        self.lookout.begin(position)
+        goal, self._after = self._after, None
+        self.goal = goal or self.goal
+        return goal is not None
 
     def ended(self, error: BaseException | None) -> None:
         """The program has ended, by itself or by an exception; the person may still look around."""
@@ -200,28 +215,34 @@ class Session:
         self.changes.timelines.live.ended = True
         if self.recorder is not None:
             self.recorder.over()
-        goal, self.goal = self.goal, None
         hits = [] if self.replaying else self.lookout.ended()
+        along_done(self)
+        goal, self.goal = self.goal, None
         if hits:
-            self._stop_at(hits, "the program has ended meanwhile")
+            self.hit(hits, "the program has ended meanwhile")
         elif error is not None and not isinstance(error, SystemExit):
             raised = [op.position for op, raised in self.tape.errors.items() if raised is error]
             self.arrive(raised[-1] if raised else len(self.tape), EXCEPTION, error)
         elif isinstance(goal, goals.FirstForward):
-            self.arrive(0, END_OF_PROGRAM, error)
+            self.arrive(len(self.tape) if only_defines(self.tape) else 0, END_OF_PROGRAM, error)
         else:
             self.arrive(len(self.tape), END_OF_PROGRAM, error)
             if goal is not None and goal.sought:
-                self.stop = Stop(END_OF_PROGRAM, self.cursor, (), error, f"{goal.sought} was not reached")
-        self._interact()
+                self.missed(goal.sought)
+        self.give_floor()
 
-    def _interact(self) -> None:
+    def missed(self, sought: str) -> None:
+        """Say that a place was not reached."""
+        self.stop = replace(self.stop, missed=f"{sought} was not reached")
+
+    def give_floor(self) -> None:
+        """Let the user look around, until the program is to go on."""
         self.resuming = False
         with contextlib.nullcontext() if self.recorder is None else self.recorder.muted():
             self.hooks.interact(self, self.stop)
         self.hooks.cursor_moved(len(self.tape))
 
-    def _stop_at(self, hits: list[Hit], missed: str = "") -> Stop:
+    def hit(self, hits: list[Hit], missed: str = "") -> Stop:
         """Put the cursor where breakpoints, watches or catches were hit."""
         self.arrive(hits[0].position)
         reason = ", ".join(hit.entry.title for hit in hits)
@@ -276,7 +297,7 @@ class Session:
         self.restarts = self.changes.restarts = None
         self.goal = None
         self.arrive(min(self.cursor, len(self.tape)), why)
-        self._interact()
+        self.give_floor()
 
     # -- moving --------------------------------------------------------------------------------------------
 
@@ -301,7 +322,7 @@ class Session:
         self.goal = goal
         hits = self.lookout.ahead(len(self.tape) + (not self.goes_on) if found is None else found + 1)
         if hits:
-            return self._stop_at(hits)
+            return self.hit(hits)
         if found is not None:
             return self.arrive(found, goal.reason)
         if self.goes_on:
@@ -396,7 +417,7 @@ class Session:
     def _return_to(self, position: int, reason: str = "") -> Stop:
         """Go back to a position, or to what is hit on the way."""
         hits = self.lookout.behind(position)
-        return self._stop_at(hits) if hits else self.arrive(position, reason)
+        return self.hit(hits) if hits else self.arrive(position, reason)
 
     def back_resume(self, count: int = 1) -> Stop:
         """Go back to the last stop, or the `count`-th before here, or the start of the first forward pass."""
@@ -494,6 +515,8 @@ class Session:
     def where(self) -> Surroundings:
         """Where Python at the prompt stands."""
         where = self.where_at(self.cursor)
+        if upcoming(self) and self.debuggee is not None:
+            return replace(where, ended=self.debuggee.namespace)
         scope = where.scope
         for _ in range(self.level):
             scope = scope.parent if scope is not None else None
@@ -515,9 +538,13 @@ class Session:
         return self.lookup.by_words(text, self.cursor, self.where().scope)
 
     def evaluate(self, values: list[Value]) -> Work:
-        """Give values their numbers; counts what that took."""
+        """Give values their numbers; counts what that took. Raises UserError where that would read outside of a
+        tensor."""
         with aside():
-            work = evaluate(values, self.hooks.progress)
+            try:
+                work = evaluate(values, self.hooks.progress)
+            except OutOfBounds as error:
+                raise UserError(str(error)) from None
         if work.ops:
             self.work.append(work)
         return work
@@ -528,7 +555,11 @@ class Session:
         shown = sum(value.size for value in values)
         if any(value.refusal for value in values):
             return False
-        return limit > 0 and shown <= limit and pending(values, limit - shown) is not None
+        ops = pending(values, limit - shown) if limit > 0 and shown <= limit else None
+        if ops is None:
+            return False
+        with aside():
+            return outside(ops) is None
 
     def over_steps(self, text: str) -> list[tuple[int, float]]:
         """An expression as it stands behind the last gradient call of each training step, with the number of the

@@ -46,7 +46,7 @@ from nnrepl.shell.colours import STYLES, LineLexer
 from nnrepl.shell.complete import NameCompleter, TapeIndex
 from nnrepl.shell.keys import bindings, editing_mode
 from nnrepl.shell.panes import Line, Pane, render
-from nnrepl.shell.readers import PROMPT
+from nnrepl.shell.readers import PROMPT, continued
 from nnrepl.shell.toolbar import Toolbar
 from nnrepl.view.scene import Content, Fixed, OpsPane, Scenes, SourcePane
 from nnrepl.view.theme import THEMES
@@ -132,6 +132,7 @@ class FullScreen:
         self._tensors: Content = Fixed(())
         self._displays: Content = Fixed(())
         self._displayed: tuple[object, ...] = ()
+        self._prompt = PROMPT
         self._buffer = Buffer(
             name="DEFAULT_BUFFER", history=history, completer=NameCompleter(interpreter, index), multiline=True,
             auto_suggest=AutoSuggestFromHistory(), accept_handler=self._accept,
@@ -142,8 +143,9 @@ class FullScreen:
 
     # -- for the shell -------------------------------------------------------------------------------------
 
-    def read(self, in_thread: bool, begin: Callable[[], None]) -> str | None:
+    def read(self, prompt: str, in_thread: bool, begin: Callable[[], None]) -> str | None:
         """The next line, None on Ctrl-D. Raises KeyboardInterrupt on Ctrl-C."""
+        self._prompt = prompt
         self._look()
         self.output.enter_alternate_screen()
         self._app.editing_mode = editing_mode(self._settings)
@@ -163,7 +165,7 @@ class FullScreen:
 
     def typed(self, line: str) -> None:
         """Show the line that is run."""
-        self.show(Text(PROMPT, style="bold").append(line))
+        self.show(Text(self._prompt, style="bold").append(continued(line, self._prompt)))
 
     def printed(self, text: str) -> None:
         """The program prints on the first screen; it is to be seen on this one as well."""
@@ -231,7 +233,7 @@ class FullScreen:
             BufferControl(
                 self._buffer,
                 lexer=LineLexer(self._interpreter.table),
-                input_processors=[BeforeInput(PROMPT, style="class:prompt"), AppendAutoSuggestion()],
+                input_processors=[BeforeInput(lambda: self._prompt, style="class:prompt"), AppendAutoSuggestion()],
                 search_buffer_control=search.control,
                 preview_search=True,
             ),

@@ -6,10 +6,23 @@ import sys
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Protocol
 
+from nnrepl.commands.blocks import Blocks
+from nnrepl.commands.table import Table
+
 if TYPE_CHECKING:
     from nnrepl.shell.full import FullScreen
 
 PROMPT = "(nnrepl) "
+
+
+def prompt_of(number: int) -> str:
+    """What stands before the line: `(nnrepl 3) ` where Python is the program's next cell, `prompt 3`."""
+    return f"(nnrepl {number}) " if number else PROMPT
+
+
+def continued(text: str, prompt: str) -> str:
+    """Lines that belong together, as they stand behind a prompt."""
+    return text.replace("\n", "\n" + "... ".rjust(len(prompt)))
 
 
 class Reader(Protocol):
@@ -30,8 +43,8 @@ class Reader(Protocol):
     def screen(self) -> FullScreen | None:
         """The full screen, if the person wants one."""
 
-    def read(self) -> str | None:
-        """The next line, None at the end. Raises KeyboardInterrupt."""
+    def read(self, prompt: str = PROMPT) -> str | None:
+        """The next line, or lines that belong together; None at the end. Raises KeyboardInterrupt."""
 
 
 class Queue:
@@ -44,7 +57,7 @@ class Queue:
     def __init__(self, lines: Iterable[str]) -> None:
         self._lines = iter(lines)
 
-    def read(self) -> str | None:
+    def read(self, prompt: str = PROMPT) -> str | None:
         return next(self._lines, None)
 
 
@@ -54,15 +67,21 @@ class Pipe:
     pages = False
     screen = None
 
-    def __init__(self) -> None:
+    def __init__(self, table: Table) -> None:
         self._stdin = sys.stdin
         self.echoes = not (self._stdin is not None and self._stdin.isatty())
+        self._blocks = Blocks(self._line, table, typed=not self.echoes)
+        self._prompt = PROMPT
 
-    def read(self) -> str | None:
+    def read(self, prompt: str = PROMPT) -> str | None:
+        self._prompt = prompt
+        return self._blocks.read()
+
+    def _line(self) -> str | None:
         if self._stdin is None or self._stdin.closed:
             return None
         if not self.echoes:
-            print(PROMPT, end="", flush=True)
+            print("... ".rjust(len(self._prompt)) if self._blocks.inside else self._prompt, end="", flush=True)
         line = self._stdin.readline()
         return line.rstrip("\n") if line else None
 
@@ -85,9 +104,9 @@ class Chain:
     def screen(self) -> FullScreen | None:
         return self._readers[-1].screen if self._readers else None
 
-    def read(self) -> str | None:
+    def read(self, prompt: str = PROMPT) -> str | None:
         while self._readers:
-            line = self._readers[0].read()
+            line = self._readers[0].read(prompt)
             if line is not None:
                 return line
             self._readers.pop(0)

@@ -22,9 +22,11 @@ from nnrepl.record.intake import Unwinding
 from nnrepl.record.recorder import RECORD
 from nnrepl.replay.run import Run
 from nnrepl.session.errors import NoGradient, NotYet, UserError
+from nnrepl.session.hooks import CELL_DONE, CELL_FAILED
 from nnrepl.session.session import EXCEPTION, Hooks, Session, Stop
+from nnrepl.session.typed import upcoming
 from nnrepl.shell.progress import Progress
-from nnrepl.shell.readers import PROMPT, Pipe, Reader
+from nnrepl.shell.readers import Pipe, Reader, continued, prompt_of
 from nnrepl.view.theme import THEMES
 
 PLAIN_WIDTH = 100
@@ -89,7 +91,7 @@ class _Tee:
 def make_reader(interpreter: Interpreter, plain: bool = False, program: str = "") -> Reader:
     """Where lines come from: the terminal if there is one that can do more than print."""
     if plain or not is_capable():
-        return Pipe()
+        return Pipe(interpreter.table)
     from nnrepl.shell.terminal import TerminalReader
 
     return TerminalReader(interpreter, program)
@@ -196,6 +198,10 @@ class Shell(Hooks):
         seen = run.position + len(run.ops) if run.seen is None else run.seen
         self.held.begin_again(seen, max(run.cursor if run.seen is None else 0, seen))
 
+    def cell_begins(self) -> None:
+        """What was typed runs for the first time: what it prints is shown at once."""
+        self.held.begin_anew()
+
     def announce(self, text: str) -> None:
         """Say what is about to happen."""
         self.show(Text(text, style="hint"))
@@ -248,7 +254,8 @@ class Shell(Hooks):
                 self._stand_in()
 
     def _open(self, session: Session, stop: Stop) -> None:
-        if self.quiet and not stop.hits:
+        self.failed |= stop.reason in (CELL_DONE, CELL_FAILED) and stop.error is not None
+        if self.quiet and not (stop.hits or stop.missed or stop.reason == CELL_FAILED):
             self.show(self.interpreter.news())
             self.interpreter.shown = session.op
             return
@@ -260,6 +267,8 @@ class Shell(Hooks):
         self.show(self.interpreter.show_stop(stop))
         if stop.reason == EXCEPTION and session.tape.ops:
             self.show(Text(_OVER if session.files is None else _MEND, style="hint"))
+        elif stop.reason == CELL_FAILED:
+            self.show(Text("You can walk back from here; what you type next is a cell of its own.", style="hint"))
 
     # -- lines ---------------------------------------------------------------------------------------------
 
@@ -269,8 +278,9 @@ class Shell(Hooks):
         if waiting is not None:
             self.run(waiting)
             return True
+        prompt = prompt_of(upcoming(self.interpreter.session))
         try:
-            line = self.reader.read()
+            line = self.reader.read(prompt)
         except KeyboardInterrupt:
             return True
         except UnicodeDecodeError:
@@ -282,7 +292,7 @@ class Shell(Hooks):
                 self.session.quit()
             return False
         if self.reader.echoes and not self.quiet and line.strip():
-            self.console.print(Text(PROMPT + line.strip()))
+            self.console.print(Text(prompt + continued(line.strip(), prompt)), soft_wrap=True)
         if self.reader.screen is not None:
             self.reader.screen.typed(line.strip())
         self.run(line)

@@ -81,7 +81,7 @@ class TerminalReader:
             tempfile_suffix=".py",
         )
 
-    def read(self) -> str | None:
+    def read(self, prompt: str = PROMPT) -> str | None:
         """The next line, None on Ctrl-D. Raises KeyboardInterrupt on Ctrl-C."""
         if self.note:
             print(self.note)
@@ -89,7 +89,7 @@ class TerminalReader:
         if self._interpreter.full_screen:
             full = self._full_screen()
             set_title(full.output, title(self._interpreter))
-            return full.read(in_event_loop(), lambda: begin_indexing(self._index))
+            return full.read(prompt, in_event_loop(), lambda: begin_indexing(self._index))
         if self._full is not None:
             self._full.leave()
         typed, self._typed = self._typed, ""
@@ -97,7 +97,7 @@ class TerminalReader:
         self._session.editing_mode = editing_mode(self._settings)
         try:
             return self._session.prompt(
-                [("class:prompt", PROMPT)],
+                [("class:prompt", prompt)],
                 default=typed,
                 in_thread=in_event_loop(),
                 pre_run=lambda: begin_indexing(self._index),

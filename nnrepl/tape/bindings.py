@@ -58,35 +58,82 @@ class Holder:
         self.refer = refer
 
 
-class Bindings:
-    """What each variable of each call held, from which position on."""
+Entry = tuple[int, "Activation", str, Any]
+"""From which position on, in which call, which variable, what it holds."""
 
-    __slots__ = ("_by_name", "_by_scope", "_by_value", "_contents", "_indexed", "holds", "log", "seen")
+
+class _Call:
+    """What the variables of one call held: as noted, and by name and by value as far as somebody has asked."""
+
+    __slots__ = ("by_name", "by_value", "entries", "indexed")
 
     def __init__(self) -> None:
-        self.log: list[tuple[int, Activation, str, Any]] = []
-        """All that was noted, in order: from which position on, in which call, which variable, what it holds."""
-        self._indexed = 0
-        self._contents: dict[Holder, list[tuple[int, Any, int]]] = {}
+        self.entries: list[Entry] = []
+        self.indexed = 0
+        self.by_name: dict[str, list[tuple[int, Any]]] = {}
+        self.by_value: dict[Value, list[tuple[int, str]]] = {}
+
+    def index(self) -> _Call:
+        """Take in what was noted since the last time."""
+        entries = self.entries
+        for at in range(self.indexed, len(entries)):
+            position, _, name, thing = entries[at]
+            self.by_name.setdefault(name, []).append((position, thing))
+            if hasattr(thing, "held"):
+                self.by_value.setdefault(thing, []).append((position, name))
+        self.indexed = len(entries)
+        return self
+
+
+_NOTHING = _Call()
+
+
+class Bindings:
+    """What each variable of each call held, from which position on.
+
+    Attributes:
+        log: All that was noted, in order.
+        held_containers: What was noted of variables that hold containers, in order.
+        holds: All that containers held, in order.
+        seen: Up to which position the variables of a call have been looked at.
+    """
+
+    __slots__ = ("_by_name", "_calls", "_contents", "_indexed", "held_containers", "holds", "log", "seen")
+
+    def __init__(self) -> None:
+        self.log: list[Entry] = []
+        self.held_containers: list[Entry] = []
         self.holds: list[tuple[int, Holder, Any, int]] = []
-        """All that containers held, in order."""
-        self._by_scope: dict[Activation, dict[str, list[tuple[int, Any]]]] = {}
-        self._by_value: dict[Value, list[tuple[int, Activation, str]]] = {}
-        self._by_name: dict[str, list[tuple[int, Activation, Value]]] = {}
         self.seen: dict[Activation, int] = {}
-        """Up to which position the variables of a call have been looked at."""
+        self._calls: dict[Activation, _Call] = {}
+        self._contents: dict[Holder, list[tuple[int, Any, int]]] = {}
+        self._by_name: dict[str, list[tuple[int, Activation, Value]]] = {}
+        self._indexed = 0
 
     def __len__(self) -> int:
         return len(self.log)
 
+    def call(self, scope: Activation) -> list[Entry]:
+        """What is noted of one call; `note` adds to it."""
+        known = self._calls.get(scope)
+        if known is None:
+            known = self._calls[scope] = _Call()
+        return known.entries
+
     def note(self, position: int, scope: Activation, name: str, thing: Any) -> None:
         """A variable of a call holds `thing` when the cursor stands at `position`, and from there on."""
-        self.log.append((position, scope, name, thing))
+        entry = (position, scope, name, thing)
+        self.log.append(entry)
+        self.call(scope).append(entry)
+        if type(thing) is Holder:
+            self.held_containers.append(entry)
 
     def fork(self, position: int) -> Bindings:
         """What holds up to a position, on a tape that goes another way from there."""
         twin = Bindings()
-        twin.log = [entry for entry in self.log if entry[0] <= position]
+        for entry in self.log:
+            if entry[0] <= position:
+                twin.note(*entry)
         for holder, versions in self._contents.items():
             kept = [version for version in versions if version[0] <= position]
             if kept:
@@ -142,23 +189,10 @@ class Bindings:
 
     # -- variables -----------------------------------------------------------------------------------------
 
-    def between(self, first: int, last: int) -> list[tuple[int, Activation, str, Any]]:
+    def between(self, first: int, last: int) -> list[Entry]:
         """What was noted at the positions from `first` to `last`, both included."""
         start = bisect_left(self.log, first, key=_position)
         return self.log[start : bisect_right(self.log, last, key=_position)]
-
-    def _catch_up(self) -> None:
-        log = self.log
-        for at in range(self._indexed, len(log)):
-            position, scope, name, thing = log[at]
-            names = self._by_scope.get(scope)
-            if names is None:
-                names = self._by_scope[scope] = {}
-            names.setdefault(name, []).append((position, thing))
-            if hasattr(thing, "held"):
-                self._by_value.setdefault(thing, []).append((position, scope, name))
-                self._by_name.setdefault(name, []).append((position, scope, thing))
-        self._indexed = len(log)
 
     def known(self, scope: Activation) -> bool:
         """Whether the variables of a call were looked at."""
@@ -166,42 +200,47 @@ class Bindings:
 
     def held(self, scope: Activation, name: str, position: int) -> Any:
         """What a variable of a call holds when the cursor stands at `position`; UNBOUND if nothing."""
-        self._catch_up()
-        versions = self._by_scope.get(scope, {}).get(name)
+        versions = self._calls.get(scope, _NOTHING).index().by_name.get(name)
         if not versions:
             return UNBOUND
         found = bisect_right(versions, position, key=_first)
         return versions[found - 1][1] if found else UNBOUND
 
+    def was_set(self, scope: Activation, name: str, position: int) -> Any:
+        """What a variable that is not set any more held last; UNBOUND if it has not been set before `position`."""
+        versions = self._calls.get(scope, _NOTHING).index().by_name.get(name, [])
+        before = [thing for at, thing in versions if at <= position and thing is not UNBOUND]
+        return before[-1] if before else UNBOUND
+
     def comes(self, scope: Activation, name: str, position: int) -> tuple[int, Any] | None:
         """What a variable of a call holds next, and from where on; None if that is not known."""
-        self._catch_up()
-        versions = self._by_scope.get(scope, {}).get(name, [])
+        versions = self._calls.get(scope, _NOTHING).index().by_name.get(name, [])
         found = bisect_right(versions, position, key=_first)
         return versions[found] if found < len(versions) else None
 
     def variables(self, scope: Activation, position: int) -> dict[str, Any]:
         """What every variable of a call holds that is set when the cursor stands at `position`."""
-        self._catch_up()
         found: dict[str, Any] = {}
-        for name in self._by_scope.get(scope, ()):
+        for name in self._calls.get(scope, _NOTHING).index().by_name:
             thing = self.held(scope, name, position)
             if thing is not UNBOUND:
                 found[name] = thing
         return found
 
-    def names_of(self, value: Value) -> list[tuple[int, Activation, str]]:
-        """The variables that ever held a value, each with its call and the position from which it did."""
-        self._catch_up()
-        return self._by_value.get(value, [])
+    def names_in(self, scope: Activation, value: Value) -> list[str]:
+        """The variables of a call that ever held a value, in order."""
+        return [name for _, name in self._calls.get(scope, _NOTHING).index().by_value.get(value, ())]
 
     def called(self, name: str) -> list[tuple[int, Activation, Value]]:
         """Every tensor that a variable of this name held in any call, with that call and from which position on."""
-        self._catch_up()
+        for position, scope, variable, thing in self.log[self._indexed :]:
+            if hasattr(thing, "held"):
+                self._by_name.setdefault(variable, []).append((position, scope, thing))
+        self._indexed = len(self.log)
         return self._by_name.get(name, [])
 
 
-def _position(entry: tuple[int, Activation, str, Any]) -> int:
+def _position(entry: Entry) -> int:
     return entry[0]
 
 

@@ -50,6 +50,7 @@ class Tape:
         compiled: Where compiled functions ran that the program had called: the first op, and behind the last.
         inserted: All ops that came from a person and not from the program.
         belonging: Ops that a custom function's own backward pass made, and its forward op.
+        inside: Ops of which the places that they take have been looked at and lie inside of their axes.
         restored: Values that were dropped and are back because somebody looks.
         streams: The stream or device of ops that ran on another than the default one.
         bindings: What the program's variables held.
@@ -73,6 +74,7 @@ class Tape:
         self.edits: dict[Op, Value] = {}
         self.inserted: set[Op] = set()
         self.compiled: list[tuple[int, int]] = []
+        self.inside: set[Op] = set()
         self.restored: list[Value] = []
         self.bindings = Bindings()
         self.steps = Steps(self)

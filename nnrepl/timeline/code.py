@@ -31,6 +31,8 @@ class CodeChange:
         take: Brings a program to the new source. The argument says whether there is a living one, or only one that is
             about to start. Doing it twice is the same as once.
         give_back: Brings it back to the old source.
+        once: Whether it is done once where the program comes by (a statement), so that only a run from the start is
+            without it.
     """
 
     text: str
@@ -43,6 +45,20 @@ class CodeChange:
     prepare: Callable[[], None]
     take: Callable[[bool], None]
     give_back: Callable[[bool], None]
+    once: bool = False
+
+
+def recalled(text: str, said: tuple[str, ...], position: int) -> CodeChange:
+    """A change of which only is known what it was: on a saved tape, where nothing runs."""
+    return CodeChange(text, said, position, False, {}, (), False, _nothing, _ignore, _ignore)
+
+
+def _nothing() -> None:
+    """There is no program."""
+
+
+def _ignore(alive: bool) -> None:
+    """There is no program."""
 
 
 class Files(Protocol):
@@ -100,6 +116,14 @@ class Codes:
             change = self._ahead.pop(0)
             change.take(alive)
             self.held += (change,)
+
+    def anew(self, start: int) -> bool:
+        """Whether only a run from the program's start comes to `wanted`, not one from position `start`."""
+        held, wanted = self.held, self.wanted
+        return any(change.early and change not in held for change in wanted) or any(
+            change.once and (change.position > start or (change in held) != (change in wanted))
+            for change in (*held, *wanted)
+        )
 
 
 def _common(a: Iterable[CodeChange], b: Iterable[CodeChange]) -> int:

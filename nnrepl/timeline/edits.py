@@ -12,6 +12,7 @@ from typing import Any
 
 import mlx.core as mx
 
+from nnrepl.record.bounds import outside
 from nnrepl.record.custom import in_first_run
 from nnrepl.record.intake import RECORDING
 from nnrepl.record.recorder import RECORD, Recorder
@@ -90,6 +91,10 @@ def make_edit(
         elif op is not scratch.ops[-1]:
             scratch.ops.remove(op)
             scratch.ops.append(op)
+        with recorder.muted():
+            found = outside(scratch.ops)
+        if found is not None:
+            raise BadEdit(found.said)
     edit = Edit(target, name, text, position, list(scratch.ops))
     scope = Activation(caller, compile("pass", remember_source(text), "exec"), -1, None)
     for made_op in edit.ops:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 
+from nnrepl.record.bounds import OutOfBounds, outside
 from nnrepl.record.needs import needs
 from nnrepl.tape import Op, Value
 
@@ -63,9 +64,15 @@ def evaluate(values: Iterable[Value], progress: Callable[[float], None] | None =
 
     A long evaluation is cut into slices along the tape: between two of them `progress` is told the share
     that is done, and Ctrl-C takes effect (KeyboardInterrupt; what has been evaluated stays).
+
+    Raises:
+        OutOfBounds: If one of the ops reads or writes outside of a tensor, which MLX does not check.
     """
     wanted = list(values)
     ops = pending(wanted) or []
+    found = outside(ops)
+    if found is not None:
+        raise OutOfBounds(found.text)
     start = time.perf_counter()
     done, step = 0, 1 if any(op.outputs and op.outputs[0].size > _LARGE for op in ops[:8]) else 8
     while done < len(ops):

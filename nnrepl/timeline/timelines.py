@@ -6,11 +6,12 @@ A timeline shares with its parent everything before the edit: the same values, o
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from nnrepl.record.names import ProgramNames
 from nnrepl.record.needs import needs
 from nnrepl.tape import Op, Tape, Value
+from nnrepl.timeline.cells import Cell
 from nnrepl.timeline.code import CodeChange
 from nnrepl.timeline.edits import Edit
 
@@ -29,6 +30,9 @@ class Timeline:
         codes: The changes of the source that hold on it, in order.
         seen: How far the user has been on it.
         ended: Whether the program has run to its end on it.
+        cells: What was typed as the program's next lines, in order.
+        starts: Where on the tape those cells begin that have begun.
+        inherited: How many of the cells had been typed before the timeline began.
     """
 
     number: int
@@ -40,6 +44,9 @@ class Timeline:
     codes: tuple[CodeChange, ...] = ()
     seen: int = 0
     ended: bool = False
+    cells: list[Cell] = field(default_factory=list)
+    starts: list[int] = field(default_factory=list)
+    inherited: int = 0
 
     @property
     def extent(self) -> str:
@@ -53,6 +60,11 @@ class Timeline:
     def began(self) -> Edit | CodeChange | None:
         """What it began with; None for the first."""
         return self.edit if self.code is None else self.code
+
+    @property
+    def below(self) -> list[Cell]:
+        """The cells that have still to run."""
+        return self.cells[len(self.starts) :]
 
     @property
     def loss(self) -> Value | None:
@@ -142,7 +154,9 @@ class Timelines:
     def branch(self, tape: Tape, names: ProgramNames, began: Edit | CodeChange) -> Timeline:
         """A change has made a new timeline; it becomes the current one, and the program stands on it."""
         edit, code = (None, began) if isinstance(began, CodeChange) else (began, None)
-        made = Timeline(len(self._all) + 1, tape, names, self.current, edit, code, self.codes_with(began))
+        parent = self.current
+        made = Timeline(len(self._all) + 1, tape, names, parent, edit, code, self.codes_with(began))
+        made.cells, made.inherited = list(parent.cells), len(parent.cells)
         self._all.append(made)
         self._undone.clear()
         self.current = self.live = made

@@ -7,31 +7,43 @@ from rich.table import Table
 from rich.text import Text
 
 from nnrepl.explain import words
-from nnrepl.explain.check import Checked, Element
+from nnrepl.explain.check import Checked, Element, Report
 from nnrepl.explain.primitives import Step
 from nnrepl.tape import Op
 
 
-def check_view(found: list[Checked], ops: int) -> RenderableType:
-    """One line for each gradient; its worst element; kinks explained."""
+def check_view(report: Report) -> RenderableType:
+    """One line for each gradient; its worst element; kinks explained; what the check took."""
     parts: list[RenderableType] = []
-    for one in found:
+    for one in report.checked:
         parts.extend(_one(one))
-    parts.append(Text(words.cost(ops), style="hint"))
+    parts.extend(_aside(report))
+    took = f" It took {report.seconds:.1f} s." if report.seconds >= 1 else ""
+    parts.append(Text(words.cost(report.ops) + took, style="hint"))
     return Group(*parts)
 
 
+def _aside(report: Report) -> list[RenderableType]:
+    """What holds for several gradients: what was held fixed, whose vjp lies on the way, what was not reached."""
+    lines: list[RenderableType] = []
+    fixed = list(dict.fromkeys(op for one in report.checked for op in one.fixed))
+    if fixed:
+        names = ", ".join(f"{op.label}" for op in fixed[:4]) + (", …" if len(fixed) > 4 else "")
+        lines.append(Text(f"Held fixed, because no gradient passes it: stop_gradient ({names}).", style="hint"))
+    custom = list(dict.fromkeys(op for one in report.checked if one.wrong for op in one.custom))
+    if custom:
+        names = ", ".join(f"{op.label} {op.name}" for op in custom[:4])
+        lines.append(Text(f"On the way of what differs lies a vjp of the program's own: {names}. check "
+                          f"{custom[0].label} checks it by itself."))  # fmt: skip
+    if report.left:
+        count = f"{report.left} gradient{'s' if report.left > 1 else ''}"
+        lines.append(Text(f"Stopped: {count} {'were' if report.left > 1 else 'was'} not checked.", style="warning"))
+    return lines
+
+
 def _one(one: Checked) -> list[RenderableType]:
-    good = not one.wrong
-    share = (
-        f"all {len(one.elements)} elements"
-        if len(one.elements) == one.value.size
-        else f"{len(one.elements)} of {one.value.size} elements"
-    )
-    share = "its element" if one.value.size == 1 else share
-    verdict = f"agree{'s' if one.value.size == 1 else ''} with" if good else f"checked, {len(one.wrong)} differ from"
-    line = Text("✓ " if good else "✗ ", style="good" if good else "error")
-    line.append(f"{one.value.name}: {share} {verdict} finite differences in {words.dtype(one.dtype)}")
+    line = Text("✗ " if one.wrong else "✓ ", style="error" if one.wrong else "good")
+    line.append(f"{one.name}: {_verdict(one)}")
     lines: list[RenderableType] = [line]
     worst = max(one.wrong, key=lambda element: element.error) if one.wrong else one.worst
     if worst is not None:
@@ -45,13 +57,24 @@ def _one(one: Checked) -> list[RenderableType]:
     if len(one.kinks) > 3:
         lines.append(Text(f"    and {len(one.kinks) - 3} more kinks", style="dim"))
     if one.undefined:
-        lines.append(
-            Text(
-                f"    next to {len(one.undefined)} elements the function itself is not finite: nothing to compare",
-                style="dim",
-            )
-        )
+        lines.append(Text(f"    next to {len(one.undefined)} elements the function or the gradient is not finite: "
+                          "nothing to compare", style="dim"))  # fmt: skip
+    if one.rough:
+        doubt = max(element.slope.doubt for element in one.rough)
+        lines.append(Text(f"    of {len(one.rough)} elements little can be said: the loss is rounded so coarsely that "
+                          f"differences are only good to ±{words.number(doubt)}", style="dim"))  # fmt: skip
     return lines
+
+
+def _verdict(one: Checked) -> str:
+    count = len(one.elements)
+    share = f"all {count} elements" if count == one.of.size else f"{count} of {one.of.size} elements"
+    share = "its element" if one.of.size == 1 else share
+    kind = f"finite differences in {words.dtype(one.dtype)}"
+    if one.wrong:
+        return f"{share} checked, {len(one.wrong)} differ{'s' if len(one.wrong) == 1 else ''} from {kind}"
+    together = f" one by one, and all {one.of.size} together along a random direction," if one.whole else ""
+    return f"{share}{together} agree{'s' if one.of.size == 1 else ''} with {kind}"
 
 
 def _kink(one: Checked, kink: Element) -> Text:
@@ -66,7 +89,7 @@ def _kink(one: Checked, kink: Element) -> Text:
 
 def _element(one: Checked, element: Element) -> str:
     return (
-        f"{words.element(one.value.name, element.index)} = {words.number(element.gradient)}, against "
+        f"{words.element(one.name, element.index)} = {words.number(element.gradient)}, against "
         f"{words.number(element.difference)}"
     )
 

@@ -26,6 +26,8 @@ def explain_view(found: Explanation) -> RenderableType:
     parts.extend(Padding(Text(note, style="hint"), (0, 0, 0, _INDENT)) for note in found.notes)
     if found.update:
         parts.extend(_lines("step", found.update, ""))
+    if found.steps:
+        parts.extend(_lines("steps", found.steps, ""))
     if found.chain:
         parts.extend(_lines("chain", found.chain, ""))
     parts.append(Text(cost(found.ops), style="hint"))

@@ -7,8 +7,11 @@ from collections.abc import Sequence
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.text import Text
 
+from nnrepl.session.hooks import CELL_DONE, CELL_FAILED
 from nnrepl.session.session import END_OF_PROGRAM, END_OF_TAPE, EXCEPTION, START_OF_TAPE, Session, Stop
+from nnrepl.session.typed import only_defines
 from nnrepl.tape import GRADIENT_PASS, Op, own_site
+from nnrepl.view.defines import defined, defines_view
 from nnrepl.view.op import op_line, value_text
 from nnrepl.view.source import inner_line, marked, own_source, place_text
 from nnrepl.view.stops import hits_view
@@ -80,15 +83,20 @@ def stop_view(session: Session, stop: Stop, previous: Op | None = None, brief: b
     """
     parts: list[RenderableType] = list(results(session, stop))
     op = session.op
+    if stop.missed and stop.reason != END_OF_PROGRAM:
+        parts.append(Text(stop.missed, style="warning"))
     if stop.reason == EXCEPTION and stop.error is not None:
         parts.append(Text(f"{type(stop.error).__name__}: {stop.error}", style="error"))
     elif stop.reason in (START_OF_TAPE, END_OF_TAPE):
         parts.append(Text(f"This is the {stop.reason.split()[0]} of the tape.", style="hint"))
     elif stop.reason == END_OF_PROGRAM:
-        parts.append(_end(session, stop))
+        end = _end(session, stop)
+        parts.extend([end] if end else [])
+        if session.debuggee is not None and only_defines(session.tape) and not stop.missed:
+            parts.extend(defines_view(session.debuggee.namespace))
     elif stop.hits:
         parts.extend(hits_view(session, stop))
-    elif stop.reason not in ("", "first op"):
+    elif stop.reason not in ("", "first op", CELL_DONE, CELL_FAILED):
         parts.append(Text(stop.reason, style="heading"))
     if op is not None and not brief:
         parts.extend(op_view(op, previous, bool(parts), session.skip, bool(stop.passed)))
@@ -150,9 +158,13 @@ def _end(session: Session, stop: Stop) -> Text:
         code = error.code
         status = f" (exit status {code if isinstance(code, int) else 0 if code is None else 1})"
     text = Text(f"{stop.missed}: " if stop.missed else "", style="warning")
-    text.append(f"The program has ended{status}.", style="heading")
-    if not session.tape.ops:
-        text.append(" It did not call MLX once, so there is nothing to step through.", style="hint")
-    else:
+    program = session.debuggee
+    if program is None or session.tape.ops:
+        text.append(f"The program has ended{status}.", style="heading")
         text.append(" You can still go back and look around.", style="hint")
+    elif defined(program.namespace):
+        text.append(f"The program has ended{status}; it defines", style="heading")
+    elif not program.bare:
+        text.append(f"The program has ended{status}.", style="heading")
+        text.append(" It did not call MLX once, so there is nothing to step through yet.", style="hint")
     return text

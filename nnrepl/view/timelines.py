@@ -8,6 +8,7 @@ from rich.tree import Tree
 
 from nnrepl.session.changes import Changes
 from nnrepl.session.session import Session
+from nnrepl.timeline.cells import Cell
 from nnrepl.timeline.evaluation import Work
 from nnrepl.timeline.timelines import Timeline
 from nnrepl.view.tensor import number
@@ -53,6 +54,22 @@ def news_text(timeline: Timeline, goes_on: bool) -> Text:
     for lost in timeline.lost():
         text.append(f"\n{lost.text} lay further on and is not made again here", style="warning")
     return text
+
+
+def below_text(timeline: Timeline) -> Text | None:
+    """The typed cells that come after an edit: they run again, on what it changes."""
+    below = timeline.below
+    if not below:
+        return None
+    first, last = below[0].number, below[-1].number
+    which = f"prompt {first}" if first == last else f"prompt {first} to {last}"
+    return Text(f"continue runs what was typed below it again: {which}", style="hint")
+
+
+def taken_text(cell: Cell) -> Text:
+    """A cell that was taken back."""
+    first, *others = cell.text.splitlines()
+    return Text(f"prompt {cell.number} is taken back: {first}{' ...' if others else ''}", style="hint")
 
 
 def timelines_view(session: Session) -> RenderableType:

@@ -52,11 +52,14 @@ place read the same words.""",
     "names": Topic(
         "what a name means, and how to get at other versions",
         """\
-A name means its newest version before the cursor: z1, layers.0.weight, x[0, :3]. A value that lies ahead is answered
-with the op that will make it.
+A name means what the program's variable holds where the cursor stands: in this call, at this moment. First come the
+variables of the function, with its closure, then those of the functions that called it (opt, i, model), outwards.
+What is not made yet is said to be that, with the op that makes it; an older one is shown under its own address only.
   #12, #12.1       the result of an op, its second output
-  z1@12            the version that op #12 made
+  z1@12, z1@3#12   the version that op #12 made, in this step or in step 3
   grad(z1), ∂L/∂z1 the gradient of the loss with respect to it
+  layers.0.weight  a parameter of the model; of several models by the variable that holds it: critic.layers.0.weight
+  layers.1.weights a variable of the call of a module
   loss             what the pass differentiates, whatever the program calls it
 Everything else is Python, in the function where the cursor stands.""",
         (),

@@ -13,8 +13,7 @@ import pytest
 
 from nnrepl.programs.notebook import read_notebook
 from nnrepl.programs.script import CannotLoad, load_script
-from nnrepl.shell.readers import PROMPT
-from tests.support import nnrepl_cli
+from tests.support import PROMPT, nnrepl_cli
 
 nbformat = pytest.importorskip("nbformat")
 
@@ -104,7 +103,7 @@ def test_places(tmp_path: Path) -> None:
     """Stops, listings and stacks name the notebook, the code cell and the line in it."""
     notebook(tmp_path / "lesson.ipynb", *LESSON)
     result = nnrepl_cli("lesson.ipynb", stdin="where\nops\nuntil sum\nlist\nwhat z\n", cwd=tmp_path)
-    start, where, listing, stop, source, what = result.stdout.split(f"\n{PROMPT}")
+    start, where, listing, stop, source, what = PROMPT.split(result.stdout)
     assert "lesson.ipynb" in start.splitlines()[0]
     assert "lesson.ipynb cell 3:1 in <module>" in where
     assert "lesson.ipynb cell 2:4 in loss_fn" in where
@@ -215,7 +214,7 @@ def test_error_in_a_cell(tmp_path: Path) -> None:
         ("2", "2"),
     ]
     assert "nnrepl" not in result.stderr.replace(str(tmp_path), "")
-    stop, where, back = result.stdout.split(f"\n{PROMPT}")
+    stop, where, back = PROMPT.split(result.stdout)
     assert "ValueError: [broadcast_shapes] Shapes (2) and (3) cannot be broadcast." in stop
     assert "lesson.ipynb cell 2:2 in f" in stop
     assert "lesson.ipynb cell 3:2 in <module>" in where

@@ -30,7 +30,7 @@ from nnrepl.session.session import Session
 from nnrepl.tape import BackwardOp, Op, Value
 from nnrepl.view.theme import THEMES
 from tests.corpus import lm
-from tests.support import EXAMPLES, nnrepl_cli
+from tests.support import EXAMPLES, PROMPT, nnrepl_cli
 
 
 class Net(nn.Module):
@@ -250,7 +250,8 @@ def test_a_program_looks_the_same_when_loaded(program: str, there: str, tmp_path
     loaded = nnrepl_cli(str(file), stdin=looked)
     assert (live.stderr, loaded.stderr) == ("", "")
     first = "(nnrepl) goto start"
-    assert loaded.stdout.partition(first)[2] == live.stdout.partition(first)[2]
+    seen = PROMPT.sub("(nnrepl) ", live.stdout)  # a saved tape takes no cells
+    assert loaded.stdout.partition(first)[2] == seen.partition(first)[2]
     assert loaded.stdout.count("(nnrepl)") == len(lines)
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 import pytest
+from rich.console import Console
 
 import nnrepl
 from nnrepl.session.errors import UserError
@@ -396,3 +397,52 @@ def test_python_at_the_prompt_sees_what_code_written_there_would_see(tmp_path: A
     assert answers[10] == "[1.0, 2.0]"
     assert answers[12] == "4"
     assert answers[14] == "3"
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("p nothing", "nothing here is called nothing"),
+        ("p gone", "gone was deleted in this call; the last one is gone@"),
+        ("p later", "later is not made yet in this call: #"),
+        ("p grad(nothing)", "nothing here is called nothing"),
+        ("p nothing.weight", "nothing here is called nothing"),
+        ("p a.5.weight", "nothing on the tape is called a.5.weight"),
+        ("what nothing", "nothing on the tape is called nothing"),
+        ("stats nothing", "nothing here is called nothing"),
+        ("p inner", "inner is a variable of 2 calls that have returned: inner@"),
+        ("p text", "'words'"),
+        ("what text", "text is no tensor of the tape; p text shows what it is"),
+        ("display later", "later is not made yet in this call"),
+        ("watch nothing", "nothing"),
+        ("p later.shape", "later is not made yet in this call: #"),
+        ("p [later for _ in 'ab']", "later is not made yet in this call: #"),
+    ],
+)
+def test_bad_names_are_answered_in_one_line(line: str, said: str) -> None:
+    def helper(v: mx.array) -> mx.array:
+        inner = v * 2
+        return inner + 1
+
+    def f(x: mx.array) -> mx.array:
+        text = "words"
+        gone = x + 1
+        kept = helper(gone)
+        del gone
+        kept = helper(kept) * len(text)
+        middle = kept - 1
+        later = middle * 3
+        return later.sum()
+
+    session = nnrepl.Session(nnrepl.trace(f, mx.array([1.0, 2.0])))
+    middle = next(op for op in session.tape.ops if op.name == "subtract")
+    session.goto(f"{middle.label}")
+    console = Console(width=300)
+    with console.capture() as captured:
+        try:
+            console.print(session.run(line))
+        except UserError as error:
+            console.print(str(error), markup=False)
+    answer = captured.get()
+    assert said in " ".join(answer.split()), answer
+    assert session.cursor == middle.position

@@ -47,7 +47,7 @@ def test_the_whole_screen_steps() -> None:
         seen = screen.until("The program has ended")
         assert "loss before: 9.0" in seen  # what the program printed
         screen.line("tui")
-        screen.until(lambda text: "── ops" not in text and "(nnrepl)" in text)
+        screen.until(lambda text: "── ops" not in text and "(nnrepl 1)" in text)
         first_screen = re.split(r"\x1b\[\?1049h", screen.raw.split("\x1b[?1049l", 1)[1])[0]
         assert "loss before: 9.0" in first_screen  # as well
         screen.line("p 40 + 2")

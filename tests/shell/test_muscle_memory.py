@@ -193,7 +193,6 @@ LINES: list[tuple[str, str]] = [
     ("set var q = 3", r"^$"),
     ("call 1 + 2", r"^3$"),
     ("interact", r"! the prompt takes Python already"),
-    ("debug f(x)", r"! to step through a call of your own"),
     ("retval", r"! what an op gave is p #12|nothing here is called retval"),
     ("alias px p x", r"^$"),
     ("history", r"5  history"),

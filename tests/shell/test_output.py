@@ -72,7 +72,7 @@ class _Lines:
     def __init__(self, *lines: str) -> None:
         self._lines = iter(lines)
 
-    def read(self) -> str | None:
+    def read(self, prompt: str = "") -> str | None:
         return next(self._lines, None)
 
 

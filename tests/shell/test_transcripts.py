@@ -1,8 +1,8 @@
 """Transcripts: what a person types and what they see, as the specification of the shell.
 
 Each file in tests/transcripts is a session: `$ nnrepl ARGUMENTS`, then the screen. The lines after the prompt
-`(nnrepl) ` are typed. `python -m tests.shell.test_transcripts FILE ...` writes a file anew from its commands;
-read the difference before you keep it.
+`(nnrepl) ` (and `... `, where a block goes on) are typed. `python -m tests.shell.test_transcripts FILE ...` writes a
+file anew from its commands; read the difference before you keep it.
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from nnrepl.shell.readers import PROMPT
-from tests.support import ROOT, nnrepl_cli
+from tests.support import PROMPT, ROOT, nnrepl_cli
 
 TRANSCRIPTS = Path(__file__).parent.parent / "transcripts"
 
@@ -24,7 +23,16 @@ def split(text: str) -> tuple[list[str], str]:
     """The arguments and the typed lines of a transcript."""
     first, _, rest = text.partition("\n")
     arguments = shlex.split(first.removeprefix("$ nnrepl"))
-    typed = [line.removeprefix(PROMPT) for line in rest.splitlines() if line.startswith(PROMPT)]
+    typed: list[str] = []
+    inside = False
+    for line in rest.splitlines():
+        prompt = PROMPT.match(line)
+        if prompt is not None:
+            typed.append(line[prompt.end() :])
+        elif inside and (further := re.match(r" +\.\.\. ?", line)) is not None:
+            typed.append(line[further.end() :])
+            continue
+        inside = prompt is not None
     return arguments, "\n".join(typed) + "\n"
 
 

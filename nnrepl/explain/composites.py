@@ -1,0 +1,166 @@
+"""Composites: a function or a module of the program as a whole, before the ops that it consists of."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+
+from nnrepl.explain import words
+from nnrepl.explain.cases import Names
+from nnrepl.explain.explanation import Explanation, Symbol, origin_of
+from nnrepl.explain.links import shown
+from nnrepl.explain.look import Look
+from nnrepl.ops.layers import LAYERS, LOSSES, Whole
+from nnrepl.session.session import Session
+from nnrepl.tape import Activation, Op, Value
+
+_LINES = 14
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call of a function or a module that made ops.
+
+    Attributes:
+        title: The name it was asked by: `loss_fn`, `layers.0`.
+        kind: The module's class, "" for a function.
+        scope: The call.
+        ops: The forward ops that were made in it.
+    """
+
+    title: str
+    kind: str
+    scope: Activation
+    ops: list[Op]
+
+
+def find_call(session: Session, text: str) -> Call | None:
+    """The call of a function (`loss_fn`, `Net.__call__`) or a module (`layers.0`): at the cursor, else the last one
+    before, else the next; None if nothing recorded is called so."""
+    if not re.fullmatch(r"[\w.]+", text):
+        return None
+    found: dict[Activation, Call] = {}
+    for op in session.tape.ops:
+        if op.of is not None or op.phase == "backward" or op.scope is None:
+            continue
+        call = _called(session, op, text)
+        if call is not None:
+            found.setdefault(call[0], Call(text, call[1], call[0], [])).ops.append(op)
+    calls = list(found.values())
+    if not calls:
+        return None
+    here = session.cursor
+    around = [call for call in calls if call.ops[0].position <= here <= call.ops[-1].position + 1]
+    before = [call for call in calls if call.ops[0].position <= here]
+    return around[-1] if around else before[-1] if before else calls[0]
+
+
+def _called(session: Session, op: Op, text: str) -> tuple[Activation, str] | None:
+    assert op.scope is not None
+    for path, step in session.names.calls(op):
+        if path == text and path:
+            return step, type(step.owner).__name__
+    for step in op.scope.path():
+        qualified = getattr(step.code, "co_qualname", step.code.co_name)
+        if text in (step.code.co_name, qualified):
+            return step, ""
+    return None
+
+
+def explain_call(session: Session, call: Call) -> Explanation:
+    """A call as a whole: what it computes, from what, in which steps, and how the loss depends on its result."""
+    look = Look(session)
+    first, last = call.ops[0], call.ops[-1]
+    code = call.scope.code
+    where = f"{os.path.basename(code.co_filename)}:{code.co_firstlineno}"
+    span = f"{first.label}" if first is last else f"{first.label} to {last.label}"
+    kind = f", {call.kind}" if call.kind else ""
+    found = Explanation(None, title=f"{call.title}{kind}: {span}, {where}")
+    whole = _known(call)
+    results = _results(call)
+    taken = _taken(call)
+    names = Names([value for op in call.ops for value in (*op.inputs, *op.outputs)], results)
+    if whole is not None:
+        found.rule = [f"{names(results[0]) if results else 'y'} = {whole.text}"]
+        found.words = f"This is {whole.name}. {whole.words}"
+    else:
+        found.words = f"{len(call.ops)} ops make {_list(results, names)} out of {_list(taken, names)}."
+    found.symbols = [
+        Symbol(names(value), f"{tuple(value.shape)} {words.dtype(value.dtype)}", origin_of(value)) for value in taken
+    ]
+    found.steps = _steps(session, look, call, names)
+    found.chain = _effect(look, session, [*results[:1], *taken], names)
+    found.notes.append(f"explain {first.label} explains its first op with numbers.")
+    found.ops = look.ops
+    return found
+
+
+def _known(call: Call) -> Whole | None:
+    if call.kind:
+        return LAYERS.get(call.kind)
+    # A function of the program that is only called like one of MLX's is not known.
+    file = call.scope.code.co_filename.replace("\\", "/")
+    return LOSSES.get(call.scope.code.co_name) if file.endswith("mlx/nn/losses.py") else None
+
+
+def _taken(call: Call) -> list[Value]:
+    """What the call used that it did not make itself."""
+    own = set(call.ops)
+    return list(dict.fromkeys(value for op in call.ops for value in op.inputs if value.op not in own))
+
+
+def _results(call: Call) -> list[Value]:
+    """What the call made that was used outside of it (or not at all): the last one first."""
+    own = set(call.ops)
+    made = [value for op in call.ops for value in op.outputs]
+    used = {value for value in made if any(user in own for user in value.consumers)}
+    return [value for value in reversed(made) if value not in used]
+
+
+def _list(values: list[Value], names: Names) -> str:
+    named = [names(value) for value in values[:4]]
+    return (", ".join(named) + (", …" if len(values) > 4 else "")) or "nothing"
+
+
+def _steps(session: Session, look: Look, call: Call, names: Names) -> list[str]:
+    """The parts of the call in order: an op, or a module that it calls, a line."""
+    parts: list[tuple[str, list[Op]]] = []
+    for op in call.ops:
+        part = _part(session, op, call)
+        if part and parts and parts[-1][0] == part:
+            parts[-1][1].append(op)
+        else:
+            parts.append((part, [op]))
+    kept = parts if len(parts) <= _LINES else [*parts[: _LINES // 2], ("…", []), *parts[-_LINES // 2 :]]
+    outputs = [ops[-1].outputs[0] for _, ops in kept if ops and ops[-1].outputs]
+    look.stats(outputs)
+    lines = []
+    for part, ops in kept:
+        if not ops:
+            lines.append(f"… {len(parts) - len(kept) + 1} more …")
+            continue
+        output = ops[-1].outputs[0] if ops[-1].outputs else None
+        result = "" if output is None else f" = {shown(look, output)}"
+        name = "" if output is None else f"{names(output)} = "
+        lines.append(f"{name}{part or words.call(ops[-1], names)}{result}")
+    return lines
+
+
+def _part(session: Session, op: Op, call: Call) -> str:
+    """The module inside of the call in which an op was made, "" for an op of the call's own."""
+    for path, step in session.names.calls(op):
+        if step is not call.scope and step.within(call.scope):
+            return f"{path or type(step.owner).__name__} ({type(step.owner).__name__})"
+    return ""
+
+
+def _effect(look: Look, session: Session, values: list[Value], names: Names) -> list[str]:
+    """How the loss depends on what came out, and on what went in."""
+    lines = []
+    for value in values[:5]:
+        grads = [part.grads.get(value.canonical) for part in session.tape.passes]
+        last = next((found[-1] for found in grads if found), None)
+        if last is not None:
+            lines.append(f"∂L/∂{names(value)} = {shown(look, last)}")
+    return lines

@@ -1,0 +1,180 @@
+"""Bounds: places outside of their axis. MLX does not check them: what is read there is anything, or a crash.
+
+The places that an op takes are looked at before anything that depends on it is evaluated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.core as mx
+
+from nnrepl.record.strays import raw
+from nnrepl.tape import Op, Value
+
+_ALONG = ("take", "take_along_axis", "put_along_axis")
+_BRACKETS = ("getitem", "setitem", "at.add", "at.subtract", "at.multiply", "at.divide", "at.maximum", "at.minimum")
+INDEXING = frozenset((*_ALONG, *_BRACKETS))
+"""The operations that take places."""
+
+Place = tuple[Value | int, int, int]
+"""The places that an op takes, the length of the axis that they count, and the number of that axis."""
+
+_astype, _argmax, _logical_or, _flatten = map(raw, (mx.astype, mx.argmax, mx.logical_or, mx.flatten))
+_greater_equal, _less = raw(mx.greater_equal), raw(mx.less)
+_item, _getitem = mx.array.item, mx.array.__getitem__
+
+
+class OutOfBounds(IndexError):
+    """What would be evaluated lies outside of a tensor; the message is one line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outside:
+    """A place outside of its axis.
+
+    Attributes:
+        op: The op that takes it.
+        said: What to say about it.
+        by: What to add where the op that takes it stands on the tape.
+        crashes: Whether plain MLX cannot survive it.
+    """
+
+    op: Op
+    said: str
+    by: str = ""
+    crashes: bool = False
+
+    @property
+    def text(self) -> str:
+        """All of it."""
+        return self.said + self.by
+
+
+def outside(ops: Iterable[Op]) -> Outside | None:
+    """The first place outside of its axis that one of `ops` takes, in order. Looks at nothing but the places."""
+    for taken in ops:
+        op = taken.of or taken  # a gradient goes back to the same places
+        if op.operation.name not in INDEXING or op in op.tape.inside:
+            continue
+        found = _assigns_nothing(op) or next(filter(None, (_outside(op, *place) for place in places(op))), None)
+        if found is not None:
+            return found
+        op.tape.inside.add(op)
+    return None
+
+
+def places(op: Op) -> Iterator[Place]:
+    """The places that an op takes."""
+    if not op.inputs or not op.args or not isinstance(op.args[0], Value):
+        return
+    shape = op.args[0].shape
+    name = op.operation.name
+    if name in _ALONG:
+        place: Any = op.args[1] if len(op.args) > 1 else op.kwargs.get("indices")
+        at = {"put_along_axis": 3}.get(name, 2)
+        axis = op.args[at] if len(op.args) > at else op.kwargs.get("axis")
+        if isinstance(place, Value):
+            if isinstance(axis, int) and shape:
+                yield place, shape[axis], axis % len(shape)
+            elif axis is None:
+                yield place, op.args[0].size, 0
+    elif name in _BRACKETS and len(op.args) > 1:
+        yield from _in_brackets(op.args[1], shape)
+
+
+def _in_brackets(index: Any, shape: tuple[int, ...]) -> Iterator[Place]:
+    parts = list(index) if isinstance(index, tuple) else [index]
+    used = sum(1 for part in parts if part is not None and part is not Ellipsis)
+    axis = 0
+    for part in parts:
+        if part is None:
+            continue
+        if part is Ellipsis:
+            axis += len(shape) - used
+            continue
+        tensor = isinstance(part, (Value, mx.array))
+        if tensor and part.dtype == mx.bool_:
+            return
+        if axis < len(shape) and (tensor or type(part) is int):
+            yield part, shape[axis], axis
+        axis += 1
+
+
+def _outside(op: Op, place: Value | int, extent: int, axis: int) -> Outside | None:
+    if isinstance(place, int):
+        return None if -extent <= place < extent else _found(op, "", place, extent, axis)
+    first = first_outside(place.array, extent)
+    if first is None:
+        return None
+    element, number = first
+    return _found(op, f"{place.name}{element or ''} = {number}, but ", number, extent, axis)
+
+
+def first_outside(index: mx.array, extent: int) -> tuple[list[int], int] | None:
+    """The first element of `index` that is no place of an axis of length `extent`: where it stands and what it is."""
+    if not index.size or not mx.issubdtype(index.dtype, mx.integer):
+        return None
+    array = _flatten(_astype(index, mx.int64))
+    bad = _logical_or(_greater_equal(array, extent), _less(array, -extent))
+    first = int(_item(_argmax(bad)))  # type: ignore[arg-type]
+    if not _item(_getitem(bad, first)):
+        return None
+    number = int(_item(_getitem(array, first)))  # type: ignore[arg-type]
+    element: list[int] = []
+    for length in reversed(index.shape):
+        first, at = divmod(first, length)
+        element.insert(0, at)
+    return element, number
+
+
+@contextmanager
+def checked() -> Iterator[None]:
+    """While Python is run for the prompt, `x[i]` looks at its places first.
+
+    Raises:
+        IndexError: From within, if one lies outside of its axis.
+    """
+    before = mx.array.__getitem__
+
+    def __getitem__(array: mx.array, index: Any) -> Any:
+        for place, extent, axis in _in_brackets(index, array.shape):
+            found = first_outside(mx.array(place) if isinstance(place, int) else place, extent)  # type: ignore[arg-type]
+            if found is not None:
+                element, number = found
+                where = f" (element {element} of the index)" if element else ""
+                axes = f"axis {axis} of a tensor of shape {tuple(array.shape)}"
+                raise IndexError(f"index {number}{where} is out of range: {axes} has the places 0 to {extent - 1}")
+        return before(array, index)
+
+    mx.array.__getitem__ = __getitem__  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        mx.array.__getitem__ = before  # type: ignore[method-assign]
+
+
+def _found(op: Op, who: str, number: int, extent: int, axis: int) -> Outside:
+    table = op.args[0]
+    does = "reads" if op.operation.name in ("getitem", "take", "take_along_axis") else "writes"
+    said = f"index {number} is out of range: {who}axis {axis} of {table.name} {tuple(table.shape)}"
+    said = f"{said} has the places 0 to {extent - 1}"
+    return Outside(op, said, f"; {op.label} {op.name} {does} outside of it, which MLX does not check")
+
+
+def _assigns_nothing(op: Op) -> Outside | None:
+    """A masked assignment of an empty tensor, which ends a process in MLX."""
+    if op.operation.name != "setitem" or len(op.args) < 3:
+        return None
+    array, mask, update = op.args[:3]
+    masked = isinstance(mask, Value) and mask.dtype == mx.bool_
+    if not masked or not isinstance(update, Value) or update.size or not array.size:
+        return None
+    what = f"{update.name} {tuple(update.shape)}" if update.op is not None and update.op.name != "array" else "it"
+    said = (
+        f"a masked assignment of nothing to {array.name} {tuple(array.shape)}: {what} is empty, and MLX crashes on that"
+    )
+    return Outside(op, said, f" ({op.label} {op.name})", crashes=True)

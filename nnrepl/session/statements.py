@@ -1,0 +1,175 @@
+"""Statements: what is typed at the prompt and changes something of the program's that is no tensor of the tape
+(`opt.learning_rate = 0.5`, `model.eval()`, a counter) is a change like any other: it stands on the timeline.
+
+Nobody can tell from a line what it does, so it is done, and what the objects that it names hold is compared. If it
+changed something it is taken back, and done where it belongs: in the program, which runs again with that line in it.
+"""
+
+from __future__ import annotations
+
+import ast
+import ctypes
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import CodeType, FrameType, ModuleType
+from typing import TYPE_CHECKING, Any
+
+import mlx.core as mx
+
+from nnrepl.replay.divergence import CannotExchange, said_of
+from nnrepl.replay.world import World
+from nnrepl.tape import GRADIENT_PASS, Activation
+from nnrepl.timeline.code import CodeChange
+from nnrepl.timeline.edits import remember_source
+
+if TYPE_CHECKING:
+    from nnrepl.session.session import Session
+
+_NO_STATE = (mx.array, ModuleType, str, int, float, bool, bytes, type(None))
+
+
+class Effect:
+    """What a line at the prompt did to the program.
+
+    Attributes:
+        result: What it gave, if it is an expression.
+        changed: Whether it changed something of the program's, and means to: an expression that gives a value is a
+            look, whatever it does on the way; a method that gives nothing (or its object) is there for what it does.
+        looked: Whether it was a look that changed something; that has been put back.
+    """
+
+    def __init__(self) -> None:
+        self.result: Any = None
+        self.changed = False
+        self.looked = False
+
+
+@contextmanager
+def noticing(session: Session, text: str) -> Iterator[Effect]:
+    """Notice whether a line that is run inside changes something of the program's; if so, that is taken back."""
+    effect = Effect()
+    tree = _parsed(text)
+    named = _objects(session, tree) if tree is not None else {}
+    bound = _bound(session, tree) if tree is not None else []
+    if not named and not bound:
+        yield effect
+        return
+    world = World(named.values(), arrays=False)
+    before = world.contents()
+    variables = dict(session.expressions.variables)
+    yield effect
+    if bound or world.contents() != before:
+        effect.changed = bool(bound) or _means_to(tree, named, effect.result)
+        effect.looked = not effect.changed
+        world.restore()
+        for name in bound:
+            session.expressions.variables.pop(name, None)
+        session.expressions.variables.update(variables)
+
+
+def statement(session: Session, text: str) -> CodeChange:
+    """A line as a change of the program: done once in each run that comes by, where the cursor stands now."""
+    code = compile(text, remember_source(text), "exec", dont_inherit=True)
+    scope, known = session.where().scope, dict(session.expressions.variables)
+    done: list[bool] = []
+
+    def take(alive: bool) -> None:
+        recorder = session.recorder
+        if not done and recorder is not None:
+            done.append(True)
+            _execute(text, code, _frame(recorder.stack.frame, scope), known)
+
+    at = session.cursor
+    entering = any(part.start == at and part.kind == GRADIENT_PASS for part in session.tape.passes)
+    return CodeChange(
+        text=text, said=(), position=at, entering=entering, texts={}, left=(), early=False, prepare=done.clear,
+        take=take, give_back=lambda alive: None, once=True,
+    )  # fmt: skip
+
+
+def _frame(frame: FrameType | None, scope: Activation | None) -> FrameType | None:
+    """The frame that runs now in which the line would stand: of the innermost function around it that has begun."""
+    codes = [] if scope is None else [step.code for step in reversed(scope.path())]
+    running: list[FrameType] = []
+    while frame is not None:
+        running.append(frame)
+        frame = frame.f_back
+    for code in codes:
+        for found in running:
+            if found.f_code == code:
+                return found
+    return running[0] if running else None
+
+
+def _execute(text: str, code: CodeType, frame: FrameType | None, known: dict[str, Any]) -> None:
+    """Run a line among the variables of a frame; what it assigns to them is theirs."""
+    if frame is None:
+        return
+    local, shared = frame.f_locals, frame.f_globals
+    names = {"mx": mx, **known, **shared, **local}
+    before = dict(names)
+    try:
+        exec(code, names)
+    except Exception as error:
+        raise CannotExchange(f"{text} fails where the program runs again ({said_of(error)})") from None
+    changed = {name: thing for name, thing in names.items() if name not in before or before[name] is not thing}
+    for name, thing in changed.items():
+        if local is not shared and name in local:
+            local[name] = thing
+        elif name != "__builtins__":
+            shared[name] = thing
+    if local is not shared and sys.version_info < (3, 13):
+        ctypes.pythonapi.PyFrame_LocalsToFast(ctypes.py_object(frame), ctypes.c_int(0))
+
+
+def _parsed(text: str) -> ast.Module | None:
+    """A line that is plain Python and does something; None for anything else."""
+    try:
+        tree = ast.parse(text)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return None
+    does = (ast.Call, ast.Assign, ast.AugAssign, ast.AnnAssign, ast.Delete, ast.NamedExpr)
+    return tree if any(isinstance(node, does) for node in ast.walk(tree)) else None
+
+
+def _means_to(tree: ast.Module | None, named: dict[str, Any], result: Any) -> bool:
+    """Whether a line is there for what it does: a statement, or a method that gives nothing or its own object."""
+    line = tree.body[0] if tree is not None and len(tree.body) == 1 else None
+    if not isinstance(line, ast.Expr):
+        return True
+    call = line.value
+    if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Attribute):
+        return False
+    root: ast.expr = call.func
+    while isinstance(root, (ast.Attribute, ast.Subscript, ast.Call)):
+        root = root.func if isinstance(root, ast.Call) else root.value
+    if not isinstance(root, ast.Name) or root.id not in named:
+        return False
+    return result is None or result is named[root.id] or "Module" in [base.__name__ for base in type(result).__mro__]
+
+
+def _objects(session: Session, tree: ast.Module) -> dict[str, Any]:
+    """The program's objects that a line names and that can hold something."""
+    known = _program_variables(session)
+    names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    return {name: known[name] for name in names if name in known and not isinstance(known[name], _NO_STATE)}
+
+
+def _bound(session: Session, tree: ast.Module) -> list[str]:
+    """The program's own variables that a line assigns to."""
+    known = _program_variables(session)
+    stored = [node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load)]
+    return [name for name in stored if name in known and not isinstance(known[name], mx.array)]
+
+
+def _program_variables(session: Session) -> dict[str, Any]:
+    """What the program's names stand for at the cursor, from the innermost call outwards; not the user's own."""
+    scope, recorder = session.where().scope, session.recorder
+    found: dict[str, Any] = {}
+    for step in reversed(scope.path()) if scope is not None and recorder is not None else ():
+        frame = recorder.stack.frame_of(step) if recorder is not None else None
+        for variables in ({} if frame is None or frame.f_code != step.code else frame.f_locals, step.variables):
+            for name, thing in list(variables.items()):
+                found.setdefault(name, thing)
+    return {name: thing for name, thing in found.items() if name not in session.expressions.variables}

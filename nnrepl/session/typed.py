@@ -1,0 +1,229 @@
+"""Typed: what a line of Python at the prompt is, a look, an edit or the program's next cell; and how cells run.
+
+This is the one place that decides. Where the program is over and the cursor stands behind its last op, Python is the
+program's next cell. Elsewhere an expression is a look and an assignment to a value of the tape an edit: in the past,
+and in the middle of a call, where the program's next lines are written already.
+"""
+
+from __future__ import annotations
+
+import ast
+import builtins
+from typing import TYPE_CHECKING, Any, Protocol
+
+from nnrepl.record.intake import RECORDING
+from nnrepl.replay.replay import Replay
+from nnrepl.session import goals
+from nnrepl.session.assignments import assignment
+from nnrepl.session.errors import UserError
+from nnrepl.session.hooks import CELL_DONE, CELL_FAILED
+from nnrepl.tape import Tape
+from nnrepl.timeline.cells import Cell
+
+if TYPE_CHECKING:
+    from nnrepl.session.session import Session
+
+LOOK, EDIT, CELL = "look", "edit", "cell"
+AT_HAND = ("mx", "nn", "optim")
+"""Names that the prompt knows unless the program has others."""
+
+
+class Waiting(Protocol):
+    """The program under a session, as the prompt sees it.
+
+    Attributes:
+        namespace: The variables of its `__main__`.
+        waits: Whether it is over, so that it can take another cell.
+        upcoming: The number that the next cell will have.
+        bare: Whether it has no line but those that are typed.
+    """
+
+    @property
+    def namespace(self) -> dict[str, Any]: ...
+
+    @property
+    def waits(self) -> bool: ...
+
+    @property
+    def upcoming(self) -> int: ...
+
+    @property
+    def bare(self) -> bool: ...
+
+    def make(self, text: str) -> Cell:
+        """Compile what was typed as the next cell. Raises SyntaxError."""
+
+
+def upcoming(session: Session) -> int:
+    """The number of the cell that Python typed here and now would be; 0 where it would be none."""
+    program = session.debuggee
+    return program.upcoming if program is not None and program.waits and _at_end(session) else 0
+
+
+def _at_end(session: Session) -> bool:
+    """Whether the cursor stands behind the last op, or at one that raised and was the last."""
+    left = session.tape.ops[session.cursor :]
+    return not left or (len(left) == 1 and left[0] in session.tape.errors)
+
+
+def kind_of(session: Session, text: str) -> str:
+    """What Python typed here and now is: LOOK, EDIT or CELL.
+
+    At the end of the program, what only the tape knows is looked at and edited as elsewhere: `#12`, `grad(z1)`, the
+    local variables of calls that are over.
+    """
+    elsewhere = LOOK if assignment(text) is None else EDIT
+    if not upcoming(session):
+        return elsewhere
+    try:
+        tree = ast.parse(text)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return elsewhere
+    if not tree.body:
+        return LOOK
+    strangers = _read(tree) - _known(session) - _bound(tree)
+    return elsewhere if strangers and all(_on_tape(session, name) for name in strangers) else CELL
+
+
+def _known(session: Session) -> set[str]:
+    """The names that the program itself knows at its end."""
+    program = session.debuggee
+    return {*AT_HAND, *vars(builtins), *(program.namespace if program is not None else ())}
+
+
+def _read(tree: ast.Module) -> set[str]:
+    """The names whose meaning the text needs; `z1 *= 2` reads what it writes."""
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
+            found.add(node.id)
+        elif isinstance(node, ast.AugAssign) and isinstance(node.target, ast.Name):
+            found.add(node.target.id)
+    return found
+
+
+def _bound(tree: ast.Module) -> set[str]:
+    """The names that the text itself gives a meaning, before (or, in a function, while) it reads them. What a single
+    assignment gives a meaning to is read before that: `z1 = z1 * 2`."""
+    if len(tree.body) == 1 and isinstance(tree.body[0], (ast.Assign, ast.AugAssign, ast.AnnAssign)):
+        statement: list[ast.AST] = [tree.body[0].value] if tree.body[0].value is not None else []
+    else:
+        statement = [tree]
+    found: set[str] = set()
+    for node in (inner for part in statement for inner in ast.walk(part)):
+        if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load):
+            found.add(node.id)
+        elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            found.add(node.name)
+        elif isinstance(node, ast.arg):
+            found.add(node.arg)
+        elif isinstance(node, ast.alias):
+            found.add((node.asname or node.name).partition(".")[0])
+        elif isinstance(node, (ast.ExceptHandler, ast.MatchAs, ast.MatchStar)):
+            found.update([node.name] if node.name else [])
+    return found
+
+
+def _on_tape(session: Session, name: str) -> bool:
+    """Whether the tape knows a name, or the user has given it a meaning while looking around."""
+    scope = session.where().scope
+    return (
+        name == "grad"
+        or name in session.expressions.variables
+        or bool(session.names.versions(name))
+        or (name == "loss" and any(part.loss is not None for part in session.tape.passes))
+        or (name == "self" and scope is not None and scope.owner is not None)
+    )
+
+
+def only_defines(tape: Tape) -> bool:
+    """Whether a program has done nothing but to define and to build: no op stands outside of a constructor."""
+    return all(
+        op.scope is not None and any(step.code.co_name == "__init__" for step in op.scope.path()) for op in tape.ops
+    )
+
+
+# -- running cells -----------------------------------------------------------------------------------------------
+
+
+def run_cell(session: Session, text: str, stop: bool = False) -> None:
+    """Let the program go on with what was typed: it runs once the user gives the floor back.
+
+    Args:
+        stop: Whether to stop before its first op.
+
+    Raises:
+        SyntaxError: If it is no Python; then nothing has happened.
+        UserError: If the program cannot take it here.
+        RunAgain: Unwinds, where another timeline is looked at than the one on which the program stands.
+    """
+    program = session.debuggee
+    if program is None or not upcoming(session):
+        raise UserError(_not_here(session))
+    append(session, program.make(text), stop)
+
+
+def _not_here(session: Session) -> str:
+    """Why the program cannot take a cell."""
+    if session.debuggee is None:
+        return "there is no program here that could go on with it"
+    return "the program is not at its end here; goto end, or continue, leads there"
+
+
+def append(session: Session, cell: Cell, stop: bool = False) -> None:
+    """Let a cell be the program's next lines."""
+    changes = session.changes
+    changes.timelines.current.cells.append(cell)
+    session.goal = goals.At(len(session.tape), f"first op of prompt {cell.number}") if stop else goals.Never()
+    session.lookout.begin(len(session.tape))
+    session.running = session.resuming = True
+    changes.relive()
+
+
+def cell_begins(session: Session, cell: Cell, fresh: bool, seen: bool) -> None:
+    """The program comes to a cell.
+
+    Args:
+        fresh: Whether it has never run before.
+        seen: Whether the user has seen what it prints here.
+    """
+    session.running = True
+    session.changes.timelines.live.starts.append(len(session.tape))
+    if fresh:
+        along_done(session)
+    if not seen:
+        session.hooks.cell_begins()
+
+
+def along_done(session: Session) -> None:
+    """All that was on the tape before has been done again: what comes now is new.
+
+    Raises:
+        Diverged: If the program has come to its end before.
+    """
+    recorder = session.recorder
+    if recorder is None or not isinstance(recorder.intake, Replay):
+        return
+    recorder.intake.ended(recorder)
+    recorder.intake = RECORDING
+    session.go_on(len(session.tape))
+
+
+def cell_ended(session: Session, cell: Cell, error: BaseException | None) -> None:
+    """The last cell has run to its end, or raised: the user has the floor."""
+    session.running = False
+    if session.recorder is not None:
+        session.recorder.over()
+    hits = [] if session.replaying else session.lookout.ended()
+    along_done(session)
+    goal, session.goal = session.goal, None
+    failed = next((op.position for op in session.tape.ops[-1:] if session.tape.errors.get(op) is error), None)
+    if hits:
+        session.hit(hits, f"prompt {cell.number} has ended meanwhile")
+    elif error is not None and failed is not None:
+        session.arrive(failed, CELL_FAILED, error)
+    else:
+        session.arrive(len(session.tape), CELL_DONE, error)
+    if goal is not None and goal.sought:
+        session.missed(goal.sought)
+    session.give_floor()

@@ -1,0 +1,339 @@
+"""The arithmetic of explanations, computed again by a reader of the tests' own; and the one writing of each formula."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import mlx.core as mx
+import pytest
+
+import nnrepl
+from nnrepl.explain.explanation import Explanation, explain, of_value
+from nnrepl.explain.look import Look
+from nnrepl.ops import ENTRIES
+from nnrepl.ops.entry import Entry
+from nnrepl.ops.pointwise import run_slope, run_text, signature
+from nnrepl.ops.reader import parse, readable
+from tests.corpus import layers, lm
+from tests.corpus.checks import SEED, Call, some
+from tests.explain.school import mistakes
+from tests.record.samples import SAMPLES
+
+EPSILON = {mx.float16: 2e-3, mx.bfloat16: 2e-2}
+
+
+def programs() -> Iterator[Call]:
+    for name in layers.LAYERS:
+        yield layers.layer_call(name)
+    for name in layers.LOSSES:
+        yield layers.loss_call(name)
+    for name in some([name for name in lm.MODELS if name not in lm.UNTRAINABLE], 24):
+        model = lm.tiny(name).train()
+        yield Call(lm.loss_of(model), [lm.tokens_for(name)], model)
+
+
+def test_printed_arithmetic_is_right_and_there_is_some_for_every_kind_of_op() -> None:
+    wrong: list[str] = []
+    bare: set[str] = set()
+    seen: set[object] = set()
+    read = 0
+    for call in programs():
+        mx.random.seed(SEED)
+        trace = nnrepl.trace(call.fn, *call.args, wrt=call.wrt)
+        session = nnrepl.Session(trace)
+        for op in trace.ops:
+            kind = (op.name, tuple(len(value.shape) for value in op.inputs), op.operation.kind)
+            if kind in seen:
+                continue
+            seen.add(kind)
+            for value in op.outputs:
+                found = of_value(Look(session), value)
+                assert found.lines or not value.size, op
+                errors, count = mistakes(found.lines, EPSILON.get(value.dtype, 4e-6))
+                wrong += [f"{op}: {error}" for error in errors]
+                read += count
+                if value.size and len(found.lines) == 1 and found.lines[0].count(" = ") == 1:
+                    bare.add(op.name)
+    assert wrong == []
+    assert read > 700
+    # Numbers from outside, another dtype, bits, places in an order, functions as a whole: nothing to compute.
+    plain = {"array", "astype", "argpartition", "bitwise_and", "random.bernoulli", "checkpoint", "vjp"}
+    assert {name for name in bare if name.split(" ")[0] not in plain} == set()
+    assert {name for name in bare if name.startswith("vjp")} <= {
+        "vjp of greater", "vjp of greater_equal", "vjp of less", "vjp of sign", "vjp of where",
+    }  # fmt: skip
+
+
+SAMPLED = [key for key, samples in SAMPLES.items() if any(not sample.refused for sample in samples)]
+
+
+def test_arithmetic_of_sample_calls_is_right() -> None:
+    """Every third of MLX's functions, forwards and, where it can be differentiated, backwards."""
+    wrong: list[str] = []
+    read = 0
+    for key in SAMPLED[::3]:
+        sample = next(one for one in SAMPLES[key] if not one.refused)
+        function = sample.function(key)
+
+        def loss(*arrays: mx.array, function: Any = function) -> mx.array:
+            result = function(*arrays)
+            parts = result if isinstance(result, (list, tuple)) else [result]
+            return sum(
+                (mx.sum(mx.square(mx.abs(part))) for part in parts if mx.issubdtype(part.dtype, mx.inexact)),
+                mx.array(0.0),
+            )
+
+        try:
+            trace = nnrepl.trace(loss, *sample.inputs(), wrt=tuple(sample.wrt) or None)
+        except (ValueError, RuntimeError, TypeError, AttributeError):
+            trace = nnrepl.trace(function, *sample.inputs())
+        session = nnrepl.Session(trace)
+        for op in trace.ops:
+            for value in op.outputs:
+                if value.size and op.error is None:
+                    found = of_value(Look(session), value)
+                    errors, count = mistakes(found.lines, EPSILON.get(value.dtype, 4e-6))
+                    wrong += [f"{key} {op}: {error}" for error in errors]
+                    read += count
+    assert wrong == []
+    assert read > 400
+
+
+# -- one writing -------------------------------------------------------------------------------------------------------
+
+
+def _read(entry: Entry) -> list[tuple[str, str]]:
+    """The texts of an entry that are formulas, by what they are of."""
+    texts = [("", entry.text), *((symbol, slope.text) for symbol, slope in entry.slopes.items())]
+    return [(symbol, text) for symbol, text in texts if entry.row is not None and readable(text)]
+
+
+WRITTEN = [(entry, symbol, text) for entry in ENTRIES.values() for symbol, text in _read(entry)]
+
+
+def test_every_formula_of_matrices_is_read() -> None:
+    """Products of matrices are formulas too: their texts are run here."""
+    a, b, c = mx.random.normal((2, 3)), mx.random.normal((3, 4)), mx.random.normal((2, 4))
+    g = mx.random.normal((2, 4))
+    from nnrepl.ops.execute import run
+
+    known = {"a": a, "b": b, "c": c, "alpha": 0.5, "beta": 2.0, "g": g}
+
+    def over(sign: str, array: mx.array) -> mx.array:
+        raise AssertionError
+
+    for name, wanted in (("matmul", a @ b), ("addmm", mx.addmm(c, a, b, 0.5, 2.0))):
+        entry = ENTRIES[name]
+        assert mx.allclose(run(parse(entry.text), known, over), wanted)
+        for symbol, slope in entry.slopes.items():
+
+            def call(part: mx.array, symbol: str = symbol, name: str = name) -> mx.array:
+                given = {**known, symbol: part}
+                if name == "matmul":
+                    return given["a"] @ given["b"]
+                return mx.addmm(given["c"], given["a"], given["b"], 0.5, 2.0)
+
+            native = mx.vjp(call, [known[symbol]], [g])[1][0]  # type: ignore[list-item]
+            assert mx.allclose(run(parse(slope.text), known, over), native, 1e-5, 1e-5), (name, symbol)
+    d = mx.random.normal((5, 3))
+    assert mx.allclose(run(parse(ENTRIES["inner"].text), {**known, "b": d}, over), mx.inner(a, d))
+
+
+def _arguments(entry: Entry) -> dict[str, Any]:
+    """Something to call an op with: numbers inside of every domain, whole ones where bits are meant."""
+    mx.random.seed(1)
+    domain = {"arccosh": (1.1, 2.0), "arccos": (0.1, 0.9), "arcsin": (0.1, 0.9), "arctanh": (0.1, 0.9),
+              "erfinv": (0.1, 0.9), "arctan2": (-2.4, 2.4)}  # fmt: skip
+    low, high = domain.get(entry.name, (0.3, 2.4))
+    given: dict[str, Any] = {}
+    for name, parameter in entry_signature(entry).parameters.items():
+        if name in ("a", "b", "x", "c", "a_min", "a_max", "logits"):
+            given[name] = mx.random.uniform(low, high, (3, 4))
+        elif name in ("weight", "bias"):
+            given[name] = mx.random.uniform(0.3, 1.4, (4,))
+        elif name == "eps":
+            given[name] = 1e-5
+        elif name == "targets":
+            given[name] = mx.array([0, 3, 2])
+        elif name == "axis" or name == "decimals":
+            given[name] = 1
+        else:
+            given[name] = parameter.default
+    if entry.name in ("left_shift", "right_shift"):
+        given = {"a": mx.array([[5, 9]]), "b": mx.array([[1, 2]])}
+    if entry.name in ("where", "logical_and", "logical_or", "logical_not"):
+        first = "c" if entry.name == "where" else "a"
+        given[first] = mx.random.bernoulli(0.5, (3, 4))
+    if entry.name.startswith(("real", "imag", "conj")):
+        given["a"] = given["a"] + 1j * mx.random.uniform(0.3, 1.4, (3, 4))
+    if entry.name == "clip":
+        given["a_min"], given["a_max"] = mx.array(0.8), mx.array(1.6)
+    return given
+
+
+def entry_signature(entry: Entry) -> Any:
+    import inspect
+
+    assert entry.forward is not None
+    return inspect.signature(entry.forward)
+
+
+def native(entry: Entry, given: dict[str, Any]) -> mx.array:
+    place: Any = mx
+    for part in entry.name.split("."):
+        place = getattr(place, part)
+    positional = {k: v for k, v in given.items() if isinstance(v, mx.array) or k in ("decimals", "eps")}
+    options = {k: v for k, v in given.items() if k not in positional}
+    if entry.name == "left_shift" or entry.name == "right_shift":
+        options = {}
+    result: mx.array = place(*positional.values(), **options)
+    return result
+
+
+def holds(entry: Entry, symbol: str, text: str) -> bool:
+    """Whether the text of a formula, run as it is written, is what MLX computes."""
+    if entry.name in ("stop_gradient", "full"):
+        return True
+    given = _arguments(entry)
+    assert entry.row is not None
+    wanted = native(entry, given)
+    if not symbol:
+        found = run_text(text, entry.row, given)
+        return found.shape == wanted.shape and bool(
+            mx.allclose(found.astype(mx.complex64), wanted.astype(mx.complex64), 1e-4, 1e-4, equal_nan=True).item()
+        )
+    g = mx.random.uniform(0.5, 1.5, wanted.shape).astype(wanted.dtype)
+    gradient = mx.vjp(lambda part: native(entry, {**given, symbol: part}), [given[symbol]], [g])[1][0]
+    slope = run_slope(text, entry.row, g, wanted, given)
+    if slope.shape != gradient.shape:
+        from nnrepl.ops.entry import unbroadcast
+
+        slope = unbroadcast(slope, gradient.shape)
+    kind = mx.complex64
+    return bool(mx.allclose(slope.astype(kind), gradient.astype(kind), 1e-4, 1e-4, equal_nan=True).item())
+
+
+@pytest.mark.parametrize(("entry", "symbol", "text"), WRITTEN, ids=[f"{e.name}-{s}" for e, s, _ in WRITTEN])
+def test_the_text_of_a_formula_is_what_mlx_computes_and_no_other_text_is(entry: Entry, symbol: str, text: str) -> None:
+    assert holds(entry, symbol, text)
+    for other in mutations(text):
+        if entry.name not in ("stop_gradient", "full") and other not in SAME.get(entry.name, ()):
+            assert not _still_holds(entry, symbol, other), f"{text} could be {other}, and no test would notice"
+
+
+SAME = {
+    "isnan": ["[a = a]"], "isinf": (), "softmax": ("exp(a + m) / Σ exp(a + m),  m = max a",),
+}  # fmt: skip
+"""Texts that are other formulas with the same value."""
+
+
+def _still_holds(entry: Entry, symbol: str, text: str) -> bool:
+    try:
+        return holds(entry, symbol, text)
+    except (ValueError, TypeError, KeyError, RuntimeError):
+        return False
+
+
+EXCHANGED = (("sin(", "cos("), ("cos(", "sin("), ("exp(", "cosh("), ("ln(", "sin("), ("tanh(", "sinh("),
+             ("max(", "min("),
+             ("> ", "< "), ("≥ ", "< "), ("Σ", "mean"), ("2 · ", "3 · "), ("²", "³"))  # fmt: skip
+
+
+def mutations(text: str) -> list[str]:
+    """The same text with one thing in it changed."""
+    return [text.replace(old, new, 1) for old, new in EXCHANGED if old in text and f"h{old}" not in text][:3]
+
+
+# -- faults that were met ----------------------------------------------------------------------------------------------
+
+
+def asked(function: Any, *arrays: mx.array, ask: str, wrt: Any = None) -> Explanation:
+    return explain(nnrepl.Session(nnrepl.trace(function, *arrays, wrt=wrt)), ask)
+
+
+def test_ties_share_a_gradient_and_0_is_said_only_where_it_is_0() -> None:
+    a = mx.array([[1.0, 3.0, 3.0], [2.0, 2.0, 2.0]])
+
+    def top(a: mx.array) -> mx.array:
+        return (a.max(axis=1) * mx.array([2.0, 3.0])).sum()
+
+    for place, number in (("[1, 1]", "1"), ("[0, 2]", "1"), ("[0, 0]", "0")):
+        assert asked(top, a, ask=f"grad(a) at {place}", wrt=0).lines[-1] == f"= {number}"
+    for function in (lambda a: a.min(axis=0), lambda a: mx.minmax(a, axis=1)[0], lambda a: mx.cummax(a, axis=1)):
+        session = nnrepl.Session(nnrepl.trace(lambda a, f=function: (f(a) * f(a)).sum(), a, wrt=0))
+        gradient: Any = mx.grad(lambda a, f=function: (f(a) * f(a)).sum())(a).tolist()
+        for i in range(2):
+            for j in range(3):
+                last = explain(session, f"grad(a) at [{i}, {j}]").lines[-1].rpartition("= ")[2].split("   (")[0]
+                assert float(last.replace("−", "-")) == pytest.approx(gradient[i][j], rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("function", "ask", "line"),
+    [
+        (lambda a, b: mx.round(a, 1), "#1 at [0]", "= 6 / 10"),
+        (lambda a, b: mx.arctan2(b, a), "#1 at [1]", "= −0.4340 + π · 1 · (1 − 0)"),
+        (lambda a, b: mx.nan_to_num(b), "#1 at [2]", "#1[2] = b[2] = −1.5"),
+        (lambda a, b: mx.abs(a + 1j * b).sum(), "grad(#2) at [0]", "= 0.8926 + 0.4508i"),
+        (lambda a, b: mx.left_shift(mx.array([3, 4, 5]), mx.array([1, 2, 3])), "#3 at [1]", "= 4 · 2^2"),
+        (lambda a, b: mx.softmax(a)[0], "grad(a) at [0]", "= 0.5133 · (1 − 0.5133)"),
+        (lambda a, b: mx.linalg.det(mx.stack([a[:2], b[:2]])), "#4", "= 0.5873 · 0.4 − (−0.863 · 0.2966)"),
+    ],
+)
+def test_rules_that_were_wrong(function: Any, ask: str, line: str) -> None:
+    a, b = mx.array([0.5873, -0.8630, 0.25]), mx.array([0.2966, 0.4, -1.5])
+    wrt = 0 if ask.startswith("grad(a") else None
+    if ask.startswith("grad(#"):
+        trace = nnrepl.trace(function, a, b, wrt=(0, 1))
+        lines = explain(nnrepl.Session(trace), ask).lines
+        assert lines[-1].startswith("= (0.8926")
+        return
+    found = asked(function, a, b, ask=ask, wrt=wrt)
+    assert line in [text.replace("  ", " ") for text in found.lines], found.lines
+
+
+def test_a_name_stands_for_one_value() -> None:
+    def loss(x: mx.array) -> mx.array:
+        x = x * 2
+        x = mx.exp(x)
+        return x.sum()
+
+    found = asked(loss, mx.array([1.0, 2.0]), ask="#2", wrt=0)
+    assert found.rule == ["x@2 = exp(x@1)"]
+    assert found.lines[0] == "x@2[1] = exp(x@1[1])"
+
+
+def test_what_cannot_be_true_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rule that does not give MLX's number is left out, whatever it is."""
+    entry = ENTRIES["exp"]
+    wrong = replace(entry, text="exp(a) + 1")
+    monkeypatch.setitem(ENTRIES, "exp", wrong)
+    assert asked(lambda x: mx.exp(x), mx.array([1.0]), ask="#1").lines == ["#1[0] = 2.7183"]
+
+
+def test_compositions_are_explained_as_a_whole() -> None:
+    import mlx.nn as nn
+
+    mx.random.seed(0)
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+
+    def loss_fn(x: mx.array) -> mx.array:
+        return nn.losses.mse_loss(model(x), mx.zeros((5, 2)))
+
+    trace = nnrepl.trace(loss_fn, mx.random.normal((5, 3)), wrt=model)
+    session = nnrepl.Session(trace)
+    layer = explain(session, "layers.0")
+    assert layer.title.startswith("layers.0, Linear: #")
+    assert "x @ weightᵀ + bias" in layer.rule[0]
+    whole = explain(session, "loss_fn")
+    assert "Sequential" in whole.steps[0]
+    assert "∂L/∂layers.0.weight" in " ".join(whole.chain)
+    assert "mean squared error" in explain(session, "mse_loss").words
+    with pytest.raises(nnrepl.UserError, match="nothing on the tape is called nothing"):
+        explain(session, "nothing")
+
+
+def test_signatures_are_read() -> None:
+    assert list(signature("a, axis=None").parameters) == ["a", "axis"]

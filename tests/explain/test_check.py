@@ -1,0 +1,148 @@
+"""check: it complains about wrong gradients, and about nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import pytest
+
+import nnrepl
+from nnrepl.explain.check import Checked, check_op, check_pass
+from nnrepl.explain.differences import Difference
+from tests.corpus import layers, lm
+from tests.corpus.checks import SEED
+
+
+def whole(trace: nnrepl.Trace, most: int = 4) -> list[Checked]:
+    part = next(part for part in trace.tape.passes if part.wrt)
+    leaves = [leaf for leaf in part.wrt if part.grads.get(leaf) and mx.issubdtype(leaf.dtype, mx.floating)]
+    return check_pass(nnrepl.Session(trace), part, leaves[:: max(len(leaves) // most, 1)]).checked
+
+
+# The norms have gradients that are mathematically 0, attention too (a bias of the keys); ReLU has kinks; gpt2's loss
+# is rounded to float32 on its way.
+SOUND = ["BatchNorm plain", "GroupNorm plain", "InstanceNorm", "LayerNorm", "Linear", "Conv2d", "GRU", "PReLU",
+         "MultiHeadAttention"]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [name for name in SOUND if name in layers.LAYERS])
+def test_sound_layers_get_no_complaint(name: str) -> None:
+    mx.random.seed(SEED)
+    call = layers.layer_call(name)
+    trace = nnrepl.trace(call.fn, *call.args, wrt=call.wrt)
+    assert [one.name for one in whole(trace) if one.wrong] == []
+
+
+@pytest.mark.parametrize("name", ["gpt2", "gemma2"])
+def test_a_loss_that_is_rounded_to_float32_gets_no_complaint(name: str) -> None:
+    model = lm.tiny(name).train()
+    trace = nnrepl.trace(lm.loss_of(model), lm.tokens_for(name), wrt=model)
+    assert [one.name for one in whole(trace) if one.wrong] == []
+
+
+def test_a_gradient_that_is_0_in_mathematics_is_right_as_rounding() -> None:
+    mx.random.seed(0)
+    model = nn.MultiHeadAttention(16, 2, bias=True)
+    x = mx.random.normal((2, 5, 16))
+    trace = nnrepl.trace(lambda x: (model(x, x, x) ** 2).mean(), x, wrt=model)
+    found = {one.name: one for one in whole(trace, 99)}
+    assert not [name for name, one in found.items() if one.wrong]
+    assert 0 < max(abs(element.gradient) for element in found["∂L/∂key_proj.bias"].elements) < 1e-7
+
+
+def test_what_stop_gradient_holds_back_is_held_fixed() -> None:
+    def quantized(x: mx.array, book: mx.array) -> mx.array:
+        near = book[mx.stop_gradient(mx.argmin(mx.square(x[:, None] - book[None]), axis=1))]
+        return mx.square(x + mx.stop_gradient(near - x) - 0.3).sum() + mx.square(near - mx.stop_gradient(x)).sum()
+
+    trace = nnrepl.trace(quantized, mx.array([0.1, 0.9, 0.5]), mx.array([0.2, 0.7]), wrt=(0, 1))
+    found = whole(trace)
+    assert [one.name for one in found if one.wrong] == []
+    assert any(one.fixed for one in found)
+
+
+def with_vjp(change: Callable[[mx.array], mx.array]) -> Callable[[mx.array], mx.array]:
+    """A function whose vjp is right but for a change."""
+
+    @mx.custom_function
+    def function(x: mx.array) -> mx.array:
+        return mx.sin(x) * x
+
+    @function.vjp
+    def vjp(primals: mx.array, cotangent: mx.array, output: mx.array) -> mx.array:
+        return change(cotangent * (mx.cos(primals) * primals + mx.sin(primals)))
+
+    return function  # type: ignore[no-any-return]
+
+
+def one_element(at: int, size: int) -> Callable[[mx.array], mx.array]:
+    return lambda g: g * (1 + 0.01 * (mx.arange(size) == at)).astype(g.dtype)
+
+
+@pytest.mark.parametrize("at", [3, 250, 511])
+def test_one_percent_in_one_element_of_many_is_found(at: int) -> None:
+    size = 512
+    x = mx.random.uniform(0.5, 2.0, (size,), key=mx.random.key(4))
+    w = mx.random.uniform(0.5, 1.5, (size,), key=mx.random.key(5))
+    function = with_vjp(one_element(at, size))
+    trace = nnrepl.trace(lambda x: (function(x) * w).sum(), x, wrt=0)
+    op = next(op for op in trace.ops if op.operation.kind == "custom")
+    (found,) = check_op(nnrepl.Session(trace), op).checked
+    assert [element.index for element in found.wrong] == [(at,)]
+    assert "that comes from" in found.name
+
+
+def test_a_right_vjp_of_the_program_s_own_is_right() -> None:
+    x = mx.random.uniform(0.5, 2.0, (64,), key=mx.random.key(4))
+    function = with_vjp(lambda g: g)
+    trace = nnrepl.trace(lambda x: mx.square(function(x)).sum(), x, wrt=0)
+    op = next(op for op in trace.ops if op.operation.kind == "custom")
+    (found,) = check_op(nnrepl.Session(trace), op).checked
+    assert not found.wrong
+    assert found.whole
+
+
+def test_a_wrong_vjp_on_the_way_is_named() -> None:
+    function = with_vjp(lambda g: g * 1.05)
+    trace = nnrepl.trace(lambda w: mx.square(function(w * 1.5)).sum(), mx.array([0.3, 0.7, 1.1]), wrt=0)
+    (found,) = whole(trace)
+    assert len(found.wrong) == 3
+    assert [op.name for op in found.custom] == ["custom of with_vjp.function"]
+
+
+def test_an_interrupt_keeps_what_there_is() -> None:
+    trace = nnrepl.trace(lambda a, b: (a * b).sum(), mx.ones((2,)), mx.ones((2,)), wrt=(0, 1))
+    session = nnrepl.Session(trace)
+    part = trace.tape.passes[0]
+
+    def interrupt(share: float) -> None:
+        raise KeyboardInterrupt
+
+    session.hooks.progress = interrupt  # type: ignore[method-assign]
+    report = check_pass(session, part, list(part.wrt))
+    assert len(report.checked) == 1
+    assert report.left == 1
+
+
+def test_noise_is_measured() -> None:
+    x = mx.array([0.3, 0.8], mx.float32).astype(mx.float32)
+
+    def smooth(x: mx.array) -> mx.array:
+        return mx.sum(x * x * x)
+
+    def rounded(x: mx.array) -> mx.array:
+        return smooth(x).astype(mx.float32).astype(x.dtype)
+
+    found: list[Any] = []
+    with mx.stream(mx.cpu):
+        for function in (smooth, rounded):
+            one = Difference(function, x.astype(mx.float64), (2,))
+            one.measure()
+            found.append((one.noise, one.element(0)))
+    assert found[0][0] < 1e-13
+    assert 1e-9 < found[1][0] < 1e-6
+    for _, slope in found:
+        assert abs(slope.value - 0.27) <= slope.doubt + 1e-6

@@ -1,0 +1,262 @@
+"""Cells: what is typed at the end of a program is its next lines; held against plain Python that runs the same."""
+
+from __future__ import annotations
+
+import code
+import contextlib
+import io
+import linecache
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import mlx.core as mx
+import pytest
+
+from nnrepl.commands import load_all
+from nnrepl.commands.blocks import split
+from nnrepl.commands.interpreter import Interpreter
+from nnrepl.commands.table import TABLE
+from nnrepl.programs.debuggee import Debuggee, new_tape
+from nnrepl.programs.script import Script, empty_script, load_script
+from nnrepl.session.errors import Quit, UserError
+from nnrepl.session.hooks import Hooks
+from nnrepl.session.session import Session, Stop
+from nnrepl.session.typed import CELL, EDIT, LOOK, kind_of
+from nnrepl.view.defines import signature
+from tests.support import assert_same_bits, nnrepl_cli
+
+load_all()
+
+
+class Typist(Hooks):
+    """Types lines, and notes what they were and what was wrong with them."""
+
+    def __init__(self, session: Session, lines: list[str]) -> None:
+        self.session = session
+        self.interpreter = Interpreter(session)
+        self.lines = list(lines)
+        self.wrong: list[str] = []
+        self.kinds: list[str] = []
+        self.stops: list[Stop] = []
+        session.hooks = self
+
+    def interact(self, session: Session, stop: Stop) -> None:
+        self.stops.append(stop)
+        while self.lines and not session.resuming:
+            line = self.lines.pop(0)
+            self.kinds.append(kind_of(session, line))
+            try:
+                self.interpreter.run(line)
+            except UserError as error:
+                self.wrong.append(str(error))
+
+
+@pytest.fixture(autouse=True)
+def _main() -> Iterator[None]:
+    """`__main__`, `sys.argv` and `sys.path` afterwards as they were."""
+    main, argv, path = sys.modules["__main__"], sys.argv, list(sys.path)
+    yield
+    sys.modules["__main__"], sys.argv, sys.path[:] = main, argv, path
+
+
+def typed(*lines: str, script: Script | None = None) -> tuple[Typist, dict[str, Any], str]:
+    """A session in which lines are typed; the program's variables afterwards, and what it printed."""
+    names, tape = new_tape()
+    session = Session(tape, names)
+    debuggee = Debuggee(script or empty_script(), session)
+    typist = Typist(session, list(lines))
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said), contextlib.suppress(Quit):
+        debuggee.run()
+    return typist, debuggee.namespace, said.getvalue()
+
+
+def plain(*lines: str) -> tuple[dict[str, Any], str]:
+    """The same lines at Python's own prompt."""
+    main = ModuleType("__main__")
+    main.__dict__.update(mx=mx)
+    console = code.InteractiveConsole(main.__dict__)
+    sys.modules["__main__"] = main
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        for line in lines:
+            for number, part in enumerate([*line.split("\n"), ""]):
+                if number == 0 or line.count("\n"):
+                    console.push(part)
+    return main.__dict__, said.getvalue()
+
+
+NET = """class Net(nn.Module):
+    def __init__(self, d):
+        super().__init__()
+        self.up = nn.Linear(d, 3)
+        self.down = nn.Linear(3, 1)
+    def __call__(self, x):
+        return self.down(nn.relu(self.up(x)))"""
+LOSS = "def loss_fn(model, x, y):\n    return mx.mean(mx.square(model(x) - y))"
+TRAINING = (
+    "import mlx.nn as nn", "import mlx.optimizers as optim", "key = mx.random.seed(3)", NET, LOSS, "model = Net(2)",
+    "x, y = mx.array([[1.0, 2.0]]), mx.array([[3.0]])", "model(x)", "loss_fn(model, x, y)",
+    "grad_fn = nn.value_and_grad(model, loss_fn)", "opt = optim.SGD(0.1)", "loss, grads = grad_fn(model, x, y)", "loss",
+    "opt.update(model, grads)", "loss, grads = grad_fn(model, x, y)", "grads['up']['weight']",
+    "opt.update(model, grads)", "print('after', loss_fn(model, x, y))", "None", "_",
+)  # fmt: skip
+"""A student who only types: define, call, loss, gradients, update, twice."""
+
+
+def test_a_student_who_only_types_sees_what_pythons_prompt_shows() -> None:
+    expected, wanted = plain(*TRAINING)
+    typist, found, said = typed(*TRAINING)
+    assert said == wanted
+    assert_same_bits(expected["model"].parameters(), found["model"].parameters())
+    assert typist.wrong == []
+    assert set(typist.kinds) == {CELL}
+    phases = {op.phase for op in typist.session.tape.ops}
+    assert phases == {"setup", "forward", "backward", "update"}
+    assert not typist.session.tape.holes
+
+
+def test_a_weight_set_in_an_earlier_cell_changes_what_follows() -> None:
+    cells = ["x = mx.array([[1.0, 2.0]])", "w = mx.ones((2, 3))", "y = x @ w", "z = (y * y).sum()", "print(z)"]
+    expected, wanted = plain(*cells[:2], "w[0, 0] = 5.0", *cells[2:])
+    typist, found, said = typed(*cells, "goto prompt 3", "w[0, 0] = 5.0", "c")
+    assert typist.wrong == []
+    assert typist.kinds[-2] == EDIT
+    assert said.endswith(wanted)
+    assert_same_bits([expected[name] for name in "wyz"], [found[name] for name in "wyz"])
+
+
+def test_undo_takes_cells_back_and_what_they_did() -> None:
+    typist, found, _ = typed("a = [1]", "b = mx.ones(2)", "a.append(2); b *= 3", "undo", "c = b + len(a)")
+    assert typist.wrong == []
+    assert found["a"] == [1]
+    assert_same_bits(found["c"], mx.full((2,), 2.0))
+    assert [op.name for op in typist.session.tape.ops] == ["ones", "add"]
+
+
+def test_debug_stops_before_the_first_op_of_a_statement() -> None:
+    typist, found, _ = typed("x = mx.ones(2)", "debug y = x * 2 + 1", "s", "p x", "c")
+    assert (typist.stops[2].reason, typist.stops[-1].reason) == ("first op of prompt 2", "end of cell")
+    assert typist.stops[2].position == 1
+    assert typist.kinds[2:4] == [LOOK, LOOK]
+    assert_same_bits(found["y"], mx.full((2,), 3.0))
+
+
+def test_breakpoints_and_catches_are_hit_in_cells() -> None:
+    typist, _, _ = typed("x = mx.ones(2)", "tbreak exp", "y = mx.exp(x) * 2", "c", "catch nan", "mx.log(x - 2)", "q")
+    assert typist.wrong == []
+    hit = [typist.session.tape.ops[stop.position].name for stop in typist.stops if stop.hits]
+    assert hit == ["exp", "log"]
+
+
+def test_in_the_past_an_expression_is_a_look() -> None:
+    typist, _, said = typed("x = mx.ones(2)", "y = x * 2", "goto prompt 2", "x + 1", "goto end", "x + 1")
+    assert typist.kinds == [CELL, CELL, LOOK, LOOK, LOOK, CELL]
+    assert said == "array([2, 2], dtype=float32)\n"
+    assert [op.name for op in typist.session.tape.ops] == ["ones", "multiply", "add"]
+
+
+def test_what_only_the_tape_knows_is_looked_at_at_the_end_as_well() -> None:
+    typist, _, _ = typed(
+        "def f(x):\n    hidden = x * 2\n    return hidden + 1", "y = f(mx.ones(2))", "hidden", "#2", "grad(y)"
+    )
+    assert typist.kinds[2:] == [LOOK, LOOK, LOOK]
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("1 / 0", "ZeroDivisionError: division by zero"),
+        ("nosuch", "NameError: name 'nosuch' is not defined"),
+        ("import nosuch", "ModuleNotFoundError: No module named 'nosuch'"),
+        ("mx.ones((2, 3)) @ mx.ones(2)", "ValueError: [matmul]"),
+        ("class A:\n    x = 1\n    y = 1 / 0", "ZeroDivisionError"),
+        ("raise SystemExit(3)", ""),
+        ("print('before'); raise KeyboardInterrupt", "KeyboardInterrupt"),
+    ],
+)
+def test_a_cell_that_fails_loses_nothing(line: str, said: str) -> None:
+    """Python's own traceback of the user's lines, and the next line is a cell again."""
+    typist, found, shown = typed("x = mx.ones(2)", line, "y = x * 2")
+    assert said in shown
+    assert "nnrepl/" not in shown
+    assert typist.kinds[-1] == CELL
+    assert_same_bits(found["y"], mx.full((2,), 2.0))
+
+
+@pytest.mark.parametrize("line", ["return 5", "x = = 3", "foo("])
+def test_what_is_no_python_is_one_line(line: str) -> None:
+    typist, _, _ = typed("x = 1", line)
+    assert len(typist.wrong) == 1
+    assert "pars" in typist.wrong[0]
+
+
+def test_await_and_future_features() -> None:
+    _, found, _ = typed(
+        "from __future__ import annotations", "import asyncio", "a = await asyncio.sleep(0, 7)",
+        "def f(x: nosuch): pass", "kept = f.__annotations__",
+    )  # fmt: skip
+    assert (found["a"], found["kept"]) == (7, {"x": "nosuch"})
+
+
+def test_a_file_that_only_defines_opens_with_its_names(tmp_path: Path) -> None:
+    file = tmp_path / "model.py"
+    file.write_text(f"import mlx.core as mx\nimport mlx.nn as nn\n{NET}\nfirst = Net(2)\n")
+    typist, found, _ = typed("out = Net(4)(mx.ones((1, 4)))", script=load_script(str(file), []))
+    assert typist.kinds == [CELL]
+    assert found["out"].shape == (1, 1)
+    assert signature("Net", found["Net"]) == "Net(d)"
+    assert typist.stops[0].position == 2 * len(found["first"].children())
+
+
+def test_the_source_of_a_cell_is_known() -> None:
+    typist, _, _ = typed("def f(x):\n    return x * 2", "y = f(mx.ones(2))")
+    source = typist.session.tape.ops[-1].source
+    assert (source.file, source.line, source.text) == ("<prompt 1>", 2, "x * 2")
+    assert linecache.getline("<prompt 1>", 1) == "def f(x):\n"
+
+
+BLOCKS = '''@decorated
+class A:
+    """Text
+
+not indented."""
+
+    x = 1
+
+    def f(self):
+        return (1 +
+2)
+# a remark
+    y = 2
+if x:
+    a = 1
+else:
+    a = 2
+b break loss
+x = [
+1]
+p x
+'''
+
+
+def test_lines_that_belong_together() -> None:
+    lines = BLOCKS.splitlines()
+    found = split(lines, TABLE)
+    assert [block.splitlines()[0] for block in found] == ["@decorated", "if x:", "b break loss", "x = [", "p x"]
+    assert "\n".join(found).replace("\n\n", "\n") == "\n".join(line for line in lines if line)
+    python = lines[: lines.index("b break loss")]
+    assert split(python, TABLE) == ["\n".join(python)]
+
+
+def test_a_pipe_types_cells(tmp_path: Path) -> None:
+    text = "class A:\n    x = 1\n\n    def f(self):\n        return mx.ones(2)\nA().f()\n"
+    text += "for i in range(2):\n    print(i)\n1 / 0\n"
+    result = nnrepl_cli("--empty", stdin=text, cwd=tmp_path)
+    assert "(nnrepl 2) A().f()\narray([1, 1], dtype=float32)\n" in result.stdout
+    assert "0\n1\n(nnrepl 4) 1 / 0\n" in result.stdout
+    assert result.stderr.count("Traceback") == 1
+    assert result.returncode == 1

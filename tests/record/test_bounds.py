@@ -1,0 +1,87 @@
+"""Places outside of their axis are told with their element, before MLX reads foreign memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import pytest
+
+import nnrepl
+from nnrepl.record.bounds import outside
+from tests.support import nnrepl_cli
+
+X = mx.arange(12.0).reshape(4, 3)
+
+
+def assigned(x: mx.array, i: mx.array) -> mx.array:
+    y = x * 1
+    y[..., i] = 0.0
+    return y
+
+
+TAKEN: dict[str, tuple[Callable[[mx.array, mx.array], Any], str]] = {
+    "rows": (lambda x, i: x[i], "axis 0 of x (4, 3) has the places 0 to 3; #1 getitem reads"),
+    "columns": (lambda x, i: x[:, i], "axis 1 of x (4, 3) has the places 0 to 2; #1 getitem reads"),
+    "last axis": (lambda x, i: x[..., None, i], "axis 1 of x (4, 3) has the places 0 to 2; #1 getitem reads"),
+    "take": (lambda x, i: mx.take(x, i, axis=1), "axis 1 of x (4, 3) has the places 0 to 2; #1 take reads"),
+    "take of all": (lambda x, i: mx.take(x, i * 3), "axis 0 of x (4, 3) has the places 0 to 11; #2 take reads"),
+    "along": (
+        lambda x, i: mx.take_along_axis(x, i[None], axis=1),
+        "axis 1 of x (4, 3) has the places 0 to 2; #2 take_along_axis reads",
+    ),
+    "added": (lambda x, i: x.at[i].add(1.0), "axis 0 of x (4, 3) has the places 0 to 3; #1 at.add writes"),
+    "assigned": (assigned, "axis 1 of y (4, 3) has the places 0 to 2; #2 setitem writes"),
+}
+
+
+@pytest.mark.parametrize("name", TAKEN)
+def test_an_index_outside_is_told(name: str) -> None:
+    taken, said = TAKEN[name]
+    good = nnrepl.trace(taken, X, mx.array([0, -2, 1]))
+    assert outside(good.ops) is None
+    bad = outside(nnrepl.trace(taken, X, mx.array([0, 2, 4])).ops)
+    assert bad is not None
+    assert said in bad.text
+    assert "out of range: i[2] = 4" in bad.text or name in ("take of all", "along")
+    assert outside(nnrepl.trace(taken, X, mx.array([0, -13, 1])).ops) is not None
+
+
+def test_whole_numbers_and_gradients() -> None:
+    found = outside(nnrepl.trace(lambda x: x[7], X).ops)
+    assert found is not None
+    assert "index 7 is out of range: axis 0 of x (4, 3) has the places 0 to 3; #1 getitem reads" in found.text
+    assert outside(nnrepl.trace(lambda x: x[-4, 2] + x[None, 3, ..., 1:9], X).ops) is None
+    trace = nnrepl.trace(lambda x, i: x[i].sum(), X, mx.array([7]), wrt=0)
+    assert outside(op for op in trace.ops if op.phase == "backward") is not None
+
+
+def test_nothing_is_evaluated_and_nothing_changes() -> None:
+    trace = nnrepl.trace(lambda x, i: (x[i] * 2).sum(), X, mx.array([0, 1]), wrt=0)
+    edited = trace.set("i", mx.array([0, 77]))
+    session = nnrepl.Session(edited)
+    session.run("goto end")
+    with pytest.raises(nnrepl.UserError, match=r"index 77 is out of range: i\[1\] = 77, but axis 0 of x \(4, 3\) has"):
+        session.run("print grad(x)")
+    with pytest.raises(nnrepl.UserError, match=r"IndexError: index 77 \(element \[1\] of the index\) is out of range"):
+        session.run("print x[i]")
+    with pytest.raises(nnrepl.UserError, match=r"index 9 is out of range: axis 0 of x \(4, 3\)"):
+        trace.set("x", lambda x: x[9])
+    taken = [op for op in edited.ops if op.name in ("getitem", "multiply", "sum")]
+    assert not any(value.evaluated for op in taken for value in op.outputs)
+
+
+def test_the_program_is_told_and_an_edit_is_stopped(tmp_path: Path) -> None:
+    path = tmp_path / "rows.py"
+    path.write_text(
+        "import mlx.core as mx\nw = mx.ones((5, 3)); i = mx.array([0, 4])\n"
+        "loss, _ = mx.value_and_grad(lambda w: w[i].sum())(w)\nprint(loss.item())\n"
+        "m = w > 7\nw[m] = mx.array([])\nprint(w.tolist())\n"
+    )
+    result = nnrepl_cli(str(path), stdin="i[1] = 9\nc\nq\n")
+    assert "index 9 is out of range: i[1] = 9, but axis 0 of w (5, 3) has the places 0 to 4" in result.stdout
+    result = nnrepl_cli(str(path), stdin="c\nq\n")
+    assert "6.0" in result.stdout
+    assert "a masked assignment of nothing to w (5, 3): it is empty, and MLX crashes on that" in result.stdout
