@@ -33,7 +33,7 @@ def edit_text(timeline: Timeline, goes_on: bool) -> Text:
             what = coming if goes_on else "nothing depends on it"
         said += f"; {what}"
     text = Text(said, style="hint")
-    step = timeline.tape.steps.number_at(edit.position)
+    step = behind[0].step.number if behind else timeline.tape.steps.number_at(edit.position)
     taken = [op for op in edit.target.consumers if op.position < edit.position and op.step.number == step]
     if taken:
         text.append(

@@ -68,7 +68,7 @@ def test_after_the_end_another_timeline_runs_on_as_before_it(tmp_path: Path) -> 
         tmp_path, printing, "until step 3", "opt.learning_rate = 2.0", "c", "timelines", "diff 1 2", "timeline 1", "c",
         "diff 1 2", "timelines", "restart", "p number",
     )  # fmt: skip
-    first, _, second = screen.partition("(nnrepl) timeline 1\n")
+    first, _, second = screen.partition(") timeline 1\n")
     assert losses(first) == changed
     assert losses(second) == plain[2:]
     assert "what is still to come takes it as it is now" in " ".join(first.split())
