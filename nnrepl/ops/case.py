@@ -21,7 +21,7 @@ from nnrepl.ops.scalars import Bounded
 
 Index = tuple[int, ...]
 
-MOST = 20_000
+MOST = 40_000
 """Sums of more terms than this are not computed again term by term."""
 
 EPSILON = {mx.float16: 9.8e-4, mx.bfloat16: 7.9e-3, mx.float32: 1.2e-7, mx.complex64: 2.4e-7, mx.float64: 2.3e-16}

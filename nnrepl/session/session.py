@@ -17,6 +17,7 @@ from nnrepl.record.gradient_call import GradientCall
 from nnrepl.record.intake import RECORDING
 from nnrepl.record.names import ProgramNames
 from nnrepl.record.recorder import Recorder
+from nnrepl.replay.interrupts import hold_on
 from nnrepl.replay.run import Run
 from nnrepl.session import goals, jumps
 from nnrepl.session.changes import Changes
@@ -166,7 +167,9 @@ class Session(Reading):
     def _recorded(self) -> None:
         if os.getpid() != self._process:
             return  # a forked child is not debugged
-        if self.interrupted:
+        if self.interrupted and self.replaying:
+            self._give_up()
+        elif self.interrupted:
             self.interrupted = False
             self.arrive(len(self.tape) - 1, "interrupted")
         elif self.goal is not None:
@@ -185,6 +188,13 @@ class Session(Reading):
                 self.hooks.cursor_moved(len(self.tape))
                 return
         self.give_floor()
+
+    def _give_up(self) -> None:
+        """The user interrupts the program on its way along a tape: everything is as it was before."""
+        assert self.recorder is not None
+        self.interrupted, self._after, self.recorder.intake = False, None, RECORDING
+        self.changes.adrift()
+        self.arrive(self.cursor, "interrupted; everything is as it was")
 
     def _replayed(self, found: int) -> None:
         """The program has done again what is on the tape: it goes on to what the person wanted, or waits."""
@@ -447,6 +457,7 @@ class Session(Reading):
         if self.files is not None:
             self.files.read_again()
         self.hooks.unwinding()
+        hold_on()
         raise Restart
 
     def quit(self) -> None:

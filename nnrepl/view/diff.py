@@ -8,8 +8,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from nnrepl.tape import PHASES, Op, Value
-from nnrepl.timeline.compare import Change, Distance
+from nnrepl.tape import Op, Value
+from nnrepl.timeline.compare import Change, Distance, ends_first
 from nnrepl.timeline.timelines import Timeline
 from nnrepl.view.source import place_text
 from nnrepl.view.tensor import number, shape_text, tensor
@@ -24,8 +24,8 @@ def diff_view(
     title = Text(f"timeline {before.number} → timeline {after.number}", style="heading")
     parts: list[RenderableType] = [title]
     if not changes:
-        alike = " as far as both go the same way" if parted else " as far as both go" if _lengths(before, after) else ""
-        parts.append(Text(f"no value differs{alike}"))
+        ops = f"{same} op{'s' if same != 1 else ''}"
+        parts.append(Text(f"no value differs: {ops} compared" + (", as far as both go the same way" if parted else "")))
     else:
         first = changes[0]
         line = Text("first difference: ")
@@ -46,24 +46,15 @@ def diff_view(
 
 def _lengths(before: Timeline, after: Timeline) -> list[RenderableType]:
     """That only one of two timelines goes on, and how to let the other one run as far."""
-    reached = [_reached(line) for line in (before, after)]
-    if reached[0] == reached[1]:
+    ended = ends_first(before.tape, after.tape)
+    if ended is None:
         return []
-    short, long = (before, after) if reached[0] < reached[1] else (after, before)
+    short, long = (before, after) if ended[0] is before.tape else (after, before)
     said = f"compared up to {short.extent}: there timeline {short.number} ends, and timeline {long.number} goes on to "
     text = Text(f"{said}{long.extent}", style="warning")
     if not short.ended:
         text.append(f"; timeline {short.number}, then until step {long.tape.ops[-1].step.number}, runs it on")
     return [text]
-
-
-def _reached(line: Timeline) -> tuple[int, int]:
-    """How far a timeline goes: the number of its last pass, and its phase. Ops are not counted: changes are ops, and
-    their gradients, that the other one has not."""
-    if not line.tape.ops:
-        return 0, 0
-    last = line.tape.ops[-1]
-    return last.part.number, PHASES.index(last.phase)
 
 
 def _table(changes: Sequence[Change]) -> Table:
