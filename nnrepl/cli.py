@@ -11,7 +11,10 @@ from typing import Any
 import mlx.core as mx
 
 from nnrepl._version import VERSION
+from nnrepl.commands import load_all
+from nnrepl.commands.blocks import in_file
 from nnrepl.commands.interpreter import Interpreter
+from nnrepl.commands.table import TABLE
 from nnrepl.programs.arrays import SUFFIX
 from nnrepl.programs.debuggee import Debuggee, new_tape
 from nnrepl.programs.examples import example_path
@@ -40,7 +43,12 @@ def parser() -> argparse.ArgumentParser:
         "-c", dest="commands", metavar="COMMAND", action="append", default=[], help="run a command at the first stop"
     )
     made.add_argument(
-        "-x", dest="files", metavar="FILE", action="append", default=[], help="run the commands in a file"
+        "-x",
+        dest="files",
+        metavar="FILE",
+        action="append",
+        default=[],
+        help="run the commands, or the Python, in a file",
     )
     made.add_argument("--empty", action="store_true", help="no program: type one, with mx, nn and optim at hand")
     made.add_argument("--batch", action="store_true", help="end after the given commands; show only what they show")
@@ -91,17 +99,18 @@ def given_lines(options: argparse.Namespace) -> list[str]:
 
 
 def lines_in(path: Path) -> list[str]:
-    """The commands in a file. Raises CannotLoad."""
+    """The commands and the Python in a file. Raises CannotLoad."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not text in UTF-8"
         raise CannotLoad(f"cannot read {path}: {reason}") from None
-    return [line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#!")]
+    return in_file(text, path.name, TABLE)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run nnrepl. Returns the exit status: 2 for a wrong command line, else the program's own."""
+    load_all()
     own, program = split_arguments(sys.argv[1:] if arguments is None else arguments)
     options = parser().parse_args(own)
     options.program, options.args = (program[0], program[1:]) if program else (None, [])

@@ -140,9 +140,9 @@ def _apart(recorder: Recorder, tape: Tape) -> Iterator[Tape]:
     scratch.bindings = Bindings()
     part = Pass(scratch, -1, RUN_PASS, "edit", 0)
     before = recorder.tape, recorder.part, recorder.differentiating, recorder.listener, recorder.intake, recorder.mode
-    recorder.tape, recorder.part, recorder.differentiating = scratch, part, 1
-    recorder.listener, recorder.intake, recorder.mode = None, RECORDING, RECORD
     try:
+        recorder.tape, recorder.part, recorder.differentiating = scratch, part, 1
+        recorder.listener, recorder.intake, recorder.mode = None, RECORDING, RECORD
         yield scratch
     finally:
         (

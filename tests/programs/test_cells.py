@@ -7,6 +7,7 @@ import contextlib
 import io
 import linecache
 import sys
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -16,7 +17,7 @@ import mlx.core as mx
 import pytest
 
 from nnrepl.commands import load_all
-from nnrepl.commands.blocks import split
+from nnrepl.commands.blocks import in_file, split
 from nnrepl.commands.interpreter import Interpreter
 from nnrepl.commands.table import TABLE
 from nnrepl.programs.debuggee import Debuggee, new_tape
@@ -25,6 +26,7 @@ from nnrepl.session.errors import Quit, UserError
 from nnrepl.session.hooks import Hooks
 from nnrepl.session.session import Session, Stop
 from nnrepl.session.typed import CELL, EDIT, LOOK, kind_of
+from nnrepl.shell.margin import unfinished
 from nnrepl.view.defines import signature
 from tests.support import assert_same_bits, nnrepl_cli
 
@@ -260,3 +262,32 @@ def test_a_pipe_types_cells(tmp_path: Path) -> None:
     assert "0\n1\n(nnrepl 4) 1 / 0\n" in result.stdout
     assert result.stderr.count("Traceback") == 1
     assert result.returncode == 1
+
+
+LINES = [
+    ("class A:\n    x = 1", True), ("class A:\n    x = 1\n    ", True), ("class A:\n    x = 1\n    \n    ", False),
+    ("class A:\n    x = 1\n", False), ("class A:\n    def f(self):\n        return 1\n        ", True),
+    ("def f(x):\n    return x\n    ", False), ("def f(x):\n    y = x\n    ", True), ("for i in x:\n    i\n    ", False),
+    ("for i in x:\n    i", True), ("class A:\n    x = 1\n\ny = 2", False), ("x = (1,\n", True), ("x = 1", False),
+    ("@d", True), ("def f():\n    ", False), ("p x", False), ('"""a\n\n', True), ("if x: y", False),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "wanted"), LINES)
+def test_an_empty_line_ends_only_where_no_other_could_belong(text: str, wanted: bool) -> None:
+    assert unfinished(text, TABLE) is wanted
+
+
+def test_a_python_file_is_a_cell_and_a_file_of_commands_is_lines(tmp_path: Path) -> None:
+    text = "class A:\n    x = 1\n\n    def f(self):\n        return mx.ones(2)\n\nlist = [A()]\ny = list[0].f()\n"
+    (tmp_path / "made.py").write_text(text)
+    (tmp_path / "lines").write_text(f"#! a remark\n{text}p y\nfor i in range(2):\n    y = y + 1\ny\n")
+    (tmp_path / "command.py").write_text("help\n")
+    typist, _, _ = typed(f"source {tmp_path}/made.py")
+    assert typist.interpreter.given == deque([text])
+    assert in_file((tmp_path / "command.py").read_text(), "command.py", TABLE) == ["!help\n"]
+    result = nnrepl_cli("--empty", "-x", "made.py", "-x", "lines", stdin="", cwd=tmp_path)
+    assert "(nnrepl 1) class A:\n" in result.stdout
+    assert "(nnrepl 4) y\n" not in result.stdout
+    assert "(nnrepl 6) y\narray([3, 3], dtype=float32)\n" in result.stdout
+    assert (result.stderr, result.returncode) == ("", 0)
