@@ -54,7 +54,7 @@ def computed_from(recorder: Recorder, array: mx.array) -> tuple[Value | None, bo
     if is_evaluated(array):
         return None, False
     wrt = recorder.part.wrt if recorder.differentiating and recorder.part is not None else ()
-    alive = list(recorder.live.values())  # arrays may die meanwhile, and their entries with them
+    alive = recorder.live.copy().values()  # arrays may die meanwhile, and their entries with them
     values = [value for value in alive if value.held is not None and value.op is not None]
     values += wrt
     primitives, nodes = read_graph([array, *(value.array for value in values)])

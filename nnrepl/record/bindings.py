@@ -316,7 +316,7 @@ class Watch:
         pending = True
         while pending:
             pending = False
-            for key, watched in list(self._known.items()):
+            for key, watched in self._known.copy().items():
                 box = watched.refer
                 if isinstance(box, _Box) and box.alone():
                     box.let_go()
@@ -335,7 +335,7 @@ class Watch:
                 if inner is not None and isinstance(inner.refer, _Box) and id(item) not in reached:
                     reached.add(id(item))
                     pending.append(inner)
-        for key, watched in list(self._known.items()):
+        for key, watched in self._known.copy().items():
             if isinstance(watched.refer, _Box) and key not in reached:
                 watched.refer.let_go()
                 del self._known[key]
