@@ -68,14 +68,32 @@ def named(value: Value, index: Index) -> str:
 
 
 def telling(look: Look, value: Value) -> Index:
-    """The most telling element: the first that is not finite, else the largest by its absolute value."""
+    """The element that a reader would choose: a NaN, an overflow, else the largest by its absolute value. The −∞ of a
+    mask (and the most negative number, which stands for it) is passed over where there is something else."""
     array = look.array(value)
     if not array.size:
         raise UserError(f"{value.name} has no elements")
     flat = array.flatten()
     if not mx.issubdtype(flat.dtype, mx.inexact):
         return unravel(int(look.numbers([mx.argmax(mx.abs(flat.astype(mx.float32)))])[0]), value.shape)
-    bad = ~mx.isfinite(flat)
-    size = mx.where(bad, 0, mx.abs(flat))
-    any_bad, first, most = look.numbers([mx.any(bad), mx.argmax(bad), mx.argmax(size)])
-    return unravel(int(first if any_bad else most), value.shape)
+    size = mx.abs(flat).astype(mx.float32)
+    real = mx.real(flat) if flat.dtype == mx.complex64 else flat
+    nan, up, down = mx.isnan(flat), mx.isinf(flat) & (real > 0), mx.isinf(flat) & ~(real > 0)
+    plain = mx.isfinite(flat) & ~((size > _MASK) & (real < 0))
+    kept = mx.where(plain, size, -1)
+    found = look.numbers([
+        mx.any(nan), mx.argmax(nan), mx.any(up), mx.argmax(up), mx.sum(down), mx.argmax(down), mx.any(plain),
+        mx.argmax(kept), mx.argmax(mx.where(mx.isfinite(size), size, 0)),
+    ])  # fmt: skip
+    any_nan, first_nan, any_up, first_up, count_down, first_down, any_plain, most, most_at_all = found
+    if any_nan:
+        return unravel(int(first_nan), value.shape)
+    if any_up:
+        return unravel(int(first_up), value.shape)
+    if count_down and (count_down <= 0.1 * flat.size or not any_plain):
+        return unravel(int(first_down), value.shape)
+    return unravel(int(most if any_plain else most_at_all), value.shape)
+
+
+_MASK = 1e30
+"""Numbers below minus this stand for −∞."""

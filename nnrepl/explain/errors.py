@@ -4,14 +4,10 @@ from __future__ import annotations
 
 from nnrepl.explain import words
 from nnrepl.explain.answer import Answer, Evidence
+from nnrepl.ops import Trait, has
 from nnrepl.session.errors import UserError
 from nnrepl.session.session import Session
 from nnrepl.tape import Leaf, Op, Value
-
-_BROADCASTING = (
-    "add", "subtract", "multiply", "divide", "power", "maximum", "minimum", "where", "logaddexp", "remainder", "equal",
-    "greater", "less", "greater_equal", "less_equal", "not_equal", "arctan2", "floor_divide",
-)  # fmt: skip
 
 
 def why_error(session: Session) -> Answer:
@@ -49,7 +45,7 @@ def history(value: Value) -> str:
         op = at.op
         steps.append(f"{tuple(at.shape)} from {op.label} {words.call(op)}, {words.place(op.source)}")
         same = [taken for taken in op.inputs if taken.shape != at.shape]
-        if not same or op.name not in _RESHAPING:
+        if not same or not has(op.name, Trait.ARRANGES, Trait.PICKS):
             break
         at = same[0]
     if not steps:
@@ -58,26 +54,13 @@ def history(value: Value) -> str:
     return "; ".join(steps)
 
 
-_RESHAPING = (
-    "reshape",
-    "transpose",
-    "squeeze",
-    "expand_dims",
-    "flatten",
-    "swapaxes",
-    "moveaxis",
-    "unflatten",
-    "getitem",
-)
-
-
 def _disagreement(op: Op, operands: list[Value]) -> tuple[str, str]:
     pair = [arg for arg in op.args if isinstance(arg, Value)]
     if op.name == "matmul" and len(pair) == 2:
         return _matmul(*(reversed(pair) if op.operation.spelling.startswith("__r") else pair))
     if op.name == "addmm" and len(pair) == 3:
         return _matmul(pair[1], pair[2])
-    if op.name in _BROADCASTING and len(pair) >= 2:
+    if has(op.name, Trait.BROADCASTS) and len(pair) >= 2:
         return _broadcast(pair[-2], pair[-1])
     if op.name in ("concatenate", "stack") and len(operands) > 1:
         shapes = ", ".join(str(tuple(value.shape)) for value in operands[:4])
@@ -99,16 +82,13 @@ def _matmul(a: Value, b: Value) -> tuple[str, str]:
         f"{'second to last ' if len(right) > 1 else ''}axis of "
         f"{b.name} ({inner_b}): each row of the left meets a column of the right."
     )
-    if len(right) > 1 and right[-1] == left[-1]:
-        return (
-            reason,
-            f"A transpose is probably missing: {a.name} @ {b.name}.T is {left} @ "
-            f"{(*right[:-2], right[-1], right[-2])}.",
-        )
-    if len(left) > 1 and left[-2] == inner_b:
-        return reason, f"A transpose is probably missing: {a.name}.T @ {b.name}."
-    if len(left) > 1 and len(right) > 1 and right[-1] == left[-2]:
-        return reason, f"The operands may be in the wrong order: {b.name} @ {a.name} is {right} @ {left}."
+    for x, y, said in (
+        (left, _turned(right), f"A transpose is probably missing: {a.name} @ {_transposed(b)}"),
+        (_turned(left), right, f"A transpose is probably missing: {_transposed(a)} @ {b.name}"),
+        (right, left, f"The operands may be in the wrong order: {b.name} @ {a.name}"),
+    ):
+        if _fits(x, y):
+            return reason, f"{said} is {x} @ {y}."
     size = 1
     for extent in left[1:]:
         size *= extent
@@ -117,7 +97,23 @@ def _matmul(a: Value, b: Value) -> tuple[str, str]:
             reason,
             f"{a.name} probably has to be flattened first: {a.name}.reshape({left[0]}, -1) is ({left[0]}, {size}).",
         )
-    return reason, f"One of them has the wrong size: the layer expects {inner_b} features and gets {left[-1]}."
+    return reason, f"One of them has the wrong size: {b.name} expects {inner_b} numbers in a row and gets {left[-1]}."
+
+
+def _turned(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape with its last two axes exchanged."""
+    return (*shape[:-2], shape[-1], shape[-2]) if len(shape) > 1 else shape
+
+
+def _transposed(value: Value) -> str:
+    return f"{value.name}.T" if len(value.shape) == 2 else f"{value.name}.swapaxes(-1, -2)"
+
+
+def _fits(left: tuple[int, ...], right: tuple[int, ...]) -> bool:
+    """Whether two shapes can be multiplied as matrices."""
+    if len(left) < 2 or len(right) < 2 or left[-1] != right[-2]:
+        return False
+    return all(m == n or 1 in (m, n) for m, n in zip(reversed(left[:-2]), reversed(right[:-2])))
 
 
 def _broadcast(a: Value, b: Value) -> tuple[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass, field
 
@@ -138,10 +139,24 @@ def of_value(look: Look, value: Value, index: str | None = None) -> Explanation:
     else:
         _forward(look, found, op, entry, value, place)
     if index is None and value.size > 1:
-        zero = look.stat(value).is_zero
-        which = f"All {value.size} elements are 0" if zero else f"This is the largest of {value.size} elements"
-        found.notes.append(f"{which}; explain {_ask(op, value)} at [...] takes another.")
+        found.notes.append(f"{_which(look, value, place)}; explain {_ask(op, value)} at [...] takes another.")
     return found
+
+
+def _which(look: Look, value: Value, place: Index) -> str:
+    """Which element was chosen, in words that hold."""
+    stat, number = look.stat(value), result_at(look, value, place)
+    if stat.is_zero:
+        return f"All {value.size} elements are 0"
+    if number != number:
+        return f"{stat.nans} of {value.size} elements {'is' if stat.nans == 1 else 'are'} NaN, this one is the first"
+    if abs(number) == math.inf:
+        return f"{stat.infs} of {value.size} elements {'is' if stat.infs == 1 else 'are'} infinite, this is one"
+    if value.dtype == mx.bool_:
+        return f"This is one of {value.size} elements"
+    if not stat.is_finite or abs(number) < 0.999 * stat.peak:
+        return f"This is the largest of {value.size} elements, those apart that stand for nothing (a mask)"
+    return f"This is the largest of {value.size} elements"
 
 
 def _most_telling(look: Look, value: Value) -> Index:
@@ -221,6 +236,8 @@ def _forward(look: Look, found: Explanation, op: Op, entry: Entry | None, value:
             found.notes.append(f"into {op.label} takes it apart into textbook ops, with their numbers.")
     found.notes.extend(_shape_notes(op, entry, value))
     found.notes.extend(known_by_name(op))
+    if entry.source:
+        found.notes.append(f"Source: {entry.source}.")
     step = update_of(value)
     if step is not None:
         found.update = update_lines(look, step, place)

@@ -8,6 +8,7 @@ from typing import Any
 from nnrepl.explain import words
 from nnrepl.explain.elements import Index, named, number_at
 from nnrepl.explain.look import Look
+from nnrepl.ops.case import EPSILON
 from nnrepl.ops.optimizers import RECIPES, Recipe
 from nnrepl.record.stack import is_optimizer
 from nnrepl.tape import UPDATE_PASS, Leaf, Op, Value
@@ -113,7 +114,9 @@ def update_lines(look: Look, update: Update, index: Index) -> list[str]:
     numbers = _Numbers(look, update, index)
     lines = _sgd(numbers) if update.recipe.name == "SGD" else _adam(numbers)
     expected = numbers.of(update.after)
-    if abs(numbers.result - expected) > 1e-2 * abs(numbers.w - expected) + 1e-5 * abs(expected) + 1e-12:
+    # The optimizer computes in the parameter's dtype; a step is a sum of a few such numbers.
+    coarse = 8 * EPSILON.get(update.before.dtype, 1e-7)
+    if not abs(numbers.result - expected) <= coarse * (abs(numbers.w) + 4 * abs(numbers.w - expected)) + 1e-37:
         return []
     lines.append(f"{named(update.before, index)} goes from {words.number(numbers.w)} to {words.number(expected)}")
     return lines
@@ -136,55 +139,48 @@ class _Numbers:
 
 
 def _sgd(n: _Numbers) -> list[str]:
-    options, f = n.update.options, words.factor
-    lines = [f"g = {named(n.update.gradient, n.index)} = {words.number(n.g)}"]
+    options, f, p = n.update.options, words.factor, words.number
+    lines = [f"g = {named(n.update.gradient, n.index)} = {p(n.g)}"]
     g, decay, mu = n.g, options["weight_decay"], options["momentum"]
     if decay:
         g = n.g + decay * n.w
-        lines.append(f"g ← g + weight_decay · w = {words.number(n.g)} + {decay:g} · {f(n.w)} = {words.number(g)}")
+        lines.append(f"g ← g + weight_decay · w = {p(n.g)} + {p(decay)} · {f(n.w)} = {p(g)}")
     direction, name = g, "g"
     if mu > 0:
         share = 1 - options["dampening"]
         v = mu * n.old["v"] + share * g
-        kept = "g" if share == 1 else f"{share:g} · g"
-        plugged = f(g) if share == 1 else f"{share:g} · {f(g)}"
-        lines.append(f"v = momentum · v + {kept} = {mu:g} · {f(n.old['v'])} + {plugged} = {words.number(v)}")
+        kept = "g" if share == 1 else f"{p(share)} · g"
+        plugged = f(g) if share == 1 else f"{p(share)} · {f(g)}"
+        lines.append(f"v ← momentum · v + {kept} = {p(mu)} · {f(n.old['v'])} + {plugged} = {p(v)}")
         direction, name = v, "v"
         if options["nesterov"]:
             direction, name = g + mu * v, "(g + momentum · v)"
     n.result = n.w - n.lr * direction
-    lines.append(
-        f"w ← w − lr · {name} = {words.number(n.w)} − {words.number(n.lr)} · {f(direction)} = {words.number(n.result)}"
-    )
+    lines.append(f"w ← w − lr · {name} = {p(n.w)} − {p(n.lr)} · {f(direction)} = {p(n.result)}")
     return lines
 
 
 def _adam(n: _Numbers) -> list[str]:
-    options, f = n.update.options, words.factor
+    options, f, p = n.update.options, words.factor, words.number
     b1, b2 = options["betas"]
     m = b1 * n.old["m"] + (1 - b1) * n.g
     v = b2 * n.old["v"] + (1 - b2) * n.g * n.g
     lines = [
-        f"g = {named(n.update.gradient, n.index)} = {words.number(n.g)}",
-        f"m = β₁ · m + (1 − β₁) · g = {b1:g} · {f(n.old['m'])} + {1 - b1:.3g} · {f(n.g)} = {words.number(m)}",
-        f"v = β₂ · v + (1 − β₂) · g² = {b2:g} · {f(n.old['v'])} + {1 - b2:.3g} · {f(n.g)}² = {words.number(v)}",
+        f"g = {named(n.update.gradient, n.index)} = {p(n.g)}",
+        f"m ← β₁ · m + (1 − β₁) · g = {p(b1)} · {f(n.old['m'])} + {p(1 - b1)} · {f(n.g)} = {p(m)}",
+        f"v ← β₂ · v + (1 − β₂) · g² = {p(b2)} · {f(n.old['v'])} + {p(1 - b2)} · {f(n.g)}² = {p(v)}",
     ]
     w, names = n.w, ("m", "v")
     if options["bias_correction"]:
         m, v, names = m / (1 - b1**n.t), v / (1 - b2**n.t), ("m̂", "v̂")
-        lines.append(
-            f"m̂ = m / (1 − β₁ᵗ) = {words.number(m)},  v̂ = v / (1 − β₂ᵗ) = {words.number(v)}   at step t = {n.t:.0f}"
-        )
+        lines.append(f"m̂ = m / (1 − β₁ᵗ) = {p(m)},  v̂ = v / (1 − β₂ᵗ) = {p(v)}   at step t = {n.t:.0f}")
     decay = options.get("weight_decay", 0.0) if n.update.recipe.name == "AdamW" else 0.0
     if decay:
         w = n.w * (1 - n.lr * decay)
-        lines.append(
-            f"w ← w · (1 − lr · weight_decay) = {words.number(n.w)} · (1 − {words.number(n.lr)} · {decay:g}) = "
-            f"{words.number(w)}"
-        )
+        lines.append(f"w ← w · (1 − lr · weight_decay) = {p(n.w)} · (1 − {p(n.lr)} · {p(decay)}) = {p(w)}")
     n.result = w - n.lr * m / (v**0.5 + options["eps"])
     lines.append(
-        f"w ← w − lr · {names[0]} / (√{names[1]} + ε) = {words.number(w)} − {words.number(n.lr)} · {f(m)} / "
-        f"({words.number(v**0.5)} + {options['eps']:g}) = {words.number(n.result)}"
+        f"w ← w − lr · {names[0]} / (√{names[1]} + ε) = {p(w)} − {p(n.lr)} · {f(m)} / "
+        f"({p(v**0.5)} + {p(options['eps'])}) = {p(n.result)}"
     )
     return lines

@@ -6,6 +6,7 @@ The formula's tree is filled with the numbers of the element and its row, so tha
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -14,7 +15,7 @@ import mlx.core as mx
 
 from nnrepl.ops.case import MOST, Case, Index, Line, Operand, epsilon_of, written
 from nnrepl.ops.entry import Row
-from nnrepl.ops.expression import Node, quantity
+from nnrepl.ops.expression import Node, literal, quantity
 from nnrepl.ops.numbers import element, number
 from nnrepl.ops.pointwise import conjugated, left_out
 from nnrepl.ops.reader import Formula, parse, readable
@@ -68,6 +69,10 @@ class Rows:
             return self._reached(place)
         steps = [range(extent) if at in self.axes else [place[at]] for at, extent in enumerate(self.whole)]
         return list(itertools.product(*steps))
+
+    def _first(self, place: Index) -> Index:
+        """The first place of the row of a place."""
+        return tuple(0 if at in self.axes else step for at, step in enumerate(place))
 
     def _reached(self, place: Index) -> list[Index]:
         at = self.axes[0]
@@ -124,7 +129,7 @@ class Rows:
         if definition is not None:
             return self._defined(name, definition, place)
         if name == "n":
-            count = len(self.places(place))
+            count = math.prod(self.whole[at] for at in self.axes)
             return Node("number", text=str(count), value=count)
         if name == "j":
             return quantity("j", place[self.axes[0]])
@@ -133,7 +138,7 @@ class Rows:
             quantity(name, given))  # fmt: skip
 
     def _defined(self, name: str, definition: Node, place: Index) -> Node:
-        key = (name, self.places(place)[0] if name in self.shared else place)
+        key = (name, self._first(place) if name in self.shared else place)
         if key not in self._known:
             found = self.node(definition, place).at(self.epsilon)
             self._known[key] = quantity(name, found.value, found.error)
@@ -236,6 +241,9 @@ def forward(case: Case, index: Index) -> Line | None:
         return None
     formula = parse(case.entry.text).without(left_out(case.bound))
     rows = Rows(case, whole_of(case), formula, backward=False)
+    if 0 in rows.whole:
+        nothing = rows.formula.main.kind == "over" and rows.formula.main.text == "Σ"
+        return Line(element(case.y[0].name, index), literal(0), remark="a sum of nothing") if nothing else None
     place = _widened(index, rows)
     if len(place) != len(rows.whole) or len(rows.places(place)) > MOST:
         return None

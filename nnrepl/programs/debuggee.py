@@ -17,12 +17,14 @@ from nnrepl.programs.cells import is_leaving, run_cell
 from nnrepl.programs.exceptions import clean_walks, print_exception
 from nnrepl.programs.reload import Reloader
 from nnrepl.programs.script import Script, forget_modules, reset_stdin
+from nnrepl.programs.written import Written
 from nnrepl.record.intake import Unwinding
 from nnrepl.record.intercept import recording
 from nnrepl.record.names import ProgramNames
 from nnrepl.record.opaque import set_random_state
-from nnrepl.record.recorder import Recorder
+from nnrepl.record.recorder import MUTED, Recorder
 from nnrepl.replay.divergence import CannotExchange, Diverged
+from nnrepl.replay.interrupts import resume
 from nnrepl.replay.replay import Replay
 from nnrepl.replay.run import Run
 from nnrepl.session.errors import Load, Quit, Restart, RunAgain
@@ -59,6 +61,7 @@ class Debuggee:
         self._seen = 0
         session.debuggee = self
         self._modules = frozenset(sys.modules)
+        self._written = Written()
         self._random = (random.getstate(), _numpy_state(), mx.random.state[0])  # type: ignore[index]
 
     def _take(self, script: Script) -> None:
@@ -136,12 +139,15 @@ class Debuggee:
             recorder.intake = Replay(run, alone=True, reach=session.codes.reach)
             session.changes.arrived(tape, names, 0)
             session.begin_again(run)
+            if self._written.warning():
+                session.hooks.announce(self._written.warning())
         else:
             session.changes.timelines.live.cells[:] = cells
             session.begin(self._at_entry, through=bool(self._call))
         session.changes.timelines.live.starts.clear()
         session.hooks.program_begins()
-        with self.script.kept.importing(), recording(recorder), _breakpoints(session):
+        watching = self._written.watching(lambda: recorder.mode != MUTED)
+        with self.script.kept.importing(), recording(recorder), _breakpoints(session), watching:
             return self._to_its_end(recorder)
 
     def _to_its_end(self, recorder: Recorder) -> BaseException | None:
@@ -167,11 +173,14 @@ class Debuggee:
     def _run(self, part: Callable[[], None]) -> BaseException | None:
         """Run a part of the program. Returns what ended it."""
         try:
+            resume()
             with clean_walks():
                 part()
         except Unwinding:
             raise
         except BaseException as error:
+            if isinstance(error, KeyboardInterrupt) and self.session.replaying:
+                raise CannotExchange("interrupted where it ran again") from None
             if not isinstance(error, SystemExit) and not self.session.replaying:
                 print_exception(error)
             return error
@@ -202,6 +211,7 @@ class Debuggee:
 
     def _strand(self, failure: Unwinding) -> None:
         """The program went another way when it ran again: the user looks at what there was."""
+        resume()
         self.session.changes.failed()
         self.session.strand(f"{failure}; the program is over, restart runs it anew")
 

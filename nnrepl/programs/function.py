@@ -21,7 +21,7 @@ from nnrepl.record.stack import is_module
 from nnrepl.record.strays import invoke
 from nnrepl.record.verify import Receipt, verify
 from nnrepl.replay.divergence import CannotExchange, Diverged
-from nnrepl.replay.interrupts import held
+from nnrepl.replay.interrupts import allowed, held
 from nnrepl.replay.replay import Replay
 from nnrepl.replay.run import Run
 from nnrepl.replay.world import World
@@ -199,11 +199,11 @@ class Call:
         names.tape = tape
         replay = Replay(run)
         recorder = self.recorder(tape, replay, old)
-        with held() as holding:
+        with held():
             now = World([*self._roots, *(leaf.held for leaf in leaves_of(old))])
             self._world.restore()
             try:
-                with holding.allowed(), recording(recorder), _same_objects(recorder, self.wrt):
+                with allowed(), recording(recorder), _same_objects(recorder, self.wrt):
                     trace = self._run(recorder, names)
                     replay.ended(recorder)
             except Exception as error:
@@ -322,7 +322,9 @@ def _same_objects(recorder: Recorder, wrt: Any) -> Iterator[None]:
         for holder, key, array in before:
             found = dict(_items(holder)).get(key)
             now, was = recorder.live.get(id(found)), recorder.live.get(id(array))
-            if now is not None and was is not None and (now is was or now.origin is was):
+            while now is not None and now is not was:  # a leaf of the pass, or of a checkpoint's second run in it
+                now = now.origin
+            if now is not None and was is not None:
                 holder[key] = array
 
 

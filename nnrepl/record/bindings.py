@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
+from nnrepl.record.source import is_library
 from nnrepl.tape import UNBOUND, Activation, Holder, Large, Value
 
 if TYPE_CHECKING:
@@ -36,12 +37,12 @@ _FEW, _MOST = 16, 4096
 class _Frame:
     """A frame that is being watched: its variables, what they held last, and the small containers among them."""
 
-    __slots__ = ("coming", "containers", "kept", "names", "optimized", "scope", "values")
+    __slots__ = ("coming", "containers", "kept", "library", "names", "optimized", "scope", "values")
 
     def __init__(self, frame: FrameType) -> None:
         code = frame.f_code
         self.optimized = bool(code.co_flags & _OPTIMIZED)
-        self.names = variables_of(code)
+        self.names, self.library = _looked_at(code)
         self.values: list[Any] = [UNBOUND] * len(self.names)
         self.kept: list[Any] = [UNBOUND] * len(self.names)
         """What was noted of the values."""
@@ -70,23 +71,33 @@ class _Loose:
     """Stands for what a variable holds, after that was let go of."""
 
 
-_variables: dict[CodeType, tuple[str, ...]] = {}
+_variables: dict[CodeType, tuple[tuple[str, ...], bool]] = {}
 
 
 def variables_of(code: CodeType) -> tuple[str, ...]:
-    """The variables that the code of a function has, or that the code of a module sets."""
-    names = _variables.get(code)
-    if names is None:
-        if not code.co_flags & _OPTIMIZED:
-            names = tuple(dict.fromkeys(_stored(code, "STORE_NAME")))
+    """The variables that are looked at: those that the code of a function has, or that the code of a module sets."""
+    return _looked_at(code)[0]
+
+
+def _looked_at(code: CodeType) -> tuple[tuple[str, ...], bool]:
+    """The variables of some code that are looked at, and whether it is a library's."""
+    known = _variables.get(code)
+    if known is None:
+        if code.co_filename.endswith(_PLUMBING):
+            names: tuple[str, ...] = ()
+        elif not code.co_flags & _OPTIMIZED:
+            names = tuple(_stored(code, "STORE_NAME"))
         elif _CACHED_LOCALS and not _READERS.isdisjoint(code.co_names) and _asks_for_locals(code):
             names = ()  # reading them would change the dict that the program may have got from `locals()`
         else:
             names = (*code.co_varnames, *code.co_cellvars, *code.co_freevars)
-        names = _variables[code] = tuple(dict.fromkeys(name for name in names if name.isidentifier()))
-    return names
+        names = tuple(dict.fromkeys(name for name in names if name.isidentifier()))
+        known = _variables[code] = names, is_library(code.co_filename)
+    return known
 
 
+_PLUMBING = ("/mlx/nn/utils.py", "/mlx/utils.py")
+"""What only hands on: whole trees of parameters go through it, and nobody asks for its variables."""
 _READERS = frozenset(("locals", "vars", "exec", "eval"))
 
 
@@ -151,13 +162,22 @@ class Watch:
                 self._note(state, values, position)
             for view, watched in state.containers:
                 last = watched.last
-                if last is None or len(view) != len(last) or not all(map(is_, view, last)):
+                if last is None or len(view) != len(last) or (len(last) <= _FEW and not all(map(is_, view, last))):
                     self._look(watched, position)
 
     def leave(self, frame: FrameType) -> None:
-        """Note what the variables of a frame held at its end: its call has returned."""
-        self.see(frame)
-        self._frames.pop(frame, None)
+        """Note what the variables of a frame held at its end, of a library's what its `self` holds: its call has
+        returned."""
+        state = self._frames.get(frame)
+        if state is None:
+            return
+        if not state.library:
+            self.see(frame)
+        elif state.values:
+            watched = self._known.get(id(state.values[0]))
+            if watched is not None and not _same(watched):
+                self._look(watched, len(self.recorder.tape.ops))
+        del self._frames[frame]
 
     def release(self) -> None:
         """Let go of all frames, and of what their variables hold."""
@@ -182,6 +202,8 @@ class Watch:
                 else:
                     kept = self.keep(thing, position)
                     contained = contained or type(kept) is Holder
+                if state.containers and id(before[at]) in self._known:
+                    contained = True  # one of them is no longer there
                 if kept is not state.kept[at]:
                     state.kept[at] = kept
                     entry = (position, scope, state.names[at], kept)
@@ -189,15 +211,16 @@ class Watch:
                     own.append(entry)
                     if type(kept) is Holder:
                         bindings.held_containers.append(entry)
-        if contained or state.containers:
+        if contained and not state.library:
             state.containers = self._containers(values)
 
     def _containers(self, values: list[Any]) -> list[tuple[Any, _Watched]]:
-        """The small containers among the variables of a frame, which are looked at with every op of it."""
+        """The containers among the variables of a frame, which are looked at with every op of it: at all that small
+        ones hold, at the size of the others."""
         containers = []
         for thing in values:
             watched = self._known.get(id(thing))
-            if watched is not None and watched.last is not None and len(watched.last) <= _FEW:
+            if watched is not None and watched.last is not None:
                 containers.append((_view(thing), watched))
         return containers
 
@@ -273,6 +296,9 @@ class Watch:
             return
         watched.last = values
         bindings, holder = self.recorder.tape.bindings, watched.holder
+        if len(values) > _MOST:
+            bindings.grown_large(position, holder, Large(holder.kind, len(values)))
+            return
         if before and not isinstance(entries, dict) and len(values) > len(before) and all(map(is_, values, before)):
             more = [self.keep(item, position) for item in values[len(before) :]]
             if bindings.grow(position, holder, more):

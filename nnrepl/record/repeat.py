@@ -7,6 +7,7 @@ program, and where that touches a gradient pass, its backward pass is swept anew
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
@@ -107,6 +108,8 @@ class Repetition:
         self.made: dict[Op, Op] = {}
         self._caller = caller
         self._draws = draws
+        self._noted = 0
+        self._noted_at = sys.maxsize
         self._results: dict[Value, list[Value]] = {}
         for value, new in now.items():
             self._results.setdefault(new, []).append(value)
@@ -222,13 +225,18 @@ class Repetition:
 
     def _variables(self, position: int) -> None:
         """What the variables of the repeated calls hold here is what they held at a position of the earlier run."""
-        tape = self.recorder.tape
-        here = len(tape.ops)
-        for _, scope, name, thing in tape.bindings.between(position, position):
-            made = self._caller.made(scope)
+        bindings = self.recorder.tape.bindings
+        here, log = len(self.recorder.tape.ops), bindings.log
+        if not self._noted_at < position:  # the first one, or the repetition has gone back
+            self._noted = bindings.first_from(position)
+        self._noted_at = position
+        while self._noted < len(log) and log[self._noted][0] <= position:
+            at, scope, name, thing = log[self._noted]
+            self._noted += 1
+            made = self._caller.made(scope) if at == position else None
             if made is not None:
-                tape.bindings.note(here, made, name, self.now.get(thing, thing) if isinstance(thing, Value) else thing)
-                tape.bindings.seen[made] = here
+                bindings.note(here, made, name, self.now.get(thing, thing) if isinstance(thing, Value) else thing)
+                bindings.seen[made] = here
 
     def _again(self, old: Op) -> Op:
         """The same op on the values of now."""

@@ -3,61 +3,115 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+FREE, HELD, CAREFUL = "free", "held", "careful"
 
-class Held:
-    """Ctrl-C is held back.
+
+class _Interrupts:
+    """What happens on Ctrl-C: at once what its handler does; or, while it is held back, nothing yet; or, while the
+    program runs again, what its handler does if it strikes in the program's own lines, and else nothing yet.
 
     Attributes:
-        pending: Whether it was pressed meanwhile.
+        mode: Which of these.
+        on: Whether it is held back beyond the call that did so.
     """
 
     def __init__(self) -> None:
-        self.pending = False
+        self.mode = FREE
+        self.on = False
+        self._pending = False
         self._handler: Any = None
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        self.pending = True
+    def switch(self, mode: str) -> None:
+        """Go over to another mode. Raises what the handler raises for what was held back, if that may strike now."""
+        if self.mode == FREE:
+            self._handler = signal.getsignal(signal.SIGINT)
+        self.mode = mode
+        signal.signal(signal.SIGINT, self._handler if mode == FREE else self._caught)
+        if mode == FREE:
+            self.on = False
+            self.check()
 
-    def begin(self) -> None:
-        """Hold it back from now on."""
-        self._handler = signal.signal(signal.SIGINT, self._note)
+    def check(self) -> None:
+        """What was held back strikes now, if it may. Raises what the handler raises."""
+        if self._pending and self.mode != HELD:
+            self._pending = False
+            if callable(self._handler):
+                self._handler(signal.SIGINT, None)
 
-    def end(self) -> None:
-        """It takes effect again, what was held back included. Raises what the handler raises."""
-        signal.signal(signal.SIGINT, self._handler)
-        pending, self.pending = self.pending, False
-        if pending and callable(self._handler):
-            self._handler(signal.SIGINT, None)
+    def _caught(self, number: int, frame: FrameType | None) -> None:
+        if self.mode == HELD or _is_own(frame):
+            self._pending = True
+        else:
+            self._handler(number, frame)
 
-    @contextmanager
-    def allowed(self) -> Iterator[None]:
-        """Inside, it takes effect at once."""
-        if self._handler is None:  # nothing is held
-            yield
-            return
-        try:
-            self.end()
-            yield
-        finally:
-            self.begin()
+
+_interrupts = _Interrupts()
+check = _interrupts.check
 
 
 @contextmanager
-def held() -> Iterator[Held]:
-    """Hold Ctrl-C back inside; it takes effect at the end. Only the main thread gets signals: elsewhere this does
-    nothing."""
-    holding = Held()
-    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is None:
-        yield holding
+def held() -> Iterator[None]:
+    """Hold Ctrl-C back inside; it takes effect at the end of the outermost. Only the main thread gets signals:
+    elsewhere this does nothing."""
+    before = _interrupts.mode
+    if before == HELD or not _is_ours():
+        yield
         return
-    holding.begin()
+    _interrupts.switch(HELD)
     try:
-        yield holding
+        yield
     finally:
-        holding.end()
+        if not _interrupts.on:
+            _interrupts.switch(before)
+
+
+@contextmanager
+def allowed() -> Iterator[None]:
+    """Let Ctrl-C take effect inside, also where it is held back around: at once in the program's own lines; where
+    nnrepl itself is at work, when `check` is called next or at the end."""
+    if _interrupts.mode != HELD or not _is_ours():
+        yield
+        return
+    try:
+        _interrupts.switch(CAREFUL)
+        _interrupts.check()
+        yield
+        _interrupts.check()
+    finally:
+        _interrupts.switch(HELD)
+
+
+def hold_on() -> None:
+    """Hold Ctrl-C back from now on until `resume`: the program is taken apart, to run again."""
+    if _is_ours():
+        _interrupts.switch(HELD)
+        _interrupts.on = True
+
+
+def resume() -> None:
+    """The program is about to run: Ctrl-C takes effect again."""
+    if _interrupts.on:
+        _interrupts.switch(FREE)
+
+
+def _is_ours() -> bool:
+    main = threading.current_thread() is threading.main_thread()
+    return main and signal.getsignal(signal.SIGINT) is not None
+
+
+def _is_own(frame: FrameType | None) -> bool:
+    """Whether nnrepl is at work in a frame, or what it has called of Python's own library."""
+    while frame is not None:
+        if str(frame.f_globals.get("__name__")).startswith("nnrepl."):
+            return True
+        if not frame.f_code.co_filename.startswith(sys.base_prefix):
+            return False
+        frame = frame.f_back
+    return False

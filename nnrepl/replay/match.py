@@ -35,6 +35,7 @@ class Plan:
         self._stands_for: dict[Value, Value] = {}
         self._twins: dict[Op, Op] = {}
         self._strange: set[Op] = set()
+        self._wrt = {leaf for part in tape.passes for leaf in part.wrt}
         self._grads: dict[Value, Value] | None = None
         self._forward: dict[Any, list[Op]] = {}
         self._backward: dict[Any, list[Op]] = {}
@@ -106,12 +107,13 @@ class Plan:
         inputs = tuple([self._sign(self.counterpart(value)) for value in op.inputs])
         return op.operation.name, op.operation.kind, inputs
 
-    @staticmethod
-    def _sign(value: Value) -> Any:
-        """What a value is known by in both runs: a leaf that came from outside is another object in each."""
-        if isinstance(value, Leaf) and value.origin is None:
-            return value.kind, value.label, value.shape, value.dtype
-        return value
+    def _sign(self, value: Value) -> Any:
+        """What a value is known by in both runs: a leaf that came from outside is another object in each, and so is
+        one with which a checkpoint's second run begins."""
+        if not isinstance(value, Leaf) or value in self._wrt:
+            return value
+        came_from = value.label if value.origin is None else self._sign(self.counterpart(value.origin))
+        return came_from, value.kind, value.shape, value.dtype
 
     def _backward_key(self, op: BackwardOp) -> Any:
         """What a backward op is computed from: the values whose numbers it needs, of the others the shape."""

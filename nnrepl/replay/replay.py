@@ -19,6 +19,7 @@ import mlx.core as mx
 from nnrepl.record.intake import Intake
 from nnrepl.record.objects import object_of, refill
 from nnrepl.replay.divergence import CannotExchange, Difference, Diverged, compare, said_of
+from nnrepl.replay.interrupts import check
 from nnrepl.replay.match import Plan
 from nnrepl.replay.run import Run
 from nnrepl.tape import GRADIENT_PASS, SETUP_PASS, BackwardOp, Gradient, Leaf, Op, Pass, Tape, Value
@@ -78,6 +79,7 @@ class Replay(Intake):
 
     def enter(self, recorder: Recorder) -> None:
         """Put the ops that the user inserted here on the tape, and let their results take effect."""
+        check()
         if recorder.differentiating:
             self._reach(len(recorder.tape.ops))
         while (op := self._inserted(len(recorder.tape.ops))) is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import mlx.core as mx
 
@@ -11,7 +12,7 @@ from nnrepl.record.gradient_call import GradientCall
 from nnrepl.record.intake import RECORDING
 from nnrepl.record.objects import object_of
 from nnrepl.record.recorder import RECORD, Recorder
-from nnrepl.replay.interrupts import held
+from nnrepl.replay.interrupts import allowed, held
 from nnrepl.replay.replay import Replay
 from nnrepl.replay.run import Run
 from nnrepl.replay.world import World
@@ -70,9 +71,9 @@ class RestartPoint:
         """
         now = _Moment(self._recorder, self.call)
         self._restored = restored
-        with held() as holding:
+        with held():
             try:
-                with holding.allowed():
+                with allowed():
                     replay = self._follow(run, tape)
                     if replay.other_way is not None:
                         self._control(run)
@@ -89,9 +90,9 @@ class RestartPoint:
         recorder, call = self._recorder, self.call
         replay = Replay(run, end=max(self.end_of(run.old), run.position))
         mode = recorder.mode
-        recorder.tape, recorder.intake, recorder.part, recorder.mode = tape, replay, None, RECORD
-        recorder.overwritten.clear()
         try:
+            recorder.tape, recorder.intake, recorder.part, recorder.mode = tape, replay, None, RECORD
+            recorder.overwritten.clear()
             with held():
                 self.restore()
                 self._restored()
@@ -125,14 +126,19 @@ class _Moment:
     def __init__(self, recorder: Recorder, call: GradientCall) -> None:
         self._point = RestartPoint(recorder, call)
         self._recorder = recorder
-        self._tape = recorder.tape
+        self._state = {name: getattr(recorder, name) for name in _STATE}
+        running: list[list[Any]] = [recorder.sweeps, recorder.tracing]
+        self._lists = [(part, list(part)) for part in running]
         self._part: Pass = call.part
         self._outcome = call.result, call.error
 
     def come_back(self) -> None:
         """Everything is as it was."""
         with held():
-            self._recorder.tape = self._tape
+            for name, part in self._state.items():
+                setattr(self._recorder, name, part)
+            for running, before in self._lists:
+                running[:] = before
             self._point.restore()
             call = self._point.call
             call.part = self._part
@@ -141,6 +147,10 @@ class _Moment:
 
 def _nothing() -> None:
     """The source is what it was."""
+
+
+_STATE = ("tape", "intake", "mode", "part", "differentiating", "captured", "stream", "started")
+"""What an interrupt may leave as it was in the middle of something."""
 
 
 def _objects(recorder: Recorder) -> Iterator[tuple[mx.array, Value]]:

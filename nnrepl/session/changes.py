@@ -15,6 +15,7 @@ import mlx.core as mx
 
 from nnrepl.record.names import ProgramNames
 from nnrepl.record.recorder import Recorder
+from nnrepl.replay.interrupts import allowed, held
 from nnrepl.replay.run import Run
 from nnrepl.session.assignments import Assignment
 from nnrepl.session.errors import NotYet, RunAgain, UserError
@@ -55,8 +56,8 @@ class Changes:
         self.restarts = restarts
         self.timelines = Timelines(session.tape, session.names)
         self.news: Timeline | None = None
+        self._left: tuple[Timeline | None, Tape, ProgramNames, int] = (None, session.tape, session.names, 0)
         self.taken: Cell | None = None
-        self._left: tuple[Timeline | None, Tape, ProgramNames] = (None, session.tape, session.names)
         self._coming: tuple[Timeline | None, Edit | CodeChange | None] | None = None
 
     @property
@@ -140,13 +141,19 @@ class Changes:
         restarts = self._able()
         session = self.session
         target, position = place_of(session.tape, value, session.cursor)
-        with restarts.computing() as recorder:
-            try:
-                edit = make_edit(
-                    recorder, target, name, line, position, lambda: compute(recorder), session.where().scope
-                )
-            except BadEdit as error:
-                raise UserError(str(error)) from None
+        with held():  # once it has run, all of it is there, or nothing
+            with restarts.computing() as recorder, allowed():
+                try:
+                    edit = make_edit(
+                        recorder, target, name, line, position, lambda: compute(recorder), session.where().scope
+                    )
+                except BadEdit as error:
+                    raise UserError(str(error)) from None
+            return self._make(edit, line)
+
+    def _make(self, edit: Edit, line: str) -> Timeline:
+        """Run again with an edit."""
+        session, position = self.session, edit.position
         moved = len(edit.ops) if position <= session.cursor else 0
         recoded = any(code.position > position for code in self.timelines.current.codes)
         run = Run(session.tape, position, tuple(edit.ops), session.cursor + moved, recoded=recoded)
@@ -155,7 +162,7 @@ class Changes:
         if refused is not None:
             self._again(Run(session.tape, len(session.tape), (), session.cursor), self.timelines.live, None)
             self._coming = None
-            raise UserError(f"{name} cannot be {line!r} here: {refused}; nothing has changed")
+            raise UserError(f"{edit.name} cannot be {line!r} here: {refused}; nothing has changed")
         return self.arrived(tape, names, run.cursor)
 
     def reload(self, change: CodeChange) -> Timeline:
@@ -169,8 +176,9 @@ class Changes:
         earlier = part is not None and change.position < part.start
         number = part.number if part is not None and earlier else 0
         run = Run(session.tape, change.position, (), session.cursor, part=number, recoded=True)
-        tape, names = self._again(run, None, change)
-        return self.arrived(tape, names, run.cursor)
+        with held():
+            tape, names = self._again(run, None, change)
+            return self.arrived(tape, names, run.cursor)
 
     def state(self, line: str) -> Timeline:
         """Do a line that changes something of the program's where the cursor stands, and run on from there with it.
@@ -181,19 +189,23 @@ class Changes:
         session = self.session
         change = statement(session, line)
         run = Run(session.tape, change.position, (), session.cursor, recoded=True)
-        tape, names = self._again(run, None, change)
-        return self.arrived(tape, names, run.cursor)
+        with held():
+            tape, names = self._again(run, None, change)
+            return self.arrived(tape, names, run.cursor)
 
     def _again(self, run: Run, timeline: Timeline | None, edit: Edit | CodeChange | None) -> tuple[Tape, ProgramNames]:
         """Run again, for a change or to come to a timeline."""
         self._coming = (timeline, edit)
+        self._left = (timeline, self.session.tape, self.session.names, self.session.cursor)
         if timeline is not None:
             self.session.codes.wanted = timeline.codes
         elif edit is not None:
             self.session.codes.wanted = self.timelines.codes_with(edit)
         try:
             return self._able().again(run)
-        except UserError:
+        except RunAgain:
+            raise
+        except BaseException:
             self._coming = None
             raise
 
@@ -201,7 +213,6 @@ class Changes:
         """What had to run again has run (or runs, on this tape)."""
         assert self._coming is not None
         (timeline, edit), self._coming = self._coming, None
-        self._left = (timeline, self.session.tape, self.session.names)
         if timeline is not None:
             timeline.tape, timeline.names = tape, names
             self.timelines.current = self.timelines.live = timeline
@@ -214,12 +225,20 @@ class Changes:
 
     def failed(self) -> None:
         """The program went another way when it ran again: everything is seen as it was before."""
-        timeline, tape, names = self._left
+        timeline, tape, names, cursor = self._left
         if timeline is not None:
             timeline.tape, timeline.names = tape, names
         else:
             self.timelines.drop(self.timelines.current)
-        self.session.look_at(tape, names, min(self.session.cursor, len(tape)))
+        self.session.look_at(tape, names, min(cursor, len(tape)))
+
+    def adrift(self) -> None:
+        """The program was interrupted on its way to a timeline: everything is seen as it was before, and the program
+        comes to it when it is to run on."""
+        self.failed()
+        recorder = self.session.recorder
+        assert recorder is not None
+        self.timelines.live = Timeline(0, recorder.tape, self.session.names)
 
     def relive(self) -> None:
         """Bring the program onto the timeline that the person looks at."""
@@ -228,8 +247,16 @@ class Changes:
         if current is timelines.live:
             return
         run = Run(current.tape, len(current.tape), (), len(current.tape), seen=current.seen)
-        tape, names = self._again(run, current, None)
-        self.arrived(tape, names, self.session.cursor)
+        with held():
+            tape, names = self._again(run, current, None)
+            self.arrived(tape, names, self.session.cursor)
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether the program has ended, but not on the timeline that the user looks at: it can run on there."""
+        timelines = self.timelines
+        waits = timelines.current is not timelines.live and not timelines.current.ended
+        return waits and self.restarts is not None and self.session.recorder is not None
 
     def _able(self) -> Restarts:
         if self.restarts is None:
@@ -258,6 +285,7 @@ class Changes:
         cell = line.cells.pop()
         self.taken = cell
         self._coming = (line, None)
+        self._left = (line, self.session.tape, self.session.names, self.session.cursor)
         self.session.codes.wanted = line.codes
         raise RunAgain(Run(line.tape, start, (), start))
 

@@ -194,6 +194,7 @@ class Expressions:
             return path
         digits = any(word.isdigit() for word in words)
         failed: UserError | None = None
+        shorter: tuple[Value, int] | None = None
         lengths = range(len(words), 1, -1)
         for count, labels in [*((count, False) for count in lengths), *((count, True) for count in lengths)]:
             try:
@@ -201,12 +202,25 @@ class Expressions:
             except UserError as answer:
                 failed = failed or answer
                 continue
+            rest = words[count:]
+            if (
+                not labels
+                and rest
+                and isinstance(getattr(found, "thing", None), Value)
+                and not hasattr(mx.array, rest[0])
+            ):
+                continue  # `layers.0.weight.m` is no attribute of the parameter: the tape may know it as a whole
             if found is not None and isinstance(found.thing, Value):
-                return ".".join([put(found.thing), *words[count:]])
+                if count == len(words) or hasattr(mx.array, words[count]):
+                    return ".".join([put(found.thing), *words[count:]])
+                shorter = shorter or (found.thing, count)  # `first.weight` of `first.weight.m`, Adam's state
+                continue
             if found is not None and digits:
                 name = f"__value_{len(self._things)}__"
                 self._things[name] = self._real(found.thing, path, where)
                 return ".".join([name, *words[count:]])
+        if shorter is not None:
+            return ".".join([put(shorter[0]), *words[shorter[1] :]])
         if digits or (failed is not None and self._unknown(words[0], where)):  # no Python either
             raise failed or UserError(f"nothing on the tape is called {path}{self.lookup.suggest(path)}")
         return path
@@ -390,11 +404,23 @@ def enclosed(tree: ast.Module) -> tuple[ast.Module, set[str]]:
         return tree, names
     body = ast.parse("def __outer__():\n    return").body[0]
     assert isinstance(body, ast.FunctionDef)
+    kept = names | {name for statement in tree.body for name in _set_by(statement)}
     begin = [ast.parse(f"{name} = globals()[{name!r}]").body[0] for name in sorted(names)]
-    end = [ast.parse(f"globals()[{name!r}] = {name}").body[0] for name in sorted(names)]
+    end = [ast.parse(f"globals()[{name!r}] = {name}").body[0] for name in sorted(kept)]
     body.body = [*begin, *tree.body, *end]
     call = ast.parse("__outer__()").body
     return ast.fix_missing_locations(ast.Module([body, *call], [])), names
+
+
+def _set_by(node: ast.AST) -> Iterator[str]:
+    """The variables that a statement sets itself, not in a function of its own."""
+    if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+        yield node.name
+    elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+        yield node.id
+    elif not isinstance(node, (ast.Lambda, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)):
+        for child in ast.iter_child_nodes(node):
+            yield from _set_by(child)
 
 
 _PROMPT = frozenset(("grad", "mx", "nn", "optim", "exit", "quit", "locals", "globals", "dir", "vars"))

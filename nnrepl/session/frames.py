@@ -86,7 +86,7 @@ class Frames:
     def _in_call(self, name: str, step: Activation, lasti: int, position: int, quiet: bool) -> Held | NotYet | None:
         """What a variable of one call holds; what is to be said if it is not set yet (nothing, if `quiet`)."""
         thing = self.tape.bindings.held(step, name, position)
-        if name in step.code.co_varnames and not variables_of(step.code):
+        if name in step.code.co_varnames and not variables_of(step.code) and not quiet:
             return NotYet(f"{name} is not known: {step.code.co_name} reads its own locals(), so it is not looked at")
         if thing is not UNBOUND:
             return self._stale(name, step, lasti, thing, position) or Held(self.taken(thing))
@@ -334,6 +334,8 @@ def real(frames: Frames, thing: Any, position: int, name: str, array: Any, live:
     if found is not None and (live or not isinstance(found, (list, tuple, dict)) or is_module(found)):
         return found
     entries = frames.tape.bindings.contents(thing, position)
+    if isinstance(entries, Large):
+        raise UserError(f"{name} was a {thing.kind.__name__} of {entries.size} entries: too many to be kept")
     if entries is None:
         raise UserError(f"{name} was a {thing.kind.__name__} that no longer exists")
     if isinstance(entries, dict):

@@ -177,7 +177,7 @@ class Lookup:
                     return self.frames.taken(entries[longer])
                 other = int(word) if word.isdigit() else f"_{word}"  # an optimizer's `state` is its `_state`
                 thing = entries.get(word, entries.get(other, UNBOUND))
-            elif entries is not None and word.isdigit() and int(word) < len(entries):
+            elif isinstance(entries, list) and word.isdigit() and int(word) < len(entries):
                 thing = entries[int(word)]
             else:
                 return UNBOUND

@@ -12,6 +12,7 @@ from nnrepl.record.gradient_call import GradientCall
 from nnrepl.record.names import ProgramNames
 from nnrepl.record.recorder import MUTED, Recorder
 from nnrepl.replay.divergence import CannotExchange, Diverged
+from nnrepl.replay.interrupts import hold_on
 from nnrepl.replay.restart_point import RestartPoint
 from nnrepl.replay.run import Run
 from nnrepl.session.errors import RunAgain, UserError
@@ -80,6 +81,7 @@ class ProgramRestarts:
         if anew or point is None or not self._within(run, point) or point.lost:
             if self.whole:
                 self._session.hooks.unwinding()
+                hold_on()
                 raise RunAgain(run)
             if point is not None and point.lost:
                 raise UserError(f"this cannot run again: {point.lost[0]} cannot be put back to where it was")

@@ -22,7 +22,7 @@ def then(frames: Frames, things: Iterable[Any], position: int, array: Callable[[
         for holder in _reachable(frames.tape.bindings, things, position):
             thing = holder.refer()
             entries = frames.tape.bindings.contents(holder, position)
-            if thing is not None and entries is not None:
+            if thing is not None and isinstance(entries, (dict, list)):
                 undo = _give(frames, thing, entries, position, array)
                 if undo is not None:
                     restore.append(undo)
@@ -37,7 +37,7 @@ def _reachable(bindings: Bindings, things: Iterable[Any], position: int) -> list
     found = dict.fromkeys(pending)
     while pending:
         entries = bindings.contents(pending.pop(), position)
-        for thing in entries.values() if isinstance(entries, dict) else entries or ():
+        for thing in entries.values() if isinstance(entries, dict) else entries if isinstance(entries, list) else ():
             if isinstance(thing, Holder) and thing not in found:
                 found[thing] = None
                 pending.append(thing)

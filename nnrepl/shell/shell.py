@@ -386,7 +386,7 @@ class Shell(Hooks):
 
     def _interrupted(self, number: int, frame: FrameType | None) -> None:
         recorder = self.session.recorder
-        idle = recorder is None or recorder.mode != RECORD
+        idle = recorder is None or (recorder.mode != RECORD and not self.session.replaying)
         if self.at_prompt or idle or self.session.interrupted or not self.session.running:
             self.session.interrupted = False
             raise KeyboardInterrupt

@@ -165,21 +165,29 @@ class Bindings:
         self.holds.append((position, holder, entries, len(entries)))
         return True
 
+    def grown_large(self, position: int, holder: Holder, large: Large) -> None:
+        """A container holds more than can be kept from `position` on."""
+        versions = self._contents.setdefault(holder, [])
+        if versions and versions[-1][0] >= position:
+            versions.pop()
+        versions.append((position, large, 0))
+
     def contents(self, holder: Holder, position: int) -> Any:
-        """What a container held when the cursor stands at `position`: a dict or a list; None if that is not known."""
+        """What a container held when the cursor stands at `position`: a dict or a list; `Large` where that was too
+        much to be kept, None if it is not known."""
         versions = self._contents.get(holder, [])
         found = bisect_right(versions, position, key=_first)
         if not found:
             return None
         _, entries, count = versions[found - 1]
-        return entries if isinstance(entries, dict) or count == len(entries) else entries[:count]
+        return entries[:count] if isinstance(entries, list) and count < len(entries) else entries
 
     def entry(self, holder: Holder, key: Any, position: int) -> Any:
         """One entry of a container by key, index or attribute; UNBOUND if there is none."""
         entries = self.contents(holder, position)
         if isinstance(entries, dict):
             return entries.get(key, UNBOUND)
-        if entries is not None and isinstance(key, int) and -len(entries) <= key < len(entries):
+        if isinstance(entries, list) and isinstance(key, int) and -len(entries) <= key < len(entries):
             return entries[key]
         return UNBOUND
 
@@ -189,10 +197,9 @@ class Bindings:
 
     # -- variables -----------------------------------------------------------------------------------------
 
-    def between(self, first: int, last: int) -> list[Entry]:
-        """What was noted at the positions from `first` to `last`, both included."""
-        start = bisect_left(self.log, first, key=_position)
-        return self.log[start : bisect_right(self.log, last, key=_position)]
+    def first_from(self, position: int) -> int:
+        """Where in the log the notes at or after a position begin."""
+        return bisect_left(self.log, position, key=_position)
 
     def known(self, scope: Activation) -> bool:
         """Whether the variables of a call were looked at."""

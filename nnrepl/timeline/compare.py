@@ -99,6 +99,15 @@ def pairs_of(before: Tape, after: Tape) -> tuple[list[tuple[Op, Op]], tuple[Op, 
     return sorted(pairs, key=lambda pair: pair[1].position), parted
 
 
+def ends_first(before: Tape, after: Tape) -> tuple[Tape, Op] | None:
+    """The tape that was not followed as far as the other, with its last op of the program's; None if both go as far."""
+    ends = [[op for op in tape.ops if op not in tape.inserted] for tape in (before, after)]
+    counts = [sum(op.of is None for op in ops) for ops in ends]
+    if counts[0] == counts[1] or not all(ends):
+        return None
+    return (before, ends[0][-1]) if counts[0] < counts[1] else (after, ends[1][-1])
+
+
 def _forward(tape: Tape) -> Iterator[Op]:
     return (op for op in tape.ops if op.of is None and op not in tape.inserted)
 

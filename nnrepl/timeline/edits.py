@@ -16,6 +16,7 @@ from nnrepl.record.bounds import outside
 from nnrepl.record.custom import in_first_run
 from nnrepl.record.intake import RECORDING
 from nnrepl.record.recorder import RECORD, Recorder
+from nnrepl.record.repeat import exchange
 from nnrepl.tape import RUN_PASS, Activation, Bindings, Gradient, Leaf, Op, Operation, Pass, Tape, Value
 
 _copy = mx.array.__copy__
@@ -95,6 +96,10 @@ def make_edit(
             found = outside(scratch.ops)
         if found is not None:
             raise BadEdit(found.said)
+    first = {value: _in_first_run(target.tape, value) for made_op in scratch.ops for value in made_op.inputs}
+    for made_op in scratch.ops:  # where a block runs twice, the edit stands in its first run
+        made_op.args, made_op.kwargs = exchange(made_op.args, first), exchange(made_op.kwargs, first)
+        made_op.inputs = tuple([first[value] for value in made_op.inputs])
     edit = Edit(target, name, text, position, list(scratch.ops))
     scope = Activation(caller, compile("pass", remember_source(text), "exec"), -1, None)
     for made_op in edit.ops:
@@ -135,9 +140,9 @@ def _apart(recorder: Recorder, tape: Tape) -> Iterator[Tape]:
     scratch.bindings = Bindings()
     part = Pass(scratch, -1, RUN_PASS, "edit", 0)
     before = recorder.tape, recorder.part, recorder.differentiating, recorder.listener, recorder.intake, recorder.mode
-    recorder.tape, recorder.part, recorder.differentiating = scratch, part, 1
-    recorder.listener, recorder.intake, recorder.mode = None, RECORDING, RECORD
     try:
+        recorder.tape, recorder.part, recorder.differentiating = scratch, part, 1
+        recorder.listener, recorder.intake, recorder.mode = None, RECORDING, RECORD
         yield scratch
     finally:
         (
@@ -159,18 +164,28 @@ def place_of(tape: Tape, target: Value, cursor: int | None = None) -> tuple[Valu
     the cursor on (without a cursor, from where it was made).
     """
     while True:
-        if isinstance(target, Leaf) and target.origin is not None:
-            entered = next((part for part in tape.passes if target in part.wrt), None)
-            if entered is not None:
-                return target.origin, entered.start
-            target = target.origin  # a leaf of a run within the pass is what it came from
-            continue
-        twin = in_first_run(tape, target, cursor)
-        if twin is None:
+        entered = next((part for part in tape.passes if target in part.wrt), None)
+        if entered is not None and target.origin is not None:
+            return target.origin, entered.start
+        before = _before(tape, target, cursor)
+        if before is None:
             break
-        target, cursor = twin
+        target, cursor = before
     if target.op is None:
         part = None if cursor is None else tape.pass_at(cursor)
         return target, 0 if part is None else part.start
     made = target.op.position + 1
     return target, made if cursor is None else max(cursor, made)
+
+
+def _before(tape: Tape, value: Value, cursor: int | None = None) -> tuple[Value, int | None] | None:
+    """What a value of a second run is in the first, and where the cursor would be there; None if it is of none."""
+    if isinstance(value, Leaf) and value.origin is not None and not any(value in part.wrt for part in tape.passes):
+        return value.origin, cursor
+    return in_first_run(tape, value, cursor)
+
+
+def _in_first_run(tape: Tape, value: Value) -> Value:
+    while (before := _before(tape, value)) is not None:
+        value = before[0]
+    return value

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from nnrepl.tape import Op, Value
-from nnrepl.timeline.compare import Change, Distance
+from nnrepl.timeline.compare import Change, Distance, ends_first
 from nnrepl.timeline.timelines import Timeline
 from nnrepl.view.source import place_text
 from nnrepl.view.tensor import number, shape_text, tensor
@@ -24,7 +24,8 @@ def diff_view(
     title = Text(f"timeline {before.number} → timeline {after.number}", style="heading")
     parts: list[RenderableType] = [title]
     if not changes:
-        parts.append(Text("no value differs" + (" as far as both go the same way" if parted else "")))
+        ops = f"{same} op{'s' if same != 1 else ''}"
+        parts.append(Text(f"no value differs: {ops} compared" + (", as far as both go the same way" if parted else "")))
     else:
         first = changes[0]
         line = Text("first difference: ")
@@ -38,7 +39,22 @@ def diff_view(
     if parted is not None:
         a, b = (f"{op.label} {op.name}" for op in parted)
         parts.append(Text(f"from here on the program goes another way: {a} became {b}", style="warning"))
+    else:
+        parts += _lengths(before, after)
     return Group(*parts)
+
+
+def _lengths(before: Timeline, after: Timeline) -> list[RenderableType]:
+    """That only one of two timelines goes on, and how to let the other one run as far."""
+    ended = ends_first(before.tape, after.tape)
+    if ended is None:
+        return []
+    short, long = (before, after) if ended[0] is before.tape else (after, before)
+    said = f"compared up to {short.extent}: there timeline {short.number} ends, and timeline {long.number} goes on to "
+    text = Text(f"{said}{long.extent}", style="warning")
+    if not short.ended:
+        text.append(f"; timeline {short.number}, then until step {long.tape.ops[-1].step.number}, runs it on")
+    return [text]
 
 
 def _table(changes: Sequence[Change]) -> Table:

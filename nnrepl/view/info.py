@@ -322,6 +322,8 @@ def _thing(session: Session, thing: Any, position: int) -> Text:
         return Text(f"{thing.kind.__name__} of {thing.size}", style="dim")
     if isinstance(thing, Holder):
         entries = session.tape.bindings.contents(thing, position)
+        if isinstance(entries, Large):
+            return Text(f"{thing.kind.__name__} of {entries.size}", style="dim")
         if thing.kind in (list, tuple, dict) and entries is not None:
             return Text(f"{thing.kind.__name__} of {len(entries)}", style="dim")
         return Text(thing.kind.__name__)

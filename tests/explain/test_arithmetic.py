@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
@@ -313,6 +314,42 @@ def test_what_cannot_be_true_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> No
     assert asked(lambda x: mx.exp(x), mx.array([1.0]), ask="#1").lines == ["#1[0] = 2.7183"]
 
 
+NAN, INF = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize(
+    ("x", "w"),
+    [
+        (mx.full((2, 3), NAN), mx.ones((3, 4))),
+        (mx.zeros((2, 3)), mx.zeros((3, 4))),
+        (mx.full((2, 3), INF), mx.ones((3, 4))),
+        (mx.full((2, 3), 3e38), mx.ones((3, 4))),
+        (mx.full((2, 3), 1e-40), mx.ones((3, 4))),
+        (mx.full((2, 3), 300, mx.float16), mx.full((3, 4), 300, mx.float16)),
+        (mx.ones((1, 1)), mx.ones((1, 1))),
+        (mx.zeros((0, 3)), mx.ones((3, 4))),
+    ],
+    ids=["nan", "zeros", "inf", "huge", "tiny", "half", "one", "empty"],
+)
+def test_odd_numbers_get_a_true_answer(x: mx.array, w: mx.array) -> None:
+    def loss(x: mx.array, w: mx.array) -> mx.array:
+        h = x @ w
+        total = h.sum() + mx.exp(h).sum() + mx.concatenate([h, h]).sum()
+        if not h.size:
+            return total
+        shares, soft, spread = mx.softmax(h, axis=-1), mx.logsumexp(h, axis=-1), mx.var(h, axis=0)
+        normal = mx.fast.layer_norm(h, None, None, 1e-5)
+        return (shares * h).sum() + soft.sum() + spread.sum() + normal.sum() + mx.max(h) + total + mx.linalg.norm(h)
+
+    trace = nnrepl.trace(loss, x, w, wrt=(0, 1))
+    session = nnrepl.Session(trace)
+    for op in trace.ops:
+        for value in op.outputs:
+            found = of_value(Look(session), value)
+            assert found.lines or not value.size
+            assert mistakes(found.lines, EPSILON.get(value.dtype, 4e-6))[0] == [], op
+
+
 def test_compositions_are_explained_as_a_whole() -> None:
     import mlx.nn as nn
 
@@ -337,3 +374,28 @@ def test_compositions_are_explained_as_a_whole() -> None:
 
 def test_signatures_are_read() -> None:
     assert list(signature("a, axis=None").parameters) == ["a", "axis"]
+
+
+# -- rules in English --------------------------------------------------------------------------------------------------
+
+RULES = Path(__file__).with_name("rules.txt")
+
+
+def rules() -> str:
+    """The rules that are no formulas which are run, one a line: what nothing else would notice a change in."""
+    read = {(entry.name, symbol) for entry, symbol, _ in WRITTEN}
+    lines = []
+    for entry in ENTRIES.values():
+        for symbol, text in [("", entry.text), *((symbol, slope.text) for symbol, slope in entry.slopes.items())]:
+            if (entry.name, symbol) not in read:
+                lines.append(f"{entry.name} {symbol or '='} {text}")
+    return "\n".join(sorted(lines)) + "\n"
+
+
+def test_no_rule_in_english_changes_unseen() -> None:
+    """`python -m tests.explain.test_arithmetic` writes them anew; read the difference before you keep it."""
+    assert rules() == RULES.read_text(encoding="utf-8")
+
+
+if __name__ == "__main__":
+    RULES.write_text(rules(), encoding="utf-8")

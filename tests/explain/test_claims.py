@@ -167,3 +167,40 @@ def test_what_is_healthy_is_said_to_be() -> None:
         assert "Nothing is wrong" in why(session, asked).headline
     assert "finite" in why(session, "w is nan").headline
     assert "empty" in why(nnrepl.Session(nnrepl.trace(lambda w: w[:0], W)), "#1").headline
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "said"),
+    [
+        ((2, 3), (4, 3), "@ b.T is (2, 3) @ (3, 4)"),
+        ((3, 2), (3, 4), "a.T @ b is (2, 3) @ (3, 4)"),
+        ((2, 4, 3), (2, 5, 3), "b.swapaxes(-1, -2) is (2, 4, 3) @ (2, 3, 5)"),
+        ((4, 2), (3, 4), "b @ a is (3, 4) @ (4, 2)"),
+        ((2, 4, 3), (7, 5, 3), ""),
+    ],
+)
+def test_what_is_proposed_for_a_failed_product_can_be_multiplied(left: Any, right: Any, said: str) -> None:
+    from nnrepl.explain.errors import _matmul
+
+    class Named:
+        def __init__(self, name: str, shape: tuple[int, ...]) -> None:
+            self.name, self.shape = name, shape
+
+    advice = _matmul(Named("a", left), Named("b", right))[1]  # type: ignore[arg-type]
+    assert said in advice
+    assert ("transpose" in advice or "order" in advice) == bool(said)
+    if said:
+        shapes = [eval(part) for part in advice.rstrip(".").rsplit(" is ", 1)[1].split(" @ ")]
+        mx.matmul(*(mx.ones(shape) for shape in shapes))
+
+
+def test_diff_says_how_much_it_compared() -> None:
+    session = nnrepl.Session(nnrepl.trace(lambda w: mx.sin(w * 2).sum(), W, wrt=0))
+    session.run("goto #2")
+    session.run("#1 = #1 * 1")
+    from rich.console import Console
+
+    console = Console(width=100, no_color=True)
+    with console.capture() as capture:
+        console.print(session.run("diff"))
+    assert "no value differs: 6 ops compared" in capture.get()

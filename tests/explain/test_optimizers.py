@@ -14,6 +14,7 @@ import nnrepl
 from nnrepl.explain.explanation import explain
 from nnrepl.explain.why import why
 from nnrepl.ops.optimizers import RECIPES
+from tests.explain.school import mistakes
 
 OPTIMIZERS: dict[str, Callable[[], optim.Optimizer]] = {
     "SGD": lambda: optim.SGD(0.1),
@@ -61,6 +62,9 @@ def test_the_numbers_of_one_element_lead_to_its_new_value(name: str) -> None:
     session.cursor = len(session.tape)
     found = explain(session, "update layers.0.weight at [1, 2]")
     assert len(found.update) >= 3, found
+    wrong, read = mistakes([line for line in found.update if "goes from" not in line])
+    assert wrong == []
+    assert read >= 3
     new = session.tape.names.versions("layers.0.weight")
     assert new
     assert "goes from" in found.update[-1]

@@ -9,8 +9,10 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
+import pytest
 
 import nnrepl
+from nnrepl.session.errors import UserError
 from nnrepl.tape import UNBOUND, Activation, Holder, Tape
 
 
@@ -212,3 +214,20 @@ def test_calls_of_a_compiled_function_that_are_repeated_have_variables_of_their_
         assert "k" not in held
     final = trace.tape.bindings.variables(tanh[1].scope, len(trace.tape))  # type: ignore[arg-type]
     assert final["k"] is tanh[1].outputs[0]
+
+
+def test_a_long_list_is_as_long_as_it_was_and_a_longer_one_is_said_to_be_too_long() -> None:
+    def f(x: mx.array) -> mx.array:
+        seen: list[int] = []
+        for n in range(40):
+            seen.append(n)
+            y = x + n
+        seen += list(range(5000))
+        return y.sum()
+
+    trace = traced(f, mx.array([1.0]))
+    assert variables(trace, 29)["seen"] == list(range(30))
+    session = nnrepl.Session(trace)
+    session.goto("end")
+    with pytest.raises(UserError, match="too many to be kept"):
+        session.run("p seen")

@@ -447,3 +447,62 @@ def test_a_place_of_last_time_that_nothing_is_called_any_more_is_kept_pending() 
     session.stops.add(Breakpoint("nosuchplace"))
     assert "pending" in shown(session, "info breakpoints")
     assert stops(session) == []
+
+
+# -- events at the cursor, and what they say -------------------------------------------------------------------
+
+
+def overflowing(w: mx.array) -> mx.array:
+    e = mx.exp(w)
+    return (1 / e).sum()
+
+
+def test_an_event_in_the_op_at_the_cursor_is_caught_once() -> None:
+    """The op at the cursor has not been run: what happens in it is still to come. Once told, it is behind one."""
+    session = nnrepl.Session(nnrepl.trace(overflowing, mx.array([1.0, 100.0])))
+    assert session.cursor == 0
+    session.run("catch inf")
+    stop = session.resume()
+    assert stop is not None
+    assert stop.position == 0
+    assert isinstance(stop.hits[0].found, WentBad)
+    again = session.resume()
+    assert again is not None
+    assert not again.hits
+
+
+def test_a_breakpoint_at_the_cursor_is_where_one_stands() -> None:
+    session = nnrepl.Session(nnrepl.trace(overflowing, mx.array([1.0, 2.0])))
+    session.run("break exp")
+    stop = session.resume()
+    assert stop is not None
+    assert not stop.hits
+
+
+def test_a_weight_that_is_nan_is_caught_at_its_first_user_at_the_cursor() -> None:
+    session = nnrepl.Session(nnrepl.trace(lambda w: (w * 2).sum(), mx.array([1.0, mx.nan]), wrt=0))
+    session.run("catch nan")
+    assert "w[1] = nan" in shown(session, "continue")
+
+
+def test_data_that_came_in_bad_are_not_said_to_have_become_so() -> None:
+    def loss(w: mx.array) -> mx.array:
+        rows = mx.array([1.0, float("nan")])
+        return (rows * w).sum()
+
+    session = nnrepl.Session(nnrepl.trace(loss, mx.array([1.0, 2.0])))
+    session.run("catch nan")
+    said = shown(session, "continue")
+    assert "in the data that" in said
+    assert "becomes" not in said
+
+
+def test_every_finding_has_a_picture_and_every_event_words() -> None:
+    from typing import get_args
+
+    from nnrepl.session import events, findings
+    from nnrepl.view import stops as view
+
+    assert all(event.words for event in events.EVENTS.values())
+    source = __import__("inspect").getsource(view._finding)
+    assert all(f"case {kind.__name__}()" in source for kind in get_args(findings.Finding))

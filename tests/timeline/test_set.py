@@ -226,3 +226,16 @@ def test_bad_edits() -> None:
         trace.set("x", "abc")
     with pytest.raises(ZeroDivisionError):
         trace.set("x", lambda _: 1 / 0)
+
+
+@pytest.mark.parametrize("wrap", ["plain", "checkpoint", "compile"])
+def test_the_model_keeps_its_own_arrays(wrap: str) -> None:
+    model = Net()
+    layer = {"plain": lambda f: f, "checkpoint": nn.utils.checkpoint, "compile": lambda f: mx.compile(f.__call__)}[wrap]
+    run = layer(model.first)
+    before = dict(tree_flatten(model.trainable_parameters()))
+    trace = nnrepl.trace(lambda x: model.last(mx.tanh(run(x))).square().mean(), mx.ones((3, 4)), wrt=model)
+    for factor in (1, 2):
+        trace.set("first.weight", lambda w, factor=factor: w * factor)
+        after = dict(tree_flatten(model.trainable_parameters()))
+        assert [path for path, array in after.items() if array is not before[path]] == []

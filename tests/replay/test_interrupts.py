@@ -1,0 +1,164 @@
+"""Ctrl-C at any moment of a change: the prompt, with the tape, the timelines and the edits as they were before.
+
+The interrupts are sent from within, at the n-th call that Python makes, so that each moment is met and met again."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import mlx.core as mx
+import pytest
+
+import nnrepl
+from nnrepl.programs.debuggee import Debuggee
+from nnrepl.programs.script import load_script
+from nnrepl.record.names import ProgramNames
+from nnrepl.session.errors import UserError
+from nnrepl.session.hooks import Hooks, Stop
+from nnrepl.session.session import Session
+from nnrepl.tape import Tape
+from tests.support import assert_same_bits
+
+pytestmark = pytest.mark.skipif(
+    threading.current_thread() is not threading.main_thread(), reason="only the main thread gets signals"
+)
+
+
+@contextmanager
+def interrupted_at(call: int) -> Iterator[None]:
+    """Press Ctrl-C when Python makes its n-th call inside."""
+    left = [call]
+
+    def count(frame: FrameType, event: str, _: Any) -> None:
+        if event == "call":
+            left[0] -= 1
+            if left[0] == 0:
+                handler: Any = signal.getsignal(signal.SIGINT)
+                handler(signal.SIGINT, frame)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    sys.setprofile(count)
+    try:
+        yield
+    finally:
+        sys.setprofile(None)
+        signal.signal(signal.SIGINT, before)
+
+
+def state_of(session: Any) -> tuple[Any, ...]:
+    """What must be the same after an interrupt."""
+    timelines = session.changes.timelines
+    return (
+        session.tape, list(session.tape.ops), len(timelines), timelines.current, session.cursor,
+        session.changes.coming, [part.end for part in session.tape.passes],
+    )  # fmt: skip
+
+
+def interrupt_everywhere(session: Any, edit: Callable[[], Any], stride: int) -> int:
+    """Interrupt a change at one moment after the other, until it comes through. Returns how often it did not."""
+    missed = 0
+    before = state_of(session)
+    for call in range(1, 1_000_000, stride):
+        try:
+            with interrupted_at(call):
+                edit()
+        except KeyboardInterrupt:
+            missed += 1
+        if state_of(session)[3] is not before[3]:
+            return missed
+        assert state_of(session) == before
+    raise AssertionError("it never came through")
+
+
+def test_a_call() -> None:
+    def loss_fn(w: mx.array) -> mx.array:
+        seen.append(1)
+        a = w * 2
+        return (mx.exp(a) * len(seen)).sum()
+
+    seen: list[int] = []
+    w = mx.array([1.0, 2.0])
+    trace = nnrepl.trace(loss_fn, w, wrt=0)
+    expected = trace.set("a", lambda a: a * 3)
+    session = nnrepl.Session(trace)
+    session.run("goto exp")
+    assert interrupt_everywhere(session, lambda: session.run("a = a * 3"), 211) > 5
+    assert len(seen) == 1
+    session.run("goto end")
+    assert_same_bits(expected.grads, session.expressions.evaluate("grad(w)", session.where()))
+
+
+PROGRAM = """
+import mlx.core as mx
+w = mx.array([1.0, 2.0])
+calls = 0
+def loss_fn(w):
+    global calls
+    calls += 1
+    a = w * 2
+    b = mx.exp(a) * calls
+    return b.sum()
+for i in range(3):
+    loss, g = mx.value_and_grad(loss_fn)(w)
+    w = w - 0.01 * g
+"""
+
+
+def test_a_pass_of_a_program(tmp_path: Path) -> None:
+    path = tmp_path / "program.py"
+    path.write_text(PROGRAM)
+    names = ProgramNames()
+    tape = Tape(names)
+    names.tape = tape
+    session = Session(tape, names)
+    missed: list[int] = []
+    losses: list[float] = []
+
+    class User(Hooks):
+        def interact(self, session: Session, stop: Stop) -> None:
+            if not missed:
+                session.goto("exp")
+                assignment = nnrepl.session.assignments.assignment("a = a * 3")
+                assert assignment is not None
+                missed.append(
+                    interrupt_everywhere(session, lambda: session.changes.assign(assignment, "a = a * 3"), 211)
+                )
+                session.resume()
+            else:
+                losses.extend(part.loss.array.item() for part in session.tape.passes if part.loss is not None)
+
+    session.hooks = User()
+    Debuggee(load_script(str(path), []), session).run()
+    assert missed[0] > 5
+    assert losses == pytest.approx(_plain())
+
+
+def _plain() -> list[float]:
+    w, losses = mx.array([1.0, 2.0]), []
+    for i in range(3):
+
+        def loss_fn(w: mx.array, i: int = i) -> mx.array:
+            a = w * 2
+            a = a * 3 if i == 0 else a
+            return (mx.exp(a) * (i + 1)).sum()
+
+        loss, g = mx.value_and_grad(loss_fn)(w)
+        w = w - 0.01 * g
+        losses.append(loss.item())
+    return losses
+
+
+def test_user_error_leaves_nothing(tmp_path: Path) -> None:
+    trace = nnrepl.trace(lambda w: (w * 2).sum(), mx.array([1.0]), wrt=0)
+    session = nnrepl.Session(trace)
+    before = state_of(session)
+    with pytest.raises(UserError):
+        session.run("w = 'x'")
+    assert state_of(session) == before
