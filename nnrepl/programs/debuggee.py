@@ -29,7 +29,7 @@ from nnrepl.replay.replay import Replay
 from nnrepl.replay.run import Run
 from nnrepl.session.errors import Load, Quit, Restart, RunAgain
 from nnrepl.session.session import Session
-from nnrepl.session.typed import cell_begins, cell_ended
+from nnrepl.session.typed import append, cell_begins, cell_ended
 from nnrepl.tape import Tape
 from nnrepl.timeline.cells import Cell, make_cell
 
@@ -43,13 +43,17 @@ class Debuggee:
         session: Whose program it is; its tape is replaced when the program begins.
         at_entry: Whether to stop at the very first op, and not at the first of a forward pass.
         reads_input: Whether standard input is the program's own (`--batch`), so that a second run reads it again.
+        call: A statement, or several: the first cell, before whose first op the program stops.
     """
 
-    def __init__(self, script: Script, session: Session, *, at_entry: bool = False, reads_input: bool = False) -> None:
+    def __init__(
+        self, script: Script, session: Session, *, at_entry: bool = False, reads_input: bool = False, call: str = ""
+    ) -> None:
         self.session = session
         self._take(script)
         self._at_entry = at_entry
         self._reads_input = reads_input
+        self._call = call
         self._main = ModuleType("__main__")
         self._made = 0
         self._ran: set[Cell] = set()
@@ -139,7 +143,7 @@ class Debuggee:
                 session.hooks.announce(self._written.warning())
         else:
             session.changes.timelines.live.cells[:] = cells
-            session.begin(self._at_entry)
+            session.begin(self._at_entry, through=bool(self._call))
         session.changes.timelines.live.starts.clear()
         session.hooks.program_begins()
         watching = self._written.watching(lambda: recorder.mode != MUTED)
@@ -183,7 +187,11 @@ class Debuggee:
         return None
 
     def _wait(self, cell: Cell | None, error: BaseException | None) -> None:
-        """All has run that there is: the user has the floor."""
+        """All has run that there is: the user has the floor, unless the call is to be made that was asked for."""
+        call, self._call = self._call, ""
+        if call and (error is None or isinstance(error, SystemExit)):
+            append(self.session, self.make(call), stop=True)
+            return
         self._waits = True
         try:
             if cell is None:

@@ -10,7 +10,7 @@ import runpy
 import sys
 import types
 from collections.abc import Iterator
-from importlib.machinery import SourceFileLoader
+from importlib.machinery import BuiltinImporter, SourceFileLoader
 from importlib.util import decode_source
 from pathlib import Path
 from types import CodeType
@@ -21,11 +21,14 @@ from nnrepl.programs.display import provide, shown
 from nnrepl.programs.kept import Kept
 from nnrepl.programs.notebook import Notebook, read_notebook
 from nnrepl.programs.reload import read
+from nnrepl.record.source import register_text
 from nnrepl.replay.world import is_library
 from nnrepl.session.errors import UserError
 from nnrepl.tape import Tape
 
 USAGE_ERROR, PROGRAM_ERROR = 2, 1
+STANDARD_INPUT = "<stdin>"
+"""What Python calls a program that it reads from there."""
 
 
 class CannotLoad(Exception):
@@ -82,6 +85,8 @@ class Script:
 
     def on_disk(self, filename: str) -> str:
         """The text of one of the program's files as it is on disk now. Raises UserError."""
+        if filename == STANDARD_INPUT:
+            return self._code[0][1]
         if not self._path_names(self.path) or "#" not in filename:
             return read(filename)
         try:
@@ -102,7 +107,8 @@ class Script:
         module.__dict__.update(__builtins__=builtins, __spec__=self._spec)
         module.__annotations__ = {}
         if self.path:
-            loader: Any = SourceFileLoader("__main__", self.path)
+            in_file = self.path != STANDARD_INPUT
+            loader: Any = SourceFileLoader("__main__", self.path) if in_file else BuiltinImporter
             module.__dict__.update(__file__=self.path, __loader__=loader, __cached__=None)
         if self._spec is not None:
             module.__dict__.update(
@@ -154,6 +160,33 @@ def load_script(path: str, args: list[str]) -> Script:
 def empty_script() -> Script:
     """A program without a line: all of it is typed at the prompt."""
     return Script("empty", "", [""], "", [], [])
+
+
+def read_script(args: list[str]) -> Script:
+    """Read a program from standard input, to its end, as `python -` does. From then on standard input is the terminal,
+    where there is one.
+
+    Raises:
+        CannotLoad: If it is not valid Python.
+    """
+    source = b"" if sys.stdin is None else sys.stdin.buffer.read()
+    code = _compile(source, STANDARD_INPUT, "standard input")
+    text = decode_source(source)
+    register_text(STANDARD_INPUT, text)
+    _read_terminal()
+    return Script("standard input", STANDARD_INPUT, ["-", *args], "", [code], [text])
+
+
+def _read_terminal() -> None:
+    """Let standard input be the terminal on which the program prints, or nothing."""
+    try:
+        shown = sys.stdout is not None and sys.stdout.isatty()
+        terminal = os.open("/dev/tty" if shown else os.devnull, os.O_RDONLY)
+    except OSError:
+        terminal = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(terminal, 0)
+    os.close(terminal)
+    sys.stdin = os.fdopen(0, closefd=False)
 
 
 def load_module(name: str, args: list[str]) -> Script:

@@ -95,11 +95,11 @@ class Session(Reading):
 
     # -- the program's side ------------------------------------------------------------------------------
 
-    def begin(self, at_entry: bool) -> None:
-        """The program is about to start; run to the first stop."""
+    def begin(self, at_entry: bool, through: bool = False) -> None:
+        """The program is about to start; run to the first stop, or through to its end, where more is to come."""
         self.running = True
-        started = self._forward_started
-        self.goal = goals.At(0, "first op") if at_entry else goals.FirstForward(started)
+        first = goals.Ending() if through else goals.FirstForward(self._forward_started)
+        self.goal = goals.At(0, "first op") if at_entry else first
 
     @property
     def may_stop(self) -> bool:

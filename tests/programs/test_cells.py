@@ -28,7 +28,7 @@ from nnrepl.session.session import Session, Stop
 from nnrepl.session.typed import CELL, EDIT, LOOK, kind_of
 from nnrepl.shell.margin import unfinished
 from nnrepl.view.defines import signature
-from tests.support import assert_same_bits, nnrepl_cli
+from tests.support import assert_same_bits, nnrepl_cli, plain_python
 
 load_all()
 
@@ -291,3 +291,31 @@ def test_a_python_file_is_a_cell_and_a_file_of_commands_is_lines(tmp_path: Path)
     assert "(nnrepl 4) y\n" not in result.stdout
     assert "(nnrepl 6) y\narray([3, 3], dtype=float32)\n" in result.stdout
     assert (result.stderr, result.returncode) == ("", 0)
+
+
+def test_a_call_is_made_when_the_program_has_run(tmp_path: Path) -> None:
+    (tmp_path / "model.py").write_text(
+        f"import sys\nimport mlx.core as mx\nimport mlx.nn as nn\n{NET}\nargs = sys.argv[1:]\n"
+    )
+    call = ("--call", "net = Net(2)", "--call", "y = net(mx.ones((1, 2)))\nz = y - y")
+    given = ("-c", "info locals", "-c", "p args", "-c", "goto Net.__call__", "-c", "continue", "-c", "p z", "-c", "p args")
+    result = nnrepl_cli(*given, "model.py", *call, "a", "--call", "b", stdin="", cwd=tmp_path)
+    assert "z = [[0]]\n" in result.stdout
+    assert "args = ['a', '--call', 'b']" in result.stdout
+    assert "\nfirst op of prompt 1\n" in result.stdout.partition("(nnrepl) info locals")[0]
+    assert (result.stderr, result.returncode) == ("", 0)
+    theirs = nnrepl_cli("--batch", "-c", "continue", "-c", "p args", "--", "model.py", "--call", "b", cwd=tmp_path)
+    assert "args = ['--call', 'b']" in theirs.stdout
+    wrong = nnrepl_cli("model.py", "--call", "y = = 3", stdin="", cwd=tmp_path)
+    assert (wrong.stderr, wrong.returncode) == ("nnrepl: --call 'y = = 3' does not parse: invalid syntax\n", 2)
+
+
+def test_a_program_comes_from_standard_input(tmp_path: Path) -> None:
+    text = "import sys\nimport mlx.core as mx\nprint(sys.argv, __file__, __name__, sys.path[0])\n"
+    text += "x = mx.ones(2) * 3\nprint(x)\nprint(sorted(key for key in globals() if key[0] == '_'))\n"
+    result = nnrepl_cli("--batch", "-c", "goto multiply", "-c", "list", "-c", "continue", "-", "a", stdin=text)
+    expected = plain_python("-", "a", stdin=text).stdout
+    assert set(expected.splitlines()) - set(result.stdout.splitlines()) == set()
+    assert "x = mx.ones(2) * 3" in result.stdout
+    wrong = nnrepl_cli("-", stdin="x = = 3")
+    assert (wrong.stderr, wrong.returncode) == ("nnrepl: standard input, line 1: invalid syntax\n", 1)
