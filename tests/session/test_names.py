@@ -370,6 +370,18 @@ def test_an_operand_has_no_name_that_another_tensor_has_at_that_moment(fn: Any) 
                 assert mx.array_equal(held, value.array).item(), f"{op.label}: {name}"
 
 
+def test_the_losses_of_two_functions_are_no_one_line(tmp_path: Any) -> None:
+    """In the middle of a step the discriminator's loss is no next point of the generator's, nor stands under it."""
+    moved = GAN.replace("range(2)", "range(3)").replace("    ld, gd", "    z = z * 0.9 + 0.1\n    ld, gd")
+    moved = moved.replace("    mx.eval(G", "    average = 0.5 * G.layers[0].weight\n    mx.eval(G")
+    answers = play(moved, "goto step 3", "until backward", "p ld", "plot loss", "info steps", tmp_path=tmp_path)
+    start, _, _, plot, steps = answers[:5]
+    assert "step 3 · forward 1 " in start  # the average, in the same run of ops, is of the step before
+    losses = re.findall(r"g_loss (\S+)", steps)
+    assert len(losses) == 2
+    assert sorted(set(re.findall(r"-?\d+\.\d+", plot))) == sorted(losses)
+
+
 def test_the_bare_path_is_the_differentiated_models() -> None:
     mx.random.seed(0)
     policy, reference = nn.Linear(2, 2), nn.Linear(2, 2)
