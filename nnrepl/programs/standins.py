@@ -49,12 +49,16 @@ def as_word(said: Any) -> str:
 class SavedNames(ProgramNames):
     """The names of a loaded tape, as they were when it was saved.
 
+    Args:
+        given: What each value is called.
+        first: The tape that the new one shares what is noted with.
+
     Attributes:
         path: The file.
     """
 
-    def __init__(self, path: str, given: dict[Value, list[str]]) -> None:
-        super().__init__()
+    def __init__(self, path: str, given: dict[Value, list[str]], first: Tape | None = None) -> None:
+        super().__init__(first)
         self.path = path
         self.modules: dict[Op, str] = {}
         self._given = given
