@@ -41,6 +41,7 @@ from nnrepl.record import source as sources
 from nnrepl.record.bindings import recall_variables
 from nnrepl.record.names import ProgramNames
 from nnrepl.record.recorder import Recorder
+from nnrepl.record.vjp import Rule
 from nnrepl.replay.run import Run
 from nnrepl.session.errors import UserError
 from nnrepl.session.session import END_OF_TAPE, Session, Stop
@@ -119,6 +120,7 @@ def open_session(path: str) -> tuple[Session, Facts]:
     session.changes.timelines = timelines
     session.changes.restarts = _NoProgram(path)
     session.cursor = facts.cursor
+    session.tape.stand(facts.cursor)
     session.stop = Stop(END_OF_TAPE if facts.cursor >= len(session.tape) else "", facts.cursor)
     return session, facts
 
@@ -147,6 +149,7 @@ class _Reader:
         self.given: dict[Value, list[str]] = {}
         self.values: list[Value] = []
         self.scopes: list[Activation] = []
+        self._met: set[Value] = set()
         self.tapes = [self._empty_tape() for _ in document["tapes"]]
         first = self.tapes[0]
         for tape in self.tapes[1:]:
@@ -177,6 +180,7 @@ class _Reader:
         for value in self.values:
             demand(isinstance(value, Leaf) or value.op is not None)
         timelines = self._timelines(document["timelines"], document["current"])
+        bound.furnish(timelines.current.tape)
         made = document["made"]
         cursor = as_number(made["cursor"], len(timelines.current.tape) + 1)
         kept = sum(value.held is not None for value in self.values)
@@ -281,7 +285,9 @@ class _Reader:
         op: Op
         if "backward" in row:
             of = as_number(row["backward"], position, -1)
-            op = SavedBackwardOp(operation, (), {}, inputs, None if of < 0 else tape.ops[of])
+            forward = None if of < 0 else tape.ops[of]
+            args = (*self._rule(row["rule"], forward), *inputs) if "rule" in row else ()  # (not in tapes of 0.1.0)
+            op = SavedBackwardOp(operation, args, {}, inputs, forward)
         else:
             args = tuple([self._argument(arg) for arg in row["args"]])
             kwargs = {as_text(key): self._argument(arg) for key, arg in row.get("kwargs", {}).items()}
@@ -290,12 +296,31 @@ class _Reader:
         op.scope, op.lasti = self._place(row["place"])
         for value in inputs:
             demand(isinstance(value, Leaf) or value.op is not None)
+            self._meet(value, tape)
         op.outputs = self._all(row["outputs"])
         for slot, value in enumerate(op.outputs):
             demand(not isinstance(value, Leaf))
             if value.op is None:
                 value.op, value.slot = op, slot
         return op
+
+    def _rule(self, said: Any, of: Op | None) -> tuple[Any, ...]:
+        """How a backward op differentiates its forward op."""
+        if of is None:
+            raise Damaged
+        values, *slots = said
+        inputs = self._all(values)
+        limits = len(inputs), len(of.outputs), len(inputs)
+        wanted, outputs, continued = (
+            tuple([as_number(slot, limit) for slot in some]) for some, limit in zip(slots, limits, strict=True)
+        )
+        return (Rule(of, inputs, wanted, outputs, continued),)
+
+    def _meet(self, value: Value, tape: Tape) -> None:
+        """A leaf lies on the first tape that speaks of it."""
+        if isinstance(value, SavedLeaf) and value not in self._met:
+            self._met.add(value)
+            value.lie_on(tape)
 
     def _argument(self, said: Any, depth: int = 0) -> Any:
         demand(depth < _NESTING)
@@ -345,8 +370,7 @@ class _Reader:
             for op in tape.ops[part.start : part.end]:
                 op.part = part
             for leaf in part.wrt:
-                if isinstance(leaf, SavedLeaf):
-                    leaf.lie_on(tape)
+                self._meet(leaf, tape)
             tape.passes.append(part)
         demand(all(hasattr(op, "part") for op in tape.ops))
 
@@ -454,7 +478,7 @@ class _Scopes:
     """
 
     def __init__(self, codes: list[SavedCode], document: dict[str, Any]) -> None:
-        self.owners = owners(document["owners"], document["roots"])
+        self.owners = owners(document["owners"], document["roots"], document.get("owned", []))
         self.variables: list[dict[str, Any]] = [{} for _ in document.get("globals", [])]
         self.scopes: list[Activation] = []
         for row in document["scopes"]:

@@ -11,7 +11,7 @@ import inspect
 import json
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import CodeType
 from typing import TYPE_CHECKING, Any, cast
@@ -26,8 +26,9 @@ from nnrepl.programs.standins import class_name
 from nnrepl.record import source as sources
 from nnrepl.record.bindings import variables_of
 from nnrepl.record.names import ProgramNames
-from nnrepl.record.stack import is_module
+from nnrepl.record.stack import is_module, is_optimizer
 from nnrepl.record.verify import same_bits
+from nnrepl.record.vjp import Rule
 from nnrepl.session.errors import UserError
 from nnrepl.session.expressions import aside
 from nnrepl.tape import Activation, BackwardOp, Op, Pass, Source, Tape, Value
@@ -168,6 +169,7 @@ class Tables:
             "files": self._files.rows(),
             "codes": self._files.codes(),
             "owners": self._owners.names,
+            "owned": self._owners.rows(self.argument),
             "roots": self._owners.roots(),
             "scopes": self._scope_rows,
             "values": [self._value_row(value, stored.get(value)) for value in self.values],
@@ -317,6 +319,9 @@ class Tables:
         row: dict[str, Any] = {"operation": self._operation(op)}
         if isinstance(op, BackwardOp):
             row["backward"] = -1 if op.of is None else op.of.position
+            rule = op.args[0] if op.args else None
+            if isinstance(rule, Rule):
+                row["rule"] = [self._all(rule.inputs), rule.wanted, rule.outputs, rule.continued]
             row["inputs"] = self._all(op.inputs)
         else:
             row["args"] = [self.argument(arg) for arg in op.args]
@@ -378,6 +383,8 @@ class Tables:
                 row["place"] = [self._scopes[new.parent], self._files.place(new.parent.code, new.lasti, 1)]
             if is_module(new.owner):
                 row["owner"] = self._owners.number(new)
+            elif is_optimizer(new.owner):
+                row["owner"] = self._owners.enter(new.owner)
             if new.updating:
                 row["updating"] = True
             row["globals"] = self._bound.globals_of(new)
@@ -387,7 +394,7 @@ class Tables:
 
 
 class _Owners:
-    """The modules whose methods were running, by class and by their path in the outermost one."""
+    """The modules and optimizers whose methods were running, by class and by their path in the outermost one."""
 
     def __init__(self) -> None:
         self.names: list[str] = []
@@ -414,9 +421,39 @@ class _Owners:
             self.names.append(class_name(type(owner)))
         return known[1]
 
+    def rows(self, argument: Callable[[Any], Any]) -> list[dict[str, Any]]:
+        """What is known of each: whether it is an optimizer, its plain attributes, how it shows itself."""
+        return [self._row(owner, argument) for owner, _ in self._numbers.values()]
+
+    @staticmethod
+    def _row(owner: Any, argument: Callable[[Any], Any]) -> dict[str, Any]:
+        plain = [[harmless(name), argument(held)] for name, held in vars(owner).items()
+                 if name.isidentifier() and not hasattr(type(owner), name) and _is_plain(held)]  # fmt: skip
+        return {"optimizer": is_optimizer(owner), "plain": plain, "shown": harmless(_shown(owner), True)}
+
     def roots(self) -> list[list[Any]]:
         """For each outermost module its parts: `[root, [[part, path], ...]]`."""
         return [[root, [list(pair) for pair in parts.items()]] for root, parts in self._roots.items()]
+
+
+def _is_plain(thing: Any) -> bool:
+    if isinstance(thing, (list, tuple)):
+        return all(_is_plain(part) for part in thing)
+    return thing is None or type(thing) in (bool, int, float, str)
+
+
+def _shown(owner: Any) -> str:
+    """How a module of MLX's own kind shows itself; "" for others."""
+    if not is_module(owner) or type(owner).__repr__.__module__ not in _OWN_REPR:
+        return ""
+    try:
+        return repr(owner)[:_LONGEST_SHOWN]
+    except Exception:  # a part of it that the program has written
+        return ""
+
+
+_LONGEST_SHOWN = 20_000
+_OWN_REPR = ("mlx.nn.layers.base", "nnrepl.programs.standins")
 
 
 class _Files:
@@ -427,6 +464,7 @@ class _Files:
         self._codes: dict[tuple[str, CodeType], dict[sources.Span, int]] = {}
         self._numbers: dict[tuple[str, CodeType], int] = {}
         self._files: dict[str, tuple[int, Source, set[int]]] = {}
+        self._made_ops: set[str] = set()
 
     def code(self, code: CodeType) -> int:
         """The number of a code object."""
@@ -441,9 +479,12 @@ class _Files:
     def place(self, code: CodeType, lasti: int, around: int) -> int:
         """The number of a place in a code object, of which the lines around are kept as well."""
         self.code(code)
+        key = sources.file_of(code)
         span = sources.span_of(code, lasti)
-        spans = self._codes[sources.file_of(code), code]
-        self._files[sources.file_of(code)][2].update(range(max(span[0] - around, 1), span[1] + around + 1))
+        spans = self._codes[key, code]
+        self._files[key][2].update(range(max(span[0] - around, 1), span[1] + around + 1))
+        if around > 1:
+            self._made_ops.add(key)
         return spans.setdefault(span, len(spans))
 
     def codes(self) -> list[dict[str, Any]]:
@@ -469,13 +510,13 @@ class _Files:
         """What the file says of the source files."""
         return [self._row(name, known, wanted) for name, (_, known, wanted) in self._files.items()]
 
-    @staticmethod
-    def _row(name: str, known: Source, wanted: set[int]) -> dict[str, Any]:
+    def _row(self, name: str, known: Source, wanted: set[int]) -> dict[str, Any]:
         lines = sources.lines_of(name)
-        numbers = range(1, len(lines) + 1) if len(lines) <= WHOLE else sorted(wanted)
+        whole = len(lines) <= WHOLE and (name in self._made_ops or not sources.is_library(known.file))
+        numbers = range(1, len(lines) + 1) if whole else sorted(wanted)
         kept = [[number, harmless(lines[number - 1].rstrip("\r\n"), True)] for number in numbers
                 if number <= len(lines)]  # fmt: skip
-        standard = sources.is_library(known.file) and "-packages" not in known.file
+        standard = sources.is_library(known.file) and "-packages" not in known.file  # a library by its folder alone
         return {"path": harmless(known.file), "cell": known.cell, "standard": standard, "count": len(lines),
                 "lines": kept}  # fmt: skip
 
