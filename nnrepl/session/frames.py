@@ -120,10 +120,9 @@ class Frames:
                 break
             lasti = outer.lasti
             outer = outer.parent
-        else:
-            found = self._of_cell(name, step, position)
-            if found is not None:
-                return found
+        found = self._of_cell(name, step, position)
+        if found is not None:
+            return found
         thing = step.variables.get(name, UNBOUND)
         if isinstance(thing, mx.array):
             thing = self.names.leaf_of(thing) or thing
