@@ -83,6 +83,21 @@ class Script:
             name = code.co_filename
             yield code if kept.texts[name] == text and not kept.early.get(name) else kept.code(name)
 
+    @property
+    def arguments(self) -> list[str]:
+        """What it finds in `sys.argv` behind its own name."""
+        return self._argv[1:]
+
+    @property
+    def folder(self) -> str:
+        """Where Python looks first for what it imports."""
+        return self._first_path
+
+    @property
+    def module(self) -> str:
+        """What an import calls it."""
+        return Path(self.path).stem if self._spec is None else str(self._spec.name)
+
     def texts(self) -> list[tuple[str, str]]:
         """The source that runs, part after part, each with what it is called."""
         names = [code.co_filename for code, _ in self._code]
