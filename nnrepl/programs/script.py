@@ -186,9 +186,33 @@ def load_script(path: str, args: list[str]) -> Script:
         raise CannotLoad(f"cannot read {path}: {error.strerror}") from None
     if not path:
         raise CannotLoad("the name of the program is empty")
+    member = _member(source, file)
+    if member is not None:
+        return _within_its_package(*member, args)
     absolute = os.path.join(os.getcwd(), file if file.name == "__main__.py" else path)
     code = _compile(source, absolute, path)
     return Script(path, absolute, [path, *args], str(first), [code], [decode_source(source)])
+
+
+def _member(source: bytes, file: Path) -> tuple[str, Path] | None:
+    """The module that a file is, and the folder of its package, where it imports from beside itself (`from . import`):
+    by itself no Python could run it."""
+    try:
+        relative = any(isinstance(node, ast.ImportFrom) and node.level for node in ast.walk(ast.parse(source)))
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return None
+    folder = file.resolve().parent
+    names = [file.stem]
+    while relative and (folder / "__init__.py").exists():
+        names.insert(0, folder.name)
+        folder = folder.parent
+    return (".".join(names), folder) if len(names) > 1 else None
+
+
+def _within_its_package(name: str, folder: Path, args: list[str]) -> Script:
+    script = load_module(name, args, str(folder))
+    script.notes.append(f"it imports from beside itself, so it runs as the module {name}")
+    return script
 
 
 def empty_script() -> Script:
@@ -223,13 +247,17 @@ def _read_terminal() -> None:
     sys.stdin = os.fdopen(0, closefd=False)
 
 
-def load_module(name: str, args: list[str]) -> Script:
+def load_module(name: str, args: list[str], folder: str = "") -> Script:
     """Load a module as `python -m` does.
+
+    Args:
+        folder: Where its package lies, "" for the folder in which the user is.
 
     Raises:
         CannotLoad: If there is no such module, or it cannot be run.
     """
-    sys.path.insert(0, os.getcwd())
+    folder = folder or os.getcwd()
+    sys.path.insert(0, folder)
     try:
         get_details: Any = runpy._get_module_details  # type: ignore[attr-defined]  # what pdb uses as well
         _, spec, code = get_details(name)
@@ -239,7 +267,7 @@ def load_module(name: str, args: list[str]) -> Script:
         del sys.path[0]
     origin = spec.origin or name
     text = decode_source(Path(origin).read_bytes()) if os.path.exists(origin) else ""
-    script = Script(name, origin, [origin, *args], os.getcwd(), [code], [text])
+    script = Script(name, origin, [origin, *args], folder, [code], [text])
     script._spec = spec
     return script
 

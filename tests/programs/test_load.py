@@ -175,3 +175,19 @@ def test_a_file_that_does_something_is_a_program(text: str) -> None:
     begin = "import mlx.core as mx\nimport mlx.nn as nn\nclass Net(nn.Module): pass\ndef f(): pass\nn = Net()\n"
     assert _only_defines(ast.parse(begin))
     assert not _only_defines(ast.parse(begin + text))
+
+
+def test_a_file_of_a_package_is_loaded_by_its_path_or_as_a_module(program: Program) -> None:
+    (program.folder / "lib" / "pack").mkdir(parents=True)
+    program.write("", "lib/pack/__init__.py")
+    program.write("def double(x):\n    return x * 2\n", "lib/pack/base.py")
+    program.write(
+        "from .base import double\nclass Net:\n    def __call__(self, x):\n        return double(x)\n",
+        "lib/pack/net.py",
+    )
+    said = "print('said', Net()(mx.ones(2)).tolist(), __name__)"
+    shown = program.run("continue", "load lib/pack/net.py", said)
+    assert "from pack.net import Net\n" in shown
+    assert printed(shown)[-1] == "said [2.0, 2.0] __main__"
+    shown = program.run(said, program=("lib/pack/net.py",))
+    assert printed(shown) == ["said [2.0, 2.0] __main__"]
