@@ -298,7 +298,20 @@ def test_a_call_is_made_when_the_program_has_run(tmp_path: Path) -> None:
         f"import sys\nimport mlx.core as mx\nimport mlx.nn as nn\n{NET}\nargs = sys.argv[1:]\n"
     )
     call = ("--call", "net = Net(2)", "--call", "y = net(mx.ones((1, 2)))\nz = y - y")
-    given = ("-c", "info locals", "-c", "p args", "-c", "goto Net.__call__", "-c", "continue", "-c", "p z", "-c", "p args")
+    given = (
+        "-c",
+        "info locals",
+        "-c",
+        "p args",
+        "-c",
+        "goto Net.__call__",
+        "-c",
+        "continue",
+        "-c",
+        "p z",
+        "-c",
+        "p args",
+    )
     result = nnrepl_cli(*given, "model.py", *call, "a", "--call", "b", stdin="", cwd=tmp_path)
     assert "z = [[0]]\n" in result.stdout
     assert "args = ['a', '--call', 'b']" in result.stdout
