@@ -13,7 +13,7 @@ from typing import Any, cast
 
 import mlx.core as mx
 
-from nnrepl.programs.cells import is_leaving, run_cell
+from nnrepl.programs.cells import is_leaving, needed, run_cell
 from nnrepl.programs.exceptions import clean_walks, print_exception
 from nnrepl.programs.reload import Reloader
 from nnrepl.programs.script import Script, forget_modules, reset_stdin
@@ -44,6 +44,10 @@ class Debuggee:
         at_entry: Whether to stop at the very first op, and not at the first of a forward pass.
         reads_input: Whether standard input is the program's own (`--batch`), so that a second run reads it again.
         call: A statement, or several: the first cell, before whose first op the program stops.
+
+    Attributes:
+        raised: The cells that raised something, and what; None stands for the script.
+        provided: Which of `mx`, `nn`, `optim` the cells have found imported for them.
     """
 
     def __init__(
@@ -59,6 +63,8 @@ class Debuggee:
         self._ran: set[Cell] = set()
         self._waits = False
         self._seen = 0
+        self.raised: dict[Cell | None, BaseException] = {}
+        self.provided: list[str] = []
         session.debuggee = self
         self._modules = frozenset(sys.modules)
         self._written = Written()
@@ -154,7 +160,9 @@ class Debuggee:
         """Run the script, and then cell after cell, as long as the user types some. Returns what ended the script."""
         session = self.session
         self._main = self.script.enter()
+        self.raised, self.provided = {}, []
         status = error = self._run(self.script.run)
+        self._note(None, error)
         cell: Cell | None = None
         while True:
             line = session.changes.timelines.live
@@ -166,9 +174,15 @@ class Debuggee:
             recorder.close_pass()
             cell_begins(session, cell, cell not in self._ran, len(line.starts) < self._seen)
             self._ran.add(cell)
-            error = self._run(partial(run_cell, cell, self._main.__dict__, self.script.loop))
+            self.provided += needed(cell.names, self.namespace)
+            error = self._run(partial(run_cell, cell, self.namespace, self.script.loop))
+            self._note(cell, error)
             if isinstance(error, SystemExit) and is_leaving(error):
                 raise Quit
+
+    def _note(self, cell: Cell | None, error: BaseException | None) -> None:
+        if error is not None:
+            self.raised[cell] = error
 
     def _run(self, part: Callable[[], None]) -> BaseException | None:
         """Run a part of the program. Returns what ended it."""

@@ -83,6 +83,40 @@ class Script:
             name = code.co_filename
             yield code if kept.texts[name] == text and not kept.early.get(name) else kept.code(name)
 
+    @property
+    def arguments(self) -> list[str]:
+        """What it finds in `sys.argv` behind its own name."""
+        return self._argv[1:]
+
+    @property
+    def folder(self) -> str:
+        """Where Python looks first for what it imports."""
+        return self._first_path
+
+    @property
+    def module(self) -> str:
+        """What an import calls it."""
+        return Path(self.path).stem if self._spec is None else str(self._spec.name)
+
+    def texts(self) -> list[tuple[str, str]]:
+        """The source that runs, part after part, each with what it is called."""
+        names = [code.co_filename for code, _ in self._code]
+        if len(names) == 1:
+            return [(os.path.basename(self.path) or self.title, self.kept.texts[names[0]])]
+        return [(f"cell {number}", self.kept.texts[name]) for number, name in enumerate(names, 1)]
+
+    def surroundings(self, folder: Path) -> list[str]:
+        """Lines (behind `import sys`) that let a copy of the source in another folder find what the original finds:
+        its arguments, the modules beside it, its package."""
+        lines: list[str] = []
+        if self._argv[1:]:
+            lines.append(f"sys.argv[1:] = {self._argv[1:]!r}")
+        if self._first_path and os.path.realpath(self._first_path) != os.path.realpath(folder):
+            lines.append(f"sys.path.insert(0, {self._first_path!r})")
+        if self._spec is not None and self._spec.parent:
+            lines.append(f"__package__ = {self._spec.parent!r}")
+        return lines
+
     def on_disk(self, filename: str) -> str:
         """The text of one of the program's files as it is on disk now. Raises UserError."""
         if filename == STANDARD_INPUT:
