@@ -153,7 +153,7 @@ class Debuggee:
         session.changes.timelines.live.starts.clear()
         session.hooks.program_begins()
         watching = self._written.watching(lambda: recorder.mode != MUTED)
-        with self.script.kept.importing(), recording(recorder), _breakpoints(session), watching:
+        with self.script.kept.importing(), recording(recorder), self._breakpoints(), watching:
             return self._to_its_end(recorder)
 
     def _to_its_end(self, recorder: Recorder) -> BaseException | None:
@@ -241,17 +241,17 @@ class Debuggee:
             reset_stdin()
         forget_modules(self._modules, self.session.tape)
 
-
-@contextmanager
-def _breakpoints(session: Session) -> Iterator[None]:
-    """`breakpoint()` in the program stops it under nnrepl, unless PYTHONBREAKPOINT names something else."""
-    before = sys.breakpointhook
-    if "PYTHONBREAKPOINT" not in os.environ:
-        sys.breakpointhook = lambda *args, **kwargs: session.break_here("breakpoint()")
-    try:
-        yield
-    finally:
-        sys.breakpointhook = before
+    @contextmanager
+    def _breakpoints(self) -> Iterator[None]:
+        """`breakpoint()` in the program stops it under nnrepl, unless PYTHONBREAKPOINT names something else, or the
+        program has its standard input to itself (`--batch`): then nobody is there to be asked, as under Python."""
+        before = sys.breakpointhook
+        if "PYTHONBREAKPOINT" not in os.environ and not self._reads_input:
+            sys.breakpointhook = lambda *args, **kwargs: self.session.break_here("breakpoint()")
+        try:
+            yield
+        finally:
+            sys.breakpointhook = before
 
 
 def new_tape(old: Tape | None = None) -> tuple[ProgramNames, Tape]:

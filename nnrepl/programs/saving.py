@@ -1,12 +1,13 @@
 """Saving: writes what a session knows into one safetensors file, arrays as tensors and the rest as JSON.
 
 The JSON is a set of tables whose rows refer to each other by number, always backwards: `files` (the lines of
-source around each op), `codes`, `owners`, `scopes`, `values`, `operations`, `ops`, `tapes`, `timelines`. Rows
-that timelines share stand there once. `nnrepl.programs.saved` reads it.
+the source), `codes`, `owners`, `scopes`, `values`, `operations`, `ops`, `tapes`, `timelines`, and what the variables
+held (`nnrepl.programs.bound`). Rows that timelines share stand there once. `nnrepl.programs.saved` reads it.
 """
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import zlib
@@ -19,8 +20,11 @@ import mlx.core as mx
 
 from nnrepl._version import VERSION
 from nnrepl.programs.arrays import SUFFIX
+from nnrepl.programs.bound import BoundRows
 from nnrepl.programs.savefile import check_target, harmless, write
+from nnrepl.programs.standins import class_name
 from nnrepl.record import source as sources
+from nnrepl.record.bindings import variables_of
 from nnrepl.record.names import ProgramNames
 from nnrepl.record.stack import is_module
 from nnrepl.record.verify import same_bits
@@ -32,8 +36,11 @@ from nnrepl.timeline.timelines import Timeline
 if TYPE_CHECKING:
     from nnrepl.session.session import Session
 
+WHOLE = 10_000
+"""A file with more lines is not kept as a whole."""
+
 AROUND = 15
-"""How many lines of source are kept around an op: more than `list` shows."""
+"""How many lines of its source are kept around an op: more than `list` shows."""
 
 _BATCH = 256
 
@@ -140,6 +147,7 @@ class Tables:
         self.values: dict[Value, int] = {}
         self._files = _Files()
         self._owners = _Owners()
+        self._bound = BoundRows(self)
         self._scopes: dict[Activation, int] = {}
         self._scope_rows: list[dict[str, Any]] = []
         self._operations: dict[str, int] = {}
@@ -173,9 +181,13 @@ class Tables:
     def timelines(self, session: Session) -> dict[str, Any]:
         """All timelines, each with its tape."""
         every = list(session.changes.timelines)
+        current = session.changes.timelines.current
         tapes = [self._tape(timeline.tape, timeline.names) for timeline in every]
         rows = [self._timeline(timeline) for timeline in every]
-        return {"tapes": tapes, "timelines": rows, "current": every.index(session.changes.timelines.current)}
+        for row, timeline in zip(tapes, every):
+            row["bound"] = self._bound.tape(timeline.tape, timeline.names)
+        bound = self._bound.document(current.names)
+        return {"tapes": tapes, "timelines": rows, "current": every.index(current), **bound}
 
     def _timeline(self, timeline: Timeline) -> dict[str, Any]:
         row: dict[str, Any] = {}
@@ -211,6 +223,7 @@ class Tables:
             "errors": [[op.position, _error(tape.errors[op])] for op in tape.ops if op in tape.errors],
             "edits": [[op.position, self.value(tape.edits[op])] for op in tape.ops if op in tape.edits],
             "inserted": [op.position for op in tape.ops if op in tape.inserted],
+            "compiled": [list(span) for span in tape.compiled],
             "belonging": [[op.position, tape.belonging[op].position] for op in tape.ops if _belongs(op, tape)],
         }
         row["names"] = self._index(names)
@@ -239,6 +252,7 @@ class Tables:
             "wrt": self._all(part.wrt),
             "roots": [self._all(pair) for pair in part.roots],
             "grads": [[self.value(of), self._all(grads)] for of, grads in part.grads.items()],
+            "given": self._all(part.given),
             "error": None if part.error is None else _error(part.error),
             "place": self._place(part.scope, part.lasti),
             "open": part.open,
@@ -264,6 +278,14 @@ class Tables:
             else:
                 self.values[top] = len(self.values)
         return self.values[value]
+
+    def is_known(self, value: Value) -> bool:
+        """Whether a value lies on one of the tapes."""
+        return value.op is None or value in self._made
+
+    def owner(self, module: Any) -> int:
+        """The number of a module of the program."""
+        return self._owners.enter(module)
 
     def _all(self, values: Any) -> list[int]:
         return [self.value(value) for value in values]
@@ -297,9 +319,9 @@ class Tables:
             row["backward"] = -1 if op.of is None else op.of.position
             row["inputs"] = self._all(op.inputs)
         else:
-            row["args"] = [self._argument(arg) for arg in op.args]
+            row["args"] = [self.argument(arg) for arg in op.args]
             if op.kwargs:
-                row["kwargs"] = {harmless(key): self._argument(arg) for key, arg in op.kwargs.items()}
+                row["kwargs"] = {harmless(key): self.argument(arg) for key, arg in op.kwargs.items()}
             row["inputs"] = self._all(op.inputs)
         row["outputs"] = self._all(op.outputs)
         self._made.update(op.outputs)
@@ -314,7 +336,7 @@ class Tables:
         row = [harmless(called.name), harmless(called.spelling), called.infix, called.kind, called.in_place]
         return self._operations.setdefault(json.dumps(row), len(self._operations))
 
-    def _argument(self, arg: Any) -> Any:
+    def argument(self, arg: Any) -> Any:
         """An argument as JSON: plain things as they are, others as one table that says what they are."""
         kind = type(arg)
         if isinstance(arg, Value):
@@ -326,14 +348,14 @@ class Tables:
         if kind is str:
             return harmless(arg, True)
         if kind is list or kind is tuple:
-            return {"l" if kind is list else "t": [self._argument(item) for item in arg]}
+            return {"l" if kind is list else "t": [self.argument(item) for item in arg]}
         if kind is dict:
-            return {"d": [[harmless(str(key)), self._argument(item)] for key, item in arg.items()]}
+            return {"d": [[harmless(str(key)), self.argument(item)] for key, item in arg.items()]}
         if kind is slice:
-            return {"s": [self._argument(end) for end in (arg.start, arg.stop, arg.step)]}
+            return {"s": [self.argument(end) for end in (arg.start, arg.stop, arg.step)]}
         if kind is complex:
             return {"c": [arg.real, arg.imag]}
-        return {"x": [_class_name(arg), harmless(str(arg)[:200], True)]}
+        return {"x": [class_name(type(arg)), harmless(str(arg)[:200], True)]}
 
     # -- places --------------------------------------------------------------------------------------------
 
@@ -341,9 +363,10 @@ class Tables:
         """In which call something stands, and where in its source."""
         if scope is None:
             return [-1, 0]
-        return [self._scope(scope), self._files.place(scope.code, lasti, around)]
+        return [self.scope(scope), self._files.place(scope.code, lasti, around)]
 
-    def _scope(self, scope: Activation) -> int:
+    def scope(self, scope: Activation) -> int:
+        """The number of a call; those that led to it come before it."""
         missing: list[Activation] = []
         step: Activation | None = scope
         while step is not None and step not in self._scopes:
@@ -357,6 +380,7 @@ class Tables:
                 row["owner"] = self._owners.number(new)
             if new.updating:
                 row["updating"] = True
+            row["globals"] = self._bound.globals_of(new)
             self._scopes[new] = len(self._scope_rows)
             self._scope_rows.append(row)
         return self._scopes[scope]
@@ -372,9 +396,9 @@ class _Owners:
         self._roots: dict[int, dict[int, str]] = {}
 
     def number(self, scope: Activation) -> int:
-        number = self._number(scope.owner)
+        number = self.enter(scope.owner)
         outermost = next(step.owner for step in scope.path() if is_module(step.owner))
-        root = self._number(outermost)
+        root = self.enter(outermost)
         if root not in self._paths:
             self._paths[root] = {id(part): path for path, part in outermost.named_modules()}
         path = self._paths[root].get(id(scope.owner))
@@ -382,11 +406,12 @@ class _Owners:
             self._roots.setdefault(root, {})[number] = harmless(path)
         return number
 
-    def _number(self, owner: Any) -> int:
+    def enter(self, owner: Any) -> int:
+        """The number of a module, without its path."""
         known = self._numbers.get(id(owner))
         if known is None:
             known = self._numbers[id(owner)] = (owner, len(self.names))
-            self.names.append(_class_name(owner))
+            self.names.append(class_name(type(owner)))
         return known[1]
 
     def roots(self) -> list[list[Any]]:
@@ -432,6 +457,9 @@ class _Files:
                 "arguments": [code.co_argcount, code.co_kwonlyargcount],
                 "variables": [harmless(name) for name in code.co_varnames],
                 "free": [harmless(name) for name in code.co_freevars],
+                "names": [harmless(name) for name in code.co_names],
+                "looked_at": [harmless(name) for name in variables_of(code)],
+                "optimized": bool(code.co_flags & inspect.CO_OPTIMIZED),
                 "places": [list(span) for span in spans],
             }
             for (filename, code), spans in self._codes.items()
@@ -444,19 +472,16 @@ class _Files:
     @staticmethod
     def _row(name: str, known: Source, wanted: set[int]) -> dict[str, Any]:
         lines = sources.lines_of(name)
-        kept = [[number, harmless(lines[number - 1].rstrip("\r\n"), True)] for number in sorted(wanted)
+        numbers = range(1, len(lines) + 1) if len(lines) <= WHOLE else sorted(wanted)
+        kept = [[number, harmless(lines[number - 1].rstrip("\r\n"), True)] for number in numbers
                 if number <= len(lines)]  # fmt: skip
-        return {"path": harmless(known.file), "cell": known.cell, "count": len(lines), "lines": kept}
-
-
-def _class_name(thing: Any) -> str:
-    """The name of its class; one that is made up for a class with an impossible name."""
-    name = type(thing).__name__
-    return name if name.isidentifier() and len(name) < 200 else "Unnamed"
+        standard = sources.is_library(known.file) and "-packages" not in known.file
+        return {"path": harmless(known.file), "cell": known.cell, "standard": standard, "count": len(lines),
+                "lines": kept}  # fmt: skip
 
 
 def _error(error: BaseException) -> list[str]:
-    return [_class_name(error), harmless(str(error), True)]
+    return [class_name(type(error)), harmless(str(error), True)]
 
 
 def _belongs(op: Op, tape: Tape) -> bool:

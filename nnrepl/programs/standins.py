@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
@@ -46,18 +45,31 @@ def as_word(said: Any) -> str:
     return name
 
 
+def class_name(kind: type) -> str:
+    """The name of a class; one that is made up for a class with an impossible name."""
+    return kind.__name__ if kind.__name__.isidentifier() and len(kind.__name__) < 200 else "Unnamed"
+
+
 class SavedNames(ProgramNames):
     """The names of a loaded tape, as they were when it was saved.
 
     Attributes:
         path: The file.
+        modules: The path of the module that made an op.
+        places: Stand-ins for array objects, by their id, with the leaf as which each came in.
     """
 
     def __init__(self, path: str, given: dict[Value, list[str]]) -> None:
         super().__init__()
         self.path = path
         self.modules: dict[Op, str] = {}
+        self.places: dict[int, tuple[mx.array, Value]] = {}
         self._given = given
+
+    def leaf_of(self, array: Any) -> Value | None:
+        """The leaf that an array object came in as."""
+        known = self.places.get(id(array))
+        return known[1] if known is not None and known[0] is array else None
 
     def module(self, op: Op) -> str:
         """The path of the module whose code made the op."""
@@ -169,11 +181,11 @@ class SavedCode:
     co_kwonlyargcount: int
     co_varnames: tuple[str, ...]
     co_freevars: tuple[str, ...]
+    co_names: tuple[str, ...]
+    co_flags: int
     places: list[sources.Span]
 
-    co_flags = inspect.CO_OPTIMIZED
-    """Its variables are those that it says: there are no instructions that others could be read from."""
-    co_names = co_cellvars = ()
+    co_cellvars = ()
 
     def co_positions(self) -> list[sources.Span]:
         """The piece of source of each (stand-in for an) instruction."""
@@ -188,6 +200,8 @@ class Shown:
 
     def __str__(self) -> str:
         return self._text
+
+    __repr__ = __str__
 
 
 def owners(names: list[Any], roots: list[Any]) -> list[Any]:

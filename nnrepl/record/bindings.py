@@ -79,6 +79,11 @@ def variables_of(code: CodeType) -> tuple[str, ...]:
     return _looked_at(code)[0]
 
 
+def recall_variables(code: CodeType, names: tuple[str, ...]) -> None:
+    """Say which variables of some code were looked at, where its instructions cannot be asked any more."""
+    _variables[code] = names, is_library(code.co_filename)
+
+
 def _looked_at(code: CodeType) -> tuple[tuple[str, ...], bool]:
     """The variables of some code that are looked at, and whether it is a library's."""
     known = _variables.get(code)
@@ -316,7 +321,7 @@ class Watch:
         pending = True
         while pending:
             pending = False
-            for key, watched in list(self._known.items()):
+            for key, watched in self._known.copy().items():
                 box = watched.refer
                 if isinstance(box, _Box) and box.alone():
                     box.let_go()
@@ -335,7 +340,7 @@ class Watch:
                 if inner is not None and isinstance(inner.refer, _Box) and id(item) not in reached:
                     reached.add(id(item))
                     pending.append(inner)
-        for key, watched in list(self._known.items()):
+        for key, watched in self._known.copy().items():
             if isinstance(watched.refer, _Box) and key not in reached:
                 watched.refer.let_go()
                 del self._known[key]

@@ -191,6 +191,17 @@ class Bindings:
             return entries[key]
         return UNBOUND
 
+    def versions(self) -> dict[Holder, list[tuple[int, Any, int]]]:
+        """What each container held: from which position on, its entries (or `Large`), how many of these."""
+        return self._contents
+
+    def recall(
+        self, versions: dict[Holder, list[tuple[int, Any, int]]], holds: list[tuple[int, Holder, Any, int]]
+    ) -> None:
+        """Take over what containers held from a tape that was saved: `versions()` and `holds` of that."""
+        self._contents = versions
+        self.holds = holds
+
     def holders(self) -> list[Holder]:
         """Every container that is known."""
         return list(self._contents)
