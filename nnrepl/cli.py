@@ -11,19 +11,23 @@ from typing import Any
 import mlx.core as mx
 
 from nnrepl._version import VERSION
+from nnrepl.commands import load_all
+from nnrepl.commands.blocks import in_file
 from nnrepl.commands.interpreter import Interpreter
+from nnrepl.commands.table import TABLE
 from nnrepl.programs.arrays import SUFFIX
 from nnrepl.programs.debuggee import Debuggee, new_tape
 from nnrepl.programs.examples import example_path
 from nnrepl.programs.exceptions import exit_status
 from nnrepl.programs.saved import open_session
-from nnrepl.programs.script import USAGE_ERROR, CannotLoad, Script, empty_script, load_module, load_script
+from nnrepl.programs.script import USAGE_ERROR, CannotLoad, Script, empty_script, load_module, load_script, read_script
 from nnrepl.session.errors import Quit, UserError
 from nnrepl.session.saved import Keeper, stops_file
 from nnrepl.session.session import Session
 from nnrepl.session.settings import config_directory, config_file, load_settings
 from nnrepl.shell.readers import Chain, Queue, Reader
 from nnrepl.shell.shell import Shell, is_capable, make_console, make_reader
+from nnrepl.timeline.cells import make_cell
 from nnrepl.timeline.history import parse_size
 from nnrepl.view.saved import facts_text
 
@@ -40,8 +44,17 @@ def parser() -> argparse.ArgumentParser:
         "-c", dest="commands", metavar="COMMAND", action="append", default=[], help="run a command at the first stop"
     )
     made.add_argument(
-        "-x", dest="files", metavar="FILE", action="append", default=[], help="run the commands in a file"
+        "-x",
+        dest="files",
+        metavar="FILE",
+        action="append",
+        default=[],
+        help="run the commands, or the Python, in a file",
     )
+    made.add_argument(
+        "--call", metavar="STATEMENT", action="append", default=[],
+        help="what to do when the program has run; stop before its first op (also right behind PROGRAM)",
+    )  # fmt: skip
     made.add_argument("--empty", action="store_true", help="no program: type one, with mx, nn and optim at hand")
     made.add_argument("--batch", action="store_true", help="end after the given commands; show only what they show")
     made.add_argument("--stop-at-entry", action="store_true", help="stop at the very first op")
@@ -51,8 +64,8 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--history", metavar="SIZE", type=size, help="memory for old values, such as 500M")
     made.add_argument("--version", action="version", version=versions())
     made.epilog = (
-        "PROGRAM is a script, a notebook, or a tape that save wrote (.safetensors); without one, the built-in "
-        "example. ARG are its own arguments."
+        "PROGRAM is a script, a notebook, - for standard input, or a tape that save wrote (.safetensors); without "
+        "one, the built-in example. ARG are its own arguments; behind -- all are, --call too."
     )
     return made
 
@@ -77,6 +90,10 @@ def load(options: argparse.Namespace) -> Script:
         return load_module(options.module, options.args)
     if options.empty:
         return empty_script()
+    if options.program == "-" and (sys.stdin is None or not sys.stdin.isatty()):
+        return read_script(options.args)
+    if options.program == "-":
+        return empty_script()
     if options.program is None:
         return load_script(str(example_path()), [])
     return load_script(options.program, options.args)
@@ -90,18 +107,30 @@ def given_lines(options: argparse.Namespace) -> list[str]:
     return lines + list(options.commands)
 
 
+def call_of(options: argparse.Namespace) -> str:
+    """The statements that are to be run behind the program, as one cell. Raises CannotLoad."""
+    text = "\n".join(options.call)
+    try:
+        if options.call:
+            make_cell(1, text)
+    except (SyntaxError, ValueError) as error:
+        raise CannotLoad(f"--call {text!r} does not parse: {getattr(error, 'msg', error)}") from None
+    return text
+
+
 def lines_in(path: Path) -> list[str]:
-    """The commands in a file. Raises CannotLoad."""
+    """The commands and the Python in a file. Raises CannotLoad."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not text in UTF-8"
         raise CannotLoad(f"cannot read {path}: {reason}") from None
-    return [line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#!")]
+    return in_file(text, path.name, TABLE)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run nnrepl. Returns the exit status: 2 for a wrong command line, else the program's own."""
+    load_all()
     own, program = split_arguments(sys.argv[1:] if arguments is None else arguments)
     options = parser().parse_args(own)
     options.program, options.args = (program[0], program[1:]) if program else (None, [])
@@ -111,6 +140,7 @@ def main(arguments: list[str] | None = None) -> int:
         if options.tui and (options.batch or options.plain or not is_capable()):
             raise CannotLoad("--tui needs a terminal, and neither --batch nor --plain")
         lines = given_lines(options)
+        options.call = call_of(options)
         if options.module is None and (options.program or "").endswith(SUFFIX):
             return look(options, lines)
         script = load(options)
@@ -122,8 +152,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def look(options: argparse.Namespace, lines: list[str]) -> int:
     """Look at a saved tape, without its program. Returns the exit status. Raises UserError."""
-    if options.args:
-        raise UserError(f"{options.program} is a saved tape; it takes no arguments")
+    if options.args or options.call:
+        raise UserError(f"{options.program} is a saved tape; it takes no arguments, and nothing can be called")
     session, facts = open_session(options.program)
     settings, notes = settings_of(options)
     session.settings.update(settings)
@@ -171,7 +201,17 @@ def reader_of(interpreter: Interpreter, options: argparse.Namespace, given: Queu
 
 
 def split_arguments(arguments: list[str]) -> tuple[list[str], list[str]]:
-    """Where nnrepl's own options end: at the program, or at `-m MODULE`; everything behind is the program's."""
+    """Where nnrepl's own options end: at the program, or at `-m MODULE`; everything behind is the program's, but for
+    `--call STATEMENT` right there."""
+    own, program = _split(arguments)
+    if arguments[len(own) : len(own) + 1] == ["--"]:
+        return own, program
+    while program[1:2] == ["--call"] and len(program) > 2:
+        own, program = [*own, f"--call={program[2]}"], [program[0], *program[3:]]
+    return own, program
+
+
+def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
     at = 0
     while at < len(arguments):
         word = arguments[at]
@@ -180,7 +220,7 @@ def split_arguments(arguments: list[str]) -> tuple[list[str], list[str]]:
         if word == "-m" or (word.startswith("-m") and not word.startswith("--")):
             end = at + (2 if word == "-m" else 1)
             return arguments[:end], ["-m", *arguments[end:]]
-        if word in ("-c", "-x", "--theme", "--history"):
+        if word in ("-c", "-x", "--call", "--theme", "--history"):
             at += 2
         elif word.startswith("-") and word != "-":
             at += 1
@@ -205,7 +245,9 @@ class Debugger:
         session = Session(tape, names)
         session.settings.update(self.settings)
         options = self.options
-        debuggee = Debuggee(self.script, session, at_entry=options.stop_at_entry, reads_input=options.batch)
+        debuggee = Debuggee(
+            self.script, session, at_entry=options.stop_at_entry, reads_input=options.batch, call=options.call
+        )
         shell = self._shell(session)
         try:
             error = debuggee.run()

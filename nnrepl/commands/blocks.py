@@ -56,13 +56,32 @@ def is_command(line: str, table: Table) -> bool:
         return False
 
 
+def ends(lines: list[str]) -> bool:
+    """Whether a block that a person types is at its end: an empty line ends it, as at Python's own prompt; in a class,
+    and in a function that has not returned yet, it takes two, since they have empty lines inside."""
+    if len(lines) < 2 or lines[-1].strip():
+        return False
+    return not lines[-2].strip() or not _goes_on("\n".join(lines))
+
+
+def _goes_on(text: str) -> bool:
+    """Whether a block is one in which people leave lines empty, and more could follow."""
+    try:
+        last = ast.parse(text.strip().removeprefix("!")).body[-1]
+    except (SyntaxError, ValueError, IndexError, RecursionError, MemoryError):
+        return False
+    if isinstance(last, (ast.FunctionDef, ast.AsyncFunctionDef)):
+        return not isinstance(last.body[-1], (ast.Return, ast.Raise))
+    return isinstance(last, ast.ClassDef)
+
+
 class Blocks:
     """Puts lines together.
 
     Args:
         read: Gives the next line, None at the end.
         table: The commands, which are lines by themselves.
-        typed: Whether a person types the lines: then an empty one ends a block.
+        typed: Whether a person types the lines: then empty ones end a block.
     """
 
     def __init__(self, read: Callable[[], str | None], table: Table, typed: bool = False) -> None:
@@ -82,12 +101,12 @@ class Blocks:
         try:
             while (state := state_of("\n".join(lines), self._table)) != COMPLETE:
                 self.inside = True
-                if state == CONTINUABLE and self._typed and not lines[-1].strip():
+                if state == CONTINUABLE and self._typed and ends(lines):
                     break
                 line = self._next()
                 if line is None:
                     break
-                if not _CONTINUES.match(line) and not _takes_any(state, lines):
+                if not _CONTINUES.match(line) and not takes_any(state, lines):
                     self._ahead.appendleft(line)
                     break
                 lines.append(line)
@@ -120,7 +139,14 @@ def split(lines: Iterable[str], table: Table) -> list[str]:
     return found
 
 
-def _takes_any(state: str, lines: list[str]) -> bool:
+def in_file(text: str, name: str, table: Table) -> list[str]:
+    """The commands and pieces of Python in a file; one that is called `.py` is one piece, whatever it looks like."""
+    if not name.endswith(".py"):
+        return split(text.splitlines(), table)
+    return [f"!{text}" if is_command(text.strip().partition("\n")[0], table) else text] if text.strip() else []
+
+
+def takes_any(state: str, lines: list[str]) -> bool:
     """Whether any line may follow: in brackets, in a string, behind a decorator."""
     text = "\n".join(lines).removeprefix("!")
     return state == OPEN and (lines[-1].lstrip().startswith("@") or is_open(text) or is_open(masked(text)))

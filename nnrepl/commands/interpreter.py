@@ -279,8 +279,8 @@ class Interpreter:
         timeline, changes.news = changes.news, None
         if timeline is None:
             return None
-        below = below_text(changes.timelines.live)
-        return news_text(timeline) if below is None else Group(news_text(timeline), below)
+        below, said = below_text(changes.timelines.live), news_text(timeline, self.session.goes_on)
+        return said if below is None else Group(said, below)
 
     def moved_in_time(self, *said: RenderableType) -> RenderableType:
         """Another tape is looked at."""

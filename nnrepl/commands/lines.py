@@ -8,6 +8,7 @@ from pathlib import Path
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from nnrepl.commands.blocks import in_file
 from nnrepl.commands.general import GENERAL
 from nnrepl.commands.interpreter import Interpreter
 from nnrepl.commands.table import COUNT, FILE, Grammar, command
@@ -16,14 +17,17 @@ from nnrepl.session.errors import UserError
 
 @command("source", takes=FILE, group=GENERAL)
 def source(it: Interpreter, text: str) -> RenderableType | None:
-    """Run the commands in a file, one a line; `#!` begins a comment. They go on at the next stop after a motion."""
+    """Run the commands and the Python in a file; `#!` begins a comment. They go on at the next stop after a motion.
+
+    Lines that belong together (a class, a loop) are one piece; Python throughout, or a file called `.py`, is one cell.
+    """
     path = Path(text).expanduser()
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        pieces = in_file(path.read_text(encoding="utf-8"), path.name, it.table)
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not text in UTF-8"
         raise UserError(f"cannot read {text}: {reason}") from None
-    it.given.extendleft(line for line in reversed(lines) if line.strip() and not line.lstrip().startswith("#!"))
+    it.given.extendleft(reversed(pieces))
     return None
 
 

@@ -9,6 +9,7 @@ from rich.console import RenderableType
 from nnrepl.commands.interpreter import Interpreter
 from nnrepl.commands.table import COUNT, NOTHING, PLACE, PLACE_OR_NOTHING, Grammar, command
 from nnrepl.session import jumps
+from nnrepl.session.errors import UserError
 
 FORWARDS, BACKWARDS, JUMPS = "forwards", "backwards", "jumps"
 
@@ -123,11 +124,18 @@ def rewind(it: Interpreter, text: str) -> RenderableType | None:
     return it.show_stop(it.session.rewind())
 
 
-@command("restart", "run", takes=NOTHING, group=JUMPS)
+@command("restart", "run", takes=Grammar("[now]", lambda text: text in ("", "now")), group=JUMPS)
 def restart(it: Interpreter, text: str) -> RenderableType | None:
     """Run the program again from its start, with the same arguments and random numbers.
 
-    Its files are read anew; if one does not parse, nothing happens. Breakpoints stay, edits and timelines go.
+    Its files are read anew; if one does not parse, nothing happens. Breakpoints stay, edits and timelines go: where
+    there are several, `restart now` says that they may.
     """
+    many = len(it.session.changes.timelines)
+    if many > 1 and not text:
+        raise UserError(
+            f"restart would leave {many} timelines behind: restart now does; timeline 1, then goto start, goes to the "
+            "start of the program as it is"
+        )
     it.session.restart()
     return None

@@ -25,9 +25,9 @@ def why(it: Interpreter, text: str) -> RenderableType | None:
     `why grad(weights1) == 0` walks from the loss to the gradient and names the first op where it became 0;
     `why nan`, `why inf` and `why z is nan` follow the very element back to where it was born: an op, a weight, the
     data, a number in the program; `why grad(w) is tiny` and `is huge` name the ops that shrink or grow it most, or the
-    sum whose terms cancel; `why grad(w) is none` where the path ends, or that nobody asked;
-    `why z` whether all is well; `why error` what disagrees in a call that failed; `why loss` what changed the loss
-    since the pass before, or, in a pass with an edit, since the timeline before it.
+    sum whose terms cancel; `why grad(w) is none` where the path ends, or that nobody asked; `why z` whether all is
+    well; `why error` what disagrees in a call that failed; `why loss` what changed the loss since the pass before, or,
+    in a pass with an edit, since the timeline before it.
     `why` alone finds the first thing that is wrong. What lies ahead in a recorded pass may be asked about.
     """
     from nnrepl.explain.why import why as find_cause

@@ -236,6 +236,8 @@ def _forward(look: Look, found: Explanation, op: Op, entry: Entry | None, value:
             found.notes.append(f"into {op.label} takes it apart into textbook ops, with their numbers.")
     found.notes.extend(_shape_notes(op, entry, value))
     found.notes.extend(known_by_name(op))
+    if entry.source:
+        found.notes.append(f"Source: {entry.source}.")
     step = update_of(value)
     if step is not None:
         found.update = update_lines(look, step, place)

@@ -147,9 +147,17 @@ def _operands(given: Any) -> Iterator[Operand]:
 
 
 def epsilon_of(*dtypes: mx.Dtype) -> float:
-    """The coarsest precision among some dtypes, and what MLX's kernels add: a few units in the last place."""
+    """The coarsest precision among some dtypes, and what MLX's kernels add: a few units in the last place.
+
+    On a GPU products of float32 may be taken in TF32, which has ten bits after the point (MLX_ENABLE_TF32).
+    """
     found = [EPSILON[dtype] for dtype in dtypes if dtype in EPSILON]
+    if mx.float32 in dtypes and mx.default_device().type == mx.DeviceType.gpu:
+        found.append(_TF32)
     return 4 * max(found, default=0.0)
+
+
+_TF32 = 4.9e-4
 
 
 def holds(node: Node, result: Any, epsilon: float, dtype: mx.Dtype) -> bool:

@@ -38,10 +38,10 @@ _two("power", "a^b", "g · b · a^(b − 1)", "0 if y = 0 else g · ln(a) · y",
      valid="a ≥ 0 unless b is whole, a ≠ 0 if b < 0")  # fmt: skip
 _two("maximum", "max(a, b)", "g · [a > b]", "g · [a ≤ b]",
      "The larger of two numbers passes. The gradient goes to the one that was larger; the other gets nothing.",
-     kink="a b", traits=(Trait.CHOOSES,))  # fmt: skip
+     traits=(Trait.CHOOSES,))  # fmt: skip
 _two("minimum", "min(a, b)", "g · [a < b]", "g · [a ≥ b]",
      "The smaller of two numbers passes. The gradient goes to the one that was smaller; the other gets nothing.",
-     kink="a b", traits=(Trait.CHOOSES,))  # fmt: skip
+     traits=(Trait.CHOOSES,))  # fmt: skip
 _two("arctan2", "arctan(a / b) + π · [b < 0] · ([a ≥ 0] − [a < 0])", "g · b / (a² + b²)", "−g · a / (a² + b²)",
      "The angle under which one sees the point ({b}, {a}) from the origin, −π to π. Left of the axis half a turn is "
      "added or taken away, because arctan knows only the right half.", valid="b ≠ 0",
@@ -62,8 +62,7 @@ _one("sqrt", "√a", "g / (2 · y)", "The square root. Its slope grows without b
 _one("rsqrt", "1 / √a", "−g · y / (2 · a)", "One divided by the square root.", valid="a > 0")
 _one("reciprocal", "1 / a", "−g · y²", "One divided by {a}.", valid="a ≠ 0")
 _one("abs", "|a|", "g · sign(a)",
-     "Drops the sign. The gradient keeps its sign where {a} > 0, turns it where {a} < 0, and is 0 at 0.",
-     kink="a 0")  # fmt: skip
+     "Drops the sign. The gradient keeps its sign where {a} > 0, turns it where {a} < 0, and is 0 at 0.")  # fmt: skip
 _one("exp", "exp(a)", "g · y",
      "The exponential: it grows so fast that float16 overflows beyond 11.09, float32 beyond 88.7. It is its own "
      "slope.")  # fmt: skip
@@ -114,7 +113,7 @@ pointwise(
     {"a": "g · [a > a_min] · [max(a, a_min) < a_max]", "a_min": "g · [a ≤ a_min] · [a_min < a_max]",
      "a_max": "g · [max(a, a_min) ≥ a_max]"},
     "Cuts off what lies outside of the limits. Where it cuts, no gradient goes to {a}.",
-    parameters="a, a_min=None, a_max=None", kink="a a_min a_max", traits=(Trait.CHOOSES,), forward=_clip,
+    parameters="a, a_min=None, a_max=None", traits=(Trait.CHOOSES,), forward=_clip,
 )  # fmt: skip
 
 pointwise(

@@ -69,7 +69,6 @@ class Entry:
             moved, none is changed. COMPOSITE: `forward` takes it apart into textbook ops. WHOLE: it is not taken apart.
             FIXED: no gradient passes.
         valid: Where the formula has a meaning, in words, "" everywhere: "a ≥ 0".
-        kink: Where the slope jumps: the symbols that meet there, `("a", "b")`, "" for none.
         traits: What kind of op it is.
         row: For an op that is computed element by element or row by row (and then by its text, which is read and
             computed): which numbers belong together. None for all others.
@@ -86,7 +85,6 @@ class Entry:
     slopes: dict[str, Slope] = field(default_factory=dict)
     kind: str = ELEMENTWISE
     valid: str = ""
-    kink: str = ""
     traits: frozenset[Trait] = frozenset()
     row: Row | None = None
     source: str = ""
@@ -179,7 +177,7 @@ def formula(
     """Enter a function as the formula of an op."""
 
     def write(forward: Run) -> Run:
-        enter(Entry(name, text, words, forward, slopes or {}, kind, valid, "", frozenset(traits), row, source))
+        enter(Entry(name, text, words, forward, slopes or {}, kind, valid, frozenset(traits), row, source))
         return forward
 
     return write

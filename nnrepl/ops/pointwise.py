@@ -44,7 +44,7 @@ def signature(parameters: str) -> inspect.Signature:
 
 def pointwise(
     name: str, text: str, slopes: Mapping[str, str], words: str, *, parameters: str = "a", row: Row = ALONE,
-    kind: str = ELEMENTWISE, valid: str = "", kink: str = "", traits: Iterable[Trait] = (),
+    kind: str = ELEMENTWISE, valid: str = "", traits: Iterable[Trait] = (),
     forward: Run | None = None, source: str = "",
 ) -> None:  # fmt: skip
     """Enter an op whose formula and slopes are computed from their texts.
@@ -57,7 +57,7 @@ def pointwise(
     written = signature(parameters)
     run_text = forward or _forward(text, written, row)
     backward = {symbol: Slope(slope, _slope(slope, written, row)) for symbol, slope in slopes.items()}
-    enter(Entry(name, text, words, run_text, backward, kind, valid, kink, frozenset(traits), row, source))
+    enter(Entry(name, text, words, run_text, backward, kind, valid, frozenset(traits), row, source))
 
 
 def whole(
@@ -71,7 +71,7 @@ def whole(
         return run(*args, **kwargs)
 
     forward.__signature__ = written  # type: ignore[attr-defined]
-    enter(Entry(name, text, words, forward, slopes or {}, kind, valid, "", frozenset(traits)))
+    enter(Entry(name, text, words, forward, slopes or {}, kind, valid, frozenset(traits)))
 
 
 def _bound(written: inspect.Signature, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:

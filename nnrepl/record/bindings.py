@@ -171,11 +171,18 @@ class Watch:
                     self._look(watched, position)
 
     def leave(self, frame: FrameType) -> None:
-        """Note what the variables of a frame of the program's held at its end: its call has returned."""
+        """Note what the variables of a frame held at its end, of a library's what its `self` holds: its call has
+        returned."""
         state = self._frames.get(frame)
-        if state is not None and not state.library:
+        if state is None:
+            return
+        if not state.library:
             self.see(frame)
-        self._frames.pop(frame, None)
+        elif state.values:
+            watched = self._known.get(id(state.values[0]))
+            if watched is not None and not _same(watched):
+                self._look(watched, len(self.recorder.tape.ops))
+        del self._frames[frame]
 
     def release(self) -> None:
         """Let go of all frames, and of what their variables hold."""
@@ -314,7 +321,7 @@ class Watch:
         pending = True
         while pending:
             pending = False
-            for key, watched in list(self._known.items()):
+            for key, watched in self._known.copy().items():
                 box = watched.refer
                 if isinstance(box, _Box) and box.alone():
                     box.let_go()
@@ -333,7 +340,7 @@ class Watch:
                 if inner is not None and isinstance(inner.refer, _Box) and id(item) not in reached:
                     reached.add(id(item))
                     pending.append(inner)
-        for key, watched in list(self._known.items()):
+        for key, watched in self._known.copy().items():
             if isinstance(watched.refer, _Box) and key not in reached:
                 watched.refer.let_go()
                 del self._known[key]

@@ -177,14 +177,14 @@ class ProgramNames:
         op = value.op
         assert op is not None
         bindings = self.tape.bindings
-        inner: list[str] = []
+        inner: list[tuple[int, str]] = []
         for scope in _path(op.scope)[::-1]:
             for name in bindings.names_in(scope, value):
                 if _hands_on(scope.code):
                     continue
                 shown = self._state_name(op, name) or self._in_module(name, scope)
                 if _in_layer(scope):
-                    inner.append(shown)
+                    inner.append((-scope.depth, shown))
                 else:
                     yield shown
         seen = bindings.seen
@@ -193,10 +193,10 @@ class ProgramNames:
                 continue
             shown = self._state_name(op, name) or self._in_module(name, scope)
             if _in_layer(scope):
-                inner.append(shown)
+                inner.append((-scope.depth, shown))
             else:
                 yield shown
-        yield from inner
+        yield from (shown for _, shown in sorted(inner, key=lambda one: one[0]))
 
     def _expected(self, op: Op, slot: int) -> Iterator[tuple[Activation, str]]:
         """The variables to which the program's source assigns an output, followed through returns, each with its

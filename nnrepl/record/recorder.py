@@ -115,7 +115,8 @@ class Recorder:
 
     Attributes:
         mode: RECORD; OPAQUE inside a transform that MLX runs by itself; MUTED while nnrepl itself computes.
-        live: The value that each living array object holds, by `id`.
+        live: The value that each living array object holds, by `id`. Arrays may die at any moment at which Python
+            collects garbage, and their entries with them: go through a `copy()`, which is made in one piece.
         part: The pass that is being recorded.
         differentiating: How many transforms of ours are running (0 at the top level of the program).
         captured: In OPAQUE mode, the recorded values that were touched.
@@ -382,7 +383,7 @@ class Recorder:
 
     def relink(self, now: dict[Value, Value]) -> None:
         """Let the program's array objects stand for other values (of the same content)."""
-        for key, value in list(self.live.items()):
+        for key, value in self.live.copy().items():
             if value not in now:
                 continue
             held = value.held

@@ -314,7 +314,7 @@ class Replay(Intake):
             CannotExchange: If one of them has another shape or dtype.
         """
         content = self.content(new)
-        for key, value in list(recorder.live.items()):
+        for key, value in recorder.live.copy().items():
             if value is old:
                 array = object_of(recorder, key, old)
                 if array is not None:
@@ -333,7 +333,7 @@ class Replay(Intake):
         """Give the program's objects the content that they are to have on this timeline: at the entry of a pass some
         may hold what an edit further on, of another timeline, had made of them."""
         edited = set(recorder.tape.edits.values())
-        for key, value in list(recorder.live.items()):
+        for key, value in recorder.live.copy().items():
             array = object_of(recorder, key, value) if value in edited else None
             if array is not None:
                 refill(array, self.content(value).array)

@@ -16,8 +16,9 @@ import types
 import weakref
 from array import array as flat_array
 from collections import deque
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Hashable, Iterable
+from functools import lru_cache
+from typing import Any, cast
 
 import mlx.core as mx
 
@@ -57,7 +58,6 @@ class World:
         self._variables: list[tuple[dict[str, Any], list[str]]] = []
         self._iterators: dict[int, Any] = {}
         self._fresh: dict[int, Any] = {}
-        self._namespaces: set[int] = {id(vars(module)) for module in _modules()}
         self._random = RandomStates()
         pending: _Pending = [(root, "") for root in roots]
         while pending and len(self._seen) < _LIMIT:
@@ -128,7 +128,7 @@ class World:
 
     def _container(self, thing: Any, pending: _Pending) -> None:
         if isinstance(thing, dict):
-            if id(thing) in self._namespaces:
+            if "__builtins__" in thing or "__spec__" in thing:  # a module's, or what exec() made
                 self._namespace(thing, pending)
                 return
             self._kept.append(keepers.keep_dict(thing, self._current))
@@ -212,7 +212,7 @@ class World:
         attributes = getattr(thing, "__dict__", None)
         if isinstance(attributes, dict):
             pending.append((attributes, ""))
-        for slot in _slots(type(thing)):
+        for slot in _slots_of(cast(Hashable, type(thing))):
             self._kept.append(keepers.keep_slot(thing, slot, self._current))
             pending.append((getattr(thing, slot, None), slot))
         if type(thing).__module__ != "builtins":
@@ -233,7 +233,7 @@ def _content(thing: Any) -> Any:
         return thing.tobytes() if thing.nbytes <= _COMPARED and not thing.dtype.hasobject else None
     if isinstance(thing, (bytearray, flat_array)):
         return bytes(thing)
-    return tuple([id(getattr(thing, slot, None)) for slot in _slots(type(thing))])
+    return tuple([id(getattr(thing, slot, None)) for slot in _slots_of(cast(Hashable, type(thing)))])
 
 
 _COMPARED = 2**20
@@ -268,10 +268,6 @@ class RandomStates:
             set_random_state(self._mlx)
 
 
-def _modules() -> list[types.ModuleType]:
-    return [module for module in list(sys.modules.values()) if isinstance(module, types.ModuleType)]
-
-
 def _names(code: types.CodeType) -> Iterable[str]:
     yield from code.co_names
     for constant in code.co_consts:
@@ -279,9 +275,10 @@ def _names(code: types.CodeType) -> Iterable[str]:
             yield from _names(constant)
 
 
-def _slots(cls: type) -> list[str]:
+@lru_cache(2048)
+def _slots_of(cls: Hashable) -> list[str]:
     found: list[str] = []
-    for base in cls.__mro__:
+    for base in cast(type, cls).__mro__:
         declared = base.__dict__.get("__slots__", ())
         names = [declared] if isinstance(declared, str) else list(declared)
         private = f"_{base.__name__.lstrip('_')}"

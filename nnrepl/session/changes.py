@@ -251,6 +251,13 @@ class Changes:
             tape, names = self._again(run, current, None)
             self.arrived(tape, names, self.session.cursor)
 
+    @property
+    def unfinished(self) -> bool:
+        """Whether the program has ended, but not on the timeline that the user looks at: it can run on there."""
+        timelines = self.timelines
+        waits = timelines.current is not timelines.live and not timelines.current.ended
+        return waits and self.restarts is not None and self.session.recorder is not None
+
     def _able(self) -> Restarts:
         if self.restarts is None:
             raise UserError("nothing can be changed here: there is no program that could run again")

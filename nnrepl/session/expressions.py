@@ -202,6 +202,14 @@ class Expressions:
             except UserError as answer:
                 failed = failed or answer
                 continue
+            rest = words[count:]
+            if (
+                not labels
+                and rest
+                and isinstance(getattr(found, "thing", None), Value)
+                and not hasattr(mx.array, rest[0])
+            ):
+                continue  # `layers.0.weight.m` is no attribute of the parameter: the tape may know it as a whole
             if found is not None and isinstance(found.thing, Value):
                 if count == len(words) or hasattr(mx.array, words[count]):
                     return ".".join([put(found.thing), *words[count:]])

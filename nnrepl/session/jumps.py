@@ -45,7 +45,7 @@ def on(session: Session, place: Place, start: int) -> Stop | None:
     found = goal.find(tape)
     if found is not None:
         return session.forward(goals.At(found, goal.reason, place.title))
-    if not session.running or place.gone(tape):
+    if not session.goes_on or place.gone(tape):
         raise UserError(place.gone(tape) or f"no op is at {place.title}{nowhere(session, start)}")
     return session.forward(goal)
 

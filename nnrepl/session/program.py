@@ -84,7 +84,9 @@ class _Reader(ast.NodeVisitor):
         local = [] if isinstance(node, ast.ClassDef) else ["<locals>"]
         names[".".join([*self._within, node.name])] = (node.lineno, node.end_lineno or node.lineno)
         self._within += [node.name, *local]
-        self.generic_visit(node)
+        defaults = [] if isinstance(node, ast.ClassDef) else [node.args]
+        for part in (*node.decorator_list, *defaults, *node.body):  # bases and annotations make no ops
+            self.visit(part)
         del self._within[-1 - len(local) :]
 
     def visit_FunctionDef(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> None:
@@ -95,6 +97,11 @@ class _Reader(ast.NodeVisitor):
 
     def visit_ClassDef(self, node: ast.ClassDef) -> None:
         self._scope(node, self._file.classes)
+
+    def visit_AnnAssign(self, node: ast.AnnAssign) -> None:
+        self.visit(node.target)
+        if node.value is not None:
+            self.visit(node.value)
 
     def visit_Name(self, node: ast.Name) -> None:
         if isinstance(node.ctx, ast.Store):

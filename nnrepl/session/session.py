@@ -13,40 +13,36 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-import mlx.core as mx
-
-from nnrepl.record.bounds import OutOfBounds, outside
 from nnrepl.record.gradient_call import GradientCall
 from nnrepl.record.intake import RECORDING
 from nnrepl.record.names import ProgramNames
 from nnrepl.record.recorder import Recorder
 from nnrepl.replay.interrupts import hold_on
 from nnrepl.replay.run import Run
-from nnrepl.session import goals, jumps, places
+from nnrepl.session import goals, jumps
 from nnrepl.session.changes import Changes
-from nnrepl.session.errors import NoGradient, NotYet, Quit, Restart, UserError
-from nnrepl.session.expressions import Expressions, Surroundings, aside
+from nnrepl.session.errors import Quit, Restart, UserError
+from nnrepl.session.expressions import Expressions, Surroundings
 from nnrepl.session.hooks import END_OF_PROGRAM, END_OF_TAPE, EXCEPTION, START_OF_TAPE, Hooks, Stop
 from nnrepl.session.lookup import Lookup
-from nnrepl.session.place import Place
-from nnrepl.session.places import Here
 from nnrepl.session.program import Program
+from nnrepl.session.reading import Reading
 from nnrepl.session.restarts import ProgramRestarts
 from nnrepl.session.running import Lookout
 from nnrepl.session.settings import defaults
 from nnrepl.session.stops import Hit, Stops
 from nnrepl.session.typed import Waiting, along_done, only_defines, upcoming
-from nnrepl.tape import GRADIENT_PASS, Op, Pass, Tape, Value
+from nnrepl.tape import Op, Tape
 from nnrepl.timeline import moves
 from nnrepl.timeline.code import Codes, Files
-from nnrepl.timeline.evaluation import Work, evaluate, pending
+from nnrepl.timeline.evaluation import Work
 from nnrepl.timeline.history import History
 from nnrepl.timeline.timelines import Timelines
 
 __all__ = ["END_OF_PROGRAM", "END_OF_TAPE", "EXCEPTION", "START_OF_TAPE", "Hooks", "Session", "Stop"]
 
 
-class Session:
+class Session(Reading):
     """A person's place on a tape.
 
     Attributes:
@@ -99,11 +95,11 @@ class Session:
 
     # -- the program's side ------------------------------------------------------------------------------
 
-    def begin(self, at_entry: bool) -> None:
-        """The program is about to start; run to the first stop."""
+    def begin(self, at_entry: bool, through: bool = False) -> None:
+        """The program is about to start; run to the first stop, or through to its end, where more is to come."""
         self.running = True
-        started = self._forward_started
-        self.goal = goals.At(0, "first op") if at_entry else goals.FirstForward(started)
+        first = goals.Ending() if through else goals.FirstForward(self._forward_started)
+        self.goal = goals.At(0, "first op") if at_entry else first
 
     @property
     def may_stop(self) -> bool:
@@ -222,6 +218,7 @@ class Session:
         """The program has ended, by itself or by an exception; the person may still look around."""
         self.running = False
         self.exit_error = error
+        self.changes.timelines.live.ended = True
         if self.recorder is not None:
             self.recorder.over()
         hits = [] if self.replaying else self.lookout.ended()
@@ -329,12 +326,12 @@ class Session:
         """Go on towards a goal: on the tape as far as it reaches, then by letting the program run (None)."""
         found = goal.find(self.tape)
         self.goal = goal
-        hits = self.lookout.ahead(len(self.tape) + (not self.running) if found is None else found + 1)
+        hits = self.lookout.ahead(len(self.tape) + (not self.goes_on) if found is None else found + 1)
         if hits:
             return self.hit(hits)
         if found is not None:
             return self.arrive(found, goal.reason)
-        if self.running:
+        if self.goes_on:
             self.changes.relive()
             self.resuming = True
             return None
@@ -343,6 +340,11 @@ class Session:
         if sought:
             raise UserError(f"nothing ahead is at {sought}; {self.lookup.extent()}")
         return self.arrive(len(self.tape), END_OF_TAPE if at_end else "")
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether more can be recorded on this tape: the program runs, or can run again for this timeline."""
+        return self.running or self.changes.unfinished
 
     def step(self, count: int = 1) -> Stop | None:
         """Go to the next op, or the `count`-th from here."""
@@ -373,10 +375,6 @@ class Session:
         number = 0 if part is None else part.number - count
         found = [other for other in self.tape.passes if other.number <= number and len(other)]
         return self.arrive(found[-1].start if found else 0, "" if found else START_OF_TAPE)
-
-    @staticmethod
-    def _at_end(part: Pass) -> Surroundings:
-        return Surroundings(part.end, part.ops[-1].scope, None)
 
     def finish(self) -> Stop | None:
         """Go to the first op outside of this function."""
@@ -437,14 +435,6 @@ class Session:
         """
         return jumps.goto(self, text)
 
-    def find(self, place: Place, start: int, end: int, reverse: bool = False) -> int | None:
-        """The first position of a place in a range (the last one, in reverse), its condition included."""
-        return self.lookout.search.find(place, start, end, reverse)
-
-    def nearest(self, place: Place) -> int | None:
-        """Where a place is: in this pass if it is there, else the last before the cursor, else the next."""
-        return place.nearest(self.tape, self.cursor, lambda start, end, back: self.find(place, start, end, back))
-
     def last_write(self, name: str) -> Stop:
         """Go back to the op that wrote a value last; from there, to the write before.
 
@@ -475,48 +465,6 @@ class Session:
         self.hooks.quitting()
         raise Quit
 
-    def op_at(self, text: str) -> Op:
-        """The op that a place means from here.
-
-        Raises:
-            UserError: If there is no such place, or no op is at it.
-        """
-        place = self.place(text)
-        found = self.nearest(place)
-        if found is None or found >= len(self.tape):
-            raise UserError(f"no op is at {place.title}; {self.lookup.extent()}")
-        return self.tape.ops[found]
-
-    def place(self, text: str) -> Place:
-        """Read a place, as every command reads it.
-
-        Raises:
-            UserError: If nothing recorded and nothing in the program's source can be it.
-        """
-        op = self.op or (self.tape.ops[-1] if self.tape.ops else None)
-        variables = self.expressions.known(self.where())
-        for step in reversed(op.scope.path()) if op is not None and op.scope is not None else ():
-            variables = {**step.variables, **variables}
-        here = Here(self.tape, self.names, op, self.program, self.running, variables, self.skip)
-        return places.read(text, here)
-
-    @property
-    def skip(self) -> tuple[str, ...]:
-        """The modules whose lines are not the program's own."""
-        return tuple(str(self.settings["skip"]).split())
-
-    # -- looking -------------------------------------------------------------------------------------------
-
-    @property
-    def op(self) -> Op | None:
-        """The op that comes next; None behind the last one."""
-        return self.tape.ops[self.cursor] if self.cursor < len(self.tape) else None
-
-    @property
-    def part(self) -> Pass | None:
-        """The pass in which the cursor stands."""
-        return self.tape.pass_at(self.cursor)
-
     def where(self) -> Surroundings:
         """Where Python at the prompt stands."""
         where = self.where_at(self.cursor)
@@ -529,72 +477,3 @@ class Session:
             return where
         frame = None if self.recorder is None or not self.running else self.recorder.stack.frame_of(scope)
         return Surroundings(self.cursor, scope, frame)
-
-    def where_at(self, position: int) -> Surroundings:
-        """Where Python would stand with the cursor at a position."""
-        scope = self.lookup.frames.scope_at(position)
-        frame = None
-        if self.recorder is not None and self.running:
-            frame = self.recorder.stack.frame_of(scope)
-        return Surroundings(position, scope, frame)
-
-    def named(self, text: str) -> Value:
-        """The tensor that a name means where the user stands. Raises as `Lookup.by_words` does."""
-        return self.lookup.by_words(text, self.cursor, self.where().scope)
-
-    def evaluate(self, values: list[Value]) -> Work:
-        """Give values their numbers; counts what that took. Raises UserError where that would read outside of a
-        tensor."""
-        with aside():
-            try:
-                work = evaluate(values, self.hooks.progress)
-            except OutOfBounds as error:
-                raise UserError(str(error)) from None
-        if work.ops:
-            self.work.append(work)
-        return work
-
-    def small(self, values: list[Value]) -> bool:
-        """Whether values, and everything unevaluated that they depend on, are small enough to show unasked."""
-        limit = int(self.settings["peek"])
-        shown = sum(value.size for value in values)
-        if any(value.refusal for value in values):
-            return False
-        ops = pending(values, limit - shown) if limit > 0 and shown <= limit else None
-        if ops is None:
-            return False
-        with aside():
-            return outside(ops) is None
-
-    def over_steps(self, text: str) -> list[tuple[int, float]]:
-        """An expression as it stands behind the last gradient call of each training step, with the number of the
-        step; of a program that updates nothing, behind each gradient call. Those at whose end it does not exist are
-        left out.
-
-        Raises:
-            UserError: If it is no single number.
-            Exception: What Python raises.
-        """
-        found: list[tuple[int, Any]] = []
-        parts = [part for part in self.tape.passes if part.kind == GRADIENT_PASS and not part.open and len(part)]
-        last = {part.step.number: part for part in parts}
-        for number, part in last.items() if len(last) > 1 else enumerate(parts, 1):
-            try:
-                found.append((number, self.expressions.evaluate(text, self._at_end(part))))
-            except (NotYet, NoGradient):
-                continue
-        with aside():
-            mx.eval([result for _, result in found if isinstance(result, mx.array)])
-            return [(number, _number(text, result)) for number, result in found]
-
-    def loss_of(self, part: Pass) -> Value | None:
-        """The loss of a gradient pass."""
-        return part.loss if part.kind == GRADIENT_PASS else None
-
-
-def _number(text: str, result: Any) -> float:
-    if isinstance(result, mx.array) and result.size == 1:
-        result = result.item()
-    if isinstance(result, complex) or not isinstance(result, (bool, int, float)):
-        raise UserError(f"{text} is no single number; a reduction makes it one, such as mx.abs({text}).max()")
-    return float(result)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import codeop
-import warnings
 from collections.abc import Callable
 from typing import Any
 
+from prompt_toolkit.application import get_app
 from prompt_toolkit.buffer import Buffer
 from prompt_toolkit.completion import CompleteEvent
 from prompt_toolkit.document import Document
@@ -15,9 +14,8 @@ from prompt_toolkit.filters import Condition, has_completions, has_focus, has_se
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.keys import Keys
 
-from nnrepl.commands.table import Table, classify
-from nnrepl.session.errors import UserError
-from nnrepl.session.expressions import masked
+from nnrepl.commands.table import Table
+from nnrepl.shell.margin import Margin
 
 MOTIONS = {
     "f10": "next",
@@ -45,14 +43,18 @@ def bindings(
         run: Runs a command for a key.
         buffer: The name of the buffer in which one types.
     """
-    keys = KeyBindings()
+    keys, margin = KeyBindings(), Margin(table)
     typing = has_focus(buffer)
     for key, line in MOTIONS.items():
         keys.add(key)(lambda event, line=line: run(event, line))
 
     @keys.add("enter", filter=typing & ~is_searching)
     def _(event: KeyPressEvent) -> None:
-        _enter(event.current_buffer, table)
+        _enter(event, margin)
+
+    @keys.add(" ", filter=typing & Condition(lambda: margin.is_fresh(get_app().current_buffer)))
+    def _(event: KeyPressEvent) -> None:
+        margin.blank(event)
 
     @keys.add("escape", "enter", filter=typing & ~is_searching)
     def _(event: KeyPressEvent) -> None:
@@ -81,8 +83,6 @@ def editing_mode(settings: dict[str, Any]) -> EditingMode:
 
 def _at_word() -> bool:
     """Whether Tab completes: not in the margin of a further line, where it indents."""
-    from prompt_toolkit.application import get_app
-
     document = get_app().current_buffer.document
     return not (document.cursor_position_row and not document.current_line_before_cursor.strip())
 
@@ -112,39 +112,11 @@ def _common(endings: list[str]) -> str:
     return shared
 
 
-def _enter(buffer: Buffer, table: Table) -> None:
+def _enter(event: KeyPressEvent, margin: Margin) -> None:
     """Take the completion that is selected, go to a further line of unfinished Python, or run the line."""
+    buffer = event.current_buffer
     state = buffer.complete_state
     if state is not None and state.current_completion is not None:
         buffer.complete_state = None
         return
-    if unfinished(buffer.text, table):
-        buffer.newline(copy_margin=True)
-        if buffer.document.text_before_cursor.rstrip().endswith(":"):
-            buffer.insert_text("    ")
-    else:
-        buffer.validate_and_handle()
-
-
-def unfinished(text: str, table: Table) -> bool:
-    """Whether Python needs another line: an open bracket, or a block that no empty line has ended."""
-    lines = text.split("\n")
-    if len(lines) > 1 and not lines[-1].strip():
-        return False
-    try:
-        if classify(lines[0], table).kind == "command":
-            return False
-    except UserError:
-        pass
-    source = masked(text.strip().removeprefix("!"))
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            incomplete = codeop.compile_command(source, "<prompt>", "exec") is None
-    except (SyntaxError, ValueError, OverflowError, RecursionError, MemoryError):
-        return False
-    return incomplete or (len(lines) > 1 and lines[-1].startswith((" ", "\t")) and _in_block(lines))
-
-
-def _in_block(lines: list[str]) -> bool:
-    return any(line.partition("#")[0].rstrip().endswith(":") for line in lines)
+    margin.enter(event)

@@ -16,6 +16,7 @@ from rich.console import Console, RenderableType
 from rich.segment import Segment, Segments
 from rich.text import Text
 
+from nnrepl.commands.blocks import split
 from nnrepl.commands.interpreter import Interpreter
 from nnrepl.programs.output import HeldOutput
 from nnrepl.record.intake import Unwinding
@@ -295,6 +296,9 @@ class Shell(Hooks):
             self.console.print(Text(prompt + continued(line.strip(), prompt)), soft_wrap=True)
         if self.reader.screen is not None:
             self.reader.screen.typed(line.strip())
+        if "\n" in line and not self.reader.echoes:
+            line, *others = split(line.splitlines(), self.interpreter.table) or [""]
+            self.interpreter.given.extendleft(reversed(others))
         self.run(line)
         return True
 

@@ -29,6 +29,7 @@ class Timeline:
         code: The change of the program's source that it began with instead.
         codes: The changes of the source that hold on it, in order.
         seen: How far the user has been on it.
+        ended: Whether the program has run to its end on it.
         cells: What was typed as the program's next lines, in order.
         starts: Where on the tape those cells begin that have begun.
         inherited: How many of the cells had been typed before the timeline began.
@@ -42,9 +43,18 @@ class Timeline:
     code: CodeChange | None = None
     codes: tuple[CodeChange, ...] = ()
     seen: int = 0
+    ended: bool = False
     cells: list[Cell] = field(default_factory=list)
     starts: list[int] = field(default_factory=list)
     inherited: int = 0
+
+    @property
+    def extent(self) -> str:
+        """How far it goes: `step 3 · update`."""
+        if not self.tape.ops:
+            return "its start"
+        last = self.tape.ops[-1]
+        return last.phase if last.phase == "setup" else f"{last.step.title} · {last.phase}"
 
     @property
     def began(self) -> Edit | CodeChange | None:

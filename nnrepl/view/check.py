@@ -18,7 +18,7 @@ def check_view(report: Report) -> RenderableType:
     for one in report.checked:
         parts.extend(_one(one))
     parts.extend(_aside(report))
-    took = f" It took {report.seconds:.1f} s." if report.seconds >= 1 else ""
+    took = f" It took {report.seconds:.1f} s." if report.seconds >= 10 else ""
     parts.append(Text(words.cost(report.ops) + took, style="hint"))
     return Group(*parts)
 

@@ -36,16 +36,25 @@ def diff_view(
         rest = f", {len(changes) - ROWS} of them not shown" if len(changes) > ROWS else ""
         many = "op differs" if len(changes) == 1 else "ops differ"
         parts.append(Text(f"{len(changes)} {many}{rest}; {same} have the same values", style="dim"))
-    shorter = ends_first(before.tape, after.tape) if parted is None else None
-    if shorter is not None:
-        tape, op = shorter
-        which = before if tape is before.tape else after
-        end = f"{op.part.address} · {op.phase}"
-        parts.append(Text(f"Up to {end} only: there timeline {which.number} ends, the other goes on", style="warning"))
     if parted is not None:
         a, b = (f"{op.label} {op.name}" for op in parted)
         parts.append(Text(f"from here on the program goes another way: {a} became {b}", style="warning"))
+    else:
+        parts += _lengths(before, after)
     return Group(*parts)
+
+
+def _lengths(before: Timeline, after: Timeline) -> list[RenderableType]:
+    """That only one of two timelines goes on, and how to let the other one run as far."""
+    ended = ends_first(before.tape, after.tape)
+    if ended is None:
+        return []
+    short, long = (before, after) if ended[0] is before.tape else (after, before)
+    said = f"compared up to {short.extent}: there timeline {short.number} ends, and timeline {long.number} goes on to "
+    text = Text(f"{said}{long.extent}", style="warning")
+    if not short.ended:
+        text.append(f"; timeline {short.number}, then until step {long.tape.ops[-1].step.number}, runs it on")
+    return [text]
 
 
 def _table(changes: Sequence[Change]) -> Table:

@@ -14,8 +14,12 @@ from nnrepl.timeline.timelines import Timeline
 from nnrepl.view.tensor import number
 
 
-def edit_text(timeline: Timeline) -> Text:
-    """`timeline 2: weights1 edited before #1; 17 of the 18 ops behind it depend on it (lazy)`."""
+def edit_text(timeline: Timeline, goes_on: bool) -> Text:
+    """`timeline 2: weights1 edited before #1; 17 of the 18 ops behind it depend on it (lazy)`.
+
+    Args:
+        goes_on: Whether the program has still something to do.
+    """
     edit = timeline.edit
     assert edit is not None
     behind = timeline.tape.ops[edit.position + len(edit.ops) :]
@@ -23,10 +27,14 @@ def edit_text(timeline: Timeline) -> Text:
     said = f"timeline {timeline.number}: {edit.name} edited {where}"
     if behind:
         count = len(timeline.dependents())
-        what = f"{count} of the {len(behind)} ops behind it depend on it (lazy)" if count else "nothing depends on it"
+        what = f"{count} of the {len(behind)} ops behind it depend on it (lazy)"
+        if not count:
+            coming = "nothing recorded so far depends on it; what is still to come takes it as it is now"
+            what = coming if goes_on else "nothing depends on it"
         said += f"; {what}"
     text = Text(said, style="hint")
-    taken = [op for op in edit.target.consumers if op.position < edit.position]
+    step = behind[0].step.number if behind else timeline.tape.steps.number_at(edit.position)
+    taken = [op for op in edit.target.consumers if op.position < edit.position and op.step.number == step]
     if taken:
         text.append(
             f"\n{taken[-1].label} {taken[-1].name} took it before; to change that as well, undo and go back to it"
@@ -36,10 +44,10 @@ def edit_text(timeline: Timeline) -> Text:
     return text
 
 
-def news_text(timeline: Timeline) -> Text:
+def news_text(timeline: Timeline, goes_on: bool) -> Text:
     """What the change did with which a timeline began."""
     if timeline.code is None:
-        return edit_text(timeline)
+        return edit_text(timeline, goes_on)
     text = Text(f"timeline {timeline.number}: {timeline.code.text}", style="hint")
     for line in timeline.code.said:
         text.append(f"\n{line}", style="warning" if line.startswith("not ") else "hint")
@@ -92,6 +100,7 @@ def _line(changes: Changes, timeline: Timeline) -> Text:
         where = f"before {timeline.tape.ops[at].label}" if at < len(timeline.tape) else "at the end"
         line.append(f"  {began.text}", style="source")
         line.append(f"  {where}", style="dim")
+    line.append(f"  to {timeline.extent}", style="dim")
     loss = timeline.loss
     if loss is not None:
         known = number(loss.array.item()) if loss.evaluated else "not computed yet"

@@ -72,7 +72,8 @@ Syntax decides. A bare command word is a command: s, list, n. A command word wit
 goto #12. Assignments and operators are Python: n = 5, w @ x, p[0]. Where both would do, p (a)[0], p -x, n (2), it is
 the command, unless the word is a name of the program.
 ! always means Python. Anything else is Python: its value is shown, statements are run, and an open bracket or a block
-goes on in the next line. What the prompt computes is not recorded and moves no random state.""",
+goes on in the next line. What the prompt computes is not recorded and moves no random state. A line that changes
+something of the program's (opt.learning_rate = 0.5, model.eval(), a counter) makes a timeline, and can be undone.""",
         (),
         ("print", "pp"),
     ),

@@ -5,8 +5,11 @@ from __future__ import annotations
 import code
 import contextlib
 import io
+import json
 import linecache
+import re
 import sys
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -16,7 +19,7 @@ import mlx.core as mx
 import pytest
 
 from nnrepl.commands import load_all
-from nnrepl.commands.blocks import split
+from nnrepl.commands.blocks import in_file, split
 from nnrepl.commands.interpreter import Interpreter
 from nnrepl.commands.table import TABLE
 from nnrepl.programs.debuggee import Debuggee, new_tape
@@ -25,8 +28,9 @@ from nnrepl.session.errors import Quit, UserError
 from nnrepl.session.hooks import Hooks
 from nnrepl.session.session import Session, Stop
 from nnrepl.session.typed import CELL, EDIT, LOOK, kind_of
+from nnrepl.shell.margin import unfinished
 from nnrepl.view.defines import signature
-from tests.support import assert_same_bits, nnrepl_cli
+from tests.support import assert_same_bits, nnrepl_cli, plain_python
 
 load_all()
 
@@ -260,3 +264,133 @@ def test_a_pipe_types_cells(tmp_path: Path) -> None:
     assert "0\n1\n(nnrepl 4) 1 / 0\n" in result.stdout
     assert result.stderr.count("Traceback") == 1
     assert result.returncode == 1
+
+
+LINES = [
+    ("class A:\n    x = 1", True), ("class A:\n    x = 1\n    ", True), ("class A:\n    x = 1\n    \n    ", False),
+    ("class A:\n    x = 1\n", False), ("class A:\n    def f(self):\n        return 1\n        ", True),
+    ("def f(x):\n    return x\n    ", False), ("def f(x):\n    y = x\n    ", True), ("for i in x:\n    i\n    ", False),
+    ("for i in x:\n    i", True), ("class A:\n    x = 1\n\ny = 2", False), ("x = (1,\n", True), ("x = 1", False),
+    ("@d", True), ("def f():\n    ", False), ("p x", False), ('"""a\n\n', True), ("if x: y", False),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "wanted"), LINES)
+def test_an_empty_line_ends_only_where_no_other_could_belong(text: str, wanted: bool) -> None:
+    assert unfinished(text, TABLE) is wanted
+
+
+def test_a_python_file_is_a_cell_and_a_file_of_commands_is_lines(tmp_path: Path) -> None:
+    text = "class A:\n    x = 1\n\n    def f(self):\n        return mx.ones(2)\n\nlist = [A()]\ny = list[0].f()\n"
+    (tmp_path / "made.py").write_text(text)
+    (tmp_path / "lines").write_text(f"#! a remark\n{text}p y\nfor i in range(2):\n    y = y + 1\ny\n")
+    (tmp_path / "command.py").write_text("help\n")
+    typist, _, _ = typed(f"source {tmp_path}/made.py")
+    assert typist.interpreter.given == deque([text])
+    assert in_file((tmp_path / "command.py").read_text(), "command.py", TABLE) == ["!help\n"]
+    result = nnrepl_cli("--empty", "-x", "made.py", "-x", "lines", stdin="", cwd=tmp_path)
+    assert "(nnrepl 1) class A:\n" in result.stdout
+    assert "(nnrepl 4) y\n" not in result.stdout
+    assert "(nnrepl 6) y\narray([3, 3], dtype=float32)\n" in result.stdout
+    assert (result.stderr, result.returncode) == ("", 0)
+
+
+def test_a_call_is_made_when_the_program_has_run(tmp_path: Path) -> None:
+    (tmp_path / "model.py").write_text(
+        f"import sys\nimport mlx.core as mx\nimport mlx.nn as nn\n{NET}\nargs = sys.argv[1:]\n"
+    )
+    call = ("--call", "net = Net(2)", "--call", "y = net(mx.ones((1, 2)))\nz = y - y")
+    given = (
+        "-c",
+        "info locals",
+        "-c",
+        "p args",
+        "-c",
+        "goto Net.__call__",
+        "-c",
+        "continue",
+        "-c",
+        "p z",
+        "-c",
+        "p args",
+    )
+    result = nnrepl_cli(*given, "model.py", *call, "a", "--call", "b", stdin="", cwd=tmp_path)
+    assert "z = [[0]]\n" in result.stdout
+    assert "args = ['a', '--call', 'b']" in result.stdout
+    assert "\nfirst op of prompt 1\n" in result.stdout.partition("(nnrepl) info locals")[0]
+    assert (result.stderr, result.returncode) == ("", 0)
+    theirs = nnrepl_cli("--batch", "-c", "continue", "-c", "p args", "--", "model.py", "--call", "b", cwd=tmp_path)
+    assert "args = ['--call', 'b']" in theirs.stdout
+    wrong = nnrepl_cli("model.py", "--call", "y = = 3", stdin="", cwd=tmp_path)
+    assert (wrong.stderr, wrong.returncode) == ("nnrepl: --call 'y = = 3' does not parse: invalid syntax\n", 2)
+
+
+def test_a_program_comes_from_standard_input(tmp_path: Path) -> None:
+    text = "import sys\nimport mlx.core as mx\nprint(sys.argv, __file__, __name__, sys.path[0])\n"
+    text += "x = mx.ones(2) * 3\nprint(x)\nprint(sorted(key for key in globals() if key[0] == '_'))\n"
+    result = nnrepl_cli("--batch", "-c", "goto multiply", "-c", "list", "-c", "continue", "-", "a", stdin=text)
+    expected = plain_python("-", "a", stdin=text).stdout
+    assert set(expected.splitlines()) - set(result.stdout.splitlines()) == set()
+    assert "x = mx.ones(2) * 3" in result.stdout
+    wrong = nnrepl_cli("-", stdin="x = = 3")
+    assert (wrong.stderr, wrong.returncode) == ("nnrepl: standard input, line 1: invalid syntax\n", 1)
+
+
+SCRIPTED = (
+    '"""A model."""\nfrom __future__ import annotations\nimport sys\nimport mlx.core as mx\nimport mlx.nn as nn\n'
+)
+SCRIPTED += f"import beside\n{NET}\nmx.random.seed(1)\nprint(sys.argv[1:], __name__, beside.y)\nsys.exit(3)\n"
+ODD = (
+    "from __future__ import division", "'''a\n  b'''", "for i in range(2): i; print('é', i)", "(1 +\n 2)",
+    "net = Net(2)", "net(mx.ones((1, 2)))", "def f(x):\n    x\n    return x * 2", "f(3); f(4)", "f(5); a = f(6)",
+    "x = '''é\n'''; 1 / 0", "if True:\n    None\n    x, _", "raise SystemExit(2)", "'é' 'é'; # a remark",
+    "optim.SGD(0.1).learning_rate", "[i for i in 'ab']",
+)  # fmt: skip
+"""Cells whose results Python's prompt shows, or does not, in its own way."""
+
+
+def exported(tmp_path: Path, *lines: str, script: Script | None = None) -> tuple[str, str]:
+    """What a session has printed, and what plain Python prints that runs the session as it was written."""
+    (tmp_path / "out").mkdir()
+    typist, _, said = typed(
+        *lines, f"export {tmp_path}/out/session.py", f"export {tmp_path}/out/session.ipynb", script=script
+    )
+    assert typist.wrong == []
+    return said, plain_python("out/session.py", cwd=tmp_path).stdout
+
+
+def quiet(said: str) -> str:
+    """What was printed, without tracebacks."""
+    return re.sub(r"Traceback.*\n(?:  .*\n)*\w+.*\n", "", said)
+
+
+def test_what_was_typed_is_written_as_a_program_that_prints_the_same(tmp_path: Path) -> None:
+    (tmp_path / "beside.py").write_text("y = 5\n")
+    (tmp_path / "model.py").write_text(SCRIPTED)
+    said, found = exported(tmp_path, *ODD, script=load_script(str(tmp_path / "model.py"), ["a b"]))
+    assert quiet(said) == found
+    assert "['a b'] __main__ 5\n" in found
+    document = json.loads((tmp_path / "out" / "session.ipynb").read_text())
+    sources = ["".join(cell["source"]) for cell in document["cells"]]
+    assert sources[-len(ODD) :] == list(ODD)
+    assert [cell["metadata"] for cell in document["cells"]].count({"tags": ["raises-exception"]}) == 3
+
+
+def test_a_training_is_written(tmp_path: Path) -> None:
+    said, found = exported(tmp_path, *TRAINING)
+    assert said == found
+
+
+def test_an_edit_between_two_cells_is_written_and_one_in_a_call_is_named(tmp_path: Path) -> None:
+    cells = ["w = mx.ones((2, 3))", "def f(x):\n    y = x * 2\n    return y + 1", "z = f(w).sum()", "print(z)"]
+    said, found = exported(tmp_path, *cells, "goto prompt 3", "w[0, 0] = 5.0", "goto add", "y = y * 3", "c")
+    assert said.splitlines()[-1] == "array(66, dtype=float32)"
+    text = (tmp_path / "out" / "session.py").read_text()
+    assert "# left out, in the middle of a call: y = y * 3\n" in text
+    assert found == "array(26, dtype=float32)\n"
+
+
+def test_what_no_program_can_hold_is_one_line(tmp_path: Path) -> None:
+    line = f"export {tmp_path}/session.py"
+    typist, _, _ = typed("import asyncio", "await asyncio.sleep(0)", line, line.replace(".py", ".ipynb"))
+    assert typist.wrong == ["prompt 2 has an await at its top level, which no .py file can have: export session.ipynb"]

@@ -236,7 +236,8 @@ def play(source: str, *lines: str, tmp_path: Any) -> list[str]:
     path = tmp_path / "program.py"
     path.write_text(source)
     result = nnrepl_cli("--plain", str(path), stdin="\n".join([*lines, "quit", ""]), env={"COLUMNS": "200"})
-    return [answer.rstrip() for answer in re.split(r"^\(nnrepl\) .*\n", result.stdout, flags=re.MULTILINE)[1:]]
+    answers = re.split(r"^\(nnrepl(?: \d+)?\) .*\n", result.stdout, flags=re.MULTILINE)[1:]
+    return [answer.rstrip() if answer.count("\n") > 1 else answer.rstrip().rpartition(" = ")[2] for answer in answers]
 
 
 def test_two_models_are_told_apart_in_every_command(tmp_path: Any) -> None:

@@ -302,6 +302,7 @@ def test_a_condition_is_true_where_one_stands(session: nnrepl.Session, text: str
         ("{} layers.7", "there is no module layers.7; there are layers.0, layers.1"),
         ("{} net.layers.7", "there is no module net.layers.7; there are net.layers.0, net.layers.1"),
         ("{} train.py:1", "no op can come from line 1 of train.py"),
+        ("{} train.py:6", "no op can come from line 6 of train.py"),  # class Block(nn.Module):
         ("{} train.py:9999", "no op can come from line 9999 of train.py"),
         ("{} tran.py:12", "there is no file tran.py; the program's files are train.py"),
         ("{} train.py:los_fn", "train.py has no function or class los_fn; did you mean loss_fn?"),

@@ -9,6 +9,7 @@ import pytest
 
 from tests.session.test_places import CALL, LINE, PROGRAM, STEP
 from tests.session.test_stops_running import play
+from tests.support import plain_python
 
 PRINTING = PROGRAM + '    print("turn", number)\n\n\ndef later(x):\n    return x * 3\n\n\nlast = later(mx.ones((2,)))\n'
 AFTER = len(PRINTING.splitlines())
@@ -55,3 +56,30 @@ def test_a_typing_error_moves_nothing(tmp_path: Path, command: str) -> None:
     assert all("Traceback" not in answer for answer in answers)
     assert "breakpoint 1" not in before
     assert turns(after) == 3
+
+
+def test_after_the_end_another_timeline_runs_on_as_before_it(tmp_path: Path) -> None:
+    """The numbers are those of plain runs: one as it is, one with the learning rate changed in the third turn."""
+    printing = PROGRAM.replace("    mx.eval(net.parameters())\n", "    print('loss', loss.item())\n")
+    printing = printing.replace("range(3)", "range(6)")
+    twin = printing.replace("    opt.update", "    opt.learning_rate = 0.1 if number < 2 else 2.0\n    opt.update")
+    plain, changed = (losses(plain_python("-c", source).stdout) for source in (printing, twin))
+    screen = play(
+        tmp_path, printing, "until step 3", "opt.learning_rate = 2.0", "c", "timelines", "diff 1 2", "timeline 1", "c",
+        "diff 1 2", "timelines", "restart", "p number",
+    )  # fmt: skip
+    first, _, second = screen.partition(") timeline 1\n")
+    assert losses(first) == changed
+    assert losses(second) == plain[2:]
+    assert "what is still to come takes it as it is now" in " ".join(first.split())
+    assert re.search(r"timeline 1 .* to step 3 · ", first)
+    assert re.search(r"no value differs: \d+ ops compared", first)
+    assert "timeline 1, then until step 6, runs it on" in " ".join(first.split())
+    assert "first difference: " in second
+    assert "until step 6" not in second
+    assert "restart would leave 2 timelines behind" in second
+
+
+def losses(screen: str) -> list[str]:
+    """The losses that a program has printed."""
+    return re.findall(r"^loss (\S+)$", screen, re.MULTILINE)

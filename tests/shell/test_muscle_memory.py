@@ -225,7 +225,7 @@ def test_after_the_first_line_people_type_the_second(session: nnrepl.Session) ->
     assert "SimpleNN.__call__" in screen(session, "up", "d")
     assert "target" in screen(session, "up", "info locals") or "y_true" in screen(session, "info locals")
     assert "! this is the outermost function" in screen(session, "up 99", "up")
-    assert screen(session, "q1 = 5", "p q1 + 1").strip() == "6"
+    assert screen(session, "q1 = 5", "p q1 + 1").strip() == "q1 + 1 = 6"
 
 
 def test_next_goes_to_lines_and_step_to_ops_in_both_directions(session: nnrepl.Session) -> None:

@@ -155,3 +155,31 @@ def test_dumb_and_colourless_terminals() -> None:
                 assert f"\x1b{code}{digit}m" not in screen.raw
         assert "38;5" not in screen.raw
         assert "38;2" not in screen.raw
+
+
+PASTED = "class A:\n    x = 1\n\n    def f(self):\n        y = 2\n\n        return self.x + y\n\n"
+
+
+def test_a_class_with_empty_lines_typed_and_pasted() -> None:
+    with Screen("--empty") as screen:
+        screen.until("(nnrepl 1)")
+        for line in ("class A:", "x = 1", "", "def f(self):", "y = 2", "", "return self.x + y", "", ""):
+            screen.line(line)
+            screen.quiet(0.1)
+        screen.until("(nnrepl 2)")
+        screen.line("A().f() + 40")
+        screen.until("43")
+        screen.press(f"\x1b[200~{PASTED.replace('self.x', 'self.x + 1')}\x1b[201~", "Enter")  # as a terminal pastes
+        screen.until("(nnrepl 4)")
+        screen.line("A().f() + 50")
+        screen.until("54")
+        screen.press(PASTED.replace("self.x", "self.x + 2").replace("\n", "\r") + "A().f() + 60\r")  # or key by key
+        screen.until("65")
+        for line in PASTED.replace("self.x", "self.x + 3").split("\n"):  # or line by line
+            screen.line(line)
+            screen.quiet(0.1)
+        screen.until("(nnrepl 7)")
+        screen.line("A().f() + 70")
+        screen.until("76")
+        screen.press("\x1b[200~pp 80 + 1\npp 81 + 1\nif True:\n    print(83)\x1b[201~", "Enter", "Enter")
+        screen.until("81\n82\n83\n")

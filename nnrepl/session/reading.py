@@ -1,0 +1,178 @@
+"""Reading: what a session tells those that look and change nothing: where the user stands, what places mean."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mlx.core as mx
+
+from nnrepl.record.bounds import OutOfBounds, outside
+from nnrepl.record.names import ProgramNames
+from nnrepl.record.recorder import Recorder
+from nnrepl.session import places
+from nnrepl.session.errors import NoGradient, NotYet, UserError
+from nnrepl.session.expressions import Expressions, Surroundings, aside
+from nnrepl.session.hooks import Hooks
+from nnrepl.session.lookup import Lookup
+from nnrepl.session.place import Place
+from nnrepl.session.places import Here
+from nnrepl.session.program import Program
+from nnrepl.session.running import Lookout
+from nnrepl.tape import GRADIENT_PASS, Op, Pass, Tape, Value
+from nnrepl.timeline.evaluation import Work, evaluate, pending
+
+
+class Reading:
+    """A user's place on a tape, as far as it can be looked at.
+
+    Attributes:
+        tape, names: The ops, and what things are called.
+        cursor: The position of the op that comes next.
+        level: How many calls above the one that makes the next op Python at the prompt stands (`up`).
+        settings: What `config` changes.
+        work: What evaluations the user has asked for.
+    """
+
+    tape: Tape
+    names: ProgramNames
+    recorder: Recorder | None
+    cursor: int
+    level: int
+    running: bool
+    settings: dict[str, Any]
+    work: list[Work]
+    hooks: Hooks
+    lookup: Lookup
+    program: Program
+    expressions: Expressions
+    lookout: Lookout
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether more can be recorded on this tape."""
+        raise NotImplementedError
+
+    def op_at(self, text: str) -> Op:
+        """The op that a place means from here.
+
+        Raises:
+            UserError: If there is no such place, or no op is at it.
+        """
+        place = self.place(text)
+        found = self.nearest(place)
+        if found is None or found >= len(self.tape):
+            raise UserError(f"no op is at {place.title}; {self.lookup.extent()}")
+        return self.tape.ops[found]
+
+    def place(self, text: str) -> Place:
+        """Read a place, as every command reads it.
+
+        Raises:
+            UserError: If nothing recorded and nothing in the program's source can be it.
+        """
+        op = self.op or (self.tape.ops[-1] if self.tape.ops else None)
+        variables = self.expressions.known(self.where())
+        for step in reversed(op.scope.path()) if op is not None and op.scope is not None else ():
+            variables = {**step.variables, **variables}
+        here = Here(self.tape, self.names, op, self.program, self.goes_on, variables, self.skip)
+        return places.read(text, here)
+
+    @property
+    def skip(self) -> tuple[str, ...]:
+        """The modules whose lines are not the program's own."""
+        return tuple(str(self.settings["skip"]).split())
+
+    def find(self, place: Place, start: int, end: int, reverse: bool = False) -> int | None:
+        """The first position of a place in a range (the last one, in reverse), its condition included."""
+        return self.lookout.search.find(place, start, end, reverse)
+
+    def nearest(self, place: Place) -> int | None:
+        """Where a place is: in this pass if it is there, else the last before the cursor, else the next."""
+        return place.nearest(self.tape, self.cursor, lambda start, end, back: self.find(place, start, end, back))
+
+    @property
+    def op(self) -> Op | None:
+        """The op that comes next; None behind the last one."""
+        return self.tape.ops[self.cursor] if self.cursor < len(self.tape) else None
+
+    @property
+    def part(self) -> Pass | None:
+        """The pass in which the cursor stands."""
+        return self.tape.pass_at(self.cursor)
+
+    def where(self) -> Surroundings:
+        """Where Python at the prompt stands."""
+        raise NotImplementedError
+
+    def where_at(self, position: int) -> Surroundings:
+        """Where Python would stand with the cursor at a position."""
+        scope = self.lookup.frames.scope_at(position)
+        frame = None
+        if self.recorder is not None and self.running:
+            frame = self.recorder.stack.frame_of(scope)
+        return Surroundings(position, scope, frame)
+
+    def named(self, text: str) -> Value:
+        """The tensor that a name means where the user stands. Raises as `Lookup.by_words` does."""
+        return self.lookup.by_words(text, self.cursor, self.where().scope)
+
+    def evaluate(self, values: list[Value]) -> Work:
+        """Give values their numbers; counts what that took. Raises UserError where that would read outside of a
+        tensor."""
+        with aside():
+            try:
+                work = evaluate(values, self.hooks.progress)
+            except OutOfBounds as error:
+                raise UserError(str(error)) from None
+        if work.ops:
+            self.work.append(work)
+        return work
+
+    def small(self, values: list[Value]) -> bool:
+        """Whether values, and everything unevaluated that they depend on, are small enough to show unasked."""
+        limit = int(self.settings["peek"])
+        shown = sum(value.size for value in values)
+        if any(value.refusal for value in values):
+            return False
+        ops = pending(values, limit - shown) if limit > 0 and shown <= limit else None
+        if ops is None:
+            return False
+        with aside():
+            return outside(ops) is None
+
+    def over_steps(self, text: str) -> list[tuple[int, float]]:
+        """An expression as it stands behind the last gradient call of each training step, with the number of the
+        step; of a program that updates nothing, behind each gradient call. Those at whose end it does not exist are
+        left out.
+
+        Raises:
+            UserError: If it is no single number.
+            Exception: What Python raises.
+        """
+        found: list[tuple[int, Any]] = []
+        parts = [part for part in self.tape.passes if part.kind == GRADIENT_PASS and not part.open and len(part)]
+        last = {part.step.number: part for part in parts}
+        for number, part in last.items() if len(last) > 1 else enumerate(parts, 1):
+            try:
+                found.append((number, self.expressions.evaluate(text, self._at_end(part))))
+            except (NotYet, NoGradient):
+                continue
+        with aside():
+            mx.eval([result for _, result in found if isinstance(result, mx.array)])
+            return [(number, _number(text, result)) for number, result in found]
+
+    def loss_of(self, part: Pass) -> Value | None:
+        """The loss of a gradient pass."""
+        return part.loss if part.kind == GRADIENT_PASS else None
+
+    @staticmethod
+    def _at_end(part: Pass) -> Surroundings:
+        return Surroundings(part.end, part.ops[-1].scope, None)
+
+
+def _number(text: str, result: Any) -> float:
+    if isinstance(result, mx.array) and result.size == 1:
+        result = result.item()
+    if isinstance(result, complex) or not isinstance(result, (bool, int, float)):
+        raise UserError(f"{text} is no single number; a reduction makes it one, such as mx.abs({text}).max()")
+    return float(result)
