@@ -227,7 +227,7 @@ def test_a_loaded_tape_looks_the_same(pair: tuple[Session, Session]) -> None:
     lines += [
         "rewind", "goto backward", "where", "p #3", "what setup#1", "timelines", "diff", "undo", "list 5", "goto #9",
         "info parameters", "info steps", "info gradients", "health", "explain", "graph", "args", "ops all",
-        "goto update", "info locals", "explain", "up", "info locals", "p loss", "p model", 
+        "goto update", "info locals", "explain", "up", "info locals", "p loss", "p model",
         "p loss_fn", "p elsewhere", "until layers.1", "b loss", "c", "rc",
     ]  # fmt: skip
     assert screen(loaded, lines) == screen(live, lines)
