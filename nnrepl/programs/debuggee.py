@@ -204,7 +204,7 @@ class Debuggee:
         """All has run that there is: the user has the floor, unless the call is to be made that was asked for."""
         call, self._call = self._call, ""
         if call and (error is None or isinstance(error, SystemExit)):
-            append(self.session, self.make(call), stop=True)
+            append(self.session, (self.make(call),), stop=True)
             return
         self._waits = True
         try:

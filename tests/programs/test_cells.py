@@ -29,6 +29,7 @@ from nnrepl.session.hooks import Hooks
 from nnrepl.session.session import Session, Stop
 from nnrepl.session.typed import CELL, EDIT, LOOK, kind_of
 from nnrepl.shell.margin import unfinished
+from nnrepl.timeline.cells import make_cell
 from nnrepl.view.defines import signature
 from tests.support import assert_same_bits, nnrepl_cli, plain_python
 
@@ -394,3 +395,31 @@ def test_what_no_program_can_hold_is_one_line(tmp_path: Path) -> None:
     line = f"export {tmp_path}/session.py"
     typist, _, _ = typed("import asyncio", "await asyncio.sleep(0)", line, line.replace(".py", ".ipynb"))
     assert typist.wrong == ["prompt 2 has an await at its top level, which no .py file can have: export session.ipynb"]
+
+
+def test_redo_brings_back_what_undo_took_and_looks_are_skipped() -> None:
+    lines = ("a = [1]", "b = mx.ones(2)", "a.append(2); b *= 3", "b", "len(a)", "print(b + 1)")
+    moves = ("undo", "redo", "undo", "undo", "redo", "redo", "redo")
+    typist, found, said = typed(*lines, *moves, "c = b + len(a)")
+    assert typist.wrong == ["there is nothing to redo"]
+    assert found["a"] == [1, 2]
+    assert_same_bits(found["c"], mx.full((2,), 5.0))
+    assert said.count("array([4, 4]") == 3
+
+
+def test_what_is_typed_behind_an_undo_takes_its_place() -> None:
+    typist, found, _ = typed("a = [1]", "a.append(2)", "undo", "a.append(3)", "redo", "undo", "undo", "undo")
+    assert typist.wrong == ["there is nothing to redo", "there is nothing to undo: this is timeline 1, without edits"]
+    assert "a" not in found
+
+
+@pytest.mark.parametrize(
+    ("text", "looks"),
+    [
+        ("x", True), ("x.shape, len(x)", True), ("print(x + 1)", True), ("loss.item()", True), ("f(x)", False),
+        ("x = 1", False), ("(y := 2)", False), ("x.append(1)", False), ("await x", False), ("model.parameters()", True),
+        ("f'{x}'", True), ("[y for y in x]", True), ("model.update(x)", False), ("", True), ("print(f())", False),
+    ],
+)  # fmt: skip
+def test_what_only_looks(text: str, looks: bool) -> None:
+    assert make_cell(1, f"{text}\nNone").looks is looks
