@@ -74,8 +74,8 @@ the command, unless the word is a name of the program.
 ! always means Python. Anything else is Python, and an open bracket or a block goes on in the next line; an empty line
 ends a block, two end a class, or a function that has not returned.
 At (nnrepl 3), where the program is over, Python is its next cell: recorded, stepped, undone as the lines of a script.
-At (nnrepl), in the past or in the middle of a call, an expression is a look: nothing is recorded, no random state moves.
-There an assignment to a tensor (w = w * 2), or a line that changes what the program holds, is an edit: a new timeline.""",
+At (nnrepl), in the past or inside of a call, an expression is a look: nothing is recorded, no random state moves.
+There an assignment to a tensor (w = w * 2), or a line that changes something of the program's, makes a timeline.""",
         (),
         ("print", "pp", "debug", "undo", "export"),
     ),

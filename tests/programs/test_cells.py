@@ -434,3 +434,10 @@ def test_what_was_printed_is_not_printed_again_on_another_timeline(tmp_path: Pat
     assert [line for line in result.stdout.splitlines() if line.startswith(("script", "cell", "array"))] == [
         "script", "cell 6.0", "cell 14.0", "array([2, 2], dtype=float32)",
     ]  # fmt: skip
+
+
+def test_leaving_is_quiet(tmp_path: Path) -> None:
+    """`exit()` closes standard input, as site's does."""
+    result = nnrepl_cli("--empty", stdin="x = mx.ones(2)\nexit()\nx\n", cwd=tmp_path)
+    assert (result.stderr, result.returncode) == ("", 0)
+    assert result.stdout.endswith("(nnrepl 2) exit()\n")
