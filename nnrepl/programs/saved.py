@@ -46,6 +46,7 @@ from nnrepl.replay.run import Run
 from nnrepl.session.errors import UserError
 from nnrepl.session.session import END_OF_TAPE, Session, Stop
 from nnrepl.tape import (
+    KEPT,
     LEAF_KINDS,
     Activation,
     Hole,
@@ -151,16 +152,9 @@ class _Reader:
         self.values: list[Value] = []
         self.scopes: list[Activation] = []
         self._met: set[Value] = set()
-        self.tapes = [self._empty_tape() for _ in document["tapes"]]
-        first = self.tapes[0]
-        for tape in self.tapes[1:]:
-            for notes in ("labels", "aliases", "sketches", "dropped", "errors", "belonging", "edits", "inserted"):
-                setattr(tape, notes, getattr(first, notes))
-
-    def _empty_tape(self) -> Tape:
-        names = SavedNames(self.header.path, self.given)
-        names.tape = Tape(names)
-        return names.tape
+        first = SavedNames(header.path, self.given).tape
+        self.tapes = [first, *(SavedNames(header.path, self.given, first).tape for _ in document["tapes"][1:])]
+        self.notes = first.notes
 
     def read(self) -> tuple[Timelines, Facts]:
         """Everything."""
@@ -207,7 +201,7 @@ class _Reader:
             except Exception:  # whatever MLX's own reader says
                 raise Damaged from None
         sums: dict[str, int] = {}
-        tape = self.tapes[0]
+        notes = self.notes
         depths: list[int] = []
         for row in rows:
             held = self._held(row, arrays, sums)
@@ -218,15 +212,15 @@ class _Reader:
             if held is None:
                 demand(is_counts(row["shape"], 2**31))
                 product(row["shape"])
-                tape.sketches[value] = (tuple(row["shape"]), _DTYPES[row["dtype"]])
+                notes.sketches[value] = (tuple(row["shape"]), _DTYPES[row["dtype"]])
             if "label" in row:
-                tape.labels[value] = as_text(row["label"])
+                notes.labels[value] = as_text(row["label"])
             if "names" in row:
                 self.given[value] = [as_text(name) for name in row["names"]]
             elif not isinstance(value, Leaf) and of is None:
                 self.given[value] = []
             if held is None and row.get("dropped"):
-                tape.dropped.add(value)
+                notes.dropped.add(value)
             self.values.append(value)
 
     def _new(self, row: dict[str, Any], held: Any, of: Value | None) -> Value:
@@ -386,15 +380,19 @@ class _Reader:
             tape.marks.append(Mark(at, as_text(how), self._all(values), *self._place(place)))
         for value, position, reason in row["holes"]:
             tape.holes.append(Hole(self.value(value), as_number(position, length + 1), as_text(reason)))
-        tape.errors.update({op(at): _exception(error) for at, error in row["errors"]})
-        tape.edits.update({op(at): self.value(value) for at, value in row["edits"]})
-        tape.inserted.update([op(at) for at in row["inserted"]])
-        tape.belonging.update({op(at): op(root) for at, root in row["belonging"]})
+        read = {BaseException: _exception, Value: self.value, Op: op}
+        for name, kind in KEPT.items():
+            for said in row[name]:
+                if kind is None:
+                    self.notes.enter(name, op(said), None)
+                else:
+                    at, thing = said
+                    self.notes.enter(name, op(at), read[kind](thing))
         for start, end in row.get("compiled", []):
             tape.compiled.append((as_number(start, length + 1), as_number(end, length + 1)))
         aliases = {self.value(value): self.value(of) for value, of in row["aliases"]}
         demand(not any(of in aliases for of in aliases.values()))
-        tape.aliases.update(aliases)
+        self.notes.aliases.update(aliases)
 
     def _timelines(self, rows: list[dict[str, Any]], current: Any) -> Timelines:
         demand(0 < len(rows) == len(self.tapes))

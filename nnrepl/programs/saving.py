@@ -214,15 +214,21 @@ class Tables:
                 for mark in tape.marks
             ],
             "holes": [[self.value(hole.value), hole.position, harmless(hole.reason)] for hole in tape.holes],
-            "errors": [[op.position, _error(tape.errors[op])] for op in tape.ops if op in tape.errors],
-            "edits": [[op.position, self.value(tape.edits[op])] for op in tape.ops if op in tape.edits],
-            "inserted": [op.position for op in tape.ops if op in tape.inserted],
             "compiled": [list(span) for span in tape.compiled],
-            "belonging": [[op.position, tape.belonging[op].position] for op in tape.ops if _belongs(op, tape)],
         }
+        for name, noted in tape.notes.rows(tape.ops):
+            row[name] = [self._noted(op, thing) for op, thing in noted]
         row["names"] = self._index(names)
         row["aliases"] = list(self._alias_rows(tape))
         return row
+
+    def _noted(self, op: Op, thing: Any) -> Any:
+        """What is noted of an op: an exception, a value, another op; None where the op says it all."""
+        if thing is None:
+            return op.position
+        if isinstance(thing, BaseException):
+            return [op.position, _error(thing)]
+        return [op.position, thing.position if isinstance(thing, Op) else self.value(thing)]
 
     def _index(self, names: ProgramNames) -> list[list[Any]]:
         """Which value each name means, from which position on."""
@@ -233,7 +239,7 @@ class Tables:
 
     def _alias_rows(self, tape: Tape) -> Iterator[list[int]]:
         for value in list(self.values):
-            if value in tape.aliases:
+            if value in tape.notes.aliases:
                 yield [self.value(value), self.value(value.canonical)]
 
     def _pass(self, part: Pass) -> dict[str, Any]:
@@ -387,11 +393,6 @@ class Tables:
 
 def _error(error: BaseException) -> list[str]:
     return [class_name(type(error)), harmless(str(error), True)]
-
-
-def _belongs(op: Op, tape: Tape) -> bool:
-    root = tape.belonging.get(op)
-    return root is not None and root.position < len(tape) and tape.ops[root.position] is root
 
 
 def _program(tape: Tape) -> str:

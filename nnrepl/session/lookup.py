@@ -338,7 +338,7 @@ class Lookup:
 
     def _cut(self, value: Value) -> Op | None:
         """The edit that took the place of a value, or of one that was made from it."""
-        edits = {target: op for op, target in self.tape.edits.items() if self._holds(op)}
+        edits = {target: op for op, target in self.tape.notes.edits.items() if self._holds(op)}
         if not edits:
             return None
         pending, seen = [value], {value}

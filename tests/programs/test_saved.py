@@ -140,7 +140,8 @@ def described(op: Op) -> Any:
     users = [[user.index for user in value.consumers] for value in op.outputs]
     return (
         op.index, op.name, op.phase, op.module, where, source.cell, values, of, users, op.part.number, op.part.title,
-        op.operation.kind, op.operation.spelling, str(op.error), op in op.tape.edits, op in op.tape.inserted,
+        op.operation.kind, op.operation.spelling, str(op.error), op in op.tape.notes.edits,
+        op in op.tape.notes.inserted,
     )  # fmt: skip
 
 
