@@ -63,6 +63,7 @@ class Debuggee:
         self._ran: set[Cell] = set()
         self._waits = False
         self._seen = 0
+        self._whole = False
         self.raised: dict[Cell | None, BaseException] = {}
         self.provided: list[str] = []
         session.debuggee = self
@@ -138,6 +139,7 @@ class Debuggee:
         recorder.listener = session
         cells = list(session.changes.timelines.live.cells)
         starts = session.changes.timelines.current.starts
+        self._whole = run is not None and not run.ops and run.position >= len(run.old)
         self._seen = 0 if run is None else sum(at < run.position + _inside(run) for at in starts)
         session.attach(tape, names, recorder)
         session.codes.start()
@@ -172,7 +174,8 @@ class Debuggee:
                     return status
             cell = line.below[0]
             recorder.close_pass()
-            cell_begins(session, cell, cell not in self._ran, len(line.starts) < self._seen)
+            seen = len(line.starts) < self._seen
+            cell_begins(session, cell, cell not in self._ran or (self._whole and not seen), seen)
             self._ran.add(cell)
             self.provided += needed(cell.names, self.namespace)
             error = self._run(partial(run_cell, cell, self.namespace, self.script.loop))

@@ -60,6 +60,7 @@ from nnrepl.tape import (
     Value,
 )
 from nnrepl.tape.passes import GRADIENT_PASS, RUN_PASS, SETUP_PASS, UPDATE_PASS
+from nnrepl.tape.steps import is_update
 from nnrepl.timeline.code import CodeChange, recalled
 from nnrepl.timeline.edits import Edit
 from nnrepl.timeline.timelines import Timelines
@@ -265,10 +266,10 @@ class _Reader:
             if module is not None:
                 names.modules[op] = as_text(module)
         tape.origin = as_number(row["origin"], len(tape) + 1)
-        starts = row.get("steps", [tape.origin] if tape.origin < len(tape) else [])  # (none in tapes of 0.1.0)
+        self._passes(tape, row["passes"])
+        starts = row["steps"] if "steps" in row else _counted(tape)  # (none in tapes of 0.1.0)
         demand(is_counts(starts, len(tape)) and starts == sorted(set(starts)))
         tape.steps = Steps.known(tape, starts)
-        self._passes(tape, row["passes"])
         self._notes(tape, row)
         for name, versions in row["names"]:
             names.enter(as_text(name), [(as_number(at, len(tape) + 1), self.value(value)) for at, value in versions])
@@ -411,7 +412,21 @@ class _Reader:
             timelines.switch(timelines[as_number(row["parent"], number) + 1])
             timelines.branch(tape, cast(SavedNames, tape.names), edit)
         timelines.switch(timelines[as_number(current, len(rows)) + 1])
+        for timeline in timelines:
+            timeline.ended = True  # no program goes on there
         return timelines
+
+
+def _counted(tape: Tape) -> list[int]:
+    """Where the steps of a tape begin that does not say so: with the first gradient call after an optimizer's
+    update."""
+    starts = [tape.origin] if tape.origin < len(tape) else []
+    updated = False
+    for part in tape.passes:
+        if updated and part.kind == GRADIENT_PASS and len(part):
+            starts.append(part.start)
+        updated = is_update(part, set()) or (updated and part.kind != GRADIENT_PASS)
+    return starts
 
 
 def _code_change(said: Any, length: int) -> CodeChange:

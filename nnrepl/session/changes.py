@@ -247,7 +247,9 @@ class Changes:
         current = timelines.current
         if current is timelines.live:
             return
-        run = Run(current.tape, len(current.tape), (), len(current.tape), seen=current.seen)
+        end = len(current.tape)
+        seen = current.seen + (current.seen >= end)  # at the end, what was printed behind the last op as well
+        run = Run(current.tape, end, (), end, seen=seen)
         with held():
             tape, names = self._again(run, current, None)
             self.arrived(tape, names, self.session.cursor)

@@ -238,7 +238,7 @@ class Lookup:
         if not versions:
             return None
         value = self.names.newest(name, position)
-        if value is not None and (value.op is None or not self.tape.bindings.log or self._is_of_here(value, position)):
+        if value is not None and (value.op is None or self._is_of_here(value, position)):
             return Held(value)
         ahead = next((later for at, later in versions if at > position and later is not value), None)
         if ahead is not None and ahead.op is None:

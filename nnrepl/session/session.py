@@ -282,6 +282,8 @@ class Session(Reading):
         self.resuming = False
         self._after = self.goal
         self.goal = goals.At(run.cursor if self.goal is None else max(len(run.expected) - 1, 0))
+        if self._after is not None and self.changes.timelines.live.below:
+            self.goal = goals.Ending()  # up to the cell that is new
         if self._after is None and run.part:
             self.goal = goals.NextPass(run.part)
         self.hooks.running_again(run, True)
