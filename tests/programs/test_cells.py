@@ -22,8 +22,9 @@ from nnrepl.commands import load_all
 from nnrepl.commands.blocks import in_file, split
 from nnrepl.commands.interpreter import Interpreter
 from nnrepl.commands.table import TABLE
-from nnrepl.programs.debuggee import Debuggee, new_tape
+from nnrepl.programs.debuggee import Debuggee
 from nnrepl.programs.script import Script, empty_script, load_script
+from nnrepl.record.names import ProgramNames
 from nnrepl.session.errors import Quit, UserError
 from nnrepl.session.hooks import Hooks
 from nnrepl.session.session import Session, Stop
@@ -69,8 +70,8 @@ def _main() -> Iterator[None]:
 
 def typed(*lines: str, script: Script | None = None) -> tuple[Typist, dict[str, Any], str]:
     """A session in which lines are typed; the program's variables afterwards, and what it printed."""
-    names, tape = new_tape()
-    session = Session(tape, names)
+    names = ProgramNames()
+    session = Session(names.tape, names)
     debuggee = Debuggee(script or empty_script(), session)
     typist = Typist(session, list(lines))
     said = io.StringIO()
