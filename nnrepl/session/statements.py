@@ -153,7 +153,10 @@ def _objects(session: Session, tree: ast.Module) -> dict[str, Any]:
     """The program's objects that a line names and that can hold something."""
     known = _program_variables(session)
     names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
-    return {name: known[name] for name in names if name in known and not isinstance(known[name], _NO_STATE)}
+    where = session.where()
+    for name in names - known.keys() - session.expressions.variables.keys():  # of a call that is over
+        known[name] = session.expressions.variable(name, where)
+    return {name: known[name] for name in names if not isinstance(known.get(name), _NO_STATE)}
 
 
 def _bound(session: Session, tree: ast.Module) -> list[str]:
