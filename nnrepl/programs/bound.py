@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import mlx.core as mx
 
 from nnrepl.programs.savefile import harmless
-from nnrepl.programs.standins import as_number, as_text, as_word, class_name, demand
+from nnrepl.programs.standins import SavedFunction, Shown, as_number, as_text, as_word, class_name, demand
 from nnrepl.record import source as sources
 from nnrepl.record.names import ProgramNames
 from nnrepl.record.stack import is_module, is_module_type
@@ -118,6 +118,8 @@ class BoundRows:
         if isinstance(thing, weakref.ref):
             found = thing()
             leaf = self._names.leaf_of(found) if isinstance(found, mx.array) else None
+            if found is None:
+                return {"gone": 0}
             return _shown(found) if leaf is None else {"w": self._tables.value(leaf)}
         if isinstance(thing, str) and len(thing) > _LONGEST:
             return _shown(thing)
@@ -138,9 +140,9 @@ class BoundRows:
     def _holder_row(self, holder: Holder) -> list[Any]:
         kind, thing = holder.kind, holder.refer()
         base = next(base for base, known in _BASES.items() if issubclass(kind, known))
-        if is_module(thing):
-            return ["module", class_name(kind), self._tables.owner(thing)]
-        return ["module" if is_module_type(kind) else base, class_name(kind), -1]
+        owner = self._tables.owner(thing) if is_module(thing) else -1
+        where = harmless(str(kind.__module__))
+        return ["module" if is_module_type(kind) else base, class_name(kind), owner, where]
 
     def _content(self, held: Any) -> int:
         """The number of what a container held; lists that grow are one."""
@@ -156,8 +158,11 @@ class BoundRows:
 
 def _shown(thing: Any) -> dict[str, Any]:
     """A thing of which only is kept how it looks. Nothing of the program's is called for that."""
-    text = repr(thing) if isinstance(thing, (str, bytes, FunctionType, type, ModuleType, mx.Dtype)) else ""
-    return {"x": [class_name(type(thing)), harmless(text[:200] or f"<{class_name(type(thing))}>", True)]}
+    kind = class_name(type(thing))
+    if isinstance(thing, (FunctionType, type, SavedFunction)):
+        return {"f": [harmless(thing.__name__), harmless(repr(thing)[:200])]}
+    text = repr(thing) if isinstance(thing, (str, bytes, ModuleType, mx.Dtype, Shown)) else f"<{kind}>"
+    return {"x": [kind, harmless(text[:200], True)]}
 
 
 class Bound:
@@ -177,11 +182,12 @@ class Bound:
         self, document: dict[str, Any], owners: list[Any], value: Callable[[Any], Value], argument: Callable[[Any], Any]
     ) -> None:
         self._document = document
+        self._owners = owners
         self._value = value
         self._argument = argument
         self.places: dict[int, tuple[mx.array, Value]] = {}
         self._references: dict[Value, weakref.ref[mx.array]] = {}
-        self._holders = [self._holder(row, owners) for row in document.get("holders", [])]  # (none in tapes of 0.1.0)
+        self._holders = [self._holder(row) for row in document.get("holders", [])]  # (none in tapes of 0.1.0)
         self._contents = [self._content(row) for row in document.get("contents", [])]
         self._noted: list[tuple[int, Activation, str, Any]] = []
 
@@ -215,23 +221,55 @@ class Bound:
         for scope, position in row["seen"]:
             bindings.seen[scopes[as_number(scope, len(scopes))]] = as_number(position, end)
 
+    def furnish(self, tape: Tape) -> None:
+        """Put into the stand-ins of modules and optimizers what they held at the end of a tape."""
+        for owner, row in zip(self._owners, self._document.get("owned", [])):
+            for name, said in row["plain"]:
+                demand(as_text(name).isidentifier() and not hasattr(type(owner), name))
+                owner.__dict__[name] = self._argument(said)
+        for holder, versions in tape.bindings.versions().items():
+            owner = holder.refer()
+            if is_module(owner) and isinstance(versions[-1][1], dict):
+                held = {key: self._object(tape, thing, 0) for key, thing in versions[-1][1].items()}
+                dict.update(owner, {key: thing for key, thing in held.items() if thing is not UNBOUND})
+
+    def _object(self, tape: Tape, thing: Any, depth: int) -> Any:
+        """What a kept thing was, for a stand-in; UNBOUND where the file does not have it."""
+        demand(depth < 40)
+        if isinstance(thing, Value):
+            return UNBOUND if thing.held is None else thing.held
+        if isinstance(thing, weakref.ref):
+            known = self.places.get(id(thing()))
+            return UNBOUND if known is None else known[0]
+        if not isinstance(thing, Holder):
+            return thing
+        if is_module(thing.refer()):
+            return thing.refer()
+        entries = tape.bindings.contents(thing, len(tape))
+        if isinstance(entries, dict) and thing.kind is dict:
+            return {key: self._object(tape, item, depth + 1) for key, item in entries.items()}
+        if isinstance(entries, list):
+            items = [self._object(tape, item, depth + 1) for item in entries]
+            return tuple(items) if issubclass(thing.kind, tuple) else items
+        return UNBOUND
+
     def _part(self, content: Any, count: Any) -> tuple[Any, int]:
         held = self._contents[as_number(content, len(self._contents))]
         return held, as_number(count, len(held) + 1 if isinstance(held, (dict, list)) else 1)
 
-    def _holder(self, row: list[Any], owners: list[Any]) -> Holder:
-        base, name, owner = row
+    def _holder(self, row: list[Any]) -> Holder:
+        base, name, owner, where = row
         name = as_word(name)
-        number = as_number(owner, len(owners), -1)
+        number = as_number(owner, len(self._owners), -1)
         if number >= 0:
-            thing = owners[number]
+            thing = self._owners[number]
             return Holder(type(thing), lambda: thing)
         if base == "module":
             module = importlib.import_module("mlx.nn").Module
-            return Holder(type(name, (module,), {}), _gone)
+            return Holder(type(name, (module,), {"__module__": as_text(where)}), _gone)
         kind = _BASES[base]
         if base == "object" or name != base:
-            return Holder(type(name, (kind,), {}), _gone)
+            return Holder(type(name, (kind,), {"__module__": as_text(where)}), _gone)
         stand_in = kind()
         return Holder(kind, _gone if kind is tuple else lambda: stand_in)
 
@@ -255,6 +293,11 @@ class Bound:
             return self._holders[as_number(content, len(self._holders))]
         if kind == "u":
             return UNBOUND
+        if kind == "gone":
+            return weakref.ref(Shown(""))
+        if kind == "f":
+            name, text = content
+            return SavedFunction(as_text(name), as_text(text))
         if kind == "large":
             name, size = content
             return Large(type(as_word(name), (), {}), as_number(size, _MOST))
@@ -266,10 +309,12 @@ class Bound:
         demand(kind in "vxcs")
         return self._argument(said)
 
-    def _reference(self, leaf: Value) -> weakref.ref[mx.array]:
+    def _reference(self, leaf: Value) -> Any:
         """Stands for an array object that came in as a leaf later on."""
+        if leaf.held is None:
+            return leaf
         if leaf not in self._references:
-            array = mx.array(0)
+            array = leaf.held.__copy__()  # leaves may share one
             self.places[id(array)] = array, leaf
             self._references[leaf] = weakref.ref(array)
         return self._references[leaf]

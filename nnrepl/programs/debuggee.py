@@ -259,10 +259,8 @@ class Debuggee:
 
 def new_tape(old: Tape | None = None) -> tuple[ProgramNames, Tape]:
     """An empty tape; for a second run one that shares what is noted about the values of the first."""
-    names = ProgramNames()
-    tape = Tape(names) if old is None else old.fork(0, names)
-    names.tape = tape
-    return names, tape
+    names = ProgramNames(old)
+    return names, names.tape
 
 
 def _inside(run: Run) -> bool:

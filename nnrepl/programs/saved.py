@@ -41,10 +41,12 @@ from nnrepl.record import source as sources
 from nnrepl.record.bindings import recall_variables
 from nnrepl.record.names import ProgramNames
 from nnrepl.record.recorder import Recorder
+from nnrepl.record.vjp import Rule
 from nnrepl.replay.run import Run
 from nnrepl.session.errors import UserError
 from nnrepl.session.session import END_OF_TAPE, Session, Stop
 from nnrepl.tape import (
+    KEPT,
     LEAF_KINDS,
     Activation,
     Hole,
@@ -58,6 +60,7 @@ from nnrepl.tape import (
     Value,
 )
 from nnrepl.tape.passes import GRADIENT_PASS, RUN_PASS, SETUP_PASS, UPDATE_PASS
+from nnrepl.tape.steps import is_update
 from nnrepl.timeline.code import CodeChange, recalled
 from nnrepl.timeline.edits import Edit
 from nnrepl.timeline.timelines import Timelines
@@ -119,6 +122,7 @@ def open_session(path: str) -> tuple[Session, Facts]:
     session.changes.timelines = timelines
     session.changes.restarts = _NoProgram(path)
     session.cursor = facts.cursor
+    session.tape.stand(facts.cursor)
     session.stop = Stop(END_OF_TAPE if facts.cursor >= len(session.tape) else "", facts.cursor)
     return session, facts
 
@@ -147,16 +151,10 @@ class _Reader:
         self.given: dict[Value, list[str]] = {}
         self.values: list[Value] = []
         self.scopes: list[Activation] = []
-        self.tapes = [self._empty_tape() for _ in document["tapes"]]
-        first = self.tapes[0]
-        for tape in self.tapes[1:]:
-            for notes in ("labels", "aliases", "sketches", "dropped", "errors", "belonging", "edits", "inserted"):
-                setattr(tape, notes, getattr(first, notes))
-
-    def _empty_tape(self) -> Tape:
-        names = SavedNames(self.header.path, self.given)
-        names.tape = Tape(names)
-        return names.tape
+        self._met: set[Value] = set()
+        first = SavedNames(header.path, self.given).tape
+        self.tapes = [first, *(SavedNames(header.path, self.given, first).tape for _ in document["tapes"][1:])]
+        self.notes = first.notes
 
     def read(self) -> tuple[Timelines, Facts]:
         """Everything."""
@@ -177,6 +175,7 @@ class _Reader:
         for value in self.values:
             demand(isinstance(value, Leaf) or value.op is not None)
         timelines = self._timelines(document["timelines"], document["current"])
+        bound.furnish(timelines.current.tape)
         made = document["made"]
         cursor = as_number(made["cursor"], len(timelines.current.tape) + 1)
         kept = sum(value.held is not None for value in self.values)
@@ -202,7 +201,7 @@ class _Reader:
             except Exception:  # whatever MLX's own reader says
                 raise Damaged from None
         sums: dict[str, int] = {}
-        tape = self.tapes[0]
+        notes = self.notes
         depths: list[int] = []
         for row in rows:
             held = self._held(row, arrays, sums)
@@ -213,15 +212,15 @@ class _Reader:
             if held is None:
                 demand(is_counts(row["shape"], 2**31))
                 product(row["shape"])
-                tape.sketches[value] = (tuple(row["shape"]), _DTYPES[row["dtype"]])
+                notes.sketches[value] = (tuple(row["shape"]), _DTYPES[row["dtype"]])
             if "label" in row:
-                tape.labels[value] = as_text(row["label"])
+                notes.labels[value] = as_text(row["label"])
             if "names" in row:
                 self.given[value] = [as_text(name) for name in row["names"]]
             elif not isinstance(value, Leaf) and of is None:
                 self.given[value] = []
             if held is None and row.get("dropped"):
-                tape.dropped.add(value)
+                notes.dropped.add(value)
             self.values.append(value)
 
     def _new(self, row: dict[str, Any], held: Any, of: Value | None) -> Value:
@@ -267,10 +266,10 @@ class _Reader:
             if module is not None:
                 names.modules[op] = as_text(module)
         tape.origin = as_number(row["origin"], len(tape) + 1)
-        starts = row.get("steps", [tape.origin] if tape.origin < len(tape) else [])  # (none in tapes of 0.1.0)
+        self._passes(tape, row["passes"])
+        starts = row["steps"] if "steps" in row else _counted(tape)  # (none in tapes of 0.1.0)
         demand(is_counts(starts, len(tape)) and starts == sorted(set(starts)))
         tape.steps = Steps.known(tape, starts)
-        self._passes(tape, row["passes"])
         self._notes(tape, row)
         for name, versions in row["names"]:
             names.enter(as_text(name), [(as_number(at, len(tape) + 1), self.value(value)) for at, value in versions])
@@ -281,7 +280,9 @@ class _Reader:
         op: Op
         if "backward" in row:
             of = as_number(row["backward"], position, -1)
-            op = SavedBackwardOp(operation, (), {}, inputs, None if of < 0 else tape.ops[of])
+            forward = None if of < 0 else tape.ops[of]
+            args = (*self._rule(row["rule"], forward), *inputs) if "rule" in row else ()  # (not in tapes of 0.1.0)
+            op = SavedBackwardOp(operation, args, {}, inputs, forward)
         else:
             args = tuple([self._argument(arg) for arg in row["args"]])
             kwargs = {as_text(key): self._argument(arg) for key, arg in row.get("kwargs", {}).items()}
@@ -290,12 +291,31 @@ class _Reader:
         op.scope, op.lasti = self._place(row["place"])
         for value in inputs:
             demand(isinstance(value, Leaf) or value.op is not None)
+            self._meet(value, tape)
         op.outputs = self._all(row["outputs"])
         for slot, value in enumerate(op.outputs):
             demand(not isinstance(value, Leaf))
             if value.op is None:
                 value.op, value.slot = op, slot
         return op
+
+    def _rule(self, said: Any, of: Op | None) -> tuple[Any, ...]:
+        """How a backward op differentiates its forward op."""
+        if of is None:
+            raise Damaged
+        values, *slots = said
+        inputs = self._all(values)
+        limits = len(inputs), len(of.outputs), len(inputs)
+        wanted, outputs, continued = (
+            tuple([as_number(slot, limit) for slot in some]) for some, limit in zip(slots, limits, strict=True)
+        )
+        return (Rule(of, inputs, wanted, outputs, continued),)
+
+    def _meet(self, value: Value, tape: Tape) -> None:
+        """A leaf lies on the first tape that speaks of it."""
+        if isinstance(value, SavedLeaf) and value not in self._met:
+            self._met.add(value)
+            value.lie_on(tape)
 
     def _argument(self, said: Any, depth: int = 0) -> Any:
         demand(depth < _NESTING)
@@ -345,8 +365,7 @@ class _Reader:
             for op in tape.ops[part.start : part.end]:
                 op.part = part
             for leaf in part.wrt:
-                if isinstance(leaf, SavedLeaf):
-                    leaf.lie_on(tape)
+                self._meet(leaf, tape)
             tape.passes.append(part)
         demand(all(hasattr(op, "part") for op in tape.ops))
 
@@ -361,15 +380,19 @@ class _Reader:
             tape.marks.append(Mark(at, as_text(how), self._all(values), *self._place(place)))
         for value, position, reason in row["holes"]:
             tape.holes.append(Hole(self.value(value), as_number(position, length + 1), as_text(reason)))
-        tape.errors.update({op(at): _exception(error) for at, error in row["errors"]})
-        tape.edits.update({op(at): self.value(value) for at, value in row["edits"]})
-        tape.inserted.update([op(at) for at in row["inserted"]])
-        tape.belonging.update({op(at): op(root) for at, root in row["belonging"]})
+        read = {BaseException: _exception, Value: self.value, Op: op}
+        for name, kind in KEPT.items():
+            for said in row[name]:
+                if kind is None:
+                    self.notes.enter(name, op(said), None)
+                else:
+                    at, thing = said
+                    self.notes.enter(name, op(at), read[kind](thing))
         for start, end in row.get("compiled", []):
             tape.compiled.append((as_number(start, length + 1), as_number(end, length + 1)))
         aliases = {self.value(value): self.value(of) for value, of in row["aliases"]}
         demand(not any(of in aliases for of in aliases.values()))
-        tape.aliases.update(aliases)
+        self.notes.aliases.update(aliases)
 
     def _timelines(self, rows: list[dict[str, Any]], current: Any) -> Timelines:
         demand(0 < len(rows) == len(self.tapes))
@@ -389,7 +412,21 @@ class _Reader:
             timelines.switch(timelines[as_number(row["parent"], number) + 1])
             timelines.branch(tape, cast(SavedNames, tape.names), edit)
         timelines.switch(timelines[as_number(current, len(rows)) + 1])
+        for timeline in timelines:
+            timeline.ended = True  # no program goes on there
         return timelines
+
+
+def _counted(tape: Tape) -> list[int]:
+    """Where the steps of a tape begin that does not say so: with the first gradient call after an optimizer's
+    update."""
+    starts = [tape.origin] if tape.origin < len(tape) else []
+    updated = False
+    for part in tape.passes:
+        if updated and part.kind == GRADIENT_PASS and len(part):
+            starts.append(part.start)
+        updated = is_update(part, set()) or (updated and part.kind != GRADIENT_PASS)
+    return starts
 
 
 def _code_change(said: Any, length: int) -> CodeChange:
@@ -454,7 +491,7 @@ class _Scopes:
     """
 
     def __init__(self, codes: list[SavedCode], document: dict[str, Any]) -> None:
-        self.owners = owners(document["owners"], document["roots"])
+        self.owners = owners(document["owners"], document["roots"], document.get("owned", []))
         self.variables: list[dict[str, Any]] = [{} for _ in document.get("globals", [])]
         self.scopes: list[Activation] = []
         for row in document["scopes"]:

@@ -337,7 +337,7 @@ class Changes:
 
 def _inserted(op: Op, tape: Tape) -> bool:
     """Whether an op comes from a person: an edit, or the gradient of one."""
-    return op in tape.inserted or (op.of is not None and op.of in tape.inserted)
+    return op in tape.notes.inserted or (op.of is not None and op.of in tape.notes.inserted)
 
 
 class _Key:
@@ -364,7 +364,7 @@ def _refusal(old: Tape, new: Tape, position: int) -> str | None:
     if part is None or part.error is None or (old.passes and old.passes[-1].error is not None):
         return None
     op = new.ops[-1]
-    changed = {value for edit in new.ops[position:] if edit in new.edits for value in edit.outputs}
+    changed = {value for edit in new.ops[position:] if edit in new.notes.edits for value in edit.outputs}
     changed.update([leaf for leaf in part.wrt if leaf.origin in changed])
     if op.error is None or changed.isdisjoint(op.inputs):
         return None

@@ -8,7 +8,7 @@ import ctypes
 import re
 import sys
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -70,6 +70,7 @@ class Expressions:
         variables: What the person has assigned.
         found: What the names in the last expression meant.
         shown: The last value that was shown (`_`); a tensor of the tape as its Value.
+        witness: Who looks on while a line runs, among the variables that it got.
     """
 
     def __init__(self, lookup: Lookup) -> None:
@@ -77,6 +78,7 @@ class Expressions:
         self.variables: dict[str, Any] = {}
         self.found: dict[str, Held] = {}
         self.shown: Any = UNBOUND
+        self.witness: Callable[[dict[str, Any]], AbstractContextManager[None]] = unwatched
         self._given: list[Any] = []
         self._things: dict[str, Any] = {}
         self._values: dict[int, tuple[mx.array, Value]] = {}
@@ -108,7 +110,7 @@ class Expressions:
         source, placeholders = self._translate(text, where)
         code = compile(source, "<prompt>", "eval", dont_inherit=True)
         namespace = self._namespace(source, placeholders, where)
-        with aside(), checked(), self._as_it_was(where):
+        with aside(), checked(), self._as_it_was(where), self.witness(namespace):
             return eval(code, namespace)
 
     def compute(self, text: str, where: Surroundings, recorder: Linking, **names: Any) -> Any:
@@ -120,7 +122,7 @@ class Expressions:
             placeholders.update(names)
             code = compile(source, "<prompt>", "eval", dont_inherit=True)
             namespace = self._namespace(source, placeholders, where)
-            with steady(), self._as_it_was(where):
+            with steady(), self._as_it_was(where), self.witness(namespace):
                 return eval(code, namespace)
         finally:
             self._recorder = None
@@ -135,7 +137,7 @@ class Expressions:
         for name in kept - namespace.keys():
             namespace[name] = None
         before = dict(namespace)
-        with aside(), checked():
+        with aside(), checked(), self.witness(namespace):
             exec(code, namespace)
         changed = {
             name: thing
@@ -447,6 +449,11 @@ def aside() -> Iterator[None]:
     recorder = current()
     with steady(), nullcontext() if recorder is None else recorder.muted():
         yield
+
+
+def unwatched(variables: dict[str, Any]) -> AbstractContextManager[None]:
+    """Run a line with nobody looking on."""
+    return nullcontext()
 
 
 @contextmanager

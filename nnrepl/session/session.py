@@ -227,7 +227,7 @@ class Session(Reading):
         if hits:
             self.hit(hits, "the program has ended meanwhile")
         elif error is not None and not isinstance(error, SystemExit):
-            raised = [op.position for op, raised in self.tape.errors.items() if raised is error]
+            raised = [op.position for op, raised in self.tape.notes.errors.items() if raised is error]
             self.arrive(raised[-1] if raised else len(self.tape), EXCEPTION, error)
         elif isinstance(goal, goals.FirstForward):
             self.arrive(len(self.tape) if only_defines(self.tape) else 0, END_OF_PROGRAM, error)
