@@ -483,3 +483,17 @@ def test_debug_in_the_middle_gives_what_the_expression_gives(tmp_path: Path) -> 
     assert "2 ops on a tape of their own" in result.stdout
     assert "\nTrue\n" in result.stdout
     assert "z = print(1) makes no op" in result.stdout
+
+
+def test_a_file_is_mended_behind_a_cell_that_failed_and_called_again(tmp_path: Path) -> None:
+    wrong = f"import mlx.core as mx\nimport mlx.nn as nn\n{NET}\n".replace("self.down(nn", "self.up(nn")
+    (tmp_path / "net.py").write_text(wrong)
+    (tmp_path / "mended.py").write_text(wrong.replace("self.up(nn", "self.down(nn"))
+    mend = f"import shutil; shutil.copy('{tmp_path}/mended.py', '{tmp_path}/net.py'); None"
+    lines = ("net = Net(2)", "net(mx.ones((1, 2)))", mend, "reload", "y = net(mx.ones((1, 2)))", "z = y + 1")
+    typist, found, said = typed(*lines, script=load_script(str(tmp_path / "net.py"), []))
+    assert typist.wrong == []
+    assert typist.lines == []
+    assert said.count("Traceback") == 1
+    assert found["z"].shape == (1, 1)
+    assert typist.kinds[-1] == CELL
