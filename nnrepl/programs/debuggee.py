@@ -170,6 +170,7 @@ class Debuggee:
             line = session.changes.timelines.live
             if not line.below:
                 self._wait(cell, error)
+                line = session.changes.timelines.live  # a reload may have begun another
                 if not line.below:
                     return status
             cell = line.below[0]
