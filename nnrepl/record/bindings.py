@@ -80,6 +80,11 @@ def variables_of(code: CodeType) -> tuple[str, ...]:
     return _looked_at(code)[0]
 
 
+def recall_variables(code: CodeType, names: tuple[str, ...]) -> None:
+    """Say which variables of some code were looked at, where its instructions cannot be asked any more."""
+    _variables[code] = names, is_library(code.co_filename)
+
+
 def _looked_at(code: CodeType) -> tuple[tuple[str, ...], bool]:
     """The variables of some code that are looked at, and whether it is a library's."""
     known = _variables.get(code)

@@ -62,11 +62,15 @@ def noticing(session: Session, text: str) -> Iterator[Effect]:
         return
     bound = _bound(session, tree)
     variables = dict(expressions.variables)
-    expressions.witness = partial(_witnessed, session, effect)
+    before, expressions.witness = expressions.witness, partial(_witnessed, session, effect)
     try:
         yield effect
     finally:
+<<<<<<< HEAD
         expressions.witness = unseen
+=======
+        expressions.witness = before
+>>>>>>> main
     if bound or effect.touched or effect.drew:
         effect.changed = bool(bound) or _means_to(tree, effect.named, effect.result)
         effect.looked = effect.touched and not effect.changed
