@@ -72,11 +72,7 @@ class Expressions:
         self.variables: dict[str, Any] = {}
         self.found: dict[str, Held] = {}
         self.shown: Any = UNBOUND
-<<<<<<< HEAD
-        self.witness: Callable[[dict[str, Any]], AbstractContextManager[None]] = unseen
-=======
         self.witness: Callable[[dict[str, Any]], AbstractContextManager[None]] = unwatched
->>>>>>> main
         self._given: list[Any] = []
         self._things: dict[str, Any] = {}
         self._values: dict[int, tuple[mx.array, Value]] = {}
@@ -437,11 +433,6 @@ _SHORT = {"nn": "nn", "optim": "optimizers"}
 def _names(source: str) -> set[str]:
     """Every variable that some Python refers to."""
     return {node.id for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Name)}
-
-
-def unseen(namespace: dict[str, Any]) -> AbstractContextManager[None]:
-    """Nobody looks on while a line runs."""
-    return nullcontext()
 
 
 @contextmanager

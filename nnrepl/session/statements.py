@@ -22,7 +22,6 @@ from nnrepl.record import source as sources
 from nnrepl.replay.awaited import Awaited
 from nnrepl.replay.divergence import CannotExchange, said_of
 from nnrepl.replay.world import RandomStates, World
-from nnrepl.session.expressions import unseen
 from nnrepl.tape import GRADIENT_PASS, Activation, Op, Value
 from nnrepl.timeline.code import CodeChange
 from nnrepl.timeline.edits import remember_source
@@ -66,11 +65,7 @@ def noticing(session: Session, text: str) -> Iterator[Effect]:
     try:
         yield effect
     finally:
-<<<<<<< HEAD
-        expressions.witness = unseen
-=======
         expressions.witness = before
->>>>>>> main
     if bound or effect.touched or effect.drew:
         effect.changed = bool(bound) or _means_to(tree, effect.named, effect.result)
         effect.looked = effect.touched and not effect.changed
