@@ -296,6 +296,7 @@ def check_pass(session: Session, part: Pass, leaves: Sequence[Value]) -> Report:
     look.see([value for pair in gradients.items() for value in pair])
     report = Report(left=len(leaves))
     try:
+        _forewarn(session, look, part, leaves)
         for leaf, gradient in gradients.items():
             replayed = _Replayed(part, leaf)
             look.see(replayed.taken)
@@ -312,6 +313,35 @@ def check_pass(session: Session, part: Pass, leaves: Sequence[Value]) -> Report:
         _settle()
     report.ops, report.seconds = look.ops, time.perf_counter() - begin
     return report
+
+
+_EVALUATIONS = 80
+"""So often the loss is computed for one gradient, more or less: 36 times where it is smooth, 130 where it is rounded."""
+_LONG = 5.0
+
+
+def _forewarn(session: Session, look: Look, part: Pass, leaves: Sequence[Value]) -> None:
+    """Say how long a check will take, if that is long: what one computation of the loss takes, times their number."""
+    if not leaves:
+        return
+    replayed = _Replayed(part, leaves[0])
+    look.see([*replayed.taken, leaves[0]])
+    with aside(), mx.stream(mx.cpu), contextlib.suppress(ValueError, RuntimeError):
+        run, given = _on_cpu(replayed.at(mx.float64)), leaves[0].array.astype(mx.float64)
+        run(given).item()
+        begin = time.perf_counter()
+        run(given).item()
+        seconds = (time.perf_counter() - begin) * _EVALUATIONS * len(leaves)
+        if seconds >= _LONG:
+            count = f"{len(leaves)} gradients" if len(leaves) > 1 else "the gradient"
+            session.hooks.announce(
+                f"checking {count} will take about {_about(seconds)}; Ctrl-C stops it with what it has"
+            )
+    _settle()
+
+
+def _about(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
 
 
 def _peak(look: Look, gradient: Value) -> float:

@@ -177,3 +177,16 @@ def test_a_nested_gradient_is_checked_with_the_weights_of_its_pass() -> None:
     part = next(part for part in session.tape.passes if part.wrt)
     for one in check_pass(session, part, list(part.wrt)).checked:
         assert one.wrong == [], one.name
+
+
+@pytest.mark.parametrize(("long", "said"), [(0.0, 1), (1e9, 0)])
+def test_a_check_that_takes_long_says_so_beforehand(long: float, said: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    heard: list[str] = []
+    monkeypatch.setattr("nnrepl.explain.check._LONG", long)
+    trace = nnrepl.trace(lambda w: (w**2).sum(), mx.ones((2,)), wrt=0)
+    session = nnrepl.Session(trace)
+    monkeypatch.setattr(session.hooks, "announce", heard.append)
+    part = next(part for part in trace.tape.passes if part.wrt)
+    check_pass(session, part, list(part.wrt))
+    assert len(heard) == said
+    assert all(line.startswith("checking the gradient will take about") for line in heard)

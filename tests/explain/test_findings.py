@@ -169,7 +169,7 @@ def probabilities(faulty: bool) -> None:
     train(model, lambda m, x, y: nn.losses.binary_cross_entropy(m(x), y, reduction="mean"), rows(8, 3), y)
 
 
-def masked(faulty: bool) -> None:
+def masked(faulty: bool, how: Callable[[mx.array, mx.array], mx.array] = mx.multiply) -> None:
     class Attention(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -178,7 +178,7 @@ def masked(faulty: bool) -> None:
         def __call__(self, x: mx.array) -> mx.array:
             scores = self.q(x) @ self.k(x).swapaxes(-1, -2) / 2
             mask = mx.tril(mx.ones((x.shape[1], x.shape[1])))
-            scores = scores * mask if faulty else mx.where(mask > 0, scores, -mx.inf)
+            scores = how(scores, mask) if faulty else mx.where(mask > 0, scores, -mx.inf)
             return mx.softmax(scores, axis=-1) @ self.v(x)
 
     train(Attention(), squares, mx.random.normal((2, 5, 4)), mx.random.normal((2, 5, 4)))
@@ -257,6 +257,7 @@ KINDS: dict[str, tuple[str, str, Program]] = {
     "outside": ("index out of range", "[1,0] = 6", outside),
     "sigmoid": ("double sigmoid", "probabilities already", probabilities),
     "masked": ("mask of zeros", "the masked scores 0", masked),
+    "added": ("mask of zeros", "adds 0 or 1 to the scores", lambda faulty: masked(faulty, mx.add)),
     "axis 0": ("softmax axis", "picks one of axis 2", axes(picked, 0)),
     "axis 1": ("softmax axis", "picks one of axis 2", axes(picked, 1)),
     "axis of ones": ("softmax axis", "along axis 2", axes(hot, 1)),
