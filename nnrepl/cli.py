@@ -20,13 +20,14 @@ from nnrepl.programs.debuggee import Debuggee, new_tape
 from nnrepl.programs.examples import example_path
 from nnrepl.programs.exceptions import exit_status
 from nnrepl.programs.saved import open_session
-from nnrepl.programs.script import USAGE_ERROR, CannotLoad, Script, empty_script, load_module, load_script
+from nnrepl.programs.script import USAGE_ERROR, CannotLoad, Script, empty_script, load_module, load_script, read_script
 from nnrepl.session.errors import Quit, UserError
 from nnrepl.session.saved import Keeper, stops_file
 from nnrepl.session.session import Session
 from nnrepl.session.settings import config_directory, config_file, load_settings
 from nnrepl.shell.readers import Chain, Queue, Reader
 from nnrepl.shell.shell import Shell, is_capable, make_console, make_reader
+from nnrepl.timeline.cells import make_cell
 from nnrepl.timeline.history import parse_size
 from nnrepl.view.saved import facts_text
 
@@ -50,6 +51,10 @@ def parser() -> argparse.ArgumentParser:
         default=[],
         help="run the commands, or the Python, in a file",
     )
+    made.add_argument(
+        "--call", metavar="STATEMENT", action="append", default=[],
+        help="what to do when the program has run; stop before its first op (also right behind PROGRAM)",
+    )  # fmt: skip
     made.add_argument("--empty", action="store_true", help="no program: type one, with mx, nn and optim at hand")
     made.add_argument("--batch", action="store_true", help="end after the given commands; show only what they show")
     made.add_argument("--stop-at-entry", action="store_true", help="stop at the very first op")
@@ -59,8 +64,8 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--history", metavar="SIZE", type=size, help="memory for old values, such as 500M")
     made.add_argument("--version", action="version", version=versions())
     made.epilog = (
-        "PROGRAM is a script, a notebook, or a tape that save wrote (.safetensors); without one, the built-in "
-        "example. ARG are its own arguments."
+        "PROGRAM is a script, a notebook, - for standard input, or a tape that save wrote (.safetensors); without "
+        "one, the built-in example. ARG are its own arguments; behind -- all are, --call too."
     )
     return made
 
@@ -85,6 +90,10 @@ def load(options: argparse.Namespace) -> Script:
         return load_module(options.module, options.args)
     if options.empty:
         return empty_script()
+    if options.program == "-" and (sys.stdin is None or not sys.stdin.isatty()):
+        return read_script(options.args)
+    if options.program == "-":
+        return empty_script()
     if options.program is None:
         return load_script(str(example_path()), [])
     return load_script(options.program, options.args)
@@ -96,6 +105,17 @@ def given_lines(options: argparse.Namespace) -> list[str]:
     for name in options.files:
         lines.extend(lines_in(Path(name)))
     return lines + list(options.commands)
+
+
+def call_of(options: argparse.Namespace) -> str:
+    """The statements that are to be run behind the program, as one cell. Raises CannotLoad."""
+    text = "\n".join(options.call)
+    try:
+        if options.call:
+            make_cell(1, text)
+    except (SyntaxError, ValueError) as error:
+        raise CannotLoad(f"--call {text!r} does not parse: {getattr(error, 'msg', error)}") from None
+    return text
 
 
 def lines_in(path: Path) -> list[str]:
@@ -120,6 +140,7 @@ def main(arguments: list[str] | None = None) -> int:
         if options.tui and (options.batch or options.plain or not is_capable()):
             raise CannotLoad("--tui needs a terminal, and neither --batch nor --plain")
         lines = given_lines(options)
+        options.call = call_of(options)
         if options.module is None and (options.program or "").endswith(SUFFIX):
             return look(options, lines)
         script = load(options)
@@ -131,8 +152,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def look(options: argparse.Namespace, lines: list[str]) -> int:
     """Look at a saved tape, without its program. Returns the exit status. Raises UserError."""
-    if options.args:
-        raise UserError(f"{options.program} is a saved tape; it takes no arguments")
+    if options.args or options.call:
+        raise UserError(f"{options.program} is a saved tape; it takes no arguments, and nothing can be called")
     session, facts = open_session(options.program)
     settings, notes = settings_of(options)
     session.settings.update(settings)
@@ -180,7 +201,17 @@ def reader_of(interpreter: Interpreter, options: argparse.Namespace, given: Queu
 
 
 def split_arguments(arguments: list[str]) -> tuple[list[str], list[str]]:
-    """Where nnrepl's own options end: at the program, or at `-m MODULE`; everything behind is the program's."""
+    """Where nnrepl's own options end: at the program, or at `-m MODULE`; everything behind is the program's, but for
+    `--call STATEMENT` right there."""
+    own, program = _split(arguments)
+    if arguments[len(own) : len(own) + 1] == ["--"]:
+        return own, program
+    while program[1:2] == ["--call"] and len(program) > 2:
+        own, program = [*own, f"--call={program[2]}"], [program[0], *program[3:]]
+    return own, program
+
+
+def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
     at = 0
     while at < len(arguments):
         word = arguments[at]
@@ -189,7 +220,7 @@ def split_arguments(arguments: list[str]) -> tuple[list[str], list[str]]:
         if word == "-m" or (word.startswith("-m") and not word.startswith("--")):
             end = at + (2 if word == "-m" else 1)
             return arguments[:end], ["-m", *arguments[end:]]
-        if word in ("-c", "-x", "--theme", "--history"):
+        if word in ("-c", "-x", "--call", "--theme", "--history"):
             at += 2
         elif word.startswith("-") and word != "-":
             at += 1
@@ -204,6 +235,7 @@ class Debugger:
     def __init__(self, options: argparse.Namespace, script: Script, lines: list[str]) -> None:
         self.options = options
         self.script = script
+        self.is_interactive = is_interactive(options)
         self.settings, self.notes = settings_of(options)
         self.console = make_console(options.plain, self.settings.get("theme", "dark"))
         self.queue = Queue(([] if options.batch else self._startup()) + lines)
@@ -214,7 +246,9 @@ class Debugger:
         session = Session(tape, names)
         session.settings.update(self.settings)
         options = self.options
-        debuggee = Debuggee(self.script, session, at_entry=options.stop_at_entry, reads_input=options.batch)
+        debuggee = Debuggee(
+            self.script, session, at_entry=options.stop_at_entry, reads_input=options.batch, call=options.call
+        )
         shell = self._shell(session)
         try:
             error = debuggee.run()
@@ -222,16 +256,16 @@ class Debugger:
             error = session.exit_error
         shell.cursor_moved(len(session.tape))
         status = exit_status(error)
-        return status or int(shell.failed and not is_interactive(self.options))
+        return status or int(shell.failed and not self.is_interactive)
 
     def _shell(self, session: Session) -> Shell:
         """The shell that gives the person the floor."""
         keeper = Keeper(session.stops, stops_file(self.script.path))
-        session.on_load = lambda path: keeper.move(stops_file(path)) if is_interactive(self.options) else ""
-        restored = keeper.restore() if is_interactive(self.options) else ""
+        session.on_load = lambda path: keeper.move(stops_file(path)) if self.is_interactive else ""
+        restored = keeper.restore() if self.is_interactive else ""
         shell = Shell(session, self.console, self._reader, self._banner(restored), self.options.batch)
         shell.interpreter.full_screen = self.options.tui
-        if is_interactive(self.options):
+        if self.is_interactive:
             shell.after_line = keeper.save
         if not self.options.batch:
             shell.catch_interrupts()

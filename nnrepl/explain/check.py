@@ -178,6 +178,8 @@ def check_op(session: Session, op: Op) -> Report:
     """
     begin = time.perf_counter()
     look = Look(session)
+    if op.refusal:
+        raise UserError(op.refusal)
     own = op.of if op.of is not None and isinstance(_first(op.of), Composite) else op
     questions = _of_composite(look, session, own) if isinstance(_first(own), Composite) else _of_op(look, session, op)
     with aside():
@@ -316,7 +318,7 @@ def check_pass(session: Session, part: Pass, leaves: Sequence[Value]) -> Report:
 
 
 _EVALUATIONS = 80
-"""So often the loss is computed for one gradient, more or less: 36 times where it is smooth, 130 where it is rounded."""
+"""So often the loss is computed for one gradient, 36 to 130 times in the models of the tests."""
 _LONG = 5.0
 
 

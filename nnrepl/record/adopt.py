@@ -54,7 +54,8 @@ def computed_from(recorder: Recorder, array: mx.array) -> tuple[Value | None, bo
     if is_evaluated(array):
         return None, False
     wrt = recorder.part.wrt if recorder.differentiating and recorder.part is not None else ()
-    values = [value for value in recorder.live.values() if value.held is not None and value.op is not None]
+    alive = recorder.live.copy().values()  # arrays may die meanwhile, and their entries with them
+    values = [value for value in alive if value.held is not None and value.op is not None]
     values += wrt
     primitives, nodes = read_graph([array, *(value.array for value in values)])
     made_by = {name: made for made in primitives for name in made.outputs}

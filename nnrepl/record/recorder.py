@@ -115,7 +115,8 @@ class Recorder:
 
     Attributes:
         mode: RECORD; OPAQUE inside a transform that MLX runs by itself; MUTED while nnrepl itself computes.
-        live: The value that each living array object holds, by `id`.
+        live: The value that each living array object holds, by `id`. Arrays may die at any moment at which Python
+            collects garbage, and their entries with them: go through a `copy()`, which is made in one piece.
         part: The pass that is being recorded.
         differentiating: How many transforms of ours are running (0 at the top level of the program).
         captured: In OPAQUE mode, the recorded values that were touched.
@@ -212,7 +213,7 @@ class Recorder:
                 return
             op.outputs = tuple(outputs)
             slots = iter(range(len(outputs)))
-            self.tape.structures[op] = trees.rebuild(result, lambda _: Slot(next(slots)))
+            self.tape.notes.structures[op] = trees.rebuild(result, lambda _: Slot(next(slots)))
         self.put(op, frame)
 
     def put(self, op: Op, frame: FrameType) -> None:
@@ -221,7 +222,7 @@ class Recorder:
         op.scope = self.stack.scope
         op.lasti = frame.f_lasti
         if self.stream is not None:
-            self.tape.streams[op] = self.stream
+            self.tape.notes.streams[op] = self.stream
         self.place(op)
 
     def place(self, op: Op) -> None:
@@ -256,7 +257,7 @@ class Recorder:
     def fail(self, op: Op, error: Exception, frame: FrameType) -> None:
         """Put an op on the tape that raised."""
         if op.inputs or not isinstance(error, TypeError):
-            self.tape.errors[op] = error
+            self.tape.notes.errors[op] = error
             self.put(op, frame)
 
     def scan(self, arg: Any, inputs: list[Value], frame: FrameType) -> Any:
@@ -360,10 +361,10 @@ class Recorder:
             found = outside(ops)
         if found is None:
             return
-        edits = self.tape.edits
+        edits = self.tape.notes.edits
         if found.crashes or any(op in edits for op in self.tape.ops):
             error = IndexError(found.text)
-            self.tape.errors[found.op] = error
+            self.tape.notes.errors[found.op] = error
             raise error
         place = found.op.scope and found.op.scope.code, found.op.lasti
         if self.listener is not None and place not in self._told:
@@ -382,7 +383,7 @@ class Recorder:
 
     def relink(self, now: dict[Value, Value]) -> None:
         """Let the program's array objects stand for other values (of the same content)."""
-        for key, value in list(self.live.items()):
+        for key, value in self.live.copy().items():
             if value not in now:
                 continue
             held = value.held

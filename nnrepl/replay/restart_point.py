@@ -155,7 +155,7 @@ _STATE = ("tape", "intake", "mode", "part", "differentiating", "captured", "stre
 
 def _objects(recorder: Recorder) -> Iterator[tuple[mx.array, Value]]:
     """The array objects that are alive, and what they stand for."""
-    for key, value in list(recorder.live.items()):  # some may die meanwhile
+    for key, value in recorder.live.copy().items():  # some may die meanwhile
         array = object_of(recorder, key, value)
         if array is not None:
             yield array, value

@@ -59,6 +59,15 @@ class FirstForward:
         return tape.origin if self._started() and tape.origin < len(tape) else None
 
 
+class Ending:
+    """The end of the program, with what may stop it on the way."""
+
+    reason = sought = ""
+
+    def find(self, tape: Tape) -> int | None:
+        return None
+
+
 class Moving(Stepping):
     """A motion relative to the function in which the person stands: `next`, `finish`, `until`.
 

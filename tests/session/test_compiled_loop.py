@@ -47,5 +47,5 @@ def test_it_is_the_uncompiled_loop(lines: str, tmp_path: Path) -> None:
         path.write_text(source)
         said.append(nnrepl_cli("loop.py", stdin="\n".join([*lines.split("; "), "q"]), cwd=tmp_path).stdout)
     compiled, eager = said
-    assert compiled.count("(nnrepl) ") == lines.count("; ") + 2
+    assert compiled.count("\n(nnrepl") == lines.count("; ") + 2
     assert compiled == eager
