@@ -207,6 +207,11 @@ def _forward_cone(session: Session, part: Pass, value: Value) -> Cone:
     return cone
 
 
+def leads_to_loss(session: Session, part: Pass, value: Value) -> bool:
+    """Whether a gradient could flow from the loss of a pass to a value, had it been asked for."""
+    return _forward_cone(session, part, value).arrives
+
+
 def ends_here(op: Op, alive: set[Value]) -> bool:
     """Whether no gradient passes from the result of an op to its living inputs."""
     if not op.outputs or not any(mx.issubdtype(output.dtype, mx.inexact) for output in op.outputs):
@@ -256,7 +261,8 @@ def _ancestors_of_loss(part: Pass) -> set[Op]:
 
 
 def _never(value: Value) -> str:
-    elsewhere = [op for op in value.consumers if op.part.kind != GRADIENT_PASS]
+    elsewhere = [op for op in value.consumers if op.part.kind != GRADIENT_PASS
+                 and (op.scope is None or not op.scope.updating)]  # fmt: skip
     if elsewhere:
         return f"It is used only outside of the pass: {_ops(elsewhere)}."
     return "No op of the pass takes it."

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from types import CodeType
 from typing import Any
 
+import mlx.core as mx
+
 from nnrepl.record import source as sources
 from nnrepl.record.adopt import path_in
 from nnrepl.record.bindings import variables_of
@@ -150,6 +152,10 @@ class ProgramNames:
         if self._homes is None:
             self._homes = Homes(self.tape, self.leaf_of)
         return self._homes
+
+    def now(self, value: Value) -> mx.array | None:
+        """What lies now where a value lay, in the same model under the same name; None if no tensor does."""
+        return self.homes.now(value)
 
     def placed(self, value: Value, home: Home | None = None) -> str | None:
         """A value by its place in a model or a dict: the bare path if only one has it, else with the variable."""
