@@ -16,11 +16,12 @@ from nnrepl.commands.blocks import in_file
 from nnrepl.commands.interpreter import Interpreter
 from nnrepl.commands.table import TABLE
 from nnrepl.programs.arrays import SUFFIX
-from nnrepl.programs.debuggee import Debuggee, new_tape
+from nnrepl.programs.debuggee import Debuggee
 from nnrepl.programs.examples import example_path
 from nnrepl.programs.exceptions import exit_status
 from nnrepl.programs.saved import open_session
 from nnrepl.programs.script import USAGE_ERROR, CannotLoad, Script, empty_script, load_module, load_script, read_script
+from nnrepl.record.names import ProgramNames
 from nnrepl.session.errors import Quit, UserError
 from nnrepl.session.saved import Keeper, stops_file
 from nnrepl.session.session import Session
@@ -235,14 +236,15 @@ class Debugger:
     def __init__(self, options: argparse.Namespace, script: Script, lines: list[str]) -> None:
         self.options = options
         self.script = script
+        self.is_interactive = is_interactive(options)
         self.settings, self.notes = settings_of(options)
         self.console = make_console(options.plain, self.settings.get("theme", "dark"))
         self.queue = Queue(([] if options.batch else self._startup()) + lines)
 
     def run(self) -> int:
         """Until the person has had enough. Returns the exit status."""
-        names, tape = new_tape()
-        session = Session(tape, names)
+        names = ProgramNames()
+        session = Session(names.tape, names)
         session.settings.update(self.settings)
         options = self.options
         debuggee = Debuggee(
@@ -255,16 +257,16 @@ class Debugger:
             error = session.exit_error
         shell.cursor_moved(len(session.tape))
         status = exit_status(error)
-        return status or int(shell.failed and not is_interactive(self.options))
+        return status or int(shell.failed and not self.is_interactive)
 
     def _shell(self, session: Session) -> Shell:
         """The shell that gives the person the floor."""
         keeper = Keeper(session.stops, stops_file(self.script.path))
-        session.on_load = lambda path: keeper.move(stops_file(path)) if is_interactive(self.options) else ""
-        restored = keeper.restore() if is_interactive(self.options) else ""
+        session.on_load = lambda path: keeper.move(stops_file(path)) if self.is_interactive else ""
+        restored = keeper.restore() if self.is_interactive else ""
         shell = Shell(session, self.console, self._reader, self._banner(restored), self.options.batch)
         shell.interpreter.full_screen = self.options.tui
-        if is_interactive(self.options):
+        if self.is_interactive:
             shell.after_line = keeper.save
         if not self.options.batch:
             shell.catch_interrupts()

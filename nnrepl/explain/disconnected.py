@@ -42,7 +42,7 @@ def why_none(session: Session, value: Value) -> Answer:
     into_loss = _ancestors_of_loss(part)
     answer = Answer(f"{head}: no gradient flows from the loss to {name}.")
     for edit in cone.edits:
-        target = tape.edits[edit]
+        target = tape.notes.edits[edit]
         answer.op, answer.cause = answer.op or edit, "edit"
         answer.reasons.append(f"The edit of {target.name} ({edit.label} {words.call(edit)}) put other numbers in its "
                               f"place, which are not computed from {name}.")  # fmt: skip
@@ -194,7 +194,7 @@ def _forward_cone(session: Session, part: Pass, value: Value) -> Cone:
     alive = {value.canonical, *cone.asked}
     for op in tape.ops[part.start : part.backward]:
         takes = any(taken.canonical in alive for taken in op.inputs)
-        if op in tape.edits and tape.edits[op].canonical in alive and not takes:
+        if op in tape.notes.edits and tape.notes.edits[op].canonical in alive and not takes:
             cone.edits.append(op)
         if not takes:
             continue
@@ -205,6 +205,11 @@ def _forward_cone(session: Session, part: Pass, value: Value) -> Cone:
             alive.update(output.canonical for output in op.outputs)
     cone.arrives = any(root.canonical in alive for root, _ in part.roots)
     return cone
+
+
+def leads_to_loss(session: Session, part: Pass, value: Value) -> bool:
+    """Whether a gradient could flow from the loss of a pass to a value, had it been asked for."""
+    return _forward_cone(session, part, value).arrives
 
 
 def ends_here(op: Op, alive: set[Value]) -> bool:
@@ -256,7 +261,8 @@ def _ancestors_of_loss(part: Pass) -> set[Op]:
 
 
 def _never(value: Value) -> str:
-    elsewhere = [op for op in value.consumers if op.part.kind != GRADIENT_PASS]
+    elsewhere = [op for op in value.consumers if op.part.kind != GRADIENT_PASS
+                 and (op.scope is None or not op.scope.updating)]  # fmt: skip
     if elsewhere:
         return f"It is used only outside of the pass: {_ops(elsewhere)}."
     return "No op of the pass takes it."

@@ -13,7 +13,7 @@ from typing import Any, cast
 
 import mlx.core as mx
 
-from nnrepl.programs.cells import is_leaving, run_cell
+from nnrepl.programs.cells import is_leaving, needed, run_cell
 from nnrepl.programs.exceptions import clean_walks, print_exception
 from nnrepl.programs.reload import Reloader
 from nnrepl.programs.script import Script, forget_modules, reset_stdin
@@ -30,7 +30,6 @@ from nnrepl.replay.run import Run
 from nnrepl.session.errors import Load, Quit, Restart, RunAgain
 from nnrepl.session.session import Session
 from nnrepl.session.typed import append, cell_begins, cell_ended
-from nnrepl.tape import Tape
 from nnrepl.timeline.cells import Cell, make_cell
 
 
@@ -44,6 +43,10 @@ class Debuggee:
         at_entry: Whether to stop at the very first op, and not at the first of a forward pass.
         reads_input: Whether standard input is the program's own (`--batch`), so that a second run reads it again.
         call: A statement, or several: the first cell, before whose first op the program stops.
+
+    Attributes:
+        raised: The cells that raised something, and what; None stands for the script.
+        provided: Which of `mx`, `nn`, `optim` the cells have found imported for them.
     """
 
     def __init__(
@@ -59,6 +62,9 @@ class Debuggee:
         self._ran: set[Cell] = set()
         self._waits = False
         self._seen = 0
+        self._whole = False
+        self.raised: dict[Cell | None, BaseException] = {}
+        self.provided: list[str] = []
         session.debuggee = self
         self._modules = frozenset(sys.modules)
         self._written = Written()
@@ -127,11 +133,13 @@ class Debuggee:
         """Run the program to its end: from its start, or along the tape of a run before."""
         session = self.session
         run = wish.run if isinstance(wish, RunAgain) else None
-        names, tape = new_tape(None if run is None else run.old)
+        names = ProgramNames(None if run is None else run.old)
+        tape = names.tape
         recorder = Recorder(tape, strict=True, base=sys._getframe())
         recorder.listener = session
         cells = list(session.changes.timelines.live.cells)
         starts = session.changes.timelines.current.starts
+        self._whole = run is not None and not run.ops and run.position >= len(run.old)
         self._seen = 0 if run is None else sum(at < run.position + _inside(run) for at in starts)
         session.attach(tape, names, recorder)
         session.codes.start()
@@ -147,28 +155,38 @@ class Debuggee:
         session.changes.timelines.live.starts.clear()
         session.hooks.program_begins()
         watching = self._written.watching(lambda: recorder.mode != MUTED)
-        with self.script.kept.importing(), recording(recorder), _breakpoints(session), watching:
+        with self.script.kept.importing(), recording(recorder), self._breakpoints(), watching:
             return self._to_its_end(recorder)
 
     def _to_its_end(self, recorder: Recorder) -> BaseException | None:
         """Run the script, and then cell after cell, as long as the user types some. Returns what ended the script."""
         session = self.session
         self._main = self.script.enter()
+        self.raised, self.provided = {}, []
         status = error = self._run(self.script.run)
+        self._note(None, error)
         cell: Cell | None = None
         while True:
             line = session.changes.timelines.live
             if not line.below:
                 self._wait(cell, error)
+                line = session.changes.timelines.live  # a reload may have begun another
                 if not line.below:
                     return status
             cell = line.below[0]
             recorder.close_pass()
-            cell_begins(session, cell, cell not in self._ran, len(line.starts) < self._seen)
+            seen = len(line.starts) < self._seen
+            cell_begins(session, cell, cell not in self._ran or (self._whole and not seen), seen)
             self._ran.add(cell)
-            error = self._run(partial(run_cell, cell, self._main.__dict__, self.script.loop))
+            self.provided += needed(cell.names, self.namespace)
+            error = self._run(partial(run_cell, cell, self.namespace, self.script.loop))
+            self._note(cell, error)
             if isinstance(error, SystemExit) and is_leaving(error):
                 raise Quit
+
+    def _note(self, cell: Cell | None, error: BaseException | None) -> None:
+        if error is not None:
+            self.raised[cell] = error
 
     def _run(self, part: Callable[[], None]) -> BaseException | None:
         """Run a part of the program. Returns what ended it."""
@@ -190,7 +208,7 @@ class Debuggee:
         """All has run that there is: the user has the floor, unless the call is to be made that was asked for."""
         call, self._call = self._call, ""
         if call and (error is None or isinstance(error, SystemExit)):
-            append(self.session, self.make(call), stop=True)
+            append(self.session, (self.make(call),), stop=True)
             return
         self._waits = True
         try:
@@ -227,25 +245,17 @@ class Debuggee:
             reset_stdin()
         forget_modules(self._modules, self.session.tape)
 
-
-@contextmanager
-def _breakpoints(session: Session) -> Iterator[None]:
-    """`breakpoint()` in the program stops it under nnrepl, unless PYTHONBREAKPOINT names something else."""
-    before = sys.breakpointhook
-    if "PYTHONBREAKPOINT" not in os.environ:
-        sys.breakpointhook = lambda *args, **kwargs: session.break_here("breakpoint()")
-    try:
-        yield
-    finally:
-        sys.breakpointhook = before
-
-
-def new_tape(old: Tape | None = None) -> tuple[ProgramNames, Tape]:
-    """An empty tape; for a second run one that shares what is noted about the values of the first."""
-    names = ProgramNames()
-    tape = Tape(names) if old is None else old.fork(0, names)
-    names.tape = tape
-    return names, tape
+    @contextmanager
+    def _breakpoints(self) -> Iterator[None]:
+        """`breakpoint()` in the program stops it under nnrepl, unless PYTHONBREAKPOINT names something else, or the
+        program has its standard input to itself (`--batch`): then nobody is there to be asked, as under Python."""
+        before = sys.breakpointhook
+        if "PYTHONBREAKPOINT" not in os.environ and not self._reads_input:
+            sys.breakpointhook = lambda *args, **kwargs: self.session.break_here("breakpoint()")
+        try:
+            yield
+        finally:
+            sys.breakpointhook = before
 
 
 def _inside(run: Run) -> bool:

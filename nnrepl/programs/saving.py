@@ -1,8 +1,8 @@
 """Saving: writes what a session knows into one safetensors file, arrays as tensors and the rest as JSON.
 
 The JSON is a set of tables whose rows refer to each other by number, always backwards: `files` (the lines of
-source around each op), `codes`, `owners`, `scopes`, `values`, `operations`, `ops`, `tapes`, `timelines`. Rows
-that timelines share stand there once. `nnrepl.programs.saved` reads it.
+the source), `codes`, `owners`, `scopes`, `values`, `operations`, `ops`, `tapes`, `timelines`, and what the variables
+held (`nnrepl.programs.bound`). Rows that timelines share stand there once. `nnrepl.programs.saved` reads it.
 """
 
 from __future__ import annotations
@@ -12,28 +12,28 @@ import os
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from types import CodeType
 from typing import TYPE_CHECKING, Any, cast
 
 import mlx.core as mx
 
 from nnrepl._version import VERSION
 from nnrepl.programs.arrays import SUFFIX
+from nnrepl.programs.bound import BoundRows
 from nnrepl.programs.savefile import check_target, harmless, write
+from nnrepl.programs.standins import class_name
+from nnrepl.programs.whereabouts import AROUND, Files, Owners
 from nnrepl.record import source as sources
 from nnrepl.record.names import ProgramNames
-from nnrepl.record.stack import is_module
+from nnrepl.record.stack import is_module, is_optimizer
 from nnrepl.record.verify import same_bits
+from nnrepl.record.vjp import Rule
 from nnrepl.session.errors import UserError
 from nnrepl.session.expressions import aside
-from nnrepl.tape import Activation, BackwardOp, Op, Pass, Source, Tape, Value
+from nnrepl.tape import Activation, BackwardOp, Op, Pass, Tape, Value
 from nnrepl.timeline.timelines import Timeline
 
 if TYPE_CHECKING:
     from nnrepl.session.session import Session
-
-AROUND = 15
-"""How many lines of source are kept around an op: more than `list` shows."""
 
 _BATCH = 256
 
@@ -138,8 +138,9 @@ class Tables:
 
     def __init__(self) -> None:
         self.values: dict[Value, int] = {}
-        self._files = _Files()
-        self._owners = _Owners()
+        self._files = Files()
+        self._owners = Owners()
+        self._bound = BoundRows(self)
         self._scopes: dict[Activation, int] = {}
         self._scope_rows: list[dict[str, Any]] = []
         self._operations: dict[str, int] = {}
@@ -160,6 +161,7 @@ class Tables:
             "files": self._files.rows(),
             "codes": self._files.codes(),
             "owners": self._owners.names,
+            "owned": self._owners.rows(self.argument),
             "roots": self._owners.roots(),
             "scopes": self._scope_rows,
             "values": [self._value_row(value, stored.get(value)) for value in self.values],
@@ -173,9 +175,13 @@ class Tables:
     def timelines(self, session: Session) -> dict[str, Any]:
         """All timelines, each with its tape."""
         every = list(session.changes.timelines)
+        current = session.changes.timelines.current
         tapes = [self._tape(timeline.tape, timeline.names) for timeline in every]
         rows = [self._timeline(timeline) for timeline in every]
-        return {"tapes": tapes, "timelines": rows, "current": every.index(session.changes.timelines.current)}
+        for row, timeline in zip(tapes, every):
+            row["bound"] = self._bound.tape(timeline.tape, timeline.names)
+        bound = self._bound.document(current.names)
+        return {"tapes": tapes, "timelines": rows, "current": every.index(current), **bound}
 
     def _timeline(self, timeline: Timeline) -> dict[str, Any]:
         row: dict[str, Any] = {}
@@ -208,14 +214,21 @@ class Tables:
                 for mark in tape.marks
             ],
             "holes": [[self.value(hole.value), hole.position, harmless(hole.reason)] for hole in tape.holes],
-            "errors": [[op.position, _error(tape.errors[op])] for op in tape.ops if op in tape.errors],
-            "edits": [[op.position, self.value(tape.edits[op])] for op in tape.ops if op in tape.edits],
-            "inserted": [op.position for op in tape.ops if op in tape.inserted],
-            "belonging": [[op.position, tape.belonging[op].position] for op in tape.ops if _belongs(op, tape)],
+            "compiled": [list(span) for span in tape.compiled],
         }
+        for name, noted in tape.notes.rows(tape.ops):
+            row[name] = [self._noted(op, thing) for op, thing in noted]
         row["names"] = self._index(names)
         row["aliases"] = list(self._alias_rows(tape))
         return row
+
+    def _noted(self, op: Op, thing: Any) -> Any:
+        """What is noted of an op: an exception, a value, another op; None where the op says it all."""
+        if thing is None:
+            return op.position
+        if isinstance(thing, BaseException):
+            return [op.position, _error(thing)]
+        return [op.position, thing.position if isinstance(thing, Op) else self.value(thing)]
 
     def _index(self, names: ProgramNames) -> list[list[Any]]:
         """Which value each name means, from which position on."""
@@ -226,7 +239,7 @@ class Tables:
 
     def _alias_rows(self, tape: Tape) -> Iterator[list[int]]:
         for value in list(self.values):
-            if value in tape.aliases:
+            if value in tape.notes.aliases:
                 yield [self.value(value), self.value(value.canonical)]
 
     def _pass(self, part: Pass) -> dict[str, Any]:
@@ -239,6 +252,7 @@ class Tables:
             "wrt": self._all(part.wrt),
             "roots": [self._all(pair) for pair in part.roots],
             "grads": [[self.value(of), self._all(grads)] for of, grads in part.grads.items()],
+            "given": self._all(part.given),
             "error": None if part.error is None else _error(part.error),
             "place": self._place(part.scope, part.lasti),
             "open": part.open,
@@ -264,6 +278,14 @@ class Tables:
             else:
                 self.values[top] = len(self.values)
         return self.values[value]
+
+    def is_known(self, value: Value) -> bool:
+        """Whether a value lies on one of the tapes."""
+        return value.op is None or value in self._made
+
+    def owner(self, module: Any) -> int:
+        """The number of a module of the program."""
+        return self._owners.enter(module)
 
     def _all(self, values: Any) -> list[int]:
         return [self.value(value) for value in values]
@@ -295,11 +317,14 @@ class Tables:
         row: dict[str, Any] = {"operation": self._operation(op)}
         if isinstance(op, BackwardOp):
             row["backward"] = -1 if op.of is None else op.of.position
+            rule = op.args[0] if op.args else None
+            if isinstance(rule, Rule):
+                row["rule"] = [self._all(rule.inputs), rule.wanted, rule.outputs, rule.continued]
             row["inputs"] = self._all(op.inputs)
         else:
-            row["args"] = [self._argument(arg) for arg in op.args]
+            row["args"] = [self.argument(arg) for arg in op.args]
             if op.kwargs:
-                row["kwargs"] = {harmless(key): self._argument(arg) for key, arg in op.kwargs.items()}
+                row["kwargs"] = {harmless(key): self.argument(arg) for key, arg in op.kwargs.items()}
             row["inputs"] = self._all(op.inputs)
         row["outputs"] = self._all(op.outputs)
         self._made.update(op.outputs)
@@ -314,7 +339,7 @@ class Tables:
         row = [harmless(called.name), harmless(called.spelling), called.infix, called.kind, called.in_place]
         return self._operations.setdefault(json.dumps(row), len(self._operations))
 
-    def _argument(self, arg: Any) -> Any:
+    def argument(self, arg: Any) -> Any:
         """An argument as JSON: plain things as they are, others as one table that says what they are."""
         kind = type(arg)
         if isinstance(arg, Value):
@@ -326,14 +351,14 @@ class Tables:
         if kind is str:
             return harmless(arg, True)
         if kind is list or kind is tuple:
-            return {"l" if kind is list else "t": [self._argument(item) for item in arg]}
+            return {"l" if kind is list else "t": [self.argument(item) for item in arg]}
         if kind is dict:
-            return {"d": [[harmless(str(key)), self._argument(item)] for key, item in arg.items()]}
+            return {"d": [[harmless(str(key)), self.argument(item)] for key, item in arg.items()]}
         if kind is slice:
-            return {"s": [self._argument(end) for end in (arg.start, arg.stop, arg.step)]}
+            return {"s": [self.argument(end) for end in (arg.start, arg.stop, arg.step)]}
         if kind is complex:
             return {"c": [arg.real, arg.imag]}
-        return {"x": [_class_name(arg), harmless(str(arg)[:200], True)]}
+        return {"x": [class_name(type(arg)), harmless(str(arg)[:200], True)]}
 
     # -- places --------------------------------------------------------------------------------------------
 
@@ -341,9 +366,10 @@ class Tables:
         """In which call something stands, and where in its source."""
         if scope is None:
             return [-1, 0]
-        return [self._scope(scope), self._files.place(scope.code, lasti, around)]
+        return [self.scope(scope), self._files.place(scope.code, lasti, around)]
 
-    def _scope(self, scope: Activation) -> int:
+    def scope(self, scope: Activation) -> int:
+        """The number of a call; those that led to it come before it."""
         missing: list[Activation] = []
         step: Activation | None = scope
         while step is not None and step not in self._scopes:
@@ -355,113 +381,18 @@ class Tables:
                 row["place"] = [self._scopes[new.parent], self._files.place(new.parent.code, new.lasti, 1)]
             if is_module(new.owner):
                 row["owner"] = self._owners.number(new)
+            elif is_optimizer(new.owner):
+                row["owner"] = self._owners.enter(new.owner)
             if new.updating:
                 row["updating"] = True
+            row["globals"] = self._bound.globals_of(new)
             self._scopes[new] = len(self._scope_rows)
             self._scope_rows.append(row)
         return self._scopes[scope]
 
 
-class _Owners:
-    """The modules whose methods were running, by class and by their path in the outermost one."""
-
-    def __init__(self) -> None:
-        self.names: list[str] = []
-        self._numbers: dict[int, tuple[Any, int]] = {}
-        self._paths: dict[int, dict[int, str]] = {}
-        self._roots: dict[int, dict[int, str]] = {}
-
-    def number(self, scope: Activation) -> int:
-        number = self._number(scope.owner)
-        outermost = next(step.owner for step in scope.path() if is_module(step.owner))
-        root = self._number(outermost)
-        if root not in self._paths:
-            self._paths[root] = {id(part): path for path, part in outermost.named_modules()}
-        path = self._paths[root].get(id(scope.owner))
-        if path is not None:
-            self._roots.setdefault(root, {})[number] = harmless(path)
-        return number
-
-    def _number(self, owner: Any) -> int:
-        known = self._numbers.get(id(owner))
-        if known is None:
-            known = self._numbers[id(owner)] = (owner, len(self.names))
-            self.names.append(_class_name(owner))
-        return known[1]
-
-    def roots(self) -> list[list[Any]]:
-        """For each outermost module its parts: `[root, [[part, path], ...]]`."""
-        return [[root, [list(pair) for pair in parts.items()]] for root, parts in self._roots.items()]
-
-
-class _Files:
-    """The code objects, the places in them, and the lines of source around these."""
-
-    def __init__(self) -> None:
-        # Code objects of two files are equal where their text is.
-        self._codes: dict[tuple[str, CodeType], dict[sources.Span, int]] = {}
-        self._numbers: dict[tuple[str, CodeType], int] = {}
-        self._files: dict[str, tuple[int, Source, set[int]]] = {}
-
-    def code(self, code: CodeType) -> int:
-        """The number of a code object."""
-        key = sources.file_of(code), code
-        if key not in self._codes:
-            self._numbers[key] = len(self._codes)
-            self._codes[key] = {}
-            if key[0] not in self._files:
-                self._files[sources.file_of(code)] = (len(self._files), sources.locate(code, 0), set())
-        return self._numbers[key]
-
-    def place(self, code: CodeType, lasti: int, around: int) -> int:
-        """The number of a place in a code object, of which the lines around are kept as well."""
-        self.code(code)
-        span = sources.span_of(code, lasti)
-        spans = self._codes[sources.file_of(code), code]
-        self._files[sources.file_of(code)][2].update(range(max(span[0] - around, 1), span[1] + around + 1))
-        return spans.setdefault(span, len(spans))
-
-    def codes(self) -> list[dict[str, Any]]:
-        """What the file says of the code objects."""
-        return [
-            {
-                "file": self._files[filename][0],
-                "name": harmless(code.co_name),
-                "function": harmless(code.co_qualname),
-                "line": code.co_firstlineno,
-                "arguments": [code.co_argcount, code.co_kwonlyargcount],
-                "variables": [harmless(name) for name in code.co_varnames],
-                "free": [harmless(name) for name in code.co_freevars],
-                "places": [list(span) for span in spans],
-            }
-            for (filename, code), spans in self._codes.items()
-        ]
-
-    def rows(self) -> list[dict[str, Any]]:
-        """What the file says of the source files."""
-        return [self._row(name, known, wanted) for name, (_, known, wanted) in self._files.items()]
-
-    @staticmethod
-    def _row(name: str, known: Source, wanted: set[int]) -> dict[str, Any]:
-        lines = sources.lines_of(name)
-        kept = [[number, harmless(lines[number - 1].rstrip("\r\n"), True)] for number in sorted(wanted)
-                if number <= len(lines)]  # fmt: skip
-        return {"path": harmless(known.file), "cell": known.cell, "count": len(lines), "lines": kept}
-
-
-def _class_name(thing: Any) -> str:
-    """The name of its class; one that is made up for a class with an impossible name."""
-    name = type(thing).__name__
-    return name if name.isidentifier() and len(name) < 200 else "Unnamed"
-
-
 def _error(error: BaseException) -> list[str]:
-    return [_class_name(error), harmless(str(error), True)]
-
-
-def _belongs(op: Op, tape: Tape) -> bool:
-    root = tape.belonging.get(op)
-    return root is not None and root.position < len(tape) and tape.ops[root.position] is root
+    return [class_name(type(error)), harmless(str(error), True)]
 
 
 def _program(tape: Tape) -> str:

@@ -233,6 +233,18 @@ class Homes:
                 self._names[holder] = min(found, key=lambda one: (one[0], one[1].count(".")))
         return self._names[holder]
 
+    def now(self, value: Value) -> mx.array | None:
+        """What lies now where a value lay: in the same model, under the same name; None if that is no tensor."""
+        home = self.of(value)
+        holder = None if home is None else home.holder.refer()
+        if home is None or holder is None:
+            return None
+        try:
+            thing = holder[home.key]
+        except (KeyError, IndexError, TypeError):
+            return None
+        return thing if type(thing) is mx.array else None
+
     def name_of(self, thing: Any) -> str | None:
         """How the program calls an object of its own; None if it is in no variable that is known."""
         self._catch_up()

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from types import CodeType
 from typing import Any
 
+import mlx.core as mx
+
 from nnrepl.record import source as sources
 from nnrepl.record.adopt import path_in
 from nnrepl.record.bindings import variables_of
@@ -24,10 +26,18 @@ class ProgramNames:
 
     A value has one name that it is shown under, and may answer to more: an assignment target, the path of
     a parameter, the name of an argument, the words with which another op refers to it.
+
+    Names and their tape need each other, and are made together: here, and nowhere else.
+
+    Args:
+        old: Another timeline's tape; the new one shares what lies on it before `position`. None: an empty tape.
+
+    Attributes:
+        tape: The tape.
     """
 
-    def __init__(self) -> None:
-        self.tape: Tape
+    def __init__(self, old: Tape | None = None, position: int = 0) -> None:
+        self.tape = Tape(self) if old is None else old.fork(position, self)
         self._modules: dict[int, tuple[Any, dict[int, str]]] = {}
         self._homes: Homes | None = None
         self._passes_seen = 0
@@ -113,7 +123,7 @@ class ProgramNames:
         if value.gradient_of is not None:
             yield GRADIENT_SIGN + value.gradient_of.name
             return
-        if value.op in self.tape.edits and value.label is not None:
+        if value.op in self.tape.notes.edits and value.label is not None:
             yield value.label
         elif value.op is not None:
             placed = self.placed(value)
@@ -142,6 +152,10 @@ class ProgramNames:
         if self._homes is None:
             self._homes = Homes(self.tape, self.leaf_of)
         return self._homes
+
+    def now(self, value: Value) -> mx.array | None:
+        """What lies now where a value lay, in the same model under the same name; None if no tensor does."""
+        return self.homes.now(value)
 
     def placed(self, value: Value, home: Home | None = None) -> str | None:
         """A value by its place in a model or a dict: the bare path if only one has it, else with the variable."""

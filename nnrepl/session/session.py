@@ -227,7 +227,7 @@ class Session(Reading):
         if hits:
             self.hit(hits, "the program has ended meanwhile")
         elif error is not None and not isinstance(error, SystemExit):
-            raised = [op.position for op, raised in self.tape.errors.items() if raised is error]
+            raised = [op.position for op, raised in self.tape.notes.errors.items() if raised is error]
             self.arrive(raised[-1] if raised else len(self.tape), EXCEPTION, error)
         elif isinstance(goal, goals.FirstForward):
             self.arrive(len(self.tape) if only_defines(self.tape) else 0, END_OF_PROGRAM, error)
@@ -282,6 +282,8 @@ class Session(Reading):
         self.resuming = False
         self._after = self.goal
         self.goal = goals.At(run.cursor if self.goal is None else max(len(run.expected) - 1, 0))
+        if self._after is not None and self.changes.timelines.live.below:
+            self.goal = goals.Ending()  # up to the cell that is new
         if self._after is None and run.part:
             self.goal = goals.NextPass(run.part)
         self.hooks.running_again(run, True)

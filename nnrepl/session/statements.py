@@ -12,14 +12,17 @@ import ctypes
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from types import CodeType, FrameType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
+from nnrepl.record import source as sources
+from nnrepl.replay.awaited import Awaited
 from nnrepl.replay.divergence import CannotExchange, said_of
-from nnrepl.replay.world import World
-from nnrepl.tape import GRADIENT_PASS, Activation
+from nnrepl.replay.world import RandomStates, World
+from nnrepl.tape import GRADIENT_PASS, Activation, Op, Value
 from nnrepl.timeline.code import CodeChange
 from nnrepl.timeline.edits import remember_source
 
@@ -43,63 +46,114 @@ class Effect:
         self.result: Any = None
         self.changed = False
         self.looked = False
+        self.touched = False
+        self.drew = False
+        self.named: dict[str, Any] = {}
 
 
 @contextmanager
 def noticing(session: Session, text: str) -> Iterator[Effect]:
     """Notice whether a line that is run inside changes something of the program's; if so, that is taken back."""
-    effect = Effect()
+    effect, expressions = Effect(), session.expressions
     tree = _parsed(text)
-    named = _objects(session, tree) if tree is not None else {}
-    bound = _bound(session, tree) if tree is not None else []
-    if not named and not bound:
+    if tree is None:
         yield effect
         return
-    world = World(named.values(), arrays=False)
-    before = world.contents()
-    variables = dict(session.expressions.variables)
-    yield effect
-    if bound or world.contents() != before:
-        effect.changed = bool(bound) or _means_to(tree, named, effect.result)
-        effect.looked = not effect.changed
-        world.restore()
+    bound = _bound(session, tree)
+    variables = dict(expressions.variables)
+    before, expressions.witness = expressions.witness, partial(_witnessed, session, effect)
+    try:
+        yield effect
+    finally:
+        expressions.witness = before
+    if bound or effect.touched or effect.drew:
+        effect.changed = bool(bound) or _means_to(tree, effect.named, effect.result)
+        effect.looked = effect.touched and not effect.changed
+    if effect.changed:
         for name in bound:
-            session.expressions.variables.pop(name, None)
-        session.expressions.variables.update(variables)
+            expressions.variables.pop(name, None)
+        expressions.variables.update(variables)
+
+
+@contextmanager
+def _witnessed(session: Session, effect: Effect, namespace: dict[str, Any]) -> Iterator[None]:
+    """While a line runs among some variables: note whether what the program's hold becomes another, and put it back."""
+    own = session.expressions.variables
+    given = {name: thing for name, thing in namespace.items() if name not in own and not name.startswith("__")}
+    effect.named.update(given)
+    world = World([thing for thing in given.values() if not isinstance(thing, _NO_STATE)], arrays=False)
+    before, chance = world.contents(), RandomStates()
+    try:
+        yield
+    finally:
+        touched, drew = world.contents() != before, chance.moved
+        effect.touched |= touched
+        effect.drew |= drew
+        if touched or drew:
+            world.restore()
 
 
 def statement(session: Session, text: str) -> CodeChange:
-    """A line as a change of the program: done once in each run that comes by, where the cursor stands now."""
+    """A line as a change of the program: done once in each run that comes by, where the cursor stands now: before the
+    line of the program's that makes the next op."""
     code = compile(text, remember_source(text), "exec", dont_inherit=True)
     scope, known = session.where().scope, dict(session.expressions.variables)
+    at, op = session.cursor, session.op
     done: list[bool] = []
+    here = None if op is None or op.of is not None else op.scope
+    awaited = None if op is None or here is None else Awaited(here.code, _line(op, here))
 
     def take(alive: bool) -> None:
-        recorder = session.recorder
-        if not done and recorder is not None:
+        if not done and session.recorder is not None and (alive or awaited is None):
             done.append(True)
-            _execute(text, code, _frame(recorder.stack.frame, scope), known)
+            forget()
+            with session.recorder.muted():
+                _execute(text, code, _frame(scope), known)
 
-    at = session.cursor
+    def forget() -> None:
+        if awaited is not None:
+            awaited.disarm()
+
+    def prepare() -> None:
+        done.clear()
+        forget()
+
     entering = any(part.start == at and part.kind == GRADIENT_PASS for part in session.tape.passes)
     return CodeChange(
-        text=text, said=(), position=at, entering=entering, texts={}, left=(), early=False, prepare=done.clear,
-        take=take, give_back=lambda alive: None, once=True,
+        text=text, said=(), position=at, entering=entering, texts={}, left=(), early=False, prepare=prepare,
+        take=take, give_back=lambda alive: None, once=True, wait=None if awaited is None else awaited.arm,
     )  # fmt: skip
 
 
-def _frame(frame: FrameType | None, scope: Activation | None) -> FrameType | None:
+def _line(op: Op, scope: Activation) -> int:
+    """The first line of the statement that makes an op, or leads to it, in the innermost call."""
+    line = sources.span_of(scope.code, op.lasti)[0]
+    try:
+        tree = ast.parse("".join(sources.lines_of(sources.file_of(scope.code))))
+    except (SyntaxError, ValueError):
+        return line
+    around = [
+        node.lineno
+        for node in ast.walk(tree)
+        if isinstance(node, ast.stmt) and node.lineno <= line <= (node.end_lineno or node.lineno)
+    ]
+    return max(around, default=line)
+
+
+def _frame(scope: Activation | None) -> FrameType | None:
     """The frame that runs now in which the line would stand: of the innermost function around it that has begun."""
     codes = [] if scope is None else [step.code for step in reversed(scope.path())]
+    frame: FrameType | None = sys._getframe(1)
     running: list[FrameType] = []
     while frame is not None:
-        running.append(frame)
+        if str(frame.f_globals.get("__name__", "")).partition(".")[0] != "nnrepl":
+            running.append(frame)
         frame = frame.f_back
     for code in codes:
         for found in running:
             if found.f_code == code:
                 return found
-    return running[0] if running else None
+    return None
 
 
 def _execute(text: str, code: CodeType, frame: FrameType | None, known: dict[str, Any]) -> None:
@@ -149,27 +203,10 @@ def _means_to(tree: ast.Module | None, named: dict[str, Any], result: Any) -> bo
     return result is None or result is named[root.id] or "Module" in [base.__name__ for base in type(result).__mro__]
 
 
-def _objects(session: Session, tree: ast.Module) -> dict[str, Any]:
-    """The program's objects that a line names and that can hold something."""
-    known = _program_variables(session)
-    names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
-    return {name: known[name] for name in names if name in known and not isinstance(known[name], _NO_STATE)}
-
-
 def _bound(session: Session, tree: ast.Module) -> list[str]:
-    """The program's own variables that a line assigns to."""
-    known = _program_variables(session)
+    """The program's own variables that a line assigns to; not the user's."""
+    expressions = session.expressions
+    known = expressions.known(session.where())
     stored = [node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load)]
-    return [name for name in stored if name in known and not isinstance(known[name], mx.array)]
-
-
-def _program_variables(session: Session) -> dict[str, Any]:
-    """What the program's names stand for at the cursor, from the innermost call outwards; not the user's own."""
-    scope, recorder = session.where().scope, session.recorder
-    found: dict[str, Any] = {}
-    for step in reversed(scope.path()) if scope is not None and recorder is not None else ():
-        frame = recorder.stack.frame_of(step) if recorder is not None else None
-        for variables in ({} if frame is None or frame.f_code != step.code else frame.f_locals, step.variables):
-            for name, thing in list(variables.items()):
-                found.setdefault(name, thing)
-    return {name: thing for name, thing in found.items() if name not in session.expressions.variables}
+    own = [name for name in stored if name in known and name not in expressions.variables]
+    return [name for name in own if not isinstance(known[name], (mx.array, Value))]

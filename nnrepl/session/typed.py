@@ -63,7 +63,7 @@ def upcoming(session: Session) -> int:
 def _at_end(session: Session) -> bool:
     """Whether the cursor stands behind the last op, or at one that raised and was the last."""
     left = session.tape.ops[session.cursor :]
-    return not left or (len(left) == 1 and left[0] in session.tape.errors)
+    return not left or (len(left) == 1 and left[0] in session.tape.notes.errors)
 
 
 def kind_of(session: Session, text: str) -> str:
@@ -160,7 +160,9 @@ def run_cell(session: Session, text: str, stop: bool = False) -> None:
     program = session.debuggee
     if program is None or not upcoming(session):
         raise UserError(_not_here(session))
-    append(session, program.make(text), stop)
+    cell = program.make(text)
+    session.changes.timelines.typed()
+    append(session, (cell,), stop)
 
 
 def _not_here(session: Session) -> str:
@@ -170,11 +172,11 @@ def _not_here(session: Session) -> str:
     return "the program is not at its end here; goto end, or continue, leads there"
 
 
-def append(session: Session, cell: Cell, stop: bool = False) -> None:
-    """Let a cell be the program's next lines."""
+def append(session: Session, cells: tuple[Cell, ...], stop: bool = False) -> None:
+    """Let cells be the program's next lines."""
     changes = session.changes
-    changes.timelines.current.cells.append(cell)
-    session.goal = goals.At(len(session.tape), f"first op of prompt {cell.number}") if stop else goals.Never()
+    changes.timelines.current.cells.extend(cells)
+    session.goal = goals.At(len(session.tape), f"first op of prompt {cells[0].number}") if stop else goals.Never()
     session.lookout.begin(len(session.tape))
     session.running = session.resuming = True
     changes.relive()
@@ -217,7 +219,7 @@ def cell_ended(session: Session, cell: Cell, error: BaseException | None) -> Non
     hits = [] if session.replaying else session.lookout.ended()
     along_done(session)
     goal, session.goal = session.goal, None
-    failed = next((op.position for op in session.tape.ops[-1:] if session.tape.errors.get(op) is error), None)
+    failed = next((op.position for op in session.tape.ops[-1:] if session.tape.notes.errors.get(op) is error), None)
     if hits:
         session.hit(hits, f"prompt {cell.number} has ended meanwhile")
     elif error is not None and failed is not None:

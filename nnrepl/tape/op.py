@@ -110,6 +110,7 @@ class Op:
         lasti: The bytecode offset in that function, from which the exact source segment is found.
         part: The pass it belongs to.
         of: In the backward pass, the forward op that it differentiates.
+        refusal: Why it cannot be computed again; "" where it can.
     """
 
     __slots__ = ("args", "inputs", "kwargs", "lasti", "operation", "outputs", "part", "position", "scope")
@@ -120,6 +121,7 @@ class Op:
     scope: Activation | None
     lasti: int
     of: Op | None = None
+    refusal: str = ""
 
     def __init__(
         self, operation: Operation, args: tuple[Any, ...], kwargs: dict[str, Any], inputs: tuple[Value, ...]
@@ -177,19 +179,19 @@ class Op:
     @property
     def error(self) -> BaseException | None:
         """The exception that the operation raised, None if it succeeded."""
-        return self.tape.errors.get(self)
+        return self.tape.notes.errors.get(self)
 
     @property
     def root(self) -> Op:
         """The forward op that a backward op belongs to; for a forward op, itself."""
-        return self.of or self.tape.belonging.get(self, self)
+        return self.of or self.tape.notes.belonging.get(self, self)
 
     def compute(self, lookup: Callable[[Value], mx.array] = _held) -> list[mx.array]:
         """Call the operation again on the arrays that `lookup` gives for its inputs; lazy, and without side
         effects on the tape. Returns the outputs in order."""
         args = [lookup(arg) if type(arg) is Value else fill(arg, lookup) for arg in self.args]
         kwargs = {key: fill(arg, lookup) for key, arg in self.kwargs.items()} if self.kwargs else self.kwargs
-        streams = self.part.tape.streams
+        streams = self.part.tape.notes.streams
         if self in streams:
             with _stream(streams[self]):
                 result = self.operation.run(*args, **kwargs)
