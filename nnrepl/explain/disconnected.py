@@ -36,7 +36,7 @@ def why_none(session: Session, value: Value) -> Answer:
     asked = value in part.wrt or value.canonical in cone.asked
     head = f"∂L/∂{name} does not exist"
     if not cone.reached and not cone.edits:
-        also = [_namesake(name, namesake)] if namesake is not None else []
+        also = [_namesake(name, namesake)] if namesake is not None else _other_model(session, part, value)
         return Answer(f"{head}: {name} is never used in {part.address}, so the loss does not depend on it.",
                       reasons=[_never(value), *also], advice=_how_to_use(value), cause="unused")  # fmt: skip
     into_loss = _ancestors_of_loss(part)
@@ -146,6 +146,20 @@ def _namesake(name: str, other: Value) -> str:
     user = next((op for op in other.consumers if op.part.kind == GRADIENT_PASS), None)
     by = f": {user.label} {words.call(user)} ({words.place(user.source)})" if user is not None else ""
     return f"The pass takes another tensor that is called {name}, and was not differentiated{by}."
+
+
+def _other_model(session: Session, part: Pass, value: Value) -> list[str]:
+    """What the pass takes at the same path from another model, where the value's own model is not asked: one line."""
+    homes = session.names.homes
+    own = homes.of(value)
+    beside = [] if own is None else [home for home in homes.at_path(homes.path(own)[1]) if home != own]
+    held = {other: home for home in beside for _, other in homes.held(home) if other is not value}
+    for op in session.tape.ops[part.start : part.backward]:
+        for taken in op.inputs:
+            if taken in held:
+                where = words.place(op.source)
+                return [f"{op.label} {words.call(op)} ({where}) takes {op.called(taken)}, which is another model's."]
+    return []
 
 
 def _ops(ops: list[Op]) -> str:

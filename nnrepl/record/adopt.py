@@ -28,6 +28,9 @@ def adopt(recorder: Recorder, array: mx.array, frame: FrameType) -> Value:
     if array is _RANDOM_STATE[0]:
         return recorder.leaf(array, "constant", "random state")
     source, same = computed_from(recorder, array)
+    path = parameter_path(array, frame) if source is not None and same and source.op is None else None
+    if path is not None:  # a copy of the model made before, when its weights were still lazy: no gradient reaches it
+        return recorder.leaf(array, "parameter", path)
     if source is not None and same:
         recorder.link(array, source)  # another Python object for it, which MLX has made
         return source

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import linecache
 import operator
@@ -19,6 +20,7 @@ import pytest
 from rich.console import Console
 
 import nnrepl
+from nnrepl.explain.why import why
 from nnrepl.session.errors import UserError
 from nnrepl.session.expressions import Surroundings
 from tests.support import nnrepl_cli
@@ -380,6 +382,23 @@ def test_the_losses_of_two_functions_are_no_one_line(tmp_path: Any) -> None:
     losses = re.findall(r"g_loss (\S+)", steps)
     assert len(losses) == 2
     assert sorted(set(re.findall(r"-?\d+\.\d+", plot))) == sorted(losses)
+
+
+def test_a_loss_that_asks_the_teacher_is_said_to_take_the_teachers_weight() -> None:
+    mx.random.seed(0)
+    student = nn.Linear(2, 2, bias=False)
+    for teacher in (nn.Linear(2, 2, bias=False), copy.deepcopy(student)):
+        teacher.freeze()
+
+        def loss(m: nn.Module, x: mx.array, teacher: nn.Module = teacher) -> mx.array:
+            return teacher(x).square().sum()
+
+        trace = nnrepl.trace(loss, student, mx.array([[0.5, 0.25]]), wrt=student)
+        session = nnrepl.Session(trace)
+        answer = why(session, "grad(m.weight)")
+        assert not trace.grads["weight"].any().item()
+        assert "weight is never used" in answer.headline
+        assert any("#1 " in reason and "takes teacher.weight" in reason for reason in answer.reasons)
 
 
 def test_the_bare_path_is_the_differentiated_models() -> None:
