@@ -114,7 +114,7 @@ class Homes:
         found = self.all_of(value)
         if self._asked.get(value) in found:
             return self._asked[value]
-        if len(found) > 1:
+        if len(found) > 1 and is_module_type(found[0].holder.kind):
             found = [home for home in found if self._in[home][-1][1] is value] or found
         return found[0] if found else None
 
