@@ -171,7 +171,7 @@ class ProgramNames:
         """The name of an operand where an op takes it. It is the value's own, but for two things: of several models
         that hold one tensor the op's own is meant, and a name by which the program calls another tensor at that moment
         is not used (after `a, b = b, a`, in a recursion)."""
-        name = self.name(value)
+        name = value.name  # by the tape that it is on, which may be that of another timeline
         if value.gradient_of is not None:
             return name
         op = op.of or op
