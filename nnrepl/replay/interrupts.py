@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -46,7 +47,7 @@ class _Interrupts:
                 self._handler(signal.SIGINT, None)
 
     def _caught(self, number: int, frame: FrameType | None) -> None:
-        if self.mode == HELD or _is_own(frame):
+        if self.mode == HELD or at_work(frame):
             self._pending = True
         else:
             self._handler(number, frame)
@@ -106,7 +107,24 @@ def _is_ours() -> bool:
     return main and signal.getsignal(signal.SIGINT) is not None
 
 
-def _is_own(frame: FrameType | None) -> bool:
+def put_off(frame: FrameType | None) -> bool:
+    """Whether Ctrl-C struck where something has just died: nothing can be raised from there, so it strikes again a
+    moment later."""
+    for _ in range(3):
+        if frame is not None and frame.f_code.co_qualname in _CALLBACKS:
+            threading.Timer(0.01, os.kill, (os.getpid(), signal.SIGINT)).start()
+            return True
+        frame = None if frame is None else frame.f_back
+    return False
+
+
+_CALLBACKS = frozenset(
+    f"{where}.<locals>.<lambda>" for where in ("Recorder.link", "Watch._watch", "keep_ndarray")
+)  # fmt: skip
+"""What Python calls when an array or a container dies."""
+
+
+def at_work(frame: FrameType | None) -> bool:
     """Whether nnrepl is at work in a frame, or what it has called of Python's own library."""
     while frame is not None:
         if str(frame.f_globals.get("__name__")).startswith("nnrepl."):

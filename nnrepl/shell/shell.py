@@ -21,6 +21,7 @@ from nnrepl.commands.interpreter import Interpreter
 from nnrepl.programs.output import HeldOutput
 from nnrepl.record.intake import Unwinding
 from nnrepl.record.recorder import RECORD
+from nnrepl.replay.interrupts import at_work, put_off
 from nnrepl.replay.run import Run
 from nnrepl.session.errors import NoGradient, NotYet, UserError
 from nnrepl.session.hooks import CELL_DONE, CELL_FAILED
@@ -240,6 +241,7 @@ class Shell(Hooks):
     def interact(self, session: Session, stop: Stop) -> None:
         """Give the person the floor, until the program is to run on."""
         self.at_prompt = True
+        session.interrupted = False  # what stopped for another reason is not interrupted any more
         self.held.leave()
         try:
             self._open(session, stop)
@@ -386,7 +388,9 @@ class Shell(Hooks):
 
     def _interrupted(self, number: int, frame: FrameType | None) -> None:
         recorder = self.session.recorder
-        idle = recorder is None or (recorder.mode != RECORD and not self.session.replaying)
+        if put_off(frame):
+            return
+        idle = recorder is None or (recorder.mode != RECORD and not self.session.replaying and not at_work(frame))
         if self.at_prompt or idle or self.session.interrupted or not self.session.running:
             self.session.interrupted = False
             raise KeyboardInterrupt

@@ -7,11 +7,12 @@ from __future__ import annotations
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
-from typing import Any
+from types import FrameType, SimpleNamespace
+from typing import Any, cast
 
 import mlx.core as mx
 import pytest
@@ -19,7 +20,11 @@ import pytest
 import nnrepl
 from nnrepl.programs.debuggee import Debuggee
 from nnrepl.programs.script import load_script
+from nnrepl.record.bindings import Watch
 from nnrepl.record.names import ProgramNames
+from nnrepl.record.recorder import Recorder
+from nnrepl.replay.interrupts import put_off
+from nnrepl.replay.keepers import keep_ndarray
 from nnrepl.session.errors import UserError
 from nnrepl.session.hooks import Hooks, Stop
 from nnrepl.session.session import Session
@@ -160,3 +165,17 @@ def test_user_error_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(UserError):
         session.run("w = 'x'")
     assert state_of(session) == before
+
+
+def test_where_an_array_dies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python swallows what is raised there, and shows its traceback: Ctrl-C strikes again a moment later."""
+    again: list[int] = []
+    monkeypatch.setattr("nnrepl.replay.interrupts.os.kill", lambda pid, number: again.append(number))
+    for function in (Recorder.link, Watch._watch, keep_ndarray):
+        callbacks = [part for part in function.__code__.co_consts if getattr(part, "co_name", "") == "<lambda>"]
+        assert callbacks
+        for code in callbacks:
+            assert put_off(cast(FrameType, SimpleNamespace(f_code=code, f_back=None)))
+    assert not put_off(sys._getframe())
+    time.sleep(0.1)
+    assert again == [signal.SIGINT] * 3
