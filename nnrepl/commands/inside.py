@@ -63,11 +63,11 @@ def into(it: Interpreter, text: str) -> RenderableType | None:
 
 @command("out", takes=NOTHING, group=UNDERSTAND)
 def out(it: Interpreter, text: str) -> RenderableType | None:
-    """Leave the op that `into` has opened."""
-    from nnrepl.explain.inside import InsideSession
+    """Leave the op that `into` has opened, or the statement of `debug`."""
+    from nnrepl.explain.inside import InnerSession
 
     session = it.session
-    if not isinstance(session, InsideSession):
+    if not isinstance(session, InnerSession):
         raise UserError("you are not inside of an op; into #n opens one, finish leaves a function")
     it.session = session.outer
     it.shown = None

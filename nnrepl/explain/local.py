@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 
 import mlx.core as mx
 
@@ -32,7 +33,7 @@ def symbol_of(entry: Entry, forward: Op, value: Value) -> str | None:
 
 def names_of(entry: Entry, forward: Op, names: Names | None = None) -> dict[str, str]:
     """What each symbol of a formula is called here."""
-    called = names or words.name
+    called = names or partial(words.name, taker=forward)
     named: dict[str, str] = {}
     for symbol, given in bind(entry, forward).items():
         if isinstance(given, Value):

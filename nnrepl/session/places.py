@@ -286,7 +286,8 @@ def _in_file(file: str, name: str, here: Here) -> Place:
 
 
 def _named(word: str, here: Here) -> Place:
-    """A word: what Python would say here first, then what MLX calls it."""
+    """A word: what Python would say here first, then what MLX calls it. `layers[0]` is `layers.0`."""
+    word = re.sub(r"\[\s*['\"]?(\w+)['\"]?\s*\]", r".\1", word)
     if here.names.versions(word) or (word == "loss" and any(part.loss is not None for part in here.tape.passes)):
         return Written(word, word, here.names)
     for reader in (_defined, _module, _operation, _library, _inside, _assigned):
@@ -310,9 +311,8 @@ def _defined(word: str, here: Here) -> Place | None:
 def _module(word: str, here: Here) -> Place | None:
     """A module by its path, bare or from a variable that holds its model."""
     path = word.rstrip(".")
-    first, _, rest = path.partition(".")
-    model = here.variables.get(first)
-    if model is not None and is_module(model):
+    model, rest = _model(path, here)
+    if model is not None:
         if not rest:
             return InModule(path, "", model)
         if any(_fits(known, rest) for known, _ in model.named_modules()):
@@ -323,12 +323,27 @@ def _module(word: str, here: Here) -> Place | None:
     return place if any(_fits(known, path) for known in _module_paths(here)) else None
 
 
+def _model(path: str, here: Here) -> tuple[Any, str]:
+    """The model that a path begins with, also in a list, a dict or an object of the program's, and the rest of the
+    path; None if there is none."""
+    first, *words = path.split(".")
+    thing = here.variables.get(first)
+    while thing is not None and not is_module(thing) and words:
+        word = words.pop(0)
+        if isinstance(thing, (list, tuple)):
+            thing = thing[int(word)] if word.isdigit() and int(word) < len(thing) else None
+        else:
+            thing = (thing if isinstance(thing, dict) else getattr(thing, "__dict__", {})).get(word)
+    return (thing, ".".join(words)) if thing is not None and is_module(thing) else (None, "")
+
+
 def _missing_module(word: str, here: Here) -> None:
     """Raise UserError if a word is written as the path of a module, and its model has none there."""
-    first, _, rest = word.partition(".")
-    model = here.variables.get(first)
-    if model is not None and is_module(model) and rest:
-        raise _no_module(word, [f"{first}.{known}" for known, _ in model.named_modules() if known])
+    first = word.partition(".")[0]
+    model, rest = _model(word, here)
+    if model is not None and rest:
+        stem = word.removesuffix(rest)
+        raise _no_module(word, [f"{stem}{known}" for known, _ in model.named_modules() if known])
     paths = _module_paths(here)
     if re.search(r"\.\d+(\.|$)", word) and any(known.split(".")[0] == first for known in paths):
         raise _no_module(word, paths)
@@ -393,8 +408,13 @@ def _inside(word: str, here: Here) -> Place | None:
 
 def _assigned(word: str, here: Here) -> Place | None:
     """A variable to which the program has yet to assign."""
-    known = here.running and word.rpartition(".")[2] in here.program.variables()
-    return Written(word, word, here.names) if known else None
+    if not here.running or word.rpartition(".")[2] not in here.program.variables():
+        return None
+    place = Written(word, word, here.names)
+    held = here.variables.get(word)
+    if isinstance(held, (bool, int, float, str)):
+        place.note = f"{word} is no tensor here, and no op makes it; a condition stops on its value: {word} == {held!r}"
+    return place
 
 
 def _value(word: str, name: str, here: Here) -> Place:

@@ -143,7 +143,8 @@ class Reading:
     def over_steps(self, text: str) -> list[tuple[int, float]]:
         """An expression as it stands behind the last gradient call of each training step, with the number of the
         step; of a program that updates nothing, behind each gradient call. Those at whose end it does not exist are
-        left out.
+        left out; so is the newest step while it has not come as far as the one before it, which ended with the gradient
+        of another function (a GAN's): two losses are not one line.
 
         Raises:
             UserError: If it is no single number.
@@ -152,6 +153,8 @@ class Reading:
         found: list[tuple[int, Any]] = []
         parts = [part for part in self.tape.passes if part.kind == GRADIENT_PASS and not part.open and len(part)]
         last = {part.step.number: part for part in parts}
+        if len(last) > 1 and self._is_under_way(*list(last.values())[-2:]):
+            last.popitem()
         for number, part in last.items() if len(last) > 1 else enumerate(parts, 1):
             try:
                 found.append((number, self.expressions.evaluate(text, self._at_end(part))))
@@ -161,6 +164,12 @@ class Reading:
             mx.eval([result for _, result in found if isinstance(result, mx.array)])
             return [(number, _number(text, result)) for number, result in found]
 
+    def _is_under_way(self, before: Pass, newest: Pass) -> bool:
+        """Whether a gradient call is one that another of a later function followed in the step before."""
+        asked = _function_of(newest)
+        earlier = [_function_of(part) for part in before.step.passes if part.kind == GRADIENT_PASS]
+        return asked != _function_of(before) and asked in earlier
+
     def loss_of(self, part: Pass) -> Value | None:
         """The loss of a gradient pass."""
         return part.loss if part.kind == GRADIENT_PASS else None
@@ -168,6 +177,11 @@ class Reading:
     @staticmethod
     def _at_end(part: Pass) -> Surroundings:
         return Surroundings(part.end, part.ops[-1].scope, None)
+
+
+def _function_of(part: Pass) -> tuple[str, object]:
+    """What tells the function of a gradient call from others: its name and that of its parameters' model."""
+    return part.title, tuple(leaf.name for leaf in part.wrt)
 
 
 def _number(text: str, result: Any) -> float:

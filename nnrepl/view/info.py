@@ -73,17 +73,19 @@ def steps_view(session: Session, everything: bool = False) -> RenderableType:
     here = session.tape.here
     first, last = (1, len(steps)) if everything else (max(here - _NEAR, 1), min(max(here, 1) + _NEAR, len(steps)))
     table = grid("", "step", "ops", "gradients", "update", "from", "loss", right=("step", "ops", "gradients"))
-    for step in steps[first - 1 : last]:
+    shown = steps[first - 1 : last]
+    functions = {part.title for step in shown for part in step.passes if part.kind == GRADIENT_PASS}
+    for step in shown:
         mark = Text("▶" if step.number == here else "", style="source.current")
         calls = [part for part in step.passes if part.kind == GRADIENT_PASS]
         updates = [_title(part) for part in step.updates]
         at = next(iter(calls), None) or next(iter(step.passes))
         table.add_row(mark, str(step.number), str(len(step)), str(len(calls)), ", ".join(dict.fromkeys(updates)),
-                      _called(at), _loss(calls[-1]) if calls else Text(""))  # fmt: skip
+                      _called(at), _loss(calls[-1], len(functions) > 1) if calls else Text(""))  # fmt: skip
     parts: list[RenderableType] = [table]
     if last - first + 1 < len(steps):
         parts.append(Text(f"{last - first + 1} of {len(steps)} steps; info steps all lists the others.", style="hint"))
-    if any(len(step.updates) > 1 for step in steps[first - 1 : last]):
+    if any(len(step.updates) > 1 for step in shown):
         parts.append(Text("A step is one turn of the training loop: all updates in it belong to it.", style="hint"))
     return Group(*parts)
 
@@ -114,7 +116,8 @@ def _numbers(part: Pass) -> Text:
     return Text(f"{first} to {last}" if first != last else first, style="op.number")
 
 
-def _loss(part: Pass) -> Text:
+def _loss(part: Pass, named: bool = False) -> Text:
+    """The loss of a gradient call, with what it is the loss of where the calls are of several functions."""
     if part.error is not None:
         return Text(type(part.error).__name__, style="error")
     loss = part.loss
@@ -123,7 +126,8 @@ def _loss(part: Pass) -> Text:
     if not loss.evaluated:
         return Text("not computed yet", style="hint")
     value: Any = loss.array
-    return Text(number(value.item()) if loss.size == 1 else shape_text(loss.shape))
+    text = number(value.item()) if loss.size == 1 else shape_text(loss.shape)
+    return Text(f"{part.title} {text}" if named else text)
 
 
 # -- parameters ----------------------------------------------------------------------------------------------

@@ -51,11 +51,13 @@ def heading(op: Op, skip: Sequence[str]) -> Heading:
 
 
 def count_text(op: Op) -> str:
-    """`3 of 8`, counted within its phase of its pass."""
+    """`3 of 8`, counted within its phase of its pass; of ops outside of gradient calls, those of its step."""
     part = op.part
     if part.kind != GRADIENT_PASS:
-        number = op.position - part.start + 1
-        return f"{number} of {len(part)}" if not part.open else f"{number}"
+        step = op.step
+        first, end = max(part.start, step.start), min(part.end, step.end)
+        number = op.position - first + 1
+        return f"{number} of {end - first}" if not part.open else f"{number}"
     first = part.start if op.phase == "forward" else part.backward
     return f"{op.position - first + 1} of {part.count(op.phase)}"
 

@@ -10,6 +10,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import mlx.core as mx
+import mlx.nn as nn
 import pytest
 from rich.console import Console
 
@@ -300,6 +302,7 @@ def test_a_condition_is_true_where_one_stands(session: nnrepl.Session, text: str
     [
         ("{} sofmax", "did you mean softmax?"),
         ("{} layers.7", "there is no module layers.7; there are layers.0, layers.1"),
+        ("{} net.layers[7]", "there is no module net.layers.7; there are net.layers.0, net.layers.1"),
         ("{} net.layers.7", "there is no module net.layers.7; there are net.layers.0, net.layers.1"),
         ("{} train.py:1", "no op can come from line 1 of train.py"),
         ("{} train.py:6", "no op can come from line 6 of train.py"),  # class Block(nn.Module):
@@ -326,3 +329,23 @@ def test_what_cannot_be_is_refused_at_once_and_nothing_moves(session: nnrepl.Ses
         assert said in str(error.value)
         assert "\n" not in str(error.value)
         assert session.cursor == session.tape.position(7, 1)
+
+
+def test_a_model_in_a_list_is_written_as_in_python() -> None:
+    models = [nn.Sequential(nn.Linear(2, 2), nn.Tanh()) for _ in range(2)]
+
+    def loss(x: mx.array) -> mx.array:
+        for model in models:
+            x = model(x)
+        return x.sum()
+
+    session = nnrepl.Session(nnrepl.trace(loss, mx.ones((1, 2))))
+    first, second = (
+        [at for at, op in enumerate(session.tape.ops) if op.module == f"layers.{layer}"] for layer in (0, 1)
+    )
+    assert len(first) == 4
+    place = session.place("models[1].layers[0]")
+    assert list(place.positions(session.tape, 0, len(session.tape))) == [first[2]]
+    assert session.place("models[0].layers[1]").first_after(session.tape, 0) == second[0]
+    with pytest.raises(UserError, match=r"no module models\.1\.layers\.7; there are models\.1\.layers\.0"):
+        session.place("models[1].layers[7]")

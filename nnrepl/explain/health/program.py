@@ -37,7 +37,8 @@ def _untrained(case: Case, wrt: set[str]) -> list[str]:
     used: dict[str, int] = {}
     for root in roots(case.part):
         trainable = {id(array) for _, array in _flat(root.trainable_parameters())}
-        for name, array in _flat(root.parameters()):
+        for path, array in _flat(root.parameters()):
+            name = case.session.names.path_from(root, path)
             if id(array) not in trainable and name not in wrt and mx.issubdtype(array.dtype, mx.inexact):
                 used[name] = array.size
     kept = [name for name in used if not name.rpartition(".")[2].startswith(("running_", "_"))]
@@ -130,7 +131,9 @@ def captured(case: Case) -> Iterator[Finding]:
                 continue
             if taken.name in known or id(taken.held) in case.hidden or id(taken.held) in trained:
                 continue
-            if not leads_to_loss(case.session.tape, case.part, taken):
+            if case.session.names.homes.objects(taken):
+                continue
+            if not leads_to_loss(case.session, case.part, taken):
                 continue  # a teacher, a target, behind stop_gradient
             made, owner = taken.op, taken.op.scope.owner if taken.op.scope is not None else None
             if is_module(owner) and taken.op.scope is not None and taken.op.scope.code.co_name == "__init__":
