@@ -150,12 +150,13 @@ def test_noise_is_measured() -> None:
         assert abs(slope.value - 0.27) <= slope.doubt + 1e-6
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", [1, 4])
 def test_kinks_inside_of_the_step_are_no_fault(seed: int) -> None:
     """Convolutions have float32 accuracy in float64, so steps are large, and many ReLUs turn on and off inside."""
     mx.random.seed(seed)
-    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm(4), nn.ReLU(), nn.MaxPool2d(2))
-    x, y = mx.random.normal((8, 10, 10, 1)), mx.random.normal((8, 4, 4, 4))
+    parts = (nn.Conv2d(1, 8, 3), nn.BatchNorm(8), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.MaxPool2d(2))
+    model = nn.Sequential(*parts)
+    x, y = mx.random.normal((8, 10, 10, 1)), mx.random.normal((8, 3, 3, 8))
     for one in whole(nnrepl.trace(lambda: (model(x) - y).square().mean(), wrt=model)):
         assert one.wrong == [], one.name
 

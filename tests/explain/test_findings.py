@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import mlx.core as mx
@@ -86,6 +87,49 @@ def misdirected(faulty: bool) -> None:
         _, grads = nn.value_and_grad(model, lambda: squares(model, x, y))()
         optimizer.update(other if faulty else model, grads)
         mx.eval(model.parameters(), other.parameters())
+
+
+def captured(faulty: bool) -> None:
+    """A compiled step takes a scale that the program lowers in each step."""
+    model, scale = nn.Linear(3, 2), nn.Linear(1, 1)
+    x, y = rows(4, 3), rows(4, 2)
+    optimizer = optim.SGD(1e-2)
+    state = [model.state, optimizer.state] + ([] if faulty else [scale.state])
+
+    @partial(mx.compile, inputs=state, outputs=state)
+    def step(x: mx.array, y: mx.array) -> mx.array:
+        loss, grads = nn.value_and_grad(model, lambda m: (m(x) * scale.weight[0, 0] - y).square().mean())(model)
+        optimizer.update(model, grads)
+        return loss
+
+    for _ in range(3):
+        mx.eval(step(x, y), state)
+        scale.weight = scale.weight * 0.5
+
+
+def half_kept(faulty: bool) -> None:
+    """A compiled step trains two models, and its outputs name one."""
+    first, second = nn.Linear(3, 4), nn.Linear(4, 1)
+    one, two = optim.SGD(1e-2), optim.SGD(1e-2)
+    x, y = rows(8, 3), rows(8, 1)
+    state = [first.state, one.state] + ([] if faulty else [second.state, two.state])
+
+    def loss(a: Any, b: Any) -> mx.array:
+        first.update(a)
+        second.update(b)
+        return (second(mx.tanh(first(x))) - y).square().mean()
+
+    @partial(mx.compile, inputs=state, outputs=state)
+    def step() -> mx.array:
+        value, grads = mx.value_and_grad(loss, argnums=(0, 1))(
+            first.trainable_parameters(), second.trainable_parameters()
+        )
+        one.update(first, grads[0])
+        two.update(second, grads[1])
+        return value
+
+    for _ in range(4):
+        mx.eval(step(), state)
 
 
 def of_the_data(faulty: bool) -> None:
@@ -387,3 +431,18 @@ def test_gradients_of_one_vjp_that_are_0_for_two_reasons_are_two_findings() -> N
     assert "layers.2.weight is 0" in texts[0]
     assert "layers.2.weight" not in texts[0].partition(":")[0]
     assert texts[1].startswith("∂L/∂layers.2.weight is 0: Sequential.xᵀ is 0")
+
+
+def test_what_a_compiled_step_captured_and_the_program_has_replaced_is_stale() -> None:
+    assert [finding.kind for finding in reports(captured, True)[-1].warnings] == ["stale constant"]
+    assert [finding for one in reports(captured, False) for finding in one.warnings] == []
+
+
+def test_a_model_that_a_compiled_step_does_not_give_back_is_named() -> None:
+    for one in reports(half_kept, True)[1:]:
+        (found,) = one.warnings
+        assert found.kind == "discarded update"
+        assert "does not keep the new ones" in found.text
+        assert "b.weight" in found.text
+        assert "a.weight" not in found.text
+    assert [finding for one in reports(half_kept, False) for finding in one.warnings] == []

@@ -10,7 +10,7 @@ import mlx.core as mx
 from nnrepl.explain import words
 from nnrepl.explain.health.report import Case, Check, Finding
 from nnrepl.ops import Trait, has
-from nnrepl.tape import GRADIENT_PASS, Op, Pass
+from nnrepl.tape import GRADIENT_PASS, Op, Pass, Value
 
 _ENOUGH = 32
 """So many numbers are the same by chance hardly ever, flips of a coin included."""
@@ -57,4 +57,37 @@ def _are_same(case: Case, first: Op, second: Op) -> bool:
     return bool(same) and low != high
 
 
-CHECKS: list[Check] = [repeated]
+def stale(case: Case) -> Iterator[Finding]:
+    """Tensors that a compiled function took when it was traced, and that the program has replaced since."""
+    before, tape = case.before, case.session.tape
+    inside = any(start <= case.part.start < end for start, end in tape.compiled)
+    if before is None or case.next is not None or not inside:
+        return
+    earlier = {taken for op in tape.ops[before.start : before.backward] for taken in op.inputs}
+    told: set[Value] = set(case.part.wrt)
+    for op in case.forward:
+        for taken in op.inputs:
+            outside = taken.op is None or taken.op.part is not case.part
+            if outside and taken in earlier and taken not in told and _is_replaced(case, taken):
+                told.add(taken)
+                name = words.name(taken)
+                yield Finding(
+                    "stale constant",
+                    f"{op.label} {words.call(op)} ({words.place(op.source)}) takes {name} as it was when the compiled "
+                    f"function was traced, and the program holds other numbers there now: what a compiled function "
+                    "captures is a constant, unless inputs= names it", f"what {name}", op)  # fmt: skip
+
+
+def _is_replaced(case: Case, value: Value) -> bool:
+    """Whether other numbers lie now where a tensor lay."""
+    now = case.session.names.now(value)
+    if now is None or now is value.held or now.shape != value.shape or not case.look.can_see(value):
+        return False
+    case.look.see([value])
+    try:
+        return not case.look.numbers([mx.array_equal(value.array, now, equal_nan=True)])[0]
+    except (ValueError, RuntimeError):  # a tensor of a transform that is running
+        return False
+
+
+CHECKS: list[Check] = [repeated, stale]

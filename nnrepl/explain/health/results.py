@@ -24,6 +24,7 @@ def unapplied(case: Case) -> Iterator[Finding]:
         return
     lost = [one for one in moved if same_weight(one.before, later.get(one.name))]
     if len(lost) < len(moved):
+        yield from _half_kept(case, after, [leaf for leaf in finals(case) if same_weight(leaf, later.get(leaf.name))])
         return
     case.unapplied = True
     op = lost[0].after.op
@@ -36,7 +37,10 @@ def _misdirected(case: Case, after: Pass, later: dict[str, Value]) -> Iterator[F
     grads = finals(case)
     updates = [op for part in case.after for op in part.ops if op.scope is not None and op.scope.updating]
     same = [leaf for leaf in grads if same_weight(leaf, later.get(leaf.name))]
-    if not updates or not grads or len(same) < len(grads):
+    if not updates or not grads:
+        return
+    if len(same) < len(grads):
+        yield from _half_kept(case, after, same)
         return
     stats = case.look.stats(grads.values())
     if all(stat.is_zero for stat in stats.values()):
@@ -54,6 +58,28 @@ def _misdirected(case: Case, after: Pass, later: dict[str, Value]) -> Iterator[F
         f"were differentiated ({names}): {after.address} begins with the weights of {case.part.address}. Was the "
         "optimizer given another model, or is a compiled step without outputs=?",
         f"what {same[0].name}", made)  # fmt: skip
+
+
+def _half_kept(case: Case, after: Pass, same: list[Value]) -> Iterator[Finding]:
+    """Some of the weights stay what they are, although the optimizer took gradients of theirs that are not 0."""
+    grads = {leaf: grad for leaf, grad in finals(case).items() if leaf in same}
+    taken = {leaf: next((op for op in grad.consumers if op.scope is not None and op.scope.updating), None)
+             for leaf, grad in grads.items()}  # fmt: skip
+    # A compiled function that is repeated computes no more than its outputs: what is not kept is not made.
+    compiled = any(start <= case.part.start < end for start, end in case.session.tape.compiled)
+    alone = [leaf for leaf, grad in grads.items() if compiled and all(op.part is case.part for op in grad.consumers)]
+    stats = case.look.stats(grads.values())
+    kept = [leaf for leaf in grads if (taken[leaf] is not None or leaf in alone) and not stats[grads[leaf]].is_zero]
+    if not kept:
+        return
+    op, names = taken[kept[0]], _listed([leaf.name for leaf in kept])
+    what = (f"the gradients of {names} are used by nothing" if op is None else
+            f"the update takes the gradients of {names} ({op.label}, {words.place(_call_of(op))})")  # fmt: skip
+    yield Finding(
+        "discarded update",
+        f"{what}, but {after.address} begins with the weights of {case.part.address}: the program does not keep the "
+        "new ones (a compiled function keeps only what outputs= names, and takes anew only what inputs= names)",
+        f"what {kept[0].name}", op)  # fmt: skip
 
 
 def _not_kept(case: Case, after: Pass, names: str, op: Op, first: str) -> Finding:
