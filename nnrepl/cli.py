@@ -252,7 +252,7 @@ class Debugger:
         try:
             error = debuggee.run()
         except Quit:
-            error = session.exit_error
+            error = session.course.error
         shell.cursor_moved(len(session.tape))
         status = exit_status(error)
         return status or int(shell.failed and not is_interactive(self.options))

@@ -38,7 +38,6 @@ class Reading:
     recorder: Recorder | None
     cursor: int
     level: int
-    running: bool
     settings: dict[str, Any]
     work: list[Work]
     hooks: Hooks
@@ -46,6 +45,11 @@ class Reading:
     program: Program
     expressions: Expressions
     lookout: Lookout
+
+    @property
+    def running(self) -> bool:
+        """Whether a program runs under the session, also where it waits."""
+        raise NotImplementedError
 
     @property
     def goes_on(self) -> bool:

@@ -11,12 +11,12 @@ import ast
 import builtins
 from typing import TYPE_CHECKING, Any, Protocol
 
-from nnrepl.record.intake import RECORDING
 from nnrepl.replay.replay import Replay
 from nnrepl.session import goals
 from nnrepl.session.assignments import assignment
 from nnrepl.session.errors import UserError
 from nnrepl.session.hooks import CELL_DONE, CELL_FAILED
+from nnrepl.session.stops import Hit
 from nnrepl.tape import Tape
 from nnrepl.timeline.cells import Cell
 
@@ -28,7 +28,7 @@ AT_HAND = ("mx", "nn", "optim")
 """Names that the prompt knows unless the program has others."""
 
 
-class Waiting(Protocol):
+class TakesCells(Protocol):
     """The program under a session, as the prompt sees it.
 
     Attributes:
@@ -174,10 +174,8 @@ def append(session: Session, cell: Cell, stop: bool = False) -> None:
     """Let a cell be the program's next lines."""
     changes = session.changes
     changes.timelines.current.cells.append(cell)
-    session.goal = goals.At(len(session.tape), f"first op of prompt {cell.number}") if stop else goals.Never()
     session.lookout.begin(len(session.tape))
-    session.running = session.resuming = True
-    changes.relive()
+    session.let_go(goals.At(len(session.tape), f"first op of prompt {cell.number}") if stop else goals.Never())
 
 
 def cell_begins(session: Session, cell: Cell, fresh: bool, seen: bool) -> None:
@@ -187,7 +185,7 @@ def cell_begins(session: Session, cell: Cell, fresh: bool, seen: bool) -> None:
         fresh: Whether it has never run before.
         seen: Whether the user has seen what it prints here.
     """
-    session.running = True
+    assert session.running
     session.changes.timelines.live.starts.append(len(session.tape))
     if fresh:
         along_done(session)
@@ -205,25 +203,32 @@ def along_done(session: Session) -> None:
     if recorder is None or not isinstance(recorder.intake, Replay):
         return
     recorder.intake.ended(recorder)
-    recorder.intake = RECORDING
-    session.go_on(len(session.tape))
+    session.caught_up(len(session.tape))
+
+
+def at_end(session: Session) -> tuple[goals.Goal | None, list[Hit]]:
+    """The program, or its last cell, has come to its end. Returns what it ran on for, and what is hit there.
+
+    Raises:
+        Diverged: If the program has come to its end before, in a run along a tape.
+    """
+    again = session.replaying
+    if session.recorder is not None:
+        session.recorder.over()
+    along_done(session)
+    goal = session.course.end(len(session.tape))
+    return goal, [] if again else session.lookout.ended()
 
 
 def cell_ended(session: Session, cell: Cell, error: BaseException | None) -> None:
     """The last cell has run to its end, or raised: the user has the floor."""
-    session.running = False
-    if session.recorder is not None:
-        session.recorder.over()
-    hits = [] if session.replaying else session.lookout.ended()
-    along_done(session)
-    goal, session.goal = session.goal, None
+    goal, hits = at_end(session)
+    missed = goals.missed(goal)
     failed = next((op.position for op in session.tape.ops[-1:] if session.tape.errors.get(op) is error), None)
     if hits:
-        session.hit(hits, f"prompt {cell.number} has ended meanwhile")
+        session.hit(hits, missed or f"prompt {cell.number} has ended meanwhile")
     elif error is not None and failed is not None:
-        session.arrive(failed, CELL_FAILED, error)
+        session.arrive(failed, CELL_FAILED, error, missed=missed)
     else:
-        session.arrive(len(session.tape), CELL_DONE, error)
-    if goal is not None and goal.sought:
-        session.missed(goal.sought)
+        session.arrive(len(session.tape), CELL_DONE, error, missed=missed)
     session.give_floor()

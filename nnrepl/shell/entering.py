@@ -41,14 +41,13 @@ class Entered:
         self._context: AbstractContextManager[Recorder] = intercepting(recorder)
         self._context.__enter__()
         recorder.start()
-        self.session.begin(at_entry=True)
-        self.session.goal = goals.At(0, "set_trace")
+        self.session.begin(at_entry=True, reason="set_trace")
 
     def leave(self) -> None:
         """Stop recording; MLX is what it was."""
         if self in _entered:
             _entered.remove(self)
-            self.session.running = False
+            self.session.course.end(len(self.session.tape))
             self._context.__exit__(None, None, None)
 
 
@@ -133,7 +132,7 @@ def post_mortem() -> None:
     error = tape.ops[position].error if failed else None
     session.goto("end")
     session.look_at(tape, names, position)
-    session.stop = Stop("exception" if failed else "end of tape", position, (), error)
+    session.arrive(position, "exception" if failed else "end of tape", error)
     notes = adopt_settings(session.settings)
     banner = f"nnrepl · post mortem · back goes back, help for more{notes}"
     shell = Shell(session, make_console(False), make_reader, banner)

@@ -243,7 +243,7 @@ class Shell(Hooks):
         self.held.leave()
         try:
             self._open(session, stop)
-            while not session.resuming:
+            while session.waits:
                 if not self._turn():
                     return
         finally:
@@ -387,8 +387,6 @@ class Shell(Hooks):
     def _interrupted(self, number: int, frame: FrameType | None) -> None:
         recorder = self.session.recorder
         idle = recorder is None or (recorder.mode != RECORD and not self.session.replaying)
-        if self.at_prompt or idle or self.session.interrupted or not self.session.running:
-            self.session.interrupted = False
+        if self.at_prompt or idle or not self.session.course.interrupt():
             raise KeyboardInterrupt
-        self.session.interrupted = True
         self.show(Text("\nstopping at the next op; Ctrl-C again interrupts the program itself", style="hint"))

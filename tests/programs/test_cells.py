@@ -47,7 +47,7 @@ class Typist(Hooks):
 
     def interact(self, session: Session, stop: Stop) -> None:
         self.stops.append(stop)
-        while self.lines and not session.resuming:
+        while self.lines and session.waits:
             line = self.lines.pop(0)
             self.kinds.append(kind_of(session, line))
             try:
