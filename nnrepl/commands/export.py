@@ -4,38 +4,51 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rich.console import RenderableType
+from rich.console import Group, RenderableType
 from rich.text import Text
 
 from nnrepl.commands.interpreter import Interpreter
 from nnrepl.commands.table import OUTPUT_FILE, command
+from nnrepl.programs.exporting import as_notebook, as_script, write
 from nnrepl.session.errors import UserError
 from nnrepl.session.files import write_text
 
 PROMPT = "(nnrepl) "
-KINDS = {".html": "HTML", ".htm": "HTML", ".svg": "SVG", ".md": "Markdown", ".txt": "text"}
+PROGRAMS = {".py": "a program", ".ipynb": "a notebook"}
+KINDS = {".html": "HTML", ".htm": "HTML", ".svg": "SVG", ".md": "Markdown", ".txt": "text", **PROGRAMS}
 
 
 @command("export", takes=OUTPUT_FILE, group="general")
 def export(it: Interpreter, text: str) -> RenderableType | None:
-    """Write the session, commands and what they showed, as HTML, SVG, Markdown or text.
+    """Write the session, commands and what they showed, as HTML, SVG, Markdown or text; or as a program.
 
-    The end of the name decides: `export lesson.html`, `.svg`, `.md` or `.txt`. A file that exists already is
-    written over only with `export -f lesson.html`.
+    The end of the name decides: `export lesson.html`, `.svg`, `.md` or `.txt`; `export session.py` or `.ipynb` writes
+    the program's own source and, behind it, the cells of this timeline, for plain Python to run. A file that exists
+    already is written over only with `export -f lesson.html`.
     """
     force = text.startswith("-f ")
     path = Path(text.removeprefix("-f ").strip()).expanduser()
     kind = KINDS.get(path.suffix.lower())
     if kind is None:
-        raise UserError(f"export writes .html, .svg, .md or .txt; {path.name} is none of them")
+        raise UserError(f"export writes .html, .svg, .md, .txt, .py or .ipynb; {path.name} is none of them")
     if path.exists() and not force:
         raise UserError(f"{path} exists; export -f {path} writes over it")
-    dark = it.session.settings["theme"] == "dark"
+    said = ""
+    if kind in PROGRAMS.values():
+        written = write(it.session, path.resolve().parent)
+        whole = as_script(written) if kind == "a program" else as_notebook(written)
+        said = f" ({written.cells} cell{'' if written.cells == 1 else 's'} of what was typed)"
+    else:
+        whole = _written(it, kind, it.session.settings["theme"] == "dark")
     try:
-        write_text(path, _written(it, kind, dark))
+        write_text(path, whole)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}") from None
-    return Text(f"written as {kind}: {path}", style="hint")
+    done = Text(f"written as {kind}: {path}{said}", style="hint")
+    if kind not in PROGRAMS.values() or not written.left_out:
+        return done
+    lost = f"left out, since no line of plain Python stands for it: {', '.join(written.left_out)}"
+    return Group(done, Text(lost, style="warning"))
 
 
 def _written(it: Interpreter, kind: str, dark: bool) -> str:

@@ -11,7 +11,7 @@ from rich.text import Text
 from nnrepl.commands.interpreter import Interpreter
 from nnrepl.commands.table import NOTHING, Grammar, command
 from nnrepl.programs.examples import examples
-from nnrepl.programs.loading import program_of
+from nnrepl.programs.loading import import_of, program_of
 from nnrepl.programs.saved import find, open_session
 from nnrepl.programs.saving import save
 from nnrepl.programs.script import Script
@@ -53,8 +53,9 @@ def load(it: Interpreter, text: str) -> RenderableType | None:
 
     A program is a script with its arguments, a notebook, a module (`load -m package.module`), or one that comes with
     nnrepl (`load example transformer`; `examples` lists them). It takes the place of the one that waits: on a terminal
-    you are asked first. Breakpoints stay. On a saved tape everything works that looks and moves; nothing can be
-    computed again or changed, and the program of this session waits where it is: `load` alone goes back to it.
+    you are asked first. Breakpoints stay. Where the program is over, a file that only defines takes nobody's place: its
+    names are imported, as the program's next cell. On a saved tape everything works that looks and moves; nothing can
+    be computed again or changed, and the program of this session waits where it is: `load` alone goes back to it.
     """
     if not text:
         if not it.go_home():
@@ -72,6 +73,12 @@ def _start(it: Interpreter, program: Script) -> RenderableType | None:
     """Let another program take the place of the one that waits. Raises Load."""
     it.go_home()
     session = it.session
+    if session.debuggee is not None and session.debuggee.waits:
+        line = import_of(program)
+        if line:
+            session.goto("end")
+            it.cell(line)
+            return Text(line.splitlines()[-1], style="hint")
     if session.files is None:
         raise UserError("there is no program here that another could take the place of; nnrepl PROGRAM starts one")
     count = len(session.changes.timelines)

@@ -19,6 +19,7 @@ from nnrepl.session.session import Session
 from nnrepl.session.stops import Breakpoint
 from nnrepl.view.info import (
     evaluations_view,
+    gradients_view,
     memory_view,
     parameters_view,
     passes_view,
@@ -57,6 +58,7 @@ TOPICS: dict[str, tuple[str, Topic]] = {
     "steps": ("each training step: its ops, its updates, its loss where that is evaluated", steps_view),
     "passes": ("each pass: what it is, its ops, its loss where that is evaluated", passes_view),
     "parameters": ("shape, size and gradient norm of each parameter (this evaluates the gradients)", parameters_view),
+    "gradients": ("the gradients of this step by size, with bars (this evaluates them)", gradients_view),
     "memory": ("what MLX holds, and what of it the tape does", memory_view),
     "evaluations": ("what has been evaluated, for whom, at what cost", evaluations_view),
     "args": ("the arguments of the function where you stand", lambda session: variables_view(session, True)),
@@ -66,7 +68,8 @@ TOPICS: dict[str, tuple[str, Topic]] = {
 }
 _SHORT = {
     "b": "breakpoints", "break": "breakpoints", "w": "watch", "wat": "watch", "watchpoints": "watch", "pass": "passes",
-    "params": "parameters", "mem": "memory", "evals": "evaluations", "stack": "frame", "s": "frame", "f": "frame",
+    "params": "parameters", "grads": "gradients",
+    "mem": "memory", "evals": "evaluations", "stack": "frame", "s": "frame", "f": "frame",
     "arguments": "args", "variables": "locals", "displays": "display",
 }  # fmt: skip
 
@@ -76,7 +79,7 @@ def info(it: Interpreter, text: str) -> RenderableType | None:
     """Tell about the session: `info passes`, `info parameters`, `info memory`; alone, what there is to tell.
 
     `info steps` lists those around the cursor, `info steps all` every one; likewise `info passes`. Nothing is
-    evaluated for it, except by `info parameters`, which shows the norms of the gradients.
+    evaluated for it, except by `info parameters` and `info gradients`, which show the norms of the gradients.
     """
     if not text:
         return Group(*(Text(f"info {name:<12} {summary}") for name, (summary, _) in TOPICS.items()))

@@ -273,8 +273,8 @@ class Interpreter:
     def news(self) -> RenderableType | None:
         """What an edit has done, once."""
         changes = self.session.changes
-        taken, changes.taken = changes.taken, None
-        if taken is not None:
+        taken, changes.taken = changes.taken, ()
+        if taken:
             return taken_text(taken)
         timeline, changes.news = changes.news, None
         if timeline is None:

@@ -15,7 +15,7 @@ from nnrepl.session.lookup import Lookup
 from nnrepl.timeline.compare import candidates, changes, pairs_of
 from nnrepl.timeline.timelines import Timeline
 from nnrepl.view.diff import diff_of_one, diff_view
-from nnrepl.view.timelines import timelines_view
+from nnrepl.view.timelines import again_text, timelines_view
 
 TIME = "changing"
 CHANGE = Grammar("NAME = EXPR", lambda text: assignment(text) is not None, "names")
@@ -42,15 +42,17 @@ def set_(it: Interpreter, text: str) -> RenderableType | None:
 def undo(it: Interpreter, text: str) -> RenderableType | None:
     """Go back to the timeline before the last change; nothing is computed again.
 
-    Where a cell was typed since then, that is taken back, with all that it did: the program runs again without it.
+    Where something was typed since then, that is taken back, with all that it did: the program runs again without it,
+    and without what only looked behind it.
     """
     return _on(it, it.session.changes.undo())
 
 
 @command("redo", takes=NOTHING, group=TIME)
 def redo(it: Interpreter, text: str) -> RenderableType | None:
-    """Take the last `undo` back."""
-    return _on(it, it.session.changes.redo())
+    """Take the last `undo` back; where that took back what was typed, it runs again at the end of the program."""
+    found = it.session.changes.redo()
+    return _on(it, found) if isinstance(found, Timeline) else again_text(found)
 
 
 @command("timeline", takes=NUMBER, group=TIME)

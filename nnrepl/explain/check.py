@@ -172,6 +172,8 @@ def check_op(session: Session, op: Op) -> Report:
     """
     begin = time.perf_counter()
     look = Look(session)
+    if op.refusal:
+        raise UserError(op.refusal)
     own = op.of if op.of is not None and isinstance(_first(op.of), Composite) else op
     questions = _of_composite(look, session, own) if isinstance(_first(own), Composite) else _of_op(look, session, op)
     with aside():

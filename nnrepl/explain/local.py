@@ -96,6 +96,8 @@ def without_upstream(node: Node) -> Node | None:
         return None
     at = [part.text for part in node.parts].index("g")
     rest, signs = node.parts[:at] + node.parts[at + 1 :], node.text[:at] + node.text[at + 1 :]
+    if at and signs[at : at + 1] == "@":  # `2 · g @ b` without g is `2 · b`
+        signs = signs[:at] + node.text[at] + signs[at + 1 :]
     if not at and signs[:1] == "/":
         return replace(node, parts=(_ONE, *rest), text="·" + signs)
     signs = "·" + signs[1:]

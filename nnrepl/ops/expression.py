@@ -95,8 +95,9 @@ def without(node: Node, absent: Collection[str]) -> Node | None:
     parts = tuple(part for part in found if part is not None)
     if len(parts) == len(found):
         return replace(node, parts=parts) if parts != node.parts else node
-    if node.kind in ("sum", "product"):
+    if node.kind in ("sum", "product", "matrix"):
         signs = "".join(sign for sign, part in zip(node.text, found) if part is not None)
+        signs = signs if signs[:1] != "@" else f"·{signs[1:]}"
         if len(parts) == 1 and signs in "+·":
             return parts[0]
         return replace(node, parts=parts, text=signs) if parts else None

@@ -13,7 +13,7 @@ from typing import Any, cast
 
 import mlx.core as mx
 
-from nnrepl.programs.cells import is_leaving, run_cell
+from nnrepl.programs.cells import is_leaving, needed, run_cell
 from nnrepl.programs.exceptions import clean_walks, print_exception
 from nnrepl.programs.reload import Reloader
 from nnrepl.programs.script import Script, forget_modules, reset_stdin
@@ -45,6 +45,10 @@ class Debuggee:
         at_entry: Whether to stop at the very first op, and not at the first of a forward pass.
         reads_input: Whether standard input is the program's own (`--batch`), so that a second run reads it again.
         call: A statement, or several: the first cell, before whose first op the program stops.
+
+    Attributes:
+        raised: The cells that raised something, and what; None stands for the script.
+        provided: Which of `mx`, `nn`, `optim` the cells have found imported for them.
     """
 
     def __init__(
@@ -60,6 +64,8 @@ class Debuggee:
         self._ran: set[Cell] = set()
         self._waits = False
         self._seen = 0
+        self.raised: dict[Cell | None, BaseException] = {}
+        self.provided: list[str] = []
         session.debuggee = self
         self._modules = frozenset(sys.modules)
         self._written = Written()
@@ -149,14 +155,16 @@ class Debuggee:
         session.changes.timelines.live.starts.clear()
         session.hooks.program_begins()
         watching = self._written.watching(lambda: recorder.mode != MUTED)
-        with self.script.kept.importing(), recording(recorder), _breakpoints(session), watching:
+        with self.script.kept.importing(), recording(recorder), self._breakpoints(), watching:
             return self._to_its_end(recorder)
 
     def _to_its_end(self, recorder: Recorder) -> BaseException | None:
         """Run the script, and then cell after cell, as long as the user types some. Returns what ended the script."""
         session = self.session
         self._main = self.script.enter()
+        self.raised, self.provided = {}, []
         status = error = self._run(self.script.run)
+        self._note(None, error)
         cell: Cell | None = None
         while True:
             line = session.changes.timelines.live
@@ -168,9 +176,15 @@ class Debuggee:
             recorder.close_pass()
             cell_begins(session, cell, cell not in self._ran, len(line.starts) < self._seen)
             self._ran.add(cell)
-            error = self._run(partial(run_cell, cell, self._main.__dict__, self.script.loop))
+            self.provided += needed(cell.names, self.namespace)
+            error = self._run(partial(run_cell, cell, self.namespace, self.script.loop))
+            self._note(cell, error)
             if isinstance(error, SystemExit) and is_leaving(error):
                 raise Quit
+
+    def _note(self, cell: Cell | None, error: BaseException | None) -> None:
+        if error is not None:
+            self.raised[cell] = error
 
     def _run(self, part: Callable[[], None]) -> BaseException | None:
         """Run a part of the program. Returns what ended it."""
@@ -192,7 +206,7 @@ class Debuggee:
         """All has run that there is: the user has the floor, unless the call is to be made that was asked for."""
         call, self._call = self._call, ""
         if call and (error is None or isinstance(error, SystemExit)):
-            append(self.session, self.make(call), stop=True)
+            append(self.session, (self.make(call),), stop=True)
             return
         self._waits = True
         try:
@@ -229,17 +243,17 @@ class Debuggee:
             reset_stdin()
         forget_modules(self._modules, self.session.tape)
 
-
-@contextmanager
-def _breakpoints(session: Session) -> Iterator[None]:
-    """`breakpoint()` in the program stops it under nnrepl, unless PYTHONBREAKPOINT names something else."""
-    before = sys.breakpointhook
-    if "PYTHONBREAKPOINT" not in os.environ:
-        sys.breakpointhook = lambda *args, **kwargs: session.break_here("breakpoint()")
-    try:
-        yield
-    finally:
-        sys.breakpointhook = before
+    @contextmanager
+    def _breakpoints(self) -> Iterator[None]:
+        """`breakpoint()` in the program stops it under nnrepl, unless PYTHONBREAKPOINT names something else, or the
+        program has its standard input to itself (`--batch`): then nobody is there to be asked, as under Python."""
+        before = sys.breakpointhook
+        if "PYTHONBREAKPOINT" not in os.environ and not self._reads_input:
+            sys.breakpointhook = lambda *args, **kwargs: self.session.break_here("breakpoint()")
+        try:
+            yield
+        finally:
+            sys.breakpointhook = before
 
 
 def new_tape(old: Tape | None = None) -> tuple[ProgramNames, Tape]:

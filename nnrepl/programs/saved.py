@@ -5,6 +5,7 @@ Nothing in a file is trusted: every number is checked before it is used, nothing
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import zlib
@@ -17,6 +18,7 @@ from typing import Any, cast
 import mlx.core as mx
 
 from nnrepl.programs.arrays import SUFFIX, Tensors, is_counts, product, read_header
+from nnrepl.programs.bound import Bound
 from nnrepl.programs.savefile import FORMAT, unpacked
 from nnrepl.programs.standins import (
     Damaged,
@@ -36,8 +38,10 @@ from nnrepl.programs.standins import (
     owners,
 )
 from nnrepl.record import source as sources
+from nnrepl.record.bindings import recall_variables
 from nnrepl.record.names import ProgramNames
 from nnrepl.record.recorder import Recorder
+from nnrepl.record.vjp import Rule
 from nnrepl.replay.run import Run
 from nnrepl.session.errors import UserError
 from nnrepl.session.session import END_OF_TAPE, Session
@@ -143,6 +147,7 @@ class _Reader:
         self.given: dict[Value, list[str]] = {}
         self.values: list[Value] = []
         self.scopes: list[Activation] = []
+        self._met: set[Value] = set()
         self.tapes = [self._empty_tape() for _ in document["tapes"]]
         first = self.tapes[0]
         for tape in self.tapes[1:]:
@@ -158,15 +163,22 @@ class _Reader:
         """Everything."""
         document = self.document
         codes = _Codes(document["files"], document["codes"]).codes
-        self.scopes = _Scopes(codes, document).scopes
+        scopes = _Scopes(codes, document)
+        self.scopes = scopes.scopes
         self._values(document["values"])
         self.operations = [self._operation(row) for row in document["operations"]]
         self.rows = document["ops"]
+        bound = Bound(document, scopes.owners, self.value, self._argument)
+        bound.fill(scopes.variables, self.scopes)
         for tape, row in zip(self.tapes, document["tapes"]):
             self._tape(tape, row)
+            cast(SavedNames, tape.names).places = bound.places
+            if "bound" in row:  # (not in tapes of 0.1.0)
+                bound.tape(tape, row["bound"], self.scopes)
         for value in self.values:
             demand(isinstance(value, Leaf) or value.op is not None)
         timelines = self._timelines(document["timelines"], document["current"])
+        bound.furnish(timelines.current.tape)
         made = document["made"]
         cursor = as_number(made["cursor"], len(timelines.current.tape) + 1)
         kept = sum(value.held is not None for value in self.values)
@@ -271,7 +283,9 @@ class _Reader:
         op: Op
         if "backward" in row:
             of = as_number(row["backward"], position, -1)
-            op = SavedBackwardOp(operation, (), {}, inputs, None if of < 0 else tape.ops[of])
+            forward = None if of < 0 else tape.ops[of]
+            args = (*self._rule(row["rule"], forward), *inputs) if "rule" in row else ()  # (not in tapes of 0.1.0)
+            op = SavedBackwardOp(operation, args, {}, inputs, forward)
         else:
             args = tuple([self._argument(arg) for arg in row["args"]])
             kwargs = {as_text(key): self._argument(arg) for key, arg in row.get("kwargs", {}).items()}
@@ -280,12 +294,31 @@ class _Reader:
         op.scope, op.lasti = self._place(row["place"])
         for value in inputs:
             demand(isinstance(value, Leaf) or value.op is not None)
+            self._meet(value, tape)
         op.outputs = self._all(row["outputs"])
         for slot, value in enumerate(op.outputs):
             demand(not isinstance(value, Leaf))
             if value.op is None:
                 value.op, value.slot = op, slot
         return op
+
+    def _rule(self, said: Any, of: Op | None) -> tuple[Any, ...]:
+        """How a backward op differentiates its forward op."""
+        if of is None:
+            raise Damaged
+        values, *slots = said
+        inputs = self._all(values)
+        limits = len(inputs), len(of.outputs), len(inputs)
+        wanted, outputs, continued = (
+            tuple([as_number(slot, limit) for slot in some]) for some, limit in zip(slots, limits, strict=True)
+        )
+        return (Rule(of, inputs, wanted, outputs, continued),)
+
+    def _meet(self, value: Value, tape: Tape) -> None:
+        """A leaf lies on the first tape that speaks of it."""
+        if isinstance(value, SavedLeaf) and value not in self._met:
+            self._met.add(value)
+            value.lie_on(tape)
 
     def _argument(self, said: Any, depth: int = 0) -> Any:
         demand(depth < _NESTING)
@@ -328,14 +361,14 @@ class _Reader:
             part.wrt = self._all(row["wrt"])
             part.roots = tuple([(self.value(value), self.value(seed)) for value, seed in row["roots"]])
             part.grads = {self.value(of): list(self._all(grads)) for of, grads in row["grads"]}
+            part.given = self._all(row.get("given", []))
             part.error = None if row["error"] is None else _exception(row["error"])
             part.scope, part.lasti = self._place(row["place"])
             part.open = row["open"] is True
             for op in tape.ops[part.start : part.end]:
                 op.part = part
             for leaf in part.wrt:
-                if isinstance(leaf, SavedLeaf):
-                    leaf.lie_on(tape)
+                self._meet(leaf, tape)
             tape.passes.append(part)
         demand(all(hasattr(op, "part") for op in tape.ops))
 
@@ -354,6 +387,8 @@ class _Reader:
         tape.edits.update({op(at): self.value(value) for at, value in row["edits"]})
         tape.inserted.update([op(at) for at in row["inserted"]])
         tape.belonging.update({op(at): op(root) for at, root in row["belonging"]})
+        for start, end in row.get("compiled", []):
+            tape.compiled.append((as_number(start, length + 1), as_number(end, length + 1)))
         aliases = {self.value(value): self.value(of) for value, of in row["aliases"]}
         demand(not any(of in aliases for of in aliases.values()))
         tape.aliases.update(aliases)
@@ -406,9 +441,12 @@ class _Codes:
         lines = [""] * row["count"]
         for number, text in row["lines"]:
             lines[as_number(number, len(lines) + 1, 1) - 1] = as_text(text, True).replace("\n", " ")
-        filename = f"<saved {next(_numbers)}>"
+        path = as_text(row["path"])
+        filename = f"<saved {next(_numbers)}>/{path}"  # what a path says of its file is asked of this name as well
+        if row.get("standard") is True:
+            filename = os.path.join(os.path.dirname(os.__file__), filename)
         text = "".join([line + "\n" for line in lines])
-        sources.register_cell(filename, as_text(row["path"]), as_number(row["cell"], _LARGEST), text)
+        sources.register_cell(filename, path, as_number(row["cell"], _LARGEST), text)
         return filename
 
     def _code(self, row: dict[str, Any]) -> SavedCode:
@@ -419,23 +457,35 @@ class _Codes:
             places.append((line, end, column, last))
         variables, free = (tuple([as_text(name) for name in row[kind]]) for kind in ("variables", "free"))
         plain, named = (as_number(count, len(variables) + 1) for count in row["arguments"])
-        return SavedCode(
+        names = tuple([as_text(name) for name in row.get("names", [])])
+        code = SavedCode(
             filename, as_text(row["name"]), as_text(row["function"]), as_number(row["line"], 2**31), plain, named,
-            variables, free, places,
+            variables, free, names, inspect.CO_OPTIMIZED if row.get("optimized", True) else 0, places,
         )  # fmt: skip
+        looked_at = [as_text(name) for name in row.get("looked_at", (*variables, *free))]
+        recall_variables(cast(CodeType, code), tuple(looked_at))
+        return code
 
 
 class _Scopes:
-    """The calls of functions in which ops were made."""
+    """The calls of functions in which ops were made.
+
+    Attributes:
+        owners: Stand-ins for the modules of the program.
+        variables: The global variables that the functions see, still empty.
+    """
 
     def __init__(self, codes: list[SavedCode], document: dict[str, Any]) -> None:
-        self._owners = owners(document["owners"], document["roots"])
+        self.owners = owners(document["owners"], document["roots"], document.get("owned", []))
+        self.variables: list[dict[str, Any]] = [{} for _ in document.get("globals", [])]
         self.scopes: list[Activation] = []
         for row in document["scopes"]:
             parent, place = None, 0
             if "place" in row:
-                at, place = row["place"]
-                parent = self.scopes[as_number(at, len(self.scopes))]
-            owner = self._owners[as_number(row["owner"], len(self._owners))] if "owner" in row else None
+                above, place = row["place"]
+                parent = self.scopes[as_number(above, len(self.scopes))]
+            owner = self.owners[as_number(row["owner"], len(self.owners))] if "owner" in row else None
+            known = self.variables[as_number(row["globals"], len(self.variables))] if "globals" in row else None
             code = cast(CodeType, codes[as_number(row["code"], len(codes))])
-            self.scopes.append(Activation(parent, code, 2 * as_number(place, _LARGEST), owner, "updating" in row))
+            at = 2 * as_number(place, _LARGEST)
+            self.scopes.append(Activation(parent, code, at, owner, "updating" in row, known))

@@ -1,16 +1,17 @@
 """Saving: writes what a session knows into one safetensors file, arrays as tensors and the rest as JSON.
 
 The JSON is a set of tables whose rows refer to each other by number, always backwards: `files` (the lines of
-source around each op), `codes`, `owners`, `scopes`, `values`, `operations`, `ops`, `tapes`, `timelines`. Rows
-that timelines share stand there once. `nnrepl.programs.saved` reads it.
+the source), `codes`, `owners`, `scopes`, `values`, `operations`, `ops`, `tapes`, `timelines`, and what the variables
+held (`nnrepl.programs.bound`). Rows that timelines share stand there once. `nnrepl.programs.saved` reads it.
 """
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import CodeType
 from typing import TYPE_CHECKING, Any, cast
@@ -19,11 +20,15 @@ import mlx.core as mx
 
 from nnrepl._version import VERSION
 from nnrepl.programs.arrays import SUFFIX
+from nnrepl.programs.bound import BoundRows
 from nnrepl.programs.savefile import check_target, harmless, write
+from nnrepl.programs.standins import class_name
 from nnrepl.record import source as sources
+from nnrepl.record.bindings import variables_of
 from nnrepl.record.names import ProgramNames
-from nnrepl.record.stack import is_module
+from nnrepl.record.stack import is_module, is_optimizer
 from nnrepl.record.verify import same_bits
+from nnrepl.record.vjp import Rule
 from nnrepl.session.errors import UserError
 from nnrepl.session.expressions import aside
 from nnrepl.tape import Activation, BackwardOp, Op, Pass, Source, Tape, Value
@@ -32,8 +37,11 @@ from nnrepl.timeline.timelines import Timeline
 if TYPE_CHECKING:
     from nnrepl.session.session import Session
 
+WHOLE = 10_000
+"""A file with more lines is not kept as a whole."""
+
 AROUND = 15
-"""How many lines of source are kept around an op: more than `list` shows."""
+"""How many lines of its source are kept around an op: more than `list` shows."""
 
 _BATCH = 256
 
@@ -140,6 +148,7 @@ class Tables:
         self.values: dict[Value, int] = {}
         self._files = _Files()
         self._owners = _Owners()
+        self._bound = BoundRows(self)
         self._scopes: dict[Activation, int] = {}
         self._scope_rows: list[dict[str, Any]] = []
         self._operations: dict[str, int] = {}
@@ -160,6 +169,7 @@ class Tables:
             "files": self._files.rows(),
             "codes": self._files.codes(),
             "owners": self._owners.names,
+            "owned": self._owners.rows(self.argument),
             "roots": self._owners.roots(),
             "scopes": self._scope_rows,
             "values": [self._value_row(value, stored.get(value)) for value in self.values],
@@ -173,9 +183,13 @@ class Tables:
     def timelines(self, session: Session) -> dict[str, Any]:
         """All timelines, each with its tape."""
         every = list(session.changes.timelines)
+        current = session.changes.timelines.current
         tapes = [self._tape(timeline.tape, timeline.names) for timeline in every]
         rows = [self._timeline(timeline) for timeline in every]
-        return {"tapes": tapes, "timelines": rows, "current": every.index(session.changes.timelines.current)}
+        for row, timeline in zip(tapes, every):
+            row["bound"] = self._bound.tape(timeline.tape, timeline.names)
+        bound = self._bound.document(current.names)
+        return {"tapes": tapes, "timelines": rows, "current": every.index(current), **bound}
 
     def _timeline(self, timeline: Timeline) -> dict[str, Any]:
         row: dict[str, Any] = {}
@@ -211,6 +225,7 @@ class Tables:
             "errors": [[op.position, _error(tape.errors[op])] for op in tape.ops if op in tape.errors],
             "edits": [[op.position, self.value(tape.edits[op])] for op in tape.ops if op in tape.edits],
             "inserted": [op.position for op in tape.ops if op in tape.inserted],
+            "compiled": [list(span) for span in tape.compiled],
             "belonging": [[op.position, tape.belonging[op].position] for op in tape.ops if _belongs(op, tape)],
         }
         row["names"] = self._index(names)
@@ -239,6 +254,7 @@ class Tables:
             "wrt": self._all(part.wrt),
             "roots": [self._all(pair) for pair in part.roots],
             "grads": [[self.value(of), self._all(grads)] for of, grads in part.grads.items()],
+            "given": self._all(part.given),
             "error": None if part.error is None else _error(part.error),
             "place": self._place(part.scope, part.lasti),
             "open": part.open,
@@ -264,6 +280,14 @@ class Tables:
             else:
                 self.values[top] = len(self.values)
         return self.values[value]
+
+    def is_known(self, value: Value) -> bool:
+        """Whether a value lies on one of the tapes."""
+        return value.op is None or value in self._made
+
+    def owner(self, module: Any) -> int:
+        """The number of a module of the program."""
+        return self._owners.enter(module)
 
     def _all(self, values: Any) -> list[int]:
         return [self.value(value) for value in values]
@@ -295,11 +319,14 @@ class Tables:
         row: dict[str, Any] = {"operation": self._operation(op)}
         if isinstance(op, BackwardOp):
             row["backward"] = -1 if op.of is None else op.of.position
+            rule = op.args[0] if op.args else None
+            if isinstance(rule, Rule):
+                row["rule"] = [self._all(rule.inputs), rule.wanted, rule.outputs, rule.continued]
             row["inputs"] = self._all(op.inputs)
         else:
-            row["args"] = [self._argument(arg) for arg in op.args]
+            row["args"] = [self.argument(arg) for arg in op.args]
             if op.kwargs:
-                row["kwargs"] = {harmless(key): self._argument(arg) for key, arg in op.kwargs.items()}
+                row["kwargs"] = {harmless(key): self.argument(arg) for key, arg in op.kwargs.items()}
             row["inputs"] = self._all(op.inputs)
         row["outputs"] = self._all(op.outputs)
         self._made.update(op.outputs)
@@ -314,7 +341,7 @@ class Tables:
         row = [harmless(called.name), harmless(called.spelling), called.infix, called.kind, called.in_place]
         return self._operations.setdefault(json.dumps(row), len(self._operations))
 
-    def _argument(self, arg: Any) -> Any:
+    def argument(self, arg: Any) -> Any:
         """An argument as JSON: plain things as they are, others as one table that says what they are."""
         kind = type(arg)
         if isinstance(arg, Value):
@@ -326,14 +353,14 @@ class Tables:
         if kind is str:
             return harmless(arg, True)
         if kind is list or kind is tuple:
-            return {"l" if kind is list else "t": [self._argument(item) for item in arg]}
+            return {"l" if kind is list else "t": [self.argument(item) for item in arg]}
         if kind is dict:
-            return {"d": [[harmless(str(key)), self._argument(item)] for key, item in arg.items()]}
+            return {"d": [[harmless(str(key)), self.argument(item)] for key, item in arg.items()]}
         if kind is slice:
-            return {"s": [self._argument(end) for end in (arg.start, arg.stop, arg.step)]}
+            return {"s": [self.argument(end) for end in (arg.start, arg.stop, arg.step)]}
         if kind is complex:
             return {"c": [arg.real, arg.imag]}
-        return {"x": [_class_name(arg), harmless(str(arg)[:200], True)]}
+        return {"x": [class_name(type(arg)), harmless(str(arg)[:200], True)]}
 
     # -- places --------------------------------------------------------------------------------------------
 
@@ -341,9 +368,10 @@ class Tables:
         """In which call something stands, and where in its source."""
         if scope is None:
             return [-1, 0]
-        return [self._scope(scope), self._files.place(scope.code, lasti, around)]
+        return [self.scope(scope), self._files.place(scope.code, lasti, around)]
 
-    def _scope(self, scope: Activation) -> int:
+    def scope(self, scope: Activation) -> int:
+        """The number of a call; those that led to it come before it."""
         missing: list[Activation] = []
         step: Activation | None = scope
         while step is not None and step not in self._scopes:
@@ -355,15 +383,18 @@ class Tables:
                 row["place"] = [self._scopes[new.parent], self._files.place(new.parent.code, new.lasti, 1)]
             if is_module(new.owner):
                 row["owner"] = self._owners.number(new)
+            elif is_optimizer(new.owner):
+                row["owner"] = self._owners.enter(new.owner)
             if new.updating:
                 row["updating"] = True
+            row["globals"] = self._bound.globals_of(new)
             self._scopes[new] = len(self._scope_rows)
             self._scope_rows.append(row)
         return self._scopes[scope]
 
 
 class _Owners:
-    """The modules whose methods were running, by class and by their path in the outermost one."""
+    """The modules and optimizers whose methods were running, by class and by their path in the outermost one."""
 
     def __init__(self) -> None:
         self.names: list[str] = []
@@ -372,9 +403,9 @@ class _Owners:
         self._roots: dict[int, dict[int, str]] = {}
 
     def number(self, scope: Activation) -> int:
-        number = self._number(scope.owner)
+        number = self.enter(scope.owner)
         outermost = next(step.owner for step in scope.path() if is_module(step.owner))
-        root = self._number(outermost)
+        root = self.enter(outermost)
         if root not in self._paths:
             self._paths[root] = {id(part): path for path, part in outermost.named_modules()}
         path = self._paths[root].get(id(scope.owner))
@@ -382,16 +413,47 @@ class _Owners:
             self._roots.setdefault(root, {})[number] = harmless(path)
         return number
 
-    def _number(self, owner: Any) -> int:
+    def enter(self, owner: Any) -> int:
+        """The number of a module, without its path."""
         known = self._numbers.get(id(owner))
         if known is None:
             known = self._numbers[id(owner)] = (owner, len(self.names))
-            self.names.append(_class_name(owner))
+            self.names.append(class_name(type(owner)))
         return known[1]
+
+    def rows(self, argument: Callable[[Any], Any]) -> list[dict[str, Any]]:
+        """What is known of each: whether it is an optimizer, its plain attributes, how it shows itself."""
+        return [self._row(owner, argument) for owner, _ in self._numbers.values()]
+
+    @staticmethod
+    def _row(owner: Any, argument: Callable[[Any], Any]) -> dict[str, Any]:
+        plain = [[harmless(name), argument(held)] for name, held in vars(owner).items()
+                 if name.isidentifier() and not hasattr(type(owner), name) and _is_plain(held)]  # fmt: skip
+        return {"optimizer": is_optimizer(owner), "plain": plain, "shown": harmless(_shown(owner), True)}
 
     def roots(self) -> list[list[Any]]:
         """For each outermost module its parts: `[root, [[part, path], ...]]`."""
         return [[root, [list(pair) for pair in parts.items()]] for root, parts in self._roots.items()]
+
+
+def _is_plain(thing: Any) -> bool:
+    if isinstance(thing, (list, tuple)):
+        return all(_is_plain(part) for part in thing)
+    return thing is None or type(thing) in (bool, int, float, str)
+
+
+def _shown(owner: Any) -> str:
+    """How a module of MLX's own kind shows itself; "" for others."""
+    if not is_module(owner) or type(owner).__repr__.__module__ not in _OWN_REPR:
+        return ""
+    try:
+        return repr(owner)[:_LONGEST_SHOWN]
+    except Exception:  # a part of it that the program has written
+        return ""
+
+
+_LONGEST_SHOWN = 20_000
+_OWN_REPR = ("mlx.nn.layers.base", "nnrepl.programs.standins")
 
 
 class _Files:
@@ -402,6 +464,7 @@ class _Files:
         self._codes: dict[tuple[str, CodeType], dict[sources.Span, int]] = {}
         self._numbers: dict[tuple[str, CodeType], int] = {}
         self._files: dict[str, tuple[int, Source, set[int]]] = {}
+        self._made_ops: set[str] = set()
 
     def code(self, code: CodeType) -> int:
         """The number of a code object."""
@@ -416,9 +479,12 @@ class _Files:
     def place(self, code: CodeType, lasti: int, around: int) -> int:
         """The number of a place in a code object, of which the lines around are kept as well."""
         self.code(code)
+        key = sources.file_of(code)
         span = sources.span_of(code, lasti)
-        spans = self._codes[sources.file_of(code), code]
-        self._files[sources.file_of(code)][2].update(range(max(span[0] - around, 1), span[1] + around + 1))
+        spans = self._codes[key, code]
+        self._files[key][2].update(range(max(span[0] - around, 1), span[1] + around + 1))
+        if around > 1:
+            self._made_ops.add(key)
         return spans.setdefault(span, len(spans))
 
     def codes(self) -> list[dict[str, Any]]:
@@ -432,6 +498,9 @@ class _Files:
                 "arguments": [code.co_argcount, code.co_kwonlyargcount],
                 "variables": [harmless(name) for name in code.co_varnames],
                 "free": [harmless(name) for name in code.co_freevars],
+                "names": [harmless(name) for name in code.co_names],
+                "looked_at": [harmless(name) for name in variables_of(code)],
+                "optimized": bool(code.co_flags & inspect.CO_OPTIMIZED),
                 "places": [list(span) for span in spans],
             }
             for (filename, code), spans in self._codes.items()
@@ -441,22 +510,19 @@ class _Files:
         """What the file says of the source files."""
         return [self._row(name, known, wanted) for name, (_, known, wanted) in self._files.items()]
 
-    @staticmethod
-    def _row(name: str, known: Source, wanted: set[int]) -> dict[str, Any]:
+    def _row(self, name: str, known: Source, wanted: set[int]) -> dict[str, Any]:
         lines = sources.lines_of(name)
-        kept = [[number, harmless(lines[number - 1].rstrip("\r\n"), True)] for number in sorted(wanted)
+        whole = len(lines) <= WHOLE and (name in self._made_ops or not sources.is_library(known.file))
+        numbers = range(1, len(lines) + 1) if whole else sorted(wanted)
+        kept = [[number, harmless(lines[number - 1].rstrip("\r\n"), True)] for number in numbers
                 if number <= len(lines)]  # fmt: skip
-        return {"path": harmless(known.file), "cell": known.cell, "count": len(lines), "lines": kept}
-
-
-def _class_name(thing: Any) -> str:
-    """The name of its class; one that is made up for a class with an impossible name."""
-    name = type(thing).__name__
-    return name if name.isidentifier() and len(name) < 200 else "Unnamed"
+        standard = sources.is_library(known.file) and "-packages" not in known.file  # a library by its folder alone
+        return {"path": harmless(known.file), "cell": known.cell, "standard": standard, "count": len(lines),
+                "lines": kept}  # fmt: skip
 
 
 def _error(error: BaseException) -> list[str]:
-    return [_class_name(error), harmless(str(error), True)]
+    return [class_name(type(error)), harmless(str(error), True)]
 
 
 def _belongs(op: Op, tape: Tape) -> bool:

@@ -83,6 +83,40 @@ class Script:
             name = code.co_filename
             yield code if kept.texts[name] == text and not kept.early.get(name) else kept.code(name)
 
+    @property
+    def arguments(self) -> list[str]:
+        """What it finds in `sys.argv` behind its own name."""
+        return self._argv[1:]
+
+    @property
+    def folder(self) -> str:
+        """Where Python looks first for what it imports."""
+        return self._first_path
+
+    @property
+    def module(self) -> str:
+        """What an import calls it."""
+        return Path(self.path).stem if self._spec is None else str(self._spec.name)
+
+    def texts(self) -> list[tuple[str, str]]:
+        """The source that runs, part after part, each with what it is called."""
+        names = [code.co_filename for code, _ in self._code]
+        if len(names) == 1:
+            return [(os.path.basename(self.path) or self.title, self.kept.texts[names[0]])]
+        return [(f"cell {number}", self.kept.texts[name]) for number, name in enumerate(names, 1)]
+
+    def surroundings(self, folder: Path) -> list[str]:
+        """Lines (behind `import sys`) that let a copy of the source in another folder find what the original finds:
+        its arguments, the modules beside it, its package."""
+        lines: list[str] = []
+        if self._argv[1:]:
+            lines.append(f"sys.argv[1:] = {self._argv[1:]!r}")
+        if self._first_path and os.path.realpath(self._first_path) != os.path.realpath(folder):
+            lines.append(f"sys.path.insert(0, {self._first_path!r})")
+        if self._spec is not None and self._spec.parent:
+            lines.append(f"__package__ = {self._spec.parent!r}")
+        return lines
+
     def on_disk(self, filename: str) -> str:
         """The text of one of the program's files as it is on disk now. Raises UserError."""
         if filename == STANDARD_INPUT:
@@ -152,9 +186,33 @@ def load_script(path: str, args: list[str]) -> Script:
         raise CannotLoad(f"cannot read {path}: {error.strerror}") from None
     if not path:
         raise CannotLoad("the name of the program is empty")
+    member = _member(source, file)
+    if member is not None:
+        return _within_its_package(*member, args)
     absolute = os.path.join(os.getcwd(), file if file.name == "__main__.py" else path)
     code = _compile(source, absolute, path)
     return Script(path, absolute, [path, *args], str(first), [code], [decode_source(source)])
+
+
+def _member(source: bytes, file: Path) -> tuple[str, Path] | None:
+    """The module that a file is, and the folder of its package, where it imports from beside itself (`from . import`):
+    by itself no Python could run it."""
+    try:
+        relative = any(isinstance(node, ast.ImportFrom) and node.level for node in ast.walk(ast.parse(source)))
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return None
+    folder = file.resolve().parent
+    names = [file.stem]
+    while relative and (folder / "__init__.py").exists():
+        names.insert(0, folder.name)
+        folder = folder.parent
+    return (".".join(names), folder) if len(names) > 1 else None
+
+
+def _within_its_package(name: str, folder: Path, args: list[str]) -> Script:
+    script = load_module(name, args, str(folder))
+    script.notes.append(f"it imports from beside itself, so it runs as the module {name}")
+    return script
 
 
 def empty_script() -> Script:
@@ -189,13 +247,17 @@ def _read_terminal() -> None:
     sys.stdin = os.fdopen(0, closefd=False)
 
 
-def load_module(name: str, args: list[str]) -> Script:
+def load_module(name: str, args: list[str], folder: str = "") -> Script:
     """Load a module as `python -m` does.
+
+    Args:
+        folder: Where its package lies, "" for the folder in which the user is.
 
     Raises:
         CannotLoad: If there is no such module, or it cannot be run.
     """
-    sys.path.insert(0, os.getcwd())
+    folder = folder or os.getcwd()
+    sys.path.insert(0, folder)
     try:
         get_details: Any = runpy._get_module_details  # type: ignore[attr-defined]  # what pdb uses as well
         _, spec, code = get_details(name)
@@ -205,7 +267,7 @@ def load_module(name: str, args: list[str]) -> Script:
         del sys.path[0]
     origin = spec.origin or name
     text = decode_source(Path(origin).read_bytes()) if os.path.exists(origin) else ""
-    script = Script(name, origin, [origin, *args], os.getcwd(), [code], [text])
+    script = Script(name, origin, [origin, *args], folder, [code], [text])
     script._spec = spec
     return script
 

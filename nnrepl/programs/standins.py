@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
@@ -46,18 +45,31 @@ def as_word(said: Any) -> str:
     return name
 
 
+def class_name(kind: type) -> str:
+    """The name of a class; one that is made up for a class with an impossible name."""
+    return kind.__name__ if kind.__name__.isidentifier() and len(kind.__name__) < 200 else "Unnamed"
+
+
 class SavedNames(ProgramNames):
     """The names of a loaded tape, as they were when it was saved.
 
     Attributes:
         path: The file.
+        modules: The path of the module that made an op.
+        places: Stand-ins for array objects, by their id, with the leaf as which each came in.
     """
 
     def __init__(self, path: str, given: dict[Value, list[str]]) -> None:
         super().__init__()
         self.path = path
         self.modules: dict[Op, str] = {}
+        self.places: dict[int, tuple[mx.array, Value]] = {}
         self._given = given
+
+    def leaf_of(self, array: Any) -> Value | None:
+        """The leaf that an array object came in as."""
+        known = self.places.get(id(array))
+        return known[1] if known is not None and known[0] is array else None
 
     def module(self, op: Op) -> str:
         """The path of the module whose code made the op."""
@@ -115,7 +127,7 @@ class SavedLeaf(_Saved, Leaf):
     __slots__ = ()
 
     def lie_on(self, tape: Tape) -> None:
-        """Belong to another tape than the first."""
+        """Belong to a tape: the first on which it is met."""
         self._tape = tape
 
 
@@ -130,6 +142,11 @@ class SavedOp(Op):
 
     __slots__ = ()
 
+    @property
+    def refusal(self) -> str:  # type: ignore[override]
+        """Why it cannot be computed again."""
+        return _no_computing(self)
+
     def compute(self, lookup: Callable[[Value], mx.array] | None = None) -> list[mx.array]:
         """Refuses. Raises UserError."""
         raise UserError(_no_computing(self))
@@ -139,6 +156,11 @@ class SavedBackwardOp(BackwardOp):
     """An op of the backward pass of a loaded tape."""
 
     __slots__ = ()
+
+    @property
+    def refusal(self) -> str:  # type: ignore[override]
+        """Why it cannot be computed again."""
+        return _no_computing(self)
 
     def compute(self, lookup: Callable[[Value], mx.array] | None = None) -> list[mx.array]:
         """Refuses. Raises UserError."""
@@ -169,11 +191,11 @@ class SavedCode:
     co_kwonlyargcount: int
     co_varnames: tuple[str, ...]
     co_freevars: tuple[str, ...]
+    co_names: tuple[str, ...]
+    co_flags: int
     places: list[sources.Span]
 
-    co_flags = inspect.CO_OPTIMIZED
-    """Its variables are those that it says: there are no instructions that others could be read from."""
-    co_names = co_cellvars = ()
+    co_cellvars = ()
 
     def co_positions(self) -> list[sources.Span]:
         """The piece of source of each (stand-in for an) instruction."""
@@ -189,17 +211,50 @@ class Shown:
     def __str__(self) -> str:
         return self._text
 
+    __repr__ = __str__
 
-def owners(names: list[Any], roots: list[Any]) -> list[Any]:
-    """Stands for the modules of the program: empty ones of the same class names, that know their paths."""
+
+class SavedFunction(Shown):
+    """A function or a class of the program's, as it was shown: it cannot be called."""
+
+    def __init__(self, name: str, text: str) -> None:
+        super().__init__(text)
+        self.__name__ = name
+
+    def __call__(self, *args: object, **kwargs: object) -> Any:
+        """Refuses. Raises UserError."""
+        raise UserError(f"{self.__name__} cannot be called on a loaded tape: the file has no code that could run")
+
+
+_PARTS, _SHOWN = "<parts>", "<shown>"
+
+
+def owners(names: list[Any], roots: list[Any], rows: list[dict[str, Any]]) -> list[Any]:
+    """Stands for the modules and optimizers of the program: empty ones of the same class names; modules know their
+    paths."""
     if not names:
         return []
     module: Any = importlib.import_module("mlx.nn").Module
-    base = type("SavedModule", (module,), {"named_modules": lambda self: list(self.__dict__["parts"])})
-    made = [type(as_word(name), (base,), {})() for name in names]
-    for owner in made:
-        owner.__dict__["parts"] = []
+    base = type("SavedModule", (module,), {"named_modules": _named_modules, "__repr__": _repr})
+    made = []
+    for number, name in enumerate(names):
+        row = rows[number] if rows else {}
+        if row.get("optimizer") is True:
+            kind: Any = importlib.import_module("mlx.optimizers").Optimizer
+            owner: Any = object.__new__(type(as_word(name), (kind,), {}))
+        else:
+            owner = type(as_word(name), (base,), {})()
+            owner.__dict__.update({_PARTS: [], _SHOWN: as_text(row.get("shown", ""), True)})
+        made.append(owner)
     for root, parts in roots:
         owner = made[as_number(root, len(made))]
-        owner.__dict__["parts"].extend([(as_text(path), made[as_number(part, len(made))]) for part, path in parts])
+        owner.__dict__[_PARTS].extend([(as_text(path), made[as_number(part, len(made))]) for part, path in parts])
     return made
+
+
+def _named_modules(module: Any) -> Any:
+    return list(module.__dict__[_PARTS])
+
+
+def _repr(module: Any) -> str:
+    return module.__dict__[_SHOWN] or f"{type(module).__name__}()"

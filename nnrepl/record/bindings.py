@@ -10,6 +10,7 @@ import dis
 import sys
 import weakref
 from collections.abc import Callable
+from functools import lru_cache
 from itertools import repeat
 from operator import is_
 from types import CodeType, FrameType, FunctionType, ModuleType
@@ -79,6 +80,11 @@ def variables_of(code: CodeType) -> tuple[str, ...]:
     return _looked_at(code)[0]
 
 
+def recall_variables(code: CodeType, names: tuple[str, ...]) -> None:
+    """Say which variables of some code were looked at, where its instructions cannot be asked any more."""
+    _variables[code] = names, is_library(code.co_filename)
+
+
 def _looked_at(code: CodeType) -> tuple[tuple[str, ...], bool]:
     """The variables of some code that are looked at, and whether it is a library's."""
     known = _variables.get(code)
@@ -114,6 +120,12 @@ def _stored(code: CodeType, how: str) -> list[str]:
     return found
 
 
+@lru_cache(1024)
+def _sets_globals(code: CodeType) -> bool:
+    """Whether a function in some code sets global variables."""
+    return any(_stored(part, "STORE_GLOBAL") for part in code.co_consts if isinstance(part, CodeType))
+
+
 class Watch:
     """Looks at variables for one recorder.
 
@@ -126,6 +138,8 @@ class Watch:
         self._frames: dict[FrameType, _Frame] = {}
         self._known: dict[int, _Watched] = {}
         self._resting: dict[int, Holder] = {}
+        self._modules: dict[int, FrameType] = {}
+        """The module frames whose variables functions set (`global`), by their namespace."""
 
     # -- frames --------------------------------------------------------------------------------------------
 
@@ -133,6 +147,8 @@ class Watch:
         """Begin to watch a frame; returns its first argument, None if it has none. `belong` comes next."""
         state = self._frames[frame] = _Frame(frame)
         code = frame.f_code
+        if not state.optimized and not state.library and _sets_globals(code):
+            self._modules[id(frame.f_globals)] = frame
         if state.names:
             state.coming = _read(frame, state)
             if state.optimized and code.co_argcount:
@@ -148,6 +164,7 @@ class Watch:
         if state.names:
             self._note(state, state.coming, position)
             state.coming = []
+        self._see_globals(frame, state)
 
     def see(self, frame: FrameType) -> None:
         """Note what the variables of a frame hold now, where that has changed."""
@@ -164,6 +181,14 @@ class Watch:
                 last = watched.last
                 if last is None or len(view) != len(last) or (len(last) <= _FEW and not all(map(is_, view, last))):
                     self._look(watched, position)
+        self._see_globals(frame, state)
+
+    def _see_globals(self, frame: FrameType, state: _Frame) -> None:
+        """Note what the global variables of a function hold now, where functions set some."""
+        if self._modules and state.optimized and not state.library:
+            module = self._modules.get(id(frame.f_globals))
+            if module is not None and module is not frame:
+                self.see(module)
 
     def leave(self, frame: FrameType) -> None:
         """Note what the variables of a frame held at its end, of a library's what its `self` holds: its call has
@@ -178,6 +203,8 @@ class Watch:
             if watched is not None and not _same(watched):
                 self._look(watched, len(self.recorder.tape.ops))
         del self._frames[frame]
+        if not state.optimized and self._modules.get(id(frame.f_globals)) is frame:
+            del self._modules[id(frame.f_globals)]
 
     def release(self) -> None:
         """Let go of all frames, and of what their variables hold."""

@@ -100,12 +100,12 @@ def file_of(code: CodeType) -> str:
 def cell_of(code: CodeType) -> tuple[str, int]:
     """The notebook that some code comes from, and the number of its cell; `("", 0)` for other code."""
     cell = _cells.get(code.co_filename)
-    return (cell.path, cell.number) if cell is not None else ("", 0)
+    return (cell.path, cell.number) if cell is not None and cell.number else ("", 0)
 
 
 def cells_in(path: str) -> list[int]:
     """The numbers of the cells of a notebook."""
-    return sorted(cell.number for cell in _cells.values() if cell.path == path)
+    return sorted(cell.number for cell in _cells.values() if cell.path == path and cell.number)
 
 
 def span_of(code: CodeType, lasti: int) -> Span:

@@ -213,6 +213,20 @@ def keep_generator_of_numbers(thing: Any) -> Restore | None:
     return None
 
 
+def state_of_generator(thing: Any) -> Any:
+    """Where a generator of random numbers stands, to be compared; None for anything else."""
+    if isinstance(thing, random.Random):
+        return None if isinstance(thing, random.SystemRandom) else thing.getstate()
+    numpy = sys.modules.get("numpy")
+    if numpy is None or type(thing).__module__.partition(".")[0] != "numpy":
+        return None
+    if isinstance(thing, numpy.random.Generator):
+        return repr(thing.bit_generator.state)
+    if isinstance(thing, numpy.random.BitGenerator):
+        return repr(thing.state)
+    return repr(thing.get_state()) if isinstance(thing, numpy.random.RandomState) else None
+
+
 # -- caches ------------------------------------------------------------------------------------------------
 
 Cache: Any = type(functools.lru_cache(len))

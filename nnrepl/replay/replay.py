@@ -366,7 +366,7 @@ def _reopened_pass(recorder: Recorder) -> Pass:
     passes = recorder.tape.passes
     if not passes:
         part = recorder.open_pass(SETUP_PASS, "")
-        recorder.part = None
+        recorder.close_pass()  # steps are counted up to the first open pass
         return part
     passes[-1] = replace(passes[-1], tape=recorder.tape)
     return passes[-1]

@@ -233,6 +233,9 @@ def _content(thing: Any) -> Any:
         return thing.tobytes() if thing.nbytes <= _COMPARED and not thing.dtype.hasobject else None
     if isinstance(thing, (bytearray, flat_array)):
         return bytes(thing)
+    numbers = keepers.state_of_generator(thing)
+    if numbers is not None:
+        return numbers
     return tuple([id(getattr(thing, slot, None)) for slot in _slots_of(cast(Hashable, type(thing)))])
 
 
@@ -258,6 +261,13 @@ class RandomStates:
         self._python = random.getstate()
         numpy = sys.modules.get("numpy")
         self._numpy = None if numpy is None else numpy.random.get_state()
+
+    @property
+    def moved(self) -> bool:
+        """Whether one of them is no longer what it was."""
+        if _RANDOM_STATE[0] is not self._mlx or random.getstate() != self._python:
+            return True
+        return self._numpy is not None and repr(sys.modules["numpy"].random.get_state()) != repr(self._numpy)
 
     def restore(self) -> None:
         """Put them back."""

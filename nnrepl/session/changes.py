@@ -21,6 +21,7 @@ from nnrepl.session.assignments import Assignment
 from nnrepl.session.errors import NotYet, UserError
 from nnrepl.session.state import RunAgain
 from nnrepl.session.statements import statement
+from nnrepl.session.typed import append, upcoming
 from nnrepl.tape import Op, Tape, Value
 from nnrepl.timeline.cells import Cell
 from nnrepl.timeline.code import CodeChange
@@ -49,7 +50,7 @@ class Changes:
         timelines: All of them.
         restarts: Who runs things again; None where nothing can be.
         news: The timeline that the last edit made, until the person has been told of it.
-        taken: The cell that was taken back, until the user has been told of it.
+        taken: The cells that were taken back, until the user has been told of them.
     """
 
     def __init__(self, session: Session, restarts: Restarts | None) -> None:
@@ -58,7 +59,7 @@ class Changes:
         self.timelines = Timelines(session.tape, session.names)
         self.news: Timeline | None = None
         self._left: tuple[Timeline | None, Tape, ProgramNames, int] = (None, session.tape, session.names, 0)
-        self.taken: Cell | None = None
+        self.taken: tuple[Cell, ...] = ()
         self._coming: tuple[Timeline | None, Edit | CodeChange | None] | None = None
 
     @property
@@ -267,32 +268,46 @@ class Changes:
     # -- timelines -----------------------------------------------------------------------------------------
 
     def undo(self) -> Timeline:
-        """Take back the last cell that was typed on this timeline, or go to the timeline before the last edit.
+        """Take back the last cell that was typed on this timeline and did something, or go to the timeline before the
+        last edit. Cells behind it that only looked go with it.
 
         Raises:
             UserError: If there is nothing to take back.
             RunAgain: Unwinds, for a cell: the program runs again without it.
         """
         current = self.timelines.current
-        if len(current.cells) > current.inherited:
-            self._take_back(current)
-        return self._show(self.timelines.undo(), "there is nothing to undo: this is timeline 1, without edits")
+        does = [at for at in range(current.inherited, len(current.cells)) if not current.cells[at].looks]
+        if does:
+            self._take_back(current, does[-1])
+        nothing = "there is nothing to undo: this is timeline 1, without edits"
+        looked = "there is nothing to undo: what was typed has only looked"
+        return self._show(self.timelines.undo(), looked if current.cells else nothing)
 
-    def _take_back(self, line: Timeline) -> None:
-        """Run again without the last cell. Raises RunAgain."""
+    def _take_back(self, line: Timeline, at: int) -> None:
+        """Run again without the cells from one on. Raises RunAgain."""
         self._able()
-        begun = len(line.starts) == len(line.cells)
-        start = line.starts.pop() if begun else len(line.tape)
-        cell = line.cells.pop()
-        self.taken = cell
+        start = line.starts[at] if at < len(line.starts) else len(line.tape)
+        self.taken = tuple(line.cells[at:])
+        del line.starts[at:], line.cells[at:]
+        self.timelines.taken_back(self.taken)
         self._coming = (line, None)
-        self._left = (line, self.session.tape, self.session.names, self.session.cursor)
         self.session.codes.wanted = line.codes
         raise RunAgain(Run(line.tape, start, (), start))
 
-    def redo(self) -> Timeline:
-        """Take the last `undo` back. Raises UserError."""
-        return self._show(self.timelines.redo(), "there is nothing to redo")
+    def redo(self) -> Timeline | tuple[Cell, ...]:
+        """Take the last `undo` back: go to the timeline that it left, or run the cells again that it took back.
+
+        Raises:
+            UserError: If there is nothing to take back.
+        """
+        session, timelines = self.session, self.timelines
+        if timelines.can_redo_cells and not upcoming(session):
+            raise UserError("what was taken back comes at the end of the program; goto end leads there")
+        found = timelines.redo()
+        if not isinstance(found, tuple):
+            return self._show(found, "there is nothing to redo")
+        append(session, found)
+        return found
 
     def switch(self, number: int) -> Timeline:
         """Look at another timeline. Raises UserError."""

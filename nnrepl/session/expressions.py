@@ -8,7 +8,7 @@ import ctypes
 import re
 import sys
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -64,6 +64,7 @@ class Expressions:
         variables: What the person has assigned.
         found: What the names in the last expression meant.
         shown: The last value that was shown (`_`); a tensor of the tape as its Value.
+        witness: Who looks on while a line runs, among the variables that it got.
     """
 
     def __init__(self, lookup: Lookup) -> None:
@@ -71,6 +72,7 @@ class Expressions:
         self.variables: dict[str, Any] = {}
         self.found: dict[str, Held] = {}
         self.shown: Any = UNBOUND
+        self.witness: Callable[[dict[str, Any]], AbstractContextManager[None]] = nullcontext
         self._given: list[Any] = []
         self._things: dict[str, Any] = {}
         self._values: dict[int, tuple[mx.array, Value]] = {}
@@ -102,7 +104,7 @@ class Expressions:
         source, placeholders = self._translate(text, where)
         code = compile(source, "<prompt>", "eval", dont_inherit=True)
         namespace = self._namespace(source, placeholders, where)
-        with aside(), checked(), self._as_it_was(where):
+        with aside(), checked(), self._as_it_was(where), self.witness(namespace):
             return eval(code, namespace)
 
     def compute(self, text: str, where: Surroundings, recorder: Recorder, **names: Any) -> Any:
@@ -129,7 +131,7 @@ class Expressions:
         for name in kept - namespace.keys():
             namespace[name] = None
         before = dict(namespace)
-        with aside(), checked():
+        with aside(), checked(), self.witness(namespace):
             exec(code, namespace)
         changed = {
             name: thing

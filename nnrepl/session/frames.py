@@ -120,12 +120,27 @@ class Frames:
                 break
             lasti = outer.lasti
             outer = outer.parent
+        found = self._of_cell(name, step, position)
+        if found is not None:
+            return found
         thing = step.variables.get(name, UNBOUND)
         if isinstance(thing, mx.array):
             thing = self.names.leaf_of(thing) or thing
         elif not isinstance(thing, (type, FunctionType, ModuleType)):
             thing = self.names.homes.holder_of(thing) or thing
         return None if thing is UNBOUND else Held(thing)
+
+    def _of_cell(self, name: str, step: Activation, position: int) -> Held | NotYet | None:
+        """A global variable that the code of a module has set which is not on the stack any more, or not yet: another
+        cell of a notebook."""
+        cells = [
+            (at, scope) for at, scope, _ in self.tape.bindings.noted(name)
+            if scope.variables is step.variables and not scope.code.co_flags & _OPTIMIZED
+        ]  # fmt: skip
+        if not cells:
+            return None
+        before = [scope for at, scope in cells if at <= position]
+        return self._in_call(name, before[-1] if before else cells[0][1], -1, position, False)
 
     def taken(self, thing: Any) -> Any:
         """What was kept; the leaf instead of an array that no op had taken at that time."""
@@ -302,22 +317,31 @@ def is_made(value: Value, position: int) -> bool:
 _OPTIMIZED = 0x1
 
 
-def _again(kind: type, held: dict[str, Any], name: str) -> Any:
-    """An object that no longer exists, made again with the attributes that it had."""
+def _again(kind: type, name: str) -> Any:
+    """An object that no longer exists, made again without its attributes."""
     try:
         made: Any = object.__new__(kind)
-        made.__dict__.update(held)
+        made.__dict__.clear()
     except (TypeError, AttributeError):
         raise UserError(f"{name} was a {kind.__name__} that no longer exists") from None
     return made
 
 
-def real(frames: Frames, thing: Any, position: int, name: str, array: Any, live: bool) -> Any:
+def real(
+    frames: Frames,
+    thing: Any,
+    position: int,
+    name: str,
+    array: Any,
+    live: bool,
+    known: dict[Holder, Any] | None = None,
+) -> Any:
     """The object that a kept thing stands for, as Python can work on it.
 
     Args:
         array: Makes an array for a Value.
         live: Whether a container is to be the program's own object; else one with what it held then.
+        known: What has been made so far: containers may hold each other.
     """
     if isinstance(thing, Value):
         return array(thing)
@@ -333,13 +357,33 @@ def real(frames: Frames, thing: Any, position: int, name: str, array: Any, live:
     found = thing.refer()
     if found is not None and (live or not isinstance(found, (list, tuple, dict)) or is_module(found)):
         return found
-    entries = frames.tape.bindings.contents(thing, position)
+    known = {} if known is None else known
+    if thing not in known:
+        _make_again(frames, thing, position, name, array, live, known)
+    return known[thing]
+
+
+def _make_again(
+    frames: Frames, thing: Holder, position: int, name: str, array: Any, live: bool, known: dict[Holder, Any]
+) -> None:
+    """Make a container again with what it held at a position."""
+    found, entries = thing.refer(), frames.tape.bindings.contents(thing, position)
     if isinstance(entries, Large):
         raise UserError(f"{name} was a {thing.kind.__name__} of {entries.size} entries: too many to be kept")
     if entries is None:
         raise UserError(f"{name} was a {thing.kind.__name__} that no longer exists")
     if isinstance(entries, dict):
-        held = {key: real(frames, item, position, f"{name}[{key!r}]", array, live) for key, item in entries.items()}
-        return held if thing.kind is dict else found if found is not None else _again(thing.kind, held, name)
-    items = [real(frames, item, position, f"{name}[{at}]", array, live) for at, item in enumerate(entries)]
-    return tuple(items) if issubclass(thing.kind, tuple) else items
+        if thing.kind is not dict:
+            known[thing] = found if found is not None else _again(thing.kind, name)
+            if found is not None:
+                return
+        made = known.setdefault(thing, {})
+        held = made if thing.kind is dict else made.__dict__
+        for key, item in entries.items():
+            held[key] = real(frames, item, position, f"{name}[{key!r}]", array, live, known)
+        return
+    items: list[Any] = []
+    known[thing] = items  # (of a tuple that holds itself, the inner one is a list)
+    items += [real(frames, item, position, f"{name}[{at}]", array, live, known) for at, item in enumerate(entries)]
+    if issubclass(thing.kind, tuple):
+        known[thing] = tuple(items)

@@ -11,15 +11,16 @@ import ast
 import ctypes
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from types import CodeType, FrameType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
 from nnrepl.replay.divergence import CannotExchange, said_of
-from nnrepl.replay.world import World
-from nnrepl.tape import GRADIENT_PASS, Activation
+from nnrepl.replay.world import RandomStates, World
+from nnrepl.tape import GRADIENT_PASS, Activation, Value
 from nnrepl.timeline.code import CodeChange
 from nnrepl.timeline.edits import remember_source
 
@@ -43,29 +44,51 @@ class Effect:
         self.result: Any = None
         self.changed = False
         self.looked = False
+        self.touched = False
+        self.drew = False
+        self.named: dict[str, Any] = {}
 
 
 @contextmanager
 def noticing(session: Session, text: str) -> Iterator[Effect]:
     """Notice whether a line that is run inside changes something of the program's; if so, that is taken back."""
-    effect = Effect()
+    effect, expressions = Effect(), session.expressions
     tree = _parsed(text)
-    named = _objects(session, tree) if tree is not None else {}
-    bound = _bound(session, tree) if tree is not None else []
-    if not named and not bound:
+    if tree is None:
         yield effect
         return
-    world = World(named.values(), arrays=False)
-    before = world.contents()
-    variables = dict(session.expressions.variables)
-    yield effect
-    if bound or world.contents() != before:
-        effect.changed = bool(bound) or _means_to(tree, named, effect.result)
-        effect.looked = not effect.changed
-        world.restore()
+    bound = _bound(session, tree)
+    variables = dict(expressions.variables)
+    expressions.witness = partial(_witnessed, session, effect)
+    try:
+        yield effect
+    finally:
+        expressions.witness = nullcontext
+    if bound or effect.touched or effect.drew:
+        effect.changed = bool(bound) or _means_to(tree, effect.named, effect.result)
+        effect.looked = effect.touched and not effect.changed
+    if effect.changed:
         for name in bound:
-            session.expressions.variables.pop(name, None)
-        session.expressions.variables.update(variables)
+            expressions.variables.pop(name, None)
+        expressions.variables.update(variables)
+
+
+@contextmanager
+def _witnessed(session: Session, effect: Effect, namespace: dict[str, Any]) -> Iterator[None]:
+    """While a line runs among some variables: note whether what the program's hold becomes another, and put it back."""
+    own = session.expressions.variables
+    given = {name: thing for name, thing in namespace.items() if name not in own and not name.startswith("__")}
+    effect.named.update(given)
+    world = World([thing for thing in given.values() if not isinstance(thing, _NO_STATE)], arrays=False)
+    before, chance = world.contents(), RandomStates()
+    try:
+        yield
+    finally:
+        touched, drew = world.contents() != before, chance.moved
+        effect.touched |= touched
+        effect.drew |= drew
+        if touched or drew:
+            world.restore()
 
 
 def statement(session: Session, text: str) -> CodeChange:
@@ -149,27 +172,10 @@ def _means_to(tree: ast.Module | None, named: dict[str, Any], result: Any) -> bo
     return result is None or result is named[root.id] or "Module" in [base.__name__ for base in type(result).__mro__]
 
 
-def _objects(session: Session, tree: ast.Module) -> dict[str, Any]:
-    """The program's objects that a line names and that can hold something."""
-    known = _program_variables(session)
-    names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
-    return {name: known[name] for name in names if name in known and not isinstance(known[name], _NO_STATE)}
-
-
 def _bound(session: Session, tree: ast.Module) -> list[str]:
-    """The program's own variables that a line assigns to."""
-    known = _program_variables(session)
+    """The program's own variables that a line assigns to; not the user's."""
+    expressions = session.expressions
+    known = expressions.known(session.where())
     stored = [node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load)]
-    return [name for name in stored if name in known and not isinstance(known[name], mx.array)]
-
-
-def _program_variables(session: Session) -> dict[str, Any]:
-    """What the program's names stand for at the cursor, from the innermost call outwards; not the user's own."""
-    scope, recorder = session.where().scope, session.recorder
-    found: dict[str, Any] = {}
-    for step in reversed(scope.path()) if scope is not None and recorder is not None else ():
-        frame = recorder.stack.frame_of(step) if recorder is not None else None
-        for variables in ({} if frame is None or frame.f_code != step.code else frame.f_locals, step.variables):
-            for name, thing in list(variables.items()):
-                found.setdefault(name, thing)
-    return {name: thing for name, thing in found.items() if name not in session.expressions.variables}
+    own = [name for name in stored if name in known and name not in expressions.variables]
+    return [name for name in own if not isinstance(known[name], (mx.array, Value))]

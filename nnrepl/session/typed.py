@@ -160,7 +160,9 @@ def run_cell(session: Session, text: str, stop: bool = False) -> None:
     program = session.debuggee
     if program is None or not upcoming(session):
         raise UserError(_not_here(session))
-    append(session, program.make(text), stop)
+    cell = program.make(text)
+    session.changes.timelines.typed()
+    append(session, (cell,), stop)
 
 
 def _not_here(session: Session) -> str:
@@ -170,12 +172,12 @@ def _not_here(session: Session) -> str:
     return "the program is not at its end here; goto end, or continue, leads there"
 
 
-def append(session: Session, cell: Cell, stop: bool = False) -> None:
-    """Let a cell be the program's next lines."""
+def append(session: Session, cells: tuple[Cell, ...], stop: bool = False) -> None:
+    """Let cells be the program's next lines."""
     changes = session.changes
-    changes.timelines.current.cells.append(cell)
+    changes.timelines.current.cells.extend(cells)
     session.lookout.begin(len(session.tape))
-    session.let_go(goals.At(len(session.tape), f"first op of prompt {cell.number}") if stop else goals.Never())
+    session.let_go(goals.At(len(session.tape), f"first op of prompt {cells[0].number}") if stop else goals.Never())
 
 
 def cell_begins(session: Session, cell: Cell, fresh: bool, seen: bool) -> None:

@@ -98,7 +98,7 @@ class Bindings:
         seen: Up to which position the variables of a call have been looked at.
     """
 
-    __slots__ = ("_by_name", "_calls", "_contents", "_indexed", "held_containers", "holds", "log", "seen")
+    __slots__ = ("_by_name", "_by_tensor", "_calls", "_contents", "_indexed", "held_containers", "holds", "log", "seen")
 
     def __init__(self) -> None:
         self.log: list[Entry] = []
@@ -107,7 +107,8 @@ class Bindings:
         self.seen: dict[Activation, int] = {}
         self._calls: dict[Activation, _Call] = {}
         self._contents: dict[Holder, list[tuple[int, Any, int]]] = {}
-        self._by_name: dict[str, list[tuple[int, Activation, Value]]] = {}
+        self._by_name: dict[str, list[tuple[int, Activation, Any]]] = {}
+        self._by_tensor: dict[str, list[tuple[int, Activation, Value]]] = {}
         self._indexed = 0
 
     def __len__(self) -> int:
@@ -191,6 +192,17 @@ class Bindings:
             return entries[key]
         return UNBOUND
 
+    def versions(self) -> dict[Holder, list[tuple[int, Any, int]]]:
+        """What each container held: from which position on, its entries (or `Large`), how many of these."""
+        return self._contents
+
+    def recall(
+        self, versions: dict[Holder, list[tuple[int, Any, int]]], holds: list[tuple[int, Holder, Any, int]]
+    ) -> None:
+        """Take over what containers held from a tape that was saved: `versions()` and `holds` of that."""
+        self._contents = versions
+        self.holds = holds
+
     def holders(self) -> list[Holder]:
         """Every container that is known."""
         return list(self._contents)
@@ -240,11 +252,21 @@ class Bindings:
 
     def called(self, name: str) -> list[tuple[int, Activation, Value]]:
         """Every tensor that a variable of this name held in any call, with that call and from which position on."""
-        for position, scope, variable, thing in self.log[self._indexed :]:
-            if hasattr(thing, "held"):
-                self._by_name.setdefault(variable, []).append((position, scope, thing))
-        self._indexed = len(self.log)
+        self._index()
+        return self._by_tensor.get(name, [])
+
+    def noted(self, name: str) -> list[tuple[int, Activation, Any]]:
+        """All that a variable of this name held in any call (UNBOUND where it was deleted), with that call and from
+        which position on."""
+        self._index()
         return self._by_name.get(name, [])
+
+    def _index(self) -> None:
+        for position, scope, variable, thing in self.log[self._indexed :]:
+            self._by_name.setdefault(variable, []).append((position, scope, thing))
+            if hasattr(thing, "held"):
+                self._by_tensor.setdefault(variable, []).append((position, scope, thing))
+        self._indexed = len(self.log)
 
 
 def _position(entry: Entry) -> int:

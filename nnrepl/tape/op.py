@@ -110,6 +110,7 @@ class Op:
         lasti: The bytecode offset in that function, from which the exact source segment is found.
         part: The pass it belongs to.
         of: In the backward pass, the forward op that it differentiates.
+        refusal: Why it cannot be computed again; "" where it can.
     """
 
     __slots__ = ("args", "inputs", "kwargs", "lasti", "operation", "outputs", "part", "position", "scope")
@@ -120,6 +121,7 @@ class Op:
     scope: Activation | None
     lasti: int
     of: Op | None = None
+    refusal: str = ""
 
     def __init__(
         self, operation: Operation, args: tuple[Any, ...], kwargs: dict[str, Any], inputs: tuple[Value, ...]

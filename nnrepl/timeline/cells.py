@@ -8,6 +8,8 @@ import functools
 from dataclasses import dataclass
 from types import CodeType
 
+import mlx.core as mx
+
 from nnrepl.record.source import register_text
 
 _FUTURE = functools.reduce(
@@ -37,9 +39,34 @@ class Cell:
         return filename(self.number)
 
     @property
+    def looks(self) -> bool:
+        """Whether it has only looked: expressions that call nothing but what is known to change nothing."""
+        tree = ast.parse("pass") if "await" in self.text else ast.parse(self.text)
+        if not all(isinstance(node, ast.Expr) for node in tree.body):
+            return False
+        return not any(isinstance(node, ast.NamedExpr) or _does(node) for node in ast.walk(tree))
+
+    @property
     def future(self) -> int:
         """The `from __future__` features that hold from here on."""
         return functools.reduce(int.__or__, (code.co_flags & _FUTURE for code in self.code), 0)
+
+
+_LOOKS = frozenset(
+    "abs all any bool dict dir float id int isinstance len list max min print range repr round sorted str sum tuple "
+    "type vars zip parameters trainable_parameters children modules named_modules keys values items".split()
+)
+_METHODS = frozenset(name for name in dir(mx.array) if not name.startswith("_"))
+
+
+def _does(node: ast.AST) -> bool:
+    """Whether a node may change something."""
+    if not isinstance(node, ast.Call):
+        return isinstance(node, (ast.Await, ast.Yield, ast.YieldFrom))
+    called = node.func
+    if isinstance(called, ast.Attribute):
+        return called.attr not in _LOOKS | _METHODS
+    return not (isinstance(called, ast.Name) and called.id in _LOOKS)
 
 
 def filename(number: int) -> str:

@@ -166,6 +166,8 @@ def place_of(tape: Tape, target: Value, cursor: int | None = None) -> tuple[Valu
     while True:
         entered = next((part for part in tape.passes if target in part.wrt), None)
         if entered is not None and target.origin is not None:
+            if cursor is not None and cursor >= entered.end:  # its pass is over, and has taken it as it was
+                return target, cursor
             return target.origin, entered.start
         before = _before(tape, target, cursor)
         if before is None:

@@ -131,7 +131,7 @@ class Timelines:
     def __init__(self, tape: Tape, names: ProgramNames) -> None:
         self.current = self.live = Timeline(1, tape, names)
         self._all = [self.current]
-        self._undone: list[Timeline] = []
+        self._undone: list[Timeline | tuple[Cell, ...]] = []
 
     def __len__(self) -> int:
         return len(self._all)
@@ -176,12 +176,27 @@ class Timelines:
             self.current = parent
         return parent
 
-    def redo(self) -> Timeline | None:
-        """Go back to the timeline that `undo` left; None if there is none."""
+    def taken_back(self, cells: tuple[Cell, ...]) -> None:
+        """Cells have been taken back from the current timeline."""
+        self._undone.append(cells)
+
+    def redo(self) -> Timeline | tuple[Cell, ...] | None:
+        """Go back to the timeline that `undo` left, or give the cells that it took back; None if there is neither."""
         if not self._undone:
             return None
-        self.current = self._undone.pop()
-        return self.current
+        found = self._undone.pop()
+        if isinstance(found, Timeline):
+            self.current = found
+        return found
+
+    @property
+    def can_redo_cells(self) -> bool:
+        """Whether the last thing that `undo` did was to take cells back."""
+        return bool(self._undone) and isinstance(self._undone[-1], tuple)
+
+    def typed(self) -> None:
+        """Something is typed behind what was taken back: that is gone."""
+        self._undone.clear()
 
     def switch(self, timeline: Timeline) -> None:
         """Look at another timeline."""

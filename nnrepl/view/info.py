@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections import Counter
 from typing import Any
@@ -150,6 +151,41 @@ def parameters_view(session: Session) -> RenderableType:
     total = sum(leaf.size for leaf in part.wrt)
     memory = size_text(sum(leaf.size * leaf.dtype.size for leaf in part.wrt))
     return Group(table, Text(f"{len(part.wrt)} in {part.address}, {total:,} numbers, {memory}", style="dim"))
+
+
+_BAR = 24
+"""How wide the bar of the largest gradient is."""
+
+
+def gradients_view(session: Session) -> RenderableType:
+    """The gradients of this training step (of the last one that has any, before its first) by size, with bars; of each
+    parameter the last that was taken before the cursor."""
+    tape, cursor = session.tape, session.cursor
+    parts = [part for part in tape.passes if part.wrt and part.start <= cursor]
+    if not parts:
+        return Text("no gradients have been taken yet", style="hint")
+    parts = [part for part in parts if part.step.number == parts[-1].step.number]
+    sizes: dict[Value, tuple[Value, float | str]] = {}
+    for part in parts:
+        norms, said = _norms(session, part)
+        sizes.update({leaf.origin or leaf: (leaf, norms.get(leaf, said.get(leaf, ""))) for leaf in part.wrt})
+    known = [(leaf, norm) for leaf, norm in sizes.values() if isinstance(norm, float)]
+    known.sort(key=lambda one: (math.isfinite(one[1]), -one[1]))
+    top = max((norm for _, norm in known if math.isfinite(norm)), default=0.0)
+    table = grid("gradient", "norm", "", "of each element", right=("norm", "of each element"))
+    for leaf, norm in known:
+        share = norm / top if top and math.isfinite(norm) else 0.0
+        style = "" if math.isfinite(norm) and norm else "warning"
+        bar = Text("█" * math.ceil(share * _BAR), style="source.current")
+        table.add_row(Text(f"∂L/∂{leaf.name}", style="value.name"), Text(number(norm), style=style), bar,
+                      number(norm / math.sqrt(leaf.size)) if leaf.size else "")  # fmt: skip
+    for leaf, why in sizes.values():
+        if isinstance(why, str):
+            table.add_row(Text(f"∂L/∂{leaf.name}", style="value.name"), "", Text(why, style="hint"), "")
+    total = math.sqrt(sum(norm * norm for _, norm in known))
+    count = f"{len(known)} gradient{'s' if len(known) != 1 else ''}"
+    together = f", together ‖{number(total)}‖" if known else ""
+    return Group(table, Text(f"{count} of {parts[-1].step.title} so far{together}", style="dim"))
 
 
 def _norms(session: Session, part: Pass) -> tuple[dict[Value, float], dict[Value, str]]:

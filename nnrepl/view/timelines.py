@@ -66,10 +66,24 @@ def below_text(timeline: Timeline) -> Text | None:
     return Text(f"continue runs what was typed below it again: {which}", style="hint")
 
 
-def taken_text(cell: Cell) -> Text:
-    """A cell that was taken back."""
+def taken_text(cells: tuple[Cell, ...]) -> Text:
+    """Cells that were taken back: the first of them did something."""
+    is_one = len(cells) == 1
+    return Text(f"{_numbers(cells)} {'is' if is_one else 'are'} taken back: {_first_line(cells[0])}", style="hint")
+
+
+def again_text(cells: tuple[Cell, ...]) -> Text:
+    """Cells that had been taken back and run again."""
+    return Text(f"{_numbers(cells)} again: {_first_line(cells[0])}", style="hint")
+
+
+def _numbers(cells: tuple[Cell, ...]) -> str:
+    return f"prompt {', '.join(str(cell.number) for cell in cells)}"
+
+
+def _first_line(cell: Cell) -> str:
     first, *others = cell.text.splitlines()
-    return Text(f"prompt {cell.number} is taken back: {first}{' ...' if others else ''}", style="hint")
+    return f"{first}{' ...' if others else ''}"
 
 
 def timelines_view(session: Session) -> RenderableType:

@@ -11,7 +11,9 @@ import pytest
 
 import nnrepl
 from nnrepl.explain.entry import compute, entry_for, gradients
+from nnrepl.explain.local import factor_text
 from nnrepl.ops import ELEMENTWISE, ENTRIES, Entry
+from nnrepl.ops.reader import parse, readable
 from nnrepl.tape import Op, Value
 from tests.corpus import layers, lm
 from tests.corpus.checks import SEED, Call, some
@@ -191,3 +193,24 @@ def test_nothing_that_models_call_is_missing() -> None:
             if forward.operation.kind in ("op", "data") and entry_for(forward) is None:
                 missing.add(forward.name)
     assert missing == set()
+
+
+@pytest.mark.parametrize("name", sorted(name for name, entry in ENTRIES.items() if entry.forward is not None))
+def test_a_slope_without_options_that_change_nothing_is_not_zero(name: str) -> None:
+    entry = ENTRIES[name]
+    idle = {"alpha", "beta", "scale", "ddof"} & set(entry.symbols)
+    for slope in entry.slopes.values():
+        if readable(slope.text) and slope.text != "0":
+            assert parse(slope.text).without(idle).write({}) != "0", slope.text
+
+
+def test_the_local_factor_of_addmm_is_the_other_side() -> None:
+    def loss(c: mx.array, a: mx.array, b: mx.array, alpha: float) -> mx.array:
+        return mx.addmm(c, a, b, alpha=alpha).sum()
+
+    arrays = mx.ones((2, 2)), mx.ones((2, 3)), mx.ones((3, 2))
+    for alpha, factors in ((1.0, ["1", "bᵀ", "aᵀ"]), (2.0, ["1", "2 · bᵀ", "2 · aᵀ"])):
+        trace = nnrepl.trace(loss, *arrays, alpha, wrt=(0, 1, 2))
+        forward = next(op for op in trace.ops if op.name == "addmm")
+        back = next(op for op in trace.ops if op.of is forward)
+        assert [factor_text(back, value) for value in forward.inputs] == factors

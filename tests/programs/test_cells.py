@@ -5,7 +5,9 @@ from __future__ import annotations
 import code
 import contextlib
 import io
+import json
 import linecache
+import re
 import sys
 from collections import deque
 from collections.abc import Iterator
@@ -27,6 +29,7 @@ from nnrepl.session.hooks import Hooks
 from nnrepl.session.session import Session, Stop
 from nnrepl.session.typed import CELL, EDIT, LOOK, kind_of
 from nnrepl.shell.margin import unfinished
+from nnrepl.timeline.cells import make_cell
 from nnrepl.view.defines import signature
 from tests.support import assert_same_bits, nnrepl_cli, plain_python
 
@@ -298,7 +301,20 @@ def test_a_call_is_made_when_the_program_has_run(tmp_path: Path) -> None:
         f"import sys\nimport mlx.core as mx\nimport mlx.nn as nn\n{NET}\nargs = sys.argv[1:]\n"
     )
     call = ("--call", "net = Net(2)", "--call", "y = net(mx.ones((1, 2)))\nz = y - y")
-    given = ("-c", "info locals", "-c", "p args", "-c", "goto Net.__call__", "-c", "continue", "-c", "p z", "-c", "p args")
+    given = (
+        "-c",
+        "info locals",
+        "-c",
+        "p args",
+        "-c",
+        "goto Net.__call__",
+        "-c",
+        "continue",
+        "-c",
+        "p z",
+        "-c",
+        "p args",
+    )
     result = nnrepl_cli(*given, "model.py", *call, "a", "--call", "b", stdin="", cwd=tmp_path)
     assert "z = [[0]]\n" in result.stdout
     assert "args = ['a', '--call', 'b']" in result.stdout
@@ -319,3 +335,91 @@ def test_a_program_comes_from_standard_input(tmp_path: Path) -> None:
     assert "x = mx.ones(2) * 3" in result.stdout
     wrong = nnrepl_cli("-", stdin="x = = 3")
     assert (wrong.stderr, wrong.returncode) == ("nnrepl: standard input, line 1: invalid syntax\n", 1)
+
+
+SCRIPTED = (
+    '"""A model."""\nfrom __future__ import annotations\nimport sys\nimport mlx.core as mx\nimport mlx.nn as nn\n'
+)
+SCRIPTED += f"import beside\n{NET}\nmx.random.seed(1)\nprint(sys.argv[1:], __name__, beside.y)\nsys.exit(3)\n"
+ODD = (
+    "from __future__ import division", "'''a\n  b'''", "for i in range(2): i; print('é', i)", "(1 +\n 2)",
+    "net = Net(2)", "net(mx.ones((1, 2)))", "def f(x):\n    x\n    return x * 2", "f(3); f(4)", "f(5); a = f(6)",
+    "x = '''é\n'''; 1 / 0", "if True:\n    None\n    x, _", "raise SystemExit(2)", "'é' 'é'; # a remark",
+    "optim.SGD(0.1).learning_rate", "[i for i in 'ab']",
+)  # fmt: skip
+"""Cells whose results Python's prompt shows, or does not, in its own way."""
+
+
+def exported(tmp_path: Path, *lines: str, script: Script | None = None) -> tuple[str, str]:
+    """What a session has printed, and what plain Python prints that runs the session as it was written."""
+    (tmp_path / "out").mkdir()
+    typist, _, said = typed(
+        *lines, f"export {tmp_path}/out/session.py", f"export {tmp_path}/out/session.ipynb", script=script
+    )
+    assert typist.wrong == []
+    return said, plain_python("out/session.py", cwd=tmp_path).stdout
+
+
+def quiet(said: str) -> str:
+    """What was printed, without tracebacks."""
+    return re.sub(r"Traceback.*\n(?:  .*\n)*\w+.*\n", "", said)
+
+
+def test_what_was_typed_is_written_as_a_program_that_prints_the_same(tmp_path: Path) -> None:
+    (tmp_path / "beside.py").write_text("y = 5\n")
+    (tmp_path / "model.py").write_text(SCRIPTED)
+    said, found = exported(tmp_path, *ODD, script=load_script(str(tmp_path / "model.py"), ["a b"]))
+    assert quiet(said) == found
+    assert "['a b'] __main__ 5\n" in found
+    document = json.loads((tmp_path / "out" / "session.ipynb").read_text())
+    sources = ["".join(cell["source"]) for cell in document["cells"]]
+    assert sources[-len(ODD) :] == list(ODD)
+    assert [cell["metadata"] for cell in document["cells"]].count({"tags": ["raises-exception"]}) == 3
+
+
+def test_a_training_is_written(tmp_path: Path) -> None:
+    said, found = exported(tmp_path, *TRAINING)
+    assert said == found
+
+
+def test_an_edit_between_two_cells_is_written_and_one_in_a_call_is_named(tmp_path: Path) -> None:
+    cells = ["w = mx.ones((2, 3))", "def f(x):\n    y = x * 2\n    return y + 1", "z = f(w).sum()", "print(z)"]
+    said, found = exported(tmp_path, *cells, "goto prompt 3", "w[0, 0] = 5.0", "goto add", "y = y * 3", "c")
+    assert said.splitlines()[-1] == "array(66, dtype=float32)"
+    text = (tmp_path / "out" / "session.py").read_text()
+    assert "# left out, in the middle of a call: y = y * 3\n" in text
+    assert found == "array(26, dtype=float32)\n"
+
+
+def test_what_no_program_can_hold_is_one_line(tmp_path: Path) -> None:
+    line = f"export {tmp_path}/session.py"
+    typist, _, _ = typed("import asyncio", "await asyncio.sleep(0)", line, line.replace(".py", ".ipynb"))
+    assert typist.wrong == ["prompt 2 has an await at its top level, which no .py file can have: export session.ipynb"]
+
+
+def test_redo_brings_back_what_undo_took_and_looks_are_skipped() -> None:
+    lines = ("a = [1]", "b = mx.ones(2)", "a.append(2); b *= 3", "b", "len(a)", "print(b + 1)")
+    moves = ("undo", "redo", "undo", "undo", "redo", "redo", "redo")
+    typist, found, said = typed(*lines, *moves, "c = b + len(a)")
+    assert typist.wrong == ["there is nothing to redo"]
+    assert found["a"] == [1, 2]
+    assert_same_bits(found["c"], mx.full((2,), 5.0))
+    assert said.count("array([4, 4]") == 3
+
+
+def test_what_is_typed_behind_an_undo_takes_its_place() -> None:
+    typist, found, _ = typed("a = [1]", "a.append(2)", "undo", "a.append(3)", "redo", "undo", "undo", "undo")
+    assert typist.wrong == ["there is nothing to redo", "there is nothing to undo: this is timeline 1, without edits"]
+    assert "a" not in found
+
+
+@pytest.mark.parametrize(
+    ("text", "looks"),
+    [
+        ("x", True), ("x.shape, len(x)", True), ("print(x + 1)", True), ("loss.item()", True), ("f(x)", False),
+        ("x = 1", False), ("(y := 2)", False), ("x.append(1)", False), ("await x", False), ("model.parameters()", True),
+        ("f'{x}'", True), ("[y for y in x]", True), ("model.update(x)", False), ("", True), ("print(f())", False),
+    ],
+)  # fmt: skip
+def test_what_only_looks(text: str, looks: bool) -> None:
+    assert make_cell(1, f"{text}\nNone").looks is looks

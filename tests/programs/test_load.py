@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 from pathlib import Path
 
 import pytest
 
 from nnrepl.programs.examples import examples
+from nnrepl.programs.loading import _only_defines
 from tests.programs.reloading import HEAD, TAIL, Program, printed
 from tests.programs.test_reload import LOOP, MENDED, METHOD, SCRIPT, from_step
 
@@ -116,3 +118,76 @@ def test_edit_without_an_editor(program: Program, monkeypatch: pytest.MonkeyPatc
     shown = program.run("next pass 4", "edit", "continue")
     assert said in shown
     assert printed(shown) == program.twin(SCRIPT)
+
+
+MODEL = '''"""A model."""
+from dataclasses import dataclass, field
+import mlx.nn as nn
+
+WIDTH: int = 3
+big, _small = 4, 5
+
+@dataclass
+class Args:
+    width: int = field(default=WIDTH)
+
+class Net(nn.Module):
+    def __call__(self, x):
+        return x * 2
+
+args = Args()
+'''
+
+
+def test_a_file_that_only_defines_adds_its_names(program: Program) -> None:
+    (program.folder / "lib").mkdir()
+    program.write(MODEL, "lib/model.py")
+    count = (
+        "print('said', len([name for name in globals() if name in ('Net', 'WIDTH', 'big', 'Args', 'args', '_small')]))"
+    )
+    more = ("said = print('said', WIDTH, big, kept.sum().item(), (Net()(kept) - 1).tolist())", "reverse-step")
+    shown = program.run(
+        "continue", "kept = mx.ones(2)", "load lib/model.py", *more, "undo", count, "undo", "undo", count
+    )
+    assert "from model import WIDTH, big, Args, Net, args\n" in shown
+    assert printed(shown) == [*program.twin(SCRIPT), "said 3 4 2.0 [1.0, 1.0]", "said 5", "said 1"]
+
+
+def test_a_file_is_not_taken_for_another_of_its_name(program: Program) -> None:
+    program.write(MODEL, "json.py")
+    shown = program.run("continue", "load json.py", "1 + 1")
+    assert "there is another module json already, " in shown
+    assert "rename json.py" in shown
+
+
+DOES = [
+    "print('said')",
+    "x = mx.ones(2)",
+    "for i in range(2): pass",
+    "if True: y = 1",
+    "w = f()",
+    "from mlx import x; x()",
+]
+
+
+@pytest.mark.parametrize("text", DOES)
+def test_a_file_that_does_something_is_a_program(text: str) -> None:
+    begin = "import mlx.core as mx\nimport mlx.nn as nn\nclass Net(nn.Module): pass\ndef f(): pass\nn = Net()\n"
+    assert _only_defines(ast.parse(begin))
+    assert not _only_defines(ast.parse(begin + text))
+
+
+def test_a_file_of_a_package_is_loaded_by_its_path_or_as_a_module(program: Program) -> None:
+    (program.folder / "lib" / "pack").mkdir(parents=True)
+    program.write("", "lib/pack/__init__.py")
+    program.write("def double(x):\n    return x * 2\n", "lib/pack/base.py")
+    program.write(
+        "from .base import double\nclass Net:\n    def __call__(self, x):\n        return double(x)\n",
+        "lib/pack/net.py",
+    )
+    said = "print('said', Net()(mx.ones(2)).tolist(), __name__)"
+    shown = program.run("continue", "load lib/pack/net.py", said)
+    assert "from pack.net import Net\n" in shown
+    assert printed(shown)[-1] == "said [2.0, 2.0] __main__"
+    shown = program.run(said, program=("lib/pack/net.py",))
+    assert printed(shown) == ["said [2.0, 2.0] __main__"]

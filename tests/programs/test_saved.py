@@ -219,19 +219,17 @@ def test_a_loaded_tape_looks_the_same(pair: tuple[Session, Session]) -> None:
     live, loaded = pair
     names = live.names.known()[:6]
     lines = ["goto start", "list", "list source", "where", "s", "s 3", "n", "finish", "back", "rs 2", "goto end", "ll"]
-    lines += [line for name in names for line in (f"what {name}", f"p {name}", f"grad {name}", f"goto {name}")]
     lines += [
-        "rewind",
-        "goto backward",
-        "where",
-        "p #3",
-        "what setup#1",
-        "timelines",
-        "diff",
-        "undo",
-        "list 5",
-        "goto #9",
-    ]
+        line for name in names
+        for line in (f"what {name}", f"p {name}", f"grad {name}", f"goto {name}", f"last {name}", f"stats {name}",
+                     f"explain {name}", "info locals", "up", "info locals", "down")
+    ]  # fmt: skip
+    lines += [
+        "rewind", "goto backward", "where", "p #3", "what setup#1", "timelines", "diff", "undo", "list 5", "goto #9",
+        "info parameters", "info steps", "info gradients", "health", "explain", "graph", "args", "ops all",
+        "goto update", "info locals", "explain", "up", "info locals", "p loss", "p model",
+        "p loss_fn", "p elsewhere", "until layers.1", "b loss", "c", "rc",
+    ]  # fmt: skip
     assert screen(loaded, lines) == screen(live, lines)
 
 
@@ -414,4 +412,4 @@ def test_nothing_in_the_file_can_drive_a_terminal(tmp_path: Path) -> None:
         nnrepl.Session(nnrepl.trace(function, {"\x1b[31mred": mx.ones((2,))})), tmp_path / "run.safetensors"
     )
     assert "\x1b" not in (tmp_path / "run.safetensors").read_bytes().decode(errors="replace")
-    assert "\ufffd[31mred" in screen(loaded, ["ll"])
+    assert "\ufffd[31mred" in screen(loaded, ["ops"])
