@@ -168,7 +168,7 @@ def look(options: argparse.Namespace, lines: list[str]) -> int:
     if not options.batch:
         shell.catch_interrupts()
     try:
-        shell.interact(session, session.stop)
+        shell.interact(session.stop)
     except Quit:
         pass
     return int(shell.failed and not is_interactive(options))

@@ -17,7 +17,6 @@ from nnrepl.session.lookup import Lookup
 from nnrepl.session.place import Place
 from nnrepl.session.places import Here
 from nnrepl.session.program import Program
-from nnrepl.session.running import Lookout
 from nnrepl.tape import GRADIENT_PASS, Op, Pass, Tape, Value
 from nnrepl.timeline.evaluation import Work, evaluate, pending
 
@@ -44,7 +43,6 @@ class Reading:
     lookup: Lookup
     program: Program
     expressions: Expressions
-    lookout: Lookout
 
     @property
     def running(self) -> bool:
@@ -88,7 +86,7 @@ class Reading:
 
     def find(self, place: Place, start: int, end: int, reverse: bool = False) -> int | None:
         """The first position of a place in a range (the last one, in reverse), its condition included."""
-        return self.lookout.search.find(place, start, end, reverse)
+        raise NotImplementedError
 
     def nearest(self, place: Place) -> int | None:
         """Where a place is: in this pass if it is there, else the last before the cursor, else the next."""

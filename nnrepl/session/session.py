@@ -19,11 +19,13 @@ from nnrepl.record.names import ProgramNames
 from nnrepl.record.recorder import Recorder
 from nnrepl.replay.interrupts import hold_on
 from nnrepl.session import goals, jumps
+from nnrepl.session.below import Files, TakesCells
 from nnrepl.session.changes import Changes
 from nnrepl.session.errors import Quit, Restart, UserError
 from nnrepl.session.expressions import Expressions, Surroundings
 from nnrepl.session.hooks import END_OF_PROGRAM, END_OF_TAPE, EXCEPTION, START_OF_TAPE, Hooks, Stop
 from nnrepl.session.lookup import Lookup
+from nnrepl.session.place import Place
 from nnrepl.session.program import Program
 from nnrepl.session.reading import Reading
 from nnrepl.session.restarts import ProgramRestarts
@@ -31,10 +33,10 @@ from nnrepl.session.running import Lookout
 from nnrepl.session.settings import defaults
 from nnrepl.session.state import Course, Going, Over, Replaying, RunAgain, Waiting
 from nnrepl.session.stops import Hit, Stops
-from nnrepl.session.typed import TakesCells, at_end, only_defines, upcoming
+from nnrepl.session.typed import at_end, only_defines, upcoming
 from nnrepl.tape import Op, Tape
 from nnrepl.timeline import moves
-from nnrepl.timeline.code import Codes, Files
+from nnrepl.timeline.code import Codes
 from nnrepl.timeline.evaluation import Work
 from nnrepl.timeline.history import History
 from nnrepl.timeline.timelines import Timelines
@@ -254,7 +256,7 @@ class Session(Reading):
     def give_floor(self) -> None:
         """Let the user look around, until the program is to go on."""
         with contextlib.nullcontext() if self.recorder is None else self.recorder.muted():
-            self.hooks.interact(self, self.stop)
+            self.hooks.interact(self.stop)
         self.hooks.cursor_moved(len(self.tape))
 
     def hit(self, hits: list[Hit], missed: str = "", by: goals.Goal | None = None) -> Stop:
@@ -484,6 +486,10 @@ class Session(Reading):
         """End the session; unwinds the program if it is running."""
         self.hooks.quitting()
         raise Quit
+
+    def find(self, place: Place, start: int, end: int, reverse: bool = False) -> int | None:
+        """The first position of a place in a range (the last one, in reverse), its condition included."""
+        return self.lookout.search.find(place, start, end, reverse)
 
     def where(self) -> Surroundings:
         """Where Python at the prompt stands."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ast
 import builtins
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
 from nnrepl.replay.replay import Replay
 from nnrepl.session import goals
@@ -26,32 +26,6 @@ if TYPE_CHECKING:
 LOOK, EDIT, CELL = "look", "edit", "cell"
 AT_HAND = ("mx", "nn", "optim")
 """Names that the prompt knows unless the program has others."""
-
-
-class TakesCells(Protocol):
-    """The program under a session, as the prompt sees it.
-
-    Attributes:
-        namespace: The variables of its `__main__`.
-        waits: Whether it is over, so that it can take another cell.
-        upcoming: The number that the next cell will have.
-        bare: Whether it has no line but those that are typed.
-    """
-
-    @property
-    def namespace(self) -> dict[str, Any]: ...
-
-    @property
-    def waits(self) -> bool: ...
-
-    @property
-    def upcoming(self) -> int: ...
-
-    @property
-    def bare(self) -> bool: ...
-
-    def make(self, text: str) -> Cell:
-        """Compile what was typed as the next cell. Raises SyntaxError."""
 
 
 def upcoming(session: Session) -> int:

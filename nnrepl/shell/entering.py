@@ -58,14 +58,14 @@ class _Shell(Shell):
         super().__init__(entered.session, make_console(False), make_reader, banner)
         self._entered = entered
 
-    def interact(self, session: Session, stop: Stop) -> None:
+    def interact(self, stop: Stop) -> None:
         """Give the person the floor; quitting ends the program, running on to no stop ends the recording."""
         try:
-            super().interact(session, stop)
+            super().interact(stop)
         except Quit:
             self._entered.leave()
             raise SystemExit(1) from None
-        if isinstance(session.goal, goals.Never):
+        if isinstance(self.session.goal, goals.Never):
             self._entered.leave()
 
 
@@ -137,6 +137,6 @@ def post_mortem() -> None:
     banner = f"nnrepl · post mortem · back goes back, help for more{notes}"
     shell = Shell(session, make_console(False), make_reader, banner)
     try:
-        shell.interact(session, session.stop)
+        shell.interact(session.stop)
     except Quit:
         pass
