@@ -235,6 +235,7 @@ class Debugger:
     def __init__(self, options: argparse.Namespace, script: Script, lines: list[str]) -> None:
         self.options = options
         self.script = script
+        self.is_interactive = is_interactive(options)
         self.settings, self.notes = settings_of(options)
         self.console = make_console(options.plain, self.settings.get("theme", "dark"))
         self.queue = Queue(([] if options.batch else self._startup()) + lines)
@@ -255,16 +256,16 @@ class Debugger:
             error = session.course.error
         shell.cursor_moved(len(session.tape))
         status = exit_status(error)
-        return status or int(shell.failed and not is_interactive(self.options))
+        return status or int(shell.failed and not self.is_interactive)
 
     def _shell(self, session: Session) -> Shell:
         """The shell that gives the person the floor."""
         keeper = Keeper(session.stops, stops_file(self.script.path))
-        session.on_load = lambda path: keeper.move(stops_file(path)) if is_interactive(self.options) else ""
-        restored = keeper.restore() if is_interactive(self.options) else ""
+        session.on_load = lambda path: keeper.move(stops_file(path)) if self.is_interactive else ""
+        restored = keeper.restore() if self.is_interactive else ""
         shell = Shell(session, self.console, self._reader, self._banner(restored), self.options.batch)
         shell.interpreter.full_screen = self.options.tui
-        if is_interactive(self.options):
+        if self.is_interactive:
             shell.after_line = keeper.save
         if not self.options.batch:
             shell.catch_interrupts()

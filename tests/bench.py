@@ -24,7 +24,6 @@ import nnrepl
 from nnrepl.record.intercept import recording
 from nnrepl.record.names import ProgramNames
 from nnrepl.record.recorder import Recorder
-from nnrepl.tape import Tape
 
 Step = Callable[[], Any]
 
@@ -32,8 +31,7 @@ Step = Callable[[], Any]
 def recorder() -> Recorder:
     """A recorder on a tape of its own."""
     names = ProgramNames()
-    tape = Tape(names)
-    names.tape = tape
+    tape = names.tape
     made = Recorder(tape, strict=False)
     made.start()
     return made

@@ -1,6 +1,6 @@
-"""README: its session is a tested transcript, and it lists every command.
+"""README: its sessions are tested transcripts, and it lists every command.
 
-`python -m tests.test_readme` writes both parts anew.
+`python -m tests.test_readme` writes these parts anew.
 """
 
 from __future__ import annotations
@@ -25,14 +25,15 @@ def command_table() -> str:
     return "\n".join(rows)
 
 
-def session() -> str:
-    """The transcript that README shows."""
-    return "```\n" + (ROOT / "tests/transcripts/readme.txt").read_text(encoding="utf-8") + "```"
+def session(name: str) -> str:
+    """A transcript that README shows."""
+    return "```\n" + (ROOT / f"tests/transcripts/{name}.txt").read_text(encoding="utf-8") + "```"
 
 
 def rewritten(text: str) -> str:
-    """README with both parts as they should be."""
-    for start, part in (("transcript: readme", session()), ("commands", command_table())):
+    """README with these parts as they should be."""
+    sessions = [(f"transcript: {name}", session(name)) for name in ("readme", "repl")]
+    for start, part in (*sessions, ("commands", command_table())):
         pattern = re.compile(rf"(<!-- {re.escape(start)} -->\n)(?:.*?\n)??(<!-- end -->)", re.DOTALL)
         assert pattern.search(text), start
         text = pattern.sub(lambda match, part=part: f"{match[1]}{part}\n{match[2]}", text)

@@ -42,7 +42,7 @@ def why_none(session: Session, value: Value) -> Answer:
     into_loss = _ancestors_of_loss(part)
     answer = Answer(f"{head}: no gradient flows from the loss to {name}.")
     for edit in cone.edits:
-        target = tape.edits[edit]
+        target = tape.notes.edits[edit]
         answer.op, answer.cause = answer.op or edit, "edit"
         answer.reasons.append(f"The edit of {target.name} ({edit.label} {words.call(edit)}) put other numbers in its "
                               f"place, which are not computed from {name}.")  # fmt: skip
@@ -186,7 +186,7 @@ def _forward_cone(tape: Tape, part: Pass, value: Value) -> Cone:
     alive = {value.canonical, *cone.asked}
     for op in tape.ops[part.start : part.backward]:
         takes = any(taken.canonical in alive for taken in op.inputs)
-        if op in tape.edits and tape.edits[op].canonical in alive and not takes:
+        if op in tape.notes.edits and tape.notes.edits[op].canonical in alive and not takes:
             cone.edits.append(op)
         if not takes:
             continue

@@ -16,7 +16,7 @@ def why_error(session: Session) -> Answer:
     Raises:
         UserError: If nothing failed.
     """
-    errors = session.tape.errors
+    errors = session.tape.notes.errors
     if not errors:
         raise UserError("no op on the tape has failed")
     op, error = list(errors.items())[-1]

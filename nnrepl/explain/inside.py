@@ -83,8 +83,7 @@ def open_op(session: Session, op: Op) -> InsideSession:
     if entry.kind not in (COMPOSITE, PRODUCTS):
         raise UserError(f"{forward.name} is a textbook op already; explain {op.label} shows its numbers")
     names = ProgramNames()
-    tape = Tape(names)
-    names.tape = tape
+    tape = names.tape
     values = list(dict.fromkeys([*(upstream(op) if op.of is not None else ()), *forward.inputs]))
     with _recorder(tape) as recorder:
         given = {value: _enter(recorder, value) for value in values}
@@ -99,7 +98,7 @@ def open_op(session: Session, op: Op) -> InsideSession:
     for part in tape.passes:
         part.title = words.call(forward)
         if rule is not None:
-            tape.labels.update({leaf: words.name(rule.inputs[slot]) for leaf, slot in zip(part.wrt, rule.wanted)})
+            tape.notes.labels.update({leaf: words.name(rule.inputs[slot]) for leaf, slot in zip(part.wrt, rule.wanted)})
     return InsideSession(session, op, tape, names, results)
 
 

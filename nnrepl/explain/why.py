@@ -122,7 +122,7 @@ def _chain(session: Session, gradient: Value) -> list[Link]:
 
 def _anything(session: Session) -> Answer:
     """`why` alone: the first thing that is wrong."""
-    if session.tape.errors:
+    if session.tape.notes.errors:
         return why_error(session)
     answer = why_nonfinite(session)
     if answer.op is not None:

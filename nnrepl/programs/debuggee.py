@@ -64,6 +64,7 @@ class Debuggee:
         self._ran: set[Cell] = set()
         self._waits = False
         self._seen = 0
+        self._whole = False
         self.raised: dict[Cell | None, BaseException] = {}
         self.provided: list[str] = []
         session.debuggee = self
@@ -139,6 +140,7 @@ class Debuggee:
         recorder.listener = session
         cells = list(session.changes.timelines.live.cells)
         starts = session.changes.timelines.current.starts
+        self._whole = run is not None and not run.ops and run.position >= len(run.old)
         self._seen = 0 if run is None else sum(at < run.position + _inside(run) for at in starts)
         session.attach(tape, names, recorder)
         session.codes.start()
@@ -174,7 +176,8 @@ class Debuggee:
                     return status
             cell = line.below[0]
             recorder.close_pass()
-            cell_begins(session, cell, cell not in self._ran, len(line.starts) < self._seen)
+            seen = len(line.starts) < self._seen
+            cell_begins(session, cell, cell not in self._ran or (self._whole and not seen), seen)
             self._ran.add(cell)
             self.provided += needed(cell.names, self.namespace)
             error = self._run(partial(run_cell, cell, self.namespace, self.script.loop))
@@ -258,10 +261,8 @@ class Debuggee:
 
 def new_tape(old: Tape | None = None) -> tuple[ProgramNames, Tape]:
     """An empty tape; for a second run one that shares what is noted about the values of the first."""
-    names = ProgramNames()
-    tape = Tape(names) if old is None else old.fork(0, names)
-    names.tape = tape
-    return names, tape
+    names = ProgramNames(old)
+    return names, names.tape
 
 
 def _inside(run: Run) -> bool:

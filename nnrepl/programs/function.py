@@ -169,8 +169,7 @@ class Call:
     def first(self) -> Trace:
         """Make the call, and record it."""
         names = ProgramNames()
-        tape = Tape(names)
-        names.tape = tape
+        tape = names.tape
         recorder = Recorder(tape, strict=False)
         with recording(recorder), _same_objects(recorder, self.wrt):
             return self._run(recorder, names)
@@ -194,9 +193,8 @@ class Call:
     def _follow(self, run: Run) -> tuple[Trace, Replay]:
         """Make the call again along a tape. Raises Diverged, CannotExchange."""
         old = run.old
-        names = ProgramNames()
-        tape = old.fork(0, names)
-        names.tape = tape
+        names = ProgramNames(old)
+        tape = names.tape
         replay = Replay(run)
         recorder = self.recorder(tape, replay, old)
         with held():

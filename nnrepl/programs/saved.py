@@ -46,6 +46,7 @@ from nnrepl.replay.run import Run
 from nnrepl.session.errors import UserError
 from nnrepl.session.session import END_OF_TAPE, Session
 from nnrepl.tape import (
+    KEPT,
     LEAF_KINDS,
     Activation,
     Hole,
@@ -59,6 +60,7 @@ from nnrepl.tape import (
     Value,
 )
 from nnrepl.tape.passes import GRADIENT_PASS, RUN_PASS, SETUP_PASS, UPDATE_PASS
+from nnrepl.tape.steps import is_update
 from nnrepl.timeline.code import CodeChange, recalled
 from nnrepl.timeline.edits import Edit
 from nnrepl.timeline.timelines import Timelines
@@ -148,16 +150,9 @@ class _Reader:
         self.values: list[Value] = []
         self.scopes: list[Activation] = []
         self._met: set[Value] = set()
-        self.tapes = [self._empty_tape() for _ in document["tapes"]]
-        first = self.tapes[0]
-        for tape in self.tapes[1:]:
-            for notes in ("labels", "aliases", "sketches", "dropped", "errors", "belonging", "edits", "inserted"):
-                setattr(tape, notes, getattr(first, notes))
-
-    def _empty_tape(self) -> Tape:
-        names = SavedNames(self.header.path, self.given)
-        names.tape = Tape(names)
-        return names.tape
+        first = SavedNames(header.path, self.given).tape
+        self.tapes = [first, *(SavedNames(header.path, self.given, first).tape for _ in document["tapes"][1:])]
+        self.notes = first.notes
 
     def read(self) -> tuple[Timelines, Facts]:
         """Everything."""
@@ -204,7 +199,7 @@ class _Reader:
             except Exception:  # whatever MLX's own reader says
                 raise Damaged from None
         sums: dict[str, int] = {}
-        tape = self.tapes[0]
+        notes = self.notes
         depths: list[int] = []
         for row in rows:
             held = self._held(row, arrays, sums)
@@ -215,15 +210,15 @@ class _Reader:
             if held is None:
                 demand(is_counts(row["shape"], 2**31))
                 product(row["shape"])
-                tape.sketches[value] = (tuple(row["shape"]), _DTYPES[row["dtype"]])
+                notes.sketches[value] = (tuple(row["shape"]), _DTYPES[row["dtype"]])
             if "label" in row:
-                tape.labels[value] = as_text(row["label"])
+                notes.labels[value] = as_text(row["label"])
             if "names" in row:
                 self.given[value] = [as_text(name) for name in row["names"]]
             elif not isinstance(value, Leaf) and of is None:
                 self.given[value] = []
             if held is None and row.get("dropped"):
-                tape.dropped.add(value)
+                notes.dropped.add(value)
             self.values.append(value)
 
     def _new(self, row: dict[str, Any], held: Any, of: Value | None) -> Value:
@@ -269,10 +264,10 @@ class _Reader:
             if module is not None:
                 names.modules[op] = as_text(module)
         tape.origin = as_number(row["origin"], len(tape) + 1)
-        starts = row.get("steps", [tape.origin] if tape.origin < len(tape) else [])  # (none in tapes of 0.1.0)
+        self._passes(tape, row["passes"])
+        starts = row["steps"] if "steps" in row else _counted(tape)  # (none in tapes of 0.1.0)
         demand(is_counts(starts, len(tape)) and starts == sorted(set(starts)))
         tape.steps = Steps.known(tape, starts)
-        self._passes(tape, row["passes"])
         self._notes(tape, row)
         for name, versions in row["names"]:
             names.enter(as_text(name), [(as_number(at, len(tape) + 1), self.value(value)) for at, value in versions])
@@ -383,15 +378,19 @@ class _Reader:
             tape.marks.append(Mark(at, as_text(how), self._all(values), *self._place(place)))
         for value, position, reason in row["holes"]:
             tape.holes.append(Hole(self.value(value), as_number(position, length + 1), as_text(reason)))
-        tape.errors.update({op(at): _exception(error) for at, error in row["errors"]})
-        tape.edits.update({op(at): self.value(value) for at, value in row["edits"]})
-        tape.inserted.update([op(at) for at in row["inserted"]])
-        tape.belonging.update({op(at): op(root) for at, root in row["belonging"]})
+        read = {BaseException: _exception, Value: self.value, Op: op}
+        for name, kind in KEPT.items():
+            for said in row[name]:
+                if kind is None:
+                    self.notes.enter(name, op(said), None)
+                else:
+                    at, thing = said
+                    self.notes.enter(name, op(at), read[kind](thing))
         for start, end in row.get("compiled", []):
             tape.compiled.append((as_number(start, length + 1), as_number(end, length + 1)))
         aliases = {self.value(value): self.value(of) for value, of in row["aliases"]}
         demand(not any(of in aliases for of in aliases.values()))
-        tape.aliases.update(aliases)
+        self.notes.aliases.update(aliases)
 
     def _timelines(self, rows: list[dict[str, Any]], current: Any) -> Timelines:
         demand(0 < len(rows) == len(self.tapes))
@@ -411,7 +410,21 @@ class _Reader:
             timelines.switch(timelines[as_number(row["parent"], number) + 1])
             timelines.branch(tape, cast(SavedNames, tape.names), edit)
         timelines.switch(timelines[as_number(current, len(rows)) + 1])
+        for timeline in timelines:
+            timeline.ended = True  # no program goes on there
         return timelines
+
+
+def _counted(tape: Tape) -> list[int]:
+    """Where the steps of a tape begin that does not say so: with the first gradient call after an optimizer's
+    update."""
+    starts = [tape.origin] if tape.origin < len(tape) else []
+    updated = False
+    for part in tape.passes:
+        if updated and part.kind == GRADIENT_PASS and len(part):
+            starts.append(part.start)
+        updated = is_update(part, set()) or (updated and part.kind != GRADIENT_PASS)
+    return starts
 
 
 def _code_change(said: Any, length: int) -> CodeChange:

@@ -7,13 +7,11 @@ held (`nnrepl.programs.bound`). Rows that timelines share stand there once. `nnr
 
 from __future__ import annotations
 
-import inspect
 import json
 import os
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from types import CodeType
 from typing import TYPE_CHECKING, Any, cast
 
 import mlx.core as mx
@@ -23,25 +21,19 @@ from nnrepl.programs.arrays import SUFFIX
 from nnrepl.programs.bound import BoundRows
 from nnrepl.programs.savefile import check_target, harmless, write
 from nnrepl.programs.standins import class_name
+from nnrepl.programs.whereabouts import AROUND, Files, Owners
 from nnrepl.record import source as sources
-from nnrepl.record.bindings import variables_of
 from nnrepl.record.names import ProgramNames
 from nnrepl.record.stack import is_module, is_optimizer
 from nnrepl.record.verify import same_bits
 from nnrepl.record.vjp import Rule
 from nnrepl.session.errors import UserError
 from nnrepl.session.expressions import aside
-from nnrepl.tape import Activation, BackwardOp, Op, Pass, Source, Tape, Value
+from nnrepl.tape import Activation, BackwardOp, Op, Pass, Tape, Value
 from nnrepl.timeline.timelines import Timeline
 
 if TYPE_CHECKING:
     from nnrepl.session.session import Session
-
-WHOLE = 10_000
-"""A file with more lines is not kept as a whole."""
-
-AROUND = 15
-"""How many lines of its source are kept around an op: more than `list` shows."""
 
 _BATCH = 256
 
@@ -146,8 +138,8 @@ class Tables:
 
     def __init__(self) -> None:
         self.values: dict[Value, int] = {}
-        self._files = _Files()
-        self._owners = _Owners()
+        self._files = Files()
+        self._owners = Owners()
         self._bound = BoundRows(self)
         self._scopes: dict[Activation, int] = {}
         self._scope_rows: list[dict[str, Any]] = []
@@ -222,15 +214,21 @@ class Tables:
                 for mark in tape.marks
             ],
             "holes": [[self.value(hole.value), hole.position, harmless(hole.reason)] for hole in tape.holes],
-            "errors": [[op.position, _error(tape.errors[op])] for op in tape.ops if op in tape.errors],
-            "edits": [[op.position, self.value(tape.edits[op])] for op in tape.ops if op in tape.edits],
-            "inserted": [op.position for op in tape.ops if op in tape.inserted],
             "compiled": [list(span) for span in tape.compiled],
-            "belonging": [[op.position, tape.belonging[op].position] for op in tape.ops if _belongs(op, tape)],
         }
+        for name, noted in tape.notes.rows(tape.ops):
+            row[name] = [self._noted(op, thing) for op, thing in noted]
         row["names"] = self._index(names)
         row["aliases"] = list(self._alias_rows(tape))
         return row
+
+    def _noted(self, op: Op, thing: Any) -> Any:
+        """What is noted of an op: an exception, a value, another op; None where the op says it all."""
+        if thing is None:
+            return op.position
+        if isinstance(thing, BaseException):
+            return [op.position, _error(thing)]
+        return [op.position, thing.position if isinstance(thing, Op) else self.value(thing)]
 
     def _index(self, names: ProgramNames) -> list[list[Any]]:
         """Which value each name means, from which position on."""
@@ -241,7 +239,7 @@ class Tables:
 
     def _alias_rows(self, tape: Tape) -> Iterator[list[int]]:
         for value in list(self.values):
-            if value in tape.aliases:
+            if value in tape.notes.aliases:
                 yield [self.value(value), self.value(value.canonical)]
 
     def _pass(self, part: Pass) -> dict[str, Any]:
@@ -393,141 +391,8 @@ class Tables:
         return self._scopes[scope]
 
 
-class _Owners:
-    """The modules and optimizers whose methods were running, by class and by their path in the outermost one."""
-
-    def __init__(self) -> None:
-        self.names: list[str] = []
-        self._numbers: dict[int, tuple[Any, int]] = {}
-        self._paths: dict[int, dict[int, str]] = {}
-        self._roots: dict[int, dict[int, str]] = {}
-
-    def number(self, scope: Activation) -> int:
-        number = self.enter(scope.owner)
-        outermost = next(step.owner for step in scope.path() if is_module(step.owner))
-        root = self.enter(outermost)
-        if root not in self._paths:
-            self._paths[root] = {id(part): path for path, part in outermost.named_modules()}
-        path = self._paths[root].get(id(scope.owner))
-        if path is not None:
-            self._roots.setdefault(root, {})[number] = harmless(path)
-        return number
-
-    def enter(self, owner: Any) -> int:
-        """The number of a module, without its path."""
-        known = self._numbers.get(id(owner))
-        if known is None:
-            known = self._numbers[id(owner)] = (owner, len(self.names))
-            self.names.append(class_name(type(owner)))
-        return known[1]
-
-    def rows(self, argument: Callable[[Any], Any]) -> list[dict[str, Any]]:
-        """What is known of each: whether it is an optimizer, its plain attributes, how it shows itself."""
-        return [self._row(owner, argument) for owner, _ in self._numbers.values()]
-
-    @staticmethod
-    def _row(owner: Any, argument: Callable[[Any], Any]) -> dict[str, Any]:
-        plain = [[harmless(name), argument(held)] for name, held in vars(owner).items()
-                 if name.isidentifier() and not hasattr(type(owner), name) and _is_plain(held)]  # fmt: skip
-        return {"optimizer": is_optimizer(owner), "plain": plain, "shown": harmless(_shown(owner), True)}
-
-    def roots(self) -> list[list[Any]]:
-        """For each outermost module its parts: `[root, [[part, path], ...]]`."""
-        return [[root, [list(pair) for pair in parts.items()]] for root, parts in self._roots.items()]
-
-
-def _is_plain(thing: Any) -> bool:
-    if isinstance(thing, (list, tuple)):
-        return all(_is_plain(part) for part in thing)
-    return thing is None or type(thing) in (bool, int, float, str)
-
-
-def _shown(owner: Any) -> str:
-    """How a module of MLX's own kind shows itself; "" for others."""
-    if not is_module(owner) or type(owner).__repr__.__module__ not in _OWN_REPR:
-        return ""
-    try:
-        return repr(owner)[:_LONGEST_SHOWN]
-    except Exception:  # a part of it that the program has written
-        return ""
-
-
-_LONGEST_SHOWN = 20_000
-_OWN_REPR = ("mlx.nn.layers.base", "nnrepl.programs.standins")
-
-
-class _Files:
-    """The code objects, the places in them, and the lines of source around these."""
-
-    def __init__(self) -> None:
-        # Code objects of two files are equal where their text is.
-        self._codes: dict[tuple[str, CodeType], dict[sources.Span, int]] = {}
-        self._numbers: dict[tuple[str, CodeType], int] = {}
-        self._files: dict[str, tuple[int, Source, set[int]]] = {}
-        self._made_ops: set[str] = set()
-
-    def code(self, code: CodeType) -> int:
-        """The number of a code object."""
-        key = sources.file_of(code), code
-        if key not in self._codes:
-            self._numbers[key] = len(self._codes)
-            self._codes[key] = {}
-            if key[0] not in self._files:
-                self._files[sources.file_of(code)] = (len(self._files), sources.locate(code, 0), set())
-        return self._numbers[key]
-
-    def place(self, code: CodeType, lasti: int, around: int) -> int:
-        """The number of a place in a code object, of which the lines around are kept as well."""
-        self.code(code)
-        key = sources.file_of(code)
-        span = sources.span_of(code, lasti)
-        spans = self._codes[key, code]
-        self._files[key][2].update(range(max(span[0] - around, 1), span[1] + around + 1))
-        if around > 1:
-            self._made_ops.add(key)
-        return spans.setdefault(span, len(spans))
-
-    def codes(self) -> list[dict[str, Any]]:
-        """What the file says of the code objects."""
-        return [
-            {
-                "file": self._files[filename][0],
-                "name": harmless(code.co_name),
-                "function": harmless(code.co_qualname),
-                "line": code.co_firstlineno,
-                "arguments": [code.co_argcount, code.co_kwonlyargcount],
-                "variables": [harmless(name) for name in code.co_varnames],
-                "free": [harmless(name) for name in code.co_freevars],
-                "names": [harmless(name) for name in code.co_names],
-                "looked_at": [harmless(name) for name in variables_of(code)],
-                "optimized": bool(code.co_flags & inspect.CO_OPTIMIZED),
-                "places": [list(span) for span in spans],
-            }
-            for (filename, code), spans in self._codes.items()
-        ]
-
-    def rows(self) -> list[dict[str, Any]]:
-        """What the file says of the source files."""
-        return [self._row(name, known, wanted) for name, (_, known, wanted) in self._files.items()]
-
-    def _row(self, name: str, known: Source, wanted: set[int]) -> dict[str, Any]:
-        lines = sources.lines_of(name)
-        whole = len(lines) <= WHOLE and (name in self._made_ops or not sources.is_library(known.file))
-        numbers = range(1, len(lines) + 1) if whole else sorted(wanted)
-        kept = [[number, harmless(lines[number - 1].rstrip("\r\n"), True)] for number in numbers
-                if number <= len(lines)]  # fmt: skip
-        standard = sources.is_library(known.file) and "-packages" not in known.file  # a library by its folder alone
-        return {"path": harmless(known.file), "cell": known.cell, "standard": standard, "count": len(lines),
-                "lines": kept}  # fmt: skip
-
-
 def _error(error: BaseException) -> list[str]:
     return [class_name(type(error)), harmless(str(error), True)]
-
-
-def _belongs(op: Op, tape: Tape) -> bool:
-    root = tape.belonging.get(op)
-    return root is not None and root.position < len(tape) and tape.ops[root.position] is root
 
 
 def _program(tape: Tape) -> str:

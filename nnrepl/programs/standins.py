@@ -53,14 +53,18 @@ def class_name(kind: type) -> str:
 class SavedNames(ProgramNames):
     """The names of a loaded tape, as they were when it was saved.
 
+    Args:
+        given: What each value is called.
+        first: The tape that the new one shares what is noted with.
+
     Attributes:
         path: The file.
         modules: The path of the module that made an op.
         places: Stand-ins for array objects, by their id, with the leaf as which each came in.
     """
 
-    def __init__(self, path: str, given: dict[Value, list[str]]) -> None:
-        super().__init__()
+    def __init__(self, path: str, given: dict[Value, list[str]], first: Tape | None = None) -> None:
+        super().__init__(first)
         self.path = path
         self.modules: dict[Op, str] = {}
         self.places: dict[int, tuple[mx.array, Value]] = {}

@@ -58,12 +58,12 @@ def outside(ops: Iterable[Op]) -> Outside | None:
     """The first place outside of its axis that one of `ops` takes, in order. Looks at nothing but the places."""
     for taken in ops:
         op = taken.of or taken  # a gradient goes back to the same places
-        if op.operation.name not in INDEXING or op in op.tape.inside:
+        if op.operation.name not in INDEXING or op in op.tape.notes.inside:
             continue
         found = _assigns_nothing(op) or next(filter(None, (_outside(op, *place) for place in places(op))), None)
         if found is not None:
             return found
-        op.tape.inside.add(op)
+        op.tape.notes.inside.add(op)
     return None
 
 

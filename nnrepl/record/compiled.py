@@ -151,7 +151,7 @@ def _placeholders(recorder: Recorder, tree: Any, values: list[Value]) -> tuple[A
         array = recorder.handle(value)
         if value in seen:
             twin = recorder.leaf(array, "input", value.label, value)
-            recorder.tape.aliases[twin] = value
+            recorder.tape.notes.aliases[twin] = value
             value = twin
         seen.add(value)
         standing.append(value)

@@ -280,7 +280,7 @@ class Rerun(Composite):
 
 def _unedited(recorder: Recorder, value: Value) -> Value:
     """The value that an edit has changed."""
-    edits = recorder.tape.edits
+    edits = recorder.tape.notes.edits
     while value.op is not None and value.op in edits:
         value = edits[value.op]
     return value
@@ -293,7 +293,7 @@ def _belong(recorder: Recorder, start: int, op: Op) -> None:
     """What was recorded since `start` belongs to the backward pass of `op`."""
     for inner in recorder.tape.ops[start:]:
         if inner.of is None:
-            recorder.tape.belonging[inner] = op
+            recorder.tape.notes.belonging[inner] = op
 
 
 def replay(ops: Sequence[Op], now: dict[Value, mx.array], lookup: Callable[[Value], mx.array]) -> None:
@@ -319,7 +319,7 @@ def replay(ops: Sequence[Op], now: dict[Value, mx.array], lookup: Callable[[Valu
 def in_first_run(tape: Tape, value: Value, cursor: int | None) -> tuple[Value, int | None] | None:
     """What a value is that was made when a function ran for the second time, in its first run, and where the cursor
     would be there: a change stands in the function, and both runs see it. None if it was not made so."""
-    forward = None if value.op is None else tape.belonging.get(value.op)
+    forward = None if value.op is None else tape.notes.belonging.get(value.op)
     composite = forward.args[0] if forward is not None and forward.args else None
     if not isinstance(composite, Rerun) or composite.again is None or value.op is None or not composite.ops:
         return None

@@ -24,7 +24,7 @@ def mirrored(recorder: Recorder, first: Sequence[Op], now: dict[Value, Value]) -
     Args:
         now: Which value stands for which one of the first run.
     """
-    if not any(op in recorder.tape.inserted for op in first):
+    if not any(op in recorder.tape.notes.inserted for op in first):
         yield
         return
     mirror = Mirror(recorder, first, now)
@@ -57,7 +57,7 @@ class Mirror:
             for old, new in zip(first[self._seen :], second[self._seen :]):
                 self._now.update(zip(old.outputs, new.outputs))
             self._seen = len(second)
-            if self._seen >= len(first) or first[self._seen] not in tape.inserted:
+            if self._seen >= len(first) or first[self._seen] not in tape.notes.inserted:
                 return
             target = self._make(first[self._seen])
             if target is not None:
@@ -66,22 +66,17 @@ class Mirror:
     def _make(self, old: Op) -> Value | None:
         """Put a change on the tape. Returns what it changes, if it does."""
         recorder, now = self._recorder, self._now
-        tape = recorder.tape
+        tape, notes = recorder.tape, recorder.tape.notes
         inputs = tuple([now.get(value, value) for value in old.inputs])
         new = Op(old.operation, repeat.exchange(old.args, now), repeat.exchange(old.kwargs, now), inputs)
         new.scope, new.lasti = old.scope, old.lasti
         assert recorder.part is not None
         new.part, new.position = recorder.part, len(tape)
+        notes.carry_all(old, new, now)
         with recorder.muted():
             arrays = new.compute()
         new.outputs = tuple([Value(new, slot, array) for slot, array in enumerate(arrays)])
         for before, value in zip(old.outputs, new.outputs):
-            if before in tape.labels:
-                tape.labels[value] = tape.labels[before]
+            notes.carry_value(before, value)
         tape.ops.append(new)
-        tape.inserted.add(new)
-        target = tape.edits.get(old)
-        if target is None:
-            return None
-        tape.edits[new] = now.get(target, target)
-        return tape.edits[new]
+        return notes.edits.get(new)

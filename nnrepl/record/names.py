@@ -23,10 +23,18 @@ class ProgramNames:
 
     A value has one name that it is shown under, and may answer to more: an assignment target, the path of
     a parameter, the name of an argument, the words with which another op refers to it.
+
+    Names and their tape need each other, and are made together: here, and nowhere else.
+
+    Args:
+        old: Another timeline's tape; the new one shares what lies on it before `position`. None: an empty tape.
+
+    Attributes:
+        tape: The tape.
     """
 
-    def __init__(self) -> None:
-        self.tape: Tape
+    def __init__(self, old: Tape | None = None, position: int = 0) -> None:
+        self.tape = Tape(self) if old is None else old.fork(position, self)
         self._modules: dict[int, tuple[Any, dict[int, str]]] = {}
         self._homes: Homes | None = None
         self._passes_seen = 0
@@ -110,7 +118,7 @@ class ProgramNames:
         if value.gradient_of is not None:
             yield GRADIENT_SIGN + value.gradient_of.name
             return
-        if value.op in self.tape.edits and value.label is not None:
+        if value.op in self.tape.notes.edits and value.label is not None:
             yield value.label
         elif value.op is not None:
             yield from self._assigned(value)

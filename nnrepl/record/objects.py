@@ -37,7 +37,7 @@ def _fill_slots(structure: Any, give: Callable[[int], mx.array]) -> Any:
 
 def hand_out(recorder: Recorder, op: Op) -> Any:
     """What a recorded op returned, with fresh handles on its values."""
-    structure = recorder.tape.structures.get(op)
+    structure = recorder.tape.notes.structures.get(op)
     if structure is None:
         return recorder.handle(op.outputs[0])
     return _fill_slots(structure, lambda slot: recorder.handle(op.outputs[slot]))

@@ -213,7 +213,7 @@ class Recorder:
                 return
             op.outputs = tuple(outputs)
             slots = iter(range(len(outputs)))
-            self.tape.structures[op] = trees.rebuild(result, lambda _: Slot(next(slots)))
+            self.tape.notes.structures[op] = trees.rebuild(result, lambda _: Slot(next(slots)))
         self.put(op, frame)
 
     def put(self, op: Op, frame: FrameType) -> None:
@@ -222,7 +222,7 @@ class Recorder:
         op.scope = self.stack.scope
         op.lasti = frame.f_lasti
         if self.stream is not None:
-            self.tape.streams[op] = self.stream
+            self.tape.notes.streams[op] = self.stream
         self.place(op)
 
     def place(self, op: Op) -> None:
@@ -257,7 +257,7 @@ class Recorder:
     def fail(self, op: Op, error: Exception, frame: FrameType) -> None:
         """Put an op on the tape that raised."""
         if op.inputs or not isinstance(error, TypeError):
-            self.tape.errors[op] = error
+            self.tape.notes.errors[op] = error
             self.put(op, frame)
 
     def scan(self, arg: Any, inputs: list[Value], frame: FrameType) -> Any:
@@ -361,10 +361,10 @@ class Recorder:
             found = outside(ops)
         if found is None:
             return
-        edits = self.tape.edits
+        edits = self.tape.notes.edits
         if found.crashes or any(op in edits for op in self.tape.ops):
             error = IndexError(found.text)
-            self.tape.errors[found.op] = error
+            self.tape.notes.errors[found.op] = error
             raise error
         place = found.op.scope and found.op.scope.code, found.op.lasti
         if self.listener is not None and place not in self._told:

@@ -172,9 +172,7 @@ class Repetition:
         if origin is value.origin:
             return value
         leaf = self.recorder.leaf(_copy(origin.array), value.kind, value.label, origin)
-        aliases = self.recorder.tape.aliases
-        if value in aliases:
-            aliases[leaf] = self.image(aliases[value])
+        self.recorder.tape.notes.carry_alias(value, leaf, self.image)
         self._stand(value, leaf)
         return leaf
 
@@ -206,8 +204,8 @@ class Repetition:
         recorder = self.recorder
         tape = recorder.tape
         recorder.intake.enter(recorder)
-        if old in tape.inserted:  # a change that was made in the earlier run is made no more
-            target = tape.edits.get(old)
+        if old in tape.notes.inserted:  # a change that was made in the earlier run is made no more
+            target = tape.notes.edits.get(old)
             if target is not None:
                 self._stand(old.outputs[0], self.image(target))
             return
@@ -240,7 +238,6 @@ class Repetition:
 
     def _again(self, old: Op) -> Op:
         """The same op on the values of now."""
-        tape = self.recorder.tape
         args = tuple(map(self._argument, old.args))
         kwargs = {key: self._argument(part) for key, part in old.kwargs.items()}
         inputs = self.images(old.inputs)
@@ -249,12 +246,7 @@ class Repetition:
         if of is not None:
             new = BackwardOp(old.operation, args, kwargs, inputs, self.made.get(of, of))
         new.scope, new.lasti = self._caller.scope(old.scope), old.lasti
-        if old in tape.streams:
-            tape.streams[new] = tape.streams[old]
-        if old in tape.belonging:
-            tape.belonging[new] = self.made.get(tape.belonging[old], tape.belonging[old])
-        if old in tape.structures:
-            tape.structures[new] = tape.structures[old]
+        self.recorder.tape.notes.carry(old, new, self.made)
         return new
 
     def _known(self, new: Op, old: Op) -> bool:
@@ -271,8 +263,7 @@ class Repetition:
 
     def _compute(self, new: Op, old: Op) -> None:
         """Give an op its outputs."""
-        recorder = self.recorder
-        tape = recorder.tape
+        recorder, notes = self.recorder, self.recorder.tape.notes
         with recorder.muted():
             arrays = _drawn_inside(recorder, new) if self._draws and _draws_inside(new) else new.compute()
         outputs: list[Value] = []
@@ -281,10 +272,8 @@ class Repetition:
                 value = Value(new, before.slot, array)
             else:
                 value = Gradient(new, before.slot, array, self.image(before.gradient_of))
-            if before in tape.labels:
-                tape.labels[value] = tape.labels[before]
-            if before in tape.aliases:
-                tape.aliases[value] = self.image(tape.aliases[before])
+            notes.carry_value(before, value)
+            notes.carry_alias(before, value, self.image)
             recorder.live[id(array)] = value
             outputs.append(value)
         new.outputs = tuple(outputs)
@@ -309,7 +298,9 @@ class Repetition:
         recorder.intake.enter(recorder)
         part.loss = None if old.loss is None else self.image(old.loss)
         part.backward = len(recorder.tape)
-        if self._is_changed(forward, ops) or any(op in recorder.tape.inserted for op in part.tape.ops[part.start :]):
+        if self._is_changed(forward, ops) or any(
+            op in recorder.tape.notes.inserted for op in part.tape.ops[part.start :]
+        ):
             roots = [(self.image(root), self._cotangent(start)) for root, start in old.roots]
             part.given = swept(recorder, part, roots, part.wrt)
         else:
@@ -320,7 +311,7 @@ class Repetition:
     def _is_changed(self, forward: Sequence[Op], ops: Sequence[Op]) -> bool:
         """Whether the backward pass is not simply that of the earlier run: because that had changes in it, or
         because one here has made a value of another kind."""
-        if any(op in self.recorder.tape.inserted for op in ops):
+        if any(op in self.recorder.tape.notes.inserted for op in ops):
             return True
         if not self.recorder.intake.follows:
             return False

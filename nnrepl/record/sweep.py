@@ -85,7 +85,7 @@ class Sweep:
         """If an op depends on the leaves, find out how gradients pass through it. MLX's walk goes also through
         what lets none pass (`stop_gradient`), and what is behind that."""
         active, behind = self.active, self.behind
-        aliases = self.tape.aliases
+        aliases = self.tape.notes.aliases
         index: dict[Value, int] = {}
         inputs: dict[Value, int] = {}
         found = False
@@ -106,7 +106,7 @@ class Sweep:
                         behind.add(op.outputs[slot])
                 continue
             if group.alias >= 0:
-                self.tape.aliases[op.outputs[group.outputs[0]]] = distinct[group.alias]
+                self.tape.notes.aliases[op.outputs[group.outputs[0]]] = distinct[group.alias]
                 continue
             node = Node(op, group, distinct, wanted)
             for slot in group.outputs:
@@ -228,7 +228,7 @@ class Sweep:
         for k, (slot, array) in enumerate(zip(wanted, built)):
             value = Gradient(op, k, None if slot in continued else array, node.inputs[slot])
             if slot in continued:
-                self.tape.sketches[value] = (array.shape, array.dtype)
+                self.tape.notes.sketches[value] = (array.shape, array.dtype)
                 totals.append((slot, array))
             else:
                 self.recorder.live[id(array)] = value
@@ -378,7 +378,7 @@ class Sweep:
         if not intake.swept(self.recorder, op, targets):
             return False
         self._put(op, node.op)
-        error = self.tape.errors.get(op)
+        error = self.tape.notes.errors.get(op)
         if error is not None:
             raise error
         return True
@@ -409,7 +409,7 @@ class Sweep:
             return run(rule, *arrays)
         except Exception as error:
             failed = op if op is not None else self._new(forward, rule, ())
-            self.tape.errors[failed] = error
+            self.tape.notes.errors[failed] = error
             self._put(failed, forward)
             raise
         finally:

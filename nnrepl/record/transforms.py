@@ -168,7 +168,7 @@ class _Arguments:
             else:
                 self.recorder.link(twin, value)
                 if value.op is not None:
-                    self.recorder.tape.labels.setdefault(value, label)
+                    self.recorder.tape.notes.labels.setdefault(value, label)
             self.given.append(array)
             self.fresh.append(twin)
             return twin

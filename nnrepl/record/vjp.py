@@ -59,7 +59,13 @@ def run_vjp(rule: Rule, *arrays: mx.array) -> list[mx.array]:
     fixed = list(arrays[given + far :])
     cotangents = [*arrays[given : given + far], *arrays[:given]]
     gradients: list[mx.array]
-    if op.args == rule.inputs and not op.kwargs and not far and len(op.outputs) == 1 and op not in op.tape.streams:
+    if (
+        op.args == rule.inputs
+        and not op.kwargs
+        and not far
+        and len(op.outputs) == 1
+        and op not in op.tape.notes.streams
+    ):
         # The usual case, and the reason for a fast path: the arguments are the inputs, nothing else.
         run = op.operation.run
         if len(wanted) == len(fixed):
@@ -74,7 +80,7 @@ def run_vjp(rule: Rule, *arrays: mx.array) -> list[mx.array]:
         gradients = _vjp(partly, [fixed[slot] for slot in wanted], cotangents)[1]
         return gradients
     index = {value: slot for slot, value in enumerate(rule.inputs)}
-    aliases = op.tape.aliases
+    aliases = op.tape.notes.aliases
 
     nested = op.operation.kind == "opaque"
 

@@ -41,8 +41,8 @@ class Plan:
         self._backward: dict[Any, list[Op]] = {}
         self._left: dict[Op, None] = {}
         for op in ops:
-            if op in tape.inserted:  # an edit further on, which is not made again
-                target = tape.edits.get(op)
+            if op in tape.notes.inserted:  # an edit further on, which is not made again
+                target = tape.notes.edits.get(op)
                 if target is not None:
                     self._stands_for[op.outputs[0]] = target
             elif isinstance(op, BackwardOp):
@@ -85,7 +85,7 @@ class Plan:
 
     def left(self, end: int) -> Op | None:
         """The first forward op of the old tape before position `end` that was not met again."""
-        return next((op for op in self._left if op.position < end and op not in self._tape.belonging), None)
+        return next((op for op in self._left if op.position < end and op not in self._tape.notes.belonging), None)
 
     # -- keys --------------------------------------------------------------------------------------------
 
@@ -117,7 +117,7 @@ class Plan:
 
     def _backward_key(self, op: BackwardOp) -> Any:
         """What a backward op is computed from: the values whose numbers it needs, of the others the shape."""
-        if op.operation.kind in ("opaque", "custom", "checkpoint") or op in self._tape.errors:
+        if op.operation.kind in ("opaque", "custom", "checkpoint") or op in self._tape.notes.errors:
             return None
         needed = set(needed_slots(op))
         values = [
@@ -139,7 +139,7 @@ class Plan:
 
     def _can_tell(self, op: Op) -> bool:
         """Whether what an op computes is all in its arguments."""
-        if op.operation.kind in ("opaque", "custom", "checkpoint") or op in self._tape.errors:
+        if op.operation.kind in ("opaque", "custom", "checkpoint") or op in self._tape.notes.errors:
             return False
         try:
             hash(frozen([None if isinstance(arg, Value) else arg for arg in op.args]))

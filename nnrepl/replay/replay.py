@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import mlx.core as mx
 
@@ -62,11 +62,11 @@ class Replay(Intake):
         self._alone = alone
         self._reach = reach or _nothing
         for op in self.expected:
-            target = self.tape.edits.get(op)
+            target = self.tape.notes.edits.get(op)
             if target is not None:
                 self.final[target] = op.outputs[0]
         for op in run.ops:
-            target = self.tape.edits.get(op)
+            target = self.tape.notes.edits.get(op)
             if target is not None:
                 self.plan.stand_for(op.outputs[0], target)
         self._passes = [part for part in self.tape.passes if part.kind == GRADIENT_PASS]
@@ -93,7 +93,7 @@ class Replay(Intake):
                     value.op = twin
             if part is not recorder.part:
                 part.end = len(recorder.tape.ops)
-            target = recorder.tape.edits.get(op)
+            target = recorder.tape.notes.edits.get(op)
             if target is not None:
                 self._exchange(recorder, target, op.outputs[0])
         if recorder.mirrors and not self.replaying(len(recorder.tape.ops)):
@@ -110,7 +110,7 @@ class Replay(Intake):
         old = self._expect(recorder, op)
         twin = copy_op(old, old.part, 0)
         recorder.put(twin, frame)
-        error = recorder.tape.errors.get(old)
+        error = recorder.tape.notes.errors.get(old)
         if error is not None:
             raise error
         return twin
@@ -135,9 +135,9 @@ class Replay(Intake):
             return True
         old = self._expect(recorder, op)
         op.outputs, op.inputs = old.outputs, old.inputs
-        error = recorder.tape.errors.get(old)
+        error = recorder.tape.notes.errors.get(old)
         if error is not None:
-            recorder.tape.errors[op] = error
+            recorder.tape.notes.errors[op] = error
         return True
 
     def ended(self, recorder: Recorder, error: BaseException | None = None) -> None:
@@ -213,7 +213,7 @@ class Replay(Intake):
         """The op that the user inserted at `position`, if one is due."""
         if position < len(self.expected):
             op = self.expected[position]
-            if op in self.tape.inserted:
+            if op in self.tape.notes.inserted:
                 return op
         return None
 
@@ -273,10 +273,10 @@ class Replay(Intake):
         start = self._run.position
         if self._run.recoded:
             return True
-        edited = [(op.outputs[0], self.tape.edits[op]) for op in self._run.ops if op in self.tape.edits]
+        edited = [(op.outputs[0], self.tape.notes.edits[op]) for op in self._run.ops if op in self.tape.notes.edits]
         if any([(new.shape, new.dtype) != (old.shape, old.dtype) for new, old in edited]):
             return True
-        if any([start <= op.position for op in recorder.tape.errors if op.position < len(recorder.tape)]):
+        if any([start <= op.position for op in recorder.tape.notes.errors if op.position < len(recorder.tape)]):
             return True
         read = [value for mark in recorder.tape.marks if mark.position >= start for value in mark.values]
         return any([value not in self.was and (value.op is None or value.op.position >= start) for value in read])
@@ -287,22 +287,17 @@ class Replay(Intake):
         Args:
             of: What they are the gradients of, in the backward pass.
         """
-        tape = recorder.tape
+        notes = recorder.tape.notes
         outputs = []
         for slot, value in enumerate(old.outputs):
             held = None if value.held is None else _copy(value.held)
             twin = Gradient(op, slot, held, of[slot]) if of else Value(op, slot, held)
-            if held is None:
-                tape.sketches[twin] = (value.shape, value.dtype)
-                if value in tape.dropped:
-                    tape.dropped.add(twin)
-            if value in tape.labels:
-                tape.labels[twin] = tape.labels[value]
+            notes.carry_value(value, twin)
             self.was[twin] = value
             outputs.append(twin)
         op.outputs = tuple(outputs)
-        if old in tape.structures:
-            tape.structures[op] = tape.structures[old]
+        if old in notes.structures:
+            notes.structures[op] = notes.structures[old]
 
     # -- the program's objects ---------------------------------------------------------------------------
 
@@ -332,7 +327,7 @@ class Replay(Intake):
     def refresh(self, recorder: Recorder) -> None:
         """Give the program's objects the content that they are to have on this timeline: at the entry of a pass some
         may hold what an edit further on, of another timeline, had made of them."""
-        edited = set(recorder.tape.edits.values())
+        edited = set(recorder.tape.notes.edits.values())
         for key, value in recorder.live.copy().items():
             array = object_of(recorder, key, value) if value in edited else None
             if array is not None:
@@ -351,13 +346,7 @@ def copy_op(op: Op, part: Pass, position: int) -> Op:
         twin = Op(op.operation, op.args, op.kwargs, op.inputs)
     twin.outputs = op.outputs
     twin.scope, twin.lasti, twin.part, twin.position = op.scope, op.lasti, part, position
-    tape = part.tape
-    for notes in (tape.errors, tape.streams, tape.belonging, tape.edits, tape.structures):
-        table: dict[Op, Any] = notes
-        if op in table:
-            table[twin] = table[op]
-    if op in tape.inserted:
-        tape.inserted.add(twin)
+    part.tape.notes.carry_all(op, twin)
     return twin
 
 

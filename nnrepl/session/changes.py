@@ -248,7 +248,9 @@ class Changes:
         current = timelines.current
         if current is timelines.live:
             return
-        run = Run(current.tape, len(current.tape), (), len(current.tape), seen=current.seen)
+        end = len(current.tape)
+        seen = current.seen + (current.seen >= end)  # at the end, what was printed behind the last op as well
+        run = Run(current.tape, end, (), end, seen=seen)
         with held():
             tape, names = self._again(run, current, None)
             self.arrived(tape, names, self.session.cursor)
@@ -336,7 +338,7 @@ class Changes:
 
 def _inserted(op: Op, tape: Tape) -> bool:
     """Whether an op comes from a person: an edit, or the gradient of one."""
-    return op in tape.inserted or (op.of is not None and op.of in tape.inserted)
+    return op in tape.notes.inserted or (op.of is not None and op.of in tape.notes.inserted)
 
 
 class _Key:
@@ -363,7 +365,7 @@ def _refusal(old: Tape, new: Tape, position: int) -> str | None:
     if part is None or part.error is None or (old.passes and old.passes[-1].error is not None):
         return None
     op = new.ops[-1]
-    changed = {value for edit in new.ops[position:] if edit in new.edits for value in edit.outputs}
+    changed = {value for edit in new.ops[position:] if edit in new.notes.edits for value in edit.outputs}
     changed.update([leaf for leaf in part.wrt if leaf.origin in changed])
     if op.error is None or changed.isdisjoint(op.inputs):
         return None

@@ -150,7 +150,7 @@ class Exceptions(Certain):
 
     def _all(self, tape: Tape) -> dict[int, Raised]:
         found: dict[int, Raised] = {}
-        for op, error in list(tape.errors.items()):
+        for op, error in list(tape.notes.errors.items()):
             if op.position < len(tape) and tape.ops[op.position] is op:
                 found[op.position] = Raised(error, op)
         known = [raised.error for raised in found.values()]

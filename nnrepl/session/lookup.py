@@ -238,7 +238,7 @@ class Lookup:
         if not versions:
             return None
         value = self.names.newest(name, position)
-        if value is not None and (value.op is None or not self.tape.bindings.log or self._is_of_here(value, position)):
+        if value is not None and (value.op is None or self._is_of_here(value, position)):
             return Held(value)
         ahead = next((later for at, later in versions if at > position and later is not value), None)
         if ahead is not None and ahead.op is None:
@@ -338,7 +338,7 @@ class Lookup:
 
     def _cut(self, value: Value) -> Op | None:
         """The edit that took the place of a value, or of one that was made from it."""
-        edits = {target: op for op, target in self.tape.edits.items() if self._holds(op)}
+        edits = {target: op for op, target in self.tape.notes.edits.items() if self._holds(op)}
         if not edits:
             return None
         pending, seen = [value], {value}

@@ -87,9 +87,8 @@ class ProgramRestarts:
             if point is not None and point.lost:
                 raise UserError(f"this cannot run again: {point.lost[0]} cannot be put back to where it was")
             raise UserError("only what lies in the pass in which the program waits can be changed here")
-        names = ProgramNames()
-        tape = run.old.fork(point.start, names)
-        names.tape = tape
+        names = ProgramNames(run.old, point.start)
+        tape = names.tape
         self._session.hooks.running_again(run, False)
         held = codes.held
         try:
@@ -111,9 +110,8 @@ class ProgramRestarts:
     def _go_on(self, run: Run) -> tuple[Tape, ProgramNames]:
         """Let the program go on from where it waits, on a tape of its own."""
         recorder = self._recorder
-        names = ProgramNames()
-        tape = run.old.fork(run.position, names)
-        names.tape = tape
+        names = ProgramNames(run.old, run.position)
+        tape = names.tape
         part = recorder.part
         if part is not None and tape.passes:
             recorder.part = tape.passes[-1] = replace(part, tape=tape, end=run.position)

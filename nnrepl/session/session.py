@@ -245,7 +245,7 @@ class Session(Reading):
         if hits:
             self.hit(hits, "the program has ended meanwhile")
         elif error is not None and not isinstance(error, SystemExit):
-            raised = [op.position for op, raised in self.tape.errors.items() if raised is error]
+            raised = [op.position for op, raised in self.tape.notes.errors.items() if raised is error]
             self.arrive(raised[-1] if raised else len(self.tape), EXCEPTION, error)
         elif isinstance(goal, goals.FirstForward):
             self.arrive(len(self.tape) if only_defines(self.tape) else 0, END_OF_PROGRAM, error)
@@ -289,6 +289,8 @@ class Session(Reading):
         and then on to what they wanted."""
         run, then = wish.run, wish.then
         goal: goals.Goal = goals.At(run.cursor if then is None else max(len(run.expected) - 1, 0))
+        if then is not None and self.changes.timelines.live.below:
+            goal = goals.Ending()  # up to the cell that is new
         if then is None and run.part:
             goal = goals.NextPass(run.part)
         self.course.follow(goal, then)

@@ -11,7 +11,7 @@ import ast
 import ctypes
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import partial
 from types import CodeType, FrameType, ModuleType
 from typing import Any
@@ -57,11 +57,11 @@ def noticing(session: Reading, text: str) -> Iterator[Effect]:
         return
     bound = _bound(session, tree)
     variables = dict(expressions.variables)
-    expressions.witness = partial(_witnessed, session, effect)
+    before, expressions.witness = expressions.witness, partial(_witnessed, session, effect)
     try:
         yield effect
     finally:
-        expressions.witness = nullcontext
+        expressions.witness = before
     if bound or effect.touched or effect.drew:
         effect.changed = bool(bound) or _means_to(tree, effect.named, effect.result)
         effect.looked = effect.touched and not effect.changed

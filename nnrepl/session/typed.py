@@ -37,7 +37,7 @@ def upcoming(session: Session) -> int:
 def _at_end(session: Session) -> bool:
     """Whether the cursor stands behind the last op, or at one that raised and was the last."""
     left = session.tape.ops[session.cursor :]
-    return not left or (len(left) == 1 and left[0] in session.tape.errors)
+    return not left or (len(left) == 1 and left[0] in session.tape.notes.errors)
 
 
 def kind_of(session: Session, text: str) -> str:
@@ -200,7 +200,7 @@ def cell_ended(session: Session, cell: Cell, error: BaseException | None) -> Non
     """The last cell has run to its end, or raised: the user has the floor."""
     goal, hits = at_end(session)
     missed = goals.missed(goal)
-    failed = next((op.position for op in session.tape.ops[-1:] if session.tape.errors.get(op) is error), None)
+    failed = next((op.position for op in session.tape.ops[-1:] if session.tape.notes.errors.get(op) is error), None)
     if hits:
         session.hit(hits, missed or f"prompt {cell.number} has ended meanwhile")
     elif error is not None and failed is not None:

@@ -17,7 +17,7 @@ from nnrepl.session.errors import Quit, UserError
 from nnrepl.session.session import Session, Stop
 from nnrepl.session.settings import adopt_settings
 from nnrepl.shell.shell import Shell, make_console, make_reader
-from nnrepl.tape import RUN_PASS, Tape
+from nnrepl.tape import RUN_PASS
 
 _entered: list[Entered] = []
 _last: list[Recorded] = []
@@ -31,8 +31,7 @@ class Entered:
 
     def __init__(self, frame: FrameType | None) -> None:
         names = ProgramNames()
-        tape = Tape(names)
-        names.tape = tape
+        tape = names.tape
         recorder = Recorder(tape, strict=False, base=None)
         self.session = Session(tape, names, recorder, whole=False)
         recorder.listener = self.session
@@ -106,8 +105,7 @@ def recording() -> Iterator[Recorded]:
         RuntimeError: Inside of another recording.
     """
     names = ProgramNames()
-    tape = Tape(names)
-    names.tape = tape
+    tape = names.tape
     recorder = Recorder(tape, strict=False, base=None)
     recorded = Recorded(tape, names)
     _last[:] = [recorded]
@@ -127,7 +125,7 @@ def post_mortem() -> None:
         raise UserError("nothing was recorded: run what fails inside of `with nnrepl.recording():` first")
     tape, names = _last[0].tape, _last[0].names
     session = Session(tape, names)
-    failed = [op.position for op in tape.errors if op.position < len(tape) and tape.ops[op.position] is op]
+    failed = [op.position for op in tape.notes.errors if op.position < len(tape) and tape.ops[op.position] is op]
     position = failed[-1] if failed else len(tape)
     error = tape.ops[position].error if failed else None
     session.goto("end")

@@ -1,6 +1,7 @@
 """What happened: ops, values, passes and the tape that they lie on. Knows nothing of recording."""
 
 from nnrepl.tape.bindings import UNBOUND, Bindings, Holder, Large
+from nnrepl.tape.notes import KEPT, Notes
 from nnrepl.tape.op import (
     BACKWARD,
     FORWARD,
@@ -25,6 +26,7 @@ __all__ = [
     "BACKWARD",
     "FORWARD",
     "GRADIENT_PASS",
+    "KEPT",
     "LEAF_KINDS",
     "PHASES",
     "RUN_PASS",
@@ -45,6 +47,7 @@ __all__ = [
     "Leaf",
     "Mark",
     "Names",
+    "Notes",
     "Op",
     "OpSequence",
     "Operation",

@@ -175,19 +175,19 @@ class Op:
     @property
     def error(self) -> BaseException | None:
         """The exception that the operation raised, None if it succeeded."""
-        return self.tape.errors.get(self)
+        return self.tape.notes.errors.get(self)
 
     @property
     def root(self) -> Op:
         """The forward op that a backward op belongs to; for a forward op, itself."""
-        return self.of or self.tape.belonging.get(self, self)
+        return self.of or self.tape.notes.belonging.get(self, self)
 
     def compute(self, lookup: Callable[[Value], mx.array] = _held) -> list[mx.array]:
         """Call the operation again on the arrays that `lookup` gives for its inputs; lazy, and without side
         effects on the tape. Returns the outputs in order."""
         args = [lookup(arg) if type(arg) is Value else fill(arg, lookup) for arg in self.args]
         kwargs = {key: fill(arg, lookup) for key, arg in self.kwargs.items()} if self.kwargs else self.kwargs
-        streams = self.part.tape.streams
+        streams = self.part.tape.notes.streams
         if self in streams:
             with _stream(streams[self]):
                 result = self.operation.run(*args, **kwargs)

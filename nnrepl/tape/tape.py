@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
-from copy import copy
 from dataclasses import replace
-from typing import Any, Protocol, overload
+from typing import Protocol, overload
 
 import mlx.core as mx
 
 from nnrepl.tape.bindings import Bindings
+from nnrepl.tape.notes import Notes
 from nnrepl.tape.op import Op
 from nnrepl.tape.passes import Hole, Mark, Pass
 from nnrepl.tape.places import Source
@@ -21,7 +21,10 @@ _copy = mx.array.__copy__
 
 
 class Names(Protocol):
-    """Who knows what things are called: resolved when shown, not when recorded."""
+    """Who knows what things are called: resolved when shown, not when recorded.
+
+    A tape and its names need each other: whoever makes names makes their tape (`ProgramNames`).
+    """
 
     def name(self, value: Value) -> str: ...
     def module(self, op: Op) -> str: ...
@@ -30,6 +33,10 @@ class Names(Protocol):
 
 class Tape:
     """The ops of a run, numbered within each training step: `#12`, `30#12`, `setup#3`.
+
+    Args:
+        names: Resolves names and places.
+        notes: What is known already, where the tape shares ops and values with others; None: nothing.
 
     Attributes:
         ops: The ops in order of execution.
@@ -40,42 +47,20 @@ class Tape:
         steps: The training steps, without the setup.
         here: The number of the step in which the user stands (0: the setup); its ops are `#n` without more.
         names: Resolves names and places.
-        labels: The path or argument name of values that came in by one.
-        aliases: Values that are another value in MLX's own graph.
-        sketches: Shape and dtype of values whose array is not held.
-        dropped: Values whose array the tape has let go of (others may not be built yet).
-        errors: What ops raised.
-        structures: What an op returned that returned more than one array: a tree with slots for arrays.
-        edits: Ops that a person made in order to change a value, and the value that they changed.
+        notes: What is known about its ops and values. All timelines share it; all else is this tape's own.
         compiled: Where compiled functions ran that the program had called: the first op, and behind the last.
-        inserted: All ops that came from a person and not from the program.
-        belonging: Ops that a custom function's own backward pass made, and its forward op.
-        inside: Ops of which the places that they take have been looked at and lie inside of their axes.
-        restored: Values that were dropped and are back because somebody looks.
-        streams: The stream or device of ops that ran on another than the default one.
         bindings: What the program's variables held.
     """
 
-    def __init__(self, names: Names) -> None:
+    def __init__(self, names: Names, notes: Notes | None = None) -> None:
         self.ops: list[Op] = []
         self.passes: list[Pass] = []
         self.marks: list[Mark] = []
         self.holes: list[Hole] = []
         self.origin = 0
         self.names = names
-        self.labels: dict[Value, str] = {}
-        self.aliases: dict[Value, Value] = {}
-        self.sketches: dict[Value, tuple[tuple[int, ...], mx.Dtype]] = {}
-        self.dropped: set[Value] = set()
-        self.errors: dict[Op, BaseException] = {}
-        self.streams: dict[Op, Any] = {}
-        self.belonging: dict[Op, Op] = {}
-        self.structures: dict[Op, Any] = {}
-        self.edits: dict[Op, Value] = {}
-        self.inserted: set[Op] = set()
+        self.notes = Notes() if notes is None else notes
         self.compiled: list[tuple[int, int]] = []
-        self.inside: set[Op] = set()
-        self.restored: list[Value] = []
         self.bindings = Bindings()
         self.steps = Steps(self)
         self.here = 1
@@ -86,10 +71,9 @@ class Tape:
         return len(self.ops)
 
     def fork(self, position: int, names: Names) -> Tape:
-        """A new tape that shares everything before `position`: the values, what is noted about them, and the
-        passes before are the same objects."""
-        twin = copy(self)
-        twin.names = names
+        """A new tape that shares everything before `position`: the ops, the values, what is noted about them, and
+        the passes before are the same objects. Costs time in what it shares."""
+        twin = self.apart(names)
         twin.ops = self.ops[:position]
         twin.bindings = self.bindings.fork(position)
         before = [part for part in self.passes if part.start < position and len(part)]
@@ -97,9 +81,12 @@ class Tape:
         twin.marks = [mark for mark in self.marks if mark.position < position]
         twin.compiled = [span for span in self.compiled if span[1] <= position]
         twin.holes = [hole for hole in self.holes if hole.position < position]
-        twin.steps = Steps(twin)
-        twin._consumers = {}
-        twin._consumers_known = 0
+        return twin
+
+    def apart(self, names: Names) -> Tape:
+        """A new tape with nothing on it, for ops that take this one's values: what is noted is the same object."""
+        twin = Tape(names, self.notes)
+        twin.origin, twin.here = self.origin, self.here
         return twin
 
     def stand(self, position: int) -> None:
@@ -162,7 +149,7 @@ class Tape:
                 if wanted.origin.held is None:
                     pending.append(wanted.origin)
                     continue
-                self.restored.append(wanted)
+                self.notes.restored.append(wanted)
                 wanted.held = _copy(wanted.origin.held)
                 pending.pop()
                 continue
@@ -175,7 +162,7 @@ class Tape:
             for output, array in zip(op.outputs, op.compute(), strict=True):
                 if output.held is None:
                     if output.dropped:
-                        self.restored.append(output)
+                        self.notes.restored.append(output)
                     output.held = array
             pending.pop()
         assert value.held is not None

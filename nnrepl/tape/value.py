@@ -58,7 +58,7 @@ class Value:
     @property
     def label(self) -> str | None:
         """The path or the argument name that a value came in by."""
-        return self.tape.labels.get(self)
+        return self.tape.notes.labels.get(self)
 
     @property
     def array(self) -> mx.array:
@@ -71,12 +71,12 @@ class Value:
     @property
     def shape(self) -> tuple[int, ...]:
         """Its shape, known without evaluating anything."""
-        return self.tape.sketches[self][0] if self.held is None else self.held.shape
+        return self.tape.notes.sketches[self][0] if self.held is None else self.held.shape
 
     @property
     def dtype(self) -> mx.Dtype:
         """Its dtype, known without evaluating anything."""
-        return self.tape.sketches[self][1] if self.held is None else self.held.dtype
+        return self.tape.notes.sketches[self][1] if self.held is None else self.held.dtype
 
     @property
     def size(self) -> int:
@@ -94,13 +94,13 @@ class Value:
     @property
     def dropped(self) -> bool:
         """Whether the tape has let go of the array; `array` brings it back by recomputing."""
-        return self.held is None and self in self.tape.dropped
+        return self.held is None and self in self.tape.notes.dropped
 
     @property
     def canonical(self) -> Value:
         """The value that this one is in MLX's own graph: itself, or the input of an op that turned out to
         do nothing (a reshape to the same shape). Known once gradients were taken."""
-        aliases = self.tape.aliases
+        aliases = self.tape.notes.aliases
         value = self
         while value in aliases:
             value = aliases[value]
@@ -119,8 +119,8 @@ class Value:
     def forget(self) -> None:
         """Let go of the array and keep its shape and dtype; the op can make it again."""
         if self.held is not None:
-            self.tape.sketches[self] = (self.held.shape, self.held.dtype)
-            self.tape.dropped.add(self)
+            self.tape.notes.sketches[self] = (self.held.shape, self.held.dtype)
+            self.tape.notes.dropped.add(self)
             self.held = None
 
     def __repr__(self) -> str:
@@ -145,7 +145,7 @@ class Leaf(Value):
         self.origin = origin
         self.gradient_of: Value | None = None
         if label is not None:
-            tape.labels[self] = label
+            tape.notes.labels[self] = label
 
     @property
     def tape(self) -> Tape:

@@ -101,7 +101,7 @@ def pairs_of(before: Tape, after: Tape) -> tuple[list[tuple[Op, Op]], tuple[Op, 
 
 def ends_first(before: Tape, after: Tape) -> tuple[Tape, Op] | None:
     """The tape that was not followed as far as the other, with its last op of the program's; None if both go as far."""
-    ends = [[op for op in tape.ops if op not in tape.inserted] for tape in (before, after)]
+    ends = [[op for op in tape.ops if op not in tape.notes.inserted] for tape in (before, after)]
     counts = [sum(op.of is None for op in ops) for ops in ends]
     if counts[0] == counts[1] or not all(ends):
         return None
@@ -109,7 +109,7 @@ def ends_first(before: Tape, after: Tape) -> tuple[Tape, Op] | None:
 
 
 def _forward(tape: Tape) -> Iterator[Op]:
-    return (op for op in tape.ops if op.of is None and op not in tape.inserted)
+    return (op for op in tape.ops if op.of is None and op not in tape.notes.inserted)
 
 
 def _backward(tape: Tape, twins: dict[Op, Op]) -> Iterator[tuple[tuple[Op, str, int], Op]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import linecache
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from copy import copy
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
@@ -17,7 +16,7 @@ from nnrepl.record.custom import in_first_run
 from nnrepl.record.intake import RECORDING
 from nnrepl.record.recorder import RECORD, Recorder
 from nnrepl.record.repeat import exchange
-from nnrepl.tape import RUN_PASS, Activation, Bindings, Gradient, Leaf, Op, Operation, Pass, Tape, Value
+from nnrepl.tape import RUN_PASS, Activation, Gradient, Leaf, Op, Operation, Pass, Tape, Value
 
 _copy = mx.array.__copy__
 _full = mx.full
@@ -116,9 +115,9 @@ def _become(edit: Edit, op: Op) -> None:
     if of is not None:
         result = Gradient(op, 0, result.held, of)
     op.outputs = (result, *op.outputs[1:])
-    tape.labels[result] = edit.name
-    tape.edits[op] = edit.target
-    tape.inserted.update(edit.ops)
+    tape.notes.labels[result] = edit.name
+    tape.notes.edits[op] = edit.target
+    tape.notes.inserted.update(edit.ops)
 
 
 def _as_array(result: Any, target: Value, name: str) -> mx.array:
@@ -135,9 +134,7 @@ def _as_array(result: Any, target: Value, name: str) -> mx.array:
 @contextmanager
 def _apart(recorder: Recorder, tape: Tape) -> Iterator[Tape]:
     """Record on a piece of tape of its own."""
-    scratch = copy(tape)
-    scratch.ops, scratch.passes, scratch.marks, scratch.holes = [], [], [], []
-    scratch.bindings = Bindings()
+    scratch = tape.apart(tape.names)
     part = Pass(scratch, -1, RUN_PASS, "edit", 0)
     before = recorder.tape, recorder.part, recorder.differentiating, recorder.listener, recorder.intake, recorder.mode
     try:

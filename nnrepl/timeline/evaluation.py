@@ -94,7 +94,7 @@ def _let_go(wanted: list[Value]) -> int:
     """Drop again what came back only on the way to what was wanted. Returns how many ops ran again."""
     if not wanted:
         return 0
-    restored = wanted[0].tape.restored
+    restored = wanted[0].tape.notes.restored
     ops = {value.op for value in restored if value.op is not None}
     for value in set(restored).difference(wanted):
         value.forget()

@@ -71,11 +71,13 @@ Everything else is Python, in the function where the cursor stands.""",
 Syntax decides. A bare command word is a command: s, list, n. A command word with what belongs to it is a command: p z1,
 goto #12. Assignments and operators are Python: n = 5, w @ x, p[0]. Where both would do, p (a)[0], p -x, n (2), it is
 the command, unless the word is a name of the program.
-! always means Python. Anything else is Python: its value is shown, statements are run, and an open bracket or a block
-goes on in the next line. What the prompt computes is not recorded and moves no random state. A line that changes
-something of the program's (opt.learning_rate = 0.5, model.eval(), a counter) makes a timeline, and can be undone.""",
+! always means Python. Anything else is Python, and an open bracket or a block goes on in the next line; an empty line
+ends a block, two end a class, or a function that has not returned.
+At (nnrepl 3), where the program is over, Python is its next cell: recorded, stepped, undone as the lines of a script.
+At (nnrepl), in the past or inside of a call, an expression is a look: nothing is recorded, no random state moves.
+There an assignment to a tensor (w = w * 2), or a line that changes something of the program's, makes a timeline.""",
         (),
-        ("print", "pp"),
+        ("print", "pp", "debug", "undo", "export"),
     ),
     "breakpoints": Topic(
         "stopping where something happens",

@@ -70,8 +70,7 @@ def compare_as_script(make: Callable[[], Call]) -> Tape:
     """
     expected = _outcome(make, plainly)
     names = ProgramNames()
-    tape = Tape(names)
-    names.tape = tape
+    tape = names.tape
     recorder = Recorder(tape, strict=True, base=sys._getframe())
     with recording(recorder):
         found = _outcome(make, plainly)

@@ -164,11 +164,9 @@ def failing(fn: Callable[..., Any], *args: Any) -> Answer:
     from nnrepl.record.names import ProgramNames
     from nnrepl.record.recorder import Recorder
     from nnrepl.session.session import Session
-    from nnrepl.tape import Tape
 
     names = ProgramNames()
-    tape = Tape(names)
-    names.tape = tape
+    tape = names.tape
     with recording(Recorder(tape, strict=False)), pytest.raises(ValueError, match=r"."):
         fn(*args)
     return why(Session(tape, names), "error")

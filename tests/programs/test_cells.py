@@ -423,3 +423,21 @@ def test_what_is_typed_behind_an_undo_takes_its_place() -> None:
 )  # fmt: skip
 def test_what_only_looks(text: str, looks: bool) -> None:
     assert make_cell(1, f"{text}\nNone").looks is looks
+
+
+def test_what_was_printed_is_not_printed_again_on_another_timeline(tmp_path: Path) -> None:
+    (tmp_path / "model.py").write_text("import mlx.core as mx\nx = mx.ones(2)\nprint('script')\n")
+    lines = (
+        "w = x * 2\ny = w + 1\nprint('cell', y.sum().item())\ngoto prompt 2\nw = w * 3\nc\nundo\nz = y - 1\nprint(z)\n"
+    )
+    result = nnrepl_cli("model.py", stdin=f"c\n{lines}", cwd=tmp_path)
+    assert [line for line in result.stdout.splitlines() if line.startswith(("script", "cell", "array"))] == [
+        "script", "cell 6.0", "cell 14.0", "array([2, 2], dtype=float32)",
+    ]  # fmt: skip
+
+
+def test_leaving_is_quiet(tmp_path: Path) -> None:
+    """`exit()` closes standard input, as site's does."""
+    result = nnrepl_cli("--empty", stdin="x = mx.ones(2)\nexit()\nx\n", cwd=tmp_path)
+    assert (result.stderr, result.returncode) == ("", 0)
+    assert result.stdout.endswith("(nnrepl 2) exit()\n")

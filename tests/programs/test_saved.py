@@ -140,7 +140,8 @@ def described(op: Op) -> Any:
     users = [[user.index for user in value.consumers] for value in op.outputs]
     return (
         op.index, op.name, op.phase, op.module, where, source.cell, values, of, users, op.part.number, op.part.title,
-        op.operation.kind, op.operation.spelling, str(op.error), op in op.tape.edits, op in op.tape.inserted,
+        op.operation.kind, op.operation.spelling, str(op.error), op in op.tape.notes.edits,
+        op in op.tape.notes.inserted,
     )  # fmt: skip
 
 
@@ -281,6 +282,46 @@ def test_the_sources_are_in_the_file(tmp_path: Path) -> None:
     shown = nnrepl_cli(str(saved), stdin="goto #2\nlist source\n").stdout
     assert "y = x * 3  # here" in shown
     assert "gone.py:3" in shown
+
+
+def test_a_tape_of_an_older_nnrepl_opens() -> None:
+    """`tape_0_1_0.safetensors`: two steps of a small network saved by 0.1.0, which noted no variables and no steps, and
+    an edit of `h` in the second backward pass."""
+    loaded, facts = open_session(str(Path(__file__).with_name("tape_0_1_0.safetensors")))
+    assert (facts.nnrepl, facts.kept, len(loaded.changes.timelines)) == ("0.1.0", 51, 2)
+    assert [len(line.tape.steps) for line in loaded.changes.timelines] == [2, 2]
+    said = screen(loaded, ["timeline 1", "goto step 2", "list", "p h", "until sum", "p h", "goto end", "p loss",
+                           "p grad(first.weight)", "why", "diff 1 2", "info locals", "where", "ops"])  # fmt: skip
+    assert "12 #1-3         h = mx.maximum(self.first(x), 0)" in said
+    assert "h is not made yet in this step: #3 (maximum) makes it, 3 ops on; the last one is step 1's: h@1#3" in said
+    assert "h = [[0 0]]" in said
+    assert "loss = 0" in said
+    assert "∂L/∂first.weight is 0: it became 0 at 1#6, the VJP of maximum" in said
+    assert "there timeline 2 ends, and timeline 1 goes on" in said
+    assert "runs it on" not in said  # nothing runs
+
+
+def test_what_the_variables_held_is_in_the_file(tmp_path: Path) -> None:
+    class Settings:
+        def __init__(self) -> None:
+            self.rate, self.names, self.me = 0.5, ["a", {"b": 2}], self
+
+    def loss_fn(weight: mx.array, x: mx.array) -> mx.array:
+        settings = Settings()
+        for count in range(2):
+            x = x * weight + count
+        return (x * settings.rate).sum()
+
+    trace = nnrepl.trace(loss_fn, mx.ones((2,)), mx.ones((2,)), wrt=0)
+    loaded = reload(nnrepl.Session(trace), tmp_path / "x.safetensors")
+    lines = ["goto #1", "p settings.rate * 4", "p settings.me.names", "p count", "goto #3", "p count", "info locals"]
+    said = screen(loaded, lines)
+    live = screen(nnrepl.Session(trace), lines)
+    assert said == live
+    assert "count = 0" in said
+    assert "count = 1" in said
+    assert "settings.rate * 4 = 2.0" in said
+    assert "['a', {'b': 2}]" in said
 
 
 # -- what was not saved ---------------------------------------------------------------------------------------

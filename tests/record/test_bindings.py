@@ -163,7 +163,7 @@ def test_a_changed_timeline_has_its_own_facts() -> None:
     first = traced(f, mx.array([1.0]))
     second = first.set("h", 7.0)
     assert variables(first, 2)["h"] == "#1"
-    assert second.tape.edits
+    assert second.tape.notes.edits
     place = second.ops[-1].position
     held = second.tape.bindings.held(second.ops[-1].scope, "h", place)  # type: ignore[arg-type]
     assert held.array.item() == 7.0

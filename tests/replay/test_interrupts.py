@@ -23,7 +23,6 @@ from nnrepl.record.names import ProgramNames
 from nnrepl.session.errors import UserError
 from nnrepl.session.hooks import Hooks, Stop
 from nnrepl.session.session import Session
-from nnrepl.tape import Tape
 from tests.support import assert_same_bits
 
 pytestmark = pytest.mark.skipif(
@@ -115,8 +114,7 @@ def test_a_pass_of_a_program(tmp_path: Path) -> None:
     path = tmp_path / "program.py"
     path.write_text(PROGRAM)
     names = ProgramNames()
-    tape = Tape(names)
-    names.tape = tape
+    tape = names.tape
     session = Session(tape, names)
     missed: list[int] = []
     losses: list[float] = []

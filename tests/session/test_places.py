@@ -80,7 +80,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Tape, ProgramNam
     file = tmp_path_factory.mktemp("places") / "train.py"
     file.write_text(PROGRAM)
     names = ProgramNames()
-    names.tape = tape = Tape(names)
+    tape = names.tape
     with recording(Recorder(tape, strict=True, base=sys._getframe())):
         load_script(str(file), []).run()
     return tape, names, file

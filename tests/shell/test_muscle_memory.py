@@ -31,7 +31,7 @@ from tests.support import EXAMPLES
 def tape() -> tuple[Tape, ProgramNames]:
     """The built-in example, recorded to its end."""
     names = ProgramNames()
-    names.tape = recorded = Tape(names)
+    recorded = names.tape
     with recording(Recorder(recorded, strict=True, base=sys._getframe())), Console(quiet=True):
         load_script(str(EXAMPLES / "simple_nn.py"), []).run()
     return recorded, names

@@ -106,11 +106,11 @@ def test_a_session_is_written(tmp_path: Path, suffix: str) -> None:
 
 
 def test_an_export_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
-    result = nnrepl_cli(stdin=f"export {tmp_path}/no/where.txt\nexport {tmp_path}\nexport x.py\nq\n")
+    result = nnrepl_cli(stdin=f"export {tmp_path}/no/where.txt\nexport {tmp_path}\nexport x.pdf\nq\n")
     lines = [line for line in result.stdout.splitlines() if "export" in line or "cannot" in line]
     assert result.returncode == 1
     assert "No such file or directory" in " ".join(result.stdout.split())
-    assert any("export writes .html, .svg, .md or .txt" in line for line in lines)
+    assert any("export writes .html, .svg, .md, .txt, .py or .ipynb" in line for line in lines)
     assert "Traceback" not in result.stdout + result.stderr
     with pytest.raises(UserError, match="is none of them"):
-        nnrepl.Session(nnrepl.trace(lambda: mx.ones(2) * 2)).run("export x.py")
+        nnrepl.Session(nnrepl.trace(lambda: mx.ones(2) * 2)).run("export x.pdf")

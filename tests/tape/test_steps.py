@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import mlx.core as mx
 import pytest
 
 import nnrepl
@@ -218,3 +219,12 @@ def test_ops_are_addressed_within_their_step() -> None:
     assert [part.kind for part in second.passes] == ["gradient", "update"]
     assert second.loss is not None
     assert [part.title for part in second.updates] == ["SGD"]
+
+
+def test_what_is_changed_before_the_first_op_is_setup() -> None:
+    """The op of such an edit is setup; the pass that comes is step 1 as it was."""
+    trace = nnrepl.trace(lambda w, x: (w * x).sum(), mx.array([1.0]), mx.array([2.0]), wrt=0)
+    session = nnrepl.Session(trace)
+    session.run("x[0] = 7")
+    assert [step.start for step in session.tape.steps] == [1]
+    assert [op.label for op in session.tape.ops[:2]] == ["setup#1", "#1"]

@@ -118,7 +118,9 @@ def _again(old: nnrepl.Trace, value: nnrepl.Value, new: nnrepl.Trace) -> nnrepl.
     """What a value of a forward pass is in another recording of the same program: the same op of the same pass."""
     assert value.op is not None
     number = old.tape.passes.index(value.op.part)
-    before, after = ([op for op in tape.passes[number].ops if op not in tape.inserted] for tape in (old.tape, new.tape))
+    before, after = (
+        [op for op in tape.passes[number].ops if op not in tape.notes.inserted] for tape in (old.tape, new.tape)
+    )
     return after[before.index(value.op)].outputs[value.slot]
 
 

@@ -1,0 +1,121 @@
+"""Notes: what is known about ops and values, beside the list of ops that a tape is.
+
+All timelines of a session share one `Notes`: an op or a value that lies on several of them is the same object on each,
+and what is known about it is known on all. What belongs to one timeline only (its ops, passes, marks, holes, the
+bindings, where compiled functions ran) stands on its `Tape`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import mlx.core as mx
+
+from nnrepl.tape.op import Op
+from nnrepl.tape.value import Value
+
+KEPT: dict[str, type | None] = {"errors": BaseException, "edits": Value, "inserted": None, "belonging": Op}
+"""The notes about ops that a saved tape keeps, and what is noted there (None: nothing but the op itself). `streams`,
+`structures` and `inside` say how an op is called again, which a loaded tape refuses."""
+
+
+_THEMSELVES: dict[Any, Any] = {}
+
+
+@dataclass(eq=False, slots=True)
+class Notes:
+    """What is known about ops and values. Timelines share it.
+
+    Attributes:
+        labels: The path or argument name of values that came in by one.
+        aliases: Values that are another value in MLX's own graph.
+        sketches: Shape and dtype of values whose array is not held.
+        dropped: Values whose array the tape has let go of (others may not be built yet).
+        restored: Values that were dropped and are back because somebody looks.
+        errors: What ops raised.
+        streams: The stream or device of ops that ran on another than the default one.
+        structures: What an op returned that returned more than one array: a tree with slots for arrays.
+        belonging: Ops that a custom function's own backward pass made, and its forward op.
+        edits: Ops that the user made in order to change a value, and the value that they changed.
+        inserted: All ops that came from the user and not from the program.
+        inside: Ops of which the places that they take have been looked at and lie inside of their axes.
+    """
+
+    labels: dict[Value, str] = field(default_factory=dict)
+    aliases: dict[Value, Value] = field(default_factory=dict)
+    sketches: dict[Value, tuple[tuple[int, ...], mx.Dtype]] = field(default_factory=dict)
+    dropped: set[Value] = field(default_factory=set)
+    restored: list[Value] = field(default_factory=list)
+    errors: dict[Op, BaseException] = field(default_factory=dict)
+    streams: dict[Op, Any] = field(default_factory=dict)
+    structures: dict[Op, Any] = field(default_factory=dict)
+    belonging: dict[Op, Op] = field(default_factory=dict)
+    edits: dict[Op, Value] = field(default_factory=dict)
+    inserted: set[Op] = field(default_factory=set)
+    inside: set[Op] = field(default_factory=set)
+
+    # -- the same op again ---------------------------------------------------------------------------------
+
+    def carry(self, old: Op, new: Op, now: Mapping[Any, Any] = _THEMSELVES) -> None:
+        """Note of an op that calls again what another one called, on whatever values: how it is called.
+
+        Args:
+            now: The ops and values that have others in their place where the new op lies, with those.
+        """
+        if old in self.streams:
+            self.streams[new] = self.streams[old]
+        if old in self.structures:
+            self.structures[new] = self.structures[old]
+        if old in self.belonging:
+            root = self.belonging[old]
+            self.belonging[new] = now.get(root, root)
+
+    def carry_all(self, old: Op, new: Op, now: Mapping[Any, Any] = _THEMSELVES) -> None:
+        """Note of an op that is another one again, on another tape or in a second run: all that happened there too."""
+        self.carry(old, new, now)
+        if old in self.errors:
+            self.errors[new] = self.errors[old]
+        if old in self.edits:
+            target = self.edits[old]
+            self.edits[new] = now.get(target, target)
+        if old in self.inserted:
+            self.inserted.add(new)
+
+    def carry_value(self, old: Value, new: Value) -> None:
+        """Note of a value that stands for another one: its label, and its shape where it has no array either."""
+        if old in self.labels:
+            self.labels[new] = self.labels[old]
+        if new.held is None:
+            self.sketches[new] = (old.shape, old.dtype)
+            if old in self.dropped:
+                self.dropped.add(new)
+
+    def carry_alias(self, old: Value, new: Value, image: Callable[[Value], Value]) -> None:
+        """Note what a value is in MLX's own graph: what stands for that of the older one."""
+        if old in self.aliases:
+            self.aliases[new] = image(self.aliases[old])
+
+    # -- files ---------------------------------------------------------------------------------------------
+
+    def rows(self, ops: Sequence[Op]) -> Iterator[tuple[str, list[tuple[Op, Any]]]]:
+        """What a saved tape keeps: the name of each note, and the ops of a tape of which something is noted there,
+        with that (None where the op says it all). An op that lies on another tape is left out."""
+        for name in KEPT:
+            table = getattr(self, name)
+            noted = [(op, table[op] if isinstance(table, dict) else None) for op in ops if op in table]
+            yield name, [(op, thing) for op, thing in noted if not isinstance(thing, Op) or _lies(thing, ops)]
+
+    def enter(self, name: str, op: Op, thing: Any) -> None:
+        """Note what `rows` gave, of an op of another tape."""
+        table = getattr(self, name)
+        if isinstance(table, dict):
+            table[op] = thing
+        else:
+            table.add(op)
+
+
+def _lies(op: Op, ops: Sequence[Op]) -> bool:
+    """Whether an op is one of a tape's."""
+    return op.position < len(ops) and ops[op.position] is op
