@@ -31,7 +31,7 @@ from nnrepl.session.reading import Reading
 from nnrepl.session.restarts import ProgramRestarts
 from nnrepl.session.running import Lookout
 from nnrepl.session.settings import defaults
-from nnrepl.session.state import Course, Going, Over, Replaying, RunAgain, Waiting
+from nnrepl.session.state import Course, Going, Replaying, RunAgain
 from nnrepl.session.stops import Hit, Stops
 from nnrepl.session.typed import at_end, only_defines, upcoming
 from nnrepl.tape import Op, Tape
@@ -96,29 +96,6 @@ class Session(Reading):
         """The program is about to start; run to the first stop, or through to its end, where more is to come."""
         first = goals.Ending() if through else goals.FirstForward(self._forward_started)
         self.course.begin(goals.At(0, reason) if at_entry else first)
-
-    @property
-    def running(self) -> bool:
-        """Whether a program is still running under the session, also where it waits."""
-        return not isinstance(self.course.now, Over)
-
-    @property
-    def waits(self) -> bool:
-        """Whether the user has the floor."""
-        return isinstance(self.course.now, (Waiting, Over))
-
-    @property
-    def stop(self) -> Stop:
-        """Why the user has the floor, which they must have."""
-        now = self.course.now
-        assert isinstance(now, (Waiting, Over)), now
-        return now.stop
-
-    @property
-    def goal(self) -> goals.Goal | None:
-        """What the program runs on for; None where the user has the floor."""
-        now = self.course.now
-        return now.goal if isinstance(now, (Going, Replaying)) else None
 
     @property
     def may_stop(self) -> bool:
@@ -295,17 +272,6 @@ class Session(Reading):
             goal = goals.NextPass(run.part)
         self.course.follow(goal, then)
         self.hooks.running_again(run, True)
-
-    @property
-    def failure(self) -> BaseException | None:
-        """The exception that ended the program; None while it runs, or if it ended by itself."""
-        error = None if self.running else self.course.error
-        return None if isinstance(error, SystemExit) else error
-
-    @property
-    def replaying(self) -> bool:
-        """Whether the program does again what is on the tape already."""
-        return isinstance(self.course.now, Replaying)
 
     def strand(self, why: str) -> None:
         """The program could not be run again: the person may look at what there is."""
