@@ -16,11 +16,12 @@ from nnrepl.commands.blocks import in_file
 from nnrepl.commands.interpreter import Interpreter
 from nnrepl.commands.table import TABLE
 from nnrepl.programs.arrays import SUFFIX
-from nnrepl.programs.debuggee import Debuggee, new_tape
+from nnrepl.programs.debuggee import Debuggee
 from nnrepl.programs.examples import example_path
 from nnrepl.programs.exceptions import exit_status
 from nnrepl.programs.saved import open_session
 from nnrepl.programs.script import USAGE_ERROR, CannotLoad, Script, empty_script, load_module, load_script, read_script
+from nnrepl.record.names import ProgramNames
 from nnrepl.session.errors import Quit, UserError
 from nnrepl.session.saved import Keeper, stops_file
 from nnrepl.session.session import Session
@@ -242,8 +243,8 @@ class Debugger:
 
     def run(self) -> int:
         """Until the person has had enough. Returns the exit status."""
-        names, tape = new_tape()
-        session = Session(tape, names)
+        names = ProgramNames()
+        session = Session(names.tape, names)
         session.settings.update(self.settings)
         options = self.options
         debuggee = Debuggee(

@@ -44,6 +44,10 @@ def apropos(it: Interpreter, text: str) -> RenderableType | None:
 
 @command("quit", "q", "exit", takes=NOTHING, group=GENERAL)
 def quit_(it: Interpreter, text: str) -> RenderableType | None:
-    """End the program and the session."""
+    """End the program and the session; inside of an op (`into`) or a statement (`debug`), go back to the program."""
+    from nnrepl.explain.inside import InnerSession
+
+    if isinstance(it.session, InnerSession):
+        return it.run("out")
     it.session.quit()
     return None

@@ -63,11 +63,11 @@ def into(it: Interpreter, text: str) -> RenderableType | None:
 
 @command("out", takes=NOTHING, group=UNDERSTAND)
 def out(it: Interpreter, text: str) -> RenderableType | None:
-    """Leave the op that `into` has opened."""
-    from nnrepl.explain.inside import InsideSession
+    """Leave the op that `into` has opened, or the statement of `debug`."""
+    from nnrepl.explain.inside import InnerSession
 
     session = it.session
-    if not isinstance(session, InsideSession):
+    if not isinstance(session, InnerSession):
         raise UserError("you are not inside of an op; into #n opens one, finish leaves a function")
     it.session = session.outer
     it.shown = None
@@ -89,11 +89,11 @@ def primitives(it: Interpreter, text: str) -> RenderableType | None:
 def check(it: Interpreter, text: str) -> RenderableType | None:
     """Compare gradients with finite differences.
 
-    `check #14` checks one op by itself, in float64 where it can, also a function with a vjp of your own; alone, the op
-    at the cursor. `check grad(w)` checks the whole gradient of a parameter, from the loss on; `check pass` those of
-    all parameters, and Ctrl-C stops it with what it has. A few elements are checked one by one, all together along a
-    random direction. Only what rounding and the noise of the loss cannot explain is called wrong; kinks (ReLU at 0)
-    are explained, and what `stop_gradient` holds back is held fixed.
+    `check #14` checks one op by itself, in float64 where it can, also a function with a vjp of your own; alone, the
+    op at the cursor. `check grad(w)` checks the whole gradient of a parameter, from the loss on; `check pass` those
+    of all parameters: it says how long that will take, and Ctrl-C stops it with what it has. A few elements are
+    checked one by one, all together along a random direction. Only what rounding and the noise of the loss cannot
+    explain is called wrong; kinks (ReLU at 0) are explained, and what `stop_gradient` holds back is held fixed.
     """
     from nnrepl.explain.check import check_op, check_pass, pass_of
     from nnrepl.explain.paths import gradient_pass, inner_of_gradient, value_of

@@ -12,7 +12,8 @@ from nnrepl.explain import words
 from nnrepl.explain.entry import entry_for
 from nnrepl.explain.look import Look
 from nnrepl.explain.paths import upstream
-from nnrepl.session.births import Birth, same_place, unravel
+from nnrepl.ops.reader import readable
+from nnrepl.session.births import NAN, Birth, same_place, unravel
 from nnrepl.tape import Op, Value
 
 LARGEST = {mx.float16: 65504.0, mx.bfloat16: 3.39e38, mx.float32: 3.40e38}
@@ -87,7 +88,7 @@ def _number(look: Look, value: Value, place: int) -> Number:
 
 def _arithmetic(op: Op, numbers: list[Number]) -> str:
     entry = entry_for(op)
-    if entry is None or not numbers or entry.kind != "elementwise" or None in numbers:
+    if entry is None or not numbers or entry.kind != "elementwise" or None in numbers or not readable(entry.text):
         return ""
     return words.substitute(entry.text, dict(zip(entry.symbols, (words.factor(number) for number in numbers))))
 
@@ -105,17 +106,20 @@ def _forward_rule(look: Look, birth: Birth, op: Op, numbers: list[Number]) -> tu
         return what, f"Keep it above 0: {keep}"
     if name == "log1p" and first is not None and first <= -1:
         return "ln(1 + a) has no finite value for a ≤ −1.", "Keep it above −1."
-    if name in ("divide", "reciprocal", "remainder") and (first if name == "reciprocal" else second) == 0:
+    if name == "remainder" and second == 0:
+        return "There is no remainder of a division by 0.", "Keep the divisor away from 0."
+    if name in ("divide", "floor_divide", "reciprocal") and (first if name == "reciprocal" else second) == 0:
         zero = "0 divided by 0 is no number." if first == 0 and name != "reciprocal" else "A number divided by 0 is ∞."
         return zero, "Keep the denominator away from 0: add a small number (1e-8), or divide only where it is not 0."
     if name in ("sqrt", "rsqrt") and first is not None and first <= 0:
         if first < 0:
             return "There is no square root of a negative number.", "Take mx.maximum(…, 0) first."
         return "1 / √0 is ∞.", "Add a small number before the root: mx.rsqrt(… + 1e-6)."
-    if name == "power" and first is not None and second is not None and (first < 0 or (first == 0 and second < 0)):
-        if first == 0:
+    if name == "power" and first is not None and second is not None:
+        if first == 0 and second < 0:
             return "A negative power of 0 is ∞.", "Keep the base away from 0."
-        return "A negative number has no power that is not whole.", "Keep the base above 0."
+        if first < 0 and birth.kind == NAN and math.isfinite(second) and second != int(second):
+            return "A negative number has no power that is not whole.", "Keep the base above 0."
     if name in _RANGES and first is not None and not _RANGES[name](first):
         return f"{name} has no finite value there.", "Clip it to the allowed range, a little inside of its ends."
     if name in ("subtract", "add") and _infinite(first) and _infinite(second):
@@ -168,9 +172,11 @@ def _overflow(look: Look, birth: Birth, op: Op, first: Number) -> tuple[str, str
     if op.name == "exp" and first is not None and first > bound:
         rule = f"exp overflows in {dtype} beyond {bound}: the largest number there is {words.number(limit)}."
         return rule, "Take the largest element out first (softmax and logsumexp do), or clip what goes in."
-    wide = _wider(look, birth, op)
+    wide = first if op.name == "astype" else _wider(look, birth, op)
     if wide is None or not math.isfinite(wide) or abs(wide) <= limit:
         return "", ""
+    if op.name == "astype":
+        return f"It overflows {dtype}, whose largest number is {words.number(limit)}.", ""
     exact = f"in {'float64' if value.dtype != mx.float16 else 'float32'} it would be {words.number(wide)}"
     rule = f"It overflows {dtype}, whose largest number is {words.number(limit)}: {exact}."
     if value.dtype == mx.float16:
@@ -216,7 +222,7 @@ def _backward_rule(look: Look, op: Op, numbers: list[Number], came: Number) -> t
     operand = next((taken.name for taken in op.inputs), "x")
     first, second = [*numbers, None, None][:2]
     times = " 0 · ∞ is no number." if came == 0 else ""
-    if name in _INFINITE_SLOPE and first == 0:
+    if name in _INFINITE_SLOPE and first == 0 and (name != "power" or (second is not None and second < 1)):
         rule, keep = _INFINITE_SLOPE[name]
         where = "" if came != 0 else " Before this op: where() afterwards does not help, because 0 · ∞ is NaN."
         advice = f"Keep {operand} away from 0{': ' + keep.format(operand) if keep else ''}.{where}"

@@ -22,16 +22,17 @@ class Names:
     made by an op is called by it, `x@12` (a part of a gradient, `#12`): addresses that every command understands.
     """
 
-    def __init__(self, values: Iterable[Value], own: Iterable[Value]) -> None:
+    def __init__(self, values: Iterable[Value], own: Iterable[Value], taker: Op | None = None) -> None:
         self._own = set(own)
+        self._taker, self._taken = taker, set(() if taker is None else taker.inputs)
         holders: dict[str, set[Value]] = {}
         for value in values:
-            holders.setdefault(words.name(value), set()).add(value.canonical)
+            holders.setdefault(self._plain(value), set()).add(value.canonical)
         self._shared = {name for name, held in holders.items() if len(held) > 1}
 
     def __call__(self, value: Value) -> str:
         """The name of a value."""
-        name = words.name(value)
+        name = self._plain(value)
         if name not in self._shared or value.op is None or name.startswith("#"):
             return name
         if value.gradient_of is not None:
@@ -39,6 +40,9 @@ class Names:
         if value.label is not None or name.endswith("ᵀ"):
             return _number(value)
         return f"{name}@{value.op.label.removeprefix('#')}"
+
+    def _plain(self, value: Value) -> str:
+        return words.name(value, self._taker if value in self._taken else None)
 
 
 def _number(value: Value) -> str:
@@ -51,7 +55,7 @@ def names_for(op: Op) -> Names:
     """The names of all values that take part in an op."""
     forward = op.of
     more = (*forward.inputs, *forward.outputs) if forward is not None else ()
-    return Names([*op.inputs, *op.outputs, *more], op.outputs)
+    return Names([*op.inputs, *op.outputs, *more], op.outputs, forward or op)
 
 
 def operand(look: Look, value: Value, names: Names) -> Operand:

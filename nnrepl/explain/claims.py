@@ -18,12 +18,14 @@ class Reason:
         evidence: The tensors that show it.
         op: The op in which it began, where that is another one than what was asked about.
         planned: Whether it begins with zeros that the program made as such: a parameter that starts at 0.
+        cancels: Whether it is a sum whose terms cancel.
     """
 
     text: str
     evidence: list[Evidence] = field(default_factory=list)
     op: Op | None = None
     planned: bool = False
+    cancels: bool = False
 
 
 @dataclass(frozen=True, slots=True)

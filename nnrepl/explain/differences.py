@@ -29,6 +29,7 @@ class Slope:
         left, right: The slopes to either side.
         doubt: How far the slope may be off: noise, and what another step says.
         jump: How far the slopes to either side are apart beyond what curvature explains: a kink.
+        step: How far the function was moved to either side.
     """
 
     value: float
@@ -36,6 +37,7 @@ class Slope:
     right: float
     doubt: float
     jump: float
+    step: float = 0.0
 
 
 @dataclass(slots=True)
@@ -113,7 +115,7 @@ class Difference:
         noise = 2 * self.noise / step
         # Curvature bends twice as much over twice the step; a kink as much as before.
         jump = max(abs(2 * bend - far_bend) - 4 * noise, 0.0)
-        return Slope(value, left, right, abs(value - other) + noise, jump)
+        return Slope(value, left, right, abs(value - other) + noise, jump, step)
 
     def element(self, at: int, enough: float = 0.0) -> Slope:
         """The slope along one element."""
@@ -121,7 +123,26 @@ class Difference:
         size = max(abs(own), 1.0)
         one = (mx.arange(self.flat.size) == at).astype(self.flat.dtype)
         found = self.along(one * size, enough=enough * size)
-        return Slope(found.value / size, found.left / size, found.right / size, found.doubt / size, found.jump / size)
+        return Slope(found.value / size, found.left / size, found.right / size, found.doubt / size, found.jump / size,
+                     found.step * size)  # fmt: skip
+
+    def stays(self, at: int, gradient: float, slope: Slope, limit: float) -> bool | None:
+        """Whether the difference between a gradient and a slope along one element stays when the step is made
+        smaller. Kinks that lie inside of the step (a ReLU here and there) make one that shrinks with it; a wrong
+        gradient is wrong at every step. None where the noise of smaller steps hides it.
+
+        Args:
+            limit: By how much the gradient may be off in any case.
+        """
+        one = (mx.arange(self.flat.size) == at).astype(self.flat.dtype)
+        first = abs(gradient - slope.value)
+        step, told = slope.step, None
+        while (step := step / 3) > 0 and 2 * self.noise / step < first / 6:
+            left = abs(gradient - self._central(one, step).value)
+            if left <= limit + 3 * self.noise / step:
+                return False
+            told = left > first / 2
+        return told
 
     def _at(self, flat: mx.array) -> float:
         self.evaluations += 1

@@ -24,11 +24,11 @@ def why_none(session: Session, value: Value) -> Answer:
     """
     tape = session.tape
     value, namesake = _meant(tape, session.part, value)
-    part = _pass_of(tape, value)
+    part = _pass_of(session, value)
     name = value.name
     if part is None:
         return Answer(f"No gradient was taken in which {name} takes part.", advice=_how_to(value))
-    cone = _forward_cone(tape, part, value)
+    cone = _forward_cone(session, part, value)
     if part.error is not None:
         return Answer(
             f"∂L/∂{name} was not computed: the pass ended with {type(part.error).__name__}. why error tells more."
@@ -86,7 +86,7 @@ def _tell_rest(
     name = value.name
     used = [op for op in cone.reached if op in into_loss]
     if cone.arrives or used:
-        whose = _frozen_in(part, value)
+        whose = _frozen_in(session, part, value)
         why = (
             f"it is frozen in the model ({whose}.unfreeze() lets it be trained)" if whose
             else "nobody asked for its gradient" if not asked else "its gradient was asked for and does not arrive"
@@ -105,16 +105,18 @@ def _tell_rest(
     )
 
 
-def _frozen_in(part: Pass, value: Value) -> str:
-    """The class of the model that holds a value as a parameter and does not train it, "" if none does."""
+def _frozen_in(session: Session, part: Pass, value: Value) -> str:
+    """What the program calls the model (else its class) that has a value as a parameter and does not train it, "" if
+    none does."""
     from nnrepl.explain.health.parameters import roots
     from nnrepl.record import trees
 
     held = {id(one.held) for one in (value, value.origin) if one is not None and one.held is not None}
+    held |= {id(array) for array in session.names.homes.objects(value)}
     for root in roots(part):
         trained = {id(array) for _, array in trees.paths(root.trainable_parameters())}
         if any(id(array) in held and id(array) not in trained for _, array in trees.paths(root.parameters())):
-            return type(root).__name__
+            return session.names.homes.name_of(root) or type(root).__name__
     return ""
 
 
@@ -151,14 +153,19 @@ def _ops(ops: list[Op]) -> str:
     return shown + (f" and {len(ops) - 3} more" if len(ops) > 3 else "")
 
 
-def _pass_of(tape: Tape, value: Value) -> Pass | None:
+def _pass_of(session: Session, value: Value) -> Pass | None:
+    """The gradient pass in which a value takes part; of several the one of the cursor, else the last before it."""
     if value.op is not None and value.op.part.kind == GRADIENT_PASS:
         return value.op.part
-    for part in tape.passes:
-        if part.kind == GRADIENT_PASS and (value in part.wrt or any(value is leaf.origin for leaf in part.wrt)):
-            return part
-    users = [op.part for op in value.consumers if op.part.kind == GRADIENT_PASS]
-    return users[0] if users else None
+    stands_for = session.names.stands_for
+    users = {op.part for op in value.consumers}
+    parts = [
+        part
+        for part in session.tape.passes
+        if part.kind == GRADIENT_PASS and (part in users or any(stands_for(leaf, value) for leaf in part.wrt))
+    ]
+    before = [part for part in parts if part.start <= session.cursor]
+    return before[-1] if before else next(iter(parts), None)
 
 
 @dataclass(slots=True)
@@ -180,9 +187,10 @@ class Cone:
     asked: set[Value] = field(default_factory=set)
 
 
-def _forward_cone(tape: Tape, part: Pass, value: Value) -> Cone:
+def _forward_cone(session: Session, part: Pass, value: Value) -> Cone:
     """Follow a value through the forward ops of a pass."""
-    cone = Cone(asked={leaf for leaf in part.wrt if leaf.origin is value})
+    tape = session.tape
+    cone = Cone(asked={leaf for leaf in part.wrt if leaf is not value and session.names.stands_for(leaf, value)})
     alive = {value.canonical, *cone.asked}
     for op in tape.ops[part.start : part.backward]:
         takes = any(taken.canonical in alive for taken in op.inputs)
@@ -197,6 +205,11 @@ def _forward_cone(tape: Tape, part: Pass, value: Value) -> Cone:
             alive.update(output.canonical for output in op.outputs)
     cone.arrives = any(root.canonical in alive for root, _ in part.roots)
     return cone
+
+
+def leads_to_loss(session: Session, part: Pass, value: Value) -> bool:
+    """Whether a gradient could flow from the loss of a pass to a value, had it been asked for."""
+    return _forward_cone(session, part, value).arrives
 
 
 def ends_here(op: Op, alive: set[Value]) -> bool:
@@ -248,7 +261,8 @@ def _ancestors_of_loss(part: Pass) -> set[Op]:
 
 
 def _never(value: Value) -> str:
-    elsewhere = [op for op in value.consumers if op.part.kind != GRADIENT_PASS]
+    elsewhere = [op for op in value.consumers if op.part.kind != GRADIENT_PASS
+                 and (op.scope is None or not op.scope.updating)]  # fmt: skip
     if elsewhere:
         return f"It is used only outside of the pass: {_ops(elsewhere)}."
     return "No op of the pass takes it."

@@ -29,21 +29,31 @@ from nnrepl.tape import RUN_PASS, Op, Tape, Value
 _copy = mx.array.__copy__
 
 
-class InsideSession(Session):
-    """A person's place inside of one op.
+class InnerSession(Session):
+    """A person's place on a tape beside the program's.
 
     Attributes:
         outer: The session that they came from.
+    """
+
+    def __init__(self, outer: Session, tape: Tape, names: ProgramNames) -> None:
+        super().__init__(tape, names)
+        self.outer = outer
+        self.settings = outer.settings
+
+
+class InsideSession(InnerSession):
+    """A person's place inside of one op.
+
+    Attributes:
         opened: The op that was opened.
         results: What the textbook ops give, for each output of the op.
     """
 
     def __init__(self, outer: Session, opened: Op, tape: Tape, names: ProgramNames, results: list[mx.array]) -> None:
-        super().__init__(tape, names)
-        self.outer = outer
+        super().__init__(outer, tape, names)
         self.opened = opened
         self.results = results
-        self.settings = outer.settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +95,7 @@ def open_op(session: Session, op: Op) -> InsideSession:
     names = ProgramNames()
     tape = names.tape
     values = list(dict.fromkeys([*(upstream(op) if op.of is not None else ()), *forward.inputs]))
-    with _recorder(tape) as recorder:
+    with lent_recorder(tape, _FormulaStack) as recorder:
         given = {value: _enter(recorder, value) for value in values}
         run = _backward(op, entry, given) if op.of is not None else _forward(op, entry, given)
         if op.of is None:
@@ -176,13 +186,17 @@ class _FormulaStack(Stack):
 
 
 @contextmanager
-def _recorder(tape: Tape) -> Iterator[Recorder]:
+def lent_recorder(tape: Tape, stack: type[Stack]) -> Iterator[Recorder]:
     """A recorder that writes on a tape of its own. Where a program is being recorded its recorder is lent: the
-    wrappers around MLX belong to it."""
+    wrappers around MLX belong to it.
+
+    Args:
+        stack: Which frames are the program's.
+    """
     installed = current()
     if installed is None:
         recorder = Recorder(tape, strict=False)
-        recorder.stack = _FormulaStack(sys._getframe(), recorder.watch)
+        recorder.stack = stack(sys._getframe(), recorder.watch)
         recorder.start()
         with recording(recorder):
             yield recorder
@@ -191,7 +205,7 @@ def _recorder(tape: Tape) -> Iterator[Recorder]:
     fresh = Recorder(tape, strict=False)
     for name in _LENT:
         setattr(installed, name, getattr(fresh, name))
-    installed.stack = _FormulaStack(sys._getframe(), installed.watch)
+    installed.stack = stack(sys._getframe(), installed.watch)
     installed.mode = RECORD
     installed.start()
     try:

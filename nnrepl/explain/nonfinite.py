@@ -37,7 +37,8 @@ def blamed(birth: Birth) -> Birth:
     if birth.before is None:
         return birth
     root = blamed(birth.before)
-    shares = birth.op is not None and has(birth.op.root.name, Trait.SHARES)
+    # What masks goes into a softmax; an ∞ that comes back to one is a gradient.
+    shares = birth.op is not None and birth.op.of is None and has(birth.op.root.name, Trait.SHARES)
     return birth if (shares and root.negative) or _on_purpose(root) else root
 
 
@@ -288,7 +289,9 @@ def _answer(look: Look, found: Trouble) -> Answer:
     if found.birth is not root:
         answer.also.append(f"Of the ∞ it became NaN in {did_of(found.birth)}.")
     elif root.before is not None:
-        answer.also.append(f"The ∞ is there on purpose, as it seems: {born(root.before)}.")
+        before = blamed(root.before)
+        meant = "is there on purpose, as it seems" if _on_purpose(before) else "came from here"
+        answer.also.append(f"The ∞ {meant}: {born(before)}.")
     answer.ops = look.ops
     return answer
 

@@ -11,12 +11,10 @@ import mlx.core as mx
 from nnrepl.explain import words
 from nnrepl.explain.answer import Answer
 from nnrepl.explain.links import describe, links_along
-from nnrepl.explain.local import factor_array, factor_text
+from nnrepl.explain.local import factor_text, sizes
 from nnrepl.explain.look import Look, Stat
-from nnrepl.explain.paths import cone, path, rule_of, upstream
+from nnrepl.explain.paths import cone, path, upstream
 from nnrepl.ops import Trait, has
-from nnrepl.ops.entry import unbroadcast
-from nnrepl.session.births import is_inexact
 from nnrepl.session.session import Session
 from nnrepl.tape import Op, Value
 
@@ -100,32 +98,12 @@ _SHOWN = 4
 def cancelled(look: Look, op: Op, value: Value) -> Cancelled | None:
     """Whether the terms that a VJP adds up cancel, so that next to nothing is left; None if they do not, or where it
     cannot be told."""
-    parts = _sizes(look, op, value)
+    parts = sizes(look, op, value)
     if parts is None:
         return None
     whole = rms(look.stat(value))
     size: float = look.numbers([mx.sqrt(mx.mean(mx.square(parts.astype(mx.float32))))])[0]
     return Cancelled(whole, size) if size and whole < _CANCELS * size else None
-
-
-def _sizes(look: Look, op: Op, value: Value) -> mx.array | None:
-    """The sums that a VJP makes, of the absolute values of their terms."""
-    forward, of = op.of, value.gradient_of
-    if forward is None or of is None or rule_of(op) is None:
-        return None
-    look.see(op.inputs)
-    given = upstream(op)[0]
-    factors = factor_array(op, of, look)
-    if factors is not None:
-        return unbroadcast(mx.abs(given.array * factors), value.shape) if given.shape != value.shape else None
-    if has(forward.name, Trait.PRODUCT):
-        absolute = op.compute(lambda taken: mx.abs(taken.array) if is_inexact(taken) else taken.array)
-        return absolute[value.slot if value.slot < len(absolute) else 0]
-    if forward.name == "softmax" and given.shape == value.shape:
-        axis = forward.kwargs.get("axis", forward.args[1] if len(forward.args) > 1 else None)
-        shares, g = look.array(forward.outputs[0]), mx.abs(given.array)
-        return shares * (g + mx.sum(g * shares, axis=axis, keepdims=True))
-    return None
 
 
 def rms(stat: Stat) -> float:

@@ -13,7 +13,7 @@ from nnrepl.explain.answer import Evidence
 from nnrepl.explain.claims import Claim, Reason, first_proved
 from nnrepl.explain.disconnected import why_end
 from nnrepl.explain.entry import FIXED, entry_for
-from nnrepl.explain.local import factor_array, factor_text, in_float32
+from nnrepl.explain.local import factor_array, factor_text, in_float32, sizes
 from nnrepl.explain.look import Look
 from nnrepl.explain.paths import rule_of, upstream
 from nnrepl.explain.regions import Mask, is_zero_on, moves, places
@@ -48,7 +48,8 @@ def reason_for(look: Look, op: Op, gradient: Value, mask: Mask | None = None) ->
 def _cancelled(look: Look, op: Op, gradient: Value) -> Reason:
     alive = [value for value in op.inputs if not look.stat(value).is_zero]
     text = f"{len(alive)} gradients arrive here, and their sum is 0: they are opposite and cancel."
-    return Reason(text if len(alive) > 1 else "this sum gives 0.", shown(look, [*op.inputs, gradient]))
+    cancels = len(alive) > 1
+    return Reason(text if cancels else "this sum gives 0.", shown(look, [*op.inputs, gradient]), cancels=cancels)
 
 
 @dataclass
@@ -92,6 +93,9 @@ class Stuck:
         yield Claim(lambda: entry is not None and entry.kind == FIXED, self._fixed)
         yield Claim(lambda: self.forward.operation.kind == "custom", self._custom)
         yield Claim(lambda: not self._passes_another, self._flat)
+        yield Claim(lambda: self._sizes(False) > 0, self._terms_cancel)
+        yield Claim(lambda: self._sizes(True) > 0, self._product_too_small)
+        yield Claim(lambda: self._sizes(True) == 0, self._products_are_zero)
 
     def otherwise(self) -> Reason:
         """What is so in any case."""
@@ -99,9 +103,37 @@ class Stuck:
         local = f" and {rule}" if rule else ""
         text = (
             f"another gradient would pass through {words.call(self.forward)}, but of this one nothing is left: "
-            f"{self.given.name}{local} never meet at the same place, or their products cancel."
+            f"{self.given.name}{local} never meet at the same place, or their products cancel or are too small."
         )
         return Reason(text, self._evidence())
+
+    def _sizes(self, wide: bool) -> float:
+        """The largest of the sums that the op makes, were no term negative; -1 where that cannot be told."""
+        try:
+            parts = sizes(self.look, self.op, self.gradient, wide)
+            if parts is None:
+                return -1.0
+            with mx.stream(mx.cpu):
+                return float(self.look.numbers([mx.max(parts)])[0])
+        except (ValueError, RuntimeError, TypeError):
+            return -1.0
+
+    def _products(self) -> str:
+        rule = factor_text(self.op, self.of)
+        return f"the products of {self.given.name} and {rule or 'the local factor'}"
+
+    def _terms_cancel(self) -> Reason:
+        text = (f"{self._products()} are not 0, but they are added up, and cancel: without their signs the largest "
+                f"sum would be {words.number(self._sizes(False))}.")  # fmt: skip
+        return Reason(text, self._evidence(), cancels=True)
+
+    def _product_too_small(self) -> Reason:
+        text = (f"{self._products()} are too small for {words.dtype(self.gradient.dtype)}: in float64 the largest sum, "
+                f"without signs, would be {words.number(self._sizes(True))}.")  # fmt: skip
+        return Reason(text, self._evidence())
+
+    def _products_are_zero(self) -> Reason:
+        return Reason(f"{self._products()} are all 0: wherever the one is not 0, the other is.", self._evidence())
 
     def _evidence(self) -> list[Evidence]:
         return shown(self.look, [*upstream(self.op), *dict.fromkeys(self.forward.inputs), self.gradient])
@@ -195,7 +227,7 @@ class Stuck:
     def _sum_cancels(self) -> Reason:
         return Reason(
             f"{self.given.name} times {factor_text(self.op, self.of)} is not 0, but the sum over what was broadcast "
-            "is: the elements cancel.", self._place_by_place())  # fmt: skip
+            "is: the elements cancel.", self._place_by_place(), cancels=True)  # fmt: skip
 
     def _place_by_place(self) -> list[Evidence]:
         return shown(self.look, [*dict.fromkeys(self.forward.inputs), self.given, self.gradient])

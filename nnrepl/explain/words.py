@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import mlx.core as mx
@@ -56,17 +57,19 @@ _NEEDLESS = r"(?<![^(\[|⌊√ ])(?<!· )(?<!/ )(?<!− )(?<!\+ )(?<!@ )(?<!\^ )
 _WORD = r"(?<![A-Za-z_])[A-Za-z_][A-Za-z_0-9]*"
 
 
-def name(value: Value) -> str:
-    """What a value is called; the unnamed transpose of a named one is `weightᵀ`."""
-    called, op = value.name, value.op
+def name(value: Value, taker: Op | None = None) -> str:
+    """What a value is called (where `taker` takes it, if it does); the unnamed transpose of a named one is
+    `weightᵀ`."""
+    called, op = value.name if taker is None else taker.called(value), value.op
     if called.startswith("#") and op is not None and op.name == "transpose" and len(value.shape) == 2:
-        inner = op.inputs[0].name
+        inner = op.called(op.inputs[0])
         return called if inner.startswith("#") else f"{inner}ᵀ"
     return called
 
 
 def call(op: Op, called: Callable[[Value], str] | None = None) -> str:
     """A forward op with its operands, as short as it can be said: `maximum(z1, 0)`, `x @ weights1`."""
+    called = called or partial(name, taker=op)
     parts = [operand(arg, called) for arg in op.args if _is_shown(arg)]
     sign = op.operation.infix or ("@" if op.name == "matmul" else None)
     if sign is not None and len(parts) == 2:

@@ -42,7 +42,7 @@ def why_zero(session: Session, gradient: Value, name: str = "") -> Answer:
     for other in culprits[1:4]:
         why = reason_for(look, other.op, other.value, other.mask)
         answer.also.append(f"It also became 0 on another way, at {words.title(other.op)}: {why.text}")
-    answer.also.extend(_others(look, gradient, op))
+    answer.also.extend(_others(look, gradient, first, reason.text))
     answer.ops = look.ops
     return answer
 
@@ -143,7 +143,7 @@ def _made(op: Op) -> str:
     return f"{given}{describe(forward)}" + (f" ({where})" if where else "")
 
 
-def _others(look: Look, gradient: Value, culprit: Op) -> list[str]:
+def _others(look: Look, gradient: Value, culprit: Blame, text: str) -> list[str]:
     """What became of the other parameters of the pass: which are 0 for the same reason, which still learn."""
     part: Pass | None = gradient.op.part if gradient.op is not None else None
     if part is None:
@@ -161,10 +161,14 @@ def _others(look: Look, gradient: Value, culprit: Op) -> list[str]:
             continue
         blamed = blame(look, final, cone_stats(look, final))
         first = blamed[0] if blamed else None
-        if first is not None and first.op is culprit:
+        if first is None or first.value is culprit.value:
+            same.extend([leaf.name] if first is not None else [])
+            continue
+        # One VJP gives several gradients, each of which can be 0 for a reason of its own: a weight or an input is 0.
+        reason = reason_for(look, first.op, first.value, first.mask)
+        if first.op is culprit.op and reason.text == text:
             same.append(leaf.name)
-        elif first is not None and len(other) < 2:
-            reason = reason_for(look, first.op, first.value, first.mask)
+        elif len(other) < 2:
             at = words.title(first.op)
             other.append(f"∂L/∂{leaf.name} is 0 as well, for another reason, at {at}: {reason.text}")
     lines = []

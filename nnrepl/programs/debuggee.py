@@ -31,7 +31,6 @@ from nnrepl.session.errors import Load, Quit, Restart
 from nnrepl.session.session import Session
 from nnrepl.session.state import RunAgain
 from nnrepl.session.typed import append, cell_begins, cell_ended
-from nnrepl.tape import Tape
 from nnrepl.timeline.cells import Cell, make_cell
 
 
@@ -135,7 +134,8 @@ class Debuggee:
         """Run the program to its end: from its start, or along the tape of a run before."""
         session = self.session
         run = wish.run if isinstance(wish, RunAgain) else None
-        names, tape = new_tape(None if run is None else run.old)
+        names = ProgramNames(None if run is None else run.old)
+        tape = names.tape
         recorder = Recorder(tape, strict=True, base=sys._getframe())
         recorder.listener = session
         cells = list(session.changes.timelines.live.cells)
@@ -172,6 +172,7 @@ class Debuggee:
             line = session.changes.timelines.live
             if not line.below:
                 self._wait(cell, error)
+                line = session.changes.timelines.live  # a reload may have begun another
                 if not line.below:
                     return status
             cell = line.below[0]
@@ -257,12 +258,6 @@ class Debuggee:
             yield
         finally:
             sys.breakpointhook = before
-
-
-def new_tape(old: Tape | None = None) -> tuple[ProgramNames, Tape]:
-    """An empty tape; for a second run one that shares what is noted about the values of the first."""
-    names = ProgramNames(old)
-    return names, names.tape
 
 
 def _inside(run: Run) -> bool:

@@ -6,7 +6,8 @@ Two models may have the same parameter paths; what tells them apart is the objec
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from bisect import bisect_right, insort
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import CodeType
 from typing import Any
@@ -53,6 +54,7 @@ class Homes:
         self._names_of = -1
         self._roots: dict[Home, tuple[Holder, str]] = {}
         self._roots_of = -1
+        self._asked: dict[Value, Home] = {}
         self._paths: tuple[int, dict[str, list[Home]]] = (-1, {})
 
     def _catch_up(self) -> None:
@@ -93,7 +95,7 @@ class Homes:
     def _enter(self, position: int, home: Home, value: Value) -> None:
         self._of.setdefault(value, []).append((position, home))
         self._places += home not in self._in
-        self._in.setdefault(home, []).append((position, value))
+        insort(self._in.setdefault(home, []), (position, value), key=_position)
 
     def _wait(self) -> None:
         """Arrays that no op had taken when they were seen in a container may have come in as leaves by now."""
@@ -107,12 +109,48 @@ class Homes:
                 self._waiting.append((position, home, reference))
 
     def of(self, value: Value) -> Home | None:
-        """Where a value lies: the first place in a module, else in another container; None if it is in none."""
+        """Where a value lies: the first place in a module, else in another container; None if it is in none. Where it
+        still lies comes before where another has taken its place: a copy of a model has the model's first weights."""
+        found = self.all_of(value)
+        if self._asked.get(value) in found:
+            return self._asked[value]
+        if len(found) > 1:
+            found = [home for home in found if self._in[home][-1][1] is value] or found
+        return found[0] if found else None
+
+    def ask(self, value: Value, holder: Any, key: Any) -> None:
+        """The user means a value by this place: where it lies in several models, that is the one that is spoken of."""
+        if isinstance(holder, Holder) and is_module_type(holder.kind):
+            self._asked[value] = Home(holder, key)
+
+    def all_of(self, value: Value) -> list[Home]:
+        """Every place where a value lies or lay: those in modules first, then those in other containers."""
         self._catch_up()
         found = [home for _, home in self._of.get(value, ()) if issubclass(home.holder.kind, (dict, list))]
         modules = [home for home in found if is_module_type(home.holder.kind)]
-        kept = modules or [home for home in found if self.name(home.holder) is not None]
-        return kept[0] if kept else None
+        others = [home for home in found if home not in modules and self.name(home.holder) is not None]
+        return list(dict.fromkeys([*modules, *others]))
+
+    def objects(self, value: Value) -> list[Any]:
+        """The array objects that lie in modules where a value does: a copied model has objects of its own."""
+        homes = [home for home in self.all_of(value) if self._in[home][-1][1] is value]
+        modules = [(home.holder.refer(), home.key) for home in homes if is_module_type(home.holder.kind)]
+        return [dict.get(module, key) for module, key in modules if module is not None]
+
+    def at(self, value: Value, position: int, owners: Sequence[Any]) -> Home | None:
+        """Where a value lay when the cursor stood at `position`: of several places that of the innermost owner."""
+        found = self.all_of(value)
+        if len(found) < 2:
+            return found[0] if found else None
+        for owner in owners:
+            for home in found:
+                if home.holder.refer() is owner:
+                    return home
+        for home in found:
+            before = bisect_right(self._in[home], position, key=_position)
+            if before and self._in[home][before - 1][1] is value:
+                return home
+        return found[0]
 
     def held(self, home: Home) -> list[tuple[int, Value]]:
         """Every value that lay there, with the position from which it did."""
@@ -195,6 +233,18 @@ class Homes:
                 self._names[holder] = min(found, key=lambda one: (one[0], one[1].count(".")))
         return self._names[holder]
 
+    def now(self, value: Value) -> mx.array | None:
+        """What lies now where a value lay: in the same model, under the same name; None if that is no tensor."""
+        home = self.of(value)
+        holder = None if home is None else home.holder.refer()
+        if home is None or holder is None:
+            return None
+        try:
+            thing = holder[home.key]
+        except (KeyError, IndexError, TypeError):
+            return None
+        return thing if type(thing) is mx.array else None
+
     def name_of(self, thing: Any) -> str | None:
         """How the program calls an object of its own; None if it is in no variable that is known."""
         self._catch_up()
@@ -216,9 +266,13 @@ class Homes:
                         return name
         return None
 
-    def qualified(self, value: Value) -> str | None:
-        """A value by the program's variable: `critic.layers.0.weight`; None if no container holds it."""
-        home = self.of(value)
+    def qualified(self, value: Value, home: Home | None = None) -> str | None:
+        """A value by the program's variable: `critic.layers.0.weight`; None if no container holds it.
+
+        Args:
+            home: Where it lies, if that is known.
+        """
+        home = home or self.of(value)
         if home is None:
             return None
         name = self.name(home.holder)
@@ -235,3 +289,7 @@ class Homes:
                 if name is not None and f"{name}.{home.key}" == path:
                     return self._in[home]
         return []
+
+
+def _position(entry: tuple[int, Value]) -> int:
+    return entry[0]

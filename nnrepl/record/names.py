@@ -8,12 +8,15 @@ from collections.abc import Iterator
 from types import CodeType
 from typing import Any
 
+import mlx.core as mx
+
 from nnrepl.record import source as sources
 from nnrepl.record.adopt import path_in
+from nnrepl.record.bindings import variables_of
 from nnrepl.record.homes import Home, Homes
 from nnrepl.record.source import Use
 from nnrepl.record.stack import is_module, is_module_type
-from nnrepl.tape import GRADIENT_PASS, UPDATE_PASS, Activation, Leaf, Op, Source, Tape, Value
+from nnrepl.tape import GRADIENT_PASS, UNBOUND, UPDATE_PASS, Activation, Leaf, Op, Source, Tape, Value
 
 GRADIENT_SIGN = "∂L/∂"
 
@@ -61,7 +64,7 @@ class ProgramNames:
             subject = self._updated(op)
             return "" if subject is None else subject.name
         modules = [step.owner for step in _path(op.scope) if is_module(step.owner)]
-        return self._path_of(modules[0], modules[-1]) if modules else ""
+        return self._path_among(modules, modules[-1]) if modules else ""
 
     def module_title(self, op: Op) -> str:
         """The class of the innermost Module whose code made the op, "" outside of modules."""
@@ -75,12 +78,12 @@ class ProgramNames:
         for step in modules:
             if step.code.co_name == "__call__" and id(step.owner) not in seen:
                 seen.add(id(step.owner))
-                yield self._path_of(modules[0].owner, step.owner), step
+                yield self._path_among([one.owner for one in modules], step.owner), step
 
     def path_of(self, scope: Activation, module: Any) -> str:
         """The path of a module in the outermost one in whose call `scope` is."""
         roots = [step.owner for step in scope.path() if is_module(step.owner)]
-        return self._path_of(roots[0], module) if roots else ""
+        return self._path_among(roots, module) if roots else ""
 
     def is_called(self, scope: Activation, path: str) -> bool:
         """Whether a call is one of the module with this path: bare, or from the variable that holds the model."""
@@ -95,6 +98,11 @@ class ProgramNames:
         leaf = self._by_object.get(id(array))
         return leaf if leaf is not None and leaf.held is array else None
 
+    def _path_among(self, roots: list[Any], module: Any) -> str:
+        """The path of a module in the outermost of these that holds it. What a loss function has as its first argument
+        need not hold the models that it calls."""
+        return next((path for root in roots if (path := self._path_of(root, module))), "")
+
     def _path_of(self, root: Any, module: Any) -> str:
         known = self._modules.get(id(root))
         if known is None or known[0] is not root or id(module) not in known[1]:
@@ -108,10 +116,7 @@ class ProgramNames:
         given = next(self.all_names(value), None)
         if given is not None:
             return given
-        op = value.op
-        if op is None:
-            return value.kind
-        return f"{op.label}" if len(op.outputs) == 1 else f"{op.label}.{value.slot}"
+        return self._number(value) or value.kind
 
     def all_names(self, value: Value) -> Iterator[str]:
         """Everything that a value is called, its best name first."""
@@ -121,8 +126,12 @@ class ProgramNames:
         if value.op in self.tape.notes.edits and value.label is not None:
             yield value.label
         elif value.op is not None:
-            yield from self._assigned(value)
             placed = self.placed(value)
+            home = self.homes.of(value)
+            shared = None
+            if home is not None and is_module_type(home.holder.kind):  # `weight`, as its layer's __init__ calls it
+                shared = self.homes.path(home)[1]
+            yield from (name for name in self._assigned(value) if name == placed or name != shared)
             if placed is not None:
                 yield placed
             elif value.op.part.kind == UPDATE_PASS:
@@ -134,6 +143,8 @@ class ProgramNames:
                 if qualified is not None:
                     yield qualified
             yield label
+        elif len(homes := self.homes.all_of(value)) > 1:
+            yield from filter(None, (self.placed(value, home) for home in homes))
 
     @property
     def homes(self) -> Homes:
@@ -142,15 +153,51 @@ class ProgramNames:
             self._homes = Homes(self.tape, self.leaf_of)
         return self._homes
 
-    def placed(self, value: Value) -> str | None:
+    def now(self, value: Value) -> mx.array | None:
+        """What lies now where a value lay, in the same model under the same name; None if no tensor does."""
+        return self.homes.now(value)
+
+    def placed(self, value: Value, home: Home | None = None) -> str | None:
         """A value by its place in a model or a dict: the bare path if only one has it, else with the variable."""
-        home = self.homes.of(value)
+        home = home or self.homes.of(value)
         if home is None:
             return None
         root, path = self.homes.path(home)
         if is_module_type(root.kind) and not self._is_shared(path):
             return path
-        return self.homes.qualified(value)
+        return self.homes.qualified(value, home)
+
+    def name_at(self, value: Value, op: Op) -> str:
+        """The name of an operand where an op takes it. It is the value's own, but for two things: of several models
+        that hold one tensor the op's own is meant, and a name by which the program calls another tensor at that moment
+        is not used (after `a, b = b, a`, in a recursion)."""
+        name = self.name(value)
+        if value.gradient_of is not None:
+            return name
+        op = op.of or op
+        steps = _path(op.scope)[::-1]
+        if value.op is None or value.op.part is not op.part:
+            home = self.homes.at(value, op.position, [step.owner for step in steps if is_module(step.owner)])
+            if home is not None and is_module_type(home.holder.kind) and home != self.homes.of(value):
+                return self.placed(value, home) or name
+        scope = next((step for step in steps if not sources.is_library(step.code.co_filename)), None)
+        if scope is None or not name.isidentifier():
+            return name
+        bindings = self.tape.bindings
+        held = bindings.held(scope, name, op.position)
+        if isinstance(held, Value) and held.canonical is value.canonical:
+            return name
+        unset = held is UNBOUND and bindings.known(scope) and name in variables_of(scope.code)
+        if not isinstance(held, Value) and not unset:
+            return name
+        for other in bindings.names_in(scope, value):
+            if bindings.held(scope, other, op.position) is value:
+                return other
+        return self._number(value) or name
+
+    def _number(self, value: Value) -> str:
+        op = value.op
+        return "" if op is None else op.label if len(op.outputs) == 1 else f"{op.label}.{value.slot}"
 
     def _is_shared(self, label: str) -> bool:
         """Whether a path is one of several models on this tape."""
@@ -274,8 +321,8 @@ class ProgramNames:
             owner = self.homes.name_of(scope.owner)
             return short if owner is None else f"{owner}.{short}"
         roots = [step.owner for step in scope.path() if is_module(step.owner)]
-        root = roots[0] if "__init__" not in scope.code.co_name else self._root_of(scope.owner)
-        path = self._path_of(root, scope.owner)
+        roots = roots if "__init__" not in scope.code.co_name else [self._root_of(scope.owner)]
+        path = self._path_among(roots, scope.owner)
         path = path or (type(scope.owner).__name__ if local else "")
         return f"{path}.{short}" if path else short
 
@@ -391,6 +438,21 @@ class ProgramNames:
         if home is None or is_module_type(self.homes.path(home)[0].kind):
             return home
         return self.homes.qualified(value)
+
+    def path_from(self, root: Any, path: str) -> str:
+        """A parameter by its path in a model: with the variable that holds the model where another has that path."""
+        owner = self.homes.name_of(root) if self._is_shared(path) else None
+        return path if owner is None else f"{owner}.{path}"
+
+    def stands_for(self, leaf: Value, value: Value) -> bool:
+        """Whether a leaf of a gradient pass is a value for the same model: a copy of a model has the first weights of
+        the model itself, which alone is differentiated."""
+        if leaf is value:
+            return True
+        if leaf.origin is not value:
+            return False
+        place, own = self.identity(leaf), self.identity(value)
+        return place is None or own is None or place == own
 
     def paths(self) -> list[str]:
         """The names of all that lies in models: bare paths, and those with the variable that holds the model."""

@@ -267,7 +267,8 @@ class OpaqueCall:
 
     def _places(self, captured: list[mx.array]) -> list[tuple[mx.array, mx.array]]:
         """Where the function finds what it captured, with what it is to find there: in the objects of then, and in
-        those that the program has held before and holds again (the parameters of a model, under a transform)."""
+        those that the program has held before and holds again (the parameters of a model, under a transform), and in
+        what lies there now: the model may have been trained further."""
         places = []
         for (value, thing), array in zip(self.touched.items(), captured):
             objects = {id(thing): thing}
@@ -275,6 +276,9 @@ class OpaqueCall:
             while known is not None and (known is value or known not in self.touched):
                 if known.held is not None:
                     objects[id(known.held)] = known.held
+                now = self.recorder.tape.names.now(known)
+                if now is not None and now.shape == array.shape:
+                    objects[id(now)] = now
                 known = known.origin
             places += [(thing, array) for thing in objects.values() if thing is not array]
         return places

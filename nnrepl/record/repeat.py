@@ -172,7 +172,7 @@ class Repetition:
         if origin is value.origin:
             return value
         leaf = self.recorder.leaf(_copy(origin.array), value.kind, value.label, origin)
-        self.recorder.tape.notes.carry_alias(value, leaf, self.image)
+        self.recorder.tape.notes.carry_value(value, leaf, self.image)
         self._stand(value, leaf)
         return leaf
 
@@ -272,8 +272,7 @@ class Repetition:
                 value = Value(new, before.slot, array)
             else:
                 value = Gradient(new, before.slot, array, self.image(before.gradient_of))
-            notes.carry_value(before, value)
-            notes.carry_alias(before, value, self.image)
+            notes.carry_value(before, value, self.image)
             recorder.live[id(array)] = value
             outputs.append(value)
         new.outputs = tuple(outputs)

@@ -39,7 +39,7 @@ class Replay(Intake):
         end: Where on the old tape what runs again ends (its own end by default).
         alone: Whether nobody will look at `other_way`: then a run that goes another way for no reason that the edit
             can have given ends there.
-        reach: Told how far the run has come inside a gradient call.
+        reach: Told how far the run has come, and whether the op there is about to be made (`due`).
 
     Attributes:
         expected: The ops that the new tape begins with (from its first op on), inserted ones among them.
@@ -50,7 +50,7 @@ class Replay(Intake):
     follows = True
 
     def __init__(
-        self, run: Run, end: int | None = None, alone: bool = False, reach: Callable[[int], None] | None = None
+        self, run: Run, end: int | None = None, alone: bool = False, reach: Callable[..., None] | None = None
     ) -> None:
         self.expected = run.expected
         self.tape = run.old
@@ -80,8 +80,7 @@ class Replay(Intake):
     def enter(self, recorder: Recorder) -> None:
         """Put the ops that the user inserted here on the tape, and let their results take effect."""
         check()
-        if recorder.differentiating:
-            self._reach(len(recorder.tape.ops))
+        self._reach(len(recorder.tape.ops), due=True)
         while (op := self._inserted(len(recorder.tape.ops))) is not None:
             part = recorder.part if recorder.part is not None else _reopened_pass(recorder)
             twin = copy_op(op, part, len(recorder.tape.ops))
@@ -334,7 +333,7 @@ class Replay(Intake):
                 refill(array, self.content(value).array)
 
 
-def _nothing(position: int) -> None:
+def _nothing(position: int, due: bool = False) -> None:
     """Nobody wants to know."""
 
 

@@ -8,7 +8,7 @@ is found by computing the op again with fewer and fewer of its bad numbers.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -282,6 +282,14 @@ def _only(taken: Value, kept: mx.array | None) -> mx.array:
     return mx.where(good if kept is None else good | kept, taken.array, filler(taken))
 
 
+def _alone(taken: Value, kept: mx.array | None) -> mx.array:
+    """Some bad numbers of a tensor, among small ones in the place of all others."""
+    if not is_inexact(taken) or not taken.size:
+        return taken.array
+    small = filler(taken) / taken.size
+    return small if kept is None else mx.where(kept, taken.array, small)
+
+
 def _again(op: Op, value: Value, at: int, given: Any) -> mx.array | None:
     """One element of a result with other operands, lazily; None if the op refuses them."""
     try:
@@ -301,10 +309,10 @@ def _without_which(
     ranks, offset = _ranks(bad)
     nans, total = sight.numbers([offset[0], offset[1]])
 
-    def tries(counts: list[int]) -> list[bool]:
+    def tries(counts: list[int], keep: Callable[[Value, mx.array | None], mx.array]) -> list[bool]:
         results = []
         for count in counts:
-            result = _again(op, value, at, lambda taken: _only(taken, _first(ranks, taken, count)))  # noqa: B023
+            result = _again(op, value, at, lambda taken: keep(taken, _first(ranks, taken, count)))  # noqa: B023
             if result is None:
                 return []
             results.append(~mx.isfinite(result) if kind == INF else mx.isnan(result))
@@ -314,13 +322,17 @@ def _without_which(
             return []
 
     low, high = 0, int(total)  # bad with `high` of them
-    first = tries([0, high])
+    keep = _only
+    first = tries([0, high], keep)
+    if first and first[0]:  # a sum that overflows without any of them as well: are they enough by themselves?
+        keep = _alone
+        first = tries([0, high], keep)
     if not first or first[0] or not first[1]:
         return None
     while high - low > 1:
         step = max((high - low) // (_WAYS + 1), 1)
         counts = list(range(low + step, high, step))[: _WAYS + 1]
-        flags = tries(counts)
+        flags = tries(counts, keep)
         if not flags:
             return None
         for count, flag in zip(counts, flags):

@@ -13,13 +13,13 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from types import FrameType
-from typing import Any
+from typing import Any, Protocol
 
 import mlx.core as mx
 
 from nnrepl.record.bounds import checked
 from nnrepl.record.opaque import set_random_state
-from nnrepl.record.recorder import Recorder, current
+from nnrepl.record.recorder import current
 from nnrepl.session.errors import NotYet, Quit, UserError
 from nnrepl.session.frames import Held, real
 from nnrepl.session.lookup import Lookup
@@ -57,6 +57,12 @@ class Surroundings:
     ended: dict[str, Any] | None = None
 
 
+class Linking(Protocol):
+    """Takes an array as a handle on a value: a recorder."""
+
+    def link(self, array: mx.array, value: Value) -> None: ...
+
+
 class Expressions:
     """Evaluates Python for the prompt. Nothing in it is recorded, and the random state stays as it is.
 
@@ -76,7 +82,7 @@ class Expressions:
         self._given: list[Any] = []
         self._things: dict[str, Any] = {}
         self._values: dict[int, tuple[mx.array, Value]] = {}
-        self._recorder: Recorder | None = None
+        self._recorder: Linking | None = None
 
     def value_of(self, array: Any) -> Value | None:
         """The value that an array stands for which was handed out in this evaluation."""
@@ -107,7 +113,7 @@ class Expressions:
         with aside(), checked(), self._as_it_was(where), self.witness(namespace):
             return eval(code, namespace)
 
-    def compute(self, text: str, where: Surroundings, recorder: Recorder, **names: Any) -> Any:
+    def compute(self, text: str, where: Surroundings, recorder: Linking, **names: Any) -> Any:
         """The result of a Python expression whose ops are recorded: the new value of an edit. `names` stand for
         what the person did not write."""
         self._recorder = recorder
@@ -116,7 +122,7 @@ class Expressions:
             placeholders.update(names)
             code = compile(source, "<prompt>", "eval", dont_inherit=True)
             namespace = self._namespace(source, placeholders, where)
-            with steady(), self._as_it_was(where):
+            with steady(), self._as_it_was(where), self.witness(namespace):
                 return eval(code, namespace)
         finally:
             self._recorder = None
@@ -259,9 +265,11 @@ class Expressions:
             return self.variables[name]
         try:
             found = self.lookup.held(name, where.position, where.scope)
-            return None if found is None else self._real(found.thing, name, where)
         except UserError:
             return None
+        if found is None and name == "self" and where.scope is not None:
+            return where.scope.owner
+        return None if found is None else self._real(found.thing, name, where)
 
     def _real(self, thing: Any, name: str, where: Surroundings) -> Any:
         """The object that stands for what the tape knows of a variable."""

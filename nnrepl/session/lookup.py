@@ -153,7 +153,10 @@ class Lookup:
         if holder is not None:
             if not isinstance(holder.thing, Holder):
                 return None
-            thing = self._walk(holder.thing, rest.split("."), position)
+            words = rest.split(".")
+            thing = self._walk(holder.thing, words, position)
+            if isinstance(thing, Value):
+                self.names.homes.ask(thing, self._walk(holder.thing, words[:-1], position), words[-1])
             if thing is not UNBOUND:
                 return Held(thing)
         found = self._parameter(path, position) or self._local_of_module(path, position)
@@ -199,6 +202,8 @@ class Lookup:
         if isinstance(owner, str):
             return self.held(owner, position) if owner != path else None
         thing = self.tape.bindings.entry(owner.holder, owner.key, position)
+        if isinstance(thing, Value):
+            self.names.homes.ask(thing, owner.holder, owner.key)
         return Held(thing) if isinstance(thing, Value) else None
 
     def _owner_name(self, owner: Home | str, path: str) -> str:
@@ -293,7 +298,7 @@ class Lookup:
             address = "" if last is None else last.op.label if last.op is not None else ""
             where = " in this step" if last is not None else ""
             raise not_made(f"{GRADIENT_SIGN}{name}", where, ahead, position, address, last, whose)
-        raise NoGradient(self._why_none(value, name))
+        raise NoGradient(self._why_none(value, name, position))
 
     def _passes_of(self, value: Value, position: int) -> list[tuple[Pass, Value]]:
         """The gradient passes that speak of a value, the last one first, each with the value as it is there: a
@@ -304,7 +309,7 @@ class Lookup:
             if part.kind != GRADIENT_PASS or part.start > position:
                 continue
             for target in (value, *part.wrt):
-                same = target is value or target.origin is value
+                same = self.names.stands_for(target, value)
                 if not same and own is not None and target.label is not None:
                     same = self.names.identity(target) == own
                 elif not same and own is None and isinstance(value, Leaf) and value.label is not None:
@@ -325,8 +330,8 @@ class Lookup:
                 return grads[-1], self._whose(other, position)
         return None, ""
 
-    def _why_none(self, value: Value, name: str) -> str:
-        part = self._gradient_pass_of(value)
+    def _why_none(self, value: Value, name: str, position: int) -> str:
+        part = self._gradient_pass_of(value, position)
         if part is None:
             return f"no gradient was taken with respect to {name}: it is in no gradient pass"
         if part.error is not None:
@@ -334,7 +339,24 @@ class Lookup:
         cut = self._cut(value)
         if cut is not None:
             return f"no gradient flows to {name}: it is cut by the edit {cut.source.text!r}, {cut.label}"
+        if not self._is_asked(value, part):
+            return f"no gradient was taken with respect to {name}: it is not differentiated here"
         return f"no gradient flows to {name} (disconnected): the loss does not depend on it, or not differentiably"
+
+    def _is_asked(self, value: Value, part: Pass) -> bool:
+        """Whether a value is among what a pass differentiates, or is computed from that in the pass."""
+        wrt, origins = set(part.wrt), {leaf.origin for leaf in part.wrt}
+        pending, seen = [value], {value}
+        while pending:
+            held = pending.pop()
+            if held in wrt or (held in origins and any(self.names.stands_for(leaf, held) for leaf in part.wrt)):
+                return True
+            op = held.op if held.op is not None and held.op.position >= part.start else None
+            for taken in op.inputs if op is not None else ():
+                if taken not in seen:
+                    seen.add(taken)
+                    pending.append(taken)
+        return False
 
     def _cut(self, value: Value) -> Op | None:
         """The edit that took the place of a value, or of one that was made from it."""
@@ -355,13 +377,14 @@ class Lookup:
     def _holds(self, op: Op) -> bool:
         return op.position < len(self.tape) and self.tape.ops[op.position] is op
 
-    def _gradient_pass_of(self, value: Value) -> Pass | None:
+    def _gradient_pass_of(self, value: Value, position: int) -> Pass | None:
+        """The pass of a value; of several that take it, the last one that has begun."""
         if value.op is not None and value.op.part.kind == GRADIENT_PASS:
             return value.op.part
-        for op in value.consumers:
-            if op.part.kind == GRADIENT_PASS:
-                return op.part
-        return next((part for part in self.tape.passes if value in part.wrt), None)
+        parts = [op.part for op in value.consumers if op.part.kind == GRADIENT_PASS]
+        parts += [part for part in self.tape.passes if value in part.wrt][:1]
+        before = [part for part in parts if part.start <= position]
+        return before[-1] if before else next(iter(parts), None)
 
     def by_words(self, text: str, position: int, scope: Activation | _Here | None = HERE) -> Value:
         """A value by anything that names one: `z1`, `z1@12`, `#12`, `∂L/∂z1`, `layers.0.weight`.

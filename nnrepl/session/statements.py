@@ -18,10 +18,12 @@ from typing import Any
 
 import mlx.core as mx
 
+from nnrepl.record import source as sources
+from nnrepl.replay.awaited import Awaited
 from nnrepl.replay.divergence import CannotExchange, said_of
 from nnrepl.replay.world import RandomStates, World
 from nnrepl.session.reading import Reading
-from nnrepl.tape import GRADIENT_PASS, Activation, Value
+from nnrepl.tape import GRADIENT_PASS, Activation, Op, Value
 from nnrepl.timeline.code import CodeChange
 from nnrepl.timeline.edits import remember_source
 
@@ -90,37 +92,66 @@ def _witnessed(session: Reading, effect: Effect, namespace: dict[str, Any]) -> I
 
 
 def statement(session: Reading, text: str) -> CodeChange:
-    """A line as a change of the program: done once in each run that comes by, where the cursor stands now."""
+    """A line as a change of the program: done once in each run that comes by, where the cursor stands now: before the
+    line of the program's that makes the next op."""
     code = compile(text, remember_source(text), "exec", dont_inherit=True)
     scope, known = session.where().scope, dict(session.expressions.variables)
+    at, op = session.cursor, session.op
     done: list[bool] = []
+    here = None if op is None or op.of is not None else op.scope
+    awaited = None if op is None or here is None else Awaited(here.code, _line(op, here))
 
     def take(alive: bool) -> None:
-        recorder = session.recorder
-        if not done and recorder is not None:
+        if not done and session.recorder is not None and (alive or awaited is None):
             done.append(True)
-            _execute(text, code, _frame(recorder.stack.frame, scope), known)
+            forget()
+            with session.recorder.muted():
+                _execute(text, code, _frame(scope), known)
 
-    at = session.cursor
+    def forget() -> None:
+        if awaited is not None:
+            awaited.disarm()
+
+    def prepare() -> None:
+        done.clear()
+        forget()
+
     entering = any(part.start == at and part.kind == GRADIENT_PASS for part in session.tape.passes)
     return CodeChange(
-        text=text, said=(), position=at, entering=entering, texts={}, left=(), early=False, prepare=done.clear,
-        take=take, give_back=lambda alive: None, once=True,
+        text=text, said=(), position=at, entering=entering, texts={}, left=(), early=False, prepare=prepare,
+        take=take, give_back=lambda alive: None, once=True, wait=None if awaited is None else awaited.arm,
     )  # fmt: skip
 
 
-def _frame(frame: FrameType | None, scope: Activation | None) -> FrameType | None:
+def _line(op: Op, scope: Activation) -> int:
+    """The first line of the statement that makes an op, or leads to it, in the innermost call."""
+    line = sources.span_of(scope.code, op.lasti)[0]
+    try:
+        tree = ast.parse("".join(sources.lines_of(sources.file_of(scope.code))))
+    except (SyntaxError, ValueError):
+        return line
+    around = [
+        node.lineno
+        for node in ast.walk(tree)
+        if isinstance(node, ast.stmt) and node.lineno <= line <= (node.end_lineno or node.lineno)
+    ]
+    return max(around, default=line)
+
+
+def _frame(scope: Activation | None) -> FrameType | None:
     """The frame that runs now in which the line would stand: of the innermost function around it that has begun."""
     codes = [] if scope is None else [step.code for step in reversed(scope.path())]
+    frame: FrameType | None = sys._getframe(1)
     running: list[FrameType] = []
     while frame is not None:
-        running.append(frame)
+        if str(frame.f_globals.get("__name__", "")).partition(".")[0] != "nnrepl":
+            running.append(frame)
         frame = frame.f_back
     for code in codes:
         for found in running:
             if found.f_code == code:
                 return found
-    return running[0] if running else None
+    return None
 
 
 def _execute(text: str, code: CodeType, frame: FrameType | None, known: dict[str, Any]) -> None:

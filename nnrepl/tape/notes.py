@@ -83,18 +83,19 @@ class Notes:
         if old in self.inserted:
             self.inserted.add(new)
 
-    def carry_value(self, old: Value, new: Value) -> None:
-        """Note of a value that stands for another one: its label, and its shape where it has no array either."""
+    def carry_value(self, old: Value, new: Value, image: Callable[[Value], Value] | None = None) -> None:
+        """Note of a value that stands for another one: its label, and its shape where it has no array either.
+
+        Args:
+            image: Gives what stands for the value that the old one is in MLX's own graph; None: that is not known.
+        """
         if old in self.labels:
             self.labels[new] = self.labels[old]
         if new.held is None:
             self.sketches[new] = (old.shape, old.dtype)
             if old in self.dropped:
                 self.dropped.add(new)
-
-    def carry_alias(self, old: Value, new: Value, image: Callable[[Value], Value]) -> None:
-        """Note what a value is in MLX's own graph: what stands for that of the older one."""
-        if old in self.aliases:
+        if image is not None and old in self.aliases:
             self.aliases[new] = image(self.aliases[old])
 
     # -- files ---------------------------------------------------------------------------------------------

@@ -172,6 +172,10 @@ class Op:
         """The file, line and exact segment that it came from."""
         return self.tape.names.source(self)
 
+    def called(self, value: Value) -> str:
+        """What one of its operands is called where it takes it."""
+        return self.tape.names.name_at(value, self)
+
     @property
     def error(self) -> BaseException | None:
         """The exception that the operation raised, None if it succeeded."""

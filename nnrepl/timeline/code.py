@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -29,6 +30,8 @@ class CodeChange:
         give_back: Brings it back to the old source.
         once: Whether it is done once where the program comes by (a statement), so that only a run from the start is
             without it.
+        wait: Waits for the line before which it is to be done, once the op before has been made, and calls what it is
+            given there; None where it is done at once.
     """
 
     text: str
@@ -42,6 +45,7 @@ class CodeChange:
     take: Callable[[bool], None]
     give_back: Callable[[bool], None]
     once: bool = False
+    wait: Callable[[Callable[[], None]], None] | None = None
 
 
 def recalled(text: str, said: tuple[str, ...], position: int) -> CodeChange:
@@ -72,6 +76,8 @@ class Codes:
 
     def start(self) -> None:
         """The program is about to run from its start, along `wanted`."""
+        for change in self._ahead:
+            change.prepare()  # it may wait for its line still
         for change in reversed(self.held):
             change.give_back(False)
         self.held = ()
@@ -91,12 +97,21 @@ class Codes:
         self.held = wanted
         self._ahead = [change for change in self.wanted if change.position > position]
 
-    def reach(self, position: int, *, entering: bool = False, alive: bool = True) -> None:
-        """The program has come to a position of the tape."""
+    def reach(self, position: int, *, entering: bool = False, alive: bool = True, due: bool = False) -> None:
+        """The program has come to a position of the tape.
+
+        Args:
+            due: Whether the op there is about to be made, or its line to be run; else only the op before has been.
+        """
         while self._ahead and self._ahead[0].position <= position:
-            if self._ahead[0].entering and not entering and self._ahead[0].position == position:
-                return
-            change = self._ahead.pop(0)
+            change = self._ahead[0]
+            if change.position == position:
+                if change.wait is not None and not due:
+                    change.wait(partial(self.reach, position, due=True))
+                    return
+                if change.wait is None and change.entering and not entering:
+                    return
+            self._ahead.pop(0)
             change.take(alive)
             self.held += (change,)
 

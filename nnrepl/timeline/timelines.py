@@ -156,7 +156,7 @@ class Timelines:
         edit, code = (None, began) if isinstance(began, CodeChange) else (began, None)
         parent = self.current
         made = Timeline(len(self._all) + 1, tape, names, parent, edit, code, self.codes_with(began))
-        made.cells, made.inherited = list(parent.cells), len(parent.cells)
+        made.cells, made.starts, made.inherited = list(parent.cells), list(parent.starts), len(parent.cells)
         self._all.append(made)
         self._undone.clear()
         self.current = self.live = made

@@ -56,12 +56,17 @@ def _one(one: Checked) -> list[RenderableType]:
     lines.extend(_kink(one, kink) for kink in one.kinks[:3])
     if len(one.kinks) > 3:
         lines.append(Text(f"    and {len(one.kinks) - 3} more kinks", style="dim"))
+    if one.near:
+        count = f"{len(one.near)} elements" if len(one.near) > 1 else "1 element"
+        lines.append(Text(f"    next to {count} there are kinks: the difference shrinks with the step: it is no "
+                          "fault of the gradient", style="dim"))  # fmt: skip
     if one.undefined:
         lines.append(Text(f"    next to {len(one.undefined)} elements the function or the gradient is not finite: "
                           "nothing to compare", style="dim"))  # fmt: skip
     if one.rough:
         doubt = max(element.slope.doubt for element in one.rough)
-        lines.append(Text(f"    of {len(one.rough)} elements little can be said: the loss is rounded so coarsely that "
+        count = f"{len(one.rough)} elements" if len(one.rough) > 1 else "1 element"
+        lines.append(Text(f"    of {count} little can be said: the loss is rounded so coarsely that "
                           f"differences are only good to ±{words.number(doubt)}", style="dim"))  # fmt: skip
     return lines
 
@@ -81,9 +86,9 @@ def _kink(one: Checked, kink: Element) -> Text:
     """A place where the slope jumps is no mistake."""
     where = words.element(words.name(one.of), kink.index)
     return Text(
-        f"    {where} lies on a kink: the slope is {words.number(kink.left)} to its left and "
+        f"    {where} lies on a kink, or next to one: the slope is {words.number(kink.left)} to its left and "
         f"{words.number(kink.right)} to its "
-        f"right; the gradient takes {words.number(kink.gradient)}, which is as right as any number between them"
+        f"right; the gradient takes {words.number(kink.gradient)}, which lies between them"
     )
 
 

@@ -169,3 +169,33 @@ def test_many_ops_are_followed_fast() -> None:
     answer = why(session(deep, mx.array([-1.0, 2.0])), "nan")
     assert answer.op is not None
     assert answer.op.name == "log"
+
+
+def test_an_infinite_gradient_that_comes_to_a_softmax_is_no_mask() -> None:
+    """ln(0) behind a softmax: its slope −∞ comes back to the softmax, and is nothing that the program meant."""
+    x = mx.array([[200.0, 0.0], [1.0, 2.0]])
+    answer = why(session(lambda x: mx.log(mx.softmax(x, axis=-1))[:, 1].sum(), x), "grad(x) is nan")
+    assert "log(" in answer.headline
+    assert "on purpose" not in text(answer)
+
+
+def test_an_overflow_that_came_in_is_blamed_where_the_sum_would_overflow_as_well() -> None:
+    z = mx.array([60000.0, 300.0, 50000.0, 100.0], mx.float16)
+    answer = why(session(lambda z: (z * mx.array([1, 300, 1, 1], mx.float16)).sum(), z), "nan")
+    assert "z * " in answer.headline, answer.headline
+    sound = why(session(lambda z: (z * mx.array([1, 1, 1, 1], mx.float16)).sum(), z), "nan")
+    assert "sum(" in sound.headline, sound.headline
+
+
+def test_a_power_that_overflows_is_no_root_of_a_negative_number() -> None:
+    z = mx.array([-300.0, 2.0], mx.float16)
+    answer = why(session(lambda z: (z**2).sum(), z), "nan")
+    assert "overflows float16" in text(answer), text(answer)
+    assert "not whole" not in text(answer)
+    assert "not whole" in text(why(session(lambda z: (z**0.5).sum(), z), "nan"))
+
+
+def test_a_number_that_is_too_large_for_its_new_dtype_is_said_so() -> None:
+    answer = text(why(session(lambda z: (z * 1e6).astype(mx.float16).sum(), mx.array([1.0])), "nan"))
+    assert "It overflows float16, whose largest number is 65504." in answer
+    assert "{" not in answer

@@ -7,11 +7,13 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
+import mlx.optimizers as optim
 import pytest
 
 import nnrepl
 from nnrepl.explain.check import Checked, check_op, check_pass
 from nnrepl.explain.differences import Difference
+from nnrepl.session.session import Session
 from tests.corpus import layers, lm
 from tests.corpus.checks import SEED
 
@@ -146,3 +148,45 @@ def test_noise_is_measured() -> None:
     assert 1e-9 < found[1][0] < 1e-6
     for _, slope in found:
         assert abs(slope.value - 0.27) <= slope.doubt + 1e-6
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_kinks_inside_of_the_step_are_no_fault(seed: int) -> None:
+    """Convolutions have float32 accuracy in float64, so steps are large, and many ReLUs turn on and off inside."""
+    mx.random.seed(seed)
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm(4), nn.ReLU(), nn.MaxPool2d(2))
+    x, y = mx.random.normal((8, 10, 10, 1)), mx.random.normal((8, 4, 4, 4))
+    for one in whole(nnrepl.trace(lambda: (model(x) - y).square().mean(), wrt=model)):
+        assert one.wrong == [], one.name
+
+
+def test_a_nested_gradient_is_checked_with_the_weights_of_its_pass() -> None:
+    """mx.grad inside of a loss captures the model, which has been trained since."""
+    model = nn.Sequential(nn.Linear(1, 4), nn.Tanh(), nn.Linear(4, 1))
+    x = mx.array([0.1, 0.4, 0.9])
+
+    def loss() -> mx.array:
+        slope = mx.grad(lambda t: model(t[:, None]).sum())(x)
+        return (slope + model(x[:, None])[:, 0]).square().mean()
+
+    with nnrepl.recording() as recorded:
+        for _ in range(2):
+            _, grads = nn.value_and_grad(model, loss)()
+            optim.SGD(0.1).update(model, grads)
+    session = Session(recorded.tape, recorded.names)
+    part = next(part for part in session.tape.passes if part.wrt)
+    for one in check_pass(session, part, list(part.wrt)).checked:
+        assert one.wrong == [], one.name
+
+
+@pytest.mark.parametrize(("long", "said"), [(0.0, 1), (1e9, 0)])
+def test_a_check_that_takes_long_says_so_beforehand(long: float, said: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    heard: list[str] = []
+    monkeypatch.setattr("nnrepl.explain.check._LONG", long)
+    trace = nnrepl.trace(lambda w: (w**2).sum(), mx.ones((2,)), wrt=0)
+    session = nnrepl.Session(trace)
+    monkeypatch.setattr(session.hooks, "announce", heard.append)
+    part = next(part for part in trace.tape.passes if part.wrt)
+    check_pass(session, part, list(part.wrt))
+    assert len(heard) == said
+    assert all(line.startswith("checking the gradient will take about") for line in heard)

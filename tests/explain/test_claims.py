@@ -204,3 +204,23 @@ def test_diff_says_how_much_it_compared() -> None:
     with console.capture() as capture:
         console.print(session.run("diff"))
     assert "no value differs: 6 ops compared" in capture.get()
+
+
+def test_what_is_left_of_a_product_is_said_exactly() -> None:
+    """A VJP that gives 0 of numbers that are not 0: they are too small, or they cancel, or they never meet."""
+    tiny = mx.full((3, 3), 1e-30)
+    assert "too small for float32" in text(ask(lambda w: ((w @ tiny) * tiny).sum()))
+    opposite = ask(lambda w: (mx.array([[1.0, -1.0]]) @ (mx.ones((2, 3)) @ w)).sum())
+    assert "cancel" in text(opposite)
+    apart = ask(lambda w: (mx.array([[1.0, 0.0]]) @ (mx.array([[0.0, 0.0, 0.0], [1.0, 1.0, 1.0]]) @ w)).sum())
+    assert "cancel" not in text(apart)
+    assert "are all 0" in text(apart)
+
+
+def test_the_factor_of_a_linear_layer_is_its_other_operand() -> None:
+    model = nn.Linear(3, 2)
+    answer = why(nnrepl.Session(nnrepl.trace(lambda x: model(x).square().sum(), mx.ones((4, 3)), wrt=model)),
+                 "grad(weight)")  # fmt: skip
+    factors = [link.factor for link in answer.links if "addmm" in link.does]
+    assert factors
+    assert all(factor.startswith("xᵀ") for factor in factors)

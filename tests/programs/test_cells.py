@@ -22,8 +22,9 @@ from nnrepl.commands import load_all
 from nnrepl.commands.blocks import in_file, split
 from nnrepl.commands.interpreter import Interpreter
 from nnrepl.commands.table import TABLE
-from nnrepl.programs.debuggee import Debuggee, new_tape
+from nnrepl.programs.debuggee import Debuggee
 from nnrepl.programs.script import Script, empty_script, load_script
+from nnrepl.record.names import ProgramNames
 from nnrepl.session.errors import Quit, UserError
 from nnrepl.session.hooks import Hooks
 from nnrepl.session.session import Session, Stop
@@ -69,8 +70,8 @@ def _main() -> Iterator[None]:
 
 def typed(*lines: str, script: Script | None = None) -> tuple[Typist, dict[str, Any], str]:
     """A session in which lines are typed; the program's variables afterwards, and what it printed."""
-    names, tape = new_tape()
-    session = Session(tape, names)
+    names = ProgramNames()
+    session = Session(names.tape, names)
     debuggee = Debuggee(script or empty_script(), session)
     typist = Typist(session, list(lines))
     said = io.StringIO()
@@ -441,3 +442,59 @@ def test_leaving_is_quiet(tmp_path: Path) -> None:
     result = nnrepl_cli("--empty", stdin="x = mx.ones(2)\nexit()\nx\n", cwd=tmp_path)
     assert (result.stderr, result.returncode) == ("", 0)
     assert result.stdout.endswith("(nnrepl 2) exit()\n")
+
+
+COUNTING = """\
+import mlx.core as mx
+import mlx.nn as nn
+mx.random.seed(2)
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.w = mx.random.normal((2, 2))
+        self.calls = 0
+    def __call__(self, x):
+        self.calls += 1
+        h = x @ self.w
+        return (h * mx.random.uniform(shape=(2,))).sum()
+net = Net()
+x = mx.ones((1, 2))
+loss, grads = nn.value_and_grad(net, lambda net: net(x))(net)
+print(loss, grads["w"], net.calls, mx.random.uniform())
+"""
+
+
+def test_debug_in_the_middle_is_on_a_tape_of_its_own(tmp_path: Path) -> None:
+    """The program prints what it prints under plain Python: its counter and its random state have not moved."""
+    (tmp_path / "net.py").write_text(COUNTING)
+    wanted = plain_python("net.py", cwd=tmp_path).stdout
+    looks = ("debug y = self(h * 2)", "goto matmul", "s", "p h", "out", "p y", "self(h)", "p self.calls")
+    more = ("debug h @ h.T", "q", "debug h @ mx.ones(3)", "out", "c", "goto matmul", "debug nn.relu(x)", "q")
+    typist, _, said = typed("until uniform", *looks, *more, script=load_script(str(tmp_path / "net.py"), []))
+    assert typist.wrong == []
+    assert said == wanted
+    assert typist.session.tape.ops[0].name == "random.normal"
+
+
+def test_debug_in_the_middle_gives_what_the_expression_gives(tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(COUNTING)
+    lines = ("until uniform", "debug y = mx.tanh(h @ self.w)", "p h", "q", "pp (y == mx.tanh(h @ self.w)).all().item()")
+    given = [word for line in (*lines, "debug z = print(1)") for word in ("-c", line)]
+    result = nnrepl_cli("--batch", *given, "net.py", cwd=tmp_path)
+    assert "2 ops on a tape of their own" in result.stdout
+    assert "\nTrue\n" in result.stdout
+    assert "z = print(1) makes no op" in result.stdout
+
+
+def test_a_file_is_mended_behind_a_cell_that_failed_and_called_again(tmp_path: Path) -> None:
+    wrong = f"import mlx.core as mx\nimport mlx.nn as nn\n{NET}\n".replace("self.down(nn", "self.up(nn")
+    (tmp_path / "net.py").write_text(wrong)
+    (tmp_path / "mended.py").write_text(wrong.replace("self.up(nn", "self.down(nn"))
+    mend = f"import shutil; shutil.copy('{tmp_path}/mended.py', '{tmp_path}/net.py'); None"
+    lines = ("net = Net(2)", "net(mx.ones((1, 2)))", mend, "reload", "y = net(mx.ones((1, 2)))", "z = y + 1")
+    typist, found, said = typed(*lines, script=load_script(str(tmp_path / "net.py"), []))
+    assert typist.wrong == []
+    assert typist.lines == []
+    assert said.count("Traceback") == 1
+    assert found["z"].shape == (1, 1)
+    assert typist.kinds[-1] == CELL

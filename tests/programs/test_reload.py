@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from nnrepl.programs.debuggee import new_tape
 from nnrepl.programs.kept import Kept
 from nnrepl.programs.reload import Reloader
+from nnrepl.record.names import ProgramNames
 from nnrepl.session.session import Session
 from nnrepl.shell.shell import Shell
 from tests.programs.reloading import HEAD, TAIL, Program, printed
@@ -471,7 +471,8 @@ def test_a_file_that_changes_is_noticed_once(program: Program) -> None:
     program.write(SCRIPT)
     kept = Kept()
     kept.keep(str(program.path), SCRIPT)
-    files, session = Reloader(kept), Session(*reversed(new_tape()))
+    names = ProgramNames()
+    files, session = Reloader(kept), Session(names.tape, names)
     assert files.notice(session) == ""
     program.write(SCRIPT)
     assert files.notice(session) == ""

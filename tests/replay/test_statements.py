@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import nnrepl_cli, plain_python
+from tests.support import PROMPT, nnrepl_cli, plain_python
 
 PROGRAM = """
 import mlx.core as mx, mlx.nn as nn, mlx.optimizers as optim
@@ -38,7 +38,7 @@ LINES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("lines", [LINES[:3], LINES[3:6], LINES[6:8], LINES[8:]], ids=str)
+@pytest.mark.parametrize("lines", [LINES[:3], LINES[3:6], LINES[6:8], LINES[8:9], LINES[9:]], ids=str)
 def test_lines_and_their_twins(lines: list[str], tmp_path: Path) -> None:
     """Each line in a step of its own, then all of them undone but the first."""
     path, twin = tmp_path / "program.py", tmp_path / "twin.py"
@@ -79,6 +79,79 @@ def test_a_look_is_no_change(tmp_path: Path) -> None:
     assert "timeline 2" not in shown
     assert "timeline 1" in shown
     assert re.findall(r"^(?:\[1.0\]|4|1)$", shown, re.MULTILINE) == ["1", "[1.0]", "4", "1"], shown
+
+
+STATE = """
+import mlx.core as mx, random
+import numpy as np
+mx.random.seed(0); random.seed(0)
+kept, seen, R, N, key = {"t": mx.ones(3)}, [1.0], random.Random(4), np.random.default_rng(3), mx.random.key(1)
+def make():
+    count = 0
+    def f(h):
+        nonlocal count
+        global key
+        count += 1
+        key, k = mx.random.split(key)
+        n = mx.random.normal((3,), key=k)
+        a, r = R.random(), random.random()
+        return h * a + n * count + kept["t"] * r * sum(seen) + N.random()  # here
+    return f
+f, w = make(), mx.array([1.0, 2.0, 3.0])
+def loss_fn(w):
+    return f(mx.tanh(w) * mx.random.uniform()).square().sum()
+for i in range(4):
+    loss, g = mx.value_and_grad(loss_fn)(w)
+    print("LOSS", i, loss.item())
+    w = w - 0.01 * g
+"""
+HELD = [
+    "a = 2.0", "count += 5", "seen.append(2.0)", "seen[0] += 5", "kept.clear(); kept['t'] = mx.zeros(3)", "R.seed(9)",
+    "N.bit_generator.state = np.random.default_rng(8).bit_generator.state", "random.seed(3)", "mx.random.seed(3)",
+    "key = mx.random.key(9)",
+]  # fmt: skip
+
+
+def test_what_a_call_holds(tmp_path: Path) -> None:
+    """Local variables, closures, containers, generators of numbers: each line in the same call, then taken back. It
+    takes effect before the line at which the cursor stands, though Python has the operands of that already."""
+    path, twin = tmp_path / "state.py", tmp_path / "twin.py"
+    path.write_text(STATE)
+    commands = ["c"]
+    for line in HELD:
+        commands += ["goto step 3", "until state.py:15", line, "c", "undo"]
+    shown = nnrepl_cli("--plain", str(path), stdin="".join(f"{line}\n" for line in [*commands, "q"])).stdout
+    answers = PROMPT.split(shown)
+    plain = _losses(plain_python(str(path)).stdout)
+    assert _losses(answers[1]) == plain
+    for number, line in enumerate(HELD):
+        twin.write_text(STATE.replace("        return h", f"        if count == 3: {line}\n        return h"))
+        expected = [found for found in _losses(plain_python(str(twin)).stdout) if found not in plain]
+        found = [found for found in _losses("".join(answers[4 + 5 * number : 6 + 5 * number])) if found not in plain]
+        assert expected
+        assert found == expected, f"{line}: {shown}"
+
+
+def test_a_parameter_after_its_pass(tmp_path: Path) -> None:
+    """What was differentiated was the parameter as it was: only the update takes the change."""
+    path, twin = tmp_path / "between.py", tmp_path / "twin.py"
+    program = PROGRAM.replace("    opt.update", "    n = x.sum()\n    opt.update")
+    path.write_text(program)
+    line = "model.inner.weight = model.inner.weight * 0.5"
+    twin.write_text(program.replace("    n = x", f"    if i == 2: {line}\n    n = x"))
+    commands = ["until step 3", "until between.py:20", line, "c", "q"]
+    shown = nnrepl_cli("--plain", str(path), stdin="".join(f"{line}\n" for line in commands)).stdout
+    assert _losses(shown) == _losses(plain_python(str(twin)).stdout), shown
+
+
+def test_a_draw_at_the_prompt_moves_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "state.py"
+    path.write_text(STATE)
+    looks = ["R.random()", "random.random()", "mx.random.normal((2,))", "N.random()"]
+    commands = ["until step 2", *looks, "until state.py:15", *looks, "c", "q"]
+    shown = nnrepl_cli("--plain", str(path), stdin="".join(f"{line}\n" for line in commands)).stdout
+    assert "timeline" not in shown
+    assert _losses(shown) == _losses(plain_python(str(path)).stdout)
 
 
 def _losses(text: str) -> list[str]:

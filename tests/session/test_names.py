@@ -279,6 +279,97 @@ def test_two_models_are_told_apart_in_every_command(tmp_path: Any) -> None:
     assert bias == "(1,)"
 
 
+COPIES = """
+import copy, mlx.core as mx, mlx.nn as nn, mlx.optimizers as optim
+class LM(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Linear(2, 2)
+    def __call__(self, x): return self.inner(x)
+mx.random.seed(0)
+policy = LM()
+reference = copy.deepcopy(policy).freeze()
+target = LM()
+target.update(policy.parameters())
+x = mx.array([[0.5, 0.25]])
+def loss_fn(policy): return (policy(x) - 2 * reference(x) - target(x)).square().sum()
+vg, opt = nn.value_and_grad(policy, loss_fn), optim.SGD(0.1)
+for i in range(2):
+    loss, grads = vg(policy)
+    opt.update(policy, grads)
+    mx.eval(policy)
+"""
+
+
+def test_a_copy_of_a_model_is_another_model_though_its_first_weights_are_the_same_tensors(tmp_path: Any) -> None:
+    """A reference or target begins with the model's own arrays: nothing of the one is said of the other."""
+    path = tmp_path / "program.py"
+    path.write_text(COPIES)
+    asked = (
+        "p grad(reference.inner.weight)",
+        "p grad(target.inner.weight)",
+        "why grad(reference.inner.weight)",
+        "health",
+    )
+    lines = [
+        "goto step 2",
+        "until update",
+        *asked,
+        "goto step 1",
+        "until reference.inner",
+        *asked,
+        "ops all",
+        "where",
+        "quit",
+        "",
+    ]
+    result = nnrepl_cli("--plain", str(path), stdin="\n".join(lines), env={"COLUMNS": "200"})
+    answers = re.split(r"^\(nnrepl(?: \d+)?\) .*\n", result.stdout, flags=re.MULTILINE)[1:]
+    for first in (2, 8):
+        reference, target, why, health = answers[first : first + 4]
+        assert "no gradient was taken with respect to reference.inner.weight" in reference
+        assert "no gradient was taken with respect to target.inner.weight" in target
+        assert "frozen in the model (reference.unfreeze()" in why
+        assert "policy" not in why
+        assert "2#" not in why
+        assert "reference.inner.weight, reference.inner.bias" in health
+        assert "hidden weight" not in health
+    assert "module inner" in answers[13]  # of the reference, which the loss function's first argument does not hold
+    takers = dict(re.findall(r"#(\d+) +(?:● )?transpose +(\S+) ", answers[12]))
+    assert list(takers.values()) == ["policy.inner.weight", "reference.inner.weight", "target.inner.weight"]
+
+
+def _swapped(a: mx.array, b: mx.array) -> mx.array:
+    c = a - b
+    a, b = b, a
+    d = a - b
+    return c * d
+
+
+def _descend(x: mx.array, n: int) -> mx.array:
+    y = x * n
+    return y if n == 0 else _descend(y, n - 1) - y
+
+
+def _fibonacci(a: mx.array, b: mx.array) -> mx.array:
+    for _ in range(3):
+        a, b = b, a + b
+    return b
+
+
+@pytest.mark.parametrize("fn", [_swapped, _descend, _fibonacci])
+def test_an_operand_has_no_name_that_another_tensor_has_at_that_moment(fn: Any) -> None:
+    second: Any = 2 if fn is _descend else mx.array([3.0, 1.0])
+    session = nnrepl.Session(nnrepl.trace(fn, mx.array([1.0, 2.0]), second))
+    for op in session.tape.ops:
+        session.goto(op.label)
+        for value in op.inputs:
+            name = op.called(value)
+            if name.isidentifier():
+                held = session.expressions.evaluate(name, session.where())
+                assert mx.array_equal(held, value.array).item(), f"{op.label}: {name}"
+
+
 def test_the_bare_path_is_the_differentiated_models() -> None:
     mx.random.seed(0)
     policy, reference = nn.Linear(2, 2), nn.Linear(2, 2)

@@ -10,12 +10,13 @@ import mlx.core as mx
 
 from nnrepl.explain import words
 from nnrepl.explain.answer import Answer
+from nnrepl.explain.claims import Reason
 from nnrepl.explain.disconnected import why_none
 from nnrepl.explain.health.report import NOTE, WARNING, Case, Check, Finding
 from nnrepl.explain.nonfinite import born, did, trouble, vanished
 from nnrepl.explain.scale import rms, shrinks
 from nnrepl.explain.stuck import reason_for
-from nnrepl.explain.zero import Blame, blame, cone_stats
+from nnrepl.explain.zero import blame, cone_stats
 from nnrepl.ops import Trait, has
 from nnrepl.session.births import INF, is_inexact
 from nnrepl.tape import Op, Value
@@ -88,19 +89,23 @@ def zero(case: Case) -> Iterator[Finding]:
     grads = finals(case)
     stats = case.look.stats(grads.values())
     dead = [leaf for leaf, grad in grads.items() if stats[grad].is_zero and mx.issubdtype(leaf.dtype, mx.inexact)]
-    groups: dict[Op, list[Value]] = {}
-    reasons: dict[Op, Blame] = {}
+    groups: dict[tuple[Op, str], list[Value]] = {}
+    reasons: dict[tuple[Op, str], Reason] = {}
+    known: dict[Value, Reason] = {}
     for leaf in dead:
         blamed = blame(case.look, grads[leaf], cone_stats(case.look, grads[leaf]))
         if not blamed:
             continue
-        groups.setdefault(blamed[0].op, []).append(leaf)
-        reasons.setdefault(blamed[0].op, blamed[0])
-    for op, leaves in groups.items():
-        leaf = leaves[0]
-        if op.of is not None and not all(case.look.finite([*op.of.inputs, *op.of.outputs]).values()):
+        first = blamed[0]
+        if first.op.of is not None and not all(case.look.finite([*first.op.of.inputs, *first.op.of.outputs]).values()):
             continue  # an ∞ that is divided away: told as that
-        reason = reason_for(case.look, op, reasons[op].value, reasons[op].mask)
+        if first.value not in known:
+            known[first.value] = reason_for(case.look, first.op, first.value, first.mask)
+        key = first.op, known[first.value].text
+        groups.setdefault(key, []).append(leaf)
+        reasons.setdefault(key, known[first.value])
+    for (op, said), leaves in groups.items():
+        leaf, reason = leaves[0], reasons[op, said]
         if len(dead) < len(grads) and (reason.planned or _is_meant(case, op, leaves)):
             continue
         step = op.of is not None and (
@@ -108,7 +113,8 @@ def zero(case: Case) -> Iterator[Finding]:
         )
         are = "is" if len(leaves) == 1 else "are"
         yield Finding("zero gradient", f"{_names(leaves, '∂L/∂')} {are} 0: {reason.text.rstrip('.')}",
-                      f"why grad({leaf.name}) == 0", reason.op or op, NOTE if step else WARNING)  # fmt: skip
+                      f"why grad({leaf.name}) == 0", reason.op or op,
+                      NOTE if step or (reason.cancels and len(dead) < len(grads)) else WARNING)  # fmt: skip
 
 
 _STEPS = ("round", "floor", "ceil", "sign")

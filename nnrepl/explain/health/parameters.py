@@ -14,7 +14,7 @@ from nnrepl.explain import words
 from nnrepl.explain.health.report import Case, Check, Finding
 from nnrepl.record import trees
 from nnrepl.record.stack import is_module
-from nnrepl.tape import GRADIENT_PASS, Leaf, Op, Pass
+from nnrepl.tape import GRADIENT_PASS, Leaf, Pass
 
 _DEEP = 4
 
@@ -23,17 +23,11 @@ def roots(part: Pass) -> list[Any]:
     """The outermost modules that made ops of a pass."""
     found: dict[int, Any] = {}
     for op in part.ops:
-        owner = _root(op)
-        if owner is not None:
-            found[id(owner)] = owner
+        for step in op.scope.path() if op.scope is not None else ():
+            if is_module(step.owner):  # a loss function's first argument, too, which need not hold what it calls
+                found[id(step.owner)] = step.owner
     inner = {id(child) for root in found.values() for child in root.modules() if child is not root}
     return [root for key, root in found.items() if key not in inner]
-
-
-def _root(op: Op) -> Any:
-    if op.scope is None:
-        return None
-    return next((step.owner for step in op.scope.path() if is_module(step.owner)), None)
 
 
 def contained(case: Case) -> Iterator[Finding]:

@@ -8,6 +8,7 @@ from typing import Any
 import mlx.core as mx
 
 from nnrepl.explain import words
+from nnrepl.explain.disconnected import leads_to_loss
 from nnrepl.explain.health.parameters import roots
 from nnrepl.explain.health.report import NOTE, Case, Check, Finding
 from nnrepl.record import source as sources
@@ -36,7 +37,8 @@ def _untrained(case: Case, wrt: set[str]) -> list[str]:
     used: dict[str, int] = {}
     for root in roots(case.part):
         trainable = {id(array) for _, array in _flat(root.trainable_parameters())}
-        for name, array in _flat(root.parameters()):
+        for path, array in _flat(root.parameters()):
+            name = case.session.names.path_from(root, path)
             if id(array) not in trainable and name not in wrt and mx.issubdtype(array.dtype, mx.inexact):
                 used[name] = array.size
     kept = [name for name in used if not name.rpartition(".")[2].startswith(("running_", "_"))]
@@ -119,20 +121,27 @@ def captured(case: Case) -> Iterator[Finding]:
     """Tensors that look like weights but are no parameters of the model: made with random numbers in setup, used by
     a matrix product, never trained."""
     known = {leaf.name for leaf in case.part.wrt} | set(_untrained(case, set()))
+    trained = {id(leaf.held) for part in case.session.tape.passes for leaf in part.wrt}
+    trained |= {id(leaf.origin.held) for part in case.session.tape.passes for leaf in part.wrt if leaf.origin}
     for op in case.forward:
         if op.name not in ("matmul", "addmm"):
             continue
         for taken in op.inputs:
             if isinstance(taken, Leaf) or taken.op is None or taken.op.part is case.part:
                 continue
-            if taken.name in known or id(taken.held) in case.hidden:
+            if taken.name in known or id(taken.held) in case.hidden or id(taken.held) in trained:
                 continue
+            if case.session.names.homes.objects(taken):
+                continue
+            if not leads_to_loss(case.session, case.part, taken):
+                continue  # a teacher, a target, behind stop_gradient
             made, owner = taken.op, taken.op.scope.owner if taken.op.scope is not None else None
             if is_module(owner) and taken.op.scope is not None and taken.op.scope.code.co_name == "__init__":
-                yield Finding("hidden weight", f"{words.name(taken)} was made by a Module's __init__ "
-                                               f"({words.place(made.source)}) and is used as a "
-                              "weight, but it is no parameter of the model: it is never trained", f"what "
-                                  f"{taken.name}", op, NOTE)  # fmt: skip
+                yield Finding(
+                    "hidden weight",
+                    f"{words.name(taken)} was made by a Module's __init__ ({words.place(made.source)}) and is used as "
+                    "a weight, but it is no parameter of what is differentiated here, and no pass trains it",
+                    f"what {taken.name}", op, NOTE)  # fmt: skip
                 return
 
 

@@ -196,21 +196,26 @@ def health(session: Session, **limits: float) -> Report:
         program,
     )
     checks: list[Check] = [] if case.unsafe else [check for module in modules for check in module.CHECKS]
+    before = case.before
+    told: list[Finding] = []
+    if before is not None and case.next is None and not case.unsafe:
+        # What comes of this step lies ahead: how it began from the step before is told instead, and where the update
+        # lies ahead as well, what the program did with the gradients of the step before.
+        earlier = Case(session, before, look, values)
+        for check in results.BETWEEN if case.after else (*results.CHECKS, *updates.CHECKS):
+            told.extend(check(earlier))
+        case.unapplied = earlier.unapplied
     for check in checks:
         report.findings.extend(check(case))
-    before = case.before
-    if not case.after and before is not None and not case.unsafe:
-        # The update lies ahead: what the program did with the gradients of the step before is told instead.
-        earlier = Case(session, before, look, values)
-        for check in (*results.CHECKS, *updates.CHECKS):
-            report.findings.extend(check(earlier))
+    kinds = {finding.kind for finding in told}
+    report.findings = [finding for finding in report.findings if finding.kind not in kinds] + told
     report.checks, report.unsafe = len(checks) + 1, case.unsafe
     report.findings.sort(key=lambda finding: finding.level != WARNING)
     report.looked, report.ops, report.refused = look.looked, look.ops, look.refused
     if not case.after and case.next is None:
         instead = f" ({before.address} was looked at instead)" if before is not None else ""
         report.unseen.append(f"the update{instead}")
-    if case.next is None:
+    if case.next is None and before is None:
         report.unseen.append("what differs from step to step")
     return report
 

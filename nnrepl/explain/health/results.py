@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from nnrepl.explain import words
 from nnrepl.explain.health.gradients import finals
 from nnrepl.explain.health.report import Case, Check, Finding
-from nnrepl.explain.health.updates import changes
+from nnrepl.explain.health.updates import changes, same_weight
 from nnrepl.record import source as sources
 from nnrepl.tape import Op, Pass, Source, Value
 
@@ -16,22 +16,52 @@ def unapplied(case: Case) -> Iterator[Finding]:
     """New weights that the next step does not begin with."""
     moved = changes(case)
     after = case.next
-    if not moved or after is None:
+    if after is None:
         return
     later = {leaf.name: leaf for leaf in after.wrt}
-    lost = [one for one in moved if (leaf := later.get(one.name)) is not None and leaf.origin is not None
-            and leaf.origin is one.before.origin]  # fmt: skip
+    if not moved:
+        yield from _misdirected(case, after, later)
+        return
+    lost = [one for one in moved if same_weight(one.before, later.get(one.name))]
     if len(lost) < len(moved):
         return
     case.unapplied = True
     op = lost[0].after.op
     assert op is not None
-    names = _listed([one.name for one in lost])
+    yield _not_kept(case, after, _listed([one.name for one in lost]), op, lost[0].name)
+
+
+def _misdirected(case: Case, after: Pass, later: dict[str, Value]) -> Iterator[Finding]:
+    """An optimizer that takes the gradients, and changes none of the weights that they belong to."""
+    grads = finals(case)
+    updates = [op for part in case.after for op in part.ops if op.scope is not None and op.scope.updating]
+    same = [leaf for leaf in grads if same_weight(leaf, later.get(leaf.name))]
+    if not updates or not grads or len(same) < len(grads):
+        return
+    stats = case.look.stats(grads.values())
+    if all(stat.is_zero for stat in stats.values()):
+        return
+    case.unapplied = True
+    made = next((op for op in reversed(updates) if op.outputs and not op.outputs[0].consumers), updates[-1])
+    names = _listed([leaf.name for leaf in same])
+    returned = made.scope is not None and "update" not in [step.code.co_name for step in made.scope.path()]
+    if returned and not made.outputs[0].consumers:
+        yield _not_kept(case, after, names, made, same[0].name)
+        return
     yield Finding(
+        "discarded update",
+        f"the update ({made.label} {words.call(made)}, {words.place(_call_of(made))}) changes none of the weights that "
+        f"were differentiated ({names}): {after.address} begins with the weights of {case.part.address}. Was the "
+        "optimizer given another model, or is a compiled step without outputs=?",
+        f"what {same[0].name}", made)  # fmt: skip
+
+
+def _not_kept(case: Case, after: Pass, names: str, op: Op, first: str) -> Finding:
+    return Finding(
         "discarded update",
         f"the new {names} ({op.label}, {words.place(_call_of(op))}) are used by nothing: {after.address} begins "
         f"with the weights of {case.part.address}. optimizer.apply_gradients returns the new weights, and the "
-        "program has to keep them", f"what {lost[0].name}", op)  # fmt: skip
+        "program has to keep them", f"what {first}", op)  # fmt: skip
 
 
 def _call_of(op: Op) -> Source:
@@ -135,4 +165,6 @@ def _listed(names: list[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
+BETWEEN: list[Check] = [unapplied]
+"""Those that hold a step against the next one."""
 CHECKS: list[Check] = [unapplied, discarded, of_the_data]

@@ -212,6 +212,25 @@ def masked_by_zeros(case: Case) -> Iterator[Finding]:
                     f"explain {op.label}", product)  # fmt: skip
 
 
+def added_mask(case: Case) -> Iterator[Finding]:
+    """A mask of zeros and ones added to the scores of queries and keys: e to 1 is what it favours, and no more."""
+    for op in case.forward:
+        if op.name != "softmax" or not op.inputs or not _is_scores(op):
+            continue
+        added = unscaled(op.inputs[0])
+        if added is None or added.name != "add" or len(added.inputs) != 2:
+            continue
+        for mask in added.inputs:
+            share = _share_of_masked(case, op, mask, op.inputs[0].shape)
+            if share:
+                yield Finding(
+                    "mask of zeros",
+                    f"{added.label} {words.call(added)} ({words.place(added.source)}) adds 0 or 1 to the scores, and "
+                    f"{op.label} softmax ({words.place(op.source)}) still gives the places with 0 a share of up to "
+                    f"{words.number(share)}. Mask with −∞: mx.where(mask, scores, -mx.inf)",
+                    f"explain {op.label}", added)  # fmt: skip
+
+
 def _product(value: Value) -> Op | None:
     """The product of two tensors that goes into a softmax, past scales by single numbers."""
     op = unscaled(value)
@@ -234,4 +253,4 @@ def _share_of_masked(case: Case, op: Op, mask: Value, shape: tuple[int, ...]) ->
     return float(found[2]) if found[0] and found[1] else 0.0
 
 
-CHECKS: list[Check] = [twice, axis, masked_by_zeros]
+CHECKS: list[Check] = [twice, axis, masked_by_zeros, added_mask]

@@ -37,6 +37,17 @@ def changes(case: Case) -> list[Change]:
     return found
 
 
+def same_weight(one: Value, other: Value | None) -> bool:
+    """Whether two leaves of two passes are one tensor, which no update has changed between them."""
+    return other is not None and _oldest(one) is _oldest(other)
+
+
+def _oldest(value: Value) -> Value:
+    while value.origin is not None:
+        value = value.origin
+    return value
+
+
 def _newest(case: Case, leaf: Value, start: int, end: int) -> Value | None:
     """What an update made of a parameter."""
     versions = case.session.names.versions(leaf.name)
@@ -182,14 +193,17 @@ def forgotten(case: Case) -> Iterator[Finding]:
         return
     if any(op.part is not case.part for grad in grads.values() for op in grad.consumers):
         return
-    same = bool(later) and any(
-        leaf.origin is other.origin for leaf in case.part.wrt for other in later[0].wrt if leaf.origin
-    )
+    seen = {value for mark in case.session.tape.marks if mark.how not in _WAITS for value in mark.values}
+    if any(grad in seen for grad in grads.values()):
+        return  # the program prints them, or takes them as numbers
+    same = bool(later) and any(same_weight(leaf, other) for leaf in case.part.wrt for other in later[0].wrt)
     text = "the gradients of this pass are never used"
     if same:
         text += f", and {later[0].address} begins with the same weights: the update is probably forgotten"
     first = next(iter(grads))
     yield Finding("forgotten update", text, f"what grad({first.name})", grads[first].op)
 
+
+_WAITS = ("mx.eval", "mx.async_eval")
 
 CHECKS: list[Check] = [steps, forgotten]

@@ -1,0 +1,92 @@
+"""Beside: a statement of the user's in the middle of a program, on a tape of its own that is stepped like any other.
+
+The program knows nothing of it: tensors of its tape enter as inputs, what it changes is put back.
+"""
+
+from __future__ import annotations
+
+import ast
+
+import mlx.core as mx
+
+from nnrepl.explain import words
+from nnrepl.explain.inside import InnerSession, lent_recorder
+from nnrepl.record.names import ProgramNames
+from nnrepl.record.recorder import Recorder
+from nnrepl.record.source import register_text
+from nnrepl.record.stack import Stack
+from nnrepl.session.errors import UserError
+from nnrepl.session.session import Session
+from nnrepl.session.statements import noticing
+from nnrepl.tape import RUN_PASS, Tape, Value
+
+FILE = "<prompt>"
+
+
+class BesideSession(InnerSession):
+    """A person's place in a statement of their own.
+
+    Attributes:
+        outer: The session that they came from.
+        error: What the statement raised.
+    """
+
+    error: Exception | None = None
+
+
+class _Inputs:
+    """Enters the tensors that are handed out as inputs of another tape."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        self._recorder = recorder
+
+    def link(self, array: mx.array, value: Value) -> None:
+        """As `Recorder.link`."""
+        self._recorder.leaf(array, "input", words.name(value))
+
+
+def run_beside(session: Session, text: str) -> BesideSession:
+    """Run an expression, or an assignment, where the cursor stands, and record it. What it gives is `_` afterwards, and
+    has the name that it is assigned to at the prompt.
+
+    Raises:
+        UserError: If it is something else, or makes no op.
+        SyntaxError, NameError: If it is no Python, or names what is not there.
+    """
+    expression, name = _expression(text)
+    names = ProgramNames()
+    tape = Tape(names)
+    names.tape = tape
+    register_text(FILE, expression)
+    inner = BesideSession(session, tape, names)
+    result: object = None
+    with noticing(session, text), lent_recorder(tape, Stack) as recorder:
+        recorder.open_pass(RUN_PASS, text)
+        try:
+            result = session.expressions.compute(expression, session.where(), _Inputs(recorder))
+        except (UserError, NameError):
+            raise
+        except Exception as error:
+            inner.error = error
+        recorder.close_pass()
+    if not tape.ops:
+        raise inner.error or UserError(f"{text} makes no op: there is nothing to step through; p shows a value")
+    if inner.error is None:
+        session.expressions.shown = result
+        if name:
+            session.expressions.variables[name] = result
+    return inner
+
+
+def _expression(text: str) -> tuple[str, str]:
+    """The part of a statement that gives something, and the name that it is assigned to, "" if to none."""
+    body = ast.parse(text).body
+    if len(body) == 1 and isinstance(body[0], ast.Expr):
+        return text, ""
+    if len(body) == 1 and isinstance(body[0], ast.Assign) and len(body[0].targets) == 1:
+        target = body[0].targets[0]
+        if isinstance(target, ast.Name):
+            return ast.unparse(body[0].value), target.id
+    raise UserError(
+        "debug takes an expression here, or NAME = EXPRESSION; at the end of the program (goto end) any statement"
+    )

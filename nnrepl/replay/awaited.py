@@ -1,0 +1,61 @@
+"""Awaited: a line of the program's that is about to run, before which something is to be done.
+
+Between two ops only Python itself tells which line comes next: it is traced for that stretch, and no longer.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from types import CodeType, FrameType
+from typing import Any
+
+
+class Awaited:
+    """A line of a function that is awaited.
+
+    Args:
+        code: The function's.
+        line: The first line of the statement.
+    """
+
+    def __init__(self, code: CodeType, line: int) -> None:
+        self._code = code
+        self._line = line
+        self._then: Callable[[], None] | None = None
+        self._frames: list[FrameType] = []
+        self._before: Any = None
+
+    def arm(self, then: Callable[[], None]) -> None:
+        """Wait for the line, and call `then` before it runs."""
+        if self._then is not None:
+            return
+        self._then, self._before = then, sys.gettrace()
+        frame: FrameType | None = sys._getframe(1)
+        while frame is not None:
+            if frame.f_code == self._code and frame.f_trace is None:
+                frame.f_trace = self._came
+                self._frames.append(frame)
+            frame = frame.f_back
+        sys.settrace(self._entered)
+
+    def disarm(self) -> None:
+        """Wait no longer."""
+        if self._then is not None:
+            sys.settrace(self._before)
+            for frame in self._frames:
+                frame.f_trace = None
+        self._then = None
+        self._frames.clear()
+
+    def _entered(self, frame: FrameType, event: str, _: Any) -> Any:
+        return self._came if frame.f_code == self._code else None
+
+    def _came(self, frame: FrameType, event: str, _: Any) -> Any:
+        then = self._then
+        if then is None:
+            return None
+        if event == "line" and frame.f_lineno == self._line:
+            then()
+            return None
+        return self._came
