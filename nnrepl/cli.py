@@ -169,7 +169,7 @@ def look(options: argparse.Namespace, lines: list[str]) -> int:
     if not options.batch:
         shell.catch_interrupts()
     try:
-        shell.interact(session, session.stop)
+        shell.interact(session.stop)
     except Quit:
         pass
     return int(shell.failed and not is_interactive(options))
@@ -254,7 +254,7 @@ class Debugger:
         try:
             error = debuggee.run()
         except Quit:
-            error = session.exit_error
+            error = session.course.error
         shell.cursor_moved(len(session.tape))
         status = exit_status(error)
         return status or int(shell.failed and not self.is_interactive)

@@ -27,8 +27,9 @@ from nnrepl.replay.divergence import CannotExchange, Diverged
 from nnrepl.replay.interrupts import resume
 from nnrepl.replay.replay import Replay
 from nnrepl.replay.run import Run
-from nnrepl.session.errors import Load, Quit, Restart, RunAgain
+from nnrepl.session.errors import Load, Quit, Restart
 from nnrepl.session.session import Session
+from nnrepl.session.state import RunAgain
 from nnrepl.session.typed import append, cell_begins, cell_ended
 from nnrepl.timeline.cells import Cell, make_cell
 
@@ -143,10 +144,11 @@ class Debuggee:
         self._seen = 0 if run is None else sum(at < run.position + _inside(run) for at in starts)
         session.attach(tape, names, recorder)
         session.codes.start()
-        if run is not None:
+        if isinstance(wish, RunAgain):
+            run = wish.run
             recorder.intake = Replay(run, alone=True, reach=session.codes.reach)
             session.changes.arrived(tape, names, 0)
-            session.begin_again(run)
+            session.begin_again(wish)
             if self._written.warning():
                 session.hooks.announce(self._written.warning())
         else:

@@ -44,7 +44,7 @@ from nnrepl.record.recorder import Recorder
 from nnrepl.record.vjp import Rule
 from nnrepl.replay.run import Run
 from nnrepl.session.errors import UserError
-from nnrepl.session.session import END_OF_TAPE, Session, Stop
+from nnrepl.session.session import END_OF_TAPE, Session
 from nnrepl.tape import (
     KEPT,
     LEAF_KINDS,
@@ -121,9 +121,7 @@ def open_session(path: str) -> tuple[Session, Facts]:
         raise UserError(f"{path} is damaged: what it says of its tape does not hold together") from None
     session.changes.timelines = timelines
     session.changes.restarts = _NoProgram(path)
-    session.cursor = facts.cursor
-    session.tape.stand(facts.cursor)
-    session.stop = Stop(END_OF_TAPE if facts.cursor >= len(session.tape) else "", facts.cursor)
+    session.arrive(facts.cursor, END_OF_TAPE if facts.cursor >= len(session.tape) else "")
     return session, facts
 
 

@@ -18,7 +18,8 @@ from nnrepl.record.recorder import Recorder
 from nnrepl.replay.interrupts import allowed, held
 from nnrepl.replay.run import Run
 from nnrepl.session.assignments import Assignment
-from nnrepl.session.errors import NotYet, RunAgain, UserError
+from nnrepl.session.errors import NotYet, UserError
+from nnrepl.session.state import RunAgain
 from nnrepl.session.statements import statement
 from nnrepl.session.typed import append, upcoming
 from nnrepl.tape import Op, Tape, Value

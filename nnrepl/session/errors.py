@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from nnrepl.record.intake import Unwinding
 
 if TYPE_CHECKING:
-    from nnrepl.replay.run import Run
     from nnrepl.tape import Op, Value
 
 
@@ -84,11 +83,3 @@ class Load(Unwinding):
     def __init__(self, program: object) -> None:
         super().__init__("load")
         self.program = program
-
-
-class RunAgain(Unwinding):
-    """Unwinds the program so that it runs again from its start, along the tape as far as that holds."""
-
-    def __init__(self, run: Run) -> None:
-        super().__init__("run again")
-        self.run = run

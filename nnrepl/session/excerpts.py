@@ -12,7 +12,7 @@ from nnrepl.session.errors import UserError
 from nnrepl.tape import Activation, Op, Site, Source, own_site
 
 if TYPE_CHECKING:
-    from nnrepl.session.session import Session
+    from nnrepl.session.reading import Reading
 
 ROWS = 11
 _MOST_OPS = 20_000
@@ -42,7 +42,7 @@ class Excerpt:
         return sources.lines_of(self.path)[self.first - 1 : self.last]
 
 
-def excerpt(session: Session, text: str, begin: int | None = None) -> Excerpt:
+def excerpt(session: Reading, text: str, begin: int | None = None) -> Excerpt:
     """The lines around the cursor or a place.
 
     Args:
@@ -66,7 +66,7 @@ def excerpt(session: Session, text: str, begin: int | None = None) -> Excerpt:
     return _cut(session, path, line - ROWS // 2)
 
 
-def whole_function(session: Session, text: str = "") -> Excerpt:
+def whole_function(session: Reading, text: str = "") -> Excerpt:
     """The function in which the cursor or a place is; the whole file, outside of functions.
 
     Raises:
@@ -81,7 +81,7 @@ def whole_function(session: Session, text: str = "") -> Excerpt:
     return _cut(session, path, first, last)
 
 
-def _site(session: Session) -> Site:
+def _site(session: Reading) -> Site:
     ops = session.tape.ops
     op = session.op or (ops[-1] if ops else None)
     site = None if op is None else own_site(op, session.skip)
@@ -98,7 +98,7 @@ def _file(site: Site) -> str:
     return path
 
 
-def _line_of(session: Session, text: str, here: str) -> tuple[str, int]:
+def _line_of(session: Reading, text: str, here: str) -> tuple[str, int]:
     """The file and the line that a place means."""
     found = re.fullmatch(r"(?:(.*?):)?(\d{1,9})", text)
     if found is not None and " cell " not in text and not text.startswith("cell "):
@@ -118,7 +118,7 @@ def _line_of(session: Session, text: str, here: str) -> tuple[str, int]:
     return _file(site), sources.span_of(site.scope.code, site.lasti)[0]
 
 
-def _cut(session: Session, path: str, first: int, last: int | None = None) -> Excerpt:
+def _cut(session: Reading, path: str, first: int, last: int | None = None) -> Excerpt:
     count = len(sources.lines_of(path))
     if not count:
         raise UserError(f"the source of {path} cannot be read")
@@ -142,7 +142,7 @@ def _here(op: Op | None, path: str) -> Source | None:
     return None if scope is None else sources.locate(scope.code, lasti)
 
 
-def ops_by_line(session: Session, path: str) -> dict[int, list[int]]:
+def ops_by_line(session: Reading, path: str) -> dict[int, list[int]]:
     """For each line of a file, the numbers of the ops of this step that it made: itself, or by its calls. Ops of the
     backward pass are left out; of a very long step only this pass is looked at."""
     tape = session.tape

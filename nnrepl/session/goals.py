@@ -30,6 +30,11 @@ class Goal(Protocol):
         """The position to stop at, if it has been recorded."""
 
 
+def missed(goal: Goal | None) -> str:
+    """What to say where the program has ended before it came to a goal."""
+    return f"{goal.sought} was not reached" if goal is not None and goal.sought else ""
+
+
 class At:
     """A fixed position."""
 

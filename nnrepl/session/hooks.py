@@ -11,7 +11,6 @@ from nnrepl.tape import Op
 
 if TYPE_CHECKING:
     from nnrepl.replay.run import Run
-    from nnrepl.session.session import Session
 
 START_OF_TAPE, END_OF_TAPE, END_OF_PROGRAM, EXCEPTION = "start of tape", "end of tape", "end of program", "exception"
 CELL_DONE, CELL_FAILED = "end of cell", "exception in a cell"
@@ -41,7 +40,7 @@ class Stop:
 class Hooks:
     """What a session tells the outside. The defaults do nothing."""
 
-    def interact(self, session: Session, stop: Stop) -> None:
+    def interact(self, stop: Stop) -> None:
         """The person has the floor; returns when the program is to run on."""
 
     def pass_started(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import mlx.core as mx
 
@@ -15,10 +15,8 @@ from nnrepl.session.errors import NoGradient, NotYet, UserError
 from nnrepl.session.findings import Change, Failed, Finding, source_of
 from nnrepl.session.places import named_in
 from nnrepl.session.points import Written
+from nnrepl.session.reading import Reading
 from nnrepl.tape import Leaf, Value
-
-if TYPE_CHECKING:
-    from nnrepl.session.session import Session
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +39,7 @@ class Question:
         return Question((), (), lambda: answer)
 
     @staticmethod
-    def change(session: Session, text: str, position: int) -> Question:
+    def change(session: Reading, text: str, position: int) -> Question:
         """Whether an expression has another value at `position` than just before."""
         after, used = _value(session, text, position)
         before, used_before = _value(session, text, position - 1)
@@ -71,7 +69,7 @@ def _equal(before: Any, after: Any) -> bool:
         return before is after
 
 
-def _value(session: Session, text: str, position: int) -> tuple[Any, list[Value]]:
+def _value(session: Reading, text: str, position: int) -> tuple[Any, list[Value]]:
     """The value of an expression as seen from a position (a UserError if it has none there), not evaluated."""
     if position < 0:
         return NotYet(text), []
@@ -89,7 +87,7 @@ def _value(session: Session, text: str, position: int) -> tuple[Any, list[Value]
     return result, expressions.used()
 
 
-def ask_condition(session: Session, text: str, position: int, note: Callable[[str], None]) -> Question:
+def ask_condition(session: Reading, text: str, position: int, note: Callable[[str], None]) -> Question:
     """Whether a condition is true as seen from a position.
 
     A value that lies ahead makes it not true (`note` is told); any other failure is a hit, and said.
@@ -113,7 +111,7 @@ def ask_condition(session: Session, text: str, position: int, note: Callable[[st
 # -- watches -------------------------------------------------------------------------------------------------
 
 
-def watched(session: Session, text: str, start: int, end: int, reverse: bool) -> Iterator[int]:
+def watched(session: Reading, text: str, start: int, end: int, reverse: bool) -> Iterator[int]:
     """Where an expression may change: just behind each op that makes one of its values, or with a pass that
     brings one. A parameter that enters a new pass as it left the last one is passed over."""
     tape, names = session.tape, session.names

@@ -12,12 +12,13 @@ from nnrepl.record.recorder import Recorder
 from nnrepl.session import places
 from nnrepl.session.errors import NoGradient, NotYet, UserError
 from nnrepl.session.expressions import Expressions, Surroundings, aside
-from nnrepl.session.hooks import Hooks
+from nnrepl.session.goals import Goal
+from nnrepl.session.hooks import Hooks, Stop
 from nnrepl.session.lookup import Lookup
 from nnrepl.session.place import Place
 from nnrepl.session.places import Here
 from nnrepl.session.program import Program
-from nnrepl.session.running import Lookout
+from nnrepl.session.state import Course, Going, Over, Replaying, Waiting
 from nnrepl.tape import GRADIENT_PASS, Op, Pass, Tape, Value
 from nnrepl.timeline.evaluation import Work, evaluate, pending
 
@@ -28,6 +29,7 @@ class Reading:
     Attributes:
         tape, names: The ops, and what things are called.
         cursor: The position of the op that comes next.
+        course: Whose turn it is, the user's or the program's.
         level: How many calls above the one that makes the next op Python at the prompt stands (`up`).
         settings: What `config` changes.
         work: What evaluations the user has asked for.
@@ -38,14 +40,47 @@ class Reading:
     recorder: Recorder | None
     cursor: int
     level: int
-    running: bool
+    course: Course
     settings: dict[str, Any]
     work: list[Work]
     hooks: Hooks
     lookup: Lookup
     program: Program
     expressions: Expressions
-    lookout: Lookout
+
+    @property
+    def running(self) -> bool:
+        """Whether a program is still running under the session, also where it waits."""
+        return not isinstance(self.course.now, Over)
+
+    @property
+    def waits(self) -> bool:
+        """Whether the user has the floor."""
+        return isinstance(self.course.now, (Waiting, Over))
+
+    @property
+    def stop(self) -> Stop:
+        """Why the user has the floor, which they must have."""
+        now = self.course.now
+        assert isinstance(now, (Waiting, Over)), now
+        return now.stop
+
+    @property
+    def goal(self) -> Goal | None:
+        """What the program runs on for; None where the user has the floor."""
+        now = self.course.now
+        return now.goal if isinstance(now, (Going, Replaying)) else None
+
+    @property
+    def failure(self) -> BaseException | None:
+        """The exception that ended the program; None while it runs, or if it ended by itself."""
+        error = None if self.running else self.course.error
+        return None if isinstance(error, SystemExit) else error
+
+    @property
+    def replaying(self) -> bool:
+        """Whether the program does again what is on the tape already."""
+        return isinstance(self.course.now, Replaying)
 
     @property
     def goes_on(self) -> bool:
@@ -84,7 +119,7 @@ class Reading:
 
     def find(self, place: Place, start: int, end: int, reverse: bool = False) -> int | None:
         """The first position of a place in a range (the last one, in reverse), its condition included."""
-        return self.lookout.search.find(place, start, end, reverse)
+        raise NotImplementedError
 
     def nearest(self, place: Place) -> int | None:
         """Where a place is: in this pass if it is there, else the last before the cursor, else the next."""

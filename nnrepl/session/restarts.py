@@ -15,7 +15,8 @@ from nnrepl.replay.divergence import CannotExchange, Diverged
 from nnrepl.replay.interrupts import hold_on
 from nnrepl.replay.restart_point import RestartPoint
 from nnrepl.replay.run import Run
-from nnrepl.session.errors import RunAgain, UserError
+from nnrepl.session.errors import UserError
+from nnrepl.session.state import RunAgain
 from nnrepl.tape import Tape
 
 if TYPE_CHECKING:

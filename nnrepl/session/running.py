@@ -49,21 +49,22 @@ class Lookout:
         self._at_once = self._in_stretches = position
         self.interrupted = False
 
-    def ahead(self, end: int) -> list[Hit]:
-        """The first hit behind the cursor, up to `end`; from there on, what is recorded is looked at."""
+    def ahead(self, end: int, goal: goals.Goal) -> list[Hit]:
+        """The first hit behind the cursor on the way to a goal, up to `end`; from there on, what is recorded is
+        looked at."""
         session = self._session
         start = session.cursor + 1
         self._at_once = self._in_stretches = max(start, end)
         entries = session.stops.enabled
         if not entries:
             return []
-        return self._taken(self._here(entries) or self.search.first(start, end, entries))
+        return self._taken(self._here(entries, goal) or self.search.first(start, end, entries))
 
-    def _here(self, entries: list[Entry]) -> list[Hit]:
+    def _here(self, entries: list[Entry], goal: goals.Goal) -> list[Hit]:
         """What `continue` comes by at the op at the cursor, which has not been run yet: an event that the person has
         not been told of there. A breakpoint at the cursor is where one stands."""
         session = self._session
-        if not isinstance(session.goal, goals.Never) or session.cursor >= len(session.tape):
+        if not isinstance(goal, goals.Never) or session.cursor >= len(session.tape):
             return []
         told = [hit.entry for hit in session.stop.hits] if session.stop.position == session.cursor else []
         events: list[Entry] = [entry for entry in entries if isinstance(entry, Catch) and entry not in told]
@@ -104,7 +105,7 @@ class Lookout:
         try:
             return self.search.first(start, self._in_stretches, slow)
         except KeyboardInterrupt:
-            self._session.interrupted = True
+            self._session.course.interrupt()
             return []
 
     def _recorded(self, entries: list[Entry], end: int, arriving: bool) -> list[Hit]:

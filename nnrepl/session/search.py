@@ -10,7 +10,6 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Iterator
 from itertools import groupby
-from typing import TYPE_CHECKING
 
 import mlx.core as mx
 
@@ -20,10 +19,8 @@ from nnrepl.session.expressions import aside
 from nnrepl.session.findings import Failed, Finding
 from nnrepl.session.place import Place
 from nnrepl.session.questions import Question, ask_condition, watched
+from nnrepl.session.reading import Reading
 from nnrepl.session.stops import Breakpoint, Catch, Entry, Hit, Watch
-
-if TYPE_CHECKING:
-    from nnrepl.session.session import Session
 
 _eval = mx.eval
 _BATCH = 256
@@ -41,7 +38,7 @@ class Search:
         unasked: Why a condition could not be asked where its place matched.
     """
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Reading) -> None:
         self._session = session
         self._places: dict[tuple[Entry, str], Place] = {}
         self._unread: dict[tuple[Entry, str], int] = {}

@@ -18,23 +18,25 @@ from nnrepl.record.intake import RECORDING
 from nnrepl.record.names import ProgramNames
 from nnrepl.record.recorder import Recorder
 from nnrepl.replay.interrupts import hold_on
-from nnrepl.replay.run import Run
 from nnrepl.session import goals, jumps
+from nnrepl.session.below import Files, TakesCells
 from nnrepl.session.changes import Changes
 from nnrepl.session.errors import Quit, Restart, UserError
 from nnrepl.session.expressions import Expressions, Surroundings
 from nnrepl.session.hooks import END_OF_PROGRAM, END_OF_TAPE, EXCEPTION, START_OF_TAPE, Hooks, Stop
 from nnrepl.session.lookup import Lookup
+from nnrepl.session.place import Place
 from nnrepl.session.program import Program
 from nnrepl.session.reading import Reading
 from nnrepl.session.restarts import ProgramRestarts
 from nnrepl.session.running import Lookout
 from nnrepl.session.settings import defaults
+from nnrepl.session.state import Course, Going, Replaying, RunAgain
 from nnrepl.session.stops import Hit, Stops
-from nnrepl.session.typed import Waiting, along_done, only_defines, upcoming
+from nnrepl.session.typed import at_end, only_defines, upcoming
 from nnrepl.tape import Op, Tape
 from nnrepl.timeline import moves
-from nnrepl.timeline.code import Codes, Files
+from nnrepl.timeline.code import Codes
 from nnrepl.timeline.evaluation import Work
 from nnrepl.timeline.history import History
 from nnrepl.timeline.timelines import Timelines
@@ -48,7 +50,7 @@ class Session(Reading):
     Attributes:
         tape: The ops.
         cursor: The position of the op that comes next.
-        running: Whether a program is still running under the session.
+        course: Whose turn it is, the user's or the program's (see `nnrepl.session.state`).
         settings: What `config` changes (see `nnrepl.session.settings`).
         displays: Expressions that are shown at each stop.
         stops: Breakpoints, watches and catches.
@@ -67,11 +69,8 @@ class Session(Reading):
         self.names = names
         self.recorder = recorder
         self.cursor = 0
-        self.running = False
+        self.course = Course()
         self.hooks: Hooks = Hooks()
-        self.goal: goals.Goal | None = None
-        self.resuming = False
-        self.interrupted = False
         self.settings: dict[str, Any] = defaults()
         self.displays: dict[int, str] = {}
         self.lookup = Lookup(tape, names)
@@ -87,19 +86,16 @@ class Session(Reading):
         self.codes = Codes()
         self.files: Files | None = None
         self.on_load: Callable[[str], str] = lambda path: ""
-        self.exit_error: BaseException | None = None
         self._history: History | None = None
-        self._after: goals.Goal | None = None
         self._process = os.getpid()
-        self.debuggee: Waiting | None = None
+        self.debuggee: TakesCells | None = None
 
     # -- the program's side ------------------------------------------------------------------------------
 
-    def begin(self, at_entry: bool, through: bool = False) -> None:
+    def begin(self, at_entry: bool, through: bool = False, reason: str = "first op") -> None:
         """The program is about to start; run to the first stop, or through to its end, where more is to come."""
-        self.running = True
         first = goals.Ending() if through else goals.FirstForward(self._forward_started)
-        self.goal = goals.At(0, "first op") if at_entry else first
+        self.course.begin(goals.At(0, reason) if at_entry else first)
 
     @property
     def may_stop(self) -> bool:
@@ -108,8 +104,8 @@ class Session(Reading):
 
     def break_here(self, reason: str) -> None:
         """The program asks for the floor itself: stop at its next op. What it does again asks for nothing."""
-        if self.running and not self.replaying:
-            self.goal = goals.At(len(self.tape), reason)
+        if isinstance(self.course.now, Going):
+            self.course.redirect(goals.At(len(self.tape), reason))
 
     def _forward_started(self) -> bool:
         return self.recorder is not None and self.recorder.started
@@ -152,13 +148,13 @@ class Session(Reading):
 
     def out_of_bounds(self, text: str) -> None:
         """Listener: the program is about to read or write outside of a tensor."""
-        if not self.replaying and os.getpid() == self._process:
+        if isinstance(self.course.now, Going) and os.getpid() == self._process:
             self.hooks.announce(text)
 
     def evaluation_forced(self) -> None:
         """Listener: the program forces an evaluation; a good moment to look for what only numbers tell."""
         self.call_started()
-        if self.goal is not None and not self.replaying and os.getpid() == self._process:
+        if isinstance(self.course.now, Going) and os.getpid() == self._process:
             hits = self.lookout.caught_up()
             if hits:
                 self.hit(hits)
@@ -167,63 +163,62 @@ class Session(Reading):
     def _recorded(self) -> None:
         if os.getpid() != self._process:
             return  # a forked child is not debugged
-        if self.interrupted and self.replaying:
-            self._give_up()
-        elif self.interrupted:
-            self.interrupted = False
-            self.arrive(len(self.tape) - 1, "interrupted")
-        elif self.goal is not None:
-            found = self.goal.find(self.tape)
-            if found is not None and self.replaying:
-                self._replayed(found)
-                return
-            hits = [] if self.replaying else self.lookout.recorded(found)
-            if self.lookout.interrupted:
-                self.arrive(len(self.tape) - 1, "interrupted")
-            elif hits:
-                self.hit(hits)
-            elif found is not None:
-                self.arrive(found, self.goal.reason)
-            else:
-                self.hooks.cursor_moved(len(self.tape))
-                return
+        now = self.course.now
+        if isinstance(now, Replaying):
+            self._again(now)
+        elif isinstance(now, Going):
+            self._anew(now)
+        else:  # nobody let the program go on
+            self.give_floor()
+
+    def _anew(self, now: Going) -> None:
+        """The program has done something new: it may have come to what it runs on for, or to a stop on the way."""
+        goal = now.goal
+        found = None if now.interrupted else goal.find(self.tape)
+        hits = [] if now.interrupted else self.lookout.recorded(found)
+        if now.interrupted or self.lookout.interrupted:
+            self.arrive(len(self.tape) - 1, "interrupted", by=goal)
+        elif hits:
+            self.hit(hits, by=goal)
+        elif found is not None:
+            self.arrive(found, goal.reason, by=goal)
+        else:
+            self.hooks.cursor_moved(len(self.tape))
+            return
         self.give_floor()
 
-    def _give_up(self) -> None:
-        """The user interrupts the program on its way along a tape: everything is as it was before."""
+    def _again(self, now: Replaying) -> None:
+        """The program has done something again that is on the tape. Where that was all, it goes on to what the user
+        wanted, or waits; where the user interrupts it, everything is as it was before."""
         assert self.recorder is not None
-        self.interrupted, self._after, self.recorder.intake = False, None, RECORDING
-        self.changes.adrift()
-        self.arrive(self.cursor, "interrupted; everything is as it was")
-
-    def _replayed(self, found: int) -> None:
-        """The program has done again what is on the tape: it goes on to what the person wanted, or waits."""
-        assert self.recorder is not None
-        assert self.goal is not None
-        self.recorder.intake = RECORDING
-        if self.go_on(found + 1):
+        found = None if now.interrupted else now.goal.find(self.tape)
+        if now.interrupted:
+            self.recorder.intake = RECORDING
+            self.changes.adrift()
+            self.arrive(self.cursor, "interrupted; everything is as it was")
+        elif found is None:
+            self.hooks.cursor_moved(len(self.tape))
+            return
+        elif self.caught_up(found + 1):
             self._recorded()
             return
-        self.arrive(found, self.goal.reason)
+        else:
+            self.arrive(found, now.goal.reason)
         self.give_floor()
 
-    def go_on(self, position: int) -> bool:
-        """What is recorded from a position on is new: look out for it, and for what the user wanted, if anything."""
+    def caught_up(self, position: int) -> bool:
+        """All that was on the tape has been done again: what is recorded from a position on is new, and looked at.
+        Returns whether the program has something to run on for."""
+        assert self.recorder is not None
+        self.recorder.intake = RECORDING
         self.lookout.begin(position)
-        goal, self._after = self._after, None
-        self.goal = goal or self.goal
-        return goal is not None
+        return self.course.caught_up()
 
     def ended(self, error: BaseException | None) -> None:
         """The program has ended, by itself or by an exception; the person may still look around."""
-        self.running = False
-        self.exit_error = error
+        self.course.error = error
         self.changes.timelines.live.ended = True
-        if self.recorder is not None:
-            self.recorder.over()
-        hits = [] if self.replaying else self.lookout.ended()
-        along_done(self)
-        goal, self.goal = self.goal, None
+        goal, hits = at_end(self)
         if hits:
             self.hit(hits, "the program has ended meanwhile")
         elif error is not None and not isinstance(error, SystemExit):
@@ -232,28 +227,19 @@ class Session(Reading):
         elif isinstance(goal, goals.FirstForward):
             self.arrive(len(self.tape) if only_defines(self.tape) else 0, END_OF_PROGRAM, error)
         else:
-            self.arrive(len(self.tape), END_OF_PROGRAM, error)
-            if goal is not None and goal.sought:
-                self.missed(goal.sought)
+            self.arrive(len(self.tape), END_OF_PROGRAM, error, missed=goals.missed(goal))
         self.give_floor()
-
-    def missed(self, sought: str) -> None:
-        """Say that a place was not reached."""
-        self.stop = replace(self.stop, missed=f"{sought} was not reached")
 
     def give_floor(self) -> None:
         """Let the user look around, until the program is to go on."""
-        self.resuming = False
         with contextlib.nullcontext() if self.recorder is None else self.recorder.muted():
-            self.hooks.interact(self, self.stop)
+            self.hooks.interact(self.stop)
         self.hooks.cursor_moved(len(self.tape))
 
-    def hit(self, hits: list[Hit], missed: str = "") -> Stop:
+    def hit(self, hits: list[Hit], missed: str = "", by: goals.Goal | None = None) -> Stop:
         """Put the cursor where breakpoints, watches or catches were hit."""
-        self.arrive(hits[0].position)
         reason = ", ".join(hit.entry.title for hit in hits)
-        self.stop = Stop(reason, self.cursor, self.stop.passed, None, missed, tuple(hits))
-        return self.stop
+        return self.arrive(hits[0].position, reason, missed=missed, hits=tuple(hits), by=by)
 
     # -- other tapes ---------------------------------------------------------------------------------------
 
@@ -275,73 +261,75 @@ class Session(Reading):
         self.look_at(tape, names, 0)
         self.lookout.begin(0)
 
-    def begin_again(self, run: Run) -> None:
+    def begin_again(self, wish: RunAgain) -> None:
         """The program is about to run again along a tape: to where the person stands, or to where that tape ends
         and then on to what they wanted."""
-        self.running = True
-        self.resuming = False
-        self._after = self.goal
-        self.goal = goals.At(run.cursor if self.goal is None else max(len(run.expected) - 1, 0))
-        if self._after is not None and self.changes.timelines.live.below:
-            self.goal = goals.Ending()  # up to the cell that is new
-        if self._after is None and run.part:
-            self.goal = goals.NextPass(run.part)
+        run, then = wish.run, wish.then
+        goal: goals.Goal = goals.At(run.cursor if then is None else max(len(run.expected) - 1, 0))
+        if then is not None and self.changes.timelines.live.below:
+            goal = goals.Ending()  # up to the cell that is new
+        if then is None and run.part:
+            goal = goals.NextPass(run.part)
+        self.course.follow(goal, then)
         self.hooks.running_again(run, True)
-
-    @property
-    def failure(self) -> BaseException | None:
-        """The exception that ended the program; None while it runs, or if it ended by itself."""
-        error = None if self.running else self.exit_error
-        return None if isinstance(error, SystemExit) else error
-
-    @property
-    def replaying(self) -> bool:
-        """Whether the program does again what is on the tape already."""
-        return self.recorder is not None and self.recorder.intake.follows
 
     def strand(self, why: str) -> None:
         """The program could not be run again: the person may look at what there is."""
-        self.running = False
         self.restarts = self.changes.restarts = None
-        self.goal = None
+        self.course.strand()
         self.arrive(min(self.cursor, len(self.tape)), why)
         self.give_floor()
 
     # -- moving --------------------------------------------------------------------------------------------
 
-    stop = Stop("", 0)
-
-    def arrive(self, position: int, reason: str = "", error: BaseException | None = None) -> Stop:
-        """Put the cursor somewhere and say so."""
+    def arrive(
+        self,
+        position: int,
+        reason: str = "",
+        error: BaseException | None = None,
+        *,
+        missed: str = "",
+        hits: tuple[Hit, ...] = (),
+        by: goals.Goal | None = None,
+    ) -> Stop:
+        """Put the cursor somewhere, where the user has the floor. `by`: what they wanted, if that led here."""
         before, self.cursor = self.cursor, position
         timeline = self.changes.timelines.current
         timeline.seen = max(timeline.seen, position)
         self.tape.stand(position)
         self.level = self.lookout.search.skip = 0
-        stepped, self.goal = isinstance(self.goal, goals.Stepping), None
-        passed = tuple(self.tape.ops[before:position]) if stepped and before < position else ()
-        self.stop = Stop(reason, position, passed[-1:], error)
+        stepped = isinstance(by, goals.Stepping) and before < position
+        passed = (self.tape.ops[position - 1],) if stepped and position <= len(self.tape) else ()
+        stop = Stop(reason, position, passed, error, missed, hits)
+        self.course.rest(stop)
         self.hooks.cursor_moved(position)
-        return self.stop
+        return stop
 
     def forward(self, goal: goals.Goal) -> Stop | None:
         """Go on towards a goal: on the tape as far as it reaches, then by letting the program run (None)."""
         found = goal.find(self.tape)
-        self.goal = goal
-        hits = self.lookout.ahead(len(self.tape) + (not self.goes_on) if found is None else found + 1)
+        hits = self.lookout.ahead(len(self.tape) + (not self.goes_on) if found is None else found + 1, goal)
         if hits:
-            return self.hit(hits)
+            return self.hit(hits, by=goal)
         if found is not None:
-            return self.arrive(found, goal.reason)
+            return self.arrive(found, goal.reason, by=goal)
         if self.goes_on:
-            self.changes.relive()
-            self.resuming = True
+            self.let_go(goal)
             return None
         at_end = self.cursor >= len(self.tape)
         sought = goal.sought
         if sought:
             raise UserError(f"nothing ahead is at {sought}; {self.lookup.extent()}")
-        return self.arrive(len(self.tape), END_OF_TAPE if at_end else "")
+        return self.arrive(len(self.tape), END_OF_TAPE if at_end else "", by=goal)
+
+    def let_go(self, goal: goals.Goal) -> None:
+        """Let the program run on to a goal, on the timeline that the user looks at. Raises UserError, RunAgain."""
+        try:
+            self.changes.relive()
+        except RunAgain as wish:
+            wish.then = goal
+            raise
+        self.course.give(goal)
 
     @property
     def goes_on(self) -> bool:
@@ -466,6 +454,10 @@ class Session(Reading):
         """End the session; unwinds the program if it is running."""
         self.hooks.quitting()
         raise Quit
+
+    def find(self, place: Place, start: int, end: int, reverse: bool = False) -> int | None:
+        """The first position of a place in a range (the last one, in reverse), its condition included."""
+        return self.lookout.search.find(place, start, end, reverse)
 
     def where(self) -> Surroundings:
         """Where Python at the prompt stands."""

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from types import CodeType, FrameType, ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import mlx.core as mx
 
@@ -22,12 +22,10 @@ from nnrepl.record import source as sources
 from nnrepl.replay.awaited import Awaited
 from nnrepl.replay.divergence import CannotExchange, said_of
 from nnrepl.replay.world import RandomStates, World
+from nnrepl.session.reading import Reading
 from nnrepl.tape import GRADIENT_PASS, Activation, Op, Value
 from nnrepl.timeline.code import CodeChange
 from nnrepl.timeline.edits import remember_source
-
-if TYPE_CHECKING:
-    from nnrepl.session.session import Session
 
 _NO_STATE = (mx.array, ModuleType, str, int, float, bool, bytes, type(None))
 
@@ -52,7 +50,7 @@ class Effect:
 
 
 @contextmanager
-def noticing(session: Session, text: str) -> Iterator[Effect]:
+def noticing(session: Reading, text: str) -> Iterator[Effect]:
     """Notice whether a line that is run inside changes something of the program's; if so, that is taken back."""
     effect, expressions = Effect(), session.expressions
     tree = _parsed(text)
@@ -76,7 +74,7 @@ def noticing(session: Session, text: str) -> Iterator[Effect]:
 
 
 @contextmanager
-def _witnessed(session: Session, effect: Effect, namespace: dict[str, Any]) -> Iterator[None]:
+def _witnessed(session: Reading, effect: Effect, namespace: dict[str, Any]) -> Iterator[None]:
     """While a line runs among some variables: note whether what the program's hold becomes another, and put it back."""
     own = session.expressions.variables
     given = {name: thing for name, thing in namespace.items() if name not in own and not name.startswith("__")}
@@ -93,7 +91,7 @@ def _witnessed(session: Session, effect: Effect, namespace: dict[str, Any]) -> I
             world.restore()
 
 
-def statement(session: Session, text: str) -> CodeChange:
+def statement(session: Reading, text: str) -> CodeChange:
     """A line as a change of the program: done once in each run that comes by, where the cursor stands now: before the
     line of the program's that makes the next op."""
     code = compile(text, remember_source(text), "exec", dont_inherit=True)
@@ -203,7 +201,7 @@ def _means_to(tree: ast.Module | None, named: dict[str, Any], result: Any) -> bo
     return result is None or result is named[root.id] or "Module" in [base.__name__ for base in type(result).__mro__]
 
 
-def _bound(session: Session, tree: ast.Module) -> list[str]:
+def _bound(session: Reading, tree: ast.Module) -> list[str]:
     """The program's own variables that a line assigns to; not the user's."""
     expressions = session.expressions
     known = expressions.known(session.where())

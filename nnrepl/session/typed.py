@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import ast
 import builtins
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
-from nnrepl.record.intake import RECORDING
 from nnrepl.replay.replay import Replay
 from nnrepl.session import goals
 from nnrepl.session.assignments import assignment
 from nnrepl.session.errors import UserError
 from nnrepl.session.hooks import CELL_DONE, CELL_FAILED
+from nnrepl.session.stops import Hit
 from nnrepl.tape import Tape
 from nnrepl.timeline.cells import Cell
 
@@ -26,32 +26,6 @@ if TYPE_CHECKING:
 LOOK, EDIT, CELL = "look", "edit", "cell"
 AT_HAND = ("mx", "nn", "optim")
 """Names that the prompt knows unless the program has others."""
-
-
-class Waiting(Protocol):
-    """The program under a session, as the prompt sees it.
-
-    Attributes:
-        namespace: The variables of its `__main__`.
-        waits: Whether it is over, so that it can take another cell.
-        upcoming: The number that the next cell will have.
-        bare: Whether it has no line but those that are typed.
-    """
-
-    @property
-    def namespace(self) -> dict[str, Any]: ...
-
-    @property
-    def waits(self) -> bool: ...
-
-    @property
-    def upcoming(self) -> int: ...
-
-    @property
-    def bare(self) -> bool: ...
-
-    def make(self, text: str) -> Cell:
-        """Compile what was typed as the next cell. Raises SyntaxError."""
 
 
 def upcoming(session: Session) -> int:
@@ -176,10 +150,8 @@ def append(session: Session, cells: tuple[Cell, ...], stop: bool = False) -> Non
     """Let cells be the program's next lines."""
     changes = session.changes
     changes.timelines.current.cells.extend(cells)
-    session.goal = goals.At(len(session.tape), f"first op of prompt {cells[0].number}") if stop else goals.Never()
     session.lookout.begin(len(session.tape))
-    session.running = session.resuming = True
-    changes.relive()
+    session.let_go(goals.At(len(session.tape), f"first op of prompt {cells[0].number}") if stop else goals.Never())
 
 
 def cell_begins(session: Session, cell: Cell, fresh: bool, seen: bool) -> None:
@@ -189,7 +161,7 @@ def cell_begins(session: Session, cell: Cell, fresh: bool, seen: bool) -> None:
         fresh: Whether it has never run before.
         seen: Whether the user has seen what it prints here.
     """
-    session.running = True
+    assert session.running
     session.changes.timelines.live.starts.append(len(session.tape))
     if fresh:
         along_done(session)
@@ -207,25 +179,32 @@ def along_done(session: Session) -> None:
     if recorder is None or not isinstance(recorder.intake, Replay):
         return
     recorder.intake.ended(recorder)
-    recorder.intake = RECORDING
-    session.go_on(len(session.tape))
+    session.caught_up(len(session.tape))
+
+
+def at_end(session: Session) -> tuple[goals.Goal | None, list[Hit]]:
+    """The program, or its last cell, has come to its end. Returns what it ran on for, and what is hit there.
+
+    Raises:
+        Diverged: If the program has come to its end before, in a run along a tape.
+    """
+    again = session.replaying
+    if session.recorder is not None:
+        session.recorder.over()
+    along_done(session)
+    goal = session.course.end(len(session.tape))
+    return goal, [] if again else session.lookout.ended()
 
 
 def cell_ended(session: Session, cell: Cell, error: BaseException | None) -> None:
     """The last cell has run to its end, or raised: the user has the floor."""
-    session.running = False
-    if session.recorder is not None:
-        session.recorder.over()
-    hits = [] if session.replaying else session.lookout.ended()
-    along_done(session)
-    goal, session.goal = session.goal, None
+    goal, hits = at_end(session)
+    missed = goals.missed(goal)
     failed = next((op.position for op in session.tape.ops[-1:] if session.tape.notes.errors.get(op) is error), None)
     if hits:
-        session.hit(hits, f"prompt {cell.number} has ended meanwhile")
+        session.hit(hits, missed or f"prompt {cell.number} has ended meanwhile")
     elif error is not None and failed is not None:
-        session.arrive(failed, CELL_FAILED, error)
+        session.arrive(failed, CELL_FAILED, error, missed=missed)
     else:
-        session.arrive(len(session.tape), CELL_DONE, error)
-    if goal is not None and goal.sought:
-        session.missed(goal.sought)
+        session.arrive(len(session.tape), CELL_DONE, error, missed=missed)
     session.give_floor()

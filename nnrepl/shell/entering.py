@@ -40,14 +40,13 @@ class Entered:
         self._context: AbstractContextManager[Recorder] = intercepting(recorder)
         self._context.__enter__()
         recorder.start()
-        self.session.begin(at_entry=True)
-        self.session.goal = goals.At(0, "set_trace")
+        self.session.begin(at_entry=True, reason="set_trace")
 
     def leave(self) -> None:
         """Stop recording; MLX is what it was."""
         if self in _entered:
             _entered.remove(self)
-            self.session.running = False
+            self.session.course.end(len(self.session.tape))
             self._context.__exit__(None, None, None)
 
 
@@ -58,14 +57,14 @@ class _Shell(Shell):
         super().__init__(entered.session, make_console(False), make_reader, banner)
         self._entered = entered
 
-    def interact(self, session: Session, stop: Stop) -> None:
+    def interact(self, stop: Stop) -> None:
         """Give the person the floor; quitting ends the program, running on to no stop ends the recording."""
         try:
-            super().interact(session, stop)
+            super().interact(stop)
         except Quit:
             self._entered.leave()
             raise SystemExit(1) from None
-        if isinstance(session.goal, goals.Never):
+        if isinstance(self.session.goal, goals.Never):
             self._entered.leave()
 
 
@@ -131,11 +130,11 @@ def post_mortem() -> None:
     error = tape.ops[position].error if failed else None
     session.goto("end")
     session.look_at(tape, names, position)
-    session.stop = Stop("exception" if failed else "end of tape", position, (), error)
+    session.arrive(position, "exception" if failed else "end of tape", error)
     notes = adopt_settings(session.settings)
     banner = f"nnrepl · post mortem · back goes back, help for more{notes}"
     shell = Shell(session, make_console(False), make_reader, banner)
     try:
-        shell.interact(session, session.stop)
+        shell.interact(session.stop)
     except Quit:
         pass

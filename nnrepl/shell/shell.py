@@ -238,14 +238,13 @@ class Shell(Hooks):
         if screen is not None and not self.at_prompt:
             self.held.watch(screen.printed)
 
-    def interact(self, session: Session, stop: Stop) -> None:
+    def interact(self, stop: Stop) -> None:
         """Give the person the floor, until the program is to run on."""
         self.at_prompt = True
-        session.interrupted = False  # what stopped for another reason is not interrupted any more
         self.held.leave()
         try:
-            self._open(session, stop)
-            while not session.resuming:
+            self._open(stop)
+            while self.session.waits:
                 if not self._turn():
                     return
         finally:
@@ -253,14 +252,14 @@ class Shell(Hooks):
             screen = self.reader.screen
             if screen is not None:
                 screen.leave()  # the program has the terminal
-            if session.running:
+            if self.session.running:
                 self._stand_in()
 
-    def _open(self, session: Session, stop: Stop) -> None:
+    def _open(self, stop: Stop) -> None:
         self.failed |= stop.reason in (CELL_DONE, CELL_FAILED) and stop.error is not None
         if self.quiet and not (stop.hits or stop.missed or stop.reason == CELL_FAILED):
             self.show(self.interpreter.news())
-            self.interpreter.shown = session.op
+            self.interpreter.shown = self.session.op
             return
         if self.banner:
             self.console.print(Text(self.banner), soft_wrap=True)
@@ -268,8 +267,8 @@ class Shell(Hooks):
             self.banner = ""
         self.show(self.interpreter.news())
         self.show(self.interpreter.show_stop(stop))
-        if stop.reason == EXCEPTION and session.tape.ops:
-            self.show(Text(_OVER if session.files is None else _MEND, style="hint"))
+        if stop.reason == EXCEPTION and self.session.tape.ops:
+            self.show(Text(_OVER if self.session.files is None else _MEND, style="hint"))
         elif stop.reason == CELL_FAILED:
             self.show(Text("You can walk back from here; what you type next is a cell of its own.", style="hint"))
 
@@ -391,8 +390,6 @@ class Shell(Hooks):
         if put_off(frame):
             return
         idle = recorder is None or (recorder.mode != RECORD and not self.session.replaying and not at_work(frame))
-        if self.at_prompt or idle or self.session.interrupted or not self.session.running:
-            self.session.interrupted = False
+        if self.at_prompt or idle or not self.session.course.interrupt():
             raise KeyboardInterrupt
-        self.session.interrupted = True
         self.show(Text("\nstopping at the next op; Ctrl-C again interrupts the program itself", style="hint"))

@@ -9,10 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
-
-if TYPE_CHECKING:
-    from nnrepl.session.session import Session
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -63,19 +59,6 @@ def _nothing() -> None:
 
 def _ignore(alive: bool) -> None:
     """There is no program."""
-
-
-class Files(Protocol):
-    """The files of the program, which may change while it runs."""
-
-    def reload(self, session: Session, everything: bool = False) -> list[str]:
-        """Take what has changed over; returns what to say if nothing was. Raises UserError."""
-
-    def notice(self, session: Session) -> str:
-        """That a file has changed since it was read, said once for each change; "" if none has."""
-
-    def read_again(self) -> None:
-        """The program is about to start anew, from the files as they are now. Raises UserError."""
 
 
 class Codes:

@@ -49,11 +49,11 @@ class Typist(Hooks):
         self.stops: list[Stop] = []
         session.hooks = self
 
-    def interact(self, session: Session, stop: Stop) -> None:
+    def interact(self, stop: Stop) -> None:
         self.stops.append(stop)
-        while self.lines and not session.resuming:
+        while self.lines and self.session.waits:
             line = self.lines.pop(0)
-            self.kinds.append(kind_of(session, line))
+            self.kinds.append(kind_of(self.session, line))
             try:
                 self.interpreter.run(line)
             except UserError as error:

@@ -125,7 +125,7 @@ def test_a_pass_of_a_program(tmp_path: Path) -> None:
     losses: list[float] = []
 
     class User(Hooks):
-        def interact(self, session: Session, stop: Stop) -> None:
+        def interact(self, stop: Stop) -> None:
             if not missed:
                 session.goto("exp")
                 assignment = nnrepl.session.assignments.assignment("a = a * 3")

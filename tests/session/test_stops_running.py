@@ -78,8 +78,8 @@ def test_across_passes_while_the_program_runs_and_back(tmp_path: Path) -> None:
 
 def test_watching_a_parameter_stops_once_for_each_update(tmp_path: Path) -> None:
     screen = play(tmp_path, programs.LOOP, "watch layers.0.weight", *["c"] * 7)
-    assert len(re.findall(r"layers.0.weight changed in #\d+ subtract", screen)) == 5
-    assert "The program has ended" in screen
+    assert len(re.findall(r"layers.0.weight changed in (?:\d+)?#\d+ subtract", screen)) == 5
+    assert "the program has ended meanwhile" in screen
 
 
 def test_conditions_across_passes_stop_at_the_op_while_the_program_waits(tmp_path: Path) -> None:

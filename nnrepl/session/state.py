@@ -1,0 +1,144 @@
+"""State: whose turn it is, the user's or the program's, and how it goes from one to the other.
+
+    Waiting ── give ──▶ Going ── rest ──▶ Waiting        a program runs under the session
+       │                 │  ▲
+       │                end caught_up
+       │                 ▼  │
+       └── follow ──▶  Over  Replaying                   it has ended, or does again what is on the tape
+
+Everything else that tells how things stand (`Session.running`, `replaying`, `waits`, `stop`, `goal`) is read from here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from nnrepl.record.intake import Unwinding
+from nnrepl.replay.run import Run
+from nnrepl.session.goals import Goal
+from nnrepl.session.hooks import Stop
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """The user has the floor; the program stands between two of its ops."""
+
+    stop: Stop
+
+
+@dataclass(frozen=True, slots=True)
+class Over:
+    """The user has the floor; no program runs: it has ended, or there never was one."""
+
+    stop: Stop
+
+
+@dataclass(slots=True)
+class Going:
+    """The program runs, and what it does is new.
+
+    Attributes:
+        goal: What it runs on for.
+        interrupted: Whether the user wants it to stop at its next op.
+    """
+
+    goal: Goal
+    interrupted: bool = False
+
+
+@dataclass(slots=True)
+class Replaying:
+    """The program does again what is on the tape.
+
+    Attributes:
+        goal: Up to where.
+        then: What it runs on for from there; None: it waits there.
+        interrupted: Whether the user wants it to stop at its next op.
+    """
+
+    goal: Goal
+    then: Goal | None
+    interrupted: bool = False
+
+
+State = Waiting | Over | Going | Replaying
+
+
+class RunAgain(Unwinding):
+    """Unwinds the program so that it runs again from its start, along the tape as far as that holds.
+
+    Attributes:
+        run: What has to run again.
+        then: What it is to run on for afterwards; None: it waits where the run leads.
+    """
+
+    def __init__(self, run: Run) -> None:
+        super().__init__("run again")
+        self.run = run
+        self.then: Goal | None = None
+
+
+class Course:
+    """The state of a session. It changes by these methods and by no other way.
+
+    Attributes:
+        now: The state.
+        error: The exception that ended the program; None if it ended by itself, or has not ended yet. The cells that
+            follow leave it as it is.
+    """
+
+    def __init__(self) -> None:
+        self.now: State = Over(Stop("", 0))
+        self.error: BaseException | None = None
+
+    def begin(self, goal: Goal) -> None:
+        """The program is about to run from its start, for the first time or anew."""
+        assert isinstance(self.now, (Waiting, Over)), self.now
+        self.now, self.error = Going(goal), None
+
+    def follow(self, goal: Goal, then: Goal | None) -> None:
+        """The program is about to run again along the tape."""
+        assert isinstance(self.now, (Waiting, Over)), self.now
+        self.now = Replaying(goal, then)
+
+    def give(self, goal: Goal) -> None:
+        """The floor is the program's, until it has come to a goal; one that has it already goes on to that goal."""
+        if isinstance(self.now, Replaying):
+            self.now.then = self.now.then or goal
+        else:
+            self.now = Going(goal)
+
+    def redirect(self, goal: Goal) -> None:
+        """The program itself asks to be stopped elsewhere."""
+        assert isinstance(self.now, Going), self.now
+        self.now.goal = goal
+
+    def caught_up(self) -> bool:
+        """All has been done again: what comes is new. Returns whether there is something to run on for."""
+        now = self.now
+        assert isinstance(now, Replaying), now
+        self.now = Going(now.then or now.goal, now.interrupted)
+        return now.then is not None
+
+    def end(self, position: int) -> Goal | None:
+        """The program has come to its end, at a position. Returns what it was to come to."""
+        assert not isinstance(self.now, Replaying), self.now
+        goal = self.now.goal if isinstance(self.now, Going) else None
+        self.now = Over(Stop("", position))
+        return goal
+
+    def strand(self) -> None:
+        """The program went another way when it ran again: it is over."""
+        self.now = Over(Stop("", 0))
+
+    def rest(self, stop: Stop) -> None:
+        """The user has the floor."""
+        self.now = Over(stop) if isinstance(self.now, Over) else Waiting(stop)
+
+    def interrupt(self) -> bool:
+        """Let the program stop at its next op. Returns False if it does not run, or was told so already."""
+        now = self.now
+        if isinstance(now, (Waiting, Over)):
+            return False
+        now.interrupted = not now.interrupted
+        return now.interrupted

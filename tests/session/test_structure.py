@@ -1,0 +1,61 @@
+"""The files of the session stand on each other without a circle; the few that name the Session itself are known."""
+
+from __future__ import annotations
+
+import ast
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import nnrepl.session
+
+PACKAGE = "nnrepl.session"
+NAME_THE_SESSION = {"below", "changes", "jumps", "restarts", "running", "typed"}
+"""Its own parts, that move it. Whoever only looks takes a Reading."""
+
+
+def _imports(text: str) -> tuple[set[str], set[str]]:
+    """The files of the package that a file imports, at any place in it; and those of which it only knows the types."""
+    tree = ast.parse(text)
+    guarded = {
+        inner
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
+    real: set[str] = set()
+    types: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module is not None and node.module.startswith(PACKAGE):
+            name = node.module.removeprefix(PACKAGE).removeprefix(".")
+            (types if node in guarded else real).update([name] if name else [alias.name for alias in node.names])
+    return real, types
+
+
+def _files() -> dict[str, tuple[set[str], set[str]]]:
+    folder = Path(nnrepl.session.__file__).parent
+    return {path.stem: _imports(path.read_text(encoding="utf-8")) for path in folder.glob("*.py")}
+
+
+def _circle(graph: dict[str, set[str]]) -> list[str]:
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        return list(error.args[1])
+    return []
+
+
+def test_no_circle_of_imports() -> None:
+    assert not _circle({name: real for name, (real, _) in _files().items()})
+
+
+def test_types_close_no_other_circle_than_that_of_the_session_and_its_parts() -> None:
+    files = _files()
+    assert {name for name, (_, types) in files.items() if "session" in types} == NAME_THE_SESSION
+    assert not _circle({name: real | (types - {"session"}) for name, (real, types) in files.items()})
+    assert not files["errors"][0] | files["errors"][1]
+
+
+def test_a_circle_is_seen() -> None:
+    real, types = _imports(f"if TYPE_CHECKING:\n    from {PACKAGE}.a import A\nfrom {PACKAGE} import b\n")
+    assert (real, types) == ({"b"}, {"a"})
+    assert _circle({"a": {"b"}, "b": {"a"}})
