@@ -473,6 +473,10 @@ def first_argument(frame: FrameType) -> Any:
 
 
 def _is_library(kind: type) -> bool:
-    """Whether objects of a type are Python's own, or nnrepl's: nothing in them is the program's."""
+    """Whether objects of a type are Python's own, nnrepl's, or those of an installed package: nothing in them is the
+    program's, and one may reach half of a framework through them. Those of MLX (an optimizer, a cache) are looked into."""
     room = kind.__module__.partition(".")[0]
-    return room in sys.stdlib_module_names or room == "nnrepl"
+    if room in sys.stdlib_module_names or room == "nnrepl":
+        return True
+    file = getattr(sys.modules.get(kind.__module__), "__file__", None)
+    return not room.startswith("mlx") and isinstance(file, str) and is_library(file)
