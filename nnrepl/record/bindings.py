@@ -474,7 +474,8 @@ def first_argument(frame: FrameType) -> Any:
 
 def _is_library(kind: type) -> bool:
     """Whether objects of a type are Python's own, nnrepl's, or those of an installed package: nothing in them is the
-    program's, and one may reach half of a framework through them. Those of MLX (an optimizer, a cache) are looked into."""
+    program's, and one may reach half of a framework through them. Those of MLX (an optimizer, a cache) are looked at.
+    """
     room = kind.__module__.partition(".")[0]
     if room in sys.stdlib_module_names or room == "nnrepl":
         return True
