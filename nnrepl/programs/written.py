@@ -45,7 +45,7 @@ class Written:
         opening = self._noting(io.open, _writes)
         try:
             for holder, name, original in before:
-                setattr(holder, name, opening if name == "open" else self._noting(original, lambda *_: True))
+                setattr(holder, name, opening if name == "open" else self._noting(original, lambda *_, **__: True))
             yield
         finally:
             for holder, name, original in before:

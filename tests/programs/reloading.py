@@ -58,6 +58,7 @@ class Program:
         self.path = folder / "train.py"
         self._monkeypatch = monkeypatch
         self._capfd = capfd
+        monkeypatch.setenv("COLUMNS", "160")  # what is said is not wrapped
         monkeypatch.chdir(folder)
 
     def write(self, text: str, name: str = "train.py") -> None:

@@ -248,12 +248,13 @@ LINES = [
     ("step -1", "step [n]"),
     ("step 1.5", "step [n]"),
     ("step 3 4", "step [n]"),
-    ("goto -5", "PLACE"),
-    ("list -1", "list"),
+    ("goto -5", "a place is #12"),
+    ("list -1", "a place is #12"),
     ("where now", "where"),
 ]
 
-NEVER_REACHED = ["goto #99", "goto other.py:3", "until net.py:9999", "until matmul"]
+NEVER_REACHED = ["goto #99", "until matmul"]
+CANNOT_BE = [("goto other.py:3", "other.py"), ("until net.py:9999", "9999")]
 
 
 @pytest.fixture(scope="module")
@@ -286,6 +287,17 @@ def test_place_that_is_never_reached(net: str, line: str) -> None:
     assert place in first[-1]
     assert len(second) == 1
     assert place in second[0]
+    assert (result.stderr, result.returncode) == ("", 1)
+
+
+@pytest.mark.parametrize(("line", "about"), CANNOT_BE)
+def test_place_that_cannot_be_is_refused_at_once(net: str, line: str, about: str) -> None:
+    """What nothing in the source can be does not run the program to its end."""
+    result = shell(net, line, line)
+    first, second = answers(result.stdout)
+    assert first[-1:] == second[:1]
+    assert about in first[-1]
+    assert "loss -0.48" not in "".join([*first, *second[:1]])
     assert (result.stderr, result.returncode) == ("", 1)
 
 
