@@ -14,9 +14,10 @@ from nnrepl.commands.interpreter import Interpreter
 from nnrepl.commands.look import LOOK
 from nnrepl.commands.table import NOTHING, Grammar, command
 from nnrepl.session.errors import UserError
-from nnrepl.session.expressions import aside, parts
+from nnrepl.session.expressions import aside
 from nnrepl.session.session import Session
 from nnrepl.session.stops import Breakpoint
+from nnrepl.session.syntax import parts
 from nnrepl.view.info import (
     evaluations_view,
     gradients_view,

@@ -17,10 +17,10 @@ from nnrepl.commands import habits, table
 from nnrepl.record.intake import Unwinding
 from nnrepl.session.assignments import Assignment, assignment
 from nnrepl.session.errors import NoGradient, NotYet, UserError
-from nnrepl.session.expressions import masked, parts, speaks_of_a_name
 from nnrepl.session.hooks import CELL_DONE
 from nnrepl.session.session import END_OF_PROGRAM, END_OF_TAPE, Session, Stop
 from nnrepl.session.statements import noticing
+from nnrepl.session.syntax import masked, parts, speaks_of_a_name
 from nnrepl.session.typed import CELL, kind_of, run_cell
 from nnrepl.tape import Op, Value
 from nnrepl.view.changes import Changes

@@ -9,9 +9,9 @@ from rich.text import Text
 
 from nnrepl.commands.interpreter import Interpreter
 from nnrepl.commands.table import Grammar, command
+from nnrepl.session.conditions import check_python, named_in
 from nnrepl.session.errors import UserError
 from nnrepl.session.events import EVENTS
-from nnrepl.session.places import check_python, named_in
 from nnrepl.session.points import Condition
 from nnrepl.session.session import Session
 from nnrepl.session.stops import Breakpoint, Catch, Entry, Watch

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 
 from nnrepl.session.assignments import assignment
 from nnrepl.session.errors import UserError
-from nnrepl.session.expressions import masked
 from nnrepl.session.lookup import NUMBER
+from nnrepl.session.syntax import masked
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -17,11 +17,11 @@ from typing import Any
 
 import mlx.core as mx
 
-from nnrepl import ops
 from nnrepl.explain.differences import Difference, Scalar, Slope, spread, suspects
 from nnrepl.explain.elements import Index, unravel
 from nnrepl.explain.look import Look
 from nnrepl.explain.paths import rule_of, upstream
+from nnrepl.explain.projected import Recomputed, coarsest, projected
 from nnrepl.ops.numbers import ravel
 from nnrepl.record.custom import Composite
 from nnrepl.session.errors import UserError
@@ -208,8 +208,8 @@ def _of_op(look: Look, session: Session, op: Op) -> list[Question]:
     for slot, gradient in zip(rule.wanted, backward.outputs):
         of = rule.inputs[slot]
         if mx.issubdtype(of.dtype, mx.floating) and of.size:
-            run = _projected(forward, of, rule.outputs, [value.array for value in cotangents])
-            coarse = _coarsest([*forward.inputs, *forward.outputs, *cotangents])
+            run = projected(forward, of, rule.outputs, [value.array for value in cotangents])
+            coarse = coarsest([*forward.inputs, *forward.outputs, *cotangents])
             questions.append(Question(gradient.name, of, gradient.array, run, coarse, peak, _ELEMENTS, 0.02))
     return questions
 
@@ -231,12 +231,12 @@ def _of_composite(look: Look, session: Session, op: Op) -> list[Question]:
     questions = []
     for of in dict.fromkeys(composite.inputs):
         if mx.issubdtype(of.dtype, mx.floating) and of.size:
-            make = _projected(op, of, slots, arrays, composite)
+            make = projected(op, of, slots, arrays, composite)
             with aside():
                 gradient = mx.vjp(make(of.dtype), [of.array], [mx.array(1.0, of.dtype)])[1][0]
                 mx.eval(gradient)
             name = f"the part of ∂L/∂{of.name} that comes from {op.label} {op.name}"
-            questions.append(Question(name, of, gradient, make, _coarsest([*composite.inputs]), peak, _ELEMENTS, 0.02))
+            questions.append(Question(name, of, gradient, make, coarsest([*composite.inputs]), peak, _ELEMENTS, 0.02))
     return questions
 
 
@@ -248,42 +248,6 @@ def _backward_of(session: Session, op: Op) -> Op | None:
         if later.part is not op.part:
             break
     return None
-
-
-def _projected(
-    forward: Op, of: Value, outputs: Sequence[int], cotangents: Sequence[mx.array], composite: Composite | None = None
-) -> Callable[[mx.Dtype], Scalar]:
-    """What the gradient is the gradient of: the op's result, weighed with the gradients that came in."""
-
-    def at(dtype: mx.Dtype) -> Scalar:
-        def run(array: mx.array) -> mx.array:
-            def lookup(value: Value) -> mx.array:
-                return array if value.canonical is of.canonical else widened(value.array, dtype)
-
-            results = forward.compute(lookup) if composite is None else composite.native(forward, lookup)
-            return _weighed([(results[slot], given) for slot, given in zip(outputs, cotangents)], dtype)
-
-        return run
-
-    return at
-
-
-def _weighed(pairs: Sequence[tuple[mx.array, mx.array]], dtype: mx.Dtype) -> mx.array:
-    total = mx.array(0.0, dtype)
-    for result, given in pairs:
-        total = total + mx.sum(widened(result, dtype) * widened(given, dtype))
-    return total
-
-
-def widened(array: mx.array, dtype: mx.Dtype) -> mx.array:
-    """A float tensor in another float dtype; other tensors as they are."""
-    return array.astype(dtype) if mx.issubdtype(array.dtype, mx.floating) else array
-
-
-def _coarsest(values: Sequence[Value]) -> mx.Dtype:
-    """The dtype with the fewest digits among some tensors."""
-    kinds = {value.dtype for value in values}
-    return next((kind for kind in (mx.bfloat16, mx.float16, mx.float32) if kind in kinds), mx.float64)
 
 
 # -- whole passes ------------------------------------------------------------------------------------------------------
@@ -300,7 +264,7 @@ def check_pass(session: Session, part: Pass, leaves: Sequence[Value]) -> Report:
     try:
         _forewarn(session, look, part, leaves)
         for leaf, gradient in gradients.items():
-            replayed = _Replayed(part, leaf)
+            replayed = Recomputed(part, leaf)
             look.see(replayed.taken)
             peak = _peak(look, gradient)
             question = Question(gradient.name, leaf, gradient.array, replayed.at, replayed.coarse, peak, _REPLAYED,
@@ -326,7 +290,7 @@ def _forewarn(session: Session, look: Look, part: Pass, leaves: Sequence[Value])
     """Say how long a check will take, if that is long: what one computation of the loss takes, times their number."""
     if not leaves:
         return
-    replayed = _Replayed(part, leaves[0])
+    replayed = Recomputed(part, leaves[0])
     look.see([*replayed.taken, leaves[0]])
     with aside(), mx.stream(mx.cpu), contextlib.suppress(ValueError, RuntimeError):
         run, given = _on_cpu(replayed.at(mx.float64)), leaves[0].array.astype(mx.float64)
@@ -359,65 +323,6 @@ def _peak(look: Look, gradient: Value) -> float:
 
 _NEAR = 6
 """Sums that cancel do so within a few ops: a normalization, a softmax."""
-
-
-class _Replayed:
-    """The loss as a function of one leaf: the recorded forward ops on another tensor.
-
-    What no gradient passes is held fixed, as the gradient sees it: the results of `stop_gradient`, of comparisons, of
-    steps. Otherwise a difference would see what the gradient is told not to see.
-    """
-
-    def __init__(self, part: Pass, leaf: Value) -> None:
-        self.part, self.leaf = part, leaf
-        reached = {leaf.canonical}
-        self.needed: list[Op] = []
-        self.fixed: list[Op] = []
-        self.custom: list[Op] = []
-        for op in part.tape.ops[part.start : part.backward]:
-            if op.error is not None or not any(value.canonical in reached for value in op.inputs):
-                continue
-            if _is_fixed(op):
-                if op.name == "stop_gradient":
-                    self.fixed.append(op)
-                continue
-            self.needed.append(op)
-            reached.update(value.canonical for value in op.outputs)
-            if op.operation.kind == "custom":
-                self.custom.append(op)
-        self.taken = [value for op in self.needed for value in op.inputs if value.canonical not in reached]
-        self.coarse = _coarsest([leaf, *(value for op in self.needed for value in op.outputs)])
-
-    def at(self, dtype: mx.Dtype) -> Scalar:
-        """The loss in a dtype."""
-
-        def run(array: mx.array) -> mx.array:
-            now: dict[Value, mx.array] = {self.leaf.canonical: array}
-            for op in self.needed:
-                results = op.compute(
-                    lambda value: now[value.canonical] if value.canonical in now else widened(value.array, dtype)
-                )
-                for value, result in zip(op.outputs, results):
-                    now[value.canonical] = result
-            roots = [(now[root.canonical], seed.array) for root, seed in self.part.roots if root.canonical in now]
-            return _weighed(roots, dtype)
-
-        return run
-
-    def value(self) -> float:
-        """The loss as the program had it, weighed as `at` weighs it."""
-        reached = {self.leaf.canonical, *(value.canonical for op in self.needed for value in op.outputs)}
-        roots = [(root.array, seed.array) for root, seed in self.part.roots if root.canonical in reached]
-        with mx.stream(mx.cpu):
-            found: Any = _weighed(roots, mx.float64).item()
-        return float(found)
-
-
-def _is_fixed(op: Op) -> bool:
-    entry = ops.ENTRIES.get(op.name)
-    if entry is not None and entry.kind == ops.FIXED and op.operation.kind == "op":
-        return True
-    return bool(op.outputs) and not any(mx.issubdtype(value.dtype, mx.inexact) for value in op.outputs)
 
 
 # -- comparing ---------------------------------------------------------------------------------------------------------

@@ -5,25 +5,22 @@ Nothing in a file is trusted: every number is checked before it is used, nothing
 
 from __future__ import annotations
 
-import inspect
 import json
 import os
 import zlib
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from itertools import count
-from types import CodeType
 from typing import Any, cast
 
 import mlx.core as mx
 
 from nnrepl.programs.arrays import SUFFIX, Tensors, is_counts, product, read_header
 from nnrepl.programs.bound import Bound
+from nnrepl.programs.codes import LARGEST, Codes, Scopes
 from nnrepl.programs.savefile import FORMAT, unpacked
 from nnrepl.programs.standins import (
     Damaged,
     SavedBackwardOp,
-    SavedCode,
     SavedGradient,
     SavedLeaf,
     SavedNames,
@@ -35,10 +32,7 @@ from nnrepl.programs.standins import (
     as_word,
     demand,
     no_run,
-    owners,
 )
-from nnrepl.record import source as sources
-from nnrepl.record.bindings import recall_variables
 from nnrepl.record.names import ProgramNames
 from nnrepl.record.recorder import Recorder
 from nnrepl.record.vjp import Rule
@@ -72,8 +66,7 @@ _DTYPES: dict[str, mx.Dtype] = {
         "float16", "bfloat16", "float32", "float64", "complex64",
     )
 }  # fmt: skip
-_LINES, _NESTING, _LARGEST = 5_000_000, 40, 2**62
-_numbers = count(1)
+_NESTING = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,8 +150,8 @@ class _Reader:
     def read(self) -> tuple[Timelines, Facts]:
         """Everything."""
         document = self.document
-        codes = _Codes(document["files"], document["codes"]).codes
-        scopes = _Scopes(codes, document)
+        codes = Codes(document["files"], document["codes"]).codes
+        scopes = Scopes(codes, document)
         self.scopes = scopes.scopes
         self._values(document["values"])
         self.operations = [self._operation(row) for row in document["operations"]]
@@ -339,7 +332,7 @@ class _Reader:
     def _place(self, said: Any) -> tuple[Activation | None, int]:
         scope, place = said
         number = as_number(scope, len(self.scopes), -1)
-        return (None if number < 0 else self.scopes[number]), 2 * as_number(place, _LARGEST)
+        return (None if number < 0 else self.scopes[number]), 2 * as_number(place, LARGEST)
 
     # -- passes and notes ----------------------------------------------------------------------------------
 
@@ -347,11 +340,11 @@ class _Reader:
         before = 0
         for row in rows:
             start, end, backward = row["range"]
-            part = Pass(tape, as_number(row["number"], _LARGEST, -1), row["kind"], as_text(row["title"]), start)
+            part = Pass(tape, as_number(row["number"], LARGEST, -1), row["kind"], as_text(row["title"]), start)
             demand(part.kind in (SETUP_PASS, GRADIENT_PASS, UPDATE_PASS, RUN_PASS))
             part.start = as_number(start, len(tape) + 1, before)
             part.end = before = as_number(end, len(tape) + 1, part.start)
-            part.backward = as_number(backward, _LARGEST)
+            part.backward = as_number(backward, LARGEST)
             part.loss = None if row["loss"] is None else self.value(row["loss"])
             part.wrt = self._all(row["wrt"])
             part.roots = tuple([(self.value(value), self.value(seed)) for value, seed in row["roots"]])
@@ -438,67 +431,3 @@ def _exception(said: Any) -> BaseException:
     name, text = said
     made: BaseException = type(as_word(name), (Exception,), {"__module__": "builtins"})(as_text(text, True))
     return made
-
-
-class _Codes:
-    """The code objects of a file, and the lines of their sources."""
-
-    def __init__(self, files: list[dict[str, Any]], rows: list[dict[str, Any]]) -> None:
-        self._lines = 0
-        self._files = [self._file(row) for row in files]
-        self.codes = [self._code(row) for row in rows]
-
-    def _file(self, row: dict[str, Any]) -> str:
-        self._lines += as_number(row["count"], _LINES)
-        demand(self._lines < _LINES)
-        lines = [""] * row["count"]
-        for number, text in row["lines"]:
-            lines[as_number(number, len(lines) + 1, 1) - 1] = as_text(text, True).replace("\n", " ")
-        path = as_text(row["path"])
-        filename = f"<saved {next(_numbers)}>/{path}"  # what a path says of its file is asked of this name as well
-        if row.get("standard") is True:
-            filename = os.path.join(os.path.dirname(os.__file__), filename)
-        text = "".join([line + "\n" for line in lines])
-        sources.register_cell(filename, path, as_number(row["cell"], _LARGEST), text)
-        return filename
-
-    def _code(self, row: dict[str, Any]) -> SavedCode:
-        filename = self._files[as_number(row["file"], len(self._files))]
-        places: list[sources.Span] = []
-        for place in row["places"]:
-            line, end, column, last = (as_number(part, 2**31, -1) for part in place)
-            places.append((line, end, column, last))
-        variables, free = (tuple([as_text(name) for name in row[kind]]) for kind in ("variables", "free"))
-        plain, named = (as_number(count, len(variables) + 1) for count in row["arguments"])
-        names = tuple([as_text(name) for name in row.get("names", [])])
-        code = SavedCode(
-            filename, as_text(row["name"]), as_text(row["function"]), as_number(row["line"], 2**31), plain, named,
-            variables, free, names, inspect.CO_OPTIMIZED if row.get("optimized", True) else 0, places,
-        )  # fmt: skip
-        looked_at = [as_text(name) for name in row.get("looked_at", (*variables, *free))]
-        recall_variables(cast(CodeType, code), tuple(looked_at))
-        return code
-
-
-class _Scopes:
-    """The calls of functions in which ops were made.
-
-    Attributes:
-        owners: Stand-ins for the modules of the program.
-        variables: The global variables that the functions see, still empty.
-    """
-
-    def __init__(self, codes: list[SavedCode], document: dict[str, Any]) -> None:
-        self.owners = owners(document["owners"], document["roots"], document.get("owned", []))
-        self.variables: list[dict[str, Any]] = [{} for _ in document.get("globals", [])]
-        self.scopes: list[Activation] = []
-        for row in document["scopes"]:
-            parent, place = None, 0
-            if "place" in row:
-                above, place = row["place"]
-                parent = self.scopes[as_number(above, len(self.scopes))]
-            owner = self.owners[as_number(row["owner"], len(self.owners))] if "owner" in row else None
-            known = self.variables[as_number(row["globals"], len(self.variables))] if "globals" in row else None
-            code = cast(CodeType, codes[as_number(row["code"], len(codes))])
-            at = 2 * as_number(place, _LARGEST)
-            self.scopes.append(Activation(parent, code, at, owner, "updating" in row, known))

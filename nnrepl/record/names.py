@@ -14,7 +14,6 @@ from nnrepl.record import source as sources
 from nnrepl.record.adopt import path_in
 from nnrepl.record.bindings import variables_of
 from nnrepl.record.homes import Home, Homes
-from nnrepl.record.source import Use
 from nnrepl.record.stack import is_module, is_module_type
 from nnrepl.tape import GRADIENT_PASS, UNBOUND, UPDATE_PASS, Activation, Leaf, Op, Source, Tape, Value
 
@@ -65,11 +64,6 @@ class ProgramNames:
             return "" if subject is None else subject.name
         modules = [step.owner for step in _path(op.scope) if is_module(step.owner)]
         return self._path_among(modules, modules[-1]) if modules else ""
-
-    def module_title(self, op: Op) -> str:
-        """The class of the innermost Module whose code made the op, "" outside of modules."""
-        modules = [step.owner for step in _path(op.scope) if is_module(step.owner)]
-        return type(modules[-1]).__name__ if modules else ""
 
     def calls(self, op: Op) -> Iterator[tuple[str, Activation]]:
         """The calls of modules in which an op was made, the outermost first, each with the module's path."""
@@ -270,7 +264,7 @@ class ProgramNames:
                 if use.returned:
                     up = use
                 elif name is None and use.rows == (row >= 0) and not (leaves and len(use.names) < 2):
-                    name = _pick(use, row if use.rows else slot, len(op.outputs))
+                    name = use.target(row if use.rows else slot, len(op.outputs))
             if name is not None:
                 yield scope, name
                 if not self._is_returned(op, name, scope):
@@ -501,13 +495,6 @@ def _row(op: Op) -> int:
     if op.operation.spelling != "next":
         return -1
     return op.inputs[0].slot if op.operation.name == "squeeze" else int(op.args[1])
-
-
-def _pick(use: Use, slot: int, outputs: int) -> str | None:
-    """Which of a statement's targets an output is."""
-    if len(use.names) == 1:
-        return use.names[0]
-    return use.names[slot] if slot < len(use.names) and (outputs > 1 or use.rows or slot == 0) else None
 
 
 __all__ = ["GRADIENT_SIGN", "ProgramNames", "path_in"]

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import get_ident
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
@@ -21,6 +21,7 @@ from nnrepl.record.adopt import adopt
 from nnrepl.record.bindings import Watch
 from nnrepl.record.bounds import INDEXING, outside
 from nnrepl.record.intake import RECORDING, Intake
+from nnrepl.record.listener import Exchanging, Listener, Mirrored
 from nnrepl.record.objects import Slot, hand_out
 from nnrepl.record.stack import Stack, is_module
 from nnrepl.tape import (
@@ -41,7 +42,6 @@ from nnrepl.tape import (
 )
 
 if TYPE_CHECKING:
-    from nnrepl.record.gradient_call import GradientCall
     from nnrepl.record.tracing import Tracing
 
 RECORD, OPAQUE, MUTED = 0, 1, 2
@@ -66,42 +66,6 @@ _PLAIN = frozenset(
         type(Ellipsis),
     )
 )
-
-
-class Listener(Protocol):
-    """Who wants to know what happens: the session."""
-
-    def op_recorded(self, op: Op) -> None:
-        """An op at the top level of the program was recorded; the program waits for its result."""
-
-    def call_started(self) -> None:
-        """A compiled function is called at the top level of the program."""
-
-    def pass_started(self, call: GradientCall) -> None:
-        """A gradient pass begins: nothing will be said until its end."""
-
-    def pass_recorded(self, call: GradientCall) -> None:
-        """A gradient pass was recorded to its end; the program waits for what it returns (or raises)."""
-
-    def evaluation_forced(self) -> None:
-        """The program is about to force an evaluation at its top level; it waits."""
-
-    def out_of_bounds(self, text: str) -> None:
-        """The program is about to evaluate what lies outside of a tensor, which MLX does not check."""
-
-
-class Exchanging(Protocol):
-    """A backward pass, in which a person may exchange values."""
-
-    def exchange(self, old: Value, new: Value) -> None:
-        """What was to be taken from `old` is taken from `new`."""
-
-
-class Mirrored(Protocol):
-    """A second run, in which the changes of the first one are made again."""
-
-    def due(self, exchange: Callable[[Value, Value], None]) -> None:
-        """Make those that stand where the run stands now; `exchange` lets them take effect."""
 
 
 class Recorder:

@@ -36,6 +36,12 @@ class Use:
     slot: int = -1
     rows: bool = False
 
+    def target(self, slot: int, outputs: int) -> str | None:
+        """Which of the names an output is assigned to, None if to none."""
+        if len(self.names) == 1:
+            return self.names[0]
+        return self.names[slot] if slot < len(self.names) and (outputs > 1 or self.rows or slot == 0) else None
+
 
 @dataclass(slots=True)
 class Cell:

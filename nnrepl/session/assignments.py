@@ -6,7 +6,7 @@ import ast
 import re
 from dataclasses import dataclass
 
-from nnrepl.session.expressions import cut, masked
+from nnrepl.session.syntax import cut, masked
 
 _OPERATORS = {
     ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/", ast.FloorDiv: "//", ast.Mod: "%", ast.Pow: "**",

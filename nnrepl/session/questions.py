@@ -11,9 +11,9 @@ import mlx.core as mx
 
 from nnrepl.record.intake import Unwinding
 from nnrepl.record.verify import same_bits
+from nnrepl.session.conditions import named_in
 from nnrepl.session.errors import NoGradient, NotYet, UserError
 from nnrepl.session.findings import Change, Failed, Finding, source_of
-from nnrepl.session.places import named_in
 from nnrepl.session.points import Written
 from nnrepl.session.reading import Reading
 from nnrepl.tape import Leaf, Value

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from nnrepl.explain.look import Look
@@ -159,20 +159,7 @@ def health(session: Session, **limits: float) -> Report:
     Raises:
         UserError: If no gradient has been taken.
     """
-    from nnrepl.explain.health import (
-        activations,
-        gradients,
-        growth,
-        indices,
-        parameters,
-        precision,
-        program,
-        repeats,
-        results,
-        shapes,
-        shares,
-        updates,
-    )
+    from nnrepl.explain.health.checks import CHECKS, of_the_step_before, outside
 
     part = gradient_pass(session)
     if part.error is not None:
@@ -181,30 +168,10 @@ def health(session: Session, **limits: float) -> Report:
     values = {name: threshold.value for name, threshold in THRESHOLDS.items()} | limits
     case = Case(session, part, look, values)
     report = Report(part)
-    report.findings.extend(indices.outside(case))
-    modules = (
-        gradients,
-        activations,
-        shares,
-        shapes,
-        precision,
-        results,
-        updates,
-        repeats,
-        growth,
-        parameters,
-        program,
-    )
-    checks: list[Check] = [] if case.unsafe else [check for module in modules for check in module.CHECKS]
+    report.findings.extend(outside(case))
+    checks: Sequence[Check] = () if case.unsafe else CHECKS
     before = case.before
-    told: list[Finding] = []
-    if before is not None and case.next is None and not case.unsafe:
-        # What comes of this step lies ahead: how it began from the step before is told instead, and where the update
-        # lies ahead as well, what the program did with the gradients of the step before.
-        earlier = Case(session, before, look, values)
-        for check in results.BETWEEN if case.after else (*results.CHECKS, *updates.CHECKS):
-            told.extend(check(earlier))
-        case.unapplied = earlier.unapplied
+    told = of_the_step_before(case) if case.next is None and not case.unsafe else []
     for check in checks:
         report.findings.extend(check(case))
     kinds = {finding.kind for finding in told}

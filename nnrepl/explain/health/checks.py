@@ -1,0 +1,50 @@
+"""Checks: every check of `health`, in the order in which findings are listed; a new one is an entry of its module."""
+
+from __future__ import annotations
+
+from nnrepl.explain.health import (
+    activations,
+    gradients,
+    growth,
+    parameters,
+    precision,
+    program,
+    repeats,
+    results,
+    shapes,
+    shares,
+    updates,
+)
+from nnrepl.explain.health.indices import outside
+from nnrepl.explain.health.report import Case, Check, Finding
+
+__all__ = ["CHECKS", "of_the_step_before", "outside"]
+
+_MODULES = (
+    gradients,
+    activations,
+    shares,
+    shapes,
+    precision,
+    results,
+    updates,
+    repeats,
+    growth,
+    parameters,
+    program,
+)
+CHECKS: tuple[Check, ...] = tuple(check for module in _MODULES for check in module.CHECKS)
+
+
+def of_the_step_before(case: Case) -> list[Finding]:
+    """Tell how this step began from the one before, and, where this one's update lies ahead, what the program did with
+    the gradients of the one before. Notes in `case` whether the program drops what an update makes."""
+    before = case.before
+    if before is None:
+        return []
+    earlier = Case(case.session, before, case.look, case.limits)
+    found: list[Finding] = []
+    for check in results.BETWEEN if case.after else (*results.CHECKS, *updates.CHECKS):
+        found.extend(check(earlier))
+    case.unapplied = earlier.unapplied
+    return found

@@ -1,0 +1,47 @@
+"""Listener: who is told what a recorder does, and who takes part in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
+
+from nnrepl.tape import Op, Value
+
+if TYPE_CHECKING:
+    from nnrepl.record.gradient_call import GradientCall
+
+
+class Listener(Protocol):
+    """Who wants to know what happens: the session."""
+
+    def op_recorded(self, op: Op) -> None:
+        """An op at the top level of the program was recorded; the program waits for its result."""
+
+    def call_started(self) -> None:
+        """A compiled function is called at the top level of the program."""
+
+    def pass_started(self, call: GradientCall) -> None:
+        """A gradient pass begins: nothing will be said until its end."""
+
+    def pass_recorded(self, call: GradientCall) -> None:
+        """A gradient pass was recorded to its end; the program waits for what it returns (or raises)."""
+
+    def evaluation_forced(self) -> None:
+        """The program is about to force an evaluation at its top level; it waits."""
+
+    def out_of_bounds(self, text: str) -> None:
+        """The program is about to evaluate what lies outside of a tensor, which MLX does not check."""
+
+
+class Exchanging(Protocol):
+    """A backward pass, in which a person may exchange values."""
+
+    def exchange(self, old: Value, new: Value) -> None:
+        """What was to be taken from `old` is taken from `new`."""
+
+
+class Mirrored(Protocol):
+    """A second run, in which the changes of the first one are made again."""
+
+    def due(self, exchange: Callable[[Value, Value], None]) -> None:
+        """Make those that stand where the run stands now; `exchange` lets them take effect."""

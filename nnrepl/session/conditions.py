@@ -1,0 +1,56 @@
+"""Conditions: how one is written behind a place, and of which values it speaks."""
+
+from __future__ import annotations
+
+import ast
+import re
+
+from nnrepl.record.names import GRADIENT_SIGN, ProgramNames
+from nnrepl.session.errors import UserError
+from nnrepl.session.syntax import masked, names_in
+
+
+def split_condition(text: str) -> tuple[str, str]:
+    """`matmul, z1 > 3` and `matmul if z1 > 3` in two; either may be missing."""
+    found = re.search(r"(?:^|\s)if\s+", text)
+    comma = _comma(text)
+    if comma is not None and (found is None or comma < found.start()):
+        spelled, condition = text[:comma].strip(), text[comma + 1 :].strip()
+        if not spelled:
+            raise UserError("a place is missing: break matmul, z1.max() > 10")
+        if not condition:
+            raise UserError(f"a condition is missing after the comma: break {spelled}, z1.max() > 10")
+        return spelled, condition
+    return (text, "") if found is None else (text[: found.start()].strip(), text[found.end() :].strip())
+
+
+def _comma(text: str) -> int | None:
+    """Where the first comma outside of brackets is."""
+    depth = 0
+    for at, sign in enumerate(text):
+        depth += (sign in "([{") - (sign in ")]}")
+        if sign == "," and depth <= 0:
+            return at
+    return None
+
+
+def check_python(condition: str) -> None:
+    """Raise UserError if a condition does not parse."""
+    try:
+        ast.parse(masked(condition), "<condition>", "eval")
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise UserError(f"the condition {condition} does not parse: {getattr(error, 'msg', error)}") from None
+
+
+def named_in(text: str, names: ProgramNames) -> tuple[list[str], list[str]]:
+    """The names of the tape in an expression, and those of whose gradients it speaks."""
+    known = names.versions
+    gradients = [word.strip() for word in re.findall(r"grad\(([^()]+)\)", text)]
+    gradients += [word.removeprefix(GRADIENT_SIGN) for word in re.findall(rf"{GRADIENT_SIGN}[\w.]+", text)]
+    rest = re.sub(rf"grad\(([^()]+)\)|{GRADIENT_SIGN}[\w.]+", " ", text)
+    plain: list[str] = []
+    for path in names_in(rest):
+        words = path.split(".")
+        candidates = [".".join(words[:count]) for count in range(len(words), 0, -1)]
+        plain += [name for name in candidates if known(name)][:1] or (["loss"] if path == "loss" else [])
+    return plain, gradients
