@@ -300,7 +300,7 @@ class Session(Reading):
         self.level = self.lookout.search.skip = 0
         stepped = isinstance(by, goals.Stepping) and before < position
         passed = (self.tape.ops[position - 1],) if stepped and position <= len(self.tape) else ()
-        stop = Stop(reason, position, passed, error, missed, hits)
+        stop = Stop(reason, position, passed, error, missed, hits, self)
         self.course.rest(stop)
         self.hooks.cursor_moved(position)
         return stop

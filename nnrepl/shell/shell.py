@@ -27,6 +27,7 @@ from nnrepl.session.errors import NoGradient, NotYet, UserError
 from nnrepl.session.hooks import CELL_DONE, CELL_FAILED
 from nnrepl.session.session import EXCEPTION, Hooks, Session, Stop
 from nnrepl.session.typed import upcoming
+from nnrepl.shell.notebook import CellReader, in_notebook, notebook_console
 from nnrepl.shell.progress import Progress
 from nnrepl.shell.readers import Pipe, Reader, continued, prompt_of
 from nnrepl.view.theme import THEMES
@@ -37,6 +38,8 @@ PLAIN_WIDTH = 100
 def make_console(plain: bool, theme: str = "dark") -> Console:
     """A console on the real standard output; without colours and control codes where there is no terminal."""
     stdout: Any = sys.stdout if sys.stdout is not None else io.StringIO()
+    if in_notebook():
+        return notebook_console(stdout, plain, theme)
     terminal = stdout.isatty()
     columns = os.environ.get("COLUMNS", "")
     width = None if terminal else int(columns) if columns.isdigit() and int(columns) else PLAIN_WIDTH
@@ -50,6 +53,7 @@ def make_console(plain: bool, theme: str = "dark") -> Console:
         highlight=False,
         markup=False,
         emoji=False,
+        force_jupyter=False,
     )
 
 
@@ -92,6 +96,8 @@ class _Tee:
 
 def make_reader(interpreter: Interpreter, plain: bool = False, program: str = "") -> Reader:
     """Where lines come from: the terminal if there is one that can do more than print."""
+    if in_notebook():
+        return CellReader(interpreter)
     if plain or not is_capable():
         return Pipe(interpreter.table)
     from nnrepl.shell.terminal import TerminalReader

@@ -1,6 +1,7 @@
 """What happened: ops, values, passes and the tape that they lie on. Knows nothing of recording."""
 
 from nnrepl.tape.bindings import UNBOUND, Bindings, Holder, Large
+from nnrepl.tape.face import Face, draw_with
 from nnrepl.tape.notes import KEPT, Notes
 from nnrepl.tape.op import (
     BACKWARD,
@@ -40,6 +41,7 @@ __all__ = [
     "BackwardOp",
     "Bindings",
     "DrawnKey",
+    "Face",
     "Gradient",
     "Holder",
     "Hole",
@@ -59,6 +61,7 @@ __all__ = [
     "Tape",
     "Value",
     "arrays_of",
+    "draw_with",
     "fill",
     "is_evaluated",
     "own_site",
