@@ -112,6 +112,8 @@ def file_name(program: str) -> str:
 
 def _directory(variable: str, windows: str, usual: str) -> Path:
     given = os.environ.get(variable) or (os.environ.get(windows) if sys.platform == "win32" else "")
+    if not os.path.isabs(given or ""):
+        given = ""  # XDG: a relative path is invalid and to be ignored; it would be another one in each directory
     if not given and sys.platform == "darwin":
         given = os.path.join(os.path.expanduser("~"), "Library", "Application Support")
     return Path(given or os.path.join(os.path.expanduser("~"), usual)) / "nnrepl"
