@@ -12,7 +12,7 @@ from pathlib import Path
 YARDSTICK = "yardstick"
 """The key of the figure that tells how fast the machine was: plain MLX ops, dispatched by Python."""
 _NOTABLE = 1.1
-_TIMES = ("µs", "ms", "s")
+_TIMES, _SIZES = ("µs", "ms", "s"), ("B", "kB", "MB")
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,8 @@ def compare(before: Sequence[Figure], now: Sequence[Figure]) -> list[str]:
         ratio = one.value / (then.value * scale)
         text = f"{key}: {_number(then.value * scale)} -> {_number(one.value)} {one.unit} (x{ratio:.2f})"
         if ratio > _NOTABLE and one.low > then.high * scale:
-            worse.append((ratio, f"SLOWER  {text}" if scale is pace or one.unit == "x" else f"LARGER  {text}"))
+            word = "LARGER" if one.unit in _SIZES else "SLOWER"
+            worse.append((ratio, f"{word}  {text}"))
         elif ratio < 1 / _NOTABLE and one.high < then.low * scale:
             better.append((ratio, f"better  {text}"))
     lines += [text for _, text in sorted(worse, reverse=True)] or ["nothing became slower or larger"]
