@@ -21,6 +21,7 @@ _ROOT = Path(__file__).parent.parent.parent
 _PLAIN = (sys.executable,)
 _OURS = (sys.executable, "-m", "nnrepl", "--batch")
 _CONTINUE = ("-c", "continue")
+_COMPILED = tempfile.TemporaryDirectory()
 _BOOKKEEPING = 1.0
 """kB that a step may leave behind."""
 
@@ -32,8 +33,10 @@ def children() -> float:
 
 
 def run(command: Sequence[str]) -> str:
-    """What a command prints. It runs in one thread of linear algebra, as noise would be measured otherwise."""
+    """What a command prints. It runs in one thread of linear algebra, as noise would be measured otherwise, and with
+    compiled modules kept, as in an installation."""
     environment = {**os.environ, "PYTHONPATH": str(_ROOT), "OPENBLAS_NUM_THREADS": "1"}
+    environment |= {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": _COMPILED.name}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout}{done.stderr}")
