@@ -22,6 +22,7 @@ from nnrepl.record.intercept import recording
 from nnrepl.record.names import ProgramNames
 from nnrepl.record.recorder import Recorder
 from nnrepl.session.errors import UserError
+from nnrepl.session.parsed import parse
 from nnrepl.session.session import Session
 from nnrepl.shell.api import Session as TraceSession
 from nnrepl.tape import Op, Tape
@@ -295,7 +296,7 @@ def test_a_condition_is_true_where_one_stands(session: nnrepl.Session, text: str
     assert by_break
     if "number" not in text:
         session.run(f"goto {text}")
-        value = session.interpreter.value(session.place(text).condition)
+        value = session.interpreter.value(parse(session.place(text).condition))
         assert bool(value)
 
 
