@@ -27,6 +27,7 @@ from nnrepl.session.errors import NoGradient, NotYet, UserError
 from nnrepl.session.hooks import CELL_DONE, CELL_FAILED
 from nnrepl.session.session import EXCEPTION, Hooks, Session, Stop
 from nnrepl.session.typed import upcoming
+from nnrepl.shell import playing
 from nnrepl.shell.progress import Progress
 from nnrepl.shell.readers import Pipe, Reader, continued, prompt_of
 from nnrepl.view.theme import THEMES
@@ -130,6 +131,7 @@ class Shell(Hooks):
     Attributes:
         failed: Whether a command failed.
         after_line: Called when a line has been run; what it returns is shown as a warning.
+        hushed: Whether nothing is shown: a lesson catches up with where it was.
     """
 
     def __init__(
@@ -147,7 +149,7 @@ class Shell(Hooks):
         self.reader = make_reader(self.interpreter)
         self.banner = banner
         self.quiet = quiet
-        self.failed = False
+        self.failed = self.hushed = False
         self.at_prompt = False
         self._theme = ""
         self.after_line: Callable[[], str] = str
@@ -266,7 +268,8 @@ class Shell(Hooks):
             self.show(Text(""))
             self.banner = ""
         self.show(self.interpreter.news())
-        self.show(self.interpreter.show_stop(stop))
+        if not playing.begins(self, stop):
+            self.show(self.interpreter.show_stop(stop))
         if stop.reason == EXCEPTION and self.session.tape.ops:
             self.show(Text(_OVER if self.session.files is None else _MEND, style="hint"))
         elif stop.reason == CELL_FAILED:
@@ -280,6 +283,8 @@ class Shell(Hooks):
         if waiting is not None:
             self.run(waiting)
             return True
+        if self.interpreter.player is not None:
+            return playing.turn(self, self.interpreter.player)
         prompt = prompt_of(upcoming(self.interpreter.session))
         try:
             line = self.reader.read(prompt)
@@ -302,6 +307,13 @@ class Shell(Hooks):
             self.interpreter.given.extendleft(reversed(others))
         self.run(line)
         return True
+
+    def typed(self, line: str) -> None:
+        """Show a line as typed, with its prompt, where nobody saw it being typed."""
+        if self.reader.screen is not None:
+            self.reader.screen.show(Text(line, style="bold"))
+        else:
+            self.console.print(Text(line), soft_wrap=True)
 
     def run(self, line: str) -> None:
         """Run one line and show what it gives; what goes wrong is one line."""
@@ -355,7 +367,7 @@ class Shell(Hooks):
 
     def show(self, renderable: RenderableType | None) -> None:
         """Show something, unless there is nothing to show; a screen at a time if a person reads it."""
-        if renderable is None:
+        if renderable is None or self.hushed:
             return
         screen = self.reader.screen
         if screen is not None:
