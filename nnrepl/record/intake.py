@@ -28,7 +28,7 @@ class Intake:
 
     Attributes:
         follows: Whether the run follows a tape.
-        opens: Whether it records calls that are closed on that tape.
+        opens: Whether that tape has closed calls, among which others are recorded.
     """
 
     follows = False

@@ -68,14 +68,14 @@ class Opening:
             recorder.levels.renew()
 
     def left(self, recorder: Recorder) -> None:
-        """A call has been recorded to its end."""
-        if not self.free:
-            return
-        self.free -= 1
+        """A call has been recorded to its end. Where the tape goes on with a closed one, what lies between is closed
+        too."""
         if self.free:
-            return
-        self._splice(recorder)
-        if self.natively(recorder) and recorder.levels is not None:
+            self.free -= 1
+            if self.free:
+                return
+            self._splice(recorder)
+        if len(recorder.tape) < len(self._expected) and self.natively(recorder) and recorder.levels is not None:
             recorder.levels.go_native()
 
     def _splice(self, recorder: Recorder) -> None:

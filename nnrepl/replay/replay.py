@@ -70,7 +70,7 @@ class Replay(Intake):
             target = self.tape.notes.edits.get(op)
             if target is not None:
                 self.plan.stand_for(op.outputs[0], target)
-        self.opens = bool(run.opened)
+        self.opens = any(isinstance(op, ClosedOp) for op in run.old.ops)
         self.opening = Opening(run.old, run.opened, self.expected)
         self._passes = [part for part in self.tape.passes if part.kind == GRADIENT_PASS]
 
@@ -230,7 +230,7 @@ class Replay(Intake):
 
     def _take(self, op: Op) -> None:
         """What stands for an op of the old tape makes its values, where positions move."""
-        for value in op.outputs if self.opens else ():
+        for value in op.outputs if self._run.opened else ():
             value.op = op
 
     # -- closed calls ------------------------------------------------------------------------------------
