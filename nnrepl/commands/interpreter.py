@@ -45,6 +45,7 @@ class Interpreter:
         can_full_screen: Whether there is a terminal for that.
         log: What was typed and shown, kept by the shell for `export`.
         due: Lines that are run before any other, until the next motion: those of a breakpoint.
+        line: The line that runs, or ran last.
         given: Lines that are run before those that are typed: those of a file.
         aliases: Names for lines.
         typed: The lines that were typed.
@@ -70,6 +71,7 @@ class Interpreter:
         self.aliases: dict[str, str] = {}
         self.typed: list[str] = []
         self._waited = False
+        self.line = ""
         self._result: Any = None
         self.collecting = ""
         self._lines: list[str] = []
@@ -83,6 +85,7 @@ class Interpreter:
             UserError: With one line for the person, if it cannot be done.
             Quit, Restart: If the person wants that.
         """
+        self.line = line
         if self.collecting:
             self._collect(line.strip())
             return None

@@ -135,7 +135,7 @@ class Plan:
     def _unchanged(self, old: Op, op: Op) -> bool:
         """Whether two ops work on the very same values."""
         was = self.was
-        return True
+        return all([was.get(value, value) is before for value, before in zip(op.inputs, old.inputs)])
 
     def _can_tell(self, op: Op) -> bool:
         """Whether what an op computes is all in its arguments."""

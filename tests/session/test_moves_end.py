@@ -1,4 +1,4 @@
-"""Where motions end, told from the ops themselves: into, out of and back out of functions, and which of several places."""
+"""Where motions end, told from the ops themselves: into functions and out of them, and which of several places."""
 
 from __future__ import annotations
 
@@ -37,7 +37,9 @@ def at(session: nnrepl.Session) -> str:
     return f"{op.name} in {op.source.function}"
 
 
-FORWARD = ["multiply in loss_fn", "add in outer", "multiply in inner", "tanh in inner", "subtract in outer", "sum in loss_fn"]  # fmt: skip
+FORWARD = [
+    "multiply in loss_fn", "add in outer", "multiply in inner", "tanh in inner", "subtract in outer", "sum in loss_fn",
+]  # fmt: skip
 
 
 def test_the_program_is_what_the_rows_below_think(session: nnrepl.Session) -> None:
