@@ -169,7 +169,7 @@ def look(options: argparse.Namespace, lines: list[str]) -> int:
     if not options.batch:
         shell.catch_interrupts()
     try:
-        shell.interact(session.stop)
+        shell.interact()
     except Quit:
         pass
     return int(shell.failed and not is_interactive(options))

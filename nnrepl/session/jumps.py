@@ -8,7 +8,7 @@ from nnrepl.session import goals, places
 from nnrepl.session.entered import InCell
 from nnrepl.session.errors import UserError
 from nnrepl.session.findings import source_of
-from nnrepl.session.hooks import END_OF_TAPE, START_OF_TAPE, Stop
+from nnrepl.session.hooks import END_OF_TAPE, START_OF_TAPE
 from nnrepl.session.place import Place
 
 if TYPE_CHECKING:
@@ -19,21 +19,22 @@ _COUNTED = 20_000
 """In a step of more ops than this those at a place are not counted: that would take longer than to go there."""
 
 
-def goto(session: Session, text: str) -> Stop | None:
+def goto(session: Session, text: str) -> None:
     """See `Session.goto`."""
     place, tape = session.place(text), session.tape
     found = session.nearest(place)
     if found is not None:
-        return session.arrive(found, END_OF_TAPE if place.title == "end" else arrival(session, place, found))
-    return on(session, place, len(tape))
+        session.arrive(found, END_OF_TAPE if place.title == "end" else arrival(session, place, found))
+    else:
+        on(session, place, len(tape))
 
 
-def until(session: Session, text: str) -> Stop | None:
+def until(session: Session, text: str) -> None:
     """See `Session.until`."""
-    return on(session, session.place(text), session.cursor + 1)
+    on(session, session.place(text), session.cursor + 1)
 
 
-def on(session: Session, place: Place, start: int) -> Stop | None:
+def on(session: Session, place: Place, start: int) -> None:
     """Go on to the first position of a place from `start` on, by letting the program run if it has to."""
     tape = session.tape
     goal = goals.Until(
@@ -44,10 +45,11 @@ def on(session: Session, place: Place, start: int) -> Stop | None:
     )
     found = goal.find(tape)
     if found is not None:
-        return session.forward(goals.At(found, goal.reason, place.title))
-    if not session.goes_on or place.gone(tape):
+        session.forward(goals.At(found, goal.reason, place.title))
+    elif not session.goes_on or place.gone(tape):
         raise UserError(place.gone(tape) or f"no op is at {place.title}{nowhere(session, start)}")
-    return session.forward(goal)
+    else:
+        session.forward(goal)
 
 
 def nowhere(session: Session, start: int = 0) -> str:
@@ -68,38 +70,39 @@ def arrival(session: Session, place: Place, found: int) -> str:
     return f"{place.title} · {places.index(found) + 1} of {len(places)} in this step"
 
 
-def last_write(session: Session, name: str) -> Stop:
+def last_write(session: Session, name: str) -> None:
     """See `Session.last_write`."""
     value = source_of(session.named(name))
     if value.op is None:
         what = "a gradient that the pass starts from" if value.kind == "seed" else f"{value.kind} of the program"
         raise UserError(f"no op on the tape wrote {name}: it is {what}")
-    return session.arrive(value.op.position)
+    session.arrive(value.op.position)
 
 
-def rewind(session: Session) -> Stop:
+def rewind(session: Session) -> None:
     """See `Session.rewind`."""
     tape = session.tape
     part = tape.pass_at(session.cursor)
     if part is None:
-        return session.arrive(0, START_OF_TAPE)
+        session.arrive(0, START_OF_TAPE)
+        return
     if session.cursor == part.start:
         part = tape.passes[max(tape.passes.index(part) - 1, 0)]
-    return session.arrive(part.start, START_OF_TAPE if part.start == session.cursor else "")
+    session.arrive(part.start, START_OF_TAPE if part.start == session.cursor else "")
 
 
-def next_cell(session: Session, count: int = 1) -> Stop | None:
+def next_cell(session: Session, count: int = 1) -> None:
     """Go to the first op of the next cell of a notebook that makes ops, or of the `count`-th from here.
 
     Raises:
         UserError: If no notebook runs.
     """
     places.check_cells(session.tape)
-    return session.forward(goals.NextCell(session.cursor + 1, count))
+    session.forward(goals.NextCell(session.cursor + 1, count))
 
 
-def back_cell(session: Session, count: int = 1) -> Stop:
+def back_cell(session: Session, count: int = 1) -> None:
     """Go back to the first op of this cell of a notebook; from there, of the one before. Raises UserError."""
     places.check_cells(session.tape)
     found = list(InCell(0).positions(session.tape, 0, session.cursor))[-count:]
-    return session.arrive(found[0] if len(found) == count else 0, "" if found else START_OF_TAPE)
+    session.arrive(found[0] if len(found) == count else 0, "" if found else START_OF_TAPE)

@@ -25,7 +25,7 @@ from nnrepl.replay.interrupts import at_work, put_off
 from nnrepl.replay.run import Run
 from nnrepl.session.errors import NoGradient, NotYet, UserError
 from nnrepl.session.hooks import CELL_DONE, CELL_FAILED
-from nnrepl.session.session import EXCEPTION, Hooks, Session, Stop
+from nnrepl.session.session import EXCEPTION, Hooks, Session
 from nnrepl.session.typed import upcoming
 from nnrepl.shell.progress import Progress
 from nnrepl.shell.readers import Pipe, Reader, continued, prompt_of
@@ -238,12 +238,12 @@ class Shell(Hooks):
         if screen is not None and not self.at_prompt:
             self.held.watch(screen.printed)
 
-    def interact(self, stop: Stop) -> None:
+    def interact(self) -> None:
         """Give the person the floor, until the program is to run on."""
         self.at_prompt = True
         self.held.leave()
         try:
-            self._open(stop)
+            self._open()
             while self.session.waits:
                 if not self._turn():
                     return
@@ -255,18 +255,19 @@ class Shell(Hooks):
             if self.session.running:
                 self._stand_in()
 
-    def _open(self, stop: Stop) -> None:
+    def _open(self) -> None:
+        stop = self.session.stop
         self.failed |= stop.reason in (CELL_DONE, CELL_FAILED) and stop.error is not None
         if self.quiet and not (stop.hits or stop.missed or stop.reason == CELL_FAILED):
             self.show(self.interpreter.news())
-            self.interpreter.shown = self.session.op
+            self.interpreter.pass_over()
             return
         if self.banner:
             self.console.print(Text(self.banner), soft_wrap=True)
             self.show(Text(""))
             self.banner = ""
         self.show(self.interpreter.news())
-        self.show(self.interpreter.show_stop(stop))
+        self.show(self.interpreter.show_stop())
         if stop.reason == EXCEPTION and self.session.tape.ops:
             self.show(Text(_OVER if self.session.files is None else _MEND, style="hint"))
         elif stop.reason == CELL_FAILED:
