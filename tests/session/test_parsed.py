@@ -111,5 +111,5 @@ def test_what_stands_behind_a_motion_is_run_where_it_arrives(session: nnrepl.Ses
     console = Console(width=100, no_color=True)
     with console.capture() as capture:
         console.print(session.run("step ;; p z1 * 3"))
-    assert "[6 -12 18]" in capture.get()
+    assert "z1 * 3 = [  6 -12  18]" in capture.get()
     assert capture.get().count("▶") == 1  # the stop is shown, and shown once
