@@ -7,7 +7,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable
 from difflib import get_close_matches
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 from rich.console import Group, RenderableType
@@ -29,6 +29,9 @@ from nnrepl.view.tensor import Look, tensor
 from nnrepl.view.timelines import below_text, news_text, recomputed_text, taken_text
 from nnrepl.view.tree import tensor_tree
 
+if TYPE_CHECKING:
+    from nnrepl.learn.player import Player
+
 
 class Interpreter:
     """What stands between a line of text and a session.
@@ -42,10 +45,12 @@ class Interpreter:
         can_full_screen: Whether there is a terminal for that.
         log: What was typed and shown, kept by the shell for `export`.
         due: Lines that are run before any other, until the next motion: those of a breakpoint.
+        line: The line that runs, or ran last.
         given: Lines that are run before those that are typed: those of a file.
         aliases: Names for lines.
         typed: The lines that were typed.
         collecting: For what lines are being collected (`commands 1` ... `end`), "" for nothing.
+        player: The lesson that is being played, if one is.
     """
 
     def __init__(self, session: Session) -> None:
@@ -68,10 +73,12 @@ class Interpreter:
         self.aliases: dict[str, str] = {}
         self.typed: list[str] = []
         self._waited = False
+        self.line = ""
         self._result: Any = None
         self.collecting = ""
         self._lines: list[str] = []
         self._collected: Callable[[list[str]], None] = _nothing
+        self.player: Player | None = None
 
     def run(self, line: str) -> RenderableType | None:
         """Run one line. Returns what to show, None for nothing.
@@ -80,6 +87,7 @@ class Interpreter:
             UserError: With one line for the person, if it cannot be done.
             Quit, Restart: If the person wants that.
         """
+        self.line = line
         if self.collecting:
             self._collect(line.strip())
             return None

@@ -7,6 +7,7 @@ itself runs again from its start, and what it does up to the edit comes from the
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol
@@ -253,6 +254,17 @@ class Changes:
         with held():
             tape, names = self._again(run, current, None)
             self.arrived(tape, names, self.session.cursor)
+
+    def open(self, steps: frozenset[int]) -> None:
+        """Let the program run again over the timeline that the user looks at, with some closed steps recorded.
+
+        Raises RunAgain through the program, UserError if it cannot run again.
+        """
+        current = self.timelines.current
+        end = len(current.tape)
+        run = Run(current.tape, end, (), self.session.cursor, opened=steps, seen=sys.maxsize)
+        with held():
+            self._again(run, current, None)
 
     @property
     def unfinished(self) -> bool:

@@ -11,7 +11,7 @@ import builtins
 from typing import TYPE_CHECKING
 
 from nnrepl.replay.replay import Replay
-from nnrepl.session import goals
+from nnrepl.session import goals, natively
 from nnrepl.session.errors import UserError
 from nnrepl.session.hooks import CELL_DONE, CELL_FAILED
 from nnrepl.session.parsed import Parsed
@@ -162,6 +162,9 @@ def cell_ended(session: Session, cell: Cell, error: BaseException | None) -> Non
     """The last cell has run to its end, or raised: the user has the floor."""
     goal, hits = at_end(session)
     missed = goals.missed(goal)
+    if natively.opened(session):
+        session.give_floor()
+        return
     failed = next((op.position for op in session.tape.ops[-1:] if session.tape.notes.errors.get(op) is error), None)
     if hits:
         session.hit(hits, missed or f"prompt {cell.number} has ended meanwhile")

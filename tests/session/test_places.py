@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import sys
+import types
 from collections.abc import Callable
 from pathlib import Path
 
@@ -84,7 +85,8 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Tape, ProgramNam
     file.write_text(PROGRAM)
     names = ProgramNames()
     tape = names.tape
-    with recording(Recorder(tape, strict=True, base=sys._getframe())):
+    with pytest.MonkeyPatch.context() as patch, recording(Recorder(tape, strict=True, base=sys._getframe())):
+        patch.setitem(sys.modules, "__main__", types.ModuleType("__main__"))  # (another test's has a `loss` too)
         load_script(str(file), []).run()
     return tape, names, file
 
