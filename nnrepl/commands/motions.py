@@ -7,7 +7,6 @@ from collections.abc import Callable
 
 from nnrepl.commands.interpreter import Interpreter
 from nnrepl.commands.table import COUNT, NOTHING, PLACE, PLACE_OR_NOTHING, Grammar, command
-from nnrepl.session import jumps
 from nnrepl.session.errors import UserError
 
 FORWARDS, BACKWARDS, JUMPS = "forwards", "backwards", "jumps"
@@ -47,13 +46,14 @@ def _by(text: str, line: Motion, step: Motion, part: Motion, cell: Motion) -> No
 def next_(it: Interpreter, text: str) -> None:
     """Go to the next line of this function, over all ops that this line and its calls make; `step` goes op by op.
 
-    At the end of the function it goes on in the caller. In the backward pass the lines come the other way round. The
-    function is the program's own: a layer of MLX is gone over (see `config skip`). `next step` goes to the first op of
-    the next training step, `next step 10` ten steps on; `next pass` to the next gradient call or update; `next cell`
-    to the next cell of a notebook that makes ops.
+    At the end of the function it goes on in the caller. Where the next line calls a function, the cursor stands at the
+    first op of that call, and `next` goes over it; `step` makes the call's function this one. In the backward pass the
+    lines come the other way round. The function is the program's own: a layer of MLX is gone over (see `config skip`).
+    `next step` goes to the first op of the next training step, `next step 10` ten steps on; `next pass` to the next
+    gradient call or update; `next cell` to the next cell of a notebook that makes ops.
     """
     session = it.session
-    _by(text, session.next, session.next_step, session.next_pass, lambda count: jumps.next_cell(session, count))
+    _by(text, session.next, session.next_step, session.next_pass, session.next_cell)
 
 
 @command("finish", "fin", "return", "r", takes=NOTHING, group=FORWARDS, repeats=True)
@@ -89,7 +89,7 @@ def reverse_step(it: Interpreter, text: str) -> None:
 def reverse_next(it: Interpreter, text: str) -> None:
     """Go back to the first op of this line, from there to the line before; `rn step` to the step before."""
     session = it.session
-    _by(text, session.back_next, session.back_step, session.back_pass, lambda count: jumps.back_cell(session, count))
+    _by(text, session.back_next, session.back_step, session.back_pass, session.back_cell)
 
 
 @command("reverse-finish", "rfin", takes=NOTHING, group=BACKWARDS, repeats=True)
