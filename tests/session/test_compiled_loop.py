@@ -38,7 +38,7 @@ LINES = {
         "until pass 4; grad(layers.2.weight) = grad(layers.2.weight) * 2; until pass 8; s 20; "
         'model.layers[2].bias = model.layers[2].bias * 0; opt.state["layers"][0]["weight"]["m"] *= -1; c'
     ),
-    "a change at the very start": "until pass 3; model.layers[0].weight = model.layers[0].weight * 2; next pass 3; y; c",
+    "a change at the start": "until pass 3; model.layers[0].weight = model.layers[0].weight * 2; next pass 3; y; c",
     "a change inside": "until pass 3; s 3; h = h + 1; until pass 7; p loss; undo; p loss; c; verify",
     "a change in the past": "c; goto pass 5; until backward; e = e * 2; c; info passes; timelines; diff 1 2",
 }
