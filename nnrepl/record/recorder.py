@@ -93,6 +93,7 @@ class Recorder:
         made_before: What transforms had returned before the recording began, and how it is called, by `id`.
         tracing: The compiled functions that are being recorded for the first time, outermost first.
         sweeps: The backward passes that are running, outermost first.
+        repeating: In how many compiled functions ops are repeated, of which none of the program's lines runs.
         indexing: Ops that take places which have not been looked at yet.
         mirrors: The second runs of checkpoints that are being recorded and have changes to make.
         overwritten: Values whose array object was changed in place for an edit.
@@ -124,6 +125,7 @@ class Recorder:
         self.customized: dict[int, tuple[Any, set[Any]]] = {}
         self.intake: Intake = RECORDING
         self.sweeps: list[Exchanging] = []
+        self.repeating = 0
         self.indexing: list[Op] = []
         self._told: set[tuple[Any, int]] = set()
         self.mirrors: list[Mirrored] = []
