@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import gc
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,7 +22,7 @@ from nnrepl.record import before, catalog, compiled, custom, opaque, special, st
 from nnrepl.record.catalog import Callee
 from nnrepl.record.recorder import OPAQUE, RECORD, Recorder, installed
 from nnrepl.record.tracing import check_evaluation
-from nnrepl.tape import Operation
+from nnrepl.tape import Operation, collector
 
 _getframe = sys._getframe
 
@@ -106,6 +107,8 @@ def _install(recorder: Recorder, patches: _Patches) -> None:
     for name in ("vjp", "jvp", "vmap"):
         patches.set(mx.custom_function, name, custom.setter(name, getattr(mx.custom_function, name)))
     patches.undo_by(strays.catch(wrappers))
+    patches.set(gc, "collect", collector.caught(gc.collect))
+    patches.set(gc, "get_objects", collector.enumerated(gc.get_objects))
 
 
 def _wrapper(recorder: Recorder, callee: Callee) -> Any:

@@ -40,6 +40,7 @@ from nnrepl.tape import (
     Value,
     arrays_of,
 )
+from nnrepl.tape.collector import Collector, wake
 
 if TYPE_CHECKING:
     from nnrepl.record.tracing import Tracing
@@ -96,6 +97,7 @@ class Recorder:
         overwritten: Values whose array object was changed in place for an edit.
         draws: Since what the random draws are counted, and how many there were.
         watch: Notes what the program's variables hold.
+        collector: Keeps Python's garbage collector off the tape.
         customized: Custom functions and what was set as their `vjp`, `jvp`, `vmap`, by `id`.
     """
 
@@ -127,6 +129,7 @@ class Recorder:
         self.made_before: dict[int, tuple[Any, Callable[..., Any]]] = {}
         self.overwritten: list[tuple[Value, mx.array]] = []
         self.draws: tuple[Any, int] = ("start", 0)
+        self.collector = Collector()
 
     # -- ops -------------------------------------------------------------------------------------------
 
@@ -204,6 +207,8 @@ class Recorder:
         op.part = self._top_level(op)
         ops.append(op)
         op.part.end = len(ops)
+        if op.position >= self.collector.due:
+            self.collector.rest(op.position)
         if self.listener is not None:
             self.listener.op_recorded(op)
 
@@ -490,3 +495,4 @@ def installed(recorder: Recorder) -> Iterator[None]:
         recorder.mode = MUTED
         recorder.close_pass()
         recorder.stack.release()
+        wake()
