@@ -42,7 +42,8 @@ class Interpreter:
         full_screen: Whether the op, its source and the displays are seen all the time, beside what commands show.
         can_full_screen: Whether there is a terminal for that.
         log: What was typed and shown, kept by the shell for `export`.
-        due: Lines that are run before any other, until the next motion: those of a breakpoint.
+        rest: What is left of a line of several commands, `s ;; p z1`: run before any other line.
+        due: Lines that are run next, until the next motion: those of a breakpoint.
         given: Lines that are run before those that are typed: those of a file.
         aliases: Names for lines.
         typed: The lines that were typed.
@@ -62,6 +63,7 @@ class Interpreter:
         self.log = Log()
         self._changed = Changes()
         self._listed = ("", -1, 0)
+        self.rest: deque[str] = deque()
         self.due: deque[str] = deque()
         self.given: deque[str] = deque()
         self.aliases: dict[str, str] = {}
@@ -88,6 +90,7 @@ class Interpreter:
         try:
             return self._run(self._first(line))
         except UserError:
+            self.rest.clear()
             self.due.clear()
             raise
 
@@ -107,14 +110,14 @@ class Interpreter:
         return Group(hint, shown) if hint is not None and shown is not None else shown
 
     def _first(self, line: str) -> str:
-        """The first command of a line; the others (behind `;;`) are due. Aliases are spelled out."""
+        """The first command of a line; the others (behind `;;`) are left for later. Aliases are spelled out."""
         word, _, rest = line.strip().partition(" ")
         if word in self.aliases and word not in self.table:
             line = _filled(self.aliases[word], rest.strip())
         if ";;" not in line or line.lstrip().startswith("alias "):
             return line
         first, *others = re.split(r"\s*;;\s*(?=(?:[^'\"]|'[^']*'|\"[^\"]*\")*$)", line)
-        self.due.extendleft(reversed(others))
+        self.rest.extendleft(reversed(others))
         return first
 
     def _classify(self, line: str) -> table.Line:
@@ -136,7 +139,7 @@ class Interpreter:
 
     def waiting(self) -> str | None:
         """The line that is to be run before any is read; None if there is none."""
-        for lines in (self.due, self.given):
+        for lines in (self.rest, self.due, self.given):
             if lines:
                 self._waited = True
                 return lines.popleft()
@@ -185,7 +188,7 @@ class Interpreter:
         self.due.extend(line for line in lines if line != "silent")
         if lines[:1] == ["silent"]:
             return None
-        view = stop_view(self.session, stop, self.shown, self.full_screen)
+        view = stop_view(self.session, stop, self.full_screen)
         self.shown = self.session.op
         return view if self.full_screen else Group(view, *self.displays())
 

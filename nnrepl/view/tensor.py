@@ -302,7 +302,20 @@ def tensor_line(name: str, array: mx.array) -> Text:
     return text.append_text(summary_text(summarize(array))) if array.size else text.append("empty")
 
 
+class Folded:
+    """A tensor in one line, with as much of its summary as fits."""
+
+    def __init__(self, name: str, array: mx.array) -> None:
+        self._line = tensor_line(name, array)
+        short = summary_text(summarize(array), brief=True) if array.size else Text("empty")
+        self._brief = Text(name, style="value.name").append(f" {shape_text(array.shape)}  ", style="value.shape")
+        self._brief.append_text(short)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield self._line if self._line.cell_len <= options.max_width else self._brief
+
+
 __all__ = [
-    "Format", "Look", "Summary", "Tensor", "dtype_text", "number", "numbers", "shape_text", "summarize",
+    "Folded", "Format", "Look", "Summary", "Tensor", "dtype_text", "number", "numbers", "shape_text", "summarize",
     "summary_text", "tensor", "tensor_line",
 ]  # fmt: skip
