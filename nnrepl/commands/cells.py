@@ -8,6 +8,7 @@ from rich.text import Text
 from nnrepl.commands.interpreter import Interpreter
 from nnrepl.commands.table import Grammar, command
 from nnrepl.session.expressions import aside
+from nnrepl.session.parsed import parse
 from nnrepl.session.typed import upcoming
 
 STATEMENT = Grammar("STATEMENT", lambda text: bool(text.strip()), "names")
@@ -23,12 +24,12 @@ def debug(it: Interpreter, text: str) -> RenderableType | None:
     """
     session = it.session
     if session.debuggee is None or upcoming(session):
-        return it.cell(text, stop=True)
+        return it.cell(parse(text), stop=True)
     from nnrepl.explain.beside import run_beside
 
     def run() -> RenderableType | None:
         with aside():
-            inner = run_beside(session, text)
+            inner = run_beside(session, parse(text))
         it.session, it.shown = inner, None
         ops = len(inner.tape)
         said = f"{text}: {ops} op{'' if ops == 1 else 's'} on a tape of their own. out leads back, _ is the result."

@@ -16,6 +16,7 @@ from nnrepl.programs.saved import find, open_session
 from nnrepl.programs.saving import save
 from nnrepl.programs.script import Script
 from nnrepl.session.errors import Load, UserError
+from nnrepl.session.parsed import parse
 from nnrepl.session.session import Stop
 from nnrepl.view.saved import facts_text, saved_text
 
@@ -77,7 +78,7 @@ def _start(it: Interpreter, program: Script) -> RenderableType | None:
         line = import_of(program)
         if line:
             session.goto("end")
-            it.cell(line)
+            it.cell(parse(line))
             return Text(line.splitlines()[-1], style="hint")
     if session.files is None:
         raise UserError("there is no program here that another could take the place of; nnrepl PROGRAM starts one")

@@ -7,7 +7,7 @@ import io
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import IO, Any
 
 
@@ -229,6 +229,11 @@ class HeldOutput:
         if text and say is not None:
             say(text)
         return text
+
+    def moved(self, moved: Callable[[int], int], seen: int) -> None:
+        """Positions of the tape have moved; what was printed up to `seen` has been shown."""
+        self._shown = [replace(piece, position=moved(piece.position)) for piece in self._shown]
+        self._seen = seen
 
     def begin_anew(self) -> None:
         """What is printed from now on has never been seen: it is shown at once."""

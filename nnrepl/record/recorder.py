@@ -42,9 +42,10 @@ from nnrepl.tape import (
 )
 
 if TYPE_CHECKING:
+    from nnrepl.record.native import Levels
     from nnrepl.record.tracing import Tracing
 
-RECORD, OPAQUE, MUTED = 0, 1, 2
+RECORD, OPAQUE, MUTED, NATIVE = 0, 1, 2, 3
 _NO_KWARGS: dict[str, Any] = {}
 
 _array = mx.array
@@ -78,7 +79,8 @@ class Recorder:
         base: The frame of nnrepl's own that runs the program.
 
     Attributes:
-        mode: RECORD; OPAQUE inside a transform that MLX runs by itself; MUTED while nnrepl itself computes.
+        mode: RECORD; OPAQUE inside a transform that MLX runs by itself; MUTED while nnrepl itself computes; NATIVE
+            where only calls are noticed (see `nnrepl.record.native`).
         live: The value that each living array object holds, by `id`. Arrays may die at any moment at which Python
             collects garbage, and their entries with them: go through a `copy()`, which is made in one piece.
         part: The pass that is being recorded.
@@ -96,6 +98,8 @@ class Recorder:
         overwritten: Values whose array object was changed in place for an edit.
         draws: Since what the random draws are counted, and how many there were.
         watch: Notes what the program's variables hold.
+        levels: Switches between recording ops and noticing calls; None before anything is installed.
+        native_until: Where on the tape ops are recorded again that follow closed calls; 0: it has none.
         customized: Custom functions and what was set as their `vjp`, `jvp`, `vmap`, by `id`.
     """
 
@@ -127,6 +131,8 @@ class Recorder:
         self.made_before: dict[int, tuple[Any, Callable[..., Any]]] = {}
         self.overwritten: list[tuple[Value, mx.array]] = []
         self.draws: tuple[Any, int] = ("start", 0)
+        self.levels: Levels | None = None
+        self.native_until = 0
 
     # -- ops -------------------------------------------------------------------------------------------
 
@@ -473,6 +479,17 @@ def ready() -> Recorder | None:
         recorder = _installed[-1]
         if recorder.mode == RECORD and get_ident() == recorder.thread:
             return recorder
+    return None
+
+
+def noticing() -> Levels | None:
+    """What notices a call that is made here and now, natively and not within another one; None if nothing does."""
+    if _installed:
+        recorder = _installed[-1]
+        if recorder.mode == NATIVE and get_ident() == recorder.thread:
+            levels = recorder.levels
+            if levels is not None and not levels.inside:
+                return levels
     return None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -9,6 +10,7 @@ from nnrepl.record.source import cell_of
 from nnrepl.session.entered import InCell
 from nnrepl.session.errors import CannotAsk
 from nnrepl.session.place import Find, Place
+from nnrepl.session.points import StepStart
 from nnrepl.tape import Tape
 from nnrepl.timeline import moves
 
@@ -112,6 +114,7 @@ class Until:
 
     def __init__(self, place: Place, find: Find, start: int, said: Callable[[int], str]) -> None:
         self.reason = self.sought = place.title
+        self.place = place
         self._find = find
         self._said = said
         self._seen = start
@@ -194,15 +197,15 @@ class InStep:
     def __init__(self, step: int, number: int = 1) -> None:
         self.reason = ""
         self.sought = f"step {step}" if number == 1 else f"{step}#{number}"
-        self._step = step
+        self.step = step
         self._number = number
 
     def find(self, tape: Tape) -> int | None:
-        start = tape.steps.start_of(self._step)
+        start = tape.steps.start_of(self.step)
         if start is None:
             return None
         position = start + self._number - 1
-        return position if position < len(tape) and tape.steps.number_at(position) == self._step else None
+        return position if position < len(tape) and tape.steps.number_at(position) == self.step else None
 
 
 class Never:
@@ -213,6 +216,17 @@ class Never:
 
     def find(self, tape: Tape) -> int | None:
         return None
+
+
+def needed_from(goal: Goal) -> int:
+    """The first training step of which a goal has to see ops; those before may run natively."""
+    if isinstance(goal, (Never, Ending)):
+        return sys.maxsize
+    if isinstance(goal, InStep):
+        return goal.step
+    if isinstance(goal, Until) and isinstance(goal.place, StepStart):
+        return goal.place.number
+    return 0
 
 
 def over(position: int, skip: Sequence[str], count: int) -> Moving:

@@ -18,7 +18,9 @@ from nnrepl.record.intake import RECORDING
 from nnrepl.record.names import ProgramNames
 from nnrepl.record.recorder import Recorder
 from nnrepl.replay.interrupts import hold_on
-from nnrepl.session import goals, jumps
+from nnrepl.replay.opening import Opening
+from nnrepl.replay.replay import Replay
+from nnrepl.session import goals, jumps, natively
 from nnrepl.session.below import Files, TakesCells
 from nnrepl.session.changes import Changes
 from nnrepl.session.errors import Quit, Restart, UserError
@@ -34,7 +36,7 @@ from nnrepl.session.settings import defaults
 from nnrepl.session.state import Course, Going, Replaying, RunAgain
 from nnrepl.session.stops import Hit, Stops
 from nnrepl.session.typed import at_end, only_defines, upcoming
-from nnrepl.tape import Op, Tape
+from nnrepl.tape import ClosedOp, Op, Tape
 from nnrepl.timeline import moves
 from nnrepl.timeline.code import Codes
 from nnrepl.timeline.evaluation import Work
@@ -59,6 +61,7 @@ class Session(Reading):
         codes: The changes of the program's source that hold in it.
         on_load: Told the path of another program that is about to start; returns a line for the user, or "".
         files: The program's files; None where there is no program that was read from any.
+        opening: The steps that the program is running again for, to open them; `stood` is where the user stood.
         debuggee: The program, which takes what is typed as its next lines; None where there is none that can.
     """
 
@@ -86,8 +89,10 @@ class Session(Reading):
         self.codes = Codes()
         self.files: Files | None = None
         self.on_load: Callable[[str], str] = lambda path: ""
+        self.opening: Opening | None = None
+        self.stood = 0
         self._history: History | None = None
-        self._process = os.getpid()
+        self.process = os.getpid()
         self.debuggee: TakesCells | None = None
 
     # -- the program's side ------------------------------------------------------------------------------
@@ -122,7 +127,7 @@ class Session(Reading):
 
     def pass_started(self, call: GradientCall) -> None:
         """Listener: a gradient pass begins."""
-        if os.getpid() == self._process:
+        if os.getpid() == self.process:
             self.hooks.pass_started()
             self._trim()
             self.codes.reach(len(call.recorder.tape), entering=True)
@@ -146,22 +151,36 @@ class Session(Reading):
         if self.restarts is not None:
             self.restarts.left()
 
+    def runs_natively(self, step: int) -> bool:
+        """Listener: a gradient call of the top level is about to be made, in this step."""
+        return natively.wanted(self, step)
+
+    def call_closed(self, op: ClosedOp) -> bool:
+        """Listener: a call has run natively; returns whether the program goes on so."""
+        return natively.goes_on(self, op)
+
+    def closed_again(self) -> None:
+        """The program has made a call natively again that is closed on the tape."""
+        now = self.course.now
+        if isinstance(now, Replaying) and (now.interrupted or now.goal.find(self.tape) is not None):
+            self._again(now)
+
     def out_of_bounds(self, text: str) -> None:
         """Listener: the program is about to read or write outside of a tensor."""
-        if isinstance(self.course.now, Going) and os.getpid() == self._process:
+        if isinstance(self.course.now, Going) and os.getpid() == self.process:
             self.hooks.announce(text)
 
     def evaluation_forced(self) -> None:
         """Listener: the program forces an evaluation; a good moment to look for what only numbers tell."""
         self.call_started()
-        if isinstance(self.course.now, Going) and os.getpid() == self._process:
+        if isinstance(self.course.now, Going) and os.getpid() == self.process:
             hits = self.lookout.caught_up()
             if hits:
                 self.hit(hits)
                 self.give_floor()
 
     def _recorded(self) -> None:
-        if os.getpid() != self._process:
+        if os.getpid() != self.process:
             return  # a forked child is not debugged
         now = self.course.now
         if isinstance(now, Replaying):
@@ -193,7 +212,7 @@ class Session(Reading):
         assert self.recorder is not None
         found = None if now.interrupted else now.goal.find(self.tape)
         if now.interrupted:
-            self.recorder.intake = RECORDING
+            self.recorder.intake, self.opening = RECORDING, None
             self.changes.adrift()
             self.arrive(self.cursor, "interrupted; everything is as it was")
         elif found is None:
@@ -202,6 +221,8 @@ class Session(Reading):
         elif self.caught_up(found + 1):
             self._recorded()
             return
+        elif natively.opened(self):
+            pass
         else:
             self.arrive(found, now.goal.reason)
         self.give_floor()
@@ -219,7 +240,9 @@ class Session(Reading):
         self.course.error = error
         self.changes.timelines.live.ended = True
         goal, hits = at_end(self)
-        if hits:
+        if natively.opened(self):
+            pass
+        elif hits:
             self.hit(hits, "the program has ended meanwhile")
         elif error is not None and not isinstance(error, SystemExit):
             raised = [op.position for op, raised in self.tape.notes.errors.items() if raised is error]
@@ -265,11 +288,16 @@ class Session(Reading):
         """The program is about to run again along a tape: to where the person stands, or to where that tape ends
         and then on to what they wanted."""
         run, then = wish.run, wish.then
+        self.opening, self.stood = None, run.cursor
         goal: goals.Goal = goals.At(run.cursor if then is None else max(len(run.expected) - 1, 0))
         if then is not None and self.changes.timelines.live.below:
             goal = goals.Ending()  # up to the cell that is new
         if then is None and run.part:
             goal = goals.NextPass(run.part)
+        if run.opened and self.recorder is not None and isinstance(self.recorder.intake, Replay):
+            opening = self.opening = self.recorder.intake.opening
+            ended = self.changes.timelines.current.ended
+            goal = goals.Ending() if ended else natively.Frontier(lambda: opening.reached)
         self.course.follow(goal, then)
         self.hooks.running_again(run, True)
 
@@ -293,6 +321,8 @@ class Session(Reading):
         by: goals.Goal | None = None,
     ) -> Stop:
         """Put the cursor somewhere, where the user has the floor. `by`: what they wanted, if that led here."""
+        if self.waits and position < len(self.tape) and isinstance(self.tape.ops[position], ClosedOp):
+            natively.open_at(self, position)
         before, self.cursor = self.cursor, position
         timeline = self.changes.timelines.current
         timeline.seen = max(timeline.seen, position)

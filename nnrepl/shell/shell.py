@@ -24,9 +24,10 @@ from nnrepl.record.recorder import RECORD
 from nnrepl.replay.interrupts import at_work, put_off
 from nnrepl.replay.run import Run
 from nnrepl.session.errors import NoGradient, NotYet, UserError
-from nnrepl.session.hooks import CELL_DONE, CELL_FAILED
+from nnrepl.session.hooks import CELL_DONE, CELL_FAILED, OPENED
 from nnrepl.session.session import EXCEPTION, Hooks, Session, Stop
 from nnrepl.session.typed import upcoming
+from nnrepl.shell import playing
 from nnrepl.shell.progress import Progress
 from nnrepl.shell.readers import Pipe, Reader, continued, prompt_of
 from nnrepl.view.signs import encodable, without_codes
@@ -130,6 +131,7 @@ class Shell(Hooks):
     Attributes:
         failed: Whether a command failed.
         after_line: Called when a line has been run; what it returns is shown as a warning.
+        hushed: Whether nothing is shown: a lesson catches up with where it was.
     """
 
     def __init__(
@@ -147,9 +149,10 @@ class Shell(Hooks):
         self.reader = make_reader(self.interpreter)
         self.banner = banner
         self.quiet = quiet
-        self.failed = False
+        self.failed = self.hushed = False
         self.at_prompt = False
         self._theme = ""
+        self._line = ""
         self.after_line: Callable[[], str] = str
         self._progress = Progress(console)
         self.held = HeldOutput(self._recorded)
@@ -195,10 +198,19 @@ class Shell(Hooks):
 
     def running_again(self, run: Run, from_start: bool) -> None:
         """Keep what the program prints a second time to itself."""
-        if from_start:
+        if from_start and not run.opened:
             self.show(Text("running the program again from its start; Ctrl-C stops at the next op", style="hint"))
         seen = run.position + len(run.ops) if run.seen is None else run.seen
         self.held.begin_again(seen, max(run.cursor if run.seen is None else 0, seen))
+
+    def opening(self, title: str) -> None:
+        """Run the line again when that is done."""
+        self._line = self.interpreter.line
+        self.show(Text(f"opening {title}: the program runs again; Ctrl-C stops it", style="hint"))
+
+    def opened(self, moved: Callable[[int], int], seen: int) -> None:
+        """What was printed has moved with the tape."""
+        self.held.moved(moved, seen)
 
     def cell_begins(self) -> None:
         """What was typed runs for the first time: what it prints is shown at once."""
@@ -256,6 +268,10 @@ class Shell(Hooks):
                 self._stand_in()
 
     def _open(self, stop: Stop) -> None:
+        line, self._line = self._line, ""
+        if line and stop.reason == OPENED:
+            self.interpreter.due.appendleft(line)
+            return
         self.failed |= stop.reason in (CELL_DONE, CELL_FAILED) and stop.error is not None
         if self.quiet and not (stop.hits or stop.missed or stop.reason == CELL_FAILED):
             self.show(self.interpreter.news())
@@ -266,7 +282,8 @@ class Shell(Hooks):
             self.show(Text(""))
             self.banner = ""
         self.show(self.interpreter.news())
-        self.show(self.interpreter.show_stop(stop))
+        if not playing.begins(self, stop):
+            self.show(self.interpreter.show_stop(stop))
         if stop.reason == EXCEPTION and self.session.tape.ops:
             self.show(Text(_OVER if self.session.files is None else _MEND, style="hint"))
         elif stop.reason == CELL_FAILED:
@@ -280,6 +297,8 @@ class Shell(Hooks):
         if waiting is not None:
             self.run(waiting)
             return True
+        if self.interpreter.player is not None:
+            return playing.turn(self, self.interpreter.player)
         prompt = prompt_of(upcoming(self.interpreter.session))
         try:
             line = self.reader.read(prompt)
@@ -302,6 +321,13 @@ class Shell(Hooks):
             self.interpreter.given.extendleft(reversed(others))
         self.run(line)
         return True
+
+    def typed(self, line: str) -> None:
+        """Show a line as typed, with its prompt, where nobody saw it being typed."""
+        if self.reader.screen is not None:
+            self.reader.screen.show(Text(line, style="bold"))
+        else:
+            self.console.print(Text(line), soft_wrap=True)
 
     def run(self, line: str) -> None:
         """Run one line and show what it gives; what goes wrong is one line."""
@@ -355,7 +381,7 @@ class Shell(Hooks):
 
     def show(self, renderable: RenderableType | None) -> None:
         """Show something, unless there is nothing to show; a screen at a time if a person reads it."""
-        if renderable is None:
+        if renderable is None or self.hushed:
             return
         screen = self.reader.screen
         if screen is not None:

@@ -97,7 +97,8 @@ def _shapes(rows: list[Text], found: Doing, width: int) -> None:
     out = ", ".join(shape_text(value.shape) for value in op.outputs[:4]) + (", …" if len(op.outputs) > 4 else "")
     result = f"{out} {dtype_text(op.outputs[0].dtype)}" if op.outputs else "no result"
     name = "" if found.through or op.name in rows[0].plain else op.name
-    tails = [(name, f"{_ingoing(op)} → {result}"), (name, result), (name, out), ("", result), ("", out)]
+    taken = _ingoing(op)
+    tails = [(name, f"{taken} → {result}" if taken else result), (name, result), (name, out), ("", result), ("", out)]
     for name, shapes in tails:
         tail = Text(f"{name}  " if name else "", style="op.name").append(shapes, style="value.shape")
         for row in rows[:1] if found.is_worked else [rows[0], rows[-1]]:

@@ -27,6 +27,7 @@ from nnrepl.programs.script import Script, empty_script, load_script
 from nnrepl.record.names import ProgramNames
 from nnrepl.session.errors import Quit, UserError
 from nnrepl.session.hooks import Hooks
+from nnrepl.session.parsed import parse
 from nnrepl.session.session import Session, Stop
 from nnrepl.session.typed import CELL, EDIT, LOOK, kind_of
 from nnrepl.shell.margin import unfinished
@@ -53,7 +54,7 @@ class Typist(Hooks):
         self.stops.append(stop)
         while self.lines and self.session.waits:
             line = self.lines.pop(0)
-            self.kinds.append(kind_of(self.session, line))
+            self.kinds.append(kind_of(self.session, parse(line)))
             try:
                 self.interpreter.run(line)
             except UserError as error:
