@@ -30,6 +30,7 @@ from nnrepl.session.typed import upcoming
 from nnrepl.shell import playing
 from nnrepl.shell.progress import Progress
 from nnrepl.shell.readers import Pipe, Reader, continued, prompt_of
+from nnrepl.view.signs import encodable, without_codes
 from nnrepl.view.theme import THEMES
 
 PLAIN_WIDTH = 100
@@ -55,15 +56,14 @@ def make_console(plain: bool, theme: str = "dark") -> Console:
 
 
 class _Tolerant:
-    """A text stream that shows another sign where it cannot show one, and is the given stream otherwise."""
+    """A text stream that writes `-` and `dL/dz` where it has no sign for more, and is the given stream otherwise."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
 
     def write(self, text: str) -> int:
-        encoding = getattr(self._stream, "encoding", None) or "utf-8"
-        written: int = self._stream.write(text.encode(encoding, "replace").decode(encoding))
-        return written
+        self._stream.write(encodable(text, getattr(self._stream, "encoding", None) or "utf-8"))
+        return len(text)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
@@ -115,7 +115,7 @@ _MEND = (
 
 def lines_of(console: Console, renderable: RenderableType) -> Iterable[list[Segment]]:
     """The lines of something, made one after another as they are asked for."""
-    return Segment.split_lines(console.render(renderable, console.options.update(height=None)))
+    return Segment.split_lines(without_codes(console.render(renderable, console.options.update(height=None))))
 
 
 class Shell(Hooks):
