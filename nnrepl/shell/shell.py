@@ -28,6 +28,7 @@ from nnrepl.session.hooks import CELL_DONE, CELL_FAILED, OPENED
 from nnrepl.session.session import EXCEPTION, Hooks, Session
 from nnrepl.session.typed import upcoming
 from nnrepl.shell import playing
+from nnrepl.shell.notebook import CellReader, in_notebook, notebook_console
 from nnrepl.shell.progress import Progress
 from nnrepl.shell.readers import Pipe, Reader, continued, prompt_of
 from nnrepl.view.signs import encodable, without_codes
@@ -39,6 +40,8 @@ PLAIN_WIDTH = 100
 def make_console(plain: bool, theme: str = "dark") -> Console:
     """A console on the real standard output; without colours and control codes where there is no terminal."""
     stdout: Any = sys.stdout if sys.stdout is not None else io.StringIO()
+    if in_notebook():
+        return notebook_console(stdout, plain, theme)
     terminal = stdout.isatty()
     columns = os.environ.get("COLUMNS", "")
     width = None if terminal else int(columns) if columns.isdigit() and int(columns) else PLAIN_WIDTH
@@ -52,6 +55,7 @@ def make_console(plain: bool, theme: str = "dark") -> Console:
         highlight=False,
         markup=False,
         emoji=False,
+        force_jupyter=False,
     )
 
 
@@ -93,6 +97,8 @@ class _Tee:
 
 def make_reader(interpreter: Interpreter, plain: bool = False, program: str = "") -> Reader:
     """Where lines come from: the terminal if there is one that can do more than print."""
+    if in_notebook():
+        return CellReader(interpreter)
     if plain or not is_capable():
         return Pipe(interpreter.table)
     from nnrepl.shell.terminal import TerminalReader
