@@ -227,7 +227,7 @@ class Player:
             self.posed = pose(session, part)
             return self._asked()
         if isinstance(part, Task):
-            if holds(session, part.until, ahead=False):
+            if _is_done(session, part):
                 raise UserError(f"the task is done before it begins: {part.until}")
             return [task_view(filled(session, part.text)), hint("type what brings it about; hint helps, show does it")]
         return [self._reminder()]
@@ -353,11 +353,7 @@ class Player:
         """Whether what the student did has brought it about."""
         task = self.waits
         assert isinstance(task, Task)
-        try:
-            done = holds(session, task.until, ahead=False)
-        except (NotYet, NoGradient):
-            done = False
-        if not done:
+        if not _is_done(session, task):
             return Turn()
         self._go_on()
         shown: list[RenderableType] = [one_line("✓ Done.")]
@@ -369,6 +365,14 @@ def _hint_to(posed: Posed) -> str:
     if posed.where:
         return f"`{posed.where}` tells how it is computed; `show` does so for you."
     return f"An answer is {EXPECTED[posed.kind]}; `show` tells it."
+
+
+def _is_done(session: Session, task: Task) -> bool:
+    """Whether a task has been brought about; what it speaks of may not be made yet."""
+    try:
+        return holds(session, task.until, ahead=False)
+    except (NotYet, NoGradient):
+        return False
 
 
 def _standing(session: Session) -> Stand:
