@@ -20,7 +20,7 @@ from nnrepl.learn.lesson import Commands, Formula, Lesson, Notes, Part, Pause, P
 from nnrepl.learn.posing import Posed, pose
 from nnrepl.learn.progress import Mark, keep_progress
 from nnrepl.programs.script import CannotLoad, Script, load_script
-from nnrepl.session.errors import NoGradient, NotYet, UserError
+from nnrepl.session.errors import UserError
 from nnrepl.session.session import Session
 from nnrepl.timeline.timelines import Timelines
 from nnrepl.view.lesson import formula, head, hint, options, task_view
@@ -371,7 +371,7 @@ def _is_done(session: Session, task: Task) -> bool:
     """Whether a task has been brought about; what it speaks of may not be made yet."""
     try:
         return holds(session, task.until, ahead=False)
-    except (NotYet, NoGradient):
+    except UserError:
         return False
 
 
