@@ -19,6 +19,7 @@ from nnrepl.learn.asking import filled, holds
 from nnrepl.learn.lesson import Commands, Formula, Lesson, Notes, Part, Pause, Prose, Question, Task
 from nnrepl.learn.posing import Posed, pose
 from nnrepl.learn.progress import Mark, keep_progress
+from nnrepl.learn.shelf import shipped
 from nnrepl.programs.script import CannotLoad, Script, load_script
 from nnrepl.session.errors import UserError
 from nnrepl.session.session import Session
@@ -27,7 +28,7 @@ from nnrepl.view.lesson import formula, head, hint, options, task_view
 from nnrepl.view.prose import line as one_line
 from nnrepl.view.prose import prose
 
-HINT, SHOW, SKIP = ("hint", "h?"), ("show", "show me", "answer", "solution"), ("skip",)
+HINT, SHOW, SKIP = ("hint",), ("show", "show me", "answer", "solution"), ("skip",)
 ENTER = "Enter goes on"
 
 
@@ -279,7 +280,8 @@ class Player:
         note = self.kept(done=True)
         if note:
             return hint(note)
-        following = f"; learn {self.lesson.number + 1} is the next" if self.lesson.number else ""
+        is_last = not 0 < self.lesson.number < len(shipped())
+        following = "" if is_last else f"; learn {self.lesson.number + 1} is the next"
         return hint(f"This lesson is done{following}. The prompt is yours: every command goes on working.")
 
     # -- answers ---------------------------------------------------------------------------------------------
