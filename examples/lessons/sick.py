@@ -19,7 +19,7 @@ def loss_fn(model, x, label):
     return -mx.mean(is_one + is_zero)
 
 
-for step in range(14):
+for _ in range(14):
     loss, grads = nn.value_and_grad(model, loss_fn)(model, x, label)
     optimizer.update(model, grads)
     print("loss:", loss.item())

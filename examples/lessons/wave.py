@@ -29,7 +29,7 @@ x = mx.linspace(-3.0, 3.0, 24)[:, None]
 y = mx.sin(x)
 loss_and_grad = nn.value_and_grad(model, loss_fn)
 
-for step in range(60):
+for _ in range(60):
     loss, grads = loss_and_grad(model, x, y)
     optimizer.update(model, grads)
     mx.eval(model, optimizer.state)

@@ -1,6 +1,6 @@
 """Asking the tape: what an expression of a lesson gives where the lesson stands, or where its names are made next.
 
-Two words are known beside those of the prompt: `history(loss)`, an expression over the training steps, and `step_number`.
+Two words are known beside those of the prompt: `history(loss)`, an expression over the steps, and `step_number`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Slips: the wrong results that people get from an expression that gives an answer: a sign, a factor, a term forgotten."""
+"""Slips: the wrong results that people get from an expression: a sign, a factor, a term forgotten."""
 
 from __future__ import annotations
 
