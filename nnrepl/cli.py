@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import platform
 import sys
 from pathlib import Path
 from typing import Any
@@ -66,7 +67,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--plain", action="store_true", help="no colours, no control codes, a plain prompt")
     made.add_argument("--theme", choices=("dark", "light"), help="colours for a dark or light terminal")
     made.add_argument("--history", metavar="SIZE", type=size, help="memory for old values, such as 500M")
-    made.add_argument("--version", action="version", version=versions())
+    made.add_argument("--version", action="version", version=f"{versions()} · {machine()}")
     made.epilog = (
         "PROGRAM is a script, a notebook, - for standard input, or a tape that save wrote (.safetensors); without "
         "one, the built-in example. ARG are its own arguments; behind -- all are, --call too."
@@ -80,6 +81,11 @@ def size(text: str) -> int:
         return parse_size(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is no size such as 500M or 2G") from None
+
+
+def machine() -> str:
+    """The Python and the machine, for a report."""
+    return f"Python {platform.python_version()} · {platform.system()} {platform.machine()}"
 
 
 def versions() -> str:
@@ -191,7 +197,7 @@ def look(options: argparse.Namespace, lines: list[str]) -> int:
     if not options.batch:
         shell.catch_interrupts()
     try:
-        shell.interact(session.stop)
+        shell.interact()
     except Quit:
         pass
     return int(shell.failed and not is_interactive(options))

@@ -15,8 +15,8 @@ from nnrepl.explain.words import inline
 from nnrepl.ops.numbers import number
 from nnrepl.session.errors import NotYet, UserError
 from nnrepl.session.expressions import aside
+from nnrepl.session.parsed import parse
 from nnrepl.session.session import Session
-from nnrepl.session.syntax import masked
 from nnrepl.tape import Value
 
 _ELEMENT = re.compile(r"(?P<name>.+?)\[\s*(?P<index>-?\d+(?:\s*,\s*-?\d+)*)\s*\]\s*", re.DOTALL)
@@ -108,8 +108,7 @@ def _here(session: Session, text: str, position: int) -> Any:
     text = _STEP.sub(str(_step_number(session)), text)
     where = session.where() if position == session.cursor else session.where_at(position)
     try:
-        masked(text)
-        return session.expressions.evaluate(text, where)
+        return session.expressions.evaluate(parse(text), where)
     except UserError:
         raise
     except SyntaxError as error:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from nnrepl.replay.run import Run
 
 START_OF_TAPE, END_OF_TAPE, END_OF_PROGRAM, EXCEPTION = "start of tape", "end of tape", "end of program", "exception"
+OPENED = "opened"
 CELL_DONE, CELL_FAILED = "end of cell", "exception in a cell"
 
 
@@ -40,8 +41,8 @@ class Stop:
 class Hooks:
     """What a session tells the outside. The defaults do nothing."""
 
-    def interact(self, stop: Stop) -> None:
-        """The person has the floor; returns when the program is to run on."""
+    def interact(self) -> None:
+        """The person has the floor (`Session.stop` says why); returns when the program is to run on."""
 
     def pass_started(self) -> None:
         """A gradient pass is being recorded; nothing is said until its end."""
@@ -57,6 +58,14 @@ class Hooks:
 
     def running_again(self, run: Run, from_start: bool) -> None:
         """The program runs again; what it printed before the run's position has been seen."""
+
+    def opening(self, title: str) -> None:
+        """A step that is closed is about to be opened, since the command that runs needs it: it is to be run once more
+        when that has been done."""
+
+    def opened(self, moved: Callable[[int], int], seen: int) -> None:
+        """A step has been opened: positions of the tape have moved, and what the program printed before `seen` has
+        been seen."""
 
     def cell_begins(self) -> None:
         """What was typed at the prompt begins to run for the first time."""

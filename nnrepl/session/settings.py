@@ -72,6 +72,7 @@ SETTINGS: dict[str, Setting] = {
     "pager": _word("whether long output stops at each screen", "on", "off"),
     "tensors": _word("how the full screen shows tensors (F3 changes it)", "numbers", "heatmap"),
     "skip": Setting(" ".join(SKIPPED), _patterns, "modules whose lines are not yours, such as mlx.*; none for nothing"),
+    "native": _word("whether steps that nobody looks into run as in plain Python, and are opened later", "off", "on"),
     "mouse": _word("whether the mouse works in the full screen", "off", "on"),
 }
 
@@ -112,6 +113,8 @@ def file_name(program: str) -> str:
 
 def _directory(variable: str, windows: str, usual: str) -> Path:
     given = os.environ.get(variable) or (os.environ.get(windows) if sys.platform == "win32" else "")
+    if not os.path.isabs(given or ""):
+        given = ""  # XDG: a relative path is invalid and to be ignored; it would be another one in each directory
     if not given and sys.platform == "darwin":
         given = os.path.join(os.path.expanduser("~"), "Library", "Application Support")
     return Path(given or os.path.join(os.path.expanduser("~"), usual)) / "nnrepl"

@@ -46,7 +46,7 @@ def debug(fn: Callable[..., Any], *args: Any, wrt: Any = None, **kwargs: Any) ->
     banner = f"nnrepl · {recorded!r} · step to begin, help for more{notes}"
     shell = Shell(session, make_console(False), make_reader, banner)
     try:
-        shell.interact(session.stop)
+        shell.interact()
     except Quit:
         pass
     return recorded

@@ -14,7 +14,7 @@ from nnrepl.record.names import ProgramNames
 from nnrepl.record.recorder import Recorder, current
 from nnrepl.session import goals
 from nnrepl.session.errors import Quit, UserError
-from nnrepl.session.session import Session, Stop
+from nnrepl.session.session import Session
 from nnrepl.session.settings import adopt_settings
 from nnrepl.shell.shell import Shell, make_console, make_reader
 from nnrepl.tape import RUN_PASS
@@ -57,10 +57,10 @@ class _Shell(Shell):
         super().__init__(entered.session, make_console(False), make_reader, banner)
         self._entered = entered
 
-    def interact(self, stop: Stop) -> None:
+    def interact(self) -> None:
         """Give the person the floor; quitting ends the program, running on to no stop ends the recording."""
         try:
-            super().interact(stop)
+            super().interact()
         except Quit:
             self._entered.leave()
             raise SystemExit(1) from None
@@ -135,6 +135,6 @@ def post_mortem() -> None:
     banner = f"nnrepl · post mortem · back goes back, help for more{notes}"
     shell = Shell(session, make_console(False), make_reader, banner)
     try:
-        shell.interact(session.stop)
+        shell.interact()
     except Quit:
         pass

@@ -31,6 +31,7 @@ def begins(shell: Shell, stop: Stop) -> bool:
         player.failure = f"{player.lesson.path.name}:1: {said}"
         shell.show(Text(f"{said}: mend it, then learn {player.lesson.name}", style="error"))
         return False
+    shell.interpreter.pass_over()
     shell.interpreter.shown = None
     return True
 
@@ -123,6 +124,7 @@ def _put_back(shell: Shell, player: Player) -> None:
     if player.stands(shell.session):
         player.strayed = False
     elif player.put_back(shell.session):
+        shell.interpreter.pass_over()
         shell.interpreter.shown = None
         shell.show(hint("back where the lesson was"))
     else:

@@ -24,8 +24,8 @@ from nnrepl.record.recorder import RECORD
 from nnrepl.replay.interrupts import at_work, put_off
 from nnrepl.replay.run import Run
 from nnrepl.session.errors import NoGradient, NotYet, UserError
-from nnrepl.session.hooks import CELL_DONE, CELL_FAILED
-from nnrepl.session.session import EXCEPTION, Hooks, Session, Stop
+from nnrepl.session.hooks import CELL_DONE, CELL_FAILED, OPENED
+from nnrepl.session.session import EXCEPTION, Hooks, Session
 from nnrepl.session.typed import upcoming
 from nnrepl.shell import playing
 from nnrepl.shell.progress import Progress
@@ -152,6 +152,7 @@ class Shell(Hooks):
         self.failed = self.hushed = False
         self.at_prompt = False
         self._theme = ""
+        self._line = ""
         self.after_line: Callable[[], str] = str
         self._progress = Progress(console)
         self.held = HeldOutput(self._recorded)
@@ -197,10 +198,19 @@ class Shell(Hooks):
 
     def running_again(self, run: Run, from_start: bool) -> None:
         """Keep what the program prints a second time to itself."""
-        if from_start:
+        if from_start and not run.opened:
             self.show(Text("running the program again from its start; Ctrl-C stops at the next op", style="hint"))
         seen = run.position + len(run.ops) if run.seen is None else run.seen
         self.held.begin_again(seen, max(run.cursor if run.seen is None else 0, seen))
+
+    def opening(self, title: str) -> None:
+        """Run the line again when that is done."""
+        self._line = self.interpreter.line
+        self.show(Text(f"opening {title}: the program runs again; Ctrl-C stops it", style="hint"))
+
+    def opened(self, moved: Callable[[int], int], seen: int) -> None:
+        """What was printed has moved with the tape."""
+        self.held.moved(moved, seen)
 
     def cell_begins(self) -> None:
         """What was typed runs for the first time: what it prints is shown at once."""
@@ -240,12 +250,12 @@ class Shell(Hooks):
         if screen is not None and not self.at_prompt:
             self.held.watch(screen.printed)
 
-    def interact(self, stop: Stop) -> None:
+    def interact(self) -> None:
         """Give the person the floor, until the program is to run on."""
         self.at_prompt = True
         self.held.leave()
         try:
-            self._open(stop)
+            self._open()
             while self.session.waits:
                 if not self._turn():
                     return
@@ -257,11 +267,17 @@ class Shell(Hooks):
             if self.session.running:
                 self._stand_in()
 
-    def _open(self, stop: Stop) -> None:
+    def _open(self) -> None:
+        stop = self.session.stop
+        line, self._line = self._line, ""
+        if line and stop.reason == OPENED:
+            self.interpreter.pass_over()
+            self.interpreter.due.appendleft(line)
+            return
         self.failed |= stop.reason in (CELL_DONE, CELL_FAILED) and stop.error is not None
         if self.quiet and not (stop.hits or stop.missed or stop.reason == CELL_FAILED):
             self.show(self.interpreter.news())
-            self.interpreter.shown = self.session.op
+            self.interpreter.pass_over()
             return
         if self.banner:
             self.console.print(Text(self.banner), soft_wrap=True)
@@ -269,7 +285,7 @@ class Shell(Hooks):
             self.banner = ""
         self.show(self.interpreter.news())
         if not playing.begins(self, stop):
-            self.show(self.interpreter.show_stop(stop))
+            self.show(self.interpreter.show_stop())
         if stop.reason == EXCEPTION and self.session.tape.ops:
             self.show(Text(_OVER if self.session.files is None else _MEND, style="hint"))
         elif stop.reason == CELL_FAILED:

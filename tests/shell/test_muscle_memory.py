@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -32,7 +33,8 @@ def tape() -> tuple[Tape, ProgramNames]:
     """The built-in example, recorded to its end."""
     names = ProgramNames()
     recorded = names.tape
-    with recording(Recorder(recorded, strict=True, base=sys._getframe())), Console(quiet=True):
+    with pytest.MonkeyPatch.context() as patch, recording(Recorder(recorded, strict=True, base=sys._getframe())):
+        patch.setitem(sys.modules, "__main__", types.ModuleType("__main__"))  # (another test's has its names too)
         load_script(str(EXAMPLES / "simple_nn.py"), []).run()
     return recorded, names
 
