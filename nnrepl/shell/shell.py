@@ -356,7 +356,7 @@ class Shell(Hooks):
         except Unwinding:
             raise
         except Exception as error:
-            self._own_failure(line, error)
+            self.own_failure(line, error)
         except KeyboardInterrupt:
             self.show(Text("interrupted; what had been evaluated stays", style="hint"))
         finally:
@@ -376,7 +376,7 @@ class Shell(Hooks):
 
         return contextlib.redirect_stdout(cast(IO[str], _Tee(None, said)))
 
-    def _own_failure(self, line: str, error: Exception) -> None:
+    def own_failure(self, line: str, error: Exception) -> None:
         """A command failed in a way that nobody foresaw: a bug of nnrepl's, but no reason to lose a session."""
         self.failed = True
         if os.environ.get("NNREPL_DEBUG"):
