@@ -45,7 +45,8 @@ class Interpreter:
         full_screen: Whether the op, its source and the displays are seen all the time, beside what commands show.
         can_full_screen: Whether there is a terminal for that.
         log: What was typed and shown, kept by the shell for `export`.
-        due: Lines that are run before any other, until the next motion: those of a breakpoint.
+        rest: What is left of a line of several commands, `s ;; p z1`: run before any other line.
+        due: Lines that are run next, until the next motion: those of a breakpoint.
         line: The line that runs, or ran last.
         given: Lines that are run before those that are typed: those of a file.
         aliases: Names for lines.
@@ -65,9 +66,11 @@ class Interpreter:
         self.quiet = False
         self.full_screen = self.can_full_screen = False
         self.log = Log()
+        self._told: Stop | None = session.stop if session.waits else None
         self._changed = Changes()
         self._listed = ("", -1, 0)
         self.due: deque[str] = deque()
+        self._behind: deque[str] = deque()
         self.given: deque[str] = deque()
         self.aliases: dict[str, str] = {}
         self.typed: list[str] = []
@@ -94,36 +97,43 @@ class Interpreter:
             self.typed.append(line.strip())
         self._waited = False
         try:
-            return self._run(self._first(line))
+            hint, shown = self._run(self._first(line))
         except UserError:
             self.due.clear()
+            self._behind.clear()
             raise
+        kept = [item for item in (shown, self.arrival()) if item is not None]
+        if hint is not None and kept:
+            kept.insert(0, hint)
+        return Group(*kept) if len(kept) > 1 else next(iter(kept), None)
 
-    def _run(self, line: str) -> RenderableType | None:
+    def _run(self, line: str) -> tuple[Text | None, RenderableType | None]:
+        """Run one command. Returns what to say of how it was read, and what it shows."""
         parsed = self._classify(line)
         if parsed.kind == "empty":
             if not self.repeat:
-                return None
+                return None, None
             parsed = table.classify(self.repeat, self.table, self.is_name)
         self.repeat = ""
         if parsed.command is None:
             assert parsed.parsed is not None
-            return self.python(parsed.parsed)
+            return None, self.python(parsed.parsed)
+        hint = self._hint(parsed, line.strip())
         shown = parsed.command.run(self, parsed.text)
         if parsed.command.repeats:
             self.repeat = line.strip() or parsed.command.names[0]
-        hint = self._hint(parsed, line.strip())
-        return Group(hint, shown) if hint is not None and shown is not None else shown
+        return hint, shown
 
     def _first(self, line: str) -> str:
-        """The first command of a line; the others (behind `;;`) are due. Aliases are spelled out."""
+        """The first command of a line; the others (behind `;;`) are run after it, and after what a breakpoint has to
+        say. Aliases are spelled out."""
         word, _, rest = line.strip().partition(" ")
         if word in self.aliases and word not in self.table:
             line = _filled(self.aliases[word], rest.strip())
         if ";;" not in line or line.lstrip().startswith("alias "):
             return line
         first, *others = re.split(r"\s*;;\s*(?=(?:[^'\"]|'[^']*'|\"[^\"]*\")*$)", line)
-        self.due.extendleft(reversed(others))
+        self._behind.extendleft(reversed(others))
         return first
 
     def _classify(self, line: str) -> table.Line:
@@ -145,7 +155,7 @@ class Interpreter:
 
     def waiting(self) -> str | None:
         """The line that is to be run before any is read; None if there is none."""
-        for lines in (self.due, self.given):
+        for lines in (self.due, self._behind, self.given):
             if lines:
                 self._waited = True
                 return lines.popleft()
@@ -159,7 +169,9 @@ class Interpreter:
     def go_home(self) -> bool:
         """Look at the own session again. Returns False if it is the one that is looked at."""
         away = self.session is not self._home
-        self.session, self.shown = self._home, None
+        if away:
+            self.session, self.shown = self._home, None
+            self.session.arrive(self.session.cursor)
         return away
 
     def _hint(self, parsed: table.Line, word: str) -> Text | None:
@@ -183,10 +195,20 @@ class Interpreter:
 
     # -- stops -------------------------------------------------------------------------------------------
 
-    def show_stop(self, stop: Stop | None) -> RenderableType | None:
-        """The picture of where a motion arrived; None while the program runs on."""
+    def arrival(self) -> RenderableType | None:
+        """The picture of where the line that has been run arrived; None if the user stands where they stood, or the
+        program runs on."""
+        return self.show_stop() if self.session.waits and self.session.stop is not self._told else None
+
+    def pass_over(self) -> None:
+        """Take it that the user knows where they stand."""
+        self._told, self.shown = self.session.stop, self.session.op
+
+    def show_stop(self) -> RenderableType | None:
+        """The picture of where the user stands."""
+        stop = self._told = self.session.stop
         self.due.clear()
-        if stop is None or (self.quiet and stop.reason in (END_OF_TAPE, END_OF_PROGRAM, CELL_DONE)):
+        if self.quiet and stop.reason in (END_OF_TAPE, END_OF_PROGRAM, CELL_DONE):
             return None
         if stop.reason == CELL_DONE and not (stop.hits or stop.missed):
             return Group(*self.displays()) if self.session.displays else None
@@ -194,7 +216,7 @@ class Interpreter:
         self.due.extend(line for line in lines if line != "silent")
         if lines[:1] == ["silent"]:
             return None
-        view = stop_view(self.session, stop, self.shown, self.full_screen)
+        view = stop_view(self.session, stop, self.full_screen)
         self.shown = self.session.op
         return view if self.full_screen else Group(view, *self.displays())
 
@@ -291,8 +313,8 @@ class Interpreter:
     def moved_in_time(self, *said: RenderableType) -> RenderableType:
         """Another tape is looked at."""
         self.shown = None
-        session = self.session
-        return Group(*said, self.show_stop(Stop("", session.cursor)) or Text(""))
+        self.session.course.rest(Stop("", self.session.cursor))
+        return Group(*said)
 
     def print(self, parsed: Parsed, look: Look | None = None, named: bool = False) -> RenderableType:
         """The values of one or more expressions; tensors with their names, and all others as well if `named`."""

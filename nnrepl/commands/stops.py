@@ -149,9 +149,9 @@ def catch(it: Interpreter, text: str) -> RenderableType | None:
 
 
 @command("last", takes=Grammar("NAME", bool, "names"), group="jumps")
-def last(it: Interpreter, text: str) -> RenderableType | None:
+def last(it: Interpreter, text: str) -> None:
     """Go back to the op that wrote a value last: `last z1`, `last grad(w)`. Again: to the write before."""
-    return it.show_stop(it.session.last_write(text))
+    it.session.last_write(text)
 
 
 # -- all of them ---------------------------------------------------------------------------------------------

@@ -46,8 +46,8 @@ class Stop(Face):
 class Hooks:
     """What a session tells the outside. The defaults do nothing."""
 
-    def interact(self, stop: Stop) -> None:
-        """The person has the floor; returns when the program is to run on."""
+    def interact(self) -> None:
+        """The person has the floor (`Session.stop` says why); returns when the program is to run on."""
 
     def pass_started(self) -> None:
         """A gradient pass is being recorded; nothing is said until its end."""

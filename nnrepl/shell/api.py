@@ -3,18 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec
 
 from rich.console import Group
 
 from nnrepl.commands.interpreter import Interpreter
 from nnrepl.programs.function import Trace, trace
 from nnrepl.session.errors import Quit
+from nnrepl.session.hooks import Stop
 from nnrepl.session.session import Session as TapeSession
 from nnrepl.session.settings import adopt_settings
 from nnrepl.view.faces import Answer
 
 _last: list[Interpreter] = []
+P = ParamSpec("P")
+
+
+def _stopping(move: Callable[Concatenate[Any, P], None]) -> Callable[Concatenate[Any, P], Stop]:
+    """A motion that returns where it has led, as whoever calls it in a program or a cell wants to see it."""
+
+    @wraps(move)
+    def moved(self: Session, /, *args: P.args, **kwargs: P.kwargs) -> Stop:
+        move(self, *args, **kwargs)
+        return self.stop
+
+    return moved
 
 
 class Session(TapeSession):
@@ -33,6 +47,26 @@ class Session(TapeSession):
         self.changes.restarts = trace.restarts()
         self.interpreter = Interpreter(self)
         remember(self.interpreter)
+
+    # The debugger's motions return nothing: where a program runs on, the stop comes later. On a trace it is there.
+    step = _stopping(TapeSession.step)  # type: ignore[assignment]
+    next = _stopping(TapeSession.next)  # type: ignore[assignment]
+    next_pass = _stopping(TapeSession.next_pass)  # type: ignore[assignment]
+    next_step = _stopping(TapeSession.next_step)  # type: ignore[assignment]
+    next_cell = _stopping(TapeSession.next_cell)  # type: ignore[assignment]
+    finish = _stopping(TapeSession.finish)  # type: ignore[assignment]
+    until = _stopping(TapeSession.until)  # type: ignore[assignment]
+    resume = _stopping(TapeSession.resume)  # type: ignore[assignment]
+    goto = _stopping(TapeSession.goto)  # type: ignore[assignment]
+    rewind = _stopping(TapeSession.rewind)  # type: ignore[assignment]
+    back = _stopping(TapeSession.back)  # type: ignore[assignment]
+    back_next = _stopping(TapeSession.back_next)  # type: ignore[assignment]
+    back_step = _stopping(TapeSession.back_step)  # type: ignore[assignment]
+    back_pass = _stopping(TapeSession.back_pass)  # type: ignore[assignment]
+    back_cell = _stopping(TapeSession.back_cell)  # type: ignore[assignment]
+    back_finish = _stopping(TapeSession.back_finish)  # type: ignore[assignment]
+    back_resume = _stopping(TapeSession.back_resume)  # type: ignore[assignment]
+    last_write = _stopping(TapeSession.last_write)  # type: ignore[assignment]
 
     def run(self, line: str) -> Answer:
         """Run one line as typed at the prompt: `print z1`, `why grad(w) == 0`, `z1 = z1 * 2`, `step`.
@@ -88,7 +122,7 @@ def debug(fn: Callable[..., Any], *args: Any, wrt: Any = None, **kwargs: Any) ->
     session.interpreter = shell.interpreter
     remember(shell.interpreter)
     try:
-        shell.interact(session.stop)
+        shell.interact()
     except Quit:
         pass
     return recorded

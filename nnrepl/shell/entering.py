@@ -16,7 +16,7 @@ from nnrepl.record.recorder import Recorder, current
 from nnrepl.record.source import locate
 from nnrepl.session import goals
 from nnrepl.session.errors import Quit, UserError
-from nnrepl.session.session import Session, Stop
+from nnrepl.session.session import Session
 from nnrepl.session.settings import adopt_settings
 from nnrepl.shell.api import remember
 from nnrepl.shell.notebook import CellEnded, ipython
@@ -80,10 +80,10 @@ class _Shell(Shell):
         super().__init__(entered.session, make_console(False), make_reader, banner)
         self._entered = entered
 
-    def interact(self, stop: Stop) -> None:
+    def interact(self) -> None:
         """Give the person the floor; quitting ends the program, running on to no stop ends the recording."""
         try:
-            super().interact(stop)
+            super().interact()
         except Quit:
             self._entered.leave()
             if ipython() is not None:
@@ -160,6 +160,6 @@ def post_mortem() -> None:
     banner = f"nnrepl · post mortem · back goes back, help for more{notes}"
     shell = Shell(session, make_console(False), make_reader, banner)
     try:
-        shell.interact(session.stop)
+        shell.interact()
     except Quit:
         pass

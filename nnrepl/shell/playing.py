@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from rich.text import Text
 
 from nnrepl.learn.player import Due, Player, Turn
+from nnrepl.record.intake import Unwinding
 from nnrepl.session.errors import Load, UserError
 from nnrepl.session.hooks import EXCEPTION, Stop
 from nnrepl.shell.readers import PROMPT
@@ -30,6 +31,7 @@ def begins(shell: Shell, stop: Stop) -> bool:
         player.failure = f"{player.lesson.path.name}:1: {said}"
         shell.show(Text(f"{said}: mend it, then learn {player.lesson.name}", style="error"))
         return False
+    shell.interpreter.pass_over()
     shell.interpreter.shown = None
     return True
 
@@ -52,7 +54,13 @@ def turn(shell: Shell, player: Player) -> bool:
         player.failure = f"{_place(player)}: {error}"
         shell.show(Text(player.failure, style="error"))
         shell.show(hint("the lesson cannot go on here; learn again begins at its start"))
-        return True
+    except Unwinding:
+        raise
+    except Exception as error:
+        shell.interpreter.player = None
+        player.failure = f"{_place(player)}: {type(error).__name__}: {error}"
+        shell.own_failure(player.failure, error)
+    return True
 
 
 def _place(player: Player, back: int = 0) -> str:
@@ -116,6 +124,7 @@ def _put_back(shell: Shell, player: Player) -> None:
     if player.stands(shell.session):
         player.strayed = False
     elif player.put_back(shell.session):
+        shell.interpreter.pass_over()
         shell.interpreter.shown = None
         shell.show(hint("back where the lesson was"))
     else:

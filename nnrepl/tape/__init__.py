@@ -19,7 +19,7 @@ from nnrepl.tape.op import (
 )
 from nnrepl.tape.passes import GRADIENT_PASS, RUN_PASS, SETUP_PASS, UPDATE_PASS, Hole, Mark, Pass
 from nnrepl.tape.places import Activation, Source
-from nnrepl.tape.sites import SKIPPED, Site, own_site
+from nnrepl.tape.sites import SKIPPED, Site, is_skipped, own_site
 from nnrepl.tape.steps import Step, Steps
 from nnrepl.tape.tape import Names, OpSequence, Tape
 from nnrepl.tape.value import LEAF_KINDS, Gradient, Leaf, Value, is_evaluated
@@ -66,5 +66,6 @@ __all__ = [
     "draw_with",
     "fill",
     "is_evaluated",
+    "is_skipped",
     "own_site",
 ]

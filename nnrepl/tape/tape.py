@@ -10,6 +10,7 @@ from typing import Protocol, overload
 import mlx.core as mx
 
 from nnrepl.tape.bindings import Bindings
+from nnrepl.tape.collector import wake
 from nnrepl.tape.face import Face
 from nnrepl.tape.notes import Notes
 from nnrepl.tape.op import Op
@@ -76,6 +77,7 @@ class Tape:
     def fork(self, position: int, names: Names) -> Tape:
         """A new tape that shares everything before `position`: the ops, the values, what is noted about them, and
         the passes before are the same objects. Costs time in what it shares."""
+        wake()  # this one may be let go of from here on
         twin = self.apart(names)
         twin.ops = self.ops[:position]
         twin.bindings = self.bindings.fork(position)

@@ -24,7 +24,7 @@ from nnrepl.view.listing import op_table
 from nnrepl.view.op import leaf_text, op_line
 from nnrepl.view.outline import outline_html, outline_of, outline_view
 from nnrepl.view.receipt import receipt_view
-from nnrepl.view.source import marked, own_source
+from nnrepl.view.source import Marked, own_source
 from nnrepl.view.stop import heading, stop_view
 from nnrepl.view.tensor import dtype_text, shape_text, tensor
 from nnrepl.view.theme import THEMES
@@ -131,9 +131,7 @@ def _source(op: Op) -> list[RenderableType]:
     site = own_site(op)
     if site is None:
         return []
-    source = marked(*own_source(op, SKIPPED))
-    source.rstrip()
-    return [heading(op, SKIPPED), source]
+    return [heading(op, SKIPPED), Marked(*own_source(op, SKIPPED))]
 
 
 def op_view(op: Op) -> RenderableType:

@@ -17,7 +17,7 @@ from tests.support import nnrepl_cli
 
 
 def test_the_whole_screen_steps() -> None:
-    with Screen("--tui", columns=120, rows=34) as screen:
+    with Screen("--tui", "examples/simple_nn.py", columns=120, rows=34) as screen:
         seen = screen.until("1 of 8 · simple_nn.py:28")
         assert "simple_nn.py:28 in SimpleNN.__call__ ──" in seen
         assert re.search(r"▶  28 #1… +z1 = mx.matmul\(x, self.weights1\)", seen)
@@ -25,7 +25,7 @@ def test_the_whole_screen_steps() -> None:
         assert "x = [[1 2]]" in seen
         screen.press("F8", "F8")
         seen = screen.until("3 of 8")
-        assert "#2 = [[-0.3218 -2.3830 -0.1004]]" in seen  # the result of the step
+        assert "z1 = [[-0.3218 -2.3830 -0.1004]]" in seen  # the result of the step
         assert "→ a1 = [[0 0 0]]" in seen
         screen.line("display z1")
         screen.until("│1: z1 = [[-0.3218 -2.3830 -0.1004]]")
