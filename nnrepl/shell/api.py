@@ -13,7 +13,7 @@ from nnrepl.programs.function import Trace, trace
 from nnrepl.session.errors import Quit
 from nnrepl.session.hooks import Stop
 from nnrepl.session.session import Session as TapeSession
-from nnrepl.session.settings import adopt_settings
+from nnrepl.shell.background import adopt
 from nnrepl.view.faces import Answer
 
 _last: list[Interpreter] = []
@@ -116,7 +116,7 @@ def debug(fn: Callable[..., Any], *args: Any, wrt: Any = None, **kwargs: Any) ->
 
     recorded = trace(fn, *args, wrt=wrt, **kwargs)
     session = Session(recorded)
-    notes = adopt_settings(session.settings)
+    notes = adopt(session.settings)
     banner = f"nnrepl · {recorded!r} · step to begin, help for more{notes}"
     shell = Shell(session, make_console(False), make_reader, banner)
     session.interpreter = shell.interpreter

@@ -24,6 +24,7 @@ from nnrepl.view.listing import op_table
 from nnrepl.view.op import leaf_text, op_line
 from nnrepl.view.outline import outline_html, outline_of, outline_view
 from nnrepl.view.receipt import receipt_view
+from nnrepl.view.signs import encodable, harmless, without_codes
 from nnrepl.view.source import Marked, own_source
 from nnrepl.view.stop import heading, stop_view
 from nnrepl.view.tensor import dtype_text, shape_text, tensor
@@ -66,7 +67,7 @@ class Faces:
         with muted():
             lines = Segment.split_lines(console.render(self._drawn(thing), console.options.update(height=None)))
             shown = ["".join(piece.text for piece in line if not piece.control).rstrip() for line in lines]
-        return "\n".join(shown).rstrip("\n")
+        return encodable(harmless("\n".join(shown).rstrip("\n")), getattr(stdout, "encoding", None) or "utf-8")
 
     def html(self, thing: Any) -> str:
         """As HTML for a notebook."""
@@ -82,7 +83,7 @@ class Faces:
         theme = thing.theme if isinstance(thing, Answer) else "dark"
         own = _console(options.max_width, theme, console.color_system, console.no_color)
         with muted():
-            yield from list(own.render(self._drawn(thing), own.options.update(height=None)))
+            yield from list(without_codes(own.render(self._drawn(thing), own.options.update(height=None))))
 
     def _drawn(self, thing: Any) -> RenderableType:
         for kind, draw in _DRAWN.items():
