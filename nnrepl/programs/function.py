@@ -59,7 +59,7 @@ class Recorded(Face):
         `trace["#12"]`.
 
         Returns:
-            A Value: `array` (lazy, of the `shape` and `dtype` that MLX gave it), `name`, `op`, `consumers`, `evaluated`.
+            A Value: `array` (lazy, in the `shape` and `dtype` of MLX), `name`, `op`, `consumers`, `evaluated`.
 
         Raises:
             KeyError: If nothing is called so.

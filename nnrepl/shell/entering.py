@@ -59,6 +59,7 @@ class Entered:
             self._context.__exit__(None, None, None)
             self.shell.cursor_moved(len(self.session.tape))
             self.shell.held.leave()
+            self.session.close()
             if self._shell is not None:
                 self._shell.events.unregister("post_run_cell", self._cell_over)
 
