@@ -7,14 +7,16 @@ from collections.abc import Sequence
 from rich.console import RenderableType
 from rich.text import Text
 
+from nnrepl.explain.doing import doing
 from nnrepl.record.source import file_of
 from nnrepl.session.excerpts import ops_by_line
 from nnrepl.session.session import Session
 from nnrepl.session.stops import Breakpoint
 from nnrepl.tape import Op, Pass, Value, own_site
 from nnrepl.view.content import Flow, Item, Part
+from nnrepl.view.doing import DoingLines
 from nnrepl.view.heatmap import Heatmap
-from nnrepl.view.op import op_line
+from nnrepl.view.ops_pane import Formulas
 from nnrepl.view.source_pane import SourcePane
 from nnrepl.view.tensor import dtype_text, shape_text, tensor
 from nnrepl.view.training import Gradients, Losses, Training, last_call
@@ -38,6 +40,7 @@ class Scenes:
         self._session = session
         self._gutters: dict[tuple[int, str, int], dict[int, list[int]]] = {}
         self._losses = Losses(session)
+        self.formulas = Formulas(session)
         self._norms: tuple[Pass | None, dict[Value, float]] = (None, {})
 
     def source(self) -> SourcePane | None:
@@ -63,7 +66,7 @@ class Scenes:
         key = (id(self._session.tape), self._session.cursor)
         if op is None:
             return Flow([Part(Text("behind the last op", style="hint"))], key)
-        parts = [Part(op_line(op), Item(enter=f"explain {op.label}"))]
+        parts = [Part(DoingLines(doing(self._session, op)), Item(enter=f"explain {op.label}"))]
         outputs = op.outputs if op.error is None else ()
         parts += [self._value(value, value.name) for value in dict.fromkeys(op.inputs)]
         parts += [self._value(value, f"→ {value.name}") for value in outputs]

@@ -117,8 +117,8 @@ def stop_view(session: Session, stop: Stop, brief: bool = False) -> RenderableTy
     if stop.reason == EXCEPTION and stop.error is not None:
         parts.append(Text(f"{type(stop.error).__name__}: {stop.error}", style="error"))
     elif stop.reason in (START_OF_TAPE, END_OF_TAPE) or (op is None and not stop.reason and not parts):
-        end = "start" if stop.reason == START_OF_TAPE else "end"
-        parts.append(Text(f"This is the {end} of the tape.", style="hint"))
+        which = "start" if stop.reason == START_OF_TAPE else "end"
+        parts.append(Text(f"This is the {which} of the tape.", style="hint"))
     elif stop.reason == END_OF_PROGRAM:
         end = _end(session, stop)
         parts.extend([end] if end else [])
