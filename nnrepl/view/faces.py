@@ -63,11 +63,8 @@ class Faces:
         stdout = sys.stdout
         terminal = stdout is not None and not getattr(stdout, "closed", False) and stdout.isatty()
         width = shutil.get_terminal_size((WIDTH, 24)).columns if terminal else WIDTH
-        console = _console(width, "dark", None, True)
         with muted():
-            lines = Segment.split_lines(console.render(self._drawn(thing), console.options.update(height=None)))
-            shown = ["".join(piece.text for piece in line if not piece.control).rstrip() for line in lines]
-        return encodable(harmless("\n".join(shown).rstrip("\n")), getattr(stdout, "encoding", None) or "utf-8")
+            return encodable(text_of(self._drawn(thing), width), getattr(stdout, "encoding", None) or "utf-8")
 
     def html(self, thing: Any) -> str:
         """As HTML for a notebook."""
@@ -90,6 +87,14 @@ class Faces:
             if isinstance(thing, kind):
                 return draw(thing)
         return Text(repr(thing))
+
+
+def text_of(renderable: RenderableType, width: int = WIDTH) -> str:
+    """What rich renders, as plain text in so many columns."""
+    console = _console(width, "dark", None, True)
+    lines = Segment.split_lines(console.render(renderable, console.options.update(height=None)))
+    shown = ["".join(piece.text for piece in line if not piece.control).rstrip() for line in lines]
+    return harmless("\n".join(shown).rstrip("\n"))
 
 
 def muted() -> AbstractContextManager[None]:

@@ -116,9 +116,8 @@ def stop_view(session: Session, stop: Stop, brief: bool = False) -> RenderableTy
         parts.append(Text(stop.missed, style="warning"))
     if stop.reason == EXCEPTION and stop.error is not None:
         parts.append(Text(f"{type(stop.error).__name__}: {stop.error}", style="error"))
-    elif stop.reason in (START_OF_TAPE, END_OF_TAPE) or (op is None and not stop.reason and not parts):
-        which = "start" if stop.reason == START_OF_TAPE else "end"
-        parts.append(Text(f"This is the {which} of the tape.", style="hint"))
+    elif stop.reason in (START_OF_TAPE, END_OF_TAPE):
+        parts.append(Text(f"This is the {stop.reason.split()[0]} of the tape.", style="hint"))
     elif stop.reason == END_OF_PROGRAM:
         end = _end(session, stop)
         parts.extend([end] if end else [])
