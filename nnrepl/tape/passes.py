@@ -31,6 +31,7 @@ class Pass:
         backward: The position of its first backward op; `end` where there is none (while a gradient pass
             runs forward, a position that is never reached).
         loss: The value that was differentiated, if any.
+        gives_loss: Whether the program gets that, before the gradients: of `value_and_grad`, and not of `grad`, `vjp`.
         wrt: The leaves with respect to which it was.
         roots: What was differentiated, each with the gradient that the sweep started from.
         grads: For each forward value that got a gradient, its versions in order; the last is the whole.
@@ -47,6 +48,7 @@ class Pass:
     end: int = 0
     backward: int = 0
     loss: Value | None = None
+    gives_loss: bool = True
     wrt: tuple[Value, ...] = ()
     roots: tuple[tuple[Value, Value], ...] = ()
     grads: dict[Value, list[Value]] = field(default_factory=dict)
