@@ -19,15 +19,16 @@ from nnrepl.learn.asking import filled, holds
 from nnrepl.learn.lesson import Commands, Formula, Lesson, Notes, Part, Pause, Prose, Question, Task
 from nnrepl.learn.posing import Posed, pose
 from nnrepl.learn.progress import Mark, keep_progress
+from nnrepl.learn.shelf import shipped
 from nnrepl.programs.script import CannotLoad, Script, load_script
-from nnrepl.session.errors import NoGradient, NotYet, UserError
+from nnrepl.session.errors import UserError
 from nnrepl.session.session import Session
 from nnrepl.timeline.timelines import Timelines
 from nnrepl.view.lesson import formula, head, hint, options, task_view
 from nnrepl.view.prose import line as one_line
 from nnrepl.view.prose import prose
 
-HINT, SHOW, SKIP = ("hint", "h?"), ("show", "show me", "answer", "solution"), ("skip",)
+HINT, SHOW, SKIP = ("hint",), ("show", "show me", "answer", "solution"), ("skip",)
 ENTER = "Enter goes on"
 
 
@@ -227,7 +228,7 @@ class Player:
             self.posed = pose(session, part)
             return self._asked()
         if isinstance(part, Task):
-            if holds(session, part.until, ahead=False):
+            if _is_done(session, part):
                 raise UserError(f"the task is done before it begins: {part.until}")
             return [task_view(filled(session, part.text)), hint("type what brings it about; hint helps, show does it")]
         return [self._reminder()]
@@ -279,7 +280,8 @@ class Player:
         note = self.kept(done=True)
         if note:
             return hint(note)
-        following = f"; learn {self.lesson.number + 1} is the next" if self.lesson.number else ""
+        is_last = not 0 < self.lesson.number < len(shipped())
+        following = "" if is_last else f"; learn {self.lesson.number + 1} is the next"
         return hint(f"This lesson is done{following}. The prompt is yours: every command goes on working.")
 
     # -- answers ---------------------------------------------------------------------------------------------
@@ -353,11 +355,7 @@ class Player:
         """Whether what the student did has brought it about."""
         task = self.waits
         assert isinstance(task, Task)
-        try:
-            done = holds(session, task.until, ahead=False)
-        except (NotYet, NoGradient):
-            done = False
-        if not done:
+        if not _is_done(session, task):
             return Turn()
         self._go_on()
         shown: list[RenderableType] = [one_line("✓ Done.")]
@@ -369,6 +367,14 @@ def _hint_to(posed: Posed) -> str:
     if posed.where:
         return f"`{posed.where}` tells how it is computed; `show` does so for you."
     return f"An answer is {EXPECTED[posed.kind]}; `show` tells it."
+
+
+def _is_done(session: Session, task: Task) -> bool:
+    """Whether a task has been brought about; what it speaks of may not be made yet."""
+    try:
+        return holds(session, task.until, ahead=False)
+    except UserError:
+        return False
 
 
 def _standing(session: Session) -> Stand:

@@ -11,6 +11,7 @@ from nnrepl.learn.answers import CHOICE, NAMES, NUMBER, SHAPE, Typed, Unreadable
 from nnrepl.learn.asking import Found, ask, filled, holds
 from nnrepl.learn.lesson import Question
 from nnrepl.learn.mistakes import Mistake, mistakes
+from nnrepl.learn.slips import slips
 from nnrepl.session.errors import UserError
 from nnrepl.session.session import Session
 
@@ -98,6 +99,7 @@ def pose(session: Session, question: Question) -> Posed:
         posed.mistakes += _others(mistakes(Look(session), found.value, found.index), posed.mistakes)
         posed.where = _explained(found)
     elif kind == NUMBER:
+        posed.mistakes += _others(slips(session, question.answer, float(found.result)), posed.mistakes)
         posed.mistakes += _others(_of_a_number(found), posed.mistakes)
     elif kind == SHAPE:
         posed.mistakes += _of_a_shape(found.result, posed.mistakes)

@@ -18,6 +18,7 @@ from prompt_toolkit.completion import CompleteEvent, Completer, Completion
 from prompt_toolkit.document import Document
 
 from nnrepl.commands.interpreter import Interpreter
+from nnrepl.learn.glossary import glossary
 from nnrepl.record.stack import is_module
 from nnrepl.session.errors import NotYet, UserError
 from nnrepl.session.places import FIXED
@@ -161,7 +162,12 @@ class NameCompleter(Completer):
         elif kind == "first":
             yield from self._first(text.lstrip())
         elif kind == "help":
-            yield from self._offer(rest, self._commands() | {name: topic.title for name, topic in TOPICS.items()})
+            yield from self._offer(
+                rest,
+                self._commands()
+                | {name: topic.title for name, topic in TOPICS.items()}
+                | {name: word.summary for name, word in glossary().items()},
+            )
         elif kind == "modules":
             yield from self._offer(rest, {"all": "everything"} | dict.fromkeys(self._index.modules, "module"))
         elif kind in ("names", "places"):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from rich.text import Text
 
 from nnrepl.learn.player import Due, Player, Turn
+from nnrepl.record.intake import Unwinding
 from nnrepl.session.errors import Load, UserError
 from nnrepl.session.hooks import EXCEPTION, Stop
 from nnrepl.shell.readers import PROMPT
@@ -53,7 +54,13 @@ def turn(shell: Shell, player: Player) -> bool:
         player.failure = f"{_place(player)}: {error}"
         shell.show(Text(player.failure, style="error"))
         shell.show(hint("the lesson cannot go on here; learn again begins at its start"))
-        return True
+    except Unwinding:
+        raise
+    except Exception as error:
+        shell.interpreter.player = None
+        player.failure = f"{_place(player)}: {type(error).__name__}: {error}"
+        shell.own_failure(player.failure, error)
+    return True
 
 
 def _place(player: Player, back: int = 0) -> str:

@@ -10,6 +10,8 @@ from typing import Protocol, overload
 import mlx.core as mx
 
 from nnrepl.tape.bindings import Bindings
+from nnrepl.tape.collector import wake
+from nnrepl.tape.face import Face
 from nnrepl.tape.notes import Notes
 from nnrepl.tape.op import Op
 from nnrepl.tape.passes import Hole, Mark, Pass
@@ -78,6 +80,7 @@ class Tape:
     def fork(self, position: int, names: Names) -> Tape:
         """A new tape that shares everything before `position`: the ops, the values, what is noted about them, and
         the passes before are the same objects. Costs time in what it shares."""
+        wake()  # this one may be let go of from here on
         twin = self.apart(names)
         twin.ops = self.ops[:position]
         twin.bindings = self.bindings.fork(position)
@@ -180,7 +183,7 @@ def _start_of(part: Pass) -> int:
     return part.start
 
 
-class OpSequence(Sequence[Op]):
+class OpSequence(Face, Sequence[Op]):
     """A read-only view of a stretch of a tape: what `trace.ops` is."""
 
     def __init__(self, tape: Tape, start: int = 0, end: int | None = None) -> None:

@@ -86,16 +86,16 @@ SILENT = PRINTING.replace("    mx.eval(net.parameters())\n", "    opt.update(net
 @pytest.mark.parametrize(
     ("lines", "made", "where"),
     [
-        (["goto {seen}"], 1, r"{seen} makes no op; this is the next one\n\nstep 2 · forward 1 "),
-        (["until {turn}"], 1, r"{turn} makes no op; this is the next one\n\nstep 2 · forward 1 "),
+        (["goto {seen}"], 1, r"{seen} makes no op; this is the next one\n+step 2 · forward 1 "),
+        (["until {turn}"], 1, r"{turn} makes no op; this is the next one\n+step 2 · forward 1 "),
         (
             ["break {turn}", "c", "c"],
             2,
-            r"breakpoint 1  .* · hit 2 times\n.*{turn} makes no op.*\n\nstep 3 · forward 1 ",
+            r"breakpoint 1  .* · hit 2 times\n.*{turn} makes no op.*\n+step 3 · forward 1 ",
         ),
         (["tbreak {turn}", "c", "c"], 3, r"The program has ended"),
-        (["break {turn}", "c", "c", "rc"], 2, r"hit 3 times\n.*\n\nstep 2 · forward 1 "),
-        (["break {turn}, number == 2", "c"], 2, r"this is the next one, where number == 2 is asked\n\nstep 3 · "),
+        (["break {turn}", "c", "c", "rc"], 2, r"hit 3 times\n.*\n+step 2 · forward 1 "),
+        (["break {turn}, number == 2", "c"], 2, r"this is the next one, where number == 2 is asked\n+step 3 · "),
         (["goto {last}"], 3, r"{last} has run, and no op came after it"),
         (["c", "goto {turn}"], 3, r"no op has come from {turn}; the nearest that made some: train.py:\d+"),
     ],
