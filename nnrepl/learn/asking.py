@@ -125,7 +125,7 @@ def _step_number(session: Session) -> int:
 
 def _over_steps(session: Session, text: str) -> str:
     """An expression over the training steps, as a list that Python reads."""
-    numbers = [repr(number) for _, number in session.over_steps(text)]
+    numbers = [repr(number) for _, number in session.over_steps(parse(text))]
     return "[" + ", ".join(f"float({it!r})" if it.strip("-") in ("nan", "inf") else it for it in numbers) + "]"
 
 

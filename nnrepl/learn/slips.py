@@ -9,8 +9,8 @@ from nnrepl.learn.answers import near
 from nnrepl.learn.asking import ask
 from nnrepl.learn.mistakes import Mistake
 from nnrepl.session.errors import UserError
+from nnrepl.session.parsed import parse
 from nnrepl.session.session import Session
-from nnrepl.session.syntax import cut, masked
 
 
 def slips(session: Session, text: str, right: float) -> list[Mistake]:
@@ -30,11 +30,11 @@ def slips(session: Session, text: str, right: float) -> list[Mistake]:
 
 def _others(text: str) -> Iterator[tuple[str, str]]:
     """The expression with one slip, and what to say to it."""
-    flat = masked(text).encode()
-    for node in ast.walk(ast.parse(masked(text), mode="eval")):
+    parsed = parse(text)
+    for node in ast.walk(parsed.only()):
         if not isinstance(node, ast.BinOp):
             continue
-        whole, left, right = (cut(text, flat, part) for part in (node, node.left, node.right))
+        whole, left, right = (parsed.cut(part) for part in (node, node.left, node.right))
         if text.count(whole) != 1:
             continue
         for slip, said in _slips(node.op, left, right):

@@ -50,4 +50,4 @@ def test_functions_classes_and_methods_are_places(command: str, typed: str, want
     try:
         session.run(f"{command} {wanted}")
     except UserError as error:  # none ahead is no typing error
-        assert "from here on" in str(error)
+        assert "from here on" in str(error)  # noqa: PT017
