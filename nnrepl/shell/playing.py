@@ -107,6 +107,8 @@ def _do(shell: Shell, player: Player, coming: Turn) -> None:
         _put_back(shell, player)
     if coming.clear and coming.show and shell.console.is_terminal and shell.reader.screen is None:
         shell.console.clear()
+    if coming.show:
+        shell.interpreter.log.typed("")
     for shown in coming.show:
         shell.show(shown)
     if coming.over:
