@@ -339,8 +339,8 @@ class Player:
         return one_line(hints[min(self._hints, len(hints)) - 1] if hints else otherwise)
 
     def _right(self, posed: Posed, text: str) -> Turn:
-        exact = "" if text == posed.typed else f" {posed.told}"
-        return self._told(posed, one_line(f"✓ Right:{exact}." if exact else "✓ Right."))
+        exact = text.replace("-", "−") == posed.typed.replace("-", "−")
+        return self._told(posed, one_line("✓ Right." if exact else f"✓ Right: {posed.told}."))
 
     def _told(self, posed: Posed, said: RenderableType) -> Turn:
         turn = self._back() if self.strayed else Turn()

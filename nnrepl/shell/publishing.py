@@ -199,7 +199,7 @@ def _inline(text: str) -> str:
 def notebook(lesson: Lesson, pieces: list[Piece]) -> str:
     """A lesson as a notebook: the program as its first cell of code, then the text with what nnrepl showed."""
     cells = [_cell("markdown", f"# {lesson.title}"), _cell("code", lesson.program.read_text(encoding="utf-8"))]
-    cells += [_cell("markdown", _as_markdown(piece)) for piece in pieces]
+    cells += [_cell("markdown", as_markdown(piece)) for piece in pieces]
     kernel = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
     return json.dumps({"cells": cells, "metadata": kernel, "nbformat": 4, "nbformat_minor": 4}, indent=1) + "\n"
 
@@ -209,7 +209,8 @@ def _cell(kind: str, text: str) -> dict[str, Any]:
     return cell | ({"execution_count": None, "outputs": []} if kind == "code" else {})
 
 
-def _as_markdown(piece: Piece) -> str:
+def as_markdown(piece: Piece) -> str:
+    """A part of a lesson as Markdown; its answer opens at a click."""
     if piece.kind == "prose":
         return piece.text
     if piece.kind == "formula":
