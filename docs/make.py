@@ -1,6 +1,6 @@
 """What the documentation shows that is made, not written: the commands, the lessons, the pictures of the terminal.
 
-`python -m docs.make` writes the picture of README anew; `docs/conf.py` makes the rest when the site is built.
+`python -m tests.test_readme` writes the picture of README anew; `docs/conf.py` makes the rest when the site is built.
 """
 
 from __future__ import annotations
@@ -152,7 +152,3 @@ def make() -> None:
         (MADE / f"lesson{lesson.number:02}.md").write_text(lesson_page(lesson), encoding="utf-8")
     for name, picture in PICTURES.items():
         (MADE / f"{name}.svg").write_text(svg(picture), encoding="utf-8")
-
-
-if __name__ == "__main__":
-    README_PICTURE.write_text(svg(PICTURES["nnrepl"]), encoding="utf-8")
