@@ -56,8 +56,11 @@ def test_the_cheat_sheet_names_no_command_that_there_is_not() -> None:
     rows = [row.split("|")[1] for row in text.splitlines() if row.startswith("| `")]
     places = text[text.index("| places") : text.index("| look")]
     for typed in re.findall(r"`([^`]+)`", " ".join(row for row in rows if row not in places)):
+        if typed in TABLE:
+            continue
+        filled = typed.replace("EXPR", "z1").replace("COND", "z1 > 0").replace("PLACE", "z1")
         try:
-            line = classify(typed.replace("EXPR", "z1").replace("COND", "z1 > 0").replace("PLACE", "z1"))
+            line = classify(filled)
         except UserError as error:
             raise AssertionError(f"{typed}: {error}") from None
         assert line.command is not None or "=" in typed or "(" in typed, typed
