@@ -44,7 +44,8 @@ class Interpreter:
         full_screen: Whether the op, its source and the displays are seen all the time, beside what commands show.
         can_full_screen: Whether there is a terminal for that.
         log: What was typed and shown, kept by the shell for `export`.
-        due: Lines that are run before any other, until the next motion: those of a breakpoint.
+        rest: What is left of a line of several commands, `s ;; p z1`: run before any other line.
+        due: Lines that are run next, until the next motion: those of a breakpoint.
         line: The line that runs, or ran last.
         given: Lines that are run before those that are typed: those of a file.
         aliases: Names for lines.
@@ -214,7 +215,7 @@ class Interpreter:
         self.due.extend(line for line in lines if line != "silent")
         if lines[:1] == ["silent"]:
             return None
-        view = stop_view(self.session, stop, self.shown, self.full_screen)
+        view = stop_view(self.session, stop, self.full_screen)
         self.shown = self.session.op
         return view if self.full_screen else Group(view, *self.displays())
 

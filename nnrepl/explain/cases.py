@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, TypeVar
 
 import mlx.core as mx
 
@@ -53,9 +53,17 @@ def _number(value: Value) -> str:
 
 def names_for(op: Op) -> Names:
     """The names of all values that take part in an op."""
+    return named_by(Names, op)
+
+
+AnyNames = TypeVar("AnyNames", bound=Names)
+
+
+def named_by(kind: type[AnyNames], op: Op) -> AnyNames:
+    """The names of all values that take part in an op, written in a way of their own."""
     forward = op.of
     more = (*forward.inputs, *forward.outputs) if forward is not None else ()
-    return Names([*op.inputs, *op.outputs, *more], op.outputs, forward or op)
+    return kind([*op.inputs, *op.outputs, *more], op.outputs, forward or op)
 
 
 def operand(look: Look, value: Value, names: Names) -> Operand:

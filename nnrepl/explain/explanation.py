@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import mlx.core as mx
 
-from nnrepl.explain import words
+from nnrepl.explain import words, worked
 from nnrepl.explain.cases import Names, names_for
 from nnrepl.explain.elements import Index, named, parse, telling, unravel
 from nnrepl.explain.entry import ELEMENTWISE, MOVE, Entry, bind, entry_for
@@ -18,7 +18,7 @@ from nnrepl.explain.look import Look
 from nnrepl.explain.paths import gradient_of, main_output, rule_of, target_of, upstream
 from nnrepl.explain.patterns import known_by_name
 from nnrepl.explain.updates import update_lines, update_of
-from nnrepl.explain.worked import backward_lines, forward_lines, linear_in, result_at
+from nnrepl.explain.worked import linear_in, result_at
 from nnrepl.ops.numbers import element
 from nnrepl.session.errors import NoGradient, NotYet, UserError
 from nnrepl.session.lookup import NUMBER
@@ -229,7 +229,8 @@ def _forward(look: Look, found: Explanation, op: Op, entry: Entry | None, value:
     found.words = template(entry.words, names_of(entry, op, names)) if op.part.kind != UPDATE_PASS else ""
     if not value.size:
         return
-    found.lines = forward_lines(look, op, entry, value, place, names)
+    arithmetic = worked.forward(look, op, entry, value, place, names)
+    found.lines = [] if arithmetic is None else arithmetic.lines()
     if not found.lines:
         found.lines = [f"{left} = {words.number(result_at(look, value, place))}"]
         if entry.kind == "composite":
@@ -328,7 +329,8 @@ def _backward(look: Look, found: Explanation, op: Op, entry: Entry | None, value
     elif op.of is not None and value.gradient_of is not None:
         _backward_rule(found, op, entry, value, names)
     if value.size:
-        found.lines = backward_lines(look, op, value, place, names)
+        arithmetic = worked.backward(look, op, value, place, names)
+        found.lines = [] if arithmetic is None else arithmetic.lines()
         if not found.lines:
             found.lines = [f"{found.element} = {words.number(result_at(look, value, place))}"]
     found.notes.extend(_backward_notes(op, entry, value, found.lines))

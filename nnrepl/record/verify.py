@@ -16,7 +16,7 @@ import mlx.core as mx
 from nnrepl.record.account import account
 from nnrepl.record.custom import replay
 from nnrepl.record.opaque import quietly, set_random_state
-from nnrepl.tape import GRADIENT_PASS, Hole, Op, Pass, Tape, Value
+from nnrepl.tape import GRADIENT_PASS, Face, Hole, Op, Pass, Tape, Value
 
 _BATCH = 256
 
@@ -35,7 +35,7 @@ class Difference:
 
 
 @dataclass(frozen=True, slots=True)
-class Receipt:
+class Receipt(Face):
     """What `verify` found.
 
     Attributes:

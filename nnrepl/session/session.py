@@ -331,7 +331,7 @@ class Session(Motions):
         self.function = by.scope if isinstance(by, goals.Moving) and by.position == position else None
         stepped = isinstance(by, goals.Stepping) and before < position
         passed = (self.tape.ops[position - 1],) if stepped and position <= len(self.tape) else ()
-        self.course.rest(Stop(reason, position, passed, error, missed, hits))
+        self.course.rest(Stop(reason, position, passed, error, missed, hits, self))
         self.hooks.cursor_moved(position)
 
     def forward(self, goal: goals.Goal) -> None:

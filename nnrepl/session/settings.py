@@ -70,6 +70,7 @@ SETTINGS: dict[str, Setting] = {
     "keys": _word("how the line is edited (F4 changes it)", "emacs", "vi"),
     "complete": _word("when completions are shown: on Tab, or while you type", "tab", "typing"),
     "pager": _word("whether long output stops at each screen", "on", "off"),
+    "stop": _word("what a stop shows: source and numbers, no numbers, no source", "full", "formula", "short"),
     "tensors": _word("how the full screen shows tensors (F3 changes it)", "numbers", "heatmap"),
     "skip": Setting(" ".join(SKIPPED), _patterns, "modules whose lines are not yours, such as mlx.*; none for nothing"),
     "native": _word("whether steps that nobody looks into run as in plain Python, and are opened later", "off", "on"),

@@ -28,8 +28,10 @@ from nnrepl.session.hooks import CELL_DONE, CELL_FAILED, OPENED
 from nnrepl.session.session import EXCEPTION, Hooks, Session
 from nnrepl.session.typed import upcoming
 from nnrepl.shell import playing
+from nnrepl.shell.notebook import CellReader, in_notebook, notebook_console
 from nnrepl.shell.progress import Progress
 from nnrepl.shell.readers import Pipe, Reader, continued, prompt_of
+from nnrepl.view.signs import encodable, without_codes
 from nnrepl.view.theme import THEMES
 
 PLAIN_WIDTH = 100
@@ -38,6 +40,8 @@ PLAIN_WIDTH = 100
 def make_console(plain: bool, theme: str = "dark") -> Console:
     """A console on the real standard output; without colours and control codes where there is no terminal."""
     stdout: Any = sys.stdout if sys.stdout is not None else io.StringIO()
+    if in_notebook():
+        return notebook_console(stdout, plain, theme)
     terminal = stdout.isatty()
     columns = os.environ.get("COLUMNS", "")
     width = None if terminal else int(columns) if columns.isdigit() and int(columns) else PLAIN_WIDTH
@@ -51,19 +55,19 @@ def make_console(plain: bool, theme: str = "dark") -> Console:
         highlight=False,
         markup=False,
         emoji=False,
+        force_jupyter=False,
     )
 
 
 class _Tolerant:
-    """A text stream that shows another sign where it cannot show one, and is the given stream otherwise."""
+    """A text stream that writes `-` and `dL/dz` where it has no sign for more, and is the given stream otherwise."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
 
     def write(self, text: str) -> int:
-        encoding = getattr(self._stream, "encoding", None) or "utf-8"
-        written: int = self._stream.write(text.encode(encoding, "replace").decode(encoding))
-        return written
+        self._stream.write(encodable(text, getattr(self._stream, "encoding", None) or "utf-8"))
+        return len(text)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
@@ -93,6 +97,8 @@ class _Tee:
 
 def make_reader(interpreter: Interpreter, plain: bool = False, program: str = "") -> Reader:
     """Where lines come from: the terminal if there is one that can do more than print."""
+    if in_notebook():
+        return CellReader(interpreter)
     if plain or not is_capable():
         return Pipe(interpreter.table)
     from nnrepl.shell.terminal import TerminalReader
@@ -115,7 +121,7 @@ _MEND = (
 
 def lines_of(console: Console, renderable: RenderableType) -> Iterable[list[Segment]]:
     """The lines of something, made one after another as they are asked for."""
-    return Segment.split_lines(console.render(renderable, console.options.update(height=None)))
+    return Segment.split_lines(without_codes(console.render(renderable, console.options.update(height=None))))
 
 
 class Shell(Hooks):

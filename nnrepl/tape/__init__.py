@@ -1,6 +1,7 @@
 """What happened: ops, values, passes and the tape that they lie on. Knows nothing of recording."""
 
 from nnrepl.tape.bindings import UNBOUND, Bindings, Holder, Large
+from nnrepl.tape.face import Face, draw_with
 from nnrepl.tape.notes import KEPT, Notes
 from nnrepl.tape.op import (
     BACKWARD,
@@ -42,6 +43,7 @@ __all__ = [
     "Bindings",
     "ClosedOp",
     "DrawnKey",
+    "Face",
     "Gradient",
     "Holder",
     "Hole",
@@ -61,6 +63,7 @@ __all__ = [
     "Tape",
     "Value",
     "arrays_of",
+    "draw_with",
     "fill",
     "is_evaluated",
     "is_skipped",

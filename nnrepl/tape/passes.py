@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from nnrepl.tape.face import Face
+
 if TYPE_CHECKING:
     from nnrepl.tape.op import Op
     from nnrepl.tape.places import Activation
@@ -18,7 +20,7 @@ _PHASES = {SETUP_PASS: "setup", UPDATE_PASS: "update", RUN_PASS: "forward"}
 
 
 @dataclass(eq=False, slots=True)
-class Pass:
+class Pass(Face):
     """A stretch of ops that belong together.
 
     Attributes:

@@ -11,6 +11,7 @@ import mlx.core as mx
 
 from nnrepl.tape.bindings import Bindings
 from nnrepl.tape.collector import wake
+from nnrepl.tape.face import Face
 from nnrepl.tape.notes import Notes
 from nnrepl.tape.op import Op
 from nnrepl.tape.passes import Hole, Mark, Pass
@@ -177,7 +178,7 @@ def _start_of(part: Pass) -> int:
     return part.start
 
 
-class OpSequence(Sequence[Op]):
+class OpSequence(Face, Sequence[Op]):
     """A read-only view of a stretch of a tape: what `trace.ops` is."""
 
     def __init__(self, tape: Tape, start: int = 0, end: int | None = None) -> None:

@@ -144,12 +144,12 @@ def test_dumb_and_colourless_terminals() -> None:
     with Screen("examples/simple_nn.py", env={"TERM": "dumb"}) as screen:
         screen.until(READY)
         screen.line("s")
-        screen.until("#1 = [[-0.3218 -2.3830 -0.1004]]")
+        screen.until("#1  x @ weights1 = [[-0.3218 -2.3830 -0.1004]]")
         assert "\x1b" not in screen.raw
     with Screen("examples/simple_nn.py", env={"NO_COLOR": "1"}) as screen:
         screen.until("1 of 8 · simple_nn.py:28")
         screen.line("s")
-        screen.until("#1 = [[-0.3218 -2.3830 -0.1004]]")
+        screen.until("#1  x @ weights1 = [[-0.3218 -2.3830 -0.1004]]")
         for code in ("[3", "[9", "[4"):
             for digit in "01234567":
                 assert f"\x1b{code}{digit}m" not in screen.raw
