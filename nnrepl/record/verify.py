@@ -17,7 +17,7 @@ from nnrepl.record.account import account
 from nnrepl.record.batches import all_same_bits, batches, same_bits
 from nnrepl.record.custom import replay
 from nnrepl.record.opaque import quietly, set_random_state
-from nnrepl.tape import GRADIENT_PASS, Hole, Op, Pass, Tape, Value
+from nnrepl.tape import GRADIENT_PASS, Face, Hole, Op, Pass, Tape, Value
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class Difference:
 
 
 @dataclass(frozen=True, slots=True)
-class Receipt:
+class Receipt(Face):
     """What `verify` found.
 
     Attributes:

@@ -11,7 +11,8 @@ from prompt_toolkit.formatted_text import StyleAndTextTuples
 from prompt_toolkit.lexers import Lexer
 from prompt_toolkit.styles import Style
 
-from nnrepl.commands.table import Table, is_python
+from nnrepl.commands.table import Table
+from nnrepl.session.parsed import parse
 
 _TOKEN = re.compile(
     r"""(?P<string>[rbfuRBFU]{0,2}(?:\"\"\".*|'''.*|'(?:\\.|[^'\\])*'?|"(?:\\.|[^"\\])*"?))"""
@@ -88,7 +89,7 @@ class LineLexer(Lexer):
         word, space, rest = text.strip().partition(" ")
         if word.partition("/")[0] not in self._table:
             return False
-        return not space or not rest or not is_python(text.strip())
+        return not space or not rest or not parse(text).is_python
 
     def _line(self, text: str, begins_with_command: bool) -> StyleAndTextTuples:
         pieces: StyleAndTextTuples = []

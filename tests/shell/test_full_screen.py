@@ -17,7 +17,7 @@ from tests.support import nnrepl_cli
 
 
 def test_the_whole_screen_steps() -> None:
-    with Screen("--tui", columns=110, rows=34) as screen:
+    with Screen("--tui", "examples/simple_nn.py", columns=110, rows=34) as screen:
         seen = screen.until("1 of 8 · simple_nn.py:28")
         assert "simple_nn.py:28 in SimpleNN.__call__ ──" in seen
         assert re.search(r"▶  28 #1… +z1 = mx.matmul\(x, self.weights1\)", seen)
