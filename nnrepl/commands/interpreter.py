@@ -377,7 +377,7 @@ class Interpreter:
         if found is not None and (found.address or found.whose):
             return found.address if not found.whose else f"{stripped} ({found.whose})"
         if value is not None and value.gradient_of is not None and stripped.startswith("grad("):
-            return value.name
+            return self.session.lookup.name_here(value, self.session.cursor)
         return stripped if len(stripped) <= 40 else "result"
 
     def value(self, parsed: Parsed) -> Any:

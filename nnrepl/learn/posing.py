@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from nnrepl.explain.look import Look
@@ -21,7 +21,7 @@ class Posed:
     """A question with its answer.
 
     Attributes:
-        question: As it stands in the lesson.
+        question: As it stands in the lesson, with the numbers of the tape in its hints and in what follows.
         text: What is asked, with the numbers of the tape.
         kind: What kind of answer it wants.
         answer: The right one.
@@ -87,6 +87,8 @@ def pose(session: Session, question: Question) -> Posed:
         UserError: If it cannot be worked out, or is no answer that one could type.
     """
     text = filled(session, question.text)
+    hints = [filled(session, hint) for hint in question.hints]
+    question = replace(question, hints=hints, after=filled(session, question.after))
     if question.options:
         return _choice(session, question, text)
     found = ask(session, question.answer)

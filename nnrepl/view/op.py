@@ -78,8 +78,9 @@ def outputs_text(op: Op) -> Text:
     shown: list[Text] = []
     for value in op.outputs:
         text = Text()
-        if not value.name.startswith("#"):
-            text.append(value.name, style="gradient" if value.gradient_of is not None else "value.name")
+        name = value.name if value.gradient_of is None else op.called(value)
+        if not name.startswith("#"):
+            text.append(name, style="gradient" if value.gradient_of is not None else "value.name")
             text.append(" ")
         if value.gradient_of is not None and _is_part(op, value):
             text = Text("part of ", style="dim").append_text(text)
