@@ -107,6 +107,20 @@ def test_every_pane_can_be_entered_and_left(at: Desk) -> None:
     assert "F5 run" in at.press()
 
 
+def test_a_pane_that_is_no_longer_seen_has_no_keys(at: Desk) -> None:
+    assert "Enter look" in at.press("F2", "Tab")
+    at.resize(60, 12)
+    assert "F8 step" in at.press()
+    at.press("p 7", "Enter")
+    assert at.ran == ["p 7"]
+
+
+def test_each_picture_is_shown_at_once(at: Desk) -> None:
+    at.line("s")
+    assert at.wire.raw.count("\x1b[?2026h") == at.wire.raw.count("\x1b[?2026l") > 0
+    assert not re.search(r"2026h[^\x1b]*\x1b\[\?2026h", at.wire.raw)
+
+
 # -- the mouse ---------------------------------------------------------------------------------------------------
 
 
