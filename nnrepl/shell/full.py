@@ -68,6 +68,8 @@ class Terminal(Vt100_Output):
         """Go back to the first screen, as it was."""
         if self.inside:
             self.inside = False
+            self.erase_screen()  # a terminal that has only one screen keeps nothing of it
+            self.cursor_goto(0, 0)
             super().quit_alternate_screen()
             self.show_cursor()
             self.flush()
