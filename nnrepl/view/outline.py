@@ -68,6 +68,14 @@ def branches(ops: Sequence[Op], depth: int = 0) -> tuple[Op | Branch, ...]:
     return tuple(found)
 
 
+def by_step(ops: Sequence[Op]) -> tuple[Op | Branch, ...]:
+    """Ops by the training step that they belong to, if there are several, and then by module."""
+    steps = [(step, list(run)) for step, run in groupby(ops, lambda op: op.step.number)]
+    if len(steps) < 2:
+        return branches(ops)
+    return tuple([Branch(f"step {step}" if step else "setup", branches(run)) for step, run in steps])
+
+
 def _path(op: Op, depth: int) -> str:
     words = op.module.split(".") if op.module else []
     return ".".join(words[: depth + 1]) if len(words) > depth else ""
@@ -92,7 +100,7 @@ class Outline:
 
     def __post_init__(self) -> None:
         ops = [op for part in self.passes for op in part.ops if op.phase != "backward"]
-        self.members = branches(ops)
+        self.members = by_step(ops)
         values = [value for op in ops for value in op.outputs]
         leaves = [leaf for part in self.passes for leaf in part.wrt]
         gradients = [self.gradient(part, value) for part in self.passes for value in part.wrt]

@@ -9,6 +9,7 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -173,6 +174,33 @@ def test_the_segment_is_in_view_at_any_width(session: nnrepl.Session) -> None:
         assert re.search(r"▶ +\d+ \S+ +….*mx.max\(hidden\)", it.resize(100, 30))
         assert re.search(r"▶ +\d+ \S+ +scores = .*mx.max\(hidden\)", it.resize(300, 30))
         assert re.search(r"▶ +\d+ \S+ +….*mx.max\(hidden\)", it.resize(72, 24))
+
+
+def test_tabs_and_wide_signs_in_the_source(tmp_path: Path, session: nnrepl.Session) -> None:
+    wide = "权重" * 20
+    (tmp_path / "wide.py").write_text(
+        f"import mlx.core as mx\ndef f(x):\n\tif True:\n\t\treturn ('{wide}', mx.tanh(x), mx.exp(x))\n",
+        encoding="utf-8",
+    )
+    namespace: dict[str, Any] = {}
+    file = tmp_path / "wide.py"
+    exec(compile(file.read_text(encoding="utf-8"), str(file), "exec"), namespace)
+    for place in ("tanh", "exp"):
+        made = nnrepl.Session(nnrepl.trace(namespace["f"], mx.ones(2)))
+        made.goto(place)
+        with desk(made, 80, 24) as it:
+            seen = it.press()
+            marked = "".join(data for data, cell in it.cells() if cell.reverse and not cell.bold).strip()
+            assert f"mx.{place}(x)" in rows(seen, "▶   4 ")[0]
+            assert marked == f"mx.{place}(x)"
+
+
+def test_a_program_without_source(session: nnrepl.Session) -> None:
+    namespace: dict[str, Any] = {}
+    exec(compile("import mlx.core as mx\ndef f(x):\n    return (x\n  + 1)", "<nowhere>", "exec"), namespace)
+    with desk(nnrepl.Session(nnrepl.trace(namespace["f"], mx.ones(2))), 80, 24) as it:
+        assert "<nowhere>:3 in f" in it.press("F2", "Down", "b", "Enter")
+        assert it.ran == []
 
 
 def test_output_is_wrapped_anew(at: Desk) -> None:

@@ -55,6 +55,7 @@ FACES: dict[str, Callable[[nnrepl.Trace], object]] = {
     "receipt": lambda trace: trace.verify(),
     "stop": lambda trace: nnrepl.Session(trace).step(),
     "answer": lambda trace: nnrepl.Session(trace).run("explain h"),
+    "session": lambda trace: nnrepl.Session(trace),
     "empty answer": lambda trace: nnrepl.Session(trace).run(""),
 }
 
@@ -143,6 +144,18 @@ def test_repr_computes_nothing_and_a_large_trace_neither(trace: nnrepl.Trace, mo
     assert "look at one by its name" in trace._repr_html_()
     assert not any(value.evaluated for op in trace.ops for value in op.outputs)
     assert "not computed yet" not in str(trace["err"])  # this is a look
+
+
+def test_several_steps_stand_apart() -> None:
+    net, x = Net(), mx.ones((3, 4))
+    with nnrepl.recording() as tape:
+        for _ in range(2):
+            _, grads = nn.value_and_grad(net, lambda x: mx.mean(net(x)))(x)
+            net.layers[0].weight = net.layers[0].weight - 0.1 * grads["layers"][0]["weight"]
+    text = str(tape)
+    assert re.search(r"^step 1  \d+ ops$", text, re.MULTILINE)
+    assert re.search(r"^step 2  \d+ ops$", text, re.MULTILINE)
+    assert "<summary><b>step 2</b>" in tape._repr_html_()
 
 
 def test_showing_is_not_recorded() -> None:
