@@ -160,13 +160,13 @@ def test_several_steps_stand_apart() -> None:
 
 def test_showing_is_not_recorded() -> None:
     with nnrepl.recording() as tape:
-        a = mx.ones(3) * 2
+        a = mx.ones((20, 20)) * 2
         count = len(tape.ops)
-        assert "[2 2 2]" in str(tape["#2"])
+        assert "min 2 · max 2" in str(tape["#2"])
         assert "multiply" in str(tape)
         tape._repr_html_()
         assert len(tape.ops) == count
-    assert a.sum().item() == 6
+    assert a.sum().item() == 800
 
 
 def test_a_picture_has_the_colours_of_the_numbers() -> None:
