@@ -17,10 +17,10 @@ from typing import Any
 
 import mlx.core as mx
 
-from nnrepl.record.bindings import first_argument
 from nnrepl.record.patches import Patches
 from nnrepl.record.recorder import NATIVE, RECORD, Recorder, noticing, ready
 from nnrepl.record.stack import UPDATES
+from nnrepl.record.variables import first_argument
 from nnrepl.tape import GRADIENT_PASS, UPDATE_PASS, Activation, ClosedOp, Pass, Value, is_evaluated
 
 _getframe = sys._getframe

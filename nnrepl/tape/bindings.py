@@ -7,7 +7,7 @@ module or an object with attributes, as a weak reference where the tape must not
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -62,30 +62,11 @@ Entry = tuple[int, "Activation", str, Any]
 """From which position on, in which call, which variable, what it holds."""
 
 
-class _Call:
-    """What the variables of one call held: as noted, and by name and by value as far as somebody has asked."""
+Track = list[Entry]
+"""What one variable of one call held, in order."""
 
-    __slots__ = ("by_name", "by_value", "entries", "indexed")
-
-    def __init__(self) -> None:
-        self.entries: list[Entry] = []
-        self.indexed = 0
-        self.by_name: dict[str, list[tuple[int, Any]]] = {}
-        self.by_value: dict[Value, list[tuple[int, str]]] = {}
-
-    def index(self) -> _Call:
-        """Take in what was noted since the last time."""
-        entries = self.entries
-        for at in range(self.indexed, len(entries)):
-            position, _, name, thing = entries[at]
-            self.by_name.setdefault(name, []).append((position, thing))
-            if hasattr(thing, "held"):
-                self.by_value.setdefault(thing, []).append((position, name))
-        self.indexed = len(entries)
-        return self
-
-
-_NOTHING = _Call()
+Bound = Entry | tuple["Bound", Entry]
+"""Which variables were given a tensor: an entry, or what there was before and one more."""
 
 
 class Bindings:
@@ -98,43 +79,54 @@ class Bindings:
         seen: Up to which position the variables of a call have been looked at.
     """
 
-    __slots__ = ("_by_name", "_by_tensor", "_calls", "_contents", "_indexed", "held_containers", "holds", "log", "seen")
+    __slots__ = ("_calls", "_contents", "_having", "_merged", "held_containers", "holds", "log", "seen")
 
     def __init__(self) -> None:
         self.log: list[Entry] = []
         self.held_containers: list[Entry] = []
         self.holds: list[tuple[int, Holder, Any, int]] = []
         self.seen: dict[Activation, int] = {}
-        self._calls: dict[Activation, _Call] = {}
+        self._calls: dict[Activation, dict[str, Track]] = {}
         self._contents: dict[Holder, list[tuple[int, Any, int]]] = {}
-        self._by_name: dict[str, list[tuple[int, Activation, Any]]] = {}
-        self._by_tensor: dict[str, list[tuple[int, Activation, Value]]] = {}
-        self._indexed = 0
+        self._having: dict[str, list[Track]] = {}
+        self._merged: dict[str, tuple[int, list[tuple[int, Activation, Value]]]] = {}
 
     def __len__(self) -> int:
         return len(self.log)
 
-    def call(self, scope: Activation) -> list[Entry]:
-        """What is noted of one call; `note` adds to it."""
-        known = self._calls.get(scope)
-        if known is None:
-            known = self._calls[scope] = _Call()
-        return known.entries
+    def track(self, scope: Activation, name: str) -> Track:
+        """What one variable of a call held; `enter` adds to it."""
+        tracks = self._calls.get(scope)
+        if tracks is None:
+            tracks = self._calls[scope] = {}
+        track = tracks.get(name)
+        if track is None:
+            track = tracks[name] = []
+            self._having.setdefault(name, []).append(track)
+        return track
 
     def note(self, position: int, scope: Activation, name: str, thing: Any) -> None:
         """A variable of a call holds `thing` when the cursor stands at `position`, and from there on."""
-        entry = (position, scope, name, thing)
+        self.enter((position, scope, name, thing), self.track(scope, name))
+
+    def enter(self, entry: Entry, track: Track) -> None:
+        """Note something of a variable, whose track is known."""
         self.log.append(entry)
-        self.call(scope).append(entry)
+        track.append(entry)
+        thing = entry[3]
         if type(thing) is Holder:
             self.held_containers.append(entry)
+        elif hasattr(thing, "bound"):
+            thing.bound = entry if thing.bound is None else (thing.bound, entry)
 
     def fork(self, position: int) -> Bindings:
         """What holds up to a position, on a tape that goes another way from there."""
         twin = Bindings()
         for entry in self.log:
             if entry[0] <= position:
-                twin.note(*entry)
+                twin.log.append(entry)
+                twin.track(entry[1], entry[2]).append(entry)
+        twin.held_containers = [entry for entry in self.held_containers if entry[0] <= position]
         for holder, versions in self._contents.items():
             kept = [version for version in versions if version[0] <= position]
             if kept:
@@ -221,56 +213,73 @@ class Bindings:
         """Whether the variables of a call were looked at."""
         return scope in self.seen
 
+    def _of(self, scope: Activation, name: str) -> Track:
+        tracks = self._calls.get(scope)
+        return [] if tracks is None else tracks.get(name, [])
+
     def held(self, scope: Activation, name: str, position: int) -> Any:
         """What a variable of a call holds when the cursor stands at `position`; UNBOUND if nothing."""
-        versions = self._calls.get(scope, _NOTHING).index().by_name.get(name)
-        if not versions:
-            return UNBOUND
-        found = bisect_right(versions, position, key=_first)
-        return versions[found - 1][1] if found else UNBOUND
+        track = self._of(scope, name)
+        found = bisect_right(track, position, key=_position)
+        return track[found - 1][3] if found else UNBOUND
 
     def was_set(self, scope: Activation, name: str, position: int) -> Any:
         """What a variable that is not set any more held last; UNBOUND if it has not been set before `position`."""
-        versions = self._calls.get(scope, _NOTHING).index().by_name.get(name, [])
-        before = [thing for at, thing in versions if at <= position and thing is not UNBOUND]
+        track = self._of(scope, name)
+        before = [entry[3] for entry in track if entry[0] <= position and entry[3] is not UNBOUND]
         return before[-1] if before else UNBOUND
 
     def comes(self, scope: Activation, name: str, position: int) -> tuple[int, Any] | None:
         """What a variable of a call holds next, and from where on; None if that is not known."""
-        versions = self._calls.get(scope, _NOTHING).index().by_name.get(name, [])
-        found = bisect_right(versions, position, key=_first)
-        return versions[found] if found < len(versions) else None
+        track = self._of(scope, name)
+        found = bisect_right(track, position, key=_position)
+        return (track[found][0], track[found][3]) if found < len(track) else None
 
     def variables(self, scope: Activation, position: int) -> dict[str, Any]:
         """What every variable of a call holds that is set when the cursor stands at `position`."""
-        found: dict[str, Any] = {}
-        for name in self._calls.get(scope, _NOTHING).index().by_name:
-            thing = self.held(scope, name, position)
-            if thing is not UNBOUND:
-                found[name] = thing
-        return found
+        held = {name: self.held(scope, name, position) for name in self._calls.get(scope, ())}
+        return {name: thing for name, thing in held.items() if thing is not UNBOUND}
 
     def names_in(self, scope: Activation, value: Value) -> list[str]:
         """The variables of a call that ever held a value, in order."""
-        return [name for _, name in self._calls.get(scope, _NOTHING).index().by_value.get(value, ())]
+        found: list[str] = []
+        bound = value.bound
+        while bound is not None:
+            older, entry = bound if len(bound) == 2 else (None, bound)
+            if entry[1] is scope and self._has(entry):
+                found.append(entry[2])
+            bound = older
+        return found[::-1]
+
+    def _has(self, entry: Entry) -> bool:
+        """Whether something is noted here, and not only in another timeline that has the value, too."""
+        track = self._of(entry[1], entry[2])
+        at = bisect_left(track, entry[0], key=_position)
+        while at < len(track) and track[at][0] == entry[0]:
+            if track[at] is entry:
+                return True
+            at += 1
+        return False
 
     def called(self, name: str) -> list[tuple[int, Activation, Value]]:
         """Every tensor that a variable of this name held in any call, with that call and from which position on."""
-        self._index()
-        return self._by_tensor.get(name, [])
+        count = sum(map(len, self._having.get(name, ())))
+        known = self._merged.get(name)
+        if known is None or known[0] != count:
+            entries = self._together(self._having.get(name, ()))
+            tensors = [(at, scope, thing) for at, scope, thing in entries if hasattr(thing, "held")]
+            known = self._merged[name] = count, tensors
+        return known[1]
 
-    def noted(self, name: str) -> list[tuple[int, Activation, Any]]:
-        """All that a variable of this name held in any call (UNBOUND where it was deleted), with that call and from
-        which position on."""
-        self._index()
-        return self._by_name.get(name, [])
+    def noted(self, name: str, fits: Callable[[Activation], bool]) -> list[tuple[int, Activation, Any]]:
+        """All that a variable of this name held (UNBOUND where it was deleted) in the calls that fit, with the call and
+        from which position on."""
+        return self._together([track for track in self._having.get(name, ()) if fits(track[0][1])])
 
-    def _index(self) -> None:
-        for position, scope, variable, thing in self.log[self._indexed :]:
-            self._by_name.setdefault(variable, []).append((position, scope, thing))
-            if hasattr(thing, "held"):
-                self._by_tensor.setdefault(variable, []).append((position, scope, thing))
-        self._indexed = len(self.log)
+    @staticmethod
+    def _together(tracks: Sequence[Track]) -> list[tuple[int, Activation, Any]]:
+        entries = [(at, scope, thing) for track in tracks for at, scope, _, thing in track]
+        return entries if len(tracks) < 2 else sorted(entries, key=_first)
 
 
 def _position(entry: Entry) -> int:
@@ -281,5 +290,5 @@ def _hold_position(entry: tuple[int, Holder, Any, int]) -> int:
     return entry[0]
 
 
-def _first(version: tuple[int, Any] | tuple[int, Any, int]) -> int:
+def _first(version: tuple[int, Any, Any]) -> int:
     return version[0]
