@@ -18,7 +18,7 @@ import mlx.core as mx
 from nnrepl.record.source import is_library
 from nnrepl.record.variables import OPTIMIZED, looked_at, read, sets_globals
 from nnrepl.tape import UNBOUND, Activation, Holder, Large, Value
-from nnrepl.tape.bindings import Bindings, Track
+from nnrepl.tape.bindings import Bindings, Noted
 
 if TYPE_CHECKING:
     from nnrepl.record.recorder import Recorder
@@ -35,15 +35,15 @@ class _Frame:
     """A frame that is being watched: its variables, what they held last, and the small containers among them."""
 
     __slots__ = (
+        "bindings",
         "coming",
         "containers",
         "kept",
         "library",
         "names",
+        "noted",
         "optimized",
         "scope",
-        "tracked",
-        "tracks",
         "values",
     )
 
@@ -54,9 +54,9 @@ class _Frame:
         self.values: list[Any] = [UNBOUND] * len(self.names)
         self.kept: list[Any] = [UNBOUND] * len(self.names)
         """What was noted of the values."""
-        self.tracks: list[Track | None] = []
-        self.tracked: Bindings | None = None
-        """The tape's bindings to which the tracks belong."""
+        self.noted: Noted | None = None
+        self.bindings: Bindings | None = None
+        """Of which tape that is."""
         self.coming: list[Any] = []
         self.containers: list[tuple[Any, _Watched]] = []
         self.scope: Activation
@@ -184,30 +184,40 @@ class Watch:
 
     def _note(self, state: _Frame, values: list[Any], position: int) -> None:
         bindings, scope, live = self.recorder.tape.bindings, state.scope, self.recorder.live
-        if state.tracked is not bindings:
-            state.tracked, state.tracks = bindings, [None] * len(state.names)
-        before = state.values
+        noted = state.noted
+        if noted is None or state.bindings is not bindings:
+            state.bindings, noted = bindings, bindings.call(scope)
+            state.noted = noted
+        log, own = bindings.log, noted.entries
+        before, names, known = state.values, state.names, state.kept
         state.values = values
         contained = False
         for at, thing in enumerate(values):
-            if thing is not before[at]:
-                kind = type(thing)
-                if kind is _array:
-                    value = live.get(id(thing))
-                    kept: Any = weakref.ref(thing) if value is None else value
-                elif kind in _PLAIN:
-                    kept = thing
-                else:
-                    kept = self.keep(thing, position)
-                    contained = contained or type(kept) is Holder
-                if state.containers and id(before[at]) in self._known:
-                    contained = True  # one of them is no longer there
-                if kept is not state.kept[at]:
-                    state.kept[at] = kept
-                    track = state.tracks[at]
-                    if track is None:
-                        track = state.tracks[at] = bindings.track(scope, state.names[at])
-                    bindings.enter((position, scope, state.names[at], kept), track)
+            if thing is before[at]:
+                continue
+            kind = type(thing)
+            value = None
+            if kind is _array:
+                value = live.get(id(thing))
+                kept: Any = weakref.ref(thing) if value is None else value
+            elif kind in _PLAIN:
+                kept = thing
+            else:
+                kept = self.keep(thing, position)
+                contained = contained or type(kept) is Holder
+            if state.containers and id(before[at]) in self._known:
+                contained = True  # one of them is no longer there
+            if kept is not known[at]:
+                known[at] = kept
+                entry = (position, scope, names[at], kept)
+                log.append(entry)
+                own.append(entry)
+                if value is not None:
+                    value.bound = entry if value.bound is None else (value.bound, entry)
+                elif type(kept) is Holder:
+                    bindings.held_containers.append(entry)
+        if len(own) >= noted.due:
+            noted.index()
         if contained:
             state.containers = self._containers(values, state.library)
 

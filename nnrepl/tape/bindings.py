@@ -7,12 +7,14 @@ module or an object with attributes, as a weak reference where the tape must not
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from types import CodeType
 from typing import TYPE_CHECKING, Any
+
+from nnrepl.tape.value import Value
 
 if TYPE_CHECKING:
     from nnrepl.tape.places import Activation
-    from nnrepl.tape.value import Value
 
 
 class _Unbound:
@@ -62,11 +64,38 @@ Entry = tuple[int, "Activation", str, Any]
 """From which position on, in which call, which variable, what it holds."""
 
 
-Track = list[Entry]
-"""What one variable of one call held, in order."""
-
 Bound = Entry | tuple["Bound", Entry]
 """Which variables were given a tensor: an entry, or what there was before and one more."""
+
+_NOTHING: list[Entry] = []
+_OPTIMIZED = 0x1  # inspect.CO_OPTIMIZED: the code of a function
+_LONG = 256
+
+
+class Noted:
+    """What is noted of one call.
+
+    Attributes:
+        entries: All of it, in order.
+        due: The number of entries at which they are to be sorted by variable (`index`), so that nobody who asks has
+            to wait. Short calls, which are the most, are sorted when somebody asks.
+    """
+
+    __slots__ = ("_by_name", "_sorted", "due", "entries")
+
+    def __init__(self) -> None:
+        self.entries: list[Entry] = []
+        self.due = _LONG
+        self._sorted = 0
+        self._by_name: dict[str, list[Entry]] = {}
+
+    def index(self) -> dict[str, list[Entry]]:
+        """What each variable held, in order."""
+        for entry in self.entries[self._sorted :]:
+            self._by_name.setdefault(entry[2], []).append(entry)
+        self._sorted = len(self.entries)
+        self.due = self._sorted + _LONG
+        return self._by_name
 
 
 class Bindings:
@@ -79,53 +108,53 @@ class Bindings:
         seen: Up to which position the variables of a call have been looked at.
     """
 
-    __slots__ = ("_calls", "_contents", "_having", "_merged", "held_containers", "holds", "log", "seen")
+    __slots__ = ("_calls", "_codes", "_contents", "held_containers", "holds", "log", "seen")
 
     def __init__(self) -> None:
         self.log: list[Entry] = []
         self.held_containers: list[Entry] = []
         self.holds: list[tuple[int, Holder, Any, int]] = []
         self.seen: dict[Activation, int] = {}
-        self._calls: dict[Activation, dict[str, Track]] = {}
+        self._calls: dict[Activation, Noted] = {}
+        self._codes: dict[CodeType, list[Activation]] = {}
         self._contents: dict[Holder, list[tuple[int, Any, int]]] = {}
-        self._having: dict[str, list[Track]] = {}
-        self._merged: dict[str, tuple[int, list[tuple[int, Activation, Value]]]] = {}
 
     def __len__(self) -> int:
         return len(self.log)
 
-    def track(self, scope: Activation, name: str) -> Track:
-        """What one variable of a call held; `enter` adds to it."""
-        tracks = self._calls.get(scope)
-        if tracks is None:
-            tracks = self._calls[scope] = {}
-        track = tracks.get(name)
-        if track is None:
-            track = tracks[name] = []
-            self._having.setdefault(name, []).append(track)
-        return track
+    def call(self, scope: Activation) -> Noted:
+        """What is noted of one call."""
+        known = self._calls.get(scope)
+        if known is None:
+            known = self._calls[scope] = Noted()
+            calls = self._codes.get(scope.code)
+            if calls is None:
+                calls = self._codes[scope.code] = []
+            calls.append(scope)
+        return known
 
     def note(self, position: int, scope: Activation, name: str, thing: Any) -> None:
         """A variable of a call holds `thing` when the cursor stands at `position`, and from there on."""
-        self.enter((position, scope, name, thing), self.track(scope, name))
-
-    def enter(self, entry: Entry, track: Track) -> None:
-        """Note something of a variable, whose track is known."""
-        self.log.append(entry)
-        track.append(entry)
-        thing = entry[3]
+        entry = (position, scope, name, thing)
+        self._enter(entry)
         if type(thing) is Holder:
             self.held_containers.append(entry)
-        elif hasattr(thing, "bound"):
+        elif isinstance(thing, Value):
             thing.bound = entry if thing.bound is None else (thing.bound, entry)
+
+    def _enter(self, entry: Entry) -> None:
+        self.log.append(entry)
+        noted = self.call(entry[1])
+        noted.entries.append(entry)
+        if len(noted.entries) >= noted.due:
+            noted.index()
 
     def fork(self, position: int) -> Bindings:
         """What holds up to a position, on a tape that goes another way from there."""
         twin = Bindings()
         for entry in self.log:
             if entry[0] <= position:
-                twin.log.append(entry)
-                twin.track(entry[1], entry[2]).append(entry)
+                twin._enter(entry)
         twin.held_containers = [entry for entry in self.held_containers if entry[0] <= position]
         for holder, versions in self._contents.items():
             kept = [version for version in versions if version[0] <= position]
@@ -213,9 +242,10 @@ class Bindings:
         """Whether the variables of a call were looked at."""
         return scope in self.seen
 
-    def _of(self, scope: Activation, name: str) -> Track:
-        tracks = self._calls.get(scope)
-        return [] if tracks is None else tracks.get(name, [])
+    def _of(self, scope: Activation, name: str) -> list[Entry]:
+        """What one variable of a call held, in order."""
+        noted = self._calls.get(scope)
+        return _NOTHING if noted is None else noted.index().get(name, _NOTHING)
 
     def held(self, scope: Activation, name: str, position: int) -> Any:
         """What a variable of a call holds when the cursor stands at `position`; UNBOUND if nothing."""
@@ -237,7 +267,8 @@ class Bindings:
 
     def variables(self, scope: Activation, position: int) -> dict[str, Any]:
         """What every variable of a call holds that is set when the cursor stands at `position`."""
-        held = {name: self.held(scope, name, position) for name in self._calls.get(scope, ())}
+        noted = self._calls.get(scope)
+        held = {name: self.held(scope, name, position) for name in ([] if noted is None else noted.index())}
         return {name: thing for name, thing in held.items() if thing is not UNBOUND}
 
     def names_in(self, scope: Activation, value: Value) -> list[str]:
@@ -263,23 +294,31 @@ class Bindings:
 
     def called(self, name: str) -> list[tuple[int, Activation, Value]]:
         """Every tensor that a variable of this name held in any call, with that call and from which position on."""
-        count = sum(map(len, self._having.get(name, ())))
-        known = self._merged.get(name)
-        if known is None or known[0] != count:
-            entries = self._together(self._having.get(name, ()))
-            tensors = [(at, scope, thing) for at, scope, thing in entries if hasattr(thing, "held")]
-            known = self._merged[name] = count, tensors
-        return known[1]
+        found = self.noted(name, lambda code: True)
+        return [(at, scope, thing) for at, scope, thing in found if isinstance(thing, Value)]
 
-    def noted(self, name: str, fits: Callable[[Activation], bool]) -> list[tuple[int, Activation, Any]]:
-        """All that a variable of this name held (UNBOUND where it was deleted) in the calls that fit, with the call and
-        from which position on."""
-        return self._together([track for track in self._having.get(name, ()) if fits(track[0][1])])
-
-    @staticmethod
-    def _together(tracks: Sequence[Track]) -> list[tuple[int, Activation, Any]]:
+    def noted(self, name: str, fits: Callable[[CodeType], bool]) -> list[tuple[int, Activation, Any]]:
+        """All that a variable of this name held (UNBOUND where it was deleted) in the calls of such code, with the call
+        and from which position on."""
+        tracks = [
+            self._of(scope, name)
+            for code, scopes in self._codes.items()
+            if fits(code) and _has_variable(code, name)
+            for scope in scopes
+        ]
         entries = [(at, scope, thing) for track in tracks for at, scope, _, thing in track]
-        return entries if len(tracks) < 2 else sorted(entries, key=_first)
+        return sorted(entries, key=_first) if len(tracks) > 1 else entries
+
+
+def is_module(code: CodeType) -> bool:
+    """Whether it is the code of a module or of a cell, which sets global variables."""
+    return not code.co_flags & _OPTIMIZED
+
+
+def _has_variable(code: CodeType, name: str) -> bool:
+    if not isinstance(code, CodeType):
+        return True  # it stands for the code of a tape that was saved
+    return name in code.co_varnames or name in code.co_names or name in code.co_cellvars or name in code.co_freevars
 
 
 def _position(entry: Entry) -> int:

@@ -30,7 +30,11 @@ def test_the_names_of_a_value_are_those_of_the_call() -> None:
 
 
 def test_each_timeline_knows_its_own() -> None:
-    trace = nnrepl.trace(lambda x: x + 1, mx.ones((2,)))
+    def three(x: mx.array) -> mx.array:
+        shared = old = new = x + 1
+        return shared + old + new
+
+    trace = nnrepl.trace(three, mx.ones((2,)))
     scope = trace.ops[0].scope
     assert scope is not None
     value = Value(trace.ops[0], 0, mx.ones((2,)))
@@ -44,5 +48,5 @@ def test_each_timeline_knows_its_own() -> None:
     assert [at for at, _, _ in after.called("new")] == [9]
     assert after.called("old") == []
     assert after.held(scope, "shared", 4) is value
-    assert [at for at, _, _ in after.noted("new", lambda call: call is scope)] == [9]
-    assert after.noted("new", lambda call: False) == []
+    assert [at for at, _, _ in after.noted("new", lambda code: code is scope.code)] == [9]
+    assert after.noted("new", lambda code: False) == []
