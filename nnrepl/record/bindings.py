@@ -120,7 +120,8 @@ class Watch:
         if state.names:
             self._note(state, state.coming, position)
             state.coming = []
-        self._see_globals(frame, state)
+        if self._modules:
+            self._see_globals(frame, state)
 
     def see(self, frame: FrameType) -> None:
         """Note what the variables of a frame hold now, where that has changed."""
@@ -137,11 +138,12 @@ class Watch:
                 last = watched.last
                 if last is None or len(view) != len(last) or (len(last) <= _FEW and not all(map(is_, view, last))):
                     self._look(watched, position)
-        self._see_globals(frame, state)
+        if self._modules:
+            self._see_globals(frame, state)
 
     def _see_globals(self, frame: FrameType, state: _Frame) -> None:
         """Note what the global variables of a function hold now, where functions set some."""
-        if self._modules and state.optimized and not state.library:
+        if state.optimized and not state.library:
             module = self._modules.get(id(frame.f_globals))
             if module is not None and module is not frame:
                 self.see(module)

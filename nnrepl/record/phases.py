@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from nnrepl.record.stack import is_module
-from nnrepl.tape import GRADIENT_PASS, UPDATE_PASS, Activation, Op, Pass, Value
+from nnrepl.tape import GRADIENT_PASS, UPDATE_PASS, Op, Pass
 
 _MODULE_BASE = "mlx/nn/layers/base.py"
 
@@ -24,19 +24,22 @@ def starts(op: Op) -> bool:
     return reads
 
 
-def feeds_update(value: Value, scope: Activation | None, current: Pass | None) -> bool:
-    """Whether an op on this value, at the top level, belongs to an update written by hand: it works on a
-    gradient, or goes on, in the same function, with what was made of one."""
-    op = value.op
-    if op is None:
-        return False
-    if op.part.kind == GRADIENT_PASS:
-        return op.position >= op.part.backward
-    if op.part.kind != UPDATE_PASS or current is None or op.part.number != current.number:
-        return False
-    if scope is None or op.scope is None:
-        return False
-    return op.scope.code is scope.code
+def feeds_update(op: Op, current: Pass | None) -> bool:
+    """Whether an op at the top level belongs to an update written by hand: it works on a gradient, or goes on, in the
+    same function, with what was made of one."""
+    for value in op.inputs:
+        maker = value.op
+        if maker is None:
+            continue
+        part = maker.part
+        if part.kind == GRADIENT_PASS:
+            if maker.position >= part.backward:
+                return True
+        elif part.kind == UPDATE_PASS and current is not None and part.number == current.number:
+            scope = op.scope
+            if scope is not None and maker.scope is not None and maker.scope.code is scope.code:
+                return True
+    return False
 
 
 def title(op: Op, kind: str) -> str:

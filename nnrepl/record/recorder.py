@@ -143,7 +143,10 @@ class Recorder:
 
     def call(self, operation: Operation, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType) -> Any:
         """Run an operation for the program and write it down. Returns what MLX returned."""
-        self.intake.enter(self)
+        intake = self.intake
+        follows = intake.follows
+        if follows:
+            intake.enter(self)
         inputs: list[Value] = []
         template: list[Any] = []
         live = self.live
@@ -161,15 +164,22 @@ class Recorder:
                 template.append(self.scan(arg, inputs, frame))
         names = {key: self.scan(arg, inputs, frame) for key, arg in kwargs.items()} if kwargs else _NO_KWARGS
         op = Op(operation, tuple(template), names, tuple(inputs))
-        twin = self.intake.given(self, op, frame)
-        if twin is not None:
-            return hand_out(self, twin)
+        if follows:
+            twin = intake.given(self, op, frame)
+            if twin is not None:
+                return hand_out(self, twin)
         try:
             result = operation.run(*args, **kwargs)
         except Exception as error:
             self.fail(op, error, frame)
             raise
-        self.finish(op, result, frame)
+        if type(result) is _array:  # as in `finish`, without one more call: it is the usual case
+            value = Value(op, 0, result)
+            op.outputs = (value,)
+            live[id(result)] = value
+            self.put(op, frame)
+        else:
+            self.finish(op, result, frame)
         return result
 
     def finish(self, op: Op, result: Any, frame: FrameType) -> None:
@@ -193,8 +203,12 @@ class Recorder:
 
     def put(self, op: Op, frame: FrameType) -> None:
         """Put an op on the tape, at the place where `frame` stands."""
-        frame = self.stand(frame)
-        op.scope = self.stack.scope
+        stack = self.stack
+        if frame is stack.frame:
+            self.watch.see(frame)
+        else:
+            frame = self.stand(frame)
+        op.scope = stack.scope
         op.lasti = frame.f_lasti
         if self.stream is not None:
             self.tape.notes.streams[op] = self.stream
@@ -373,12 +387,12 @@ class Recorder:
         """Find the pass of an op outside of any transform of ours, and with it its phase."""
         scope = op.scope
         part = self.part
-        known = self.intake.pass_kind(op)
+        known = self.intake.pass_kind(op) if self.intake.follows else None
         if known is not None:
             kind = known
             if kind != SETUP_PASS:
                 self.start()
-        elif (scope is not None and scope.updating) or any([feeds_update(value, scope, part) for value in op.inputs]):
+        elif (scope is not None and scope.updating) or feeds_update(op, part):
             kind = UPDATE_PASS
         else:
             if not self.started and starts(op):
