@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable
+from operator import itemgetter
 from types import CodeType
 from typing import TYPE_CHECKING, Any
 
@@ -68,6 +69,7 @@ Bound = Entry | tuple["Bound", Entry]
 """Which variables were given a tensor: an entry, or what there was before and one more."""
 
 _NOTHING: list[Entry] = []
+_position = itemgetter(0)
 _OPTIMIZED = 0x1  # inspect.CO_OPTIMIZED: the code of a function
 _LONG = 256
 
@@ -198,7 +200,7 @@ class Bindings:
         """What a container held when the cursor stands at `position`: a dict or a list; `Large` where that was too
         much to be kept, None if it is not known."""
         versions = self._contents.get(holder, [])
-        found = bisect_right(versions, position, key=_first)
+        found = bisect_right(versions, position, key=_position)
         if not found:
             return None
         _, entries, count = versions[found - 1]
@@ -236,7 +238,7 @@ class Bindings:
 
     def first_hold_from(self, position: int) -> int:
         """Where among `holds` the notes at or after a position begin."""
-        return bisect_left(self.holds, position, key=_hold_position)
+        return bisect_left(self.holds, position, key=_position)
 
     def known(self, scope: Activation) -> bool:
         """Whether the variables of a call were looked at."""
@@ -307,7 +309,7 @@ class Bindings:
             for scope in scopes
         ]
         entries = [(at, scope, thing) for track in tracks for at, scope, _, thing in track]
-        return sorted(entries, key=_first) if len(tracks) > 1 else entries
+        return sorted(entries, key=_position) if len(tracks) > 1 else entries
 
 
 def is_module(code: CodeType) -> bool:
@@ -319,15 +321,3 @@ def _has_variable(code: CodeType, name: str) -> bool:
     if not isinstance(code, CodeType):
         return True  # it stands for the code of a tape that was saved
     return name in code.co_varnames or name in code.co_names or name in code.co_cellvars or name in code.co_freevars
-
-
-def _position(entry: Entry) -> int:
-    return entry[0]
-
-
-def _hold_position(entry: tuple[int, Holder, Any, int]) -> int:
-    return entry[0]
-
-
-def _first(version: tuple[int, Any, Any]) -> int:
-    return version[0]
