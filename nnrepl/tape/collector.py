@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import functools
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 _collect = gc.collect
@@ -36,6 +37,18 @@ class Collector:
             _collect(2 if self._set_aside else 1)
             gc.freeze()
             self._set_aside = True
+
+
+@contextmanager
+def paused() -> Iterator[None]:
+    """Collect nothing while much is made that stays."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
 
 
 def wake() -> None:
