@@ -29,6 +29,7 @@ from nnrepl.session.errors import Quit, UserError
 from nnrepl.session.saved import Keeper, stops_file
 from nnrepl.session.session import Session
 from nnrepl.session.settings import config_directory, config_file, load_settings
+from nnrepl.shell.background import theme_of_terminal
 from nnrepl.shell.lessons import lessons_parser, without_playing
 from nnrepl.shell.readers import Chain, Queue, Reader
 from nnrepl.shell.shell import Shell, is_capable, make_console, make_reader
@@ -210,6 +211,8 @@ def settings_of(options: argparse.Namespace) -> tuple[dict[str, Any], list[str]]
     settings, notes = load_settings(config_file())
     given = {"theme": options.theme, "history": options.history}
     settings.update({name: value for name, value in given.items() if value is not None})
+    if "theme" not in settings and is_interactive(options):
+        settings["theme"] = theme_of_terminal()
     return settings, notes
 
 

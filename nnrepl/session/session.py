@@ -382,6 +382,10 @@ class Session(Motions):
         hold_on()
         raise Restart
 
+    def close(self) -> None:
+        """Nothing runs any more, and nothing can run again: from now on one looks, and changes nothing."""
+        self.recorder = self.restarts = self.changes.restarts = None
+
     def quit(self) -> None:
         """End the session; unwinds the program if it is running."""
         self.hooks.quitting()
