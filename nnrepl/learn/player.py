@@ -15,6 +15,7 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from nnrepl.learn.answers import EXPECTED, Unreadable
+from nnrepl.learn.apart import apart
 from nnrepl.learn.asking import filled, holds
 from nnrepl.learn.lesson import Commands, Formula, Lesson, Notes, Part, Pause, Prose, Question, Task
 from nnrepl.learn.posing import Posed, pose
@@ -142,6 +143,10 @@ class Player:
 
     def turn(self, session: Session) -> Turn:
         """What comes before the next line is read. Raises UserError if the lesson cannot go on."""
+        with apart(session):
+            return self._turn(session)
+
+    def _turn(self, session: Session) -> Turn:
         if self.comes_back and self.waits is not None:
             self.comes_back = False
             return self._back(again=True)

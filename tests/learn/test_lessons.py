@@ -104,6 +104,13 @@ def test_a_short_form_of_the_lessons_own_command_goes_on_with_it(tmp_path: Path)
     assert "The end." in screen
 
 
+def test_a_question_computes_nothing_on_the_tape(tmp_path: Path) -> None:
+    text = ASK + "```question\nAnd the gradient?\nanswer: grad(weight)[1, 0]\n```\n"
+    screen = played(lesson_of(tmp_path, text), ["", "what #2", "what loss", "goto z", "ops", "", "2.75", "what #5"])
+    assert screen.count("not computed yet") == 4
+    assert "= 2.75" not in screen.partition("✓ Right")[0]
+
+
 def test_hint_show_and_skip(tmp_path: Path) -> None:
     hinted = ASK.replace("after:", "hint: Two products.\nhint: And a bias.\nafter:")
     screen = played(lesson_of(tmp_path, hinted), ["", "hint", "hint", "hint", "show"])
