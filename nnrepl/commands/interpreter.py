@@ -23,6 +23,7 @@ from nnrepl.session.statements import noticing
 from nnrepl.session.typed import CELL, kind_of, run_cell
 from nnrepl.tape import Op, Value
 from nnrepl.view.changes import Changes
+from nnrepl.view.heatmap import Heatmap
 from nnrepl.view.log import Log
 from nnrepl.view.stop import stop_view
 from nnrepl.view.tensor import Look, tensor
@@ -220,19 +221,19 @@ class Interpreter:
         self.shown = self.session.op
         return view if self.full_screen else Group(view, *self.displays())
 
-    def displays(self) -> list[RenderableType]:
-        """The expressions that are shown at each stop, with what changed since the last one marked."""
-        shown: list[RenderableType] = []
-        for number, text in self.session.displays.items():
-            shown.append(self.display(number, text))
-        return shown
+    def displays(self, pictures: bool = False) -> list[RenderableType]:
+        """The expressions that are shown at each stop, with what changed since the last one marked; or as pictures."""
+        return [self.display(number, text, pictures) for number, text in self.session.displays.items()]
 
-    def display(self, number: int, text: str) -> RenderableType:
+    def display(self, number: int, text: str, picture: bool = False) -> RenderableType:
         """One displayed expression; an error in it is one line of the stop, and no more."""
         label = f"{number}: {text}"
         try:
             result = self.value(parse(text))
             note = self._changed.note(number, text, result)
+            if picture and isinstance(result, mx.array) and result.size > 1:
+                self.counted(result)
+                return Heatmap(label, result)
             look = Look(before=self._changed.before) if isinstance(result, mx.array) else None
             return self.guarded(lambda: self.shown_value(result, label, text, look, note), text) or Text(label)
         except UserError as error:
@@ -377,7 +378,7 @@ class Interpreter:
         if found is not None and (found.address or found.whose):
             return found.address if not found.whose else f"{stripped} ({found.whose})"
         if value is not None and value.gradient_of is not None and stripped.startswith("grad("):
-            return value.name
+            return self.session.lookup.name_here(value, self.session.cursor)
         return stripped if len(stripped) <= 40 else "result"
 
     def value(self, parsed: Parsed) -> Any:

@@ -32,9 +32,13 @@ class Goal(Protocol):
         """The position to stop at, if it has been recorded."""
 
 
-def missed(goal: Goal | None) -> str:
+def missed(goal: Goal | None, tape: Tape) -> str:
     """What to say where the program has ended before it came to a goal."""
-    return f"{goal.sought} was not reached" if goal is not None and goal.sought else ""
+    if goal is None or not goal.sought:
+        return ""
+    if isinstance(goal, Until) and goal.place.first_after(tape, len(tape)) is not None:
+        return f"{goal.sought} has run, and no op came after it"
+    return f"{goal.sought} was not reached"
 
 
 class At:

@@ -6,11 +6,14 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from nnrepl.session import goals, places
-from nnrepl.session.entered import InCell
+from nnrepl.session.entered import InCell, Line
 from nnrepl.session.errors import UserError
 from nnrepl.session.findings import source_of
 from nnrepl.session.hooks import END_OF_TAPE, START_OF_TAPE
+from nnrepl.session.passing import passed_by
 from nnrepl.session.place import Place
+from nnrepl.session.places import base
+from nnrepl.session.program import lines_with_ops, near
 from nnrepl.session.reading import Reading
 from nnrepl.session.running import Lookout
 from nnrepl.session.stops import Hit
@@ -169,13 +172,23 @@ class Motions(Reading):
         if found is not None:
             self.forward(goals.At(found, goal.reason, place.title))
         elif not self.goes_on or place.gone(self.tape):
-            nowhere = f"no op is at {place.title}{' from here on' if start else ''}; {self.lookup.extent()}"
-            raise UserError(place.gone(self.tape) or nowhere)
+            raise UserError(place.gone(self.tape) or self._nowhere(place, start))
         else:
             self.forward(goal)
 
+    def _nowhere(self, place: Place, start: int) -> str:
+        """Why no op is at a place from a position on; of a line that has made none, which near it have."""
+        if isinstance(place, Line) and not place.makes_ops(self.tape):
+            made = sorted(lines_with_ops(self.tape, place.file))
+            close = " and ".join(f"{base(place.file)}:{line}" for line in near(made, place.line))
+            return f"no op has come from {place.title}" + (f"; the nearest that made some: {close}" if close else "")
+        return f"no op is at {place.title}{' from here on' if start else ''}; {self.lookup.extent()}"
+
     def _arrival(self, place: Place, found: int) -> str:
         """`softmax · 2 of 4 in this step`: the place in its canonical spelling, and how many ops here are at it."""
+        passed = passed_by(place, self.tape, found)
+        if passed:
+            return passed
         step = self.tape.steps.at(found)
         if place.kind in ("op", "edge", "pass", "phase", "step"):
             return ""

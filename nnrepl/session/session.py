@@ -28,6 +28,7 @@ from nnrepl.session.expressions import Expressions, Surroundings
 from nnrepl.session.hooks import END_OF_PROGRAM, END_OF_TAPE, EXCEPTION, START_OF_TAPE, Hooks, Stop
 from nnrepl.session.lookup import Lookup
 from nnrepl.session.motions import Motions
+from nnrepl.session.passing import Passing, place_of, without_ops
 from nnrepl.session.place import Place
 from nnrepl.session.program import Program
 from nnrepl.session.restarts import ProgramRestarts
@@ -83,6 +84,7 @@ class Session(Motions):
         self.changes = Changes(self, self.restarts)
         self.stops = Stops()
         self.lookout = Lookout(self)
+        self.passing = Passing()
         self.level = 0
         self.function = None
         self.work: list[Work] = []
@@ -250,14 +252,18 @@ class Session(Motions):
         elif isinstance(goal, goals.FirstForward):
             self.arrive(len(self.tape) if only_defines(self.tape) else 0, END_OF_PROGRAM, error)
         else:
-            self.arrive(len(self.tape), END_OF_PROGRAM, error, missed=goals.missed(goal))
+            self.arrive(len(self.tape), END_OF_PROGRAM, error, missed=goals.missed(goal, self.tape))
         self.give_floor()
 
     def give_floor(self) -> None:
         """Let the user look around, until the program is to go on."""
+        self.passing.disarm()
         with contextlib.nullcontext() if self.recorder is None else self.recorder.muted():
             self.hooks.interact()
         self.hooks.cursor_moved(len(self.tape))
+        if self.running and self.recorder is not None:
+            places = [*place_of(self.goal), *self.lookout.places()]
+            self.passing.arm(self.recorder.tape, without_ops(self.tape, places))
 
     def hit(self, hits: list[Hit], missed: str = "", by: goals.Goal | None = None) -> None:
         """Put the cursor where breakpoints, watches or catches were hit."""
