@@ -380,6 +380,7 @@ class Player:
         assert isinstance(task, Task)
         if not _is_done(session, task):
             return Turn()
+        self._ran = self.present
         self._go_on()
         shown: list[RenderableType] = [one_line("✓ Done.")]
         return Turn(show=[*shown, *([prose(filled(session, task.after))] if task.after else []), Text("")])
