@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import mlx.core as mx
@@ -22,6 +24,7 @@ from nnrepl.session.program import Program
 from nnrepl.session.state import Course, Going, Over, Replaying, Waiting
 from nnrepl.tape import GRADIENT_PASS, Op, Pass, Tape, Value
 from nnrepl.timeline.evaluation import Work, evaluate, pending
+from nnrepl.timeline.timelines import Timeline
 
 
 class Reading:
@@ -175,6 +178,22 @@ class Reading:
             return False
         with aside():
             return outside(ops) is None
+
+    @contextlib.contextmanager
+    def looking_at(self, line: Timeline) -> Iterator[None]:
+        """Read another timeline for a while, from its end."""
+        before = self.tape, self.names, self.cursor, self.lookup, self.program
+        if line.tape is not self.tape:
+            self.tape, self.names, self.cursor = line.tape, line.names, len(line.tape)
+            self.tape.stand(self.cursor)
+            self.lookup = self.expressions.lookup = Lookup(line.tape, line.names)
+            self.program = Program(line.tape)
+        try:
+            yield
+        finally:
+            self.tape, self.names, self.cursor, self.lookup, self.program = before
+            self.expressions.lookup = self.lookup
+            self.tape.stand(self.cursor)
 
     def over_steps(self, parsed: Parsed) -> list[tuple[int, float]]:
         """An expression as it stands behind the last gradient call of each training step, with the number of the

@@ -13,7 +13,7 @@ from nnrepl.session.session import Session
 from nnrepl.tape import GRADIENT_PASS, Pass, Value
 from nnrepl.view.content import Item, Part
 from nnrepl.view.outline import norms
-from nnrepl.view.plot import Plot
+from nnrepl.view.plot import Curve, Plot
 from nnrepl.view.tensor import number
 
 STEPS = 2000
@@ -150,7 +150,7 @@ class Training:
             return [Part(Text("loss: not computed yet", style="hint")), *bars]
         if len(self._losses) > 1 and height >= _PLOT_LINES + min(len(bars), 8):
             numbers, values = zip(*self._losses)
-            return [Part(Plot("loss", numbers, values), Item(enter="plot loss")), *bars]
+            return [Part(Plot([Curve("loss", numbers, values)]), Item(enter="plot loss")), *bars]
         return [Part(self._blocks(width), Item(enter="plot loss")), *bars]
 
     def _blocks(self, width: int) -> Text:
