@@ -47,4 +47,5 @@ learning_rate = 0.02
 for _ in range(6):
     loss, grads = nn.value_and_grad(model, loss_fn)(x, y_true)
     print("loss:", loss.item())
-    model.update({name: model[name] - learning_rate * grads[name] for name in grads})
+    for name in grads:
+        model[name] = model[name] - learning_rate * grads[name]

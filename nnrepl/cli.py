@@ -197,7 +197,7 @@ def look(options: argparse.Namespace, lines: list[str]) -> int:
     if not options.batch:
         shell.catch_interrupts()
     try:
-        shell.interact(session.stop)
+        shell.interact()
     except Quit:
         pass
     return int(shell.failed and not is_interactive(options))
@@ -323,8 +323,10 @@ class Debugger:
         notes = "".join(f"\n{note}" for note in said)
         if self.player is not None:
             return f"{versions()}{notes}"
-        begin = "type Python" if self.options.empty else "step to begin"
-        return f"{versions()} · {_short(self.script.title)} · {begin}, help for more{notes}"
+        begin = "type Python, help for more" if self.options.empty else "step to begin, help for more"
+        if self.options.program is None and self.options.module is None and not self.options.empty:
+            begin = "learn for a lesson, step to begin, help"
+        return f"{versions()} · {_short(self.script.title)} · {begin}{notes}"
 
 
 def _short(title: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rich.console import Group, RenderableType
+from rich.console import RenderableType
 from rich.text import Text
 
 from nnrepl.commands.interpreter import Interpreter
@@ -36,7 +36,7 @@ def debug(it: Interpreter, text: str) -> RenderableType | None:
         if inner.error is not None:
             said = f"{text} raises {type(inner.error).__name__} at its last op. out leads back."
         inner.goto("start" if inner.error is None else f"#{ops}")
-        return Group(Text(said, style="heading"), it.show_stop(inner.stop) or Text(""))
+        return Text(said, style="heading")
 
     shown: RenderableType | None = it.guarded(run, text)
     return shown

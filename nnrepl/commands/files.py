@@ -17,7 +17,6 @@ from nnrepl.programs.saving import save
 from nnrepl.programs.script import Script
 from nnrepl.session.errors import Load, UserError
 from nnrepl.session.parsed import parse
-from nnrepl.session.session import Stop
 from nnrepl.view.saved import facts_text, saved_text
 
 FILES = "files"
@@ -61,13 +60,13 @@ def load(it: Interpreter, text: str) -> RenderableType | None:
     if not text:
         if not it.go_home():
             raise UserError("no saved tape is being looked at; load FILE opens one")
-        return Group(Text("back at the program", style="hint"), it.show_stop(Stop("", it.session.cursor)) or Text(""))
+        return Text("back at the program", style="hint")
     program = program_of(text)
     if program is not None:
         return _start(it, program)
     session, facts = open_session(find(file_name(text)))
     it.visit(session)
-    return Group(facts_text(facts), it.show_stop(session.stop) or Text(""))
+    return facts_text(facts)
 
 
 def _start(it: Interpreter, program: Script) -> RenderableType | None:

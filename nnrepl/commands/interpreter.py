@@ -23,6 +23,7 @@ from nnrepl.session.statements import noticing
 from nnrepl.session.typed import CELL, kind_of, run_cell
 from nnrepl.tape import Op, Value
 from nnrepl.view.changes import Changes
+from nnrepl.view.heatmap import Heatmap
 from nnrepl.view.log import Log
 from nnrepl.view.stop import stop_view
 from nnrepl.view.tensor import Look, tensor
@@ -65,10 +66,11 @@ class Interpreter:
         self.quiet = False
         self.full_screen = self.can_full_screen = False
         self.log = Log()
+        self._told: Stop | None = session.stop if session.waits else None
         self._changed = Changes()
         self._listed = ("", -1, 0)
-        self.rest: deque[str] = deque()
         self.due: deque[str] = deque()
+        self._behind: deque[str] = deque()
         self.given: deque[str] = deque()
         self.aliases: dict[str, str] = {}
         self.typed: list[str] = []
@@ -95,37 +97,43 @@ class Interpreter:
             self.typed.append(line.strip())
         self._waited = False
         try:
-            return self._run(self._first(line))
+            hint, shown = self._run(self._first(line))
         except UserError:
-            self.rest.clear()
             self.due.clear()
+            self._behind.clear()
             raise
+        kept = [item for item in (shown, self.arrival()) if item is not None]
+        if hint is not None and kept:
+            kept.insert(0, hint)
+        return Group(*kept) if len(kept) > 1 else next(iter(kept), None)
 
-    def _run(self, line: str) -> RenderableType | None:
+    def _run(self, line: str) -> tuple[Text | None, RenderableType | None]:
+        """Run one command. Returns what to say of how it was read, and what it shows."""
         parsed = self._classify(line)
         if parsed.kind == "empty":
             if not self.repeat:
-                return None
+                return None, None
             parsed = table.classify(self.repeat, self.table, self.is_name)
         self.repeat = ""
         if parsed.command is None:
             assert parsed.parsed is not None
-            return self.python(parsed.parsed)
+            return None, self.python(parsed.parsed)
+        hint = self._hint(parsed, line.strip())
         shown = parsed.command.run(self, parsed.text)
         if parsed.command.repeats:
             self.repeat = line.strip() or parsed.command.names[0]
-        hint = self._hint(parsed, line.strip())
-        return Group(hint, shown) if hint is not None and shown is not None else shown
+        return hint, shown
 
     def _first(self, line: str) -> str:
-        """The first command of a line; the others (behind `;;`) are left for later. Aliases are spelled out."""
+        """The first command of a line; the others (behind `;;`) are run after it, and after what a breakpoint has to
+        say. Aliases are spelled out."""
         word, _, rest = line.strip().partition(" ")
         if word in self.aliases and word not in self.table:
             line = _filled(self.aliases[word], rest.strip())
         if ";;" not in line or line.lstrip().startswith("alias "):
             return line
         first, *others = re.split(r"\s*;;\s*(?=(?:[^'\"]|'[^']*'|\"[^\"]*\")*$)", line)
-        self.rest.extendleft(reversed(others))
+        self._behind.extendleft(reversed(others))
         return first
 
     def _classify(self, line: str) -> table.Line:
@@ -147,7 +155,7 @@ class Interpreter:
 
     def waiting(self) -> str | None:
         """The line that is to be run before any is read; None if there is none."""
-        for lines in (self.rest, self.due, self.given):
+        for lines in (self.due, self._behind, self.given):
             if lines:
                 self._waited = True
                 return lines.popleft()
@@ -161,7 +169,9 @@ class Interpreter:
     def go_home(self) -> bool:
         """Look at the own session again. Returns False if it is the one that is looked at."""
         away = self.session is not self._home
-        self.session, self.shown = self._home, None
+        if away:
+            self.session, self.shown = self._home, None
+            self.session.arrive(self.session.cursor)
         return away
 
     def _hint(self, parsed: table.Line, word: str) -> Text | None:
@@ -185,10 +195,20 @@ class Interpreter:
 
     # -- stops -------------------------------------------------------------------------------------------
 
-    def show_stop(self, stop: Stop | None) -> RenderableType | None:
-        """The picture of where a motion arrived; None while the program runs on."""
+    def arrival(self) -> RenderableType | None:
+        """The picture of where the line that has been run arrived; None if the user stands where they stood, or the
+        program runs on."""
+        return self.show_stop() if self.session.waits and self.session.stop is not self._told else None
+
+    def pass_over(self) -> None:
+        """Take it that the user knows where they stand."""
+        self._told, self.shown = self.session.stop, self.session.op
+
+    def show_stop(self) -> RenderableType | None:
+        """The picture of where the user stands."""
+        stop = self._told = self.session.stop
         self.due.clear()
-        if stop is None or (self.quiet and stop.reason in (END_OF_TAPE, END_OF_PROGRAM, CELL_DONE)):
+        if self.quiet and stop.reason in (END_OF_TAPE, END_OF_PROGRAM, CELL_DONE):
             return None
         if stop.reason == CELL_DONE and not (stop.hits or stop.missed):
             return Group(*self.displays()) if self.session.displays else None
@@ -200,19 +220,19 @@ class Interpreter:
         self.shown = self.session.op
         return view if self.full_screen else Group(view, *self.displays())
 
-    def displays(self) -> list[RenderableType]:
-        """The expressions that are shown at each stop, with what changed since the last one marked."""
-        shown: list[RenderableType] = []
-        for number, text in self.session.displays.items():
-            shown.append(self.display(number, text))
-        return shown
+    def displays(self, pictures: bool = False) -> list[RenderableType]:
+        """The expressions that are shown at each stop, with what changed since the last one marked; or as pictures."""
+        return [self.display(number, text, pictures) for number, text in self.session.displays.items()]
 
-    def display(self, number: int, text: str) -> RenderableType:
+    def display(self, number: int, text: str, picture: bool = False) -> RenderableType:
         """One displayed expression; an error in it is one line of the stop, and no more."""
         label = f"{number}: {text}"
         try:
             result = self.value(parse(text))
             note = self._changed.note(number, text, result)
+            if picture and isinstance(result, mx.array) and result.size > 1:
+                self.counted(result)
+                return Heatmap(label, result)
             look = Look(before=self._changed.before) if isinstance(result, mx.array) else None
             return self.guarded(lambda: self.shown_value(result, label, text, look, note), text) or Text(label)
         except UserError as error:
@@ -293,8 +313,8 @@ class Interpreter:
     def moved_in_time(self, *said: RenderableType) -> RenderableType:
         """Another tape is looked at."""
         self.shown = None
-        session = self.session
-        return Group(*said, self.show_stop(Stop("", session.cursor)) or Text(""))
+        self.session.course.rest(Stop("", self.session.cursor))
+        return Group(*said)
 
     def print(self, parsed: Parsed, look: Look | None = None, named: bool = False) -> RenderableType:
         """The values of one or more expressions; tensors with their names, and all others as well if `named`."""
@@ -357,7 +377,7 @@ class Interpreter:
         if found is not None and (found.address or found.whose):
             return found.address if not found.whose else f"{stripped} ({found.whose})"
         if value is not None and value.gradient_of is not None and stripped.startswith("grad("):
-            return value.name
+            return self.session.lookup.name_here(value, self.session.cursor)
         return stripped if len(stripped) <= 40 else "result"
 
     def value(self, parsed: Parsed) -> Any:

@@ -13,6 +13,7 @@ from nnrepl.session.conditions import condition, named_in
 from nnrepl.session.errors import UserError
 from nnrepl.session.events import EVENTS
 from nnrepl.session.parsed import Parsed
+from nnrepl.session.passing import lines_in
 from nnrepl.session.points import Condition
 from nnrepl.session.session import Session
 from nnrepl.session.stops import Breakpoint, Catch, Entry, Watch
@@ -66,7 +67,8 @@ def _answer(session: Session, entry: Breakpoint) -> list[RenderableType]:
         found = session.lookout.search.places(entry, step.start, step.end)
         lines.append(Text(places_text(session, found, bool(place.condition)), style="hint"))
         if not found and place.first_after(session.tape, 0) is None:
-            lines[-1] = Text("No op has been there so far.", style="hint")
+            behind = "; if it makes none, the stop is at the next one" if list(lines_in(place)) else ""
+            lines[-1] = Text(f"No op has been there so far{behind}.", style="hint")
     return lines
 
 
@@ -149,9 +151,9 @@ def catch(it: Interpreter, text: str) -> RenderableType | None:
 
 
 @command("last", takes=Grammar("NAME", bool, "names"), group="jumps")
-def last(it: Interpreter, text: str) -> RenderableType | None:
+def last(it: Interpreter, text: str) -> None:
     """Go back to the op that wrote a value last: `last z1`, `last grad(w)`. Again: to the write before."""
-    return it.show_stop(it.session.last_write(text))
+    it.session.last_write(text)
 
 
 # -- all of them ---------------------------------------------------------------------------------------------

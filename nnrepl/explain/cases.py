@@ -42,7 +42,8 @@ class Names:
         return f"{name}@{value.op.label.removeprefix('#')}"
 
     def _plain(self, value: Value) -> str:
-        return words.name(value, self._taker if value in self._taken else None)
+        taken = value in self._taken or value.gradient_of is not None
+        return words.name(value, self._taker if taken else None)
 
 
 def _number(value: Value) -> str:

@@ -1,4 +1,7 @@
-"""Asking the tape: what an expression of a lesson gives where the lesson stands, or where its names are made next."""
+"""Asking the tape: what an expression of a lesson gives where the lesson stands, or where its names are made next.
+
+Two words are known beside those of the prompt: `history(loss)`, an expression over the steps, and `step_number`.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,8 @@ from nnrepl.tape import Value
 
 _ELEMENT = re.compile(r"(?P<name>.+?)\[\s*(?P<index>-?\d+(?:\s*,\s*-?\d+)*)\s*\]\s*", re.DOTALL)
 _NUMBER = re.compile(r"\{\{(.+?)\}\}", re.DOTALL)
+_HISTORY = re.compile(r"\bhistory\(([^()]+)\)")
+_STEP = re.compile(r"\bstep_number\b")
 MANY = 64
 """From how many elements on a tensor is no number that one types."""
 
@@ -99,6 +104,8 @@ def _evaluate(session: Session, text: str) -> Any:
 
 
 def _here(session: Session, text: str, position: int) -> Any:
+    text = _HISTORY.sub(lambda found: _over_steps(session, found[1]), text)
+    text = _STEP.sub(str(_step_number(session)), text)
     where = session.where() if position == session.cursor else session.where_at(position)
     try:
         return session.expressions.evaluate(parse(text), where)
@@ -108,6 +115,18 @@ def _here(session: Session, text: str, position: int) -> Any:
         raise UserError(f"{text} does not parse: {error.msg}") from None
     except Exception as error:
         raise UserError(f"{text}: {type(error).__name__}: {error}".splitlines()[0]) from None
+
+
+def _step_number(session: Session) -> int:
+    """The step in which the lesson stands; the last one, behind it."""
+    ops = session.tape.ops
+    return ops[min(session.cursor, len(ops) - 1)].step.number if ops else 0
+
+
+def _over_steps(session: Session, text: str) -> str:
+    """An expression over the training steps, as a list that Python reads."""
+    numbers = [repr(number) for _, number in session.over_steps(parse(text))]
+    return "[" + ", ".join(f"float({it!r})" if it.strip("-") in ("nan", "inf") else it for it in numbers) + "]"
 
 
 def _plain(result: Any, session: Session) -> Any:

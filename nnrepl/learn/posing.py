@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from nnrepl.explain.look import Look
@@ -11,6 +11,7 @@ from nnrepl.learn.answers import CHOICE, NAMES, NUMBER, SHAPE, Typed, Unreadable
 from nnrepl.learn.asking import Found, ask, filled, holds
 from nnrepl.learn.lesson import Question
 from nnrepl.learn.mistakes import Mistake, mistakes
+from nnrepl.learn.slips import slips
 from nnrepl.session.errors import UserError
 from nnrepl.session.session import Session
 
@@ -20,7 +21,7 @@ class Posed:
     """A question with its answer.
 
     Attributes:
-        question: As it stands in the lesson.
+        question: As it stands in the lesson, with the numbers of the tape in its hints and in what follows.
         text: What is asked, with the numbers of the tape.
         kind: What kind of answer it wants.
         answer: The right one.
@@ -86,6 +87,8 @@ def pose(session: Session, question: Question) -> Posed:
         UserError: If it cannot be worked out, or is no answer that one could type.
     """
     text = filled(session, question.text)
+    hints = [filled(session, hint) for hint in question.hints]
+    question = replace(question, hints=hints, after=filled(session, question.after))
     if question.options:
         return _choice(session, question, text)
     found = ask(session, question.answer)
@@ -98,6 +101,7 @@ def pose(session: Session, question: Question) -> Posed:
         posed.mistakes += _others(mistakes(Look(session), found.value, found.index), posed.mistakes)
         posed.where = _explained(found)
     elif kind == NUMBER:
+        posed.mistakes += _others(slips(session, question.answer, float(found.result)), posed.mistakes)
         posed.mistakes += _others(_of_a_number(found), posed.mistakes)
     elif kind == SHAPE:
         posed.mistakes += _of_a_shape(found.result, posed.mistakes)

@@ -163,7 +163,10 @@ class Expressions:
         return then(self.lookup.frames, list(self._given), where.position, self.array_for)
 
     def _is_now(self, where: Surroundings) -> bool:
-        """Whether the cursor stands where the program waits."""
+        """Whether the cursor stands where the program waits, in lines of its own."""
+        recorder = current()
+        if recorder is not None and recorder.repeating:
+            return False
         return where.frame is not None and where.position >= len(self.lookup.tape) - 1
 
     def array_for(self, value: Value) -> mx.array:

@@ -161,7 +161,7 @@ def at_end(session: Session) -> tuple[goals.Goal | None, list[Hit]]:
 def cell_ended(session: Session, cell: Cell, error: BaseException | None) -> None:
     """The last cell has run to its end, or raised: the user has the floor."""
     goal, hits = at_end(session)
-    missed = goals.missed(goal)
+    missed = goals.missed(goal, session.tape)
     if natively.opened(session):
         session.give_floor()
         return

@@ -117,11 +117,11 @@ def check(lesson: Lesson) -> Checked:
     return found
 
 
-def perform(student: Student, console: Console) -> None:
-    """Let a student play a lesson from its start, on a console."""
+def perform(student: Student, console: Console, present: bool = False) -> None:
+    """Let a student play a lesson from its start, on a console; `present`: as a teacher shows it."""
     load_all()
     lesson = student.lesson
-    player = Player(lesson, keeps=False)
+    player = Player(lesson, present=present, keeps=False)
     try:
         script = player.script()
     except UserError as error:
@@ -161,11 +161,11 @@ class Student:
 
     def attend(self, shell: Shell, player: Player) -> None:
         """Sit down before a shell."""
-        self._shell, self._player = shell, player
+        self.shell, self.player = shell, player
 
     def read(self, prompt: str = PROMPT) -> str | None:
         """What the student types next; None when the lesson is over, or something in it does not hold."""
-        shell, player = self._shell, self._player
+        shell, player = self.shell, self.player
         if player.failure or shell.failed:
             self._problem(player.failure or f"{self._where(1)}: {shell.interpreter.log.last()}")
             return None

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from rich.text import Text
 
 from nnrepl.learn.player import Due, Player, Turn
+from nnrepl.record.intake import Unwinding
 from nnrepl.session.errors import Load, UserError
 from nnrepl.session.hooks import EXCEPTION, Stop
 from nnrepl.shell.readers import PROMPT
@@ -30,6 +31,7 @@ def begins(shell: Shell, stop: Stop) -> bool:
         player.failure = f"{player.lesson.path.name}:1: {said}"
         shell.show(Text(f"{said}: mend it, then learn {player.lesson.name}", style="error"))
         return False
+    shell.interpreter.pass_over()
     shell.interpreter.shown = None
     return True
 
@@ -52,7 +54,13 @@ def turn(shell: Shell, player: Player) -> bool:
         player.failure = f"{_place(player)}: {error}"
         shell.show(Text(player.failure, style="error"))
         shell.show(hint("the lesson cannot go on here; learn again begins at its start"))
-        return True
+    except Unwinding:
+        raise
+    except Exception as error:
+        shell.interpreter.player = None
+        player.failure = f"{_place(player)}: {type(error).__name__}: {error}"
+        shell.own_failure(player.failure, error)
+    return True
 
 
 def _place(player: Player, back: int = 0) -> str:
@@ -85,6 +93,8 @@ def _hear(shell: Shell, player: Player) -> bool:
     seen = shell.reader.screen is None and not shell.reader.echoes
     if line is not None and not seen and not shell.quiet:
         shell.typed(player.prompt + line.strip())
+    if line is not None and line.strip():
+        shell.interpreter.log.said(player.prompt + line.strip())
     heard = player.hear(shell.session, line)
     _do(shell, player, heard)
     if heard.over and line is None:
@@ -99,6 +109,8 @@ def _do(shell: Shell, player: Player, coming: Turn) -> None:
         _put_back(shell, player)
     if coming.clear and coming.show and shell.console.is_terminal and shell.reader.screen is None:
         shell.console.clear()
+    if coming.show:
+        shell.interpreter.log.typed("")
     for shown in coming.show:
         shell.show(shown)
     if coming.over:
@@ -116,6 +128,7 @@ def _put_back(shell: Shell, player: Player) -> None:
     if player.stands(shell.session):
         player.strayed = False
     elif player.put_back(shell.session):
+        shell.interpreter.pass_over()
         shell.interpreter.shown = None
         shell.show(hint("back where the lesson was"))
     else:

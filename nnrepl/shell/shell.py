@@ -25,9 +25,10 @@ from nnrepl.replay.interrupts import at_work, put_off
 from nnrepl.replay.run import Run
 from nnrepl.session.errors import NoGradient, NotYet, UserError
 from nnrepl.session.hooks import CELL_DONE, CELL_FAILED, OPENED
-from nnrepl.session.session import EXCEPTION, Hooks, Session, Stop
+from nnrepl.session.session import EXCEPTION, Hooks, Session
 from nnrepl.session.typed import upcoming
 from nnrepl.shell import playing
+from nnrepl.shell.notebook import CellReader, in_notebook, notebook_console
 from nnrepl.shell.progress import Progress
 from nnrepl.shell.readers import Pipe, Reader, continued, prompt_of
 from nnrepl.view.signs import encodable, without_codes
@@ -39,6 +40,8 @@ PLAIN_WIDTH = 100
 def make_console(plain: bool, theme: str = "dark") -> Console:
     """A console on the real standard output; without colours and control codes where there is no terminal."""
     stdout: Any = sys.stdout if sys.stdout is not None else io.StringIO()
+    if in_notebook():
+        return notebook_console(stdout, plain, theme)
     terminal = stdout.isatty()
     columns = os.environ.get("COLUMNS", "")
     width = None if terminal else int(columns) if columns.isdigit() and int(columns) else PLAIN_WIDTH
@@ -52,6 +55,7 @@ def make_console(plain: bool, theme: str = "dark") -> Console:
         highlight=False,
         markup=False,
         emoji=False,
+        force_jupyter=False,
     )
 
 
@@ -107,6 +111,8 @@ class _Tee:
 
 def make_reader(interpreter: Interpreter, plain: bool = False, program: str = "") -> Reader:
     """Where lines come from: the terminal if there is one that can do more than print."""
+    if in_notebook():
+        return CellReader(interpreter)
     if plain or not is_capable():
         return Pipe(interpreter.table)
     from nnrepl.shell.terminal import TerminalReader
@@ -264,12 +270,12 @@ class Shell(Hooks):
         if screen is not None and not self.at_prompt:
             self.held.watch(screen.printed)
 
-    def interact(self, stop: Stop) -> None:
+    def interact(self) -> None:
         """Give the person the floor, until the program is to run on."""
         self.at_prompt = True
         self.held.leave()
         try:
-            self._open(stop)
+            self._open()
             while self.session.waits:
                 if not self._turn():
                     return
@@ -281,15 +287,17 @@ class Shell(Hooks):
             if self.session.running:
                 self._stand_in()
 
-    def _open(self, stop: Stop) -> None:
+    def _open(self) -> None:
+        stop = self.session.stop
         line, self._line = self._line, ""
         if line and stop.reason == OPENED:
+            self.interpreter.pass_over()
             self.interpreter.due.appendleft(line)
             return
         self.failed |= stop.reason in (CELL_DONE, CELL_FAILED) and stop.error is not None
         if self.quiet and not (stop.hits or stop.missed or stop.reason == CELL_FAILED):
             self.show(self.interpreter.news())
-            self.interpreter.shown = self.session.op
+            self.interpreter.pass_over()
             return
         if self.banner:
             self.console.print(Text(self.banner), soft_wrap=True)
@@ -297,7 +305,7 @@ class Shell(Hooks):
             self.banner = ""
         self.show(self.interpreter.news())
         if not playing.begins(self, stop):
-            self.show(self.interpreter.show_stop(stop))
+            self.show(self.interpreter.show_stop())
         if stop.reason == EXCEPTION and self.session.tape.ops:
             self.show(Text(_OVER if self.session.files is None else _MEND, style="hint"))
         elif stop.reason == CELL_FAILED:
@@ -362,7 +370,7 @@ class Shell(Hooks):
         except Unwinding:
             raise
         except Exception as error:
-            self._own_failure(line, error)
+            self.own_failure(line, error)
         except KeyboardInterrupt:
             self.show(Text("interrupted; what had been evaluated stays", style="hint"))
         finally:
@@ -382,7 +390,7 @@ class Shell(Hooks):
 
         return contextlib.redirect_stdout(cast(IO[str], _Tee(None, said)))
 
-    def _own_failure(self, line: str, error: Exception) -> None:
+    def own_failure(self, line: str, error: Exception) -> None:
         """A command failed in a way that nobody foresaw: a bug of nnrepl's, but no reason to lose a session."""
         self.failed = True
         if os.environ.get("NNREPL_DEBUG"):

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import ast
+import json
 from pathlib import Path
 
+import nbformat
 import pytest
 
+from nnrepl.cli import main
 from nnrepl.learn.lesson import LessonError, Question, parse
+from nnrepl.learn.progress import Mark, keep_progress, load_progress
 from nnrepl.learn.shelf import find, lessons, shipped
+from nnrepl.session.errors import UserError
 from nnrepl.shell.lessons import check
+from nnrepl.shell.publishing import publish
 from tests.learn.playing import lesson_of, played
 
 ASK = "```nnrepl\ngoto forward\n```\n```question\nWhat is z?\nanswer: z[0, 1]\nafter: So it is.\n```\n"
@@ -28,7 +35,8 @@ def test_no_shipped_lesson_writes_an_answer_down() -> None:
     for lesson in lessons():
         for part in lesson.parts:
             if isinstance(part, Question) and part.answer:
-                assert any(sign.isalpha() or sign == "#" for sign in part.answer), f"{lesson.path}:{part.line}"
+                with pytest.raises((ValueError, SyntaxError)):
+                    ast.literal_eval(part.answer)
 
 
 # -- wrong answers ---------------------------------------------------------------------------------------------------
@@ -71,7 +79,7 @@ def test_what_is_no_answer_is_answered_kindly_and_asked_again(tmp_path: Path, ty
 def test_control_c_and_control_d_lose_nothing(tmp_path: Path) -> None:
     lesson = lesson_of(tmp_path, ASK)
     assert "✓ Right" in played(lesson, [KeyboardInterrupt(), "", KeyboardInterrupt(), "2.75"])
-    screen = played(lesson, ["", None, "2.75"])  # type: ignore[list-item]
+    screen = played(lesson, ["", None, "2.75"])
     assert "Ctrl-D again leaves" in screen
     assert "✓ Right" in screen
 
@@ -216,3 +224,106 @@ def test_a_lesson_that_is_not_there_is_said(tmp_path: Path) -> None:
         with pytest.raises(LessonError):
             find(word)
     assert find("forward").number == 1
+
+
+# -- for a room, and for paper ---------------------------------------------------------------------------------------
+
+PARTS = """First.
+
+```formula
+a = b
+```
+
+Second.
+
+```nnrepl
+goto forward
+```
+
+Third, {{x[0, 1]}}.
+
+```notes
+Only for a teacher.
+```
+
+```question
+What is z?
+answer: z[0, 1]
+```
+
+Last.
+"""
+
+
+def test_a_lesson_is_shown_part_by_part(tmp_path: Path) -> None:
+    lesson = lesson_of(tmp_path, PARTS)
+    at_once = played(lesson, [""])
+    assert "Third, 2." in at_once
+    assert "Only for a teacher" not in at_once
+    for lines, seen, unseen in (
+        ([], "a = b", "Third"),
+        ([""], "step 1 · forward", "Third"),
+        (["", ""], "What is z?", "Last."),
+        (["", "", ""], "hint helps, show tells", "2.75"),
+        (["", "", "show"], "It is 2.75.", "Last."),
+        (["", "", "show", ""], "Last.", "Traceback"),
+    ):
+        screen = played(lesson, lines, present=True)
+        assert seen in screen
+        assert unseen not in screen
+    assert played(lesson, ["", ""], present=True).count("───") > at_once.count("───"), "formulas are large"
+
+
+def test_a_lesson_is_written_with_what_it_shows(tmp_path: Path) -> None:
+    lesson = lesson_of(tmp_path, PARTS + "```task\nDo.\nuntil: bias[0] > 8\nsolution: bias[0] = 9\n```\n")
+    for form in ("html", "ipynb", "cast"):
+        target = tmp_path / f"lesson.{form}"
+        publish(lesson, form, target, False)
+        text = target.read_text(encoding="utf-8")
+        for said in ("Third, 2.", "2.75", "goto forward", "bias[0] = 9"):
+            assert said in text, f"{form}: {said}"
+        assert "Only for a teacher" not in text
+        with pytest.raises(UserError, match="-f writes over it"):
+            publish(lesson, form, target, False)
+        publish(lesson, form, target, True)
+        if form == "ipynb":
+            nbformat.validate(nbformat.reads(text, 4))
+        if form == "cast":
+            head, *events = map(json.loads, text.splitlines())
+            assert head["version"] == 2
+            assert [at for at, _, _ in events] == sorted(at for at, _, _ in events)
+    with pytest.raises(UserError, match="nowhere"):
+        publish(lesson_of(tmp_path, "```nnrepl\ngoto nowhere\n```\n"), "html", tmp_path / "x.html", False)
+    with pytest.raises(UserError, match="cannot write"):
+        publish(lesson, "html", tmp_path / "no" / "folder" / "x.html", False)
+
+
+# -- the command line ------------------------------------------------------------------------------------------------
+
+
+def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = lesson_of(tmp_path, PARTS).path
+    assert main(["learn"]) == 0
+    assert "Forward: a neuron" in capsys.readouterr().out
+    assert main(["learn", "--check", str(path)]) == 0
+    assert "✓ all hold" in capsys.readouterr().out
+    assert main(["learn", "--notes", str(path)]) == 0
+    assert "Only for a teacher." in capsys.readouterr().out
+    path.write_text(path.read_text().replace("z[0, 1]", "zz[0, 1]"))
+    assert main(["learn", "--check", str(path)]) == 1
+    assert "zz" in capsys.readouterr().out
+    for wrong in (["99"], ["nowhere.md"], ["--check"], ["--check", str(tmp_path / "net.py")]):
+        assert main(["learn", *wrong]) == 2, wrong
+        assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_progress_is_kept_and_a_damaged_file_is_none(tmp_path: Path) -> None:
+    file = tmp_path / "deep" / "lessons.json"
+    assert load_progress(file) == {}
+    assert keep_progress("lesson 1", Mark(3, 9), file) == ""
+    assert keep_progress("lesson 2", Mark(0, 5, True), file) == ""
+    assert load_progress(file) == {"lesson 1": Mark(3, 9), "lesson 2": Mark(0, 5, True)}
+    for damaged in ("", "[]", "{", '{"a": 3}', '{"a": {"part": "x"}}'):
+        file.write_text(damaged)
+        assert load_progress(file) == {}
+    assert "cannot write" in keep_progress("lesson 1", Mark(), tmp_path / "deep" / "lessons.json" / "under")

@@ -50,8 +50,8 @@ class Typist(Hooks):
         self.stops: list[Stop] = []
         session.hooks = self
 
-    def interact(self, stop: Stop) -> None:
-        self.stops.append(stop)
+    def interact(self) -> None:
+        self.stops.append(self.session.stop)
         while self.lines and self.session.waits:
             line = self.lines.pop(0)
             self.kinds.append(kind_of(self.session, parse(line)))

@@ -26,7 +26,7 @@ from nnrepl.record.recorder import Recorder
 from nnrepl.replay.interrupts import put_off
 from nnrepl.replay.keepers import keep_ndarray
 from nnrepl.session.errors import UserError
-from nnrepl.session.hooks import Hooks, Stop
+from nnrepl.session.hooks import Hooks
 from nnrepl.session.parsed import parse
 from nnrepl.session.session import Session
 from tests.support import assert_same_bits
@@ -126,7 +126,7 @@ def test_a_pass_of_a_program(tmp_path: Path) -> None:
     losses: list[float] = []
 
     class User(Hooks):
-        def interact(self, stop: Stop) -> None:
+        def interact(self) -> None:
             if not missed:
                 session.goto("exp")
                 assignment = parse("a = a * 3").assignment

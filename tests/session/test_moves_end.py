@@ -60,6 +60,18 @@ def test_the_program_is_what_the_rows_below_think(session: nnrepl.Session) -> No
         ("goto subtract", "reverse-next", "multiply in inner"),
         ("goto tanh", "back", "multiply in inner"),
         ("goto tanh", "step", "subtract in outer"),
+        ("goto add", "next 2", "subtract in outer"),
+        ("goto add", "next ;; next", "subtract in outer"),
+        ("goto add", "next ;; next ;; next", "sum in loss_fn"),
+        ("goto add", "next ;; until", "subtract in outer"),
+        ("goto add", "next ;; finish", "sum in loss_fn"),
+        ("goto add", "next ;; step", "tanh in inner"),
+        ("goto add", "next ;; step ;; rn", "multiply in inner"),
+        ("goto add", "next ;; goto inner ;; next", "tanh in inner"),
+        ("goto sum", "rn 2", "multiply in loss_fn"),
+        ("goto subtract", "rn ;; rn", "add in outer"),
+        ("goto subtract", "rn ;; rfin", "add in outer"),
+        ("goto multiply", "next", "add in outer"),
     ],
 )
 def test_a_motion_ends_there(session: nnrepl.Session, start: str, motion: str, end: str) -> None:

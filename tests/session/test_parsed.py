@@ -7,6 +7,7 @@ import ast
 import mlx.core as mx
 import mlx.nn as nn
 import pytest
+from rich.console import Console
 
 import nnrepl
 from nnrepl.session.parsed import parse
@@ -103,3 +104,12 @@ def test_a_variable_of_a_comprehension_hides_the_programs() -> None:
     session.run("up")
     found = session.interpreter.value(parse("[layer.weight.tolist() for layer in self.layers]"))
     assert found == [layer.weight.tolist() for layer in model.layers]
+
+
+def test_what_stands_behind_a_motion_is_run_where_it_arrives(session: nnrepl.Session) -> None:
+    session.run("goto z1")
+    console = Console(width=100, no_color=True)
+    with console.capture() as capture:
+        console.print(session.run("step ;; p z1 * 3"))
+    assert "z1 * 3 = [  6 -12  18]" in capture.get()
+    assert capture.get().count("▶") == 1  # the stop is shown, and shown once

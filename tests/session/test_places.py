@@ -253,8 +253,10 @@ def _by_break(session: nnrepl.Session, text: str) -> list[int]:
     session.run("goto start")
     session.run(f"break {text}")
     found: list[int] = []
-    while (stop := session.resume()) is not None and stop.hits:
-        found.append(stop.position)
+    session.resume()
+    while session.stop.hits:
+        found.append(session.stop.position)
+        session.resume()
     session.run("clear")
     return found
 
