@@ -11,7 +11,7 @@ import mlx.core as mx
 
 from nnrepl.tape import Op, Tape, Value
 
-_BATCH = 128
+_BATCH, _ELEMENTS = 1024, 1 << 21
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,25 +31,32 @@ class Distance:
     index: tuple[int, ...]
 
 
-def distances(pairs: Sequence[tuple[mx.array, mx.array]]) -> Iterator[Distance]:
-    """The distance of each pair of arrays; both of a pair have the same shape, and elements."""
-    for start in range(0, len(pairs), _BATCH):
-        batch = [_distance(a, b) for a, b in pairs[start : start + _BATCH]]
-        mx.eval(batch)
-        for (a, _), (same, absolute, relative, at) in zip(pairs[start:], batch):
-            flat, index = int(_number(at)), []
-            for extent in reversed(a.shape):
-                flat, part = divmod(flat, extent)
-                index.append(part)
-            yield Distance(bool(_number(same)), _number(absolute), _number(relative), tuple(index[::-1]))
+def distances(pairs: Sequence[tuple[mx.array, mx.array]]) -> list[Distance]:
+    """The distance of each pair of arrays; both of a pair have the same shape, and elements. Pairs of one size and
+    dtype are compared together, as the rows of one array."""
+    groups: dict[tuple[int, mx.Dtype, mx.Dtype], list[int]] = {}
+    for at, (a, b) in enumerate(pairs):
+        groups.setdefault((a.size, a.dtype, b.dtype), []).append(at)
+    found: dict[int, Distance] = {}
+    for (size, _, _), places in groups.items():
+        count = max(min(_BATCH, _ELEMENTS // size), 1)
+        for start in range(0, len(places), count):
+            batch = places[start : start + count]
+            left, right = (_rows([pairs[at][side] for at in batch]) for side in (0, 1))
+            found.update(zip(batch, _distances(left, right, [pairs[at][0].shape for at in batch])))
+    return [found[at] for at in range(len(pairs))]
 
 
-def _number(scalar: mx.array) -> float:
-    number: Any = scalar.item()
-    return float(number)
+def _rows(arrays: list[mx.array]) -> mx.array:
+    """Arrays of one size as the rows of one."""
+    size = arrays[0].size
+    if len(arrays) == 1:
+        return arrays[0].reshape(1, size)
+    return mx.concatenate([array.reshape(-1) for array in arrays]).reshape(len(arrays), size)
 
 
-def _distance(a: mx.array, b: mx.array) -> tuple[mx.array, mx.array, mx.array, mx.array]:
+def _distances(a: mx.array, b: mx.array, shapes: list[tuple[int, ...]]) -> Iterator[Distance]:
+    """The distance of each row of two arrays."""
     equal = (a == b) | ((a != a) & (b != b))
     if not mx.issubdtype(a.dtype, mx.complexfloating) and not mx.issubdtype(b.dtype, mx.complexfloating):
         a, b = a.astype(mx.float32), b.astype(mx.float32)
@@ -57,7 +64,19 @@ def _distance(a: mx.array, b: mx.array) -> tuple[mx.array, mx.array, mx.array, m
     apart = mx.where(mx.isnan(apart), float("inf"), apart)
     scale = mx.maximum(mx.abs(a), mx.abs(b))
     relative = mx.where(apart == 0, 0.0, apart / mx.where(mx.isnan(scale) | (scale == 0), 1.0, scale))
-    return mx.all(equal), mx.max(apart), mx.max(relative), mx.argmax(apart)
+    measured = [mx.all(equal, axis=1), mx.max(apart, axis=1), mx.max(relative, axis=1), mx.argmax(apart, axis=1)]
+    mx.eval(measured)
+    columns: list[Any] = [column.tolist() for column in measured]
+    for shape, same, absolute, part, at in zip(shapes, *columns):
+        yield Distance(bool(same), float(absolute), float(part), _index(int(at), shape))
+
+
+def _index(flat: int, shape: tuple[int, ...]) -> tuple[int, ...]:
+    index = []
+    for extent in reversed(shape):
+        flat, part = divmod(flat, extent)
+        index.append(part)
+    return tuple(index[::-1])
 
 
 @dataclass(frozen=True, slots=True)
