@@ -80,6 +80,8 @@ class GradientCall:
             recorder.differentiating -= 1
             recorder.close_pass()
             part.backward = min(part.backward, part.end)
+            if part.end >= recorder.collector.due:
+                recorder.collector.rest(part.end)
 
     def _open(self) -> Pass:
         recorder = self.recorder

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from types import CodeType
 from typing import TYPE_CHECKING
 
+from nnrepl.tape.face import Face
+
 if TYPE_CHECKING:
     from nnrepl.tape.op import Op
     from nnrepl.tape.places import Activation
@@ -19,7 +21,7 @@ _PHASES = {SETUP_PASS: "setup", UPDATE_PASS: "update", RUN_PASS: "forward"}
 
 
 @dataclass(eq=False, slots=True)
-class Pass:
+class Pass(Face):
     """A stretch of ops that belong together.
 
     Attributes:
@@ -32,6 +34,7 @@ class Pass:
         backward: The position of its first backward op; `end` where there is none (while a gradient pass
             runs forward, a position that is never reached).
         loss: The value that was differentiated, if any.
+        gives_loss: Whether the program gets that, before the gradients: of `value_and_grad`, and not of `grad`, `vjp`.
         wrt: The leaves with respect to which it was.
         roots: What was differentiated, each with the gradient that the sweep started from.
         grads: For each forward value that got a gradient, its versions in order; the last is the whole.
@@ -50,6 +53,7 @@ class Pass:
     end: int = 0
     backward: int = 0
     loss: Value | None = None
+    gives_loss: bool = True
     wrt: tuple[Value, ...] = ()
     roots: tuple[tuple[Value, Value], ...] = ()
     grads: dict[Value, list[Value]] = field(default_factory=dict)

@@ -9,9 +9,8 @@ from typing import Any
 
 import mlx.core as mx
 
+from nnrepl.record.batches import alike, batches, side_by_side
 from nnrepl.tape import Op, Tape, Value
-
-_BATCH, _ELEMENTS = 1024, 1 << 21
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,32 +30,31 @@ class Distance:
     index: tuple[int, ...]
 
 
-def distances(pairs: Sequence[tuple[mx.array, mx.array]]) -> list[Distance]:
-    """The distance of each pair of arrays; both of a pair have the same shape, and elements. Pairs of one size and
-    dtype are compared together, as the rows of one array."""
-    groups: dict[tuple[int, mx.Dtype, mx.Dtype], list[int]] = {}
-    for at, (a, b) in enumerate(pairs):
-        groups.setdefault((a.size, a.dtype, b.dtype), []).append(at)
-    found: dict[int, Distance] = {}
-    for (size, _, _), places in groups.items():
-        count = max(min(_BATCH, _ELEMENTS // size), 1)
-        for start in range(0, len(places), count):
-            batch = places[start : start + count]
-            left, right = (_rows([pairs[at][side] for at in batch]) for side in (0, 1))
-            found.update(zip(batch, _distances(left, right, [pairs[at][0].shape for at in batch])))
-    return [found[at] for at in range(len(pairs))]
+def distances(pairs: Sequence[tuple[mx.array, mx.array]]) -> Iterator[Distance]:
+    """The distance of each pair of arrays; both of a pair have the same shape, and elements."""
+    for batch in batches(pairs, lambda pair: pair):
+        groups = alike(batch)
+        measured = [_distances(*side_by_side(batch, group)) for group in groups]
+        mx.eval(measured)
+        found: dict[int, Distance] = {}
+        for group, columns in zip(groups, measured):
+            rows: Any = zip(group, *[column.tolist() for column in columns])
+            for number, same, absolute, relative, at in rows:
+                found[number] = Distance(same, absolute, relative, _place(at, batch[number][0].shape))
+        yield from (found[number] for number in range(len(batch)))
 
 
-def _rows(arrays: list[mx.array]) -> mx.array:
-    """Arrays of one size as the rows of one."""
-    size = arrays[0].size
-    if len(arrays) == 1:
-        return arrays[0].reshape(1, size)
-    return mx.concatenate([array.reshape(-1) for array in arrays]).reshape(len(arrays), size)
+def _place(flat: int, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The index of an element by its number."""
+    index: list[int] = []
+    for extent in reversed(shape):
+        flat, part = divmod(flat, extent)
+        index.append(part)
+    return tuple(index[::-1])
 
 
-def _distances(a: mx.array, b: mx.array, shapes: list[tuple[int, ...]]) -> Iterator[Distance]:
-    """The distance of each row of two arrays."""
+def _distances(a: mx.array, b: mx.array) -> tuple[mx.array, mx.array, mx.array, mx.array]:
+    """For each row of two tensors: whether all is equal, the largest distance, the largest relative one, and where."""
     equal = (a == b) | ((a != a) & (b != b))
     if not mx.issubdtype(a.dtype, mx.complexfloating) and not mx.issubdtype(b.dtype, mx.complexfloating):
         a, b = a.astype(mx.float32), b.astype(mx.float32)
@@ -64,19 +62,7 @@ def _distances(a: mx.array, b: mx.array, shapes: list[tuple[int, ...]]) -> Itera
     apart = mx.where(mx.isnan(apart), float("inf"), apart)
     scale = mx.maximum(mx.abs(a), mx.abs(b))
     relative = mx.where(apart == 0, 0.0, apart / mx.where(mx.isnan(scale) | (scale == 0), 1.0, scale))
-    measured = [mx.all(equal, axis=1), mx.max(apart, axis=1), mx.max(relative, axis=1), mx.argmax(apart, axis=1)]
-    mx.eval(measured)
-    columns: list[Any] = [column.tolist() for column in measured]
-    for shape, same, absolute, part, at in zip(shapes, *columns):
-        yield Distance(bool(same), float(absolute), float(part), _index(int(at), shape))
-
-
-def _index(flat: int, shape: tuple[int, ...]) -> tuple[int, ...]:
-    index = []
-    for extent in reversed(shape):
-        flat, part = divmod(flat, extent)
-        index.append(part)
-    return tuple(index[::-1])
+    return mx.all(equal, axis=1), mx.max(apart, axis=1), mx.max(relative, axis=1), mx.argmax(apart, axis=1)
 
 
 @dataclass(frozen=True, slots=True)
