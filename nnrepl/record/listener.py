@@ -32,6 +32,9 @@ class Listener(Protocol):
     def runs_natively(self, step: int) -> bool:
         """Whether a gradient call that is about to be made at the top level, in this step, is to run natively."""
 
+    def not_updated(self) -> None:
+        """A gradient call follows another one natively, and no optimizer's update has been noticed between them."""
+
     def call_closed(self, op: ClosedOp) -> bool:
         """A call has run natively. Returns whether what comes is to run natively as well."""
 

@@ -8,6 +8,7 @@ step costs what plain Python costs. Opening such a step is a matter of running t
 from __future__ import annotations
 
 import functools
+import gc
 import sys
 import weakref
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ import mlx.core as mx
 from nnrepl.record.bindings import first_argument
 from nnrepl.record.patches import Patches
 from nnrepl.record.recorder import NATIVE, RECORD, Recorder, noticing, ready
+from nnrepl.record.source import is_library
 from nnrepl.record.stack import UPDATES
 from nnrepl.tape import GRADIENT_PASS, UPDATE_PASS, Activation, ClosedOp, Pass, Value, is_evaluated
 
@@ -103,10 +105,12 @@ class Levels:
         self._patches.undo()
         self._calls(self, self._patches)
         recorder.mode = NATIVE
+        gc.freeze()  # what is on the tape stays there: Python need not walk it again and again
 
     def record(self) -> None:
         """From here on every op is recorded."""
         recorder = self.recorder
+        self.losses.settle()
         self.renew()
         recorder.mode = RECORD
         recorder.native_until = len(recorder.tape)
@@ -126,6 +130,7 @@ class Levels:
         listener = recorder.listener
         if listener is None or self.blocked or recorder.differentiating or recorder.tracing:
             return False
+        recorder.close_pass()  # the gradient call begins one of its own
         step = recorder.tape.steps.coming(recorder.stack.enter(frame), frame.f_lasti)
         if not listener.runs_natively(step):
             return False
@@ -138,7 +143,9 @@ class Levels:
         recorder = self.recorder
         if kind == GRADIENT_PASS:
             self.losses.settle()
+            self._look_for_update()
         recorder.intake.enter(recorder)
+        frame = _own(frame)
         scope, lasti = recorder.stack.enter(frame), frame.f_lasti
         self.inside = True
         error: BaseException | None = None
@@ -158,6 +165,15 @@ class Levels:
                 self.losses.made(op, result)
             self._left(op)
         return result
+
+    def _look_for_update(self) -> None:
+        """What a program does to its weights by hand is not noticed: two gradient calls with no update between them may
+        hide one."""
+        recorder = self.recorder
+        ops, listener = recorder.tape.ops, recorder.listener
+        last = ops[-1] if ops else None
+        if isinstance(last, ClosedOp) and last.part.kind == GRADIENT_PASS and listener is not None:
+            listener.not_updated()
 
     def _left(self, op: ClosedOp) -> None:
         recorder = self.recorder
@@ -211,6 +227,14 @@ class Losses:
         self._op = self._loss = None
 
 
+def _own(frame: FrameType) -> FrameType:
+    """The nearest frame that is no library's, where a call is made through one."""
+    found: FrameType | None = frame
+    while found is not None and is_library(found.f_code.co_filename):
+        found = found.f_back
+    return frame if found is None or str(found.f_globals.get("__name__")).startswith("nnrepl.") else found
+
+
 def gradient_call(levels: Levels, title: str, frame: FrameType, call: Callable[[], Any]) -> Any:
     """Make a gradient call natively, as one closed op."""
     return levels.run(GRADIENT_PASS, title, frame, call)
@@ -246,12 +270,14 @@ def optimizers() -> list[tuple[type, str]]:
 def _closed(recorder: Recorder, kind: str, title: str, scope: Activation | None, lasti: int) -> ClosedOp:
     """Put a closed op on the tape: a pass of its own."""
     tape = recorder.tape
-    position = len(tape.ops)
-    number = tape.passes[-1].number + 1 if tape.passes else 1
-    part = Pass(tape, number, kind, title, position, position + 1, position + 1, scope=scope, lasti=lasti, open=False)
+    passes, ops = tape.passes, tape.ops
+    position = len(ops)
+    number = passes[-1].number + 1 if passes else 1
+    part = Pass(tape, number, kind, title, position, position + 1, position + 1)
+    part.scope, part.lasti, part.open = scope, lasti, False
     op = ClosedOp(kind, title, part)
-    tape.ops.append(op)
-    tape.passes.append(part)
+    ops.append(op)
+    passes.append(part)
     return op
 
 

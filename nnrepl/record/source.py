@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from types import CodeType
 
 from nnrepl.tape import Source
@@ -154,6 +155,7 @@ def _characters(line: str, column: int) -> int:
     return len(line.encode()[:column].decode(errors="replace"))
 
 
+@lru_cache(4096)
 def is_library(filename: str) -> bool:
     """Whether a file belongs to an installed library or to Python itself, and not to the program."""
     return _LIBRARY.search(filename) is not None or filename.startswith(_PYTHON)

@@ -1,7 +1,7 @@
 """Opening: in a run along a tape, some steps that are closed on it are recorded op by op.
 
 What is recorded takes the place of the closed ops, on the new tape and in what the run is expected to do, so that all
-that follows stays where it is in both.
+that follows stays where it is in both. What comes behind it is recorded anew, too: its inputs have a history now.
 """
 
 from __future__ import annotations
@@ -94,6 +94,16 @@ class Opening:
     def moved(self, position: int) -> int:
         """Where on the new tape a position of the old one lies."""
         return position + sum(more for start, more in self.grown if start < position)
+
+    def over(self, recorder: Recorder) -> bool:
+        """Whether all that is expected has been done again."""
+        return not self.free and len(recorder.tape) >= len(self._expected)
+
+    @property
+    def anew(self) -> bool:
+        """Whether what the program does now is recorded anew: a step that is being opened, and all that comes behind
+        it, since that works on what is made there."""
+        return self.free > 0 or bool(self.grown)
 
     @property
     def reached(self) -> int | None:

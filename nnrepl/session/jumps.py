@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nnrepl.session import goals, places
+from nnrepl.session import closed, goals, places
 from nnrepl.session.entered import InCell
 from nnrepl.session.errors import UserError
 from nnrepl.session.findings import source_of
@@ -43,6 +43,7 @@ def on(session: Session, place: Place, start: int) -> Stop | None:
         lambda found: arrival(session, place, found),
     )
     found = goal.find(tape)
+    closed.open_ahead(session, goal, found)
     if found is not None:
         return session.forward(goals.At(found, goal.reason, place.title))
     if not session.goes_on or place.gone(tape):

@@ -56,7 +56,7 @@ def kind_of(session: Session, text: str) -> str:
     if not tree.body:
         return LOOK
     strangers = _read(tree) - _known(session) - _bound(tree)
-    return elsewhere if strangers and all(_on_tape(session, name) for name in strangers) else CELL
+    return elsewhere if strangers and all(on_tape(session, name) for name in strangers) else CELL
 
 
 def _known(session: Session) -> set[str]:
@@ -98,7 +98,7 @@ def _bound(tree: ast.Module) -> set[str]:
     return found
 
 
-def _on_tape(session: Session, name: str) -> bool:
+def on_tape(session: Session, name: str) -> bool:
     """Whether the tape knows a name, or the user has given it a meaning while looking around."""
     scope = session.where().scope
     return (

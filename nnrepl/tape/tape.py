@@ -11,7 +11,7 @@ import mlx.core as mx
 
 from nnrepl.tape.bindings import Bindings
 from nnrepl.tape.notes import Notes
-from nnrepl.tape.op import Op
+from nnrepl.tape.op import ClosedOp, Op
 from nnrepl.tape.passes import Hole, Mark, Pass
 from nnrepl.tape.places import Source
 from nnrepl.tape.steps import Steps
@@ -71,6 +71,12 @@ class Tape:
 
     def __len__(self) -> int:
         return len(self.ops)
+
+    @property
+    def closed(self) -> bool:
+        """Whether calls lie on it that ran natively and have not been opened."""
+        ops = self.ops
+        return any(isinstance(ops[part.start], ClosedOp) for part in self.passes if len(part) == 1)
 
     def fork(self, position: int, names: Names) -> Tape:
         """A new tape that shares everything before `position`: the ops, the values, what is noted about them, and
