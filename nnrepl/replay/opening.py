@@ -95,6 +95,21 @@ class Opening:
         """Where on the new tape a position of the old one lies."""
         return position + sum(more for start, more in self.grown if start < position)
 
+    def parted(self) -> str:
+        """Where the numbers of this run are others than those of the run before, as the losses of closed calls tell; ""
+        if they are the same as far as that is known."""
+        for old, new in self.pairs:
+            before, now = old.part.loss, new.part.loss
+            if before is None or now is None:
+                continue
+            a, b = before.array.item(), now.array.item()
+            if a != b and not (a != a and b != b):
+                return (
+                    f"from {new.step.title} on the numbers differ from those of the run before: its loss was {a!r} and "
+                    f"is {b!r} now"
+                )
+        return ""
+
     def over(self, recorder: Recorder) -> bool:
         """Whether all that is expected has been done again."""
         return not self.free and len(recorder.tape) >= len(self._expected)

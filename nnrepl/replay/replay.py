@@ -18,7 +18,7 @@ import mlx.core as mx
 
 from nnrepl.record.intake import Intake
 from nnrepl.record.objects import object_of, refill
-from nnrepl.replay.divergence import CannotExchange, Difference, Diverged, compare, said_of
+from nnrepl.replay.divergence import CannotExchange, Difference, Diverged, compare, said_of, same_operation, same_place
 from nnrepl.replay.interrupts import check
 from nnrepl.replay.match import Plan
 from nnrepl.replay.opening import Opening
@@ -261,9 +261,9 @@ class Replay(Intake):
         """
         at = len(recorder.tape)
         if not self.opening.free and at < len(self.expected):
-            difference = compare(self.expected[at], op)
-            if difference is not None:
-                raise Diverged(difference)
+            expected = self.expected[at]
+            if not same_operation(expected, op) or not same_place(expected, op):
+                raise Diverged(Difference(expected, op))
 
     def left(self, recorder: Recorder) -> None:
         """A call has been recorded that may be one that is to be opened."""

@@ -104,6 +104,9 @@ def settle(session: Session) -> None:
     session.hooks.opened(opening.moved, timeline.seen + (timeline.seen >= len(session.tape)))
     if session.stood is not None:
         session.stood = opening.moved(session.stood)
+    parted = opening.parted()
+    if parted:
+        session.hooks.announce(parted)
 
 
 def opened(session: Session) -> bool:

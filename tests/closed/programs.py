@@ -134,13 +134,15 @@ for i in range(10):
     + """
 opt = optim.Adam(1e-2)
 for i in range(4):
-    loss, grads = learn(model, X, Y); opt.update(model, grads); mx.eval(model.state, opt.state); print(round(loss.item(), 4))
+    loss, grads = learn(model, X, Y); opt.update(model, grads); mx.eval(model.state, opt.state)
+    print(round(loss.item(), 4))
 for i in range(4):
     loss, grads = learn(model, X, Y); print(round(loss.item(), 4))
     for layer, of in zip(model.children().values(), grads.values()):
-        for name in of: layer[name] -= 0.01 * of[name]
+        for name in of: layer[name] = layer[name] - 0.01 * of[name]
     mx.eval(model.parameters())
 for i in range(4):
-    loss, grads = learn(model, X, Y); opt.update(model, grads); mx.eval(model.state, opt.state); print(round(loss.item(), 4))
+    loss, grads = learn(model, X, Y); opt.update(model, grads); mx.eval(model.state, opt.state)
+    print(round(loss.item(), 4))
 """,
 }
