@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 
 from rich.console import Group, RenderableType
 from rich.text import Text
@@ -31,12 +32,9 @@ def open_first(session: Session, command: Command | None, text: str) -> None:
     python = command is None or name in _EXPRESSIONS
     if python or name in _PLACES:
         closed.open_named(session, text, not python)
-    if (
-        name in _HERE
-        or (name == "goto" and text not in ("start", "end"))
-        or (python and _asks_tape(session, text))
-        or (name == "info" and text.split(" ")[0] in ("locals", "gradients", "args"))
-    ):
+    elsewhere = re.match(r"(start|end)$|(step )?\d", text) is not None
+    here = name in _HERE or (name == "info" and text.partition(" ")[0] in ("locals", "gradients", "args"))
+    if here or (name == "goto" and not elsewhere) or (python and _asks_tape(session, text)):
         closed.open_last(session)
 
 

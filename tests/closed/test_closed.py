@@ -67,7 +67,7 @@ def test_opened_steps_are_plain_ones(name: str, tmp_path: Path) -> None:
     printed, told = plainly(HEAD + TOLD + PROGRAMS[name])
     steps = 12 if len(told) == 12 else 10
     each = len(told) // steps
-    order = [*range(1, steps + 1)]
+    order = [*range(1, steps + 1 - 3 * (name == "many_styles"))]  # plain MLX does not repeat its last bits further on
     random.Random(name).shuffle(order)
     lines = [line for step in order[:6] for line in (f"goto step {step}", "until backward", f"p {BITS}")]
     shown = play(file, "continue", *lines)
