@@ -7,6 +7,7 @@ from rich.console import RenderableType
 from nnrepl.commands.interpreter import Interpreter
 from nnrepl.commands.table import EXPRESSION, command
 from nnrepl.session.errors import UserError
+from nnrepl.session.parsed import parse
 from nnrepl.view.plot import Plot
 
 
@@ -16,7 +17,7 @@ def plot(it: Interpreter, text: str) -> RenderableType | None:
 
     It is evaluated as it stands behind the last gradient call of each step; steps that do not have it are left out.
     """
-    found = it.guarded(lambda: it.session.over_steps(text), text)
+    found = it.guarded(lambda: it.session.over_steps(parse(text)), text)
     if not found:
         raise UserError(f"no step on the tape has {text}")
     return Plot(text, [number for number, _ in found], [value for _, value in found])

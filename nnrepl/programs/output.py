@@ -52,10 +52,23 @@ class _Held(io.RawIOBase):
         kept = bytes(data)
         if not self._keep(kept):
             self._real.flush()
-            self._real.buffer.write(kept)  # type: ignore[attr-defined]  # only real text streams are held
+            write(self._real, kept)
             if getattr(self._real, "line_buffering", False):
                 self._real.flush()
         return len(kept)
+
+
+def write(real: Any, data: bytes) -> None:
+    """Write to a text stream; that of a notebook's kernel has no bytes behind it."""
+    if isinstance(real, io.TextIOWrapper):
+        real.buffer.write(data)
+    else:
+        real.write(data.decode(real.encoding, "replace"))
+
+
+def is_held(real: Any) -> bool:
+    """Whether a stream is the real one: a text stream of Python's own, or the one that a notebook's kernel made."""
+    return isinstance(real, io.TextIOWrapper) or type(real).__module__.partition(".")[0] == "ipykernel"
 
 
 class _Stream:
@@ -75,7 +88,7 @@ class _Stream:
         """Put a stream of ours in the place of the real one."""
         real = getattr(sys, self.name)
         real = getattr(real, "behind", real)  # at the prompt, whose own stand-in is taken away with the command
-        if real is None or real is self._stand_in or not isinstance(real, io.TextIOWrapper):
+        if real is None or real is self._stand_in or not is_held(real):
             return
         if self._stand_in is None or self.real is not real:
             self.real = real
@@ -94,7 +107,7 @@ class _Stream:
     def show(self, data: bytes) -> None:
         """Print something after all."""
         self.real.flush()
-        self.real.buffer.write(data)
+        write(self.real, data)
         self.real.flush()
 
     def text(self, data: bytes) -> str:
@@ -121,7 +134,8 @@ class HeldOutput:
         self._tell: Callable[[str], None] | None = None
         self._seen = -1
         self._shown: list[_Piece] = []
-        self._expected: list[bytes] = []
+        self._expected: list[_Piece] = []
+        self._partial: list[_Piece] = []
         self._elsewhere: set[bytes] = set()
         self._quitting = False
         self._process = os.getpid()
@@ -132,7 +146,7 @@ class HeldOutput:
         """A program begins of which nothing has been shown."""
         self.settle()
         self._unwinding = False
-        self._pieces, self._shown, self._expected, self._seen = [], [], [], -1
+        self._pieces, self._shown, self._expected, self._partial, self._seen = [], [], [], [], -1
 
     def stand_in(self) -> None:
         """The program is about to run: its streams are ours, and pass everything on until something is held."""
@@ -175,18 +189,19 @@ class HeldOutput:
     def begin_again(self, position: int, cursor: int) -> None:
         """The program runs again.
 
+        What another run of it has shown from there on is shown again only from where it prints something else now.
+
         Args:
             position: What it prints up to there has been shown; what waits will be printed anew.
-            cursor: What it printed between `position` and there has been shown too: it is shown again only where
-                the program prints something else now.
+            cursor: Up to there the user has seen what it printed.
         """
         self._unwinding = False
-        self._pieces = []
-        later = [piece for piece in self._shown if piece.position > cursor]
+        self._pieces, self._partial = [], []
+        shown = [*self._shown, *self._expected]
+        later = [piece for piece in shown if piece.position > cursor]
         self._elsewhere.update([line for _, data in self._runs(later) for line in data.splitlines(keepends=True)])
-        again = [piece for piece in self._shown if position < piece.position <= cursor]
-        self._shown = [piece for piece in self._shown if piece.position <= position]
-        self._expected = b"".join([piece.data for piece in again]).splitlines(keepends=True)
+        self._shown = [piece for piece in shown if piece.position <= position]
+        self._expected = _lines([piece for piece in shown if piece.position > position])
         self._seen = position
         self.hold()
 
@@ -199,6 +214,8 @@ class HeldOutput:
             return True
         piece = _Piece(self._position(), stream, data)
         if not self.holds:
+            if data and self._was_shown(piece):
+                return True
             if data:
                 self._remember(piece)
                 if self._tell is not None:
@@ -207,6 +224,29 @@ class HeldOutput:
         if data and (piece.position > self._seen or self._quitting):
             self._pieces.append(piece)
         return True
+
+    def _was_shown(self, piece: _Piece) -> bool:
+        """Whether what is printed now is, so far, what another run has shown; what of it was kept back is shown where
+        it is not."""
+        if not self._expected:
+            return False
+        self._partial.append(piece)
+        line, said = self._expected[0].data, b"".join([part.data for part in self._partial])
+        if said == line:
+            self._expected.pop(0)
+            for part in self._partial:
+                self._remember(part)
+            self._partial = []
+            return True
+        if line.startswith(said):
+            return True
+        before, self._partial, self._expected = self._partial[:-1], [], []
+        for part in before:
+            self._remember(part)
+            if self._tell is not None:
+                self._tell(part.stream.text(part.data))
+            part.stream.show(part.data)
+        return False
 
     def show(self, position: int | None = None, say: Callable[[str], None] | None = None) -> str:
         """Print what the program printed before `position` (all of it by default) and has not been shown;
@@ -237,7 +277,7 @@ class HeldOutput:
 
     def begin_anew(self) -> None:
         """What is printed from now on has never been seen: it is shown at once."""
-        self._seen, self._expected = -1, []
+        self._seen, self._expected, self._partial = -1, [], []
         self.settle()
 
     def _new(self, pieces: list[_Piece]) -> list[_Piece]:
@@ -246,7 +286,7 @@ class HeldOutput:
             lines = [(stream, line) for stream, data in self._runs(pieces) for line in data.splitlines(keepends=True)]
             return [_Piece(0, stream, line) for stream, line in lines if line not in self._elsewhere]
         while pieces and self._expected:
-            line = self._expected[0]
+            line = self._expected[0].data
             taken = length = 0
             while length < len(line) and taken < len(pieces):
                 length += len(pieces[taken].data)
@@ -274,6 +314,17 @@ class HeldOutput:
         self._shown.append(piece)
         if len(self._shown) > _REMEMBERED:
             del self._shown[: _REMEMBERED // 2]
+
+
+def _lines(pieces: list[_Piece]) -> list[_Piece]:
+    """Pieces put together to whole lines."""
+    lines: list[_Piece] = []
+    for piece in pieces:
+        for data in piece.data.splitlines(keepends=True):
+            if lines and not lines[-1].data.endswith(b"\n"):
+                data = lines.pop().data + data
+            lines.append(_Piece(piece.position, piece.stream, data))
+    return lines
 
 
 _REMEMBERED = 20_000

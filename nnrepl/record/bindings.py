@@ -9,7 +9,7 @@ from __future__ import annotations
 import dis
 import sys
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from itertools import repeat
 from operator import is_
@@ -192,17 +192,18 @@ class Watch:
                 self.see(module)
 
     def leave(self, frame: FrameType) -> None:
-        """Note what the variables of a frame held at its end, of a library's what its `self` holds: its call has
-        returned."""
+        """Note what the variables of a frame held at its end; of a library's, what the containers among them hold:
+        its call has returned."""
         state = self._frames.get(frame)
         if state is None:
             return
         if not state.library:
             self.see(frame)
-        elif state.values:
-            watched = self._known.get(id(state.values[0]))
-            if watched is not None and not _same(watched):
-                self._look(watched, len(self.recorder.tape.ops))
+        else:
+            for thing in state.values:
+                watched = self._known.get(id(thing))
+                if watched is not None and not _same(watched):
+                    self._look(watched, len(self.recorder.tape.ops))
         del self._frames[frame]
         if not state.optimized and self._modules.get(id(frame.f_globals)) is frame:
             del self._modules[id(frame.f_globals)]
@@ -256,14 +257,16 @@ class Watch:
                     own.append(entry)
                     if type(kept) is Holder:
                         bindings.held_containers.append(entry)
-        if contained and not state.library:
-            state.containers = self._containers(values)
+        if contained:
+            state.containers = self._containers(values, state.library)
 
-    def _containers(self, values: list[Any]) -> list[tuple[Any, _Watched]]:
+    def _containers(self, values: list[Any], library: bool) -> list[tuple[Any, _Watched]]:
         """The containers among the variables of a frame, which are looked at with every op of it: at all that small
-        ones hold, at the size of the others."""
+        ones hold, at the size of the others. Of a library's only dicts: an optimizer's state of one parameter."""
         containers = []
         for thing in values:
+            if library and type(thing) is not dict:
+                continue
             watched = self._known.get(id(thing))
             if watched is not None and watched.last is not None:
                 containers.append((_view(thing), watched))
@@ -409,6 +412,15 @@ class Watch:
                     break
         for watched in list(self._known.values()):
             if any(type(item) is _array and concerns(item) for item in watched.last or ()):
+                watched.last = None
+                self._look(watched, position)
+
+    def look_again(self, holders: Iterable[Holder]) -> None:
+        """Note what containers hold, of which something else was noted for a while."""
+        position = len(self.recorder.tape.ops)
+        for holder in holders:
+            watched = self._known.get(id(holder.refer()))
+            if watched is not None and watched.holder is holder:
                 watched.last = None
                 self._look(watched, position)
 

@@ -268,4 +268,5 @@ def _repeat(recorder: Recorder, trace: Trace, inputs: list[Value], outputs: Any,
     filled = iter(repetition.images(trace.outputs))
     if outputs is not None:
         trees.fill(outputs, lambda _: recorder.handle(next(filled)))
+    repetition.over()
     return _map_values(trace.result, lambda value: recorder.handle(repetition.image(value)))

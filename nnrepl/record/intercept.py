@@ -6,6 +6,7 @@ Functions are replaced on their modules; methods, operators and properties on th
 from __future__ import annotations
 
 import functools
+import gc
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ from nnrepl.record.native import IN_PLACE, Levels, in_place, optimizers, update_
 from nnrepl.record.patches import Patches
 from nnrepl.record.recorder import OPAQUE, RECORD, Recorder, installed
 from nnrepl.record.tracing import check_evaluation
-from nnrepl.tape import Operation
+from nnrepl.tape import Operation, collector
 
 _getframe = sys._getframe
 
@@ -78,6 +79,8 @@ def _install(recorder: Recorder, patches: Patches) -> None:
     if recorder.intake.opens and recorder.levels is not None:
         _install_updates(recorder.levels, patches)
     patches.undo_by(strays.catch(wrappers))
+    patches.set(gc, "collect", collector.caught(gc.collect))
+    patches.set(gc, "get_objects", collector.enumerated(gc.get_objects))
 
 
 def _wrapper(recorder: Recorder, callee: Callee) -> Any:

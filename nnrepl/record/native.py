@@ -138,7 +138,7 @@ class Levels:
         self.go_native()
         return True
 
-    def run(self, kind: str, title: str, frame: FrameType, call: Callable[[], Any]) -> Any:
+    def run(self, kind: str, title: str, frame: FrameType, call: Callable[[], Any], gives_loss: bool = False) -> Any:
         """Make a call natively; it becomes one closed op, which is put on the tape when it is over."""
         recorder = self.recorder
         if kind == GRADIENT_PASS:
@@ -158,10 +158,11 @@ class Levels:
         finally:
             self.inside = False
             op = _closed(recorder, kind, title, scope, lasti)
+            op.part.gives_loss = gives_loss
             if error is not None:
                 op.part.error = error
                 recorder.tape.notes.errors[op] = error
-            elif kind == GRADIENT_PASS:
+            elif gives_loss:
                 self.losses.made(op, result)
             self._left(op)
         return result
@@ -235,9 +236,11 @@ def _own(frame: FrameType) -> FrameType:
     return frame if found is None or str(found.f_globals.get("__name__")).startswith("nnrepl.") else found
 
 
-def gradient_call(levels: Levels, title: str, frame: FrameType, call: Callable[[], Any]) -> Any:
+def gradient_call(
+    levels: Levels, title: str, frame: FrameType, call: Callable[[], Any], gives_loss: bool = True
+) -> Any:
     """Make a gradient call natively, as one closed op."""
-    return levels.run(GRADIENT_PASS, title, frame, call)
+    return levels.run(GRADIENT_PASS, title, frame, call, gives_loss)
 
 
 def update_hook(levels: Levels, original: Callable[..., Any]) -> Callable[..., Any]:

@@ -40,6 +40,7 @@ from nnrepl.tape import (
     Value,
     arrays_of,
 )
+from nnrepl.tape.collector import Collector, wake
 
 if TYPE_CHECKING:
     from nnrepl.record.native import Levels
@@ -93,6 +94,7 @@ class Recorder:
         made_before: What transforms had returned before the recording began, and how it is called, by `id`.
         tracing: The compiled functions that are being recorded for the first time, outermost first.
         sweeps: The backward passes that are running, outermost first.
+        repeating: In how many compiled functions ops are repeated, of which none of the program's lines runs.
         indexing: Ops that take places which have not been looked at yet.
         mirrors: The second runs of checkpoints that are being recorded and have changes to make.
         overwritten: Values whose array object was changed in place for an edit.
@@ -100,6 +102,7 @@ class Recorder:
         watch: Notes what the program's variables hold.
         levels: Switches between recording ops and noticing calls; None before anything is installed.
         native_until: Where on the tape ops are recorded again that follow closed calls; 0: it has none.
+        collector: Keeps Python's garbage collector off the tape.
         customized: Custom functions and what was set as their `vjp`, `jvp`, `vmap`, by `id`.
     """
 
@@ -124,6 +127,7 @@ class Recorder:
         self.customized: dict[int, tuple[Any, set[Any]]] = {}
         self.intake: Intake = RECORDING
         self.sweeps: list[Exchanging] = []
+        self.repeating = 0
         self.indexing: list[Op] = []
         self._told: set[tuple[Any, int]] = set()
         self.mirrors: list[Mirrored] = []
@@ -133,6 +137,7 @@ class Recorder:
         self.draws: tuple[Any, int] = ("start", 0)
         self.levels: Levels | None = None
         self.native_until = 0
+        self.collector = Collector()
 
     # -- ops -------------------------------------------------------------------------------------------
 
@@ -210,6 +215,8 @@ class Recorder:
         op.part = self._top_level(op)
         ops.append(op)
         op.part.end = len(ops)
+        if op.position >= self.collector.due:
+            self.collector.rest(op.position)
         if self.listener is not None:
             self.listener.op_recorded(op)
 
@@ -509,3 +516,4 @@ def installed(recorder: Recorder) -> Iterator[None]:
         recorder.mode = MUTED
         recorder.close_pass()
         recorder.stack.release()
+        wake()

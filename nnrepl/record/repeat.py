@@ -19,7 +19,7 @@ import mlx.core as mx
 from nnrepl.record.opaque import OpaqueCall
 from nnrepl.record.region import Region
 from nnrepl.record.vjp import Rule
-from nnrepl.tape import GRADIENT_PASS, Activation, BackwardOp, DrawnKey, Gradient, Leaf, Op, Pass, Value
+from nnrepl.tape import GRADIENT_PASS, Activation, BackwardOp, DrawnKey, Gradient, Holder, Leaf, Op, Pass, Value
 
 _copy, _uniform = mx.array.__copy__, mx.random.uniform
 _RANDOM_STATE: Any = mx.random.state
@@ -108,8 +108,10 @@ class Repetition:
         self.made: dict[Op, Op] = {}
         self._caller = caller
         self._draws = draws
-        self._noted = 0
-        self._noted_at = sys.maxsize
+        self._noted = self._noted_holds = 0
+        self._holds = len(recorder.tape.bindings.holds)
+        self._noted_at = self._from = sys.maxsize
+        self._restated: dict[Holder, None] = {}
         self._results: dict[Value, list[Value]] = {}
         for value, new in now.items():
             self._results.setdefault(new, []).append(value)
@@ -118,16 +120,21 @@ class Repetition:
         """Put ops of an earlier run on the tape again."""
         recorder = self.recorder
         recorder.sweeps.append(self)
+        recorder.repeating += 1
         try:
-            for part, stretch in groupby(ops, key=_pass_of):
-                if part.kind == GRADIENT_PASS:
-                    self._gradient_pass(part, list(stretch))
+            inserted = recorder.tape.notes.inserted
+            for part, among in groupby(ops, key=_pass_of):
+                stretch = list(among)
+                # A change at the very start stands at the end of the pass before, of which nothing is repeated.
+                if part.kind == GRADIENT_PASS and any([op not in inserted for op in stretch]):
+                    self._gradient_pass(part, stretch)
                 else:
                     for op in stretch:
                         self.op(op)
             if self.made:
                 self._variables(max(op.position for op in self.made) + 1)
         finally:
+            recorder.repeating -= 1
             recorder.sweeps.remove(self)
 
     def exchange(self, old: Value, new: Value) -> None:
@@ -208,6 +215,7 @@ class Repetition:
             target = tape.notes.edits.get(old)
             if target is not None:
                 self._stand(old.outputs[0], self.image(target))
+            self._from = min(self._from, old.position)
             return
         new = self._again(old)
         new.part = old.part if part is None else part
@@ -222,19 +230,49 @@ class Repetition:
         recorder.place(new)
 
     def _variables(self, position: int) -> None:
-        """What the variables of the repeated calls hold here is what they held at a position of the earlier run."""
+        """What the variables of the repeated calls hold here, and the containers of the program's, is what they held
+        at a position of the earlier run."""
         bindings = self.recorder.tape.bindings
-        here, log = len(self.recorder.tape.ops), bindings.log
+        here, log, holds = len(self.recorder.tape.ops), bindings.log, bindings.holds
+        # What was noted where a change was made holds at the op behind it.
+        start, self._from = min(self._from, position), sys.maxsize
         if not self._noted_at < position:  # the first one, or the repetition has gone back
-            self._noted = bindings.first_from(position)
+            self._noted, self._noted_holds = bindings.first_from(start), bindings.first_hold_from(start)
         self._noted_at = position
         while self._noted < len(log) and log[self._noted][0] <= position:
             at, scope, name, thing = log[self._noted]
             self._noted += 1
-            made = self._caller.made(scope) if at == position else None
+            made = self._caller.made(scope) if at >= start else None
             if made is not None:
-                bindings.note(here, made, name, self.now.get(thing, thing) if isinstance(thing, Value) else thing)
+                bindings.note(here, made, name, self._held(thing))
                 bindings.seen[made] = here
+        while self._noted_holds < len(holds) and holds[self._noted_holds][0] <= position:
+            at, holder, entries, count = holds[self._noted_holds]
+            self._noted_holds += 1
+            if at < start or self._noted_holds > self._holds:
+                continue
+            self._restate(here, holder, entries if isinstance(entries, dict) else dict(enumerate(entries[:count])))
+
+    def _restate(self, here: int, holder: Holder, then: dict[Any, Any]) -> None:
+        """A container holds here, of tensors, what stands for those that it held in the earlier run. It does not
+        really, as none of the program's own lines runs: once all is repeated, it is looked at again."""
+        bindings = self.recorder.tape.bindings
+        now = bindings.contents(holder, here)
+        if not isinstance(now, (dict, list)):
+            return
+        held = dict(now) if isinstance(now, dict) else dict(enumerate(now))
+        tensors = {key: self._held(thing) for key, thing in then.items() if isinstance(thing, Value) and key in held}
+        if any([held[key] is not value for key, value in tensors.items()]):
+            self._restated[holder] = None
+            held.update(tensors)
+            bindings.hold(here, holder, held if isinstance(now, dict) else list(held.values()))
+
+    def over(self) -> None:
+        """All is repeated, and the program has what it gave: its containers hold what they hold."""
+        self.recorder.watch.look_again(self._restated)
+
+    def _held(self, thing: Any) -> Any:
+        return self.now.get(thing, thing) if isinstance(thing, Value) else thing
 
     def _again(self, old: Op) -> Op:
         """The same op on the values of now."""
@@ -295,7 +333,7 @@ class Repetition:
         for op in forward:
             self.op(op, part)
         recorder.intake.enter(recorder)
-        part.loss = None if old.loss is None else self.image(old.loss)
+        part.loss, part.gives_loss = None if old.loss is None else self.image(old.loss), old.gives_loss
         part.backward = len(recorder.tape)
         if self._is_changed(forward, ops) or any(
             op in recorder.tape.notes.inserted for op in part.tape.ops[part.start :]
@@ -306,6 +344,10 @@ class Repetition:
             self._backward(old, part, ops[len(forward) :])
         for before, value in zip(old.given, part.given):
             self._stand(before, value)
+        for op in ops[len(forward) :]:  # what comes after the pass took what was changed there: it takes what is now
+            target = recorder.tape.notes.edits.get(op)
+            if target in self.now:
+                self._stand(op.outputs[0], self.image(target))
 
     def _is_changed(self, forward: Sequence[Op], ops: Sequence[Op]) -> bool:
         """Whether the backward pass is not simply that of the earlier run: because that had changes in it, or

@@ -59,7 +59,8 @@ class Differentiated(opaque.Transform):
     """What `mx.value_and_grad(fun, ...)` and `mx.grad(fun, ...)` return while recording is on."""
 
     def notice(self, levels: Levels, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType) -> Any:
-        return gradient_call(levels, opaque.title(self.fun), frame, lambda: self.real(*args, **kwargs))
+        gives_loss = self.name == "value_and_grad"
+        return gradient_call(levels, opaque.title(self.fun), frame, lambda: self.real(*args, **kwargs), gives_loss)
 
     def call(self, recorder: Recorder, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType) -> Any:
         if recorder.differentiating:
@@ -111,7 +112,7 @@ class Differentiated(opaque.Transform):
         recorder.intake.enter(recorder)  # what was changed at the very end is what is differentiated
         root = self._root(result)
         loss = recorder.value_of(root, _getframe(1))
-        part.loss = loss
+        part.loss, part.gives_loss = loss, self.name == "value_and_grad"
         part.backward = len(recorder.tape)
         cotangent = construct(1.0, mx.float32)
         if root.shape != ():
@@ -257,7 +258,7 @@ def _outermost_vjp(
             if cotangent is None or cotangent.shape != output.shape:
                 return original(lambda *_: outputs, primals, cotangents)  # it raises: MLX says what is wrong
             roots.append((value, cotangent))
-        part.loss = values[0] if values else None
+        part.loss, part.gives_loss = values[0] if values else None, False
         grads = take_gradients(recorder, part, roots, chosen.wrt)
         return [recorder.handle(value) for value in values], grads
 

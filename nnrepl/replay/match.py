@@ -8,7 +8,7 @@ from typing import Any
 from nnrepl.record.keys import frozen
 from nnrepl.record.needs import needed_slots
 from nnrepl.replay.divergence import Difference, compare, same_operation, same_place
-from nnrepl.tape import BackwardOp, ClosedOp, Leaf, Op, Tape, Value
+from nnrepl.tape import BackwardOp, Leaf, Op, Tape, Value
 
 
 class Plan:
@@ -45,8 +45,6 @@ class Plan:
                 target = tape.notes.edits.get(op)
                 if target is not None:
                     self._stands_for[op.outputs[0]] = target
-            elif isinstance(op, ClosedOp):
-                continue
             elif isinstance(op, BackwardOp):
                 key = self._backward_key(op)
                 if key is not None:

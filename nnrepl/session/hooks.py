@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from nnrepl.session.stops import Hit
-from nnrepl.tape import Op
+from nnrepl.tape import Face, Op
 
 if TYPE_CHECKING:
     from nnrepl.replay.run import Run
@@ -18,7 +18,7 @@ CELL_DONE, CELL_FAILED = "end of cell", "exception in a cell"
 
 
 @dataclass(frozen=True, slots=True)
-class Stop:
+class Stop(Face):
     """Why the person has the floor.
 
     Attributes:
@@ -28,6 +28,7 @@ class Stop:
         error: The exception, where one is the reason.
         missed: What was sought and not found, in words.
         hits: The breakpoints, watches and catches that were hit.
+        session: Whose stop it is, if that is to be shown.
     """
 
     reason: str
@@ -36,13 +37,17 @@ class Stop:
     error: BaseException | None = None
     missed: str = ""
     hits: tuple[Hit, ...] = ()
+    session: Any = field(default=None, repr=False, compare=False)
+
+    def __repr__(self) -> str:
+        return f"<Stop at position {self.position}{f': {self.reason}' if self.reason else ''}>"
 
 
 class Hooks:
     """What a session tells the outside. The defaults do nothing."""
 
-    def interact(self, stop: Stop) -> None:
-        """The person has the floor; returns when the program is to run on."""
+    def interact(self) -> None:
+        """The person has the floor (`Session.stop` says why); returns when the program is to run on."""
 
     def pass_started(self) -> None:
         """A gradient pass is being recorded; nothing is said until its end."""

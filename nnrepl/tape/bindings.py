@@ -213,6 +213,10 @@ class Bindings:
         """Where in the log the notes at or after a position begin."""
         return bisect_left(self.log, position, key=_position)
 
+    def first_hold_from(self, position: int) -> int:
+        """Where among `holds` the notes at or after a position begin."""
+        return bisect_left(self.holds, position, key=_hold_position)
+
     def known(self, scope: Activation) -> bool:
         """Whether the variables of a call were looked at."""
         return scope in self.seen
@@ -270,6 +274,10 @@ class Bindings:
 
 
 def _position(entry: Entry) -> int:
+    return entry[0]
+
+
+def _hold_position(entry: tuple[int, Holder, Any, int]) -> int:
     return entry[0]
 
 

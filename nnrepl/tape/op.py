@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
+from nnrepl.tape.face import Face
 from nnrepl.tape.value import Value
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ def arrays_of(result: Any) -> Iterator[mx.array]:
             yield from arrays_of(item)
 
 
-class Op:
+class Op(Face):
     """One op of the tape.
 
     Attributes:

@@ -34,6 +34,11 @@ LINES = {
     "motions": "until pass 5; p loss; next pass; next pass; until backward; s; rs; until loss < 0.05; info passes; c",
     "stops": "b loss_fn; c; c; p e; clear loss_fn; tb tanh; c; b loop.py:9; c; c; finish; watch loss; c; c; info b; c",
     "a change of a weight": "until pass 4; layers.0.weight = layers.0.weight * 0; c; timelines; info passes",
+    "a change between the gradient and the update": (
+        "until pass 4; grad(layers.2.weight) = grad(layers.2.weight) * 2; until pass 8; s 20; "
+        'model.layers[2].bias = model.layers[2].bias * 0; opt.state["layers"][0]["weight"]["m"] *= -1; c'
+    ),
+    "a change at the start": "until pass 3; model.layers[0].weight = model.layers[0].weight * 2; next pass 3; y; c",
     "a change inside": "until pass 3; s 3; h = h + 1; until pass 7; p loss; undo; p loss; c; verify",
     "a change in the past": "c; goto pass 5; until backward; e = e * 2; c; info passes; timelines; diff 1 2",
 }
