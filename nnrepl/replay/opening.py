@@ -47,7 +47,8 @@ class Opening:
         if at >= len(self._expected):
             return recorder.levels is not None and recorder.levels.native
         if not isinstance(self._expected[at], ClosedOp):
-            return False
+            native = recorder.levels is not None and recorder.levels.native
+            return native and at - self._shift in self._old.late
         if self._steps and self._step(at) in self._steps:
             self._begin(recorder, at)
             return False

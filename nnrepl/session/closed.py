@@ -53,6 +53,8 @@ def open_steps(session: Session, steps: list[int]) -> None:
     title = f"step {steps[0]}" if len(steps) == 1 else f"steps {steps[0]} to {steps[-1]}"
     if not session.changes.can_run_again:
         raise UserError(f"{title} ran natively and is closed; there is no program here that could run again")
+    closed = set(closed_between(tape, 0, len(tape)))
+    steps = sorted({*steps, *(closed & tape.retraced)})  # what MLX kept of a first run has to be seen there
     start = tape.steps.start_of(steps[0]) or 0
     behind = {id(value) for op in tape.ops[start:] for value in op.outputs if not isinstance(op, ClosedOp)}
     for other in session.changes.timelines:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from nnrepl.replay.opening import Opening
 from nnrepl.replay.replay import Replay
 from nnrepl.replay.run import Run
+from nnrepl.replay.world import World
 from nnrepl.session import goals
 from nnrepl.session.hooks import OPENED, Stop
 from nnrepl.session.state import Going
@@ -116,6 +117,12 @@ def opened(session: Session) -> bool:
         return False
     session.arrive(stood, OPENED)
     return True
+
+
+def remember(reached: tuple[object, ...]) -> Callable[[], None] | None:
+    """What puts back all that can be reached from some things, but for numbers in tensors; None if not all can be."""
+    world = World(reached, arrays=False)
+    return None if world.lost else world.restore
 
 
 def not_updated(session: Session) -> None:

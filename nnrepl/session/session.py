@@ -163,6 +163,14 @@ class Session(Motions):
         """Listener: a gradient call of the top level is about to be made, in this step."""
         return natively.wanted(self, step)
 
+    def remember(self, reached: tuple[Any, ...]) -> Callable[[], None] | None:
+        """Listener: keep what a compiled function can reach."""
+        return natively.remember(reached)
+
+    def traces_natively(self) -> bool:
+        """Listener: whether compiled functions may run natively."""
+        return bool(self.settings["native"] == "on")
+
     def not_updated(self) -> None:
         """Listener: natively, one gradient call follows another."""
         natively.not_updated(self)

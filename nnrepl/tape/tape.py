@@ -53,6 +53,8 @@ class Tape:
         names: Resolves names and places.
         notes: What is known about its ops and values. All timelines share it; all else is this tape's own.
         compiled: Where compiled functions ran that the program had called: the first op, and behind the last.
+        late: Where ops are recorded again in the middle of what ran natively: what came just before was not recorded.
+        retraced: The steps in which MLX traced a compiled function while they ran natively.
         bindings: What the program's variables held.
         passed: Where the program came to lines that make no op, by file and line, as far as that was looked for: the
             positions of the ops that came next.
@@ -67,6 +69,8 @@ class Tape:
         self.names = names
         self.notes = Notes() if notes is None else notes
         self.compiled: list[tuple[int, int]] = []
+        self.late: set[int] = set()
+        self.retraced: set[int] = set()
         self.bindings = Bindings()
         self.passed: dict[tuple[str, int], list[int]] = {}
         self.steps = Steps(self)

@@ -146,3 +146,29 @@ for i in range(4):
     print(round(loss.item(), 4))
 """,
 }
+
+COMPILED = """
+from functools import partial
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Linear(4, 8); self.drop = nn.Dropout(0.2); self.last = nn.Linear(8, 1)
+    def __call__(self, x):
+        z = self.drop(mx.tanh(self.first(x)))
+        return self.last(z)
+model = Net(); opt = optim.Adam(1e-2); count = [0]
+def loss_fn(model, x, y): return ((model(x) - y) ** 2).mean()
+learn = nn.value_and_grad(model, loss_fn)
+state = [model.state, opt.state, mx.random.state]
+@partial(mx.compile, inputs=state, outputs=state)
+def step(x, y):
+    count[0] += 1
+    loss, grads = learn(model, x * count[0], y)
+    opt.update(model, grads)
+    return loss
+for i in range(12):
+    many = 24 if i % 3 else 8
+    loss = step(X[:many], Y[:many])
+    mx.eval(state, loss)
+    print(i, count[0], loss.item())
+"""
