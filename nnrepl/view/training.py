@@ -13,7 +13,7 @@ from nnrepl.session.session import Session
 from nnrepl.tape import GRADIENT_PASS, Pass, Value
 from nnrepl.view.content import Item, Part
 from nnrepl.view.outline import norms
-from nnrepl.view.plot import Curve, HEIGHT, Plot
+from nnrepl.view.plot import HEIGHT, Curve, Plot
 from nnrepl.view.tensor import number
 
 STEPS = 2000
