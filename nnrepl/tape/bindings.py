@@ -265,6 +265,11 @@ class Bindings:
         self._index()
         return self._by_name.get(name, [])
 
+    def names(self) -> list[str]:
+        """The names of all variables that are noted."""
+        self._index()
+        return list(self._by_name)
+
     def _index(self) -> None:
         for position, scope, variable, thing in self.log[self._indexed :]:
             self._by_name.setdefault(variable, []).append((position, scope, thing))
