@@ -271,6 +271,8 @@ class Session(Motions):
             self.arrive(raised[-1] if raised else len(self.tape), EXCEPTION, error)
         elif isinstance(goal, goals.FirstForward):
             self.arrive(len(self.tape) if only_defines(self.tape) else 0, END_OF_PROGRAM, error)
+        elif isinstance(goal, goals.UntilStepEnds):
+            self.arrive(goal.give_up(), goal.reason, missed="the program has ended meanwhile")
         else:
             self.arrive(len(self.tape), END_OF_PROGRAM, error, missed=goals.missed(goal, self.tape))
         self.give_floor()
