@@ -33,6 +33,7 @@ from nnrepl.shell.background import theme_of_terminal
 from nnrepl.shell.lessons import lessons_parser, without_playing
 from nnrepl.shell.readers import Chain, Queue, Reader
 from nnrepl.shell.shell import Shell, is_capable, make_console, make_reader
+from nnrepl.tape.collector import paused
 from nnrepl.timeline.cells import make_cell
 from nnrepl.timeline.history import parse_size
 from nnrepl.view.saved import facts_text
@@ -141,7 +142,8 @@ def lines_in(path: Path) -> list[str]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run nnrepl. Returns the exit status: 2 for a wrong command line, else the program's own."""
-    load_all()
+    with paused():
+        load_all()
     own, program = split_arguments(sys.argv[1:] if arguments is None else arguments)
     options = parser().parse_args(own)
     if program[:1] == ["learn"] and not Path("learn").exists():

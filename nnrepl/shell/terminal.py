@@ -85,7 +85,7 @@ class TerminalReader:
 
     def read(self, prompt: str = PROMPT) -> str | None:
         """The next line, None on Ctrl-D. Raises KeyboardInterrupt on Ctrl-C."""
-        if self.note:
+        if self.note and self._interpreter.player is None:
             print(self.note)
             self.note = ""
         if self._interpreter.full_screen:
