@@ -12,39 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
-import mlx.nn as nn
 import pytest
 
 import nnrepl
 from nnrepl.session.session import Session
 from tests.shell.hands import Desk, desk
+from tests.shell.screened import made
 
 SCREENS = Path(__file__).parent / "screens"
 SIZES = ((80, 24), (120, 40), (200, 60))
-
-
-class Net(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.second = nn.Linear(4, 8), nn.Linear(8, 1)
-        for layer in (self.first, self.second):
-            layer.weight = mx.arange(layer.weight.size).reshape(layer.weight.shape) / 10 - 1
-            layer.bias = mx.zeros(layer.bias.shape)
-
-    def __call__(self, x: mx.array) -> mx.array:
-        hidden = mx.maximum(self.first(x), 0)
-        scores = (self.second(hidden) + mx.sum(hidden, axis=1, keepdims=True)) * 0.5 + mx.mean(hidden) - mx.max(hidden)
-        return scores
-
-
-def made() -> nnrepl.Session:
-    net = Net()
-
-    def loss_fn(x: mx.array) -> mx.array:
-        error = net(x) - 1
-        return mx.mean(mx.square(error))
-
-    return nnrepl.Session(nnrepl.trace(loss_fn, mx.arange(12).reshape(3, 4) / 4, wrt=net))
 
 
 @pytest.fixture
@@ -88,13 +64,13 @@ def test_arrows_in_the_ops(at: Desk) -> None:
 def test_a_line_gets_a_breakpoint_and_loses_it(at: Desk) -> None:
     number = int(re.findall(r"▶ +(\d+) ", at.press())[0])
     seen = at.press("F2", "Down", "b")
-    assert at.ran == [f"break test_hands.py:{number + 1}"]
+    assert at.ran == [f"break screened.py:{number + 1}"]
     assert rows(seen, f"● {number + 1:4d} ")
     seen = at.press("b")
-    assert at.ran[1:] == [f"clear test_hands.py:{number + 1}"]
+    assert at.ran[1:] == [f"clear screened.py:{number + 1}"]
     assert not rows(seen, f"● {number + 1:4d} ")
     at.press("Enter")
-    assert at.ran[2:] == [f"goto test_hands.py:{number + 1}"]
+    assert at.ran[2:] == [f"goto screened.py:{number + 1}"]
 
 
 def test_every_pane_can_be_entered_and_left(at: Desk) -> None:
@@ -130,7 +106,7 @@ def test_clicks(at: Desk) -> None:
     assert at.ran == ["goto #3"]
     at.mouse("hidden = mx.maximum")
     line = at.ran[1]
-    assert re.fullmatch(r"break test_hands.py:\d+", line)
+    assert re.fullmatch(r"break screened.py:\d+", line)
     at.mouse("hidden = mx.maximum")
     assert at.ran[2] == line.replace("break", "clear")
     at.mouse("→ hidden")
@@ -186,9 +162,9 @@ def test_tabs_and_wide_signs_in_the_source(tmp_path: Path, session: nnrepl.Sessi
     file = tmp_path / "wide.py"
     exec(compile(file.read_text(encoding="utf-8"), str(file), "exec"), namespace)
     for place in ("tanh", "exp"):
-        made = nnrepl.Session(nnrepl.trace(namespace["f"], mx.ones(2)))
-        made.goto(place)
-        with desk(made, 80, 24) as it:
+        own = nnrepl.Session(nnrepl.trace(namespace["f"], mx.ones(2)))
+        own.goto(place)
+        with desk(own, 80, 24) as it:
             seen = it.press()
             marked = "".join(data for data, cell in it.cells() if cell.reverse and not cell.bold).strip()
             assert f"mx.{place}(x)" in rows(seen, "▶   4 ")[0]
