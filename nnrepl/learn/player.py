@@ -15,6 +15,7 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from nnrepl.learn.answers import EXPECTED, Unreadable
+from nnrepl.learn.apart import apart
 from nnrepl.learn.asking import filled, holds
 from nnrepl.learn.lesson import Commands, Formula, Lesson, Notes, Part, Pause, Prose, Question, Task
 from nnrepl.learn.posing import Posed, pose
@@ -88,9 +89,12 @@ class Player:
         queue: The lines of the lesson that are due.
         posed: The question that waits.
         strayed: Whether the student has typed something of their own since the lesson spoke.
+        comes_back: Whether the student wants to be back where the lesson stands.
         same_line: Whether two lines say the same to the shell, as `s` and `step` do.
         is_line: Whether the shell could do anything with a line.
         failure: The line of the lesson that did not work, with its place; "" where all did.
+        told: What was said by each part, with the numbers of the tape.
+        asked: The questions so far, by part.
     """
 
     def __init__(self, lesson: Lesson, at: int = 0, *, present: bool = False, keeps: bool = True) -> None:
@@ -102,14 +106,16 @@ class Player:
         self.queue: deque[Due] = deque()
         self.posed: Posed | None = None
         self.strayed = False
-        self.begun = False
+        self.begun = self.comes_back = False
         self.failure = ""
+        self.told: dict[int, str] = {}
+        self.asked: dict[int, Posed] = {}
         self.same_line: Callable[[str, str], bool] = lambda a, b: a.strip() == b.strip()
         self.is_line: Callable[[str], bool] = lambda text: False
         self._stand: Stand | None = None
         self._hints = self._tries = 0
         self._told_from = self.at
-        self._asked_to_leave = self._ran = False
+        self._asked_to_leave = self._ran = self._held = False
 
     # -- for the shell -------------------------------------------------------------------------------------
 
@@ -137,14 +143,24 @@ class Player:
 
     def turn(self, session: Session) -> Turn:
         """What comes before the next line is read. Raises UserError if the lesson cannot go on."""
+        with apart(session):
+            return self._turn(session)
+
+    def _turn(self, session: Session) -> Turn:
+        if self.comes_back and self.waits is not None:
+            self.comes_back = False
+            return self._back(again=True)
         if self.waits is not None:
             return self._of_task(session) if isinstance(self.waits, Task) and self.strayed else Turn()
+        if self.present and self._ran:
+            self._stand = _standing(session)
+            return self._hold(Turn())
         turn = Turn(clear=self.present)
         self._told_from = self.at
         if not self.begun:
             self.begun = True
             turn.show += [head(self.lesson.name, self.lesson.title, self.at, len(self.lesson.parts)), Text("")]
-        elif self._ran:
+        elif self._ran and not self.present:
             turn.show.append(Text(""))
         self._ran = False
         while self.waits is None and self.at < len(self.lesson.parts):
@@ -153,8 +169,7 @@ class Player:
             if self.waits is None:
                 self.at += 1
                 if self.present and isinstance(part, Prose) and not self._asks_next():
-                    self.waits = Pause(part.line)
-                    self.at -= 1
+                    self._hold(turn)
         if self.waits is None:
             turn.over = True
             turn.show.append(self._finish())
@@ -217,21 +232,27 @@ class Player:
         """Come to a part: what to show. Where it needs the student, the lesson waits."""
         if isinstance(part, Notes):
             return []
-        if isinstance(part, Prose):
-            return [prose(filled(session, part.text)), Text("")]
-        if isinstance(part, Formula):
-            return [formula(filled(session, part.text), self.present), Text("")]
+        if isinstance(part, (Prose, Formula)):
+            text = self.told[self.at] = filled(session, part.text)
+            return [prose(text) if isinstance(part, Prose) else formula(text, self.present), Text("")]
         self.waits, self.strayed = part, False
         self._hints = self._tries = 0
         self.kept()
         if isinstance(part, Question):
-            self.posed = pose(session, part)
+            self.posed = self.asked[self.at] = pose(session, part)
             return self._asked()
         if isinstance(part, Task):
             if _is_done(session, part):
                 raise UserError(f"the task is done before it begins: {part.until}")
-            return [task_view(filled(session, part.text)), hint("type what brings it about; hint helps, show does it")]
+            self.told[self.at] = filled(session, part.text)
+            return [task_view(self.told[self.at]), hint("type what brings it about; hint helps, show does it")]
         return [self._reminder()]
+
+    def _hold(self, turn: Turn) -> Turn:
+        """Wait for Enter between two parts."""
+        self.waits, self._held, self._ran = Pause(0), True, False
+        turn.show.append(self._reminder())
+        return turn
 
     def _asks_next(self) -> bool:
         """Whether the part that comes next waits by itself, or belongs to what was said."""
@@ -255,7 +276,8 @@ class Player:
 
     def _go_on(self) -> None:
         self.waits, self.posed, self.strayed = None, None, False
-        self.at += 1
+        self.at += not self._held
+        self._held = False
 
     def _is_next(self, text: str, waits: Commands) -> bool:
         return not self.strayed and len(waits.lines) == 1 and self.same_line(text, waits.lines[0])
@@ -326,11 +348,12 @@ class Player:
         return one_line(hints[min(self._hints, len(hints)) - 1] if hints else otherwise)
 
     def _right(self, posed: Posed, text: str) -> Turn:
-        exact = "" if text == posed.typed else f" {posed.told}"
-        return self._told(posed, one_line(f"✓ Right:{exact}." if exact else "✓ Right."))
+        exact = text.replace("-", "−") == posed.typed.replace("-", "−")
+        return self._told(posed, one_line("✓ Right." if exact else f"✓ Right: {posed.told}."))
 
     def _told(self, posed: Posed, said: RenderableType) -> Turn:
         turn = self._back() if self.strayed else Turn()
+        self._ran = self.present
         turn.show = [said, *([prose(posed.question.after)] if posed.question.after else []), Text("")]
         self._go_on()
         return turn
@@ -357,6 +380,7 @@ class Player:
         assert isinstance(task, Task)
         if not _is_done(session, task):
             return Turn()
+        self._ran = self.present
         self._go_on()
         shown: list[RenderableType] = [one_line("✓ Done.")]
         return Turn(show=[*shown, *([prose(filled(session, task.after))] if task.after else []), Text("")])

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from nnrepl.explain.look import Look
 from nnrepl.learn import answers
 from nnrepl.learn.answers import CHOICE, NAMES, NUMBER, SHAPE, Typed, Unreadable, kind_of, near, same
+from nnrepl.learn.apart import Apart, ApartLook, apart
 from nnrepl.learn.asking import Found, ask, filled, holds
 from nnrepl.learn.lesson import Question
 from nnrepl.learn.mistakes import Mistake, mistakes
@@ -21,7 +21,7 @@ class Posed:
     """A question with its answer.
 
     Attributes:
-        question: As it stands in the lesson.
+        question: As it stands in the lesson, with the numbers of the tape in its hints and in what follows.
         text: What is asked, with the numbers of the tape.
         kind: What kind of answer it wants.
         answer: The right one.
@@ -86,7 +86,14 @@ def pose(session: Session, question: Question) -> Posed:
     Raises:
         UserError: If it cannot be worked out, or is no answer that one could type.
     """
+    with apart(session) as numbers:
+        return _pose(session, question, numbers)
+
+
+def _pose(session: Session, question: Question, numbers: Apart) -> Posed:
     text = filled(session, question.text)
+    hints = [filled(session, hint) for hint in question.hints]
+    question = replace(question, hints=hints, after=filled(session, question.after))
     if question.options:
         return _choice(session, question, text)
     found = ask(session, question.answer)
@@ -96,7 +103,7 @@ def pose(session: Session, question: Question) -> Posed:
         raise UserError(f"{question.answer}: {error}") from None
     posed = Posed(question, text, kind, found.result, _given(session, question, kind, found.result))
     if kind == NUMBER and found.value is not None:
-        posed.mistakes += _others(mistakes(Look(session), found.value, found.index), posed.mistakes)
+        posed.mistakes += _others(mistakes(ApartLook(session, numbers), found.value, found.index), posed.mistakes)
         posed.where = _explained(found)
     elif kind == NUMBER:
         posed.mistakes += _others(slips(session, question.answer, float(found.result)), posed.mistakes)

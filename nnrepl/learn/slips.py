@@ -31,7 +31,7 @@ def slips(session: Session, text: str, right: float) -> list[Mistake]:
 def _others(text: str) -> Iterator[tuple[str, str]]:
     """The expression with one slip, and what to say to it."""
     parsed = parse(text)
-    for node in [inner for statement in parsed.body for inner in ast.walk(statement)]:
+    for node in ast.walk(parsed.only()):
         if not isinstance(node, ast.BinOp):
             continue
         whole, left, right = (parsed.cut(part) for part in (node, node.left, node.right))

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import gc
 import sys
 from collections.abc import Callable, Sequence
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any
 
 import mlx.core as mx
 
-from nnrepl.record import opaque
+from nnrepl.record import opaque, trees
 from nnrepl.record.intake import Unwinding
 from nnrepl.record.recorder import Recorder
 from nnrepl.record.repeat import Repetition
 from nnrepl.record.sweep import Sweep, seed
 from nnrepl.tape import GRADIENT_PASS, Activation, Op, Pass, Value
+from nnrepl.tape.collector import paused
 
 _zeros_like = mx.zeros_like
 
@@ -62,20 +62,17 @@ class GradientCall:
         recorder.intake.enter(recorder)
         part = self._open()
         recorder.differentiating += 1
-        # Everything that a pass allocates stays on the tape: Python would only walk it again and again.
-        collecting = gc.isenabled()
-        gc.disable()
         self.result = self.error = None
         try:
-            self.result = self._body(self)
-            recorder.intake.enter(recorder)
+            with paused():  # everything that a pass allocates stays on the tape
+                self.result = self._body(self)
+                recorder.intake.enter(recorder)
+                part.returned = self._returned()
         except Unwinding:
             raise
         except BaseException as error:
             part.error = self.error = error
         finally:
-            if collecting:
-                gc.enable()
             recorder.differentiating -= 1
             recorder.close_pass()
             part.backward = min(part.backward, part.end)
@@ -86,7 +83,7 @@ class GradientCall:
         recorder = self.recorder
         recorder.start()
         part = self.part = recorder.open_pass(GRADIENT_PASS, self._title())
-        part.scope, part.lasti = self._scope, self._lasti
+        part.scope, part.lasti, part.code = self._scope, self._lasti, self._code()
         part.backward = sys.maxsize
         return part
 
@@ -95,6 +92,14 @@ class GradientCall:
 
     def _title(self) -> str:
         return opaque.title(self.fun)
+
+    def _code(self) -> CodeType | None:
+        return opaque.code_of(self.fun)
+
+    def _returned(self) -> tuple[Value, ...] | None:
+        live = self.recorder.live
+        found = (live.get(id(array)) for array in trees.arrays(self.result))
+        return tuple(value for value in found if value is not None and value.gradient_of is None)
 
     def outcome(self) -> Any:
         """What the program gets: the result, or its exception."""
@@ -131,6 +136,12 @@ class RepeatedPass(GradientCall):
 
     def _title(self) -> str:
         return self._old.title
+
+    def _code(self) -> CodeType | None:
+        return self._old.code
+
+    def _returned(self) -> tuple[Value, ...] | None:
+        return None
 
 
 def make_call(call: GradientCall) -> Any:

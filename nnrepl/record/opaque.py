@@ -15,7 +15,7 @@ import sys
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from threading import get_ident
-from types import FrameType
+from types import CodeType, FrameType
 from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
@@ -388,11 +388,25 @@ def construct_aside(recorder: Recorder, array: mx.array, args: tuple[Any, ...], 
 
 def title(fun: Any) -> str:
     """What to call a function in a list of passes."""
-    while isinstance(fun, functools.partial):
-        fun = fun.func
-    inner = inner_function(fun)
+    inner = own_function(fun)
     name = getattr(inner, "__qualname__", None) or getattr(inner, "__name__", None) or type(inner).__name__
     return str(name).replace(".<locals>", "")
+
+
+def own_function(fun: Any) -> Any:
+    """The program's own function, without what `partial` and nn.value_and_grad wrap around it."""
+    while isinstance(fun, functools.partial):
+        fun = fun.func
+    return inner_function(fun)
+
+
+def code_of(fun: Any) -> CodeType | None:
+    """The code of a program's function (of its `__call__`, where it is an object); None where it has none."""
+    inner = own_function(fun)
+    while isinstance(inner, functools.partial):
+        inner = inner.func
+    code = getattr(inner, "__code__", None) or getattr(type(inner).__call__, "__code__", None)
+    return code if isinstance(code, CodeType) else None
 
 
 def inner_function(fun: Any) -> Any:

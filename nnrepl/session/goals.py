@@ -265,7 +265,7 @@ def needed_from(goal: Goal) -> int:
         return goal.step
     if isinstance(goal, Until) and isinstance(goal.place, StepStart):
         return goal.place.number
-    return 0
+    return 0  # of every step, that is
 
 
 def over(position: int, skip: Sequence[str], count: int, scope: Activation | None = None) -> Moving:

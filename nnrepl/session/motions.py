@@ -56,6 +56,14 @@ class Motions(Reading):
         """Go on towards a goal: on the tape as far as it reaches, then by letting the program run."""
         raise NotImplementedError
 
+    def behind(self, target: int) -> list[Hit]:
+        """What is hit on the way back to a position."""
+        raise NotImplementedError
+
+    def open_ahead(self, goal: goals.Goal, found: int | None) -> None:
+        """Open steps on the way to a goal that ran natively, if what lies in them counts there."""
+        raise NotImplementedError
+
     def step(self, count: int = 1) -> None:
         """Go to the next op, or the `count`-th from here."""
         self.forward(goals.Stepping(self.cursor + count))
@@ -135,7 +143,7 @@ class Motions(Reading):
 
     def _return_to(self, position: int, reason: str = "") -> None:
         """Go back to a position, or to what is hit on the way."""
-        hits = self.lookout.behind(position)
+        hits = self.behind(position)
         if hits:
             self.hit(hits)
         else:
@@ -182,6 +190,7 @@ class Motions(Reading):
             lambda found: self._arrival(place, found),
         )
         found = goal.find(self.tape)
+        self.open_ahead(goal, found)
         if found is not None:
             self.forward(goals.At(found, goal.reason, place.title))
         elif not self.goes_on or place.gone(self.tape):

@@ -74,13 +74,15 @@ SETTINGS: dict[str, Setting] = {
     "tensors": _word("how the full screen shows tensors (F3 changes it)", "numbers", "heatmap"),
     "skip": Setting(" ".join(SKIPPED), _patterns, "modules whose lines are not yours, such as mlx.*; none for nothing"),
     "native": _word("whether steps that nobody looks into run as in plain Python, and are opened later", "off", "on"),
-    "mouse": _word("whether the mouse works in the full screen", "off", "on"),
+    "mouse": _word("whether the mouse works in the full screen", "on", "off"),
 }
 
 
 def defaults() -> dict[str, Any]:
     """Every setting as it is if nobody says anything."""
-    return {name: setting.default for name, setting in SETTINGS.items()}
+    found = {name: setting.default for name, setting in SETTINGS.items()}
+    found["native"] = "on" if os.environ.get("NNREPL_NATIVE") == "on" else found["native"]
+    return found
 
 
 def read_setting(name: str, text: str) -> Any:

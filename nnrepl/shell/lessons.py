@@ -117,11 +117,11 @@ def check(lesson: Lesson) -> Checked:
     return found
 
 
-def perform(student: Student, console: Console) -> None:
-    """Let a student play a lesson from its start, on a console."""
+def perform(student: Student, console: Console, present: bool = False) -> None:
+    """Let a student play a lesson from its start, on a console; `present`: as a teacher shows it."""
     load_all()
     lesson = student.lesson
-    player = Player(lesson, keeps=False)
+    player = Player(lesson, present=present, keeps=False)
     try:
         script = player.script()
     except UserError as error:
@@ -157,15 +157,15 @@ class Student:
         self.found = Checked() if found is None else found
         self.finished = False
         self._lines: Iterator[str] = iter(())
-        self._at = -1
+        self._waited: object = None
 
     def attend(self, shell: Shell, player: Player) -> None:
         """Sit down before a shell."""
-        self._shell, self._player = shell, player
+        self.shell, self.player = shell, player
 
     def read(self, prompt: str = PROMPT) -> str | None:
         """What the student types next; None when the lesson is over, or something in it does not hold."""
-        shell, player = self._shell, self._player
+        shell, player = self.shell, self.player
         if player.failure or shell.failed:
             self._problem(player.failure or f"{self._where(1)}: {shell.interpreter.log.last()}")
             return None
@@ -176,11 +176,11 @@ class Student:
         line = next(self._lines, None) if isinstance(waits, Task) else None
         if line is not None:
             return line
-        if player.at == self._at:
+        if waits is self._waited:
             assert waits is not None
             self._problem(f"{self._where(waits.line)}: the lesson does not go on from here")
             return None
-        self._at = player.at
+        self._waited = waits
         if isinstance(waits, Question) and player.posed is not None:
             self.found.questions += 1
             self._try_wrong_ones(player.posed)

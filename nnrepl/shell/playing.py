@@ -45,7 +45,7 @@ def turn(shell: Shell, player: Player) -> bool:
     try:
         coming = player.turn(shell.session)
         _do(shell, player, coming)
-        if player.waits is None or shell.interpreter.player is None:
+        if player.waits is None or shell.interpreter.player is not player:
             return True
         return _hear(shell, player)
     except UserError as error:
@@ -93,6 +93,8 @@ def _hear(shell: Shell, player: Player) -> bool:
     seen = shell.reader.screen is None and not shell.reader.echoes
     if line is not None and not seen and not shell.quiet:
         shell.typed(player.prompt + line.strip())
+    if line is not None and line.strip():
+        shell.interpreter.log.said(player.prompt + line.strip())
     heard = player.hear(shell.session, line)
     _do(shell, player, heard)
     if heard.over and line is None:
@@ -107,6 +109,8 @@ def _do(shell: Shell, player: Player, coming: Turn) -> None:
         _put_back(shell, player)
     if coming.clear and coming.show and shell.console.is_terminal and shell.reader.screen is None:
         shell.console.clear()
+    if coming.show:
+        shell.interpreter.log.typed("")
     for shown in coming.show:
         shell.show(shown)
     if coming.over:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from types import CodeType
 from typing import TYPE_CHECKING
 
 from nnrepl.tape.face import Face
@@ -40,6 +41,8 @@ class Pass(Face):
         given: The gradient that the program got for each of `wrt`: zeros where none flows.
         error: The exception that ended it, if one did.
         scope, lasti: Where it was called from.
+        returned: What the function gave back that its forward ops had made; None where that is not known.
+        code: The code of the function that was differentiated; None where it has none, and on a saved tape.
     """
 
     tape: Tape
@@ -58,6 +61,8 @@ class Pass(Face):
     error: BaseException | None = None
     scope: Activation | None = None
     lasti: int = -1
+    returned: tuple[Value, ...] | None = None
+    code: CodeType | None = None
     open: bool = True
 
     def __len__(self) -> int:

@@ -45,7 +45,7 @@ for _ in range(3):
 class Typist(Student):
     """A student who types given lines."""
 
-    def __init__(self, lesson: Lesson, lines: Sequence[str | BaseException]) -> None:
+    def __init__(self, lesson: Lesson, lines: Sequence[str | BaseException | None]) -> None:
         super().__init__(lesson)
         self.given = iter(lines)
 
@@ -64,10 +64,10 @@ def lesson_of(folder: Path, text: str, program: str = PROGRAM) -> Lesson:
     return parse(path.read_text(encoding="utf-8"), path)
 
 
-def played(lesson: Lesson, lines: Sequence[str | BaseException]) -> str:
+def played(lesson: Lesson, lines: Sequence[str | BaseException | None], present: bool = False) -> str:
     """What the screen shows of a lesson, with lines typed."""
     screen = io.StringIO()
     console = Console(file=screen, width=100, theme=THEMES["dark"], highlight=False, markup=False, emoji=False)
     with contextlib.redirect_stdout(screen):
-        perform(Typist(lesson, lines), console)
+        perform(Typist(lesson, lines), console, present)
     return "\n".join(line.rstrip() for line in screen.getvalue().splitlines())

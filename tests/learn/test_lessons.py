@@ -3,26 +3,56 @@
 from __future__ import annotations
 
 import ast
+import contextlib
+import io
+import json
 from pathlib import Path
 
+import nbformat
 import pytest
+from rich.console import Console
 
+from nnrepl.cli import main
 from nnrepl.learn.lesson import LessonError, Question, parse
+from nnrepl.learn.progress import Mark, keep_progress, load_progress
 from nnrepl.learn.shelf import find, lessons, shipped
-from nnrepl.shell.lessons import check
+from nnrepl.session.errors import UserError
+from nnrepl.shell.lessons import Student, check, perform
+from nnrepl.shell.publishing import publish
+from nnrepl.shell.readers import PROMPT
+from nnrepl.view.theme import THEMES
 from tests.learn.playing import lesson_of, played
 
 ASK = "```nnrepl\ngoto forward\n```\n```question\nWhat is z?\nanswer: z[0, 1]\nafter: So it is.\n```\n"
 
 
 @pytest.mark.parametrize("path", shipped(), ids=lambda path: path.stem)
-def test_a_shipped_lesson_holds(path: Path) -> None:
+def test_a_shipped_lesson_holds_and_is_shown_at_80_by_24(path: Path) -> None:
     lesson = next(lesson for lesson in lessons() if lesson.path == path)
-    found = check(lesson)
-    assert not found.problems
-    assert found.commands >= 3
-    assert found.questions >= 3
     assert lesson.notes, "a teacher has nothing to say about it"
+    screen = io.StringIO()
+    chunks: list[str] = []
+
+    class Watching(Student):
+        def read(self, prompt: str = PROMPT) -> str | None:
+            chunks.append(screen.getvalue())
+            screen.seek(0)
+            screen.truncate()
+            return super().read(prompt)
+
+    console = Console(file=screen, width=80, theme=THEMES["dark"], highlight=False, markup=False, emoji=False)
+    with contextlib.redirect_stdout(screen):
+        student = Watching(lesson)
+        perform(student, console, present=True)
+    assert not student.found.problems
+    assert student.finished
+    assert student.found.commands >= 3
+    assert student.found.questions >= 3
+    said = [chunk for chunk in chunks if PROMPT not in chunk and "✓ Done." not in chunk]
+    assert len(said) > 5
+    for chunk in said:
+        assert chunk.count("\n") <= 22, chunk
+        assert all(len(line.rstrip()) <= 80 for line in chunk.splitlines())
 
 
 def test_no_shipped_lesson_writes_an_answer_down() -> None:
@@ -73,7 +103,7 @@ def test_what_is_no_answer_is_answered_kindly_and_asked_again(tmp_path: Path, ty
 def test_control_c_and_control_d_lose_nothing(tmp_path: Path) -> None:
     lesson = lesson_of(tmp_path, ASK)
     assert "✓ Right" in played(lesson, [KeyboardInterrupt(), "", KeyboardInterrupt(), "2.75"])
-    screen = played(lesson, ["", None, "2.75"])  # type: ignore[list-item]
+    screen = played(lesson, ["", None, "2.75"])
     assert "Ctrl-D again leaves" in screen
     assert "✓ Right" in screen
 
@@ -96,6 +126,13 @@ def test_a_short_form_of_the_lessons_own_command_goes_on_with_it(tmp_path: Path)
     assert screen.count("We stand") == 1
     assert "back where the lesson was" in screen
     assert "The end." in screen
+
+
+def test_a_question_computes_nothing_on_the_tape(tmp_path: Path) -> None:
+    text = ASK + "```question\nAnd the gradient?\nanswer: grad(weight)[1, 0]\n```\n"
+    screen = played(lesson_of(tmp_path, text), ["", "what #2", "what loss", "goto z", "ops", "", "2.75", "what #5"])
+    assert screen.count("not computed yet") == 4
+    assert "= 2.75" not in screen.partition("✓ Right")[0]
 
 
 def test_hint_show_and_skip(tmp_path: Path) -> None:
@@ -218,3 +255,106 @@ def test_a_lesson_that_is_not_there_is_said(tmp_path: Path) -> None:
         with pytest.raises(LessonError):
             find(word)
     assert find("forward").number == 1
+
+
+# -- for a room, and for paper ---------------------------------------------------------------------------------------
+
+PARTS = """First.
+
+```formula
+a = b
+```
+
+Second.
+
+```nnrepl
+goto forward
+```
+
+Third, {{x[0, 1]}}.
+
+```notes
+Only for a teacher.
+```
+
+```question
+What is z?
+answer: z[0, 1]
+```
+
+Last.
+"""
+
+
+def test_a_lesson_is_shown_part_by_part(tmp_path: Path) -> None:
+    lesson = lesson_of(tmp_path, PARTS)
+    at_once = played(lesson, [""])
+    assert "Third, 2." in at_once
+    assert "Only for a teacher" not in at_once
+    for lines, seen, unseen in (
+        ([], "a = b", "Third"),
+        ([""], "step 1 · forward", "Third"),
+        (["", ""], "What is z?", "Last."),
+        (["", "", ""], "hint helps, show tells", "2.75"),
+        (["", "", "show"], "It is 2.75.", "Last."),
+        (["", "", "show", ""], "Last.", "Traceback"),
+    ):
+        screen = played(lesson, lines, present=True)
+        assert seen in screen
+        assert unseen not in screen
+    assert played(lesson, ["", ""], present=True).count("───") > at_once.count("───"), "formulas are large"
+
+
+def test_a_lesson_is_written_with_what_it_shows(tmp_path: Path) -> None:
+    lesson = lesson_of(tmp_path, PARTS + "```task\nDo.\nuntil: bias[0] > 8\nsolution: bias[0] = 9\n```\n")
+    for form in ("html", "ipynb", "cast"):
+        target = tmp_path / f"lesson.{form}"
+        publish(lesson, form, target, False)
+        text = target.read_text(encoding="utf-8")
+        for said in ("Third, 2.", "2.75", "goto forward", "bias[0] = 9"):
+            assert said in text, f"{form}: {said}"
+        assert "Only for a teacher" not in text
+        with pytest.raises(UserError, match="-f writes over it"):
+            publish(lesson, form, target, False)
+        publish(lesson, form, target, True)
+        if form == "ipynb":
+            nbformat.validate(nbformat.reads(text, 4))
+        if form == "cast":
+            head, *events = map(json.loads, text.splitlines())
+            assert head["version"] == 2
+            assert [at for at, _, _ in events] == sorted(at for at, _, _ in events)
+    with pytest.raises(UserError, match="nowhere"):
+        publish(lesson_of(tmp_path, "```nnrepl\ngoto nowhere\n```\n"), "html", tmp_path / "x.html", False)
+    with pytest.raises(UserError, match="cannot write"):
+        publish(lesson, "html", tmp_path / "no" / "folder" / "x.html", False)
+
+
+# -- the command line ------------------------------------------------------------------------------------------------
+
+
+def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = lesson_of(tmp_path, PARTS).path
+    assert main(["learn"]) == 0
+    assert "Forward: a neuron" in capsys.readouterr().out
+    assert main(["learn", "--check", str(path)]) == 0
+    assert "✓ all hold" in capsys.readouterr().out
+    assert main(["learn", "--notes", str(path)]) == 0
+    assert "Only for a teacher." in capsys.readouterr().out
+    path.write_text(path.read_text().replace("z[0, 1]", "zz[0, 1]"))
+    assert main(["learn", "--check", str(path)]) == 1
+    assert "zz" in capsys.readouterr().out
+    for wrong in (["99"], ["nowhere.md"], ["--check"], ["--check", str(tmp_path / "net.py")]):
+        assert main(["learn", *wrong]) == 2, wrong
+        assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_progress_is_kept_and_a_damaged_file_is_none(tmp_path: Path) -> None:
+    file = tmp_path / "deep" / "lessons.json"
+    assert load_progress(file) == {}
+    assert keep_progress("lesson 1", Mark(3, 9), file) == ""
+    assert keep_progress("lesson 2", Mark(0, 5, True), file) == ""
+    assert load_progress(file) == {"lesson 1": Mark(3, 9), "lesson 2": Mark(0, 5, True)}
+    for damaged in ("", "[]", "{", '{"a": 3}', '{"a": {"part": "x"}}'):
+        file.write_text(damaged)
+        assert load_progress(file) == {}
+    assert "cannot write" in keep_progress("lesson 1", Mark(), tmp_path / "deep" / "lessons.json" / "under")

@@ -15,10 +15,12 @@ import pyte
 from tests.support import ROOT
 
 KEYS = {
-    "F3": "\x1bOR", "F4": "\x1bOS", "F5": "\x1b[15~", "F6": "\x1b[17~", "F7": "\x1b[18~", "F8": "\x1b[19~",
+    "F2": "\x1bOQ", "F3": "\x1bOR", "F4": "\x1bOS", "F5": "\x1b[15~", "F6": "\x1b[17~", "F7": "\x1b[18~",
+    "F8": "\x1b[19~",
     "F9": "\x1b[20~", "F10": "\x1b[21~", "F11": "\x1b[23~", "Shift-F10": "\x1b[21;2~", "Shift-F11": "\x1b[23;2~",
-    "Tab": "\t", "Enter": "\r", "Ctrl-C": "\x03", "Ctrl-D": "\x04", "Ctrl-R": "\x12", "Up": "\x1b[A", "Down": "\x1b[B",
-    "Esc": "\x1b", "PageDown": "\x1b[6~", "PageUp": "\x1b[5~",
+    "Tab": "\t", "Enter": "\r", "Ctrl-C": "\x03", "Ctrl-D": "\x04", "Ctrl-R": "\x12", "Up": "\x1b[A",
+    "Down": "\x1b[B",
+    "Left": "\x1b[D", "Right": "\x1b[C", "Esc": "\x1b", "PageDown": "\x1b[6~", "PageUp": "\x1b[5~",
 }  # fmt: skip
 
 
@@ -32,7 +34,7 @@ class Screen:
     """
 
     def __init__(self, *arguments: str, columns: int = 100, rows: int = 30, env: dict[str, str] | None = None) -> None:
-        usual = {"TERM": "xterm-256color", "PYTHONPATH": str(ROOT), "LANG": "C.UTF-8"}
+        usual = {"TERM": "xterm-256color", "PYTHONPATH": str(ROOT), "LANG": "C.UTF-8", "COLORFGBG": "15;0"}
         environment = {key: value for key, value in os.environ.items() if key not in ("COLUMNS", "LINES", "NO_COLOR")}
         self._screen = pyte.HistoryScreen(columns, rows, history=5000)
         self._stream = pyte.Stream(self._screen)

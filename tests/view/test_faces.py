@@ -104,6 +104,8 @@ def test_what_they_say(trace: nnrepl.Trace) -> None:
     session = nnrepl.Session(trace)
     assert str(session.run("p 40 + 2")) == "42"
     assert repr(session.run("p 'a[bold]:smile:'")) == "'a[bold]:smile:'"
+    assert str(session.run("c")) == str(session.run("c")) == "This is the end of the tape."
+    session.goto("start")
     assert "bit for bit" in str(trace.verify())
     first, second = session.step(), session.step()
     assert "#2  transpose" in str(first)  # it stood there, though the session has moved on
@@ -123,10 +125,14 @@ def test_norms_are_those_of_mlx(trace: nnrepl.Trace) -> None:
     made = outline.outline_of(trace.tape.passes)
     for value, norm in made.norms.items():
         assert norm == pytest.approx(mx.linalg.norm(value.array).item(), rel=1e-5)
-    assert norms([mx.array([3e30, 4e30]), mx.array([3e-30, 4e-30]), mx.zeros(3)]) == pytest.approx([5e30, 5e-30, 0])
-    assert math.isnan(norms([mx.array([math.nan, 1])])[0])
-    assert norms([mx.array([math.inf, 1])]) == [math.inf]
-    assert norms([mx.array([3e4, 4e4], mx.float16)]) == pytest.approx([5e4], rel=1e-3)  # the square is beyond float16
+    for rest in (0, 1000):  # small ones are summed up in Python
+        zeros = mx.zeros(rest)
+        arrays = [mx.array([3e30, 4e30]), mx.array([3e-30, 4e-30]), mx.zeros(3), mx.array([3j, 4])]
+        assert norms([mx.concatenate([one, zeros]) for one in arrays]) == pytest.approx([5e30, 5e-30, 0, 5])
+        assert math.isnan(norms([mx.concatenate([mx.array([math.nan, math.inf]), zeros])])[0])
+        assert norms([mx.concatenate([mx.array([math.inf, 1]), zeros])]) == [math.inf]
+        half = mx.concatenate([mx.array([3e4, 4e4], mx.float16), zeros.astype(mx.float16)])
+        assert norms([half]) == pytest.approx([5e4], rel=1e-3)  # the square is beyond float16
 
 
 def test_repr_computes_nothing_and_a_large_trace_neither(trace: nnrepl.Trace, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from nnrepl.explain.limits import THRESHOLDS, usual
 from nnrepl.explain.look import Look
-from nnrepl.explain.paths import gradient_pass
+from nnrepl.explain.paths import gradient_pass, same_function
 from nnrepl.session.errors import UserError
 from nnrepl.session.session import Session
 from nnrepl.tape import GRADIENT_PASS, Op, Pass
@@ -64,7 +65,7 @@ class Report:
         return [finding for finding in self.findings if finding.level == WARNING]
 
 
-@dataclass(slots=True)
+@dataclass
 class Case:
     """What a check looks at.
 
@@ -104,19 +105,21 @@ class Case:
             found.append(later)
         return found
 
+    @cached_property
+    def series(self) -> list[Pass]:
+        """The gradient passes of the same function, this one among them."""
+        return same_function(self.session, self.part)
+
     @property
     def before(self) -> Pass | None:
         """The last gradient pass of the same function before this one, None if it is the first."""
-        passes = self.session.tape.passes
-        return next((earlier for earlier in reversed(passes[: passes.index(self.part)])
-                     if earlier.kind == GRADIENT_PASS and earlier.title == self.part.title), None)  # fmt: skip
+        at = self.series.index(self.part)
+        return self.series[at - 1] if at else None
 
     @property
     def next(self) -> Pass | None:
         """The next gradient pass of the same function, None if there is none yet."""
-        passes = self.session.tape.passes
-        return next((later for later in passes[passes.index(self.part) + 1 :]
-                     if later.kind == GRADIENT_PASS and later.title == self.part.title), None)  # fmt: skip
+        return next(iter(self.series[self.series.index(self.part) + 1 :]), None)
 
 
 Check = Callable[[Case], Iterator[Finding]]
