@@ -146,8 +146,8 @@ class Reading:
         """The place of a breakpoint; None while nothing is called so."""
         raise NotImplementedError
 
-    def unasked(self, entry: Entry) -> str:
-        """Why a condition could not be asked where its place matched; "" if it could."""
+    def unasked(self, entry: Entry) -> str | None:
+        """Why a condition could not be asked where its place matched; None if it could."""
         raise NotImplementedError
 
     def find(self, place: Place, start: int, end: int, reverse: bool = False) -> int | None:

@@ -440,9 +440,9 @@ class Session(Motions):
         """The place of a breakpoint; None while nothing is called so."""
         return self.lookout.search.place(entry)
 
-    def unasked(self, entry: Entry) -> str:
-        """Why a condition could not be asked where its place matched; "" if it could."""
-        return self.lookout.search.unasked.get(entry, "")
+    def unasked(self, entry: Entry) -> str | None:
+        """Why a condition could not be asked where its place matched; None if it could."""
+        return self.lookout.search.unasked.get(entry)
 
     def find(self, place: Place, start: int, end: int, reverse: bool = False) -> int | None:
         """The first position of a place in a range (the last one, in reverse), its condition included."""
