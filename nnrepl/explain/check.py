@@ -166,7 +166,7 @@ class Question:
     coarse: mx.Dtype
     peak: float
     count: int
-    together: float = 0.1
+    together: float = 0.02
     value: float | None = None
     smooth: Callable[[mx.Dtype], Scalar] | None = None
 
@@ -212,7 +212,7 @@ def _of_op(look: Look, session: Session, op: Op) -> list[Question]:
         if mx.issubdtype(of.dtype, mx.floating) and of.size:
             run = projected(forward, of, rule.outputs, [value.array for value in cotangents])
             coarse = coarsest([*forward.inputs, *forward.outputs, *cotangents])
-            questions.append(Question(gradient.name, of, gradient.array, run, coarse, peak, _ELEMENTS, 0.02))
+            questions.append(Question(gradient.name, of, gradient.array, run, coarse, peak, _ELEMENTS))
     return questions
 
 
