@@ -10,6 +10,7 @@ from nnrepl.explain import words
 from nnrepl.explain.answer import Answer, Evidence
 from nnrepl.explain.look import Look
 from nnrepl.explain.paths import gradient_pass, same_function
+from nnrepl.ops import Trait, has
 from nnrepl.session.errors import UserError
 from nnrepl.session.session import Session
 from nnrepl.tape import Op, Pass, Value
@@ -43,15 +44,18 @@ def why_loss(session: Session) -> Answer:
     shares = sorted(
         (Share(old.name, change) for (old, _, _), change in zip(pairs, changes)), key=lambda one: -abs(one.change)
     )
-    predicted, weights, data = sum(changes), mixed - first, second - mixed
+    predicted, weights, rest = sum(changes), mixed - first, second - mixed
+    others = _others(look, before, after)
     answer = Answer(
         f"The loss went from {words.number(float(first))} ({before.address}) to "
         f"{words.number(float(second))} (pass "
         f"{after.number}): {signed(second - first)}. The weights account for {signed(weights)}"
         + (
-            f", other data for {signed(data)}."
-            if abs(data) > 1e-6 * max(abs(first), 1e-12)
-            else "; the data is the same."
+            f", what else differs{f' ({_listed(others)})' if others else ''} for {signed(rest)}."
+            if abs(rest) > 1e-6 * max(abs(first), 1e-12)
+            else "; nothing else that goes in differs."
+            if not others
+            else f"; {_listed(others)} differ{'s' if len(others) == 1 else ''} too, which changes next to nothing."
         )
     )
     answer.reasons.append(
@@ -85,6 +89,28 @@ def _pairs(before: Pass, after: Pass) -> list[tuple[Value, Value, Value]]:
         for leaf in before.wrt
         if before.grads.get(leaf) and leaf.name in later and later[leaf.name].shape == leaf.shape
     ]
+
+
+def _others(look: Look, before: Pass, after: Pass) -> list[str]:
+    """What goes into two passes beside the weights and is not the same in both: data, drawn numbers, constants."""
+    wrt = {*before.wrt, *after.wrt}
+    found: dict[str, None] = {}
+    for one, other in zip(_forward(before), _forward(after)):
+        pairs = list(zip(one.inputs, other.inputs))
+        if has(one.name, Trait.RANDOM):
+            pairs += zip(one.outputs, other.outputs)
+        for old, new in pairs:
+            made = old.op is not None and old.op.part is before and not has(old.op.name, Trait.RANDOM)
+            if made or old is new or old in wrt or new in wrt or not (look.can_see(old) and look.can_see(new)):
+                continue
+            look.see([old, new])
+            if old.shape != new.shape or not look.numbers([mx.array_equal(old.array, new.array, equal_nan=True)])[0]:
+                found[words.name(old)] = None
+    return list(found)
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def _on_old_data(before: Pass, after: Pass) -> mx.array:
