@@ -9,7 +9,7 @@ import mlx.core as mx
 from nnrepl.explain import words
 from nnrepl.explain.answer import Answer, Evidence
 from nnrepl.explain.look import Look
-from nnrepl.explain.paths import gradient_pass, same_function
+from nnrepl.explain.paths import gradient_pass, leaves_later, same_function
 from nnrepl.ops import Trait, has
 from nnrepl.session.errors import UserError
 from nnrepl.session.session import Session
@@ -83,11 +83,11 @@ def _pair(session: Session) -> tuple[Pass, Pass]:
 
 def _pairs(before: Pass, after: Pass) -> list[tuple[Value, Value, Value]]:
     """Each parameter before and after, with its gradient before."""
-    later = {leaf.name: leaf for leaf in after.wrt}
+    later = leaves_later(before, after)
     return [
-        (leaf, later[leaf.name], before.grads[leaf][-1])
+        (leaf, later[leaf], before.grads[leaf][-1])
         for leaf in before.wrt
-        if before.grads.get(leaf) and leaf.name in later and later[leaf.name].shape == leaf.shape
+        if before.grads.get(leaf) and leaf in later and later[leaf].shape == leaf.shape
     ]
 
 
@@ -115,8 +115,7 @@ def _listed(names: list[str]) -> str:
 
 def _on_old_data(before: Pass, after: Pass) -> mx.array:
     """The loss of the new weights on the old data: the recorded forward ops on other leaves."""
-    later = {leaf.name: leaf for leaf in after.wrt}
-    now: dict[Value, mx.array] = {leaf: later[leaf.name].array for leaf in before.wrt if leaf.name in later}
+    now: dict[Value, mx.array] = {leaf: new.array for leaf, new in leaves_later(before, after).items()}
     reached = set(now)
     for op in _forward(before):
         if any(value.canonical in reached for value in op.inputs):
