@@ -12,10 +12,10 @@ nnrepl.post_mortem()                           look at what was recorded last, w
 from nnrepl.tape.collector import paused
 
 with paused():  # what is imported stays: the collector would only walk it again and again
-    from nnrepl.programs.function import Recorded, Trace, trace
+    from nnrepl.programs.function import Recorded, Trace
     from nnrepl.record.verify import Receipt
     from nnrepl.session.errors import UserError
-    from nnrepl.shell.api import Session, debug
+    from nnrepl.shell.api import Session, debug, trace
     from nnrepl.shell.cell_magics import load_ipython_extension
     from nnrepl.shell.entering import post_mortem, recording, set_trace
     from nnrepl.tape import Op, Pass, Source, Value, draw_with
