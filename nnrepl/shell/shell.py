@@ -278,16 +278,18 @@ class Shell(Hooks):
         """Give the person the floor, until the program is to run on."""
         self.at_prompt = True
         self.held.leave()
+        goes_on = False
         try:
             self._open()
             while self.session.waits:
                 if not self._turn():
                     return
+            goes_on = self.session.running
         finally:
             self.at_prompt = False
             screen = self.reader.screen
             if screen is not None:
-                screen.leave()  # the program has the terminal
+                screen.leave(for_now=goes_on)  # the program has the terminal
             if self.session.running:
                 self._stand_in()
 

@@ -95,6 +95,26 @@ def test_a_program_that_fails_is_seen(tmp_path: Path) -> None:
         screen.until("▶ #2")
 
 
+def test_a_step_of_the_program_does_not_flicker(tmp_path: Path) -> None:
+    program = tmp_path / "slow.py"
+    program.write_text(
+        "import time\nimport mlx.core as mx\na = mx.ones(2)\nb = a + 1\nc = b * 2\ntime.sleep(1.5)\nmx.exp(c)\n"
+    )
+    with Screen("--tui", "--stop-at-entry", str(program), rows=40) as screen:
+        screen.until("▶ #1 ● a ")
+        screen.press("F8")
+        screen.until("▶ #2 ● b ")
+        away = screen.raw[screen.raw.rindex("\x1b[?1049l") :]
+        assert screen.raw[: -len(away)].rindex("\x1b[?2026h") > screen.raw[: -len(away)].rindex("\x1b[?2026l")
+        assert "\x1b[?2026l" not in away[: away.index("\x1b[?1049h")]  # all of it is shown at once
+        screen.line("c")
+        screen.quiet(0.8)  # but what takes its time is seen
+        away = screen.raw[screen.raw.rindex("\x1b[?1049l") :]
+        assert "\x1b[?1049h" not in away
+        assert "\x1b[?2026l" in away
+        screen.until("The program has ended")
+
+
 def test_without_a_terminal_it_is_one_line() -> None:
     result = nnrepl_cli("--tui")
     assert result.returncode == 2
