@@ -94,6 +94,7 @@ class Watch:
         self._frames: dict[FrameType, _Frame] = {}
         self._known: dict[int, _Watched] = {}
         self._resting: dict[int, Holder] = {}
+        self._resuming = False
         self._modules: dict[int, FrameType] = {}
         """The module frames whose variables functions set (`global`), by their namespace."""
 
@@ -167,6 +168,7 @@ class Watch:
 
     def resume(self, frames: Mapping[FrameType | None, Activation | None]) -> None:
         """Look again, after a stretch in which nobody did: these calls are running now."""
+        self._resuming = True  # what is noted of arrays made meanwhile must keep them: no op will make them again
         for gone in [frame for frame in self._frames if frame not in frames]:
             del self._frames[gone]
         for watched in self._known.values():
@@ -177,6 +179,7 @@ class Watch:
             elif frame is not None and scope is not None and scope.code is frame.f_code:
                 self.enter(frame)
                 self.belong(frame, scope)
+        self._resuming = False
 
     def release(self) -> None:
         """Let go of all frames, and of what their variables hold."""
@@ -201,6 +204,8 @@ class Watch:
             value = None
             if kind is _array:
                 value = live.get(id(thing))
+                if value is None and self._resuming:
+                    value = self.recorder.leaf(thing, "captured", names[at])
                 kept: Any = weakref.ref(thing) if value is None else value
             elif kind in _PLAIN:
                 kept = thing

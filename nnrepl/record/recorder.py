@@ -432,6 +432,8 @@ class Recorder:
 
     def over(self) -> None:
         """The program has ended: what its variables and models held at its end is noted."""
+        if self.levels is not None:
+            self.levels.losses.settle()
         self.watch.settle()
         self.stack.release()
 

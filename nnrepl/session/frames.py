@@ -125,11 +125,13 @@ class Frames:
         if found is not None:
             return found
         thing = step.variables.get(name, UNBOUND)
+        if thing is UNBOUND:
+            return None
         if isinstance(thing, mx.array):
             thing = self.names.leaf_of(thing) or thing
         elif not isinstance(thing, (type, FunctionType, ModuleType)):
             thing = self.names.homes.holder_of(thing) or thing
-        return None if thing is UNBOUND else Held(thing)
+        return Held(thing)
 
     def _of_cell(self, name: str, step: Activation, position: int) -> Held | NotYet | None:
         """A global variable that the code of a module has set which is not on the stack any more, or not yet: another

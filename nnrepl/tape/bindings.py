@@ -311,6 +311,10 @@ class Bindings:
         entries = [(at, scope, thing) for track in tracks for at, scope, _, thing in track]
         return sorted(entries, key=_position) if len(tracks) > 1 else entries
 
+    def names(self) -> list[str]:
+        """The names of all variables that are noted."""
+        return list(dict.fromkeys(entry[2] for entry in self.log))
+
 
 def is_module(code: CodeType) -> bool:
     """Whether it is the code of a module or of a cell, which sets global variables."""

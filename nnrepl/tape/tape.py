@@ -13,7 +13,7 @@ from nnrepl.tape.bindings import Bindings
 from nnrepl.tape.collector import wake
 from nnrepl.tape.face import Face
 from nnrepl.tape.notes import Notes
-from nnrepl.tape.op import Op
+from nnrepl.tape.op import ClosedOp, Op
 from nnrepl.tape.passes import Hole, Mark, Pass
 from nnrepl.tape.places import Source
 from nnrepl.tape.steps import Steps
@@ -54,6 +54,8 @@ class Tape:
         names: Resolves names and places.
         notes: What is known about its ops and values. All timelines share it; all else is this tape's own.
         compiled: Where compiled functions ran that the program had called: the first op, and behind the last.
+        late: Where ops are recorded again in the middle of what ran natively: what came just before was not recorded.
+        retraced: The steps in which MLX traced a compiled function while they ran natively.
         bindings: What the program's variables held.
         passed: Where the program came to lines that make no op, by file and line, as far as that was looked for: the
             positions of the ops that came next.
@@ -68,6 +70,8 @@ class Tape:
         self.names = names
         self.notes = Notes() if notes is None else notes
         self.compiled: list[tuple[int, int]] = []
+        self.late: set[int] = set()
+        self.retraced: set[int] = set()
         self.bindings = Bindings()
         self.passed: dict[tuple[str, int], list[int]] = {}
         self.steps = Steps(self)
@@ -78,6 +82,12 @@ class Tape:
 
     def __len__(self) -> int:
         return len(self.ops)
+
+    @property
+    def closed(self) -> bool:
+        """Whether calls lie on it that ran natively and have not been opened."""
+        ops = self.ops
+        return any(isinstance(ops[part.start], ClosedOp) for part in self.passes if len(part) == 1)
 
     def fork(self, position: int, names: Names) -> Tape:
         """A new tape that shares everything before `position`: the ops, the values, what is noted about them, and

@@ -13,7 +13,7 @@ from nnrepl.session.session import Session
 from nnrepl.tape import GRADIENT_PASS, Pass, Value
 from nnrepl.view.content import Item, Part
 from nnrepl.view.outline import norms
-from nnrepl.view.plot import Curve, Plot
+from nnrepl.view.plot import HEIGHT, Curve, Plot
 from nnrepl.view.tensor import number
 
 STEPS = 2000
@@ -21,7 +21,7 @@ STEPS = 2000
 _MANY = 200
 """Of more gradients than these none is computed unasked."""
 _BLOCKS = "▁▂▃▄▅▆▇█"
-_PLOT_LINES = 13
+_PLOT_LINES = HEIGHT + 3
 
 
 class Losses:
