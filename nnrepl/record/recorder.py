@@ -329,7 +329,8 @@ class Recorder:
 
     def mark(self, how: str, args: tuple[Any, ...], frame: FrameType) -> None:
         """The program forces an evaluation."""
-        values = tuple(self.live[id(array)] for array in arrays_of(args) if id(array) in self.live)
+        live = self.live
+        values = tuple([value for array in arrays_of(args) if (value := live.get(id(array))) is not None])
         frame = self.stack.program_frame(frame)
         scope = self.stack.enter(frame)
         if how.endswith("eval"):
