@@ -11,7 +11,7 @@ import mlx.core as mx
 
 from nnrepl.record.batches import of_one_size, rows
 from nnrepl.session.expressions import aside
-from nnrepl.session.session import Session
+from nnrepl.session.reading import Reading
 from nnrepl.tape import Value
 
 
@@ -57,7 +57,7 @@ class Look:
         ops: How many ops were evaluated for it.
     """
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Reading) -> None:
         self.session = session
         self.ops = 0
         self._stats: dict[Value, Stat] = {}
