@@ -35,6 +35,7 @@ class Opening:
         self._old = old
         self._steps = steps
         self._expected = expected
+        self._whole = len(expected) >= len(old)
         self._start = 0
         self._calls = 0
         self._shift = 0
@@ -45,7 +46,7 @@ class Opening:
         if self.free:
             return False
         if at >= len(self._expected):
-            return recorder.levels is not None and recorder.levels.native
+            return self._whole and recorder.levels is not None and recorder.levels.native
         if not isinstance(self._expected[at], ClosedOp):
             native = recorder.levels is not None and recorder.levels.native
             return native and at - self._shift in self._old.late
