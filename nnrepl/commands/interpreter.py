@@ -53,7 +53,7 @@ class Interpreter:
         aliases: Names for lines.
         typed: The lines that were typed.
         collecting: For what lines are being collected (`commands 1` ... `end`), "" for nothing.
-        player: The lesson that is being played, if one is.
+        player: The lesson that is being played, if one is; `left`: the one that was left with `learn stop`.
     """
 
     def __init__(self, session: Session) -> None:
@@ -82,6 +82,7 @@ class Interpreter:
         self._lines: list[str] = []
         self._collected: Callable[[list[str]], None] = _nothing
         self.player: Player | None = None
+        self.left: Player | None = None
 
     def run(self, line: str) -> RenderableType | None:
         """Run one line. Returns what to show, None for nothing.

@@ -18,11 +18,11 @@ from typing import Any
 
 import mlx.core as mx
 
-from nnrepl.record.bindings import first_argument
 from nnrepl.record.patches import Patches
 from nnrepl.record.recorder import NATIVE, RECORD, Recorder, noticing, ready
 from nnrepl.record.source import is_library
 from nnrepl.record.stack import UPDATES
+from nnrepl.record.variables import first_argument
 from nnrepl.tape import GRADIENT_PASS, UPDATE_PASS, Activation, ClosedOp, Pass, Value, is_evaluated
 
 Call = tuple[str, str]

@@ -156,17 +156,30 @@ class Motions(Reading):
         self._return_to(target, START_OF_TAPE if self.cursor == target else "")
 
     def goto(self, text: str) -> None:
-        """Go to the nearest position of a place, in either direction (see `nnrepl.session.places`).
+        """Go to the nearest position of a place, in either direction (see `nnrepl.session.places`): in this step, as
+        far as it goes; else before; else ahead.
 
         Raises:
             UserError: If there is no such place.
         """
         place = self.place(text)
         found = self.nearest(place)
-        if found is not None:
+        if found is not None and self._comes_next(place, found):
+            find = lambda begin, end, reverse: self.find(place, begin, end, reverse)  # noqa: E731
+            here = self.tape.here
+            self.forward(
+                goals.UntilStepEnds(place, find, len(self.tape), lambda at: self._arrival(place, at), here, found)
+            )
+        elif found is not None:
             self.arrive(found, END_OF_TAPE if place.title == "end" else self._arrival(place, found))
         else:
             self._on(place, len(self.tape))
+
+    def _comes_next(self, place: Place, found: int) -> bool:
+        """Whether the nearest position of a place is the step before's, and this step's may be still to come."""
+        steps, here = self.tape.steps, self.tape.here
+        fixed = place.kind in ("op", "edge", "pass", "step")
+        return not fixed and self.goes_on and here == len(steps) and 0 < steps.number_at(found) == here - 1
 
     def _on(self, place: Place, start: int) -> None:
         """Go on to the first position of a place from `start` on, by letting the program run if it has to."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+from collections.abc import Iterator
 from typing import Any
 
 import mlx.core as mx
@@ -9,6 +12,7 @@ import mlx.core as mx
 from nnrepl.record.bounds import OutOfBounds, outside
 from nnrepl.record.names import ProgramNames
 from nnrepl.record.recorder import Recorder
+from nnrepl.record.source import file_of
 from nnrepl.session import places
 from nnrepl.session.errors import NoGradient, NotYet, UserError
 from nnrepl.session.expressions import Expressions, Surroundings, aside
@@ -20,8 +24,9 @@ from nnrepl.session.place import Place
 from nnrepl.session.places import Here
 from nnrepl.session.program import Program
 from nnrepl.session.state import Course, Going, Over, Replaying, Waiting
-from nnrepl.tape import GRADIENT_PASS, Op, Pass, Tape, Value
+from nnrepl.tape import GRADIENT_PASS, Op, Pass, Tape, Value, own_site
 from nnrepl.timeline.evaluation import Work, evaluate, pending
+from nnrepl.timeline.timelines import Timeline
 
 
 class Reading:
@@ -118,6 +123,12 @@ class Reading:
         """The modules whose lines are not the program's own."""
         return tuple(str(self.settings["skip"]).split())
 
+    @property
+    def program_name(self) -> str:
+        """The name of the file whose lines made the first op; "" where none is known."""
+        site = next((own_site(op, self.skip) for op in self.tape.ops if op.scope is not None), None)
+        return "" if site is None else os.path.basename(file_of(site.scope.code))
+
     def find(self, place: Place, start: int, end: int, reverse: bool = False) -> int | None:
         """The first position of a place in a range (the last one, in reverse), its condition included."""
         raise NotImplementedError
@@ -175,6 +186,22 @@ class Reading:
             return False
         with aside():
             return outside(ops) is None
+
+    @contextlib.contextmanager
+    def looking_at(self, line: Timeline) -> Iterator[None]:
+        """Read another timeline for a while, from its end."""
+        before = self.tape, self.names, self.cursor, self.lookup, self.program
+        if line.tape is not self.tape:
+            self.tape, self.names, self.cursor = line.tape, line.names, len(line.tape)
+            self.tape.stand(self.cursor)
+            self.lookup = self.expressions.lookup = Lookup(line.tape, line.names)
+            self.program = Program(line.tape)
+        try:
+            yield
+        finally:
+            self.tape, self.names, self.cursor, self.lookup, self.program = before
+            self.expressions.lookup = self.lookup
+            self.tape.stand(self.cursor)
 
     def over_steps(self, parsed: Parsed) -> list[tuple[int, float]]:
         """An expression as it stands behind the last gradient call of each training step, with the number of the

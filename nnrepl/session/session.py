@@ -271,6 +271,8 @@ class Session(Motions):
             self.arrive(raised[-1] if raised else len(self.tape), EXCEPTION, error)
         elif isinstance(goal, goals.FirstForward):
             self.arrive(len(self.tape) if only_defines(self.tape) else 0, END_OF_PROGRAM, error)
+        elif isinstance(goal, goals.UntilStepEnds):
+            self.arrive(goal.give_up(), goal.reason, missed="the program has ended meanwhile")
         else:
             self.arrive(len(self.tape), END_OF_PROGRAM, error, missed=goals.missed(goal, self.tape))
         self.give_floor()
@@ -419,6 +421,10 @@ class Session(Motions):
         self.hooks.unwinding()
         hold_on()
         raise Restart
+
+    def close(self) -> None:
+        """Nothing runs any more, and nothing can run again: from now on one looks, and changes nothing."""
+        self.recorder = self.restarts = self.changes.restarts = None
 
     def quit(self) -> None:
         """End the session; unwinds the program if it is running."""

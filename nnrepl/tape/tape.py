@@ -20,6 +20,7 @@ from nnrepl.tape.steps import Steps
 from nnrepl.tape.value import Value
 
 _copy = mx.array.__copy__
+_FEW_SCANS, _LONG = 8, 4096
 
 
 class Names(Protocol):
@@ -77,6 +78,7 @@ class Tape:
         self.here = 1
         self._consumers: dict[Value, list[Op]] = {}
         self._consumers_known = 0
+        self._scans = 0
 
     def __len__(self) -> int:
         return len(self.ops)
@@ -149,12 +151,23 @@ class Tape:
         return self.passes[max(found - 1, 0)]
 
     def consumers(self, value: Value) -> tuple[Op, ...]:
-        """The ops that take `value` as an input, in order."""
+        """The ops that take `value` as an input, in order. Who asks for one or two on a long tape does not wait until
+        all are known."""
+        if self._scans < _FEW_SCANS and len(self.ops) - self._consumers_known > _LONG:
+            self._scans += 1
+            return tuple([op for op in self.ops[self._behind(value) :] if value in op.inputs])
         for op in self.ops[self._consumers_known :]:
             for taken in dict.fromkeys(op.inputs):
                 self._consumers.setdefault(taken, []).append(op)
         self._consumers_known = len(self.ops)
         return tuple(self._consumers.get(value, ()))
+
+    def _behind(self, value: Value) -> int:
+        """From which position on ops can take a value."""
+        op = value.op
+        if op is None or not op.position < len(self.ops) or self.ops[op.position] is not op:
+            return 0
+        return op.position + 1
 
     def rebuild(self, value: Value) -> mx.array:
         """Make the array of a dropped value again from its op, and from as much before it as was dropped."""
