@@ -157,6 +157,6 @@ def look_at_failure(session: Session, error: BaseException | None) -> None:
     """
     recorder, tape = session.recorder, session.tape
     levels = None if recorder is None else recorder.levels
-    failed = isinstance(error, Exception) and levels is not None and levels.native
+    failed = isinstance(error, Exception) and levels is not None and levels.native and session.stood is None
     if failed and tape.ops and session.hooks.looks() and session.changes.can_run_again:
         session.changes.open(frozenset([tape.steps.number_at(len(tape) - 1)]), -1)
