@@ -98,8 +98,8 @@ class Opening:
         return position + sum(more for start, more in self.grown if start < position)
 
     def parted(self) -> str:
-        """Take over what losses are known already. Returns where the numbers of this run are others than those of the run before, as the losses of closed calls tell; ""
-        if they are the same as far as that is known."""
+        """Take over the losses that are known already. Returns where the numbers of this run are others than those of
+        the run before, as the losses of closed calls tell; "" if they are the same as far as that is known."""
         for old, new in self.pairs:
             before, now = old.part.loss, new.part.loss
             if now is None and before is not None:  # what the program evaluates later is known already
