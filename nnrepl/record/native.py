@@ -241,6 +241,10 @@ class Losses:
         if isinstance(loss, mx.array) and loss.size == 1:
             self._op, self._loss = op, weakref.ref(loss)
 
+    def now(self) -> mx.array | None:
+        """The last one, whether it has been evaluated or not."""
+        return None if self._loss is None else self._loss()
+
     def settle(self) -> None:
         """Keep the last one, if its number is there."""
         if self._loss is None or self._op is None:

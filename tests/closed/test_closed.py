@@ -165,3 +165,17 @@ def test_an_edit_in_an_opened_step_is_the_program_with_that_line(tmp_path: Path)
     play_lines = ("continue", "goto step 7", "step 3", "z = z * 2", "continue", "goto end", "print('end', loss.item())")
     shown = play(tmp_path / "train.py", *play_lines)
     assert re.findall(r"^end .*", shown, re.MULTILINE) == re.findall(r"^end .*", printed, re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", ["adam", "iterators"])
+def test_a_condition_on_the_loss_is_asked_without_recording(name: str, tmp_path: Path) -> None:
+    program = PROGRAMS[name]
+    (tmp_path / "train.py").write_text(HEAD + QUIET + program)
+    telling = program.replace("\n    opt.update", "\n    print('at', i, loss.item())\n    opt.update")
+    printed, _ = plainly(HEAD + TOLD + telling)
+    losses = [(int(step), float(loss)) for step, loss in re.findall(r"^at (\d+) (.*)$", printed, re.MULTILINE)]
+    first, second = (next(i for i, loss in losses if loss < losses[at][1] * 1.0001) for at in (5, 10))
+    below = [f"until loss < {losses[at][1] * 1.0001}" for at in (5, 10)]
+    shown = play(tmp_path / "train.py", below[0], "p i", "continue", "goto start", below[1], "p i", "p loss.item()")
+    assert re.findall(r"^i = (\d+)", shown, re.MULTILINE) == [str(first), str(second)]
+    assert re.findall(r"loss.item\(\) = (.*)", shown) == [str(losses[second][1])]
