@@ -31,7 +31,7 @@ from nnrepl.shell import playing
 from nnrepl.shell.notebook import CellReader, in_notebook, notebook_console
 from nnrepl.shell.progress import Progress
 from nnrepl.shell.readers import Pipe, Reader, continued, prompt_of
-from nnrepl.view.signs import encodable, without_codes
+from nnrepl.view.signs import encodable, harmless, without_codes
 from nnrepl.view.theme import THEMES
 
 PLAIN_WIDTH = 100
@@ -214,7 +214,7 @@ class Shell(Hooks):
     def _greet(self) -> None:
         """Show the banner, once: at the beginning, however long the program computes before its first op."""
         if self.banner:
-            self.console.print(Text(self.banner), soft_wrap=not self.console.is_terminal)
+            self.console.print(Text(harmless(self.banner)), soft_wrap=not self.console.is_terminal)
             self.show(Text(""))
             self.banner = ""
 
