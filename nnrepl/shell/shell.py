@@ -243,6 +243,10 @@ class Shell(Hooks):
         self._line = self.interpreter.line
         self.show(Text(f"opening {title}: the program runs again; Ctrl-C stops it", style="hint"))
 
+    def looks(self) -> bool:
+        """In a batch nobody does, unless a command says so."""
+        return not self.quiet
+
     def opened(self, moved: Callable[[int], int], seen: int) -> None:
         """What was printed has moved with the tape."""
         self.held.moved(moved, seen)

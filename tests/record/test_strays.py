@@ -11,7 +11,7 @@ import pytest
 
 import nnrepl
 from nnrepl.record import strays
-from nnrepl.record.intercept import _vectorcall_slot
+from nnrepl.record.patches import _vectorcall_slot
 from tests.support import plain_and_traced
 
 local = mx.tanh

@@ -113,6 +113,28 @@ def test_a_line_that_makes_no_op_stops_at_the_next_one(tmp_path: Path, lines: li
     assert re.search(where.format(**at), screen.partition("(nnrepl) ")[2]), screen
 
 
+RARE = PRINTING.replace("    mx.eval(net.parameters())\n", "    if number != 1:\n        far = mx.exp(loss)\n")
+
+
+@pytest.mark.parametrize(
+    ("lines", "made", "where"),
+    [
+        (["until step 2", "goto update"], 1, r"step 2 · update 1"),  # this step's, which comes next
+        (["until step 2", "goto exp"], 2, r"exp was not in step 2; this is the last one before\nstep 1 · "),
+        (["until step 3", "goto exp"], 2, r"exp · 1 of 1 in this step\nstep 1 · "),  # the step before had none
+        (["until step 2", "goto start", "goto update"], 1, r"step 1 · update 1"),
+        (["until step 3", "until step 3 update", "goto softmax"], 2, r"step 3 · forward "),  # this step's is there
+        (["until step 2", "goto step 1"], 1, r"step 1 · forward "),
+    ],
+)
+def test_goto_looks_to_the_end_of_this_step_for_what_the_step_before_had(
+    tmp_path: Path, lines: list[str], made: int, where: str
+) -> None:
+    screen = play(tmp_path, RARE, *lines)
+    assert turns(screen) == made
+    assert re.search(where, screen.rpartition("(nnrepl) goto")[2]), screen
+
+
 def losses(screen: str) -> list[str]:
     """The losses that a program has printed."""
     return re.findall(r"^loss (\S+)$", screen, re.MULTILINE)
