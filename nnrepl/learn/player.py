@@ -280,7 +280,7 @@ class Player:
         self._held = False
 
     def _is_next(self, text: str, waits: Commands) -> bool:
-        return not self.strayed and len(waits.lines) == 1 and self.same_line(text, waits.lines[0])
+        return not self.strayed and self.same_line(text, waits.lines[0])
 
     def _own(self, text: str) -> Turn:
         self.strayed = True

@@ -7,6 +7,7 @@ import contextlib
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import pytest
@@ -21,7 +22,7 @@ from nnrepl.shell.lessons import Student, check, perform
 from nnrepl.shell.publishing import publish
 from nnrepl.shell.readers import PROMPT
 from nnrepl.view.theme import THEMES
-from tests.learn.playing import lesson_of, played
+from tests.learn.playing import PROGRAM, lesson_of, played
 
 ASK = "```nnrepl\ngoto forward\n```\n```question\nWhat is z?\nanswer: z[0, 1]\nafter: So it is.\n```\n"
 
@@ -172,6 +173,35 @@ option: the second :: z[0, 0] < 100
     assert "1 missing" in screen
     assert "bogus is none of" in screen
     assert "there are 1 to 2 to choose from" in screen
+
+
+def test_steps_can_be_asked_about(tmp_path: Path) -> None:
+    text = """```nnrepl
+continue
+```
+```question
+Is it lower?
+answer: history(loss)[-1] < history(loss)[0]
+```
+```question
+How many steps?
+answer: len(history(loss))
+```
+```question
+Where are we?
+answer: step_number
+```
+```question
+The first loss?
+answer: history(loss)[0]
+```
+"""
+    lesson = lesson_of(tmp_path, text)
+    assert not check(lesson).problems
+    plain: dict[str, Any] = {}
+    exec(PROGRAM.replace("range(3)", "range(1)"), plain)
+    screen = played(lesson, ["", "yes", "3", "3", f"{plain['loss'].item():.2f}"])
+    assert screen.count("✓ Right") == 4
 
 
 def test_a_task_is_done_by_whatever_brings_it_about(tmp_path: Path) -> None:
