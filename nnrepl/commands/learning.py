@@ -75,6 +75,7 @@ def play(it: Interpreter, player: Player) -> None:
     """Let a lesson have the next word at the prompt."""
     player.same_line = lambda a, b: same_line(it, a, b)
     player.is_line = lambda text: is_line(it, text)
+    player.spelled_out = lambda text: spelled_out(it, text)
     it.player, it.left = player, None
 
 
@@ -122,6 +123,12 @@ def same_line(it: Interpreter, a: str, b: str) -> bool:
     except UserError:
         return False
     return (first.command, first.text, first.kind) == (second.command, second.text, second.kind)
+
+
+def spelled_out(it: Interpreter, text: str) -> str:
+    """The command for which a single letter stands, unless the program has something of that name."""
+    is_short = len(text) == 1 and text in it.table and not it.is_name(text)
+    return it.table[text].names[0] if is_short else ""
 
 
 def is_line(it: Interpreter, text: str) -> bool:

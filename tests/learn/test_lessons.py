@@ -93,12 +93,30 @@ def test_a_wrong_answer_is_told_what_it_is(tmp_path: Path, typed: str, said: str
     assert ("✓" in screen) == said.startswith("Right")
 
 
-@pytest.mark.parametrize("typed", ["", "q!", "apple", "1/0", "2 3 4", "(", "hello there", "1,2,3", "--", "nan"])
+@pytest.mark.parametrize(
+    "typed", ["", "q", "c", "h", "z", "q!", "apple", "1/0", "2 3 4", "(", "hello there", "1,2,3", "--", "nan"]
+)
 def test_what_is_no_answer_is_answered_kindly_and_asked_again(tmp_path: Path, typed: str) -> None:
     screen = played(lesson_of(tmp_path, ASK), ["", typed, "2.75"])
     assert "✓ Right" in screen
     assert "So it is." in screen
     assert "Traceback" not in screen
+
+
+def test_a_letter_is_no_command_at_a_question(tmp_path: Path) -> None:
+    screen = played(lesson_of(tmp_path, ASK), ["", "q", "quit", "2.75"])
+    assert "q is short for the command quit; write it out here." in screen
+    assert "✓" not in screen
+
+
+def test_a_word_of_the_trade_is_linked_where_it_is_said_first(tmp_path: Path) -> None:
+    text = "A **layer** has **biases**.\n\n---\n\nThe **layer** and **ReLU**, **nothing**.\n\n"
+    text += "```nnrepl\ngoto forward\n```\n"
+    screen = played(lesson_of(tmp_path, text), [""])
+    assert screen.count("help layer · help bias") == 1
+    assert screen.count("help ReLU") == 1
+    assert screen.count("help layer") == 1
+    assert "help nothing" not in screen
 
 
 def test_control_c_and_control_d_lose_nothing(tmp_path: Path) -> None:
