@@ -6,7 +6,7 @@ import os
 import re
 from dataclasses import dataclass
 
-from nnrepl.explain import words
+from nnrepl.explain import surprise, words
 from nnrepl.explain.cases import Names
 from nnrepl.explain.explanation import Explanation, Symbol, origin_of
 from nnrepl.explain.links import shown
@@ -89,6 +89,9 @@ def explain_call(session: Session, call: Call) -> Explanation:
     found.symbols = [
         Symbol(names(value), f"{tuple(value.shape)} {words.dtype(value.dtype)}", origin_of(value)) for value in taken
     ]
+    cross_entropy = surprise.find(call.ops) if whole is LOSSES["cross_entropy"] else None
+    if cross_entropy is not None:
+        found.lines = surprise.forward(look, cross_entropy, names)
     found.steps = _steps(session, look, call, names)
     found.chain = _effect(look, session, [*results[:1], *taken], names)
     found.notes.append(f"explain {first.label} explains its first op with numbers.")

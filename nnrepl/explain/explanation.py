@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import mlx.core as mx
 
-from nnrepl.explain import words, worked
+from nnrepl.explain import surprise, words, worked
 from nnrepl.explain.cases import Names, names_for
 from nnrepl.explain.elements import Index, named, parse, telling, unravel
 from nnrepl.explain.entry import ELEMENTWISE, MOVE, Entry, bind, entry_for
@@ -49,6 +49,7 @@ class Explanation:
         lines: Its arithmetic.
         notes: Broadcasting, reductions, indexing in words; what else is to be known.
         steps: For a function or a module: its parts.
+        whole: For a gradient that several ops of a loss function make: how it comes about as a whole.
         chain: For the loss: how it comes from what the op at the cursor makes.
         update: For a parameter that an optimizer has changed: its whole step.
         ops: How many ops were evaluated.
@@ -65,6 +66,7 @@ class Explanation:
     steps: list[str] = field(default_factory=list)
     chain: list[str] = field(default_factory=list)
     update: list[str] = field(default_factory=list)
+    whole: list[str] = field(default_factory=list)
     ops: int = 0
 
 
@@ -334,6 +336,22 @@ def _backward(look: Look, found: Explanation, op: Op, entry: Entry | None, value
         if not found.lines:
             found.lines = [f"{found.element} = {words.number(result_at(look, value, place))}"]
     found.notes.extend(_backward_notes(op, entry, value, found.lines))
+    found.whole = _as_a_whole(look, op, value, place, names)
+
+
+def _as_a_whole(look: Look, op: Op, value: Value, place: Index, names: Names) -> list[str]:
+    """What the gradient of logits is, where a cross-entropy made it in several ops and this is the last of them."""
+    of, part = value.gradient_of, op.part
+    if of is None or not value.size or value not in part.grads.get(of.canonical, ())[-1:]:
+        return []
+    whole = surprise.around(part, of)
+    arrived = part.grads.get(whole.loss.canonical) if whole is not None else None
+    if whole is None or not arrived:
+        return []
+    lines = surprise.backward(look, whole, value, arrived[-1], place, names)
+    return (
+        ["Cross-entropy as a whole: shares, less 1 at the right answer, times what arrives.", *lines] if lines else []
+    )
 
 
 def _backward_rule(found: Explanation, op: Op, entry: Entry | None, value: Value, names: Names) -> None:

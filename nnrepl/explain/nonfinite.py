@@ -255,7 +255,8 @@ def born(birth: Birth) -> str:
         return f"{birth.value.name} holds {_SIGN[birth.kind]}; what made it cannot be followed further: {birth.lost}"
     if birth.constant is not None:
         return f"{did(birth.op)}, has {words.number(birth.constant)} in its call"
-    out = "infinite ones" if birth.before is not None else "finite numbers"
+    empty = birth.op.inputs and not any(taken.size for taken in birth.op.inputs)
+    out = "infinite ones" if birth.before is not None else "no numbers" if empty else "finite numbers"
     return f"{did(birth.op)}, makes {_SIGN[birth.kind]} out of {out}"
 
 

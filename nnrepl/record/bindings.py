@@ -6,47 +6,57 @@ identity. Nothing that is noted keeps an array alive: tensors are noted as Value
 
 from __future__ import annotations
 
-import dis
 import sys
 import weakref
 from collections.abc import Callable, Iterable, Mapping
-from functools import lru_cache
-from itertools import repeat
 from operator import is_
-from types import CodeType, FrameType, FunctionType, ModuleType
+from types import FrameType, FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
 from nnrepl.record.source import is_library
+from nnrepl.record.variables import OPTIMIZED, looked_at, read, sets_globals
 from nnrepl.tape import UNBOUND, Activation, Holder, Large, Value
+from nnrepl.tape.bindings import Bindings, Noted
 
 if TYPE_CHECKING:
     from nnrepl.record.recorder import Recorder
 
 _array = mx.array
-_OPTIMIZED = 0x1  # inspect.CO_OPTIMIZED: the locals live in fast slots, so `f_locals` is a copy
-_CACHED_LOCALS = sys.version_info < (3, 13)
 _PLAIN = frozenset(
     (type(UNBOUND), int, float, bool, str, complex, type(None), bytes, range, slice, mx.Dtype, type(Ellipsis))
 )
 _NUMBERS = frozenset((int, float, bool, str, type(None)))
-_UNSET = repeat(UNBOUND)
 _FEW, _MOST = 16, 4096
 
 
 class _Frame:
     """A frame that is being watched: its variables, what they held last, and the small containers among them."""
 
-    __slots__ = ("coming", "containers", "kept", "library", "names", "optimized", "scope", "values")
+    __slots__ = (
+        "bindings",
+        "coming",
+        "containers",
+        "kept",
+        "library",
+        "names",
+        "noted",
+        "optimized",
+        "scope",
+        "values",
+    )
 
     def __init__(self, frame: FrameType) -> None:
         code = frame.f_code
-        self.optimized = bool(code.co_flags & _OPTIMIZED)
-        self.names, self.library = _looked_at(code)
+        self.optimized = bool(code.co_flags & OPTIMIZED)
+        self.names, self.library = looked_at(code)
         self.values: list[Any] = [UNBOUND] * len(self.names)
         self.kept: list[Any] = [UNBOUND] * len(self.names)
         """What was noted of the values."""
+        self.noted: Noted | None = None
+        self.bindings: Bindings | None = None
+        """Of which tape that is."""
         self.coming: list[Any] = []
         self.containers: list[tuple[Any, _Watched]] = []
         self.scope: Activation
@@ -72,60 +82,6 @@ class _Loose:
     """Stands for what a variable holds, after that was let go of."""
 
 
-_variables: dict[CodeType, tuple[tuple[str, ...], bool]] = {}
-
-
-def variables_of(code: CodeType) -> tuple[str, ...]:
-    """The variables that are looked at: those that the code of a function has, or that the code of a module sets."""
-    return _looked_at(code)[0]
-
-
-def recall_variables(code: CodeType, names: tuple[str, ...]) -> None:
-    """Say which variables of some code were looked at, where its instructions cannot be asked any more."""
-    _variables[code] = names, is_library(code.co_filename)
-
-
-def _looked_at(code: CodeType) -> tuple[tuple[str, ...], bool]:
-    """The variables of some code that are looked at, and whether it is a library's."""
-    known = _variables.get(code)
-    if known is None:
-        if code.co_filename.endswith(_PLUMBING):
-            names: tuple[str, ...] = ()
-        elif not code.co_flags & _OPTIMIZED:
-            names = tuple(_stored(code, "STORE_NAME"))
-        elif _CACHED_LOCALS and not _READERS.isdisjoint(code.co_names) and _asks_for_locals(code):
-            names = ()  # reading them would change the dict that the program may have got from `locals()`
-        else:
-            names = (*code.co_varnames, *code.co_cellvars, *code.co_freevars)
-        names = tuple(dict.fromkeys(name for name in names if name.isidentifier()))
-        known = _variables[code] = names, is_library(code.co_filename)
-    return known
-
-
-_PLUMBING = ("/mlx/nn/utils.py", "/mlx/utils.py")
-"""What only hands on: whole trees of parameters go through it, and nobody asks for its variables."""
-_READERS = frozenset(("locals", "vars", "exec", "eval"))
-
-
-def _asks_for_locals(code: CodeType) -> bool:
-    return any(step.opname == "LOAD_GLOBAL" and step.argval in _READERS for step in dis.get_instructions(code))
-
-
-def _stored(code: CodeType, how: str) -> list[str]:
-    """The names that code sets by an instruction, and those that functions in it set as global ones."""
-    found = [step.argval for step in dis.get_instructions(code) if step.opname in (how, "STORE_GLOBAL")]
-    for part in code.co_consts:
-        if isinstance(part, CodeType):
-            found += _stored(part, "STORE_GLOBAL")
-    return found
-
-
-@lru_cache(1024)
-def _sets_globals(code: CodeType) -> bool:
-    """Whether a function in some code sets global variables."""
-    return any(_stored(part, "STORE_GLOBAL") for part in code.co_consts if isinstance(part, CodeType))
-
-
 class Watch:
     """Looks at variables for one recorder.
 
@@ -138,6 +94,7 @@ class Watch:
         self._frames: dict[FrameType, _Frame] = {}
         self._known: dict[int, _Watched] = {}
         self._resting: dict[int, Holder] = {}
+        self._resuming = False
         self._modules: dict[int, FrameType] = {}
         """The module frames whose variables functions set (`global`), by their namespace."""
 
@@ -147,10 +104,10 @@ class Watch:
         """Begin to watch a frame; returns its first argument, None if it has none. `belong` comes next."""
         state = self._frames[frame] = _Frame(frame)
         code = frame.f_code
-        if not state.optimized and not state.library and _sets_globals(code):
+        if not state.optimized and not state.library and sets_globals(code):
             self._modules[id(frame.f_globals)] = frame
         if state.names:
-            state.coming = _read(frame, state)
+            state.coming = read(frame, state.names, state.optimized)
             if state.optimized and code.co_argcount:
                 return state.coming[0]
         return None
@@ -164,7 +121,8 @@ class Watch:
         if state.names:
             self._note(state, state.coming, position)
             state.coming = []
-        self._see_globals(frame, state)
+        if self._modules:
+            self._see_globals(frame, state)
 
     def see(self, frame: FrameType) -> None:
         """Note what the variables of a frame hold now, where that has changed."""
@@ -174,18 +132,19 @@ class Watch:
         tape = self.recorder.tape
         position = tape.bindings.seen[state.scope] = len(tape.ops)
         if state.names:
-            values = _read(frame, state)
+            values = read(frame, state.names, state.optimized)
             if not all(map(is_, values, state.values)):
                 self._note(state, values, position)
             for view, watched in state.containers:
                 last = watched.last
                 if last is None or len(view) != len(last) or (len(last) <= _FEW and not all(map(is_, view, last))):
                     self._look(watched, position)
-        self._see_globals(frame, state)
+        if self._modules:
+            self._see_globals(frame, state)
 
     def _see_globals(self, frame: FrameType, state: _Frame) -> None:
         """Note what the global variables of a function hold now, where functions set some."""
-        if self._modules and state.optimized and not state.library:
+        if state.optimized and not state.library:
             module = self._modules.get(id(frame.f_globals))
             if module is not None and module is not frame:
                 self.see(module)
@@ -209,6 +168,7 @@ class Watch:
 
     def resume(self, frames: Mapping[FrameType | None, Activation | None]) -> None:
         """Look again, after a stretch in which nobody did: these calls are running now."""
+        self._resuming = True  # what is noted of arrays made meanwhile must keep them: no op will make them again
         for gone in [frame for frame in self._frames if frame not in frames]:
             del self._frames[gone]
         for watched in self._known.values():
@@ -219,6 +179,7 @@ class Watch:
             elif frame is not None and scope is not None and scope.code is frame.f_code:
                 self.enter(frame)
                 self.belong(frame, scope)
+        self._resuming = False
 
     def release(self) -> None:
         """Let go of all frames, and of what their variables hold."""
@@ -228,30 +189,42 @@ class Watch:
 
     def _note(self, state: _Frame, values: list[Any], position: int) -> None:
         bindings, scope, live = self.recorder.tape.bindings, state.scope, self.recorder.live
-        log, own = bindings.log, bindings.call(scope)
-        before = state.values
+        noted = state.noted
+        if noted is None or state.bindings is not bindings:
+            state.bindings, noted = bindings, bindings.call(scope)
+            state.noted = noted
+        log, own = bindings.log, noted.entries
+        before, names, known = state.values, state.names, state.kept
         state.values = values
         contained = False
         for at, thing in enumerate(values):
-            if thing is not before[at]:
-                kind = type(thing)
-                if kind is _array:
-                    value = live.get(id(thing))
-                    kept: Any = weakref.ref(thing) if value is None else value
-                elif kind in _PLAIN:
-                    kept = thing
-                else:
-                    kept = self.keep(thing, position)
-                    contained = contained or type(kept) is Holder
-                if state.containers and id(before[at]) in self._known:
-                    contained = True  # one of them is no longer there
-                if kept is not state.kept[at]:
-                    state.kept[at] = kept
-                    entry = (position, scope, state.names[at], kept)
-                    log.append(entry)
-                    own.append(entry)
-                    if type(kept) is Holder:
-                        bindings.held_containers.append(entry)
+            if thing is before[at]:
+                continue
+            kind = type(thing)
+            value = None
+            if kind is _array:
+                value = live.get(id(thing))
+                if value is None and self._resuming:
+                    value = self.recorder.leaf(thing, "captured", names[at])
+                kept: Any = weakref.ref(thing) if value is None else value
+            elif kind in _PLAIN:
+                kept = thing
+            else:
+                kept = self.keep(thing, position)
+                contained = contained or type(kept) is Holder
+            if state.containers and id(before[at]) in self._known:
+                contained = True  # one of them is no longer there
+            if kept is not known[at]:
+                known[at] = kept
+                entry = (position, scope, names[at], kept)
+                log.append(entry)
+                own.append(entry)
+                if value is not None:
+                    value.bound = entry if value.bound is None else (value.bound, entry)
+                elif type(kept) is Holder:
+                    bindings.held_containers.append(entry)
+        if len(own) >= noted.due:
+            noted.index()
         if contained:
             state.containers = self._containers(values, state.library)
 
@@ -469,32 +442,6 @@ def _same(watched: _Watched) -> bool:
         return True
     view = _view(thing)
     return last is not None and len(view) == len(last) and all(map(is_, view, last))
-
-
-def _read(frame: FrameType, state: _Frame) -> list[Any]:
-    """What the variables of a frame hold."""
-    variables: Any = frame.f_locals
-    if not state.optimized:
-        return list(map(variables.get, state.names, _UNSET))
-    if not _CACHED_LOCALS:
-        variables = dict(variables)
-    values = list(map(variables.get, state.names, _UNSET))
-    if _CACHED_LOCALS and sys.getrefcount(variables) <= 3:
-        # Before 3.13 the frame keeps this copy of its locals, and with it every array in it, alive.
-        variables.clear()
-    return values
-
-
-def first_argument(frame: FrameType) -> Any:
-    """The first argument of the function that runs in `frame`, None if it takes none."""
-    code = frame.f_code
-    if not code.co_argcount or not code.co_flags & _OPTIMIZED or not variables_of(code):
-        return None
-    variables = frame.f_locals
-    argument = variables.get(code.co_varnames[0])
-    if _CACHED_LOCALS and sys.getrefcount(variables) <= 3:
-        variables.clear()
-    return argument
 
 
 def _is_library(kind: type) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,6 +12,7 @@ import mlx.core as mx
 from nnrepl.record.bounds import OutOfBounds, outside
 from nnrepl.record.names import ProgramNames
 from nnrepl.record.recorder import Recorder
+from nnrepl.record.source import file_of
 from nnrepl.session import places
 from nnrepl.session.errors import NoGradient, NotYet, UserError
 from nnrepl.session.expressions import Expressions, Surroundings, aside
@@ -22,7 +24,7 @@ from nnrepl.session.place import Place
 from nnrepl.session.places import Here
 from nnrepl.session.program import Program
 from nnrepl.session.state import Course, Going, Over, Replaying, Waiting
-from nnrepl.tape import GRADIENT_PASS, Op, Pass, Tape, Value
+from nnrepl.tape import GRADIENT_PASS, Op, Pass, Tape, Value, own_site
 from nnrepl.timeline.evaluation import Work, evaluate, pending
 from nnrepl.timeline.timelines import Timeline
 
@@ -120,6 +122,12 @@ class Reading:
     def skip(self) -> tuple[str, ...]:
         """The modules whose lines are not the program's own."""
         return tuple(str(self.settings["skip"]).split())
+
+    @property
+    def program_name(self) -> str:
+        """The name of the file whose lines made the first op; "" where none is known."""
+        site = next((own_site(op, self.skip) for op in self.tape.ops if op.scope is not None), None)
+        return "" if site is None else os.path.basename(file_of(site.scope.code))
 
     def find(self, place: Place, start: int, end: int, reverse: bool = False) -> int | None:
         """The first position of a place in a range (the last one, in reverse), its condition included."""

@@ -122,7 +122,13 @@ Results of a step are shown if they are small (config peek). In lists: ● evalu
   F4               emacs or vi keys
   Ctrl-C           clears the line; while the program runs, stops it at its next op
   Ctrl-D           leaves
-In the full screen also F3 (tensors as numbers or pictures), PageUp and PageDown.""",
+In the full screen (tui) also
+  F2, Shift-Tab    the next pane; Esc leads back to the prompt, and so does typing
+  arrows, PageUp   move in the pane; Enter looks inside of what is marked, Space goes there
+  b, t             a breakpoint there (again: none), until there
+  F3               tensors as numbers or as pictures
+  mouse            a click does what Space or b would, the wheel moves what is under it
+What a key or a click did is shown as the command that does it.""",
         (),
         ("tui", "config"),
     ),
