@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import RenderableType
 
 from nnrepl.commands.interpreter import Interpreter
 from nnrepl.commands.table import Grammar, classify, command
-from nnrepl.learn.lesson import Lesson
-from nnrepl.learn.player import Player
 from nnrepl.learn.progress import load_progress
 from nnrepl.learn.shelf import find, lessons
 from nnrepl.programs.examples import folder
 from nnrepl.session.errors import Load, UserError
 from nnrepl.view.lesson import Row, hint, lessons_view
+
+if TYPE_CHECKING:
+    from nnrepl.learn.lesson import Lesson
+    from nnrepl.learn.player import Player
 
 LEARNING = "understanding"
 LESSON = Grammar("[N | FILE | next | again | stop]", lambda text: True, "words", ("next", "again", "stop"))
@@ -83,6 +86,8 @@ def player_of(lesson: Lesson, *, anew: bool = False, present: bool = False, keep
     """A lesson from where the user left it."""
     mark = load_progress().get(lesson.key) if keeps and not (anew or present) else None
     at = 0 if mark is None or mark.done or mark.parts != len(lesson.parts) else mark.part
+    from nnrepl.learn.player import Player  # a session without a lesson need not wait for it
+
     player = Player(lesson, at, present=present, keeps=keeps)
     player.catch_up()
     return player
