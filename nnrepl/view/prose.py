@@ -16,10 +16,6 @@ if TYPE_CHECKING:
     from markdown_it import MarkdownIt
     from markdown_it.token import Token
 
-if TYPE_CHECKING:
-    from markdown_it import MarkdownIt
-    from markdown_it.token import Token
-
 WIDTH = 78
 _INLINE = {"strong_open": "bold", "em_open": "italic"}
 
