@@ -35,7 +35,7 @@ from nnrepl.session.restarts import ProgramRestarts
 from nnrepl.session.running import Lookout
 from nnrepl.session.settings import defaults
 from nnrepl.session.state import Course, Going, Replaying, RunAgain
-from nnrepl.session.stops import Hit, Stops
+from nnrepl.session.stops import Breakpoint, Entry, Hit, Stops
 from nnrepl.session.typed import at_end, only_defines, upcoming
 from nnrepl.tape import ClosedOp, Op, Tape
 from nnrepl.timeline.code import Codes
@@ -430,6 +430,19 @@ class Session(Motions):
         """End the session; unwinds the program if it is running."""
         self.hooks.quitting()
         raise Quit
+
+    @property
+    def timelines(self) -> Timelines:
+        """All timelines."""
+        return self.changes.timelines
+
+    def breaks_at(self, entry: Breakpoint) -> Place | None:
+        """The place of a breakpoint; None while nothing is called so."""
+        return self.lookout.search.place(entry)
+
+    def unasked(self, entry: Entry) -> str | None:
+        """Why a condition could not be asked where its place matched; None if it could."""
+        return self.lookout.search.unasked.get(entry)
 
     def find(self, place: Place, start: int, end: int, reverse: bool = False) -> int | None:
         """The first position of a place in a range (the last one, in reverse), its condition included."""
