@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from nnrepl.programs.standins import SavedCode, as_number, as_text, demand, owners
 from nnrepl.record import source as sources
-from nnrepl.record.bindings import recall_variables
+from nnrepl.record.variables import recall_variables
 from nnrepl.tape import Activation
 
 _LINES, LARGEST = 5_000_000, 2**62

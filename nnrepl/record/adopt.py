@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
-from nnrepl.record.bindings import first_argument, variables_of
 from nnrepl.record.graph import read_graph
 from nnrepl.record.stack import is_module
+from nnrepl.record.variables import first_argument, variables_of
 from nnrepl.tape import Hole, Value, is_evaluated
 
 if TYPE_CHECKING:

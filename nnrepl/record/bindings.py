@@ -6,49 +6,48 @@ identity. Nothing that is noted keeps an array alive: tensors are noted as Value
 
 from __future__ import annotations
 
-import dis
 import sys
 import weakref
-from collections.abc import Callable, Iterable
-from functools import lru_cache
+from collections.abc import Callable, Iterable, Iterator
 from itertools import repeat
 from operator import is_
-from types import CodeType, FrameType, FunctionType, ModuleType
+from types import BuiltinFunctionType, FrameType, FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
 from nnrepl.record.source import is_library
+from nnrepl.record.variables import CACHED_LOCALS, OPTIMIZED, looked_at, sets_globals
 from nnrepl.tape import UNBOUND, Activation, Holder, Large, Value
 
 if TYPE_CHECKING:
     from nnrepl.record.recorder import Recorder
 
 _array = mx.array
-_OPTIMIZED = 0x1  # inspect.CO_OPTIMIZED: the locals live in fast slots, so `f_locals` is a copy
-_CACHED_LOCALS = sys.version_info < (3, 13)
 _PLAIN = frozenset(
     (type(UNBOUND), int, float, bool, str, complex, type(None), bytes, range, slice, mx.Dtype, type(Ellipsis))
 )
 _NUMBERS = frozenset((int, float, bool, str, type(None)))
 _UNSET = repeat(UNBOUND)
 _FEW, _MOST = 16, 4096
+_NO_STATE = frozenset((type(None), FunctionType, ModuleType, BuiltinFunctionType, type, int, float, bool, str, _array))
 
 
 class _Frame:
     """A frame that is being watched: its variables, what they held last, and the small containers among them."""
 
-    __slots__ = ("coming", "containers", "kept", "library", "names", "optimized", "scope", "values")
+    __slots__ = ("coming", "containers", "kept", "library", "names", "optimized", "scope", "shared", "values")
 
     def __init__(self, frame: FrameType) -> None:
         code = frame.f_code
-        self.optimized = bool(code.co_flags & _OPTIMIZED)
-        self.names, self.library = _looked_at(code)
+        self.optimized = bool(code.co_flags & OPTIMIZED)
+        self.names, self.library = looked_at(code)
         self.values: list[Any] = [UNBOUND] * len(self.names)
         self.kept: list[Any] = [UNBOUND] * len(self.names)
         """What was noted of the values."""
         self.coming: list[Any] = []
         self.containers: list[tuple[Any, _Watched]] = []
+        self.shared: list[tuple[Any, _Watched]] | None = []
         self.scope: Activation
 
 
@@ -72,60 +71,6 @@ class _Loose:
     """Stands for what a variable holds, after that was let go of."""
 
 
-_variables: dict[CodeType, tuple[tuple[str, ...], bool]] = {}
-
-
-def variables_of(code: CodeType) -> tuple[str, ...]:
-    """The variables that are looked at: those that the code of a function has, or that the code of a module sets."""
-    return _looked_at(code)[0]
-
-
-def recall_variables(code: CodeType, names: tuple[str, ...]) -> None:
-    """Say which variables of some code were looked at, where its instructions cannot be asked any more."""
-    _variables[code] = names, is_library(code.co_filename)
-
-
-def _looked_at(code: CodeType) -> tuple[tuple[str, ...], bool]:
-    """The variables of some code that are looked at, and whether it is a library's."""
-    known = _variables.get(code)
-    if known is None:
-        if code.co_filename.endswith(_PLUMBING):
-            names: tuple[str, ...] = ()
-        elif not code.co_flags & _OPTIMIZED:
-            names = tuple(_stored(code, "STORE_NAME"))
-        elif _CACHED_LOCALS and not _READERS.isdisjoint(code.co_names) and _asks_for_locals(code):
-            names = ()  # reading them would change the dict that the program may have got from `locals()`
-        else:
-            names = (*code.co_varnames, *code.co_cellvars, *code.co_freevars)
-        names = tuple(dict.fromkeys(name for name in names if name.isidentifier()))
-        known = _variables[code] = names, is_library(code.co_filename)
-    return known
-
-
-_PLUMBING = ("/mlx/nn/utils.py", "/mlx/utils.py")
-"""What only hands on: whole trees of parameters go through it, and nobody asks for its variables."""
-_READERS = frozenset(("locals", "vars", "exec", "eval"))
-
-
-def _asks_for_locals(code: CodeType) -> bool:
-    return any(step.opname == "LOAD_GLOBAL" and step.argval in _READERS for step in dis.get_instructions(code))
-
-
-def _stored(code: CodeType, how: str) -> list[str]:
-    """The names that code sets by an instruction, and those that functions in it set as global ones."""
-    found = [step.argval for step in dis.get_instructions(code) if step.opname in (how, "STORE_GLOBAL")]
-    for part in code.co_consts:
-        if isinstance(part, CodeType):
-            found += _stored(part, "STORE_GLOBAL")
-    return found
-
-
-@lru_cache(1024)
-def _sets_globals(code: CodeType) -> bool:
-    """Whether a function in some code sets global variables."""
-    return any(_stored(part, "STORE_GLOBAL") for part in code.co_consts if isinstance(part, CodeType))
-
-
 class Watch:
     """Looks at variables for one recorder.
 
@@ -147,7 +92,7 @@ class Watch:
         """Begin to watch a frame; returns its first argument, None if it has none. `belong` comes next."""
         state = self._frames[frame] = _Frame(frame)
         code = frame.f_code
-        if not state.optimized and not state.library and _sets_globals(code):
+        if not state.optimized and not state.library and sets_globals(code):
             self._modules[id(frame.f_globals)] = frame
         if state.names:
             state.coming = _read(frame, state)
@@ -161,6 +106,8 @@ class Watch:
         state.scope = scope
         tape = self.recorder.tape
         position = tape.bindings.seen[scope] = len(tape.ops)
+        if state.optimized and not state.library:
+            state.shared = self._shared(frame, position)
         if state.names:
             self._note(state, state.coming, position)
             state.coming = []
@@ -177,10 +124,12 @@ class Watch:
             values = _read(frame, state)
             if not all(map(is_, values, state.values)):
                 self._note(state, values, position)
-            for view, watched in state.containers:
-                last = watched.last
-                if last is None or len(view) != len(last) or (len(last) <= _FEW and not all(map(is_, view, last))):
-                    self._look(watched, position)
+        if state.shared is None:
+            state.shared = self._shared(frame, position) if state.optimized and not state.library else []
+        for view, watched in (*state.containers, *state.shared):
+            last = watched.last
+            if last is None or len(view) != len(last) or (len(last) <= _FEW and not all(map(is_, view, last))):
+                self._look(watched, position)
         self._see_globals(frame, state)
 
     def _see_globals(self, frame: FrameType, state: _Frame) -> None:
@@ -253,6 +202,21 @@ class Watch:
             if watched is not None and watched.last is not None:
                 containers.append((_view(thing), watched))
         return containers
+
+    def _shared(self, frame: FrameType, position: int) -> list[tuple[Any, _Watched]]:
+        """The containers that a function of the program's knows as global variables."""
+        found = []
+        variables = frame.f_globals
+        for name in frame.f_code.co_names:
+            thing = variables.get(name)
+            if type(thing) in _NO_STATE:
+                continue
+            if id(thing) not in self._known:
+                self.keep(thing, position)
+            watched = self._known.get(id(thing))
+            if watched is not None and watched.last is not None:
+                found.append((_view(thing), watched))
+        return found
 
     # -- things --------------------------------------------------------------------------------------------
 
@@ -373,6 +337,7 @@ class Watch:
         for state in self._frames.values():
             state.values = [_LOOSE] * len(state.names)
             state.containers = []
+            state.shared = None
 
     # -- arrays that change --------------------------------------------------------------------------------
 
@@ -396,6 +361,20 @@ class Watch:
             if any(type(item) is _array and concerns(item) for item in watched.last or ()):
                 watched.last = None
                 self._look(watched, position)
+
+    def containers(self) -> Iterator[tuple[Any, Any]]:
+        """Every container that is known and still there, with what it holds: a dict or a sequence."""
+        for watched in list(self._known.values()):
+            thing = watched.refer()
+            if thing is not None:
+                yield thing, (thing if isinstance(thing, (dict, list, tuple)) else thing.__dict__)
+
+    def look_at(self, thing: Any) -> None:
+        """Note what a container holds now."""
+        watched = self._known.get(id(thing))
+        if watched is not None:
+            watched.last = None
+            self._look(watched, len(self.recorder.tape.ops))
 
     def look_again(self, holders: Iterable[Holder]) -> None:
         """Note what containers hold, of which something else was noted for a while."""
@@ -463,25 +442,13 @@ def _read(frame: FrameType, state: _Frame) -> list[Any]:
     variables: Any = frame.f_locals
     if not state.optimized:
         return list(map(variables.get, state.names, _UNSET))
-    if not _CACHED_LOCALS:
+    if not CACHED_LOCALS:
         variables = dict(variables)
     values = list(map(variables.get, state.names, _UNSET))
-    if _CACHED_LOCALS and sys.getrefcount(variables) <= 3:
+    if CACHED_LOCALS and sys.getrefcount(variables) <= 3:
         # Before 3.13 the frame keeps this copy of its locals, and with it every array in it, alive.
         variables.clear()
     return values
-
-
-def first_argument(frame: FrameType) -> Any:
-    """The first argument of the function that runs in `frame`, None if it takes none."""
-    code = frame.f_code
-    if not code.co_argcount or not code.co_flags & _OPTIMIZED or not variables_of(code):
-        return None
-    variables = frame.f_locals
-    argument = variables.get(code.co_varnames[0])
-    if _CACHED_LOCALS and sys.getrefcount(variables) <= 3:
-        variables.clear()
-    return argument
 
 
 def _is_library(kind: type) -> bool:

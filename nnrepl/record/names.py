@@ -12,9 +12,9 @@ import mlx.core as mx
 
 from nnrepl.record import source as sources
 from nnrepl.record.adopt import path_in
-from nnrepl.record.bindings import variables_of
 from nnrepl.record.homes import Home, Homes
 from nnrepl.record.stack import is_module, is_module_type
+from nnrepl.record.variables import variables_of
 from nnrepl.tape import GRADIENT_PASS, UNBOUND, UPDATE_PASS, Activation, Leaf, Op, Source, Tape, Value
 
 GRADIENT_SIGN = "∂L/∂"

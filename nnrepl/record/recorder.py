@@ -135,6 +135,8 @@ class Recorder:
     def call(self, operation: Operation, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType) -> Any:
         """Run an operation for the program and write it down. Returns what MLX returned."""
         self.intake.enter(self)
+        if self.intake.follows:
+            args = self.intake.taken(args, frame)
         inputs: list[Value] = []
         template: list[Any] = []
         live = self.live

@@ -143,12 +143,13 @@ class Changes:
         restarts = self._able()
         session = self.session
         target, position = place_of(session.tape, value, session.cursor)
+        scope = session.where().scope
+        if target is value.origin:  # it is changed where it enters a gradient call
+            scope = next((part.scope for part in session.tape.passes if value in part.wrt), scope)
         with held():  # once it has run, all of it is there, or nothing
             with restarts.computing() as recorder, allowed():
                 try:
-                    edit = make_edit(
-                        recorder, target, name, line, position, lambda: compute(recorder), session.where().scope
-                    )
+                    edit = make_edit(recorder, target, name, line, position, lambda: compute(recorder), scope)
                 except BadEdit as error:
                     raise UserError(str(error)) from None
             return self._make(edit, line)

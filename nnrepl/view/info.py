@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from nnrepl.record import source as sources
-from nnrepl.record.bindings import variables_of
+from nnrepl.record.variables import variables_of
 from nnrepl.session.errors import NoGradient, NotYet
 from nnrepl.session.session import Session
 from nnrepl.tape import GRADIENT_PASS, UNBOUND, Holder, Large, Leaf, Pass, Value
