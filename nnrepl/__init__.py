@@ -6,16 +6,21 @@ nnrepl.debug(fn, *args, wrt=model)             step through it at the prompt
 nnrepl.set_trace()                             stop at the next op (also PYTHONBREAKPOINT=nnrepl.set_trace)
 with nnrepl.recording() as tape: ...           record a stretch of a program
 nnrepl.post_mortem()                           look at what was recorded last, where it failed
+%load_ext nnrepl                               in a notebook: %%nnrepl runs a cell, %nnrepl COMMAND asks
 """
 
 from nnrepl.programs.function import Recorded, Trace, trace
 from nnrepl.record.verify import Receipt
 from nnrepl.session.errors import UserError
 from nnrepl.shell.api import Session, debug
+from nnrepl.shell.cell_magics import load_ipython_extension
 from nnrepl.shell.entering import post_mortem, recording, set_trace
-from nnrepl.tape import Op, Pass, Source, Value
+from nnrepl.tape import Op, Pass, Source, Value, draw_with
+from nnrepl.view.faces import Answer, Faces
 
 __all__ = [
-    "Op", "Pass", "Receipt", "Recorded", "Session", "Source", "Trace", "UserError", "Value", "debug", "post_mortem",
-    "recording", "set_trace", "trace",
+    "Answer", "Op", "Pass", "Receipt", "Recorded", "Session", "Source", "Trace", "UserError", "Value", "debug",
+    "load_ipython_extension", "post_mortem", "recording", "set_trace", "trace",
 ]  # fmt: skip
+
+draw_with(Faces())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import platform
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,9 @@ from nnrepl._version import VERSION
 from nnrepl.commands import load_all
 from nnrepl.commands.blocks import in_file
 from nnrepl.commands.interpreter import Interpreter
+from nnrepl.commands.learning import play
 from nnrepl.commands.table import TABLE
+from nnrepl.learn.player import Player
 from nnrepl.programs.arrays import SUFFIX
 from nnrepl.programs.debuggee import Debuggee
 from nnrepl.programs.examples import example_path
@@ -26,6 +29,7 @@ from nnrepl.session.errors import Quit, UserError
 from nnrepl.session.saved import Keeper, stops_file
 from nnrepl.session.session import Session
 from nnrepl.session.settings import config_directory, config_file, load_settings
+from nnrepl.shell.lessons import lessons_parser, without_playing
 from nnrepl.shell.readers import Chain, Queue, Reader
 from nnrepl.shell.shell import Shell, is_capable, make_console, make_reader
 from nnrepl.timeline.cells import make_cell
@@ -38,7 +42,7 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog="nnrepl",
         description="A time-travel debugger for neural networks in MLX.",
-        usage="nnrepl [options] [PROGRAM [ARG ...]] | nnrepl [options] -m MODULE [ARG ...]",
+        usage="nnrepl [options] [PROGRAM [ARG ...]] | nnrepl [options] -m MODULE [ARG ...] | nnrepl learn [LESSON]",
     )
     made.add_argument("-m", dest="module", metavar="MODULE", help="run a module as python -m does")
     made.add_argument(
@@ -63,7 +67,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--plain", action="store_true", help="no colours, no control codes, a plain prompt")
     made.add_argument("--theme", choices=("dark", "light"), help="colours for a dark or light terminal")
     made.add_argument("--history", metavar="SIZE", type=size, help="memory for old values, such as 500M")
-    made.add_argument("--version", action="version", version=versions())
+    made.add_argument("--version", action="version", version=f"{versions()} · {machine()}")
     made.epilog = (
         "PROGRAM is a script, a notebook, - for standard input, or a tape that save wrote (.safetensors); without "
         "one, the built-in example. ARG are its own arguments; behind -- all are, --call too."
@@ -77,6 +81,11 @@ def size(text: str) -> int:
         return parse_size(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is no size such as 500M or 2G") from None
+
+
+def machine() -> str:
+    """The Python and the machine, for a report."""
+    return f"Python {platform.python_version()} · {platform.system()} {platform.machine()}"
 
 
 def versions() -> str:
@@ -134,6 +143,8 @@ def main(arguments: list[str] | None = None) -> int:
     load_all()
     own, program = split_arguments(sys.argv[1:] if arguments is None else arguments)
     options = parser().parse_args(own)
+    if program[:1] == ["learn"] and not Path("learn").exists():
+        return learn(options, program[1:])
     options.program, options.args = (program[0], program[1:]) if program else (None, [])
     try:
         if options.batch and not options.commands and not options.files:
@@ -149,6 +160,23 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"nnrepl: {error}", file=sys.stderr)
         return error.status if isinstance(error, CannotLoad) else USAGE_ERROR
     return Debugger(options, script, lines).run()
+
+
+def learn(options: argparse.Namespace, words: list[str]) -> int:
+    """Do what `nnrepl learn ...` says: play a lesson, list them, check one, write one. Returns the exit status."""
+    wanted = lessons_parser().parse_args(words)
+    options.call, options.args, options.module = "", [], None
+    console = make_console(options.plain, options.theme or "dark")
+    try:
+        player = without_playing(wanted, console)
+        if isinstance(player, int):
+            return player
+        script = player.script()
+    except (CannotLoad, UserError) as error:
+        print(f"nnrepl: {error}", file=sys.stderr)
+        return USAGE_ERROR
+    options.program = str(player.lesson.program)
+    return Debugger(options, script, list(options.commands), player).run()
 
 
 def look(options: argparse.Namespace, lines: list[str]) -> int:
@@ -169,7 +197,7 @@ def look(options: argparse.Namespace, lines: list[str]) -> int:
     if not options.batch:
         shell.catch_interrupts()
     try:
-        shell.interact(session.stop)
+        shell.interact()
     except Quit:
         pass
     return int(shell.failed and not is_interactive(options))
@@ -233,13 +261,17 @@ def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
 class Debugger:
     """One run of nnrepl on one program: a session, a shell, and the program under them."""
 
-    def __init__(self, options: argparse.Namespace, script: Script, lines: list[str]) -> None:
+    def __init__(
+        self, options: argparse.Namespace, script: Script, lines: list[str], player: Player | None = None
+    ) -> None:
         self.options = options
         self.script = script
+        self.player = player
         self.is_interactive = is_interactive(options)
         self.settings, self.notes = settings_of(options)
         self.console = make_console(options.plain, self.settings.get("theme", "dark"))
-        self.queue = Queue(([] if options.batch else self._startup()) + lines)
+        own = [] if options.batch or player is not None else self._startup()
+        self.queue = Queue(own + lines)
 
     def run(self) -> int:
         """Until the person has had enough. Returns the exit status."""
@@ -266,6 +298,8 @@ class Debugger:
         restored = keeper.restore() if self.is_interactive else ""
         shell = Shell(session, self.console, self._reader, self._banner(restored), self.options.batch)
         shell.interpreter.full_screen = self.options.tui
+        if self.player is not None:
+            play(shell.interpreter, self.player)
         if self.is_interactive:
             shell.after_line = keeper.save
         if not self.options.batch:
@@ -287,8 +321,12 @@ class Debugger:
     def _banner(self, restored: str) -> str:
         said = (*self.script.notes, *self.notes, *([restored] if restored else []))
         notes = "".join(f"\n{note}" for note in said)
-        begin = "type Python" if self.options.empty else "step to begin"
-        return f"{versions()} · {_short(self.script.title)} · {begin}, help for more{notes}"
+        if self.player is not None:
+            return f"{versions()}{notes}"
+        begin = "type Python, help for more" if self.options.empty else "step to begin, help for more"
+        if self.options.program is None and self.options.module is None and not self.options.empty:
+            begin = "learn for a lesson, step to begin, help"
+        return f"{versions()} · {_short(self.script.title)} · {begin}{notes}"
 
 
 def _short(title: str) -> str:

@@ -1,4 +1,4 @@
-"""README: its sessions are tested transcripts, and it lists every command.
+"""README: its session is a tested transcript, its picture a real one, and it is short.
 
 `python -m tests.test_readme` writes these parts anew.
 """
@@ -7,22 +7,10 @@ from __future__ import annotations
 
 import re
 
-from nnrepl.commands import load_all
-from nnrepl.commands.table import TABLE
+from docs import make
 from tests.support import ROOT
 
 README = ROOT / "README.md"
-
-
-def command_table() -> str:
-    """Every command, one row each, straight from the table."""
-    load_all()
-    rows = ["| command | what it does |", "| --- | --- |"]
-    for command in TABLE.commands:
-        names = ", ".join(f"`{name}`" for name in command.names)
-        grammar = f" {command.grammar.name}".replace("|", "\\|") if command.grammar.name else ""
-        rows.append(f"| {names}{grammar} | {command.summary} |")
-    return "\n".join(rows)
 
 
 def session(name: str) -> str:
@@ -32,18 +20,23 @@ def session(name: str) -> str:
 
 def rewritten(text: str) -> str:
     """README with these parts as they should be."""
-    sessions = [(f"transcript: {name}", session(name)) for name in ("readme", "repl")]
-    for start, part in (*sessions, ("commands", command_table())):
+    for start, part in (("transcript: readme", session("readme")),):
         pattern = re.compile(rf"(<!-- {re.escape(start)} -->\n)(?:.*?\n)??(<!-- end -->)", re.DOTALL)
         assert pattern.search(text), start
         text = pattern.sub(lambda match, part=part: f"{match[1]}{part}\n{match[2]}", text)
     return text
 
 
-def test_readme_shows_the_transcript_and_every_command() -> None:
+def test_readme_shows_the_transcript() -> None:
     text = README.read_text(encoding="utf-8")
     assert rewritten(text) == text
+    assert len(text.splitlines()) <= 110, "two screens"
+
+
+def test_the_picture_is_what_the_screen_shows() -> None:
+    assert make.svg(make.PICTURES["nnrepl"]) == make.README_PICTURE.read_text(encoding="utf-8")
 
 
 if __name__ == "__main__":
     README.write_text(rewritten(README.read_text(encoding="utf-8")), encoding="utf-8")
+    make.README_PICTURE.write_text(make.svg(make.PICTURES["nnrepl"]), encoding="utf-8")

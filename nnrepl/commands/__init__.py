@@ -4,7 +4,7 @@ from importlib import import_module
 
 MODULES = (
     "export", "frames", "general", "graph", "info", "inside", "lines", "look", "listing", "motions", "passes",
-    "settings", "stops", "time", "understand", "files", "reloading", "comparing", "cells",
+    "settings", "stops", "time", "understand", "learning", "files", "reloading", "comparing", "cells",
 )  # fmt: skip
 """The modules of commands, in the order in which help and README list them."""
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from nnrepl.commands.table import Table, classify
 from nnrepl.programs.notebook import is_open
 from nnrepl.session.errors import UserError
-from nnrepl.session.syntax import masked
+from nnrepl.session.parsed import masked
 
 COMPLETE, OPEN, CONTINUABLE = "complete", "open", "continuable"
 _COMPOUND = (

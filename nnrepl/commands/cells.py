@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from rich.console import Group, RenderableType
+from rich.console import RenderableType
 from rich.text import Text
 
 from nnrepl.commands.interpreter import Interpreter
 from nnrepl.commands.table import Grammar, command
 from nnrepl.session.expressions import aside
+from nnrepl.session.parsed import parse
 from nnrepl.session.typed import upcoming
 
 STATEMENT = Grammar("STATEMENT", lambda text: bool(text.strip()), "names")
@@ -23,19 +24,19 @@ def debug(it: Interpreter, text: str) -> RenderableType | None:
     """
     session = it.session
     if session.debuggee is None or upcoming(session):
-        return it.cell(text, stop=True)
+        return it.cell(parse(text), stop=True)
     from nnrepl.explain.beside import run_beside
 
     def run() -> RenderableType | None:
         with aside():
-            inner = run_beside(session, text)
+            inner = run_beside(session, parse(text))
         it.session, it.shown = inner, None
         ops = len(inner.tape)
         said = f"{text}: {ops} op{'' if ops == 1 else 's'} on a tape of their own. out leads back, _ is the result."
         if inner.error is not None:
             said = f"{text} raises {type(inner.error).__name__} at its last op. out leads back."
         inner.goto("start" if inner.error is None else f"#{ops}")
-        return Group(Text(said, style="heading"), it.show_stop(inner.stop) or Text(""))
+        return Text(said, style="heading")
 
     shown: RenderableType | None = it.guarded(run, text)
     return shown

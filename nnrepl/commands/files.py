@@ -16,7 +16,7 @@ from nnrepl.programs.saved import find, open_session
 from nnrepl.programs.saving import save
 from nnrepl.programs.script import Script
 from nnrepl.session.errors import Load, UserError
-from nnrepl.session.session import Stop
+from nnrepl.session.parsed import parse
 from nnrepl.view.saved import facts_text, saved_text
 
 FILES = "files"
@@ -60,13 +60,13 @@ def load(it: Interpreter, text: str) -> RenderableType | None:
     if not text:
         if not it.go_home():
             raise UserError("no saved tape is being looked at; load FILE opens one")
-        return Group(Text("back at the program", style="hint"), it.show_stop(Stop("", it.session.cursor)) or Text(""))
+        return Text("back at the program", style="hint")
     program = program_of(text)
     if program is not None:
         return _start(it, program)
     session, facts = open_session(find(file_name(text)))
     it.visit(session)
-    return Group(facts_text(facts), it.show_stop(session.stop) or Text(""))
+    return facts_text(facts)
 
 
 def _start(it: Interpreter, program: Script) -> RenderableType | None:
@@ -77,7 +77,7 @@ def _start(it: Interpreter, program: Script) -> RenderableType | None:
         line = import_of(program)
         if line:
             session.goto("end")
-            it.cell(line)
+            it.cell(parse(line))
             return Text(line.splitlines()[-1], style="hint")
     if session.files is None:
         raise UserError("there is no program here that another could take the place of; nnrepl PROGRAM starts one")

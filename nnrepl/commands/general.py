@@ -7,6 +7,7 @@ from rich.console import RenderableType
 from nnrepl.commands.interpreter import Interpreter
 from nnrepl.commands.manuals import apropos_view, help_view
 from nnrepl.commands.table import NOTHING, Grammar, command
+from nnrepl.learn.glossary import here
 from nnrepl.record.verify import verify as take_receipt
 from nnrepl.session.errors import UserError
 from nnrepl.session.expressions import aside
@@ -30,15 +31,19 @@ def verify(it: Interpreter, text: str) -> RenderableType | None:
         return receipt_view(take_receipt(it.session.tape, part))
 
 
-@command("help", "h", takes=Grammar("[COMMAND | TOPIC]", lambda text: True, "help"), group=GENERAL)
+@command("help", "h", takes=Grammar("[COMMAND | TOPIC | WORD | all]", lambda text: True, "help"), group=GENERAL)
 def help_(it: Interpreter, text: str) -> RenderableType | None:
-    """Show the list of commands, the manual of one, or a topic: `help step`, `help breakpoints`, `help keys`."""
-    return help_view(it.table, text)
+    """Show where to begin, or the manual of a command, a topic, a word: `help step`, `help keys`, `help gradient`.
+
+    `help all` lists every command. A word of the trade (`help chain rule`, `help MSE`) is told with the number that it
+    has where you stand.
+    """
+    return help_view(it.table, text, lambda word: here(it.session, word))
 
 
 @command("apropos", takes=Grammar("WORD", lambda text: bool(text)), group=GENERAL)
 def apropos(it: Interpreter, text: str) -> RenderableType | None:
-    """Search all manuals and topics for a word: `apropos gradient`."""
+    """Search all manuals, topics and words of the trade: `apropos gradient`."""
     return apropos_view(it.table, text)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import date
 from pathlib import Path
 
 from rich.console import Group, RenderableType
@@ -13,41 +14,93 @@ from nnrepl.commands.table import Grammar, command
 from nnrepl.session.errors import UserError
 from nnrepl.session.files import write_text
 from nnrepl.session.session import Session
-from nnrepl.tape import Op
-from nnrepl.view.drawings import FORMATS, drawing_of
+from nnrepl.tape import GRADIENT_PASS, Op, Pass, own_site
+from nnrepl.view.drawings import FORMATS, drawing_of, svg
 from nnrepl.view.graph import Lanes, neighbourhood, nodes_of
+from nnrepl.view.page import page
+from nnrepl.view.slide import Slide
+from nnrepl.view.slide_page import slide_page
+from nnrepl.view.slide_svg import ROWS as SLIDE_ROWS
+from nnrepl.view.slide_svg import slide_svg
+from nnrepl.view.slide_text import SlideText
 
 WHOLE = ("line", "function", "class", "module", "phase", "pass", "step")
 """The kinds of places of which all ops are drawn, and not what lies around one."""
 
 FOLDED = 60
 """Drawings of more ops than this in the terminal are folded by module."""
+ROWS = 40
+"""A gradient pass is folded into so many rows."""
 
 
-@command("graph", takes=Grammar("[PLACE | pass] [FILE]", lambda text: True, "places"), group=LOOK)
+@command("graph", takes=Grammar("[PLACE | pass [norms]] [FILE]", lambda text: True, "places"), group=LOOK)
 def graph(it: Interpreter, text: str) -> RenderableType | None:
     """Draw how ops hang together, in the terminal or into a file: `graph z1`, `graph pass`, `graph net.svg`.
 
     Alone it draws what lies around the next op; `graph z1` around a place, `graph layers.0` all of a module,
-    `graph backward` of a phase, `graph pass` of the whole pass. Each lane is a tensor under way, each dot an op;
-    in the backward pass only the gradients are drawn. Many ops are folded by module. With a file name it is
-    written down, the whole pass if nothing else is asked for: `graph net.svg`, `graph forward net.dot` (Graphviz),
-    `graph net.mmd` (Mermaid).
+    `graph backward` of a phase. Each lane is a tensor under way, each dot an op; in the backward pass only the
+    gradients are drawn. Many ops are folded by module.
+
+    `graph pass` draws the whole pass, forward to the left and the gradients in the same rows to the right, each with
+    its size, where that is known or little work; `graph pass norms` computes them all. With a file name it is written
+    down, the whole pass if nothing else is asked for: `graph net.svg` a slide, `graph net.html` a page whose modules
+    unfold at a click, `graph forward net.dot` (Graphviz), `graph net.mmd` (Mermaid).
     """
     what, file = _split(text)
-    if file is None:
-        ops = _chosen(it.session, what)
-        drawn = Lanes(nodes_of(ops, len(ops) > FOLDED), it.session.cursor)
-        if len(ops) <= FOLDED:
-            return drawn
-        return Group(drawn, Text(f"{len(ops)} ops, folded by module; graph MODULE unfolds one.", style="hint"))
-    nodes = nodes_of(_chosen(it.session, what or "pass"))
-    written = FORMATS[file.suffix](drawing_of(nodes))
+    if file is not None:
+        return _write(it.session, what or "pass", file)
+    if what in ("pass", "pass norms"):
+        return _slide(it.session, what == "pass norms")
+    ops = _chosen(it.session, what)
+    drawn = Lanes(nodes_of(ops, len(ops) > FOLDED), it.session.cursor)
+    if len(ops) <= FOLDED:
+        return drawn
+    return Group(drawn, Text(f"{len(ops)} ops, folded by module; graph MODULE unfolds one.", style="hint"))
+
+
+def _write(session: Session, what: str, file: Path) -> RenderableType:
+    """Write a drawing into a file: a gradient pass as a slide or a page, anything else as boxes and arrows."""
+    ops = _chosen(session, what)
+    part = ops[0].part
+    title, about = f"{part.title} · {_program(session)}", f"{part.address} · nnrepl · {date.today():%Y-%m-%d}"
+    if what == "pass" and _has_gradients(part) and file.suffix in (".svg", ".html"):
+        slide = Slide(session, part)
+        written = slide_page(slide, title, about)
+        if file.suffix == ".svg":
+            written = slide_svg(slide, slide.rows(SLIDE_ROWS), title, about)
+    elif file.suffix == ".html":
+        written = page(title, about, svg(drawing_of(nodes_of(ops, len(ops) > FOLDED))))
+    else:
+        written = FORMATS[file.suffix](drawing_of(nodes_of(ops)))
     try:
         write_text(file.expanduser(), written)
     except OSError as error:
         raise UserError(f"cannot write {file}: {error.strerror}") from None
-    return Text(f"Wrote {len(nodes)} ops to {file}.", style="hint")
+    return Text(f"Wrote {len(ops)} ops to {file}.", style="hint")
+
+
+def _program(session: Session) -> str:
+    """The name of the program, "" where none is known."""
+    site = next((own_site(op, session.skip) for op in session.tape.ops if op.scope is not None), None)
+    return "" if site is None else Path(site.scope.code.co_filename).name
+
+
+def _has_gradients(part: Pass) -> bool:
+    return part.kind == GRADIENT_PASS and part.backward < part.end
+
+
+def _slide(session: Session, numbers: bool) -> RenderableType:
+    """A whole gradient pass, forward and backward beside each other; another pass as lanes."""
+    ops = _chosen(session, "pass")
+    part = ops[0].part
+    if not _has_gradients(part):
+        return Lanes(nodes_of(ops, len(ops) > FOLDED), session.cursor)
+    slide = Slide(session, part, numbers)
+    rows = slide.rows(ROWS)
+    shown = SlideText(slide, rows, session.cursor)
+    hints = [f"{len(ops)} ops, folded by module; graph MODULE unfolds one."] if any(row.rows for row in rows) else []
+    hints += ["Sizes that are not computed are left out; graph pass norms computes them."] if slide.lacks else []
+    return Group(shown, *[Text(hint, style="hint") for hint in hints])
 
 
 def _split(text: str) -> tuple[str, Path | None]:
@@ -56,10 +109,12 @@ def _split(text: str) -> tuple[str, Path | None]:
     if not words or "." not in words[-1]:
         return text, None
     file = Path(words[-1])
-    if file.suffix in FORMATS:
+    if file.suffix in FORMATS or file.suffix == ".html":
         return " ".join(words[:-1]), file
-    if file.suffix in (".png", ".pdf", ".gv", ".mermaid", ".html", ".jpg"):
-        raise UserError(f"graph writes {', '.join(FORMATS)}, not {file.suffix}; dot -Tpng net.dot makes a picture")
+    if file.suffix in (".png", ".pdf", ".gv", ".mermaid", ".jpg"):
+        raise UserError(
+            f"graph writes {', '.join([*FORMATS, '.html'])}, not {file.suffix}; dot -Tpng net.dot makes a picture"
+        )
     return text, None
 
 

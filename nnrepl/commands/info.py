@@ -15,9 +15,9 @@ from nnrepl.commands.look import LOOK
 from nnrepl.commands.table import NOTHING, Grammar, command
 from nnrepl.session.errors import UserError
 from nnrepl.session.expressions import aside
+from nnrepl.session.parsed import parse
 from nnrepl.session.session import Session
 from nnrepl.session.stops import Breakpoint
-from nnrepl.session.syntax import parts
 from nnrepl.view.info import (
     evaluations_view,
     gradients_view,
@@ -108,10 +108,12 @@ def stats(it: Interpreter, text: str) -> RenderableType | None:
     Minimum, maximum, mean and standard deviation are over the finite elements; norm is the 2-norm.
     """
     named: list[tuple[str, mx.array]] = []
-    for piece in [part.strip() for part in (text.split(",") if "*" in text else parts(text))]:
+    pieces = [parse(part) for part in text.split(",")] if "*" in text else parse(text).parts()
+    for parsed in pieces:
+        piece = parsed.text
         found = _matching(it, piece) if "*" in piece else []
         if not found:
-            result = it.value(piece)
+            result = it.value(parsed)
             if not isinstance(result, mx.array):
                 raise UserError(f"{piece} is no tensor but {type(result).__name__}; stats z1, stats layers.*.weight")
             value = it.session.expressions.value_of(result)

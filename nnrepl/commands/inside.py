@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rich.console import Group, RenderableType
+from rich.console import RenderableType
 from rich.text import Text
 
 from nnrepl.commands.interpreter import Interpreter
@@ -58,11 +58,11 @@ def into(it: Interpreter, text: str) -> RenderableType | None:
     it.session = inside
     it.shown = None
     inside.goto("backward" if opened.of is not None else "start")
-    return Group(Text(f"{said}. out leads back.", style="heading"), it.show_stop(inside.stop) or Text(""))
+    return Text(f"{said}. out leads back.", style="heading")
 
 
 @command("out", takes=NOTHING, group=UNDERSTAND)
-def out(it: Interpreter, text: str) -> RenderableType | None:
+def out(it: Interpreter, text: str) -> None:
     """Leave the op that `into` has opened, or the statement of `debug`."""
     from nnrepl.explain.inside import InnerSession
 
@@ -71,7 +71,7 @@ def out(it: Interpreter, text: str) -> RenderableType | None:
         raise UserError("you are not inside of an op; into #n opens one, finish leaves a function")
     it.session = session.outer
     it.shown = None
-    return it.show_stop(it.session.arrive(it.session.cursor))
+    it.session.arrive(it.session.cursor)
 
 
 @command("primitives", takes=OP, group=UNDERSTAND)

@@ -7,7 +7,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable
 from difflib import get_close_matches
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 from rich.console import Group, RenderableType
@@ -15,20 +15,23 @@ from rich.text import Text
 
 from nnrepl.commands import habits, table
 from nnrepl.record.intake import Unwinding
-from nnrepl.session.assignments import Assignment, assignment
 from nnrepl.session.errors import NoGradient, NotYet, UserError
 from nnrepl.session.hooks import CELL_DONE
+from nnrepl.session.parsed import Assignment, Parsed, parse
 from nnrepl.session.session import END_OF_PROGRAM, END_OF_TAPE, Session, Stop
 from nnrepl.session.statements import noticing
-from nnrepl.session.syntax import masked, parts, speaks_of_a_name
 from nnrepl.session.typed import CELL, kind_of, run_cell
 from nnrepl.tape import Op, Value
 from nnrepl.view.changes import Changes
+from nnrepl.view.heatmap import Heatmap
 from nnrepl.view.log import Log
 from nnrepl.view.stop import stop_view
 from nnrepl.view.tensor import Look, tensor
 from nnrepl.view.timelines import below_text, news_text, recomputed_text, taken_text
 from nnrepl.view.tree import tensor_tree
+
+if TYPE_CHECKING:
+    from nnrepl.learn.player import Player
 
 
 class Interpreter:
@@ -42,11 +45,14 @@ class Interpreter:
         full_screen: Whether the op, its source and the displays are seen all the time, beside what commands show.
         can_full_screen: Whether there is a terminal for that.
         log: What was typed and shown, kept by the shell for `export`.
-        due: Lines that are run before any other, until the next motion: those of a breakpoint.
+        rest: What is left of a line of several commands, `s ;; p z1`: run before any other line.
+        due: Lines that are run next, until the next motion: those of a breakpoint.
+        line: The line that runs, or ran last.
         given: Lines that are run before those that are typed: those of a file.
         aliases: Names for lines.
         typed: The lines that were typed.
         collecting: For what lines are being collected (`commands 1` ... `end`), "" for nothing.
+        player: The lesson that is being played, if one is.
     """
 
     def __init__(self, session: Session) -> None:
@@ -60,17 +66,21 @@ class Interpreter:
         self.quiet = False
         self.full_screen = self.can_full_screen = False
         self.log = Log()
+        self._told: Stop | None = session.stop if session.waits else None
         self._changed = Changes()
         self._listed = ("", -1, 0)
         self.due: deque[str] = deque()
+        self._behind: deque[str] = deque()
         self.given: deque[str] = deque()
         self.aliases: dict[str, str] = {}
         self.typed: list[str] = []
         self._waited = False
+        self.line = ""
         self._result: Any = None
         self.collecting = ""
         self._lines: list[str] = []
         self._collected: Callable[[list[str]], None] = _nothing
+        self.player: Player | None = None
 
     def run(self, line: str) -> RenderableType | None:
         """Run one line. Returns what to show, None for nothing.
@@ -79,6 +89,7 @@ class Interpreter:
             UserError: With one line for the person, if it cannot be done.
             Quit, Restart: If the person wants that.
         """
+        self.line = line
         if self.collecting:
             self._collect(line.strip())
             return None
@@ -86,35 +97,43 @@ class Interpreter:
             self.typed.append(line.strip())
         self._waited = False
         try:
-            return self._run(self._first(line))
+            hint, shown = self._run(self._first(line))
         except UserError:
             self.due.clear()
+            self._behind.clear()
             raise
+        kept = [item for item in (shown, self.arrival()) if item is not None]
+        if hint is not None and kept:
+            kept.insert(0, hint)
+        return Group(*kept) if len(kept) > 1 else next(iter(kept), None)
 
-    def _run(self, line: str) -> RenderableType | None:
+    def _run(self, line: str) -> tuple[Text | None, RenderableType | None]:
+        """Run one command. Returns what to say of how it was read, and what it shows."""
         parsed = self._classify(line)
         if parsed.kind == "empty":
             if not self.repeat:
-                return None
+                return None, None
             parsed = table.classify(self.repeat, self.table, self.is_name)
         self.repeat = ""
         if parsed.command is None:
-            return self.python(parsed.text)
+            assert parsed.parsed is not None
+            return None, self.python(parsed.parsed)
+        hint = self._hint(parsed, line.strip())
         shown = parsed.command.run(self, parsed.text)
         if parsed.command.repeats:
             self.repeat = line.strip() or parsed.command.names[0]
-        hint = self._hint(parsed, line.strip())
-        return Group(hint, shown) if hint is not None and shown is not None else shown
+        return hint, shown
 
     def _first(self, line: str) -> str:
-        """The first command of a line; the others (behind `;;`) are due. Aliases are spelled out."""
+        """The first command of a line; the others (behind `;;`) are run after it, and after what a breakpoint has to
+        say. Aliases are spelled out."""
         word, _, rest = line.strip().partition(" ")
         if word in self.aliases and word not in self.table:
             line = _filled(self.aliases[word], rest.strip())
         if ";;" not in line or line.lstrip().startswith("alias "):
             return line
         first, *others = re.split(r"\s*;;\s*(?=(?:[^'\"]|'[^']*'|\"[^\"]*\")*$)", line)
-        self.due.extendleft(reversed(others))
+        self._behind.extendleft(reversed(others))
         return first
 
     def _classify(self, line: str) -> table.Line:
@@ -136,7 +155,7 @@ class Interpreter:
 
     def waiting(self) -> str | None:
         """The line that is to be run before any is read; None if there is none."""
-        for lines in (self.due, self.given):
+        for lines in (self.due, self._behind, self.given):
             if lines:
                 self._waited = True
                 return lines.popleft()
@@ -150,7 +169,9 @@ class Interpreter:
     def go_home(self) -> bool:
         """Look at the own session again. Returns False if it is the one that is looked at."""
         away = self.session is not self._home
-        self.session, self.shown = self._home, None
+        if away:
+            self.session, self.shown = self._home, None
+            self.session.arrive(self.session.cursor)
         return away
 
     def _hint(self, parsed: table.Line, word: str) -> Text | None:
@@ -174,10 +195,20 @@ class Interpreter:
 
     # -- stops -------------------------------------------------------------------------------------------
 
-    def show_stop(self, stop: Stop | None) -> RenderableType | None:
-        """The picture of where a motion arrived; None while the program runs on."""
+    def arrival(self) -> RenderableType | None:
+        """The picture of where the line that has been run arrived; None if the user stands where they stood, or the
+        program runs on."""
+        return self.show_stop() if self.session.waits and self.session.stop is not self._told else None
+
+    def pass_over(self) -> None:
+        """Take it that the user knows where they stand."""
+        self._told, self.shown = self.session.stop, self.session.op
+
+    def show_stop(self) -> RenderableType | None:
+        """The picture of where the user stands."""
+        stop = self._told = self.session.stop
         self.due.clear()
-        if stop is None or (self.quiet and stop.reason in (END_OF_TAPE, END_OF_PROGRAM, CELL_DONE)):
+        if self.quiet and stop.reason in (END_OF_TAPE, END_OF_PROGRAM, CELL_DONE):
             return None
         if stop.reason == CELL_DONE and not (stop.hits or stop.missed):
             return Group(*self.displays()) if self.session.displays else None
@@ -185,23 +216,23 @@ class Interpreter:
         self.due.extend(line for line in lines if line != "silent")
         if lines[:1] == ["silent"]:
             return None
-        view = stop_view(self.session, stop, self.shown, self.full_screen)
+        view = stop_view(self.session, stop, self.full_screen)
         self.shown = self.session.op
         return view if self.full_screen else Group(view, *self.displays())
 
-    def displays(self) -> list[RenderableType]:
-        """The expressions that are shown at each stop, with what changed since the last one marked."""
-        shown: list[RenderableType] = []
-        for number, text in self.session.displays.items():
-            shown.append(self.display(number, text))
-        return shown
+    def displays(self, pictures: bool = False) -> list[RenderableType]:
+        """The expressions that are shown at each stop, with what changed since the last one marked; or as pictures."""
+        return [self.display(number, text, pictures) for number, text in self.session.displays.items()]
 
-    def display(self, number: int, text: str) -> RenderableType:
+    def display(self, number: int, text: str, picture: bool = False) -> RenderableType:
         """One displayed expression; an error in it is one line of the stop, and no more."""
         label = f"{number}: {text}"
         try:
-            result = self.value(text)
+            result = self.value(parse(text))
             note = self._changed.note(number, text, result)
+            if picture and isinstance(result, mx.array) and result.size > 1:
+                self.counted(result)
+                return Heatmap(label, result)
             look = Look(before=self._changed.before) if isinstance(result, mx.array) else None
             return self.guarded(lambda: self.shown_value(result, label, text, look, note), text) or Text(label)
         except UserError as error:
@@ -219,46 +250,43 @@ class Interpreter:
 
     # -- expressions ---------------------------------------------------------------------------------------
 
-    def python(self, text: str) -> RenderableType | None:
+    def python(self, parsed: Parsed) -> RenderableType | None:
         """Run the program's next cell, change a value of the tape, or evaluate: `session.typed` decides."""
-        if kind_of(self.session, text) == CELL:
-            return self.cell(text)
-        change = assignment(text)
-        if change is not None:
-            shown = self.edit(change, text)
+        session = self.session
+        if kind_of(session, parsed) == CELL:
+            return self.cell(parsed)
+        if parsed.assignment is not None:
+            shown = self.edit(parsed.assignment, parsed.text)
             if shown is not None:
                 return shown
-        session = self.session
         if not session.changes.can_run_again or session.cursor >= len(session.tape):
-            return self._python(text)
-        with noticing(session, text) as effect:
+            return self._python(parsed)
+        with noticing(session, parsed) as effect:
             self._result = None
-            shown = self._python(text)
+            shown = self._python(parsed)
             effect.result = self._result
         if effect.looked:
             return Group(shown or Text(""), Text("what that changed in the program is put back: a look", style="hint"))
         if not effect.changed:
             return shown
-        session.changes.state(text)
+        session.changes.state(parsed)
         return self.moved_in_time(self.news() or Text(""))
 
-    def _python(self, text: str) -> RenderableType | None:
+    def _python(self, parsed: Parsed) -> RenderableType | None:
         """Evaluate or execute Python that changes no value of the tape."""
-        try:
-            compile(masked(text), "<prompt>", "eval")
-        except (RecursionError, MemoryError):
-            raise UserError("this is too deeply nested for Python") from None
-        except (SyntaxError, ValueError):
-            self.guarded(lambda: self.session.expressions.execute(text, self.session.where()), text)
-            return None
-        return self.print(text)
+        if isinstance(parsed.error, (RecursionError, MemoryError)):
+            raise UserError("this is too deeply nested for Python")
+        if parsed.expression is not None:
+            return self.print(parsed)
+        self.guarded(lambda: self.session.expressions.execute(parsed, self.session.where()), parsed.text)
+        return None
 
-    def cell(self, text: str, stop: bool = False) -> RenderableType | None:
+    def cell(self, parsed: Parsed, stop: bool = False) -> RenderableType | None:
         """Let the program go on with what was typed, to its end or only up to its first op."""
-        if not table.is_python(text):
-            raise table.unknown(text, self.table)
+        if not parsed.is_python:
+            raise table.unknown(parsed, self.table)
         try:
-            run_cell(self.session, text, stop)
+            run_cell(self.session, parsed.text, stop)
         except (SyntaxError, ValueError) as error:
             raise UserError(f"this does not parse: {getattr(error, 'msg', error)}") from None
         except (RecursionError, MemoryError):
@@ -285,24 +313,24 @@ class Interpreter:
     def moved_in_time(self, *said: RenderableType) -> RenderableType:
         """Another tape is looked at."""
         self.shown = None
-        session = self.session
-        return Group(*said, self.show_stop(Stop("", session.cursor)) or Text(""))
+        self.session.course.rest(Stop("", self.session.cursor))
+        return Group(*said)
 
-    def print(self, text: str, look: Look | None = None, named: bool = False) -> RenderableType:
+    def print(self, parsed: Parsed, look: Look | None = None, named: bool = False) -> RenderableType:
         """The values of one or more expressions; tensors with their names, and all others as well if `named`."""
-        shown = [self._print_one(piece, piece.strip() if named else None, look) for piece in parts(text)]
+        shown = [self._print_one(part, named, look) for part in parsed.parts()]
         shown = [item for item in shown if item is not None]
         return Group(*shown) if len(shown) != 1 else shown[0]
 
-    def _print_one(self, text: str, label: str | None, look: Look | None) -> Any:
+    def _print_one(self, parsed: Parsed, named: bool, look: Look | None) -> Any:
         try:
-            result = self.value(text)
+            result = self.value(parsed)
         except (NotYet, NoGradient) as answer:
             return self.not_there(answer, look)
         if result is not None:
             self.session.expressions.show(result)
-        named = label if not isinstance(result, mx.array) and label is not None and speaks_of_a_name(label) else None
-        return self.guarded(lambda: self.shown_value(result, named, text, look), text)
+        label = parsed.text if named and not isinstance(result, mx.array) and parsed.speaks_of_a_name else None
+        return self.guarded(lambda: self.shown_value(result, label, parsed.text, look), parsed.text)
 
     def not_there(self, answer: UserError, look: Look | None = None) -> RenderableType:
         """What is said of a name that is not made yet; the last tensor of that name under its own address."""
@@ -335,12 +363,12 @@ class Interpreter:
         self.session.evaluate(self.session.expressions.behind(array))
         return self.session.expressions.value_of(array)
 
-    def array(self, text: str) -> tuple[str, mx.array]:
+    def array(self, parsed: Parsed) -> tuple[str, mx.array]:
         """The tensor that an expression gives, and what to call it. Raises UserError for anything else."""
-        result = self.value(text)
+        result = self.value(parsed)
         if not isinstance(result, mx.array):
-            raise UserError(f"{text} is no tensor, but {type(result).__name__}")
-        return self.label(text, self.counted(result)), result
+            raise UserError(f"{parsed.text} is no tensor, but {type(result).__name__}")
+        return self.label(parsed.text, self.counted(result)), result
 
     def label(self, text: str, value: Value | None) -> str:
         """What a printed tensor is called: as it was asked for, a gradient as ∂L/∂x."""
@@ -349,12 +377,13 @@ class Interpreter:
         if found is not None and (found.address or found.whose):
             return found.address if not found.whose else f"{stripped} ({found.whose})"
         if value is not None and value.gradient_of is not None and stripped.startswith("grad("):
-            return value.name
+            return self.session.lookup.name_here(value, self.session.cursor)
         return stripped if len(stripped) <= 40 else "result"
 
-    def value(self, text: str) -> Any:
+    def value(self, parsed: Parsed) -> Any:
         """The value of an expression."""
-        self._result = self.guarded(lambda: self.session.expressions.evaluate(text, self.session.where()), text)
+        evaluate, where = self.session.expressions.evaluate, self.session.where
+        self._result = self.guarded(lambda: evaluate(parsed, where()), parsed.text)
         return self._result
 
     def guarded(self, compute: Any, text: str) -> Any:

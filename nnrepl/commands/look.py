@@ -10,6 +10,7 @@ from rich.text import Text
 from nnrepl.commands.interpreter import Interpreter
 from nnrepl.commands.table import ANYTHING, EXPRESSION, EXPRESSION_OR_NOTHING, NOTHING, Grammar, command
 from nnrepl.session.errors import NoGradient, NotYet, UserError
+from nnrepl.session.parsed import parse
 from nnrepl.view.heatmap import Heatmap
 from nnrepl.view.histogram import Histogram
 from nnrepl.view.numbers import Format, read_format
@@ -43,7 +44,7 @@ def print_(it: Interpreter, text: str) -> RenderableType | None:
         raise UserError("print needs an expression, such as p z1 or p/4f x[0, :3]")
     if found["map"]:
         return heatmap(it, rest)
-    return it.print(rest, look, named=True)
+    return it.print(parse(rest), look, named=True)
 
 
 def _range(text: str | None) -> tuple[float, float] | None:
@@ -63,7 +64,7 @@ def heatmap(it: Interpreter, text: str) -> RenderableType | None:
 
     `heatmap weights[0, 1]` chooses another one. Where there is no colour, letters stand for the numbers.
     """
-    name, array = it.array(text)
+    name, array = it.array(parse(text))
     shown: RenderableType = it.guarded(lambda: Heatmap(name, array), text)
     return shown
 
@@ -71,7 +72,7 @@ def heatmap(it: Interpreter, text: str) -> RenderableType | None:
 @command("hist", takes=EXPRESSION, group=LOOK)
 def hist(it: Interpreter, text: str) -> RenderableType | None:
     """Show how the elements of a tensor are spread: how many lie in each of at most 16 ranges."""
-    name, array = it.array(text)
+    name, array = it.array(parse(text))
     shown: RenderableType = it.guarded(lambda: Histogram(name, array), text)
     return shown
 
@@ -81,8 +82,9 @@ def pretty_print(it: Interpreter, text: str) -> RenderableType | None:
     """Show the value of a Python expression in a readable layout."""
     from rich.pretty import Pretty
 
-    result = it.value(text)
-    return it.print(text) if hasattr(result, "dtype") else Pretty(result, expand_all=False)
+    parsed = parse(text)
+    result = it.value(parsed)
+    return it.print(parsed) if hasattr(result, "dtype") else Pretty(result, expand_all=False)
 
 
 @command("what", "whatis", "ptype", takes=EXPRESSION, group=LOOK)
@@ -98,7 +100,7 @@ def what(it: Interpreter, text: str) -> RenderableType | None:
 @command("grad", takes=EXPRESSION, group=LOOK)
 def grad(it: Interpreter, text: str) -> RenderableType | None:
     """Show the gradient of the loss with respect to a value: `grad z1` is `print grad(z1)`."""
-    return it.print(f"grad({text})")
+    return it.print(parse(f"grad({text})"))
 
 
 @command("display", takes=EXPRESSION_OR_NOTHING, group=LOOK)
@@ -111,7 +113,7 @@ def display(it: Interpreter, text: str) -> RenderableType | None:
     if text:
         number = max(displays, default=0) + 1
         try:
-            it.value(text)
+            it.value(parse(text))
         except (NotYet, NoGradient):
             pass  # it will come
         displays[number] = text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from difflib import get_close_matches
 
 from rich.console import Group, RenderableType
@@ -10,20 +11,49 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from nnrepl.commands.table import Command, Table
+from nnrepl.learn.glossary import Word, glossary, word_of
 from nnrepl.session.errors import UserError
+from nnrepl.view.prose import prose
 from nnrepl.view.topics import ALIASES, GROUPS, TOPICS, Topic
 
+FIRST = (
+    ("learn", "a lesson: read, predict, see (learn 1 is the first)"),
+    ("step, back", "to the next operation, and one back; Enter repeats it"),
+    ("p NAME", "show a tensor, or any Python: p z1, p grad(z1)"),
+    ("explain NAME", "how a number was computed, with the real numbers"),
+    ("why QUESTION", "why something is 0, NaN, large: why grad(w) == 0"),
+    ("break PLACE, c", "stop at a line, a function, a value; run on to it"),
+    ("NAME = VALUE", "change a tensor and see what follows; undo takes it back"),
+    ("help WORD", "a command, a topic, a word of the trade: help gradient"),
+)
+"""The eight lines with which a user begins."""
 
-def help_view(table: Table, topic: str = "") -> RenderableType:
-    """The whole list, one manual, or one topic. Raises UserError for an unknown word."""
+
+def help_view(table: Table, topic: str = "", here: Callable[[Word], str] = lambda word: "") -> RenderableType:
+    """The first page, the whole list (`all`), one manual, one topic, or a word of the trade.
+
+    Args:
+        here: Where such a word is met on the tape.
+
+    Raises:
+        UserError: For an unknown word.
+    """
     if not topic:
+        return _first_page()
+    if topic == "all":
         return _overview(table)
+    word = word_of(topic)
     if topic in table:
-        return _manual(table[topic])
+        manual = _manual(table[topic])
+        return manual if word is None else Group(manual, Text(""), word_view(word, here(word)))
+    if topic in TOPICS:
+        return _topic(table, topic, TOPICS[topic])
+    if word is not None:
+        return word_view(word, here(word))
     name = ALIASES.get(topic, topic)
     if name in TOPICS:
         return _topic(table, name, TOPICS[name])
-    close = get_close_matches(topic, [*table.by_name, *TOPICS, *ALIASES], 1)
+    close = get_close_matches(topic, [*table.by_name, *TOPICS, *ALIASES], 1) or get_close_matches(topic, glossary(), 1)
     hint = f"did you mean {close[0]}?" if close else f"apropos {topic} searches all manuals"
     raise UserError(f"there is no command and no topic {topic}; {hint}")
 
@@ -36,6 +66,19 @@ def groups(table: Table) -> dict[str, list[Command]]:
             found.setdefault(command.group, []).append(command)
     found[GROUPS[-1]] = [command for command in table.commands if command.group == GROUPS[-1]]
     return {name: commands for name, commands in found.items() if commands}
+
+
+def _first_page() -> RenderableType:
+    topics = Text("topics  ", style="heading").append(" · ".join(TOPICS), style="")
+    return Group(_grid(list(FIRST)), topics, Text("help all lists every command.", style="hint"))
+
+
+def word_view(word: Word, here: str = "") -> RenderableType:
+    """A word of the trade, and where it is met."""
+    parts: list[RenderableType] = [Text(word.name, style="op.name"), prose(word.text)]
+    if here:
+        parts.append(Text("here    ", style="dim").append(here, style=""))
+    return Group(*parts)
 
 
 def _overview(table: Table) -> RenderableType:
@@ -119,6 +162,11 @@ def apropos_view(table: Table, word: str) -> RenderableType:
         for name, topic in TOPICS.items()
         if wanted.search(f"{name} {topic.title} {topic.text}")
     ]
+    rows += [
+        (f"help {name}", found.summary)
+        for name, found in glossary().items()
+        if wanted.search(f"{name} {' '.join(found.aliases)} {found.text}")
+    ]
     if not rows:
-        raise UserError(f"no manual says anything about {word}; help lists all commands")
+        raise UserError(f"no manual says anything about {word}; help all lists all commands")
     return _grid(rows)

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import re
-
-from rich.console import RenderableType
+from collections.abc import Callable
 
 from nnrepl.commands.interpreter import Interpreter
 from nnrepl.commands.table import COUNT, NOTHING, PLACE, PLACE_OR_NOTHING, Grammar, command
-from nnrepl.session import jumps
 from nnrepl.session.errors import UserError
 
 FORWARDS, BACKWARDS, JUMPS = "forwards", "backwards", "jumps"
@@ -19,13 +17,13 @@ def _count(text: str) -> int:
 
 
 @command("step", "s", takes=COUNT, group=FORWARDS, repeats=True)
-def step(it: Interpreter, text: str) -> RenderableType | None:
+def step(it: Interpreter, text: str) -> None:
     """Go to the next op, into modules; `step 5` goes five ops.
 
     The result of the op that was stepped over is shown if it is small (see `config peek`).
     Behind the last recorded op the program itself runs on to its next op.
     """
-    return it.show_stop(it.session.step(_count(text)))
+    it.session.step(_count(text))
 
 
 COUNT_OR_STEP = Grammar(
@@ -34,79 +32,80 @@ COUNT_OR_STEP = Grammar(
 )
 
 
+Motion = Callable[[int], None]
+
+
+def _by(text: str, line: Motion, step: Motion, part: Motion, cell: Motion) -> None:
+    """Move by lines, or by what is named before the count."""
+    motions = {"step": step, "pass": part, "cell": cell}
+    move = motions.get(text[:4])
+    return line(_count(text)) if move is None else move(_count(text[4:].strip()))
+
+
 @command("next", "n", takes=COUNT_OR_STEP, group=FORWARDS, repeats=True)
-def next_(it: Interpreter, text: str) -> RenderableType | None:
+def next_(it: Interpreter, text: str) -> None:
     """Go to the next line of this function, over all ops that this line and its calls make; `step` goes op by op.
 
-    At the end of the function it goes on in the caller. In the backward pass the lines come the other way round. The
-    function is the program's own: a layer of MLX is gone over (see `config skip`). `next step` goes to the first op of
-    the next training step, `next step 10` ten steps on; `next pass` to the next gradient call or update; `next cell`
-    to the next cell of a notebook that makes ops.
+    At the end of the function it goes on in the caller. Where the next line calls a function, the cursor stands at the
+    first op of that call, and `next` goes over it; `step` makes the call's function this one. In the backward pass the
+    lines come the other way round. The function is the program's own: a layer of MLX is gone over (see `config skip`).
+    `next step` goes to the first op of the next training step, `next step 10` ten steps on; `next pass` to the next
+    gradient call or update; `next cell` to the next cell of a notebook that makes ops.
     """
-    if text.startswith("step"):
-        return it.show_stop(it.session.next_step(_count(text[4:].strip())))
-    if text.startswith("pass"):
-        return it.show_stop(it.session.next_pass(_count(text[4:].strip())))
-    if text.startswith("cell"):
-        return it.show_stop(jumps.next_cell(it.session, _count(text[4:].strip())))
-    return it.show_stop(it.session.next(_count(text)))
+    session = it.session
+    _by(text, session.next, session.next_step, session.next_pass, session.next_cell)
 
 
 @command("finish", "fin", "return", "r", takes=NOTHING, group=FORWARDS, repeats=True)
-def finish(it: Interpreter, text: str) -> RenderableType | None:
+def finish(it: Interpreter, text: str) -> None:
     """Go on until this function of the program (a module's `__call__`, for one) is left."""
-    return it.show_stop(it.session.finish())
+    it.session.finish()
 
 
 @command("until", "unt", "advance", takes=PLACE_OR_NOTHING, group=FORWARDS, repeats=True)
-def until(it: Interpreter, text: str) -> RenderableType | None:
+def until(it: Interpreter, text: str) -> None:
     """Go on to the next op at a place: `until #12`, `until train.py:31`, `until matmul`, `until backward`.
 
     `until step 500` goes to that training step, `until loss < 0.1` to where a loss has been made for which this holds
     (see `help places`). The program runs on to a place that it has not come to yet. Without a place, go to a greater
     line of this function: out of a loop, for one.
     """
-    return it.show_stop(it.session.until(text))
+    it.session.until(text)
 
 
 @command("continue", "cont", "c", takes=COUNT, group=FORWARDS, repeats=True)
-def continue_(it: Interpreter, text: str) -> RenderableType | None:
+def continue_(it: Interpreter, text: str) -> None:
     """Run to the next stop, or to the end of the program; `continue 3` to the third stop from here."""
-    return it.show_stop(it.session.resume(_count(text)))
+    it.session.resume(_count(text))
 
 
 @command("reverse-step", "rs", "back", takes=COUNT, group=BACKWARDS, repeats=True)
-def reverse_step(it: Interpreter, text: str) -> RenderableType | None:
+def reverse_step(it: Interpreter, text: str) -> None:
     """Go one op back; `back 5` goes five. Nothing is run again and nothing is printed again."""
-    return it.show_stop(it.session.back(_count(text)))
+    it.session.back(_count(text))
 
 
 @command("reverse-next", "rn", takes=COUNT_OR_STEP, group=BACKWARDS, repeats=True)
-def reverse_next(it: Interpreter, text: str) -> RenderableType | None:
+def reverse_next(it: Interpreter, text: str) -> None:
     """Go back to the first op of this line, from there to the line before; `rn step` to the step before."""
-    if text.startswith("step"):
-        return it.show_stop(it.session.back_step(_count(text[4:].strip())))
-    if text.startswith("pass"):
-        return it.show_stop(it.session.back_pass(_count(text[4:].strip())))
-    if text.startswith("cell"):
-        return it.show_stop(jumps.back_cell(it.session, _count(text[4:].strip())))
-    return it.show_stop(it.session.back_next(_count(text)))
+    session = it.session
+    _by(text, session.back_next, session.back_step, session.back_pass, session.back_cell)
 
 
 @command("reverse-finish", "rfin", takes=NOTHING, group=BACKWARDS, repeats=True)
-def reverse_finish(it: Interpreter, text: str) -> RenderableType | None:
+def reverse_finish(it: Interpreter, text: str) -> None:
     """Go back to where this function was entered; from there, to the op before the call."""
-    return it.show_stop(it.session.back_finish())
+    it.session.back_finish()
 
 
 @command("reverse-continue", "rc", takes=COUNT, group=BACKWARDS, repeats=True)
-def reverse_continue(it: Interpreter, text: str) -> RenderableType | None:
+def reverse_continue(it: Interpreter, text: str) -> None:
     """Go back to the last stop before here, or to the first op of the first forward pass; `rc 3` three stops."""
-    return it.show_stop(it.session.back_resume(_count(text)))
+    it.session.back_resume(_count(text))
 
 
 @command("goto", takes=PLACE, group=JUMPS)
-def goto(it: Interpreter, text: str) -> RenderableType | None:
+def goto(it: Interpreter, text: str) -> None:
     """Go to a place, in either direction.
 
     `goto #12` an op; `goto train.py:31`, `goto 31` a line; `goto z1` or `goto grad(z1)` the op that makes a value;
@@ -115,17 +114,17 @@ def goto(it: Interpreter, text: str) -> RenderableType | None:
     `goto layers.1 softmax` one within the other; `goto start`, `goto end`. Of several, the nearest: in this step, else
     before, else ahead. The program runs on to a place that it has not come to yet (see `help places`).
     """
-    return it.show_stop(it.session.goto(text))
+    it.session.goto(text)
 
 
 @command("rewind", takes=NOTHING, group=JUMPS)
-def rewind(it: Interpreter, text: str) -> RenderableType | None:
+def rewind(it: Interpreter, text: str) -> None:
     """Go back to the first op of this pass; from there, to the pass before."""
-    return it.show_stop(it.session.rewind())
+    it.session.rewind()
 
 
 @command("restart", "run", takes=Grammar("[now]", lambda text: text in ("", "now")), group=JUMPS)
-def restart(it: Interpreter, text: str) -> RenderableType | None:
+def restart(it: Interpreter, text: str) -> None:
     """Run the program again from its start, with the same arguments and random numbers.
 
     Its files are read anew; if one does not parse, nothing happens. Breakpoints stay, edits and timelines go: where
@@ -138,4 +137,3 @@ def restart(it: Interpreter, text: str) -> RenderableType | None:
             "start of the program as it is"
         )
     it.session.restart()
-    return None

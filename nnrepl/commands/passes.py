@@ -2,21 +2,43 @@
 
 from __future__ import annotations
 
+import re
+
 from rich.console import RenderableType
 
 from nnrepl.commands.interpreter import Interpreter
-from nnrepl.commands.table import EXPRESSION, command
+from nnrepl.commands.table import Grammar, command
 from nnrepl.session.errors import UserError
-from nnrepl.view.plot import Plot
+from nnrepl.session.parsed import Parsed, parse
+from nnrepl.timeline.timelines import Timeline
+from nnrepl.view.plot import Curve, Plot
+
+LINES = re.compile(r"(?P<what>.*?\S)(?P<numbers>(?:\s+\d{1,9})+)", re.DOTALL)
+PLOTTED = Grammar("EXPR[, EXPR ...] [TIMELINE ...]", lambda text: bool(text), "names")
 
 
-@command("plot", takes=EXPRESSION, group="looking")
+@command("plot", takes=PLOTTED, group="looking")
 def plot(it: Interpreter, text: str) -> RenderableType | None:
     """Draw an expression over the training steps: `plot loss`, `plot mx.abs(grad(layers.0.weight)).max()`.
 
     It is evaluated as it stands behind the last gradient call of each step; steps that do not have it are left out.
+    `plot loss, val_loss` draws several over each other, `plot loss 1 2` the same in timelines 1 and 2.
     """
-    found = it.guarded(lambda: it.session.over_steps(text), text)
-    if not found:
-        raise UserError(f"no step on the tape has {text}")
-    return Plot(text, [number for number, _ in found], [value for _, value in found])
+    found = LINES.fullmatch(text.strip())
+    what, numbers = (found["what"], found["numbers"].split()) if found else (text, [])
+    changes = it.session.changes
+    lines = [changes.numbered(int(number)) for number in numbers] or [changes.timelines.current]
+    curves: list[Curve] = []
+    for piece in parse(what).parts():
+        for line in dict.fromkeys(lines):
+            title = f"{piece.text.strip()} in timeline {line.number}" if len(lines) > 1 else piece.text.strip()
+            curves += _curve(it, piece, line, title)
+    if not curves:
+        raise UserError(f"no step on the tape has {what}")
+    return Plot(curves)
+
+
+def _curve(it: Interpreter, what: Parsed, line: Timeline, title: str) -> list[Curve]:
+    with it.session.looking_at(line):
+        found = it.guarded(lambda: it.session.over_steps(what), what.text)
+    return [Curve(title, [number for number, _ in found], [value for _, value in found])] if found else []

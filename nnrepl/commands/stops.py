@@ -9,9 +9,11 @@ from rich.text import Text
 
 from nnrepl.commands.interpreter import Interpreter
 from nnrepl.commands.table import Grammar, command
-from nnrepl.session.conditions import check_python, named_in
+from nnrepl.session.conditions import condition, named_in
 from nnrepl.session.errors import UserError
 from nnrepl.session.events import EVENTS
+from nnrepl.session.parsed import Parsed
+from nnrepl.session.passing import lines_in
 from nnrepl.session.points import Condition
 from nnrepl.session.session import Session
 from nnrepl.session.stops import Breakpoint, Catch, Entry, Watch
@@ -51,8 +53,8 @@ def tbreak(it: Interpreter, text: str) -> RenderableType | None:
 def _set(it: Interpreter, text: str, temporary: bool) -> RenderableType:
     session = it.session
     place = session.place(text)
-    text, condition = (place.title, "") if not isinstance(place, Condition) else (place.where, place.condition)
-    entry = session.stops.add(Breakpoint(text, condition=condition, temporary=temporary))
+    text, asked = (place.title, "") if not isinstance(place, Condition) else (place.where, place.condition)
+    entry = session.stops.add(Breakpoint(text, condition=asked, temporary=temporary))
     note = [Text(f"({place.note})", style="hint")] if place.note else []
     return Group(*_answer(session, entry), *note)
 
@@ -65,7 +67,8 @@ def _answer(session: Session, entry: Breakpoint) -> list[RenderableType]:
         found = session.lookout.search.places(entry, step.start, step.end)
         lines.append(Text(places_text(session, found, bool(place.condition)), style="hint"))
         if not found and place.first_after(session.tape, 0) is None:
-            lines[-1] = Text("No op has been there so far.", style="hint")
+            behind = "; if it makes none, the stop is at the next one" if list(lines_in(place)) else ""
+            lines[-1] = Text(f"No op has been there so far{behind}.", style="hint")
     return lines
 
 
@@ -74,13 +77,11 @@ def _answer(session: Session, entry: Breakpoint) -> list[RenderableType]:
 )
 def condition_(it: Interpreter, text: str) -> RenderableType | None:
     """Give a breakpoint a condition, or (without one) take it away: `condition 1 z1.max() > 10`."""
-    number, _, condition = text.partition(" ")
+    number, _, asked = text.partition(" ")
     entry = it.session.stops.numbered(number)
     if not isinstance(entry, Breakpoint):
         raise UserError(f"{entry.title} has no condition; only breakpoints have")
-    if condition.strip():
-        check_python(condition.strip())
-    entry.condition = condition.strip()
+    entry.condition = condition(asked).text if asked.strip() else ""
     return entry_line(it.session, entry)
 
 
@@ -106,22 +107,22 @@ def watch(it: Interpreter, text: str) -> RenderableType | None:
     value. A parameter that a new pass takes over unchanged has not changed.
     """
     session = it.session
-    check_python(text)
-    plain, gradients = named_in(text, session.names)
+    parsed = condition(text)
+    plain, gradients = named_in(parsed, session.names)
     entry = Watch(text)
     lines: list[RenderableType] = []
     if not plain and not gradients:
-        if _is_plain_python(it, text):
+        if _is_plain_python(it, parsed):
             raise UserError(f"{text} names no tensor of the tape; display {text} shows it at every stop")
         lines = [Text("It names nothing that is on the tape yet: kept pending.", style="hint")]
     session.stops.add(entry)
     return Group(entry_line(session, entry), *lines)
 
 
-def _is_plain_python(it: Interpreter, text: str) -> bool:
+def _is_plain_python(it: Interpreter, parsed: Parsed) -> bool:
     """Whether an expression has a value without the tape."""
     try:
-        it.value(text)
+        it.value(parsed)
     except UserError:
         return False
     return True
@@ -150,9 +151,9 @@ def catch(it: Interpreter, text: str) -> RenderableType | None:
 
 
 @command("last", takes=Grammar("NAME", bool, "names"), group="jumps")
-def last(it: Interpreter, text: str) -> RenderableType | None:
+def last(it: Interpreter, text: str) -> None:
     """Go back to the op that wrote a value last: `last z1`, `last grad(w)`. Again: to the write before."""
-    return it.show_stop(it.session.last_write(text))
+    it.session.last_write(text)
 
 
 # -- all of them ---------------------------------------------------------------------------------------------

@@ -14,10 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from nnrepl.session.assignments import assignment
 from nnrepl.session.errors import UserError
-from nnrepl.session.lookup import NUMBER
-from nnrepl.session.syntax import masked
+from nnrepl.session.parsed import Parsed, parse
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -136,13 +134,20 @@ class Line:
 
     Attributes:
         kind: "command", "python" or "empty".
-        command: The command, where it is one.
         text: What follows the command's name, or the Python.
+        command: The command, where it is one.
+        parsed: The Python, where it is that.
     """
 
     kind: str
     text: str
     command: Command | None = None
+    parsed: Parsed | None = None
+
+    @staticmethod
+    def python(parsed: Parsed) -> Line:
+        """A line of Python."""
+        return Line("python", parsed.text, None, parsed)
 
 
 def classify(line: str, table: Table = TABLE, is_name: Callable[[str], bool] = lambda word: False) -> Line:
@@ -162,24 +167,24 @@ def classify(line: str, table: Table = TABLE, is_name: Callable[[str], bool] = l
     if not stripped:
         return Line("empty", "")
     if stripped.startswith("!"):
-        return Line("python", stripped[1:].strip())
+        return Line.python(parse(stripped[1:]))
     if stripped.startswith("?"):
         stripped = f"help {stripped[1:]}".strip()
     word, form, rest = _split(stripped, table)
-    python = is_python(stripped)
+    if word in table and not rest and not form:
+        return _bare(table[word], word)
+    parsed = parse(stripped)
     if word in table:
         known = table[word]
-        if not rest and not form:
-            return _bare(known, word)
-        if not python or _is_command(known, word, stripped, rest, is_name):
+        if not parsed.is_python or _is_command(known, word, parsed, rest, is_name):
             for meant in (_unwrapped(rest), rest):
                 if form or (meant and known.grammar.accepts(meant)):
                     return Line("command", f"{form} {meant}" if form else meant, known)
-    if python:
-        return Line("python", stripped)
+    if parsed.is_python:
+        return Line.python(parsed)
     if word in table:
         raise UserError(f"{word} cannot take {rest!r}; it is written: {table[word].usage}")
-    raise unknown(stripped, table)
+    raise unknown(parsed, table)
 
 
 def _bare(known: Command, word: str) -> Line:
@@ -200,61 +205,38 @@ def _split(line: str, table: Table) -> tuple[str, str, str]:
     return word, slash + form, rest.strip()
 
 
-def _is_command(known: Command, word: str, line: str, rest: str, is_name: Callable[[str], bool]) -> bool:
+def _is_command(known: Command, word: str, parsed: Parsed, rest: str, is_name: Callable[[str], bool]) -> bool:
     """Whether a line that is valid Python is meant as a command."""
-    if rest.startswith("#") and not NUMBER.match(rest):
-        return True  # a comment
+    if rest.startswith("#"):
+        return True  # an op, or a comment
     if "FILE" in known.grammar.name and _PATH.match(rest) is not None:
         return True  # a path, and no division
-    if is_name(word) or assignment(line) is not None:
+    if is_name(word) or parsed.assignment is not None or len(parsed.body) != 1:
         return False
-    body = ast.parse(masked(line)).body
-    if len(body) == 1 and isinstance(body[0], ast.AnnAssign):
-        return body[0].value is None  # `until :41`
-    return len(body) == 1 and isinstance(body[0], ast.Expr) and _is_expression(rest)
-
-
-def _is_expression(text: str) -> bool:
-    try:
-        ast.parse(masked(text), mode="eval")
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return False
-    return True
+    only = parsed.body[0]
+    if isinstance(only, ast.AnnAssign):
+        return only.value is None  # `until :41`
+    return parsed.expression is not None and parse(rest).expression is not None
 
 
 def _unwrapped(text: str) -> str:
     """`z1` for `(z1)`; a tuple or a generator keeps its brackets."""
-    if not (text.startswith("(") and text.endswith(")") and _is_expression(text)):
+    if not (text.startswith("(") and text.endswith(")")):
         return text
-    inner = text[1:-1].strip()
-    bare = ast.parse(masked(text), mode="eval").body
-    if isinstance(bare, (ast.Tuple, ast.GeneratorExp, ast.NamedExpr)) or not _is_expression(inner):
+    whole, inner = parse(text).expression, parse(text[1:-1])
+    if whole is None or inner.expression is None or isinstance(whole, (ast.Tuple, ast.GeneratorExp, ast.NamedExpr)):
         return text
-    return inner
+    return inner.text
 
 
-def is_python(text: str) -> bool:
-    """Whether a line is valid Python, the names of the tape (`#3`, `layers.0.weight`) and assignments to
-    gradients (`grad(z1) = ...`) included."""
-    if assignment(text) is not None:
-        return True
-    try:
-        ast.parse(masked(text))
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return False
-    return True
-
-
-def unknown(line: str, table: Table = TABLE) -> UserError:
+def unknown(parsed: Parsed, table: Table = TABLE) -> UserError:
     """What to say of a line that is neither a command nor Python."""
     from difflib import get_close_matches
 
+    line = parsed.text
     word = line.partition(" ")[0]
-    try:
-        ast.parse(masked(line))
-    except (SyntaxError, ValueError) as error:
-        reason = str(getattr(error, "msg", error))
-    except (RecursionError, MemoryError):
+    reason = "" if parsed.error is None else str(getattr(parsed.error, "msg", parsed.error))
+    if isinstance(parsed.error, (RecursionError, MemoryError)):
         reason = "it is too deeply nested"
     close = get_close_matches(word, table.by_name, 1)
     if close and " " not in word and re.fullmatch(r"[\w-]+", word):

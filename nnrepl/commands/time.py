@@ -7,18 +7,18 @@ from rich.text import Text
 
 from nnrepl.commands.interpreter import Interpreter
 from nnrepl.commands.table import ANYTHING, NOTHING, Grammar, command
-from nnrepl.session.assignments import assignment
 from nnrepl.session.changes import same_place
 from nnrepl.session.errors import UserError
 from nnrepl.session.expressions import aside
 from nnrepl.session.lookup import Lookup
+from nnrepl.session.parsed import parse
 from nnrepl.timeline.compare import candidates, changes, pairs_of
 from nnrepl.timeline.timelines import Timeline
 from nnrepl.view.diff import diff_of_one, diff_view
 from nnrepl.view.timelines import again_text, timelines_view
 
 TIME = "changing"
-CHANGE = Grammar("NAME = EXPR", lambda text: assignment(text) is not None, "names")
+CHANGE = Grammar("NAME = EXPR", lambda text: parse(text).assignment is not None, "names")
 NUMBER = Grammar("N", lambda text: text.isdigit() and len(text) < 10)
 
 
@@ -30,11 +30,13 @@ def set_(it: Interpreter, text: str) -> RenderableType | None:
     is computed anew when it is looked at, nothing else; gradients flow through the change by calculus. A
     parameter or an input changes where it enters its pass. Each change starts a timeline; `undo` leaves it.
     """
-    change = assignment(text)
+    change = parse(text).assignment
     assert change is not None
     shown = it.edit(change, text)
     if shown is None:
-        raise UserError(f"nothing on the tape is called {change.target}{it.session.lookup.suggest(change.target)}")
+        raise UserError(
+            f"nothing on the tape is called {change.target.text}{it.session.lookup.suggest(change.target.text)}"
+        )
     return shown
 
 

@@ -5,8 +5,6 @@ The program knows nothing of it: tensors of its tape enter as inputs, what it ch
 
 from __future__ import annotations
 
-import ast
-
 import mlx.core as mx
 
 from nnrepl.explain import words
@@ -16,6 +14,7 @@ from nnrepl.record.recorder import Recorder
 from nnrepl.record.source import register_text
 from nnrepl.record.stack import Stack
 from nnrepl.session.errors import UserError
+from nnrepl.session.parsed import Parsed
 from nnrepl.session.session import Session
 from nnrepl.session.statements import noticing
 from nnrepl.tape import RUN_PASS, Tape, Value
@@ -45,7 +44,7 @@ class _Inputs:
         self._recorder.leaf(array, "input", words.name(value))
 
 
-def run_beside(session: Session, text: str) -> BesideSession:
+def run_beside(session: Session, line: Parsed) -> BesideSession:
     """Run an expression, or an assignment, where the cursor stands, and record it. What it gives is `_` afterwards, and
     has the name that it is assigned to at the prompt.
 
@@ -53,14 +52,15 @@ def run_beside(session: Session, text: str) -> BesideSession:
         UserError: If it is something else, or makes no op.
         SyntaxError, NameError: If it is no Python, or names what is not there.
     """
-    expression, name = _expression(text)
+    text = line.text
+    expression, name = _expression(line)
     names = ProgramNames()
     tape = Tape(names)
     names.tape = tape
-    register_text(FILE, expression)
+    register_text(FILE, text)
     inner = BesideSession(session, tape, names)
     result: object = None
-    with noticing(session, text), lent_recorder(tape, Stack) as recorder:
+    with noticing(session, line), lent_recorder(tape, Stack) as recorder:
         recorder.open_pass(RUN_PASS, text)
         try:
             result = session.expressions.compute(expression, session.where(), _Inputs(recorder))
@@ -78,15 +78,15 @@ def run_beside(session: Session, text: str) -> BesideSession:
     return inner
 
 
-def _expression(text: str) -> tuple[str, str]:
+def _expression(line: Parsed) -> tuple[Parsed, str]:
     """The part of a statement that gives something, and the name that it is assigned to, "" if to none."""
-    body = ast.parse(text).body
-    if len(body) == 1 and isinstance(body[0], ast.Expr):
-        return text, ""
-    if len(body) == 1 and isinstance(body[0], ast.Assign) and len(body[0].targets) == 1:
-        target = body[0].targets[0]
-        if isinstance(target, ast.Name):
-            return ast.unparse(body[0].value), target.id
+    if line.error is not None:
+        raise line.error
+    change = line.assignment
+    if line.expression is not None:
+        return line, ""
+    if change is not None and change.operator is None and change.target.text.isidentifier():
+        return change.value, change.target.text
     raise UserError(
         "debug takes an expression here, or NAME = EXPRESSION; at the end of the program (goto end) any statement"
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, TypeVar
 
 import mlx.core as mx
 
@@ -42,7 +42,8 @@ class Names:
         return f"{name}@{value.op.label.removeprefix('#')}"
 
     def _plain(self, value: Value) -> str:
-        return words.name(value, self._taker if value in self._taken else None)
+        taken = value in self._taken or value.gradient_of is not None
+        return words.name(value, self._taker if taken else None)
 
 
 def _number(value: Value) -> str:
@@ -53,9 +54,17 @@ def _number(value: Value) -> str:
 
 def names_for(op: Op) -> Names:
     """The names of all values that take part in an op."""
+    return named_by(Names, op)
+
+
+AnyNames = TypeVar("AnyNames", bound=Names)
+
+
+def named_by(kind: type[AnyNames], op: Op) -> AnyNames:
+    """The names of all values that take part in an op, written in a way of their own."""
     forward = op.of
     more = (*forward.inputs, *forward.outputs) if forward is not None else ()
-    return Names([*op.inputs, *op.outputs, *more], op.outputs, forward or op)
+    return kind([*op.inputs, *op.outputs, *more], op.outputs, forward or op)
 
 
 def operand(look: Look, value: Value, names: Names) -> Operand:

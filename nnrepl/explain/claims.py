@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from nnrepl.explain.answer import Evidence
-from nnrepl.tape import Op
+from nnrepl.tape import Op, Value
 
 
 @dataclass(slots=True)
@@ -17,14 +17,14 @@ class Reason:
         text: The sentences.
         evidence: The tensors that show it.
         op: The op in which it began, where that is another one than what was asked about.
-        planned: Whether it begins with zeros that the program made as such: a parameter that starts at 0.
+        start: The tensor with whose zeros it begins, where the program made them as such: a parameter, a state.
         cancels: Whether it is a sum whose terms cancel.
     """
 
     text: str
     evidence: list[Evidence] = field(default_factory=list)
     op: Op | None = None
-    planned: bool = False
+    start: Value | None = None
     cancels: bool = False
 
 

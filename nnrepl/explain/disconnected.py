@@ -9,11 +9,11 @@ import mlx.core as mx
 from nnrepl.explain import words
 from nnrepl.explain.answer import Answer
 from nnrepl.explain.entry import FIXED, bind, entry_for
+from nnrepl.explain.look import Look
+from nnrepl.explain.outside import detours
+from nnrepl.ops import Trait, has
 from nnrepl.session.session import Session
 from nnrepl.tape import GRADIENT_PASS, Op, Pass, Tape, Value
-
-_STEPS = ("floor", "ceil", "round", "sign", "trunc", "floor_divide")
-_PLACES = ("argmax", "argmin", "argsort", "argpartition")
 
 
 def why_none(session: Session, value: Value) -> Answer:
@@ -47,6 +47,7 @@ def why_none(session: Session, value: Value) -> Answer:
         answer.reasons.append(f"The edit of {target.name} ({edit.label} {words.call(edit)}) put other numbers in its "
                               f"place, which are not computed from {name}.")  # fmt: skip
     if not cone.arrives:
+        _tell_detours(session, answer, cone, part)
         _tell_ends(answer, cone, into_loss, value)
     if not answer.cause:
         _tell_rest(session, answer, cone, part, value, asked, into_loss)
@@ -55,6 +56,15 @@ def why_none(session: Session, value: Value) -> Answer:
             f"{len(tape.holes)} tensors came from something that was not recorded; the way may lead through there."
         )
     return answer
+
+
+def _tell_detours(session: Session, answer: Answer, cone: Cone, part: Pass) -> None:
+    """Where the way leaves MLX and what it leads to comes back as data."""
+    reached = set(cone.reached)
+    for detour in detours(Look(session), part):
+        if detour.value.op in reached:
+            answer.reasons.append(f"{detour.text}.")
+            answer.op, answer.cause = answer.op or detour.op, "cut"
 
 
 def _tell_ends(answer: Answer, cone: Cone, into_loss: set[Op], value: Value) -> None:
@@ -74,7 +84,7 @@ def _takes_as_data(op: Op, value: Value) -> bool:
     entry = entry_for(op)
     if not mx.issubdtype(value.dtype, mx.inexact):
         return True
-    return entry is not None and op.name in ("where", "take", "getitem", "take_along_axis") and not any(
+    return entry is not None and has(op.name, Trait.SELECTS) and not any(
         given is value for symbol, given in bind(entry, op).items() if symbol in entry.slopes
     )  # fmt: skip
 
@@ -237,7 +247,7 @@ def ends_here(op: Op, alive: set[Value]) -> bool:
     entry = entry_for(op)
     if entry is not None and entry.kind == FIXED:
         return True
-    if entry is not None and op.name in ("where", "take", "getitem", "take_along_axis"):
+    if entry is not None and has(op.name, Trait.SELECTS):
         first = bind(entry, op)
         carried = [given for symbol, given in first.items() if symbol in entry.slopes and isinstance(given, Value)]
         return not any(given.canonical in alive for given in carried)
@@ -248,16 +258,15 @@ def why_end(op: Op) -> str:
     """Why no gradient passes through an op, in words."""
     if op.name == "stop_gradient":
         return "stop_gradient lets no gradient pass, on purpose."
-    if op.name in _PLACES:
+    if has(op.name, Trait.PLACES):
         return "it answers with places, and a place has no slope (a softmax would be a choice that can learn)."
-    if op.name in _STEPS:
+    if has(op.name, Trait.STEPS):
         return "it is a step function, flat everywhere: its slope is 0."
     if op.name == "astype":
         return f"it makes whole numbers ({words.operand(op.outputs[0].dtype)}), which have no slope."
-    if op.name in ("take", "getitem", "take_along_axis"):
-        return "it is only used as an index, and an index has no slope."
-    if op.name == "where":
-        return "it is only used as a condition, and a condition has no slope."
+    if has(op.name, Trait.SELECTS):
+        what = "a condition" if has(op.name, Trait.CHOOSES) else "an index"
+        return f"it is only used as {what}, and {what} has no slope."
     if op.outputs and not mx.issubdtype(op.outputs[0].dtype, mx.inexact):
         return f"its result is {words.operand(op.outputs[0].dtype)}, which has no slope."
     return "no gradient passes through it."

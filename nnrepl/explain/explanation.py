@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import mlx.core as mx
 
-from nnrepl.explain import words
+from nnrepl.explain import words, worked
 from nnrepl.explain.cases import Names, names_for
 from nnrepl.explain.elements import Index, named, parse, telling, unravel
 from nnrepl.explain.entry import ELEMENTWISE, MOVE, Entry, bind, entry_for
@@ -18,7 +18,7 @@ from nnrepl.explain.look import Look
 from nnrepl.explain.paths import gradient_of, main_output, rule_of, target_of, upstream
 from nnrepl.explain.patterns import known_by_name
 from nnrepl.explain.updates import update_lines, update_of
-from nnrepl.explain.worked import backward_lines, forward_lines, linear_in, result_at
+from nnrepl.explain.worked import linear_in, result_at
 from nnrepl.ops.numbers import element
 from nnrepl.session.errors import NoGradient, NotYet, UserError
 from nnrepl.session.lookup import NUMBER
@@ -229,7 +229,8 @@ def _forward(look: Look, found: Explanation, op: Op, entry: Entry | None, value:
     found.words = template(entry.words, names_of(entry, op, names)) if op.part.kind != UPDATE_PASS else ""
     if not value.size:
         return
-    found.lines = forward_lines(look, op, entry, value, place, names)
+    arithmetic = worked.forward(look, op, entry, value, place, names)
+    found.lines = [] if arithmetic is None else arithmetic.lines()
     if not found.lines:
         found.lines = [f"{left} = {words.number(result_at(look, value, place))}"]
         if entry.kind == "composite":
@@ -321,14 +322,15 @@ def _backward(look: Look, found: Explanation, op: Op, entry: Entry | None, value
         of = value.gradient_of
         found.rule = [f"{names(value)} = the sum of what arrives on each way"]
         found.words = (
-            f"{words.name(of) if of is not None else 'It'} was used more than once, so the loss depends on it "
+            f"{words.name(of, op) if of is not None else 'It'} was used more than once, so the loss depends on it "
             f"on several ways; "
             "the gradients of all ways are added up."
         )
     elif op.of is not None and value.gradient_of is not None:
         _backward_rule(found, op, entry, value, names)
     if value.size:
-        found.lines = backward_lines(look, op, value, place, names)
+        arithmetic = worked.backward(look, op, value, place, names)
+        found.lines = [] if arithmetic is None else arithmetic.lines()
         if not found.lines:
             found.lines = [f"{found.element} = {words.number(result_at(look, value, place))}"]
     found.notes.extend(_backward_notes(op, entry, value, found.lines))
@@ -367,27 +369,26 @@ def _backward_notes(op: Op, entry: Entry | None, value: Value, lines: list[str])
         return []
     notes = []
     if len(upstream(op)) == 1 and of is not forward.outputs[0]:
-        arrives = upstream(op)[0].name
+        arrives = op.called(upstream(op)[0])
         notes.append(f"The chain rule: what arrives, {arrives}, times what {forward.name} does on the way.")
     if any("[" in line and (" > " in line or " ≤ " in line or " < " in line or " ≥ " in line) for line in lines):
         notes.append("[…] is 1 where it holds, and 0 where it does not.")
     if len(forward.outputs) == 1 and entry is not None:
         result = forward.outputs[0]
         if entry.kind == ELEMENTWISE and of.size < result.size:
-            notes.append(f"{words.name(of)} {tuple(of.shape)} was broadcast to {tuple(result.shape)}: its "
+            notes.append(f"{words.name(of, op)} {tuple(of.shape)} was broadcast to {tuple(result.shape)}: its "
                          f"gradient is the sum over "
                          f"the {result.size // max(of.size, 1)} places where each number was used.")  # fmt: skip
         elif entry.name in ("matmul", "addmm") and len(result.shape) >= 2 and symbol_of(entry, forward, of) == "b":
-            notes.append(
-                f"The sum runs over the rows of the batch: every row that went through {words.name(of)} has its say."
-            )
+            called = words.name(of, op)
+            notes.append(f"The sum runs over the rows of the batch: every row that went through {called} has its say.")
         elif entry.kind == MOVE:
             notes.append("Numbers that were only moved get their gradients back where they came from.")
     rule = rule_of(op)
     if rule is not None and len(rule.wanted) > 1:
         others = [rule.inputs[slot] for slot in rule.wanted if rule.inputs[slot].canonical is not of.canonical]
         if others:
-            names = " and ".join(f"grad({words.name(other)})" for other in others[:3])
+            names = " and ".join(f"grad({words.name(other, op)})" for other in others[:3])
             notes.append(f"The same op also gives {names}.")
     return notes
 

@@ -43,7 +43,8 @@ def _kept(count: int, at: int | None) -> list[int]:
 
 
 def _link(look: Look, gradient: Value, mark: str) -> Link:
-    op, name = gradient.op, gradient.name
+    op = gradient.op
+    name = gradient.name if op is None else op.called(gradient)
     value = shown(look, gradient)
     if op is None or op.phase != "backward":
         return Link(None, "the loss", "", name, value, mark)

@@ -37,6 +37,11 @@ class Stat:
     norm: float
 
     @property
+    def typical(self) -> float:
+        """A typical element: the root of the mean square."""
+        return self.norm / math.sqrt(max(self.size, 1))
+
+    @property
     def is_zero(self) -> bool:
         """Whether it is 0 everywhere."""
         return self.zeros == self.size

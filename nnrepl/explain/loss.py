@@ -9,10 +9,10 @@ import mlx.core as mx
 from nnrepl.explain import words
 from nnrepl.explain.answer import Answer, Evidence
 from nnrepl.explain.look import Look
-from nnrepl.explain.paths import gradient_pass
+from nnrepl.explain.paths import gradient_pass, same_function
 from nnrepl.session.errors import UserError
 from nnrepl.session.session import Session
-from nnrepl.tape import GRADIENT_PASS, Op, Pass, Value
+from nnrepl.tape import Op, Pass, Value
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +68,7 @@ def why_loss(session: Session) -> Answer:
 def _pair(session: Session) -> tuple[Pass, Pass]:
     """The pass at the cursor and the one before it of the same function, else the one after."""
     here = gradient_pass(session)
-    same = [part for part in session.tape.passes
-            if part.kind == GRADIENT_PASS and part.title == here.title and part.loss is not None]  # fmt: skip
+    same = [part for part in same_function(session, here) if part.loss is not None]
     if len(same) < 2 or here not in same:
         raise UserError(
             "why loss compares two passes of the same function; go on until the next one (c, or until forward)"

@@ -10,6 +10,7 @@ import mlx.core as mx
 from nnrepl.explain import words
 from nnrepl.explain.answer import Answer, Evidence
 from nnrepl.explain.broken import broken
+from nnrepl.explain.forward import made_large
 from nnrepl.explain.look import Look
 from nnrepl.explain.paths import gradient_pass_or_none
 from nnrepl.ops import Trait, has
@@ -39,7 +40,13 @@ def blamed(birth: Birth) -> Birth:
     root = blamed(birth.before)
     # What masks goes into a softmax; an ∞ that comes back to one is a gradient.
     shares = birth.op is not None and birth.op.of is None and has(birth.op.root.name, Trait.SHARES)
-    return birth if (shares and root.negative) or _on_purpose(root) else root
+    return birth if (shares and root.negative and _may_mask(root)) or _on_purpose(root) else root
+
+
+def _may_mask(birth: Birth) -> bool:
+    """Whether a −∞ may have been made to mask: it came in, or is the logarithm of a mask."""
+    made = birth.op
+    return made is None or made.operation.kind == "data" or made.name in ("log", "astype") or _on_purpose(birth)
 
 
 def _on_purpose(birth: Birth) -> bool:
@@ -127,11 +134,6 @@ def _ending(look: Look, value: Value) -> Op | None:
     return min(ended, key=lambda op: op.position, default=None)
 
 
-_SWALLOW_LOW = ("softmax", "logsumexp", "exp", "logaddexp", "maximum", "max", "sigmoid", "where", "topk", "argmax",
-                "fast.scaled_dot_product_attention", "minimum", "min", "greater", "less", "greater_equal",
-                "less_equal", "equal", "isinf", "isnan", "isfinite", "nan_to_num", "clip")  # fmt: skip
-
-
 def _masks(look: Look, birth: Birth, ending: Op) -> bool:
     """Whether an ∞ is there to mask: a −∞ that a softmax or an exp makes 0 of, or one that is compared or replaced."""
     root = ending.root
@@ -141,9 +143,9 @@ def _masks(look: Look, birth: Birth, ending: Op) -> bool:
         return True  # a constant whose first user knows what to do with it: the frequency ∞ of a rope
     if _on_purpose(birth) or (birth.op is not None and birth.op.operation.kind == "data"):
         return True
-    if root.name not in _SWALLOW_LOW:
+    if not has(root.name, Trait.SWALLOWS):
         return False
-    if birth.op is None or birth.op.name in ("astype", "log"):
+    if _may_mask(birth):
         return True
     sign = look.numbers([look.array(birth.value).flatten()[birth.at] < 0])[0]
     return bool(sign)
@@ -286,6 +288,11 @@ def _answer(look: Look, found: Trouble) -> Answer:
     verb = f"is {_shown(look, end, 0)}" if end.size == 1 else f"has {_amount(stat.nans, stat.infs, stat.size)}"
     answer = Answer(f"{whose} {verb}: {born(root)}.", root.op)
     _tell(look, answer, root)
+    if root.op is not None and root.op.of is None and root.before is None and root.kind == INF:
+        taken = max(_visible(look, root.op.inputs), key=lambda value: look.stat(value).peak, default=None)
+        grew = None if taken is None else made_large(look, taken)
+        if grew is not None:
+            answer.also.append(grew.text)
     if found.birth is not root:
         answer.also.append(f"Of the ∞ it became NaN in {did_of(found.birth)}.")
     elif root.before is not None:
@@ -294,6 +301,11 @@ def _answer(look: Look, found: Trouble) -> Answer:
         answer.also.append(f"The ∞ {meant}: {born(before)}.")
     answer.ops = look.ops
     return answer
+
+
+def _visible(look: Look, values: Iterable[Value]) -> list[Value]:
+    """Those of some tensors that can be followed: with numbers that can be had."""
+    return [value for value in dict.fromkeys(values) if value.size and is_inexact(value) and look.can_see(value)]
 
 
 def did_of(birth: Birth) -> str:

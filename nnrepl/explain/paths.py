@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
+from typing import Any
 
+from nnrepl.record.stack import is_module_type
 from nnrepl.record.vjp import Rule
 from nnrepl.session.errors import NoGradient, NotYet, UserError
 from nnrepl.session.session import Session
@@ -152,6 +154,27 @@ def inner_of_gradient(text: str) -> str | None:
     if text.startswith("grad(") and text.endswith(")"):
         return text[5:-1].strip()
     return text.removeprefix("∂L/∂") if text.startswith("∂L/∂") else None
+
+
+def same_function(session: Session, part: Pass) -> list[Pass]:
+    """The gradient passes of the function that a pass differentiates, of the same model, in order. Where the
+    model is not known (in a compiled call that is repeated), the function alone counts."""
+    whose = _model_of(session, part)
+    return [
+        other for other in session.tape.passes
+        if other is part or (other.kind == GRADIENT_PASS and other.title == part.title and other.code == part.code
+                             and (whose is None or _model_of(session, other) in (None, whose)))
+    ]  # fmt: skip
+
+
+def _model_of(session: Session, part: Pass) -> Any:
+    """The model in which the first of what was differentiated lies; None where it is in none."""
+    leaf = next(iter(part.wrt), None)
+    if leaf is None:
+        return None
+    home = session.names.homes.of(leaf)
+    holder = None if home is None else session.names.homes.path(home)[0]
+    return holder if holder is not None and is_module_type(holder.kind) else None
 
 
 def gradient_pass(session: Session) -> Pass:

@@ -10,13 +10,17 @@ import mlx.core as mx
 
 from nnrepl.explain import words
 from nnrepl.explain.answer import Answer
+from nnrepl.explain.forward import NOTABLE, Growth, made_large, made_small
+from nnrepl.explain.limits import is_lost, usual
 from nnrepl.explain.links import describe, links_along
 from nnrepl.explain.local import factor_text, sizes
 from nnrepl.explain.look import Look, Stat
+from nnrepl.explain.outside import detours
 from nnrepl.explain.paths import cone, path, upstream
 from nnrepl.ops import Trait, has
+from nnrepl.session.births import is_inexact
 from nnrepl.session.session import Session
-from nnrepl.tape import Op, Value
+from nnrepl.tape import Op, Pass, Value
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,21 +40,29 @@ def why_scale(session: Session, gradient: Value, how: str, name: str = "") -> An
     look = Look(session)
     way, stats = _way(look, gradient)
     steps = _steps(way, stats)
-    first, last = rms(stats[way[0]]), rms(stats[gradient])
+    first, last = stats[way[0]].typical, stats[gradient].typical
     if not how:
         how = "small" if last < first else "large"
     verb = "shrinks" if how == "small" else "grows"
+    ordinary = _is_ordinary(look, gradient, first, last)
+    through = [detour.text for detour in detours(look, part)] if (part := _pass_of(gradient)) is not None else []
+    groups = _groups(look, steps, how)
+    worst = groups[0].cancels if groups else None
+    rounding = (
+        "; what is left of a sum whose terms cancel is rounding" if worst is not None and worst.is_rounding else ""
+    )
+    head = _head(name or gradient.name, stats[gradient], ordinary and not through and not rounding)
     answer = Answer(
-        f"{_head(name or gradient.name, stats[gradient], _is_ordinary(first, last))}; a typical element is "
+        f"{head}{rounding}; a typical element is "
         f"{words.number(last)}. On the way from the loss a typical element "
         f"{'shrank' if last < first else 'grew'} {_times(first, last)} over {len(way) - 1} ops."
     )
-    groups = _groups(look, steps, how)
     answer.reasons = [group.say(verb) for group in groups[:_SHOWN]]
     answer.op = groups[0].worst.op if groups else None
     answer.links = links_along(look, way, answer.op, f"{verb} it")
-    if not _is_ordinary(first, last):
+    if not ordinary:
         answer.advice = _advice(look, groups[:3], how)
+    answer.also = [f"{text}." for text in through]
     answer.ops = look.ops
     return answer
 
@@ -68,6 +80,12 @@ def shrinks(look: Look, gradient: Value) -> Group | None:
     return next(iter(_groups(look, _steps(way, stats), "small")), None)
 
 
+def grows(look: Look, gradient: Value) -> Group | None:
+    """The line of the program that grows a gradient most on its way from the loss; None if none does much."""
+    way, stats = _way(look, gradient)
+    return next((group for group in _groups(look, _steps(way, stats), "large") if group.effect > NOTABLE), None)
+
+
 def _head(name: str, stat: Stat, ordinary: bool) -> str:
     norm = f"norm {words.number(stat.norm)}"
     if stat.is_finite and not stat.is_zero and ordinary:
@@ -75,20 +93,44 @@ def _head(name: str, stat: Stat, ordinary: bool) -> str:
     return f"{name} has {norm}"
 
 
-_ORDINARY = 100.0
-"""A change of less than this over the whole way calls for no advice."""
+_SURELY, _ORDINARY = 100.0, 1e6
+"""A change of less than this over the whole way calls for no advice, where nothing is known to hold it against; of less
+than the smaller number in any case."""
 
 
-def _is_ordinary(first: float, last: float) -> bool:
-    return not first or 1 / _ORDINARY < last / first < _ORDINARY
+def _pass_of(gradient: Value) -> Pass | None:
+    return None if gradient.op is None else gradient.op.part
+
+
+def _is_ordinary(look: Look, gradient: Value, first: float, last: float) -> bool:
+    """Whether a gradient is neither lost nor huge: that of a weight beside the others of its pass, as `health` does;
+    any other beside what it began as."""
+    if not first or 1 / _SURELY < last / first < _SURELY:
+        return True  # the other gradients need not be computed for it
+    part = _pass_of(gradient)
+    finals = {} if part is None else {leaf: part.grads[leaf][-1] for leaf in part.wrt if part.grads.get(leaf)}
+    own = next((leaf for leaf, final in finals.items() if final is gradient and is_inexact(leaf)), None)
+    if own is None:
+        return 1 / _ORDINARY < last / first < _ORDINARY
+    stats = look.stats([*(value for value in finals.values() if not value.refusal), own])
+    top = max((stats[final].typical for final in finals.values() if final in stats), default=0.0)
+    limits = usual()
+    return stats[gradient].norm <= limits["huge"] and not is_lost(stats[own], stats[gradient], top, limits)
 
 
 @dataclass(frozen=True, slots=True)
 class Cancelled:
-    """A sum whose terms cancel: how large a typical result is, and how large it would be if no term were negative."""
+    """A sum whose terms cancel: how large a typical result is, and how large it would be if no term were negative;
+    `grain` is the rounding of 1 in its dtype."""
 
     sum: float
     parts: float
+    grain: float
+
+    @property
+    def is_rounding(self) -> bool:
+        """Whether no more is left than rounding the terms makes."""
+        return self.sum < 4 * self.grain * self.parts
 
 
 _CANCELS = 1e-3
@@ -101,22 +143,17 @@ def cancelled(look: Look, op: Op, value: Value) -> Cancelled | None:
     parts = sizes(look, op, value)
     if parts is None:
         return None
-    whole = rms(look.stat(value))
+    whole = look.stat(value).typical
     size: float = look.numbers([mx.sqrt(mx.mean(mx.square(parts.astype(mx.float32))))])[0]
-    return Cancelled(whole, size) if size and whole < _CANCELS * size else None
-
-
-def rms(stat: Stat) -> float:
-    """The root mean square of a tensor's elements."""
-    return stat.norm / math.sqrt(max(stat.size, 1))
+    return Cancelled(whole, size, mx.finfo(value.dtype).eps) if size and whole < _CANCELS * size else None
 
 
 def _steps(way: list[Value], stats: dict[Value, Stat]) -> list[Step]:
     found = []
     for before, after in itertools.pairwise(way):
-        low = rms(stats[before])
+        low = stats[before].typical
         if after.op is not None and low > 0:
-            found.append(Step(after.op, after, rms(stats[after]) / low))
+            found.append(Step(after.op, after, stats[after].typical / low))
     return found
 
 
@@ -136,6 +173,7 @@ class Group:
     steps: list[Step]
     effect: float = 1.0
     cancels: Cancelled | None = None
+    sized: Growth | None = None
 
     @property
     def worst(self) -> Step:
@@ -155,16 +193,17 @@ class Group:
                 f": the terms that it adds up cancel; without their signs a typical sum would be "
                 f"{words.number(self.cancels.parts)}, and it is {words.number(self.cancels.sum)}"
             )
+        sized = f" {self.sized.text}" if self.sized is not None else ""
         if len(self.steps) == 1:
             module = f" in {op.module}" if op.module else ""
             return (
                 f"{op.label}, the VJP of {describe(forward)} ({self.where}{module}), {verb} it by a factor "
-                f"of {by}{local}."
+                f"of {by}{local}.{sized}"
             )
         return (
             f"{self.name} at {self.where} is passed {len(self.steps)} times and {verb} it by a factor of {by} "
             f"altogether; "
-            f"most at {op.label}, the VJP of {describe(forward)}{local}."
+            f"most at {op.label}, the VJP of {describe(forward)}{local}.{sized}"
         )
 
 
@@ -182,7 +221,30 @@ def _groups(look: Look, steps: list[Step], how: str) -> list[Group]:
     found = sorted((group for group in lines.values() if group.effect > 1.05), key=lambda group: -group.effect)
     for group in found[:_SHOWN]:
         group.cancels = cancelled(look, group.worst.op, group.worst.value) if how == "small" else None
+        group.sized = _size_behind(look, group, how) if group.cancels is None and group.effect > NOTABLE else None
     return found
+
+
+def _is_seen(value: Value) -> bool:
+    return is_inexact(value) and value.size > 0 and not value.refusal
+
+
+def _size_behind(look: Look, group: Group, how: str) -> Growth | None:
+    """What made the operand large or small by which a line of the program changes a gradient most."""
+    forward, of = group.worst.op.of, group.worst.value.gradient_of
+    if forward is None or of is None:
+        return None
+    others = [taken for taken in dict.fromkeys(forward.inputs)
+              if _is_seen(taken) and taken.canonical is not of.canonical]  # fmt: skip
+    if has(forward.name, Trait.NORMALIZES, Trait.SATURATES):
+        own = next((taken for taken in forward.inputs if taken.canonical is of.canonical), None)
+        found = [None if own is None or own.refusal else (made_large if how == "small" else made_small)(look, own)]
+        others = others if has(forward.name, Trait.SHARES) else []
+    else:
+        found = []
+    found += [(made_small if how == "small" else made_large)(look, taken) for taken in others]
+    sizes = [one for one in found if one is not None]
+    return max(sizes, key=lambda one: abs(math.log(one.typical)), default=None)
 
 
 def _advice(look: Look, groups: list[Group], how: str) -> str:
@@ -201,7 +263,7 @@ def _advice(look: Look, groups: list[Group], how: str) -> str:
     weight = next((found for step in product.steps if (found := _weight(step)) is not None), None)
     if weight is None or not look.can_see(weight):
         return ""
-    typical = f"A typical element of {words.name(weight)} is {words.number(rms(look.stat(weight)))}"
+    typical = f"A typical element of {words.name(weight)} is {words.number(look.stat(weight).typical)}"
     if how == "small":
         return f"{typical}: larger initial weights, normalization, or residual connections may keep gradients alive."
     return f"{typical}: smaller initial weights, normalization, or clipped gradients may keep them in range."

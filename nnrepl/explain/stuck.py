@@ -13,6 +13,7 @@ from nnrepl.explain.answer import Evidence
 from nnrepl.explain.claims import Claim, Reason, first_proved
 from nnrepl.explain.disconnected import why_end
 from nnrepl.explain.entry import FIXED, entry_for
+from nnrepl.explain.forward import made_large
 from nnrepl.explain.local import factor_array, factor_text, in_float32, sizes
 from nnrepl.explain.look import Look
 from nnrepl.explain.paths import rule_of, upstream
@@ -253,7 +254,7 @@ class Stuck:
         what = "the other factor is 0" if dead.canonical is not self.of.canonical else f"{dead.name} is 0"
         there = "" if self.mask is None else f" at the {places(self.look, self.mask)} places that count here"
         text = f"{words.call(self.forward)} passes nothing to {self.of.name}{there}: {what}. {zero.text}"
-        return Reason(text, self._place_by_place(), zero.op, zero.planned)
+        return Reason(text, self._place_by_place(), zero.op, zero.start)
 
     def _closed(self) -> Reason:
         return Reason(self._closed_text(), self._place_by_place())
@@ -264,6 +265,8 @@ class Stuck:
         did, text = words.call(forward), factor_text(self.op, self.of)
         assert self.factors is not None
         units, rows = units_of(self.factors)
+        size = made_large(look, of) if has(forward.name, Trait.SATURATES) else None
+        grew = f" {size.text}" if size is not None else ""
         where = f"in {units} of {units} units" if units else ""
         every = f", for every row of the batch ({rows} of {rows})" if rows else ""
         if self.mask is not None:
@@ -272,12 +275,15 @@ class Stuck:
         if forward.name in ("maximum", "minimum") and len(forward.args) == 2:
             limit = next((arg for arg in forward.args if not _same(arg, of)), 0)
             sign = "≤" if forward.name == "maximum" else "≥"
+            if look.stat(of).is_zero and not isinstance(limit, Value):
+                zero = zero_value(look, of)
+                return f"{did} passes nothing: {of.name} {sign} {words.operand(limit)} {where}{every}. {zero.text}"
             return f"{did} passes nothing: {of.name} {sign} {words.operand(limit)} {where}{every}."
         if has(forward.name, Trait.SATURATES):
             low, high = look.numbers([mx.min(of.array), mx.max(of.array)])
             return (
                 f"{did} is saturated: {of.name} is so far out ({words.number(low)} to {words.number(high)}) that the "
-                f"curve is flat there, and its slope {text} is 0 {where}{every}."
+                f"curve is flat there, and its slope {text} is 0 {where}{every}.{grew}"
             )
         if forward.name == "clip":
             return f"{did} cuts off every element of {of.name} {where}{every}; where it cuts, it passes nothing."
@@ -309,7 +315,7 @@ class Stuck:
         product = has(self.forward.name, Trait.PRODUCT) and dead.canonical is not self.of.canonical
         name = (factor_text(self.op, self.of) if product else "") or dead.name
         evidence = shown(self.look, [dead, self.given, self.gradient])
-        return Reason(f"{name} is 0, because {zero.text}", evidence, zero.op, zero.planned)
+        return Reason(f"{name} is 0, because {zero.text}", evidence, zero.op, zero.start)
 
     @cached_property
     def _shares(self) -> mx.array | None:
@@ -348,7 +354,14 @@ class Stuck:
     def _saturated(self) -> Reason:
         what = "softmax" if self.forward.name == "softmax" else "attention"
         return Reason(f"{what} is saturated: in every row one share is 1 and all others are 0, and the curve is flat "
-                      "there.", self._share_evidence())  # fmt: skip
+                      f"there.{self._largest()}", self._share_evidence())  # fmt: skip
+
+    def _largest(self) -> str:
+        """What made the operand large that is so, where one is."""
+        asked = self.forward.args[:2] if self.forward.name != "softmax" else self.forward.inputs
+        grown = [made_large(self.look, taken) for taken in dict.fromkeys(asked) if isinstance(taken, Value)]
+        found = max((one for one in grown if one is not None), key=lambda one: one.typical, default=None)
+        return f" {found.text}" if found is not None else ""
 
     def _is_even(self) -> bool:
         """Whether what comes into a softmax is the same number all along each row."""
@@ -391,13 +404,14 @@ class Stuck:
     def _flat(self) -> Reason:
         rule = factor_text(self.op, self.of)
         local = f" (its local factor is {rule})" if rule else ""
-        return Reason(f"{words.call(self.forward)} passes nothing on to {self.of.name}, whatever comes in{local}.",
-                      self._evidence())  # fmt: skip
+        grew = self._largest() if has(self.forward.name, Trait.NORMALIZES, Trait.SHARES) else ""
+        return Reason(f"{words.call(self.forward)} passes nothing on to {self.of.name}, whatever comes in{local}."
+                      f"{grew}", self._evidence())  # fmt: skip
 
 
 def _compares(forward: Op) -> bool:
     """Whether an op passes or blocks by comparing: a 0 in it is no factor."""
-    return forward.name in ("maximum", "minimum", "clip", "where") or has(forward.name, Trait.CHOOSES)
+    return has(forward.name, Trait.CHOOSES)
 
 
 def _same(arg: object, value: Value) -> bool:

@@ -12,7 +12,7 @@ from nnrepl.explain.links import links_along
 from nnrepl.explain.look import Look
 from nnrepl.explain.nonfinite import why_nonfinite, why_nonfinite_value
 from nnrepl.explain.paths import cone, gradient_of, inner_of_gradient, path, target_of, upstream, value_of
-from nnrepl.explain.scale import rms, why_scale
+from nnrepl.explain.scale import why_scale
 from nnrepl.explain.zero import why_zero, why_zero_value
 from nnrepl.session.errors import NoGradient
 from nnrepl.session.session import Session
@@ -96,7 +96,7 @@ def _healthy(look: Look, value: Value, how: str) -> Answer:
     stat = look.stat(value)
     if not stat.size:
         return Answer(f"{value.name} is empty: its shape is {tuple(value.shape)}.")
-    size = f"a typical element is {words.number(rms(stat))} in size, the largest {words.number(stat.peak)}"
+    size = f"a typical element is {words.number(stat.typical)} in size, the largest {words.number(stat.peak)}"
     zeros = f"; {words.count_of(stat.zeros, stat.size)} are 0" if stat.zeros else ""
     numbers = f"{stat.size} number{'s' if stat.size != 1 else ''}, all finite; {size}{zeros}"
     head = f"Nothing is wrong with {value.name}" if how == "scale" else f"{value.name} holds"

@@ -76,7 +76,8 @@ def call(op: Op, called: Callable[[Value], str] | None = None) -> str:
         left, right = reversed(parts) if op.operation.spelling.startswith("__r") else parts
         return f"{left} {sign} {right}"
     if op.name == "getitem" and len(parts) == 2:
-        return f"{parts[0]}[{parts[1].strip('()')}]"
+        plain = isinstance(op.args[1], tuple) and len(parts[1]) > 2
+        return f"{parts[0]}[{parts[1][1:-1] if plain else parts[1]}]"
     text = f"{op.name}({', '.join(parts)})"
     return text if len(text) <= 40 else f"{op.name}({', '.join(parts)[:32]}…)"
 

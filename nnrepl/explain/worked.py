@@ -13,28 +13,28 @@ from nnrepl.explain.look import Look
 from nnrepl.explain.paths import rule_of, upstream
 from nnrepl.ops import arithmetic
 from nnrepl.ops.bilinear import product_of, sum_of
-from nnrepl.ops.case import Line, Operand, checked
+from nnrepl.ops.case import Line, Operand, Worked, worked_out
 from nnrepl.ops.expression import quantity
 from nnrepl.ops.numbers import element, ravel, unravel
 from nnrepl.session.expressions import aside
 from nnrepl.tape import Op, Value
 
 
-def forward_lines(look: Look, op: Op, entry: Entry, value: Value, index: Index, names: Names) -> list[str]:
-    """How one element of a result was computed; empty where only `into` can tell."""
+def forward(look: Look, op: Op, entry: Entry, value: Value, index: Index, names: Names) -> Worked | None:
+    """How one element of a result was computed; None where only `into` can tell."""
     look.see([*op.inputs, value])
     with aside():
-        return arithmetic.forward_lines(case_of(look, op, entry, names), value.slot, index)
+        return arithmetic.forward(case_of(look, op, entry, names), value.slot, index)
 
 
-def backward_lines(look: Look, op: Op, gradient: Value, index: Index, names: Names) -> list[str]:
-    """How one element of a gradient was computed; empty where nothing that was checked can be said."""
+def backward(look: Look, op: Op, gradient: Value, index: Index, names: Names) -> Worked | None:
+    """How one element of a gradient was computed; None where nothing that was checked can be said."""
     rule = rule_of(op)
     if rule is None:
         return _added(look, op, gradient, index, names)
     forward, of = op.of, gradient.gradient_of
     if forward is None or of is None:
-        return []
+        return None
     look.see([*op.inputs, *forward.inputs, *forward.outputs, gradient])
     entry = entry_for(op)
     so_far = _so_far(look, op, of, names)
@@ -43,9 +43,9 @@ def backward_lines(look: Look, op: Op, gradient: Value, index: Index, names: Nam
             case = case_of(look, op, entry, names)
             target = next((one for one in case.operands() if one.holds(of.canonical)), None)
             if target is not None:
-                lines = arithmetic.backward_lines(case, target, operand(look, gradient, names), index, so_far)
-                if lines:
-                    return lines
+                found = arithmetic.backward(case, target, operand(look, gradient, names), index, so_far)
+                if found is not None:
+                    return found
         return _by_jacobian(look, op, gradient, index, names, so_far)
 
 
@@ -59,32 +59,34 @@ def _so_far(look: Look, op: Op, of: Value, names: Names) -> Operand | None:
     return None
 
 
-def _added(look: Look, op: Op, gradient: Value, index: Index, names: Names) -> list[str]:
+def _added(look: Look, op: Op, gradient: Value, index: Index, names: Names) -> Worked | None:
     """Parts of a gradient that arrive on several ways are added."""
     if op.operation.kind != "accumulate":
-        return []
+        return None
     look.see([*op.inputs, gradient])
     parts = [operand(look, part, names) for part in op.inputs]
     with aside():
         line = Line(element(names(gradient), index), sum_of([part.node(index) for part in parts]))
-        return checked(line, operand(look, gradient, names), index)
+        return worked_out(line, operand(look, gradient, names), index)
 
 
-def _by_jacobian(look: Look, op: Op, gradient: Value, index: Index, names: Names, so_far: Operand | None) -> list[str]:
+def _by_jacobian(
+    look: Look, op: Op, gradient: Value, index: Index, names: Names, so_far: Operand | None
+) -> Worked | None:
     """The chain rule with the op's numerical Jacobian: how much each element of the result changes with this one."""
     forward, of, rule = op.of, gradient.gradient_of, rule_of(op)
     if forward is None or of is None or rule is None:
-        return []
+        return None
     terms = [] if so_far is None else [quantity(element(so_far.name, index), so_far.at(index))]
     for slot, given in zip(rule.outputs, upstream(op)):
         result = forward.outputs[slot]
         column = _column(forward, of, slot, index)
         if column is None:
-            return []
+            return None
         slopes: Any = column.flatten().tolist()
         used = [at for at, slope in enumerate(slopes) if slope != 0]
         if len(used) > _MOST:
-            return []
+            return None
         arrived = operand(look, given, names)
         places = [unravel(at, result.shape) for at in used]
         arrived.want(places)
@@ -94,7 +96,7 @@ def _by_jacobian(look: Look, op: Op, gradient: Value, index: Index, names: Names
             for at, place in zip(used, places)
         )
     line = Line(element(names(gradient), index), sum_of(terms)) if terms else None
-    return checked(line, operand(look, gradient, names), index)
+    return worked_out(line, operand(look, gradient, names), index)
 
 
 _MOST = 4000

@@ -39,19 +39,38 @@ def zero_value(look: Look, value: Value, mask: Mask | None = None) -> Reason:
     assert value.op is not None
     floats = [taken for taken in dict.fromkeys(value.op.inputs) if is_inexact(taken)]
     return Reason(_made_zero(look, value.op, value, mask), shown(look, [*floats, value]), value.op,
-                  has(value.op.name, Trait.ZEROS))  # fmt: skip
+                  value if has(value.op.name, Trait.ZEROS) else None)  # fmt: skip
 
 
 def _came_in(look: Look, value: Value, mask: Mask | None) -> Reason:
-    older = value.origin
-    if older is not None and older.op is not None and older.shape == value.shape and look.can_see(older):
-        made = older.op
-        if made.name not in ("zeros", "zeros_like"):
-            return Reason(f"{value.name} is 0 since {made.label} {words.call(made)} ({words.place(made.source)}).",
-                          shown(look, [value]))  # fmt: skip
+    made = _since(look, value)
+    if made is not None:
+        return Reason(f"{value.name} is 0 since {made.label} {words.call(made)} ({words.place(made.source)}).",
+                      shown(look, [value]))  # fmt: skip
     kind = "a parameter that is 0" if isinstance(value, Leaf) and value.kind == "parameter" else "0 as it came in"
     where = f" at the {places(look, mask)} places that count" if mask is not None else ""
-    return Reason(f"{value.name} is {kind}{where}.", shown(look, [value]), planned=kind == "a parameter that is 0")
+    return Reason(
+        f"{value.name} is {kind}{where}.",
+        shown(look, [value]),
+        start=value if kind == "a parameter that is 0" else None,
+    )
+
+
+def _since(look: Look, value: Value) -> Op | None:
+    """The op of an earlier pass that made a tensor 0 which was not 0 before; None where it began with zeros, or where
+    that cannot be told."""
+    while value.origin is not None:
+        value = value.origin
+        made = value.op
+        if made is None:
+            continue
+        before = next((taken for taken in made.inputs if taken.shape == value.shape and is_inexact(taken)), None)
+        if has(made.name, Trait.ZEROS) or before is None or not look.can_see(before):
+            return None
+        if not look.stat(before).is_zero:
+            return made
+        value = before
+    return None
 
 
 def _zeros_before(look: Look, op: Op, value: Value, mask: Mask | None) -> tuple[Value, Mask | None] | None:
@@ -64,13 +83,15 @@ def _zeros_before(look: Look, op: Op, value: Value, mask: Mask | None) -> tuple[
             taken = counting[0]
             return taken, None if look.stat(taken).is_zero else masks[taken]
         return None
-    if has(op.name, Trait.CHOOSES) or op.name in ("maximum", "minimum", "where"):
+    if has(op.name, Trait.CHOOSES):
         return None
     if mask is None:
         stats = look.stats(floats)
         dead = [taken for taken in floats if stats[taken].is_zero]
-        additive = op.name in ("add", "subtract", "addmm")
-        return (dead[0], None) if dead and (not additive or len(dead) == len(floats)) else None
+        if has(op.name, Trait.ADDS) and len(dead) < len(floats):
+            factors = dead[1:] if has(op.name, Trait.PRODUCT) and dead[:1] == floats[:1] else []  # 0 + a @ 0
+            return (factors[0], None) if factors else None
+        return (dead[0], None) if dead else None
     same = [taken for taken in floats if taken.shape == value.shape and is_zero_on(look, taken, mask)]
     return (same[0], mask) if same and op.name in ("multiply", "divide", "negative", "square", "abs") else None
 

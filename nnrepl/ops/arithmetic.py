@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from nnrepl.ops import moves, worked
-from nnrepl.ops.case import Case, Index, Line, Operand, checked
+from nnrepl.ops.case import Case, Index, Line, Operand, Worked, worked_out
 from nnrepl.ops.entry import MOVE
 from nnrepl.ops.expression import Node, quantity
 from nnrepl.ops.numbers import element
 
 
-def forward_lines(case: Case, slot: int, index: Index) -> list[str]:
-    """How one element of a result was computed; empty where nothing that was checked can be said."""
-    return checked(_forward(case, slot, index), case.y[slot], index)
+def forward(case: Case, slot: int, index: Index) -> Worked | None:
+    """How one element of a result was computed; None where nothing that was checked can be said."""
+    return worked_out(_forward(case, slot, index), case.y[slot], index)
 
 
 def _forward(case: Case, slot: int, index: Index) -> Line | None:
@@ -24,7 +24,7 @@ def _forward(case: Case, slot: int, index: Index) -> Line | None:
     return worked.forward(case, index)
 
 
-def backward_lines(case: Case, of: Operand, gradient: Operand, index: Index, so_far: Operand | None) -> list[str]:
+def backward(case: Case, of: Operand, gradient: Operand, index: Index, so_far: Operand | None) -> Worked | None:
     """How one element of a gradient was computed: a part for each way in which the op used the tensor.
 
     Args:
@@ -34,16 +34,16 @@ def backward_lines(case: Case, of: Operand, gradient: Operand, index: Index, so_
     left = element(gradient.name, index)
     parts = [_backward(case, symbol, of, left, index) for symbol in _symbols(case, of)]
     if not parts or any(part is None for part in parts):
-        return []
+        return None
     lines = [part for part in parts if part is not None]
     nodes = [part.node for part in lines]
     if so_far is not None:
         nodes.insert(0, quantity(element(so_far.name, index), so_far.at(index)))
     if len(nodes) == 1:
-        return checked(lines[0], gradient, index)
+        return worked_out(lines[0], gradient, index)
     before = lines[0].before if len(lines) == 1 else ()
     whole = Node("series", tuple(nodes), "Σ")
-    return checked(Line(left, whole, before, max(part.epsilon for part in lines)), gradient, index)
+    return worked_out(Line(left, whole, before, max(part.epsilon for part in lines)), gradient, index)
 
 
 def _symbols(case: Case, of: Operand) -> list[str]:

@@ -15,7 +15,7 @@ from typing import Any
 import mlx.core as mx
 
 from nnrepl.ops.entry import Entry
-from nnrepl.ops.expression import Node, literal, quantity
+from nnrepl.ops.expression import Node, largest, literal, quantity
 from nnrepl.ops.numbers import element, number, ravel
 from nnrepl.ops.scalars import Bounded
 
@@ -184,15 +184,55 @@ def agrees(found: Bounded, result: Any, epsilon: float, dtype: mx.Dtype) -> bool
     return bool(abs(value - result) <= room)
 
 
+@dataclass(frozen=True, slots=True)
+class Worked:
+    """The computation of one element that came to the number that MLX has.
+
+    Attributes:
+        line: The computation.
+        result: MLX's number.
+    """
+
+    line: Line
+    result: Any
+
+    def lines(self) -> list[str]:
+        """It written out: symbols, numbers, sums and functions done, MLX's number."""
+        lines = written(self.line, self.result)
+        return [*lines[:-1], f"{lines[-1]}   ({self.line.remark})"] if self.line.remark else lines
+
+    def numbers(self, most: int) -> str:
+        """Its numbers in one line, of a long sum the `most` largest terms: `1·(−0.8041) + 2·(−0.7895)`."""
+        return shortened(self.line.node, most).plugged()
+
+
+def worked_out(line: Line | None, target: Operand, index: Index) -> Worked | None:
+    """A computation of one element of a tensor; None if it does not come to the number that MLX has."""
+    if line is None:
+        return None
+    result = target.at(index)
+    fits = holds(line.node, result, max(line.epsilon, epsilon_of(target.dtype)), target.dtype)
+    return Worked(line, result) if fits else None
+
+
 def checked(line: Line | None, target: Operand, index: Index) -> list[str]:
     """A computation of one element of a tensor, written out; empty if it does not come to the number that MLX has."""
-    if line is None:
-        return []
-    result = target.at(index)
-    if not holds(line.node, result, max(line.epsilon, epsilon_of(target.dtype)), target.dtype):
-        return []
-    lines = written(line, result)
-    return [*lines[:-1], f"{lines[-1]}   ({line.remark})"] if line.remark else lines
+    found = worked_out(line, target, index)
+    return [] if found is None else found.lines()
+
+
+def shortened(node: Node, most: int) -> Node:
+    """A computation in which of each long sum only the largest terms are left, with how many more there are."""
+
+    def change(part: Node) -> Node | None:
+        if part.kind != "series" or part.text != "Σ" or len(part.parts) <= most + 1:
+            return None
+        terms = part.parts
+        kept = largest([term.at(0.0).value for term in terms], most)
+        more = Node("number", text=f"{len(terms) - len(kept)} more", value=0)
+        return Node("series", (*(terms[at].mapped(change) for at in kept), more), "Σ")
+
+    return node.mapped(change)
 
 
 def written(line: Line, result: Any) -> list[str]:

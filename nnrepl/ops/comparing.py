@@ -29,7 +29,7 @@ for _name, _text, _words in (
     _two = " b" in _text
     pointwise(
         _name, _text, {}, _words + _NO_GRADIENT, parameters="a, b" if _two else "a", kind=FIXED,
-        traits=(Trait.ANSWERS, Trait.BROADCASTS) if _two else (Trait.ANSWERS,),
+        traits=(Trait.ANSWERS, Trait.SWALLOWS, *((Trait.BROADCASTS,) if _two else ())),
     )  # fmt: skip
 
 for _name, _text, _forward, _words in (
@@ -55,7 +55,7 @@ for _name, _parameters, _text, _words in (
     ("logical_xor", "a, b", "one of {a} and {b}, but not both", "Whether one holds, but not both."),
 ):  # fmt: skip
     _run = (lambda name: lambda *a, **k: getattr(mx, name)(*a, **k))(_name)
-    whole(_name, _parameters, _text, _words + _NO_GRADIENT, _run, kind=FIXED, traits=(Trait.ANSWERS,))
+    whole(_name, _parameters, _text, _words + _NO_GRADIENT, _run, kind=FIXED, traits=(Trait.ANSWERS, Trait.SWALLOWS))
 
 whole("divmod", "a, b", "⌊{a} / {b}⌋ and {a} − {b} · ⌊{a} / {b}⌋", "How often {b} fits into {a}, and what is left.",
       lambda a, b: mx.divmod(a, b), traits=(Trait.BROADCASTS,))  # fmt: skip

@@ -26,9 +26,11 @@ def _one(name: str, text: str, slope: str, words: str, **more: Any) -> None:
     pointwise(name, text, {"a": slope}, words, **more)
 
 
-_two("add", "a + b", "g", "g", "Adds. A sum hands the gradient on unchanged to both sides.")
+_two("add", "a + b", "g", "g", "Adds. A sum hands the gradient on unchanged to both sides.",
+     traits=(Trait.ADDS,))  # fmt: skip
 _two("subtract", "a − b", "g", "−g",
-     "Subtracts. The left side gets the gradient as it is, the right side with the opposite sign.")  # fmt: skip
+     "Subtracts. The left side gets the gradient as it is, the right side with the opposite sign.",
+     traits=(Trait.ADDS,))  # fmt: skip
 _two("multiply", "a · b", "g · b", "g · a",
      "Multiplies. Each factor's gradient is the gradient times the other factor.")  # fmt: skip
 _two("divide", "a / b", "g / b", "−g · a / b²", "Divides.", valid="b ≠ 0",
@@ -38,10 +40,10 @@ _two("power", "a^b", "g · b · a^(b − 1)", "0 if y = 0 else g · ln(a) · y",
      valid="a ≥ 0 unless b is whole, a ≠ 0 if b < 0")  # fmt: skip
 _two("maximum", "max(a, b)", "g · [a > b]", "g · [a ≤ b]",
      "The larger of two numbers passes. The gradient goes to the one that was larger; the other gets nothing.",
-     traits=(Trait.CHOOSES,))  # fmt: skip
+     traits=(Trait.CHOOSES, Trait.SWALLOWS))  # fmt: skip
 _two("minimum", "min(a, b)", "g · [a < b]", "g · [a ≥ b]",
      "The smaller of two numbers passes. The gradient goes to the one that was smaller; the other gets nothing.",
-     traits=(Trait.CHOOSES,))  # fmt: skip
+     traits=(Trait.CHOOSES, Trait.SWALLOWS))  # fmt: skip
 _two("arctan2", "arctan(a / b) + π · [b < 0] · ([a ≥ 0] − [a < 0])", "g · b / (a² + b²)", "−g · a / (a² + b²)",
      "The angle under which one sees the point ({b}, {a}) from the origin, −π to π. Left of the axis half a turn is "
      "added or taken away, because arctan knows only the right half.", valid="b ≠ 0",
@@ -49,6 +51,7 @@ _two("arctan2", "arctan(a / b) + π · [b < 0] · ([a ≥ 0] − [a < 0])", "g �
 _two("logaddexp", "max(a, b) + ln(1 + exp(−|a − b|))", "g · exp(a − y)", "g · exp(b − y)",
      "A soft maximum, ln(exp(a) + exp(b)): the larger number is taken out first, so that no exponential overflows. "
      "Each side gets its share of the gradient.",
+     traits=(Trait.SWALLOWS,),
      forward=lambda a, b: mx.maximum(a, b) + mx.log1p(mx.exp(-mx.abs(mx.array(a) - b))))  # fmt: skip
 _two("remainder", "a − b · ⌊a / b⌋", "g", "−g · ⌊a / b⌋",
      "What is left of {a} after taking away {b} as often as it fits.", valid="b ≠ 0",
@@ -65,8 +68,8 @@ _one("abs", "|a|", "g · sign(a)",
      "Drops the sign. The gradient keeps its sign where {a} > 0, turns it where {a} < 0, and is 0 at 0.")  # fmt: skip
 _one("exp", "exp(a)", "g · y",
      "The exponential: it grows so fast that float16 overflows beyond 11.09, float32 beyond 88.7. It is its own "
-     "slope.")  # fmt: skip
-_one("expm1", "exp(a) − 1", "g · (y + 1)", "The exponential less one, exact for small {a}.",
+     "slope.", traits=(Trait.SWALLOWS,))  # fmt: skip
+_one("expm1", "exp(a) − 1", "g · (y + 1)", "The exponential less one, exact for small {a}.", traits=(Trait.SWALLOWS,),
      forward=lambda a: mx.expm1(a))  # fmt: skip
 _one("log", "ln(a)", "g / a",
      "The natural logarithm: −∞ at 0, no number below. Its slope grows without bound towards 0.",
@@ -82,7 +85,7 @@ _one("sinh", "(exp(a) − exp(−a)) / 2", "g · cosh(a)", "The hyperbolic sine.
 _one("cosh", "(exp(a) + exp(−a)) / 2", "g · sinh(a)", "The hyperbolic cosine.")
 _one("tanh", "tanh(a)", "g · (1 − y²)",
      "Squeezes into −1 to 1. Where it is close to either end it is flat, and passes almost no gradient.",
-     traits=(Trait.SATURATES,))  # fmt: skip
+     traits=(Trait.SATURATES, Trait.SWALLOWS))  # fmt: skip
 _one("arcsin", "arcsin(a)", "g / √(1 − a²)", "The angle of a sine.", valid="−1 ≤ a ≤ 1")
 _one("arccos", "arccos(a)", "−g / √(1 − a²)", "The angle of a cosine.", valid="−1 ≤ a ≤ 1")
 _one("arctan", "arctan(a)", "g / (1 + a²)", "The angle of a tangent.")
@@ -91,10 +94,10 @@ _one("arccosh", "arcosh(a)", "g / √(a² − 1)", "The inverse of the hyperboli
 _one("arctanh", "artanh(a)", "g / (1 − a²)", "The inverse of the hyperbolic tangent.", valid="−1 < a < 1")
 _one("sigmoid", "1 / (1 + exp(−a))", "g · y · (1 − y)",
      "Squeezes into 0 to 1. Its slope is at most 1/4, and almost 0 where it is close to 0 or 1.",
-     traits=(Trait.SATURATES,))  # fmt: skip
+     traits=(Trait.SATURATES, Trait.SWALLOWS))  # fmt: skip
 _one("erf", "erf(a)", "g · 2/√π · exp(−a²)",
      "The error function: twice the area under the bell curve exp(−t²)/√π from 0 to {a}.",
-     traits=(Trait.SATURATES,))  # fmt: skip
+     traits=(Trait.SATURATES, Trait.SWALLOWS))  # fmt: skip
 _one("erfinv", "erf⁻¹(a)", "g · √π/2 · exp(y²)", "The inverse of the error function.", valid="−1 < a < 1")
 _one("degrees", "a · 180/π", "g · 180/π", "Turns radians into degrees.")
 _one("radians", "a · π/180", "g · π/180", "Turns degrees into radians.")
@@ -113,14 +116,15 @@ pointwise(
     {"a": "g · [a > a_min] · [max(a, a_min) < a_max]", "a_min": "g · [a ≤ a_min] · [a_min < a_max]",
      "a_max": "g · [max(a, a_min) ≥ a_max]"},
     "Cuts off what lies outside of the limits. Where it cuts, no gradient goes to {a}.",
-    parameters="a, a_min=None, a_max=None", traits=(Trait.CHOOSES,), forward=_clip,
+    parameters="a, a_min=None, a_max=None", traits=(Trait.CHOOSES, Trait.SWALLOWS), forward=_clip,
 )  # fmt: skip
 
 pointwise(
     "where", "a if c else b", {"a": "g if c else 0", "b": "0 if c else g"},
     "Takes from {a} where the condition {c} holds, else from {b}. Each gets the gradient of what was taken from it; "
     "what was not taken gets 0, and the condition gets none.",
-    parameters="c, a, b", traits=(Trait.BROADCASTS, Trait.CHOOSES), forward=lambda c, a, b: mx.where(c, a, b),
+    parameters="c, a, b", traits=(Trait.BROADCASTS, Trait.CHOOSES, Trait.SELECTS, Trait.SWALLOWS),
+    forward=lambda c, a, b: mx.where(c, a, b),
 )  # fmt: skip
 
 
@@ -129,7 +133,7 @@ enter(Entry(
     "Replaces what is no number. Where no others are given, ±∞ become the largest and the smallest of the dtype.",
     lambda a, nan=0.0, posinf=None, neginf=None: mx.nan_to_num(a, nan, posinf, neginf),
     {"a": Slope("{g} where {a} is finite, else 0", lambda g, y, a, nan=0.0, posinf=None, neginf=None:
-                mx.where(mx.isfinite(a), g, mx.zeros_like(g)))},
+                mx.where(mx.isfinite(a), g, mx.zeros_like(g)))}, traits=frozenset({Trait.SWALLOWS}),
 ))  # fmt: skip
 
 
@@ -162,14 +166,15 @@ _FLAT = " Flat between steps: its gradient is 0."
 
 for _name, _text, _parameters, _words, _more in (
     ("stop_gradient", "a", "a", "The same numbers; the gradient ends here on purpose.", {"traits": (Trait.CONVERTS,)}),
-    ("sign", "sign(a)", "a", "−1, 0 or 1. A step: flat everywhere, so its gradient is 0.", {}),
-    ("floor", "⌊a⌋", "a", "The next whole number below." + _FLAT, {}),
-    ("ceil", "⌈a⌉", "a", "The next whole number above." + _FLAT, {}),
-    ("trunc", "sign(a) · ⌊|a|⌋", "a", "Cuts the fraction off." + _FLAT, {}),
+    ("sign", "sign(a)", "a", "−1, 0 or 1. A step: flat everywhere, so its gradient is 0.",
+     {"traits": (Trait.STEPS,)}),
+    ("floor", "⌊a⌋", "a", "The next whole number below." + _FLAT, {"traits": (Trait.STEPS,)}),
+    ("ceil", "⌈a⌉", "a", "The next whole number above." + _FLAT, {"traits": (Trait.STEPS,)}),
+    ("trunc", "sign(a) · ⌊|a|⌋", "a", "Cuts the fraction off." + _FLAT, {"traits": (Trait.STEPS,)}),
     ("floor_divide", "⌊a / b⌋", "a, b", "How often {b} fits into {a}. A step: its gradient is 0.",
-     {"traits": (Trait.BROADCASTS,), "forward": lambda a, b: mx.array(a) // b}),
+     {"traits": (Trait.BROADCASTS, Trait.STEPS), "forward": lambda a, b: mx.array(a) // b}),
     ("round", "round(a · 10^decimals) / 10^decimals", "a, decimals=0",
      "Rounds to so many digits after the point; halves go to the even digit." + _FLAT,
-     {"forward": lambda a, decimals=0: mx.round(a, decimals)}),
+     {"traits": (Trait.STEPS,), "forward": lambda a, decimals=0: mx.round(a, decimals)}),
 ):  # fmt: skip
     pointwise(_name, _text, {}, _words, parameters=_parameters, kind=FIXED, **_more)

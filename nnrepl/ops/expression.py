@@ -122,6 +122,8 @@ def _tightness(node: Node, text: str, names: Mapping[str, str], plugged: bool) -
         return PREFIX - 1 if text.startswith(MINUS) else ATOM
     if node.kind in ("symbol", "quantity"):
         shown = names.get(node.text, node.text)
+        if shown.startswith("∂L/"):
+            return POWER  # (∂L/∂w)², and not ∂L/∂w²
         return SUM if " " in shown.strip() and not shown.startswith("(") else ATOM
     if node.kind == "series":
         return _series_tightness(node, plugged)
@@ -274,14 +276,14 @@ _WRITERS: dict[str, Callable[[Node, Mapping[str, str], bool], str]] = {
 }  # fmt: skip
 
 
-def largest(values: Sequence[Any]) -> list[int]:
+def largest(values: Sequence[Any], most: int = SHOWN) -> list[int]:
     """The places of the terms that are shown, in order."""
-    if len(values) <= SHOWN + 1:
+    if len(values) <= most + 1:
         return list(range(len(values)))
     sizes = [abs(value) if value == value else math.inf for value in values]
     order = sorted(range(len(values)), key=lambda at: (-sizes[at], at))
     # Terms that are 0 add nothing; one of a sum of nothing else is shown.
-    kept = [at for at in order[:SHOWN] if sizes[at]]
+    kept = [at for at in order[:most] if sizes[at]]
     return sorted(kept or order[:1])
 
 

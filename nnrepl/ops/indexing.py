@@ -16,11 +16,12 @@ _WORDS = (
 )
 
 move("getitem", "{a}[{index}]", "Takes a part." + _WORDS, lambda a, index: a[index],
-     (Trait.PICKS, Trait.SPREADS))  # fmt: skip
+     (Trait.PICKS, Trait.SPREADS, Trait.SELECTS))  # fmt: skip
 move("take", "{a}[{indices}]", "Takes the numbers at the given places." + _WORDS, lambda a, indices, axis=None: mx.take(
-    a, indices, axis=axis), (Trait.PICKS, Trait.SPREADS))  # fmt: skip
+    a, indices, axis=axis), (Trait.PICKS, Trait.SPREADS, Trait.SELECTS))  # fmt: skip
 move("take_along_axis", "{a}[…, {indices}, …]", "Takes, in each row, the number at its given place." + _WORDS,
-     lambda a, indices, axis=None: mx.take_along_axis(a, indices, axis), (Trait.PICKS,))  # fmt: skip
+     lambda a, indices, axis=None: mx.take_along_axis(a, indices, axis),
+     (Trait.PICKS, Trait.SELECTS))  # fmt: skip
 
 
 def _put(array: mx.array, index: Any, value: Any) -> mx.array:

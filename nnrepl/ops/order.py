@@ -28,8 +28,9 @@ for _name, _text, _run, _words in (
     ("all", "all of {a} hold", lambda a, axis=None, keepdims=False: mx.min(a != 0, axis, keepdims),
      "Whether all of them hold. Yes or no has no slope."),
 ):  # fmt: skip
-    enter(Entry(_name, _text, _words, _run, {}, FIXED, traits=frozenset({Trait.ANSWERS, Trait.REDUCES} if _run else {
-        Trait.ANSWERS})))  # fmt: skip
+    enter(Entry(_name, _text, _words, _run, {}, FIXED, traits=frozenset({
+        Trait.ANSWERS, Trait.SWALLOWS, *((Trait.REDUCES,) if _run else ()),
+        *((Trait.PLACES,) if _name.startswith("arg") else ())})))  # fmt: skip
 
 
 def _picked_slope(places: Any) -> Any:
@@ -60,7 +61,7 @@ enter(Entry("sort", "{a} in order", "The same numbers, the smallest first. Each 
 
 @formula("topk", "the {k} largest of {a}",
          "The largest numbers. Each gradient goes back to where its number stood; the others get 0.",
-         traits=(Trait.PICKS,))  # fmt: skip
+         traits=(Trait.PICKS, Trait.SWALLOWS))  # fmt: skip
 def _topk(a: mx.array, k: int, axis: int | None = -1) -> mx.array:
     if axis is None:
         a, axis = a.flatten(), 0

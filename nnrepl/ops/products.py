@@ -62,7 +62,7 @@ def _addmm_b(g: mx.array, y: Any, c: Any, a: mx.array, b: mx.array, alpha: float
 
 @formula("addmm", "alpha · (a @ b) + beta · c", "A matrix product and a sum in one: a linear layer with its bias.",
          PRODUCTS, {"c": Slope("beta · g", _addmm_c), "a": Slope("alpha · g @ bᵀ", _addmm_a),
-                    "b": Slope("alpha · aᵀ @ g", _addmm_b)}, traits=(Trait.PRODUCT,))  # fmt: skip
+                    "b": Slope("alpha · aᵀ @ g", _addmm_b)}, traits=(Trait.PRODUCT, Trait.ADDS))  # fmt: skip
 def _addmm(c: mx.array, a: mx.array, b: mx.array, alpha: float = 1.0, beta: float = 1.0) -> mx.array:
     product = mx.matmul(a, b)
     product = product if alpha == 1 else alpha * product

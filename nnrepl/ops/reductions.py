@@ -106,7 +106,8 @@ def _extreme(name: str, larger: str) -> None:
     pointwise(
         name, f"{name} a", {"a": "g · [a = y] / Σ [a = y]"},
         f"The {larger} number. Only it gets the gradient; several that are equal share it.",
-        parameters=_AXIS, row=REDUCED, kind=COMPOSITE, traits=(Trait.REDUCES, Trait.CHOOSES), forward=forward,
+        parameters=_AXIS, row=REDUCED, kind=COMPOSITE, traits=(Trait.REDUCES, Trait.CHOOSES, Trait.SWALLOWS),
+        forward=forward,
     )  # fmt: skip
 
 
@@ -143,7 +144,8 @@ pointwise(
     "logsumexp", "m + ln(Σ exp(a − m)),  m = max a", {"a": "g · exp(a − y)"},
     "A soft maximum, ln(Σ exp(a)): the logarithm of the sum of exponentials. The largest number m is taken out first, "
     "so that no exponential overflows. The gradient is shared out as softmax does: exp(a − y) are the shares.",
-    parameters=_AXIS, row=REDUCED, kind=COMPOSITE, traits=(Trait.REDUCES, Trait.SHARES), forward=_logsumexp,
+    parameters=_AXIS, row=REDUCED, kind=COMPOSITE, traits=(Trait.REDUCES, Trait.SHARES, Trait.SWALLOWS),
+    forward=_logsumexp,
 )  # fmt: skip
 
 
@@ -160,8 +162,8 @@ pointwise(
     "Turns numbers into shares that are positive and add up to 1. The largest number m is taken out first, so that no "
     "exponential overflows; the shares stay the same. Backwards: a share grows only as far as its gradient beats the "
     "average of its row, Σ g · y.",
-    parameters="a, axis=None, precise=False", row=ROWS, kind=COMPOSITE, traits=(Trait.SHARES, Trait.SATURATES),
-    forward=_softmax,
+    parameters="a, axis=None, precise=False", row=ROWS, kind=COMPOSITE,
+    traits=(Trait.SHARES, Trait.SATURATES, Trait.SWALLOWS), forward=_softmax,
 )  # fmt: skip
 
 

@@ -15,6 +15,7 @@ import mlx.core as mx
 
 from nnrepl.programs.cells import is_leaving, needed, run_cell
 from nnrepl.programs.exceptions import clean_walks, print_exception
+from nnrepl.programs.function import leaves_of
 from nnrepl.programs.reload import Reloader
 from nnrepl.programs.script import Script, forget_modules, reset_stdin
 from nnrepl.programs.written import Written
@@ -31,6 +32,7 @@ from nnrepl.session.errors import Load, Quit, Restart
 from nnrepl.session.session import Session
 from nnrepl.session.state import RunAgain
 from nnrepl.session.typed import append, cell_begins, cell_ended
+from nnrepl.tape import Tape
 from nnrepl.timeline.cells import Cell, make_cell
 
 
@@ -44,6 +46,7 @@ class Debuggee:
         at_entry: Whether to stop at the very first op, and not at the first of a forward pass.
         reads_input: Whether standard input is the program's own (`--batch`), so that a second run reads it again.
         call: A statement, or several: the first cell, before whose first op the program stops.
+        live: Whether it goes on with what was made before nothing was recorded (a cell of a notebook).
 
     Attributes:
         raised: The cells that raised something, and what; None stands for the script.
@@ -51,9 +54,17 @@ class Debuggee:
     """
 
     def __init__(
-        self, script: Script, session: Session, *, at_entry: bool = False, reads_input: bool = False, call: str = ""
+        self,
+        script: Script,
+        session: Session,
+        *,
+        at_entry: bool = False,
+        reads_input: bool = False,
+        call: str = "",
+        live: bool = False,
     ) -> None:
         self.session = session
+        self._live = live
         self._take(script)
         self._at_entry = at_entry
         self._reads_input = reads_input
@@ -73,7 +84,7 @@ class Debuggee:
 
     def _take(self, script: Script) -> None:
         self.script = script
-        self.session.files = Reloader(script.kept, script.on_disk)
+        self.session.files = None if self._live else Reloader(script.kept, script.on_disk)
 
     def run(self) -> BaseException | None:
         """Run, until the user has had enough. Returns what ended the program: None, SystemExit, its exception.
@@ -136,8 +147,10 @@ class Debuggee:
         run = wish.run if isinstance(wish, RunAgain) else None
         names = ProgramNames(None if run is None else run.old)
         tape = names.tape
-        recorder = Recorder(tape, strict=True, base=sys._getframe())
+        recorder = Recorder(tape, strict=not self._live, base=sys._getframe())
         recorder.listener = session
+        if run is not None and session.recorder is not None:
+            self._know_outside(recorder, run.old, session.recorder)
         cells = list(session.changes.timelines.live.cells)
         starts = session.changes.timelines.current.starts
         self._whole = run is not None and not run.ops and run.position >= len(run.old)
@@ -159,6 +172,13 @@ class Debuggee:
         watching = self._written.watching(lambda: recorder.mode != MUTED)
         with self.script.kept.importing(), recording(recorder), self._breakpoints(), watching:
             return self._to_its_end(recorder)
+
+    def _know_outside(self, recorder: Recorder, old: Tape, before: Recorder) -> None:
+        """Let a recorder know the arrays that were there before the program, under the values that they were."""
+        leaves = set(leaves_of(old)) if self._live else set()
+        for key, value in before.live.copy().items() if leaves else ():
+            if value in leaves and self.script.holds(key):
+                recorder.live[key] = value
 
     def _to_its_end(self, recorder: Recorder) -> BaseException | None:
         """Run the script, and then cell after cell, as long as the user types some. Returns what ended the script."""

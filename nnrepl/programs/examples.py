@@ -36,7 +36,7 @@ def folder() -> Path:
     return installed if installed.exists() else Path(__file__).parent.parent.parent / "examples"
 
 
-def example_path(name: str = "simple_nn.py") -> Path:
+def example_path(name: str = "living_nn.py") -> Path:
     """The file of a built-in example."""
     return folder() / name
 

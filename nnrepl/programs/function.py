@@ -28,11 +28,11 @@ from nnrepl.replay.world import World
 from nnrepl.session.changes import Restarts
 from nnrepl.session.errors import NoGradient, UserError
 from nnrepl.session.lookup import Lookup
-from nnrepl.tape import RUN_PASS, Op, OpSequence, Tape, Value
+from nnrepl.tape import RUN_PASS, Face, Op, OpSequence, Tape, Value
 from nnrepl.timeline.edits import BadEdit, make_edit, place_of
 
 
-class Recorded:
+class Recorded(Face):
     """Ops that were recorded.
 
     Attributes:

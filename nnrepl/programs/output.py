@@ -7,7 +7,7 @@ import io
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import IO, Any
 
 
@@ -52,10 +52,23 @@ class _Held(io.RawIOBase):
         kept = bytes(data)
         if not self._keep(kept):
             self._real.flush()
-            self._real.buffer.write(kept)  # type: ignore[attr-defined]  # only real text streams are held
+            write(self._real, kept)
             if getattr(self._real, "line_buffering", False):
                 self._real.flush()
         return len(kept)
+
+
+def write(real: Any, data: bytes) -> None:
+    """Write to a text stream; that of a notebook's kernel has no bytes behind it."""
+    if isinstance(real, io.TextIOWrapper):
+        real.buffer.write(data)
+    else:
+        real.write(data.decode(real.encoding, "replace"))
+
+
+def is_held(real: Any) -> bool:
+    """Whether a stream is the real one: a text stream of Python's own, or the one that a notebook's kernel made."""
+    return isinstance(real, io.TextIOWrapper) or type(real).__module__.partition(".")[0] == "ipykernel"
 
 
 class _Stream:
@@ -75,7 +88,7 @@ class _Stream:
         """Put a stream of ours in the place of the real one."""
         real = getattr(sys, self.name)
         real = getattr(real, "behind", real)  # at the prompt, whose own stand-in is taken away with the command
-        if real is None or real is self._stand_in or not isinstance(real, io.TextIOWrapper):
+        if real is None or real is self._stand_in or not is_held(real):
             return
         if self._stand_in is None or self.real is not real:
             self.real = real
@@ -94,7 +107,7 @@ class _Stream:
     def show(self, data: bytes) -> None:
         """Print something after all."""
         self.real.flush()
-        self.real.buffer.write(data)
+        write(self.real, data)
         self.real.flush()
 
     def text(self, data: bytes) -> str:
@@ -229,6 +242,11 @@ class HeldOutput:
         if text and say is not None:
             say(text)
         return text
+
+    def moved(self, moved: Callable[[int], int], seen: int) -> None:
+        """Positions of the tape have moved; what was printed up to `seen` has been shown."""
+        self._shown = [replace(piece, position=moved(piece.position)) for piece in self._shown]
+        self._seen = seen
 
     def begin_anew(self) -> None:
         """What is printed from now on has never been seen: it is shown at once."""

@@ -249,6 +249,7 @@ class Tables:
             "title": harmless(part.title),
             "range": [part.start, part.end, part.backward],
             "loss": None if part.loss is None else self.value(part.loss),
+            "gives loss": part.gives_loss,
             "wrt": self._all(part.wrt),
             "roots": [self._all(pair) for pair in part.roots],
             "grads": [[self.value(of), self._all(grads)] for of, grads in part.grads.items()],

@@ -27,6 +27,8 @@ def adopt(recorder: Recorder, array: mx.array, frame: FrameType) -> Value:
     """
     if array is _RANDOM_STATE[0]:
         return recorder.leaf(array, "constant", "random state")
+    if recorder.native_until:
+        return _from_native(recorder, array, frame)
     source, same = computed_from(recorder, array)
     path = parameter_path(array, frame) if source is not None and same and source.op is None else None
     if path is not None:  # a copy of the model made before, when its weights were still lazy: no gradient reaches it
@@ -50,7 +52,25 @@ def adopt(recorder: Recorder, array: mx.array, frame: FrameType) -> Value:
     return value
 
 
-def computed_from(recorder: Recorder, array: mx.array) -> tuple[Value | None, bool]:
+def _from_native(recorder: Recorder, array: mx.array, frame: FrameType) -> Value:
+    """Enter an array of which only is known that it is not recorded: the program has run natively before, and may have
+    made it then. It is a hole only where MLX's graph shows that it was made since."""
+    source, same = computed_from(recorder, array, recorder.native_until)
+    if source is not None and same:
+        recorder.link(array, source)
+        return source
+    if source is not None:
+        value = recorder.leaf(array, "hole", None)
+        reason = f"computed from {source.name} by something that was not recorded"
+        recorder.tape.holes.append(Hole(value, len(recorder.tape), reason))
+        return value
+    path = parameter_path(array, frame)
+    if path is not None:
+        return recorder.leaf(array, "parameter", path)
+    return recorder.leaf(array, "captured", _variable(array, frame))
+
+
+def computed_from(recorder: Recorder, array: mx.array, since: int = 0) -> tuple[Value | None, bool]:
     """A recorded value that an unevaluated array depends on in MLX's own lazy graph, if there is one, and whether
     the array is that very value. What came in from outside does not count, unless it is being differentiated: the
     array may have been made of it before the recording began."""
@@ -58,7 +78,9 @@ def computed_from(recorder: Recorder, array: mx.array) -> tuple[Value | None, bo
         return None, False
     wrt = recorder.part.wrt if recorder.differentiating and recorder.part is not None else ()
     alive = recorder.live.copy().values()  # arrays may die meanwhile, and their entries with them
-    values = [value for value in alive if value.held is not None and value.op is not None]
+    values = [
+        value for value in alive if value.held is not None and value.op is not None and value.op.position >= since
+    ]
     values += wrt
     primitives, nodes = read_graph([array, *(value.array for value in values)])
     made_by = {name: made for made in primitives for name in made.outputs}

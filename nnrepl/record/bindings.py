@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import repeat
 from operator import is_
 from types import BuiltinFunctionType, FrameType, FunctionType, ModuleType
@@ -155,6 +155,19 @@ class Watch:
         del self._frames[frame]
         if not state.optimized and self._modules.get(id(frame.f_globals)) is frame:
             del self._modules[id(frame.f_globals)]
+
+    def resume(self, frames: Mapping[FrameType | None, Activation | None]) -> None:
+        """Look again, after a stretch in which nobody did: these calls are running now."""
+        for gone in [frame for frame in self._frames if frame not in frames]:
+            del self._frames[gone]
+        for watched in self._known.values():
+            watched.last = None
+        for frame, scope in frames.items():
+            if frame in self._frames:
+                self.see(frame)
+            elif frame is not None and scope is not None and scope.code is frame.f_code:
+                self.enter(frame)
+                self.belong(frame, scope)
 
     def release(self) -> None:
         """Let go of all frames, and of what their variables hold."""

@@ -25,7 +25,11 @@ Place = tuple[Value | int, int, int]
 
 _astype, _argmax, _logical_or, _flatten = map(raw, (mx.astype, mx.argmax, mx.logical_or, mx.flatten))
 _greater_equal, _less = raw(mx.greater_equal), raw(mx.less)
-_item, _getitem = mx.array.item, mx.array.__getitem__
+_any, _stack = raw(mx.any), raw(mx.stack)
+_item, _getitem, _tolist = mx.array.item, mx.array.__getitem__, mx.array.tolist
+_FEW, _DEEP = 512, 32
+"""Elements that Python looks at faster than MLX; ops before a value that are looked at."""
+_RESHAPING = frozenset(("expand_dims", "reshape", "flatten", "squeeze", "unflatten"))
 
 
 class OutOfBounds(IndexError):
@@ -56,15 +60,80 @@ class Outside:
 
 def outside(ops: Iterable[Op]) -> Outside | None:
     """The first place outside of its axis that one of `ops` takes, in order. Looks at nothing but the places."""
-    for taken in ops:
-        op = taken.of or taken  # a gradient goes back to the same places
-        if op.operation.name not in INDEXING or op in op.tape.notes.inside:
-            continue
+    unknown = [op for op in dict.fromkeys([taken.of or taken for taken in ops]) if _is_unknown(op)]
+    if _all_inside(unknown):
+        for op in unknown:
+            op.tape.notes.inside.add(op)
+        return None
+    for op in unknown:
         found = _assigns_nothing(op) or next(filter(None, (_outside(op, *place) for place in places(op))), None)
         if found is not None:
             return found
         op.tape.notes.inside.add(op)
     return None
+
+
+def _is_unknown(op: Op) -> bool:
+    """Whether an op takes places that have not been looked at. (A gradient goes back to those of its forward op.)"""
+    return op.operation.name in INDEXING and op not in op.tape.notes.inside
+
+
+def _all_inside(ops: Iterable[Op]) -> bool:
+    """Whether all places of some ops lie on their axes, asked in one evaluation at most. False where one does not, and
+    where that takes more: where the places of one op come from what another one takes."""
+    flags: list[mx.array] = []
+    for op in ops:
+        if _assigns_nothing(op) is not None:
+            return False
+        for place, extent, _ in places(op):
+            if isinstance(place, int):
+                found = [place]
+            else:
+                value = _with_its_numbers(place)
+                if not value.size or not mx.issubdtype(value.dtype, mx.integer):
+                    continue
+                if not value.evaluated:
+                    if not _is_safe(value):
+                        return False
+                    flags.append(_any(_bad(value.array, extent)))
+                    continue
+                if value.size > _FEW:
+                    flags.append(_any(_bad(value.array, extent)))
+                    continue
+                found = _numbers(_tolist(value.array))
+            if not all([-extent <= number < extent for number in found]):
+                return False
+    return not flags or not _item(_any(_stack(flags)))
+
+
+def _with_its_numbers(value: Value) -> Value:
+    """The nearest value with the numbers of `value` that has been evaluated, or the furthest one."""
+    while not value.evaluated and value.op is not None and value.op.operation.name in _RESHAPING:
+        value = value.op.inputs[0]
+    return value
+
+
+def _is_safe(value: Value) -> bool:
+    """Whether a value can be evaluated: no op that takes unknown places stands before it. Looks at a few ops."""
+    pending, seen = [value], 0
+    while pending:
+        op = pending.pop().op
+        seen += 1
+        if op is None or op.outputs[0].evaluated:
+            continue
+        if _is_unknown(op.of or op) or seen > _DEEP:
+            return False
+        pending.extend(op.inputs)
+    return True
+
+
+def _numbers(rows: Any) -> Any:
+    """All numbers in nested lists."""
+    if not isinstance(rows, list):
+        return [rows]
+    while rows and isinstance(rows[0], list):
+        rows = [number for row in rows for number in row]
+    return rows
 
 
 def places(op: Op) -> Iterator[Place]:
@@ -119,7 +188,7 @@ def first_outside(index: mx.array, extent: int) -> tuple[list[int], int] | None:
     if not index.size or not mx.issubdtype(index.dtype, mx.integer):
         return None
     array = _flatten(_astype(index, mx.int64))
-    bad = _logical_or(_greater_equal(array, extent), _less(array, -extent))
+    bad = _bad(array, extent)
     first = int(_item(_argmax(bad)))  # type: ignore[arg-type]
     if not _item(_getitem(bad, first)):
         return None
@@ -129,6 +198,13 @@ def first_outside(index: mx.array, extent: int) -> tuple[list[int], int] | None:
         first, at = divmod(first, length)
         element.insert(0, at)
     return element, number
+
+
+def _bad(index: mx.array, extent: int) -> mx.array:
+    """Where integers are no places of an axis of length `extent`."""
+    array = _astype(index, mx.int64)
+    bad: mx.array = _logical_or(_greater_equal(array, extent), _less(array, -extent))
+    return bad
 
 
 @contextmanager

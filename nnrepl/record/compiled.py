@@ -22,6 +22,7 @@ import mlx.core as mx
 from nnrepl.record import opaque, trees
 from nnrepl.record.catalog import Callee
 from nnrepl.record.data import construct
+from nnrepl.record.native import Levels
 from nnrepl.record.opaque import set_random_state
 from nnrepl.record.recorder import RECORD, Recorder
 from nnrepl.record.repeat import Caller, Repetition
@@ -72,14 +73,27 @@ class Compiled(opaque.Transform):
         self.traces = {}  # a trace that is being made goes into those that are forgotten
         self.real = native(self.original(self.fun, *self.args, **self.kwargs))
 
+    def notice(self, levels: Levels, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType) -> Any:
+        if self._is_mlx():
+            return self.real(*args, **kwargs)
+        levels.compiled()
+        return self.call(levels.recorder, args, kwargs, frame)
+
+    def _is_mlx(self) -> bool:
+        """Whether it is one of MLX's own functions, which have nothing frozen in them."""
+        return str(getattr(self.fun, "__module__", None)).startswith("mlx.")
+
     def call(self, recorder: Recorder, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType) -> Any:
         if any(not _allowed(leaf) for leaf in trees.leaves((args, kwargs))):
             return self.real(*args, **kwargs)  # MLX says what is wrong
         if runs_plainly(recorder, args, kwargs, frame):
             given, names = _new_handles(recorder, (args, kwargs), frame)
             return invoke(self.fun, given, names)
-        if recorder.listener is not None and not recorder.differentiating and not recorder.tracing:
-            recorder.listener.call_started()
+        if not recorder.differentiating and not recorder.tracing:
+            if recorder.levels is not None and not self._is_mlx():
+                recorder.levels.compiled()
+            if recorder.listener is not None:
+                recorder.listener.call_started()
         start = len(recorder.tape)
         result = call_compiled(
             recorder, self.fun, self.option(0, "inputs", None), self.option(1, "outputs", None),

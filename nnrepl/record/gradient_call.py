@@ -5,12 +5,12 @@ from __future__ import annotations
 import gc
 import sys
 from collections.abc import Callable, Sequence
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any
 
 import mlx.core as mx
 
-from nnrepl.record import opaque
+from nnrepl.record import opaque, trees
 from nnrepl.record.intake import Unwinding
 from nnrepl.record.recorder import Recorder
 from nnrepl.record.repeat import Repetition
@@ -69,6 +69,7 @@ class GradientCall:
         try:
             self.result = self._body(self)
             recorder.intake.enter(recorder)
+            part.returned = self._returned()
         except Unwinding:
             raise
         except BaseException as error:
@@ -79,12 +80,14 @@ class GradientCall:
             recorder.differentiating -= 1
             recorder.close_pass()
             part.backward = min(part.backward, part.end)
+            if part.end >= recorder.collector.due:
+                recorder.collector.rest(part.end)
 
     def _open(self) -> Pass:
         recorder = self.recorder
         recorder.start()
         part = self.part = recorder.open_pass(GRADIENT_PASS, self._title())
-        part.scope, part.lasti = self._scope, self._lasti
+        part.scope, part.lasti, part.code = self._scope, self._lasti, self._code()
         part.backward = sys.maxsize
         return part
 
@@ -93,6 +96,14 @@ class GradientCall:
 
     def _title(self) -> str:
         return opaque.title(self.fun)
+
+    def _code(self) -> CodeType | None:
+        return opaque.code_of(self.fun)
+
+    def _returned(self) -> tuple[Value, ...] | None:
+        live = self.recorder.live
+        found = (live.get(id(array)) for array in trees.arrays(self.result))
+        return tuple(value for value in found if value is not None and value.gradient_of is None)
 
     def outcome(self) -> Any:
         """What the program gets: the result, or its exception."""
@@ -129,6 +140,12 @@ class RepeatedPass(GradientCall):
 
     def _title(self) -> str:
         return self._old.title
+
+    def _code(self) -> CodeType | None:
+        return self._old.code
+
+    def _returned(self) -> tuple[Value, ...] | None:
+        return None
 
 
 def make_call(call: GradientCall) -> Any:

@@ -12,7 +12,10 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 
-_export_to_dot = mx.export_to_dot
+from nnrepl.record.data import construct
+from nnrepl.record.strays import raw
+
+_export_to_dot, _depends = mx.export_to_dot, raw(mx.depends)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,28 +50,16 @@ def parse_dot(dot: str) -> list[Primitive]:
 def read_graph(arrays: Sequence[mx.array]) -> tuple[list[Primitive], list[str]]:
     """MLX's lazy graph behind some arrays: its primitives, and for each array the name of its node.
 
-    MLX draws every node under one name, the last that it was given. The graph is drawn again under the names that
-    have not been seen yet, until all have been: the drawings differ in nothing but the names.
+    MLX draws a node under a name of its own choice. So behind each array we put a primitive of ours, which takes a mark
+    and that array: what it takes is then the name of the node.
     """
-    names = [f"v{number}" for number in range(len(arrays))]
-    dot = _draw(arrays, {})
-    first = _QUOTED.findall(dot)
-    nodes: dict[str, str] = {}
-    left = dict(zip(names, arrays))
-    while left:
-        chosen = dict(list(left.items())[:_NAMES_AT_ONCE])
-        again = _QUOTED.findall(_draw(arrays, chosen))
-        nodes.update((new, old) for old, new in zip(first, again, strict=True) if new in chosen)
-        left = {name: array for name, array in left.items() if name not in nodes}
-    return parse_dot(dot), [nodes[name] for name in names]
-
-
-_QUOTED = re.compile(r'"([^"]+)"')
-_NAMES_AT_ONCE = 1000
-"""MLX's functions take 1,024 keyword arguments at most."""
-
-
-def _draw(arrays: Sequence[mx.array], names: dict[str, mx.array]) -> str:
+    mark = construct(0.0)
     dot = io.StringIO()
-    _export_to_dot(dot, list(arrays), **names)
-    return dot.getvalue()
+    _export_to_dot(dot, [_depends(mark, array) for array in arrays], **{_MARK: mark})
+    drawn = parse_dot(dot.getvalue())
+    ours = [part.inputs[0] == _MARK if part.inputs else False for part in drawn]
+    nodes = [part.inputs[1] for part, marked in zip(drawn, ours) if marked]
+    return [part for part, marked in zip(drawn, ours) if not marked], nodes
+
+
+_MARK = "the mark"

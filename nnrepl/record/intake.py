@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
-from nnrepl.tape import BackwardOp, Leaf, Op, Value
+from nnrepl.tape import BackwardOp, ClosedOp, Leaf, Op, Value
 
 if TYPE_CHECKING:
     from nnrepl.record.recorder import Recorder
@@ -28,9 +28,11 @@ class Intake:
 
     Attributes:
         follows: Whether the run follows a tape.
+        opens: Whether that tape has closed calls, among which others are recorded.
     """
 
     follows = False
+    opens = False
 
     def enter(self, recorder: Recorder, calling: bool = False) -> None:
         """The program is about to make an op: what the user put in before it takes effect, and only then its
@@ -67,6 +69,12 @@ class Intake:
     def swept(self, recorder: Recorder, op: BackwardOp, of: Sequence[Value]) -> bool:
         """Whether a backward op has its outputs already, the gradients of `of`. Raises what the recorded op raised."""
         return False
+
+    def closed(self, recorder: Recorder, op: ClosedOp) -> None:
+        """A call has run natively and is on the tape."""
+
+    def left(self, recorder: Recorder) -> None:
+        """A call has been recorded op by op that would be a closed op if it had run natively."""
 
     def content(self, value: Value) -> Value:
         """What the program is to hold where the tape has `value`."""

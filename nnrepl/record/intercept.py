@@ -1,14 +1,12 @@
 """Intercept: replaces MLX's callables by wrappers that tell the recorder, and puts them back.
 
-Functions are replaced on their modules; methods, operators and properties on the type `mx.array`. Calling
-the class (`mx.array([1, 2])`) goes past `__init__` through the type's vectorcall slot, so that slot is
-cleared meanwhile and Python takes the ordinary way.
+Functions are replaced on their modules; methods, operators and properties on the type `mx.array`.
 """
 
 from __future__ import annotations
 
-import ctypes
 import functools
+import gc
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,9 +17,11 @@ import mlx.core as mx
 
 from nnrepl.record import before, catalog, compiled, custom, opaque, special, strays, transforms
 from nnrepl.record.catalog import Callee
+from nnrepl.record.native import IN_PLACE, Levels, in_place, optimizers, update_hook
+from nnrepl.record.patches import Patches
 from nnrepl.record.recorder import OPAQUE, RECORD, Recorder, installed
 from nnrepl.record.tracing import check_evaluation
-from nnrepl.tape import Operation
+from nnrepl.tape import Operation, collector
 
 _getframe = sys._getframe
 
@@ -29,64 +29,35 @@ _getframe = sys._getframe
 @contextmanager
 def recording(recorder: Recorder) -> Iterator[Recorder]:
     """Record everything that happens inside. Afterwards MLX is what it was before, to the object."""
-    patches = _Patches()
     with installed(recorder):
+        recorder.compiling = compiled.compiling()
+        levels = Levels(recorder, lambda patches: _install(recorder, patches), _install_calls)
         try:
-            _install(recorder, patches)
+            levels.begin()
             yield recorder
         finally:
-            patches.undo()
+            levels.undo()
 
 
-class _Patches:
-    """What was replaced, so that it can be put back in reverse order."""
-
-    def __init__(self) -> None:
-        self._undo: list[Callable[[], None]] = []
-
-    def set(self, holder: Any, attribute: str, replacement: Any) -> None:
-        own = vars(holder)
-        before = own.get(attribute, _MISSING)
-        setattr(holder, attribute, replacement)
-        if before is _MISSING:
-            self._undo.append(lambda: delattr(holder, attribute))
-        else:
-            self._undo.append(lambda: setattr(holder, attribute, before))
-
-    def clear_vectorcall(self, cls: type) -> None:
-        slot = _vectorcall_slot(cls)
-        before = slot.value
-        slot.value = None
-
-        def restore() -> None:
-            slot.value = before
-
-        self._undo.append(restore)
-
-    def undo_by(self, undo: Callable[[], None]) -> None:
-        self._undo.append(undo)
-
-    def undo(self) -> None:
-        while self._undo:
-            self._undo.pop()()
+def _install_calls(levels: Levels, patches: Patches) -> None:
+    """What is in while a program runs natively: transforms, changes in place, updates of optimizers."""
+    recorder = levels.recorder
+    for callee in catalog.CALLEES:
+        if callee.treatment == "transform":
+            wrapper = transforms.wrapper(recorder, callee)
+            if wrapper is not None:
+                patches.set(callee.holder, callee.attribute, staticmethod(wrapper))
+    for name in IN_PLACE:
+        patches.set(mx.array, name, in_place(recorder, vars(mx.array)[name]))
+    _install_updates(levels, patches)
 
 
-_MISSING = object()
+def _install_updates(levels: Levels, patches: Patches) -> None:
+    for kind, name in optimizers():
+        patches.set(kind, name, update_hook(levels, vars(kind)[name]))
 
 
-def _vectorcall_slot(cls: type) -> ctypes.c_void_p:
-    """The pointer through which calling `cls` bypasses `__init__`.
-
-    Its offset stands in the metaclass (`tp_vectorcall_offset`, the fifth field behind the object header in
-    CPython's PyTypeObject since 3.8), so this holds for stable-ABI builds as well.
-    """
-    header = object.__basicsize__ + ctypes.sizeof(ctypes.c_ssize_t)
-    field = id(type(cls)) + header + 4 * ctypes.sizeof(ctypes.c_void_p)
-    return ctypes.c_void_p.from_address(id(cls) + ctypes.c_ssize_t.from_address(field).value)
-
-
-def _install(recorder: Recorder, patches: _Patches) -> None:
-    recorder.compiling = compiled.compiling()
+def _install(recorder: Recorder, patches: Patches) -> None:
     wrappers: dict[int, Callable[..., Any]] = {}
     for callee in catalog.CALLEES:
         wrapper = _wrapper(recorder, callee)
@@ -105,7 +76,11 @@ def _install(recorder: Recorder, patches: _Patches) -> None:
     patches.set(mx.custom_function, "__call__", custom.caller(mx.custom_function.__call__))
     for name in ("vjp", "jvp", "vmap"):
         patches.set(mx.custom_function, name, custom.setter(name, getattr(mx.custom_function, name)))
+    if recorder.intake.opens and recorder.levels is not None:
+        _install_updates(recorder.levels, patches)
     patches.undo_by(strays.catch(wrappers))
+    patches.set(gc, "collect", collector.caught(gc.collect))
+    patches.set(gc, "get_objects", collector.enumerated(gc.get_objects))
 
 
 def _wrapper(recorder: Recorder, callee: Callee) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
-from nnrepl.tape import Op, Value
+from nnrepl.tape import ClosedOp, Op, Value
 
 if TYPE_CHECKING:
     from nnrepl.record.gradient_call import GradientCall
@@ -28,6 +28,12 @@ class Listener(Protocol):
 
     def evaluation_forced(self) -> None:
         """The program is about to force an evaluation at its top level; it waits."""
+
+    def runs_natively(self, step: int) -> bool:
+        """Whether a gradient call that is about to be made at the top level, in this step, is to run natively."""
+
+    def call_closed(self, op: ClosedOp) -> bool:
+        """A call has run natively. Returns whether what comes is to run natively as well."""
 
     def out_of_bounds(self, text: str) -> None:
         """The program is about to evaluate what lies outside of a tensor, which MLX does not check."""

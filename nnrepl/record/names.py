@@ -11,7 +11,6 @@ from typing import Any
 import mlx.core as mx
 
 from nnrepl.record import source as sources
-from nnrepl.record.adopt import path_in
 from nnrepl.record.homes import Home, Homes
 from nnrepl.record.stack import is_module, is_module_type
 from nnrepl.record.variables import variables_of
@@ -107,10 +106,7 @@ class ProgramNames:
 
     def name(self, value: Value) -> str:
         """The name that a value is shown under."""
-        given = next(self.all_names(value), None)
-        if given is not None:
-            return given
-        return self._number(value) or value.kind
+        return next(self.all_names(value), None) or self._number(value) or value.kind
 
     def all_names(self, value: Value) -> Iterator[str]:
         """Everything that a value is called, its best name first."""
@@ -167,7 +163,9 @@ class ProgramNames:
         is not used (after `a, b = b, a`, in a recursion)."""
         name = value.name  # by the tape that it is on, which may be that of another timeline
         if value.gradient_of is not None:
-            return name
+            of, forward = value.gradient_of, op.of or op
+            taken = op.part.kind == GRADIENT_PASS and (of.op is None or of in forward.inputs)
+            return GRADIENT_SIGN + self.name_at(of, op) if taken else name
         op = op.of or op
         steps = _path(op.scope)[::-1]
         if value.op is None or value.op.part is not op.part:
@@ -275,6 +273,8 @@ class ProgramNames:
                 slot = up.slot
             row = -1
             if op.part.kind == GRADIENT_PASS and op.of is None and scope.parent is op.part.scope:
+                if not op.part.gives_loss:
+                    break  # the program gets the gradients alone
                 slot = 0  # what the differentiated function returns comes first in what the program gets
             lasti, scope = scope.lasti, scope.parent
 
@@ -495,6 +495,3 @@ def _row(op: Op) -> int:
     if op.operation.spelling != "next":
         return -1
     return op.inputs[0].slot if op.operation.name == "squeeze" else int(op.args[1])
-
-
-__all__ = ["GRADIENT_SIGN", "ProgramNames", "path_in"]

@@ -15,8 +15,8 @@ import sys
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from threading import get_ident
-from types import FrameType
-from typing import Any
+from types import CodeType, FrameType
+from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
@@ -25,9 +25,12 @@ from nnrepl.record.anatomy import Group, of_call
 from nnrepl.record.catalog import Callee
 from nnrepl.record.data import construct
 from nnrepl.record.objects import hand_out
-from nnrepl.record.recorder import MUTED, OPAQUE, RECORD, Recorder, current, ready
+from nnrepl.record.recorder import MUTED, OPAQUE, RECORD, Recorder, current, noticing, ready
 from nnrepl.record.strays import invoke, native
 from nnrepl.tape import Op, Operation, Value, arrays_of
+
+if TYPE_CHECKING:
+    from nnrepl.record.native import Levels
 
 _getframe = sys._getframe
 _copy = mx.array.__copy__
@@ -108,10 +111,17 @@ class Transform:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         recorder = ready()
-        if recorder is None:
-            pass_on((args, kwargs))
-            return self.real(*args, **kwargs)
-        return self.call(recorder, args, kwargs, _getframe(1))
+        if recorder is not None:
+            return self.call(recorder, args, kwargs, _getframe(1))
+        levels = noticing()
+        if levels is not None:
+            return self.notice(levels, args, kwargs, _getframe(1))
+        pass_on((args, kwargs))
+        return self.real(*args, **kwargs)
+
+    def notice(self, levels: Levels, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType) -> Any:
+        """Run it where only calls are noticed."""
+        return self.real(*args, **kwargs)
 
     def call(self, recorder: Recorder, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType) -> Any:
         """Run it under the recorder."""
@@ -378,11 +388,25 @@ def construct_aside(recorder: Recorder, array: mx.array, args: tuple[Any, ...], 
 
 def title(fun: Any) -> str:
     """What to call a function in a list of passes."""
-    while isinstance(fun, functools.partial):
-        fun = fun.func
-    inner = inner_function(fun)
+    inner = own_function(fun)
     name = getattr(inner, "__qualname__", None) or getattr(inner, "__name__", None) or type(inner).__name__
     return str(name).replace(".<locals>", "")
+
+
+def own_function(fun: Any) -> Any:
+    """The program's own function, without what `partial` and nn.value_and_grad wrap around it."""
+    while isinstance(fun, functools.partial):
+        fun = fun.func
+    return inner_function(fun)
+
+
+def code_of(fun: Any) -> CodeType | None:
+    """The code of a program's function (of its `__call__`, where it is an object); None where it has none."""
+    inner = own_function(fun)
+    while isinstance(inner, functools.partial):
+        inner = inner.func
+    code = getattr(inner, "__code__", None) or getattr(type(inner).__call__, "__code__", None)
+    return code if isinstance(code, CodeType) else None
 
 
 def inner_function(fun: Any) -> Any:

@@ -40,32 +40,22 @@ from nnrepl.tape import (
     Value,
     arrays_of,
 )
+from nnrepl.tape.collector import Collector, wake
 
 if TYPE_CHECKING:
+    from nnrepl.record.native import Levels
     from nnrepl.record.tracing import Tracing
 
-RECORD, OPAQUE, MUTED = 0, 1, 2
+RECORD, OPAQUE, MUTED, NATIVE = 0, 1, 2, 3
 _NO_KWARGS: dict[str, Any] = {}
 
 _array = mx.array
 _copy = mx.array.__copy__
 _setitem = mx.array.__setitem__
 _RANDOM_STATE: Any = mx.random.state
-_PLAIN = frozenset(
-    (
-        int,
-        float,
-        bool,
-        str,
-        complex,
-        type(None),
-        mx.Dtype,
-        mx.Stream,
-        mx.Device,
-        mx.DeviceType,
-        type(Ellipsis),
-    )
-)
+_PLAIN = frozenset((
+    int, float, bool, str, complex, type(None), mx.Dtype, mx.Stream, mx.Device, mx.DeviceType, type(Ellipsis),
+))  # fmt: skip
 
 
 class Recorder:
@@ -78,7 +68,8 @@ class Recorder:
         base: The frame of nnrepl's own that runs the program.
 
     Attributes:
-        mode: RECORD; OPAQUE inside a transform that MLX runs by itself; MUTED while nnrepl itself computes.
+        mode: RECORD; OPAQUE inside a transform that MLX runs by itself; MUTED while nnrepl itself computes; NATIVE
+            where only calls are noticed (see `nnrepl.record.native`).
         live: The value that each living array object holds, by `id`. Arrays may die at any moment at which Python
             collects garbage, and their entries with them: go through a `copy()`, which is made in one piece.
         part: The pass that is being recorded.
@@ -97,6 +88,9 @@ class Recorder:
         overwritten: Values whose array object was changed in place for an edit.
         draws: Since what the random draws are counted, and how many there were.
         watch: Notes what the program's variables hold.
+        levels: Switches between recording ops and noticing calls; None before anything is installed.
+        native_until: Where on the tape ops are recorded again that follow closed calls; 0: it has none.
+        collector: Keeps Python's garbage collector off the tape.
         customized: Custom functions and what was set as their `vjp`, `jvp`, `vmap`, by `id`.
     """
 
@@ -129,6 +123,9 @@ class Recorder:
         self.made_before: dict[int, tuple[Any, Callable[..., Any]]] = {}
         self.overwritten: list[tuple[Value, mx.array]] = []
         self.draws: tuple[Any, int] = ("start", 0)
+        self.levels: Levels | None = None
+        self.native_until = 0
+        self.collector = Collector()
 
     # -- ops -------------------------------------------------------------------------------------------
 
@@ -208,6 +205,8 @@ class Recorder:
         op.part = self._top_level(op)
         ops.append(op)
         op.part.end = len(ops)
+        if op.position >= self.collector.due:
+            self.collector.rest(op.position)
         if self.listener is not None:
             self.listener.op_recorded(op)
 
@@ -480,6 +479,17 @@ def ready() -> Recorder | None:
     return None
 
 
+def noticing() -> Levels | None:
+    """What notices a call that is made here and now, natively and not within another one; None if nothing does."""
+    if _installed:
+        recorder = _installed[-1]
+        if recorder.mode == NATIVE and get_ident() == recorder.thread:
+            levels = recorder.levels
+            if levels is not None and not levels.inside:
+                return levels
+    return None
+
+
 @contextmanager
 def installed(recorder: Recorder) -> Iterator[None]:
     """Make a recorder the current one, and close it at the end."""
@@ -494,3 +504,4 @@ def installed(recorder: Recorder) -> Iterator[None]:
         recorder.mode = MUTED
         recorder.close_pass()
         recorder.stack.release()
+        wake()

@@ -333,7 +333,7 @@ class Repetition:
         for op in forward:
             self.op(op, part)
         recorder.intake.enter(recorder)
-        part.loss = None if old.loss is None else self.image(old.loss)
+        part.loss, part.gives_loss = None if old.loss is None else self.image(old.loss), old.gives_loss
         part.backward = len(recorder.tape)
         if self._is_changed(forward, ops) or any(
             op in recorder.tape.notes.inserted for op in part.tape.ops[part.start :]

@@ -9,6 +9,7 @@ import ast
 import linecache
 import os
 import re
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from types import CodeType
@@ -103,9 +104,34 @@ def file_of(code: CodeType) -> str:
     return _former.get((code.co_filename, code), code.co_filename) if _former else code.co_filename
 
 
+def _cell(filename: str) -> Cell | None:
+    """The cell that was compiled under a file name, also one of a live notebook, which IPython has compiled."""
+    return _cells.get(filename) or (_live_cell(filename) if "IPython" in sys.modules else None)
+
+
+def _live_cell(filename: str) -> Cell | None:
+    get = getattr(sys.modules["IPython"], "get_ipython", None)
+    shell = None if get is None else get()
+    number = getattr(getattr(shell, "compile", None), "_filename_map", {}).get(filename)
+    if not number:
+        return None
+    text = "".join(lines_of(filename))
+    found = _cells[filename] = Cell(live_name(shell), number, text)
+    return found
+
+
+def live_name(shell: object) -> str:
+    """What a live notebook is called, as far as its front end tells; IPython's prompt is called so."""
+    for name in ("__vsc_ipynb_file__", "__session__"):
+        path = getattr(shell, "user_ns", {}).get(name)
+        if isinstance(path, str) and path.endswith(".ipynb"):
+            return path
+    return "notebook" if hasattr(shell, "kernel") else "IPython"
+
+
 def cell_of(code: CodeType) -> tuple[str, int]:
     """The notebook that some code comes from, and the number of its cell; `("", 0)` for other code."""
-    cell = _cells.get(code.co_filename)
+    cell = _cell(code.co_filename)
     return (cell.path, cell.number) if cell is not None and cell.number else ("", 0)
 
 
@@ -144,7 +170,7 @@ def locate(code: CodeType, lasti: int) -> Source:
         text = "\n".join(parts)
     elif lines:
         text = lines[0].strip()
-    cell = _cells.get(code.co_filename)
+    cell = _cell(code.co_filename)
     file, number = (cell.path, cell.number) if cell else (code.co_filename, 0)
     return Source(file, line, end, column, last, text, code.co_qualname, number)
 

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import sys
 from types import CodeType, FrameType
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from nnrepl.tape import Activation
 
-if TYPE_CHECKING:
-    from nnrepl.record.bindings import Watch
 
-_UPDATES = ("update", "apply_gradients")
+class Watching(Protocol):
+    """Who looks at the variables of frames."""
+
+    def enter(self, frame: FrameType) -> Any: ...
+    def belong(self, frame: FrameType, scope: Activation) -> None: ...
+    def see(self, frame: FrameType) -> None: ...
+    def leave(self, frame: FrameType) -> None: ...
+    def release(self) -> None: ...
+
+
+UPDATES = ("update", "apply_gradients")
 
 
 class Stack:
@@ -26,7 +34,7 @@ class Stack:
         watch: Looks at the variables of each frame when it is entered, called from, and left.
     """
 
-    def __init__(self, base: FrameType | None, watch: Watch) -> None:
+    def __init__(self, base: FrameType | None, watch: Watching) -> None:
         self.frame: FrameType | None = None
         self.scope: Activation | None = None
         self._base = base
@@ -80,6 +88,11 @@ class Stack:
                 return None, -1
             self.enter(frame)
         return self.scope, frame.f_lasti
+
+    def watched(self, watch: Watching) -> dict[FrameType | None, Activation | None]:
+        """Let something else look at the variables. Returns the frames that it has not seen entered."""
+        self._watch = watch
+        return self._known
 
     def begin(self, base: FrameType) -> None:
         """The program begins above this frame."""
@@ -136,7 +149,7 @@ def _activation(parent: Activation | None, frame: FrameType, lasti: int, first: 
     code = frame.f_code
     owner = first if is_module(first) or is_optimizer(first) else None
     updating = parent is not None and parent.updating
-    if owner is not None and not updating and code.co_name in _UPDATES:
+    if owner is not None and not updating and code.co_name in UPDATES:
         updating = is_optimizer(owner)
     return Activation(parent, code, lasti, owner, updating, frame.f_globals)
 

@@ -19,6 +19,7 @@ from nnrepl.record import compiled, custom, opaque, trees
 from nnrepl.record.catalog import Callee
 from nnrepl.record.data import construct
 from nnrepl.record.gradient_call import GradientCall, make_call, take_gradients
+from nnrepl.record.native import Levels, gradient_call
 from nnrepl.record.recorder import Recorder, ready
 from nnrepl.record.strays import invoke, native
 from nnrepl.tape import Value
@@ -57,9 +58,15 @@ def _maker(original: Callable[..., Any], cls: type[opaque.Transform]) -> Callabl
 class Differentiated(opaque.Transform):
     """What `mx.value_and_grad(fun, ...)` and `mx.grad(fun, ...)` return while recording is on."""
 
+    def notice(self, levels: Levels, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType) -> Any:
+        gives_loss = self.name == "value_and_grad"
+        return gradient_call(levels, opaque.title(self.fun), frame, lambda: self.real(*args, **kwargs), gives_loss)
+
     def call(self, recorder: Recorder, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType) -> Any:
         if recorder.differentiating:
             return opaque.run_transform(recorder, self, args, kwargs, frame)
+        if recorder.levels is not None and recorder.levels.begins(frame):
+            return self.notice(recorder.levels, args, kwargs, frame)
         numbers, names = self._arguments()
         if not self._acceptable(numbers, names, args, kwargs):
             return self.real(*args, **kwargs)  # MLX says what is wrong
@@ -68,7 +75,11 @@ class Differentiated(opaque.Transform):
             value, grads = self._differentiate(call, numbers, names, args, kwargs)
             return (value, grads) if self.name == "value_and_grad" else grads
 
-        return make_call(GradientCall(recorder, self.fun, (args, kwargs), frame, body))
+        call = GradientCall(recorder, self.fun, (args, kwargs), frame, body)
+        if not recorder.intake.opens or recorder.levels is None:
+            return make_call(call)
+        with recorder.levels.recorded():
+            return make_call(call)
 
     def _arguments(self) -> tuple[list[int], list[str]]:
         """`argnums` and `argnames` as lists; MLX has checked them when the transform was made."""
@@ -101,7 +112,7 @@ class Differentiated(opaque.Transform):
         recorder.intake.enter(recorder)  # what was changed at the very end is what is differentiated
         root = self._root(result)
         loss = recorder.value_of(root, _getframe(1))
-        part.loss = loss
+        part.loss, part.gives_loss = loss, self.name == "value_and_grad"
         part.backward = len(recorder.tape)
         cotangent = construct(1.0, mx.float32)
         if root.shape != ():
@@ -247,7 +258,7 @@ def _outermost_vjp(
             if cotangent is None or cotangent.shape != output.shape:
                 return original(lambda *_: outputs, primals, cotangents)  # it raises: MLX says what is wrong
             roots.append((value, cotangent))
-        part.loss = values[0] if values else None
+        part.loss, part.gives_loss = values[0] if values else None, False
         grads = take_gradients(recorder, part, roots, chosen.wrt)
         return [recorder.handle(value) for value in values], grads
 

@@ -14,11 +14,10 @@ from typing import Any
 import mlx.core as mx
 
 from nnrepl.record.account import account
+from nnrepl.record.batches import all_same_bits, batches, same_bits
 from nnrepl.record.custom import replay
 from nnrepl.record.opaque import quietly, set_random_state
-from nnrepl.tape import GRADIENT_PASS, Hole, Op, Pass, Tape, Value
-
-_BATCH = 256
+from nnrepl.tape import GRADIENT_PASS, Face, Hole, Op, Pass, Tape, Value
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +34,7 @@ class Difference:
 
 
 @dataclass(frozen=True, slots=True)
-class Receipt:
+class Receipt(Face):
     """What `verify` found.
 
     Attributes:
@@ -98,26 +97,6 @@ def verify(tape: Tape, *parts: Pass) -> Receipt:
 # -- the same bits again -------------------------------------------------------------------------------------
 
 
-def same_bits(a: mx.array, b: mx.array) -> mx.array:
-    """Whether two arrays are identical, NaNs and the sign of zero included, as a lazy bool."""
-    if a.shape != b.shape or a.dtype != b.dtype:
-        return mx.array(False)
-    if a.dtype in _AS_BITS and a.ndim:
-        a, b = mx.contiguous(a).view(_AS_BITS[a.dtype]), mx.contiguous(b).view(_AS_BITS[b.dtype])
-    elif a.dtype in _AS_BITS:
-        return same_bits(a.reshape(1), b.reshape(1))
-    return mx.all(a == b)
-
-
-_AS_BITS = {
-    mx.float32: mx.uint32,
-    mx.float16: mx.uint16,
-    mx.bfloat16: mx.uint16,
-    mx.float64: mx.uint64,
-    mx.complex64: mx.uint64,
-}
-
-
 def largest_difference(a: mx.array, b: mx.array) -> float:
     """The largest absolute difference of two arrays; NaN if their shapes differ."""
     if a.shape != b.shape:
@@ -130,21 +109,11 @@ def largest_difference(a: mx.array, b: mx.array) -> float:
 
 def _compare(pairs: Iterable[tuple[str, mx.array, mx.array]]) -> Iterator[Difference]:
     """Compare many pairs, in batches."""
-    batch: list[tuple[str, mx.array, mx.array]] = []
-
-    def settle() -> Iterator[Difference]:
-        verdicts = [same_bits(a, b) for _, a, b in batch]
-        mx.eval(verdicts)
-        for (name, a, b), verdict in zip(batch, verdicts):
-            if not verdict.item():
+    for batch in batches(pairs, lambda pair: pair[1:]):
+        verdicts = all_same_bits([(a, b) for _, a, b in batch])
+        for (name, a, b), same in zip(batch, verdicts):
+            if not same:
                 yield Difference(name, largest_difference(a, b))
-        batch.clear()
-
-    for pair in pairs:
-        batch.append(pair)
-        if len(batch) >= _BATCH:
-            yield from settle()
-    yield from settle()
 
 
 def _recompute(ops: list[Op]) -> Iterator[Difference]:

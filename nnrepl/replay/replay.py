@@ -21,9 +21,10 @@ from nnrepl.record.objects import object_of, refill
 from nnrepl.replay.divergence import CannotExchange, Difference, Diverged, compare, said_of
 from nnrepl.replay.interrupts import check
 from nnrepl.replay.match import Plan
+from nnrepl.replay.opening import Opening
 from nnrepl.replay.rebinding import Rebinding, lies_inside
 from nnrepl.replay.run import Run
-from nnrepl.tape import GRADIENT_PASS, SETUP_PASS, BackwardOp, Gradient, Leaf, Op, Pass, Tape, Value
+from nnrepl.tape import GRADIENT_PASS, SETUP_PASS, BackwardOp, ClosedOp, Gradient, Leaf, Op, Pass, Tape, Value
 
 if TYPE_CHECKING:
     from nnrepl.record.recorder import Recorder
@@ -71,6 +72,8 @@ class Replay(Intake):
             target = self.tape.notes.edits.get(op)
             if target is not None:
                 self.plan.stand_for(op.outputs[0], target)
+        self.opens = any(isinstance(op, ClosedOp) for op in run.old.ops)
+        self.opening = Opening(run.old, run.opened, self.expected)
         self._passes = [part for part in self.tape.passes if part.kind == GRADIENT_PASS]
 
     # -- what the recorder asks --------------------------------------------------------------------------
@@ -83,6 +86,8 @@ class Replay(Intake):
         """Put the ops that the user inserted here on the tape, and let their results take effect. What gives another
         tensor to a variable of a function that is about to be called waits for it."""
         check()
+        if self.opening.free:
+            return
         self._reach(len(recorder.tape.ops), due=True)
         while (op := self._inserted(len(recorder.tape.ops))) is not None:
             if calling and lies_inside(recorder, self._edit_of(op)):
@@ -105,6 +110,8 @@ class Replay(Intake):
 
     def given(self, recorder: Recorder, op: Op, frame: FrameType) -> Op | None:
         """The op of the tape that `op` is: it is put on the new tape, and nothing is computed."""
+        if self.opening.free:
+            return None
         op.scope, op.lasti = recorder.stack.place(frame)
         if not self.replaying(len(recorder.tape)):
             if not self._found_again(recorder, op):
@@ -113,6 +120,7 @@ class Replay(Intake):
             return op
         old = self._expect(recorder, op)
         twin = copy_op(old, old.part, 0)
+        self._take(twin)
         recorder.put(twin, frame)
         error = recorder.tape.notes.errors.get(old)
         if error is not None:
@@ -121,16 +129,21 @@ class Replay(Intake):
 
     def repeated(self, recorder: Recorder, op: Op, of: Sequence[Value]) -> bool:
         """Whether an op of a compiled function is one of the tape; then it has the values of that."""
+        if self.opening.free:
+            return False
         if isinstance(op, BackwardOp):
             return self.swept(recorder, op, of)
         if self.replaying(len(recorder.tape)):
             expected = self._expect(recorder, op)
             op.outputs, op.inputs = expected.outputs, expected.inputs
+            self._take(op)
             return True
         return self._found_again(recorder, op)
 
     def swept(self, recorder: Recorder, op: BackwardOp, of: Sequence[Value]) -> bool:
         """Whether a backward op is one of the tape; then it has the values of that, or raises what that raised."""
+        if self.opening.free:
+            return False
         if not self.replaying(len(recorder.tape)):
             known = self.plan.backward(op)
             if known is None:
@@ -139,6 +152,7 @@ class Replay(Intake):
             return True
         old = self._expect(recorder, op)
         op.outputs, op.inputs = old.outputs, old.inputs
+        self._take(op)
         error = recorder.tape.notes.errors.get(old)
         if error is not None:
             recorder.tape.notes.errors[op] = error
@@ -150,6 +164,7 @@ class Replay(Intake):
         Raises:
             Diverged: If it ended before the tape did.
         """
+        self.opening.end(recorder)
         reached = len(recorder.tape)
         if self.replaying(reached):
             raise Diverged(Difference(self.expected[reached], None, "" if error is None else said_of(error)))
@@ -177,9 +192,11 @@ class Replay(Intake):
 
     def leaf(self, recorder: Recorder, number: int, array: mx.array, kind: str, label: str, origin: Value) -> Value:
         """The leaf of the run before, if it came from the same value."""
+        if self.opening.free:
+            return recorder.leaf(array, kind, label, origin)
         part = self._old_pass(recorder.tape)
         before = part.wrt[number] if part is not None and number < len(part.wrt) else None
-        if before is None or before.origin is not self.was.get(origin, origin):
+        if before is None or not self._same_origin(recorder, before.origin, origin):
             fresh = recorder.leaf(array, kind, label, origin)
             if before is not None:
                 self.plan.stand_for(fresh, before)
@@ -193,6 +210,8 @@ class Replay(Intake):
 
     def seed(self, recorder: Recorder, number: int, array: mx.array, of: Value) -> Value:
         """The gradient from which the backward pass of the run before started, if this one starts from the same."""
+        if self.opening.free:
+            return super().seed(recorder, number, array, of)
         part = self._old_pass(recorder.tape)
         found = part.roots[number][1] if part is not None and number < len(part.roots) else None
         known = isinstance(found, Leaf) and (found.shape, found.dtype) == (array.shape, array.dtype)
@@ -207,11 +226,45 @@ class Replay(Intake):
         """A fresh handle, with the content that an edit further on gives to it."""
         return recorder.handle(value)
 
+    def _same_origin(self, recorder: Recorder, before: Value | None, origin: Value) -> bool:
+        """Whether two leaves continue the same: what was made natively is another leaf in each run."""
+        if before is self.was.get(origin, origin):
+            return True
+        at = len(recorder.tape)
+        return before is not None and self.replaying(at) and self._unify(recorder, before, origin)
+
+    def _take(self, op: Op) -> None:
+        """What stands for an op of the old tape makes its values, where positions move."""
+        for value in op.outputs if self._run.opened else ():
+            value.op = op
+
+    # -- closed calls ------------------------------------------------------------------------------------
+
+    def natively(self, recorder: Recorder) -> bool:
+        """Whether the call that comes next runs natively: where the tape has it closed, unless it is to be opened."""
+        return self.opening.natively(recorder)
+
+    def closed(self, recorder: Recorder, op: ClosedOp) -> None:
+        """A call has run natively.
+
+        Raises:
+            Diverged: If the tape has something else here.
+        """
+        if self.replaying(op.position):
+            old = self.expected[op.position]
+            if old.operation is not op.operation:
+                raise Diverged(Difference(old, op))
+            self.opening.pairs.append((old, op))
+
+    def left(self, recorder: Recorder) -> None:
+        """A call has been recorded that may be one that is to be opened."""
+        self.opening.left(recorder)
+
     # -- following the tape ------------------------------------------------------------------------------
 
     def replaying(self, position: int) -> bool:
         """Whether an op at `position` must be one of the tape."""
-        return position < len(self.expected)
+        return not self.opening.free and position < len(self.expected)
 
     def _inserted(self, position: int) -> Op | None:
         """The op that the user inserted at `position`, if one is due."""

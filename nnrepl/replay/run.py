@@ -18,6 +18,7 @@ class Run:
         cursor: Where the user is to stand afterwards.
         part: In which pass they are to stand instead, by its number, where other ops may come before; 0: none.
         recoded: Whether the program runs other source from the position on: whatever it does there is right.
+        opened: The numbers of steps of which every op is to be recorded: they are closed on the old tape.
         seen: Up to where on the new tape the user has seen what the program prints; by default that is all before
             the position.
     """
@@ -28,6 +29,7 @@ class Run:
     cursor: int
     part: int = 0
     recoded: bool = False
+    opened: frozenset[int] = frozenset()
     seen: int | None = None
 
     @property

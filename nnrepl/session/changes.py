@@ -7,6 +7,7 @@ itself runs again from its start, and what it does up to the edit comes from the
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol
@@ -17,8 +18,8 @@ from nnrepl.record.names import ProgramNames
 from nnrepl.record.recorder import Recorder
 from nnrepl.replay.interrupts import allowed, held
 from nnrepl.replay.run import Run
-from nnrepl.session.assignments import Assignment
 from nnrepl.session.errors import NotYet, UserError
+from nnrepl.session.parsed import Assignment, Parsed
 from nnrepl.session.state import RunAgain
 from nnrepl.session.statements import statement
 from nnrepl.session.typed import append, upcoming
@@ -74,20 +75,20 @@ class Changes:
 
     # -- edits ---------------------------------------------------------------------------------------------
 
-    def target(self, change: Assignment) -> tuple[Value, str, str] | None:
-        """What an assignment changes: a value, what it is called, and the index of the part that changes (""
-        for all of it). None if it changes no value of the tape.
+    def target(self, change: Assignment) -> tuple[Value, str, bool] | None:
+        """What an assignment changes: a value, what it is called, and whether only a part of it changes. None if it
+        changes no value of the tape.
 
         Raises:
             NotYet: If the value lies ahead of the cursor.
         """
         value = self._value(change.target)
         if value is not None:
-            return value, change.target, ""
-        if change.index:
+            return value, change.target.text, False
+        if change.base is not None:
             value = self._value(change.base)
             if value is not None:
-                return value, change.base, change.index
+                return value, change.base.text, True
         return None
 
     def assign(self, change: Assignment, line: str) -> Timeline | None:
@@ -95,31 +96,30 @@ class Changes:
         found = self.target(change)
         if found is None:
             return None
-        value, name, index = found
+        value, name, in_part = found
         session = self.session
 
         def compute(recorder: Recorder) -> Any:
-            def given(text: str, **names: Any) -> Any:
-                return session.expressions.compute(text, session.where(), recorder, **names)
+            def given(parsed: Parsed, **names: Any) -> Any:
+                return session.expressions.compute(parsed, session.where(), recorder, **names)
 
-            if not index:
-                whole = f"({change.target}) {change.operator} ({change.value})" if change.operator else change.value
-                return given(whole)
+            if not in_part:
+                return given(change.whole())
             array = recorder.handle(value)
-            key = given(f"__key__[{index}]", __key__=_Key())
+            key = given(change.key("__key__"), __key__=_Key())
             new = given(change.value)
-            if change.operator:
-                new = given(f"__old__ {change.operator} __new__", __old__=array[key], __new__=new)
+            if change.operator is not None:
+                new = given(change.combined("__old__", "__new__"), __old__=array[key], __new__=new)
             _check_kind(value, name, new)
             array[key] = new
             return array
 
         return self.edit(value, name, line, compute)
 
-    def _value(self, text: str) -> Value | None:
+    def _value(self, parsed: Parsed) -> Value | None:
         session = self.session
         try:
-            result = session.expressions.evaluate(text, session.where())
+            result = session.expressions.evaluate(parsed, session.where())
         except UserError:
             raise
         except Exception:  # whatever it is, it is no value of the tape: Python will say what is wrong
@@ -130,7 +130,7 @@ class Changes:
         if value is None and session.recorder is not None:
             value = session.recorder.live.get(id(result))
         if value is not None and value.op is not None and value.op.position >= session.cursor:
-            raise NotYet(f"{text} lies ahead: {value.op.label} ({value.op.name}) will make it")
+            raise NotYet(f"{parsed.text} lies ahead: {value.op.label} ({value.op.name}) will make it")
         return value
 
     def edit(self, value: Value, name: str, line: str, compute: Callable[[Recorder], Any]) -> Timeline:
@@ -183,7 +183,7 @@ class Changes:
             tape, names = self._again(run, None, change)
             return self.arrived(tape, names, run.cursor)
 
-    def state(self, line: str) -> Timeline:
+    def state(self, line: Parsed) -> Timeline:
         """Do a line that changes something of the program's where the cursor stands, and run on from there with it.
 
         Raises:
@@ -255,6 +255,17 @@ class Changes:
         with held():
             tape, names = self._again(run, current, None)
             self.arrived(tape, names, self.session.cursor)
+
+    def open(self, steps: frozenset[int]) -> None:
+        """Let the program run again over the timeline that the user looks at, with some closed steps recorded.
+
+        Raises RunAgain through the program, UserError if it cannot run again.
+        """
+        current = self.timelines.current
+        end = len(current.tape)
+        run = Run(current.tape, end, (), self.session.cursor, opened=steps, seen=sys.maxsize)
+        with held():
+            self._again(run, current, None)
 
     @property
     def unfinished(self) -> bool:

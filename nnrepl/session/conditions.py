@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import ast
 import re
 
-from nnrepl.record.names import GRADIENT_SIGN, ProgramNames
+from nnrepl.record.names import ProgramNames
 from nnrepl.session.errors import UserError
-from nnrepl.session.syntax import masked, names_in
+from nnrepl.session.parsed import Parsed, parse
 
 
 def split_condition(text: str) -> tuple[str, str]:
@@ -34,23 +33,22 @@ def _comma(text: str) -> int | None:
     return None
 
 
-def check_python(condition: str) -> None:
-    """Raise UserError if a condition does not parse."""
+def condition(text: str) -> Parsed:
+    """Read a condition. Raises UserError if it does not parse."""
+    parsed = parse(text)
     try:
-        ast.parse(masked(condition), "<condition>", "eval")
+        parsed.only()
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise UserError(f"the condition {condition} does not parse: {getattr(error, 'msg', error)}") from None
+        raise UserError(f"the condition {text} does not parse: {getattr(error, 'msg', error)}") from None
+    return parsed
 
 
-def named_in(text: str, names: ProgramNames) -> tuple[list[str], list[str]]:
+def named_in(parsed: Parsed, names: ProgramNames) -> tuple[list[str], list[str]]:
     """The names of the tape in an expression, and those of whose gradients it speaks."""
     known = names.versions
-    gradients = [word.strip() for word in re.findall(r"grad\(([^()]+)\)", text)]
-    gradients += [word.removeprefix(GRADIENT_SIGN) for word in re.findall(rf"{GRADIENT_SIGN}[\w.]+", text)]
-    rest = re.sub(rf"grad\(([^()]+)\)|{GRADIENT_SIGN}[\w.]+", " ", text)
     plain: list[str] = []
-    for path in names_in(rest):
+    for path in parsed.plain_names:
         words = path.split(".")
         candidates = [".".join(words[:count]) for count in range(len(words), 0, -1)]
         plain += [name for name in candidates if known(name)][:1] or (["loss"] if path == "loss" else [])
-    return plain, gradients
+    return plain, parsed.gradients

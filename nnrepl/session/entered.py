@@ -226,6 +226,20 @@ class Line(Entered):
         self.file, self.line, self.cell = file, line, cell
         self._places: dict[tuple[CodeType, int], bool] = {}
         self._callers: dict[Activation, list[Activation]] = {}
+        self._seen = 0
+
+    def positions(self, tape: Tape, start: int, end: int, reverse: bool = False) -> Iterator[int]:
+        made = super().positions(tape, start, end, reverse)
+        passed = [at for at in tape.passed.get((self.file, self.line), ()) if start <= at < end]
+        return ordered({*made, *passed}, start, end, reverse) if passed else made
+
+    def makes_ops(self, tape: Tape) -> bool:
+        """Whether an op has come from the line so far. Costs time in the ops that are new since it was asked last."""
+        while self._seen < len(tape):
+            if self.begins(tape, self._seen) is not None:
+                return True
+            self._seen += 1
+        return False
 
     def _covers(self, code: CodeType, lasti: int) -> bool:
         key = (code, lasti)

@@ -13,6 +13,10 @@ if TYPE_CHECKING:
 class UserError(Exception):
     """A command that cannot be done; the message is for the person."""
 
+    def _render_traceback_(self) -> list[str]:
+        """One line at IPython's prompt and in a notebook: where in nnrepl it was raised is of no use."""
+        return [f"{type(self).__name__}: {self}"]
+
 
 class NotYet(UserError):
     """A name that means nothing yet where the cursor stands: an answer, not a mistake.

@@ -9,6 +9,7 @@ from typing import Any, Literal, Protocol
 
 import mlx.core as mx
 
+from nnrepl.ops import Trait, has
 from nnrepl.record.needs import needs
 from nnrepl.session.findings import Finding, Forced, Raised, Stretched, Test, Vanished, birth, source_of
 from nnrepl.session.questions import Question
@@ -188,11 +189,8 @@ class Shapes(Certain):
         return Stretched(tape.ops[position])
 
 
-_PRODUCTS = ("matmul", "addmm", "outer", "kron", "einsum", "tensordot", "inner")
-
-
 def _stretched(op: Op) -> bool:
-    if len(op.inputs) < 2 or len(op.outputs) != 1 or isinstance(op, BackwardOp) or op.name in _PRODUCTS:
+    if len(op.inputs) < 2 or len(op.outputs) != 1 or isinstance(op, BackwardOp) or has(op.name, Trait.PRODUCT):
         return False
     shape = op.outputs[0].shape
     shapes = [value.shape for value in op.inputs]

@@ -5,14 +5,13 @@ from __future__ import annotations
 import ast
 import builtins
 import ctypes
-import re
 import sys
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any, Protocol
 
 import mlx.core as mx
@@ -23,13 +22,19 @@ from nnrepl.record.recorder import current
 from nnrepl.session.errors import NotYet, Quit, UserError
 from nnrepl.session.frames import Held, real
 from nnrepl.session.lookup import Lookup
-from nnrepl.session.syntax import TOKEN
+from nnrepl.session.parsed import Mention, Parsed, Word, replaced
 from nnrepl.session.then import then
 from nnrepl.tape import UNBOUND, Activation, Holder, Value
 from nnrepl.tape.value import is_evaluated
 
 _copy = mx.array.__copy__
 _RANDOM_STATE: Any = mx.random.state
+Put = Callable[[Value], str]
+"""Hands a value of the tape out, and tells under which name."""
+Meant = tuple[str, tuple[str, ...]]
+"""The placeholder for a name that is mentioned, and the attributes that are asked of it."""
+NOTHING: Meant = ("", ())
+"""What stays Python."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,35 +103,33 @@ class Expressions:
             return [value]
         return [] if is_evaluated(array) else [value for _, value in self._values.values()]
 
-    def evaluate(self, text: str, where: Surroundings) -> Any:
+    def evaluate(self, parsed: Parsed, where: Surroundings) -> Any:
         """The result of a Python expression. Raises what Python raises, or UserError."""
-        source, placeholders = self._translate(text, where)
-        code = compile(source, "<prompt>", "eval", dont_inherit=True)
-        namespace = self._namespace(source, placeholders, where)
+        code, namespace = self._ready(parsed, where)
         with aside(), checked(), self._as_it_was(where), self.witness(namespace):
             return eval(code, namespace)
 
-    def compute(self, text: str, where: Surroundings, recorder: Linking, **names: Any) -> Any:
+    def compute(self, parsed: Parsed, where: Surroundings, recorder: Linking, **names: Any) -> Any:
         """The result of a Python expression whose ops are recorded: the new value of an edit. `names` stand for
         what the person did not write."""
         self._recorder = recorder
         try:
-            source, placeholders = self._translate(text, where)
-            placeholders.update(names)
-            code = compile(source, "<prompt>", "eval", dont_inherit=True)
-            namespace = self._namespace(source, placeholders, where)
+            code, namespace = self._ready(parsed, where, names)
             with steady(), self._as_it_was(where), self.witness(namespace):
                 return eval(code, namespace)
         finally:
             self._recorder = None
 
-    def execute(self, text: str, where: Surroundings) -> None:
+    def execute(self, parsed: Parsed, where: Surroundings) -> None:
         """Run Python statements. What they assign goes to the program's own variables where its function
         still runs, else to the person's."""
-        source, placeholders = self._translate(text, where)
-        tree, kept = enclosed(ast.parse(source))
+        if parsed.error is not None:
+            raise parsed.error
+        meant, placeholders = self._translate(parsed, where)
+        instead = _instead(parsed, meant)
+        tree, kept = enclosed(ast.Module([replaced(line, instead) for line in parsed.body], []))
         code = compile(tree, "<prompt>", "exec", dont_inherit=True)
-        namespace = self._namespace(source, placeholders, where)
+        namespace = self._namespace(_names(tree), placeholders, where)
         for name in kept - namespace.keys():
             namespace[name] = None
         before = dict(namespace)
@@ -139,6 +142,19 @@ class Expressions:
         }
         changed.pop("__builtins__", None)
         self._write_back(changed, where)
+
+    def _ready(
+        self, parsed: Parsed, where: Surroundings, names: Mapping[str, Any] | None = None
+    ) -> tuple[CodeType, dict[str, Any]]:
+        """The code of an expression, and the variables that it sees. It is compiled once for all places where the same
+        parts of it mean tensors of the tape."""
+        body = parsed.only()
+        meant, placeholders = self._translate(parsed, where)
+        if meant not in parsed.codes:
+            tree = ast.Expression(replaced(body, _instead(parsed, meant)))
+            parsed.codes[meant] = (compile(tree, "<prompt>", "eval", dont_inherit=True), _names(tree))
+        code, used = parsed.codes[meant]
+        return code, self._namespace(used, {**placeholders, **(names or {})}, where)
 
     def _as_it_was(self, where: Surroundings) -> AbstractContextManager[None]:
         """The program's containers as they were where the cursor stands; they are so where the program waits."""
@@ -163,8 +179,9 @@ class Expressions:
 
     # -- names -------------------------------------------------------------------------------------------
 
-    def _translate(self, text: str, where: Surroundings) -> tuple[str, dict[str, Any]]:
-        """Replace what is not Python (`#12`, `z1@12`, `layers.0.weight`, `∂L/∂z1`) by placeholders."""
+    def _translate(self, parsed: Parsed, where: Surroundings) -> tuple[tuple[Meant, ...], dict[str, Any]]:
+        """What stands for each name that is mentioned: placeholders for the words of the tape (`#12`, `z1@12`,
+        `∂L/∂z1`) and for paths that begin with a tensor of it (`layers.0.weight`); and what they hold."""
         self._values.clear()
         self._given.clear()
         self._things.clear()
@@ -176,26 +193,37 @@ class Expressions:
             placeholders[name] = self.array_for(value)
             return name
 
-        def replace(match: re.Match[str]) -> str:
-            if match["string"]:
-                return match[0]
-            if match["number"]:
-                return put(self.lookup.by_number(match["number"]))
-            path, version = match["path"], match["version"] or ""
-            if match["partial"]:
-                inner = self.lookup.by_words(path + version, where.position, where.scope)
-                return put(self.lookup.gradient(inner, where.position))
-            if version and self.lookup.is_known(path):
-                return put(self.lookup.version(path, version[1:]))
-            return self._path(path, where, put) + version
+        return tuple(self._meant(mention, parsed, where, put) for mention in parsed.mentions), placeholders
 
-        return TOKEN.sub(replace, text), placeholders
+    def _meant(self, mention: Mention, parsed: Parsed, where: Surroundings, put: Put) -> Meant:
+        """The placeholder for what is mentioned, and the attributes that are asked of it; "" for what stays Python."""
+        word = mention.word
+        if word is None:
+            return NOTHING if mention.first in parsed.bound else self._path(mention.path, where, put)
+        if not isinstance(getattr(mention.node, "ctx", None), ast.Load):
+            raise UserError(f"{word.text} can be changed alone: {word.text} = ...")
+        if word.number:
+            return put(self.lookup.by_number(word.number)), ()
+        if word.partial:
+            return self._gradient(word, where, put)
+        if word.version or word.path.startswith("grad("):
+            return put(self.lookup.by_words(word.text, where.position, where.scope)), ()
+        return self._path(word.path, where, put)
 
-    def _path(self, path: str, where: Surroundings, put: Any) -> str:
+    def _gradient(self, word: Word, where: Surroundings, put: Put) -> Meant:
+        """`∂L/∂z1`, and what is asked of it: `∂L/∂z1.sum`."""
+        words = word.path.split(".")
+        count = len(words)
+        while count > 1 and not word.version and hasattr(mx.array, words[count - 1]):
+            count -= 1
+        of = self.lookup.by_words(".".join(words[:count]) + word.version, where.position, where.scope)
+        return put(self.lookup.gradient(of, where.position)), tuple(words[count:])
+
+    def _path(self, path: str, where: Surroundings, put: Put) -> Meant:
         """A dotted path that begins with a tensor of the tape; anything else stays Python."""
         words = path.split(".")
         if len(words) == 1 or words[0] in self.variables:
-            return path
+            return NOTHING
         digits = any(word.isdigit() for word in words)
         failed: UserError | None = None
         shorter: tuple[Value, int] | None = None
@@ -206,28 +234,22 @@ class Expressions:
             except UserError as answer:
                 failed = failed or answer
                 continue
+            thing = None if found is None else found.thing
             rest = words[count:]
-            if (
-                not labels
-                and rest
-                and isinstance(getattr(found, "thing", None), Value)
-                and not hasattr(mx.array, rest[0])
-            ):
-                continue  # `layers.0.weight.m` is no attribute of the parameter: the tape may know it as a whole
-            if found is not None and isinstance(found.thing, Value):
-                if count == len(words) or hasattr(mx.array, words[count]):
-                    return ".".join([put(found.thing), *words[count:]])
-                shorter = shorter or (found.thing, count)  # `first.weight` of `first.weight.m`, Adam's state
-                continue
-            if found is not None and digits:
-                name = f"__value_{len(self._things)}__"
-                self._things[name] = self._real(found.thing, path, where)
-                return ".".join([name, *words[count:]])
+            if isinstance(thing, Value):
+                if not rest or hasattr(mx.array, rest[0]):
+                    return put(thing), tuple(rest)
+                if labels:
+                    shorter = shorter or (thing, count)  # `first.weight` of `first.weight.m`, Adam's state
+            elif found is not None and digits:
+                name = f"__thing_{len(self._things)}__"
+                self._things[name] = self._real(thing, path, where)
+                return name, tuple(rest)
         if shorter is not None:
-            return ".".join([put(shorter[0]), *words[shorter[1] :]])
+            return put(shorter[0]), tuple(words[shorter[1] :])
         if digits or (failed is not None and self._unknown(words[0], where)):  # no Python either
             raise failed or UserError(f"nothing on the tape is called {path}{self.lookup.suggest(path)}")
-        return path
+        return NOTHING
 
     def _unknown(self, name: str, where: Surroundings) -> bool:
         """Whether Python would not know a name."""
@@ -288,10 +310,10 @@ class Expressions:
                 found.setdefault(name, thing)
         return found
 
-    def _namespace(self, source: str, placeholders: dict[str, Any], where: Surroundings) -> dict[str, Any]:
-        """Everything the source names: the person's variables, the program's, MLX, in this order."""
+    def _namespace(self, names: Iterable[str], placeholders: dict[str, Any], where: Surroundings) -> dict[str, Any]:
+        """What some names are: the person's variables, the program's, MLX, in this order."""
         namespace: dict[str, Any] = {"__builtins__": builtins, "__name__": "__main__", **self._things, **placeholders}
-        for name in _names(source):
+        for name in names:
             if name in namespace:
                 continue
             if name in self.variables:
@@ -434,9 +456,21 @@ _PROMPT = frozenset(("grad", "mx", "nn", "optim", "exit", "quit", "locals", "glo
 _SHORT = {"nn": "nn", "optim": "optimizers"}
 
 
-def _names(source: str) -> set[str]:
+def _names(tree: ast.AST) -> frozenset[str]:
     """Every variable that some Python refers to."""
-    return {node.id for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Name)}
+    return frozenset(node.id for node in ast.walk(tree) if isinstance(node, ast.Name))
+
+
+def _instead(parsed: Parsed, meant: tuple[Meant, ...]) -> dict[ast.AST, ast.expr]:
+    """What takes the place of the names that are mentioned in a text."""
+    instead: dict[ast.AST, ast.expr] = {}
+    for mention, (name, rest) in zip(parsed.mentions, meant, strict=True):
+        if name:
+            made: ast.expr = ast.copy_location(ast.Name(name, ast.Load()), mention.node)
+            for word in rest:
+                made = ast.copy_location(ast.Attribute(made, word, ast.Load()), mention.node)
+            instead[mention.node] = made
+    return instead
 
 
 @contextmanager

@@ -50,6 +50,26 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
         part.write_text(text, encoding="utf-8")
 
 
+def write_private(path: Path, text: str) -> None:
+    """Write a text file that only the user may read: what was typed and looked at tells of their data. Raises
+    OSError."""
+    private_directory(path.parent)
+    with replacing(path) as part:
+        part.chmod(0o600)
+        part.write_text(text, encoding="utf-8")
+        if path.is_file():
+            path.chmod(0o600)  # `replacing` gives the new file the old one's mode
+
+
+def private_directory(path: Path) -> None:
+    """Make a directory into which only the user may look, and those above it that are missing. Raises OSError."""
+    if not path.is_dir():
+        missing = next((part for part in path.parents if part.name == "nnrepl" and not part.is_dir()), None)
+        if missing is not None:
+            missing.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+
 @contextmanager
 def _ending_cleanly() -> Iterator[None]:
     """While a file is being written, a signal that would end the process at once unwinds it instead."""

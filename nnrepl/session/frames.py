@@ -155,8 +155,8 @@ class Frames:
         thing = None if coming is None else coming[1]
         if self._is_pending(name, step, lasti):
             part = self.tape.pass_at(position)
-            if thing is None and part is not None and self._is_first_pending(name, step, lasti):
-                thing = part.loss
+            if thing is None and self._is_loss(name, step, lasti, part):
+                thing = None if part is None else part.loss
             if isinstance(thing, Value) and is_made(thing, position):
                 return Held(thing)
         address, last, whose = self._last(name, position, step)
@@ -183,7 +183,7 @@ class Frames:
             return self._earlier(thing, position)
         coming = self.tape.bindings.comes(step, name, position)
         new = None if coming is None else coming[1]
-        if part.kind == GRADIENT_PASS and self._is_first_pending(name, step, lasti) and part.loss is not None:
+        if self._is_loss(name, step, lasti, part):
             new = part.loss
         if isinstance(thing, Value):
             if thing.op is None or thing.op.part is part:
@@ -212,8 +212,9 @@ class Frames:
             return False
         return any(name in use.names for use in sources.uses_of(step.code, sources.span_of(step.code, lasti)))
 
-    def _is_first_pending(self, name: str, step: Activation, lasti: int) -> bool:
-        if lasti < 0:
+    def _is_loss(self, name: str, step: Activation, lasti: int, part: Pass | None) -> bool:
+        """Whether the statement that a calling frame is in the middle of gives a variable the loss of a pass."""
+        if lasti < 0 or part is None or part.loss is None or not part.gives_loss:
             return False
         uses = sources.uses_of(step.code, sources.span_of(step.code, lasti))
         return any(use.names[:1] == (name,) and len(use.names) > 1 for use in uses)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -9,10 +10,11 @@ from nnrepl.record.source import cell_of
 from nnrepl.session.entered import InCell
 from nnrepl.session.errors import CannotAsk
 from nnrepl.session.place import Find, Place
-from nnrepl.tape import Tape
+from nnrepl.session.points import StepStart
+from nnrepl.tape import Activation, Tape
 from nnrepl.timeline import moves
 
-Move = Callable[[Tape, int, int | None, Sequence[str]], int | None]
+Move = Callable[[Tape, int, int | None, Sequence[str], Activation | None], int | None]
 
 
 class Goal(Protocol):
@@ -30,9 +32,13 @@ class Goal(Protocol):
         """The position to stop at, if it has been recorded."""
 
 
-def missed(goal: Goal | None) -> str:
+def missed(goal: Goal | None, tape: Tape) -> str:
     """What to say where the program has ended before it came to a goal."""
-    return f"{goal.sought} was not reached" if goal is not None and goal.sought else ""
+    if goal is None or not goal.sought:
+        return ""
+    if isinstance(goal, Until) and goal.place.first_after(tape, len(tape)) is not None:
+        return f"{goal.sought} has run, and no op came after it"
+    return f"{goal.sought} was not reached"
 
 
 class At:
@@ -80,10 +86,17 @@ class Moving(Stepping):
         move: One of the forward functions of `nnrepl.timeline.moves`.
         skip: The modules whose functions are not the program's own.
         count: How often.
+        scope: The call in which the user goes on by lines; None for that of the op.
+
+    Attributes:
+        scope: That in which they go on from the position that was found.
     """
 
-    def __init__(self, move: Move, position: int, skip: Sequence[str], count: int = 1) -> None:
+    def __init__(
+        self, move: Move, position: int, skip: Sequence[str], count: int = 1, scope: Activation | None = None
+    ) -> None:
         super().__init__(position)
+        self.scope = scope
         self._move = move
         self._skip = skip
         self._count = count
@@ -91,10 +104,11 @@ class Moving(Stepping):
 
     def find(self, tape: Tape) -> int | None:
         while self._count:
-            found = self._move(tape, self.position, self._seen, self._skip)
+            found = self._move(tape, self.position, self._seen, self._skip, self.scope)
             if found is None:
                 self._seen = len(tape)
                 return None
+            self.scope = moves.standing(tape, self.position, found, self._skip, self.scope)
             self.position, self._seen = found, None
             self._count -= 1
         return self.position
@@ -112,6 +126,7 @@ class Until:
 
     def __init__(self, place: Place, find: Find, start: int, said: Callable[[int], str]) -> None:
         self.reason = self.sought = place.title
+        self.place = place
         self._find = find
         self._said = said
         self._seen = start
@@ -194,15 +209,15 @@ class InStep:
     def __init__(self, step: int, number: int = 1) -> None:
         self.reason = ""
         self.sought = f"step {step}" if number == 1 else f"{step}#{number}"
-        self._step = step
+        self.step = step
         self._number = number
 
     def find(self, tape: Tape) -> int | None:
-        start = tape.steps.start_of(self._step)
+        start = tape.steps.start_of(self.step)
         if start is None:
             return None
         position = start + self._number - 1
-        return position if position < len(tape) and tape.steps.number_at(position) == self._step else None
+        return position if position < len(tape) and tape.steps.number_at(position) == self.step else None
 
 
 class Never:
@@ -215,16 +230,27 @@ class Never:
         return None
 
 
-def over(position: int, skip: Sequence[str], count: int) -> Moving:
+def needed_from(goal: Goal) -> int:
+    """The first training step of which a goal has to see ops; those before may run natively."""
+    if isinstance(goal, (Never, Ending)):
+        return sys.maxsize
+    if isinstance(goal, InStep):
+        return goal.step
+    if isinstance(goal, Until) and isinstance(goal.place, StepStart):
+        return goal.place.number
+    return 0
+
+
+def over(position: int, skip: Sequence[str], count: int, scope: Activation | None = None) -> Moving:
     """`next`: to the next line of the function here."""
-    return Moving(moves.over, position, skip, count)
+    return Moving(moves.over, position, skip, count, scope)
 
 
-def out(position: int, skip: Sequence[str]) -> Moving:
+def out(position: int, skip: Sequence[str], scope: Activation | None = None) -> Moving:
     """`finish`: out of the function here."""
-    return Moving(moves.out, position, skip)
+    return Moving(moves.out, position, skip, scope=scope)
 
 
-def further_down(position: int, skip: Sequence[str]) -> Moving:
+def further_down(position: int, skip: Sequence[str], scope: Activation | None = None) -> Moving:
     """`until` without a place: to a greater line."""
-    return Moving(moves.further_down, position, skip)
+    return Moving(moves.further_down, position, skip, scope=scope)

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from nnrepl.session.stops import Hit
-from nnrepl.tape import Op
+from nnrepl.tape import Face, Op
 
 if TYPE_CHECKING:
     from nnrepl.replay.run import Run
 
 START_OF_TAPE, END_OF_TAPE, END_OF_PROGRAM, EXCEPTION = "start of tape", "end of tape", "end of program", "exception"
+OPENED = "opened"
 CELL_DONE, CELL_FAILED = "end of cell", "exception in a cell"
 
 
 @dataclass(frozen=True, slots=True)
-class Stop:
+class Stop(Face):
     """Why the person has the floor.
 
     Attributes:
@@ -27,6 +28,7 @@ class Stop:
         error: The exception, where one is the reason.
         missed: What was sought and not found, in words.
         hits: The breakpoints, watches and catches that were hit.
+        session: Whose stop it is, if that is to be shown.
     """
 
     reason: str
@@ -35,13 +37,17 @@ class Stop:
     error: BaseException | None = None
     missed: str = ""
     hits: tuple[Hit, ...] = ()
+    session: Any = field(default=None, repr=False, compare=False)
+
+    def __repr__(self) -> str:
+        return f"<Stop at position {self.position}{f': {self.reason}' if self.reason else ''}>"
 
 
 class Hooks:
     """What a session tells the outside. The defaults do nothing."""
 
-    def interact(self, stop: Stop) -> None:
-        """The person has the floor; returns when the program is to run on."""
+    def interact(self) -> None:
+        """The person has the floor (`Session.stop` says why); returns when the program is to run on."""
 
     def pass_started(self) -> None:
         """A gradient pass is being recorded; nothing is said until its end."""
@@ -57,6 +63,14 @@ class Hooks:
 
     def running_again(self, run: Run, from_start: bool) -> None:
         """The program runs again; what it printed before the run's position has been seen."""
+
+    def opening(self, title: str) -> None:
+        """A step that is closed is about to be opened, since the command that runs needs it: it is to be run once more
+        when that has been done."""
+
+    def opened(self, moved: Callable[[int], int], seen: int) -> None:
+        """A step has been opened: positions of the tape have moved, and what the program printed before `seen` has
+        been seen."""
 
     def cell_begins(self) -> None:
         """What was typed at the prompt begins to run for the first time."""

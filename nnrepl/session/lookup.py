@@ -279,7 +279,7 @@ class Lookup:
             NotYet: If it is not made yet: in this step, for a parameter.
             NoGradient: If none flows.
         """
-        name = value.name
+        name = self.name_here(value, position)
         found = self._passes_of(value, position)
         for part, target in found:
             grads = part.grads.get(target.canonical)
@@ -299,6 +299,12 @@ class Lookup:
             where = " in this step" if last is not None else ""
             raise not_made(f"{GRADIENT_SIGN}{name}", where, ahead, position, address, last, whose)
         raise NoGradient(self._why_none(value, name, position))
+
+    def name_here(self, value: Value, position: int) -> str:
+        """What a value is called where the cursor stands."""
+        ops, name = self.tape.ops, value.name
+        plain = name.removeprefix(GRADIENT_SIGN).isidentifier() and position < len(ops)
+        return self.names.name_at(value, ops[position]) if plain else name
 
     def _passes_of(self, value: Value, position: int) -> list[tuple[Pass, Value]]:
         """The gradient passes that speak of a value, the last one first, each with the value as it is there: a

@@ -7,7 +7,6 @@ within the one before: `step 30 layers.1 softmax`.
 
 from __future__ import annotations
 
-import ast
 import builtins
 import os
 import re
@@ -19,10 +18,11 @@ from typing import Any
 from nnrepl.record.names import GRADIENT_SIGN, ProgramNames
 from nnrepl.record.source import lines_of
 from nnrepl.record.stack import is_module
-from nnrepl.session.conditions import check_python, named_in, split_condition
+from nnrepl.session.conditions import condition, named_in, split_condition
 from nnrepl.session.entered import InCell, InClass, InFunction, InModule, InTyped, Line
 from nnrepl.session.errors import UserError
 from nnrepl.session.lookup import NUMBER
+from nnrepl.session.parsed import Parsed, parse
 from nnrepl.session.place import Place
 from nnrepl.session.points import (
     Called,
@@ -38,7 +38,6 @@ from nnrepl.session.points import (
     operations,
 )
 from nnrepl.session.program import Program, is_called, near
-from nnrepl.session.syntax import cut, is_condition, masked
 from nnrepl.tape import PHASES, Op, Tape, own_site
 from nnrepl.timeline.cells import filename
 
@@ -88,14 +87,14 @@ def read(text: str, here: Here) -> Place:
     Raises:
         UserError: If nothing recorded and nothing in the program's source can be it; with what is near.
     """
-    text = text.strip()
-    if is_condition(text):
-        return _condition(None, text, here)
-    spelled, condition = split_condition(text)
+    whole = parse(text)
+    if whole.is_condition:
+        return _condition(None, whole, here)
+    spelled, asked = split_condition(whole.text)
     if not spelled:
-        return _condition(None, condition, here)
+        return _condition(None, condition(asked), here)
     place = _sequence(spelled, here)
-    return _condition(place, condition, here) if condition else place
+    return _condition(place, condition(asked), here) if asked else place
 
 
 def _sequence(text: str, here: Here) -> Place:
@@ -420,30 +419,25 @@ def _meant(close: list[str]) -> str:
 # -- conditions ----------------------------------------------------------------------------------------------
 
 
-def _condition(place: Place | None, text: str, here: Here) -> Place:
+def _condition(place: Place | None, asked: Parsed, here: Here) -> Place:
     """A condition at a place, or wherever what it names is made. Raises UserError if it cannot be asked."""
-    check_python(text)
-    _check_names(text, here)
-    plain, gradients = named_in(text, here.names)
+    _check_names(asked, here)
+    plain, gradients = named_in(asked, here.names)
     if isinstance(place, Written) and place.key in (*plain, *(f"grad({name})" for name in gradients)):
-        return Condition(text, place, [place])  # it is asked of the value that has just been made
+        return Condition(asked.text, place, [place])  # it is asked of the value that has just been made
     if place is not None:
-        return Condition(text, place, None)
+        return Condition(asked.text, place, None)
     made = [Written(name, name, here.names) for name in plain]
     made += [Written(f"grad({name})", name, here.names, gradient=True) for name in gradients]
-    return Condition(text, None, made)
+    return Condition(asked.text, None, made)
 
 
-def _check_names(text: str, here: Here) -> None:
+def _check_names(asked: Parsed, here: Here) -> None:
     """Raise UserError if a condition speaks of something that nothing is, or will be, called."""
-    flat = masked(text).encode()
-    names = [node for node in ast.walk(ast.parse(flat, mode="eval")) if isinstance(node, ast.Name)]
-    bound = {node.id for node in names if isinstance(node.ctx, ast.Store)}
     coming: set[str] | None = None
-    for node in names:
-        path = cut(text, flat, node)
-        first = path.partition(".")[0]
-        if first in bound or not first.isidentifier() or first in here.variables or first in _KNOWN:
+    for mention in asked.mentions:
+        path, first = mention.path, mention.first
+        if first in asked.bound or not first.isidentifier() or first in here.variables or first in _KNOWN:
             continue
         words = path.split(".")
         if any(here.names.versions(".".join(words[:count])) for count in range(1, len(words) + 1)):

@@ -14,6 +14,7 @@ from nnrepl.record.verify import same_bits
 from nnrepl.session.conditions import named_in
 from nnrepl.session.errors import NoGradient, NotYet, UserError
 from nnrepl.session.findings import Change, Failed, Finding, source_of
+from nnrepl.session.parsed import Parsed
 from nnrepl.session.points import Written
 from nnrepl.session.reading import Reading
 from nnrepl.tape import Leaf, Value
@@ -39,10 +40,11 @@ class Question:
         return Question((), (), lambda: answer)
 
     @staticmethod
-    def change(session: Reading, text: str, position: int) -> Question:
+    def change(session: Reading, parsed: Parsed, position: int) -> Question:
         """Whether an expression has another value at `position` than just before."""
-        after, used = _value(session, text, position)
-        before, used_before = _value(session, text, position - 1)
+        text = parsed.text
+        after, used = _value(session, parsed, position)
+        before, used_before = _value(session, parsed, position - 1)
         if isinstance(after, (NotYet, NoGradient)):
             return Question.known(False)
         op = session.tape.ops[position - 1] if 0 < position <= len(session.tape) else None
@@ -69,13 +71,13 @@ def _equal(before: Any, after: Any) -> bool:
         return before is after
 
 
-def _value(session: Reading, text: str, position: int) -> tuple[Any, list[Value]]:
+def _value(session: Reading, parsed: Parsed, position: int) -> tuple[Any, list[Value]]:
     """The value of an expression as seen from a position (a UserError if it has none there), not evaluated."""
     if position < 0:
-        return NotYet(text), []
+        return NotYet(parsed.text), []
     expressions = session.expressions
     try:
-        result = expressions.evaluate(text, session.where_at(position))
+        result = expressions.evaluate(parsed, session.where_at(position))
     except UserError as error:
         return error, []
     except Unwinding:
@@ -87,12 +89,13 @@ def _value(session: Reading, text: str, position: int) -> tuple[Any, list[Value]
     return result, expressions.used()
 
 
-def ask_condition(session: Reading, text: str, position: int, note: Callable[[str], None]) -> Question:
+def ask_condition(session: Reading, parsed: Parsed, position: int, note: Callable[[str], None]) -> Question:
     """Whether a condition is true as seen from a position.
 
     A value that lies ahead makes it not true (`note` is told); any other failure is a hit, and said.
     """
-    result, used = _value(session, text, position)
+    text = parsed.text
+    result, used = _value(session, parsed, position)
     if isinstance(result, (NotYet, NoGradient)):
         note(str(result))
         return Question.known(False)
@@ -111,12 +114,12 @@ def ask_condition(session: Reading, text: str, position: int, note: Callable[[st
 # -- watches -------------------------------------------------------------------------------------------------
 
 
-def watched(session: Reading, text: str, start: int, end: int, reverse: bool) -> Iterator[int]:
+def watched(session: Reading, parsed: Parsed, start: int, end: int, reverse: bool) -> Iterator[int]:
     """Where an expression may change: just behind each op that makes one of its values, or with a pass that
     brings one. A parameter that enters a new pass as it left the last one is passed over."""
     tape, names = session.tape, session.names
     found: set[int] = set()
-    plain, gradients = named_in(text, names)
+    plain, gradients = named_in(parsed, names)
     for name in plain:
         last: Value | None = None
         for position, value in names.versions(name):

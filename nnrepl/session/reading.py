@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import mlx.core as mx
@@ -15,12 +17,14 @@ from nnrepl.session.expressions import Expressions, Surroundings, aside
 from nnrepl.session.goals import Goal
 from nnrepl.session.hooks import Hooks, Stop
 from nnrepl.session.lookup import Lookup
+from nnrepl.session.parsed import Parsed
 from nnrepl.session.place import Place
 from nnrepl.session.places import Here
 from nnrepl.session.program import Program
 from nnrepl.session.state import Course, Going, Over, Replaying, Waiting
 from nnrepl.tape import GRADIENT_PASS, Op, Pass, Tape, Value
 from nnrepl.timeline.evaluation import Work, evaluate, pending
+from nnrepl.timeline.timelines import Timeline
 
 
 class Reading:
@@ -175,7 +179,23 @@ class Reading:
         with aside():
             return outside(ops) is None
 
-    def over_steps(self, text: str) -> list[tuple[int, float]]:
+    @contextlib.contextmanager
+    def looking_at(self, line: Timeline) -> Iterator[None]:
+        """Read another timeline for a while, from its end."""
+        before = self.tape, self.names, self.cursor, self.lookup, self.program
+        if line.tape is not self.tape:
+            self.tape, self.names, self.cursor = line.tape, line.names, len(line.tape)
+            self.tape.stand(self.cursor)
+            self.lookup = self.expressions.lookup = Lookup(line.tape, line.names)
+            self.program = Program(line.tape)
+        try:
+            yield
+        finally:
+            self.tape, self.names, self.cursor, self.lookup, self.program = before
+            self.expressions.lookup = self.lookup
+            self.tape.stand(self.cursor)
+
+    def over_steps(self, parsed: Parsed) -> list[tuple[int, float]]:
         """An expression as it stands behind the last gradient call of each training step, with the number of the
         step; of a program that updates nothing, behind each gradient call. Those at whose end it does not exist are
         left out; so is the newest step while it has not come as far as the one before it, which ended with the gradient
@@ -192,12 +212,12 @@ class Reading:
             last.popitem()
         for number, part in last.items() if len(last) > 1 else enumerate(parts, 1):
             try:
-                found.append((number, self.expressions.evaluate(text, self._at_end(part))))
+                found.append((number, self.expressions.evaluate(parsed, self._at_end(part))))
             except (NotYet, NoGradient):
                 continue
         with aside():
             mx.eval([result for _, result in found if isinstance(result, mx.array)])
-            return [(number, _number(text, result)) for number, result in found]
+            return [(number, _number(parsed.text, result)) for number, result in found]
 
     def _is_under_way(self, before: Pass, newest: Pass) -> bool:
         """Whether a gradient call is one that another of a later function followed in the step before."""

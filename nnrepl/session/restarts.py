@@ -77,6 +77,7 @@ class ProgramRestarts:
         point = self._point
         codes = self._session.codes
         anew = codes.anew(len(run.old) if point is None else point.start)
+        anew = anew or bool(run.opened)
         if not anew and self._is_over(run):
             return self._go_on(run)
         if anew or point is None or not self._within(run, point) or point.lost:

@@ -10,8 +10,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from nnrepl.session import goals
+from nnrepl.session.place import Place
 from nnrepl.session.search import Search
-from nnrepl.session.stops import Catch, Entry, Hit
+from nnrepl.session.stops import Breakpoint, Catch, Entry, Hit
 from nnrepl.tape import GRADIENT_PASS, Tape
 
 if TYPE_CHECKING:
@@ -43,6 +44,11 @@ class Lookout:
             self._tape = self._session.tape
             self._search = Search(self._session)
         return self._search
+
+    def places(self) -> list[Place]:
+        """Those of the breakpoints."""
+        entries = [entry for entry in self._session.stops.enabled if isinstance(entry, Breakpoint)]
+        return [place for entry in entries if (place := self.search.place(entry)) is not None]
 
     def begin(self, position: int) -> None:
         """What is recorded from a position on is looked at."""

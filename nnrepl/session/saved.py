@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nnrepl.session.events import EVENTS
-from nnrepl.session.files import write_text
+from nnrepl.session.files import write_private
 from nnrepl.session.settings import file_name, state_directory
 from nnrepl.session.stops import Breakpoint, Catch, Entry, Stops, Watch
 
@@ -60,8 +60,7 @@ class Keeper:
             return ""
         self._written = text
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            write_text(self._path, text)
+            write_private(self._path, text)
         except OSError as error:
             return f"breakpoints are not kept for next time: cannot write {self._path}: {error.strerror}"
         return ""

@@ -17,6 +17,7 @@ from nnrepl.session.errors import CannotAsk, UserError
 from nnrepl.session.events import EVENTS, Catcher
 from nnrepl.session.expressions import aside
 from nnrepl.session.findings import Failed, Finding
+from nnrepl.session.parsed import Parsed, parse
 from nnrepl.session.place import Place
 from nnrepl.session.questions import Question, ask_condition, watched
 from nnrepl.session.reading import Reading
@@ -43,6 +44,7 @@ class Search:
         self._places: dict[tuple[Entry, str], Place] = {}
         self._unread: dict[tuple[Entry, str], int] = {}
         self._catchers: dict[str, Catcher] = {}
+        self._parsed: dict[str, Parsed] = {}
         self.unasked: dict[Entry, str] = {}
         self.skip = 0
 
@@ -121,7 +123,7 @@ class Search:
             return iter(()) if found is None else found.positions(tape, start, end, reverse)
         if isinstance(entry, Catch):
             return self.catcher(entry.text).positions(tape, start, end, reverse)
-        return watched(self._session, entry.text, start, end, reverse)
+        return watched(self._session, self._read(entry.text), start, end, reverse)
 
     def _question(self, candidate: Candidate) -> Question | None:
         """What has to be evaluated to know whether a candidate is a hit; None if it surely is one."""
@@ -130,10 +132,16 @@ class Search:
         if isinstance(entry, Breakpoint):
             if not entry.condition:
                 return None
-            return ask_condition(session, entry.condition, position, self._note(entry))
+            return ask_condition(session, self._read(entry.condition), position, self._note(entry))
         if isinstance(entry, Watch):
-            return Question.change(session, entry.text, position)
+            return Question.change(session, self._read(entry.text), position)
         return self.catcher(entry.text).question(session.tape, position)
+
+    def _read(self, text: str) -> Parsed:
+        """A condition or a watched expression: it is asked at many places, and read once."""
+        if text not in self._parsed:
+            self._parsed[text] = parse(text)
+        return self._parsed[text]
 
     def _note(self, entry: Entry) -> Callable[[str], None]:
         def note(reason: str) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -18,24 +18,26 @@ from nnrepl.record.intake import RECORDING
 from nnrepl.record.names import ProgramNames
 from nnrepl.record.recorder import Recorder
 from nnrepl.replay.interrupts import hold_on
-from nnrepl.session import goals, jumps
+from nnrepl.replay.opening import Opening
+from nnrepl.replay.replay import Replay
+from nnrepl.session import goals, natively
 from nnrepl.session.below import Files, TakesCells
 from nnrepl.session.changes import Changes
 from nnrepl.session.errors import Quit, Restart, UserError
 from nnrepl.session.expressions import Expressions, Surroundings
 from nnrepl.session.hooks import END_OF_PROGRAM, END_OF_TAPE, EXCEPTION, START_OF_TAPE, Hooks, Stop
 from nnrepl.session.lookup import Lookup
+from nnrepl.session.motions import Motions
+from nnrepl.session.passing import Passing, place_of, without_ops
 from nnrepl.session.place import Place
 from nnrepl.session.program import Program
-from nnrepl.session.reading import Reading
 from nnrepl.session.restarts import ProgramRestarts
 from nnrepl.session.running import Lookout
 from nnrepl.session.settings import defaults
 from nnrepl.session.state import Course, Going, Replaying, RunAgain
 from nnrepl.session.stops import Hit, Stops
 from nnrepl.session.typed import at_end, only_defines, upcoming
-from nnrepl.tape import Op, Tape
-from nnrepl.timeline import moves
+from nnrepl.tape import ClosedOp, Op, Tape
 from nnrepl.timeline.code import Codes
 from nnrepl.timeline.evaluation import Work
 from nnrepl.timeline.history import History
@@ -44,7 +46,7 @@ from nnrepl.timeline.timelines import Timelines
 __all__ = ["END_OF_PROGRAM", "END_OF_TAPE", "EXCEPTION", "START_OF_TAPE", "Hooks", "Session", "Stop"]
 
 
-class Session(Reading):
+class Session(Motions):
     """A person's place on a tape.
 
     Attributes:
@@ -59,6 +61,7 @@ class Session(Reading):
         codes: The changes of the program's source that hold in it.
         on_load: Told the path of another program that is about to start; returns a line for the user, or "".
         files: The program's files; None where there is no program that was read from any.
+        opening: The steps that the program is running again for, to open them; `stood` is where the user stood.
         debuggee: The program, which takes what is typed as its next lines; None where there is none that can.
     """
 
@@ -81,13 +84,17 @@ class Session(Reading):
         self.changes = Changes(self, self.restarts)
         self.stops = Stops()
         self.lookout = Lookout(self)
+        self.passing = Passing()
         self.level = 0
+        self.function = None
         self.work: list[Work] = []
         self.codes = Codes()
         self.files: Files | None = None
         self.on_load: Callable[[str], str] = lambda path: ""
+        self.opening: Opening | None = None
+        self.stood = 0
         self._history: History | None = None
-        self._process = os.getpid()
+        self.process = os.getpid()
         self.debuggee: TakesCells | None = None
 
     # -- the program's side ------------------------------------------------------------------------------
@@ -122,7 +129,7 @@ class Session(Reading):
 
     def pass_started(self, call: GradientCall) -> None:
         """Listener: a gradient pass begins."""
-        if os.getpid() == self._process:
+        if os.getpid() == self.process:
             self.hooks.pass_started()
             self._trim()
             self.codes.reach(len(call.recorder.tape), entering=True)
@@ -146,22 +153,36 @@ class Session(Reading):
         if self.restarts is not None:
             self.restarts.left()
 
+    def runs_natively(self, step: int) -> bool:
+        """Listener: a gradient call of the top level is about to be made, in this step."""
+        return natively.wanted(self, step)
+
+    def call_closed(self, op: ClosedOp) -> bool:
+        """Listener: a call has run natively; returns whether the program goes on so."""
+        return natively.goes_on(self, op)
+
+    def closed_again(self) -> None:
+        """The program has made a call natively again that is closed on the tape."""
+        now = self.course.now
+        if isinstance(now, Replaying) and (now.interrupted or now.goal.find(self.tape) is not None):
+            self._again(now)
+
     def out_of_bounds(self, text: str) -> None:
         """Listener: the program is about to read or write outside of a tensor."""
-        if isinstance(self.course.now, Going) and os.getpid() == self._process:
+        if isinstance(self.course.now, Going) and os.getpid() == self.process:
             self.hooks.announce(text)
 
     def evaluation_forced(self) -> None:
         """Listener: the program forces an evaluation; a good moment to look for what only numbers tell."""
         self.call_started()
-        if isinstance(self.course.now, Going) and os.getpid() == self._process:
+        if isinstance(self.course.now, Going) and os.getpid() == self.process:
             hits = self.lookout.caught_up()
             if hits:
                 self.hit(hits)
                 self.give_floor()
 
     def _recorded(self) -> None:
-        if os.getpid() != self._process:
+        if os.getpid() != self.process:
             return  # a forked child is not debugged
         now = self.course.now
         if isinstance(now, Replaying):
@@ -193,7 +214,7 @@ class Session(Reading):
         assert self.recorder is not None
         found = None if now.interrupted else now.goal.find(self.tape)
         if now.interrupted:
-            self.recorder.intake = RECORDING
+            self.recorder.intake, self.opening = RECORDING, None
             self.changes.adrift()
             self.arrive(self.cursor, "interrupted; everything is as it was")
         elif found is None:
@@ -202,6 +223,8 @@ class Session(Reading):
         elif self.caught_up(found + 1):
             self._recorded()
             return
+        elif natively.opened(self):
+            pass
         else:
             self.arrive(found, now.goal.reason)
         self.give_floor()
@@ -219,7 +242,9 @@ class Session(Reading):
         self.course.error = error
         self.changes.timelines.live.ended = True
         goal, hits = at_end(self)
-        if hits:
+        if natively.opened(self):
+            pass
+        elif hits:
             self.hit(hits, "the program has ended meanwhile")
         elif error is not None and not isinstance(error, SystemExit):
             raised = [op.position for op, raised in self.tape.notes.errors.items() if raised is error]
@@ -227,19 +252,23 @@ class Session(Reading):
         elif isinstance(goal, goals.FirstForward):
             self.arrive(len(self.tape) if only_defines(self.tape) else 0, END_OF_PROGRAM, error)
         else:
-            self.arrive(len(self.tape), END_OF_PROGRAM, error, missed=goals.missed(goal))
+            self.arrive(len(self.tape), END_OF_PROGRAM, error, missed=goals.missed(goal, self.tape))
         self.give_floor()
 
     def give_floor(self) -> None:
         """Let the user look around, until the program is to go on."""
+        self.passing.disarm()
         with contextlib.nullcontext() if self.recorder is None else self.recorder.muted():
-            self.hooks.interact(self.stop)
+            self.hooks.interact()
         self.hooks.cursor_moved(len(self.tape))
+        if self.running and self.recorder is not None:
+            places = [*place_of(self.goal), *self.lookout.places()]
+            self.passing.arm(self.recorder.tape, without_ops(self.tape, places))
 
-    def hit(self, hits: list[Hit], missed: str = "", by: goals.Goal | None = None) -> Stop:
+    def hit(self, hits: list[Hit], missed: str = "", by: goals.Goal | None = None) -> None:
         """Put the cursor where breakpoints, watches or catches were hit."""
         reason = ", ".join(hit.entry.title for hit in hits)
-        return self.arrive(hits[0].position, reason, missed=missed, hits=tuple(hits), by=by)
+        self.arrive(hits[0].position, reason, missed=missed, hits=tuple(hits), by=by)
 
     # -- other tapes ---------------------------------------------------------------------------------------
 
@@ -265,11 +294,16 @@ class Session(Reading):
         """The program is about to run again along a tape: to where the person stands, or to where that tape ends
         and then on to what they wanted."""
         run, then = wish.run, wish.then
+        self.opening, self.stood = None, run.cursor
         goal: goals.Goal = goals.At(run.cursor if then is None else max(len(run.expected) - 1, 0))
         if then is not None and self.changes.timelines.live.below:
             goal = goals.Ending()  # up to the cell that is new
         if then is None and run.part:
             goal = goals.NextPass(run.part)
+        if run.opened and self.recorder is not None and isinstance(self.recorder.intake, Replay):
+            opening = self.opening = self.recorder.intake.opening
+            ended = self.changes.timelines.current.ended
+            goal = goals.Ending() if ended else natively.Frontier(lambda: opening.reached)
         self.course.follow(goal, then)
         self.hooks.running_again(run, True)
 
@@ -291,36 +325,35 @@ class Session(Reading):
         missed: str = "",
         hits: tuple[Hit, ...] = (),
         by: goals.Goal | None = None,
-    ) -> Stop:
+    ) -> None:
         """Put the cursor somewhere, where the user has the floor. `by`: what they wanted, if that led here."""
+        if self.waits and position < len(self.tape) and isinstance(self.tape.ops[position], ClosedOp):
+            natively.open_at(self, position)
         before, self.cursor = self.cursor, position
         timeline = self.changes.timelines.current
         timeline.seen = max(timeline.seen, position)
         self.tape.stand(position)
         self.level = self.lookout.search.skip = 0
+        self.function = by.scope if isinstance(by, goals.Moving) and by.position == position else None
         stepped = isinstance(by, goals.Stepping) and before < position
         passed = (self.tape.ops[position - 1],) if stepped and position <= len(self.tape) else ()
-        stop = Stop(reason, position, passed, error, missed, hits)
-        self.course.rest(stop)
+        self.course.rest(Stop(reason, position, passed, error, missed, hits, self))
         self.hooks.cursor_moved(position)
-        return stop
 
-    def forward(self, goal: goals.Goal) -> Stop | None:
-        """Go on towards a goal: on the tape as far as it reaches, then by letting the program run (None)."""
+    def forward(self, goal: goals.Goal) -> None:
+        """Go on towards a goal: on the tape as far as it reaches, then by letting the program run."""
         found = goal.find(self.tape)
         hits = self.lookout.ahead(len(self.tape) + (not self.goes_on) if found is None else found + 1, goal)
         if hits:
-            return self.hit(hits, by=goal)
-        if found is not None:
-            return self.arrive(found, goal.reason, by=goal)
-        if self.goes_on:
+            self.hit(hits, by=goal)
+        elif found is not None:
+            self.arrive(found, goal.reason, by=goal)
+        elif self.goes_on:
             self.let_go(goal)
-            return None
-        at_end = self.cursor >= len(self.tape)
-        sought = goal.sought
-        if sought:
-            raise UserError(f"nothing ahead is at {sought}; {self.lookup.extent()}")
-        return self.arrive(len(self.tape), END_OF_TAPE if at_end else "", by=goal)
+        elif goal.sought:
+            raise UserError(f"nothing ahead is at {goal.sought}; {self.lookup.extent()}")
+        else:
+            self.arrive(len(self.tape), END_OF_TAPE if self.cursor >= len(self.tape) else "", by=goal)
 
     def let_go(self, goal: goals.Goal) -> None:
         """Let the program run on to a goal, on the timeline that the user looks at. Raises UserError, RunAgain."""
@@ -335,107 +368,6 @@ class Session(Reading):
     def goes_on(self) -> bool:
         """Whether more can be recorded on this tape: the program runs, or can run again for this timeline."""
         return self.running or self.changes.unfinished
-
-    def step(self, count: int = 1) -> Stop | None:
-        """Go to the next op, or the `count`-th from here."""
-        return self.forward(goals.Stepping(self.cursor + count))
-
-    def next(self, count: int = 1) -> Stop | None:
-        """Go to the first op of the next line of this function or of a caller."""
-        return self.forward(goals.over(self.cursor, self.skip, count))
-
-    def next_pass(self, count: int = 1) -> Stop | None:
-        """Go to the first op of the next pass, or the `count`-th from here."""
-        part = self.part
-        return self.forward(goals.NextPass(count if part is None else part.number + count))
-
-    def next_step(self, count: int = 1) -> Stop | None:
-        """Go to the first op of the next training step, or the `count`-th from here."""
-        return self.forward(goals.InStep(self.tape.here + count))
-
-    def back_step(self, count: int = 1) -> Stop:
-        """Go back to the first op of the training step before this one, or `count` steps."""
-        number = self.tape.here - count
-        start = self.tape.steps.start_of(max(number, 1 if self.tape.here else 0))
-        return self.arrive(start or 0, START_OF_TAPE if number < 1 else "")
-
-    def back_pass(self, count: int = 1) -> Stop:
-        """Go back to the first op of the pass before this one, or `count` passes."""
-        part = self.part
-        number = 0 if part is None else part.number - count
-        found = [other for other in self.tape.passes if other.number <= number and len(other)]
-        return self.arrive(found[-1].start if found else 0, "" if found else START_OF_TAPE)
-
-    def finish(self) -> Stop | None:
-        """Go to the first op outside of this function."""
-        return self.forward(goals.out(self.cursor, self.skip))
-
-    def until(self, place: str = "") -> Stop | None:
-        """Go on to the next position of a place; without one, to a greater line of this function.
-
-        Raises:
-            UserError: If there is no such place.
-        """
-        return jumps.until(self, place) if place else self.forward(goals.further_down(self.cursor, self.skip))
-
-    def resume(self, count: int = 1) -> Stop | None:
-        """Go to the next stop, or the `count`-th from here, or the end."""
-        self.lookout.search.skip = count - 1
-        return self.forward(goals.Never())
-
-    def back(self, count: int = 1) -> Stop:
-        """Go `count` ops back."""
-        at_start = self.cursor == 0
-        return self._return_to(max(self.cursor - count, 0), START_OF_TAPE if at_start else "")
-
-    def back_next(self, count: int = 1) -> Stop:
-        """Go back to the first op of this line of this function; from there, of the line before."""
-        return self._backward(moves.back_over, count)
-
-    def back_finish(self) -> Stop:
-        """Go back to where this function was entered."""
-        return self._backward(moves.back_out, 1)
-
-    def _backward(self, move: Callable[[Tape, int, Sequence[str]], int | None], count: int) -> Stop:
-        position = self.cursor
-        for _ in range(count):
-            found = move(self.tape, position, self.skip)
-            if found is None:
-                at_start = position == self.cursor
-                return self._return_to(0 if not at_start else position, START_OF_TAPE)
-            position = found
-        return self._return_to(position)
-
-    def _return_to(self, position: int, reason: str = "") -> Stop:
-        """Go back to a position, or to what is hit on the way."""
-        hits = self.lookout.behind(position)
-        return self.hit(hits) if hits else self.arrive(position, reason)
-
-    def back_resume(self, count: int = 1) -> Stop:
-        """Go back to the last stop, or the `count`-th before here, or the start of the first forward pass."""
-        self.lookout.search.skip = count - 1
-        target = self.tape.origin if self.cursor > self.tape.origin else 0
-        return self._return_to(target, START_OF_TAPE if self.cursor == target else "")
-
-    def goto(self, text: str) -> Stop | None:
-        """Go to the nearest position of a place, in either direction (see `nnrepl.session.places`).
-
-        Raises:
-            UserError: If there is no such place.
-        """
-        return jumps.goto(self, text)
-
-    def last_write(self, name: str) -> Stop:
-        """Go back to the op that wrote a value last; from there, to the write before.
-
-        Raises:
-            UserError: If no op before the cursor wrote it.
-        """
-        return jumps.last_write(self, name)
-
-    def rewind(self) -> Stop:
-        """Go back to the first op of this pass; from there, of the one before."""
-        return jumps.rewind(self)
 
     def restart(self) -> None:
         """Run the program again from its start, from its files as they are now.

@@ -70,9 +70,11 @@ SETTINGS: dict[str, Setting] = {
     "keys": _word("how the line is edited (F4 changes it)", "emacs", "vi"),
     "complete": _word("when completions are shown: on Tab, or while you type", "tab", "typing"),
     "pager": _word("whether long output stops at each screen", "on", "off"),
+    "stop": _word("what a stop shows: source and numbers, no numbers, no source", "full", "formula", "short"),
     "tensors": _word("how the full screen shows tensors (F3 changes it)", "numbers", "heatmap"),
     "skip": Setting(" ".join(SKIPPED), _patterns, "modules whose lines are not yours, such as mlx.*; none for nothing"),
-    "mouse": _word("whether the mouse works in the full screen", "off", "on"),
+    "native": _word("whether steps that nobody looks into run as in plain Python, and are opened later", "off", "on"),
+    "mouse": _word("whether the mouse works in the full screen", "on", "off"),
 }
 
 
@@ -112,6 +114,8 @@ def file_name(program: str) -> str:
 
 def _directory(variable: str, windows: str, usual: str) -> Path:
     given = os.environ.get(variable) or (os.environ.get(windows) if sys.platform == "win32" else "")
+    if not os.path.isabs(given or ""):
+        given = ""  # XDG: a relative path is invalid and to be ignored; it would be another one in each directory
     if not given and sys.platform == "darwin":
         given = os.path.join(os.path.expanduser("~"), "Library", "Application Support")
     return Path(given or os.path.join(os.path.expanduser("~"), usual)) / "nnrepl"

@@ -22,6 +22,7 @@ from nnrepl.record import source as sources
 from nnrepl.replay.awaited import Awaited
 from nnrepl.replay.divergence import CannotExchange, said_of
 from nnrepl.replay.world import RandomStates, World
+from nnrepl.session.parsed import Parsed
 from nnrepl.session.reading import Reading
 from nnrepl.tape import GRADIENT_PASS, Activation, Op, Value
 from nnrepl.timeline.code import CodeChange
@@ -50,14 +51,13 @@ class Effect:
 
 
 @contextmanager
-def noticing(session: Reading, text: str) -> Iterator[Effect]:
+def noticing(session: Reading, line: Parsed) -> Iterator[Effect]:
     """Notice whether a line that is run inside changes something of the program's; if so, that is taken back."""
     effect, expressions = Effect(), session.expressions
-    tree = _parsed(text)
-    if tree is None:
+    if not _does(line):
         yield effect
         return
-    bound = _bound(session, tree)
+    bound = _bound(session, line)
     variables = dict(expressions.variables)
     before, expressions.witness = expressions.witness, partial(_witnessed, session, effect)
     try:
@@ -65,7 +65,7 @@ def noticing(session: Reading, text: str) -> Iterator[Effect]:
     finally:
         expressions.witness = before
     if bound or effect.touched or effect.drew:
-        effect.changed = bool(bound) or _means_to(tree, effect.named, effect.result)
+        effect.changed = bool(bound) or _means_to(line, effect.named, effect.result)
         effect.looked = effect.touched and not effect.changed
     if effect.changed:
         for name in bound:
@@ -91,10 +91,11 @@ def _witnessed(session: Reading, effect: Effect, namespace: dict[str, Any]) -> I
             world.restore()
 
 
-def statement(session: Reading, text: str) -> CodeChange:
+def statement(session: Reading, line: Parsed) -> CodeChange:
     """A line as a change of the program: done once in each run that comes by, where the cursor stands now: before the
     line of the program's that makes the next op."""
-    code = compile(text, remember_source(text), "exec", dont_inherit=True)
+    text = line.text
+    code = compile(ast.Module(line.body, []), remember_source(text), "exec", dont_inherit=True)
     scope, known = session.where().scope, dict(session.expressions.variables)
     at, op = session.cursor, session.op
     done: list[bool] = []
@@ -175,22 +176,17 @@ def _execute(text: str, code: CodeType, frame: FrameType | None, known: dict[str
         ctypes.pythonapi.PyFrame_LocalsToFast(ctypes.py_object(frame), ctypes.c_int(0))
 
 
-def _parsed(text: str) -> ast.Module | None:
-    """A line that is plain Python and does something; None for anything else."""
-    try:
-        tree = ast.parse(text)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return None
+def _does(line: Parsed) -> bool:
+    """Whether a line is plain Python and does something."""
     does = (ast.Call, ast.Assign, ast.AugAssign, ast.AnnAssign, ast.Delete, ast.NamedExpr)
-    return tree if any(isinstance(node, does) for node in ast.walk(tree)) else None
+    return line.is_plain and any(isinstance(node, does) for statement in line.body for node in ast.walk(statement))
 
 
-def _means_to(tree: ast.Module | None, named: dict[str, Any], result: Any) -> bool:
+def _means_to(line: Parsed, named: dict[str, Any], result: Any) -> bool:
     """Whether a line is there for what it does: a statement, or a method that gives nothing or its own object."""
-    line = tree.body[0] if tree is not None and len(tree.body) == 1 else None
-    if not isinstance(line, ast.Expr):
+    call = line.expression
+    if call is None:
         return True
-    call = line.value
     if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Attribute):
         return False
     root: ast.expr = call.func
@@ -201,10 +197,11 @@ def _means_to(tree: ast.Module | None, named: dict[str, Any], result: Any) -> bo
     return result is None or result is named[root.id] or "Module" in [base.__name__ for base in type(result).__mro__]
 
 
-def _bound(session: Reading, tree: ast.Module) -> list[str]:
+def _bound(session: Reading, line: Parsed) -> list[str]:
     """The program's own variables that a line assigns to; not the user's."""
     expressions = session.expressions
     known = expressions.known(session.where())
-    stored = [node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load)]
+    nodes = [node for statement in line.body for node in ast.walk(statement)]
+    stored = [node.id for node in nodes if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load)]
     own = [name for name in stored if name in known and name not in expressions.variables]
     return [name for name in own if not isinstance(known[name], (mx.array, Value))]

@@ -7,15 +7,14 @@ and in the middle of a call, where the program's next lines are written already.
 
 from __future__ import annotations
 
-import ast
 import builtins
 from typing import TYPE_CHECKING
 
 from nnrepl.replay.replay import Replay
-from nnrepl.session import goals
-from nnrepl.session.assignments import assignment
+from nnrepl.session import goals, natively
 from nnrepl.session.errors import UserError
 from nnrepl.session.hooks import CELL_DONE, CELL_FAILED
+from nnrepl.session.parsed import Parsed
 from nnrepl.session.stops import Hit
 from nnrepl.tape import Tape
 from nnrepl.timeline.cells import Cell
@@ -40,22 +39,18 @@ def _at_end(session: Session) -> bool:
     return not left or (len(left) == 1 and left[0] in session.tape.notes.errors)
 
 
-def kind_of(session: Session, text: str) -> str:
+def kind_of(session: Session, parsed: Parsed) -> str:
     """What Python typed here and now is: LOOK, EDIT or CELL.
 
     At the end of the program, what only the tape knows is looked at and edited as elsewhere: `#12`, `grad(z1)`, the
     local variables of calls that are over.
     """
-    elsewhere = LOOK if assignment(text) is None else EDIT
-    if not upcoming(session):
+    elsewhere = LOOK if parsed.assignment is None else EDIT
+    if not parsed.is_plain or not upcoming(session):
         return elsewhere
-    try:
-        tree = ast.parse(text)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return elsewhere
-    if not tree.body:
+    if not parsed.body:
         return LOOK
-    strangers = _read(tree) - _known(session) - _bound(tree)
+    strangers = parsed.read - _known(session) - parsed.bound
     return elsewhere if strangers and all(_on_tape(session, name) for name in strangers) else CELL
 
 
@@ -63,39 +58,6 @@ def _known(session: Session) -> set[str]:
     """The names that the program itself knows at its end."""
     program = session.debuggee
     return {*AT_HAND, *vars(builtins), *(program.namespace if program is not None else ())}
-
-
-def _read(tree: ast.Module) -> set[str]:
-    """The names whose meaning the text needs; `z1 *= 2` reads what it writes."""
-    found: set[str] = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
-            found.add(node.id)
-        elif isinstance(node, ast.AugAssign) and isinstance(node.target, ast.Name):
-            found.add(node.target.id)
-    return found
-
-
-def _bound(tree: ast.Module) -> set[str]:
-    """The names that the text itself gives a meaning, before (or, in a function, while) it reads them. What a single
-    assignment gives a meaning to is read before that: `z1 = z1 * 2`."""
-    if len(tree.body) == 1 and isinstance(tree.body[0], (ast.Assign, ast.AugAssign, ast.AnnAssign)):
-        statement: list[ast.AST] = [tree.body[0].value] if tree.body[0].value is not None else []
-    else:
-        statement = [tree]
-    found: set[str] = set()
-    for node in (inner for part in statement for inner in ast.walk(part)):
-        if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load):
-            found.add(node.id)
-        elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
-            found.add(node.name)
-        elif isinstance(node, ast.arg):
-            found.add(node.arg)
-        elif isinstance(node, ast.alias):
-            found.add((node.asname or node.name).partition(".")[0])
-        elif isinstance(node, (ast.ExceptHandler, ast.MatchAs, ast.MatchStar)):
-            found.update([node.name] if node.name else [])
-    return found
 
 
 def _on_tape(session: Session, name: str) -> bool:
@@ -199,7 +161,10 @@ def at_end(session: Session) -> tuple[goals.Goal | None, list[Hit]]:
 def cell_ended(session: Session, cell: Cell, error: BaseException | None) -> None:
     """The last cell has run to its end, or raised: the user has the floor."""
     goal, hits = at_end(session)
-    missed = goals.missed(goal)
+    missed = goals.missed(goal, session.tape)
+    if natively.opened(session):
+        session.give_floor()
+        return
     failed = next((op.position for op in session.tape.ops[-1:] if session.tape.notes.errors.get(op) is error), None)
     if hits:
         session.hit(hits, missed or f"prompt {cell.number} has ended meanwhile")

@@ -3,41 +3,115 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec
 
-from rich.console import Group, RenderableType
+from rich.console import Group
 
 from nnrepl.commands.interpreter import Interpreter
 from nnrepl.programs.function import Trace, trace
 from nnrepl.session.errors import Quit
+from nnrepl.session.hooks import Stop
 from nnrepl.session.session import Session as TapeSession
 from nnrepl.session.settings import adopt_settings
+from nnrepl.view.faces import Answer
+
+_last: list[Interpreter] = []
+P = ParamSpec("P")
+
+
+def _stopping(move: Callable[Concatenate[Any, P], None]) -> Callable[Concatenate[Any, P], Stop]:
+    """A motion that returns where it has led, as whoever calls it in a program or a cell wants to see it."""
+
+    @wraps(move)
+    def moved(self: Session, /, *args: P.args, **kwargs: P.kwargs) -> Stop:
+        move(self, *args, **kwargs)
+        return self.stop
+
+    return moved
 
 
 class Session(TapeSession):
-    """A person's place on a trace, to be moved by a program: `step()`, `back()`, `goto("#12")`, and `run` for
-    every command of the prompt."""
+    """A user's place on a trace, to be moved by a program.
+
+    `step()`, `back()`, `next()`, `goto("#12")`, `rewind()`, `resume()` and the other motions move it and return a Stop;
+    `run(line)` runs any line of the prompt. `op` is the op that comes next, `cursor` its position (from 0), `tape` the
+    ops. Nothing is evaluated before it is looked at.
+
+    Args:
+        trace: What `nnrepl.trace` returned. It is left as it is: an edit makes another tape.
+    """
 
     def __init__(self, trace: Trace) -> None:
         super().__init__(trace.tape, trace.names)
         self.changes.restarts = trace.restarts()
         self.interpreter = Interpreter(self)
+        remember(self.interpreter)
 
-    def run(self, line: str) -> RenderableType | None:
-        """Run one line as typed at the prompt. Returns what rich can render, None if there is nothing to show.
+    # The debugger's motions return nothing: where a program runs on, the stop comes later. On a trace it is there.
+    step = _stopping(TapeSession.step)  # type: ignore[assignment]
+    next = _stopping(TapeSession.next)  # type: ignore[assignment]
+    next_pass = _stopping(TapeSession.next_pass)  # type: ignore[assignment]
+    next_step = _stopping(TapeSession.next_step)  # type: ignore[assignment]
+    next_cell = _stopping(TapeSession.next_cell)  # type: ignore[assignment]
+    finish = _stopping(TapeSession.finish)  # type: ignore[assignment]
+    until = _stopping(TapeSession.until)  # type: ignore[assignment]
+    resume = _stopping(TapeSession.resume)  # type: ignore[assignment]
+    goto = _stopping(TapeSession.goto)  # type: ignore[assignment]
+    rewind = _stopping(TapeSession.rewind)  # type: ignore[assignment]
+    back = _stopping(TapeSession.back)  # type: ignore[assignment]
+    back_next = _stopping(TapeSession.back_next)  # type: ignore[assignment]
+    back_step = _stopping(TapeSession.back_step)  # type: ignore[assignment]
+    back_pass = _stopping(TapeSession.back_pass)  # type: ignore[assignment]
+    back_cell = _stopping(TapeSession.back_cell)  # type: ignore[assignment]
+    back_finish = _stopping(TapeSession.back_finish)  # type: ignore[assignment]
+    back_resume = _stopping(TapeSession.back_resume)  # type: ignore[assignment]
+    last_write = _stopping(TapeSession.last_write)  # type: ignore[assignment]
+
+    def run(self, line: str) -> Answer:
+        """Run one line as typed at the prompt: `print z1`, `why grad(w) == 0`, `z1 = z1 * 2`, `step`.
+
+        Returns:
+            What the line says, which `print`, rich and notebooks show; empty (and false) if it says nothing.
 
         Raises:
-            UserError: With one line that says what is wrong.
+            UserError: With one line that says what is wrong and what to type instead.
+            Quit: For `quit`.
         """
-        shown = [self.interpreter.run(line)]
-        while (waiting := self.interpreter.waiting()) is not None:
-            shown.append(self.interpreter.run(waiting))
-        kept = [renderable for renderable in shown if renderable is not None]
-        return Group(*kept) if len(kept) > 1 else next(iter(kept), None)
+        return answer(self.interpreter, line)
+
+
+def answer(interpreter: Interpreter, line: str) -> Answer:
+    """Run one line, and those that are due because of it. Raises UserError, Quit."""
+    shown = [interpreter.run(line)]
+    while (waiting := interpreter.waiting()) is not None:
+        shown.append(interpreter.run(waiting))
+    kept = [renderable for renderable in shown if renderable is not None]
+    theme = str(interpreter.session.settings["theme"])
+    return Answer(Group(*kept) if len(kept) > 1 else next(iter(kept), None), theme)
+
+
+def remember(interpreter: Interpreter) -> None:
+    """This is what runs lines on the session that was opened last: the one that `%nnrepl` asks."""
+    _last[:] = [interpreter]
+
+
+def last() -> Interpreter | None:
+    """What runs lines on the session that was opened last."""
+    return _last[0] if _last else None
 
 
 def debug(fn: Callable[..., Any], *args: Any, wrt: Any = None, **kwargs: Any) -> Trace:
-    """Open the shell on one call of a function; arguments as for `trace`. Returns the trace."""
+    """Open the shell on one call of a function; arguments as for `trace`.
+
+    In a notebook it asks by `input()`, prints into the cell, and ends when the user types `quit`.
+
+    Returns:
+        The trace, as the call was recorded; edits at the prompt make others.
+
+    Raises:
+        Whatever `fn` raises, or MLX.
+    """
     from nnrepl.shell.shell import Shell, make_console, make_reader
 
     recorded = trace(fn, *args, wrt=wrt, **kwargs)
@@ -45,8 +119,10 @@ def debug(fn: Callable[..., Any], *args: Any, wrt: Any = None, **kwargs: Any) ->
     notes = adopt_settings(session.settings)
     banner = f"nnrepl · {recorded!r} · step to begin, help for more{notes}"
     shell = Shell(session, make_console(False), make_reader, banner)
+    session.interpreter = shell.interpreter
+    remember(shell.interpreter)
     try:
-        shell.interact(session.stop)
+        shell.interact()
     except Quit:
         pass
     return recorded

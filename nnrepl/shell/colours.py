@@ -11,7 +11,8 @@ from prompt_toolkit.formatted_text import StyleAndTextTuples
 from prompt_toolkit.lexers import Lexer
 from prompt_toolkit.styles import Style
 
-from nnrepl.commands.table import Table, is_python
+from nnrepl.commands.table import Table
+from nnrepl.session.parsed import parse
 
 _TOKEN = re.compile(
     r"""(?P<string>[rbfuRBFU]{0,2}(?:\"\"\".*|'''.*|'(?:\\.|[^'\\])*'?|"(?:\\.|[^"\\])*"?))"""
@@ -37,7 +38,11 @@ _DARK = {
     "bottom-toolbar.text": "noreverse ansigray bg:#303030",
     "toolbar.strong": "bold ansiwhite",
     "toolbar.dim": "#a0a0a0",
-    "frame.title": "bold ansiblue",
+    "frame.title": "bold ansibrightblue",
+    "frame.focused": "bold reverse ansibrightblue",
+    "marked": "bg:#4a4a4a",
+    "key": "noreverse bold ansicyan",
+    "key.does": "noreverse ansigray",
     "frame.line": "ansibrightblack",
     "continuation": "ansibrightblack",
     "completion-menu.completion": "bg:#3a3a3a #e0e0e0",
@@ -58,6 +63,11 @@ _LIGHT = {
     "bottom-toolbar.text": "noreverse #202020 bg:#dcdcdc",
     "toolbar.strong": "bold #000000",
     "toolbar.dim": "#606060",
+    "frame.title": "bold ansiblue",
+    "frame.focused": "bold reverse ansiblue",
+    "marked": "bg:#cfdcf0",
+    "key": "noreverse bold ansiblue",
+    "key.does": "noreverse #404040",
     "frame.line": "#9a9a9a",
     "continuation": "#8a8a8a",
     "completion-menu.completion": "bg:#e4e4e4 #202020",
@@ -88,7 +98,7 @@ class LineLexer(Lexer):
         word, space, rest = text.strip().partition(" ")
         if word.partition("/")[0] not in self._table:
             return False
-        return not space or not rest or not is_python(text.strip())
+        return not space or not rest or not parse(text).is_python
 
     def _line(self, text: str, begins_with_command: bool) -> StyleAndTextTuples:
         pieces: StyleAndTextTuples = []

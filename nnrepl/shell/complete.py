@@ -18,9 +18,11 @@ from prompt_toolkit.completion import CompleteEvent, Completer, Completion
 from prompt_toolkit.document import Document
 
 from nnrepl.commands.interpreter import Interpreter
+from nnrepl.learn.glossary import glossary
 from nnrepl.record.stack import is_module
 from nnrepl.session.errors import NotYet, UserError
 from nnrepl.session.places import FIXED
+from nnrepl.session.program import Program
 from nnrepl.session.session import Session
 from nnrepl.tape import Holder, Value
 from nnrepl.view.op import leaf_text
@@ -54,6 +56,8 @@ class TapeIndex:
         self._sorted: list[str] = []
         self.operations: dict[str, int] = {}
         self.modules: dict[str, None] = {}
+        self._read: tuple[Program | None, int] = (None, 0)
+        self._defined: dict[str, str] = {}
 
     def advance(self, count: int = SLICE) -> bool:
         """Look through some more ops; whether all have been."""
@@ -71,6 +75,16 @@ class TapeIndex:
                     self.modules.setdefault(".".join(path[:length]))
         self._seen = end
         return self._session.names.catch_up(count) and end >= len(ops)
+
+    def defined(self) -> dict[str, str]:
+        """The functions, methods and classes of the program's source, as places are written."""
+        program = self._session.program
+        known = (program, len(program.recorded()))
+        if known != self._read:
+            self._read, self._defined = known, {}
+            for kind, names in (("function", program.functions()), ("class", program.classes())):
+                self._defined.update({name.rpartition("<locals>.")[2]: kind for name in names})
+        return self._defined
 
     def names(self) -> list[str]:
         """Every name found so far, sorted."""
@@ -148,7 +162,12 @@ class NameCompleter(Completer):
         elif kind == "first":
             yield from self._first(text.lstrip())
         elif kind == "help":
-            yield from self._offer(rest, self._commands() | {name: topic.title for name, topic in TOPICS.items()})
+            yield from self._offer(
+                rest,
+                self._commands()
+                | {name: topic.title for name, topic in TOPICS.items()}
+                | {name: word.summary for name, word in glossary().items()},
+            )
         elif kind == "modules":
             yield from self._offer(rest, {"all": "everything"} | dict.fromkeys(self._index.modules, "module"))
         elif kind in ("names", "places"):
@@ -201,7 +220,7 @@ class NameCompleter(Completer):
 
     def _places(self) -> dict[str, str]:
         operations = {name: f"{count} ops" for name, count in self._index.operations.items()}
-        return {module: "module" for module in self._index.modules if module} | operations
+        return self._index.defined() | operations | {module: "module" for module in self._index.modules if module}
 
     def _variables(self) -> dict[str, str]:
         """The program's variables and the person's, by name and type; nothing is computed."""

@@ -7,17 +7,22 @@ import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from types import FrameType
+from typing import Any
 
 from nnrepl.programs.function import Recorded
 from nnrepl.record.intercept import recording as intercepting
 from nnrepl.record.names import ProgramNames
 from nnrepl.record.recorder import Recorder, current
+from nnrepl.record.source import locate
 from nnrepl.session import goals
 from nnrepl.session.errors import Quit, UserError
-from nnrepl.session.session import Session, Stop
+from nnrepl.session.session import Session
 from nnrepl.session.settings import adopt_settings
+from nnrepl.shell.api import remember
+from nnrepl.shell.notebook import CellEnded, ipython
 from nnrepl.shell.shell import Shell, make_console, make_reader
 from nnrepl.tape import RUN_PASS
+from nnrepl.view.source import place_text
 
 _entered: list[Entered] = []
 _last: list[Recorded] = []
@@ -37,6 +42,10 @@ class Entered:
         recorder.listener = self.session
         notes = adopt_settings(self.session.settings)
         self.shell = _Shell(self, f"nnrepl · recording from {_where(frame)} on · step to begin, help for more{notes}")
+        remember(self.shell.interpreter)
+        self._shell = ipython()
+        if self._shell is not None:
+            self._shell.events.register("post_run_cell", self._cell_over)
         self._context: AbstractContextManager[Recorder] = intercepting(recorder)
         self._context.__enter__()
         recorder.start()
@@ -48,6 +57,20 @@ class Entered:
             _entered.remove(self)
             self.session.course.end(len(self.session.tape))
             self._context.__exit__(None, None, None)
+            self.shell.cursor_moved(len(self.session.tape))
+            self.shell.held.leave()
+            if self._shell is not None:
+                self._shell.events.unregister("post_run_cell", self._cell_over)
+
+    def _cell_over(self, result: Any) -> None:
+        """The notebook's cell in which the recording began has ended: the user may look back, then it is over."""
+        try:
+            if self in _entered:
+                self.session.ended(result.error_in_exec)
+        except (Quit, CellEnded):
+            pass
+        finally:
+            self.leave()
 
 
 class _Shell(Shell):
@@ -57,12 +80,14 @@ class _Shell(Shell):
         super().__init__(entered.session, make_console(False), make_reader, banner)
         self._entered = entered
 
-    def interact(self, stop: Stop) -> None:
+    def interact(self) -> None:
         """Give the person the floor; quitting ends the program, running on to no stop ends the recording."""
         try:
-            super().interact(stop)
+            super().interact()
         except Quit:
             self._entered.leave()
+            if ipython() is not None:
+                raise CellEnded("nnrepl was left: the cell ends here") from None
             raise SystemExit(1) from None
         if isinstance(self.session.goal, goals.Never):
             self._entered.leave()
@@ -92,7 +117,7 @@ def _leave_all() -> None:
 
 
 def _where(frame: FrameType | None) -> str:
-    return "here" if frame is None else f"{frame.f_code.co_filename.rsplit('/', 1)[-1]}:{frame.f_lineno}"
+    return "here" if frame is None else place_text(locate(frame.f_code, frame.f_lasti))
 
 
 @contextmanager
@@ -135,6 +160,6 @@ def post_mortem() -> None:
     banner = f"nnrepl · post mortem · back goes back, help for more{notes}"
     shell = Shell(session, make_console(False), make_reader, banner)
     try:
-        shell.interact(session.stop)
+        shell.interact()
     except Quit:
         pass

@@ -1,11 +1,10 @@
-"""Full screen: source, ops, tensors, displays, what commands show, and the prompt, in one application."""
+"""Full screen: source, ops, tensors, displays, curves, what commands show, and the prompt, in one application."""
 
 from __future__ import annotations
 
 import os
 import sys
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import cast
 
 from prompt_toolkit.application import Application
@@ -13,46 +12,34 @@ from prompt_toolkit.auto_suggest import AutoSuggestFromHistory
 from prompt_toolkit.buffer import Buffer
 from prompt_toolkit.document import Document
 from prompt_toolkit.filters import Condition, has_focus
-from prompt_toolkit.formatted_text import StyleAndTextTuples
 from prompt_toolkit.history import History
+from prompt_toolkit.input import Input
 from prompt_toolkit.key_binding import KeyBindings, KeyBindingsBase, KeyPressEvent, merge_key_bindings
 from prompt_toolkit.key_binding.bindings.auto_suggest import load_auto_suggest_bindings
-from prompt_toolkit.layout import (
-    AnyContainer,
-    BufferControl,
-    ConditionalContainer,
-    Dimension,
-    Float,
-    FloatContainer,
-    FormattedTextControl,
-    HSplit,
-    Layout,
-    VSplit,
-    Window,
-)  # fmt: skip
-from prompt_toolkit.layout.menus import CompletionsMenu
-from prompt_toolkit.layout.processors import AppendAutoSuggestion, BeforeInput
 from prompt_toolkit.output import ColorDepth
 from prompt_toolkit.output.vt100 import Vt100_Output
 from prompt_toolkit.styles import DynamicStyle
-from prompt_toolkit.widgets import SearchToolbar
-from rich.console import Group, RenderableType
-from rich.segment import Segment, Segments
+from rich.console import RenderableType
 from rich.text import Text
 from rich.theme import Theme
 
 from nnrepl.commands.interpreter import Interpreter
-from nnrepl.shell.colours import STYLES, LineLexer
+from nnrepl.shell.colours import STYLES
 from nnrepl.shell.complete import NameCompleter, TapeIndex
 from nnrepl.shell.keys import bindings, editing_mode
-from nnrepl.shell.panes import Line, Pane, render
+from nnrepl.shell.layout import Screens
+from nnrepl.shell.output import KEPT, Output
+from nnrepl.shell.panes import Line, render
 from nnrepl.shell.readers import PROMPT, continued
-from nnrepl.shell.toolbar import Toolbar
-from nnrepl.view.scene import Content, Fixed, OpsPane, Scenes, SourcePane
+from nnrepl.view.content import Content, Flow
+from nnrepl.view.ops_pane import OpsPane
+from nnrepl.view.scene import Scenes
+from nnrepl.view.source_pane import SourcePane
 from nnrepl.view.theme import THEMES
+from nnrepl.view.training import Training
 
-KEPT = 5000
-"""So many lines of what commands have shown can be looked at again."""
+ESCAPE = 0.1
+"""So many seconds after it, Esc is a key of its own, and not the beginning of another."""
 
 
 class Terminal(Vt100_Output):
@@ -78,30 +65,48 @@ class Terminal(Vt100_Output):
             self.flush()
 
 
-class Shown:
-    """What commands have shown: the end of it, or as far back as one has moved."""
+def depth_of(output: Vt100_Output) -> ColorDepth:
+    """How many colours there are: none where NO_COLOR is set, all of them where the terminal says so."""
+    if os.environ.get("NO_COLOR"):
+        return ColorDepth.DEPTH_1_BIT
+    usual = output.get_default_color_depth()
+    full = os.environ.get("COLORTERM", "").lower() in ("truecolor", "24bit") or "direct" in os.environ.get("TERM", "")
+    return ColorDepth.DEPTH_24_BIT if full and usual != ColorDepth.DEPTH_1_BIT else usual
 
-    def __init__(self) -> None:
-        self._lines: deque[Line] = deque(maxlen=KEPT)
-        self.back = 0
-        self.version = 0
 
-    def add(self, lines: Sequence[Line]) -> None:
-        """Something more."""
-        self._lines.extend(lines)
-        self.back = 0
-        self.version += 1
+class Seen:
+    """What is seen of a stop, pane by pane. It is computed where the program's own thread runs.
 
-    def move(self, lines: int) -> None:
-        """Look further back, or further on."""
-        self.back = max(min(self.back + lines, len(self._lines) - 1), 0)
-        self.version += 1
+    Args:
+        interpreter: Whose session is shown.
+    """
 
-    def part(self, height: int) -> list[Line]:
-        """As many lines as there is room for."""
-        lines = list(self._lines)
-        end = len(lines) - self.back
-        return lines[max(end - height, 0) : end]
+    def __init__(self, interpreter: Interpreter) -> None:
+        self._interpreter = interpreter
+        self._session = interpreter.session
+        self._scenes = Scenes(interpreter.session)
+        self._displayed: tuple[object, ...] = ()
+        self.source: SourcePane | None = None
+        self.ops = OpsPane(self._session)
+        self.tensors: Content = Flow(())
+        self.displays: Content = Flow(())
+        self.training: Training | None = None
+
+    def look(self) -> None:
+        """Compute it for where the session stands now."""
+        if self._interpreter.session is not self._session:
+            self._session = self._interpreter.session
+            self._scenes = Scenes(self._session)
+        session = self._session
+        pictures = session.settings["tensors"] == "heatmap"
+        displayed = (tuple(session.displays.items()), session.cursor, id(session.tape), pictures)
+        if displayed != self._displayed:
+            self._displayed = displayed
+            self.displays = self._scenes.displays(self._interpreter.displays(pictures))
+        self.source = self._scenes.source()
+        self.ops = OpsPane(session)
+        self.tensors = self._scenes.tensors()
+        self.training = self._scenes.training()
 
 
 class FullScreen:
@@ -111,27 +116,22 @@ class FullScreen:
         interpreter: Whose session is shown.
         history: What was typed.
         index: What is known of the tape, for completion.
+        output, source: The terminal, if it is not the one of this process.
     """
 
-    def __init__(self, interpreter: Interpreter, history: History, index: TapeIndex) -> None:
+    def __init__(
+        self, interpreter: Interpreter, history: History, index: TapeIndex, output: Terminal | None = None,
+        source: Input | None = None,
+    ) -> None:  # fmt: skip
         self._interpreter = interpreter
-        self._session = interpreter.session
         self._settings = interpreter.session.settings
-        self._scenes = Scenes(interpreter.session)
-        self._toolbar = Toolbar(interpreter.session)
-        self._shown = Shown()
         self._typed = ""
         self._held: list[str] = []
         self._begun = ""
-        self.output = cast(Terminal, Terminal.from_pty(sys.stdout, term=os.environ.get("TERM")))
-        self._colours = self.output.get_default_color_depth() != ColorDepth.DEPTH_1_BIT and not os.environ.get(
-            "NO_COLOR"
-        )
-        self._source: SourcePane | None = None
-        self._ops = OpsPane(self._session)
-        self._tensors: Content = Fixed(())
-        self._displays: Content = Fixed(())
-        self._displayed: tuple[object, ...] = ()
+        self.output = output or cast(Terminal, Terminal.from_pty(sys.stdout, term=os.environ.get("TERM")))
+        self._depth = depth_of(self.output)
+        self._shown = Output(self._lines)
+        self._seen = Seen(interpreter)
         self._prompt = PROMPT
         self._buffer = Buffer(
             name="DEFAULT_BUFFER", history=history, completer=NameCompleter(interpreter, index), multiline=True,
@@ -139,14 +139,18 @@ class FullScreen:
             complete_while_typing=Condition(lambda: bool(self._settings["complete"] == "typing")),
             enable_history_search=Condition(lambda: bool(self._settings["complete"] == "tab")),
         )  # fmt: skip
-        self._app = self._application()
+        self._screens = Screens(
+            interpreter, self._seen, self._shown, self._buffer, lambda: self._prompt, self._theme,
+            self._depth != ColorDepth.DEPTH_1_BIT, self.run_line, self.output.get_size,
+        )  # fmt: skip
+        self._app = self._application(source)
 
     # -- for the shell -------------------------------------------------------------------------------------
 
     def read(self, prompt: str, in_thread: bool, begin: Callable[[], None]) -> str | None:
         """The next line, None on Ctrl-D. Raises KeyboardInterrupt on Ctrl-C."""
         self._prompt = prompt
-        self._look()
+        self._seen.look()
         self.output.enter_alternate_screen()
         self._app.editing_mode = editing_mode(self._settings)
         self._buffer.reset(Document(self._typed))
@@ -158,10 +162,10 @@ class FullScreen:
 
     def show(self, renderable: RenderableType) -> list[Line]:
         """Show something where commands show what they have to say; returns its lines."""
-        width = self.output.get_size().columns
-        lines = render(renderable, width, THEMES[self._settings["theme"]], self._colours, KEPT)
-        self._shown.add(lines)
-        return lines
+        return self._shown.add(renderable, self.output.get_size().columns)
+
+    def _lines(self, renderable: RenderableType, width: int) -> list[Line]:
+        return render(renderable, width, self._theme(), self._depth != ColorDepth.DEPTH_1_BIT, KEPT)
 
     def typed(self, line: str) -> None:
         """Show the line that is run."""
@@ -189,96 +193,41 @@ class FullScreen:
         self._held.clear()
         sys.stdout.flush()
 
-    # -- what is seen --------------------------------------------------------------------------------------
-
-    def _look(self) -> None:
-        """Compute what is shown of this stop: here, where the program's own thread runs."""
-        displayed = (tuple(self._session.displays.items()), self._session.cursor, id(self._session.tape))
-        if displayed != self._displayed:
-            self._displayed = displayed
-            self._displays = Fixed((Group(*self._interpreter.displays()),))
-        self._source = self._scenes.source()
-        self._ops = OpsPane(self._session)
-        self._tensors = self._scenes.tensors()
-
-    # -- the windows ---------------------------------------------------------------------------------------
-
-    def _pane(self, content: Callable[[], Content | None], title: Callable[[], str], size: Dimension) -> AnyContainer:
-        def heading() -> StyleAndTextTuples:
-            return [("class:frame.line", "── "), ("class:frame.title", title()), ("", " ")]
-
-        line = Window(FormattedTextControl(heading), height=1, char="─", style="class:frame.line")
-        return HSplit([line, Window(Pane(content, self._theme, self._colours))], height=size, width=size)
+    # -- the application -----------------------------------------------------------------------------------
 
     def _theme(self) -> Theme:
         return THEMES[self._settings["theme"]]
 
-    def _application(self) -> Application[str]:
-        roomy = Condition(lambda: self.output.get_size().columns >= 70)
-        high = Condition(lambda: self.output.get_size().rows >= 16)
-        displaying = Condition(lambda: bool(self._session.displays))
-        weight = Dimension(weight=1)
-        source = self._pane(lambda: self._source, lambda: self._source.title if self._source else "source", weight)
-        ops = self._pane(lambda: self._ops, lambda: "ops", weight)
-        tensors = self._pane(lambda: self._tensors, lambda: f"tensors as {self._settings['tensors']}", weight)
-        displays = self._pane(lambda: self._displays, lambda: "displays", weight)
-        bar = Window(width=1, char="│", style="class:frame.line")
-        above = VSplit([source, ConditionalContainer(VSplit([bar, ops], width=weight), roomy)], height=weight)
-        middle = VSplit(
-            [tensors, ConditionalContainer(VSplit([bar, displays], width=weight), roomy & displaying)], height=weight
-        )
-        shown = self._pane(lambda: _Tail(self._shown), lambda: "output", weight)
-        search = SearchToolbar()
-        typing = Window(
-            BufferControl(
-                self._buffer,
-                lexer=LineLexer(self._interpreter.table),
-                input_processors=[BeforeInput(lambda: self._prompt, style="class:prompt"), AppendAutoSuggestion()],
-                search_buffer_control=search.control,
-                preview_search=True,
-            ),
-            height=lambda: Dimension.exact(min(max(self._buffer.document.line_count, 1), 8)),
-            wrap_lines=True,
-        )
-        toolbar = Window(
-            FormattedTextControl(lambda: self._toolbar.fragments(self.output.get_size().columns)),
-            height=1,
-            style="class:bottom-toolbar",
-        )
-        body = HSplit(
-            [ConditionalContainer(above, high), ConditionalContainer(middle, high), shown, typing, search, toolbar]
-        )
-        menu = Float(CompletionsMenu(max_height=8, scroll_offset=1), xcursor=True, ycursor=True)
-        return Application(
-            layout=Layout(FloatContainer(body, [menu]), focused_element=typing),
+    def _application(self, source: Input | None) -> Application[str]:
+        application: Application[str] = Application(
+            layout=self._screens.layout,
             key_bindings=merge_key_bindings([load_auto_suggest_bindings(), self._keys()]),
             full_screen=True,
+            input=source,
             output=self.output,
+            color_depth=self._depth,
             style=DynamicStyle(lambda: STYLES[self._settings["theme"]]),
             mouse_support=Condition(lambda: bool(self._settings["mouse"] == "on")),
         )
+        application.ttimeoutlen = ESCAPE
+        return application
 
     def _keys(self) -> KeyBindingsBase:
         keys = KeyBindings()
-
-        @keys.add("f3")
-        def _(event: KeyPressEvent) -> None:
-            other = "numbers" if self._settings["tensors"] == "heatmap" else "heatmap"
-            self._run_key(event, f"config tensors {other}")
-
-        @keys.add("pageup")
-        def _(event: KeyPressEvent) -> None:
-            self._shown.move(5)
-
-        @keys.add("pagedown")
-        def _(event: KeyPressEvent) -> None:
-            self._shown.move(-5)
-
+        screens = self._screens
         typing = has_focus(self._buffer)
+        keys.add("f3")(lambda event: screens.picture())
+        for key in ("f2", "s-tab"):
+            keys.add(key)(lambda event: screens.next_pane())
+        keys.add("escape", filter=~typing, eager=True)(lambda event: screens.to_prompt())
+        keys.add("pageup", filter=typing)(lambda event: screens.output.scroll(-5))
+        keys.add("pagedown", filter=typing)(lambda event: screens.output.scroll(5))
 
         @keys.add("c-c", filter=typing)
         def _(event: KeyPressEvent) -> None:
             event.app.exit(exception=KeyboardInterrupt)
+
+        keys.add("c-c", filter=~typing)(lambda event: screens.to_prompt())
 
         @keys.add("c-d", filter=typing & Condition(lambda: not self._buffer.text))
         def _(event: KeyPressEvent) -> None:
@@ -288,31 +237,16 @@ class FullScreen:
         def _(event: KeyPressEvent) -> None:
             event.app.renderer.clear()
 
-        return merge_key_bindings([bindings(self._interpreter.table, self._settings, self._run_key), keys])
+        own = bindings(self._interpreter.table, self._settings, lambda event, line: self.run_line(line))
+        return merge_key_bindings([own, keys])
 
-    def _run_key(self, event: KeyPressEvent, line: str) -> None:
-        """A key stands for a line; what one was typing comes back afterwards."""
-        self._typed = self._buffer.text
-        event.app.exit(result=line)
+    def run_line(self, line: str) -> None:
+        """A key or a click stands for a line, which is shown as if it had been typed; what one was typing comes back
+        afterwards."""
+        if self._app.is_running and not self._app.is_done:
+            self._typed = self._buffer.text
+            self._app.exit(result=line)
 
     def _accept(self, buffer: Buffer) -> bool:
         self._app.exit(result=buffer.text)
         return False
-
-
-class _Tail:
-    """The end of what commands have shown; another object each time something was added."""
-
-    def __init__(self, shown: Shown) -> None:
-        self._shown = shown
-        self._version = shown.version
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Tail) and other._shown is self._shown and other._version == self._version
-
-    def __hash__(self) -> int:
-        return hash(self._version)
-
-    def lines(self, width: int, height: int) -> RenderableType:
-        """As many as there is room for."""
-        return Segments([segment for line in self._shown.part(height) for segment in (*line, Segment.line())])

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory, ThreadedHistory
 
+from nnrepl.session.files import private_directory
 from nnrepl.session.settings import file_name, state_directory
 
 FIRST_TIME = "Tab completes, F8 steps on and F7 back, Ctrl-R searches what you typed, Ctrl-D leaves."
@@ -19,7 +20,7 @@ def history_of(program: str) -> tuple[History, str]:
     path = state_directory() / "histories" / file_name(program)
     note = "" if os.path.exists(path.parent) else FIRST_TIME
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        private_directory(path.parent)
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600))
     except OSError as error:
         return InMemoryHistory(), f"what you type is not kept: cannot write {path}: {error.strerror}"

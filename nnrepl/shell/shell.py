@@ -24,11 +24,14 @@ from nnrepl.record.recorder import RECORD
 from nnrepl.replay.interrupts import at_work, put_off
 from nnrepl.replay.run import Run
 from nnrepl.session.errors import NoGradient, NotYet, UserError
-from nnrepl.session.hooks import CELL_DONE, CELL_FAILED
-from nnrepl.session.session import EXCEPTION, Hooks, Session, Stop
+from nnrepl.session.hooks import CELL_DONE, CELL_FAILED, OPENED
+from nnrepl.session.session import EXCEPTION, Hooks, Session
 from nnrepl.session.typed import upcoming
+from nnrepl.shell import playing
+from nnrepl.shell.notebook import CellReader, in_notebook, notebook_console
 from nnrepl.shell.progress import Progress
 from nnrepl.shell.readers import Pipe, Reader, continued, prompt_of
+from nnrepl.view.signs import encodable, without_codes
 from nnrepl.view.theme import THEMES
 
 PLAIN_WIDTH = 100
@@ -37,6 +40,8 @@ PLAIN_WIDTH = 100
 def make_console(plain: bool, theme: str = "dark") -> Console:
     """A console on the real standard output; without colours and control codes where there is no terminal."""
     stdout: Any = sys.stdout if sys.stdout is not None else io.StringIO()
+    if in_notebook():
+        return notebook_console(stdout, plain, theme)
     terminal = stdout.isatty()
     columns = os.environ.get("COLUMNS", "")
     width = None if terminal else int(columns) if columns.isdigit() and int(columns) else PLAIN_WIDTH
@@ -50,19 +55,19 @@ def make_console(plain: bool, theme: str = "dark") -> Console:
         highlight=False,
         markup=False,
         emoji=False,
+        force_jupyter=False,
     )
 
 
 class _Tolerant:
-    """A text stream that shows another sign where it cannot show one, and is the given stream otherwise."""
+    """A text stream that writes `-` and `dL/dz` where it has no sign for more, and is the given stream otherwise."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
 
     def write(self, text: str) -> int:
-        encoding = getattr(self._stream, "encoding", None) or "utf-8"
-        written: int = self._stream.write(text.encode(encoding, "replace").decode(encoding))
-        return written
+        self._stream.write(encodable(text, getattr(self._stream, "encoding", None) or "utf-8"))
+        return len(text)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
@@ -92,6 +97,8 @@ class _Tee:
 
 def make_reader(interpreter: Interpreter, plain: bool = False, program: str = "") -> Reader:
     """Where lines come from: the terminal if there is one that can do more than print."""
+    if in_notebook():
+        return CellReader(interpreter)
     if plain or not is_capable():
         return Pipe(interpreter.table)
     from nnrepl.shell.terminal import TerminalReader
@@ -114,7 +121,7 @@ _MEND = (
 
 def lines_of(console: Console, renderable: RenderableType) -> Iterable[list[Segment]]:
     """The lines of something, made one after another as they are asked for."""
-    return Segment.split_lines(console.render(renderable, console.options.update(height=None)))
+    return Segment.split_lines(without_codes(console.render(renderable, console.options.update(height=None))))
 
 
 class Shell(Hooks):
@@ -130,6 +137,7 @@ class Shell(Hooks):
     Attributes:
         failed: Whether a command failed.
         after_line: Called when a line has been run; what it returns is shown as a warning.
+        hushed: Whether nothing is shown: a lesson catches up with where it was.
     """
 
     def __init__(
@@ -147,9 +155,10 @@ class Shell(Hooks):
         self.reader = make_reader(self.interpreter)
         self.banner = banner
         self.quiet = quiet
-        self.failed = False
+        self.failed = self.hushed = False
         self.at_prompt = False
         self._theme = ""
+        self._line = ""
         self.after_line: Callable[[], str] = str
         self._progress = Progress(console)
         self.held = HeldOutput(self._recorded)
@@ -195,10 +204,19 @@ class Shell(Hooks):
 
     def running_again(self, run: Run, from_start: bool) -> None:
         """Keep what the program prints a second time to itself."""
-        if from_start:
+        if from_start and not run.opened:
             self.show(Text("running the program again from its start; Ctrl-C stops at the next op", style="hint"))
         seen = run.position + len(run.ops) if run.seen is None else run.seen
         self.held.begin_again(seen, max(run.cursor if run.seen is None else 0, seen))
+
+    def opening(self, title: str) -> None:
+        """Run the line again when that is done."""
+        self._line = self.interpreter.line
+        self.show(Text(f"opening {title}: the program runs again; Ctrl-C stops it", style="hint"))
+
+    def opened(self, moved: Callable[[int], int], seen: int) -> None:
+        """What was printed has moved with the tape."""
+        self.held.moved(moved, seen)
 
     def cell_begins(self) -> None:
         """What was typed runs for the first time: what it prints is shown at once."""
@@ -238,12 +256,12 @@ class Shell(Hooks):
         if screen is not None and not self.at_prompt:
             self.held.watch(screen.printed)
 
-    def interact(self, stop: Stop) -> None:
+    def interact(self) -> None:
         """Give the person the floor, until the program is to run on."""
         self.at_prompt = True
         self.held.leave()
         try:
-            self._open(stop)
+            self._open()
             while self.session.waits:
                 if not self._turn():
                     return
@@ -255,18 +273,25 @@ class Shell(Hooks):
             if self.session.running:
                 self._stand_in()
 
-    def _open(self, stop: Stop) -> None:
+    def _open(self) -> None:
+        stop = self.session.stop
+        line, self._line = self._line, ""
+        if line and stop.reason == OPENED:
+            self.interpreter.pass_over()
+            self.interpreter.due.appendleft(line)
+            return
         self.failed |= stop.reason in (CELL_DONE, CELL_FAILED) and stop.error is not None
         if self.quiet and not (stop.hits or stop.missed or stop.reason == CELL_FAILED):
             self.show(self.interpreter.news())
-            self.interpreter.shown = self.session.op
+            self.interpreter.pass_over()
             return
         if self.banner:
             self.console.print(Text(self.banner), soft_wrap=True)
             self.show(Text(""))
             self.banner = ""
         self.show(self.interpreter.news())
-        self.show(self.interpreter.show_stop(stop))
+        if not playing.begins(self, stop):
+            self.show(self.interpreter.show_stop())
         if stop.reason == EXCEPTION and self.session.tape.ops:
             self.show(Text(_OVER if self.session.files is None else _MEND, style="hint"))
         elif stop.reason == CELL_FAILED:
@@ -280,6 +305,8 @@ class Shell(Hooks):
         if waiting is not None:
             self.run(waiting)
             return True
+        if self.interpreter.player is not None:
+            return playing.turn(self, self.interpreter.player)
         prompt = prompt_of(upcoming(self.interpreter.session))
         try:
             line = self.reader.read(prompt)
@@ -303,6 +330,13 @@ class Shell(Hooks):
         self.run(line)
         return True
 
+    def typed(self, line: str) -> None:
+        """Show a line as typed, with its prompt, where nobody saw it being typed."""
+        if self.reader.screen is not None:
+            self.reader.screen.show(Text(line, style="bold"))
+        else:
+            self.console.print(Text(line), soft_wrap=True)
+
     def run(self, line: str) -> None:
         """Run one line and show what it gives; what goes wrong is one line."""
         self.interpreter.log.typed(line.strip())
@@ -322,7 +356,7 @@ class Shell(Hooks):
         except Unwinding:
             raise
         except Exception as error:
-            self._own_failure(line, error)
+            self.own_failure(line, error)
         except KeyboardInterrupt:
             self.show(Text("interrupted; what had been evaluated stays", style="hint"))
         finally:
@@ -342,7 +376,7 @@ class Shell(Hooks):
 
         return contextlib.redirect_stdout(cast(IO[str], _Tee(None, said)))
 
-    def _own_failure(self, line: str, error: Exception) -> None:
+    def own_failure(self, line: str, error: Exception) -> None:
         """A command failed in a way that nobody foresaw: a bug of nnrepl's, but no reason to lose a session."""
         self.failed = True
         if os.environ.get("NNREPL_DEBUG"):
@@ -355,7 +389,7 @@ class Shell(Hooks):
 
     def show(self, renderable: RenderableType | None) -> None:
         """Show something, unless there is nothing to show; a screen at a time if a person reads it."""
-        if renderable is None:
+        if renderable is None or self.hushed:
             return
         screen = self.reader.screen
         if screen is not None:

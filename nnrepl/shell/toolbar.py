@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import mlx.core as mx
 from prompt_toolkit.formatted_text import StyleAndTextTuples
 from prompt_toolkit.utils import get_cwidth
 
 from nnrepl.session.session import Session
-from nnrepl.tape import Pass
-from nnrepl.view.source import place_text
+from nnrepl.view.source import own_source, place_text
 from nnrepl.view.stop import count_text
-
-_SAMPLE = 400
 
 
 class Piece(NamedTuple):
@@ -25,7 +21,7 @@ class Piece(NamedTuple):
 
 
 class Toolbar:
-    """Pass, phase, op k of n, place, timeline, evaluated share, memory.
+    """Step, phase, op k of n, module, place, timeline.
 
     Args:
         session: Whose place is shown.
@@ -57,36 +53,15 @@ class Toolbar:
     def _make(self) -> list[Piece]:
         session = self._session
         part, op = session.part, session.op
-        memory = Piece(bytes_text(mx.get_active_memory()), 3)
         if part is None:
-            return [Piece("no op yet", 0), memory]
+            return [Piece("no op yet", 0)]
         phase = op.phase if op is not None else "end"
         strong = "class:toolbar.strong"
         pieces = [] if part.kind == "setup" else [Piece(session.tape.steps.at(session.cursor).title, 1, strong)]
         pieces.append(Piece(phase if op is None else f"{phase} {count_text(op)}", 0, strong))
         if op is not None:
-            place = place_text(op.source)
+            place, module = place_text(own_source(op, session.skip)[0]), op.module
+            pieces += [Piece(module, 3)] if module else []
             pieces += [Piece(place, 2)] if place else []
         timelines = session.changes.timelines
-        pieces.append(Piece(f"timeline {timelines.current.number}", 1 if len(timelines) > 1 else 3))
-        pieces += [Piece(f"{share_text(part)} evaluated", 4), memory]
-        return pieces
-
-
-def share_text(part: Pass) -> str:
-    """How much of a pass has been evaluated: counted in a short one, estimated from a sample in a long one."""
-    count = max(part.end, part.start) - part.start
-    step = max(1, count // _SAMPLE)
-    ops = part.tape.ops[part.start : part.start + count : step]
-    done = sum(bool(op.outputs) and op.outputs[0].evaluated for op in ops)
-    return f"{100 * done / max(len(ops), 1):.0f} %"
-
-
-def bytes_text(count: int) -> str:
-    """`34 MB`."""
-    size = float(count)
-    for unit in ("B", "kB", "MB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}"
-        size /= 1000
-    return f"{size:.1f} GB"
+        return [*pieces, Piece(f"timeline {timelines.current.number}", 1 if len(timelines) > 1 else 4)]

@@ -1,6 +1,7 @@
 """What happened: ops, values, passes and the tape that they lie on. Knows nothing of recording."""
 
 from nnrepl.tape.bindings import UNBOUND, Bindings, Holder, Large
+from nnrepl.tape.face import Face, draw_with
 from nnrepl.tape.notes import KEPT, Notes
 from nnrepl.tape.op import (
     BACKWARD,
@@ -9,6 +10,7 @@ from nnrepl.tape.op import (
     SETUP,
     UPDATE,
     BackwardOp,
+    ClosedOp,
     DrawnKey,
     Op,
     Operation,
@@ -17,7 +19,7 @@ from nnrepl.tape.op import (
 )
 from nnrepl.tape.passes import GRADIENT_PASS, RUN_PASS, SETUP_PASS, UPDATE_PASS, Hole, Mark, Pass
 from nnrepl.tape.places import Activation, Source
-from nnrepl.tape.sites import SKIPPED, Site, own_site
+from nnrepl.tape.sites import SKIPPED, Site, is_skipped, own_site
 from nnrepl.tape.steps import Step, Steps
 from nnrepl.tape.tape import Names, OpSequence, Tape
 from nnrepl.tape.value import LEAF_KINDS, Gradient, Leaf, Value, is_evaluated
@@ -39,7 +41,9 @@ __all__ = [
     "Activation",
     "BackwardOp",
     "Bindings",
+    "ClosedOp",
     "DrawnKey",
+    "Face",
     "Gradient",
     "Holder",
     "Hole",
@@ -59,7 +63,9 @@ __all__ = [
     "Tape",
     "Value",
     "arrays_of",
+    "draw_with",
     "fill",
     "is_evaluated",
+    "is_skipped",
     "own_site",
 ]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
+from nnrepl.tape.face import Face
 from nnrepl.tape.value import Value
 
 if TYPE_CHECKING:
@@ -97,7 +99,7 @@ def arrays_of(result: Any) -> Iterator[mx.array]:
             yield from arrays_of(item)
 
 
-class Op:
+class Op(Face):
     """One op of the tape.
 
     Attributes:
@@ -201,6 +203,39 @@ class Op:
 
     def __repr__(self) -> str:
         return f"<Op {self.label} {self.name}>"
+
+
+class ClosedOp(Op):
+    """A call of which only is known that it was made: MLX ran it by itself. It becomes the ops that lie in it when
+    somebody looks into its step.
+
+    Attributes:
+        kind: The kind of its pass: "gradient" or "update".
+        title: What was called: the name of the loss function, the optimizer.
+    """
+
+    __slots__ = ()
+
+    refusal = "it ran natively and is closed"
+
+    def __init__(self, kind: str, title: str, part: Pass) -> None:
+        super().__init__(_closed_operation(kind, title), (), {}, ())
+        self.part, self.position = part, part.start
+        self.scope, self.lasti = part.scope, part.lasti
+
+    def compute(self, lookup: Callable[[Value], mx.array] = _held) -> list[mx.array]:
+        """It cannot be computed again from what the tape holds. Raises LookupError."""
+        raise LookupError(f"{self.label} is closed: goto {self.step.title} opens it")
+
+
+@lru_cache(1024)
+def _closed_operation(kind: str, title: str) -> Operation:
+    name = "gradient call" if kind == "gradient" else "update"
+
+    def run(*args: Any) -> Any:
+        raise LookupError(f"the {name} is closed")
+
+    return Operation(name, run, title, kind="closed")
 
 
 class BackwardOp(Op):

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from types import CodeType
 from typing import TYPE_CHECKING
+
+from nnrepl.tape.face import Face
 
 if TYPE_CHECKING:
     from nnrepl.tape.op import Op
@@ -18,7 +21,7 @@ _PHASES = {SETUP_PASS: "setup", UPDATE_PASS: "update", RUN_PASS: "forward"}
 
 
 @dataclass(eq=False, slots=True)
-class Pass:
+class Pass(Face):
     """A stretch of ops that belong together.
 
     Attributes:
@@ -31,12 +34,15 @@ class Pass:
         backward: The position of its first backward op; `end` where there is none (while a gradient pass
             runs forward, a position that is never reached).
         loss: The value that was differentiated, if any.
+        gives_loss: Whether the program gets that, before the gradients: of `value_and_grad`, and not of `grad`, `vjp`.
         wrt: The leaves with respect to which it was.
         roots: What was differentiated, each with the gradient that the sweep started from.
         grads: For each forward value that got a gradient, its versions in order; the last is the whole.
         given: The gradient that the program got for each of `wrt`: zeros where none flows.
         error: The exception that ended it, if one did.
         scope, lasti: Where it was called from.
+        returned: What the function gave back that its forward ops had made; None where that is not known.
+        code: The code of the function that was differentiated; None where it has none, and on a saved tape.
     """
 
     tape: Tape
@@ -47,6 +53,7 @@ class Pass:
     end: int = 0
     backward: int = 0
     loss: Value | None = None
+    gives_loss: bool = True
     wrt: tuple[Value, ...] = ()
     roots: tuple[tuple[Value, Value], ...] = ()
     grads: dict[Value, list[Value]] = field(default_factory=dict)
@@ -54,6 +61,8 @@ class Pass:
     error: BaseException | None = None
     scope: Activation | None = None
     lasti: int = -1
+    returned: tuple[Value, ...] | None = None
+    code: CodeType | None = None
     open: bool = True
 
     def __len__(self) -> int:

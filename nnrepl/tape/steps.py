@@ -125,6 +125,25 @@ class Steps(Sequence[Step]):
             return 0
         return self._starts[number - 1] if number <= len(self._starts) else None
 
+    def coming(self, scope: Activation | None, lasti: int) -> int:
+        """The number of the step in which a gradient call will be that is about to be made at a place."""
+        self._look()
+        updated, count = self._updated, len(self._starts)
+        if updated is not None and not in_one_turn(updated.ops[-1], scope, lasti):
+            return count + 1
+        return max(count, 1)
+
+    def differentiated(self) -> bool:
+        """Whether the last step has made a gradient call."""
+        self._look()
+        start = self._starts[-1] if self._starts else 0
+        for part in reversed(self.tape.passes):
+            if part.end <= start:
+                return False
+            if part.kind == GRADIENT_PASS:
+                return True
+        return False
+
     @property
     def setup(self) -> Step:
         """What was recorded before the first step."""
@@ -197,7 +216,10 @@ def is_update(part: Pass, weights: Set[Value]) -> bool:
     """
     if part.kind != UPDATE_PASS:
         return False
-    return any((op.scope is not None and op.scope.updating) or _reads(op, weights) for op in part.ops)
+    return any(
+        op.operation.kind == "closed" or (op.scope is not None and op.scope.updating) or _reads(op, weights)
+        for op in part.ops
+    )
 
 
 def _reads(op: Op, weights: Set[Value]) -> bool:

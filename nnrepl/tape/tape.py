@@ -10,6 +10,8 @@ from typing import Protocol, overload
 import mlx.core as mx
 
 from nnrepl.tape.bindings import Bindings
+from nnrepl.tape.collector import wake
+from nnrepl.tape.face import Face
 from nnrepl.tape.notes import Notes
 from nnrepl.tape.op import Op
 from nnrepl.tape.passes import Hole, Mark, Pass
@@ -52,6 +54,8 @@ class Tape:
         notes: What is known about its ops and values. All timelines share it; all else is this tape's own.
         compiled: Where compiled functions ran that the program had called: the first op, and behind the last.
         bindings: What the program's variables held.
+        passed: Where the program came to lines that make no op, by file and line, as far as that was looked for: the
+            positions of the ops that came next.
     """
 
     def __init__(self, names: Names, notes: Notes | None = None) -> None:
@@ -64,6 +68,7 @@ class Tape:
         self.notes = Notes() if notes is None else notes
         self.compiled: list[tuple[int, int]] = []
         self.bindings = Bindings()
+        self.passed: dict[tuple[str, int], list[int]] = {}
         self.steps = Steps(self)
         self.here = 1
         self._consumers: dict[Value, list[Op]] = {}
@@ -75,6 +80,7 @@ class Tape:
     def fork(self, position: int, names: Names) -> Tape:
         """A new tape that shares everything before `position`: the ops, the values, what is noted about them, and
         the passes before are the same objects. Costs time in what it shares."""
+        wake()  # this one may be let go of from here on
         twin = self.apart(names)
         twin.ops = self.ops[:position]
         twin.bindings = self.bindings.fork(position)
@@ -82,6 +88,8 @@ class Tape:
         twin.passes = [part if part.end <= position else replace(part, end=position) for part in before]
         twin.marks = [mark for mark in self.marks if mark.position < position]
         twin.compiled = [span for span in self.compiled if span[1] <= position]
+        for line, passed in self.passed.items():
+            twin.passed[line] = [at for at in passed if at <= position]
         twin.holes = [hole for hole in self.holes if hole.position < position]
         return twin
 
@@ -175,7 +183,7 @@ def _start_of(part: Pass) -> int:
     return part.start
 
 
-class OpSequence(Sequence[Op]):
+class OpSequence(Face, Sequence[Op]):
     """A read-only view of a stretch of a tape: what `trace.ops` is."""
 
     def __init__(self, tape: Tape, start: int = 0, end: int | None = None) -> None:

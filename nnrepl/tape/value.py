@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import mlx.core as mx
 
+from nnrepl.tape.face import Face
+
 if TYPE_CHECKING:
     from nnrepl.tape.op import Op
     from nnrepl.tape.tape import Tape
@@ -24,7 +26,7 @@ def is_evaluated(array: mx.array) -> bool:
     return True
 
 
-class Value:
+class Value(Face):
     """One tensor in the tape, at one version: the result of an op, or a `Leaf`.
 
     A tape holds very many of these, so an object has only what every value needs; the rest (labels,

@@ -9,9 +9,8 @@ from typing import Any
 
 import mlx.core as mx
 
+from nnrepl.record.batches import alike, batches, side_by_side
 from nnrepl.tape import Op, Tape, Value
-
-_BATCH = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,23 +32,29 @@ class Distance:
 
 def distances(pairs: Sequence[tuple[mx.array, mx.array]]) -> Iterator[Distance]:
     """The distance of each pair of arrays; both of a pair have the same shape, and elements."""
-    for start in range(0, len(pairs), _BATCH):
-        batch = [_distance(a, b) for a, b in pairs[start : start + _BATCH]]
-        mx.eval(batch)
-        for (a, _), (same, absolute, relative, at) in zip(pairs[start:], batch):
-            flat, index = int(_number(at)), []
-            for extent in reversed(a.shape):
-                flat, part = divmod(flat, extent)
-                index.append(part)
-            yield Distance(bool(_number(same)), _number(absolute), _number(relative), tuple(index[::-1]))
+    for batch in batches(pairs, lambda pair: pair):
+        groups = alike(batch)
+        measured = [_distances(*side_by_side(batch, group)) for group in groups]
+        mx.eval(measured)
+        found: dict[int, Distance] = {}
+        for group, columns in zip(groups, measured):
+            rows: Any = zip(group, *[column.tolist() for column in columns])
+            for number, same, absolute, relative, at in rows:
+                found[number] = Distance(same, absolute, relative, _place(at, batch[number][0].shape))
+        yield from (found[number] for number in range(len(batch)))
 
 
-def _number(scalar: mx.array) -> float:
-    number: Any = scalar.item()
-    return float(number)
+def _place(flat: int, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The index of an element by its number."""
+    index: list[int] = []
+    for extent in reversed(shape):
+        flat, part = divmod(flat, extent)
+        index.append(part)
+    return tuple(index[::-1])
 
 
-def _distance(a: mx.array, b: mx.array) -> tuple[mx.array, mx.array, mx.array, mx.array]:
+def _distances(a: mx.array, b: mx.array) -> tuple[mx.array, mx.array, mx.array, mx.array]:
+    """For each row of two tensors: whether all is equal, the largest distance, the largest relative one, and where."""
     equal = (a == b) | ((a != a) & (b != b))
     if not mx.issubdtype(a.dtype, mx.complexfloating) and not mx.issubdtype(b.dtype, mx.complexfloating):
         a, b = a.astype(mx.float32), b.astype(mx.float32)
@@ -57,7 +62,7 @@ def _distance(a: mx.array, b: mx.array) -> tuple[mx.array, mx.array, mx.array, m
     apart = mx.where(mx.isnan(apart), float("inf"), apart)
     scale = mx.maximum(mx.abs(a), mx.abs(b))
     relative = mx.where(apart == 0, 0.0, apart / mx.where(mx.isnan(scale) | (scale == 0), 1.0, scale))
-    return mx.all(equal), mx.max(apart), mx.max(relative), mx.argmax(apart)
+    return mx.all(equal, axis=1), mx.max(apart, axis=1), mx.max(relative, axis=1), mx.argmax(apart, axis=1)
 
 
 @dataclass(frozen=True, slots=True)

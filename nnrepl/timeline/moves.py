@@ -2,7 +2,7 @@
 
 A position points at the op that comes next; `len(tape)` is behind the last op. A function returns None where
 the place has not been recorded (yet). The function in which the user stands is the program's own: the innermost call
-whose module is not skipped.
+whose module is not skipped. `scope` is the call in which they go on by lines, where that is not this one.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from nnrepl.record import source as sources
-from nnrepl.tape import Activation, Op, Site, Tape, own_site
+from nnrepl.tape import Activation, Op, Site, Tape, is_skipped, own_site
 
 Skip = Sequence[str]
 
@@ -64,33 +64,51 @@ def _call_in(op: Op, scope: Activation | None) -> Activation | None:
     return call
 
 
-def over(tape: Tape, position: int, start: int | None = None, skip: Skip = ()) -> int | None:
+def standing(
+    tape: Tape, before: int, position: int, skip: Skip = (), scope: Activation | None = None
+) -> Activation | None:
+    """The call in which the user goes on by lines at `position`, where a line led from `before`: that in which they
+    stood, or the caller to whose next line it has returned. None, for that of the op, where the caller's line goes on
+    with another call, and in another pass."""
+    if position >= len(tape) or before >= len(tape) or tape.ops[position].part is not tape.ops[before].part:
+        return None
+    found = stood = scope or _scope(tape, before, skip)
+    while found is not None and not (_inside(tape.ops[position], found) and not is_skipped(found, tuple(skip))):
+        found = found.parent
+    return None if found is not stood and _runs_on(tape, max(before, position), found) else found
+
+
+def over(
+    tape: Tape, position: int, start: int | None = None, skip: Skip = (), scope: Activation | None = None
+) -> int | None:
     """The first op of the next line of the function that stands at `position`, or of its caller.
 
     Args:
         start: Where to begin looking, if everything before it has been looked at already.
     """
-    scope = _scope(tape, position, skip)
+    scope = scope or _scope(tape, position, skip)
     for at in range(position + 1 if start is None else max(start, position + 1), len(tape)):
         if not _runs_on(tape, at, scope):
             return at
     return None
 
 
-def out(tape: Tape, position: int, start: int | None = None, skip: Skip = ()) -> int | None:
+def out(
+    tape: Tape, position: int, start: int | None = None, skip: Skip = (), scope: Activation | None = None
+) -> int | None:
     """The next op outside of the function that stands at `position`."""
-    scope = _scope(tape, position, skip)
+    scope = scope or _scope(tape, position, skip)
     for at in range(position + 1 if start is None else max(start, position + 1), len(tape)):
         if not _inside(tape.ops[at], scope):
             return at
     return None
 
 
-def back_over(tape: Tape, position: int, skip: Skip = ()) -> int | None:
+def back_over(tape: Tape, position: int, skip: Skip = (), scope: Activation | None = None) -> int | None:
     """The first op of this line, or from there of the line before, in the function that stands at `position`."""
     if position == 0 or not tape.ops:
         return None
-    scope = _scope(tape, position, skip)
+    scope = scope or _scope(tape, position, skip)
     while scope is not None and not _inside(tape.ops[position - 1], scope):
         scope = scope.parent
     at = position - 1
@@ -99,9 +117,9 @@ def back_over(tape: Tape, position: int, skip: Skip = ()) -> int | None:
     return at
 
 
-def back_out(tape: Tape, position: int, skip: Skip = ()) -> int | None:
+def back_out(tape: Tape, position: int, skip: Skip = (), scope: Activation | None = None) -> int | None:
     """The first op of the function that stands at `position`; from there, the last op before it."""
-    scope = _scope(tape, position, skip)
+    scope = scope or _scope(tape, position, skip)
     at = position
     while at > 0 and _inside(tape.ops[at - 1], scope):
         at -= 1
@@ -110,11 +128,13 @@ def back_out(tape: Tape, position: int, skip: Skip = ()) -> int | None:
     return at - 1 if at > 0 else None
 
 
-def further_down(tape: Tape, position: int, start: int | None = None, skip: Skip = ()) -> int | None:
+def further_down(
+    tape: Tape, position: int, start: int | None = None, skip: Skip = (), scope: Activation | None = None
+) -> int | None:
     """The next op on a greater line of the same function, or outside of it (pdb's `until`)."""
     if position >= len(tape):
         return None
-    scope = _scope(tape, position, skip)
+    scope = scope or _scope(tape, position, skip)
     here = _site_in(tape.ops[position], scope)
     line = 0 if here is None else sources.span_of(here.scope.code, here.lasti)[0]
     for at in range(position + 1 if start is None else max(start, position + 1), len(tape)):

@@ -66,18 +66,6 @@ class Timeline:
         """The cells that have still to run."""
         return self.cells[len(self.starts) :]
 
-    @property
-    def loss(self) -> Value | None:
-        """The loss of the pass in which the edit lies, or of the last one before."""
-        if self.code is not None:
-            position = self.code.position
-        else:
-            position = len(self.tape) if self.edit is None else self.edit.position + len(self.edit.ops)
-        losses = [part for part in self.tape.passes if part.loss is not None]
-        around = [part for part in losses if part.start <= position < part.end]
-        chosen = around or losses[-1:]
-        return chosen[0].loss if chosen else None
-
     def dependents(self) -> list[Op]:
         """The ops behind the edit whose results depend on it."""
         if self.edit is None:

@@ -12,7 +12,7 @@ from nnrepl.session.counterparts import GIVEN, MODULE, NAME, PATH, SIMILAR, TAPE
 from nnrepl.session.reference import Compared, Verdict
 from nnrepl.tape import SKIPPED, Op, Value
 from nnrepl.view.op import leaf_text, op_line
-from nnrepl.view.source import marked, own_source, place_text
+from nnrepl.view.source import Marked, own_source, place_text
 from nnrepl.view.tensor import number, shape_text
 
 ROWS, OPS, NAMES = 20, 8, 12
@@ -77,8 +77,7 @@ def _narrower(suspects: list[Op]) -> list[RenderableType]:
 
 
 def _source(op: Op) -> list[RenderableType]:
-    shown = marked(*own_source(op, SKIPPED))
-    shown.rstrip()
+    shown = Marked(*own_source(op, SKIPPED))
     return [shown] if shown else []
 
 

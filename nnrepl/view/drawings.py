@@ -55,8 +55,10 @@ def drawing_of(nodes: list[Node]) -> Drawing:
     drawn = Drawing()
     makers: dict[Value, Box] = {}
     for node in nodes:
-        last = node.outputs[-1] if node.outputs else None
-        lines = [node.title] + ([] if last is None else [_value_text(last)])
+        made = node.outputs if len(node.ops) == 1 else node.outputs[-1:]
+        lines = [node.title] + (
+            [", ".join(map(_value_text, made[:3])) + (", …" if len(made) > 3 else "")] if made else []
+        )
         box = Box(f"op{len(drawn.boxes)}", lines, _COLOURS[node.first.phase])
         for value in node.inputs:
             of = value.gradient_of

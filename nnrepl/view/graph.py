@@ -98,7 +98,7 @@ class Lanes:
         self._cursor = cursor
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        rows = list(self._rows())
+        rows = list(self.rows())
         width = min(max((len(lanes) for lanes, _ in rows), default=0), options.max_width // 2)
         for lanes, node in rows:
             here = any(op.position == self._cursor for op in node.ops)
@@ -109,7 +109,8 @@ class Lanes:
             row.truncate(options.max_width, overflow="ellipsis")
             yield row
 
-    def _rows(self) -> Iterable[tuple[str, Node]]:
+    def rows(self) -> Iterable[tuple[str, Node]]:
+        """Each node with the lanes to the left of it."""
         last_use = {value: at for at, node in enumerate(self._nodes) for value in node.inputs}
         lanes: list[Value | None] = []
         for at, node in enumerate(self._nodes):

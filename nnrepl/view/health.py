@@ -7,7 +7,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from nnrepl.explain.health.report import THRESHOLDS, WARNING, Report
+from nnrepl.explain.health.report import WARNING, Report
+from nnrepl.explain.limits import THRESHOLDS
 from nnrepl.explain.words import cost
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -60,15 +61,44 @@ class Scale:
         return Color.from_rgb(*mixed)
 
 
-def scale_of(summary: Summary) -> Scale:
-    """The scale for a tensor: symmetric about zero where there are numbers on both sides."""
+def scale_of(summary: Summary, array: mx.array | None = None) -> Scale:
+    """The scale for a tensor: symmetric about zero where there are numbers on both sides.
+
+    Args:
+        array: The tensor itself, if a few numbers far from the others are not to decide: the ends are then those of the
+            numbers that lie near the middle 98 %.
+    """
     low, high = float(summary.low), float(summary.high)
     if math.isnan(low):
         return Scale(0.0, 1.0)
+    if array is not None and high > low:
+        low, high = ordinary(array)
     if low < 0 < high:
         reach = max(-low, high)
         return Scale(-reach, reach)
     return Scale(low, high)
+
+
+def ordinary(array: mx.array) -> tuple[float, float]:
+    """The least and the greatest of the finite numbers that are no further from the middle 98 % than half as far as
+    those reach; of a very large tensor, of an even sample."""
+    flat = mx.abs(array).flatten() if array.dtype == mx.complex64 else array.flatten().astype(mx.float32)
+    flat = flat[:: max(flat.size // SAMPLE, 1)]
+    finite = mx.isfinite(flat)
+    ordered = mx.sort(mx.where(finite, flat, math.inf))
+    number_finite: Any = mx.sum(finite).item()
+    count = int(number_finite)
+    if not count:
+        return 0.0, 0.0
+    first, last = ordered[(count - 1) // 100], ordered[count - 1 - (count - 1) // 100]
+    room = 0.5 * (last - first)
+    near = finite & (flat >= first - room) & (flat <= last + room)
+    ends: Any = [mx.min(mx.where(near, flat, math.inf)).item(), mx.max(mx.where(near, flat, -math.inf)).item()]
+    return float(ends[0]), float(ends[1])
+
+
+SAMPLE = 1 << 20
+"""The ends of a scale are taken of about so many numbers."""
 
 
 def matrix_of(array: mx.array) -> tuple[mx.array, str]:
@@ -96,14 +126,19 @@ def shrunk(matrix: mx.array, rows: int, columns: int) -> list[list[float]]:
 
 
 class Heatmap:
-    """A picture of a tensor. Everything is computed when this is made, at a size that suits any terminal."""
+    """A picture of a tensor, its rows and columns numbered. Everything is computed when this is made, at a size that
+    suits any terminal."""
 
     def __init__(self, name: str, array: mx.array) -> None:
         self._head = tensor_line(name, array)
-        self._scale = scale_of(summarize(array))
+        summary = summarize(array)
         matrix, self._which = matrix_of(array) if array.size else (array, "")
-        self._shape = matrix.shape
+        self._scale = scale_of(summary, matrix if array.size else None)
+        self._shape = tuple(matrix.shape)
         self._cells = shrunk(matrix, ROWS, COLUMNS) if array.size else []
+        low, high = self._scale.low, self._scale.high
+        self._below = sum(value < low for row in self._cells for value in row)
+        self._above = sum(value > high for row in self._cells for value in row)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         yield self._head
@@ -111,21 +146,44 @@ class Heatmap:
             return
         if self._which:
             yield Text(self._which, style="hint")
-        wide = 2 * len(self._cells[0]) <= options.max_width and len(self._cells) <= max(console.height - 6, 8)
+        margin = len(str(self._shape[0] - 1)) + 1
+        room = options.max_width - margin
+        wide = 2 * len(self._cells[0]) <= room and len(self._cells) <= max(console.height - 6, 8)
         colours = console.color_system in ("truecolor", "256") and not console.no_color
-        cells = _fit(self._cells, options.max_width // (2 if wide else 1))
-        if colours:
-            yield from self._painted(cells, wide)
-            yield self._legend(options.max_width)
-        else:
-            yield from self._lettered(cells)
-            low, high = number(self._scale.low), number(self._scale.high)
-            yield Text(f"'{_LETTERS[0]}' {low} to '{_LETTERS[-1]}' {high}; ? is NaN", style="dim")
+        cells = _fit(self._cells, room // 2 if wide else room)
+        step = 2 if colours and not wide else 1
+        lines = self._painted(cells, wide) if colours else self._lettered(cells, wide)
+        for at, line in enumerate(lines):
+            label = str(self._index(at * step, len(cells), 0)) if self._is_named(at * step, len(cells), step) else ""
+            yield Text(label.rjust(margin - 1) + " ", style="dim", no_wrap=True).append_text(line)
+        yield self._axis(len(cells[0]), 2 if wide else 1, margin)
+        yield self._legend(room) if colours else self._letters()
         rows, columns = len(cells), len(cells[0])
-        if (rows, columns) != tuple(self._shape):
+        if (rows, columns) != self._shape:
             yield Text(f"{rows} by {columns} cells, each the mean of its part", style="hint")
 
-    def _painted(self, cells: list[list[float]], wide: bool) -> RenderResult:
+    def _index(self, at: int, count: int, axis: int) -> int:
+        """The first row or column that a cell stands for."""
+        return self._shape[axis] * at // count
+
+    @staticmethod
+    def _is_named(at: int, count: int, step: int) -> bool:
+        """Whether a row of the picture has its number at its side: each of a few, every fourth of many."""
+        return count <= 8 or at % (4 * step) == 0
+
+    def _axis(self, count: int, width: int, margin: int) -> Text:
+        """The numbers of columns under the picture."""
+        line = [" "] * (count * width + 8)
+        end = -1
+        for at in range(count):
+            label = str(self._index(at, count, 1))
+            place = at * width
+            if place > end and (at % 4 == 0 or count * width <= 16):
+                line[place : place + len(label)] = label
+                end = place + len(label)
+        return Text(" " * margin + "".join(line).rstrip(), style="dim", no_wrap=True, overflow="crop")
+
+    def _painted(self, cells: list[list[float]], wide: bool) -> Iterator[Text]:
         """Cells of two columns where there is room for that; else of one column, two rows a line (half blocks)."""
         scale = self._scale
         step = 1 if wide else 2
@@ -134,7 +192,8 @@ class Heatmap:
             for column, value in enumerate(cells[at]):
                 top = scale.colour(scale.share(value))
                 if wide:
-                    line.append("  ", Style(bgcolor=top))
+                    mark = self._mark(value)
+                    line.append(f"{mark} ", Style(bgcolor=top, color="white" if mark == "v" else "black"))
                 elif at + 1 < len(cells):
                     below = scale.colour(scale.share(cells[at + 1][column]))
                     line.append("▀", Style(color=top, bgcolor=below))
@@ -142,13 +201,29 @@ class Heatmap:
                     line.append("▀", Style(color=top))
             yield line
 
-    def _lettered(self, cells: list[list[float]]) -> RenderResult:
+    def _mark(self, value: float) -> str:
+        """The sign of a cell that lies beyond the scale."""
+        return "v" if value < self._scale.low else "^" if value > self._scale.high else " "
+
+    def _lettered(self, cells: list[list[float]], wide: bool) -> Iterator[Text]:
+        last = len(_LETTERS) - 1
         for row in cells:
             shares = [self._scale.share(value) for value in row]
-            last = len(_LETTERS) - 1
-            yield Text(
-                "".join("?" if math.isnan(share) else _LETTERS[round(share * last)] for share in shares), no_wrap=True
-            )
+            signs = [
+                "?" if math.isnan(share) else self._mark(value).strip() or _LETTERS[round(share * last)]
+                for value, share in zip(row, shares)
+            ]
+            yield Text("".join(sign * (2 if wide else 1) for sign in signs), no_wrap=True)
+
+    def _letters(self) -> Text:
+        low, high = number(self._scale.low), number(self._scale.high)
+        return Text(f"'{_LETTERS[0]}' {low} to '{_LETTERS[-1]}' {high}; ? is NaN{self._clipped()}", style="dim")
+
+    def _clipped(self) -> str:
+        """What is said of cells beyond the scale."""
+        parts = [f"{self._below} below (v)" if self._below else "", f"{self._above} above (^)" if self._above else ""]
+        said = ", ".join(part for part in parts if part)
+        return f"; beyond the scale: {said}" if said else ""
 
     def _legend(self, width: int) -> Text:
         low, high = number(self._scale.low), number(self._scale.high)
@@ -156,7 +231,7 @@ class Heatmap:
         line = Text(f"{low} ", style="dim", no_wrap=True)
         for at in range(room):
             line.append(" ", Style(bgcolor=self._scale.colour(at / (room - 1))))
-        return line.append(f" {high}", style="dim")
+        return line.append(f" {high}{self._clipped()}", style="dim")
 
 
 def _fit(cells: list[list[float]], columns: int) -> list[list[float]]:

@@ -13,26 +13,37 @@ from rich.text import Text
 from nnrepl.view.numbers import number
 from nnrepl.view.summary import Summary, pieces, summarize
 from nnrepl.view.tensor import dtype_text, shape_text, summary_text
+from nnrepl.view.ticks import round_step, tick_text
 
 BINS = 16
 _EIGHTHS = " ▏▎▍▌▋▊▉"
 
 
 def counts(array: mx.array, summary: Summary) -> tuple[list[int], list[float], bool]:
-    """How many finite elements lie in each of some equal ranges.
+    """How many finite elements lie in each of some equal ranges, whose borders are round numbers (zero one of them).
 
     Returns the counts, the edges (one more than counts), and whether each range holds just one whole number.
     Of complex numbers, the magnitudes are counted.
     """
     low, high = float(summary.low), float(summary.high)
     single = not mx.issubdtype(array.dtype, mx.inexact) and high - low < BINS
-    bins = int(high - low) + 1 if single else min(BINS, math.ceil(math.sqrt(array.size)) + 1) if high > low else 1
-    step = 1.0 if single else (high - low) / bins or 1.0
+    if single:
+        bins, step = int(high - low) + 1, 1.0
+    elif high > low:
+        step = round_step(high - low, min(BINS - 1, math.ceil(math.sqrt(array.size)) + 1))
+        first = math.floor(low / step)
+        bins = max(math.floor(high / step) - first + 1, 1)
+        bins -= bins > 1 and first * step + (bins - 1) * step == high  # the last range holds its upper border as well
+        low = first * step
+    else:
+        bins, step = 1, 1.0
     total = [0] * bins
     for piece in pieces(array):
         wide = mx.abs(piece) if piece.dtype == mx.complex64 else piece.astype(mx.float32)
         finite = mx.isfinite(wide)
-        place = mx.floor((mx.where(finite, wide, low) - low) / step)
+        kept = mx.where(finite, wide, low)
+        # Zero belongs to the range that begins with it, whatever rounding does to low.
+        place = mx.floor(kept / step) - round(low / step) if abs(low / step) < 1e6 else mx.floor((kept - low) / step)
         place = mx.clip(place, 0, bins - 1).astype(mx.int32).flatten()
         found: Any = mx.zeros((bins,), dtype=mx.int32).at[place].add(finite.flatten().astype(mx.int32)).tolist()
         total = [a + b for a, b in zip(total, found)]
@@ -71,7 +82,8 @@ class Histogram:
             return [("false", "true")[int(edge)] for edge in self._edges[:-1]]
         if self._single or len(self._counts) == 1:
             return [number(edge) for edge in self._edges[:-1]]
-        edges = [number(edge) for edge in self._edges]
+        step = self._edges[1] - self._edges[0]
+        edges = [tick_text(round(edge / step) * step) for edge in self._edges]
         first, second = max(map(len, edges[:-1])), max(map(len, edges[1:]))
         return [f"{a.rjust(first)} to {b.rjust(second)}" for a, b in pairwise(edges)]
 

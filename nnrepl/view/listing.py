@@ -10,7 +10,7 @@ from nnrepl.tape import Op
 from nnrepl.view.op import inputs_text, outputs_text, state_of
 from nnrepl.view.source import place_text
 
-_STATES = {"lazy": " ", "evaluated": "●", "dropped": "○", "failed": "✗", "edited": "✎", "stale": "~"}
+STATES = {"lazy": " ", "evaluated": "●", "dropped": "○", "failed": "✗", "edited": "✎", "stale": "~"}
 
 
 def op_table(ops: list[Op], cursor: int, length: int) -> RenderableType:
@@ -66,7 +66,7 @@ def op_row(op: Op, cursor: int, numbers: int, names: int, width: int, place: boo
     here = op.position == cursor
     row = Text("▶ " if here else "  ", style="source.current", no_wrap=True, overflow="ellipsis")
     row.append(f"{op.label}".ljust(numbers) + " ", style="op.number")
-    row.append(_STATES[state_of(op)] + " ", style="dim")
+    row.append(STATES[state_of(op)] + " ", style="dim")
     row.append(op.name.ljust(names) + "  ", style="op.name")
     row.append_text(_line(op))
     where = place_text(op.source) if place else ""

@@ -54,6 +54,11 @@ class Log:
         for line in text.splitlines():
             self.showed([Segment(line)])
 
+    def last(self) -> str:
+        """What was shown last, in one line."""
+        lines = self.entries[-1].shown if self.entries else []
+        return " ".join("".join(segment.text for segment in line).strip() for line in lines)
+
     def _count(self, lines: int) -> None:
         self._lines += lines
         while self._lines > KEPT and len(self.entries) > 1:

@@ -23,7 +23,7 @@ _UNSIGNED = {1: mx.uint8, 2: mx.uint16, 4: mx.uint32, 8: mx.uint64}
 
 
 def number(value: Any) -> str:
-    """One number: exact zeros and whole numbers short, the others with four decimals or in scientific form."""
+    """One number: zeros (`0`, `-0`) and whole numbers short, the others with four decimals or in scientific form."""
     if isinstance(value, complex):
         sign = "-" if math.copysign(1.0, value.imag) < 0 else "+"
         return f"{number(value.real)}{sign}{number(abs(value.imag))}j"
@@ -32,7 +32,7 @@ def number(value: Any) -> str:
     if math.isnan(value) or math.isinf(value):
         return str(value)
     if value == int(value) and abs(value) < 1e6:
-        return str(int(value))
+        return str(int(value)) if value or math.copysign(1.0, value) > 0 else "-0"
     if 1e-3 <= abs(value) < 1e6:
         return f"{value:.4f}"
     return f"{value:.3e}"

@@ -8,12 +8,13 @@ from nnrepl.tape import BackwardOp, Leaf, Op, Value
 from nnrepl.view.tensor import dtype_text, number, shape_text
 
 
-def value_text(value: Value, taker: Op | None = None) -> Text:
-    """`weights1 (2, 3)`, as it is called where `taker` takes it."""
+def value_text(value: Value, taker: Op | None = None, shape: bool = True) -> Text:
+    """`weights1 (2, 3)`, as it is called where `taker` takes it; without its shape, if that is not wanted."""
     text = Text()
     style = "gradient" if value.gradient_of is not None else "value.name"
     text.append(value.name if taker is None else taker.called(value), style=style)
-    text.append(f" {shape_text(value.shape)}", style="value.shape")
+    if shape:
+        text.append(f" {shape_text(value.shape)}", style="value.shape")
     return text
 
 
@@ -28,18 +29,18 @@ def constant_text(part: object) -> str:
     return text if len(text) <= 40 else text[:37] + "..."
 
 
-def inputs_text(op: Op) -> Text:
-    """What goes in: with its sign between the operands where the op has one."""
+def inputs_text(op: Op, shapes: bool = True) -> Text:
+    """What goes in: with its sign between the operands where the op has one; tensors with their shapes, or without."""
     parts: list[Text] = []
     if isinstance(op, BackwardOp) or op.operation.kind in ("custom", "checkpoint", "opaque"):
         shown = _gradients_first(op) if isinstance(op, BackwardOp) else list(dict.fromkeys(op.inputs))
-        parts = [value_text(value, op) for value in shown]
+        parts = [value_text(value, op, shapes) for value in shown]
     else:
         for arg in op.args:
-            parts.append(_argument_text(arg, op))
+            parts.append(_argument_text(arg, op, shapes))
         for name, arg in op.kwargs.items():
             if arg is not None and name not in ("stream", "key"):
-                parts.append(Text(f"{name}=", style="dim").append_text(_argument_text(arg, op)))
+                parts.append(Text(f"{name}=", style="dim").append_text(_argument_text(arg, op, shapes)))
     sign = op.operation.infix
     if sign is not None and len(parts) == 2:
         reverse = op.operation.spelling.startswith("__r")
@@ -52,11 +53,11 @@ def inputs_text(op: Op) -> Text:
     return Text(", ").join([part for part in parts if part])
 
 
-def _argument_text(arg: object, op: Op) -> Text:
+def _argument_text(arg: object, op: Op, shapes: bool) -> Text:
     if isinstance(arg, Value):
-        return value_text(arg, op)
+        return value_text(arg, op, shapes)
     if isinstance(arg, (list, tuple)) and any(isinstance(item, Value) for item in arg):
-        return Text("[").append_text(Text(", ").join([_argument_text(item, op) for item in arg])).append("]")
+        return Text("[").append_text(Text(", ").join([_argument_text(item, op, shapes) for item in arg])).append("]")
     if type(arg).__name__ == "Data":
         return Text("data", style="dim")
     if type(arg).__name__ == "DrawnKey" or arg is None:
@@ -77,8 +78,9 @@ def outputs_text(op: Op) -> Text:
     shown: list[Text] = []
     for value in op.outputs:
         text = Text()
-        if not value.name.startswith("#"):
-            text.append(value.name, style="gradient" if value.gradient_of is not None else "value.name")
+        name = value.name if value.gradient_of is None else op.called(value)
+        if not name.startswith("#"):
+            text.append(name, style="gradient" if value.gradient_of is not None else "value.name")
             text.append(" ")
         if value.gradient_of is not None and _is_part(op, value):
             text = Text("part of ", style="dim").append_text(text)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
+from rich.cells import cell_len, set_cell_size
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
 from nnrepl.record.source import file_of, lines_of, locate
@@ -27,16 +29,37 @@ def own_source(op: Op, skip: Sequence[str]) -> tuple[Source, list[str]]:
     )
 
 
-def inner_line(op: Op, skip: Sequence[str]) -> Text | None:
-    """`╰ linear.py:74  x @ self["weight"].T  (nn.Linear)`: where in a library an op is made, under the program's own
-    line; None if it is made in the program."""
+class InnerLine:
+    """`╰ linear.py:74  x @ self["weight"].T  (nn.Linear)`: where in a library an op is made, in one line.
+
+    Args:
+        where: The file and the line.
+        code: What stands there.
+        library: What makes the op there; left out where there is no room.
+    """
+
+    def __init__(self, where: str, code: str, library: str) -> None:
+        self._parts = (f"     ╰ {where}  ", code, f"  ({library})")
+
+    @property
+    def plain(self) -> str:
+        """All of it."""
+        return "".join(self._parts)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        head, code, library = self._parts
+        room = options.max_width - cell_len(head)
+        whole = cell_len(code) + cell_len(library) <= room
+        yield Text(head + code + (library if whole else ""), style="dim", no_wrap=True, overflow="ellipsis")
+
+
+def inner_line(op: Op, skip: Sequence[str]) -> InnerLine | None:
+    """Where in a library an op is made, under the program's own line; None if it is made in the program."""
     site = own_site(op, skip)
     if site is None or op.scope is None or site.scope is op.scope:
         return None
     source = op.source
-    text = Text(f"     ╰ {place_text(source)}  ", style="dim")
-    text.append(" ".join(source.text.split()), style="dim")
-    return text.append(f"  ({_library(op.scope)})", style="dim")
+    return InnerLine(place_text(source), " ".join(source.text.split()), _library(op.scope))
 
 
 def _library(scope: Activation) -> str:
@@ -50,28 +73,58 @@ def _library(scope: Activation) -> str:
 _SHORT = (("mlx.nn", "nn"), ("mlx.optimizers", "optim"), ("mlx.utils", "mlx.utils"))
 
 
-def marked(source: Source, lines: list[str], before: int = 0) -> Text:
-    """The lines of a piece of source, its exact segment underlined, after `before` lines of context.
+_MOST = 3
+"""So many lines of a segment are shown."""
+
+
+class Marked:
+    """The lines of a piece of source, its exact segment underlined; of a long line the part around the segment.
 
     Args:
+        source: The piece.
         lines: Those of its file.
     """
-    text = Text()
-    if not lines or not source.line:
-        return text
-    first = max(source.line - before, 1)
-    digits = len(str(source.end_line))
-    for number in range(first, min(source.end_line, source.line + 5) + 1):
-        if number > len(lines):
-            break
-        line = lines[number - 1].rstrip("\n").expandtabs(4)
-        current = number >= source.line
-        arrow = "▶" if number == source.line else " "
-        text.append(f"{arrow} {str(number).rjust(digits)} ", style="source.current" if current else "dim")
-        text.append(line + "\n", style="source.line" if current else "dim")
-        if current and source.column >= 0:
+
+    def __init__(self, source: Source, lines: list[str]) -> None:
+        self._source = source
+        self._lines = lines if source.line else []
+
+    def __bool__(self) -> bool:
+        return 0 < self._source.line <= len(self._lines)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        source = self._source
+        last = min(source.end_line, source.line + _MOST - 1, len(self._lines))
+        digits = len(str(last))
+        for number in range(source.line, last + 1):
+            line = self._lines[number - 1].rstrip("\n").expandtabs(4)
             start = source.column if number == source.line else len(line) - len(line.lstrip())
             stop = source.end_column if number == source.end_line else len(line)
-            if stop > start:
-                text.append(" " * (digits + 3 + start) + "━" * (stop - start) + "\n", style="source.current")
-    return text
+            if source.column < 0:
+                start = stop = 0
+            head = f"{'▶' if number == source.line else ' '} {str(number).rjust(digits)} "
+            text, mark = _window(line, start, stop, max(options.max_width - len(head), 10))
+            yield (
+                Text(head, style="source.current", no_wrap=True, end="").append(text, style="source.line").append("\n")
+            )
+            if mark[1]:
+                yield Text(" " * (len(head) + mark[0]) + "━" * mark[1], style="source.current", no_wrap=True)
+        if source.end_line > last:
+            yield Text(" " * (digits + 3) + f"… to line {source.end_line}", style="dim")
+
+
+def _window(line: str, start: int, stop: int, room: int) -> tuple[str, tuple[int, int]]:
+    """What is shown of a line in so many columns, and where its segment lies in that: column and width."""
+    first = 0
+    if cell_len(line) > room:
+        indent = len(line) - len(line.lstrip())
+        first = min(max(indent - 4, 0), start)
+        if cell_len(line[first:stop]) > room - 1:
+            first = max(min(start, stop - room + 2), first)
+            while first < start and cell_len(line[first:stop]) > room - 2:
+                first += 1
+    shown = ("…" if line[:first].strip() else "") + line[first:]
+    before = cell_len(shown) - cell_len(line[first:]) + cell_len(line[first:start])
+    if cell_len(shown) > room:
+        shown = set_cell_size(shown, room - 1) + "…"
+    return shown, (before, max(min(cell_len(line[start:stop]), room - before), 0))

@@ -2,52 +2,69 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
+from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.text import Text
 
+from nnrepl.explain.doing import doing, label_of
 from nnrepl.session.hooks import CELL_DONE, CELL_FAILED
 from nnrepl.session.session import END_OF_PROGRAM, END_OF_TAPE, EXCEPTION, START_OF_TAPE, Session, Stop
 from nnrepl.session.typed import only_defines
-from nnrepl.tape import GRADIENT_PASS, Op, own_site
+from nnrepl.tape import GRADIENT_PASS, Op, Value
 from nnrepl.view.defines import defined, defines_view
-from nnrepl.view.op import op_line, value_text
-from nnrepl.view.source import inner_line, marked, own_source, place_text
+from nnrepl.view.doing import DoingLines
+from nnrepl.view.op import value_text
+from nnrepl.view.source import Marked, inner_line, own_source, place_text
 from nnrepl.view.stops import hits_view
-from nnrepl.view.tensor import WHOLE, dtype_text, tensor, tensor_line
+from nnrepl.view.tensor import WHOLE, Folded, dtype_text, tensor
 
 
 class Heading:
-    """A line with something at each end: where one is in the pass, and where that stands in the source."""
+    """A line with something at each end: where one is in the pass, and where that stands in the source.
 
-    def __init__(self, left: Text, right: str) -> None:
-        self._left = left
-        self._right = right
+    Args:
+        lefts: At the left end: the first that fits together with a right one, else the last.
+        rights: At the right end: the first that fits, or the last one on a line of its own.
+    """
+
+    def __init__(self, lefts: Sequence[Text], rights: Sequence[str]) -> None:
+        self._lefts = lefts
+        self._rights = [right for right in rights if right]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        line = self._left.copy()
-        room = options.max_width - line.cell_len - len(self._right)
-        if self._right and room >= 2:
-            line.append(" " * room)
-            line.append(self._right, style="dim")
-        elif self._right:
-            line.append("\n  " + self._right, style="dim")
+        least = min((cell_len(right) for right in self._rights), default=-2)
+        line = next((left for left in self._lefts if left.cell_len + least + 2 <= options.max_width), self._lefts[-1])
+        line = line.copy()
+        room = options.max_width - line.cell_len
+        fits = next((right for right in self._rights if cell_len(right) + 2 <= room), "")
+        if fits:
+            line.append(" " * (room - cell_len(fits))).append(fits, style="dim")
+        elif self._rights:
+            line.append("\n  " + self._rights[-1], style="dim")
         yield line
 
 
-def heading(op: Op, skip: Sequence[str]) -> Heading:
-    """`step 1 · forward 1 of 8        simple_nn.py:31 in SimpleNN.__call__`."""
+def heading(op: Op, skip: Sequence[str], through: str = "") -> Heading:
+    """`step 1 · forward 1 of 8        simple_nn.py:31 in SimpleNN.__call__`.
+
+    Args:
+        through: What a backward op goes back through.
+    """
     part = op.part
     step = f"{op.step.title} · " if part.kind != "setup" else ""
     left = Text(f"{step}{op.phase} {count_text(op)}", style="heading")
+    lefts = [left]
+    if through and op.of is not None:
+        back = left.copy().append(" · back through ", style="dim")
+        lefts = [back.copy().append(through, style="op.name"), back.append(op.of.name, style="op.name")]
     source, _ = own_source(op, skip)
     where = place_text(source)
-    module = op.module
     inside = f" in {source.function}" if source.function and source.function != "<module>" else ""
-    if op.of is not None:
-        return Heading(left, f"from {op.of.label}, {where}{inside}")
-    return Heading(left, f"{where}{inside}" + (f" ({module})" if module else ""))
+    module = f" ({op.module})" if op.module else ""
+    return Heading(lefts, [f"{where}{inside}{module}", f"{where}{module}", f"{where}{inside}", where])
 
 
 def count_text(op: Op) -> str:
@@ -63,24 +80,34 @@ def count_text(op: Op) -> str:
 
 
 def results(session: Session, stop: Stop) -> list[RenderableType]:
-    """What the ops that were just gone over produced, where it is small."""
+    """What the ops that were just gone over produced, by name, where it is small."""
     shown: list[RenderableType] = []
     for op in stop.passed[-1:]:
         values = [value for value in op.outputs if value.held is not None]
         if not values or not session.small(values):
             continue
         session.evaluate(values)
-        for value in values[:4]:
-            label = f"{op.label}" if len(op.outputs) == 1 else f"{op.label}.{value.slot}"
-            shown.append(tensor(label, value.array) if value.size <= WHOLE else tensor_line(label, value.array))
+        shown += [_result(value) for value in values[:4]]
     return shown
 
 
-def stop_view(session: Session, stop: Stop, previous: Op | None = None, brief: bool = False) -> RenderableType:
+def _result(value: Value) -> RenderableType:
+    """`z1 = [[...]]`; of many rows a line that sums them up."""
+    label = label_of(value)
+    rows = math.prod(value.shape[:-1])
+    if value.size <= WHOLE and rows <= ROWS:
+        return tensor(label, value.array)
+    return Folded(label, value.array)
+
+
+ROWS = 6
+"""Results of more rows are summed up in a line."""
+
+
+def stop_view(session: Session, stop: Stop, brief: bool = False) -> RenderableType:
     """The whole picture of a stop.
 
     Args:
-        previous: The op that was shown at the stop before: what has not changed since is not repeated.
         brief: Whether the op itself is seen elsewhere (in the full screen).
     """
     parts: list[RenderableType] = list(results(session, stop))
@@ -101,42 +128,26 @@ def stop_view(session: Session, stop: Stop, previous: Op | None = None, brief: b
     elif stop.reason not in ("", "first op", CELL_DONE, CELL_FAILED):
         parts.append(Text(stop.reason, style="heading"))
     if op is not None and not brief:
-        parts.extend(op_view(op, previous, bool(parts), session.skip, bool(stop.passed)))
+        parts.extend(op_view(session, op))
     if op is not None and op.error is not None:
         parts.append(failure(op))
     return Group(*parts)
 
 
-def op_view(
-    op: Op, previous: Op | None, after_results: bool, skip: Sequence[str], stepped: bool
-) -> list[RenderableType]:
-    """An op that comes next: heading, the program's own line, a library's under it, and the op in one line.
+def op_view(session: Session, op: Op) -> list[RenderableType]:
+    """The op that comes next: heading, the program's own line, a library's under it, and what the op does.
 
-    Args:
-        previous: The op that was shown before; what is the same is not repeated.
-        skip: The modules whose lines are not the program's own.
-        stepped: Whether the user came here from the op before.
+    `config stop` says how much of it: "full", "formula" without numbers, or "short" without the source.
     """
-    parts: list[RenderableType] = [Text("")] if after_results else []
-    site = own_site(op, skip)
-    before = None if previous is None else own_site(previous, skip)
-    beside = (
-        previous is not None
-        and previous.part is op.part
-        and previous.phase == op.phase
-        and before is not None
-        and site is not None
-    )
-    same = beside and before is not None and site is not None and before.scope.code is site.scope.code
-    inner = inner_line(op, skip)
-    if not same:
-        parts.append(heading(op, skip))
-    if not (stepped and beside and before == site and inner is not None):
-        source = marked(*own_source(op, skip), 0 if same else 1)
-        source.rstrip()
+    skip, amount = session.skip, session.settings["stop"]
+    found = doing(session, op, numbers=amount == "full")
+    parts: list[RenderableType] = [heading(op, skip, found.through)]
+    if amount != "short":
+        source = Marked(*own_source(op, skip))
+        inner = inner_line(op, skip)
         parts += [source] if source else []
-    parts += [] if inner is None else [inner]
-    parts.append(op_line(op))
+        parts += [] if inner is None else [inner]
+    parts.append(DoingLines(found))
     return parts
 
 

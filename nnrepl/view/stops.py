@@ -23,6 +23,7 @@ from nnrepl.session.findings import (
     WentBad,
     source_of,
 )
+from nnrepl.session.passing import passed_by
 from nnrepl.session.place import Place
 from nnrepl.session.points import Condition
 from nnrepl.session.session import Session, Stop
@@ -117,6 +118,10 @@ def hits_view(session: Session, stop: Stop) -> list[RenderableType]:
     parts: list[RenderableType] = []
     for hit in stop.hits:
         parts.append(_title(hit))
+        place = session.lookout.search.place(hit.entry) if isinstance(hit.entry, Breakpoint) else None
+        passed = "" if place is None else passed_by(place, session.tape, hit.position)
+        if passed:
+            parts.append(Text(passed, style="hint"))
         parts.extend(_finding(session, hit.found))
     if stop.hits and stop.missed:
         parts.append(Text(f"({stop.missed})", style="hint"))

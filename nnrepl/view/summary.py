@@ -105,8 +105,8 @@ def _float(array: mx.array) -> float:
     return float(scalar)
 
 
-def summary_text(summary: Summary) -> Text:
-    """`min -3.1 · max 2.9 · mean 0.01 · std 0.9 · 12 % zeros`."""
+def summary_text(summary: Summary, brief: bool = False) -> Text:
+    """`min -3.1 · max 2.9 · mean 0.01 · std 0.9 · 12 % zeros`; in brief without mean and deviation."""
     if summary.kind == "bool":
         return Text(f"{_share(summary.size - summary.zeros, summary.size)} true", style="dim")
     parts = []
@@ -116,7 +116,7 @@ def summary_text(summary: Summary) -> Text:
             f"max {number(summary.high)}",
             f"mean {number(summary.mean)}",
             f"std {number(summary.deviation)}",
-        ]
+        ][: 2 if brief else 4]
     text = Text(("|x|: " if summary.kind == "complex" else "") + " · ".join(parts), style="dim")
     for label, count in (("zeros", summary.zeros), ("NaN", summary.nans), ("Inf", summary.infinities)):
         if count:

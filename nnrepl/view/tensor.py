@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -22,6 +23,8 @@ from nnrepl.view.summary import (
 
 WHOLE = 200
 """Up to so many elements a tensor is shown whole."""
+LINES = 40
+"""Up to so many rows a tensor is shown whole."""
 EDGE = 3
 """How many rows are shown at each end of a long axis."""
 WIDEST = 12
@@ -73,7 +76,9 @@ class Cell:
         """How it is to look."""
         if self.marked:
             return "tensor.mark"
-        return "tensor.zero" if self.text == "0" else "tensor.nan" if self.text in ("nan", "inf", "-inf") else ""
+        return (
+            "tensor.zero" if self.text in ("0", "-0") else "tensor.nan" if self.text in ("nan", "inf", "-inf") else ""
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,13 +106,18 @@ def _flat(tree: Any) -> list[Cell]:
 
 def blocks(array: mx.array, look: Look) -> list[Block]:
     """What is shown of an array: all of it if it is small, else the corners of its matrices."""
-    if array.size <= WHOLE:
+    if not is_folded(array):
         return [_block(array, look, look.before, (), cut=False)]
     lead = array.shape[:-2]
     count = array.size // max(_last_two(array.shape), 1)
     places = list(product(*map(range, lead))) if count <= MATRICES else [(0,) * len(lead), tuple(n - 1 for n in lead)]
     before = look.before
     return [_block(array[at], look, None if before is None else before[at], at, cut=True) for at in places]
+
+
+def is_folded(array: mx.array) -> bool:
+    """Whether a tensor is too large to be shown whole: it has many numbers, or many rows."""
+    return array.size > WHOLE or math.prod(array.shape[:-1]) > LINES
 
 
 def _last_two(shape: tuple[int, ...]) -> int:
@@ -245,7 +255,7 @@ class Tensor:
         self._name = name
         self._size = array.size
         self._starred = look.within is not None or look.before is not None
-        self._head = tensor_line(name, array) if array.size > WHOLE or not array.size else None
+        self._head = tensor_line(name, array) if is_folded(array) or not array.size else None
         self._blocks = blocks(array, look) if array.size else []
         self._batch = array.shape[:-2]
         self._note = note
@@ -302,7 +312,20 @@ def tensor_line(name: str, array: mx.array) -> Text:
     return text.append_text(summary_text(summarize(array))) if array.size else text.append("empty")
 
 
+class Folded:
+    """A tensor in one line, with as much of its summary as fits."""
+
+    def __init__(self, name: str, array: mx.array) -> None:
+        self._line = tensor_line(name, array)
+        short = summary_text(summarize(array), brief=True) if array.size else Text("empty")
+        self._brief = Text(name, style="value.name").append(f" {shape_text(array.shape)}  ", style="value.shape")
+        self._brief.append_text(short)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield self._line if self._line.cell_len <= options.max_width else self._brief
+
+
 __all__ = [
-    "Format", "Look", "Summary", "Tensor", "dtype_text", "number", "numbers", "shape_text", "summarize",
+    "Folded", "Format", "Look", "Summary", "Tensor", "dtype_text", "number", "numbers", "shape_text", "summarize",
     "summary_text", "tensor", "tensor_line",
 ]  # fmt: skip

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from rich.console import RenderableType
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, TypeVar
+
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.text import Text
-from rich.tree import Tree
 
 from nnrepl.session.changes import Changes
 from nnrepl.session.session import Session
@@ -86,41 +90,114 @@ def _first_line(cell: Cell) -> str:
     return f"{first}{' ...' if others else ''}"
 
 
+class TimelinesView:
+    """The tree: what was changed, how far each timeline goes, and its loss over the steps (computed if that is as
+    little as `peek` allows). Everything is computed when this is made."""
+
+    def __init__(self, session: Session) -> None:
+        changes = session.changes
+        self._rows = [
+            (_name(changes, timeline, guide), f"to {timeline.extent}", *_loss(session, timeline))
+            for timeline, guide in _grown(changes, changes.timelines[1], "", "")
+        ]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        width = options.max_width
+        reach = max(cell_len(row[1]) for row in self._rows)
+        loss = max(cell_len(row[2]) for row in self._rows)
+        names = max(row[0].cell_len for row in self._rows)
+        stacks = names + reach + loss + 4 > width
+        briefly = stacks and reach + loss + 8 > width
+        for name, to, last, losses in self._rows:
+            to = to.partition(" · ")[0] if briefly else to
+            if stacks:
+                yield Text(no_wrap=True, overflow="ellipsis").append_text(name)
+                head = Text("      ")
+            else:
+                head = name.copy().append(" " * (names + 2 - name.cell_len))
+            head.append(f"{to if briefly else to.ljust(reach)}  {last.ljust(loss)}  ", style="dim")
+            room = min(width - head.cell_len, SPARKS)
+            head.append(sparkline(spread(losses, room)) if len(losses) > 1 and room > 3 else "", style="source.current")
+            head.rstrip()
+            yield head
+
+
 def timelines_view(session: Session) -> RenderableType:
-    """The tree: what was edited, where, and the loss (computed if that is as little as `peek` allows)."""
-    changes = session.changes
-    timelines = changes.timelines
-    losses = [timeline.loss for timeline in timelines]
-    session.evaluate([loss for loss in losses if loss is not None and session.small([loss])])
-    root = timelines[1]
-    tree = Tree(_line(changes, root), guide_style="dim")
-    _grow(changes, tree, root)
-    return tree
+    """The tree of timelines."""
+    return TimelinesView(session)
 
 
-def _grow(changes: Changes, tree: Tree, timeline: Timeline) -> None:
-    for child in changes.timelines.children(timeline):
-        _grow(changes, tree.add(_line(changes, child)), child)
+def _grown(changes: Changes, timeline: Timeline, guide: str, below: str) -> Iterator[tuple[Timeline, str]]:
+    """The timelines as they are listed, each with the lines of the tree before it."""
+    yield timeline, guide
+    children = changes.timelines.children(timeline)
+    for at, child in enumerate(children):
+        is_last = at == len(children) - 1
+        yield from _grown(changes, child, f"{below}{'└ ' if is_last else '├ '}", f"{below}{'  ' if is_last else '│ '}")
 
 
-def _line(changes: Changes, timeline: Timeline) -> Text:
+def _name(changes: Changes, timeline: Timeline, guide: str) -> Text:
+    """`▶ └ 2  weights1[0, 0] = 2.0  before #1`."""
     here = timeline is changes.timelines.current
-    line = Text(("▶ " if here else "") + f"timeline {timeline.number}", style="bold" if here else "")
+    line = Text("▶ " if here else "  ", style="source.current").append(guide, style="dim")
+    line.append(str(timeline.number), style="bold" if here else "")
     began = timeline.began
     if began is None:
-        line.append("  the program as it is", style="dim")
-    else:
-        at = began.position + len(getattr(began, "ops", ()))
-        where = f"before {timeline.tape.ops[at].label}" if at < len(timeline.tape) else "at the end"
-        line.append(f"  {began.text}", style="source")
-        line.append(f"  {where}", style="dim")
-    line.append(f"  to {timeline.extent}", style="dim")
-    loss = timeline.loss
-    if loss is not None:
-        known = number(loss.array.item()) if loss.evaluated else "not computed yet"
-        part = timeline.tape.pass_at(loss.op.position) if loss.op is not None else None
-        line.append(f"  loss {known}" + (f" ({part.address})" if part is not None else ""), style="dim")
-    return line
+        return line.append("  as it is", style="dim")
+    at = began.position + len(getattr(began, "ops", ()))
+    where = f"before {timeline.tape.ops[at].label}" if at < len(timeline.tape) else "at the end"
+    return line.append(f"  {began.text}").append(f"  {where}", style="dim")
+
+
+def _loss(session: Session, timeline: Timeline) -> tuple[str, list[float]]:
+    """A timeline's last loss, and those of its steps."""
+    losses = losses_of(session, timeline)
+    if losses:
+        return f"loss {number(losses[-1])}", losses
+    has = any(part.loss is not None for part in timeline.tape.passes)
+    return "loss not computed yet" if has else "", []
+
+
+def losses_of(session: Session, timeline: Timeline) -> list[float]:
+    """The loss at the end of each step of a timeline, of at most `SPARKS` steps; those that are too large to be
+    computed unasked are left out."""
+    last = {part.step.number: part.loss for part in timeline.tape.passes if part.loss is not None}
+    found = [loss for loss in spread(list(last.values()), SPARKS) if loss.size == 1]
+    found = [loss for loss in found if loss.evaluated or session.small([loss])]
+    session.evaluate(found)
+    numbers: list[Any] = [loss.array.item() for loss in found]
+    return [float(loss.real if isinstance(loss, complex) else loss) for loss in numbers]
+
+
+T = TypeVar("T")
+
+
+def spread(items: Sequence[T], most: int) -> list[T]:
+    """At most so many of some items, evenly, the first and the last among them."""
+    if len(items) <= most:
+        return list(items)
+    return [items[at * (len(items) - 1) // max(most - 1, 1)] for at in range(most)]
+
+
+SPARKS = 24
+"""A line of losses has at most so many signs."""
+_LEVELS = "▁▂▃▄▅▆▇█"
+
+
+def sparkline(values: Sequence[float]) -> str:
+    """Values as bars between the lowest and the highest, by their logarithms where they span more than two powers of
+    ten; `×` where one is no finite number."""
+    finite = [value for value in values if math.isfinite(value)]
+    low, high = (min(finite), max(finite)) if finite else (0.0, 0.0)
+    wide = low > 0 and high > 100 * low
+
+    def height(value: float) -> float:
+        if high == low:
+            return 0.5
+        return math.log(value / low) / math.log(high / low) if wide else (value - low) / (high - low)
+
+    top = len(_LEVELS) - 1
+    return "".join(_LEVELS[round(top * height(value))] if math.isfinite(value) else "×" for value in values)
 
 
 def recomputed_text(work: Work) -> Text:

@@ -16,6 +16,7 @@ import nnrepl
 from nnrepl.session.errors import UserError
 from nnrepl.view.drawings import drawing_of
 from nnrepl.view.graph import flowing, nodes_of
+from nnrepl.view.page import COLOURS, contrast
 from tests.corpus import lm
 
 
@@ -56,11 +57,62 @@ def test_every_op_and_every_flow_is_in_the_drawing() -> None:
 @pytest.mark.parametrize("width", [40, 80, 300])
 def test_lanes_fit_every_width_and_name_every_op(width: int) -> None:
     session = small_session()
-    lines = shown(session, "graph pass", width).splitlines()
-    assert len(lines) == len(session.tape.passes[-1])
-    assert max(map(len, lines)) <= width
-    assert all("●" in line for line in lines)
+    ops = session.tape.passes[-1].ops
+    for phase in ("forward", "backward"):
+        lines = shown(session, f"graph {phase}", width).splitlines()
+        assert len(lines) == sum(op.phase == phase for op in ops)
+        assert max(map(len, lines)) <= width
+        assert all("●" in line for line in lines)
     assert evaluated(session) == 0
+
+
+@pytest.mark.parametrize("width", [30, 50, 80, 200])
+def test_a_pass_stands_beside_its_gradients(width: int) -> None:
+    mx.random.seed(5)
+    session = small_session()
+    forward = [op for op in session.tape.passes[-1].ops if op.phase == "forward"]
+    lines = shown(session, "graph pass", width).splitlines()
+    assert max(map(len, lines)) <= width
+    rows = [line for line in lines if "●" in line]
+    assert [re.search(r"#\d+", line)[0] for line in rows] == [op.label for op in forward]  # type: ignore[index]
+    if width < 50:
+        rows = [f"{row} {lines[lines.index(row) + 1]}" for row in rows]
+    loss = session.tape.passes[-1].loss
+    assert loss is not None
+    assert f"{loss.array.item():.4f}" in rows[-1]
+    assert "∂L/∂" in rows[-1]
+    if width == 200:
+        weight = next(value for value in session.tape.passes[-1].wrt if value.name == "layers.2.weight")
+        gradient = session.tape.passes[-1].grads[weight.canonical][-1].array
+        row = next(row for row in rows if "  layers.2.weight " in row)
+        told = re.findall(r"[-−]?\d+(?:\.\d+)?", row.partition("  layers.2.weight ")[2])
+        numbers = [float(one.replace("−", "-")) for one in told[:3]]
+        assert numbers == pytest.approx(gradient.flatten().tolist(), rel=1e-3)
+
+
+def test_sizes_that_are_not_known_are_left_out_and_computed_when_asked_for() -> None:
+    session = llama_session()
+    session.run("config peek 0")
+    plain = shown(session, "graph pass")
+    assert "‖" not in plain
+    assert "graph pass norms computes them" in plain
+    assert evaluated(session) == 0
+    weights = [
+        value for value in session.tape.passes[-1].wrt if value.name.endswith("layers.0.self_attn.q_proj.weight")
+    ]
+    found = shown(session, "graph pass norms", 400)
+    assert "‖" in found
+    assert "computes them" not in found
+    gradient = session.tape.passes[-1].grads[weights[0].canonical][-1]
+    assert gradient.evaluated
+
+
+def test_every_result_of_an_op_is_in_its_box() -> None:
+    session = small_session()
+    op = next(op for op in session.tape.ops if op.name == "vjp of addmm")
+    drawn = drawing_of(nodes_of([op]))
+    said = " ".join(line for box in drawn.boxes for line in box.lines)
+    assert all(value.name in said for value in op.outputs)
 
 
 def test_a_large_pass_is_folded_by_module_and_a_module_unfolds() -> None:
@@ -74,9 +126,22 @@ def test_a_large_pass_is_folded_by_module_and_a_module_unfolds() -> None:
 
 def test_files(tmp_path: Path) -> None:
     session = llama_session()
-    for suffix in ("svg", "dot", "mmd"):
+    for suffix in ("dot", "mmd"):
         assert "Wrote" in shown(session, f"graph {tmp_path}/net.{suffix}")
-    picture = ET.parse(tmp_path / "net.svg").getroot()
+    shown(session, f"graph forward {tmp_path}/net.svg")
+    assert evaluated(session) == 0
+    _boxes_apart(tmp_path / "net.svg")
+    shown(session, f"graph {tmp_path}/net.svg")
+    _boxes_apart(tmp_path / "net.svg")
+    dot = (tmp_path / "net.dot").read_text()
+    assert dot.count("{") == dot.count("}") == 1
+    named = set(re.findall(r"^  (\w+) \[", dot, re.MULTILINE))
+    assert set(re.findall(r"(\w+) ->", dot)) | set(re.findall(r"-> (\w+)", dot)) <= named
+    assert (tmp_path / "net.mmd").read_text().startswith("flowchart TD\n")
+
+
+def _boxes_apart(path: Path) -> None:
+    picture = ET.parse(path).getroot()
     boxes = [rect for rect in picture.iter("{http://www.w3.org/2000/svg}rect") if rect.get("x")]
     rows: dict[str, list[tuple[float, float]]] = {}
     for box in boxes:
@@ -87,12 +152,31 @@ def test_files(tmp_path: Path) -> None:
     for row in rows.values():
         row.sort()
         assert all(a[1] <= b[0] for a, b in itertools.pairwise(row)), "boxes overlap"
-    dot = (tmp_path / "net.dot").read_text()
-    assert dot.count("{") == dot.count("}") == 1
-    named = set(re.findall(r"^  (\w+) \[", dot, re.MULTILINE))
-    assert set(re.findall(r"(\w+) ->", dot)) | set(re.findall(r"-> (\w+)", dot)) <= named
-    assert (tmp_path / "net.mmd").read_text().startswith("flowchart TD\n")
-    assert evaluated(session) == 0
+
+
+def test_a_page_holds_every_op_folded_and_needs_nothing_else(tmp_path: Path) -> None:
+    session = llama_session()
+    shown(session, f"graph {tmp_path}/net.html")
+    text = (tmp_path / "net.html").read_text(encoding="utf-8")
+    assert "<script" not in text
+    assert not re.search(r"(src|href)=|https?:|url\(", text)
+    tree = ET.fromstring(re.sub(r"<meta[^>]*>", "", text.split("\n", 1)[1]).replace("class=op", 'class="op"').replace(
+        "class=value", 'class="value"'))  # fmt: skip
+    folds = list(tree.iter("details"))
+    assert any("layers.0" in "".join(fold.find("summary").itertext()) for fold in folds)  # type: ignore[union-attr]
+    assert not any(fold.get("open") for fold in folds)
+    seen = " ".join(tree.itertext())
+    for op in session.tape.passes[-1].ops:
+        if op.phase == "forward":
+            assert op.label in seen
+    assert "∂L/∂" in seen
+
+
+def test_colours_of_pages_can_be_read() -> None:
+    for theme in COLOURS.values():
+        for name, colour in theme.items():
+            if name not in ("back", "line"):
+                assert contrast(colour, theme["back"]) >= 4.5, name
 
 
 @pytest.mark.parametrize(
@@ -101,7 +185,7 @@ def test_files(tmp_path: Path) -> None:
         ("graph nowhere", "no op, value, function or module is called nowhere"),
         ("graph update", "no op is at update"),
         ("graph /nonexistent/net.svg", "cannot write /nonexistent/net.svg"),
-        ("graph net.png", "graph writes .dot, .mmd, .svg"),
+        ("graph net.png", "graph writes .dot, .mmd, .svg, .html"),
     ],
 )
 def test_bad_input(line: str, said: str) -> None:

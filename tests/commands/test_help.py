@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import re
 
+import mlx.core as mx
 import pytest
 
+import nnrepl
 from nnrepl.commands import load_all
-from nnrepl.commands.manuals import apropos_view, groups, help_view
+from nnrepl.commands.manuals import FIRST, apropos_view, groups, help_view
 from nnrepl.commands.table import TABLE
+from nnrepl.learn.glossary import glossary, here, word_of
+from nnrepl.learn.shelf import shipped
 from nnrepl.session.errors import UserError
 from nnrepl.shell.keys import MOTIONS
 from nnrepl.view.topics import ALIASES, TOPICS
@@ -18,7 +22,7 @@ load_all()
 
 
 def test_every_command_is_listed_motions_first() -> None:
-    shown = screen(help_view(TABLE), 120)
+    shown = screen(help_view(TABLE, "all"), 120)
     for command in TABLE.commands:
         assert f"{', '.join(command.names)}" in shown
     found = list(groups(TABLE))
@@ -48,3 +52,67 @@ def test_unknown_words_get_a_hint() -> None:
         help_view(TABLE, "breakpoint")
     with pytest.raises(UserError, match="no manual says anything about qqqq"):
         apropos_view(TABLE, "qqqq")
+
+
+def test_the_first_page_of_help_is_eight_lines_and_the_topics() -> None:
+    shown = screen(help_view(TABLE), 80).splitlines()
+    assert len(FIRST) == 8
+    assert all(len(line) <= 80 for line in shown)
+    assert [line.split("  ")[0] for line in shown[:8]] == [name for name, _ in FIRST]
+    for name, text in FIRST:
+        for word in re.findall(r"\b[a-z]+\b", name):
+            assert word in TABLE, f"{name}: {text}"
+
+
+def test_the_words_of_the_glossary_are_found_however_they_are_written() -> None:
+    called = [name.lower() for word in glossary().values() for name in (word.name, *word.aliases)]
+    assert len(called) == len(set(called)), "a word stands twice"
+    for name in ("chain rule", "Chain_Rule", "MSE", "mse", "mean squared error", "gradients", "vjp", "NaN", "ReLU"):
+        assert word_of(name) is not None, name
+    for word in glossary().values():
+        shown = screen(help_view(TABLE, word.name), 80)
+        assert word.name in shown
+        assert 2 <= len(shown.splitlines()) <= 16 + 8 * (word.name in TABLE)
+        assert word.summary in screen(apropos_view(TABLE, word.name), 2000)
+    for name in set(glossary()) & set(TOPICS):
+        raise AssertionError(f"{name}: a topic hides the word")
+
+
+def test_the_glossary_speaks_of_commands_and_lessons_that_there_are() -> None:
+    for word in glossary().values():
+        for said in re.findall(r"`([a-z]+)(?: [^`]*)?`", word.text):
+            assert said in TABLE or said in ("mx", "optim"), f"{word.name}: {said}"
+        for number in re.findall(r"Lesson (\d+)", word.text):
+            assert 1 <= int(number) <= len(shipped())
+
+
+def _loss_fn(weight: mx.array, bias: mx.array) -> mx.array:
+    guess = mx.maximum(weight * mx.array([0.0, 1.0, 2.0, 3.0]) + bias, 0)
+    return mx.mean(mx.square(guess - mx.array([1.0, 3.0, 2.0, 5.0])))
+
+
+@pytest.mark.parametrize(
+    ("place", "word", "said"),
+    [
+        ("forward", "loss", "loss = 1.25, in step 1"),
+        ("multiply", "op", "comes next"),
+        ("end", "op", "was the last"),
+        ("backward", "gradient", "∂L/∂weight = −2.5, made by #"),
+        ("backward", "backward", "vjp of mean; goto backward"),
+        ("forward", "broadcasting", "(1,) with (4,)"),
+        ("forward", "ReLU", "maximum("),
+        ("forward", "softmax", ""),
+        ("forward", "learning rate", ""),
+        ("forward", "timeline", "timeline 1 of 1"),
+        ("backward", "step", "you stand in step 1, in its phase backward"),
+        ("forward", "parameter", "2 tensors with 2 numbers"),
+        ("forward", "MSE", ""),
+    ],
+)
+def test_a_word_is_told_with_the_number_of_the_moment(place: str, word: str, said: str) -> None:
+    session = nnrepl.Session(nnrepl.trace(_loss_fn, mx.array([1.0]), mx.array([0.5]), wrt=(0, 1)))
+    found = word_of(word)
+    assert found is not None
+    session.goto(place)
+    told = here(session, found)
+    assert said in told if said else not told

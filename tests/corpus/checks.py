@@ -108,9 +108,8 @@ def check_walk(trace: nnrepl.Trace) -> None:
         seen.append(session.cursor)
         session.step()
     assert seen == list(range(length))
-    stop = session.step()
-    assert stop is not None
-    assert (session.cursor, stop.reason) == (length, "end of tape")
+    session.step()
+    assert (session.cursor, session.stop.reason) == (length, "end of tape")
     seen = []
     while session.cursor > 0:
         session.back()

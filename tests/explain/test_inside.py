@@ -16,7 +16,7 @@ from nnrepl.record.recorder import current
 from nnrepl.shell.api import Session
 from tests.corpus import layers
 from tests.corpus.checks import SEED, some
-from tests.support import nnrepl_cli
+from tests.support import EXAMPLES, nnrepl_cli
 
 
 def test_every_fused_op_agrees_with_what_is_inside_and_every_gradient_with_its_differences() -> None:
@@ -80,7 +80,7 @@ def test_into_says_what_it_cannot_open() -> None:
 def test_a_running_program_goes_on_untouched() -> None:
     """Inside of a script, whose recorder is lent to the formula, nothing of the program's tape changes."""
     commands = ["-c", "into #8", "-c", "s", "-c", "out", "-c", "verify", "-c", "c"]
-    result = nnrepl_cli("--batch", *commands)
+    result = nnrepl_cli("--batch", *commands, str(EXAMPLES / "simple_nn.py"))
     assert "inside #8 mean" in result.stdout
     assert "4 gradients: bit for bit MLX's own" in result.stdout
     assert "loss after:  5.760000228881836" in result.stdout

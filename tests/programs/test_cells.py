@@ -27,6 +27,7 @@ from nnrepl.programs.script import Script, empty_script, load_script
 from nnrepl.record.names import ProgramNames
 from nnrepl.session.errors import Quit, UserError
 from nnrepl.session.hooks import Hooks
+from nnrepl.session.parsed import parse
 from nnrepl.session.session import Session, Stop
 from nnrepl.session.typed import CELL, EDIT, LOOK, kind_of
 from nnrepl.shell.margin import unfinished
@@ -49,11 +50,11 @@ class Typist(Hooks):
         self.stops: list[Stop] = []
         session.hooks = self
 
-    def interact(self, stop: Stop) -> None:
-        self.stops.append(stop)
+    def interact(self) -> None:
+        self.stops.append(self.session.stop)
         while self.lines and self.session.waits:
             line = self.lines.pop(0)
-            self.kinds.append(kind_of(self.session, line))
+            self.kinds.append(kind_of(self.session, parse(line)))
             try:
                 self.interpreter.run(line)
             except UserError as error:

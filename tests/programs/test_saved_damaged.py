@@ -187,3 +187,15 @@ def test_nothing_is_run(tmp_path: Path) -> None:
     assert type(owner) is not Net
     assert not any(isinstance(value, Leaf) and value.op is not None for value in every_value(loaded))
     assert stat.S_ISREG((tmp_path / "run.safetensors").stat().st_mode)
+
+
+def test_one_flipped_bit_of_a_number_is_noticed(good: bytes, tmp_path: Path) -> None:
+    file = tmp_path / "x.safetensors"
+    file.write_bytes(good)
+    entries = read_header(str(file)).entries.values()
+    assert len(entries) > 3
+    for entry in entries:
+        content = bytearray(good)
+        content[entry.end - 1] ^= 1
+        file.write_bytes(bytes(content))
+        assert "damaged" in one_line(file)

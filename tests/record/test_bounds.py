@@ -85,3 +85,31 @@ def test_the_program_is_told_and_an_edit_is_stopped(tmp_path: Path) -> None:
     result = nnrepl_cli(str(path), stdin="c\nq\n")
     assert "6.0" in result.stdout
     assert "a masked assignment of nothing to w (5, 3): it is empty, and MLX crashes on that" in result.stdout
+
+
+def test_many_places_and_those_of_several_ops() -> None:
+    def several(x: mx.array, i: mx.array, j: mx.array) -> mx.array:
+        return x[i].sum() + x[j % 100].sum() + mx.take(x, j * 1, axis=0).sum()
+
+    good, many = mx.array([0, -4]), mx.arange(1000) % 4
+    assert outside(nnrepl.trace(several, X, good, many).ops) is None
+    found = outside(nnrepl.trace(several, X, good, mx.where(mx.arange(1000) == 700, 104, many)).ops)
+    assert found is not None
+    assert "#7 take" in found.text or "[700]" in found.text
+    found = outside(nnrepl.trace(several, X, mx.array([0, 4]), many).ops)
+    assert found is not None
+    assert "i[1] = 4" in found.text
+
+
+def test_places_that_come_from_what_is_taken_elsewhere() -> None:
+    def twice(x: mx.array, i: mx.array) -> mx.array:
+        j = i[i]
+        return x[j]
+
+    assert outside(nnrepl.trace(twice, X, mx.array([0, 1, 2])).ops) is None
+    trace = nnrepl.trace(twice, X, mx.array([0, 1, 9]))
+    found = outside(trace.ops)
+    assert found is not None
+    assert "i[2] = 9" in found.text
+    assert not trace.ops[0].outputs[0].evaluated, "what is read there is anything"
+    assert outside(nnrepl.trace(twice, X, mx.array([0, 5, 1, 1, 1, 1])).ops) is not None

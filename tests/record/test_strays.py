@@ -11,6 +11,7 @@ import pytest
 
 import nnrepl
 from nnrepl.record import strays
+from nnrepl.record.patches import _vectorcall_slot
 from tests.support import plain_and_traced
 
 local = mx.tanh
@@ -79,3 +80,11 @@ def test_the_type_of_functions_is_put_back() -> None:
     assert strays.FUNCTION.__flags__ & mutable == flags == mutable
     with pytest.raises(TypeError):
         strays.FUNCTION.__call__ = before
+
+
+def test_the_slot_of_the_array_type_is_put_back() -> None:
+    before = _vectorcall_slot(mx.array).value
+    assert before
+    with pytest.raises(ZeroDivisionError):
+        nnrepl.trace(lambda x: x * (1 / 0), mx.ones(2))
+    assert _vectorcall_slot(mx.array).value == before

@@ -26,7 +26,8 @@ from nnrepl.record.recorder import Recorder
 from nnrepl.replay.interrupts import put_off
 from nnrepl.replay.keepers import keep_ndarray
 from nnrepl.session.errors import UserError
-from nnrepl.session.hooks import Hooks, Stop
+from nnrepl.session.hooks import Hooks
+from nnrepl.session.parsed import parse
 from nnrepl.session.session import Session
 from tests.support import assert_same_bits
 
@@ -96,7 +97,7 @@ def test_a_call() -> None:
     assert interrupt_everywhere(session, lambda: session.run("a = a * 3"), 211) > 5
     assert len(seen) == 1
     session.run("goto end")
-    assert_same_bits(expected.grads, session.expressions.evaluate("grad(w)", session.where()))
+    assert_same_bits(expected.grads, session.expressions.evaluate(parse("grad(w)"), session.where()))
 
 
 PROGRAM = """
@@ -125,10 +126,10 @@ def test_a_pass_of_a_program(tmp_path: Path) -> None:
     losses: list[float] = []
 
     class User(Hooks):
-        def interact(self, stop: Stop) -> None:
+        def interact(self) -> None:
             if not missed:
                 session.goto("exp")
-                assignment = nnrepl.session.assignments.assignment("a = a * 3")
+                assignment = parse("a = a * 3").assignment
                 assert assignment is not None
                 missed.append(
                     interrupt_everywhere(session, lambda: session.changes.assign(assignment, "a = a * 3"), 211)

@@ -6,11 +6,13 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from nnrepl.session.files import replacing, write_text
+from nnrepl.session.files import private_directory, replacing, write_private, write_text
+from nnrepl.session.settings import config_directory, state_directory
 from tests.support import ROOT
 
 
@@ -61,3 +63,34 @@ with replacing({str(file)!r}) as part:
     assert ended.returncode == -number
     assert file.read_text() == "old"
     assert os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_what_was_typed_is_for_the_user_alone(tmp_path: Path) -> None:
+    file = tmp_path / "state" / "nnrepl" / "stops" / "a.json"
+    write_private(file, "old")
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert {folder.stat().st_mode & 0o777 for folder in (file.parent, file.parent.parent)} == {0o700}
+    file.chmod(0o644)
+    write_private(file, "new")
+    assert file.read_text() == "new"
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert os.listdir(file.parent) == ["a.json"]
+
+
+def test_a_directory_that_is_there_keeps_its_mode(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    private_directory(tmp_path)
+    assert tmp_path.stat().st_mode & 0o777 == 0o755
+
+
+@pytest.mark.parametrize(
+    ("variable", "directory"), [("XDG_CONFIG_HOME", config_directory), ("XDG_STATE_HOME", state_directory)]
+)
+def test_a_relative_path_is_ignored(
+    variable: str, directory: Callable[[], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, "here")
+    relative = directory()
+    monkeypatch.delenv(variable)
+    assert relative == directory()
+    assert relative.is_absolute()

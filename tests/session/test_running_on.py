@@ -80,6 +80,39 @@ def test_after_the_end_another_timeline_runs_on_as_before_it(tmp_path: Path) -> 
     assert "restart would leave 2 timelines behind" in second
 
 
+SILENT = PRINTING.replace("    mx.eval(net.parameters())\n", "    opt.update(net, grads)\n    seen = str(loss.shape)\n")
+
+
+@pytest.mark.parametrize(
+    ("lines", "made", "where"),
+    [
+        (["goto {seen}"], 1, r"{seen} makes no op; this is the next one\n+step 2 · forward 1 "),
+        (["until {turn}"], 1, r"{turn} makes no op; this is the next one\n+step 2 · forward 1 "),
+        (
+            ["break {turn}", "c", "c"],
+            2,
+            r"breakpoint 1  .* · hit 2 times\n.*{turn} makes no op.*\n+step 3 · forward 1 ",
+        ),
+        (["tbreak {turn}", "c", "c"], 3, r"The program has ended"),
+        (["break {turn}", "c", "c", "rc"], 2, r"hit 3 times\n.*\n+step 2 · forward 1 "),
+        (["break {turn}, number == 2", "c"], 2, r"this is the next one, where number == 2 is asked\n+step 3 · "),
+        (["goto {last}"], 3, r"{last} has run, and no op came after it"),
+        (["c", "goto {turn}"], 3, r"no op has come from {turn}; the nearest that made some: train.py:\d+"),
+    ],
+)
+def test_a_line_that_makes_no_op_stops_at_the_next_one(tmp_path: Path, lines: list[str], made: int, where: str) -> None:
+    program = SILENT + 'print("over", last.shape)\n'
+    numbered = {text.strip(): f"train.py:{number}" for number, text in enumerate(program.splitlines(), 1)}
+    at = {
+        "seen": numbered["seen = str(loss.shape)"],
+        "turn": numbered['print("turn", number)'],
+        "last": numbered['print("over", last.shape)'],
+    }
+    screen = play(tmp_path, program, *(line.format(**at) for line in lines))
+    assert turns(screen) == made
+    assert re.search(where.format(**at), screen.partition("(nnrepl) ")[2]), screen
+
+
 def losses(screen: str) -> list[str]:
     """The losses that a program has printed."""
     return re.findall(r"^loss (\S+)$", screen, re.MULTILINE)

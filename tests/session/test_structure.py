@@ -9,7 +9,7 @@ from pathlib import Path
 import nnrepl.session
 
 PACKAGE = "nnrepl.session"
-NAME_THE_SESSION = {"below", "changes", "jumps", "restarts", "running", "typed"}
+NAME_THE_SESSION = {"below", "changes", "natively", "restarts", "running", "typed"}
 """Its own parts, that move it. Whoever only looks takes a Reading."""
 
 

@@ -9,28 +9,28 @@ import pytest
 
 import nnrepl
 from nnrepl.shell.panes import Pane
-from nnrepl.view.scene import OpsPane
+from nnrepl.view.ops_pane import OpsPane
 from nnrepl.view.theme import DARK
-from tests.bench import chain
+from tests.bench.tapes import chain
 from tests.shell.screen import Screen
 from tests.support import nnrepl_cli
 
 
 def test_the_whole_screen_steps() -> None:
-    with Screen("--tui", columns=110, rows=34) as screen:
+    with Screen("--tui", "examples/simple_nn.py", columns=120, rows=34) as screen:
         seen = screen.until("1 of 8 · simple_nn.py:28")
         assert "simple_nn.py:28 in SimpleNN.__call__ ──" in seen
         assert re.search(r"▶  28 #1… +z1 = mx.matmul\(x, self.weights1\)", seen)
-        assert "▶ #1      ● matmul" in seen
+        assert re.search(r"▶ #1 +● +x @ weights1", seen)
         assert "x = [[1 2]]" in seen
         screen.press("F8", "F8")
         seen = screen.until("3 of 8")
-        assert "#2 = [[-0.3218 -2.3830 -0.1004]]" in seen  # the result of the step
+        assert "z1 = [[-0.3218 -2.3830 -0.1004]]" in seen  # the result of the step
         assert "→ a1 = [[0 0 0]]" in seen
         screen.line("display z1")
         screen.until("│1: z1 = [[-0.3218 -2.3830 -0.1004]]")
         screen.line("goto grad(z1)")
-        seen = screen.until("vjp of maximum ∂L/∂a1")
+        seen = screen.until("vjp of maximum(∂L/∂a1")
         assert "∂L/∂a1 = [[-5.5347  1.6945 -1.2449]]" in seen
         screen.press("p wei", "Tab", "Tab")
         screen.until("weights2  (3, 1) float32 · a parameter")
@@ -87,12 +87,12 @@ def test_a_program_that_fails_is_seen(tmp_path: Path) -> None:
     program = tmp_path / "wrong.py"
     program.write_text("import mlx.core as mx\na = mx.ones((2, 3))\nb = mx.ones((2, 3))\nprint('soon')\na @ b\n")
     with Screen("--tui", "--stop-at-entry", str(program), rows=40) as screen:
-        screen.until("▶ #1 ●")
+        screen.until("▶ #1 ● a ")
         screen.line("c")
         seen = screen.until("The program is over")
         assert "soon" in seen
         screen.press("F7")
-        screen.until("#2  ones")
+        screen.until("▶ #2")
 
 
 def test_without_a_terminal_it_is_one_line() -> None:
@@ -103,14 +103,14 @@ def test_without_a_terminal_it_is_one_line() -> None:
 
 
 def test_only_the_lines_that_are_seen_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
-    forward, _ = chain(20_000)
+    forward = chain(20_000)
     session = nnrepl.Session(nnrepl.trace(lambda: forward()))
     session.goto("#10000")
     made: list[int] = []
-    from nnrepl.view import scene
+    from nnrepl.view import ops_pane
 
-    row = scene.op_row
-    monkeypatch.setattr(scene, "op_row", lambda *args, **kwargs: made.append(1) or row(*args, **kwargs))
+    row = ops_pane.op_row
+    monkeypatch.setattr(ops_pane, "op_row", lambda *args, **kwargs: made.append(1) or row(*args, **kwargs))
     pane = OpsPane(session)
     window = Pane(lambda: pane, lambda: DARK, True)
     assert window.create_content(80, 25).line_count == 25

@@ -86,7 +86,7 @@ def test_a_session_is_written(tmp_path: Path, suffix: str) -> None:
     console = Console(file=io.StringIO(), width=80, theme=DARK, highlight=False)
     reader = _Lines("s", "p w * 3", "print('<tag> ```')", f"export {path}", f"export {path}", f"export -f {path}")
     shell = Shell(session, console, lambda interpreter: reader)
-    shell.interact(session.stop)
+    shell.interact()
     said = console.file.getvalue()  # type: ignore[attr-defined]
     assert "export -f" in said
     assert f"written as {KINDS[f'.{suffix}']}" in said

@@ -12,7 +12,7 @@ READY = "(nnrepl)"
 
 
 def test_keys_complete_and_step() -> None:
-    with Screen() as screen:
+    with Screen("examples/simple_nn.py") as screen:
         screen.until("1 of 8 · simple_nn.py:28")
         screen.press("F11")
         screen.until("2 of 8 · simple_nn.py:28")
@@ -71,7 +71,7 @@ def test_nothing_is_evaluated_while_one_types(tmp_path: Path) -> None:
 
 def test_several_lines_and_history(tmp_path: Path) -> None:
     env = {"XDG_STATE_HOME": str(tmp_path)}
-    with Screen(env=env) as screen:
+    with Screen("examples/simple_nn.py", env=env) as screen:
         screen.until(READY)
         screen.press("for i in range(2):", "Enter", "print('row', i)", "Enter", "Enter")
         screen.until("row 0\nrow 1\n")
@@ -83,7 +83,7 @@ def test_several_lines_and_history(tmp_path: Path) -> None:
         screen.until("42")
         screen.press("Ctrl-D")
         screen.ended()
-    with Screen(env=env) as screen:
+    with Screen("examples/simple_nn.py", env=env) as screen:
         screen.until(READY)
         screen.press("pp 4")
         screen.until("pp 41 + 1")  # suggested
@@ -141,15 +141,15 @@ def test_every_width(columns: int) -> None:
 
 
 def test_dumb_and_colourless_terminals() -> None:
-    with Screen(env={"TERM": "dumb"}) as screen:
+    with Screen("examples/simple_nn.py", env={"TERM": "dumb"}) as screen:
         screen.until(READY)
         screen.line("s")
-        screen.until("#1 = [[-0.3218 -2.3830 -0.1004]]")
+        screen.until("#1  x @ weights1 = [[-0.3218 -2.3830 -0.1004]]")
         assert "\x1b" not in screen.raw
-    with Screen(env={"NO_COLOR": "1"}) as screen:
+    with Screen("examples/simple_nn.py", env={"NO_COLOR": "1"}) as screen:
         screen.until("1 of 8 · simple_nn.py:28")
         screen.line("s")
-        screen.until("#1 = [[-0.3218 -2.3830 -0.1004]]")
+        screen.until("#1  x @ weights1 = [[-0.3218 -2.3830 -0.1004]]")
         for code in ("[3", "[9", "[4"):
             for digit in "01234567":
                 assert f"\x1b{code}{digit}m" not in screen.raw

@@ -159,17 +159,41 @@ def test_a_histogram_counts_what_numpy_counts() -> None:
     expected, _ = np.histogram(np.array(array), bins=edges)
     assert sum(found) == 5000
     assert np.abs(np.array(found) - expected).max() <= 2  # at the very edges of ranges
+    assert 0.0 in edges
+    relu = mx.maximum(mx.random.normal((1000,)) * 0.3, 0)
+    found, edges, _ = counts(relu, summarize(relu))
+    assert edges[0] == 0
+    assert found[0] >= int(mx.sum(relu == 0).item())
+    mixed = mx.concatenate([mx.full((7,), -0.3217), mx.zeros((5,)), mx.full((3,), 0.41)])
+    found, edges, _ = counts(mixed, summarize(mixed))
+    at = min(range(len(edges)), key=lambda place: abs(edges[place]))
+    assert abs(edges[at]) < 1e-9
+    assert (sum(found[:at]), found[at], sum(found[at + 1 :])) == (7, 5, 3)
     dice = mx.array([1, 1, 2, 6])
     assert counts(dice, summarize(dice))[0] == [2, 1, 0, 0, 0, 1]
 
 
 def test_a_heatmap_has_a_scale_and_letters_without_colour() -> None:
     array = mx.array([[-1.0, 0.0, 1.0], [math.nan, 0.5, -0.5]])
-    assert screen(Heatmap("x", array)).splitlines()[1:] == [" =@", "?#:", "' ' -1 to '@' 1; ? is NaN"]
+    legend = "' ' -1 to '@' 1; ? is NaN"
+    assert screen(Heatmap("x", array)).splitlines()[1:] == ["0   ==@@", "1 ??##::", "  0 1 2", legend]
     painted = screen(Heatmap("x", array), colour=True)
     assert "48;2;33;102;172" in painted  # blue for -1
     assert "48;2;178;24;43" in painted  # red for 1
     assert "48;2;255;0;255" in painted  # NaN
     assert "10 by 10" not in painted
     big = mx.broadcast_to(mx.arange(1000.0), (500, 1000))
-    assert "32 by 80 cells, each the mean of its part" in screen(Heatmap("x", big))
+    assert "32 by 7" in screen(Heatmap("x", big))
+    assert "cells, each the mean of its part" in screen(Heatmap("x", big))
+
+
+def test_a_few_numbers_far_out_do_not_darken_a_picture() -> None:
+    rows = mx.softmax(mx.random.normal((32, 32)) * 0.1, axis=-1)
+    rows[0, 0] = 1.0
+    lines = screen(Heatmap("w", rows)).splitlines()
+    assert lines[1][3] == "^"
+    assert "beyond the scale: 1 above (^)" in lines[-1]
+    assert len(set("".join(line[3:] for line in lines[2:33]))) > 5
+    assert lines[33].split() == ["0", "4", "8", "12", "16", "20", "24", "28"]
+    plain = mx.arange(64.0).reshape(8, 8)
+    assert "beyond" not in screen(Heatmap("x", plain))

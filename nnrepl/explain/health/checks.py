@@ -33,7 +33,7 @@ _MODULES = (
     parameters,
     program,
 )
-CHECKS: tuple[Check, ...] = tuple(check for module in _MODULES for check in module.CHECKS)
+CHECKS: tuple[Check, ...] = (*(check for module in _MODULES for check in module.CHECKS), *results.INSIDE)
 
 
 def of_the_step_before(case: Case) -> list[Finding]:

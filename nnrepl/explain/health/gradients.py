@@ -13,8 +13,10 @@ from nnrepl.explain.answer import Answer
 from nnrepl.explain.claims import Reason
 from nnrepl.explain.disconnected import why_none
 from nnrepl.explain.health.report import NOTE, WARNING, Case, Check, Finding
-from nnrepl.explain.nonfinite import born, did, trouble, vanished
-from nnrepl.explain.scale import rms, shrinks
+from nnrepl.explain.limits import is_lost
+from nnrepl.explain.nonfinite import blamed, born, did, trouble, vanished
+from nnrepl.explain.outside import detours
+from nnrepl.explain.scale import grows, shrinks
 from nnrepl.explain.stuck import reason_for
 from nnrepl.explain.zero import blame, cone_stats
 from nnrepl.ops import Trait, has
@@ -31,7 +33,9 @@ def nonfinite(case: Case) -> Iterator[Finding]:
         case.broken = True
         end = "the loss" if found.end is part.loss else found.end.name
         sign = "NaN" if case.look.stat(found.end).nans else "∞"
-        yield Finding("non-finite", f"{end} is {sign}: {born(found.cause)}", "why nan", found.cause.op)
+        behind = found.cause.before
+        of = f"; the ∞ came in so: {born(blamed(behind))}" if behind is not None else ""
+        yield Finding("non-finite", f"{end} is {sign}: {born(found.cause)}{of}", "why nan", found.cause.op)
         return
     for birth, ending in vanished(case.look, case.part):
         yield Finding("non-finite", f"{born(birth)}; {did(ending)}, makes finite numbers of it again: no loss and no "
@@ -65,15 +69,14 @@ def missing(case: Case) -> Iterator[Finding]:
     for (_, sibling), group in groups.items():  # type: ignore[misc]
         first, why = group[0]
         names = _names([leaf for leaf, _ in group])
-        chosen = why.op is not None and why.op.name in _CHOICES
+        # What only takes part in choosing experts or positions (a router's bias) is trained in another way, if at all.
+        chosen = why.op is not None and has(why.op.name, Trait.PLACES)
         reason = " ".join(why.reasons[:2] if why.cause == "unused" else why.reasons[:1]) or why.headline
         one = len(group) == 1
         yield Finding("no gradient", f"{names} never get{'s' if one else ''} a gradient: {reason}",
                       f"why grad({first.name})", why.op, NOTE if chosen or sibling else WARNING)  # fmt: skip
 
 
-_CHOICES = ("argpartition", "argsort", "topk")
-"""What only takes part in choosing experts or positions (a router's bias) is trained in another way, if at all."""
 _LOOKED = 64
 
 
@@ -106,18 +109,30 @@ def zero(case: Case) -> Iterator[Finding]:
         reasons.setdefault(key, known[first.value])
     for (op, said), leaves in groups.items():
         leaf, reason = leaves[0], reasons[op, said]
-        if len(dead) < len(grads) and (reason.planned or _is_meant(case, op, leaves)):
+        if len(dead) < len(grads) and (_will_move(case, reason.start) or _is_meant(case, op, leaves)):
             continue
         step = op.of is not None and (
-            (op.of.name in _STEPS and 4 * len(leaves) < len(grads)) or has(op.of.name, Trait.PICKS)
+            (has(op.of.name, Trait.STEPS) and 4 * len(leaves) < len(grads)) or has(op.of.name, Trait.PICKS)
         )
         are = "is" if len(leaves) == 1 else "are"
-        yield Finding("zero gradient", f"{_names(leaves, '∂L/∂')} {are} 0: {reason.text.rstrip('.')}",
+        yield Finding("zero gradient", f"{_names(leaves, '∂L/∂')} {are} 0: it became 0 at {words.title(op)}"
+                      f"{_line(op)}: {reason.text.rstrip('.')}",
                       f"why grad({leaf.name}) == 0", reason.op or op,
                       NOTE if step or (reason.cancels and len(dead) < len(grads)) else WARNING)  # fmt: skip
 
 
-_STEPS = ("round", "floor", "ceil", "sign")
+def _line(op: Op) -> str:
+    """Where the op stands that a backward op differentiates, in brackets."""
+    where = words.place((op.of or op).source)
+    return f" ({where})" if where else ""
+
+
+def _will_move(case: Case, start: Value | None) -> bool:
+    """Whether zeros were made as such and are left behind: a parameter that is 0 and learns, a state of zeros."""
+    if start is None or start.op is not None:
+        return start is not None
+    grads = case.part.grads.get(start)
+    return not grads or not case.look.stat(grads[-1]).is_zero
 
 
 def _is_meant(case: Case, op: Op, leaves: list[Value]) -> bool:
@@ -126,9 +141,13 @@ def _is_meant(case: Case, op: Op, leaves: list[Value]) -> bool:
     if forward is None:
         return False
     looked_up = has(forward.name, Trait.PICKS) and any(not is_inexact(taken) for taken in forward.inputs)
-    if looked_up or forward.name in ("gather_mm", "gather_qmm"):
+    if looked_up or (has(forward.name, Trait.PRODUCT) and has(forward.name, Trait.PICKS)):
         return True  # what was not looked up in this batch, an expert that no token chose
-    if forward.name in ("maximum", "minimum", "clip") and all(leaf.size == 1 for leaf in leaves):
+    if (
+        has(forward.name, Trait.CHOOSES)
+        and not has(forward.name, Trait.SELECTS)
+        and all(leaf.size == 1 for leaf in leaves)
+    ):
         return True  # a learned limit that was not reached
     return forward.name == "softmax" and case.look.stat(forward.inputs[0]).infs > 0  # a router that leaves one choice
 
@@ -152,19 +171,15 @@ def scale(case: Case) -> Iterator[Finding]:
     total = math.sqrt(sum(stats[grad].norm ** 2 for grad in alive.values()))
     if total > case.limits["huge"]:
         worst = max(alive, key=lambda leaf: stats[alive[leaf]].norm)
+        cause = grows(case.look, alive[worst])
+        because = f": {cause.say('grows').rstrip('.')}" if cause is not None else ""
         yield Finding("huge gradients", f"the norm of all gradients is {words.number(total)}; the largest is "
-                                        f"that of {worst.name}",
+                                        f"that of {worst.name}{because}",
                       f"why grad({worst.name}) is huge", alive[worst].op)  # fmt: skip
     matrices = {leaf: grad for leaf, grad in alive.items() if len(leaf.shape) > 1}
-    typical = {leaf: rms(stats[grad]) for leaf, grad in matrices.items()}
+    typical = {leaf: stats[grad].typical for leaf, grad in matrices.items()}
     top = max(typical.values(), default=0.0)
-    small = [leaf for leaf, size in typical.items() if size < case.limits["spread"] * top]
-    tiny = [
-        leaf
-        for leaf in matrices
-        if stats[leaf].norm and stats[matrices[leaf]].norm < case.limits["tiny"] * stats[leaf].norm
-    ]
-    lost = list(dict.fromkeys([*small, *tiny]))
+    lost = [leaf for leaf in matrices if is_lost(stats[leaf], stats[matrices[leaf]], top, case.limits)]
     if lost:
         worst = min(lost, key=lambda leaf: typical[leaf])
         cause = shrinks(case.look, matrices[worst])
@@ -198,4 +213,19 @@ def underflow(case: Case) -> Iterator[Finding]:
 
 _SMALLEST = 6.104e-5  # the smallest normal number of float16 (IEEE 754)
 
-CHECKS: list[Check] = [nonfinite, missing, zero, scale, underflow]
+
+def outside(case: Case) -> Iterator[Finding]:
+    """Numbers that leave MLX on their way from a weight to the loss, and come back as data."""
+    trained = {leaf.canonical for leaf in case.part.wrt}
+    found = list(detours(case.look, case.part))
+    if not found:
+        return
+    for op in case.forward:  # what is computed from what is differentiated, as far as MLX knows
+        if any(taken.canonical in trained for taken in op.inputs):
+            trained.update(value.canonical for value in op.outputs)
+    for detour in found:
+        if detour.value.canonical in trained:
+            yield Finding("cut gradient", detour.text, f"what {detour.op.label}", detour.op)
+
+
+CHECKS: list[Check] = [nonfinite, missing, outside, zero, scale, underflow]

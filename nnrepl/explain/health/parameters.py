@@ -11,10 +11,11 @@ from typing import Any
 import mlx.core as mx
 
 from nnrepl.explain import words
-from nnrepl.explain.health.report import Case, Check, Finding
+from nnrepl.explain.health.report import NOTE, WARNING, Case, Check, Finding
+from nnrepl.ops import Trait, has
 from nnrepl.record import trees
 from nnrepl.record.stack import is_module
-from nnrepl.tape import GRADIENT_PASS, Leaf, Pass
+from nnrepl.tape import Leaf, Op, Pass
 
 _DEEP = 4
 
@@ -65,6 +66,35 @@ def _attributes(module: Any) -> Iterator[tuple[str, Any]]:
             yield name, thing
 
 
+def underscored(case: Case) -> Iterator[Finding]:
+    """Weights under a name that begins with an underscore, which MLX leaves out of the parameters."""
+    taken = {id(held): op for op in case.forward if has(op.name, Trait.PRODUCT) for held in _held(op)}
+    for root in roots(case.part):
+        for path, module in root.named_modules():
+            for name, thing in dict.items(module):
+                if not name.startswith("_"):
+                    continue
+                arrays = [thing] if isinstance(thing, mx.array) else [
+                    array for _, array in trees.paths(thing.parameters())] if is_module(thing) else []  # fmt: skip
+                op = next((taken[id(array)] for array in arrays if id(array) in taken and array.ndim > 1), None)
+                if op is None:
+                    continue
+                prefix = f"{path}." if path else ""
+                yield Finding(
+                    "hidden weights",
+                    f"{prefix}{name} is used as a weight by {op.label} {words.call(op)} ({words.place(op.source)}), "
+                    "and MLX leaves what begins with an underscore out of the parameters: it is not trained, nor saved",
+                    f"what {op.label}", op, WARNING if is_module(thing) else NOTE)  # fmt: skip
+
+
+def _held(op: Op) -> Iterator[Any]:
+    """The arrays of the program's that a product takes, also transposed."""
+    for taken in op.inputs:
+        while taken.op is not None and taken.op.inputs and has(taken.op.name, Trait.ARRANGES):
+            taken = taken.op.inputs[0]
+        yield from (one.held for one in (taken, taken.origin) if one is not None and one.held is not None)
+
+
 def _is_holder(thing: Any) -> bool:
     """Whether something may hold layers: a tuple, a set, an object of the program's own (no function, no class)."""
     if isinstance(thing, (tuple, set, frozenset)):
@@ -102,8 +132,7 @@ def _weights(path: str, thing: Any, owners: set[int], used: set[int]) -> Iterato
 
 def tied(case: Case) -> Iterator[Finding]:
     """Parameters that were one array when training began: MLX differentiates and updates each of them alone."""
-    first = next((part for part in case.session.tape.passes if part.kind == GRADIENT_PASS
-                  and part.title == case.part.title), case.part)  # fmt: skip
+    first = case.series[0]
     shared: dict[Any, list[Leaf]] = {}
     for leaf in first.wrt:
         if isinstance(leaf, Leaf) and leaf.kind == "parameter" and leaf.origin is not None and leaf.size > 1:
@@ -122,15 +151,15 @@ def tied(case: Case) -> Iterator[Finding]:
 
 def _apart(case: Case, names: list[str]) -> str:
     """How far two parameters are apart in the last pass on the tape."""
-    last = [part for part in case.session.tape.passes if part.kind == GRADIENT_PASS and part.title == case.part.title]
-    leaves = {leaf.name: leaf for leaf in last[-1].wrt}
+    last = case.series[-1]
+    leaves = {leaf.name: leaf for leaf in last.wrt}
     pair = [leaves.get(name) for name in names[:2]]
     a, b = pair
     if a is None or b is None or a.shape != b.shape or not (case.look.can_see(a) and case.look.can_see(b)):
         return ""
     case.look.see([a, b])
     far = case.look.numbers([mx.max(mx.abs(a.array - b.array))])[0]
-    return f" (in {last[-1].address} they differ by up to {words.number(far)})" if far else ""
+    return f" (in {last.address} they differ by up to {words.number(far)})" if far else ""
 
 
-CHECKS: list[Check] = [contained, tied]
+CHECKS: list[Check] = [contained, underscored, tied]

@@ -10,7 +10,7 @@ import mlx.core as mx
 from nnrepl.explain import words
 from nnrepl.explain.health.report import Case, Check, Finding
 from nnrepl.ops import Trait, has
-from nnrepl.tape import GRADIENT_PASS, Op, Pass, Value
+from nnrepl.tape import Op, Pass, Value
 
 _ENOUGH = 32
 """So many numbers are the same by chance hardly ever, flips of a coin included."""
@@ -19,10 +19,9 @@ _PASSES = 4
 
 def repeated(case: Case) -> Iterator[Finding]:
     """Noise and dropout masks that are the same, bit for bit, in two passes of one function that follow each other."""
-    same = [part for part in case.session.tape.passes if part.kind == GRADIENT_PASS and part.title == case.part.title]
-    at = same.index(case.part)
+    at = case.series.index(case.part)
     start = max(at - 1, 0)
-    near = same[start : start + _PASSES]
+    near = case.series[start : start + _PASSES]
     told: set[str] = set()
     for before, after in itertools.pairwise(near):
         for first, second in _pairs(before, after):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
+from nnrepl.explain.limits import THRESHOLDS, usual
 from nnrepl.explain.look import Look
-from nnrepl.explain.paths import gradient_pass
+from nnrepl.explain.paths import gradient_pass, same_function
 from nnrepl.session.errors import UserError
 from nnrepl.session.session import Session
 from nnrepl.tape import GRADIENT_PASS, Op, Pass
@@ -31,38 +33,6 @@ class Finding:
     command: str
     op: Op | None = None
     level: str = WARNING
-
-
-@dataclass(frozen=True, slots=True)
-class Threshold:
-    """A number above or below which something is reported, what it means, and where it comes from."""
-
-    value: float
-    means: str
-    source: str
-
-
-THRESHOLDS: dict[str, Threshold] = {
-    "dead": Threshold(0.5, "share of ReLU units that are 0 for every row", "Lu et al. 2019, Dying ReLU: half of "
-        "them costs capacity"),
-    "dead-rows": Threshold(16, "rows that a unit must have seen to be called dead", "by chance, a unit is 0 for "
-        "16 rows once in 65536"),
-    "saturated": Threshold(0.75, "share of elements at the flat ends of tanh (|y| > 0.97) or sigmoid (y within "
-                                 "0.01 of its ends)",
-                           "Glorot & Bengio 2010"),
-    "tiny": Threshold(1e-7, "norm of a gradient against that of its weight", "float32 rounds at 6e-8: such an "
-        "update is lost"),
-    "spread": Threshold(1e-6, "typical gradient of one weight matrix against the largest of all",
-                        "Hochreiter 1991: vanishing gradients; six decades are beyond any learning rate"),
-    "huge": Threshold(1e3, "norm of all gradients together", "Pascanu et al. 2013 clip at about 1"),
-    "update": Threshold(0.5, "norm of an update against that of its weight", "cs231n: about 1e-3 is usual; half "
-        "is a leap"),
-    "idle": Threshold(1e-6, "norm of an update against that of all weights", "float32 rounds at 6e-8; cs231n: about "
-        "1e-3 is usual"),
-    "lost": Threshold(0.5, "share of elements whose update is lost to rounding", "IEEE 754: half precision has "
-        "8 or 11 bits"),
-}  # fmt: skip
-"""What the checks hold numbers against; `health dead=0.9` sets one for one look."""
 
 
 @dataclass(slots=True)
@@ -95,7 +65,7 @@ class Report:
         return [finding for finding in self.findings if finding.level == WARNING]
 
 
-@dataclass(slots=True)
+@dataclass
 class Case:
     """What a check looks at.
 
@@ -135,19 +105,21 @@ class Case:
             found.append(later)
         return found
 
+    @cached_property
+    def series(self) -> list[Pass]:
+        """The gradient passes of the same function, this one among them."""
+        return same_function(self.session, self.part)
+
     @property
     def before(self) -> Pass | None:
         """The last gradient pass of the same function before this one, None if it is the first."""
-        passes = self.session.tape.passes
-        return next((earlier for earlier in reversed(passes[: passes.index(self.part)])
-                     if earlier.kind == GRADIENT_PASS and earlier.title == self.part.title), None)  # fmt: skip
+        at = self.series.index(self.part)
+        return self.series[at - 1] if at else None
 
     @property
     def next(self) -> Pass | None:
         """The next gradient pass of the same function, None if there is none yet."""
-        passes = self.session.tape.passes
-        return next((later for later in passes[passes.index(self.part) + 1 :]
-                     if later.kind == GRADIENT_PASS and later.title == self.part.title), None)  # fmt: skip
+        return next(iter(self.series[self.series.index(self.part) + 1 :]), None)
 
 
 Check = Callable[[Case], Iterator[Finding]]
@@ -165,7 +137,7 @@ def health(session: Session, **limits: float) -> Report:
     if part.error is not None:
         raise UserError(f"{part.address} ended with {type(part.error).__name__}; why error tells more")
     look = Look(session)
-    values = {name: threshold.value for name, threshold in THRESHOLDS.items()} | limits
+    values = usual() | limits
     case = Case(session, part, look, values)
     report = Report(part)
     report.findings.extend(outside(case))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from nnrepl.explain import words
+from nnrepl.explain.disconnected import ends_here
 from nnrepl.explain.health.gradients import finals
 from nnrepl.explain.health.report import Case, Check, Finding
 from nnrepl.explain.health.updates import changes, same_weight
@@ -175,6 +176,28 @@ def _arguments(part: Pass) -> set[Value]:
     return found
 
 
+def left_out(case: Case) -> Iterator[Finding]:
+    """A number that is computed from what is trained, and used by nothing: a term of the loss that is not added."""
+    part = case.part
+    if part.returned is None:
+        return
+    known = {value for mark in case.session.tape.marks for value in mark.values} | set(part.returned)
+    known |= {root for root, _ in part.roots}
+    trained = {leaf.canonical for leaf in part.wrt}
+    for op in case.forward:
+        if not any(taken.canonical in trained for taken in op.inputs) or ends_here(op, trained):
+            continue
+        trained.update(value.canonical for value in op.outputs)
+        for value in op.outputs:
+            alone = value.size == 1 and not value.consumers and value not in known and len(op.outputs) == 1
+            if alone and not case.session.names.homes.objects(value):
+                yield Finding(
+                    "term left out",
+                    f"{words.name(value)}, {op.label} {words.call(op)} ({words.place(op.source)}), is computed from "
+                    "what is trained, and is used by nothing: it is not added to the loss, nor given back, nor printed",
+                    f"explain {op.label}", op)  # fmt: skip
+
+
 def _steps_of(grad: Value, parts: list[Pass]) -> Iterator[tuple[Op, Value]]:
     """The ops behind a pass that take a gradient, or a multiple of it."""
     stack = [grad]
@@ -194,3 +217,5 @@ def _listed(names: list[str]) -> str:
 BETWEEN: list[Check] = [unapplied]
 """Those that hold a step against the next one."""
 CHECKS: list[Check] = [unapplied, discarded, of_the_data]
+INSIDE: list[Check] = [left_out]
+"""Those that look at the forward part alone."""

@@ -253,4 +253,29 @@ def _share_of_masked(case: Case, op: Op, mask: Value, shape: tuple[int, ...]) ->
     return float(found[2]) if found[0] and found[1] else 0.0
 
 
-CHECKS: list[Check] = [twice, axis, masked_by_zeros, added_mask]
+def no_logarithms(case: Case) -> Iterator[Finding]:
+    """nll_loss takes the logarithms of shares: probabilities, or logits as they are, give a loss that means nothing."""
+    for op in case.forward:
+        if op.name != "take_along_axis" or op.scope is None or op.scope.code.co_name != "nll_loss":
+            continue
+        given = op.inputs[0]
+        along = op.kwargs.get("axis", op.args[2] if len(op.args) > 2 else None)
+        if not isinstance(along, int) or not given.shape or not case.look.can_see(given):
+            continue
+        array = case.look.array(given).astype(mx.float32)
+        sums, plain = mx.logsumexp(array, axis=along), mx.sum(array, axis=along)
+        tests = [mx.max(mx.abs(sums)), mx.max(mx.abs(plain - 1)), mx.min(array), mx.exp(mx.flatten(sums)[0])]
+        off, off_plain, low, first = case.look.numbers(tests)
+        if not off > _OFF:
+            continue
+        are = "are shares themselves" if low >= 0 and off_plain < _OFF else "are no logarithms of shares"
+        yield Finding(
+            "no logarithms",
+            f"{words.name(given)} {are} (their exponentials add up to {words.number(first)} in the first row, and not "
+            f"to 1), and {op.label} of nll_loss ({words.place(op.source)}) takes them as logarithms: give it "
+            "nn.log_softmax of the logits, or use nn.losses.cross_entropy", f"explain {op.label}", op)  # fmt: skip
+
+
+_OFF = 0.05
+
+CHECKS: list[Check] = [twice, no_logarithms, axis, masked_by_zeros, added_mask]

@@ -1,0 +1,116 @@
+"""Learning: lessons at the prompt."""
+
+from __future__ import annotations
+
+from rich.console import RenderableType
+
+from nnrepl.commands.interpreter import Interpreter
+from nnrepl.commands.table import Grammar, classify, command
+from nnrepl.learn.lesson import Lesson
+from nnrepl.learn.player import Player
+from nnrepl.learn.progress import load_progress
+from nnrepl.learn.shelf import find, lessons
+from nnrepl.session.errors import Load, UserError
+from nnrepl.view.lesson import Row, hint, lessons_view
+
+LEARNING = "understanding"
+LESSON = Grammar("[N | FILE | next | again | stop]", lambda text: True, "words", ("next", "again", "stop"))
+
+
+@command("learn", takes=LESSON, group=LEARNING)
+def learn(it: Interpreter, text: str) -> RenderableType | None:
+    """Play a lesson: `learn` lists them, `learn 1` plays the first, `learn my_lesson.md` one of your own.
+
+    A lesson is read and played at the same time: it says something, types commands when you press Enter, and asks
+    what a number will be before it shows it. Every command works meanwhile; Enter, or `learn next`, comes back to
+    where the lesson was. At a question `hint` helps, `show` tells the answer, `skip` goes on. `learn again` begins at
+    the start, `learn stop` gives you the prompt. How far you have come is kept.
+    """
+    if not text:
+        return listed()
+    if text in ("next", "again", "stop"):
+        return _going_on(it, text)
+    return begin(it, find(text))
+
+
+def listed() -> RenderableType:
+    """The lessons, with how far the user has come."""
+    known = load_progress()
+    rows = []
+    for lesson in lessons():
+        mark = known.get(lesson.key)
+        note = "" if mark is None else "done" if mark.done else f"part {mark.part + 1} of {mark.parts}"
+        rows.append(Row(lesson.name, lesson.title, lesson.minutes, note))
+    return lessons_view(rows)
+
+
+def begin(it: Interpreter, lesson: Lesson, anew: bool = False) -> RenderableType | None:
+    """Let a lesson's program take the place of the one that waits, and play it. Raises Load, UserError."""
+    session = it.session
+    if session.files is None:
+        raise UserError("there is no program here that a lesson's could take the place of; nnrepl learn 1 plays one")
+    player = player_of(lesson, anew=anew)
+    script = player.script()
+    many = len(session.tape)
+    question = f"{lesson.program.name} takes the place of this program; its {many} ops are lost. Go on? [y/N] "
+    if many and it.player is None and not session.hooks.confirm(question, otherwise=True):
+        return hint("nothing has changed")
+    play(it, player)
+    it.go_home()
+    raise Load(script)
+
+
+def play(it: Interpreter, player: Player) -> None:
+    """Let a lesson have the next word at the prompt."""
+    player.same_line = lambda a, b: same_line(it, a, b)
+    player.is_line = lambda text: is_line(it, text)
+    it.player = player
+
+
+def player_of(lesson: Lesson, *, anew: bool = False, present: bool = False, keeps: bool = True) -> Player:
+    """A lesson from where the user left it."""
+    mark = load_progress().get(lesson.key) if keeps and not (anew or present) else None
+    at = 0 if mark is None or mark.done or mark.parts != len(lesson.parts) else mark.part
+    player = Player(lesson, at, present=present, keeps=keeps)
+    player.catch_up()
+    return player
+
+
+def _going_on(it: Interpreter, word: str) -> RenderableType | None:
+    player = it.player
+    if player is None:
+        if word == "next":
+            return begin(it, _following())
+        raise UserError("no lesson is being played; learn lists them, learn 1 plays the first")
+    if word == "again":
+        return begin(it, player.lesson, anew=True)
+    if word == "stop":
+        it.player = None
+        return hint(f"the lesson waits: learn {player.lesson.name} goes on from here")
+    return hint("Enter goes on with the lesson")
+
+
+def _following() -> Lesson:
+    """The first lesson that is not done yet."""
+    known = load_progress()
+    there = lessons()
+    open_ = [lesson for lesson in there if lesson.key not in known or not known[lesson.key].done]
+    return (open_ or there)[0]
+
+
+def same_line(it: Interpreter, a: str, b: str) -> bool:
+    """Whether two lines say the same: `s` and `step`, `p z1` and `print z1`."""
+    try:
+        first, second = classify(a, it.table, it.is_name), classify(b, it.table, it.is_name)
+    except UserError:
+        return False
+    return (first.command, first.text, first.kind) == (second.command, second.text, second.kind)
+
+
+def is_line(it: Interpreter, text: str) -> bool:
+    """Whether a line is a command, or Python that speaks of something that is known."""
+    try:
+        line = classify(text, it.table, it.is_name)
+    except UserError:
+        return False
+    return line.command is not None or not text.isidentifier() or it.is_name(text)

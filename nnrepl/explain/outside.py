@@ -1,0 +1,67 @@
+"""Outside: numbers that leave MLX inside of a pass and come back as data: no gradient passes through numpy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import mlx.core as mx
+
+from nnrepl.explain import words
+from nnrepl.explain.look import Look
+from nnrepl.session.births import is_inexact
+from nnrepl.tape import Op, Pass, Value
+
+_ENOUGH = 4  # so many different numbers are the same by chance hardly ever
+_NEAR = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Detour:
+    """A tensor whose numbers the program took out of MLX, and took in again.
+
+    Attributes:
+        value: The tensor.
+        op: The op that took them in: its result has the same numbers, bit for bit.
+    """
+
+    value: Value
+    op: Op
+
+    @property
+    def text(self) -> str:
+        """What happens, as a sentence without its end."""
+        made = self.op
+        return (
+            f"{made.label} {made.name} ({words.place(made.source)}) takes in as data the very numbers of "
+            f"{words.name(self.value)}: they have left MLX in between (through numpy, or a list), and no gradient "
+            "passes there"
+        )
+
+
+def detours(look: Look, part: Pass) -> Iterator[Detour]:
+    """Each tensor of the forward part of a pass that left MLX and came back with the same numbers."""
+    before: dict[tuple[int, ...], list[Value]] = {}
+    for op in part.tape.ops[part.start : part.backward]:
+        if op.error is not None:
+            continue
+        if op.operation.kind == "data" and op.outputs and _counts(op.outputs[0]):
+            near = before.get(op.outputs[0].shape, [])[-_NEAR:]
+            found = next((value for value in reversed(near) if _is_same(look, value, op.outputs[0])), None)
+            if found is not None:
+                yield Detour(found, op)
+            continue
+        for value in op.outputs:
+            if _counts(value):
+                before.setdefault(value.shape, []).append(value)
+
+
+def _counts(value: Value) -> bool:
+    return value.size >= _ENOUGH and is_inexact(value) and not value.refusal
+
+
+def _is_same(look: Look, value: Value, data: Value) -> bool:
+    look.see([value, data])
+    a, b = value.array, data.array
+    same, low, high = look.numbers([mx.array_equal(a, b), mx.min(b), mx.max(b)])
+    return bool(same) and low != high

@@ -1,0 +1,143 @@
+"""Asking the tape: what an expression of a lesson gives where the lesson stands, or where its names are made next.
+
+Two words are known beside those of the prompt: `history(loss)`, an expression over the steps, and `step_number`.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.core as mx
+
+from nnrepl.explain.words import inline
+from nnrepl.ops.numbers import number
+from nnrepl.session.errors import NotYet, UserError
+from nnrepl.session.expressions import aside
+from nnrepl.session.parsed import parse
+from nnrepl.session.session import Session
+from nnrepl.tape import Value
+
+_ELEMENT = re.compile(r"(?P<name>.+?)\[\s*(?P<index>-?\d+(?:\s*,\s*-?\d+)*)\s*\]\s*", re.DOTALL)
+_NUMBER = re.compile(r"\{\{(.+?)\}\}", re.DOTALL)
+_HISTORY = re.compile(r"\bhistory\(([^()]+)\)")
+_STEP = re.compile(r"\bstep_number\b")
+MANY = 64
+"""From how many elements on a tensor is no number that one types."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What an expression gave.
+
+    Attributes:
+        result: A number, a tuple, a list of names: plain Python.
+        value: The tensor of the tape of which it is an element, or which it is; None for what was computed.
+        index: The element.
+    """
+
+    result: Any
+    value: Value | None = None
+    index: tuple[int, ...] = ()
+
+
+def ask(session: Session, text: str) -> Found:
+    """What an expression gives.
+
+    Raises:
+        UserError: If it gives nothing.
+    """
+    element = _ELEMENT.fullmatch(text.strip())
+    if element is not None:
+        whole = _evaluate(session, element["name"])
+        index = tuple(int(part) for part in element["index"].split(","))
+        value = session.expressions.value_of(whole) if isinstance(whole, mx.array) else None
+        if value is not None and len(index) == len(value.shape):
+            index = tuple(at % extent if extent else 0 for at, extent in zip(index, value.shape))
+            return Found(_plain(_evaluate(session, text), session), value, index)
+    result = _evaluate(session, text)
+    value = session.expressions.value_of(result) if isinstance(result, mx.array) else None
+    index = (0,) * len(value.shape) if value is not None and value.size == 1 else ()
+    return Found(_plain(result, session), value, index)
+
+
+def holds(session: Session, condition: str, *, ahead: bool = True) -> bool:
+    """Whether a condition is true; NotYet and the like are no. Raises UserError where it is no condition."""
+    result = _evaluate(session, condition) if ahead else _here(session, condition, session.cursor)
+    if isinstance(result, mx.array):
+        if result.size != 1:
+            raise UserError(f"{condition} is no single truth value")
+        with aside():
+            return bool(result.item())
+    return bool(result)
+
+
+def filled(session: Session, text: str) -> str:
+    """A text with the numbers of the tape in place of `{{EXPR}}`. Raises UserError."""
+    return _NUMBER.sub(lambda found: _told(session, found[1].strip()), text)
+
+
+def _told(session: Session, expression: str) -> str:
+    result = _evaluate(session, expression)
+    if isinstance(result, mx.array) and result.size != 1:
+        session.evaluate(session.expressions.behind(result))
+        with aside():
+            return inline(result)
+    plain = _plain(result, session)
+    return number(plain) if isinstance(plain, (bool, int, float)) else str(plain)
+
+
+def _evaluate(session: Session, text: str) -> Any:
+    """An expression here; where a name in it is not made yet, at the first place of this step where all are."""
+    try:
+        return _here(session, text, session.cursor)
+    except NotYet as error:
+        not_yet = error
+    end = len(session.tape)
+    for position in range(session.cursor + 1, end + 1):
+        try:
+            return _here(session, text, position)
+        except NotYet as error:
+            not_yet = error
+    raise not_yet
+
+
+def _here(session: Session, text: str, position: int) -> Any:
+    text = _HISTORY.sub(lambda found: _over_steps(session, found[1]), text)
+    text = _STEP.sub(str(_step_number(session)), text)
+    where = session.where() if position == session.cursor else session.where_at(position)
+    try:
+        return session.expressions.evaluate(parse(text), where)
+    except UserError:
+        raise
+    except SyntaxError as error:
+        raise UserError(f"{text} does not parse: {error.msg}") from None
+    except Exception as error:
+        raise UserError(f"{text}: {type(error).__name__}: {error}".splitlines()[0]) from None
+
+
+def _step_number(session: Session) -> int:
+    """The step in which the lesson stands; the last one, behind it."""
+    ops = session.tape.ops
+    return ops[min(session.cursor, len(ops) - 1)].step.number if ops else 0
+
+
+def _over_steps(session: Session, text: str) -> str:
+    """An expression over the training steps, as a list that Python reads."""
+    numbers = [repr(number) for _, number in session.over_steps(parse(text))]
+    return "[" + ", ".join(f"float({it!r})" if it.strip("-") in ("nan", "inf") else it for it in numbers) + "]"
+
+
+def _plain(result: Any, session: Session) -> Any:
+    """A result as plain Python."""
+    if isinstance(result, mx.array):
+        if result.size > MANY:
+            raise UserError(f"a tensor of {result.size} elements is no answer; ask for one of them")
+        session.evaluate(session.expressions.behind(result))
+        with aside():
+            listed: Any = result.flatten().tolist()
+            return listed[0] if result.size == 1 else listed
+    if isinstance(result, (list, tuple, set, frozenset)):
+        return type(result)(_plain(part, session) for part in result)
+    return result

@@ -1,0 +1,219 @@
+"""Glossary: the words of the trade, each in a few lines, with the number of the moment where there is one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from nnrepl.explain import words
+from nnrepl.learn.asking import ask
+from nnrepl.session.errors import UserError
+from nnrepl.session.session import Session
+from nnrepl.tape import Op, Pass, Value
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """A word of the trade.
+
+    Attributes:
+        name: As it is written.
+        aliases: Other words for it.
+        text: What it means, as Markdown.
+        here: What tells where it is met, on the tape; "" for nothing.
+    """
+
+    name: str
+    aliases: tuple[str, ...]
+    text: str
+    here: str = ""
+
+    @property
+    def summary(self) -> str:
+        """Its first sentence."""
+        return self.text.partition(". ")[0].replace("`", "").rstrip(".:")
+
+
+@cache
+def glossary() -> dict[str, Word]:
+    """All words by their names, in the order of the file."""
+    text = (Path(__file__).parent / "glossary.md").read_text(encoding="utf-8")
+    found: dict[str, Word] = {}
+    for entry in text.split("\n## ")[1:]:
+        head, _, body = entry.partition("\n")
+        name, _, aliases = head.partition("|")
+        told, _, here = body.partition("\nhere:")
+        others = tuple(alias.strip() for alias in aliases.split(",") if alias.strip())
+        found[name.strip()] = Word(name.strip(), others, " ".join(told.split()), here.strip())
+    return found
+
+
+@cache
+def _index() -> dict[str, Word]:
+    return {called.lower(): word for word in glossary().values() for called in (*word.aliases, word.name)}
+
+
+def word_of(text: str) -> Word | None:
+    """The word that a text means, however it is written; None if it is none of these."""
+    return _index().get(" ".join(text.lower().replace("_", " ").split())) or _index().get(text.lower())
+
+
+def here(session: Session, word: Word) -> str:
+    """Where a word is met on the tape, and the number that it has there; "" where it is not. Only what is small enough
+    to be shown unasked is evaluated."""
+    tell = _HERE.get(word.here)
+    if tell is None or not session.tape.ops:
+        return ""
+    try:
+        return tell(session)
+    except UserError:
+        return ""
+
+
+# -- where a word is met ---------------------------------------------------------------------------------------------
+
+
+def _shown(session: Session, value: Value) -> str:
+    """` = −3.5`, or the shape where the number would cost something."""
+    if not session.small([value]):
+        return f" {tuple(value.shape)}"
+    session.evaluate([value])
+    return f" = {words.inline(value.array)}" if words.inline(value.array) else f" {tuple(value.shape)}"
+
+
+def _standing(session: Session) -> Op:
+    """The op where the user stands; the last one, behind it."""
+    return session.tape.ops[min(session.cursor, len(session.tape) - 1)]
+
+
+def _op(session: Session) -> str:
+    op = _standing(session)
+    return f"{op.label} {op.name} comes next" if session.op is op else f"{op.label} {op.name} was the last"
+
+
+def _step(session: Session) -> str:
+    op = _standing(session)
+    number = op.step.number
+    where = f"step {number}" if number else "the setup, before step 1"
+    return f"you stand in {where}, in its phase {op.phase}; it has {len(op.step)} ops so far"
+
+
+def _phase(session: Session, phase: str) -> str:
+    found = [op for op in session.tape.ops[_standing(session).step.start :] if op.phase == phase][:1]
+    return f"in this step it begins at {found[0].label} {found[0].name}; goto {phase}" if found else ""
+
+
+def _loss(session: Session) -> str:
+    part = _gradient_pass(session)
+    if part is None or part.loss is None:
+        return ""
+    return f"loss{_shown(session, part.loss)}, in step {part.step.number}"
+
+
+def _gradient_pass(session: Session) -> Pass | None:
+    parts = [part for part in session.tape.passes if part.loss is not None and part.start <= session.cursor]
+    return parts[-1] if parts else None
+
+
+def _gradient(session: Session) -> str:
+    part = _gradient_pass(session)
+    if part is None:
+        return ""
+    for leaf in part.wrt:
+        versions = part.grads.get(leaf, [])
+        if versions:
+            made = versions[-1].op
+            by = f", made by {made.label} {made.name}" if made is not None else ""
+            return f"∂L/∂{words.name(leaf)}{_shown(session, versions[-1])}{by}"
+    return ""
+
+
+def _learning_rate(session: Session) -> str:
+    for name in ("learning_rate", "optimizer.learning_rate", "opt.learning_rate", "lr"):
+        try:
+            result = ask(session, name).result
+        except UserError:
+            continue
+        if isinstance(result, (int, float)):
+            return f"{name} = {words.number(float(result))}"
+    return ""
+
+
+def _lazy(session: Session) -> str:
+    ops = session.tape.ops
+    ready = sum(all(value.evaluated for value in op.outputs) for op in ops[-2000:])
+    return f"of the last {min(len(ops), 2000)} ops on the tape {ready} are evaluated"
+
+
+def _broadcasting(session: Session) -> str:
+    start = _standing(session).step.start
+    for op in session.tape.ops[start : start + 500]:
+        shapes = [tuple(value.shape) for value in op.inputs]
+        if op.name in ("add", "subtract", "multiply", "divide", "maximum") and len(set(shapes)) == 2:
+            return f"{op.label}, {words.call(op)}: {shapes[0]} with {shapes[1]}"
+    return ""
+
+
+def _named(session: Session, *names: str) -> str:
+    start = _standing(session).step.start
+    for op in session.tape.ops[start : start + 2000]:
+        if op.name in names:
+            line = words.place(op.source)
+            return f"{op.label}, {words.call(op)}" + (f" ({line})" if line else "")
+    return ""
+
+
+def _relu(session: Session) -> str:
+    start = _standing(session).step.start
+    for op in session.tape.ops[start : start + 2000]:
+        if op.name == "relu" or (
+            op.name == "maximum" and any(type(arg) in (int, float) and not arg for arg in op.args)
+        ):
+            return f"{op.label}, {words.call(op)}"
+    return ""
+
+
+def _parameters(session: Session) -> str:
+    part = _gradient_pass(session)
+    if part is None or not part.wrt:
+        return ""
+    return f"{len(part.wrt)} tensors with {sum(leaf.size for leaf in part.wrt)} numbers are learned in this pass"
+
+
+def _tape(session: Session) -> str:
+    return f"it has {len(session.tape.ops)} ops, in {len(session.tape.passes)} passes"
+
+
+def _timeline(session: Session) -> str:
+    lines = session.changes.timelines
+    return f"you are on timeline {lines.current.number} of {len(lines)}"
+
+
+def _vjp(session: Session) -> str:
+    start = _standing(session).step.start
+    found = [op for op in session.tape.ops[start : start + 5000] if op.of is not None][:1]
+    return f"the first of this step is {found[0].label} {found[0].name}" if found else ""
+
+
+_HERE: dict[str, Callable[[Session], str]] = {
+    "op": _op,
+    "step": _step,
+    "forward": lambda session: _phase(session, "forward"),
+    "backward": lambda session: _phase(session, "backward"),
+    "update": lambda session: _phase(session, "update"),
+    "loss": _loss,
+    "gradient": _gradient,
+    "learning rate": _learning_rate,
+    "lazy": _lazy,
+    "broadcasting": _broadcasting,
+    "softmax": lambda session: _named(session, "softmax"),
+    "matmul": lambda session: _named(session, "matmul"),
+    "maximum": _relu,
+    "attention": lambda session: _named(session, "fast.scaled_dot_product_attention"),
+    "parameters": _parameters,
+    "tape": _tape,
+    "timeline": _timeline,
+    "vjp": _vjp,
+}

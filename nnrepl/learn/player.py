@@ -1,0 +1,396 @@
+"""Player: where a student stands in a lesson, and what comes next. It shows and runs nothing itself: the shell does.
+
+The shell asks for a `turn`, shows it, and reads a line where the player waits for one; `hear` tells what becomes of the
+line. A line that is no answer is the student's own affair: it runs as any other, and Enter comes back to the lesson, to
+where it stood and on the timeline on which it stood.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from rich.console import RenderableType
+from rich.text import Text
+
+from nnrepl.learn.answers import EXPECTED, Unreadable
+from nnrepl.learn.asking import filled, holds
+from nnrepl.learn.lesson import Commands, Formula, Lesson, Notes, Part, Pause, Prose, Question, Task
+from nnrepl.learn.posing import Posed, pose
+from nnrepl.learn.progress import Mark, keep_progress
+from nnrepl.learn.shelf import shipped
+from nnrepl.programs.script import CannotLoad, Script, load_script
+from nnrepl.session.errors import UserError
+from nnrepl.session.session import Session
+from nnrepl.timeline.timelines import Timelines
+from nnrepl.view.lesson import formula, head, hint, options, task_view
+from nnrepl.view.prose import line as one_line
+from nnrepl.view.prose import prose
+
+HINT, SHOW, SKIP = ("hint",), ("show", "show me", "answer", "solution"), ("skip",)
+ENTER = "Enter goes on"
+
+
+@dataclass(slots=True)
+class Turn:
+    """What the shell has to do next, in this order.
+
+    Attributes:
+        back: Whether to put the session back to where the lesson stands.
+        show: What to show.
+        own: A line of the student's own, to be run as any other.
+        clear: Whether to begin with an empty screen.
+        over: Whether the lesson is over.
+    """
+
+    back: bool = False
+    show: list[RenderableType] = field(default_factory=list)
+    own: str | None = None
+    clear: bool = False
+    over: bool = False
+
+
+@dataclass(slots=True)
+class Stand:
+    """Where a lesson stands on the tape."""
+
+    timelines: Timelines
+    timeline: int
+    cursor: int
+    level: int
+
+
+@dataclass(slots=True)
+class Due:
+    """A line of the lesson that is to be run.
+
+    Attributes:
+        hushed: Whether nothing is shown: the lesson only catches up with where it was.
+    """
+
+    line: str
+    hushed: bool = False
+
+
+class Player:
+    """A lesson that is being played.
+
+    Args:
+        lesson: Which.
+        at: The part to begin with; the commands before it are run without being shown.
+        present: Whether a teacher shows it: part by part, on an empty screen.
+        keeps: Whether the user's progress is kept.
+
+    Attributes:
+        at: The part that comes next.
+        waits: The part that waits for the student; None where the lesson goes on by itself.
+        queue: The lines of the lesson that are due.
+        posed: The question that waits.
+        strayed: Whether the student has typed something of their own since the lesson spoke.
+        same_line: Whether two lines say the same to the shell, as `s` and `step` do.
+        is_line: Whether the shell could do anything with a line.
+        failure: The line of the lesson that did not work, with its place; "" where all did.
+        told: What was said by each part, with the numbers of the tape.
+        asked: The questions so far, by part.
+    """
+
+    def __init__(self, lesson: Lesson, at: int = 0, *, present: bool = False, keeps: bool = True) -> None:
+        self.lesson = lesson
+        self.at = min(at, len(lesson.parts))
+        self.present = present
+        self.keeps = keeps
+        self.waits: Part | None = None
+        self.queue: deque[Due] = deque()
+        self.posed: Posed | None = None
+        self.strayed = False
+        self.begun = False
+        self.failure = ""
+        self.told: dict[int, str] = {}
+        self.asked: dict[int, Posed] = {}
+        self.same_line: Callable[[str, str], bool] = lambda a, b: a.strip() == b.strip()
+        self.is_line: Callable[[str], bool] = lambda text: False
+        self._stand: Stand | None = None
+        self._hints = self._tries = 0
+        self._told_from = self.at
+        self._asked_to_leave = self._ran = self._held = False
+
+    # -- for the shell -------------------------------------------------------------------------------------
+
+    def script(self) -> Script:
+        """The lesson's program. Raises UserError if it cannot be loaded."""
+        try:
+            script = load_script(str(self.lesson.program), self.lesson.arguments)
+        except CannotLoad as error:
+            raise UserError(f"the program of {self.lesson.path.name} cannot be run: {error}") from None
+        script.title = f"lesson {self.lesson.name} · {self.lesson.program.name}"
+        return script
+
+    def catch_up(self) -> None:
+        """The program has been started anew: what the lesson has done so far is due again."""
+        self.waits, self.posed, self._stand, self.strayed = None, None, None, False
+        self.queue.clear()
+        for part in self.lesson.parts[: self.at]:
+            lines = part.lines if isinstance(part, Commands) else part.solution if isinstance(part, Task) else []
+            self.queue.extend(Due(line, True) for line in lines)
+
+    @property
+    def prompt(self) -> str:
+        """What stands before the line that is waited for."""
+        return f"(lesson {self.lesson.name}) "
+
+    def turn(self, session: Session) -> Turn:
+        """What comes before the next line is read. Raises UserError if the lesson cannot go on."""
+        if self.waits is not None:
+            return self._of_task(session) if isinstance(self.waits, Task) and self.strayed else Turn()
+        if self.present and self._ran:
+            self._stand = _standing(session)
+            return self._hold(Turn())
+        turn = Turn(clear=self.present)
+        self._told_from = self.at
+        if not self.begun:
+            self.begun = True
+            turn.show += [head(self.lesson.name, self.lesson.title, self.at, len(self.lesson.parts)), Text("")]
+        elif self._ran and not self.present:
+            turn.show.append(Text(""))
+        self._ran = False
+        while self.waits is None and self.at < len(self.lesson.parts):
+            part = self.lesson.parts[self.at]
+            turn.show += self._open(session, part)
+            if self.waits is None:
+                self.at += 1
+                if self.present and isinstance(part, Prose) and not self._asks_next():
+                    self._hold(turn)
+        if self.waits is None:
+            turn.over = True
+            turn.show.append(self._finish())
+        else:
+            self._stand = _standing(session)
+        return turn
+
+    def hear(self, session: Session, line: str | None) -> Turn:
+        """What becomes of a line; None for the end of input."""
+        if line is None:
+            return self._leaving()
+        self._asked_to_leave = False
+        text = "" if line.split() == ["learn", "next"] else line.strip()
+        waits = self.waits
+        if isinstance(waits, Question):
+            return self._answered(text)
+        if isinstance(waits, Task):
+            return self._tried(session, waits, text)
+        if isinstance(waits, Commands) and text and self._is_next(text, waits):
+            text = ""
+        if text.lower() in SKIP:
+            text = ""
+        elif text.lower() in (*HINT, *SHOW) and not self.is_line(text):
+            return Turn(show=[self._reminder()])
+        if text:
+            return self._own(text)
+        if self.strayed:
+            return self._back(again=True)
+        if isinstance(waits, Commands):
+            self.queue.extend(Due(row) for row in waits.lines)
+            self._ran = True
+        self._go_on()
+        return Turn()
+
+    def put_back(self, session: Session) -> bool:
+        """Put the session back to where the lesson stands. Returns False if only a new start leads there."""
+        stand, self.strayed = self._stand, False
+        if stand is None or session.changes.timelines is not stand.timelines:
+            return False
+        if session.changes.timelines.current.number != stand.timeline:
+            session.changes.switch(stand.timeline)
+        session.arrive(min(stand.cursor, len(session.tape)))
+        session.level = stand.level
+        return True
+
+    def stands(self, session: Session) -> bool:
+        """Whether the session is where the lesson stands."""
+        return self._stand == _standing(session)
+
+    def kept(self, done: bool = False) -> str:
+        """Keep how far the student has come. Returns what is wrong with the file, "" if nothing is."""
+        if not self.keeps or self.present:
+            return ""
+        parts = len(self.lesson.parts)
+        return keep_progress(self.lesson.key, Mark(0 if done else self._told_from, parts, done))
+
+    # -- parts -----------------------------------------------------------------------------------------------
+
+    def _open(self, session: Session, part: Part) -> list[RenderableType]:
+        """Come to a part: what to show. Where it needs the student, the lesson waits."""
+        if isinstance(part, Notes):
+            return []
+        if isinstance(part, (Prose, Formula)):
+            text = self.told[self.at] = filled(session, part.text)
+            return [prose(text) if isinstance(part, Prose) else formula(text, self.present), Text("")]
+        self.waits, self.strayed = part, False
+        self._hints = self._tries = 0
+        self.kept()
+        if isinstance(part, Question):
+            self.posed = self.asked[self.at] = pose(session, part)
+            return self._asked()
+        if isinstance(part, Task):
+            if _is_done(session, part):
+                raise UserError(f"the task is done before it begins: {part.until}")
+            self.told[self.at] = filled(session, part.text)
+            return [task_view(self.told[self.at]), hint("type what brings it about; hint helps, show does it")]
+        return [self._reminder()]
+
+    def _hold(self, turn: Turn) -> Turn:
+        """Wait for Enter between two parts."""
+        self.waits, self._held, self._ran = Pause(0), True, False
+        turn.show.append(self._reminder())
+        return turn
+
+    def _asks_next(self) -> bool:
+        """Whether the part that comes next waits by itself, or belongs to what was said."""
+        rest = [part for part in self.lesson.parts[self.at :] if not isinstance(part, Notes)]
+        return not rest or not isinstance(rest[0], Prose)
+
+    def _asked(self) -> list[RenderableType]:
+        posed = self.posed
+        assert posed is not None
+        shown: list[RenderableType] = [task_view(posed.text)]
+        if posed.question.options:
+            shown.append(options(posed.known))
+        return [*shown, hint(f"type {EXPECTED[posed.kind]}; hint and show help")]
+
+    def _reminder(self) -> RenderableType:
+        """What the lesson waits for, in a line."""
+        waits = self.waits
+        if isinstance(waits, Commands):
+            return hint(f"Enter types  {'  ·  '.join(waits.lines)}", arrow=True)
+        return hint(ENTER, arrow=True)
+
+    def _go_on(self) -> None:
+        self.waits, self.posed, self.strayed = None, None, False
+        self.at += not self._held
+        self._held = False
+
+    def _is_next(self, text: str, waits: Commands) -> bool:
+        return not self.strayed and len(waits.lines) == 1 and self.same_line(text, waits.lines[0])
+
+    def _own(self, text: str) -> Turn:
+        self.strayed = True
+        return Turn(own=text)
+
+    def _back(self, again: bool = False) -> Turn:
+        """Back to where the lesson stands; `again`: with what it waits for."""
+        shown = self._asked() if isinstance(self.waits, Question) else [self._reminder()]
+        return Turn(back=True, show=shown if again else [])
+
+    def _leaving(self) -> Turn:
+        """The end of input: once it may be a slip."""
+        if self._asked_to_leave:
+            return Turn(over=True, show=[hint(f"learn {self.lesson.name} goes on from here another time")])
+        self._asked_to_leave = True
+        return Turn(show=[hint("Ctrl-D again leaves; the lesson goes on from here another time")])
+
+    def _finish(self) -> RenderableType:
+        note = self.kept(done=True)
+        if note:
+            return hint(note)
+        is_last = not 0 < self.lesson.number < len(shipped())
+        following = "" if is_last else f"; learn {self.lesson.number + 1} is the next"
+        return hint(f"This lesson is done{following}. The prompt is yours: every command goes on working.")
+
+    # -- answers ---------------------------------------------------------------------------------------------
+
+    def _answered(self, text: str) -> Turn:
+        posed = self.posed
+        assert posed is not None
+        if not text:
+            if self.strayed:
+                return self._back(again=True)
+            return Turn(show=[hint(f"type {EXPECTED[posed.kind]}; hint helps, show tells, skip goes on")])
+        helped = self._helped(text, posed)
+        if helped is not None:
+            return helped
+        try:
+            typed = posed.read(text)
+        except Unreadable as error:
+            if not str(error) and self.is_line(text):
+                return self._own(text)
+            said = str(error) or f"that is no answer that I can read: type {EXPECTED[posed.kind]}"
+            return Turn(show=[hint(said)])
+        if posed.is_right(typed):
+            return self._right(posed, text)
+        self._tries += 1
+        said = posed.reply(typed) or "Not so."
+        more = "" if self._tries < 2 else "  (hint helps, show tells)"
+        return Turn(show=[one_line(f"✗ {said}{more}")])
+
+    def _helped(self, text: str, posed: Posed) -> Turn | None:
+        """What is said to who asks for help; None where nobody did."""
+        word = text.lower()
+        if word in HINT:
+            return Turn(show=[self._next_hint(posed.question.hints, _hint_to(posed))])
+        if word in SHOW or word in SKIP:
+            if posed.where and word in SHOW:
+                self.queue.append(Due(posed.where))
+            return self._told(posed, Text(f"It is {posed.told}."))
+        return None
+
+    def _next_hint(self, hints: list[str], otherwise: str) -> RenderableType:
+        self._hints += 1
+        return one_line(hints[min(self._hints, len(hints)) - 1] if hints else otherwise)
+
+    def _right(self, posed: Posed, text: str) -> Turn:
+        exact = text.replace("-", "−") == posed.typed.replace("-", "−")
+        return self._told(posed, one_line("✓ Right." if exact else f"✓ Right: {posed.told}."))
+
+    def _told(self, posed: Posed, said: RenderableType) -> Turn:
+        turn = self._back() if self.strayed else Turn()
+        self._ran = self.present
+        turn.show = [said, *([prose(posed.question.after)] if posed.question.after else []), Text("")]
+        self._go_on()
+        return turn
+
+    # -- tasks -----------------------------------------------------------------------------------------------
+
+    def _tried(self, session: Session, task: Task, text: str) -> Turn:
+        word = text.lower()
+        if word in HINT:
+            return Turn(show=[self._next_hint(task.hints, "show does it for you")])
+        if word in SHOW or word in SKIP:
+            self.queue.extend(Due(line) for line in task.solution)
+            self._ran = True
+            turn = Turn(back=self.strayed)
+            self._go_on()
+            return turn
+        if not text:
+            return Turn(show=[task_view(task.text), hint("type what brings it about; hint helps, show does it")])
+        return self._own(text)
+
+    def _of_task(self, session: Session) -> Turn:
+        """Whether what the student did has brought it about."""
+        task = self.waits
+        assert isinstance(task, Task)
+        if not _is_done(session, task):
+            return Turn()
+        self._go_on()
+        shown: list[RenderableType] = [one_line("✓ Done.")]
+        return Turn(show=[*shown, *([prose(filled(session, task.after))] if task.after else []), Text("")])
+
+
+def _hint_to(posed: Posed) -> str:
+    """What helps with any question: where the number comes from."""
+    if posed.where:
+        return f"`{posed.where}` tells how it is computed; `show` does so for you."
+    return f"An answer is {EXPECTED[posed.kind]}; `show` tells it."
+
+
+def _is_done(session: Session, task: Task) -> bool:
+    """Whether a task has been brought about; what it speaks of may not be made yet."""
+    try:
+        return holds(session, task.until, ahead=False)
+    except UserError:
+        return False
+
+
+def _standing(session: Session) -> Stand:
+    timelines = session.changes.timelines
+    return Stand(timelines, timelines.current.number, session.cursor, session.level)

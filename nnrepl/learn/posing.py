@@ -1,0 +1,182 @@
+"""Posing: a question of a lesson, with the answer that the tape gives to it, and what to say to each wrong one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from nnrepl.explain.look import Look
+from nnrepl.learn import answers
+from nnrepl.learn.answers import CHOICE, NAMES, NUMBER, SHAPE, Typed, Unreadable, kind_of, near, same
+from nnrepl.learn.asking import Found, ask, filled, holds
+from nnrepl.learn.lesson import Question
+from nnrepl.learn.mistakes import Mistake, mistakes
+from nnrepl.learn.slips import slips
+from nnrepl.session.errors import UserError
+from nnrepl.session.session import Session
+
+
+@dataclass(slots=True)
+class Posed:
+    """A question with its answer.
+
+    Attributes:
+        question: As it stands in the lesson, with the numbers of the tape in its hints and in what follows.
+        text: What is asked, with the numbers of the tape.
+        kind: What kind of answer it wants.
+        answer: The right one.
+        mistakes: The wrong ones that are known, the author's first.
+        known: What there is to choose from: options, or names.
+        where: The command that shows how the number comes about; "" where there is none.
+    """
+
+    question: Question
+    text: str
+    kind: str
+    answer: Any
+    mistakes: list[Mistake] = field(default_factory=list)
+    known: tuple[str, ...] = ()
+    where: str = ""
+
+    @property
+    def told(self) -> str:
+        """The right answer, as it is told."""
+        return answers.shown(self.answer, self.kind, self.known)
+
+    @property
+    def typed(self) -> str:
+        """The right answer, as a student would type it."""
+        return str(self.answer) if self.kind == CHOICE else self.told
+
+    def read(self, text: str) -> Typed:
+        """Read an answer. Raises Unreadable."""
+        return answers.read(text, self.kind, self.known)
+
+    def is_right(self, typed: Typed) -> bool:
+        """Whether an answer is the right one: as near to it as can be expected, and nearer than to any mistake."""
+        if not same(typed, self.answer, self.kind):
+            return False
+        if self.kind != NUMBER:
+            return True
+        off = abs(typed.value - self.answer)
+        return not any(isinstance(it.value, float) and abs(typed.value - it.value) < off for it in self.mistakes)
+
+    def reply(self, typed: Typed) -> str:
+        """What to say to a wrong answer; "" where nothing is known of it."""
+        if self.kind == NUMBER:
+            return self._reply_to_number(float(typed.value))
+        if self.kind == NAMES:
+            missing, more = set(self.answer) - typed.value, typed.value - set(self.answer)
+            said = [f"{', '.join(sorted(more))} {'does' if len(more) == 1 else 'do'} not belong to it"] if more else []
+            return "; ".join(said + ([f"{len(missing)} missing"] if missing else [])).capitalize() + "."
+        return next((it.said for it in self.mistakes if it.value == typed.value), "")
+
+    def _reply_to_number(self, given: float) -> str:
+        known = [it for it in self.mistakes if near(given, float(it.value))]
+        if known:
+            return min(known, key=lambda it: abs(it.value - given)).said
+        if abs(given - self.answer) <= 0.2 * abs(self.answer):
+            return "Near, but not it: look over the arithmetic."
+        return ""
+
+
+def pose(session: Session, question: Question) -> Posed:
+    """Work out the answer to a question where the session stands.
+
+    Raises:
+        UserError: If it cannot be worked out, or is no answer that one could type.
+    """
+    text = filled(session, question.text)
+    hints = [filled(session, hint) for hint in question.hints]
+    question = replace(question, hints=hints, after=filled(session, question.after))
+    if question.options:
+        return _choice(session, question, text)
+    found = ask(session, question.answer)
+    try:
+        kind = kind_of(found.result)
+    except Unreadable as error:
+        raise UserError(f"{question.answer}: {error}") from None
+    posed = Posed(question, text, kind, found.result, _given(session, question, kind, found.result))
+    if kind == NUMBER and found.value is not None:
+        posed.mistakes += _others(mistakes(Look(session), found.value, found.index), posed.mistakes)
+        posed.where = _explained(found)
+    elif kind == NUMBER:
+        posed.mistakes += _others(slips(session, question.answer, float(found.result)), posed.mistakes)
+        posed.mistakes += _others(_of_a_number(found), posed.mistakes)
+    elif kind == SHAPE:
+        posed.mistakes += _of_a_shape(found.result, posed.mistakes)
+    elif kind == NAMES:
+        posed.known = _parameters(session, found.result)
+    return posed
+
+
+def _choice(session: Session, question: Question, text: str) -> Posed:
+    options = tuple(filled(session, option) for option, _ in question.options)
+    right = [at for at, (_, condition) in enumerate(question.options, 1) if holds(session, condition)]
+    if len(right) != 1:
+        numbers = " and ".join(map(str, right)) or "none"
+        raise UserError(f"exactly one option has to be right; here it is {numbers}")
+    said = [Mistake(int(ask(session, left).result), right) for left, right in question.wrong]
+    return Posed(question, text, CHOICE, right[0], said, options)
+
+
+def _given(session: Session, question: Question, kind: str, answer: Any) -> list[Mistake]:
+    """The author's wrong answers. Raises UserError if one is the right one."""
+    found: list[Mistake] = []
+    for expression, said in question.wrong:
+        value = ask(session, expression).result
+        if type(value) is not type(answer) and not all(isinstance(it, (int, float)) for it in (value, answer)):
+            raise UserError(f"wrong: {expression} is no {kind}")
+        if value == answer or (kind == NUMBER and near(float(value), float(answer))):
+            raise UserError(f"wrong: {expression} gives the right answer, {answers.shown(answer, kind)}")
+        found.append(Mistake(value, filled(session, said)))
+    return found
+
+
+def _others(found: list[Mistake], known: list[Mistake]) -> list[Mistake]:
+    """Those mistakes for which nothing is said yet."""
+    return [it for it in found if not any(near(float(it.value), float(other.value)) for other in known)]
+
+
+def _of_a_number(found: Found) -> list[Mistake]:
+    """What can be said of a number that is no element of the tape."""
+    right = found.result
+    if isinstance(right, bool) or not right or type(right) is int:
+        return []
+    return [
+        Mistake(-right, "The size is right; look at the sign."),
+        Mistake(2 * right, "That is twice as much as it should be."),
+        Mistake(right / 2, "That is half of it."),
+        Mistake(10 * right, "That is ten times as much."),
+        Mistake(right / 10, "That is a tenth of it."),
+    ]
+
+
+def _of_a_shape(shape: tuple[int, ...], known: list[Mistake]) -> list[Mistake]:
+    """A shape turned round, or without an axis."""
+    found = [Mistake(shape[::-1], "The axes are the wrong way round.")]
+    found += [
+        Mistake(shape[:at] + shape[at + 1 :], f"One axis is missing, that of {extent}.")
+        for at, extent in enumerate(shape)
+    ]
+    kept: list[Mistake] = []
+    for it in found:
+        if it.value != shape and all(it.value != other.value for other in [*known, *kept]):
+            kept.append(it)
+    return kept
+
+
+def _parameters(session: Session, answer: Any) -> tuple[str, ...]:
+    """The names of what the pass differentiates by, and those that are right."""
+    part = session.part
+    known = [] if part is None else [session.names.name(leaf) for leaf in part.wrt]
+    return tuple(dict.fromkeys([*known, *sorted(answer)]))
+
+
+def _explained(found: Found) -> str:
+    """How `explain` is asked for an element: by the op, which has made it or will."""
+    op = found.value.op if found.value is not None else None
+    if found.value is None or op is None:
+        return ""
+    slot = f".{found.value.slot}" if len(op.outputs) > 1 else ""
+    return f"explain {op.label}{slot}" + (f" at {list(found.index)}" if found.index else "")

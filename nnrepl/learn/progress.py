@@ -1,0 +1,59 @@
+"""Progress: how far a user has come in each lesson, kept in a file of theirs."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nnrepl.session.settings import state_directory
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """How far one has come.
+
+    Attributes:
+        part: The part of the lesson that comes next.
+        parts: How many it had.
+        done: Whether it was played to its end once.
+    """
+
+    part: int = 0
+    parts: int = 0
+    done: bool = False
+
+
+def progress_file() -> Path:
+    """Where it is kept."""
+    return state_directory() / "lessons.json"
+
+
+def load_progress(path: Path | None = None) -> dict[str, Mark]:
+    """What is known of each lesson; nothing where the file is not there or damaged."""
+    try:
+        found: Any = json.loads((path or progress_file()).read_text(encoding="utf-8"))
+        return {str(key): _mark(kept) for key, kept in found.items()}
+    except (OSError, ValueError, AttributeError, TypeError):
+        return {}
+
+
+def _mark(kept: Any) -> Mark:
+    return Mark(int(kept.get("part", 0)), int(kept.get("parts", 0)), bool(kept.get("done", False)))
+
+
+def keep_progress(key: str, mark: Mark, path: Path | None = None) -> str:
+    """Write how far one has come. Returns what is wrong with the file, "" if nothing is."""
+    path = path or progress_file()
+    known = load_progress(path)
+    known[key] = mark
+    text = json.dumps({name: {"part": it.part, "parts": it.parts, "done": it.done} for name, it in known.items()})
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = path.with_suffix(".new")
+        beside.write_text(text, encoding="utf-8")
+        beside.replace(path)
+    except OSError as error:
+        return f"how far you have come is not kept: cannot write {path}: {error.strerror}"
+    return ""

@@ -1,0 +1,100 @@
+"""Batches: many small tensors of one shape are compared as one tensor; a comparison by itself costs MLX 100 µs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TypeVar
+
+import mlx.core as mx
+
+Pair = tuple[mx.array, mx.array]
+T = TypeVar("T")
+
+_BATCH, _LARGE = 1024, 2**24
+"""Pairs that are compared in one evaluation, and elements in them beyond which it is time for one."""
+_SMALL, _TOGETHER = 2**12, 2**20
+"""Elements of a tensor that is laid beside others, and of all that are laid side by side."""
+
+
+def batches(pairs: Iterable[T], arrays: Callable[[T], Pair]) -> Iterator[list[T]]:
+    """What is compared in one evaluation: so many that it pays, and no more than can be held."""
+    batch: list[T] = []
+    elements = 0
+    for pair in pairs:
+        batch.append(pair)
+        elements += sum(array.size for array in arrays(pair))
+        if len(batch) >= _BATCH or elements >= _LARGE:
+            yield batch
+            batch, elements = [], 0
+    if batch:
+        yield batch
+
+
+def alike(pairs: Sequence[Pair]) -> list[list[int]]:
+    """The numbers of the pairs that can be laid side by side: small ones of one shape and of the same two dtypes.
+    Every other pair stands alone."""
+    groups: list[list[int]] = []
+    open_groups: dict[Any, list[int]] = {}
+    for number, (a, b) in enumerate(pairs):
+        if a.shape != b.shape or not 0 < a.size <= _SMALL:
+            groups.append([number])
+            continue
+        kind = (a.shape, a.dtype, b.dtype)
+        group = open_groups.get(kind)
+        if group is None or len(group) * a.size >= _TOGETHER:
+            group = open_groups[kind] = []
+            groups.append(group)
+        group.append(number)
+    return groups
+
+
+def side_by_side(pairs: Sequence[Pair], group: Sequence[int]) -> Pair:
+    """The tensors of a group as two, each pair a row of all its elements."""
+    if len(group) == 1:
+        a, b = pairs[group[0]]
+        return a.reshape(1, -1), b.reshape(1, -1)
+    a, b = mx.stack([pairs[number][0] for number in group]), mx.stack([pairs[number][1] for number in group])
+    return a.reshape(len(group), -1), b.reshape(len(group), -1)
+
+
+def rows_of_same_bits(a: mx.array, b: mx.array) -> mx.array:
+    """For each row of two tensors of one shape and dtype whether it is identical, NaNs and signs of zero included."""
+    if a.dtype in _AS_BITS:
+        a, b = mx.contiguous(a).view(_AS_BITS[a.dtype]), mx.contiguous(b).view(_AS_BITS[b.dtype])
+    return mx.all(a == b, axis=1)
+
+
+def same_bits(a: mx.array, b: mx.array) -> mx.array:
+    """Whether two arrays are identical, NaNs and the sign of zero included, as a lazy bool."""
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return mx.array(False)
+    if not a.size:
+        return mx.array(True)
+    return rows_of_same_bits(a.reshape(1, -1), b.reshape(1, -1))[0]
+
+
+def all_same_bits(pairs: Sequence[Pair]) -> list[bool]:
+    """For each pair whether both are identical, in one evaluation."""
+    groups = alike(pairs)
+    verdicts: list[mx.array] = []
+    for group in groups:
+        a, b = pairs[group[0]]
+        if a.shape != b.shape or a.dtype != b.dtype or not a.size:
+            verdicts.append(mx.broadcast_to(same_bits(a, b), (len(group),)))
+        else:
+            verdicts.append(rows_of_same_bits(*side_by_side(pairs, group)))
+    mx.eval(verdicts)
+    result = [False] * len(pairs)
+    for group, verdict in zip(groups, verdicts):
+        for number, same in zip(group, verdict.tolist()):  # type: ignore[arg-type]
+            result[number] = bool(same)
+    return result
+
+
+_AS_BITS = {
+    mx.float32: mx.uint32,
+    mx.float16: mx.uint16,
+    mx.bfloat16: mx.uint16,
+    mx.float64: mx.uint64,
+    mx.complex64: mx.uint64,
+}

@@ -1,0 +1,282 @@
+"""Native: the program runs as MLX runs it, and only its calls are noticed.
+
+While nobody needs what is inside of them, a gradient call and an optimizer's update are each one closed op of the
+tape: what was called, from where, its loss. None of the wrappers of MLX's operations is in its place meanwhile, so a
+step costs what plain Python costs. Opening such a step is a matter of running the program again (`nnrepl.replay`).
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+import mlx.core as mx
+
+from nnrepl.record.patches import Patches
+from nnrepl.record.recorder import NATIVE, RECORD, Recorder, noticing, ready
+from nnrepl.record.stack import UPDATES
+from nnrepl.record.variables import first_argument
+from nnrepl.tape import GRADIENT_PASS, UPDATE_PASS, Activation, ClosedOp, Pass, Value, is_evaluated
+
+_getframe = sys._getframe
+_copy = mx.array.__copy__
+_AUGMENTED = "add sub mul truediv floordiv mod pow and or xor lshift rshift matmul".split()
+
+
+class Quiet:
+    """Stands in for the watch over variables: natively nobody looks at any."""
+
+    def enter(self, frame: FrameType) -> Any:
+        """The first argument of a function, which may be a Module or an Optimizer."""
+        return first_argument(frame)
+
+    def belong(self, frame: FrameType, scope: Activation) -> None:
+        """Nothing is noted."""
+
+    def see(self, frame: FrameType) -> None:
+        """Nothing is noted."""
+
+    def leave(self, frame: FrameType) -> None:
+        """Nothing is noted."""
+
+    def release(self) -> None:
+        """Nothing is held."""
+
+
+class Levels:
+    """Switches between recording every op and noticing calls only.
+
+    Args:
+        recorder: What records.
+        everything: Puts in what records every op.
+        calls: Puts in what notices calls.
+
+    Attributes:
+        recorder: What records.
+        inside: Whether a closed call is running.
+        blocked: Why this program cannot run natively; "" if it can.
+        losses: What becomes of the losses of closed calls.
+    """
+
+    def __init__(
+        self,
+        recorder: Recorder,
+        everything: Callable[[Patches], None],
+        calls: Callable[[Levels, Patches], None],
+    ) -> None:
+        self.recorder = recorder
+        self._everything = everything
+        self._calls = calls
+        self._patches = Patches()
+        recorder.levels = self
+        self.inside = False
+        self.blocked = ""
+        self.losses = Losses()
+        self._depth = 0
+
+    def begin(self) -> None:
+        """Record every op."""
+        self._everything(self._patches)
+
+    def undo(self) -> None:
+        """Take out what is in."""
+        self._patches.undo()
+
+    @property
+    def native(self) -> bool:
+        """Whether calls only are noticed."""
+        return self.recorder.mode == NATIVE
+
+    # -- switching -------------------------------------------------------------------------------------------
+
+    def go_native(self) -> None:
+        """From here on only calls are noticed. The program stands between two calls of its top level."""
+        recorder = self.recorder
+        recorder.close_pass()
+        recorder.watch.loosen()
+        recorder.stack.watched(Quiet())
+        self._patches.undo()
+        self._calls(self, self._patches)
+        recorder.mode = NATIVE
+
+    def record(self) -> None:
+        """From here on every op is recorded."""
+        recorder = self.recorder
+        self.renew()
+        recorder.mode = RECORD
+        recorder.native_until = len(recorder.tape)
+        recorder.seeded(("native", len(recorder.tape.steps)))
+        recorder.watch.resume(recorder.stack.watched(recorder.watch))
+
+    def renew(self) -> None:
+        """Put in anew what records every op, since what is asked of it has changed."""
+        self._patches.undo()
+        self._everything(self._patches)
+
+    # -- calls -----------------------------------------------------------------------------------------------
+
+    def begins(self, frame: FrameType) -> bool:
+        """A gradient call is about to be made while ops are recorded. Returns whether it is to run natively."""
+        recorder = self.recorder
+        listener = recorder.listener
+        if listener is None or self.blocked or recorder.differentiating or recorder.tracing:
+            return False
+        step = recorder.tape.steps.coming(recorder.stack.enter(frame), frame.f_lasti)
+        if not listener.runs_natively(step):
+            return False
+        recorder.intake.enter(recorder)
+        self.go_native()
+        return True
+
+    def run(self, kind: str, title: str, frame: FrameType, call: Callable[[], Any], gives_loss: bool = False) -> Any:
+        """Make a call natively; it becomes one closed op, which is put on the tape when it is over."""
+        recorder = self.recorder
+        if kind == GRADIENT_PASS:
+            self.losses.settle()
+        recorder.intake.enter(recorder)
+        scope, lasti = recorder.stack.enter(frame), frame.f_lasti
+        self.inside = True
+        error: BaseException | None = None
+        result = None
+        try:
+            result = call()
+        except BaseException as raised:
+            error = raised
+            raise
+        finally:
+            self.inside = False
+            op = _closed(recorder, kind, title, scope, lasti)
+            op.part.gives_loss = gives_loss
+            if error is not None:
+                op.part.error = error
+                recorder.tape.notes.errors[op] = error
+            elif gives_loss:
+                self.losses.made(op, result)
+            self._left(op)
+        return result
+
+    def _left(self, op: ClosedOp) -> None:
+        recorder = self.recorder
+        recorder.intake.closed(recorder, op)
+        listener = recorder.listener
+        if listener is not None and not listener.call_closed(op) and self.native:
+            self.record()
+
+    @contextmanager
+    def recorded(self) -> Iterator[None]:
+        """A call is recorded op by op that would be a closed op if it ran natively."""
+        self._depth += 1
+        try:
+            yield
+        finally:
+            self._depth -= 1
+            if not self._depth:
+                self.recorder.intake.left(self.recorder)
+
+    def compiled(self) -> None:
+        """A function that the program has compiled is called at the top level. What MLX kept of its first run cannot be
+        opened, so from here on everything is recorded."""
+        self.blocked = "it calls functions that it has compiled"
+        if self.native:
+            self.record()
+
+
+class Losses:
+    """The losses of closed calls: kept for ever once the program has evaluated them, else only as long as it holds
+    them itself, since one that is not evaluated keeps all that it is made of."""
+
+    def __init__(self) -> None:
+        self._op: ClosedOp | None = None
+        self._loss: weakref.ref[mx.array] | None = None
+
+    def made(self, op: ClosedOp, result: Any) -> None:
+        """A call has returned a loss (and gradients)."""
+        loss = result[0] if isinstance(result, tuple) and result else None
+        loss = loss[0] if isinstance(loss, (tuple, list)) and loss else loss
+        if isinstance(loss, mx.array) and loss.size == 1:
+            self._op, self._loss = op, weakref.ref(loss)
+
+    def settle(self) -> None:
+        """Keep the last one, if its number is there."""
+        if self._loss is None or self._op is None:
+            return
+        loss = self._loss()
+        if loss is not None and is_evaluated(loss):
+            value = Value(self._op, 0, _copy(loss))
+            self._op.outputs, self._op.part.loss = (value,), value
+        self._op = self._loss = None
+
+
+def gradient_call(
+    levels: Levels, title: str, frame: FrameType, call: Callable[[], Any], gives_loss: bool = True
+) -> Any:
+    """Make a gradient call natively, as one closed op."""
+    return levels.run(GRADIENT_PASS, title, frame, call, gives_loss)
+
+
+def update_hook(levels: Levels, original: Callable[..., Any]) -> Callable[..., Any]:
+    """What stands for an optimizer's `update`, where it is a call that may be closed."""
+
+    @functools.wraps(original, updated=())
+    def update(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if ready() is levels.recorder and not levels.recorder.differentiating:
+            with levels.recorded():
+                return original(self, *args, **kwargs)
+        if noticing() is not levels:
+            return original(self, *args, **kwargs)
+        call = functools.partial(original, self, *args, **kwargs)
+        return levels.run(UPDATE_PASS, type(self).__name__, _getframe(1), call)
+
+    return update
+
+
+def optimizers() -> list[tuple[type, str]]:
+    """The classes of optimizers that have an `update` of their own, and what it is called."""
+    base = sys.modules.get("mlx.optimizers.optimizers")
+    if base is None:
+        return []
+    kinds = [base.Optimizer]
+    for kind in kinds:
+        kinds += kind.__subclasses__()
+    return [(kind, name) for kind in kinds for name in UPDATES if name in vars(kind)]
+
+
+def _closed(recorder: Recorder, kind: str, title: str, scope: Activation | None, lasti: int) -> ClosedOp:
+    """Put a closed op on the tape: a pass of its own."""
+    tape = recorder.tape
+    position = len(tape.ops)
+    number = tape.passes[-1].number + 1 if tape.passes else 1
+    part = Pass(tape, number, kind, title, position, position + 1, position + 1, scope=scope, lasti=lasti, open=False)
+    op = ClosedOp(kind, title, part)
+    tape.ops.append(op)
+    tape.passes.append(part)
+    return op
+
+
+def keep_contents(recorder: Recorder, array: mx.array) -> None:
+    """An array that the tape knows is about to change in place: what the tape holds stays, and the program's object
+    is none of the tape's any more."""
+    value = recorder.live.pop(id(array), None)
+    if value is not None and value.held is array:
+        value.held = _copy(array)
+
+
+def in_place(recorder: Recorder, original: Callable[..., Any]) -> Callable[..., Any]:
+    """What stands for `x[i] = v`, `x += y` natively."""
+    live = recorder.live
+
+    @functools.wraps(original, assigned=("__name__", "__doc__"), updated=())
+    def wrapper(array: mx.array, *args: Any) -> Any:
+        if id(array) in live:
+            keep_contents(recorder, array)
+        return original(array, *args)
+
+    return wrapper
+
+
+IN_PLACE = ("__setitem__", *(f"__i{name}__" for name in _AUGMENTED if hasattr(mx.array, f"__i{name}__")))

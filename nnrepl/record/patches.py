@@ -1,0 +1,58 @@
+"""Patches: what is replaced in MLX meanwhile, and put back afterwards.
+
+Calling the class (`mx.array([1, 2])`) goes past `__init__` through the type's vectorcall slot, so that slot is cleared
+meanwhile and Python takes the ordinary way.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from typing import Any
+
+
+class Patches:
+    """What was replaced, so that it can be put back in reverse order."""
+
+    def __init__(self) -> None:
+        self._undo: list[Callable[[], None]] = []
+
+    def set(self, holder: Any, attribute: str, replacement: Any) -> None:
+        own = vars(holder)
+        before = own.get(attribute, _MISSING)
+        setattr(holder, attribute, replacement)
+        if before is _MISSING:
+            self._undo.append(lambda: delattr(holder, attribute))
+        else:
+            self._undo.append(lambda: setattr(holder, attribute, before))
+
+    def clear_vectorcall(self, cls: type) -> None:
+        slot = _vectorcall_slot(cls)
+        before = slot.value
+        slot.value = None
+
+        def restore() -> None:
+            slot.value = before
+
+        self._undo.append(restore)
+
+    def undo_by(self, undo: Callable[[], None]) -> None:
+        self._undo.append(undo)
+
+    def undo(self) -> None:
+        while self._undo:
+            self._undo.pop()()
+
+
+_MISSING = object()
+
+
+def _vectorcall_slot(cls: type) -> ctypes.c_void_p:
+    """The pointer through which calling `cls` bypasses `__init__`.
+
+    Its offset stands in the metaclass (`tp_vectorcall_offset`, the fifth field behind the object header in
+    CPython's PyTypeObject since 3.8), so this holds for stable-ABI builds as well.
+    """
+    header = object.__basicsize__ + ctypes.sizeof(ctypes.c_ssize_t)
+    field = id(type(cls)) + header + 4 * ctypes.sizeof(ctypes.c_void_p)
+    return ctypes.c_void_p.from_address(id(cls) + ctypes.c_ssize_t.from_address(field).value)

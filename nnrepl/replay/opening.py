@@ -1,0 +1,101 @@
+"""Opening: in a run along a tape, some steps that are closed on it are recorded op by op.
+
+What is recorded takes the place of the closed ops, on the new tape and in what the run is expected to do, so that all
+that follows stays where it is in both.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from nnrepl.tape import ClosedOp, Op, Tape
+
+if TYPE_CHECKING:
+    from nnrepl.record.recorder import Recorder
+
+
+class Opening:
+    """Which calls of a run are recorded although the tape has them closed.
+
+    Args:
+        old: The tape.
+        steps: The numbers of the steps that are to be opened.
+        expected: The ops that the run is to make, in which what is recorded takes the place of closed ops.
+
+    Attributes:
+        free: How many calls of the step that is being opened are still to be made; 0: none is being opened.
+        pairs: Calls that ran natively in both runs.
+        grown: Where on the old tape ops took the place of closed ones, and how many more they are.
+    """
+
+    def __init__(self, old: Tape, steps: frozenset[int], expected: list[Op]) -> None:
+        self.free = 0
+        self.pairs: list[tuple[Op, ClosedOp]] = []
+        self.grown: list[tuple[int, int]] = []
+        self._old = old
+        self._steps = steps
+        self._expected = expected
+        self._start = 0
+        self._calls = 0
+        self._shift = 0
+
+    def natively(self, recorder: Recorder) -> bool:
+        """Whether what the program does next is to run natively."""
+        at = len(recorder.tape)
+        if self.free:
+            return False
+        if at >= len(self._expected):
+            return recorder.levels is not None and recorder.levels.native
+        if not isinstance(self._expected[at], ClosedOp):
+            return False
+        if self._steps and self._step(at) in self._steps:
+            self._begin(recorder, at)
+            return False
+        return True
+
+    def _step(self, at: int) -> int:
+        """The step to which the op belongs that is expected at a position."""
+        return self._old.steps.number_at(at - self._shift)
+
+    def _begin(self, recorder: Recorder, at: int) -> None:
+        step, end = self._step(at), at
+        expected = self._expected
+        while end < len(expected) and isinstance(expected[end], ClosedOp) and self._step(end) == step:
+            end += 1
+        self._start = at
+        self.free = self._calls = end - at
+        if recorder.levels is not None and not recorder.levels.native:
+            recorder.levels.renew()
+
+    def left(self, recorder: Recorder) -> None:
+        """A call has been recorded to its end. Where the tape goes on with a closed one, what lies between is closed
+        too."""
+        if self.free:
+            self.free -= 1
+            if self.free:
+                return
+            self._splice(recorder)
+        if len(recorder.tape) < len(self._expected) and self.natively(recorder) and recorder.levels is not None:
+            recorder.levels.go_native()
+
+    def _splice(self, recorder: Recorder) -> None:
+        start, end = self._start, len(recorder.tape)
+        self._expected[start : start + self._calls] = recorder.tape.ops[start:end]
+        more = end - start - self._calls
+        self.grown.append((start - self._shift, more))
+        self._shift += more
+
+    def end(self, recorder: Recorder) -> None:
+        """The program has ended; a step that is being opened ends with it."""
+        if self.free:
+            self.free = 0
+            self._splice(recorder)
+
+    def moved(self, position: int) -> int:
+        """Where on the new tape a position of the old one lies."""
+        return position + sum(more for start, more in self.grown if start < position)
+
+    @property
+    def reached(self) -> int | None:
+        """The position of the last op that is expected; None while a step is being opened."""
+        return None if self.free else len(self._expected) - 1

@@ -1,0 +1,237 @@
+"""Motions: where a user can go from where they stand, forwards, backwards and to a place."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from nnrepl.session import goals, places
+from nnrepl.session.entered import InCell, Line
+from nnrepl.session.errors import UserError
+from nnrepl.session.findings import source_of
+from nnrepl.session.hooks import END_OF_TAPE, START_OF_TAPE
+from nnrepl.session.passing import passed_by
+from nnrepl.session.place import Place
+from nnrepl.session.places import base
+from nnrepl.session.program import lines_with_ops, near
+from nnrepl.session.reading import Reading
+from nnrepl.session.running import Lookout
+from nnrepl.session.stops import Hit
+from nnrepl.tape import Activation, Tape
+from nnrepl.timeline import moves
+
+_COUNTED = 20_000
+"""In a step of more ops than this those at a place are not counted: that would take longer than to go there."""
+
+
+class Back(Protocol):
+    """One of the backward functions of `nnrepl.timeline.moves`."""
+
+    def __call__(
+        self, tape: Tape, position: int, skip: Sequence[str] = (), scope: Activation | None = None
+    ) -> int | None: ...
+
+
+class Motions(Reading):
+    """The motions of a session. Each ends with a new `stop`, or lets the program run on.
+
+    Attributes:
+        lookout: What may stop a motion on its way.
+        function: The call in which the user goes on by lines, where that is not the one in which the next op is made:
+            `next` goes over the calls of a line, also where the line's first op lies in one.
+    """
+
+    lookout: Lookout
+    function: Activation | None
+
+    def arrive(self, position: int, reason: str = "") -> None:
+        """Put the cursor somewhere, where the user has the floor."""
+        raise NotImplementedError
+
+    def hit(self, hits: list[Hit]) -> None:
+        """Put the cursor where breakpoints, watches or catches were hit."""
+        raise NotImplementedError
+
+    def forward(self, goal: goals.Goal) -> None:
+        """Go on towards a goal: on the tape as far as it reaches, then by letting the program run."""
+        raise NotImplementedError
+
+    def step(self, count: int = 1) -> None:
+        """Go to the next op, or the `count`-th from here."""
+        self.forward(goals.Stepping(self.cursor + count))
+
+    def next(self, count: int = 1) -> None:
+        """Go to the first op of the next line of this function or of a caller."""
+        self.forward(goals.over(self.cursor, self.skip, count, self.function))
+
+    def next_pass(self, count: int = 1) -> None:
+        """Go to the first op of the next pass, or the `count`-th from here."""
+        part = self.part
+        self.forward(goals.NextPass(count if part is None else part.number + count))
+
+    def next_step(self, count: int = 1) -> None:
+        """Go to the first op of the next training step, or the `count`-th from here."""
+        self.forward(goals.InStep(self.tape.here + count))
+
+    def back_step(self, count: int = 1) -> None:
+        """Go back to the first op of the training step before this one, or `count` steps."""
+        number = self.tape.here - count
+        start = self.tape.steps.start_of(max(number, 1 if self.tape.here else 0))
+        self.arrive(start or 0, START_OF_TAPE if number < 1 else "")
+
+    def back_pass(self, count: int = 1) -> None:
+        """Go back to the first op of the pass before this one, or `count` passes."""
+        part = self.part
+        number = 0 if part is None else part.number - count
+        found = [other for other in self.tape.passes if other.number <= number and len(other)]
+        self.arrive(found[-1].start if found else 0, "" if found else START_OF_TAPE)
+
+    def finish(self) -> None:
+        """Go to the first op outside of this function."""
+        self.forward(goals.out(self.cursor, self.skip, self.function))
+
+    def until(self, place: str = "") -> None:
+        """Go on to the next position of a place; without one, to a greater line of this function.
+
+        Raises:
+            UserError: If there is no such place.
+        """
+        if place:
+            self._on(self.place(place), self.cursor + 1)
+        else:
+            self.forward(goals.further_down(self.cursor, self.skip, self.function))
+
+    def resume(self, count: int = 1) -> None:
+        """Go to the next stop, or the `count`-th from here, or the end."""
+        self.lookout.search.skip = count - 1
+        self.forward(goals.Never())
+
+    def back(self, count: int = 1) -> None:
+        """Go `count` ops back."""
+        at_start = self.cursor == 0
+        self._return_to(max(self.cursor - count, 0), START_OF_TAPE if at_start else "")
+
+    def back_next(self, count: int = 1) -> None:
+        """Go back to the first op of this line of this function; from there, of the line before."""
+        self._backward(moves.back_over, count)
+
+    def back_finish(self) -> None:
+        """Go back to where this function was entered."""
+        self._backward(moves.back_out, 1)
+
+    def _backward(self, move: Back, count: int) -> None:
+        position, scope = self.cursor, self.function
+        for _ in range(count):
+            found = move(self.tape, position, self.skip, scope)
+            if found is None:
+                at_start = position == self.cursor
+                self._return_to(0 if not at_start else position, START_OF_TAPE)
+                return
+            scope = moves.standing(self.tape, position, found, self.skip, scope)
+            position = found
+        self._return_to(position)
+        if self.cursor == position:
+            self.function = scope
+
+    def _return_to(self, position: int, reason: str = "") -> None:
+        """Go back to a position, or to what is hit on the way."""
+        hits = self.lookout.behind(position)
+        if hits:
+            self.hit(hits)
+        else:
+            self.arrive(position, reason)
+
+    def back_resume(self, count: int = 1) -> None:
+        """Go back to the last stop, or the `count`-th before here, or the start of the first forward pass."""
+        self.lookout.search.skip = count - 1
+        target = self.tape.origin if self.cursor > self.tape.origin else 0
+        self._return_to(target, START_OF_TAPE if self.cursor == target else "")
+
+    def goto(self, text: str) -> None:
+        """Go to the nearest position of a place, in either direction (see `nnrepl.session.places`).
+
+        Raises:
+            UserError: If there is no such place.
+        """
+        place = self.place(text)
+        found = self.nearest(place)
+        if found is not None:
+            self.arrive(found, END_OF_TAPE if place.title == "end" else self._arrival(place, found))
+        else:
+            self._on(place, len(self.tape))
+
+    def _on(self, place: Place, start: int) -> None:
+        """Go on to the first position of a place from `start` on, by letting the program run if it has to."""
+        goal = goals.Until(
+            place,
+            lambda begin, end, reverse: self.find(place, begin, end, reverse),
+            start,
+            lambda found: self._arrival(place, found),
+        )
+        found = goal.find(self.tape)
+        if found is not None:
+            self.forward(goals.At(found, goal.reason, place.title))
+        elif not self.goes_on or place.gone(self.tape):
+            raise UserError(place.gone(self.tape) or self._nowhere(place, start))
+        else:
+            self.forward(goal)
+
+    def _nowhere(self, place: Place, start: int) -> str:
+        """Why no op is at a place from a position on; of a line that has made none, which near it have."""
+        if isinstance(place, Line) and not place.makes_ops(self.tape):
+            made = sorted(lines_with_ops(self.tape, place.file))
+            close = " and ".join(f"{base(place.file)}:{line}" for line in near(made, place.line))
+            return f"no op has come from {place.title}" + (f"; the nearest that made some: {close}" if close else "")
+        return f"no op is at {place.title}{' from here on' if start else ''}; {self.lookup.extent()}"
+
+    def _arrival(self, place: Place, found: int) -> str:
+        """`softmax · 2 of 4 in this step`: the place in its canonical spelling, and how many ops here are at it."""
+        passed = passed_by(place, self.tape, found)
+        if passed:
+            return passed
+        step = self.tape.steps.at(found)
+        if place.kind in ("op", "edge", "pass", "phase", "step"):
+            return ""
+        if place.condition or len(step) > _COUNTED:
+            return place.title
+        positions = list(place.positions(self.tape, step.start, step.end))
+        if found not in positions:
+            return place.title
+        return f"{place.title} · {positions.index(found) + 1} of {len(positions)} in this step"
+
+    def last_write(self, name: str) -> None:
+        """Go back to the op that wrote a value last; from there, to the write before.
+
+        Raises:
+            UserError: If no op before the cursor wrote it.
+        """
+        value = source_of(self.named(name))
+        if value.op is None:
+            what = "a gradient that the pass starts from" if value.kind == "seed" else f"{value.kind} of the program"
+            raise UserError(f"no op on the tape wrote {name}: it is {what}")
+        self.arrive(value.op.position)
+
+    def rewind(self) -> None:
+        """Go back to the first op of this pass; from there, of the one before."""
+        tape, part = self.tape, self.part
+        if part is None:
+            self.arrive(0, START_OF_TAPE)
+            return
+        if self.cursor == part.start:
+            part = tape.passes[max(tape.passes.index(part) - 1, 0)]
+        self.arrive(part.start, START_OF_TAPE if part.start == self.cursor else "")
+
+    def next_cell(self, count: int = 1) -> None:
+        """Go to the first op of the next cell of a notebook that makes ops, or of the `count`-th from here.
+
+        Raises:
+            UserError: If no notebook runs.
+        """
+        places.check_cells(self.tape)
+        self.forward(goals.NextCell(self.cursor + 1, count))
+
+    def back_cell(self, count: int = 1) -> None:
+        """Go back to the first op of this cell of a notebook; from there, of the one before. Raises UserError."""
+        places.check_cells(self.tape)
+        found = list(InCell(0).positions(self.tape, 0, self.cursor))[-count:]
+        self.arrive(found[0] if len(found) == count else 0, "" if found else START_OF_TAPE)

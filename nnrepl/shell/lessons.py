@@ -1,0 +1,215 @@
+"""Lessons: what `nnrepl learn` does beside playing one: list them, check one, write one with what it shows."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rich.console import Console
+from rich.text import Text
+
+from nnrepl.commands import load_all
+from nnrepl.commands.learning import listed, play, player_of
+from nnrepl.learn.answers import NUMBER
+from nnrepl.learn.lesson import Commands, Lesson, Question, Task
+from nnrepl.learn.player import Player
+from nnrepl.learn.posing import Posed
+from nnrepl.learn.shelf import find
+from nnrepl.ops.numbers import number
+from nnrepl.programs.debuggee import Debuggee
+from nnrepl.record.names import ProgramNames
+from nnrepl.session.errors import Quit, UserError
+from nnrepl.session.session import Session
+from nnrepl.shell.readers import PROMPT
+from nnrepl.shell.shell import Shell
+from nnrepl.view.prose import prose
+from nnrepl.view.theme import THEMES
+
+FORMATS = ("html", "ipynb", "cast")
+
+
+def lessons_parser() -> argparse.ArgumentParser:
+    """What `nnrepl learn` accepts."""
+    made = argparse.ArgumentParser(
+        prog="nnrepl learn", description="Play a lesson: a text that is read and a program that is run, together."
+    )
+    made.add_argument("lesson", nargs="?", help="the number of a lesson, or a Markdown file; alone: list them")
+    made.add_argument("--again", action="store_true", help="begin at the start, wherever you left it")
+    made.add_argument("--present", action="store_true", help="for a room: part by part, on an empty screen")
+    made.add_argument("--notes", action="store_true", help="print the teacher's notes, and play nothing")
+    made.add_argument("--check", action="store_true", help="play it to its end; fail where something no longer holds")
+    made.add_argument("--export", choices=FORMATS, help="write it with what it shows")
+    made.add_argument("-o", dest="output", metavar="FILE", help="where --export writes; lesson.html and the like")
+    made.add_argument("-f", dest="force", action="store_true", help="replace that file")
+    return made
+
+
+def without_playing(wanted: argparse.Namespace, console: Console) -> Player | int:
+    """Do what needs no student. Returns the exit status; for a lesson to be played, its player.
+
+    Raises:
+        UserError: If there is no such lesson, or a file cannot be written.
+    """
+    if wanted.lesson is None:
+        if wanted.check or wanted.export or wanted.notes or wanted.present:
+            raise UserError("which lesson? nnrepl learn lists them; nnrepl learn --check FILE.md checks one")
+        console.print(listed())
+        return 0
+    lesson = find(wanted.lesson)
+    if wanted.notes:
+        notes = "\n\n".join(note.text for note in lesson.notes) or "This lesson has no notes for a teacher."
+        console.print(prose(f"# {lesson.title}\n\n{notes}"))
+        return 0
+    if wanted.check:
+        return _checked(lesson, console)
+    if wanted.export:
+        from nnrepl.shell.publishing import publish
+
+        target = Path(wanted.output or f"{lesson.path.stem}.{wanted.export}")
+        said = publish(lesson, wanted.export, target, wanted.force)
+        console.print(Text(said))
+        return 0
+    return player_of(lesson, anew=wanted.again, present=wanted.present)
+
+
+def _checked(lesson: Lesson, console: Console) -> int:
+    found = check(lesson)
+    for problem in found.problems:
+        console.print(Text(problem, style="error"), soft_wrap=True)
+    said = f"{lesson.path.name}: {found.commands} commands, {found.questions} questions, {found.mistakes} wrong answers"
+    said += f", {found.tasks} tasks" if found.tasks else ""
+    console.print(Text(said + ("" if found.problems else " · ✓ all hold")))
+    return int(bool(found.problems))
+
+
+@dataclass
+class Checked:
+    """What playing a lesson to its end has found.
+
+    Attributes:
+        problems: What does not hold, with its file and line.
+        commands, questions, mistakes, tasks: How many were played.
+    """
+
+    problems: list[str] = field(default_factory=list)
+    commands: int = 0
+    questions: int = 0
+    mistakes: int = 0
+    tasks: int = 0
+
+
+def check(lesson: Lesson) -> Checked:
+    """Play a lesson to its end: each command must work, each question have its answer and know its wrong ones, each
+    task be undone before its solution and done behind it."""
+    found = Checked()
+    student = Student(lesson, found)
+    screen = io.StringIO()
+    with contextlib.redirect_stdout(screen), contextlib.redirect_stderr(screen):
+        perform(student, Console(file=screen, width=100, theme=THEMES["dark"]))
+    if not student.finished and not found.problems:
+        last = screen.getvalue().strip().splitlines() or ["it stopped"]
+        found.problems.append(f"{lesson.path.name}: {last[-1]}")
+    return found
+
+
+def perform(student: Student, console: Console, present: bool = False) -> None:
+    """Let a student play a lesson from its start, on a console; `present`: as a teacher shows it."""
+    load_all()
+    lesson = student.lesson
+    player = Player(lesson, present=present, keeps=False)
+    try:
+        script = player.script()
+    except UserError as error:
+        student.found.problems.append(f"{lesson.path.name}: {error}")
+        return
+    names = ProgramNames()
+    session = Session(names.tape, names)
+    shell = Shell(session, console, lambda interpreter: student)
+    play(shell.interpreter, player)
+    student.attend(shell, player)
+    before = sys.argv, sys.path[:]
+    try:
+        Debuggee(script, session).run()
+    except Quit:
+        pass
+    finally:
+        sys.argv, sys.path[:] = before
+
+
+class Student:
+    """Answers a lesson as it wants to be answered, and notes what is wrong with it.
+
+    Attributes:
+        finished: Whether the lesson has come to its end.
+    """
+
+    echoes = True
+    pages = False
+    screen = None
+
+    def __init__(self, lesson: Lesson, found: Checked | None = None) -> None:
+        self.lesson = lesson
+        self.found = Checked() if found is None else found
+        self.finished = False
+        self._lines: Iterator[str] = iter(())
+        self._at = -1
+
+    def attend(self, shell: Shell, player: Player) -> None:
+        """Sit down before a shell."""
+        self.shell, self.player = shell, player
+
+    def read(self, prompt: str = PROMPT) -> str | None:
+        """What the student types next; None when the lesson is over, or something in it does not hold."""
+        shell, player = self.shell, self.player
+        if player.failure or shell.failed:
+            self._problem(player.failure or f"{self._where(1)}: {shell.interpreter.log.last()}")
+            return None
+        if shell.interpreter.player is None:
+            self.finished = True
+            return None
+        waits = player.waits
+        line = next(self._lines, None) if isinstance(waits, Task) else None
+        if line is not None:
+            return line
+        if player.at == self._at:
+            assert waits is not None
+            self._problem(f"{self._where(waits.line)}: the lesson does not go on from here")
+            return None
+        self._at = player.at
+        if isinstance(waits, Question) and player.posed is not None:
+            self.found.questions += 1
+            self._try_wrong_ones(player.posed)
+            return player.posed.typed
+        if isinstance(waits, Task):
+            self.found.tasks += 1
+            self._lines = iter(waits.solution[1:])
+            return waits.solution[0]
+        if isinstance(waits, Commands):
+            self.found.commands += len(waits.lines)
+        return ""
+
+    def _try_wrong_ones(self, posed: Posed) -> None:
+        """No wrong answer passes, and each is told what it is."""
+        where = self._where(posed.question.line)
+        if not posed.is_right(posed.read(posed.typed)):
+            self._problem(f"{where}: the right answer, typed as {posed.typed}, is not taken")
+        if posed.kind != NUMBER:
+            return
+        for mistake in posed.mistakes:
+            self.found.mistakes += 1
+            typed = posed.read(number(float(mistake.value)))
+            if posed.is_right(typed):
+                self._problem(f"{where}: {typed.text} is taken, though: {mistake.said}")
+
+    def _problem(self, text: str) -> None:
+        """Something does not hold; it is noted once."""
+        if text not in self.found.problems:
+            self.found.problems.append(text)
+
+    def _where(self, line: int) -> str:
+        return f"{self.lesson.path.name}:{line}"

@@ -1,0 +1,136 @@
+"""Playing: how the shell plays a lesson, between the student's own lines."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.text import Text
+
+from nnrepl.learn.player import Due, Player, Turn
+from nnrepl.record.intake import Unwinding
+from nnrepl.session.errors import Load, UserError
+from nnrepl.session.hooks import EXCEPTION, Stop
+from nnrepl.shell.readers import PROMPT
+from nnrepl.view.lesson import hint
+
+if TYPE_CHECKING:
+    from nnrepl.shell.shell import Shell
+
+
+def begins(shell: Shell, stop: Stop) -> bool:
+    """Whether a lesson has the first word at a stop: it says itself what there is to see. Where its program has failed,
+    it is over."""
+    player = shell.interpreter.player
+    if player is None or player.begun:
+        return False
+    if stop.reason == EXCEPTION or not len(shell.session.tape):
+        shell.interpreter.player = None
+        what = "failed" if stop.reason == EXCEPTION else "computes nothing with MLX"
+        shell.failed = True
+        said = f"the program of this lesson, {player.lesson.program.name}, {what}"
+        player.failure = f"{player.lesson.path.name}:1: {said}"
+        shell.show(Text(f"{said}: mend it, then learn {player.lesson.name}", style="error"))
+        return False
+    shell.interpreter.pass_over()
+    shell.interpreter.shown = None
+    return True
+
+
+def turn(shell: Shell, player: Player) -> bool:
+    """Show what comes next in a lesson, and let the student answer. Returns False at the end of input."""
+    if player.queue:
+        _run(shell, player, player.queue.popleft())
+        return True
+    shell.hushed = False
+    try:
+        coming = player.turn(shell.session)
+        _do(shell, player, coming)
+        if player.waits is None or shell.interpreter.player is None:
+            return True
+        return _hear(shell, player)
+    except UserError as error:
+        shell.failed = True
+        shell.interpreter.player = None
+        player.failure = f"{_place(player)}: {error}"
+        shell.show(Text(player.failure, style="error"))
+        shell.show(hint("the lesson cannot go on here; learn again begins at its start"))
+    except Unwinding:
+        raise
+    except Exception as error:
+        shell.interpreter.player = None
+        player.failure = f"{_place(player)}: {type(error).__name__}: {error}"
+        shell.own_failure(player.failure, error)
+    return True
+
+
+def _place(player: Player, back: int = 0) -> str:
+    parts = player.lesson.parts
+    at = min(max(player.at + back, 0), len(parts) - 1)
+    return f"{player.lesson.path.name}:{parts[at].line}"
+
+
+def _run(shell: Shell, player: Player, due: Due) -> None:
+    """Run a line of the lesson's as if it had been typed."""
+    shell.hushed = due.hushed
+    if not due.hushed:
+        shell.typed(PROMPT + due.line)
+    before, shell.failed = shell.failed, False
+    shell.run(due.line)
+    if shell.failed:
+        said = shell.interpreter.log.last()
+        player.failure = f"{_place(player, -1)}: {due.line}: {said}"
+    shell.failed |= before
+
+
+def _hear(shell: Shell, player: Player) -> bool:
+    try:
+        line = shell.reader.read(player.prompt)
+    except KeyboardInterrupt:
+        return True
+    except UnicodeDecodeError:
+        shell.show(Text("this line is not text in UTF-8", style="error"))
+        return True
+    seen = shell.reader.screen is None and not shell.reader.echoes
+    if line is not None and not seen and not shell.quiet:
+        shell.typed(player.prompt + line.strip())
+    if line is not None and line.strip():
+        shell.interpreter.log.said(player.prompt + line.strip())
+    heard = player.hear(shell.session, line)
+    _do(shell, player, heard)
+    if heard.over and line is None:
+        if shell.session.running:
+            shell.session.quit()
+        return False
+    return True
+
+
+def _do(shell: Shell, player: Player, coming: Turn) -> None:
+    if coming.back:
+        _put_back(shell, player)
+    if coming.clear and coming.show and shell.console.is_terminal and shell.reader.screen is None:
+        shell.console.clear()
+    if coming.show:
+        shell.interpreter.log.typed("")
+    for shown in coming.show:
+        shell.show(shown)
+    if coming.over:
+        note = "" if player.at >= len(player.lesson.parts) else player.kept()
+        shell.show(hint(note) if note else None)
+        shell.interpreter.player = None
+    if coming.own is not None:
+        shell.run(coming.own)
+
+
+def _put_back(shell: Shell, player: Player) -> None:
+    """Back to where the lesson stands, however far the student has gone. Raises Load where only a new start leads
+    there."""
+    shell.interpreter.go_home()
+    if player.stands(shell.session):
+        player.strayed = False
+    elif player.put_back(shell.session):
+        shell.interpreter.pass_over()
+        shell.interpreter.shown = None
+        shell.show(hint("back where the lesson was"))
+    else:
+        player.catch_up()
+        raise Load(player.script())

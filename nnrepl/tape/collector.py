@@ -1,0 +1,66 @@
+"""Collector: keeps Python's garbage collector from walking the tape again and again.
+
+Everything on the tape lives as long as the tape. Each full collection would walk all of it: a pause of a second after
+8,000 small passes. So what was recorded is set aside now and then (`gc.freeze`), behind a collection of what is new;
+and it is given back (`gc.unfreeze`) before the program collects by itself, and where a tape may be let go of.
+"""
+
+from __future__ import annotations
+
+import functools
+import gc
+from collections.abc import Callable
+from typing import Any
+
+_collect = gc.collect
+_OFTEN = 2_000
+"""Ops that are recorded between two times at which they are set aside: a collection in a few milliseconds."""
+
+
+class Collector:
+    """Sets aside what one recorder has recorded.
+
+    Attributes:
+        due: The position on the tape at which it is time again.
+    """
+
+    def __init__(self) -> None:
+        self.due = 0
+        self._set_aside = False
+
+    def rest(self, position: int) -> None:
+        """Set everything aside that lives now, once the garbage in what is new has been collected. What lived before
+        the first time is not walked. Does nothing while the program has switched collections off."""
+        self.due = position + _OFTEN
+        if gc.isenabled():
+            _collect(2 if self._set_aside else 1)
+            gc.freeze()
+            self._set_aside = True
+
+
+def wake() -> None:
+    """A tape may be let go of from here on: the collector looks at everything once more."""
+    if gc.get_freeze_count():
+        gc.unfreeze()
+
+
+def caught(collect: Callable[..., int]) -> Callable[..., int]:
+    """`gc.collect` for the program: it finds what it would find without us."""
+
+    @functools.wraps(collect)
+    def collected(*args: Any, **kwargs: Any) -> int:
+        wake()
+        return collect(*args, **kwargs)
+
+    return collected
+
+
+def enumerated(objects: Callable[..., list[Any]]) -> Callable[..., list[Any]]:
+    """`gc.get_objects` for the program, likewise."""
+
+    @functools.wraps(objects)
+    def found(*args: Any, **kwargs: Any) -> list[Any]:
+        wake()
+        return objects(*args, **kwargs)
+
+    return found

@@ -1,0 +1,103 @@
+"""Ops pane: the list of ops around the cursor, each with its result first."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+
+from rich.text import Text
+
+from nnrepl.session.session import Session
+from nnrepl.tape import BackwardOp, Op
+from nnrepl.view.content import Item, Part
+from nnrepl.view.listing import STATES
+from nnrepl.view.op import inputs_text, state_of
+from nnrepl.view.tensor import shape_text
+
+
+class OpsPane:
+    """The ops of the tape: only the lines that are seen are made."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self.key: Hashable = (id(session.tape), session.cursor)
+
+    @property
+    def title(self) -> str:
+        """Where one is."""
+        op = self._session.op
+        return "ops" if op is None else f"ops · {op.phase}" + (f" · {op.module}" if op.module else "")
+
+    def count(self, width: int) -> int | None:
+        """The ops, and what stands behind the last one if the cursor does."""
+        count = len(self._session.tape)
+        return count + (self._session.cursor >= count)
+
+    def home(self, count: int, height: int) -> int:
+        """So that the cursor has a third of the pane above it."""
+        return max(min(self._session.cursor - height // 3, count - height), 0)
+
+    def chosen(self) -> int:
+        """The next op."""
+        return self._session.cursor
+
+    def parts(self, first: int, width: int, height: int, right: int) -> Sequence[Part]:
+        """As many ops as there is room for."""
+        ops = self._session.tape.ops[first : first + height]
+        numbers = max((len(op.label) for op in ops), default=0)
+        names = min(max((len(result_name(op)) for op in ops), default=0), max(width // 4, 6))
+        rows = [Part(self._row(op, numbers, names, width, right), item_of(op)) for op in ops]
+        if len(rows) < height and self._session.cursor >= len(self._session.tape):
+            nothing = Text("no op yet", style="hint")
+            rows.append(Part(Text("▶ (end)", style="source.current") if self._session.tape.ops else nothing))
+        return rows
+
+    def _row(self, op: Op, numbers: int, names: int, width: int, right: int) -> Text:
+        row = op_row(op, self._session.cursor, numbers, names, width + right)
+        return row if not right else row[right:]
+
+
+def item_of(op: Op) -> Item:
+    """What keys and clicks do to an op."""
+    return Item(f"goto {op.label}", f"explain {op.label}", f"break {op.label}", f"until {op.label}")
+
+
+def result_name(op: Op) -> str:
+    """What comes out, by name; "" for a result without one."""
+    names = [value.name for value in op.outputs[:2] if not value.name.startswith("#")]
+    return ", ".join(names) + (", …" if len(op.outputs) > 2 and names else "")
+
+
+def op_row(op: Op, cursor: int, numbers: int, names: int, width: int) -> Text:
+    """`▶ #28 ● weights  = softmax(#27)      8,4,32,32`: what comes out, what it is, and its shape if there is room.
+
+    Args:
+        cursor: Where the user stands.
+        numbers, names, width: The widths of the columns of numbers and results, and of all.
+    """
+    here = op.position == cursor
+    row = Text(no_wrap=True, overflow="ellipsis")
+    row.append("▶ " if here else "  ", style="source.current")
+    row.append(op.label.ljust(numbers) + " ", style="op.number")
+    row.append(STATES[state_of(op)] + " ", style="dim")
+    gradient = any(value.gradient_of is not None for value in op.outputs)
+    name = Text(result_name(op), style="gradient" if gradient else "value.name")
+    name.truncate(names, overflow="ellipsis", pad=True)
+    row.append_text(name).append(" ")
+    row.append_text(_formula(op))
+    shapes = ", ".join(shape_text(value.shape) for value in op.outputs[:2]) + ("" if len(op.outputs) < 3 else ", …")
+    room = width - row.cell_len - len(shapes)
+    if op.error is not None:
+        row.append(f"  ✗  {type(op.error).__name__}", style="error")
+    elif room >= 2:
+        row.append(" " * room).append(shapes, style="value.shape")
+    row.truncate(width, overflow="ellipsis")
+    return row
+
+
+def _formula(op: Op) -> Text:
+    """`x @ weights1`, `square(error)`, `vjp of square(∂L/∂#7)`: without shapes."""
+    inputs = inputs_text(op, shapes=False)
+    infix = not isinstance(op, BackwardOp) and (op.operation.infix is not None or op.operation.name == "matmul")
+    if infix or op.operation.name == "accumulate":
+        return inputs
+    return Text().append(op.name, style="op.name").append("(").append_text(inputs).append(")")

@@ -1,0 +1,359 @@
+"""Outline: ops by module, each with its result, shape, norm and gradient norm: what a Trace looks like."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Any
+
+import mlx.core as mx
+from rich.cells import cell_len, set_cell_size
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.text import Text
+
+from nnrepl.record.bounds import OutOfBounds
+from nnrepl.tape import GRADIENT_PASS, SKIPPED, Op, Pass, Value
+from nnrepl.timeline.evaluation import evaluate, pending
+from nnrepl.view.html import boxed, escaped
+from nnrepl.view.numbers import number
+from nnrepl.view.source import own_source, place_text
+from nnrepl.view.tensor import shape_text
+
+MOST = 1 << 22
+"""An outline computes at most so many elements that were not computed before; of more, it computes none."""
+ROWS = 60
+"""Of a longer recording, modules are one line each in plain text."""
+LISTED = 1000
+"""So many ops are listed in a notebook."""
+NOT_YET, DROPPED, NONE, FAILED = "not computed yet", "dropped", "–", "failed"
+
+_SMALL = 256
+_norm, _abs, _max, _where, _eval = mx.linalg.norm, mx.abs, mx.max, mx.where, mx.eval
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """The ops that one module makes, one after another.
+
+    Attributes:
+        path: The module's path.
+        members: Ops, and modules within it.
+    """
+
+    path: str
+    members: tuple[Op | Branch, ...]
+
+    def ops(self) -> Iterator[Op]:
+        """All of its ops."""
+        for member in self.members:
+            if isinstance(member, Branch):
+                yield from member.ops()
+            else:
+                yield member
+
+
+def branches(ops: Sequence[Op], depth: int = 0) -> tuple[Op | Branch, ...]:
+    """Ops in order of execution, those of one module together."""
+    found: list[Op | Branch] = []
+    for path, run in groupby(ops, lambda op: _path(op, depth)):
+        members = list(run)
+        if not path:
+            found += members
+            continue
+        inner = branches(members, depth + 1)
+        only = inner[0] if len(inner) == 1 else None
+        found.append(only if isinstance(only, Branch) else Branch(path, inner))
+    return tuple(found)
+
+
+def _path(op: Op, depth: int) -> str:
+    words = op.module.split(".") if op.module else []
+    return ".".join(words[: depth + 1]) if len(words) > depth else ""
+
+
+@dataclass
+class Outline:
+    """What is known of some passes: everything is computed when this is made, if it is not too much.
+
+    Attributes:
+        title: The first line.
+        members: The forward ops (and those outside of gradient calls) by module.
+        norms: Of the values whose numbers are there.
+        notes: What is to be said below.
+    """
+
+    title: str
+    passes: Sequence[Pass]
+    members: tuple[Op | Branch, ...] = ()
+    norms: dict[Value, float] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        ops = [op for part in self.passes for op in part.ops if op.phase != "backward"]
+        self.members = branches(ops)
+        values = [value for op in ops for value in op.outputs]
+        leaves = [leaf for part in self.passes for leaf in part.wrt]
+        gradients = [self.gradient(part, value) for part in self.passes for value in part.wrt]
+        gradients += [self.gradient(op.part, value) for op in ops for value in op.outputs]
+        known = dict.fromkeys([*values, *leaves, *[one for one in gradients if one is not None]])
+        self._compute([value for value in known if not value.refusal])
+        if any(one is None for one in gradients):
+            self.notes.append(f"{NONE} no gradient is taken there")
+
+    def _compute(self, values: list[Value]) -> None:
+        try:
+            if pending(values, MOST) is None:
+                self.notes.append(f"what is {NOT_YET} is much: look at one by its name to compute it")
+            else:
+                evaluate(values)
+        except OutOfBounds as error:
+            self.notes.append(str(error))
+        there = [value for value in values if value.evaluated and mx.issubdtype(value.dtype, mx.inexact) and value.size]
+        self.norms = dict(zip(there, norms([value.array for value in there])))
+
+    @staticmethod
+    def gradient(part: Pass, value: Value) -> Value | None:
+        """The whole gradient with respect to a value; None where none is taken."""
+        found = part.grads.get(value.canonical)
+        return found[-1] if found else None
+
+    def norm(self, value: Value | None) -> str:
+        """The norm of a value in a few signs, or why there is none."""
+        if value is None:
+            return NONE
+        if value in self.norms:
+            return number(self.norms[value])
+        if value.dropped:
+            return DROPPED
+        return "" if value.evaluated else NOT_YET
+
+    def cells(self, op: Op) -> list[tuple[str, ...]]:
+        """For each output of an op: op, result, shape, norm, gradient norm, place."""
+        what, where = f"{op.label} {op.name}", _where_text(op)
+        if op.error is not None or not op.outputs:
+            return [(what, "", "", FAILED if op.error is not None else "", "", where)]
+        rows: list[tuple[str, ...]] = []
+        for slot, value in enumerate(op.outputs[:4]):
+            name = value.name if not value.name.startswith("#") else ""
+            gradient = "" if op.part.kind != GRADIENT_PASS else self.norm(self.gradient(op.part, value))
+            head, tail = (what, where) if not slot else ("", "")
+            rows.append((head, name, shape_text(value.shape), self.norm(value), gradient, tail))
+        return rows
+
+    def parameters(self) -> list[tuple[str, ...]]:
+        """For each leaf with respect to which gradients are taken: name, shape, norm, gradient norm."""
+        return [
+            (leaf.name, shape_text(leaf.shape), self.norm(leaf), self.norm(self.gradient(part, leaf)))
+            for part in self.passes
+            for leaf in part.wrt
+        ]
+
+
+def norms(arrays: list[mx.array]) -> list[float]:
+    """The Euclidean norms of arrays of floats, in their own size: squares neither overflow nor vanish."""
+    found = {at: _small_norm(array) for at, array in enumerate(arrays) if array.size <= _SMALL}
+    parts: list[tuple[mx.array, mx.array]] = []
+    for at, array in enumerate(arrays):
+        if at in found:
+            continue
+        sizes = _abs(array)
+        sizes = sizes if sizes.dtype == mx.float64 else sizes.astype(mx.float32)
+        top = _max(sizes)
+        scale = _where(mx.logical_and(top > 0, mx.isfinite(top)), top, mx.ones_like(top))
+        parts.append((scale, _norm(sizes / scale)))
+    _eval(parts)
+    large = iter([_float(scale) * _float(norm) for scale, norm in parts])
+    return [found[at] if at in found else next(large) for at in range(len(arrays))]
+
+
+def _small_norm(array: mx.array) -> float:
+    """In Python, which costs less than MLX's calls."""
+    numbers = list(_flat(array.tolist()))
+    return math.nan if any(map(math.isnan, numbers)) else math.hypot(*numbers)
+
+
+def _flat(tree: Any) -> Iterator[float]:
+    if isinstance(tree, list):
+        for item in tree:
+            yield from _flat(item)
+    else:
+        yield abs(tree)
+
+
+def _float(array: mx.array) -> float:
+    scalar: Any = array.item()
+    return float(scalar)
+
+
+def _where_text(op: Op) -> str:
+    source, _ = own_source(op, SKIPPED)
+    segment = " ".join(source.text.split())
+    return f"{place_text(source)}  {segment if len(segment) <= 40 else segment[:39] + '…'}".strip()
+
+
+def outline_of(passes: Sequence[Pass]) -> Outline:
+    """The outline of some passes of a tape; nothing is computed if it would be too much."""
+    parts = [part for part in passes if len(part)]
+    counts = {
+        phase: sum(op.phase == phase for part in parts for op in part.ops)
+        for phase in ("setup", "forward", "backward", "update")
+    }
+    total = sum(counts.values())
+    said = ", ".join(f"{count} {phase}" for phase, count in counts.items() if count)
+    title = f"{total} op{'s' if total != 1 else ''}" + (f": {said}" if said else "")
+    made = Outline(title, parts)
+    loss = next((part.loss for part in reversed(parts) if part.loss is not None), None)
+    if loss is not None and loss.evaluated and loss.size == 1:
+        name = "loss" if loss.name.startswith("#") else loss.name
+        made.title += f" · {name} = {number(_float(loss.array))}"
+    return made
+
+
+# -- as text ---------------------------------------------------------------------------------------------------
+
+_TITLES = ("op", "result", "shape", "norm", "gradient norm", "source")
+_WRT = ("with respect to", "shape", "norm", "gradient norm")
+_STYLES = ("op.name", "value.name", "value.shape", "", "gradient", "dim")
+_WIDEST = 28
+"""How wide a column of names is at most."""
+
+
+class Rows:
+    """Rows of words in columns as wide as they need, the last one cut where the line ends.
+
+    Args:
+        titles: What stands above; columns whose title says norm are numbers.
+        styles: One a column.
+    """
+
+    def __init__(self, titles: tuple[str, ...], styles: tuple[str, ...]) -> None:
+        self._titles = titles
+        self._styles = styles
+        self._rows: list[tuple[str, ...]] = []
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def add(self, *words: str) -> None:
+        """A row; of one word it is a heading."""
+        self._rows.append(words)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        full = [row for row in self._rows if len(row) > 1]
+        columns = list(zip(*[self._titles, *full]))
+        widths = [min(max(map(cell_len, column)), _WIDEST) for column in columns]
+        yield self._line(self._titles, widths, ("dim",) * len(widths), options.max_width)
+        for row in self._rows:
+            styles = self._styles if len(row) > 1 else ("heading",)
+            yield self._line(row, widths, styles, options.max_width)
+
+    def _line(self, row: tuple[str, ...], widths: list[int], styles: tuple[str, ...], width: int) -> Text:
+        line = Text(no_wrap=True, overflow="ellipsis")
+        for at, word in enumerate(row):
+            if len(row) == 1 or at == len(self._titles) - 1:
+                line.append(word, styles[at])
+                break
+            shown = set_cell_size(word, widths[at]) if cell_len(word) > widths[at] else word
+            blank = " " * (widths[at] - cell_len(shown))
+            right = "norm" in self._titles[at]
+            line.append(blank if right else "").append(shown, styles[at]).append(("" if right else blank) + "  ")
+        line.rstrip()
+        line.truncate(width, overflow="ellipsis")
+        return line
+
+
+def outline_view(made: Outline) -> RenderableType:
+    """An outline in lines; a long one has a line for each module."""
+    count = sum(len(part) for part in made.passes)
+    rows = Rows(_TITLES, _STYLES)
+    left = _add_rows(rows, made, made.members, 0, count > ROWS)
+    parts: list[RenderableType] = [Text(made.title, style="heading"), rows]
+    if left:
+        parts.append(Text(f"… and {left:,} more: trace.ops[i] is one of them", style="hint"))
+    if made.parameters():
+        wrt = Rows((*_WRT, ""), ("value.name", "value.shape", "", "gradient", ""))
+        for row in made.parameters():
+            wrt.add(*row, "")
+        parts += [Text(""), wrt]
+    return Group(*parts, *[Text(note, style="hint") for note in made.notes])
+
+
+def _add_rows(rows: Rows, made: Outline, members: Sequence[Op | Branch], depth: int, folded: bool) -> int:
+    """Rows for ops and modules. Returns how many did not fit."""
+    left, margin = 0, "  " * depth
+    for member in members:
+        if len(rows) >= 2 * ROWS:
+            left += 1
+        elif not isinstance(member, Branch):
+            for row in made.cells(member):
+                rows.add(margin + row[0] if row[0] else "", *row[1:])
+        elif folded and not any(isinstance(inner, Branch) for inner in member.members):
+            *_, last = member.ops()
+            _, name, shape, norm, gradient, where = made.cells(last)[0]
+            rows.add(f"{margin}{member.path}  {_count(member)}", name, shape, norm, gradient, where)
+        else:
+            rows.add(f"{margin}{member.path}  {_count(member)}")
+            left += _add_rows(rows, made, member.members, depth + 1, folded)
+    return left
+
+
+def _count(branch: Branch) -> str:
+    count = sum(1 for _ in branch.ops())
+    return f"{count} op{'s' if count != 1 else ''}"
+
+
+# -- as HTML ---------------------------------------------------------------------------------------------------
+
+
+def outline_html(made: Outline) -> str:
+    """An outline for a notebook: modules unfold at a click."""
+    room = [LISTED]
+    parts = [f"<b>{escaped(made.title)}</b>", *_html_of(made, made.members, room)]
+    left = -room[0]
+    if left > 0:
+        parts.append(f'<div class="h">… and {left:,} more: trace.ops[i] is one of them</div>')
+    if made.parameters():
+        head = "".join(f"<th>{title}</th>" for title in _WRT)
+        rows = "".join(
+            f'<tr><td><b>{escaped(name)}</b></td><td>{escaped(shape)}</td><td class="n">{escaped(norm)}</td>'
+            f'<td class="n">{escaped(gradient)}</td></tr>'
+            for name, shape, norm, gradient in made.parameters()
+        )
+        parts.append(f"<table><tr>{head}</tr>{rows}</table>")
+    parts += [f'<div class="h">{escaped(note)}</div>' for note in made.notes]
+    return boxed(*parts)
+
+
+def _html_of(made: Outline, members: Sequence[Op | Branch], room: list[int], open_: bool = True) -> list[str]:
+    parts: list[str] = []
+    for is_branch, run in groupby(members, lambda member: isinstance(member, Branch)):
+        if not is_branch:
+            rows = []
+            for op in run:
+                room[0] -= 1
+                rows += [_row(cells) for cells in made.cells(op)] if room[0] >= 0 and isinstance(op, Op) else []
+            head = "".join(f"<th>{title}</th>" for title in _TITLES)
+            parts += [f"<table><tr>{head}</tr>{''.join(rows)}</table>"] if rows else []
+            continue
+        for branch in run:
+            assert isinstance(branch, Branch)
+            *_, last = branch.ops()
+            _, name, shape, norm, gradient, _ = made.cells(last)[0]
+            said = " · ".join(part for part in (name and f"→ {name}", shape, norm and f"norm {norm}",
+                                                gradient and f"gradient {gradient}") if part)  # fmt: skip
+            inner = "".join(_html_of(made, branch.members, room, False))
+            parts.append(
+                f"<details{' open' if open_ and len(members) <= 4 else ''}><summary><b>{escaped(branch.path)}</b> "
+                f'{_count(branch)} <span class="h">{escaped(said)}</span></summary>{inner}</details>'
+            )
+    return parts
+
+
+def _row(cells: tuple[str, ...]) -> str:
+    op, name, shape, norm, gradient, where = map(escaped, cells)
+    return (
+        f'<tr><td>{op}</td><td><b>{name}</b></td><td>{shape}</td><td class="n">{norm}</td>'
+        f'<td class="n">{gradient}</td><td class="h">{where}</td></tr>'
+    )

@@ -1,0 +1,147 @@
+"""Running: training scripts through the command line, under plain Python and under nnrepl, interleaved."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from tests.bench.figures import Figure, figure
+from tests.bench.scripts import LONG, WORKLOADS, Workload
+
+_ROOT = Path(__file__).parent.parent.parent
+_PLAIN = (sys.executable,)
+_OURS = (sys.executable, "-m", "nnrepl", "--batch")
+_CONTINUE = ("-c", "continue")
+_COMPILED = tempfile.TemporaryDirectory()
+_BOOKKEEPING = 1.0
+"""kB that a step may leave behind."""
+
+
+def children() -> float:
+    """Seconds of CPU time of all processes that have been run so far."""
+    spent = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return spent.ru_utime + spent.ru_stime
+
+
+def run(command: Sequence[str]) -> str:
+    """What a command prints. It runs in one thread of linear algebra, as noise would be measured otherwise, and with
+    compiled modules kept, as in an installation."""
+    environment = {**os.environ, "PYTHONPATH": str(_ROOT), "OPENBLAS_NUM_THREADS": "1"}
+    environment |= {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": _COMPILED.name}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout}{done.stderr}")
+    return done.stdout
+
+
+def spent(command: Sequence[str]) -> float:
+    """Seconds of CPU time of a command."""
+    before = children()
+    run(command)
+    return children() - before
+
+
+def timed(command: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """What a script of the benchmark has measured, and what it printed otherwise."""
+    lines = run(command).splitlines()
+    found = next(line for line in lines if line.startswith("BENCH "))
+    printed = [line for line in lines if line.startswith(("step ", "last "))]
+    return json.loads(found.removeprefix("BENCH ")), printed
+
+
+class Scripts:
+    """The scripts in a folder of their own."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = Path(folder)
+
+    def path(self, workload: Workload) -> str:
+        """Write a script. Returns where."""
+        path = self.folder / f"{workload.name.replace(', ', '_')}_{workload.steps}.py"
+        path.write_text(workload.source())
+        return str(path)
+
+
+def steps(rounds: int, quick: bool) -> Iterator[Figure]:
+    """The CPU time of a step under `continue`, in multiples of plain Python's."""
+    with tempfile.TemporaryDirectory() as folder:
+        scripts = Scripts(folder)
+        for workload in WORKLOADS:
+            if quick and workload.model in ("mlp, large", "resnet"):
+                continue
+            path = scripts.path(workload)
+            yield from _ratios(workload, path, rounds)
+
+
+def _ratios(workload: Workload, path: str, rounds: int) -> Iterator[Figure]:
+    ratios: dict[str, list[float]] = {"cpu": [], "wall": []}
+    plain_ms, same = [], True
+    for _ in range(rounds):
+        plain, expected = timed([*_PLAIN, path])
+        ours, printed = timed([*_OURS, *_CONTINUE, path])
+        same = same and expected == printed
+        warm = workload.steps // 4
+        for clock, found in ratios.items():
+            found.append(statistics.median(ours[clock][warm:]) / statistics.median(plain[clock][warm:]))
+        plain_ms.append(1e3 * statistics.median(plain["cpu"][warm:]))
+    what = "token" if workload.generates else "step"
+    note = f"plain {statistics.median(plain_ms):.3g} ms" + ("" if same else "; PRINTS OTHER LINES THAN PLAIN PYTHON")
+    yield figure(f"{what}, {workload.name}: cpu", ratios["cpu"], "x", workload.budget, note)
+    yield figure(f"{what}, {workload.name}: wall", ratios["wall"], "x")
+
+
+def memory(quick: bool) -> Iterator[Figure]:
+    """What a long run holds beyond what plain Python holds, and what a step of it leaves behind."""
+    long = replace(LONG, steps=200, marks=(20, 200)) if quick else LONG
+    with tempfile.TemporaryDirectory() as folder:
+        path = Scripts(folder).path(long)
+        plain, _ = timed([*_PLAIN, path])
+        ours, _ = timed([*_OURS, "--history", "10M", *_CONTINUE, path])
+    beyond = {}
+    for mark in long.marks:
+        resident, active = (a - b for a, b in zip(ours["memory"][str(mark)], plain["memory"][str(mark)]))
+        beyond[mark] = resident
+        yield figure(f"memory beyond plain after {mark} steps: resident", [resident / 1e6], "MB")
+        yield figure(f"memory beyond plain after {mark} steps: MLX", [active / 1e6], "MB", 10.0, "--history 10M")
+    first, last = long.marks[-2:]
+    left = (beyond[last] - beyond[first]) / (last - first) / 1e3
+    yield figure(f"memory left behind by a step ({first} to {last})", [left], "kB", _BOOKKEEPING)
+    late, early = statistics.median(ours["cpu"][-50:]), statistics.median(ours["cpu"][10:60])
+    yield figure("the last steps against the first", [late / early], "x", 1.1, f"{long.steps} steps, --history 10M")
+    yield figure(
+        "longest step", [1e3 * max(ours["wall"][10:])], "ms", None, f"plain {1e3 * max(plain['wall'][10:]):.1f}"
+    )
+
+
+def opening(rounds: int, quick: bool) -> Iterator[Figure]:
+    """What it costs to look at the loss of an early step and of the last one, after the run."""
+    count = 40 if quick else 200
+    work = replace(LONG, steps=count, marks=())
+    with tempfile.TemporaryDirectory() as folder:
+        path = Scripts(folder).path(work)
+        for step in (1, count // 2, count):
+            look = ("-c", f"goto step {step}", "-c", "list", "-c", "next", "-c", "until backward")
+            extra = []
+            for _ in range(rounds):
+                base = spent([*_OURS, *_CONTINUE, path])
+                extra.append(1e3 * (spent([*_OURS, *_CONTINUE, *look, path]) - base))
+            yield figure(f"going into step {step} of {count}, four commands", extra, "ms")
+
+
+def start(rounds: int) -> Iterator[Figure]:
+    """From start to prompt, against importing MLX, prompt-toolkit and rich."""
+    base = [sys.executable, "-c", "import mlx.nn, prompt_toolkit, rich"]
+    ours = [*_OURS, "-c", "quit"]
+    spent(base), spent(ours)
+    pairs = [(spent(base), spent(ours)) for _ in range(rounds)]
+    note = f"imports {1e3 * statistics.median(a for a, _ in pairs):.0f} ms"
+    yield figure("start to prompt against its imports: cpu", [b / a for a, b in pairs], "x", 1.5, note)

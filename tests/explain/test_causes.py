@@ -1,0 +1,155 @@
+"""why and health: the cause behind the op at which it shows: what made a tensor large, took its numbers out of MLX,
+or made it 0 in an earlier step; each beside a program in which it is not so."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import mlx.core as mx
+import mlx.nn as nn
+import mlx.optimizers as optim
+import numpy as np
+import pytest
+
+import nnrepl
+from nnrepl.explain.answer import Answer
+from nnrepl.explain.health import health
+from nnrepl.explain.why import why
+from nnrepl.session.session import Session
+from nnrepl.tape import GRADIENT_PASS
+
+W = mx.array([[0.5, -1.0, 2.0], [2.0, 0.25, 1.0], [-0.75, 1.5, 0.3]])
+X = mx.sin(mx.arange(12)).reshape(4, 3)
+Fn = Callable[[mx.array], mx.array]
+
+
+def ask(fn: Fn, question: str = "grad(w)") -> Answer:
+    return why(nnrepl.Session(nnrepl.trace(fn, W, wrt=0)), question)
+
+
+def text(answer: Answer) -> str:
+    return " ".join([answer.headline, *answer.reasons, *answer.also, answer.advice])
+
+
+def findings(fn: Fn) -> str:
+    report = health(nnrepl.Session(nnrepl.trace(fn, W, wrt=0)))
+    return " | ".join(f"{one.kind}: {one.text}" for one in report.findings)
+
+
+def recurrence(w: mx.array, factor: float) -> mx.array:
+    h = mx.ones((2, 3))
+    for _ in range(30):
+        h = h @ (w * factor)
+    return (h * h).mean()
+
+
+LARGE: dict[str, tuple[Fn, Fn]] = {
+    "a saturated tanh": (
+        lambda w: mx.tanh((X @ w) * 1e6).sum(),
+        lambda w: mx.tanh(X @ w).sum(),
+    ),
+    "a saturated softmax": (
+        lambda w: (mx.softmax((X @ w) * 1e6, axis=-1) * X).sum(),
+        lambda w: (mx.softmax(X @ w, axis=-1) * X).sum(),
+    ),
+    "a norm": (
+        lambda w: (mx.fast.rms_norm((X @ w) * 1e12, None, 1e-5) * X).sum(),
+        lambda w: (mx.fast.rms_norm(X @ w, None, 1e-5) * X).sum(),
+    ),
+    "an overflow": (
+        lambda w: mx.square((X @ w) * 1e25).sum(),
+        lambda w: mx.square(X @ w).sum(),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_what_made_numbers_large_is_named(name: str) -> None:
+    fault, sound = LARGE[name]
+    answer = text(ask(fault, "nan" if name == "an overflow" else "grad(w) is tiny"))
+    assert "times as large" in answer, answer
+    assert " * 1" in answer.partition("in size: ")[2]
+    assert "times as" not in text(ask(sound))
+
+
+def test_numbers_that_grow_from_step_to_step_of_a_recurrence_are_said_to() -> None:
+    answer = text(ask(lambda w: recurrence(w, 10.0), "nan"))
+    assert "is passed 30 times" in answer or "is passed 29 times" in answer, answer
+    assert "times as large" not in text(ask(lambda w: recurrence(w, 0.3)))
+
+
+def test_small_values_are_named_where_they_shrink_a_gradient() -> None:
+    def scores(w: mx.array, factor: float) -> mx.array:
+        q, v = (X @ w)[None, None], (X * factor)[None, None]
+        out = mx.fast.scaled_dot_product_attention(q, X[None, None], v, scale=1.0)
+        return (out * mx.arange(3)).sum()
+
+    answer = text(ask(lambda w: scores(w, 1e-9), "grad(w) is tiny"))
+    assert "times as small" in answer, answer
+    assert "times as small" not in text(ask(lambda w: scores(w, 1.0), "grad(w) is tiny"))
+
+
+def test_what_leaves_mlx_and_comes_back_is_named() -> None:
+    def away(w: mx.array) -> mx.array:
+        h = mx.tanh(X @ w)
+        return (mx.array(np.array(h)) * 2).sum() + w.sum() * 0
+
+    def stays(w: mx.array) -> mx.array:
+        h = mx.tanh(X @ w)
+        return (h * mx.array(np.array([[1.0, 2.0, 3.0], [4, 5, 6], [7, 8, 9], [1, 2, 4]]))).sum()
+
+    assert "cut gradient: #" in findings(away)
+    assert "takes in as data the very numbers of h" in findings(away)
+    assert "very numbers" not in findings(stays)
+    alone = ask(lambda w: (mx.array(np.array(mx.tanh(X @ w))) * 2).sum())
+    assert "through numpy" in text(alone)
+
+
+@pytest.mark.parametrize("when", [0, 1, None])
+def test_since_when_a_weight_is_0(when: int | None) -> None:
+    """It is 0 from the start, or since the program multiplied it with 0 behind the first step, or never."""
+    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 1))
+    if when == 0:
+        model.layers[1].weight = mx.zeros((1, 4))
+    with nnrepl.recording() as recorded:
+        step = nn.value_and_grad(model, lambda m: m(X).sum() + (0.0 if when else 1.0))
+        for number in range(3):
+            _, grads = step(model)
+            grads["layers"][1]["weight"] = grads["layers"][1]["weight"] * (0.0 if when is not None else 1.0)
+            optim.SGD(0.1).update(model, grads)
+            if when == 1 and number == 0:
+                model.layers[1].weight = model.layers[1].weight * 0
+    session = Session(recorded.tape, recorded.names)
+    session.cursor = [part for part in session.tape.passes if part.kind == GRADIENT_PASS][-1].start
+    said = text(why(session, "grad(layers.0.weight)"))
+    assert ("is a parameter that is 0" in said) == (when == 0), said
+    assert ("is 0 since" in said) == (when == 1), said
+    if when == 1:
+        assert "* 0 (test_causes.py:" in said
+
+
+def test_why_of_a_sound_gradient_says_that_it_is() -> None:
+    """A mean over many rows makes each element small; the other gradients are as small."""
+    model = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 40))
+    targets = mx.zeros((64,), mx.int32)
+    rows = mx.sin(mx.arange(192)).reshape(64, 3)
+    trace = nnrepl.trace(lambda m: nn.losses.cross_entropy(m(rows), targets, reduction="mean") * 1e-3, model, wrt=model)
+    for path in ("layers.0.weight", "layers.2.bias"):
+        answer = why(nnrepl.Session(trace), f"grad({path})")
+        assert answer.headline.startswith("Nothing is wrong"), answer.headline
+        assert not answer.advice
+
+
+def test_what_rounding_leaves_of_a_sum_is_said_to_be_that() -> None:
+    def shifted(w: mx.array) -> mx.array:
+        y = mx.sin(mx.arange(150)).reshape(50, 3) + w[0]
+        return ((y - y.mean(axis=0, keepdims=True)) ** 3).sum()
+
+    assert "is rounding" in ask(shifted, "grad(w) is tiny").headline
+    assert "is rounding" not in ask(lambda w: (w**3).sum() * 1e-8, "grad(w) is tiny").headline
+
+
+def test_an_infinity_behind_a_nan_is_told_by_health_too() -> None:
+    said = findings(lambda w: (X @ (w + mx.inf)).sum())
+    assert "makes NaN out of infinite ones; the ∞ came in so:" in said
+    assert "w + ∞ (test_causes.py:" in said

@@ -1,0 +1,329 @@
+"""Lessons: those that come with nnrepl hold to their last number, and a student may type what they like."""
+
+from __future__ import annotations
+
+import ast
+import json
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from nnrepl.cli import main
+from nnrepl.learn.lesson import LessonError, Question, parse
+from nnrepl.learn.progress import Mark, keep_progress, load_progress
+from nnrepl.learn.shelf import find, lessons, shipped
+from nnrepl.session.errors import UserError
+from nnrepl.shell.lessons import check
+from nnrepl.shell.publishing import publish
+from tests.learn.playing import lesson_of, played
+
+ASK = "```nnrepl\ngoto forward\n```\n```question\nWhat is z?\nanswer: z[0, 1]\nafter: So it is.\n```\n"
+
+
+@pytest.mark.parametrize("path", shipped(), ids=lambda path: path.stem)
+def test_a_shipped_lesson_holds(path: Path) -> None:
+    lesson = next(lesson for lesson in lessons() if lesson.path == path)
+    found = check(lesson)
+    assert not found.problems
+    assert found.commands >= 3
+    assert found.questions >= 3
+    assert lesson.notes, "a teacher has nothing to say about it"
+
+
+def test_no_shipped_lesson_writes_an_answer_down() -> None:
+    for lesson in lessons():
+        for part in lesson.parts:
+            if isinstance(part, Question) and part.answer:
+                with pytest.raises((ValueError, SyntaxError)):
+                    ast.literal_eval(part.answer)
+
+
+# -- wrong answers ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ("2.75", "Right"),
+        ("2,75", "Right: 2.75"),
+        ("11/4", "Right: 2.75"),
+        ("1*-1 + 2*2 - 0.25", "Right: 2.75"),
+        ("2.8", "Right: 2.75"),
+        ("-2.75", "look at the sign"),
+        ("3", "You forgot to add bias[1]"),
+        ("3.25", "added, not subtracted"),
+        ("-1.25", "You forgot the product x[0,1] · weight[1,1]"),
+        ("3.75", "You forgot the product x[0,0] · weight[0,1]"),
+        ("-0.75", "Row and column are the wrong way round: that is z[1,0]."),
+        ("4", "That takes row 1 of weight; it is column 1."),
+        ("5.5", "twice as much"),
+        ("2.5", "Near, but not it"),
+        ("77", "Not so."),
+    ],
+)
+def test_a_wrong_answer_is_told_what_it_is(tmp_path: Path, typed: str, said: str) -> None:
+    screen = played(lesson_of(tmp_path, ASK), ["", typed])
+    assert said in screen
+    assert ("✓" in screen) == said.startswith("Right")
+
+
+@pytest.mark.parametrize("typed", ["", "q!", "apple", "1/0", "2 3 4", "(", "hello there", "1,2,3", "--", "nan"])
+def test_what_is_no_answer_is_answered_kindly_and_asked_again(tmp_path: Path, typed: str) -> None:
+    screen = played(lesson_of(tmp_path, ASK), ["", typed, "2.75"])
+    assert "✓ Right" in screen
+    assert "So it is." in screen
+    assert "Traceback" not in screen
+
+
+def test_control_c_and_control_d_lose_nothing(tmp_path: Path) -> None:
+    lesson = lesson_of(tmp_path, ASK)
+    assert "✓ Right" in played(lesson, [KeyboardInterrupt(), "", KeyboardInterrupt(), "2.75"])
+    screen = played(lesson, ["", None, "2.75"])
+    assert "Ctrl-D again leaves" in screen
+    assert "✓ Right" in screen
+
+
+def test_the_student_leaves_the_path_and_comes_back(tmp_path: Path) -> None:
+    lesson = lesson_of(tmp_path, ASK + "Now {{z[0, 1]}} is there, with #1 next.\n\n```nnrepl\np #1\n```\n")
+    away = ["bias[1] = 5", "continue", "p loss", "restart", "goto step 2"]
+    screen = played(lesson, ["", *away, "", "2.75", "step 5", "bias = bias * 3", "learn next", ""])
+    assert "timeline 2" in screen
+    assert "✓ Right" in screen, "the answer is that of the lesson's own place"
+    assert "back where the lesson was" in screen
+    assert "Now 2.75 is there" in screen
+    assert "[[" in screen.rpartition("(nnrepl) p #1")[2]
+
+
+def test_a_short_form_of_the_lessons_own_command_goes_on_with_it(tmp_path: Path) -> None:
+    text = "```nnrepl\ngoto forward\n```\n```nnrepl\nstep\n```\nWe stand at {{z[0, 0]}}.\n\n"
+    text += "```nnrepl\nprint z\n```\nThe end.\n"
+    screen = played(lesson_of(tmp_path, text), ["", "s", "step", "", "p z"])
+    assert screen.count("We stand") == 1
+    assert "back where the lesson was" in screen
+    assert "The end." in screen
+
+
+def test_hint_show_and_skip(tmp_path: Path) -> None:
+    hinted = ASK.replace("after:", "hint: Two products.\nhint: And a bias.\nafter:")
+    screen = played(lesson_of(tmp_path, hinted), ["", "hint", "hint", "hint", "show"])
+    assert screen.count("And a bias.") == 2
+    assert "It is 2.75." in screen
+    assert "(nnrepl) explain #2 at [0, 1]" in screen
+    assert "It is 2.75." in played(lesson_of(tmp_path, ASK), ["", "skip"])
+
+
+def test_kinds_of_answers(tmp_path: Path) -> None:
+    text = """```nnrepl
+goto forward
+```
+```question
+Which shape?
+answer: z.shape
+```
+```question
+Which get a gradient?
+answer: {name for name, g in {"weight": grad(weight), "bias": grad(bias)}.items() if mx.any(g != 0).item()}
+```
+```question
+Is it positive?
+answer: bool((z > 0).all().item())
+```
+```question
+Which one?
+option: the first is {{z[0, 0]}} :: z[0, 0] > 100
+option: the second :: z[0, 0] < 100
+```
+"""
+    lines = ["", "2", "2 3", "2x2", "weight", "weight, bogus", "bias and weight", "maybe", "n", "3", "b)"]
+    screen = played(lesson_of(tmp_path, text), lines)
+    assert screen.count("✓ Right") == 4
+    assert "1 missing" in screen
+    assert "bogus is none of" in screen
+    assert "there are 1 to 2 to choose from" in screen
+
+
+def test_a_task_is_done_by_whatever_brings_it_about(tmp_path: Path) -> None:
+    text = """```nnrepl
+goto forward
+```
+```task
+Make it larger.
+until: bias[1] >= 4
+solution: bias[1] = 4.0
+hint: An assignment.
+after: It is {{bias[1]}}.
+```
+"""
+    lesson = lesson_of(tmp_path, text)
+    screen = played(lesson, ["", "hint", "p bias", "step 3", "bias = bias + 7"])
+    assert "An assignment." in screen
+    assert "It is 6.75." in screen
+    assert not check(lesson).problems
+
+
+# -- checking --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("```nnrepl\ngoto nowhere\n```\n", "nowhere"),
+        ("```nnrepl\ngoto forward\n```\n```question\nWhat?\nanswer: qqq[0]\n```\n", "qqq"),
+        ("```nnrepl\ngoto forward\n```\n```question\nWhat?\nanswer: model\n```\n", "no answer that one can type"),
+        (ASK.replace("after:", "wrong: z[0, 1] :: Never.\nafter:"), "gives the right answer"),
+        (
+            "```nnrepl\ngoto forward\n```\n```question\nWhat?\noption: a :: True\noption: b :: True\n```\n",
+            "exactly one",
+        ),
+        ("```nnrepl\ngoto forward\n```\n```task\nDo.\nuntil: True\nsolution: s\n```\n", "done before it begins"),
+        ("```nnrepl\ngoto forward\n```\n```task\nDo.\nuntil: x[0, 0] > 9\nsolution: s\n```\n", "does not go on"),
+        ("Now {{qqq}}.\n", "qqq"),
+    ],
+)
+def test_check_finds_what_no_longer_holds(tmp_path: Path, text: str, said: str) -> None:
+    problems = check(lesson_of(tmp_path, text)).problems
+    assert problems
+    assert said in problems[0]
+    assert problems[0].startswith("lesson.md:")
+
+
+@pytest.mark.parametrize("program", ["raise ValueError('no')\n", "x = 1\n", "import mlx.core as mx\nx = (\n"])
+def test_a_program_that_fails_is_said(tmp_path: Path, program: str) -> None:
+    problems = check(lesson_of(tmp_path, ASK, program)).problems
+    assert problems
+    assert "Traceback" not in problems[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("Hello", "begins with front matter"),
+        ("---\ntitle: x\n", "has no end"),
+        ("---\ntitle: x\n---\nHello", "names no program"),
+        ("---\ntitle: x\nprogram: a.py\nminutes: many\n---\nHello", "whole number"),
+        ("---\nprogram: a.py\ncolour: red\n---\nHello", "no line of front matter"),
+        ("---\nprogram: a.py\n---\n", "nothing behind"),
+        ("---\nprogram: a.py\n---\n```question\nWhat?\n```\n", "an answer: or several option:"),
+        ("---\nprogram: a.py\n---\n```question\nanswer: 1\n```\n", "asks nothing"),
+        ("---\nprogram: a.py\n---\n```question\nWhat?\noption: a : b\n```\n", "two sides"),
+        ("---\nprogram: a.py\n---\n```nnrepl\nstep\n", "has no end"),
+        ("---\nprogram: a.py\n---\n```nnrepl\n```\n", "no command"),
+        ("---\nprogram: a.py\n---\n```task\nDo.\n```\n", "one until:"),
+    ],
+)
+def test_a_broken_file_is_one_line_with_its_place(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(LessonError, match=said) as raised:
+        parse(text, tmp_path / "broken.md")
+    assert "broken.md" in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_lesson_that_is_not_there_is_said(tmp_path: Path) -> None:
+    for word in ("99", "0", "forwards", "nowhere.md", str(tmp_path)):
+        with pytest.raises(LessonError):
+            find(word)
+    assert find("forward").number == 1
+
+
+# -- for a room, and for paper ---------------------------------------------------------------------------------------
+
+PARTS = """First.
+
+```formula
+a = b
+```
+
+Second.
+
+```nnrepl
+goto forward
+```
+
+Third, {{x[0, 1]}}.
+
+```notes
+Only for a teacher.
+```
+
+```question
+What is z?
+answer: z[0, 1]
+```
+
+Last.
+"""
+
+
+def test_a_lesson_is_shown_part_by_part(tmp_path: Path) -> None:
+    lesson = lesson_of(tmp_path, PARTS)
+    at_once = played(lesson, [""])
+    assert "Third, 2." in at_once
+    assert "Only for a teacher" not in at_once
+    for lines, seen, unseen in (
+        ([], "a = b", "Third"),
+        ([""], "step 1 · forward", "Third"),
+        (["", ""], "What is z?", "Last."),
+        (["", "", ""], "hint helps, show tells", "2.75"),
+        (["", "", "show"], "It is 2.75.", "Last."),
+        (["", "", "show", ""], "Last.", "Traceback"),
+    ):
+        screen = played(lesson, lines, present=True)
+        assert seen in screen
+        assert unseen not in screen
+    assert played(lesson, ["", ""], present=True).count("───") > at_once.count("───"), "formulas are large"
+
+
+def test_a_lesson_is_written_with_what_it_shows(tmp_path: Path) -> None:
+    lesson = lesson_of(tmp_path, PARTS + "```task\nDo.\nuntil: bias[0] > 8\nsolution: bias[0] = 9\n```\n")
+    for form in ("html", "ipynb", "cast"):
+        target = tmp_path / f"lesson.{form}"
+        publish(lesson, form, target, False)
+        text = target.read_text(encoding="utf-8")
+        for said in ("Third, 2.", "2.75", "goto forward", "bias[0] = 9"):
+            assert said in text, f"{form}: {said}"
+        assert "Only for a teacher" not in text
+        with pytest.raises(UserError, match="-f writes over it"):
+            publish(lesson, form, target, False)
+        publish(lesson, form, target, True)
+        if form == "ipynb":
+            nbformat.validate(nbformat.reads(text, 4))
+        if form == "cast":
+            head, *events = map(json.loads, text.splitlines())
+            assert head["version"] == 2
+            assert [at for at, _, _ in events] == sorted(at for at, _, _ in events)
+    with pytest.raises(UserError, match="nowhere"):
+        publish(lesson_of(tmp_path, "```nnrepl\ngoto nowhere\n```\n"), "html", tmp_path / "x.html", False)
+    with pytest.raises(UserError, match="cannot write"):
+        publish(lesson, "html", tmp_path / "no" / "folder" / "x.html", False)
+
+
+# -- the command line ------------------------------------------------------------------------------------------------
+
+
+def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = lesson_of(tmp_path, PARTS).path
+    assert main(["learn"]) == 0
+    assert "Forward: a neuron" in capsys.readouterr().out
+    assert main(["learn", "--check", str(path)]) == 0
+    assert "✓ all hold" in capsys.readouterr().out
+    assert main(["learn", "--notes", str(path)]) == 0
+    assert "Only for a teacher." in capsys.readouterr().out
+    path.write_text(path.read_text().replace("z[0, 1]", "zz[0, 1]"))
+    assert main(["learn", "--check", str(path)]) == 1
+    assert "zz" in capsys.readouterr().out
+    for wrong in (["99"], ["nowhere.md"], ["--check"], ["--check", str(tmp_path / "net.py")]):
+        assert main(["learn", *wrong]) == 2, wrong
+        assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_progress_is_kept_and_a_damaged_file_is_none(tmp_path: Path) -> None:
+    file = tmp_path / "deep" / "lessons.json"
+    assert load_progress(file) == {}
+    assert keep_progress("lesson 1", Mark(3, 9), file) == ""
+    assert keep_progress("lesson 2", Mark(0, 5, True), file) == ""
+    assert load_progress(file) == {"lesson 1": Mark(3, 9), "lesson 2": Mark(0, 5, True)}
+    for damaged in ("", "[]", "{", '{"a": 3}', '{"a": {"part": "x"}}'):
+        file.write_text(damaged)
+        assert load_progress(file) == {}
+    assert "cannot write" in keep_progress("lesson 1", Mark(), tmp_path / "deep" / "lessons.json" / "under")

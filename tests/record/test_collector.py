@@ -1,0 +1,86 @@
+"""Python's garbage collector is kept off the tape, and finds for the program what it finds without us."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+
+import mlx.core as mx
+
+import nnrepl
+from nnrepl.record.intercept import recording
+from nnrepl.record.names import ProgramNames
+from nnrepl.record.recorder import Recorder
+from nnrepl.tape import collector
+
+
+class Cyclic:
+    """Something that only the collector can let go of."""
+
+    def __init__(self) -> None:
+        self.itself = self
+
+
+_HELD: list[Cyclic] = []
+
+
+def recorder() -> Recorder:
+    made = Recorder(ProgramNames().tape, strict=False)
+    made.start()
+    return made
+
+
+def grown(made: Recorder, ops: int) -> None:
+    """Record until the collector has set things aside."""
+    x = mx.ones((2,))
+    while len(made.tape) < ops:
+        x = x + 1
+
+
+def test_what_was_recorded_is_walked_no_more() -> None:
+    with recording(recorder()) as made:
+        grown(made, collector._OFTEN + 10)
+        assert gc.get_freeze_count() > made.tape.ops[-1].position
+        gc.collect()
+        assert gc.get_freeze_count() == 0, "the program's own collection walks everything"
+        grown(made, 2 * collector._OFTEN + 10)
+    assert gc.get_freeze_count() == 0, "afterwards everything is as it was"
+
+
+def test_garbage_from_before_and_between_is_found() -> None:
+    _HELD.append(Cyclic())  # no variable of a function's, which would be noted
+    gone = weakref.ref(_HELD[0])
+    with recording(recorder()) as made:
+        grown(made, 10)
+        _HELD.clear()
+        late = weakref.ref(Cyclic())
+        grown(made, 2 * collector._OFTEN + 10)
+        assert late() is None, "new garbage goes before the rest is set aside"
+        gc.collect()
+        assert gone() is None, "what was set aside goes when the program collects"
+
+
+def test_the_program_sees_all_objects() -> None:
+    mark = Cyclic()
+    with recording(recorder()) as made:
+        grown(made, collector._OFTEN + 10)
+        assert any(thing is mark for thing in gc.get_objects())
+
+
+def test_collections_that_are_off_stay_off() -> None:
+    gc.disable()
+    try:
+        with recording(recorder()) as made:
+            grown(made, collector._OFTEN + 10)
+            assert gc.get_freeze_count() == 0
+            assert not gc.isenabled()
+    finally:
+        gc.enable()
+
+
+def test_a_tape_that_nobody_holds_goes() -> None:
+    trace = nnrepl.trace(lambda: mx.ones((2,)) + 1)
+    tape = weakref.ref(trace.ops[-1].tape)
+    del trace
+    gc.collect()
+    assert tape() is None

@@ -1,0 +1,64 @@
+"""What gradients and losses are called where the program gives its tensors other names, or gets no loss."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.session.test_stops_running import play
+
+SWAPPED = """\
+import mlx.core as mx
+
+
+def step(a, b):
+    a, b = b, a
+    c = a * b + b
+    return c.sum()
+
+
+first, second = mx.array([1.0, 2.0]), mx.array([3.0, 5.0])
+ga, gb = mx.grad(step, argnums=(0, 1))(first, second)
+print(ga.tolist(), gb.tolist())
+"""
+
+
+def answers(screen: str) -> list[str]:
+    return [answer.partition("\n")[2].strip() for answer in screen.split("(nnrepl) ")[1:]]
+
+
+def test_a_gradient_is_called_by_what_the_variable_holds_where_one_stands(tmp_path: Path) -> None:
+    """In `step` a is the second argument: its gradient is the other factor, b's is a + 1."""
+    screen = play(
+        tmp_path, SWAPPED, "goto backward", "p grad(a)", "goto #7", "p grad(a), a, b", "goto c", "goto end",
+        "ops all", "goto #6", "explain", "why grad(a)", "c",
+    )  # fmt: skip
+    early, here, ops, rule, why = (answers(screen)[at] for at in (1, 3, 6, 8, 9))
+    assert early.startswith("∂L/∂a is not made yet: #6 ")
+    assert re.findall(r"(\S+) = \[([\d ]+)\]", here) == [("∂L/∂a", "1 2"), ("a", "3 5"), ("b", "1 2")]
+    assert re.search(r"#5 .*∂L/∂c .* part of ∂L/∂b", ops)
+    assert re.search(r"#6 .*→ +∂L/∂a \(2,\), part of ∂L/∂b", ops)
+    assert "∂L/∂a = ∂L/∂#1 · b" in rule
+    assert re.search(r"a \* b +× b = \[1 2\] +∂L/∂a", why)
+    assert "[4.0, 6.0] [1.0, 2.0]" in screen
+
+
+@pytest.mark.parametrize(
+    "call", ["mx.grad(step, argnums=(0, 1))(first, second)", "mx.vjp(step, [first, second], [one])"]
+)
+def test_what_gets_no_loss_is_not_called_after_it(tmp_path: Path, call: str) -> None:
+    program = SWAPPED.replace("ga, gb = ", "one = mx.array(1.0)\nga, gb = ")
+    program = program.replace("mx.grad(step, argnums=(0, 1))(first, second)", call).replace(".tolist()", "")
+    screen = play(tmp_path, program, "goto backward", "p ga", "p loss", "ops forward", "what #3")
+    assert answers(screen)[1] == "ga is not bound yet"
+    assert re.match("loss = 16", answers(screen)[2])
+    assert not re.search(r"→ +ga ", answers(screen)[3])
+
+
+def test_what_gets_the_loss_is(tmp_path: Path) -> None:
+    program = SWAPPED.replace("mx.grad(step, argnums=(0, 1))", "mx.value_and_grad(step)")
+    screen = play(tmp_path, program.replace("gb.tolist()", "gb"), "goto backward", "p ga", "p gb")
+    assert answers(screen)[1].startswith("ga = 16")
+    assert answers(screen)[2].startswith("gb is not bound yet")

@@ -1,0 +1,26 @@
+"""The house: no file and no function so long that nobody reads it, each word for one thing."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from tests.support import ROOT
+
+FILES = sorted((ROOT / "nnrepl").rglob("*.py"))
+LINES_OF_A_FILE, LINES_OF_A_FUNCTION = 500, 50
+
+
+@pytest.mark.parametrize("file", FILES, ids=[str(file.relative_to(ROOT)) for file in FILES])
+def test_size(file: Path) -> None:
+    text = file.read_text(encoding="utf-8")
+    assert text.count("\n") <= LINES_OF_A_FILE
+    long = {
+        f"{node.name}, line {node.lineno}": (node.end_lineno or 0) - node.lineno + 1
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
+        and (node.end_lineno or 0) - node.lineno + 1 > LINES_OF_A_FUNCTION
+    }
+    assert not long

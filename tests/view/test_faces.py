@@ -1,0 +1,191 @@
+"""Faces: what the things of the public API show by `str()`, on any rich console, and in a notebook."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+import re
+import zlib
+from collections.abc import Callable
+from html.parser import HTMLParser
+
+import mlx.core as mx
+import mlx.nn as nn
+import pytest
+from rich.console import Console
+
+import nnrepl
+from nnrepl.view import outline
+from nnrepl.view.html import STYLE, png
+from nnrepl.view.outline import norms
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = [nn.Linear(4, 8), nn.Linear(8, 2)]
+
+    def __call__(self, x: mx.array) -> mx.array:
+        h = nn.relu(self.layers[0](x))
+        return self.layers[1](h)
+
+
+@pytest.fixture
+def trace() -> nnrepl.Trace:
+    net = Net()
+
+    def loss_fn(x: mx.array) -> mx.array:
+        seen = x > 0  # noqa: F841 -- used by nobody: no gradient is taken there
+        err = net(x) - 1
+        return mx.mean(mx.square(err))
+
+    return nnrepl.trace(loss_fn, mx.ones((3, 4)), wrt=net)
+
+
+FACES: dict[str, Callable[[nnrepl.Trace], object]] = {
+    "trace": lambda trace: trace,
+    "value": lambda trace: trace["err"],
+    "parameter": lambda trace: trace["layers.0.weight"],
+    "gradient": lambda trace: trace.grad("err"),
+    "op": lambda trace: trace.ops[2],
+    "vjp": lambda trace: trace.ops[-1],
+    "ops": lambda trace: trace.ops,
+    "pass": lambda trace: trace.ops[0].part,
+    "receipt": lambda trace: trace.verify(),
+    "stop": lambda trace: nnrepl.Session(trace).step(),
+    "answer": lambda trace: nnrepl.Session(trace).run("explain h"),
+    "empty answer": lambda trace: nnrepl.Session(trace).run(""),
+}
+
+
+class _Tags(HTMLParser):
+    """Counts the tags that are open."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        assert tag != "script"
+        if tag not in ("img", "br"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+@pytest.mark.parametrize("kind", FACES)
+def test_everything_shows_itself(trace: nnrepl.Trace, kind: str) -> None:
+    thing = FACES[kind](trace)
+    text = str(thing)
+    assert " object at 0x" not in text
+    assert "\x1b" not in text
+    assert all(len(line) <= 100 for line in text.splitlines())
+    plain = Console(file=io.StringIO(), width=60, force_terminal=True, color_system="truecolor")
+    plain.print(thing)  # a console that knows none of our styles, and reads [markup]
+    shown = plain.file.getvalue()  # type: ignore[attr-defined]
+    assert bool(text) == bool(re.sub(r"\x1b\[[\d;]*m", "", shown).strip())
+    html = thing._repr_html_()  # type: ignore[attr-defined]
+    tags = _Tags()
+    tags.feed(html)
+    tags.close()
+    assert not tags.open
+    assert bool(html) == bool(text)
+
+
+def test_what_they_say(trace: nnrepl.Trace) -> None:
+    assert re.search(r"\n#\d+ subtract +err +\(3, 2\) +[\d.]+ +[\d.]+ +test_faces.py:\d+  net\(x\) - 1", str(trace))
+    assert re.search(r"greater +seen +\(3, 4\) +–", str(trace))  # a bool has no norm, and no gradient is taken
+    assert "– no gradient is taken there" in str(trace)
+    assert re.search(r"layers.0.weight +\(8, 4\) +[\d.]+ +[\d.]+", str(trace))
+    assert "err = [[" in str(trace["err"])
+    assert "err = net(x) - 1" in str(trace["err"])
+    session = nnrepl.Session(trace)
+    assert str(session.run("p 40 + 2")) == "42"
+    assert repr(session.run("p 'a[bold]:smile:'")) == "'a[bold]:smile:'"
+    assert "bit for bit" in str(trace.verify())
+    first, second = session.step(), session.step()
+    assert "#2  transpose" in str(first)  # it stood there, though the session has moved on
+    assert str(second) == str(session.stop)
+    with pytest.raises(nnrepl.UserError, match="nothing here is called nothing") as caught:
+        session.run("p nothing")
+    assert caught.value._render_traceback_() == [f"UserError: {caught.value}"]
+
+
+def test_brackets_and_colons_are_no_markup(trace: nnrepl.Trace) -> None:
+    console = Console(file=io.StringIO(), width=80)
+    console.print(nnrepl.Session(trace).run("p ['[bold]', ':smile:', '[/x]']"))
+    assert console.file.getvalue() == "['[bold]', ':smile:', '[/x]']\n"  # type: ignore[attr-defined]
+
+
+def test_norms_are_those_of_mlx(trace: nnrepl.Trace) -> None:
+    made = outline.outline_of(trace.tape.passes)
+    for value, norm in made.norms.items():
+        assert norm == pytest.approx(mx.linalg.norm(value.array).item(), rel=1e-5)
+    for rest in (0, 1000):  # small ones are summed up in Python
+        zeros = mx.zeros(rest)
+        arrays = [mx.array([3e30, 4e30]), mx.array([3e-30, 4e-30]), mx.zeros(3), mx.array([3j, 4])]
+        assert norms([mx.concatenate([one, zeros]) for one in arrays]) == pytest.approx([5e30, 5e-30, 0, 5])
+        assert math.isnan(norms([mx.concatenate([mx.array([math.nan, math.inf]), zeros])])[0])
+        assert norms([mx.concatenate([mx.array([math.inf, 1]), zeros])]) == [math.inf]
+        half = mx.concatenate([mx.array([3e4, 4e4], mx.float16), zeros.astype(mx.float16)])
+        assert norms([half]) == pytest.approx([5e4], rel=1e-3)  # the square is beyond float16
+
+
+def test_repr_computes_nothing_and_a_large_trace_neither(trace: nnrepl.Trace, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert repr(trace) == f"<Trace of {len(trace.ops)} ops>"
+    assert repr(trace["err"]) == "<Value err (3, 2) float32>"
+    monkeypatch.setattr(outline, "MOST", 10)
+    assert "not computed yet" in str(trace)
+    assert "look at one by its name" in trace._repr_html_()
+    assert not any(value.evaluated for op in trace.ops for value in op.outputs)
+    assert "not computed yet" not in str(trace["err"])  # this is a look
+
+
+def test_showing_is_not_recorded() -> None:
+    with nnrepl.recording() as tape:
+        a = mx.ones(3) * 2
+        count = len(tape.ops)
+        assert "[2 2 2]" in str(tape["#2"])
+        assert "multiply" in str(tape)
+        tape._repr_html_()
+        assert len(tape.ops) == count
+    assert a.sum().item() == 6
+
+
+def test_a_picture_has_the_colours_of_the_numbers() -> None:
+    trace = nnrepl.trace(lambda: mx.array([[-1.0, 0.0], [0.5, 1.0]]) * 1)
+    html = trace["#1"]._repr_html_()
+    data = base64.b64decode(re.findall(r"base64,([^\"]+)", html)[0])
+    length = int.from_bytes(data[33:37], "big")
+    rows = zlib.decompress(data[41 : 41 + length])
+    assert data[16:24] == b"\0\0\0\2\0\0\0\2"
+    assert rows[1:4] == bytes((33, 102, 172))  # the coldest
+    assert rows[4:7] == bytes((247, 247, 247))  # zero
+    assert rows[11:14] == bytes((178, 24, 43))  # the warmest
+    assert png([[b"abc"]]).endswith(b"IEND\xaeB`\x82")
+
+
+def test_the_colours_of_a_notebook_can_be_read() -> None:
+    def light(colour: str) -> float:
+        parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+        linear = [part / 12.92 if part <= 0.03928 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    day, night = re.findall(r"\{(--nr0[^}]*)\}", STYLE)
+    for rules, page in ((day, "#ffffff"), (night, "#111111")):
+        for colour in re.findall(r"#\w{6}", rules):
+            high, low = max(light(colour), light(page)), min(light(colour), light(page))
+            assert (high + 0.05) / (low + 0.05) >= 4.5, (colour, page)
+
+
+def test_a_module_unfolds() -> None:
+    html = nnrepl.trace(Net(), mx.ones((3, 4)))._repr_html_()
+    assert html.count("<details") == 2
+    assert "<summary><b>layers.0</b> 2 ops" in html
+    assert "&lt;" not in html
+    many = nnrepl.trace(lambda x: [x + number for number in range(3000)][-1], mx.ones(2))
+    assert "… and 2,000 more" in many._repr_html_()
+    assert "… and 2,880 more" in str(many)
+    assert "… and 2,900 more" in str(many.ops)

@@ -1,0 +1,69 @@
+"""Plots and lines of bars: where the points lie, what the axes say."""
+
+from __future__ import annotations
+
+import io
+import math
+
+import pytest
+from rich.console import Console
+
+from nnrepl.view.plot import HEIGHT, Curve, Plot
+from nnrepl.view.theme import DARK
+from nnrepl.view.ticks import tick_text, ticks
+from nnrepl.view.timelines import sparkline, spread
+
+
+def screen(plot: Plot, width: int = 60) -> list[str]:
+    console = Console(file=io.StringIO(), width=width, theme=DARK, highlight=False, markup=False)
+    console.print(plot)
+    return [line.rstrip() for line in console.file.getvalue().splitlines()]  # type: ignore[attr-defined]
+
+
+def dots(line: str) -> list[int]:
+    return [at for at, sign in enumerate(line) if 0x2800 < ord(sign) < 0x2900]
+
+
+def test_a_curve_has_a_point_a_step_ticks_and_its_last_and_lowest_value() -> None:
+    lines = screen(Plot([Curve("loss", [1, 2, 3, 4, 5], [6.0, 4.0, 1.0, 2.0, 2.5])]))
+    assert "last 2.5000 (step 5)" in lines[0]
+    assert "lowest 1 (step 3)" in " ".join(lines[:2])
+    picture = [line for line in lines if "│" in line or "┤" in line]
+    assert len(picture) == HEIGHT
+    assert [line.split("┤")[0].strip() for line in picture if "┤" in line] == ["6", "5", "4", "3", "2", "1"]
+    top, bottom = picture[0], picture[-1]
+    assert dots(top)[0] == top.index("┤") + 1, "the first step is at the left"
+    assert lines[-1].index("3") in dots(bottom), "the third of five steps is over its number"
+    assert lines[-1].split() == ["step", "1", "2", "3", "4", "5"]
+    assert all(len(line) <= 60 for line in lines)
+
+
+def test_several_curves_are_told_apart_without_colour() -> None:
+    lines = screen(Plot([Curve("a", [1, 2], [0.0, 1.0]), Curve("b", [1, 2, 3], [1.0, 0.0, 1.0])]))
+    assert lines[0].startswith("1 a ")
+    assert lines[1].startswith("2 b ")
+    picture = "".join(line[line.index("│" if "│" in line else "┤") :] for line in lines if "│" in line or "┤" in line)
+    assert set(picture) - set("│┤ ") == {"1", "2"}
+
+
+def test_what_is_not_finite_is_a_gap_and_is_counted() -> None:
+    lines = screen(Plot([Curve("loss", [1, 2, 3], [1.0, math.nan, 2.0])]))
+    assert lines[-1] == "1 of 3 values of loss are not finite"
+    assert len({at for line in lines for at in dots(line)}) == 2
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [(0.0551, 5.7993, [0, 2, 4, 6]), (-1.0, 1.0, [-1, -0.5, 0, 0.5, 1]), (3.0, 3.0, [1, 2, 3, 4, 5])],
+)
+def test_ticks_are_round(low: float, high: float, expected: list[float]) -> None:
+    assert ticks(low, high, 5) == pytest.approx(expected)
+    assert tick_text(-0.35) == "-0.35"
+    assert tick_text(2e-5) == "2e-5"
+
+
+def test_a_line_of_bars_spans_its_values() -> None:
+    assert sparkline([1.0, 1.0, 3.0]) == "▁▁█"
+    assert sparkline([3.0, math.nan, 3.0])[1] == "×"
+    assert sparkline([1e6, 1e3, 1.0])[1] not in "▁█", "a wide span is drawn by its logarithms"
+    assert spread(list(range(100)), 5) == [0, 24, 49, 74, 99]

@@ -1,0 +1,172 @@
+"""Stops: what one says without a command, held as screens, and held against what the op then makes."""
+
+from __future__ import annotations
+
+import io
+
+import mlx.core as mx
+import mlx.nn as nn
+import pytest
+from rich.console import Console
+
+import nnrepl
+from nnrepl.explain.doing import doing
+from nnrepl.ops.numbers import unravel
+from nnrepl.session.session import Stop
+from nnrepl.tape import Source
+from nnrepl.view.source import Marked
+from nnrepl.view.stop import stop_view
+from nnrepl.view.theme import DARK
+
+
+def shown(view: object, width: int = 80) -> str:
+    console = Console(file=io.StringIO(), width=width, theme=DARK, highlight=False, markup=False)
+    console.print(view)
+    return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines())  # type: ignore[attr-defined]
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weights1 = mx.array([[0.5, -1.0, 0.25], [1.0, 0.75, -0.5]])
+        self.bias1 = mx.zeros((3,))
+        self.out = nn.Linear(3, 2)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        z1 = x @ self.weights1 + self.bias1
+        a1 = mx.maximum(z1, 0)
+        return self.out(a1)
+
+
+def session_on(x: mx.array | None = None) -> nnrepl.Session:
+    model = Net()
+    model.out.weight = mx.array([[1.0, 2.0, 3.0], [0.5, 0.25, -1.0]])
+    x = mx.array([[1.0, 2.0]]) if x is None else x
+
+    def loss_fn(x: mx.array) -> mx.array:
+        error = model(x) - 1
+        return mx.mean(mx.square(error))
+
+    return nnrepl.Session(nnrepl.trace(loss_fn, x, wrt=model))
+
+
+def here(session: nnrepl.Session, width: int = 80) -> list[str]:
+    return shown(stop_view(session, Stop("", session.cursor)), width).splitlines()
+
+
+def test_forward_backward_and_their_numbers_in_four_lines() -> None:
+    session = session_on()
+    forward = here(session)
+    assert forward[0].startswith("step 1 · forward 1 of 8")
+    assert forward[3].startswith("#1  x @ weights1   #1[0,0] = 1·0.5 + 2·1 = ?")
+    session.run("step")
+    assert here(session)[3].startswith("#2  z1 = x @ weights1 + bias1   z1[0,0] = 2.5 + 0 = ?")
+    session.run("goto backward")
+    session.run("step")
+    square = here(session)
+    assert square[0].startswith("step 1 · backward 2 of 8 · back through square(error)")
+    assert square[3].startswith("#10  ∂L/∂error = ∂L/∂#7 · 2 · error   ∂L/∂error[0,0] = 0.5 · 2 · ")
+    assert square[3].split("=")[-1].split()[0] == "?"
+    while session.op is not None:
+        lines = [line for line in here(session) if "╰" not in line]
+        assert len(lines) <= 3 + len(session.op.outputs), lines
+        session.run("step")
+
+
+def test_what_has_just_been_made_is_called_by_its_name() -> None:
+    session = session_on()
+    first = shown(session.run("step")).splitlines()[0]
+    assert first == "#1  x @ weights1 = [[ 2.5000  0.5000 -0.7500]]"
+    assert shown(session.run("step")).startswith("z1 = [[")
+    session.run("goto backward")
+    seen = "\n".join(shown(session.run("step")) for _ in range(8))
+    assert "∂L/∂bias1 = [" in seen
+    assert "∂L/∂weights1 = [[" in seen
+    assert not any(line.startswith("#") and line.split()[0][-2:] in (".0", ".1") for line in seen.splitlines())
+
+
+def test_numbers_at_a_stop_are_those_of_the_op() -> None:
+    session = session_on(mx.array([[1.0, 2.0], [-0.5, 0.25], [3.0, -1.0]]))
+    seen = 0
+    while session.op is not None:
+        op = session.op
+        found = [one for one in doing(session, op).equations if one.arithmetic is not None]
+        assert all(not one.known for one in found if not one.value.evaluated)
+        session.run("step")
+        for one in found:
+            session.evaluate([one.value])
+            place = eval(one.element.partition("[")[2].removesuffix("]") or "()")
+            index = unravel(0, one.value.shape) if place == () else place if isinstance(place, tuple) else (place,)
+            assert one.arithmetic is not None
+            assert one.arithmetic.result == one.value.array[index].item() if index else one.value.array.item()
+            seen += 1
+    assert seen > 12
+
+
+def test_a_stop_evaluates_nothing_that_is_large_and_nothing_at_all_with_peek_0() -> None:
+    session = session_on(mx.random.normal((3000, 2)))
+    assert "?" not in "".join(here(session))
+    assert "(3000, 2) @ (2, 3) → (3000, 3) float32" in here(session)[3]
+    assert not any(value.evaluated for value in session.op.outputs)  # type: ignore[union-attr]
+    small = session_on()
+    small.run("config peek 0")
+    small.run("step")
+    assert "?" not in "".join(here(small))
+    assert not any(value.evaluated for op in small.tape.ops for value in op.outputs)
+
+
+def test_an_op_ahead_stays_lazy_though_its_number_was_checked() -> None:
+    session = session_on()
+    here(session)
+    assert session.op is not None
+    assert not any(value.evaluated for value in session.op.outputs)
+
+
+@pytest.mark.parametrize(("amount", "lines"), [("full", 4), ("formula", 4), ("short", 2)])
+def test_how_much_a_stop_shows(amount: str, lines: int) -> None:
+    session = session_on()
+    session.run(f"config stop {amount}")
+    said = here(session)
+    assert len(said) == lines
+    assert ("= ?" in said[-1]) == (amount == "full")
+    assert "x @ weights1" in said[-1]
+
+
+def test_many_rows_are_one_line() -> None:
+    session = session_on(mx.ones((128, 2)))
+    session.run("step 7")
+    first = shown(session.run("step")).splitlines()
+    assert first[0].startswith("#8 = ")
+    session.run("goto backward")
+    rows = shown(session.run("step")).splitlines()
+    assert rows[0].startswith("∂L/∂#7 (128, 2)")
+    assert "std" in rows[0]
+    assert rows[1].startswith("step 1 ·")
+
+
+def test_parts_of_a_gradient_are_called_parts() -> None:
+    def twice(w: mx.array) -> mx.array:
+        return (w * 2 + mx.exp(w)).sum()
+
+    session = nnrepl.Session(nnrepl.trace(twice, mx.array([0.0, 1.0]), wrt=0))
+    seen = []
+    while session.op is not None:
+        seen += [*here(session), shown(session.run("step"))]
+    text = "\n".join(seen)
+    assert "part of ∂L/∂w = " in text
+    assert "∂L/∂w = [     3 4.7183]" in text
+
+
+@pytest.mark.parametrize("width", [80, 40, 24])
+def test_the_marked_segment_is_in_view(width: int) -> None:
+    line = "        outputs = self.projection(mx.concatenate([first, second, third], axis=-1)) + self.bias_of_all\n"
+    for segment in ("mx.concatenate([first, second, third], axis=-1)", "self.bias_of_all", "outputs"):
+        start = line.index(segment)
+        source = Source("m.py", 1, 1, start, start + len(segment), segment, "f")
+        lines = shown(Marked(source, [line]), width).splitlines()
+        assert len(lines) == 2
+        assert all(len(one) <= width for one in lines)
+        begin = lines[1].index("━")
+        marked = lines[0][begin : begin + lines[1].count("━")]
+        assert marked.rstrip("…") == segment[: len(marked.rstrip("…"))], lines
+        assert len(marked) >= min(len(segment), width - 12)
