@@ -88,7 +88,7 @@ class Replay(Intake):
         check()
         if self.opening.free:
             return
-        self._reach(len(recorder.tape.ops), due=True)
+        self._reach(len(recorder.tape.ops), due=not calling)
         while (op := self._inserted(len(recorder.tape.ops))) is not None:
             if calling and lies_inside(recorder, self._edit_of(op)):
                 return

@@ -216,7 +216,7 @@ class Session(Motions):
         if now.interrupted:
             self.recorder.intake, self.opening = RECORDING, None
             self.changes.adrift()
-            self.arrive(self.cursor, "interrupted; everything is as it was")
+            self.arrive(self.cursor, now.why)
         elif found is None:
             self.hooks.cursor_moved(len(self.tape))
             return
@@ -304,7 +304,7 @@ class Session(Motions):
             opening = self.opening = self.recorder.intake.opening
             ended = self.changes.timelines.current.ended
             goal = goals.Ending() if ended else natively.Frontier(lambda: opening.reached)
-        self.course.follow(goal, then)
+        self.course.follow(goal, then, wish.failure)
         self.hooks.running_again(run, True)
 
     def strand(self, why: str) -> None:
