@@ -18,7 +18,7 @@ from nnrepl.session.hooks import Stop
 from nnrepl.session.session import Session as TapeSession
 from nnrepl.shell.background import adopt
 from nnrepl.tape import Face
-from nnrepl.view.faces import Answer, text_of
+from nnrepl.view.answer import Answer
 
 _last: list[Interpreter] = []
 _recorded: list[weakref.ref[Recorded]] = []
@@ -98,7 +98,8 @@ def answer(interpreter: Interpreter, line: str) -> Answer:
     while (waiting := interpreter.waiting()) is not None:
         shown.append(interpreter.run(waiting))
     kept = [renderable for renderable in shown if renderable is not None]
-    if session is interpreter.session and before < session.cursor == len(session.tape) and not text_of(Group(*kept)):
+    arrived = session is interpreter.session and before < session.cursor == len(session.tape)
+    if arrived and not str(Answer(Group(*kept))):
         kept = [Text("This is the end of the tape.", style="hint")]  # where nothing follows, nothing is shown of itself
     theme = str(interpreter.session.settings["theme"])
     return Answer(Group(*kept) if len(kept) > 1 else next(iter(kept), None), theme)
