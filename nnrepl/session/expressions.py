@@ -19,6 +19,7 @@ import mlx.core as mx
 from nnrepl.record.bounds import checked
 from nnrepl.record.opaque import set_random_state
 from nnrepl.record.recorder import current
+from nnrepl.session.enclosing import enclosed
 from nnrepl.session.errors import NotYet, Quit, UserError
 from nnrepl.session.frames import Held, real
 from nnrepl.session.lookup import Lookup
@@ -131,7 +132,7 @@ class Expressions:
         instead = _instead(parsed, meant)
         tree, kept = enclosed(ast.Module([replaced(line, instead) for line in parsed.body], []))
         code = compile(tree, "<prompt>", "exec", dont_inherit=True)
-        namespace = self._namespace(_names(tree), placeholders, where)
+        namespace = self._namespace(_names(tree), placeholders, where, parsed.bound)
         for name in kept - namespace.keys():
             namespace[name] = None
         before = dict(namespace)
@@ -156,7 +157,7 @@ class Expressions:
             tree = ast.Expression(replaced(body, _instead(parsed, meant)))
             parsed.codes[meant] = (compile(tree, "<prompt>", "eval", dont_inherit=True), _names(tree))
         code, used = parsed.codes[meant]
-        return code, self._namespace(used, {**placeholders, **(names or {})}, where)
+        return code, self._namespace(used, {**placeholders, **(names or {})}, where, parsed.bound)
 
     def _as_it_was(self, where: Surroundings) -> AbstractContextManager[None]:
         """The program's containers as they were where the cursor stands; they are so where the program waits."""
@@ -312,8 +313,11 @@ class Expressions:
                 found.setdefault(name, thing)
         return found
 
-    def _namespace(self, names: Iterable[str], placeholders: dict[str, Any], where: Surroundings) -> dict[str, Any]:
-        """What some names are: the person's variables, the program's, MLX, in this order."""
+    def _namespace(
+        self, names: Iterable[str], placeholders: dict[str, Any], where: Surroundings, bound: frozenset[str]
+    ) -> dict[str, Any]:
+        """What some names are: the person's variables, the program's, MLX, in this order. Those that the text itself
+        gives a meaning need have none."""
         namespace: dict[str, Any] = {"__builtins__": builtins, "__name__": "__main__", **self._things, **placeholders}
         for name in names:
             if name in namespace:
@@ -327,10 +331,12 @@ class Expressions:
             if name == "_" and self.shown is not UNBOUND:
                 namespace[name] = self._real(self.shown, name, where)
                 continue
-            if name in _PROMPT or hasattr(builtins, name):  # only a variable of that name can hide it
-                found = self.lookup.frames.in_frames(name, where.position, where.scope)
-            else:
-                found = self.lookup.held(name, where.position, where.scope)
+            try:
+                found = self._held(name, where)
+            except UserError:
+                if name not in bound:
+                    raise
+                continue
             if found is not None:
                 namespace[name] = self._real(found.thing, name, where)
                 self.found[name] = found
@@ -339,6 +345,11 @@ class Expressions:
             else:
                 self._from_prompt(name, namespace, where)
         return namespace
+
+    def _held(self, name: str, where: Surroundings) -> Held | None:
+        if name in _PROMPT or hasattr(builtins, name):  # only a variable of that name can hide it
+            return self.lookup.frames.in_frames(name, where.position, where.scope)
+        return self.lookup.held(name, where.position, where.scope)
 
     def _at_end(self, thing: Any) -> Any:
         """What a variable holds at the end of the program; a tensor as the value of the tape that it is."""
@@ -424,33 +435,6 @@ def _of_frame(builtin: Any, expressions: Expressions, where: Surroundings, *thin
         return {} if where.scope is None else dict(where.scope.variables)
     variables = expressions.locals_at(where)
     return sorted(variables) if builtin is dir else variables
-
-
-def enclosed(tree: ast.Module) -> tuple[ast.Module, set[str]]:
-    """Statements in which a function says `nonlocal`: they are put into a function that has these variables, as pdb
-    does it. Returns the statements, and the variables."""
-    names = {name for node in ast.walk(tree) if isinstance(node, ast.Nonlocal) for name in node.names}
-    if not names:
-        return tree, names
-    body = ast.parse("def __outer__():\n    return").body[0]
-    assert isinstance(body, ast.FunctionDef)
-    kept = names | {name for statement in tree.body for name in _set_by(statement)}
-    begin = [ast.parse(f"{name} = globals()[{name!r}]").body[0] for name in sorted(names)]
-    end = [ast.parse(f"globals()[{name!r}] = {name}").body[0] for name in sorted(kept)]
-    body.body = [*begin, *tree.body, *end]
-    call = ast.parse("__outer__()").body
-    return ast.fix_missing_locations(ast.Module([body, *call], [])), names
-
-
-def _set_by(node: ast.AST) -> Iterator[str]:
-    """The variables that a statement sets itself, not in a function of its own."""
-    if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
-        yield node.name
-    elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-        yield node.id
-    elif not isinstance(node, (ast.Lambda, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)):
-        for child in ast.iter_child_nodes(node):
-            yield from _set_by(child)
 
 
 _PROMPT = frozenset(("grad", "mx", "nn", "optim", "exit", "quit", "locals", "globals", "dir", "vars"))
