@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import builtins
 import ctypes
+import dis
 import sys
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -132,7 +133,7 @@ class Expressions:
         instead = _instead(parsed, meant)
         tree, kept = enclosed(ast.Module([replaced(line, instead) for line in parsed.body], []))
         code = compile(tree, "<prompt>", "exec", dont_inherit=True)
-        namespace = self._namespace(_names(tree), placeholders, where, parsed.bound)
+        namespace = self._namespace(_names(code), placeholders, where)
         for name in kept - namespace.keys():
             namespace[name] = None
         before = dict(namespace)
@@ -155,9 +156,10 @@ class Expressions:
         meant, placeholders = self._translate(parsed, where)
         if meant not in parsed.codes:
             tree = ast.Expression(replaced(body, _instead(parsed, meant)))
-            parsed.codes[meant] = (compile(tree, "<prompt>", "eval", dont_inherit=True), _names(tree))
+            code = compile(tree, "<prompt>", "eval", dont_inherit=True)
+            parsed.codes[meant] = (code, _names(code))
         code, used = parsed.codes[meant]
-        return code, self._namespace(used, {**placeholders, **(names or {})}, where, parsed.bound)
+        return code, self._namespace(used, {**placeholders, **(names or {})}, where)
 
     def _as_it_was(self, where: Surroundings) -> AbstractContextManager[None]:
         """The program's containers as they were where the cursor stands; they are so where the program waits."""
@@ -313,11 +315,8 @@ class Expressions:
                 found.setdefault(name, thing)
         return found
 
-    def _namespace(
-        self, names: Iterable[str], placeholders: dict[str, Any], where: Surroundings, bound: frozenset[str]
-    ) -> dict[str, Any]:
-        """What some names are: the person's variables, the program's, MLX, in this order. Those that the text itself
-        gives a meaning need have none."""
+    def _namespace(self, names: Iterable[str], placeholders: dict[str, Any], where: Surroundings) -> dict[str, Any]:
+        """What some names are: the person's variables, the program's, MLX, in this order."""
         namespace: dict[str, Any] = {"__builtins__": builtins, "__name__": "__main__", **self._things, **placeholders}
         for name in names:
             if name in namespace:
@@ -331,12 +330,10 @@ class Expressions:
             if name == "_" and self.shown is not UNBOUND:
                 namespace[name] = self._real(self.shown, name, where)
                 continue
-            try:
-                found = self._held(name, where)
-            except UserError:
-                if name not in bound:
-                    raise
-                continue
+            if name in _PROMPT or hasattr(builtins, name):  # only a variable of that name can hide it
+                found = self.lookup.frames.in_frames(name, where.position, where.scope)
+            else:
+                found = self.lookup.held(name, where.position, where.scope)
             if found is not None:
                 namespace[name] = self._real(found.thing, name, where)
                 self.found[name] = found
@@ -345,11 +342,6 @@ class Expressions:
             else:
                 self._from_prompt(name, namespace, where)
         return namespace
-
-    def _held(self, name: str, where: Surroundings) -> Held | None:
-        if name in _PROMPT or hasattr(builtins, name):  # only a variable of that name can hide it
-            return self.lookup.frames.in_frames(name, where.position, where.scope)
-        return self.lookup.held(name, where.position, where.scope)
 
     def _at_end(self, thing: Any) -> Any:
         """What a variable holds at the end of the program; a tensor as the value of the tape that it is."""
@@ -442,9 +434,16 @@ _PROMPT = frozenset(("grad", "mx", "nn", "optim", "exit", "quit", "locals", "glo
 _SHORT = {"nn": "nn", "optim": "optimizers"}
 
 
-def _names(tree: ast.AST) -> frozenset[str]:
-    """Every variable that some Python refers to."""
-    return frozenset(node.id for node in ast.walk(tree) if isinstance(node, ast.Name))
+_REFERS = ("LOAD_NAME", "LOAD_GLOBAL", "LOAD_FROM_DICT_OR_GLOBALS", "STORE_NAME", "STORE_GLOBAL", "DELETE_NAME",
+           "DELETE_GLOBAL")  # fmt: skip
+
+
+def _names(code: CodeType) -> frozenset[str]:
+    """Every variable outside of it that some Python refers to. What a comprehension or a lambda names itself is none,
+    whatever the program calls so."""
+    found = {str(each.argval) for each in dis.get_instructions(code) if each.opname in _REFERS}
+    inner = [const for const in code.co_consts if isinstance(const, CodeType)]
+    return frozenset(found).union(*map(_names, inner))
 
 
 def _instead(parsed: Parsed, meant: tuple[Meant, ...]) -> dict[ast.AST, ast.expr]:
