@@ -187,7 +187,7 @@ OTHERS: dict[str, tuple[str, Program]] = {
     "stale constant": ("stale constant", captured),
 }  # fmt: skip
 ELSEWHERE = {"hole"}
-"""A hole is no fault of the program: `tests/session` shows what is said of one."""
+"""No program of the tests makes an array that nothing has recorded."""
 
 
 @pytest.mark.parametrize("name", OTHERS)
