@@ -40,7 +40,7 @@ def why_error(session: Reading) -> Answer:
     return answer
 
 
-def _of_the_program(session: Session) -> Answer:
+def _of_the_program(session: Reading) -> Answer:
     """What the program itself raised in a gradient call, where no op failed."""
     part = next((part for part in reversed(session.tape.passes) if part.error is not None), None)
     if part is None or part.error is None:
