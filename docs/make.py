@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,6 +73,18 @@ class Typist(Student):
     def read(self, prompt: str = PROMPT) -> str | None:
         line, self.lines = (self.lines[0], self.lines[1:]) if self.lines else (None, ())
         return line
+
+
+EXCERPTS = {"walk": ("simple_nn", 0, 4), "edit": ("changes", 1, 4), "dead": ("broken_dead_relu", 0, 1)}
+"""Pieces of the tested transcripts: which, and which of its commands, counted from 1; 0 is what comes before them."""
+
+
+def excerpt(name: str) -> str:
+    """Some commands of a transcript with what they showed."""
+    transcript, first, last = EXCERPTS[name]
+    text = (ROOT / "tests" / "transcripts" / f"{transcript}.txt").read_text(encoding="utf-8")
+    pieces = re.split(r"^(?=\(nnrepl)", text, flags=re.MULTILINE)
+    return "".join(pieces[first : last + 1])
 
 
 def log_of(picture: Picture) -> tuple[Log, bool]:
@@ -150,5 +163,7 @@ def make() -> None:
     (MADE / "commands.md").write_text(command_pages(), encoding="utf-8")
     for lesson in lessons():
         (MADE / f"lesson{lesson.number:02}.md").write_text(lesson_page(lesson), encoding="utf-8")
+    for name in EXCERPTS:
+        (MADE / f"{name}.txt").write_text(excerpt(name), encoding="utf-8")
     for name, picture in PICTURES.items():
         (MADE / f"{name}.svg").write_text(svg(picture), encoding="utf-8")

@@ -9,14 +9,17 @@ nnrepl.post_mortem()                           look at what was recorded last, w
 %load_ext nnrepl                               in a notebook: %%nnrepl runs a cell, %nnrepl COMMAND asks
 """
 
-from nnrepl.programs.function import Recorded, Trace, trace
-from nnrepl.record.verify import Receipt
-from nnrepl.session.errors import UserError
-from nnrepl.shell.api import Session, debug
-from nnrepl.shell.cell_magics import load_ipython_extension
-from nnrepl.shell.entering import post_mortem, recording, set_trace
-from nnrepl.tape import Op, Pass, Source, Value, draw_with
-from nnrepl.view.faces import Answer, Faces
+from nnrepl.tape.collector import paused
+
+with paused():  # what is imported stays: the collector would only walk it again and again
+    from nnrepl.programs.function import Recorded, Trace, trace
+    from nnrepl.record.verify import Receipt
+    from nnrepl.session.errors import UserError
+    from nnrepl.shell.api import Session, debug
+    from nnrepl.shell.cell_magics import load_ipython_extension
+    from nnrepl.shell.entering import post_mortem, recording, set_trace
+    from nnrepl.tape import Op, Pass, Source, Value, draw_with
+    from nnrepl.view.faces import Answer, Faces
 
 __all__ = [
     "Answer", "Op", "Pass", "Receipt", "Recorded", "Session", "Source", "Trace", "UserError", "Value", "debug",

@@ -29,9 +29,11 @@ from nnrepl.session.errors import Quit, UserError
 from nnrepl.session.saved import Keeper, stops_file
 from nnrepl.session.session import Session
 from nnrepl.session.settings import config_directory, config_file, load_settings
+from nnrepl.shell.background import theme_of_terminal
 from nnrepl.shell.lessons import lessons_parser, without_playing
 from nnrepl.shell.readers import Chain, Queue, Reader
 from nnrepl.shell.shell import Shell, is_capable, make_console, make_reader
+from nnrepl.tape.collector import paused
 from nnrepl.timeline.cells import make_cell
 from nnrepl.timeline.history import parse_size
 from nnrepl.view.saved import facts_text
@@ -140,7 +142,8 @@ def lines_in(path: Path) -> list[str]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run nnrepl. Returns the exit status: 2 for a wrong command line, else the program's own."""
-    load_all()
+    with paused():
+        load_all()
     own, program = split_arguments(sys.argv[1:] if arguments is None else arguments)
     options = parser().parse_args(own)
     if program[:1] == ["learn"] and not Path("learn").exists():
@@ -208,6 +211,8 @@ def settings_of(options: argparse.Namespace) -> tuple[dict[str, Any], list[str]]
     settings, notes = load_settings(config_file())
     given = {"theme": options.theme, "history": options.history}
     settings.update({name: value for name, value in given.items() if value is not None})
+    if "theme" not in settings and is_interactive(options):
+        settings["theme"] = theme_of_terminal()
     return settings, notes
 
 

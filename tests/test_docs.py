@@ -31,13 +31,21 @@ def test_every_file_that_a_page_shows_is_there(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     for target in re.findall(r"\{(?:literalinclude|include|image)\} (\S+)", text):
         if "_made/" in target:
-            assert Path(target).stem in make.PICTURES, target
+            assert Path(target).stem in (make.EXCERPTS if target.endswith(".txt") else make.PICTURES), target
         else:
             assert (path.parent / target).resolve().exists(), target
     for target in re.findall(r"\]\(([\w./-]+\.md)\)", text):
         assert (path.parent / target).exists(), target
     for target in re.findall(r"\{doc\}`([^`<>]+)`", text):
         assert (path.parent / f"{target}.md").exists(), target
+
+
+@pytest.mark.parametrize("name", make.EXCERPTS)
+def test_an_excerpt_is_a_piece_of_a_tested_transcript(name: str) -> None:
+    _, first, last = make.EXCERPTS[name]
+    assert make.excerpt(name).count("\n(nnrepl) ") + make.excerpt(name).startswith("(nnrepl)") == last - max(
+        first - 1, 0
+    )
 
 
 def test_every_link_of_readme_leads_somewhere() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import date
+from importlib.metadata import version
 from pathlib import Path
 
 from rich.console import Group, RenderableType
@@ -22,7 +24,8 @@ KINDS = {".html": "HTML", ".htm": "HTML", ".svg": "SVG", ".md": "Markdown", ".tx
 def export(it: Interpreter, text: str) -> RenderableType | None:
     """Write the session, commands and what they showed, as HTML, SVG, Markdown or text; or as a program.
 
-    The end of the name decides: `export lesson.html`, `.svg`, `.md` or `.txt`; `export session.py` or `.ipynb` writes
+    The end of the name decides: `export lesson.html` is a page with a heading for each command and stop, light or dark
+    as its reader wishes; `.svg`, `.md` or `.txt`; `export session.py` or `.ipynb` writes
     the program's own source and, behind it, the cells of this timeline, for plain Python to run. A file that exists
     already is written over only with `export -f lesson.html`.
     """
@@ -52,9 +55,11 @@ def export(it: Interpreter, text: str) -> RenderableType | None:
 
 
 def _written(it: Interpreter, kind: str, dark: bool) -> str:
-    log, title = it.log, "nnrepl"
+    log, program = it.log, it.session.program_name
+    title = f"{program or 'A session'} in nnrepl"
+    about = f"{date.today():%Y-%m-%d} · nnrepl {version('nnrepl')} · mlx {version('mlx')}"
     if kind == "HTML":
-        return log.html(PROMPT, title, dark)
+        return log.html(PROMPT, title, about)
     if kind == "SVG":
-        return log.svg(PROMPT, title, dark)
-    return log.markdown(PROMPT) if kind == "Markdown" else log.text(PROMPT)
+        return log.svg(PROMPT, f"{title} · {about}", dark)
+    return log.markdown(PROMPT, title, about) if kind == "Markdown" else log.text(PROMPT)

@@ -14,7 +14,7 @@ from nnrepl.commands.table import Grammar, command
 from nnrepl.session.errors import UserError
 from nnrepl.session.files import write_text
 from nnrepl.session.session import Session
-from nnrepl.tape import GRADIENT_PASS, Op, Pass, own_site
+from nnrepl.tape import GRADIENT_PASS, Op, Pass
 from nnrepl.view.drawings import FORMATS, drawing_of, svg
 from nnrepl.view.graph import Lanes, neighbourhood, nodes_of
 from nnrepl.view.page import page
@@ -62,7 +62,7 @@ def _write(session: Session, what: str, file: Path) -> RenderableType:
     """Write a drawing into a file: a gradient pass as a slide or a page, anything else as boxes and arrows."""
     ops = _chosen(session, what)
     part = ops[0].part
-    title, about = f"{part.title} · {_program(session)}", f"{part.address} · nnrepl · {date.today():%Y-%m-%d}"
+    title, about = f"{part.title} · {session.program_name}", f"{part.address} · nnrepl · {date.today():%Y-%m-%d}"
     if what == "pass" and _has_gradients(part) and file.suffix in (".svg", ".html"):
         slide = Slide(session, part)
         written = slide_page(slide, title, about)
@@ -77,12 +77,6 @@ def _write(session: Session, what: str, file: Path) -> RenderableType:
     except OSError as error:
         raise UserError(f"cannot write {file}: {error.strerror}") from None
     return Text(f"Wrote {len(ops)} ops to {file}.", style="hint")
-
-
-def _program(session: Session) -> str:
-    """The name of the program, "" where none is known."""
-    site = next((own_site(op, session.skip) for op in session.tape.ops if op.scope is not None), None)
-    return "" if site is None else Path(site.scope.code.co_filename).name
 
 
 def _has_gradients(part: Pass) -> bool:

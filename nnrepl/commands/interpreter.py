@@ -13,8 +13,9 @@ import mlx.core as mx
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from nnrepl.commands import habits, table
+from nnrepl.commands import habits, looks, table
 from nnrepl.record.intake import Unwinding
+from nnrepl.session import closed
 from nnrepl.session.errors import NoGradient, NotYet, UserError
 from nnrepl.session.hooks import CELL_DONE
 from nnrepl.session.parsed import Assignment, Parsed, parse
@@ -52,7 +53,7 @@ class Interpreter:
         aliases: Names for lines.
         typed: The lines that were typed.
         collecting: For what lines are being collected (`commands 1` ... `end`), "" for nothing.
-        player: The lesson that is being played, if one is.
+        player: The lesson that is being played, if one is; `left`: the one that was left with `learn stop`.
     """
 
     def __init__(self, session: Session) -> None:
@@ -81,6 +82,7 @@ class Interpreter:
         self._lines: list[str] = []
         self._collected: Callable[[list[str]], None] = _nothing
         self.player: Player | None = None
+        self.left: Player | None = None
 
     def run(self, line: str) -> RenderableType | None:
         """Run one line. Returns what to show, None for nothing.
@@ -93,6 +95,8 @@ class Interpreter:
         if self.collecting:
             self._collect(line.strip())
             return None
+        if not self._waited:
+            self.session.many = 1
         if line.strip() and not self._waited:
             self.typed.append(line.strip())
         self._waited = False
@@ -115,11 +119,12 @@ class Interpreter:
                 return None, None
             parsed = table.classify(self.repeat, self.table, self.is_name)
         self.repeat = ""
+        looks.open_first(self.session, parsed.command, parsed.text)
         if parsed.command is None:
             assert parsed.parsed is not None
             return None, self.python(parsed.parsed)
         hint = self._hint(parsed, line.strip())
-        shown = parsed.command.run(self, parsed.text)
+        shown = looks.with_closed(self.session, parsed.command, parsed.command.run(self, parsed.text))
         if parsed.command.repeats:
             self.repeat = line.strip() or parsed.command.names[0]
         return hint, shown
@@ -349,6 +354,8 @@ class Interpreter:
     def not_there(self, answer: UserError, look: Look | None = None) -> RenderableType:
         """What is said of a name that is not made yet; the last tensor of that name under its own address."""
         said = Text(str(answer), style="hint")
+        if self.session.tape.closed:
+            said.append(f" ({closed.said_of_closed(self.session.tape)})")
         last = answer.last if isinstance(answer, NotYet) else None
         if last is None or not isinstance(answer, NotYet):
             return said

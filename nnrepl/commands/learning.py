@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from rich.console import RenderableType
 
 from nnrepl.commands.interpreter import Interpreter
@@ -10,6 +12,7 @@ from nnrepl.learn.lesson import Lesson
 from nnrepl.learn.player import Player
 from nnrepl.learn.progress import load_progress
 from nnrepl.learn.shelf import find, lessons
+from nnrepl.programs.examples import folder
 from nnrepl.session.errors import Load, UserError
 from nnrepl.view.lesson import Row, hint, lessons_view
 
@@ -53,18 +56,26 @@ def begin(it: Interpreter, lesson: Lesson, anew: bool = False) -> RenderableType
     script = player.script()
     many = len(session.tape)
     question = f"{lesson.program.name} takes the place of this program; its {many} ops are lost. Go on? [y/N] "
-    if many and it.player is None and not session.hooks.confirm(question, otherwise=True):
+    is_lost = many and it.player is None and not _is_example(it)
+    if is_lost and not session.hooks.confirm(question, otherwise=True):
         return hint("nothing has changed")
     play(it, player)
     it.go_home()
     raise Load(script)
 
 
+def _is_example(it: Interpreter) -> bool:
+    """Whether the program comes with nnrepl and nothing was changed in it: nobody misses its tape."""
+    program = it.session.debuggee
+    path = None if program is None else program.namespace.get("__file__")
+    return path is not None and folder() in Path(path).parents and len(it.session.changes.timelines) == 1
+
+
 def play(it: Interpreter, player: Player) -> None:
     """Let a lesson have the next word at the prompt."""
     player.same_line = lambda a, b: same_line(it, a, b)
     player.is_line = lambda text: is_line(it, text)
-    it.player = player
+    it.player, it.left = player, None
 
 
 def player_of(lesson: Lesson, *, anew: bool = False, present: bool = False, keeps: bool = True) -> Player:
@@ -78,6 +89,10 @@ def player_of(lesson: Lesson, *, anew: bool = False, present: bool = False, keep
 
 def _going_on(it: Interpreter, word: str) -> RenderableType | None:
     player = it.player
+    if player is None and word == "next" and it.left is not None:
+        it.player, it.left = it.left, None
+        it.player.strayed = it.player.comes_back = True
+        return None
     if player is None:
         if word == "next":
             return begin(it, _following())
@@ -85,16 +100,18 @@ def _going_on(it: Interpreter, word: str) -> RenderableType | None:
     if word == "again":
         return begin(it, player.lesson, anew=True)
     if word == "stop":
-        it.player = None
-        return hint(f"the lesson waits: learn {player.lesson.name} goes on from here")
+        it.player, it.left = None, player
+        return hint("the lesson waits: learn next goes on from here")
     return hint("Enter goes on with the lesson")
 
 
 def _following() -> Lesson:
-    """The first lesson that is not done yet."""
+    """The lesson that was left last; else the first that is not done yet."""
     known = load_progress()
     there = lessons()
-    open_ = [lesson for lesson in there if lesson.key not in known or not known[lesson.key].done]
+    left = [key for key, mark in known.items() if not mark.done]
+    open_ = [lesson for key in reversed(left) for lesson in there if lesson.key == key]
+    open_ += [lesson for lesson in there if lesson.key not in known]
     return (open_ or there)[0]
 
 

@@ -112,7 +112,8 @@ def goto(it: Interpreter, text: str) -> None:
     `goto step 30` a training step, `goto 30#12` one of its ops; `goto forward`, `goto backward`, `goto update` the
     first op of a phase; `goto layers.0` a module; `goto loss_fn` a function; `goto matmul` an operation;
     `goto layers.1 softmax` one within the other; `goto start`, `goto end`. Of several, the nearest: in this step, else
-    before, else ahead. The program runs on to a place that it has not come to yet (see `help places`).
+    before, else ahead. What the step before had is looked for to the end of this one. The program runs on to a place
+    that it has not come to yet (see `help places`).
     """
     it.session.goto(text)
 

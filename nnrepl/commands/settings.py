@@ -45,8 +45,10 @@ def config(it: Interpreter, text: str) -> RenderableType | None:
 def tui(it: Interpreter, text: str) -> RenderableType | None:
     """Use the whole screen: source, ops, tensors, displays and the prompt; again: back to lines.
 
-    F3 shows tensors as numbers or as pictures (`config tensors heatmap`), PageUp and PageDown move in what
-    commands have shown; every key of the prompt works as well.
+    F2 leads to the next pane: arrows move in it, Enter looks inside of what is marked, Space goes there, `b` sets a
+    breakpoint, Esc leads back to the prompt. Clicks and the wheel work everywhere (`config mouse off`: the terminal's
+    own selection again). F3 shows tensors as numbers or as pictures; every key of the prompt works as well, and what a
+    key or a click did is shown as the command that does it.
     """
     if not it.can_full_screen:
         raise UserError("the full screen needs a terminal; this is none")

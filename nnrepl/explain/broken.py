@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ from nnrepl.explain import words
 from nnrepl.explain.entry import entry_for
 from nnrepl.explain.look import Look
 from nnrepl.explain.paths import upstream
+from nnrepl.ops import Trait, has
 from nnrepl.ops.reader import readable
 from nnrepl.session.births import NAN, Birth, same_place, unravel
 from nnrepl.tape import Op, Value
@@ -128,8 +130,12 @@ def _forward_rule(look: Look, birth: Birth, op: Op, numbers: list[Number]) -> tu
         return "0 · ∞ is no number.", "Mask with mx.where instead of multiplying by 0."
     if name == "divide" and _infinite(first) and _infinite(second):
         return "∞ / ∞ is no number.", ""
+    if has(name, Trait.REDUCES) and all(not taken.size for taken in op.inputs):
+        return f"There is nothing to take the {name} of: {operand} is empty.", ""
     if name in ("softmax", "logsumexp"):
         return _whole_row(look, birth, op)
+    if name == "fast.scaled_dot_product_attention":
+        return _scores(look, op)
     return _overflow(look, birth, op, first)
 
 
@@ -192,13 +198,42 @@ def _wider(look: Look, birth: Birth, op: Op) -> float | None:
         return taken.array.astype(wide) if mx.issubdtype(taken.dtype, mx.floating) else taken.array
 
     look.see(op.inputs)
+    found = _element(look, op, birth, widened)
+    if (found is None or not math.isfinite(found)) and has(op.name, Trait.PRODUCT):
+        # A product that MLX has in float32 only: of operands whose largest number is 1, and as many times larger.
+        peaks = {taken: look.stat(taken).peak or 1.0 for taken in dict.fromkeys(op.inputs)}
+        small = _element(look, op, birth, lambda taken: taken.array / peaks[taken])
+        found = None if small is None else small * math.prod(peaks[taken] for taken in op.inputs)
+    return found
+
+
+def _element(look: Look, op: Op, birth: Birth, given: Callable[[Value], mx.array]) -> float | None:
+    """The element at which a number went bad, of the op on other operands; None if the op refuses them."""
     try:
         with mx.stream(mx.cpu):
-            result = op.compute(widened)[birth.value.slot].flatten()[birth.at]
+            result = op.compute(given)[birth.value.slot].flatten()[birth.at]
             found: Any = look.numbers([result])[0]
     except (ValueError, TypeError, RuntimeError, IndexError):
         return None
     return found if isinstance(found, float) else None
+
+
+def _scores(look: Look, op: Op) -> tuple[str, str]:
+    """Whether the scores of an attention overflow: queries and keys whose products are too large."""
+    q, k = op.args[:2]
+    limit = LARGEST.get(q.dtype)
+    if limit is None or not all(look.stat(taken).is_finite for taken in (q, k)):
+        return "", ""
+    peaks = [look.stat(taken).peak or 1.0 for taken in (q, k)]
+    left, right = (look.array(taken).astype(mx.float32) / peak for taken, peak in zip((q, k), peaks))
+    right = mx.repeat(right, left.shape[1] // right.shape[1], axis=1)
+    scale = float(op.kwargs.get("scale", 1.0))
+    largest = look.numbers([mx.max(mx.abs(left @ mx.swapaxes(right, -1, -2)))])[0] * peaks[0] * peaks[1] * abs(scale)
+    if largest <= limit:
+        return "", ""
+    return (f"The scores overflow {words.dtype(q.dtype)}, whose largest number is {words.number(limit)}: the largest "
+            f"product of {words.name(q)} and {words.name(k)}, scaled, would be {words.number(largest)}.",
+            "Normalize queries and keys, or make them smaller.")  # fmt: skip
 
 
 def _infinite(number: Number) -> bool:
@@ -237,6 +272,11 @@ def _backward_rule(look: Look, op: Op, numbers: list[Number], came: Number) -> t
     if name == "std":
         rule = "The slope of a standard deviation divides by it: 0 / 0 where all numbers are the same."
         return rule, "Take mx.sqrt(mx.var(…) + 1e-8)."
+    if name == "arctan2" and first == second == 0:
+        return (
+            f"The point (0, 0) is seen under no angle: the slope there is 0/0.{times}",
+            "Keep one of them away from 0.",
+        )
     if name in ("arccos", "arcsin", "arctanh") and first is not None and abs(first) == 1:
         return f"Its slope is infinite at the ends of its range.{times}", "Clip a little inside of −1 and 1."
     return "", ""

@@ -26,7 +26,7 @@ from nnrepl.ops.numbers import ravel
 from nnrepl.record.custom import Composite
 from nnrepl.session.errors import UserError
 from nnrepl.session.expressions import aside
-from nnrepl.session.session import Session
+from nnrepl.session.reading import Reading
 from nnrepl.tape import GRADIENT_PASS, Op, Pass, Value
 
 _ELEMENTS = 32
@@ -169,7 +169,7 @@ class Question:
     value: float | None = None
 
 
-def check_op(session: Session, op: Op) -> Report:
+def check_op(session: Reading, op: Op) -> Report:
     """Check every gradient that one backward op gives (or the backward op of a forward op, or a vjp of the program's
     own).
 
@@ -191,7 +191,7 @@ def _first(op: Op) -> object:
     return op.args[0] if op.args else None
 
 
-def _of_op(look: Look, session: Session, op: Op) -> list[Question]:
+def _of_op(look: Look, session: Reading, op: Op) -> list[Question]:
     backward = op if op.of is not None else _backward_of(session, op)
     rule = rule_of(backward) if backward is not None else None
     if backward is None or rule is None:
@@ -214,7 +214,7 @@ def _of_op(look: Look, session: Session, op: Op) -> list[Question]:
     return questions
 
 
-def _of_composite(look: Look, session: Session, op: Op) -> list[Question]:
+def _of_composite(look: Look, session: Reading, op: Op) -> list[Question]:
     """A function with a vjp of the program's own: what MLX makes of that vjp, against the function itself."""
     composite = _first(op)
     assert isinstance(composite, Composite)
@@ -240,7 +240,7 @@ def _of_composite(look: Look, session: Session, op: Op) -> list[Question]:
     return questions
 
 
-def _backward_of(session: Session, op: Op) -> Op | None:
+def _backward_of(session: Reading, op: Op) -> Op | None:
     """The VJP of a forward op."""
     for later in session.tape.ops[op.position + 1 :]:
         if later.of is op and rule_of(later) is not None and later.operation.kind == "vjp":
@@ -253,7 +253,7 @@ def _backward_of(session: Session, op: Op) -> Op | None:
 # -- whole passes ------------------------------------------------------------------------------------------------------
 
 
-def check_pass(session: Session, part: Pass, leaves: Sequence[Value]) -> Report:
+def check_pass(session: Reading, part: Pass, leaves: Sequence[Value]) -> Report:
     """Check whole gradients of a pass: the forward ops are computed again for each element, so only few are taken one
     by one. Ctrl-C stops it with what it has."""
     begin = time.perf_counter()
@@ -286,7 +286,7 @@ _EVALUATIONS = 80
 _LONG = 5.0
 
 
-def _forewarn(session: Session, look: Look, part: Pass, leaves: Sequence[Value]) -> None:
+def _forewarn(session: Reading, look: Look, part: Pass, leaves: Sequence[Value]) -> None:
     """Say how long a check will take, if that is long: what one computation of the loss takes, times their number."""
     if not leaves:
         return
@@ -421,7 +421,7 @@ def _settle() -> None:
         mx.synchronize(mx.default_stream(mx.Device(mx.DeviceType.cpu)))
 
 
-def pass_of(session: Session, value: Value) -> Pass | None:
+def pass_of(session: Reading, value: Value) -> Pass | None:
     """The gradient pass that has a whole gradient of a value."""
     parts = [part for part in session.tape.passes if part.kind == GRADIENT_PASS and part.grads.get(value)]
     here = session.part

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import mlx.core as mx
 
-from nnrepl.explain import words, worked
+from nnrepl.explain import surprise, words, worked
 from nnrepl.explain.cases import Names, names_for
 from nnrepl.explain.elements import Index, named, parse, telling, unravel
 from nnrepl.explain.entry import ELEMENTWISE, MOVE, Entry, bind, entry_for
@@ -22,7 +22,7 @@ from nnrepl.explain.worked import linear_in, result_at
 from nnrepl.ops.numbers import element
 from nnrepl.session.errors import NoGradient, NotYet, UserError
 from nnrepl.session.lookup import NUMBER
-from nnrepl.session.session import Session
+from nnrepl.session.reading import Reading
 from nnrepl.tape import UPDATE_PASS, Leaf, Op, Value
 
 
@@ -49,6 +49,7 @@ class Explanation:
         lines: Its arithmetic.
         notes: Broadcasting, reductions, indexing in words; what else is to be known.
         steps: For a function or a module: its parts.
+        whole: For a gradient that several ops of a loss function make: how it comes about as a whole.
         chain: For the loss: how it comes from what the op at the cursor makes.
         update: For a parameter that an optimizer has changed: its whole step.
         ops: How many ops were evaluated.
@@ -65,13 +66,14 @@ class Explanation:
     steps: list[str] = field(default_factory=list)
     chain: list[str] = field(default_factory=list)
     update: list[str] = field(default_factory=list)
+    whole: list[str] = field(default_factory=list)
     ops: int = 0
 
 
 _AT = re.compile(r"^(?P<target>.*?)\s*(?:\bat\s*(?P<index>\[.*\]|-?\d+(?:\s*,\s*-?\d+)*))?$")
 
 
-def explain(session: Session, text: str) -> Explanation:
+def explain(session: Reading, text: str) -> Explanation:
     """Explain `#7`, `z1`, `grad(weights2) at [2, 0]`, `loss_fn`, `layers.0`, or the op at the cursor.
 
     Raises:
@@ -102,7 +104,7 @@ def explain(session: Session, text: str) -> Explanation:
     return found
 
 
-def _find(session: Session, target: str) -> tuple[Op | None, Value | None]:
+def _find(session: Reading, target: str) -> tuple[Op | None, Value | None]:
     if not target:
         op = session.op
         if op is None:
@@ -115,7 +117,7 @@ def _find(session: Session, target: str) -> tuple[Op | None, Value | None]:
     return None, target_of(session, target)
 
 
-def _updated(session: Session, name: str) -> Value:
+def _updated(session: Reading, name: str) -> Value:
     """The next new value that an update gives to a parameter."""
     versions = [value for _, value in session.names.versions(name)]
     made = [value for value in versions if value.op is not None and value.op.part.kind == UPDATE_PASS]
@@ -334,6 +336,22 @@ def _backward(look: Look, found: Explanation, op: Op, entry: Entry | None, value
         if not found.lines:
             found.lines = [f"{found.element} = {words.number(result_at(look, value, place))}"]
     found.notes.extend(_backward_notes(op, entry, value, found.lines))
+    found.whole = _as_a_whole(look, op, value, place, names)
+
+
+def _as_a_whole(look: Look, op: Op, value: Value, place: Index, names: Names) -> list[str]:
+    """What the gradient of logits is, where a cross-entropy made it in several ops and this is the last of them."""
+    of, part = value.gradient_of, op.part
+    if of is None or not value.size or value not in part.grads.get(of.canonical, ())[-1:]:
+        return []
+    whole = surprise.around(part, of)
+    arrived = part.grads.get(whole.loss.canonical) if whole is not None else None
+    if whole is None or not arrived:
+        return []
+    lines = surprise.backward(look, whole, value, arrived[-1], place, names)
+    return (
+        ["Cross-entropy as a whole: shares, less 1 at the right answer, times what arrives.", *lines] if lines else []
+    )
 
 
 def _backward_rule(found: Explanation, op: Op, entry: Entry | None, value: Value, names: Names) -> None:
@@ -396,7 +414,7 @@ def _backward_notes(op: Op, entry: Entry | None, value: Value, lines: list[str])
 # -- the loss ------------------------------------------------------------------------------------------------------
 
 
-def chain_to(session: Session, value: Value) -> list[Op]:
+def chain_to(session: Reading, value: Value) -> list[Op]:
     """The ops between a value and what the cursor's op makes: how the loss depends on where one stands."""
     here = session.op
     part = here.part if here is not None else None
@@ -411,7 +429,7 @@ def chain_to(session: Session, value: Value) -> list[Op]:
     return [here, *way] if way and way[-1] is value.op else []
 
 
-def _chain(session: Session, look: Look, value: Value) -> list[str]:
+def _chain(session: Reading, look: Look, value: Value) -> list[str]:
     """The forward ops from the cursor to the loss, one a line, and how the loss changes with the first of them."""
     way = chain_to(session, value)
     if len(way) < 2:

@@ -56,7 +56,8 @@ def written(entry: Entry, forward: Op, text: str, names: Names | None = None, g:
     called = {"g": g, **names_of(entry, forward, names)}
     if not readable(text):
         return template(text, called)
-    return parse(text).without(left_out(bind(entry, forward))).write(called).replace("ᵀᵀ", "")
+    formula = parse(text).without(left_out(bind(entry, forward))).apart(set(called.values()))
+    return formula.write(called).replace("ᵀᵀ", "")
 
 
 def template(text: str, names: Mapping[str, str]) -> str:
@@ -75,8 +76,8 @@ def factor_text(op: Op, of: Value) -> str:
         return ""
     if not readable(slope.text):
         return written(entry, forward, slope.text)
-    formula = parse(slope.text).without(left_out(bind(entry, forward)))
     names = names_of(entry, forward)
+    formula = parse(slope.text).without(left_out(bind(entry, forward))).apart(set(names.values()))
     alone = without_upstream(formula.main)
     return (alone.write(names) if alone is not None else formula.write({**names, "g": "g"})).replace("ᵀᵀ", "")
 

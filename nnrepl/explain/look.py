@@ -10,7 +10,7 @@ from typing import Any
 import mlx.core as mx
 
 from nnrepl.session.expressions import aside
-from nnrepl.session.session import Session
+from nnrepl.session.reading import Reading
 from nnrepl.tape import Value
 
 _BATCH = 512
@@ -59,7 +59,7 @@ class Look:
         ops: How many ops were evaluated for it.
     """
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Reading) -> None:
         self.session = session
         self.ops = 0
         self._stats: dict[Value, Stat] = {}

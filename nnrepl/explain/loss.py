@@ -11,7 +11,7 @@ from nnrepl.explain.answer import Answer, Evidence
 from nnrepl.explain.look import Look
 from nnrepl.explain.paths import gradient_pass, same_function
 from nnrepl.session.errors import UserError
-from nnrepl.session.session import Session
+from nnrepl.session.reading import Reading
 from nnrepl.tape import Op, Pass, Value
 
 
@@ -23,7 +23,7 @@ class Share:
     change: float
 
 
-def why_loss(session: Session) -> Answer:
+def why_loss(session: Reading) -> Answer:
     """Which parameters account for the change of the loss between a pass and the one before: ΔL ≈ Σ ∂L/∂w · Δw.
 
     Raises:
@@ -65,7 +65,7 @@ def why_loss(session: Session) -> Answer:
     return answer
 
 
-def _pair(session: Session) -> tuple[Pass, Pass]:
+def _pair(session: Reading) -> tuple[Pass, Pass]:
     """The pass at the cursor and the one before it of the same function, else the one after."""
     here = gradient_pass(session)
     same = [part for part in same_function(session, here) if part.loss is not None]

@@ -81,8 +81,8 @@ def filled(session: Session, text: str) -> str:
 def _told(session: Session, expression: str) -> str:
     result = _evaluate(session, expression)
     if isinstance(result, mx.array) and result.size != 1:
-        session.evaluate(session.expressions.behind(result))
         with aside():
+            mx.eval(result)
             return inline(result)
     plain = _plain(result, session)
     return number(plain) if isinstance(plain, (bool, int, float)) else str(plain)
@@ -134,7 +134,6 @@ def _plain(result: Any, session: Session) -> Any:
     if isinstance(result, mx.array):
         if result.size > MANY:
             raise UserError(f"a tensor of {result.size} elements is no answer; ask for one of them")
-        session.evaluate(session.expressions.behind(result))
         with aside():
             listed: Any = result.flatten().tolist()
             return listed[0] if result.size == 1 else listed

@@ -153,12 +153,12 @@ def _all_of_input(case: Case, depth: int) -> Iterator[Mistake]:
 def _with(case: Case, taken: Value, index: Index, number: float) -> float | None:
     """What the op would give with another number in one of its inputs."""
     with aside():
-        array = mx.array(taken.array)
+        array = mx.array(case.look.array(taken))
         if index:
             array[index] = number
         else:
             array = mx.array(number, dtype=array.dtype)
-        outputs = case.op.compute(lambda value: array if value is taken else value.array)
+        outputs = case.op.compute(lambda value: array if value is taken else case.look.array(value))
         result = outputs[case.value.slot]
         if tuple(result.shape) != tuple(case.value.shape):
             return None

@@ -15,6 +15,7 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from nnrepl.learn.answers import EXPECTED, Unreadable
+from nnrepl.learn.apart import apart
 from nnrepl.learn.asking import filled, holds
 from nnrepl.learn.lesson import Commands, Formula, Lesson, Notes, Part, Pause, Prose, Question, Task
 from nnrepl.learn.posing import Posed, pose
@@ -88,6 +89,7 @@ class Player:
         queue: The lines of the lesson that are due.
         posed: The question that waits.
         strayed: Whether the student has typed something of their own since the lesson spoke.
+        comes_back: Whether the student wants to be back where the lesson stands.
         same_line: Whether two lines say the same to the shell, as `s` and `step` do.
         is_line: Whether the shell could do anything with a line.
         failure: The line of the lesson that did not work, with its place; "" where all did.
@@ -104,7 +106,7 @@ class Player:
         self.queue: deque[Due] = deque()
         self.posed: Posed | None = None
         self.strayed = False
-        self.begun = False
+        self.begun = self.comes_back = False
         self.failure = ""
         self.told: dict[int, str] = {}
         self.asked: dict[int, Posed] = {}
@@ -141,6 +143,13 @@ class Player:
 
     def turn(self, session: Session) -> Turn:
         """What comes before the next line is read. Raises UserError if the lesson cannot go on."""
+        with apart(session):
+            return self._turn(session)
+
+    def _turn(self, session: Session) -> Turn:
+        if self.comes_back and self.waits is not None:
+            self.comes_back = False
+            return self._back(again=True)
         if self.waits is not None:
             return self._of_task(session) if isinstance(self.waits, Task) and self.strayed else Turn()
         if self.present and self._ran:
@@ -371,6 +380,7 @@ class Player:
         assert isinstance(task, Task)
         if not _is_done(session, task):
             return Turn()
+        self._ran = self.present
         self._go_on()
         shown: list[RenderableType] = [one_line("✓ Done.")]
         return Turn(show=[*shown, *([prose(filled(session, task.after))] if task.after else []), Text("")])

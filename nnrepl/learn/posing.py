@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from nnrepl.explain.look import Look
 from nnrepl.learn import answers
 from nnrepl.learn.answers import CHOICE, NAMES, NUMBER, SHAPE, Typed, Unreadable, kind_of, near, same
+from nnrepl.learn.apart import Apart, ApartLook, apart
 from nnrepl.learn.asking import Found, ask, filled, holds
 from nnrepl.learn.lesson import Question
 from nnrepl.learn.mistakes import Mistake, mistakes
@@ -86,6 +86,11 @@ def pose(session: Session, question: Question) -> Posed:
     Raises:
         UserError: If it cannot be worked out, or is no answer that one could type.
     """
+    with apart(session) as numbers:
+        return _pose(session, question, numbers)
+
+
+def _pose(session: Session, question: Question, numbers: Apart) -> Posed:
     text = filled(session, question.text)
     hints = [filled(session, hint) for hint in question.hints]
     question = replace(question, hints=hints, after=filled(session, question.after))
@@ -98,7 +103,7 @@ def pose(session: Session, question: Question) -> Posed:
         raise UserError(f"{question.answer}: {error}") from None
     posed = Posed(question, text, kind, found.result, _given(session, question, kind, found.result))
     if kind == NUMBER and found.value is not None:
-        posed.mistakes += _others(mistakes(Look(session), found.value, found.index), posed.mistakes)
+        posed.mistakes += _others(mistakes(ApartLook(session, numbers), found.value, found.index), posed.mistakes)
         posed.where = _explained(found)
     elif kind == NUMBER:
         posed.mistakes += _others(slips(session, question.answer, float(found.result)), posed.mistakes)

@@ -47,7 +47,8 @@ def keep_progress(key: str, mark: Mark, path: Path | None = None) -> str:
     """Write how far one has come. Returns what is wrong with the file, "" if nothing is."""
     path = path or progress_file()
     known = load_progress(path)
-    known[key] = mark
+    known.pop(key, None)
+    known[key] = mark  # the last one in the file is the one that was played last
     text = json.dumps({name: {"part": it.part, "parts": it.parts, "done": it.done} for name, it in known.items()})
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

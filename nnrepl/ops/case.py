@@ -112,6 +112,10 @@ class Case:
             found.extend(_operands(given))
         return list(dict.fromkeys(found))
 
+    def names(self) -> set[str]:
+        """What the tensors that take part are called."""
+        return {one.name for one in (*self.operands(), *self.y, *self.g) if one is not None}
+
     def operand(self, symbol: str) -> Operand:
         """The tensor of a symbol."""
         found = self.bound[symbol]

@@ -150,7 +150,7 @@ def _joined(node: Node, names: Mapping[str, str], plugged: bool) -> str:
         tight = least + 1 if sign in "−/" and at else least
         if at == 0:
             first = _inside(part, names, plugged, least if not _is_negative(part) else PREFIX - 1)
-            result = first if sign in "+·" else f"{MINUS}{_inside(part, names, plugged, PRODUCT)}"
+            result = first if sign in "+·" else _negated(part, names, plugged)
         else:
             open_end = at == len(node.parts) - 1 and _is_over(part, plugged)
             text = _inside(part, names, plugged, COMPARE if open_end else ATOM if _is_negative(part) else tight)
@@ -158,6 +158,12 @@ def _joined(node: Node, names: Mapping[str, str], plugged: bool) -> str:
             narrow = sign == "/" and _is_plain(node.parts[at - 1]) and _is_plain(part)
             result += f"/{text}" if narrow else f" {sign} {text}"
     return result
+
+
+def _negated(node: Node, names: Mapping[str, str], plugged: bool) -> str:
+    """`−x`, and `−(−2)`: two signs never stand side by side."""
+    text = _inside(node, names, plugged, PRODUCT)
+    return f"{MINUS}({text})" if text.startswith(MINUS) else MINUS + text
 
 
 def _is_negative(node: Node) -> bool:
@@ -264,7 +270,7 @@ def _series_tightness(node: Node, plugged: bool) -> int:
 _WRITERS: dict[str, Callable[[Node, Mapping[str, str], bool], str]] = {
     "number": lambda node, names, plugged: node.text,
     "symbol": _name, "quantity": _name, "sum": _joined, "product": _joined, "matrix": _joined,
-    "negative": lambda node, names, plugged: MINUS + _inside(node.parts[0], names, plugged, PRODUCT),
+    "negative": lambda node, names, plugged: _negated(node.parts[0], names, plugged),
     "power": _powered, "call": _called, "compare": _compared, "logic": _logical, "choice": _chosen, "over": _over,
     "root": lambda node, names, plugged: "√" + _inside(node.parts[0], names, plugged, ATOM),
     "abs": lambda node, names, plugged: f"|{_write(node.parts[0], names, plugged)}|",

@@ -38,11 +38,11 @@ _SPREAD = "μ = mean x,  s = √(mean (x − μ)² + eps)"
 
 pointwise(
     "fast.layer_norm", f"(x − μ) / s · weight + bias,  {_SPREAD}",
-    {"x": f"(h − mean h − z · mean h · z) / s,  {_SPREAD},  z = (x − μ) / s,  h = g · weight",
+    {"x": f"(came − mean came − unit · mean came · unit) / s,  {_SPREAD},  unit = (x − μ) / s,  came = g · weight",
      "weight": f"g · (x − μ) / s,  {_SPREAD}", "bias": "g"},
     "Each row is moved to mean 0 and scaled to spread 1, then scaled and moved by learned numbers. Backwards, each "
-    "gradient loses the mean of its row, and what would only stretch the row (its part along z): neither can change a "
-    "row that is normalized.",
+    "gradient loses the mean of its row, and what would only stretch the row (its part along the row of unit spread): "
+    "neither can change a row that is normalized.",
     parameters="x, weight, bias, eps", row=ROW, kind=COMPOSITE, traits=(Trait.NORMALIZES,), forward=_layer_norm,
     source="Ba et al. 2016, Layer Normalization",
 )  # fmt: skip
@@ -51,9 +51,11 @@ _SIZE = "r = √(mean x² + eps)"
 
 pointwise(
     "fast.rms_norm", f"x / r · weight,  {_SIZE}",
-    {"x": f"(h − z · mean h · z) / r,  {_SIZE},  z = x / r,  h = g · weight", "weight": f"g · x / r,  {_SIZE}"},
+    {"x": f"(came − unit · mean came · unit) / r,  {_SIZE},  unit = x / r,  came = g · weight",
+     "weight": f"g · x / r,  {_SIZE}"},
     "Each row is scaled so that its root mean square is 1, then scaled by learned numbers. Backwards, each gradient "
-    "loses what would only stretch the row (its part along z): that cannot change a row that is normalized.",
+    "loses what would only stretch the row (its part along the row of unit size): that cannot change a row that is "
+    "normalized.",
     parameters="x, weight, eps", row=ROW, kind=COMPOSITE, traits=(Trait.NORMALIZES,), forward=_rms_norm,
     source="Zhang & Sennrich 2019, Root Mean Square Layer Normalization",
 )  # fmt: skip

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 from nnrepl.ops.expression import Node, without
@@ -44,6 +44,18 @@ class Formula:
         return Formula(
             main or Node("number", text="0", value=0), tuple((name, n) for name, n in where if n is not None)
         )
+
+    def apart(self, taken: Collection[str]) -> Formula:
+        """The formula with a prime at each definition whose name is already that of a tensor here."""
+        both = [name for name, _ in self.where if name in taken]
+        if not both:
+            return self
+
+        def change(node: Node) -> Node | None:
+            return replace(node, text=f"{node.text}′") if node.kind == "symbol" and node.text in both else None
+
+        where = [(f"{name}′" if name in both else name, node.mapped(change)) for name, node in self.where]
+        return Formula(self.main.mapped(change), tuple(where))
 
     def write(self, names: Mapping[str, str]) -> str:
         """The whole in these names."""

@@ -7,7 +7,6 @@ import math
 import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
 from typing import Any
 
 Scalar = int | float | complex | bool
@@ -115,6 +114,8 @@ def _sign(a: Any) -> Any:
 def _erfinv(a: Any) -> Any:
     if not -1 < a < 1:
         return math.copysign(math.inf, a) if abs(a) == 1 else math.nan
+    from statistics import NormalDist  # it brings fractions and decimals along, which nothing else needs
+
     return NormalDist().inv_cdf((a + 1) / 2) / math.sqrt(2)
 
 

@@ -239,7 +239,7 @@ def forward(case: Case, index: Index) -> Line | None:
     """One element of the result."""
     if case.entry.row is None or not readable(case.entry.text) or len(case.y) != 1:
         return None
-    formula = parse(case.entry.text).without(left_out(case.bound))
+    formula = parse(case.entry.text).without(left_out(case.bound)).apart(case.names())
     rows = Rows(case, whole_of(case), formula, backward=False)
     if 0 in rows.whole:
         nothing = rows.formula.main.kind == "over" and rows.formula.main.text == "Σ"
@@ -265,7 +265,7 @@ def backward(case: Case, symbol: str, left: str, index: Index) -> Line | None:
     if not isinstance(target, Operand) or not case.g or case.g[0] is None:
         return None
     complexes = [name for name, given in {**case.bound, "y": case.y[0]}.items() if _is_complex(given)]
-    formula = conjugated(parse(slope.text).without(left_out(case.bound)), complexes)
+    formula = conjugated(parse(slope.text).without(left_out(case.bound)), complexes).apart(case.names())
     if complexes and target.dtype != mx.complex64:
         formula = replace(formula, main=Node("call", (formula.main,), "Re"))
     rows = Rows(case, whole_of(case), formula, backward=True)

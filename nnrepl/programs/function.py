@@ -33,7 +33,10 @@ from nnrepl.timeline.edits import BadEdit, make_edit, place_of
 
 
 class Recorded(Face):
-    """Ops that were recorded.
+    """Ops that were recorded: `with nnrepl.recording() as tape: ...`.
+
+    `print` shows them by module, with the norms of results and gradients; in a notebook modules unfold at a click.
+    That computes what was not computed yet, unless it is much.
 
     Attributes:
         tape: The tape itself.
@@ -47,12 +50,16 @@ class Recorded(Face):
 
     @property
     def ops(self) -> Sequence[Op]:
-        """The ops in order of execution, forward and backward."""
+        """The ops in order of execution: setup, forward, backward, update. Each has `label`, `name`, `phase`,
+        `module`, `inputs`, `outputs` (Values), `source` (file, line, exact segment), `error`."""
         return OpSequence(self.tape)
 
     def __getitem__(self, name: str) -> Value:
         """The newest value of a name: `trace["z1"]`, `trace["layers.0.weight"]`; also `trace["z1@12"]`,
         `trace["#12"]`.
+
+        Returns:
+            A Value: `array` (lazy, in the `shape` and `dtype` of MLX), `name`, `op`, `consumers`, `evaluated`.
 
         Raises:
             KeyError: If nothing is called so.
@@ -69,7 +76,13 @@ class Recorded(Face):
             return False
 
     def grad(self, of: str | Value) -> Value | None:
-        """The gradient of the result with respect to a value, or None where no gradient flows.
+        """The gradient of the result with respect to a value.
+
+        Args:
+            of: A name as for `trace[...]`, or a Value of this recording.
+
+        Returns:
+            A Value of the shape and dtype of `of`, lazy; None where no gradient flows.
 
         Raises:
             KeyError: If nothing is called so.
@@ -81,7 +94,11 @@ class Recorded(Face):
             return None
 
     def verify(self) -> Receipt:
-        """The receipt for the recording: see `nnrepl.record.verify`. Evaluates it."""
+        """The receipt for the recording: every op again from its recorded inputs, the gradients against those of
+        MLX's own transform, both bit by bit, and MLX's own lazy graph against the recorded ops.
+
+        Evaluates the recording; the function is called again, quietly. `complete` tells whether all of it agrees.
+        """
         return verify(self.tape, *self.tape.passes)
 
     def __repr__(self) -> str:
@@ -92,9 +109,9 @@ class Trace(Recorded):
     """The recording of one call.
 
     Attributes:
-        value: What the function returned.
-        grads: The tree that `nn.value_and_grad(model, fn)` or `mx.value_and_grad(fn, argnums)` would give;
-            None without `wrt`.
+        value: What the function returned: the same bits as without nnrepl, lazy.
+        grads: The tree that `nn.value_and_grad(model, fn)` or `mx.value_and_grad(fn, argnums)` would give: for each
+            parameter an array of its shape and dtype, zeros where no gradient flows; None without `wrt`.
     """
 
     def __init__(self, call: Call, tape: Tape, names: ProgramNames, value: Any, grads: Any) -> None:
@@ -111,7 +128,8 @@ class Trace(Recorded):
 
         Args:
             of: A name or a Value of this trace.
-            new: An array, a number for all elements, or a function of the old array.
+            new: An array, of any shape and dtype with which the function can go on; a number for all elements, in the
+                value's own shape and dtype; or a function of the old array that gives one of these.
 
         Returns:
             The trace with the change: a timeline that shares its past with this one.
@@ -149,7 +167,11 @@ def trace(fn: Callable[..., Any], *args: Any, wrt: Any = None, **kwargs: Any) ->
         wrt: With respect to what gradients are taken: an `nn.Module` that `fn` uses, an index into `args`,
             several of them, or the name (or names) of keyword arguments; None for the forward pass only.
 
+    Returns:
+        The trace. Its `value` and `grads` are, bit for bit, those of plain MLX.
+
     Raises:
+        TypeError: If `wrt` is none of these.
         Whatever `fn` raises, or MLX.
     """
     return Call(fn, args, kwargs, wrt).first()

@@ -88,6 +88,15 @@ class SavedNames(ProgramNames):
         """The values that answer to a name, with the position from which each does."""
         self._index[name] = versions
 
+    def spellings(self) -> list[str]:
+        """The names on the tape."""
+        return self.known()
+
+    def versions(self, name: str) -> list[tuple[int, Value]]:
+        """Every value that answers to a name, as it was written down."""
+        self._indexed = len(self.tape.ops)
+        return super().versions(name)
+
     def _catch_up(self, end: int | None = None) -> None:
         """The tape does not grow."""
 

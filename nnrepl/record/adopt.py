@@ -85,6 +85,8 @@ def computed_from(recorder: Recorder, array: mx.array, since: int = 0) -> tuple[
     primitives, nodes = read_graph([array, *(value.array for value in values)])
     made_by = {name: made for made in primitives for name in made.outputs}
     known = dict(zip(nodes[1:], values))
+    if since:  # `astype` to the same dtype gives back what came in, which was there before
+        known = {name: value for name, value in known.items() if name in made_by}
     pending, seen = [nodes[0]], set()
     while pending:
         name = pending.pop()

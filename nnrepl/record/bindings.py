@@ -9,7 +9,6 @@ from __future__ import annotations
 import sys
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from itertools import repeat
 from operator import is_
 from types import BuiltinFunctionType, FrameType, FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
@@ -17,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 import mlx.core as mx
 
 from nnrepl.record.source import is_library
-from nnrepl.record.variables import CACHED_LOCALS, OPTIMIZED, looked_at, sets_globals
+from nnrepl.record.variables import OPTIMIZED, looked_at, read, sets_globals
 from nnrepl.tape import UNBOUND, Activation, Holder, Large, Value
+from nnrepl.tape.bindings import Bindings, Noted
 
 if TYPE_CHECKING:
     from nnrepl.record.recorder import Recorder
@@ -28,7 +28,6 @@ _PLAIN = frozenset(
     (type(UNBOUND), int, float, bool, str, complex, type(None), bytes, range, slice, mx.Dtype, type(Ellipsis))
 )
 _NUMBERS = frozenset((int, float, bool, str, type(None)))
-_UNSET = repeat(UNBOUND)
 _FEW, _MOST = 16, 4096
 _NO_STATE = frozenset((type(None), FunctionType, ModuleType, BuiltinFunctionType, type, int, float, bool, str, _array))
 
@@ -36,7 +35,19 @@ _NO_STATE = frozenset((type(None), FunctionType, ModuleType, BuiltinFunctionType
 class _Frame:
     """A frame that is being watched: its variables, what they held last, and the small containers among them."""
 
-    __slots__ = ("coming", "containers", "kept", "library", "names", "optimized", "scope", "shared", "values")
+    __slots__ = (
+        "bindings",
+        "coming",
+        "containers",
+        "kept",
+        "library",
+        "names",
+        "noted",
+        "optimized",
+        "scope",
+        "shared",
+        "values",
+    )
 
     def __init__(self, frame: FrameType) -> None:
         code = frame.f_code
@@ -45,6 +56,9 @@ class _Frame:
         self.values: list[Any] = [UNBOUND] * len(self.names)
         self.kept: list[Any] = [UNBOUND] * len(self.names)
         """What was noted of the values."""
+        self.noted: Noted | None = None
+        self.bindings: Bindings | None = None
+        """Of which tape that is."""
         self.coming: list[Any] = []
         self.containers: list[tuple[Any, _Watched]] = []
         self.shared: list[tuple[Any, _Watched]] | None = []
@@ -83,6 +97,7 @@ class Watch:
         self._frames: dict[FrameType, _Frame] = {}
         self._known: dict[int, _Watched] = {}
         self._resting: dict[int, Holder] = {}
+        self._resuming = False
         self._modules: dict[int, FrameType] = {}
         """The module frames whose variables functions set (`global`), by their namespace."""
 
@@ -95,7 +110,7 @@ class Watch:
         if not state.optimized and not state.library and sets_globals(code):
             self._modules[id(frame.f_globals)] = frame
         if state.names:
-            state.coming = _read(frame, state)
+            state.coming = read(frame, state.names, state.optimized)
             if state.optimized and code.co_argcount:
                 return state.coming[0]
         return None
@@ -111,7 +126,8 @@ class Watch:
         if state.names:
             self._note(state, state.coming, position)
             state.coming = []
-        self._see_globals(frame, state)
+        if self._modules:
+            self._see_globals(frame, state)
 
     def see(self, frame: FrameType) -> None:
         """Note what the variables of a frame hold now, where that has changed."""
@@ -121,7 +137,7 @@ class Watch:
         tape = self.recorder.tape
         position = tape.bindings.seen[state.scope] = len(tape.ops)
         if state.names:
-            values = _read(frame, state)
+            values = read(frame, state.names, state.optimized)
             if not all(map(is_, values, state.values)):
                 self._note(state, values, position)
         if state.shared is None:
@@ -130,11 +146,12 @@ class Watch:
             last = watched.last
             if last is None or len(view) != len(last) or (len(last) <= _FEW and not all(map(is_, view, last))):
                 self._look(watched, position)
-        self._see_globals(frame, state)
+        if self._modules:
+            self._see_globals(frame, state)
 
     def _see_globals(self, frame: FrameType, state: _Frame) -> None:
         """Note what the global variables of a function hold now, where functions set some."""
-        if self._modules and state.optimized and not state.library:
+        if state.optimized and not state.library:
             module = self._modules.get(id(frame.f_globals))
             if module is not None and module is not frame:
                 self.see(module)
@@ -158,6 +175,7 @@ class Watch:
 
     def resume(self, frames: Mapping[FrameType | None, Activation | None]) -> None:
         """Look again, after a stretch in which nobody did: these calls are running now."""
+        self._resuming = True  # what is noted of arrays made meanwhile must keep them: no op will make them again
         for gone in [frame for frame in self._frames if frame not in frames]:
             del self._frames[gone]
         for watched in self._known.values():
@@ -168,6 +186,7 @@ class Watch:
             elif frame is not None and scope is not None and scope.code is frame.f_code:
                 self.enter(frame)
                 self.belong(frame, scope)
+        self._resuming = False
 
     def release(self) -> None:
         """Let go of all frames, and of what their variables hold."""
@@ -177,30 +196,42 @@ class Watch:
 
     def _note(self, state: _Frame, values: list[Any], position: int) -> None:
         bindings, scope, live = self.recorder.tape.bindings, state.scope, self.recorder.live
-        log, own = bindings.log, bindings.call(scope)
-        before = state.values
+        noted = state.noted
+        if noted is None or state.bindings is not bindings:
+            state.bindings, noted = bindings, bindings.call(scope)
+            state.noted = noted
+        log, own = bindings.log, noted.entries
+        before, names, known = state.values, state.names, state.kept
         state.values = values
         contained = False
         for at, thing in enumerate(values):
-            if thing is not before[at]:
-                kind = type(thing)
-                if kind is _array:
-                    value = live.get(id(thing))
-                    kept: Any = weakref.ref(thing) if value is None else value
-                elif kind in _PLAIN:
-                    kept = thing
-                else:
-                    kept = self.keep(thing, position)
-                    contained = contained or type(kept) is Holder
-                if state.containers and id(before[at]) in self._known:
-                    contained = True  # one of them is no longer there
-                if kept is not state.kept[at]:
-                    state.kept[at] = kept
-                    entry = (position, scope, state.names[at], kept)
-                    log.append(entry)
-                    own.append(entry)
-                    if type(kept) is Holder:
-                        bindings.held_containers.append(entry)
+            if thing is before[at]:
+                continue
+            kind = type(thing)
+            value = None
+            if kind is _array:
+                value = live.get(id(thing))
+                if value is None and self._resuming:
+                    value = self.recorder.leaf(thing, "captured", names[at])
+                kept: Any = weakref.ref(thing) if value is None else value
+            elif kind in _PLAIN:
+                kept = thing
+            else:
+                kept = self.keep(thing, position)
+                contained = contained or type(kept) is Holder
+            if state.containers and id(before[at]) in self._known:
+                contained = True  # one of them is no longer there
+            if kept is not known[at]:
+                known[at] = kept
+                entry = (position, scope, names[at], kept)
+                log.append(entry)
+                own.append(entry)
+                if value is not None:
+                    value.bound = entry if value.bound is None else (value.bound, entry)
+                elif type(kept) is Holder:
+                    bindings.held_containers.append(entry)
+        if len(own) >= noted.due:
+            noted.index()
         if contained:
             state.containers = self._containers(values, state.library)
 
@@ -448,20 +479,6 @@ def _same(watched: _Watched) -> bool:
         return True
     view = _view(thing)
     return last is not None and len(view) == len(last) and all(map(is_, view, last))
-
-
-def _read(frame: FrameType, state: _Frame) -> list[Any]:
-    """What the variables of a frame hold."""
-    variables: Any = frame.f_locals
-    if not state.optimized:
-        return list(map(variables.get, state.names, _UNSET))
-    if not CACHED_LOCALS:
-        variables = dict(variables)
-    values = list(map(variables.get, state.names, _UNSET))
-    if CACHED_LOCALS and sys.getrefcount(variables) <= 3:
-        # Before 3.13 the frame keeps this copy of its locals, and with it every array in it, alive.
-        variables.clear()
-    return values
 
 
 def _is_library(kind: type) -> bool:

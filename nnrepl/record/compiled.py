@@ -22,13 +22,13 @@ import mlx.core as mx
 from nnrepl.record import opaque, trees
 from nnrepl.record.catalog import Callee
 from nnrepl.record.data import construct
-from nnrepl.record.native import Levels
+from nnrepl.record.native import Call, Levels
 from nnrepl.record.opaque import set_random_state
 from nnrepl.record.recorder import RECORD, Recorder
 from nnrepl.record.repeat import Caller, Repetition
 from nnrepl.record.strays import invoke, native
 from nnrepl.record.tracing import Tracing
-from nnrepl.tape import Activation, Op, Value
+from nnrepl.tape import GRADIENT_PASS, UPDATE_PASS, Activation, Op, Value
 
 _getframe = sys._getframe
 _RANDOM_STATE: Any = mx.random.state
@@ -65,19 +65,45 @@ class Compiled(opaque.Transform):
         kwargs: dict[str, Any],
         made: Any = None,
     ) -> None:
-        super().__init__(original, fun, args, kwargs, made)
+        super().__init__(original, self._noted(fun) if made is None else fun, args, kwargs, made)
+        self.fun = fun
         self.traces: dict[Any, Trace] = {}
+        self.twins: dict[Any, Twin] = {}
+        self._native: set[Any] = set()
+        self._ran = False
+
+    def _noted(self, fun: Callable[..., Any]) -> Callable[..., Any]:
+        """The function as MLX gets it: when MLX runs it in order to trace it, that is noted."""
+
+        @functools.wraps(fun, updated=())
+        def noted(*args: Any, **kwargs: Any) -> Any:
+            self._ran = True
+            return invoke(fun, args, kwargs)
+
+        return noted
 
     def forget(self) -> None:
         """The function does something else now: it is traced again when it is called."""
         self.traces = {}  # a trace that is being made goes into those that are forgotten
-        self.real = native(self.original(self.fun, *self.args, **self.kwargs))
+        self.twins, self._native = {}, set()
+        self.real = native(self.original(self._noted(self.fun), *self.args, **self.kwargs))
 
     def notice(self, levels: Levels, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType) -> Any:
         if self._is_mlx():
             return self.real(*args, **kwargs)
-        levels.compiled()
-        return self.call(levels.recorder, args, kwargs, frame)
+        twin = self.twins.get(_signature(args, kwargs))
+        if twin is None:
+            levels.record_late()
+            return self.call(levels.recorder, args, kwargs, frame)
+        if not twin.calls:
+            return self.real(*args, **kwargs)
+        self._ran = False
+        try:
+            return levels.run(twin.calls, frame, lambda: self.real(*args, **kwargs), twin.loss)
+        finally:
+            if self._ran:  # MLX tells calls apart by what is captured as well: the first of a kind
+                tape = levels.recorder.tape
+                tape.retraced.add(tape.steps.number_at(len(tape) - 1))
 
     def _is_mlx(self) -> bool:
         """Whether it is one of MLX's own functions, which have nothing frozen in them."""
@@ -89,11 +115,26 @@ class Compiled(opaque.Transform):
         if runs_plainly(recorder, args, kwargs, frame):
             given, names = _new_handles(recorder, (args, kwargs), frame)
             return invoke(self.fun, given, names)
-        if not recorder.differentiating and not recorder.tracing:
-            if recorder.levels is not None and not self._is_mlx():
-                recorder.levels.compiled()
+        levels = recorder.levels
+        if recorder.differentiating or recorder.tracing or levels is None or self._is_mlx():
+            return self._call(recorder, args, kwargs, frame)
+        twin = self.twins.get(_signature(args, kwargs))
+        if twin is not None and twin.calls and levels.begins(frame):
+            return self.notice(levels, args, kwargs, frame)
+        calls: list[Call] = []
+        with levels.recorded(calls):
             if recorder.listener is not None:
                 recorder.listener.call_started()
+            shapeless, captured = bool(self.option(2, "shapeless", False)), self.option(0, "inputs", None)
+            key, *_ = _key_of(recorder, captured, shapeless, args, kwargs, frame)
+            if key in self._native or key in self.traces or levels.blocked:
+                calls += () if twin is None else twin.calls
+                return self._call(recorder, args, kwargs, frame)
+            result, first = self._first(recorder, levels, args, kwargs, frame, key)
+            calls += first
+            return result
+
+    def _call(self, recorder: Recorder, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType) -> Any:
         start = len(recorder.tape)
         result = call_compiled(
             recorder, self.fun, self.option(0, "inputs", None), self.option(1, "outputs", None),
@@ -102,6 +143,72 @@ class Compiled(opaque.Transform):
         if not recorder.tracing:
             recorder.tape.compiled.append((start, len(recorder.tape)))
         return result
+
+    def _first(
+        self,
+        recorder: Recorder,
+        levels: Levels,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        frame: FrameType,
+        key: Any,
+    ) -> tuple[Any, tuple[Call, ...]]:
+        """The first call for a kind of arguments: it is recorded, and MLX traces it from the same state, so that what
+        it keeps of it (a counter, a mask of dropout) is the same in both. Also returns what calls it is."""
+        listener = recorder.listener
+        reached = (self.fun, args, kwargs, self.args, self.kwargs)
+        before = None if listener is None else listener.remember(reached)
+        result = self._call(recorder, args, kwargs, frame)
+        if listener is None or before is None or key not in self.traces:
+            levels.blocked = "a compiled function of it cannot be traced again"
+            return result, ()
+        twin = Twin.of(self.traces[key])
+        if listener.traces_natively():
+            after = listener.remember(reached)
+            with opaque.quietly():
+                before()
+                try:
+                    self.real(*args, **kwargs)
+                finally:
+                    if after is not None:
+                        after()
+            self._native.add(key)
+            self.twins[_signature(args, kwargs)] = twin
+        return result, twin.calls
+
+
+@dataclass(frozen=True)
+class Twin:
+    """What a compiled function is natively.
+
+    Attributes:
+        calls: The gradient calls and updates in it, in order.
+        output: Which of the arrays that it returns is the loss; -1 for none.
+    """
+
+    calls: tuple[Call, ...]
+    output: int
+
+    @classmethod
+    def of(cls, trace: Trace) -> Twin:
+        """What a first run shows."""
+        parts = dict.fromkeys([op.part for op in trace.ops if op.part.kind in (GRADIENT_PASS, UPDATE_PASS)])
+        losses = [part.loss.canonical for part in parts if part.kind == GRADIENT_PASS and part.loss is not None]
+        returned: list[Value] = []
+        _map_values(trace.result, returned.append)  # type: ignore[arg-type]  # what is built of it is not looked at
+        found = [at for at, value in enumerate(returned) if value.canonical in losses]
+        return cls(tuple([(part.kind, part.title) for part in parts]), found[0] if found else -1)
+
+    def loss(self, result: Any) -> Any:
+        """The loss in what a call returns."""
+        found = trees.arrays(result)
+        return found[self.output] if 0 <= self.output < len(found) else None
+
+
+def _signature(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """What tells apart calls of a compiled function that MLX traces separately, as far as arguments tell."""
+    tree = (args, kwargs)
+    return _constants(tree), tuple([(array.shape, array.dtype) for array in trees.arrays(tree)])
 
 
 def runs_plainly(recorder: Recorder, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType) -> bool:
@@ -187,9 +294,7 @@ def call_compiled(
 ) -> Any:
     """Call a compiled function on its own: record its first run for these kinds of arguments, repeat it
     for the next."""
-    given = [recorder.value_of(array, frame) for array in trees.arrays((args, kwargs))]
-    taken = [recorder.value_of(array, frame) for array in _captured(inputs)]
-    key = (_constants((args, kwargs)), tuple(_kind(value, shapeless) for value in (*given, *taken)))
+    key, given, taken = _key_of(recorder, inputs, shapeless, args, kwargs, frame)
     trace = traces.get(key)
     if trace is not None:
         draws = _holds_random_state(inputs)
@@ -212,6 +317,20 @@ def call_compiled(
     tracing.check_captured([recorder.value_of(array, frame) for array in trees.arrays(result)])
     traces[key] = Trace(recorder.tape.ops[start:], [*given, *taken], held, after, scope)
     return _hand_out(recorder, held)
+
+
+def _key_of(
+    recorder: Recorder,
+    inputs: Any,
+    shapeless: bool,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    frame: FrameType,
+) -> tuple[Any, list[Value], list[Value]]:
+    """What tells apart calls that MLX traces separately; the values of the arguments, and those that are captured."""
+    given = [recorder.value_of(array, frame) for array in trees.arrays((args, kwargs))]
+    taken = [recorder.value_of(array, frame) for array in _captured(inputs)]
+    return (_constants((args, kwargs)), tuple(_kind(value, shapeless) for value in (*given, *taken))), given, taken
 
 
 def _kind(value: Value, shapeless: bool) -> tuple[Any, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import sys
 from collections.abc import Callable, Sequence
 from types import CodeType, FrameType
@@ -16,6 +15,7 @@ from nnrepl.record.recorder import Recorder
 from nnrepl.record.repeat import Repetition
 from nnrepl.record.sweep import Sweep, seed
 from nnrepl.tape import GRADIENT_PASS, Activation, Op, Pass, Value
+from nnrepl.tape.collector import paused
 
 _zeros_like = mx.zeros_like
 
@@ -62,21 +62,17 @@ class GradientCall:
         recorder.intake.enter(recorder, calling=True)
         part = self._open()
         recorder.differentiating += 1
-        # Everything that a pass allocates stays on the tape: Python would only walk it again and again.
-        collecting = gc.isenabled()
-        gc.disable()
         self.result = self.error = None
         try:
-            self.result = self._body(self)
-            recorder.intake.enter(recorder)
-            part.returned = self._returned()
+            with paused():  # everything that a pass allocates stays on the tape
+                self.result = self._body(self)
+                recorder.intake.enter(recorder)
+                part.returned = self._returned()
         except Unwinding:
             raise
         except BaseException as error:
             part.error = self.error = error
         finally:
-            if collecting:
-                gc.enable()
             recorder.differentiating -= 1
             recorder.close_pass()
             part.backward = min(part.backward, part.end)

@@ -9,6 +9,7 @@ import weakref
 from bisect import bisect_right, insort
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from types import CodeType
 from typing import Any
 
@@ -55,6 +56,8 @@ class Homes:
         self._roots: dict[Home, tuple[Holder, str]] = {}
         self._roots_of = -1
         self._asked: dict[Value, Home] = {}
+        self._by_object: dict[int, Holder] = {}
+        self._holders_seen = 0
         self._paths: tuple[int, dict[str, list[Home]]] = (-1, {})
 
     def _catch_up(self) -> None:
@@ -252,7 +255,14 @@ class Homes:
 
     def holder_of(self, thing: Any) -> Holder | None:
         """What is known of a container of the program's; None if it was never looked at."""
-        return next((holder for holder in self._tape.bindings.holders() if holder.refer() is thing), None)
+        known = self._tape.bindings.versions()
+        for holder in islice(known, self._holders_seen, None) if len(known) != self._holders_seen else ():
+            there = holder.refer()
+            if there is not None:
+                self._by_object[id(there)] = holder
+        self._holders_seen = len(known)
+        found = self._by_object.get(id(thing))
+        return found if found is not None and found.refer() is thing else None
 
     def _global(self, holder: Holder) -> str | None:
         """The global variable of the program's that holds a container, where no code that was recorded sets it."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from nnrepl.tape import ClosedOp, Op, Value
 
@@ -31,6 +31,15 @@ class Listener(Protocol):
 
     def runs_natively(self, step: int) -> bool:
         """Whether a gradient call that is about to be made at the top level, in this step, is to run natively."""
+
+    def remember(self, reached: tuple[Any, ...]) -> Callable[[], None] | None:
+        """What puts back all that can be reached from some things, as it is now; None if not all can be put back."""
+
+    def traces_natively(self) -> bool:
+        """Whether compiled functions may be called natively later."""
+
+    def not_updated(self) -> None:
+        """A gradient call follows another one natively, and no optimizer's update has been noticed between them."""
 
     def call_closed(self, op: ClosedOp) -> bool:
         """A call has run natively. Returns whether what comes is to run natively as well."""

@@ -11,10 +11,12 @@ from typing import Any
 import mlx.core as mx
 
 from nnrepl.record import source as sources
+from nnrepl.record.calling import named_in
+from nnrepl.record.glance import Glance
 from nnrepl.record.homes import Home, Homes
 from nnrepl.record.stack import is_module, is_module_type
 from nnrepl.record.variables import variables_of
-from nnrepl.tape import GRADIENT_PASS, UNBOUND, UPDATE_PASS, Activation, Leaf, Op, Source, Tape, Value
+from nnrepl.tape import GRADIENT_PASS, UNBOUND, UPDATE_PASS, Activation, Holder, Leaf, Op, Source, Tape, Value
 
 GRADIENT_SIGN = "∂L/∂"
 
@@ -38,14 +40,12 @@ class ProgramNames:
         self.tape = Tape(self) if old is None else old.fork(position, self)
         self._modules: dict[int, tuple[Any, dict[int, str]]] = {}
         self._homes: Homes | None = None
-        self._passes_seen = 0
+        self._passes_seen = self._indexed = self._noted = 0
         self._wrt: dict[str, list[Value]] = {}
         self._owners: dict[str, dict[Home | str, None]] = {}
         self._index: dict[str, list[tuple[int, Value]]] = {}
-        self._indexed = 0
-        self._noted = 0
         self._leaves_seen: set[Value] = set()
-        self._by_object: dict[int, Value] = {}
+        self._glance = Glance(self.tape)
 
     # -- places ----------------------------------------------------------------------------------------
 
@@ -85,11 +85,7 @@ class ProgramNames:
 
     def leaf_of(self, array: Any) -> Value | None:
         """The leaf that an array object came in as."""
-        self._catch_up()
-        if len(self._by_object) != len(self._leaves_seen):
-            self._by_object = {id(leaf.held): leaf for leaf in self._leaves_seen if leaf.held is not None}
-        leaf = self._by_object.get(id(array))
-        return leaf if leaf is not None and leaf.held is array else None
+        return self._glance.leaf_of(array)
 
     def _path_among(self, roots: list[Any], module: Any) -> str:
         """The path of a module in the outermost of these that holds it. What a loss function has as its first argument
@@ -175,17 +171,13 @@ class ProgramNames:
         scope = next((step for step in steps if not sources.is_library(step.code.co_filename)), None)
         if scope is None or not name.isidentifier():
             return name
-        bindings = self.tape.bindings
-        held = bindings.held(scope, name, op.position)
+        held = (bindings := self.tape.bindings).held(scope, name, op.position)
         if isinstance(held, Value) and held.canonical is value.canonical:
             return name
         unset = held is UNBOUND and bindings.known(scope) and name in variables_of(scope.code)
-        if not isinstance(held, Value) and not unset:
+        if not isinstance(held, (Value, Holder)) and not unset:
             return name
-        for other in bindings.names_in(scope, value):
-            if bindings.held(scope, other, op.position) is value:
-                return other
-        return self._number(value) or name
+        return named_in(self.tape, scope, value, op, name) or self._number(value) or name
 
     def _number(self, value: Value) -> str:
         op = value.op
@@ -369,13 +361,15 @@ class ProgramNames:
     def versions(self, name: str) -> list[tuple[int, Value]]:
         """Every value that answers to a name, with the position from which it exists, in order. A bare path that
         several models have means the one that is differentiated, if it is one."""
+        if self._indexed < len(self.tape.ops) and not self._glance.may_be(name):
+            return self.homes.called(name) if "." in name else []
         self._catch_up()
         owners = self.owners(name)
         if len(owners) == 1 and isinstance(owners[0], Home):
             return self.homes.held(owners[0])
-        found = self._index.get(name, [])
         if len(owners) > 1:
             return []
+        found = self._index.get(name, [])
         return found if found or "." not in name else self.homes.called(name)
 
     def newest(self, name: str, position: int) -> Value | None:
@@ -383,6 +377,11 @@ class ProgramNames:
         versions = self.versions(name)
         found = bisect_right(versions, position, key=lambda version: version[0])
         return versions[found - 1][1] if found else None
+
+    def spellings(self) -> list[str]:
+        """The names on the tape; where that has not been indexed, those of the variables and labels alone."""
+        far = len(self.tape.ops) - self._indexed > _SOON
+        return [*self._glance.labels, *self.tape.bindings.names()] if far else self.known()
 
     def known(self) -> list[str]:
         """Every name on the tape."""
@@ -467,6 +466,7 @@ class ProgramNames:
 
 
 _LAYERS = "/mlx/nn/"
+_SOON = 5_000  # so many ops are indexed while somebody waits
 _AHEAD = 64  # how many ops are looked at to see whether a variable is set anew
 
 

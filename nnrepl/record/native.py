@@ -8,9 +8,10 @@ step costs what plain Python costs. Opening such a step is a matter of running t
 from __future__ import annotations
 
 import functools
+import gc
 import sys
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -19,9 +20,14 @@ import mlx.core as mx
 
 from nnrepl.record.patches import Patches
 from nnrepl.record.recorder import NATIVE, RECORD, Recorder, noticing, ready
+from nnrepl.record.source import is_library
 from nnrepl.record.stack import UPDATES
 from nnrepl.record.variables import first_argument
 from nnrepl.tape import GRADIENT_PASS, UPDATE_PASS, Activation, ClosedOp, Pass, Value, is_evaluated
+
+Call = tuple[str, str]
+"""The kind of a call that may be closed, and what is called."""
+Loss = Callable[[Any], Any]
 
 _getframe = sys._getframe
 _copy = mx.array.__copy__
@@ -103,10 +109,12 @@ class Levels:
         self._patches.undo()
         self._calls(self, self._patches)
         recorder.mode = NATIVE
+        gc.freeze()  # what is on the tape stays there: Python need not walk it again and again
 
     def record(self) -> None:
         """From here on every op is recorded."""
         recorder = self.recorder
+        self.losses.settle()
         self.renew()
         recorder.mode = RECORD
         recorder.native_until = len(recorder.tape)
@@ -126,6 +134,7 @@ class Levels:
         listener = recorder.listener
         if listener is None or self.blocked or recorder.differentiating or recorder.tracing:
             return False
+        recorder.close_pass()  # the gradient call begins one of its own
         step = recorder.tape.steps.coming(recorder.stack.enter(frame), frame.f_lasti)
         if not listener.runs_natively(step):
             return False
@@ -133,12 +142,19 @@ class Levels:
         self.go_native()
         return True
 
-    def run(self, kind: str, title: str, frame: FrameType, call: Callable[[], Any], gives_loss: bool = False) -> Any:
-        """Make a call natively; it becomes one closed op, which is put on the tape when it is over."""
+    def run(self, calls: Sequence[Call], frame: FrameType, call: Callable[[], Any], loss: Loss | None = None) -> Any:
+        """Make a call natively; it becomes a closed op, or several, which are put on the tape when it is over.
+
+        Args:
+            calls: What they are: the kind of each, and what was called.
+            loss: Picks the loss out of what comes back; None where there is none.
+        """
         recorder = self.recorder
-        if kind == GRADIENT_PASS:
+        if calls[0][0] == GRADIENT_PASS:
             self.losses.settle()
+            self._look_for_update()
         recorder.intake.enter(recorder)
+        frame = _own(frame)
         scope, lasti = recorder.stack.enter(frame), frame.f_lasti
         self.inside = True
         error: BaseException | None = None
@@ -150,40 +166,48 @@ class Levels:
             raise
         finally:
             self.inside = False
-            op = _closed(recorder, kind, title, scope, lasti)
-            op.part.gives_loss = gives_loss
-            if error is not None:
-                op.part.error = error
-                recorder.tape.notes.errors[op] = error
-            elif gives_loss:
-                self.losses.made(op, result)
+            for kind, title in calls if error is None else calls[:1]:
+                op = _closed(recorder, kind, title, scope, lasti)
+                op.part.gives_loss = kind == GRADIENT_PASS and loss is not None
+                if error is not None:
+                    op.part.error = error
+                    recorder.tape.notes.errors[op] = error
+                elif op.part.gives_loss and loss is not None:
+                    self.losses.made(op, loss(result))
+                recorder.intake.closed(recorder, op)
             self._left(op)
         return result
 
-    def _left(self, op: ClosedOp) -> None:
+    def _look_for_update(self) -> None:
+        """What a program does to its weights by hand is not noticed: two gradient calls with no update between them may
+        hide one."""
         recorder = self.recorder
-        recorder.intake.closed(recorder, op)
-        listener = recorder.listener
+        ops, listener = recorder.tape.ops, recorder.listener
+        last = ops[-1] if ops else None
+        if isinstance(last, ClosedOp) and last.part.kind == GRADIENT_PASS and listener is not None:
+            listener.not_updated()
+
+    def _left(self, op: ClosedOp) -> None:
+        listener = self.recorder.listener
         if listener is not None and not listener.call_closed(op) and self.native:
             self.record()
 
     @contextmanager
-    def recorded(self) -> Iterator[None]:
-        """A call is recorded op by op that would be a closed op if it ran natively."""
+    def recorded(self, calls: list[Call]) -> Iterator[None]:
+        """A call is recorded op by op that would be closed ops if it ran natively: `calls`, known when it is over."""
         self._depth += 1
         try:
             yield
         finally:
             self._depth -= 1
             if not self._depth:
-                self.recorder.intake.left(self.recorder)
+                for _ in calls:
+                    self.recorder.intake.left(self.recorder)
 
-    def compiled(self) -> None:
-        """A function that the program has compiled is called at the top level. What MLX kept of its first run cannot be
-        opened, so from here on everything is recorded."""
-        self.blocked = "it calls functions that it has compiled"
-        if self.native:
-            self.record()
+    def record_late(self) -> None:
+        """What is about to be called has to be recorded, although what came just before has not been."""
+        self.recorder.tape.late.add(len(self.recorder.tape))
+        self.record()
 
 
 class Losses:
@@ -194,10 +218,8 @@ class Losses:
         self._op: ClosedOp | None = None
         self._loss: weakref.ref[mx.array] | None = None
 
-    def made(self, op: ClosedOp, result: Any) -> None:
-        """A call has returned a loss (and gradients)."""
-        loss = result[0] if isinstance(result, tuple) and result else None
-        loss = loss[0] if isinstance(loss, (tuple, list)) and loss else loss
+    def made(self, op: ClosedOp, loss: Any) -> None:
+        """A call has returned a loss."""
         if isinstance(loss, mx.array) and loss.size == 1:
             self._op, self._loss = op, weakref.ref(loss)
 
@@ -212,11 +234,18 @@ class Losses:
         self._op = self._loss = None
 
 
-def gradient_call(
-    levels: Levels, title: str, frame: FrameType, call: Callable[[], Any], gives_loss: bool = True
-) -> Any:
-    """Make a gradient call natively, as one closed op."""
-    return levels.run(GRADIENT_PASS, title, frame, call, gives_loss)
+def _own(frame: FrameType) -> FrameType:
+    """The nearest frame that is no library's, where a call is made through one."""
+    found: FrameType | None = frame
+    while found is not None and is_library(found.f_code.co_filename):
+        found = found.f_back
+    return frame if found is None or str(found.f_globals.get("__name__")).startswith("nnrepl.") else found
+
+
+def loss_of(result: Any) -> Any:
+    """The loss in what `value_and_grad` returns: the value, or the first of several."""
+    loss = result[0] if isinstance(result, tuple) and result else None
+    return loss[0] if isinstance(loss, (tuple, list)) and loss else loss
 
 
 def update_hook(levels: Levels, original: Callable[..., Any]) -> Callable[..., Any]:
@@ -225,12 +254,12 @@ def update_hook(levels: Levels, original: Callable[..., Any]) -> Callable[..., A
     @functools.wraps(original, updated=())
     def update(self: Any, *args: Any, **kwargs: Any) -> Any:
         if ready() is levels.recorder and not levels.recorder.differentiating:
-            with levels.recorded():
+            with levels.recorded([(UPDATE_PASS, "")]):
                 return original(self, *args, **kwargs)
         if noticing() is not levels:
             return original(self, *args, **kwargs)
         call = functools.partial(original, self, *args, **kwargs)
-        return levels.run(UPDATE_PASS, type(self).__name__, _getframe(1), call)
+        return levels.run([(UPDATE_PASS, type(self).__name__)], _getframe(1), call)
 
     return update
 
@@ -249,12 +278,14 @@ def optimizers() -> list[tuple[type, str]]:
 def _closed(recorder: Recorder, kind: str, title: str, scope: Activation | None, lasti: int) -> ClosedOp:
     """Put a closed op on the tape: a pass of its own."""
     tape = recorder.tape
-    position = len(tape.ops)
-    number = tape.passes[-1].number + 1 if tape.passes else 1
-    part = Pass(tape, number, kind, title, position, position + 1, position + 1, scope=scope, lasti=lasti, open=False)
+    passes, ops = tape.passes, tape.ops
+    position = len(ops)
+    number = passes[-1].number + 1 if passes else 1
+    part = Pass(tape, number, kind, title, position, position + 1, position + 1)
+    part.scope, part.lasti, part.open = scope, lasti, False
     op = ClosedOp(kind, title, part)
-    tape.ops.append(op)
-    tape.passes.append(part)
+    ops.append(op)
+    passes.append(part)
     return op
 
 

@@ -48,7 +48,7 @@ def deliver(recorder: Recorder, array: mx.array, value: Value) -> None:
     holder = recorder.live.get(id(array))
     if holder is not None and holder.held is array:
         holder.held = _copy(array)
-    _setitem(array, Ellipsis, recorder.intake.content(value).array)
+    refill(array, recorder.intake.content(value).array)
     recorder.link(array, value)
 
 

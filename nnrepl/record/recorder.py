@@ -23,13 +23,13 @@ from nnrepl.record.bounds import INDEXING, outside
 from nnrepl.record.intake import RECORDING, Intake
 from nnrepl.record.listener import Exchanging, Listener, Mirrored
 from nnrepl.record.objects import Slot, hand_out
-from nnrepl.record.stack import Stack, is_module
+from nnrepl.record.phases import feeds_update, starts, title
+from nnrepl.record.stack import Stack
 from nnrepl.tape import (
     GRADIENT_PASS,
     RUN_PASS,
     SETUP_PASS,
     UPDATE_PASS,
-    Activation,
     DrawnKey,
     Leaf,
     Mark,
@@ -131,9 +131,11 @@ class Recorder:
 
     def call(self, operation: Operation, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType) -> Any:
         """Run an operation for the program and write it down. Returns what MLX returned."""
-        self.intake.enter(self)
-        if self.intake.follows:
-            args = self.intake.taken(args, frame)
+        intake = self.intake
+        follows = intake.follows
+        if follows:
+            intake.enter(self)
+            args = intake.taken(args, frame)
         inputs: list[Value] = []
         template: list[Any] = []
         live = self.live
@@ -151,15 +153,22 @@ class Recorder:
                 template.append(self.scan(arg, inputs, frame))
         names = {key: self.scan(arg, inputs, frame) for key, arg in kwargs.items()} if kwargs else _NO_KWARGS
         op = Op(operation, tuple(template), names, tuple(inputs))
-        twin = self.intake.given(self, op, frame)
-        if twin is not None:
-            return hand_out(self, twin)
+        if follows:
+            twin = intake.given(self, op, frame)
+            if twin is not None:
+                return hand_out(self, twin)
         try:
             result = operation.run(*args, **kwargs)
         except Exception as error:
             self.fail(op, error, frame)
             raise
-        self.finish(op, result, frame)
+        if type(result) is _array:  # as in `finish`, without one more call: it is the usual case
+            value = Value(op, 0, result)
+            op.outputs = (value,)
+            live[id(result)] = value
+            self.put(op, frame)
+        else:
+            self.finish(op, result, frame)
         return result
 
     def finish(self, op: Op, result: Any, frame: FrameType) -> None:
@@ -183,8 +192,12 @@ class Recorder:
 
     def put(self, op: Op, frame: FrameType) -> None:
         """Put an op on the tape, at the place where `frame` stands."""
-        frame = self.stand(frame)
-        op.scope = self.stack.scope
+        stack = self.stack
+        if frame is stack.frame:
+            self.watch.see(frame)
+        else:
+            frame = self.stand(frame)
+        op.scope = stack.scope
         op.lasti = frame.f_lasti
         if self.stream is not None:
             self.tape.notes.streams[op] = self.stream
@@ -363,34 +376,21 @@ class Recorder:
         """Find the pass of an op outside of any transform of ours, and with it its phase."""
         scope = op.scope
         part = self.part
-        known = self.intake.pass_kind(op)
+        known = self.intake.pass_kind(op) if self.intake.follows else None
         if known is not None:
             kind = known
             if kind != SETUP_PASS:
                 self.start()
-        elif (scope is not None and scope.updating) or any([_feeds_update(value, scope, part) for value in op.inputs]):
+        elif (scope is not None and scope.updating) or feeds_update(op, part):
             kind = UPDATE_PASS
         else:
-            kind = RUN_PASS if self.started or self._starts(op) else SETUP_PASS
+            if not self.started and starts(op):
+                self.start()
+            kind = RUN_PASS if self.started else SETUP_PASS
         if part is None or part.kind != kind:
-            part = self.open_pass(kind, _title(op, kind))
+            part = self.open_pass(kind, title(op, kind))
             part.scope, part.lasti = scope, op.lasti
         return part
-
-    def _starts(self, op: Op) -> bool:
-        """Whether an op at the top level is the first of a forward pass: it reads a Module's parameter."""
-        scope = op.scope
-        if scope is None or not is_module(scope.owner) or scope.code.co_filename.endswith(_MODULE_BASE):
-            return False
-        arrays = [value.held for value in op.inputs]
-        reads = any(part is array for part in dict.values(scope.owner) for array in arrays)
-        within: Any = scope
-        while reads and within is not None:
-            reads = within.code.co_name != "__init__"
-            within = within.parent
-        if reads:
-            self.start()
-        return reads
 
     def start(self) -> None:
         """The first forward pass begins here: what was recorded so far is setup."""
@@ -421,6 +421,8 @@ class Recorder:
 
     def over(self) -> None:
         """The program has ended: what its variables and models held at its end is noted."""
+        if self.levels is not None:
+            self.levels.losses.settle()
         self.watch.settle()
         self.stack.release()
 
@@ -432,34 +434,6 @@ class Recorder:
             yield
         finally:
             self.mode = before
-
-
-_MODULE_BASE = "mlx/nn/layers/base.py"
-
-
-def _feeds_update(value: Value, scope: Activation | None, current: Pass | None) -> bool:
-    """Whether an op on this value, at the top level, belongs to an update written by hand: it works on a
-    gradient, or goes on, in the same function, with what was made of one."""
-    op = value.op
-    if op is None:
-        return False
-    if op.part.kind == GRADIENT_PASS:
-        return op.position >= op.part.backward
-    if op.part.kind != UPDATE_PASS or current is None or op.part.number != current.number:
-        return False
-    if scope is None or op.scope is None:
-        return False
-    return op.scope.code is scope.code
-
-
-def _title(op: Op, kind: str) -> str:
-    scope = op.scope
-    if scope is None:
-        return ""
-    if kind == UPDATE_PASS and scope.updating:
-        owner = next((step.owner for step in scope.path() if step.updating and step.owner is not None), None)
-        return type(owner).__name__ if owner is not None else scope.code.co_qualname
-    return scope.path()[0].code.co_qualname
 
 
 _installed: list[Recorder] = []

@@ -12,20 +12,20 @@ from collections.abc import Callable, Iterable, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from operator import is_
+from typing import Any
 
 import mlx.core as mx
 
 from nnrepl.record.opaque import OpaqueCall
+from nnrepl.record.recorder import MUTED, Recorder
 from nnrepl.record.region import Region
 from nnrepl.record.vjp import Rule
 from nnrepl.tape import GRADIENT_PASS, Activation, BackwardOp, DrawnKey, Gradient, Holder, Leaf, Op, Pass, Value
 
 _copy, _uniform = mx.array.__copy__, mx.random.uniform
 _RANDOM_STATE: Any = mx.random.state
-
-if TYPE_CHECKING:
-    from nnrepl.record.recorder import Recorder
+_PLAIN = frozenset((int, float, bool, str, type(None), mx.Dtype))
 
 
 class Caller:
@@ -189,6 +189,10 @@ class Repetition:
 
     def _argument(self, part: Any) -> Any:
         kind = type(part)
+        if kind is Value or kind is Gradient:  # the usual cases first
+            return self.now.get(part) or self.image(part)
+        if kind in _PLAIN:
+            return part
         if kind is Rule:
             inputs, op = self.images(part.inputs), self.made.get(part.op, part.op)
             return Rule(op, inputs, part.wanted, part.outputs, part.continued)
@@ -210,7 +214,8 @@ class Repetition:
         """
         recorder = self.recorder
         tape = recorder.tape
-        recorder.intake.enter(recorder)
+        if recorder.intake.follows:
+            recorder.intake.enter(recorder)
         if old in tape.notes.inserted:  # a change that was made in the earlier run is made no more
             target = tape.notes.edits.get(old)
             if target is not None:
@@ -276,12 +281,14 @@ class Repetition:
 
     def _again(self, old: Op) -> Op:
         """The same op on the values of now."""
-        args = tuple(map(self._argument, old.args))
-        kwargs = {key: self._argument(part) for key, part in old.kwargs.items()}
-        inputs = self.images(old.inputs)
+        args = tuple([self._argument(part) for part in old.args])
+        kwargs = {key: self._argument(part) for key, part in old.kwargs.items()} if old.kwargs else old.kwargs
+        same = len(old.inputs) == len(old.args) and all(map(is_, old.inputs, old.args))
+        inputs = args if same else self.images(old.inputs)
         of = old.of
-        new = Op(old.operation, args, kwargs, inputs)
-        if of is not None:
+        if of is None:
+            new = Op(old.operation, args, kwargs, inputs)
+        else:
             new = BackwardOp(old.operation, args, kwargs, inputs, self.made.get(of, of))
         new.scope, new.lasti = self._caller.scope(old.scope), old.lasti
         self.recorder.tape.notes.carry(old, new, self.made)
@@ -289,6 +296,8 @@ class Repetition:
 
     def _known(self, new: Op, old: Op) -> bool:
         """Whether an op has its results already, in a run that follows a tape."""
+        if not self.recorder.intake.follows:
+            return False
         inputs = new.inputs
         gradients = [value.gradient_of for value in old.outputs if value.gradient_of is not None]
         if not self.recorder.intake.repeated(self.recorder, new, self.images(gradients)):
@@ -302,15 +311,18 @@ class Repetition:
     def _compute(self, new: Op, old: Op) -> None:
         """Give an op its outputs."""
         recorder, notes = self.recorder, self.recorder.tape.notes
-        with recorder.muted():
+        before, recorder.mode = recorder.mode, MUTED
+        try:
             arrays = _drawn_inside(recorder, new) if self._draws and _draws_inside(new) else new.compute()
+        finally:
+            recorder.mode = before
         outputs: list[Value] = []
-        for before, array in zip(old.outputs, arrays):
-            if before.gradient_of is None:
-                value = Value(new, before.slot, array)
+        for earlier, array in zip(old.outputs, arrays):
+            if earlier.gradient_of is None:
+                value = Value(new, earlier.slot, array)
             else:
-                value = Gradient(new, before.slot, array, self.image(before.gradient_of))
-            notes.carry_value(before, value, self.image)
+                value = Gradient(new, earlier.slot, array, self.image(earlier.gradient_of))
+            notes.carry_value(earlier, value, self.image)
             recorder.live[id(array)] = value
             outputs.append(value)
         new.outputs = tuple(outputs)

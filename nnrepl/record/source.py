@@ -12,6 +12,7 @@ import re
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from types import CodeType
 
 from nnrepl.tape import Source
@@ -180,6 +181,7 @@ def _characters(line: str, column: int) -> int:
     return len(line.encode()[:column].decode(errors="replace"))
 
 
+@lru_cache(4096)
 def is_library(filename: str) -> bool:
     """Whether a file belongs to an installed library or to Python itself, and not to the program."""
     return _LIBRARY.search(filename) is not None or filename.startswith(_PYTHON)

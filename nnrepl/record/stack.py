@@ -41,6 +41,7 @@ class Stack:
         self._watch = watch
         self._known: dict[FrameType | None, Activation | None] = {base: None}
         self._own: dict[CodeType, bool] = {}
+        self._kinds: dict[type, str] = {}
 
     def enter(self, frame: FrameType) -> Activation | None:
         """The activation of `frame`, which becomes the current one."""
@@ -61,12 +62,14 @@ class Stack:
         if below is not None:
             watch.see(below)
         scope, caller = known[below], below
-        while caller is not None and self._is_own(caller):
+        own = self._own
+        while fresh and caller is not None and self._is_own(caller):
             caller = caller.f_back
         for entered in reversed(fresh):
-            if not self._is_own(entered):
+            ours = own.get(entered.f_code)
+            if not (self._is_own(entered) if ours is None else ours):
                 first = watch.enter(entered)
-                scope = _activation(scope, entered, -1 if caller is None else caller.f_lasti, first)
+                scope = self._activation(scope, entered, -1 if caller is None else caller.f_lasti, first)
                 watch.belong(entered, scope)
                 caller = entered
             known[entered] = scope
@@ -134,6 +137,18 @@ class Stack:
             self._own[code] = own
         return own
 
+    def _activation(self, parent: Activation | None, frame: FrameType, lasti: int, first: Any) -> Activation:
+        """The call that runs in `frame`; its owner is its first argument where that is a Module or an Optimizer."""
+        code = frame.f_code
+        kind = self._kinds.get(type(first))
+        if kind is None:
+            kind = "module" if is_module(first) else "optimizer" if is_optimizer(first) else ""
+            self._kinds[type(first)] = kind
+        updating = parent is not None and parent.updating
+        if kind == "optimizer" and not updating:
+            updating = code.co_name in UPDATES
+        return Activation(parent, code, lasti, first if kind else None, updating, frame.f_globals)
+
 
 def _is_running(frame: FrameType) -> bool:
     below: FrameType | None = sys._getframe()
@@ -142,16 +157,6 @@ def _is_running(frame: FrameType) -> bool:
             return True
         below = below.f_back
     return False
-
-
-def _activation(parent: Activation | None, frame: FrameType, lasti: int, first: Any) -> Activation:
-    """The call that runs in `frame`; its owner is its first argument where that is a Module or an Optimizer."""
-    code = frame.f_code
-    owner = first if is_module(first) or is_optimizer(first) else None
-    updating = parent is not None and parent.updating
-    if owner is not None and not updating and code.co_name in UPDATES:
-        updating = is_optimizer(owner)
-    return Activation(parent, code, lasti, owner, updating, frame.f_globals)
 
 
 def is_module(thing: Any) -> bool:

@@ -118,12 +118,15 @@ class Sweep:
         walked: list[tuple[Node, tuple[int, ...] | None]] = []
         entered: set[Node] = set()
         stack: list[tuple[Node, int]] = []
+        makers, aliases = self.makers, self.tape.notes.aliases
 
         def enter(value: Value) -> None:
-            node = self.makers.get(value.canonical)
+            value = aliases.get(value, value)  # what an alias stands for is never one itself
+            node = makers.get(value)
             if node is not None and node not in entered:
                 entered.add(node)
-                node.group = node.group.variants.get(value.canonical.slot, node.group)
+                if node.group.variants:
+                    node.group = node.group.variants.get(value.slot, node.group)
                 stack.append((node, 0))
 
         for root in roots:
@@ -137,10 +140,12 @@ class Sweep:
                     if step.taps:
                         if not node.group.simple:
                             walked.append((node, step.taps))
-                    elif node.inputs[step.visit].canonical in self.makers:
-                        stack.append((node, at))
-                        enter(node.inputs[step.visit])
-                        break
+                    else:
+                        value = node.inputs[step.visit]
+                        if aliases.get(value, value) in makers:
+                            stack.append((node, at))
+                            enter(value)
+                            break
                 else:
                     walked.append((node, None))
         return walked
@@ -171,7 +176,8 @@ class Sweep:
 
     def _differentiate(self, node: Node) -> None:
         """Take the VJP of a node, if a gradient has reached it."""
-        self.recorder.intake.enter(self.recorder)
+        if self.recorder.intake.follows:
+            self.recorder.intake.enter(self.recorder)
         so_far, outputs = self.so_far, node.op.outputs
         reached = tuple([k for k in node.group.outputs if outputs[k] in so_far])
         if not reached:
@@ -255,8 +261,10 @@ class Sweep:
 
     def _contribute_part(self, node: Node, value: Value, part: Value) -> None:
         """Add one part to the gradient of a value, or begin with it."""
-        self.recorder.intake.enter(self.recorder)
-        part = self.current(part)  # it may have been changed since it was made
+        if self.recorder.intake.follows:
+            self.recorder.intake.enter(self.recorder)
+        if self.now:
+            part = self.current(part)  # it may have been changed since it was made
         far = self.so_far.get(value)
         if far is None:
             self._arrive(value, part)
@@ -347,7 +355,7 @@ class Sweep:
         op = self._new(node.op, rule, given)
         if self._recalled(op, node):
             return op
-        arrays = self._guarded(node.op, run_vjp, rule, [value.array for value in given], op)
+        arrays = self._guarded(node.op, run_vjp, rule, _arrays(given), op)
         live, inputs = self.recorder.live, node.inputs
         outputs: list[Value] = []
         for slot, array in zip(rule.wanted, arrays):
@@ -421,6 +429,11 @@ class Sweep:
         op.scope, op.lasti = forward.scope, forward.lasti
         op.position = len(self.tape.ops)
         self.tape.ops.append(op)
+
+
+def _arrays(values: Sequence[Value]) -> list[mx.array]:
+    """The arrays of some values, of which most are held."""
+    return [value.array if value.held is None else value.held for value in values]
 
 
 def _is_rule_of(rule: Any, node: Node) -> bool:

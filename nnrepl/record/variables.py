@@ -1,20 +1,20 @@
-"""Variables: which variables of some code are looked at as ops are recorded, told from its instructions."""
+"""Variables: which variables of some code are looked at, and how they are read from a frame."""
 
 from __future__ import annotations
 
 import dis
 import sys
 from functools import lru_cache
+from itertools import repeat
 from types import CodeType, FrameType
 from typing import Any
 
 from nnrepl.record.source import is_library
+from nnrepl.tape import UNBOUND
 
-OPTIMIZED = 0x1
-"""inspect.CO_OPTIMIZED: the locals live in fast slots, so `f_locals` is a copy."""
-CACHED_LOCALS = sys.version_info < (3, 13)
-"""Whether a frame keeps the copy of its locals that somebody has asked for, and with it every array in it."""
-
+OPTIMIZED = 0x1  # inspect.CO_OPTIMIZED: the locals live in fast slots, so `f_locals` is a copy
+_CACHED_LOCALS = sys.version_info < (3, 13)
+_UNSET = repeat(UNBOUND)
 _variables: dict[CodeType, tuple[tuple[str, ...], bool]] = {}
 
 
@@ -36,7 +36,7 @@ def looked_at(code: CodeType) -> tuple[tuple[str, ...], bool]:
             names: tuple[str, ...] = ()
         elif not code.co_flags & OPTIMIZED:
             names = tuple(_stored(code, "STORE_NAME"))
-        elif CACHED_LOCALS and not _READERS.isdisjoint(code.co_names) and _asks_for_locals(code):
+        elif _CACHED_LOCALS and not _READERS.isdisjoint(code.co_names) and _asks_for_locals(code):
             names = ()  # reading them would change the dict that the program may have got from `locals()`
         else:
             names = (*code.co_varnames, *code.co_cellvars, *code.co_freevars)
@@ -69,6 +69,20 @@ def sets_globals(code: CodeType) -> bool:
     return any(_stored(part, "STORE_GLOBAL") for part in code.co_consts if isinstance(part, CodeType))
 
 
+def read(frame: FrameType, names: tuple[str, ...], optimized: bool) -> list[Any]:
+    """What variables of a frame hold."""
+    variables: Any = frame.f_locals
+    if not optimized:
+        return list(map(variables.get, names, _UNSET))
+    if not _CACHED_LOCALS:
+        variables = dict(variables)
+    values = list(map(variables.get, names, _UNSET))
+    if _CACHED_LOCALS and sys.getrefcount(variables) <= 3:
+        # Before 3.13 the frame keeps this copy of its locals, and with it every array in it, alive.
+        variables.clear()
+    return values
+
+
 def first_argument(frame: FrameType) -> Any:
     """The first argument of the function that runs in `frame`, None if it takes none."""
     code = frame.f_code
@@ -76,6 +90,6 @@ def first_argument(frame: FrameType) -> Any:
         return None
     variables = frame.f_locals
     argument = variables.get(code.co_varnames[0])
-    if CACHED_LOCALS and sys.getrefcount(variables) <= 3:
+    if _CACHED_LOCALS and sys.getrefcount(variables) <= 3:
         variables.clear()
     return argument

@@ -1,7 +1,7 @@
 """Opening: in a run along a tape, some steps that are closed on it are recorded op by op.
 
 What is recorded takes the place of the closed ops, on the new tape and in what the run is expected to do, so that all
-that follows stays where it is in both.
+that follows stays where it is in both. What comes behind it is recorded anew, too: its inputs have a history now.
 """
 
 from __future__ import annotations
@@ -47,7 +47,8 @@ class Opening:
         if at >= len(self._expected):
             return recorder.levels is not None and recorder.levels.native
         if not isinstance(self._expected[at], ClosedOp):
-            return False
+            native = recorder.levels is not None and recorder.levels.native
+            return native and at - self._shift in self._old.late
         if self._steps and self._step(at) in self._steps:
             self._begin(recorder, at)
             return False
@@ -94,6 +95,31 @@ class Opening:
     def moved(self, position: int) -> int:
         """Where on the new tape a position of the old one lies."""
         return position + sum(more for start, more in self.grown if start < position)
+
+    def parted(self) -> str:
+        """Where the numbers of this run are others than those of the run before, as the losses of closed calls tell; ""
+        if they are the same as far as that is known."""
+        for old, new in self.pairs:
+            before, now = old.part.loss, new.part.loss
+            if before is None or now is None:
+                continue
+            a, b = before.array.item(), now.array.item()
+            if a != b and not (a != a and b != b):
+                return (
+                    f"from {new.step.title} on the numbers differ from those of the run before: its loss was {a!r} and "
+                    f"is {b!r} now"
+                )
+        return ""
+
+    def over(self, recorder: Recorder) -> bool:
+        """Whether all that is expected has been done again."""
+        return not self.free and len(recorder.tape) >= len(self._expected)
+
+    @property
+    def anew(self) -> bool:
+        """Whether what the program does now is recorded anew: a step that is being opened, and all that comes behind
+        it, since that works on what is made there."""
+        return self.free > 0 or bool(self.grown)
 
     @property
     def reached(self) -> int | None:

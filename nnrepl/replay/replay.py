@@ -18,7 +18,7 @@ import mlx.core as mx
 
 from nnrepl.record.intake import Intake
 from nnrepl.record.objects import object_of, refill
-from nnrepl.replay.divergence import CannotExchange, Difference, Diverged, compare, said_of
+from nnrepl.replay.divergence import CannotExchange, Difference, Diverged, compare, said_of, same_operation, same_place
 from nnrepl.replay.interrupts import check
 from nnrepl.replay.match import Plan
 from nnrepl.replay.opening import Opening
@@ -86,7 +86,7 @@ class Replay(Intake):
         """Put the ops that the user inserted here on the tape, and let their results take effect. What gives another
         tensor to a variable of a function that is about to be called waits for it."""
         check()
-        if self.opening.free:
+        if self.opening.anew:
             return
         self._reach(len(recorder.tape.ops), due=not calling)
         while (op := self._inserted(len(recorder.tape.ops))) is not None:
@@ -110,9 +110,10 @@ class Replay(Intake):
 
     def given(self, recorder: Recorder, op: Op, frame: FrameType) -> Op | None:
         """The op of the tape that `op` is: it is put on the new tape, and nothing is computed."""
-        if self.opening.free:
-            return None
         op.scope, op.lasti = recorder.stack.place(frame)
+        if self.opening.anew:
+            self._check_anew(recorder, op)
+            return None
         if not self.replaying(len(recorder.tape)):
             if not self._found_again(recorder, op):
                 return None
@@ -129,7 +130,7 @@ class Replay(Intake):
 
     def repeated(self, recorder: Recorder, op: Op, of: Sequence[Value]) -> bool:
         """Whether an op of a compiled function is one of the tape; then it has the values of that."""
-        if self.opening.free:
+        if self.opening.anew:
             return False
         if isinstance(op, BackwardOp):
             return self.swept(recorder, op, of)
@@ -142,7 +143,7 @@ class Replay(Intake):
 
     def swept(self, recorder: Recorder, op: BackwardOp, of: Sequence[Value]) -> bool:
         """Whether a backward op is one of the tape; then it has the values of that, or raises what that raised."""
-        if self.opening.free:
+        if self.opening.anew:
             return False
         if not self.replaying(len(recorder.tape)):
             known = self.plan.backward(op)
@@ -166,7 +167,7 @@ class Replay(Intake):
         """
         self.opening.end(recorder)
         reached = len(recorder.tape)
-        if self.replaying(reached):
+        if reached < len(self.expected):
             raise Diverged(Difference(self.expected[reached], None, "" if error is None else said_of(error)))
 
     @property
@@ -192,7 +193,7 @@ class Replay(Intake):
 
     def leaf(self, recorder: Recorder, number: int, array: mx.array, kind: str, label: str, origin: Value) -> Value:
         """The leaf of the run before, if it came from the same value."""
-        if self.opening.free:
+        if self.opening.anew:
             return recorder.leaf(array, kind, label, origin)
         part = self._old_pass(recorder.tape)
         before = part.wrt[number] if part is not None and number < len(part.wrt) else None
@@ -210,7 +211,7 @@ class Replay(Intake):
 
     def seed(self, recorder: Recorder, number: int, array: mx.array, of: Value) -> Value:
         """The gradient from which the backward pass of the run before started, if this one starts from the same."""
-        if self.opening.free:
+        if self.opening.anew:
             return super().seed(recorder, number, array, of)
         part = self._old_pass(recorder.tape)
         found = part.roots[number][1] if part is not None and number < len(part.roots) else None
@@ -250,11 +251,24 @@ class Replay(Intake):
         Raises:
             Diverged: If the tape has something else here.
         """
-        if self.replaying(op.position):
+        if op.position < len(self.expected):
             old = self.expected[op.position]
             if old.operation is not op.operation:
                 raise Diverged(Difference(old, op))
             self.opening.pairs.append((old, op))
+
+    def _check_anew(self, recorder: Recorder, op: Op) -> None:
+        """An op that is recorded behind a step that has been opened must be the one that the tape has there, on other
+        values.
+
+        Raises:
+            Diverged: If it is not.
+        """
+        at = len(recorder.tape)
+        if not self.opening.free and at < len(self.expected):
+            expected = self.expected[at]
+            if not same_operation(expected, op) or not same_place(expected, op):
+                raise Diverged(Difference(expected, op))
 
     def left(self, recorder: Recorder) -> None:
         """A call has been recorded that may be one that is to be opened."""
@@ -264,7 +278,7 @@ class Replay(Intake):
 
     def replaying(self, position: int) -> bool:
         """Whether an op at `position` must be one of the tape."""
-        return not self.opening.free and position < len(self.expected)
+        return not self.opening.anew and position < len(self.expected)
 
     def _inserted(self, position: int) -> Op | None:
         """The op that the user inserted at `position`, if one is due."""

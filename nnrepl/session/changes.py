@@ -19,6 +19,7 @@ from nnrepl.record.recorder import Recorder
 from nnrepl.replay.interrupts import allowed, held, hold_on
 from nnrepl.replay.run import Run
 from nnrepl.session.errors import NotYet, UserError
+from nnrepl.session.goals import Goal
 from nnrepl.session.parsed import Assignment, Parsed
 from nnrepl.session.state import RunAgain
 from nnrepl.session.statements import statement
@@ -283,16 +284,23 @@ class Changes:
             tape, names = self._again(run, current, None)
             self.arrived(tape, names, self.session.cursor)
 
-    def open(self, steps: frozenset[int]) -> None:
+    def open(self, steps: frozenset[int], cursor: int, then: Goal | None = None) -> None:
         """Let the program run again over the timeline that the user looks at, with some closed steps recorded.
+
+        Args:
+            cursor: Where the user is to stand afterwards; -1 where the program will say.
+            then: What it is to run on for.
 
         Raises RunAgain through the program, UserError if it cannot run again.
         """
         current = self.timelines.current
-        end = len(current.tape)
-        run = Run(current.tape, end, (), self.session.cursor, opened=steps, seen=sys.maxsize)
+        run = Run(current.tape, len(current.tape), (), cursor, opened=steps, seen=sys.maxsize)
         with held():
-            self._again(run, current, None)
+            try:
+                self._again(run, current, None)
+            except RunAgain as wish:
+                wish.then = then
+                raise
 
     @property
     def unfinished(self) -> bool:

@@ -150,15 +150,18 @@ def ops_by_line(session: Reading, path: str) -> dict[int, list[int]]:
     start, end = step.start, step.end
     if len(step) > _MOST_OPS and part is not None:
         start, end = part.start, min(part.start + _MOST_OPS, len(tape) if part.open else part.end)
-    lines: dict[Activation, int] = {}
+    callers: dict[Activation, int] = {}
+    lines: dict[tuple[Activation, int], int] = {}
     found: dict[int, list[int]] = {}
     for op in tape.ops[start:end]:
-        if op.of is not None or op.scope is None:
+        scope = op.scope
+        if op.of is not None or scope is None:
             continue
-        if sources.file_of(op.scope.code) == path:
-            line = sources.span_of(op.scope.code, op.lasti)[0]
-        else:
-            line = _caller_line(op.scope, path, lines)
+        line = lines.get((scope, op.lasti))
+        if line is None:
+            own = sources.file_of(scope.code) == path
+            line = sources.span_of(scope.code, op.lasti)[0] if own else _caller_line(scope, path, callers)
+            lines[scope, op.lasti] = line
         if line:
             found.setdefault(line, []).append(op.position - step.start + 1)
     return found

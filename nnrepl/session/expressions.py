@@ -68,6 +68,7 @@ class Expressions:
         variables: What the person has assigned.
         found: What the names in the last expression meant.
         shown: The last value that was shown (`_`); a tensor of the tape as its Value.
+        numbers: Gives the array of a value; None: it is the value's own.
         witness: Who looks on while a line runs, among the variables that it got.
     """
 
@@ -76,6 +77,7 @@ class Expressions:
         self.variables: dict[str, Any] = {}
         self.found: dict[str, Held] = {}
         self.shown: Any = UNBOUND
+        self.numbers: Callable[[Value], mx.array] | None = None
         self.witness: Callable[[dict[str, Any]], AbstractContextManager[None]] = unwatched
         self._given: list[Any] = []
         self._things: dict[str, Any] = {}
@@ -172,7 +174,7 @@ class Expressions:
 
     def array_for(self, value: Value) -> mx.array:
         """A handle on a value that Python may do with what it likes."""
-        array = _copy(value.array)
+        array = _copy(value.array if self.numbers is None else self.numbers(value))
         self._values[id(array)] = (array, value)
         if self._recorder is not None:
             self._recorder.link(array, value)

@@ -21,6 +21,7 @@ from nnrepl.record.stack import is_module
 from nnrepl.record.variables import variables_of
 from nnrepl.session.errors import NotYet, UserError, not_made
 from nnrepl.tape import GRADIENT_PASS, UNBOUND, UPDATE_PASS, Activation, Holder, Large, Pass, Tape, Value
+from nnrepl.tape.bindings import is_module as is_module_code
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,18 +125,20 @@ class Frames:
         if found is not None:
             return found
         thing = step.variables.get(name, UNBOUND)
+        if thing is UNBOUND:
+            return None
         if isinstance(thing, mx.array):
             thing = self.names.leaf_of(thing) or thing
         elif not isinstance(thing, (type, FunctionType, ModuleType)):
             thing = self.names.homes.holder_of(thing) or thing
-        return None if thing is UNBOUND else Held(thing)
+        return Held(thing)
 
     def _of_cell(self, name: str, step: Activation, position: int) -> Held | NotYet | None:
         """A global variable that the code of a module has set which is not on the stack any more, or not yet: another
         cell of a notebook."""
         cells = [
-            (at, scope) for at, scope, _ in self.tape.bindings.noted(name)
-            if scope.variables is step.variables and not scope.code.co_flags & _OPTIMIZED
+            (at, scope) for at, scope, _ in self.tape.bindings.noted(name, is_module_code)
+            if scope.variables is step.variables
         ]  # fmt: skip
         if not cells:
             return None

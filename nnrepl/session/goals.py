@@ -148,6 +148,33 @@ class Until:
             self._asked = True
 
 
+class UntilStepEnds(Until):
+    """The next position of a place that the step before had, as far as this step goes; where that has none, the one of
+    the step before.
+
+    Args:
+        step: The number of this step.
+        instead: The last position before this step.
+    """
+
+    def __init__(
+        self, place: Place, find: Find, start: int, said: Callable[[int], str], step: int, instead: int
+    ) -> None:
+        super().__init__(place, find, start, said)
+        self.step, self.instead = step, instead
+
+    def find(self, tape: Tape) -> int | None:
+        found = super().find(tape)
+        if found is not None or not len(tape) or tape.steps.number_at(len(tape) - 1) <= self.step:
+            return found
+        return self.give_up()
+
+    def give_up(self) -> int:
+        """Where to go back to, this step being over."""
+        self.reason = f"{self.place.title} was not in step {self.step}; this is the last one before"
+        return self.instead
+
+
 class NextCell:
     """The first op of a later cell of a notebook.
 
@@ -238,7 +265,7 @@ def needed_from(goal: Goal) -> int:
         return goal.step
     if isinstance(goal, Until) and isinstance(goal.place, StepStart):
         return goal.place.number
-    return 0
+    return 0  # of every step, that is
 
 
 def over(position: int, skip: Sequence[str], count: int, scope: Activation | None = None) -> Moving:

@@ -68,6 +68,10 @@ class Hooks:
         """A step that is closed is about to be opened, since the command that runs needs it: it is to be run once more
         when that has been done."""
 
+    def looks(self) -> bool:
+        """Whether somebody looks at the program when it fails."""
+        return True
+
     def opened(self, moved: Callable[[int], int], seen: int) -> None:
         """A step has been opened: positions of the tape have moved, and what the program printed before `seen` has
         been seen."""

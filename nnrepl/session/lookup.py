@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from difflib import get_close_matches
 from typing import Any
 
 from nnrepl.record.homes import Home
@@ -423,9 +424,7 @@ class Lookup:
 
     def suggest(self, name: str) -> str:
         """A hint at a name like this one."""
-        from difflib import get_close_matches
-
-        close = get_close_matches(name, self.names.known(), 1)
+        close = get_close_matches(name, self.names.spellings(), 1)
         return f"; did you mean {close[0]}?" if close else ""
 
 

@@ -56,6 +56,14 @@ class Motions(Reading):
         """Go on towards a goal: on the tape as far as it reaches, then by letting the program run."""
         raise NotImplementedError
 
+    def behind(self, target: int) -> list[Hit]:
+        """What is hit on the way back to a position."""
+        raise NotImplementedError
+
+    def open_ahead(self, goal: goals.Goal, found: int | None) -> None:
+        """Open steps on the way to a goal that ran natively, if what lies in them counts there."""
+        raise NotImplementedError
+
     def step(self, count: int = 1) -> None:
         """Go to the next op, or the `count`-th from here."""
         self.forward(goals.Stepping(self.cursor + count))
@@ -135,7 +143,7 @@ class Motions(Reading):
 
     def _return_to(self, position: int, reason: str = "") -> None:
         """Go back to a position, or to what is hit on the way."""
-        hits = self.lookout.behind(position)
+        hits = self.behind(position)
         if hits:
             self.hit(hits)
         else:
@@ -148,17 +156,30 @@ class Motions(Reading):
         self._return_to(target, START_OF_TAPE if self.cursor == target else "")
 
     def goto(self, text: str) -> None:
-        """Go to the nearest position of a place, in either direction (see `nnrepl.session.places`).
+        """Go to the nearest position of a place, in either direction (see `nnrepl.session.places`): in this step, as
+        far as it goes; else before; else ahead.
 
         Raises:
             UserError: If there is no such place.
         """
         place = self.place(text)
         found = self.nearest(place)
-        if found is not None:
+        if found is not None and self._comes_next(place, found):
+            find = lambda begin, end, reverse: self.find(place, begin, end, reverse)  # noqa: E731
+            here = self.tape.here
+            self.forward(
+                goals.UntilStepEnds(place, find, len(self.tape), lambda at: self._arrival(place, at), here, found)
+            )
+        elif found is not None:
             self.arrive(found, END_OF_TAPE if place.title == "end" else self._arrival(place, found))
         else:
             self._on(place, len(self.tape))
+
+    def _comes_next(self, place: Place, found: int) -> bool:
+        """Whether the nearest position of a place is the step before's, and this step's may be still to come."""
+        steps, here = self.tape.steps, self.tape.here
+        fixed = place.kind in ("op", "edge", "pass", "step")
+        return not fixed and self.goes_on and here == len(steps) and 0 < steps.number_at(found) == here - 1
 
     def _on(self, place: Place, start: int) -> None:
         """Go on to the first position of a place from `start` on, by letting the program run if it has to."""
@@ -169,6 +190,7 @@ class Motions(Reading):
             lambda found: self._arrival(place, found),
         )
         found = goal.find(self.tape)
+        self.open_ahead(goal, found)
         if found is not None:
             self.forward(goals.At(found, goal.reason, place.title))
         elif not self.goes_on or place.gone(self.tape):

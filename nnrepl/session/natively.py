@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from nnrepl.replay.opening import Opening
 from nnrepl.replay.replay import Replay
+from nnrepl.replay.run import Run
+from nnrepl.replay.world import World
 from nnrepl.session import goals
-from nnrepl.session.errors import UserError
-from nnrepl.session.hooks import OPENED
+from nnrepl.session.hooks import OPENED, Stop
 from nnrepl.session.state import Going
-from nnrepl.tape import UPDATE_PASS, ClosedOp, Tape
+from nnrepl.tape import GRADIENT_PASS, UPDATE_PASS, ClosedOp, Tape
 
 if TYPE_CHECKING:
     from nnrepl.session.session import Session
@@ -23,10 +26,13 @@ def wanted(session: Session, step: int) -> bool:
     what is closed there, and is not to be opened, runs natively."""
     recorder = session.recorder
     if recorder is not None and isinstance(recorder.intake, Replay):
-        return recorder.intake.natively(recorder)
+        opening = session.opening
+        if opening is None or session.stood is not None or not opening.over(recorder):
+            return recorder.intake.natively(recorder)
+        session.caught_up(len(recorder.tape))  # this is the call that made the program run again
     tape = session.tape
     fresh = step > len(tape.steps) or not tape.steps.differentiated()
-    return fresh and step < _needed_from(session) and _by_optimizer(session)
+    return fresh and step < _needed_from(session) and _by_optimizer(session, step - 1)
 
 
 def goes_on(session: Session, op: ClosedOp) -> bool:
@@ -38,26 +44,28 @@ def goes_on(session: Session, op: ClosedOp) -> bool:
         session.closed_again()
     if isinstance(recorder.intake, Replay):
         return recorder.intake.natively(recorder)
-    last = op.part.kind == UPDATE_PASS
-    return len(session.tape.steps) + last < _needed_from(session)
+    needed = _needed_from(session)
+    return needed == sys.maxsize or len(session.tape.steps) + (op.part.kind == UPDATE_PASS) < needed
 
 
 def _needed_from(session: Session) -> int:
     """The first step of which ops are needed."""
     now = session.course.now
-    if not isinstance(now, Going) or now.interrupted or session.settings["native"] != "on" or session.stops.enabled:
+    if not isinstance(now, Going) or now.interrupted or session.stops.enabled:
+        return 0
+    if session.by_hand or session.settings["native"] != "on":
         return 0
     return goals.needed_from(now.goal)
 
 
-def _by_optimizer(session: Session) -> bool:
-    """Whether what updates the weights is an optimizer. What a program does by hand is noticed only op by op."""
+def _by_optimizer(session: Session, step: int) -> bool:
+    """Whether a step has updated the weights, and an optimizer did. What a program does by hand is noticed only op by
+    op; the first step, which shows how the program goes about it, is always recorded."""
     steps = session.tape.steps
-    if len(steps) < 2:
-        return True
-    return all(
+    updates = steps[step - 1].updates if 0 < step <= len(steps) else []
+    return bool(updates) and all(
         any(op.operation.kind == "closed" or (op.scope is not None and op.scope.updating) for op in part.ops)
-        for part in steps[-2].updates
+        for part in updates
     )
 
 
@@ -78,35 +86,77 @@ class Frontier:
         return position if position is not None and position < len(tape) else None
 
 
-def open_at(session: Session, position: int) -> None:
-    """Open the step in which a position lies: the program runs again, and what it does there is recorded. The command
-    that needed it is then run once more.
+def way_back(session: Session, run: Run, opening: Opening, then: goals.Goal | None) -> goals.Goal:
+    """The program is about to run again to open steps. Returns up to where it does again what it did."""
+    session.opening = opening
+    session.stood = run.cursor if run.cursor >= 0 else None
+    if session.changes.timelines.current.ended or session.stood is None:
+        return goals.Ending()
+    return Frontier(lambda: opening.reached)
 
-    Raises:
-        UserError: If that cannot be done.
-        RunAgain: Unwinds the program.
-    """
-    tape = session.tape
-    step = tape.steps.at(position)
-    if not session.changes.can_run_again:
-        raise UserError(f"{step.title} ran natively and is closed; there is no program here that could run again")
-    behind = {id(value) for op in tape.ops[step.start :] for value in op.outputs}
-    for other in session.changes.timelines:
-        if other.tape is not tape and any(id(value) in behind for op in other.tape.ops for value in op.outputs):
-            raise UserError(f"{step.title} is closed, and timeline {other.number} shares with this what comes after it")
-    session.hooks.opening(step.title)
-    session.changes.open(frozenset([step.number]))
+
+def settle(session: Session) -> None:
+    """A run that opened steps has come to where the run before was."""
+    opening, session.opening = session.opening, None
+    if opening is None:
+        return
+    timeline = session.changes.timelines.current
+    timeline.seen = opening.moved(timeline.seen)
+    session.hooks.opened(opening.moved, timeline.seen + (timeline.seen >= len(session.tape)))
+    if session.stood is not None:
+        session.stood = opening.moved(session.stood)
+    parted = opening.parted()
+    if parted:
+        session.hooks.announce(parted)
 
 
 def opened(session: Session) -> bool:
-    """A run that opened a step has come to where the run before was: the user stands where they stood. Returns False if
-    this was no such run."""
-    opening, session.opening = session.opening, None
-    if opening is None:
+    """If a step has been opened for the user, they stand where they stood. Returns whether that is so."""
+    stood, session.stood = session.stood, None
+    if stood is None:
         return False
-    timeline = session.changes.timelines.current
-    timeline.seen = opening.moved(timeline.seen)
-    end = len(session.tape)
-    session.hooks.opened(opening.moved, timeline.seen + (timeline.seen >= end))
-    session.arrive(opening.moved(session.stood), OPENED)
+    session.arrive(stood, OPENED)
     return True
+
+
+def remember(reached: tuple[object, ...]) -> Callable[[], None] | None:
+    """What puts back all that can be reached from some things, but for numbers in tensors; None if not all can be."""
+    world = World(reached, arrays=False)
+    return None if world.lost else world.restore
+
+
+def not_updated(session: Session) -> None:
+    """Natively, a gradient call is about to follow another one. Where recorded steps sum gradients up, that is what
+    happens. Else the weights may have been changed by hand, which nobody has noticed: the program runs again,
+    and is recorded from the gradient call before on.
+
+    Raises RunAgain through the program.
+    """
+    recorder, now = session.recorder, session.course.now
+    if recorder is None or recorder.intake.follows or not isinstance(now, Going) or _sums_up(session.tape):
+        return
+    session.by_hand = True
+    session.course.rest(Stop("", len(session.tape)))
+    session.changes.open(frozenset([session.tape.steps[-1].number]), -1, now.goal)
+
+
+def _sums_up(tape: Tape) -> bool:
+    """Whether gradient calls follow each other in a step that is recorded and updates the weights once."""
+    for step in tape.steps:
+        kinds = [part.kind for part in step.passes if part.kind == GRADIENT_PASS or part in step.updates]
+        recorded = any(not isinstance(op, ClosedOp) for part in step.passes for op in part.ops)
+        if recorded and UPDATE_PASS in kinds:
+            return kinds[:2] == [GRADIENT_PASS, GRADIENT_PASS]
+    return False
+
+
+def look_at_failure(session: Session, error: BaseException | None) -> None:
+    """The program has ended. Where it failed in a step that is closed, that is opened.
+
+    Raises RunAgain through the program.
+    """
+    recorder, tape = session.recorder, session.tape
+    levels = None if recorder is None else recorder.levels
+    failed = isinstance(error, Exception) and levels is not None and levels.native
+    if failed and tape.ops and session.hooks.looks() and session.changes.can_run_again:
+        session.changes.open(frozenset([tape.steps.number_at(len(tape) - 1)]), -1)

@@ -399,14 +399,14 @@ def _value(word: str, name: str, here: Here) -> Place:
     """A gradient by the value whose it is."""
     known = here.names.versions(name) or (here.running and name.rpartition(".")[2] in here.program.variables())
     if not known and not (name == "loss" and here.tape.passes):
-        close = get_close_matches(name, here.names.known(), 1)
+        close = get_close_matches(name, here.names.spellings(), 1)
         raise UserError(f"nothing is called {name}{_meant([f'grad({other})' for other in close])}")
     return Written(f"grad({name})", name, here.names, gradient=True)
 
 
 def _suggested(word: str, here: Here) -> str:
     candidates = [
-        *here.names.known(), *here.program.functions(), *here.program.classes(), *_module_paths(here),
+        *here.names.spellings(), *here.program.functions(), *here.program.classes(), *_module_paths(here),
         *operations(here.tape), *FIXED,
     ]  # fmt: skip
     return _meant(get_close_matches(word, candidates, 1, 0.7))
@@ -444,7 +444,7 @@ def _check_names(asked: Parsed, here: Here) -> None:
             continue
         coming = here.program.variables() | here.program.imported() if coming is None else coming
         if first not in coming and not any(is_called(name, first) for name in here.program.functions()):
-            close = get_close_matches(first, [*here.variables, *here.names.known(), *coming], 1)
+            close = get_close_matches(first, [*here.variables, *here.names.spellings(), *coming], 1)
             raise UserError(f"nothing is called {path}{_meant(close)}; a condition is Python, such as loss < 0.5")
 
 

@@ -20,7 +20,7 @@ from nnrepl.record.recorder import Recorder
 from nnrepl.replay.interrupts import hold_on
 from nnrepl.replay.opening import Opening
 from nnrepl.replay.replay import Replay
-from nnrepl.session import goals, natively
+from nnrepl.session import closed, goals, natively
 from nnrepl.session.below import Files, TakesCells
 from nnrepl.session.changes import Changes
 from nnrepl.session.errors import Quit, Restart, UserError
@@ -35,7 +35,7 @@ from nnrepl.session.restarts import ProgramRestarts
 from nnrepl.session.running import Lookout
 from nnrepl.session.settings import defaults
 from nnrepl.session.state import Course, Going, Replaying, RunAgain
-from nnrepl.session.stops import Hit, Stops
+from nnrepl.session.stops import Breakpoint, Entry, Hit, Stops
 from nnrepl.session.typed import at_end, only_defines, upcoming
 from nnrepl.tape import ClosedOp, Op, Tape
 from nnrepl.timeline.code import Codes
@@ -61,7 +61,10 @@ class Session(Motions):
         codes: The changes of the program's source that hold in it.
         on_load: Told the path of another program that is about to start; returns a line for the user, or "".
         files: The program's files; None where there is no program that was read from any.
-        opening: The steps that the program is running again for, to open them; `stood` is where the user stood.
+        opening: The steps that the program is running again for, to open them; `stood` is where the user is to stand
+            then, if they had the floor.
+        many: How many steps the command that runs opens at once where it is not known which it needs.
+        by_hand: Whether the program changes its weights in a way that is not noticed natively.
         debuggee: The program, which takes what is typed as its next lines; None where there is none that can.
     """
 
@@ -92,7 +95,9 @@ class Session(Motions):
         self.files: Files | None = None
         self.on_load: Callable[[str], str] = lambda path: ""
         self.opening: Opening | None = None
-        self.stood = 0
+        self.stood: int | None = None
+        self.by_hand = False
+        self.many = 1
         self._history: History | None = None
         self.process = os.getpid()
         self.debuggee: TakesCells | None = None
@@ -101,6 +106,7 @@ class Session(Motions):
 
     def begin(self, at_entry: bool, through: bool = False, reason: str = "first op") -> None:
         """The program is about to start; run to the first stop, or through to its end, where more is to come."""
+        self.by_hand = False
         first = goals.Ending() if through else goals.FirstForward(self._forward_started)
         self.course.begin(goals.At(0, reason) if at_entry else first)
 
@@ -153,6 +159,18 @@ class Session(Motions):
     def runs_natively(self, step: int) -> bool:
         """Listener: a gradient call of the top level is about to be made, in this step."""
         return natively.wanted(self, step)
+
+    def remember(self, reached: tuple[Any, ...]) -> Callable[[], None] | None:
+        """Listener: keep what a compiled function can reach."""
+        return natively.remember(reached)
+
+    def traces_natively(self) -> bool:
+        """Listener: whether compiled functions may run natively."""
+        return bool(self.settings["native"] == "on")
+
+    def not_updated(self) -> None:
+        """Listener: natively, one gradient call follows another."""
+        natively.not_updated(self)
 
     def call_closed(self, op: ClosedOp) -> bool:
         """Listener: a call has run natively; returns whether the program goes on so."""
@@ -232,6 +250,7 @@ class Session(Motions):
         """All that was on the tape has been done again: what is recorded from a position on is new, and looked at.
         Returns whether the program has something to run on for."""
         assert self.recorder is not None
+        natively.settle(self)
         self.recorder.intake = RECORDING
         self.lookout.begin(position)
         return self.course.caught_up()
@@ -241,6 +260,7 @@ class Session(Motions):
         self.course.error = error
         self.changes.timelines.live.ended = True
         goal, hits = at_end(self)
+        natively.look_at_failure(self, error)
         if natively.opened(self):
             pass
         elif hits:
@@ -250,6 +270,8 @@ class Session(Motions):
             self.arrive(raised[-1] if raised else len(self.tape), EXCEPTION, error)
         elif isinstance(goal, goals.FirstForward):
             self.arrive(len(self.tape) if only_defines(self.tape) else 0, END_OF_PROGRAM, error)
+        elif isinstance(goal, goals.UntilStepEnds):
+            self.arrive(goal.give_up(), goal.reason, missed="the program has ended meanwhile")
         else:
             self.arrive(len(self.tape), END_OF_PROGRAM, error, missed=goals.missed(goal, self.tape))
         self.give_floor()
@@ -293,16 +315,14 @@ class Session(Motions):
         """The program is about to run again along a tape: to where the person stands, or to where that tape ends
         and then on to what they wanted."""
         run, then = wish.run, wish.then
-        self.opening, self.stood = None, run.cursor
+        self.opening, self.stood = None, None
         goal: goals.Goal = goals.At(run.cursor if then is None else max(len(run.expected) - 1, 0))
         if then is not None and self.changes.timelines.live.below:
             goal = goals.Ending()  # up to the cell that is new
         if then is None and run.part:
             goal = goals.NextPass(run.part)
         if run.opened and self.recorder is not None and isinstance(self.recorder.intake, Replay):
-            opening = self.opening = self.recorder.intake.opening
-            ended = self.changes.timelines.current.ended
-            goal = goals.Ending() if ended else natively.Frontier(lambda: opening.reached)
+            goal = natively.way_back(self, run, self.recorder.intake.opening, then)
         self.course.follow(goal, then, wish.failure)
         self.hooks.running_again(run, True)
 
@@ -327,7 +347,7 @@ class Session(Motions):
     ) -> None:
         """Put the cursor somewhere, where the user has the floor. `by`: what they wanted, if that led here."""
         if self.waits and position < len(self.tape) and isinstance(self.tape.ops[position], ClosedOp):
-            natively.open_at(self, position)
+            closed.open_at(self, position)
         before, self.cursor = self.cursor, position
         timeline = self.changes.timelines.current
         timeline.seen = max(timeline.seen, position)
@@ -342,7 +362,7 @@ class Session(Motions):
     def forward(self, goal: goals.Goal) -> None:
         """Go on towards a goal: on the tape as far as it reaches, then by letting the program run."""
         found = goal.find(self.tape)
-        hits = self.lookout.ahead(len(self.tape) + (not self.goes_on) if found is None else found + 1, goal)
+        hits = self.ahead(goal, found)
         if hits:
             self.hit(hits, by=goal)
         elif found is not None:
@@ -353,6 +373,26 @@ class Session(Motions):
             raise UserError(f"nothing ahead is at {goal.sought}; {self.lookup.extent()}")
         else:
             self.arrive(len(self.tape), END_OF_TAPE if self.cursor >= len(self.tape) else "", by=goal)
+
+    def ahead(self, goal: goals.Goal, found: int | None) -> list[Hit]:
+        """What is hit on the way to a goal. Raises RunAgain where steps have to be opened first."""
+        hits = closed.hit_before(self, goal, found)
+        if hits:
+            return hits
+        closed.open_ahead(self, goal, found)
+        return self.lookout.ahead(len(self.tape) + (not self.goes_on) if found is None else found + 1, goal)
+
+    def behind(self, target: int) -> list[Hit]:
+        """What is hit on the way back to a position. Raises RunAgain where steps have to be opened first."""
+        hits = closed.hit_behind(self, target)
+        if hits:
+            return hits
+        closed.open_behind(self, target)
+        return self.lookout.behind(target)
+
+    def open_ahead(self, goal: goals.Goal, found: int | None) -> None:
+        """Open steps on the way to a goal, if what lies in them counts there. Raises RunAgain then."""
+        closed.open_ahead(self, goal, found)
 
     def let_go(self, goal: goals.Goal) -> None:
         """Let the program run on to a goal, on the timeline that the user looks at. Raises UserError, RunAgain."""
@@ -381,10 +421,27 @@ class Session(Motions):
         hold_on()
         raise Restart
 
+    def close(self) -> None:
+        """Nothing runs any more, and nothing can run again: from now on one looks, and changes nothing."""
+        self.recorder = self.restarts = self.changes.restarts = None
+
     def quit(self) -> None:
         """End the session; unwinds the program if it is running."""
         self.hooks.quitting()
         raise Quit
+
+    @property
+    def timelines(self) -> Timelines:
+        """All timelines."""
+        return self.changes.timelines
+
+    def breaks_at(self, entry: Breakpoint) -> Place | None:
+        """The place of a breakpoint; None while nothing is called so."""
+        return self.lookout.search.place(entry)
+
+    def unasked(self, entry: Entry) -> str | None:
+        """Why a condition could not be asked where its place matched; None if it could."""
+        return self.lookout.search.unasked.get(entry)
 
     def find(self, place: Place, start: int, end: int, reverse: bool = False) -> int | None:
         """The first position of a place in a range (the last one, in reverse), its condition included."""

@@ -80,7 +80,9 @@ SETTINGS: dict[str, Setting] = {
 
 def defaults() -> dict[str, Any]:
     """Every setting as it is if nobody says anything."""
-    return {name: setting.default for name, setting in SETTINGS.items()}
+    found = {name: setting.default for name, setting in SETTINGS.items()}
+    found["native"] = "on" if os.environ.get("NNREPL_NATIVE") == "on" else found["native"]
+    return found
 
 
 def read_setting(name: str, text: str) -> Any:

@@ -51,7 +51,7 @@ def kind_of(session: Session, parsed: Parsed) -> str:
     if not parsed.body:
         return LOOK
     strangers = parsed.read - _known(session) - parsed.bound
-    return elsewhere if strangers and all(_on_tape(session, name) for name in strangers) else CELL
+    return elsewhere if strangers and all(on_tape(session, name) for name in strangers) else CELL
 
 
 def _known(session: Session) -> set[str]:
@@ -60,7 +60,7 @@ def _known(session: Session) -> set[str]:
     return {*AT_HAND, *vars(builtins), *(program.namespace if program is not None else ())}
 
 
-def _on_tape(session: Session, name: str) -> bool:
+def on_tape(session: Session, name: str) -> bool:
     """Whether the tape knows a name, or the user has given it a meaning while looking around."""
     scope = session.where().scope
     return (

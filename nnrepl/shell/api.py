@@ -7,14 +7,15 @@ from functools import wraps
 from typing import Any, Concatenate, ParamSpec
 
 from rich.console import Group
+from rich.text import Text
 
 from nnrepl.commands.interpreter import Interpreter
 from nnrepl.programs.function import Trace, trace
 from nnrepl.session.errors import Quit
 from nnrepl.session.hooks import Stop
 from nnrepl.session.session import Session as TapeSession
-from nnrepl.session.settings import adopt_settings
-from nnrepl.view.faces import Answer
+from nnrepl.shell.background import adopt
+from nnrepl.view.faces import Answer, text_of
 
 _last: list[Interpreter] = []
 P = ParamSpec("P")
@@ -83,10 +84,13 @@ class Session(TapeSession):
 
 def answer(interpreter: Interpreter, line: str) -> Answer:
     """Run one line, and those that are due because of it. Raises UserError, Quit."""
+    session, before = interpreter.session, interpreter.session.cursor
     shown = [interpreter.run(line)]
     while (waiting := interpreter.waiting()) is not None:
         shown.append(interpreter.run(waiting))
     kept = [renderable for renderable in shown if renderable is not None]
+    if session is interpreter.session and before < session.cursor == len(session.tape) and not text_of(Group(*kept)):
+        kept = [Text("This is the end of the tape.", style="hint")]  # where nothing follows, nothing is shown of itself
     theme = str(interpreter.session.settings["theme"])
     return Answer(Group(*kept) if len(kept) > 1 else next(iter(kept), None), theme)
 
@@ -116,7 +120,7 @@ def debug(fn: Callable[..., Any], *args: Any, wrt: Any = None, **kwargs: Any) ->
 
     recorded = trace(fn, *args, wrt=wrt, **kwargs)
     session = Session(recorded)
-    notes = adopt_settings(session.settings)
+    notes = adopt(session.settings)
     banner = f"nnrepl · {recorded!r} · step to begin, help for more{notes}"
     shell = Shell(session, make_console(False), make_reader, banner)
     session.interpreter = shell.interpreter

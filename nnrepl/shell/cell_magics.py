@@ -14,10 +14,10 @@ from nnrepl.record.names import ProgramNames
 from nnrepl.record.recorder import current
 from nnrepl.record.source import live_name, register_cell
 from nnrepl.replay.world import World
-from nnrepl.session.errors import Quit, Restart, UserError
+from nnrepl.session.errors import Quit, UserError
 from nnrepl.session.session import Session
-from nnrepl.session.settings import adopt_settings
 from nnrepl.shell.api import answer, last, remember
+from nnrepl.shell.background import adopt
 from nnrepl.shell.notebook import CellEnded
 from nnrepl.shell.shell import Shell, make_console, make_reader
 from nnrepl.view.faces import Answer
@@ -58,8 +58,6 @@ def run_line(line: str) -> Answer | None:
         return answer(interpreter, line) or None
     except Quit:
         return None
-    except Restart:
-        raise UserError("the cell is over: run it again with %%nnrepl") from None
 
 
 class CellProgram(Script):
@@ -147,7 +145,7 @@ def run_cell(shell: Any, line: str, cell: str) -> Any:
         raise UserError(f"this cell does not parse: {error.msg} (line {error.lineno})") from None
     names = ProgramNames()
     session = Session(names.tape, names)
-    notes = adopt_settings(session.settings)
+    notes = adopt(session.settings)
     debuggee = Debuggee(program, session, live=True)
     banner = f"nnrepl · {program.title} · step to begin, help for more{notes}"
     made = Shell(session, make_console(False), make_reader, banner)
@@ -161,6 +159,7 @@ def run_cell(shell: Any, line: str, cell: str) -> Any:
             raise CellEnded("nnrepl was left: the cell ends here") from None
     finally:
         made.held.leave()
+        session.close()
     made.cursor_moved(len(session.tape))
     raised = session.failure
     if raised is not None:

@@ -17,8 +17,8 @@ from nnrepl.record.source import locate
 from nnrepl.session import goals
 from nnrepl.session.errors import Quit, UserError
 from nnrepl.session.session import Session
-from nnrepl.session.settings import adopt_settings
 from nnrepl.shell.api import remember
+from nnrepl.shell.background import adopt
 from nnrepl.shell.notebook import CellEnded, ipython
 from nnrepl.shell.shell import Shell, make_console, make_reader
 from nnrepl.tape import RUN_PASS
@@ -40,7 +40,7 @@ class Entered:
         recorder = Recorder(tape, strict=False, base=None)
         self.session = Session(tape, names, recorder, whole=False)
         recorder.listener = self.session
-        notes = adopt_settings(self.session.settings)
+        notes = adopt(self.session.settings)
         self.shell = _Shell(self, f"nnrepl · recording from {_where(frame)} on · step to begin, help for more{notes}")
         remember(self.shell.interpreter)
         self._shell = ipython()
@@ -59,6 +59,7 @@ class Entered:
             self._context.__exit__(None, None, None)
             self.shell.cursor_moved(len(self.session.tape))
             self.shell.held.leave()
+            self.session.close()
             if self._shell is not None:
                 self._shell.events.unregister("post_run_cell", self._cell_over)
 
@@ -156,7 +157,7 @@ def post_mortem() -> None:
     session.goto("end")
     session.look_at(tape, names, position)
     session.arrive(position, "exception" if failed else "end of tape", error)
-    notes = adopt_settings(session.settings)
+    notes = adopt(session.settings)
     banner = f"nnrepl · post mortem · back goes back, help for more{notes}"
     shell = Shell(session, make_console(False), make_reader, banner)
     try:

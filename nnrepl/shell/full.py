@@ -104,7 +104,7 @@ class Seen:
             self._displayed = displayed
             self.displays = self._scenes.displays(self._interpreter.displays(pictures))
         self.source = self._scenes.source()
-        self.ops = OpsPane(session)
+        self.ops = OpsPane(session, self._scenes.formulas)
         self.tensors = self._scenes.tensors()
         self.training = self._scenes.training()
 

@@ -157,7 +157,7 @@ class Student:
         self.found = Checked() if found is None else found
         self.finished = False
         self._lines: Iterator[str] = iter(())
-        self._at = -1
+        self._waited: object = None
 
     def attend(self, shell: Shell, player: Player) -> None:
         """Sit down before a shell."""
@@ -176,11 +176,11 @@ class Student:
         line = next(self._lines, None) if isinstance(waits, Task) else None
         if line is not None:
             return line
-        if player.at == self._at:
+        if waits is self._waited:
             assert waits is not None
             self._problem(f"{self._where(waits.line)}: the lesson does not go on from here")
             return None
-        self._at = player.at
+        self._waited = waits
         if isinstance(waits, Question) and player.posed is not None:
             self.found.questions += 1
             self._try_wrong_ones(player.posed)

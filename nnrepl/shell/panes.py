@@ -23,6 +23,7 @@ from rich.style import Style
 from rich.theme import Theme
 
 from nnrepl.view.content import Content, Item, command_at
+from nnrepl.view.signs import without_codes
 
 if TYPE_CHECKING:
     from prompt_toolkit.key_binding.key_bindings import NotImplementedOrNone
@@ -75,7 +76,7 @@ def render(
         force_terminal=True, color_system="truecolor" if colours else None, no_color=not colours,
     )  # fmt: skip
     shown: list[Line] = []
-    for line in Segment.split_lines(console.render(renderable, console.options.update(height=None))):
+    for line in Segment.split_lines(without_codes(console.render(renderable, console.options.update(height=None)))):
         if len(shown) >= most:
             break
         shown.append(line)

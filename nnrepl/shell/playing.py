@@ -45,7 +45,7 @@ def turn(shell: Shell, player: Player) -> bool:
     try:
         coming = player.turn(shell.session)
         _do(shell, player, coming)
-        if player.waits is None or shell.interpreter.player is None:
+        if player.waits is None or shell.interpreter.player is not player:
             return True
         return _hear(shell, player)
     except UserError as error:

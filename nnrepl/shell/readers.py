@@ -107,7 +107,7 @@ class Chain:
     def read(self, prompt: str = PROMPT) -> str | None:
         while self._readers:
             line = self._readers[0].read(prompt)
-            if line is not None:
-                return line
+            if line is not None or len(self._readers) == 1:
+                return line  # at a terminal, Ctrl-D may be a slip: it can be asked again
             self._readers.pop(0)
         return None

@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from types import FrameType
 from typing import IO, Any, cast
 
@@ -57,6 +57,20 @@ def make_console(plain: bool, theme: str = "dark") -> Console:
         emoji=False,
         force_jupyter=False,
     )
+
+
+def make_plain(width: int, height: int, theme: str) -> Console:
+    """A console without colours that writes nowhere."""
+    return Console(
+        file=io.StringIO(), width=width, height=height, color_system=None, theme=THEMES[theme], highlight=False,
+        markup=False, emoji=False, _environ={},
+    )  # fmt: skip
+
+
+def is_painted(segment: Segment) -> bool:
+    """Whether a piece of a line is a dot of a picture: its background says what it is."""
+    colour = None if segment.style is None else segment.style.bgcolor
+    return colour is not None and colour.triplet is not None
 
 
 class _Tolerant:
@@ -213,6 +227,10 @@ class Shell(Hooks):
         """Run the line again when that is done."""
         self._line = self.interpreter.line
         self.show(Text(f"opening {title}: the program runs again; Ctrl-C stops it", style="hint"))
+
+    def looks(self) -> bool:
+        """In a batch nobody does, unless a command says so."""
+        return not self.quiet
 
     def opened(self, moved: Callable[[int], int], seen: int) -> None:
         """What was printed has moved with the tape."""
@@ -393,8 +411,7 @@ class Shell(Hooks):
             return
         screen = self.reader.screen
         if screen is not None:
-            for line in screen.show(renderable):
-                self.interpreter.log.showed(line)
+            self._logged(renderable, screen.show(renderable))
             return
         theme = self.session.settings["theme"]
         if theme != self._theme:
@@ -405,9 +422,24 @@ class Shell(Hooks):
             from nnrepl.shell.pager import paged
 
             lines = paged(lines, self.console.height, theme)
+        self._logged(renderable, self._printed(lines))
+
+    def _printed(self, lines: Iterable[list[Segment]]) -> Iterator[list[Segment]]:
+        """Lines, each printed as it goes by."""
+        for line in lines:
+            self.console.print(Segments([*line, Segment.line()]), end="", soft_wrap=True)
+            yield line
+
+    def _logged(self, renderable: RenderableType, lines: Iterable[list[Segment]]) -> None:
+        """Keep what was shown; of a picture, which is nothing without its colours, letters as well."""
+        count, picture = 0, False
         for line in lines:
             self.interpreter.log.showed(line)
-            self.console.print(Segments([*line, Segment.line()]), end="", soft_wrap=True)
+            count += 1
+            picture = picture or any(is_painted(segment) for segment in line)
+        if picture:
+            plain = make_plain(self.console.width, self.console.height, self.session.settings["theme"])
+            self.interpreter.log.drew(count, list(lines_of(plain, renderable)))
 
     def _pages(self) -> bool:
         """Whether a person sits there who can ask for more."""

@@ -15,6 +15,7 @@ from prompt_toolkit.key_binding import KeyPressEvent
 from prompt_toolkit.styles import BaseStyle, DynamicStyle
 
 from nnrepl.commands.interpreter import Interpreter
+from nnrepl.shell.background import typed_meanwhile
 from nnrepl.shell.colours import STYLES, LineLexer
 from nnrepl.shell.complete import NameCompleter, TapeIndex
 from nnrepl.shell.history import history_of
@@ -45,7 +46,8 @@ class TerminalReader:
         self._settings = interpreter.session.settings
         self._index = TapeIndex(interpreter.session)
         self._toolbar = Toolbar(interpreter.session)
-        self._typed = ""
+        self._typed = "".join(typed_meanwhile)
+        typed_meanwhile.clear()
         self.history, self.note = history_of(program)
         self._session = self._prompt_session(self.history)
         self._full: FullScreen | None = None
@@ -83,7 +85,7 @@ class TerminalReader:
 
     def read(self, prompt: str = PROMPT) -> str | None:
         """The next line, None on Ctrl-D. Raises KeyboardInterrupt on Ctrl-C."""
-        if self.note:
+        if self.note and self._interpreter.player is None:
             print(self.note)
             self.note = ""
         if self._interpreter.full_screen:

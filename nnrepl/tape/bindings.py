@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable
+from operator import itemgetter
+from types import CodeType
 from typing import TYPE_CHECKING, Any
+
+from nnrepl.tape.value import Value
 
 if TYPE_CHECKING:
     from nnrepl.tape.places import Activation
-    from nnrepl.tape.value import Value
 
 
 class _Unbound:
@@ -62,30 +65,39 @@ Entry = tuple[int, "Activation", str, Any]
 """From which position on, in which call, which variable, what it holds."""
 
 
-class _Call:
-    """What the variables of one call held: as noted, and by name and by value as far as somebody has asked."""
+Bound = Entry | tuple["Bound", Entry]
+"""Which variables were given a tensor: an entry, or what there was before and one more."""
 
-    __slots__ = ("by_name", "by_value", "entries", "indexed")
+_NOTHING: list[Entry] = []
+_position = itemgetter(0)
+_OPTIMIZED = 0x1  # inspect.CO_OPTIMIZED: the code of a function
+_LONG = 256
+
+
+class Noted:
+    """What is noted of one call.
+
+    Attributes:
+        entries: All of it, in order.
+        due: The number of entries at which they are to be sorted by variable (`index`), so that nobody who asks has
+            to wait. Short calls, which are the most, are sorted when somebody asks.
+    """
+
+    __slots__ = ("_by_name", "_sorted", "due", "entries")
 
     def __init__(self) -> None:
         self.entries: list[Entry] = []
-        self.indexed = 0
-        self.by_name: dict[str, list[tuple[int, Any]]] = {}
-        self.by_value: dict[Value, list[tuple[int, str]]] = {}
+        self.due = _LONG
+        self._sorted = 0
+        self._by_name: dict[str, list[Entry]] = {}
 
-    def index(self) -> _Call:
-        """Take in what was noted since the last time."""
-        entries = self.entries
-        for at in range(self.indexed, len(entries)):
-            position, _, name, thing = entries[at]
-            self.by_name.setdefault(name, []).append((position, thing))
-            if hasattr(thing, "held"):
-                self.by_value.setdefault(thing, []).append((position, name))
-        self.indexed = len(entries)
-        return self
-
-
-_NOTHING = _Call()
+    def index(self) -> dict[str, list[Entry]]:
+        """What each variable held, in order."""
+        for entry in self.entries[self._sorted :]:
+            self._by_name.setdefault(entry[2], []).append(entry)
+        self._sorted = len(self.entries)
+        self.due = self._sorted + _LONG
+        return self._by_name
 
 
 class Bindings:
@@ -98,43 +110,54 @@ class Bindings:
         seen: Up to which position the variables of a call have been looked at.
     """
 
-    __slots__ = ("_by_name", "_by_tensor", "_calls", "_contents", "_indexed", "held_containers", "holds", "log", "seen")
+    __slots__ = ("_calls", "_codes", "_contents", "held_containers", "holds", "log", "seen")
 
     def __init__(self) -> None:
         self.log: list[Entry] = []
         self.held_containers: list[Entry] = []
         self.holds: list[tuple[int, Holder, Any, int]] = []
         self.seen: dict[Activation, int] = {}
-        self._calls: dict[Activation, _Call] = {}
+        self._calls: dict[Activation, Noted] = {}
+        self._codes: dict[CodeType, list[Activation]] = {}
         self._contents: dict[Holder, list[tuple[int, Any, int]]] = {}
-        self._by_name: dict[str, list[tuple[int, Activation, Any]]] = {}
-        self._by_tensor: dict[str, list[tuple[int, Activation, Value]]] = {}
-        self._indexed = 0
 
     def __len__(self) -> int:
         return len(self.log)
 
-    def call(self, scope: Activation) -> list[Entry]:
-        """What is noted of one call; `note` adds to it."""
+    def call(self, scope: Activation) -> Noted:
+        """What is noted of one call."""
         known = self._calls.get(scope)
         if known is None:
-            known = self._calls[scope] = _Call()
-        return known.entries
+            known = self._calls[scope] = Noted()
+            calls = self._codes.get(scope.code)
+            if calls is None:
+                calls = self._codes[scope.code] = []
+            calls.append(scope)
+        return known
 
     def note(self, position: int, scope: Activation, name: str, thing: Any) -> None:
         """A variable of a call holds `thing` when the cursor stands at `position`, and from there on."""
         entry = (position, scope, name, thing)
-        self.log.append(entry)
-        self.call(scope).append(entry)
+        self._enter(entry)
         if type(thing) is Holder:
             self.held_containers.append(entry)
+        elif isinstance(thing, Value):
+            thing.bound = entry if thing.bound is None else (thing.bound, entry)
+
+    def _enter(self, entry: Entry) -> None:
+        self.log.append(entry)
+        noted = self.call(entry[1])
+        noted.entries.append(entry)
+        if len(noted.entries) >= noted.due:
+            noted.index()
 
     def fork(self, position: int) -> Bindings:
         """What holds up to a position, on a tape that goes another way from there."""
         twin = Bindings()
         for entry in self.log:
             if entry[0] <= position:
-                twin.note(*entry)
+                twin._enter(entry)
+        twin.held_containers = [entry for entry in self.held_containers if entry[0] <= position]
         for holder, versions in self._contents.items():
             kept = [version for version in versions if version[0] <= position]
             if kept:
@@ -177,7 +200,7 @@ class Bindings:
         """What a container held when the cursor stands at `position`: a dict or a list; `Large` where that was too
         much to be kept, None if it is not known."""
         versions = self._contents.get(holder, [])
-        found = bisect_right(versions, position, key=_first)
+        found = bisect_right(versions, position, key=_position)
         if not found:
             return None
         _, entries, count = versions[found - 1]
@@ -215,71 +238,90 @@ class Bindings:
 
     def first_hold_from(self, position: int) -> int:
         """Where among `holds` the notes at or after a position begin."""
-        return bisect_left(self.holds, position, key=_hold_position)
+        return bisect_left(self.holds, position, key=_position)
 
     def known(self, scope: Activation) -> bool:
         """Whether the variables of a call were looked at."""
         return scope in self.seen
 
+    def _of(self, scope: Activation, name: str) -> list[Entry]:
+        """What one variable of a call held, in order."""
+        noted = self._calls.get(scope)
+        return _NOTHING if noted is None else noted.index().get(name, _NOTHING)
+
     def held(self, scope: Activation, name: str, position: int) -> Any:
         """What a variable of a call holds when the cursor stands at `position`; UNBOUND if nothing."""
-        versions = self._calls.get(scope, _NOTHING).index().by_name.get(name)
-        if not versions:
-            return UNBOUND
-        found = bisect_right(versions, position, key=_first)
-        return versions[found - 1][1] if found else UNBOUND
+        track = self._of(scope, name)
+        found = bisect_right(track, position, key=_position)
+        return track[found - 1][3] if found else UNBOUND
 
     def was_set(self, scope: Activation, name: str, position: int) -> Any:
         """What a variable that is not set any more held last; UNBOUND if it has not been set before `position`."""
-        versions = self._calls.get(scope, _NOTHING).index().by_name.get(name, [])
-        before = [thing for at, thing in versions if at <= position and thing is not UNBOUND]
+        track = self._of(scope, name)
+        before = [entry[3] for entry in track if entry[0] <= position and entry[3] is not UNBOUND]
         return before[-1] if before else UNBOUND
 
     def comes(self, scope: Activation, name: str, position: int) -> tuple[int, Any] | None:
         """What a variable of a call holds next, and from where on; None if that is not known."""
-        versions = self._calls.get(scope, _NOTHING).index().by_name.get(name, [])
-        found = bisect_right(versions, position, key=_first)
-        return versions[found] if found < len(versions) else None
+        track = self._of(scope, name)
+        found = bisect_right(track, position, key=_position)
+        return (track[found][0], track[found][3]) if found < len(track) else None
 
     def variables(self, scope: Activation, position: int) -> dict[str, Any]:
         """What every variable of a call holds that is set when the cursor stands at `position`."""
-        found: dict[str, Any] = {}
-        for name in self._calls.get(scope, _NOTHING).index().by_name:
-            thing = self.held(scope, name, position)
-            if thing is not UNBOUND:
-                found[name] = thing
-        return found
+        noted = self._calls.get(scope)
+        held = {name: self.held(scope, name, position) for name in ([] if noted is None else noted.index())}
+        return {name: thing for name, thing in held.items() if thing is not UNBOUND}
 
     def names_in(self, scope: Activation, value: Value) -> list[str]:
         """The variables of a call that ever held a value, in order."""
-        return [name for _, name in self._calls.get(scope, _NOTHING).index().by_value.get(value, ())]
+        found: list[str] = []
+        bound = value.bound
+        while bound is not None:
+            older, entry = bound if len(bound) == 2 else (None, bound)
+            if entry[1] is scope and self._has(entry):
+                found.append(entry[2])
+            bound = older
+        return found[::-1]
+
+    def _has(self, entry: Entry) -> bool:
+        """Whether something is noted here, and not only in another timeline that has the value, too."""
+        track = self._of(entry[1], entry[2])
+        at = bisect_left(track, entry[0], key=_position)
+        while at < len(track) and track[at][0] == entry[0]:
+            if track[at] is entry:
+                return True
+            at += 1
+        return False
 
     def called(self, name: str) -> list[tuple[int, Activation, Value]]:
         """Every tensor that a variable of this name held in any call, with that call and from which position on."""
-        self._index()
-        return self._by_tensor.get(name, [])
+        found = self.noted(name, lambda code: True)
+        return [(at, scope, thing) for at, scope, thing in found if isinstance(thing, Value)]
 
-    def noted(self, name: str) -> list[tuple[int, Activation, Any]]:
-        """All that a variable of this name held in any call (UNBOUND where it was deleted), with that call and from
-        which position on."""
-        self._index()
-        return self._by_name.get(name, [])
+    def noted(self, name: str, fits: Callable[[CodeType], bool]) -> list[tuple[int, Activation, Any]]:
+        """All that a variable of this name held (UNBOUND where it was deleted) in the calls of such code, with the call
+        and from which position on."""
+        tracks = [
+            self._of(scope, name)
+            for code, scopes in self._codes.items()
+            if fits(code) and _has_variable(code, name)
+            for scope in scopes
+        ]
+        entries = [(at, scope, thing) for track in tracks for at, scope, _, thing in track]
+        return sorted(entries, key=_position) if len(tracks) > 1 else entries
 
-    def _index(self) -> None:
-        for position, scope, variable, thing in self.log[self._indexed :]:
-            self._by_name.setdefault(variable, []).append((position, scope, thing))
-            if hasattr(thing, "held"):
-                self._by_tensor.setdefault(variable, []).append((position, scope, thing))
-        self._indexed = len(self.log)
-
-
-def _position(entry: Entry) -> int:
-    return entry[0]
-
-
-def _hold_position(entry: tuple[int, Holder, Any, int]) -> int:
-    return entry[0]
+    def names(self) -> list[str]:
+        """The names of all variables that are noted."""
+        return list(dict.fromkeys(entry[2] for entry in self.log))
 
 
-def _first(version: tuple[int, Any] | tuple[int, Any, int]) -> int:
-    return version[0]
+def is_module(code: CodeType) -> bool:
+    """Whether it is the code of a module or of a cell, which sets global variables."""
+    return not code.co_flags & _OPTIMIZED
+
+
+def _has_variable(code: CodeType, name: str) -> bool:
+    if not isinstance(code, CodeType):
+        return True  # it stands for the code of a tape that was saved
+    return name in code.co_varnames or name in code.co_names or name in code.co_cellvars or name in code.co_freevars

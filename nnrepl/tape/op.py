@@ -219,13 +219,18 @@ class ClosedOp(Op):
     refusal = "it ran natively and is closed"
 
     def __init__(self, kind: str, title: str, part: Pass) -> None:
-        super().__init__(_closed_operation(kind, title), (), {}, ())
+        self.operation = _closed_operation(kind, title)
+        self.args = self.inputs = self.outputs = ()
+        self.kwargs = _NOTHING
         self.part, self.position = part, part.start
         self.scope, self.lasti = part.scope, part.lasti
 
     def compute(self, lookup: Callable[[Value], mx.array] = _held) -> list[mx.array]:
         """It cannot be computed again from what the tape holds. Raises LookupError."""
         raise LookupError(f"{self.label} is closed: goto {self.step.title} opens it")
+
+
+_NOTHING: dict[str, Any] = {}
 
 
 @lru_cache(1024)

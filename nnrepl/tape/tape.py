@@ -13,13 +13,14 @@ from nnrepl.tape.bindings import Bindings
 from nnrepl.tape.collector import wake
 from nnrepl.tape.face import Face
 from nnrepl.tape.notes import Notes
-from nnrepl.tape.op import Op
+from nnrepl.tape.op import ClosedOp, Op
 from nnrepl.tape.passes import Hole, Mark, Pass
 from nnrepl.tape.places import Source
 from nnrepl.tape.steps import Steps
 from nnrepl.tape.value import Value
 
 _copy = mx.array.__copy__
+_FEW_SCANS, _LONG = 8, 4096
 
 
 class Names(Protocol):
@@ -53,6 +54,8 @@ class Tape:
         names: Resolves names and places.
         notes: What is known about its ops and values. All timelines share it; all else is this tape's own.
         compiled: Where compiled functions ran that the program had called: the first op, and behind the last.
+        late: Where ops are recorded again in the middle of what ran natively: what came just before was not recorded.
+        retraced: The steps in which MLX traced a compiled function while they ran natively.
         bindings: What the program's variables held.
         passed: Where the program came to lines that make no op, by file and line, as far as that was looked for: the
             positions of the ops that came next.
@@ -67,15 +70,24 @@ class Tape:
         self.names = names
         self.notes = Notes() if notes is None else notes
         self.compiled: list[tuple[int, int]] = []
+        self.late: set[int] = set()
+        self.retraced: set[int] = set()
         self.bindings = Bindings()
         self.passed: dict[tuple[str, int], list[int]] = {}
         self.steps = Steps(self)
         self.here = 1
         self._consumers: dict[Value, list[Op]] = {}
         self._consumers_known = 0
+        self._scans = 0
 
     def __len__(self) -> int:
         return len(self.ops)
+
+    @property
+    def closed(self) -> bool:
+        """Whether calls lie on it that ran natively and have not been opened."""
+        ops = self.ops
+        return any(isinstance(ops[part.start], ClosedOp) for part in self.passes if len(part) == 1)
 
     def fork(self, position: int, names: Names) -> Tape:
         """A new tape that shares everything before `position`: the ops, the values, what is noted about them, and
@@ -139,12 +151,23 @@ class Tape:
         return self.passes[max(found - 1, 0)]
 
     def consumers(self, value: Value) -> tuple[Op, ...]:
-        """The ops that take `value` as an input, in order."""
+        """The ops that take `value` as an input, in order. Who asks for one or two on a long tape does not wait until
+        all are known."""
+        if self._scans < _FEW_SCANS and len(self.ops) - self._consumers_known > _LONG:
+            self._scans += 1
+            return tuple([op for op in self.ops[self._behind(value) :] if value in op.inputs])
         for op in self.ops[self._consumers_known :]:
             for taken in dict.fromkeys(op.inputs):
                 self._consumers.setdefault(taken, []).append(op)
         self._consumers_known = len(self.ops)
         return tuple(self._consumers.get(value, ()))
+
+    def _behind(self, value: Value) -> int:
+        """From which position on ops can take a value."""
+        op = value.op
+        if op is None or not op.position < len(self.ops) or self.ops[op.position] is not op:
+            return 0
+        return op.position + 1
 
     def rebuild(self, value: Value) -> mx.array:
         """Make the array of a dropped value again from its op, and from as much before it as was dropped."""

@@ -9,6 +9,7 @@ import mlx.core as mx
 from nnrepl.tape.face import Face
 
 if TYPE_CHECKING:
+    from nnrepl.tape.bindings import Bound
     from nnrepl.tape.op import Op
     from nnrepl.tape.tape import Tape
 
@@ -36,11 +37,13 @@ class Value(Face):
         op: The op that produced it; None for a leaf.
         slot: Which output of `op` it is.
         held: The `mx.array` itself, None when it was dropped or not built yet. Use `array`.
+        bound: Which variables of the program's were given it; read by `Bindings.names_in`.
         refusal: Why its numbers cannot be had; "" where they are there or can be computed.
     """
 
-    __slots__ = ("held", "op", "slot")
+    __slots__ = ("bound", "held", "op", "slot")
 
+    bound: Bound | None
     refusal: str = ""
     kind = ""
     origin: Value | None = None
@@ -50,6 +53,7 @@ class Value(Face):
         self.op = op
         self.slot = slot
         self.held = held
+        self.bound = None
 
     @property
     def tape(self) -> Tape:
@@ -168,4 +172,5 @@ class Gradient(Value):
         self.op = op
         self.slot = slot
         self.held = held
+        self.bound = None
         self.gradient_of = gradient_of

@@ -24,6 +24,8 @@ def explain_view(found: Explanation) -> RenderableType:
     if found.lines:
         parts.extend(_arithmetic(found.lines))
     parts.extend(Padding(Text(note, style="hint"), (0, 0, 0, _INDENT)) for note in found.notes)
+    if found.whole:
+        parts.extend(_arithmetic(found.whole, "whole"))
     if found.update:
         parts.extend(_lines("step", found.update, ""))
     if found.steps:
@@ -60,7 +62,7 @@ def _symbols(found: Explanation) -> Table:
     return grid
 
 
-def _arithmetic(lines: list[str]) -> list[RenderableType]:
+def _arithmetic(lines: list[str], label: str = "here") -> list[RenderableType]:
     """Equations under each other, aligned at their equals sign where they continue one."""
     shown: list[str] = []
     indent = 0
@@ -70,4 +72,4 @@ def _arithmetic(lines: list[str]) -> list[RenderableType]:
         else:
             indent = line.find(" = ") + 1 if " = " in line else 0
             shown.append(line)
-    return _lines("here", shown, "")
+    return _lines(label, shown, "")

@@ -24,6 +24,7 @@ from nnrepl.view.listing import op_table
 from nnrepl.view.op import leaf_text, op_line
 from nnrepl.view.outline import outline_html, outline_of, outline_view
 from nnrepl.view.receipt import receipt_view
+from nnrepl.view.signs import encodable, harmless, without_codes
 from nnrepl.view.source import Marked, own_source
 from nnrepl.view.stop import heading, stop_view
 from nnrepl.view.tensor import dtype_text, shape_text, tensor
@@ -62,11 +63,8 @@ class Faces:
         stdout = sys.stdout
         terminal = stdout is not None and not getattr(stdout, "closed", False) and stdout.isatty()
         width = shutil.get_terminal_size((WIDTH, 24)).columns if terminal else WIDTH
-        console = _console(width, "dark", None, True)
         with muted():
-            lines = Segment.split_lines(console.render(self._drawn(thing), console.options.update(height=None)))
-            shown = ["".join(piece.text for piece in line if not piece.control).rstrip() for line in lines]
-        return "\n".join(shown).rstrip("\n")
+            return encodable(text_of(self._drawn(thing), width), getattr(stdout, "encoding", None) or "utf-8")
 
     def html(self, thing: Any) -> str:
         """As HTML for a notebook."""
@@ -82,13 +80,21 @@ class Faces:
         theme = thing.theme if isinstance(thing, Answer) else "dark"
         own = _console(options.max_width, theme, console.color_system, console.no_color)
         with muted():
-            yield from list(own.render(self._drawn(thing), own.options.update(height=None)))
+            yield from list(without_codes(own.render(self._drawn(thing), own.options.update(height=None))))
 
     def _drawn(self, thing: Any) -> RenderableType:
         for kind, draw in _DRAWN.items():
             if isinstance(thing, kind):
                 return draw(thing)
         return Text(repr(thing))
+
+
+def text_of(renderable: RenderableType, width: int = WIDTH) -> str:
+    """What rich renders, as plain text in so many columns."""
+    console = _console(width, "dark", None, True)
+    lines = Segment.split_lines(console.render(renderable, console.options.update(height=None)))
+    shown = ["".join(piece.text for piece in line if not piece.control).rstrip() for line in lines]
+    return harmless("\n".join(shown).rstrip("\n"))
 
 
 def muted() -> AbstractContextManager[None]:

@@ -18,6 +18,7 @@ from rich.style import Style
 
 from nnrepl.view.heatmap import matrix_of, scale_of, shrunk
 from nnrepl.view.numbers import number
+from nnrepl.view.signs import without_codes
 from nnrepl.view.summary import summarize
 from nnrepl.view.theme import DARK
 
@@ -67,7 +68,7 @@ def rendered(renderable: RenderableType, width: int = WIDTH) -> str:
         file=io.StringIO(), width=width, theme=DARK, highlight=False, markup=False, emoji=False, force_terminal=True,
         color_system="truecolor", legacy_windows=False,
     )  # fmt: skip
-    lines = Segment.split_lines(console.render(renderable, console.options.update(height=None)))
+    lines = Segment.split_lines(without_codes(console.render(renderable, console.options.update(height=None))))
     shown = "\n".join("".join(map(_span, line)).rstrip() for line in lines)
     return f"<pre>{shown}</pre>"
 

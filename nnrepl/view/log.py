@@ -11,6 +11,8 @@ from rich.segment import Segment, Segments
 from rich.style import Style
 from rich.terminal_theme import DEFAULT_TERMINAL_THEME, MONOKAI
 
+from nnrepl.view.log_page import log_page, stop_of
+
 Line = list[Segment]
 
 KEPT = 50_000
@@ -24,10 +26,22 @@ class Entry:
     Attributes:
         typed: The line that was typed, "" for what came unasked (a stop, the program's output).
         shown: Lines of what was shown.
+        drawn: Pictures among them, which are nothing without their colours: first and last line, and lines of letters
+            that stand for them in a text.
     """
 
     typed: str
     shown: list[Line] = field(default_factory=list)
+    drawn: list[tuple[int, int, list[Line]]] = field(default_factory=list)
+
+    def plain(self) -> list[str]:
+        """Its lines as text."""
+        lines: list[Line] = []
+        at = 0
+        for first, end, instead in self.drawn:
+            lines += [*self.shown[at:first], *instead]
+            at = end
+        return [_plain(line) for line in [*lines, *self.shown[at:]]]
 
 
 class Log:
@@ -48,6 +62,11 @@ class Log:
             self.entries.append(Entry(""))
         self.entries[-1].shown.append(line)
         self._count(1)
+
+    def drew(self, count: int, instead: list[Line]) -> None:
+        """The last `count` lines were a picture: in a text, other lines stand for it."""
+        entry = self.entries[-1]
+        entry.drawn.append((len(entry.shown) - count, len(entry.shown), instead))
 
     def said(self, text: str) -> None:
         """The program, or Python at the prompt, printed something."""
@@ -71,23 +90,24 @@ class Log:
         parts: list[str] = []
         for entry in self.entries:
             parts += [prompt + entry.typed] if entry.typed else []
-            parts += [_plain(line) for line in entry.shown]
+            parts += entry.plain()
         return "\n".join(parts) + "\n"
 
-    def markdown(self, prompt: str) -> str:
-        """Each command as a heading of its own, what it showed as a block."""
-        parts: list[str] = []
+    def markdown(self, prompt: str, title: str, about: str) -> str:
+        """Each command and what it showed as a block, under a heading where it led to a stop."""
+        parts = [f"# {title}\n", f"{about}\n"]
         for entry in self.entries:
-            shown = "\n".join(_plain(line) for line in entry.shown).strip("\n")
+            shown = "\n".join(entry.plain()).strip("\n")
+            stop = stop_of(entry.shown)
+            parts += [f"## {stop}\n"] if stop else []
             typed = f"{prompt}{entry.typed}\n" if entry.typed else ""
             fence = "`" * max(3, _longest_ticks(typed + shown) + 1)
             parts.append(f"{fence}\n{typed}{shown}\n{fence}\n")
         return "\n".join(parts)
 
-    def html(self, prompt: str, title: str, dark: bool) -> str:
-        """A page with the colours of the terminal."""
-        page = self._recorded(prompt).export_html(theme=MONOKAI if dark else DEFAULT_TERMINAL_THEME, inline_styles=True)
-        return page.replace("<head>", f"<head>\n<title>{title}</title>", 1)
+    def html(self, prompt: str, title: str, about: str) -> str:
+        """A page of its own, light or dark as its reader wishes."""
+        return log_page(title, about, prompt, [(entry.typed, entry.shown) for entry in self.entries])
 
     def svg(self, prompt: str, title: str, dark: bool) -> str:
         """A picture of the terminal."""

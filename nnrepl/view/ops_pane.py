@@ -6,7 +6,8 @@ from collections.abc import Hashable, Sequence
 
 from rich.text import Text
 
-from nnrepl.session.session import Session
+from nnrepl.explain.doing import doing
+from nnrepl.session.reading import Reading
 from nnrepl.tape import BackwardOp, Op
 from nnrepl.view.content import Item, Part
 from nnrepl.view.listing import STATES
@@ -14,11 +15,50 @@ from nnrepl.view.op import inputs_text, state_of
 from nnrepl.view.tensor import shape_text
 
 
-class OpsPane:
-    """The ops of the tape: only the lines that are seen are made."""
+class Formulas:
+    """What ops do, in the program's names; found once for each op of the step in which the user stands.
 
-    def __init__(self, session: Session) -> None:
+    Args:
+        session: Where the user stands.
+    """
+
+    def __init__(self, session: Reading) -> None:
         self._session = session
+        self._known: dict[tuple[Op, int], Text] = {}
+
+    def __call__(self, op: Op) -> Text:
+        """`(x @ weights1) + bias1`, `∂L/∂#7 · 2 · error`, `back through addmm(bias, x, ...)`; without shapes."""
+        key = (op, op.tape.here)
+        if key not in self._known:
+            if len(self._known) >= _KEPT:
+                self._known.clear()
+            self._known[key] = self._found(op)
+        return self._known[key]
+
+    def _found(self, op: Op) -> Text:
+        found = doing(self._session, op, numbers=False)
+        rights = [equation.right for equation in found.equations]
+        if len(rights) == 1 and rights[0]:
+            return Text(rights[0])
+        if found.through:
+            return Text().append("back through ", style="dim").append(found.through)
+        return _call(op)
+
+
+_KEPT = 2000
+
+
+class OpsPane:
+    """The ops of the tape: only the lines that are seen are made.
+
+    Args:
+        session: Where the user stands.
+        formulas: Tells what an op does.
+    """
+
+    def __init__(self, session: Reading, formulas: Formulas | None = None) -> None:
+        self._session = session
+        self._formulas = formulas or Formulas(session)
         self.key: Hashable = (id(session.tape), session.cursor)
 
     @property
@@ -52,7 +92,8 @@ class OpsPane:
         return rows
 
     def _row(self, op: Op, numbers: int, names: int, width: int, right: int) -> Text:
-        row = op_row(op, self._session.cursor, numbers, names, width + right)
+        right = max(right, 0)
+        row = op_row(op, self._formulas(op), self._session.cursor, numbers, names, width + right)
         return row if not right else row[right:]
 
 
@@ -67,10 +108,11 @@ def result_name(op: Op) -> str:
     return ", ".join(names) + (", …" if len(op.outputs) > 2 and names else "")
 
 
-def op_row(op: Op, cursor: int, numbers: int, names: int, width: int) -> Text:
-    """`▶ #28 ● weights  = softmax(#27)      8,4,32,32`: what comes out, what it is, and its shape if there is room.
+def op_row(op: Op, formula: Text, cursor: int, numbers: int, names: int, width: int) -> Text:
+    """`▶ #28 ● weights  softmax(scores + mask)   (8, 4, 32, 32)`: what comes out, how, and its shape if there is room.
 
     Args:
+        formula: What it does.
         cursor: Where the user stands.
         numbers, names, width: The widths of the columns of numbers and results, and of all.
     """
@@ -83,7 +125,7 @@ def op_row(op: Op, cursor: int, numbers: int, names: int, width: int) -> Text:
     name = Text(result_name(op), style="gradient" if gradient else "value.name")
     name.truncate(names, overflow="ellipsis", pad=True)
     row.append_text(name).append(" ")
-    row.append_text(_formula(op))
+    row.append_text(formula)
     shapes = ", ".join(shape_text(value.shape) for value in op.outputs[:2]) + ("" if len(op.outputs) < 3 else ", …")
     room = width - row.cell_len - len(shapes)
     if op.error is not None:
@@ -94,7 +136,7 @@ def op_row(op: Op, cursor: int, numbers: int, names: int, width: int) -> Text:
     return row
 
 
-def _formula(op: Op) -> Text:
+def _call(op: Op) -> Text:
     """`x @ weights1`, `square(error)`, `vjp of square(∂L/∂#7)`: without shapes."""
     inputs = inputs_text(op, shapes=False)
     infix = not isinstance(op, BackwardOp) and (op.operation.infix is not None or op.operation.name == "matmul")

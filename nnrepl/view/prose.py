@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING
 
-from markdown_it import MarkdownIt
-from markdown_it.token import Token
 from rich.console import Group, RenderableType
 from rich.constrain import Constrain
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
+
+if TYPE_CHECKING:
+    from markdown_it import MarkdownIt
+    from markdown_it.token import Token
 
 WIDTH = 78
 _INLINE = {"strong_open": "bold", "em_open": "italic"}
@@ -18,7 +22,7 @@ _INLINE = {"strong_open": "bold", "em_open": "italic"}
 
 def prose(text: str) -> RenderableType:
     """Markdown: headings, paragraphs, lists, code and tables; with a blank line between two blocks."""
-    tokens = MarkdownIt("commonmark").enable("table").parse(text)
+    tokens = _reader().parse(text)
     blocks = _blocks(tokens)
     spaced: list[RenderableType] = []
     for block in blocks:
@@ -28,7 +32,14 @@ def prose(text: str) -> RenderableType:
 
 def line(text: str) -> Text:
     """One line of Markdown, without blocks."""
-    return _inline(MarkdownIt("commonmark").parseInline(text)[0].children or [])
+    return _inline(_reader().parseInline(text)[0].children or [])
+
+
+@lru_cache(1)
+def _reader() -> MarkdownIt:
+    from markdown_it import MarkdownIt  # 60 modules, which a start without prose does not need
+
+    return MarkdownIt("commonmark").enable("table")
 
 
 def _blocks(tokens: Sequence[Token]) -> list[RenderableType]:

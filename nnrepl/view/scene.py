@@ -7,17 +7,19 @@ from collections.abc import Sequence
 from rich.console import RenderableType
 from rich.text import Text
 
+from nnrepl.explain.doing import doing
 from nnrepl.record.source import file_of
 from nnrepl.session.excerpts import ops_by_line
-from nnrepl.session.session import Session
+from nnrepl.session.reading import Reading
 from nnrepl.session.stops import Breakpoint
-from nnrepl.tape import Op, Value, own_site
+from nnrepl.tape import Op, Pass, Value, own_site
 from nnrepl.view.content import Flow, Item, Part
+from nnrepl.view.doing import DoingLines
 from nnrepl.view.heatmap import Heatmap
-from nnrepl.view.op import op_line
+from nnrepl.view.ops_pane import Formulas
 from nnrepl.view.source_pane import SourcePane
 from nnrepl.view.tensor import dtype_text, shape_text, tensor
-from nnrepl.view.training import Gradients, Losses, Training
+from nnrepl.view.training import Gradients, Losses, Training, last_call
 
 LARGE = 1 << 20
 """A tensor of more elements is not summed up at every step."""
@@ -34,10 +36,12 @@ class Scenes:
         session: Where the person stands.
     """
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Reading) -> None:
         self._session = session
         self._gutters: dict[tuple[int, str, int], dict[int, list[int]]] = {}
         self._losses = Losses(session)
+        self.formulas = Formulas(session)
+        self._norms: tuple[Pass | None, dict[Value, float]] = (None, {})
 
     def source(self) -> SourcePane | None:
         """The source of the next op."""
@@ -62,7 +66,7 @@ class Scenes:
         key = (id(self._session.tape), self._session.cursor)
         if op is None:
             return Flow([Part(Text("behind the last op", style="hint"))], key)
-        parts = [Part(op_line(op), Item(enter=f"explain {op.label}"))]
+        parts = [Part(DoingLines(doing(self._session, op)), Item(enter=f"explain {op.label}"))]
         outputs = op.outputs if op.error is None else ()
         parts += [self._value(value, value.name) for value in dict.fromkeys(op.inputs)]
         parts += [self._value(value, f"→ {value.name}") for value in outputs]
@@ -79,7 +83,11 @@ class Scenes:
     def training(self) -> Training:
         """The loss so far, and the gradients by size."""
         session = self._session
-        return Training(self._losses.so_far(), Gradients(session), (id(session.tape), session.cursor))
+        part = last_call(session)
+        if part is not self._norms[0]:
+            self._norms = (part, {})
+        gradients = Gradients(session, part, self._norms[1])
+        return Training(self._losses.so_far(), gradients, (id(session.tape), session.cursor))
 
     def _value(self, value: Value, label: str) -> Part:
         return Part(self._shown(value, label), _item(value))

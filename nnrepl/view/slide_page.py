@@ -51,15 +51,15 @@ def _row(slide: Slide, row: Row, depth: int) -> str:
 
 
 def _forward(slide: Slide, row: Row) -> str:
-    head = f"<b>{escape(row.title)}</b> <span class=op>{escape(row.label)}, {len(row.ops)} ops</span>"
+    head = f'<b>{escape(row.title)}</b> <span class="op">{escape(row.label)}, {len(row.ops)} ops</span>'
     if not row.rows:
-        head = f"<span class=op>{escape(row.label)}</span> {escape(row.title)}"
+        head = f'<span class="op">{escape(row.label)}</span> {escape(row.title)}'
     values = slide.shown(row)
     for value in values:
         named = "" if len(values) == 1 else f"{value.name} "
         size = f" {slide.size(value)}" if slide.size(value) else ""
         shape = f"{shape_text(value.shape)} {dtype_text(value.dtype)}"
-        head += f" <span class=value>{escape(named + shape + size)}</span>"
+        head += f' <span class="value">{escape(named + shape + size)}</span>'
     return head
 
 

@@ -9,23 +9,25 @@ from typing import Any
 
 from rich.text import Text
 
-from nnrepl.session.session import Session
+from nnrepl.session.reading import Reading
 from nnrepl.tape import GRADIENT_PASS, Pass, Value
 from nnrepl.view.content import Item, Part
 from nnrepl.view.outline import norms
-from nnrepl.view.plot import Curve, Plot
+from nnrepl.view.plot import HEIGHT, Curve, Plot
 from nnrepl.view.tensor import number
 
 STEPS = 2000
 """The loss is looked for in so many steps before the cursor."""
+_MANY = 200
+"""Of more gradients than these none is computed unasked."""
 _BLOCKS = "▁▂▃▄▅▆▇█"
-_PLOT_LINES = 13
+_PLOT_LINES = HEIGHT + 3
 
 
 class Losses:
     """The losses that have been computed, step by step. Nothing is computed to know them."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Reading) -> None:
         self._session = session
         self._tape = session.tape
         self._known: dict[int, float] = {}
@@ -59,13 +61,14 @@ class Gradients:
 
     Args:
         session: Where the user stands.
+        part: The call.
+        known: The norms that are known already; those that are found are entered.
     """
 
-    def __init__(self, session: Session) -> None:
-        self.part = _last_call(session)
+    def __init__(self, session: Reading, part: Pass | None, known: dict[Value, float]) -> None:
+        self.part = part
         self.norms: dict[Value, tuple[Value, float]] = {}
         self.unmade = self.waiting = 0
-        part = self.part
         if part is None:
             return
         found: dict[Value, Value] = {}
@@ -73,11 +76,13 @@ class Gradients:
             before = [one for one in part.grads.get(leaf, []) if one.op is None or one.op.position < session.cursor]
             if before:
                 found[leaf] = before[-1]
-        there = {leaf: one for leaf, one in found.items() if one.evaluated or session.small([one])}
+        few = len(found) <= _MANY
+        there = {leaf: one for leaf, one in found.items() if one.evaluated or (few and session.small([one]))}
         there = {leaf: one for leaf, one in there.items() if one.size}
-        session.evaluate(list(there.values()))
-        sizes = norms([one.array for one in there.values()])
-        self.norms = {leaf: (one, size) for (leaf, one), size in zip(there.items(), sizes)}
+        new = [one for one in there.values() if one not in known]
+        session.evaluate(new)
+        known.update(zip(new, norms([one.array for one in new])))
+        self.norms = {leaf: (one, known[one]) for leaf, one in there.items()}
         self.unmade, self.waiting = len(part.wrt) - len(found), len(found) - len(there)
 
     def bars(self, width: int) -> list[Part]:
@@ -112,7 +117,7 @@ def _item(leaf: Value, gradient: Value) -> Item:
     return Item(where, f"why grad({leaf.name})", f"break {op.label}" if op is not None else "")
 
 
-def _last_call(session: Session) -> Pass | None:
+def last_call(session: Reading) -> Pass | None:
     """The last gradient call that has begun before the cursor."""
     passes = session.tape.passes
     at = bisect_right(passes, session.cursor, key=lambda part: part.start) - 1

@@ -280,6 +280,7 @@ def test_ties_share_a_gradient_and_0_is_said_only_where_it_is_0() -> None:
         (lambda a, b: mx.abs(a + 1j * b).sum(), "grad(#2) at [0]", "= 0.8926 + 0.4508i"),
         (lambda a, b: mx.left_shift(mx.array([3, 4, 5]), mx.array([1, 2, 3])), "#3 at [1]", "= 4 · 2^2"),
         (lambda a, b: mx.softmax(a)[0], "grad(a) at [0]", "= 0.5133 · (1 − 0.5133)"),
+        (lambda a, b: -a, "#1 at [1]", "= −(−0.863)"),
         (lambda a, b: mx.linalg.det(mx.stack([a[:2], b[:2]])), "#4", "= 0.5873 · 0.4 − (−0.863 · 0.2966)"),
     ],
 )

@@ -3,32 +3,56 @@
 from __future__ import annotations
 
 import ast
+import contextlib
+import io
 import json
 from pathlib import Path
 
 import nbformat
 import pytest
+from rich.console import Console
 
 from nnrepl.cli import main
 from nnrepl.learn.lesson import LessonError, Question, parse
 from nnrepl.learn.progress import Mark, keep_progress, load_progress
 from nnrepl.learn.shelf import find, lessons, shipped
 from nnrepl.session.errors import UserError
-from nnrepl.shell.lessons import check
+from nnrepl.shell.lessons import Student, check, perform
 from nnrepl.shell.publishing import publish
+from nnrepl.shell.readers import PROMPT
+from nnrepl.view.theme import THEMES
 from tests.learn.playing import lesson_of, played
 
 ASK = "```nnrepl\ngoto forward\n```\n```question\nWhat is z?\nanswer: z[0, 1]\nafter: So it is.\n```\n"
 
 
 @pytest.mark.parametrize("path", shipped(), ids=lambda path: path.stem)
-def test_a_shipped_lesson_holds(path: Path) -> None:
+def test_a_shipped_lesson_holds_and_is_shown_at_80_by_24(path: Path) -> None:
     lesson = next(lesson for lesson in lessons() if lesson.path == path)
-    found = check(lesson)
-    assert not found.problems
-    assert found.commands >= 3
-    assert found.questions >= 3
     assert lesson.notes, "a teacher has nothing to say about it"
+    screen = io.StringIO()
+    chunks: list[str] = []
+
+    class Watching(Student):
+        def read(self, prompt: str = PROMPT) -> str | None:
+            chunks.append(screen.getvalue())
+            screen.seek(0)
+            screen.truncate()
+            return super().read(prompt)
+
+    console = Console(file=screen, width=80, theme=THEMES["dark"], highlight=False, markup=False, emoji=False)
+    with contextlib.redirect_stdout(screen):
+        student = Watching(lesson)
+        perform(student, console, present=True)
+    assert not student.found.problems
+    assert student.finished
+    assert student.found.commands >= 3
+    assert student.found.questions >= 3
+    said = [chunk for chunk in chunks if PROMPT not in chunk and "✓ Done." not in chunk]
+    assert len(said) > 5
+    for chunk in said:
+        assert chunk.count("\n") <= 22, chunk
+        assert all(len(line.rstrip()) <= 80 for line in chunk.splitlines())
 
 
 def test_no_shipped_lesson_writes_an_answer_down() -> None:
@@ -102,6 +126,13 @@ def test_a_short_form_of_the_lessons_own_command_goes_on_with_it(tmp_path: Path)
     assert screen.count("We stand") == 1
     assert "back where the lesson was" in screen
     assert "The end." in screen
+
+
+def test_a_question_computes_nothing_on_the_tape(tmp_path: Path) -> None:
+    text = ASK + "```question\nAnd the gradient?\nanswer: grad(weight)[1, 0]\n```\n"
+    screen = played(lesson_of(tmp_path, text), ["", "what #2", "what loss", "goto z", "ops", "", "2.75", "what #5"])
+    assert screen.count("not computed yet") == 4
+    assert "= 2.75" not in screen.partition("✓ Right")[0]
 
 
 def test_hint_show_and_skip(tmp_path: Path) -> None:

@@ -72,7 +72,7 @@ def test_after_the_end_another_timeline_runs_on_as_before_it(tmp_path: Path) -> 
     assert losses(first) == changed
     assert losses(second) == plain[2:]
     assert "what is still to come takes it as it is now" in " ".join(first.split())
-    assert re.search(r"timeline 1 .* to step 3 · ", first)
+    assert re.search(r"1  as it is .* to step 3 · ", first)
     assert re.search(r"no value differs: \d+ ops compared", first)
     assert "timeline 1, then until step 6, runs it on" in " ".join(first.split())
     assert "first difference: " in second
@@ -111,6 +111,28 @@ def test_a_line_that_makes_no_op_stops_at_the_next_one(tmp_path: Path, lines: li
     screen = play(tmp_path, program, *(line.format(**at) for line in lines))
     assert turns(screen) == made
     assert re.search(where.format(**at), screen.partition("(nnrepl) ")[2]), screen
+
+
+RARE = PRINTING.replace("    mx.eval(net.parameters())\n", "    if number != 1:\n        far = mx.exp(loss)\n")
+
+
+@pytest.mark.parametrize(
+    ("lines", "made", "where"),
+    [
+        (["until step 2", "goto update"], 1, r"step 2 · update 1"),  # this step's, which comes next
+        (["until step 2", "goto exp"], 2, r"exp was not in step 2; this is the last one before\nstep 1 · "),
+        (["until step 3", "goto exp"], 2, r"exp · 1 of 1 in this step\nstep 1 · "),  # the step before had none
+        (["until step 2", "goto start", "goto update"], 1, r"step 1 · update 1"),
+        (["until step 3", "until step 3 update", "goto softmax"], 2, r"step 3 · forward "),  # this step's is there
+        (["until step 2", "goto step 1"], 1, r"step 1 · forward "),
+    ],
+)
+def test_goto_looks_to_the_end_of_this_step_for_what_the_step_before_had(
+    tmp_path: Path, lines: list[str], made: int, where: str
+) -> None:
+    screen = play(tmp_path, RARE, *lines)
+    assert turns(screen) == made
+    assert re.search(where, screen.rpartition("(nnrepl) goto")[2]), screen
 
 
 def losses(screen: str) -> list[str]:

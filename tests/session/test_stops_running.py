@@ -89,7 +89,7 @@ def test_conditions_across_passes_stop_at_the_op_while_the_program_waits(tmp_pat
 
 def test_lines_stop_once_for_each_time_they_run(tmp_path: Path) -> None:
     screen = play(tmp_path, programs.LOOP, "break forward train.py:13", *["c"] * 6)
-    stopped = re.findall(r"^breakpoint 1 .*\n\n(?:pass (\d+))?", screen, re.MULTILINE)
+    stopped = re.findall(r"^breakpoint 1 .*\nstep \d+ · forward ", screen, re.MULTILINE)
     assert len(stopped) == 2 + 3 + 1  # the program stands at the first already
 
 

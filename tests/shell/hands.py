@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import io
 import re
 from collections.abc import Iterator
@@ -14,6 +13,9 @@ from prompt_toolkit.application import get_app
 from prompt_toolkit.data_structures import Size
 from prompt_toolkit.history import InMemoryHistory
 from prompt_toolkit.input import PipeInput, create_pipe_input
+from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent, merge_key_bindings
+from prompt_toolkit.key_binding.key_processor import KeyPress
+from prompt_toolkit.keys import Keys
 from rich.console import Console
 
 from nnrepl.commands.interpreter import Interpreter
@@ -24,7 +26,8 @@ from nnrepl.shell.readers import PROMPT
 from nnrepl.shell.shell import Shell
 from tests.shell.screen import KEYS
 
-QUIET = 0.03
+END = "\x1b[24~"
+"""F12: the last key that is pressed."""
 
 
 class _Wire(io.StringIO):
@@ -71,30 +74,34 @@ class Desk:
         )
         index = TapeIndex(interpreter.session)
         self.screen = FullScreen(interpreter, InMemoryHistory(), index, terminal, self._keys)
+        own, application = KeyBindings(), self.screen._app
+        own.add("f12")(self._end)
+        application.key_bindings = merge_key_bindings([application.key_bindings or KeyBindings(), own])
         return self
 
     def read(self, prompt: str = PROMPT) -> str | None:
-        """The line that the keys give; where they give none, Ctrl-C after a while."""
+        """The line that the keys give; where they give none, Ctrl-C behind the last of them."""
 
         def begin() -> None:
-            get_app().create_background_task(self._end())
+            if self._esc:  # by itself, no terminal could tell it from the beginning of another key
+                get_app().key_processor.feed(KeyPress(Keys.Escape, "\x1b"))
+                get_app().key_processor.process_keys()
+            self._esc = False
 
         line = self.screen.read(prompt, False, begin)
         self.ran += [] if line is None else [line]
         return line
 
-    async def _end(self) -> None:
-        await asyncio.sleep(QUIET if not self._esc else 0.2)
-        application = get_app()
-        if application.is_running and not application.is_done:
-            self._shown = self._text()
-            self._cells = list(self._drawn())
-            application.exit(exception=KeyboardInterrupt)
+    def _end(self, event: KeyPressEvent) -> None:
+        event.app._redraw()
+        self._shown = "\n".join(line.rstrip() for line in self.wire.screen.display)
+        self._cells = list(self._drawn())
+        event.app.exit(exception=KeyboardInterrupt)
 
     def press(self, *keys: str) -> str:
         """Press keys (names from KEYS, or what is typed). Returns what is then seen."""
         self._esc = "Esc" in keys
-        self._keys.send_text("".join(KEYS.get(key, key) for key in keys))
+        self._keys.send_text("".join(KEYS.get(key, key) for key in keys if key != "Esc") + END)
         self._shown = ""
         while not self._shown:
             self.shell._turn()
@@ -117,9 +124,6 @@ class Desk:
         """Make the terminal another size."""
         self.wire.screen.resize(rows, columns)
         return self.press()
-
-    def _text(self) -> str:
-        return "\n".join(line.rstrip() for line in self.wire.screen.display)
 
     def cells(self) -> list[tuple[str, Any]]:
         """Each sign that was seen behind the last keys, and how."""

@@ -34,7 +34,7 @@ class Screen:
     """
 
     def __init__(self, *arguments: str, columns: int = 100, rows: int = 30, env: dict[str, str] | None = None) -> None:
-        usual = {"TERM": "xterm-256color", "PYTHONPATH": str(ROOT), "LANG": "C.UTF-8"}
+        usual = {"TERM": "xterm-256color", "PYTHONPATH": str(ROOT), "LANG": "C.UTF-8", "COLORFGBG": "15;0"}
         environment = {key: value for key, value in os.environ.items() if key not in ("COLUMNS", "LINES", "NO_COLOR")}
         self._screen = pyte.HistoryScreen(columns, rows, history=5000)
         self._stream = pyte.Stream(self._screen)

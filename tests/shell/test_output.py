@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import re
+import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -100,9 +102,30 @@ def test_a_session_is_written(tmp_path: Path, suffix: str) -> None:
         assert "````\n(nnrepl) print('<tag> ```')\n<tag> ```\n````" in text
     elif suffix == "html":
         assert "&lt;tag&gt;" in text
-        assert "color: #" in text
+        assert "<h2>forward 2 of 2</h2>" in text or re.search(r"<h2>step 1 · forward \d of \d</h2>", text)
+        assert "prefers-color-scheme: dark" in text
+        assert not re.search(r"(src|href)=|https?:", text)
+        ET.fromstring(re.sub(r"<meta[^>]*>", "", text.split("\n", 1)[1]))  # well formed
     else:
         assert text.startswith("<svg")
+
+
+@pytest.mark.parametrize("suffix", ["html", "md"])
+def test_a_picture_is_written(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"session.{suffix}"
+    session = nnrepl.Session(nnrepl.trace(lambda w: w * 2, mx.array([[1.0, -2.0], [0.5, 2.0]])))
+    console = Console(
+        file=io.StringIO(), width=80, theme=DARK, highlight=False, force_terminal=True, color_system="truecolor"
+    )
+    reader = _Lines("heatmap w", f"export {path}")
+    Shell(session, console, lambda interpreter: reader).interact()
+    text = path.read_text(encoding="utf-8")
+    if suffix == "html":
+        assert "background:#b2182b" in text
+    else:
+        assert "# test_output.py in nnrepl" in text
+        assert re.search(r"## \S.*forward 1 of 1", text)
+        assert "0 ##\n1 **@@\n" in text
 
 
 def test_an_export_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:

@@ -104,6 +104,8 @@ def test_what_they_say(trace: nnrepl.Trace) -> None:
     session = nnrepl.Session(trace)
     assert str(session.run("p 40 + 2")) == "42"
     assert repr(session.run("p 'a[bold]:smile:'")) == "'a[bold]:smile:'"
+    assert str(session.run("c")) == str(session.run("c")) == "This is the end of the tape."
+    session.goto("start")
     assert "bit for bit" in str(trace.verify())
     first, second = session.step(), session.step()
     assert "#2  transpose" in str(first)  # it stood there, though the session has moved on

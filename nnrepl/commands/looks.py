@@ -1,0 +1,56 @@
+"""Looks: which commands need the steps opened that they are about, and which say what stays closed."""
+
+from __future__ import annotations
+
+import ast
+import re
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from nnrepl.commands.table import Command
+from nnrepl.session import closed
+from nnrepl.session.session import Session
+from nnrepl.session.typed import AT_HAND, on_tape
+
+_PLACES = frozenset("goto list ll ops graph explain why into primitives check".split())
+"""They take places."""
+_EXPRESSIONS = frozenset("print pp what grad stats hist heatmap set".split())
+"""They take Python."""
+_HERE = frozenset("list ll ops graph explain why health into primitives check where args last verify".split())
+"""They look at the step in which the user stands."""
+_WHOLE = frozenset("why health explain check verify last diff".split())
+"""What they say is about the tape, or may be."""
+
+
+def open_first(session: Session, command: Command | None, text: str) -> None:
+    """Open what a command is about to look into. Raises UserError, or RunAgain: then the line is run once more."""
+    tape = session.tape
+    if not tape.closed:
+        return
+    name = "" if command is None else command.names[0]
+    python = command is None or name in _EXPRESSIONS
+    if python or name in _PLACES:
+        closed.open_named(session, text, not python)
+    elsewhere = re.match(r"(start|end)$|(step )?\d", text) is not None
+    here = name in _HERE or (name == "info" and text.partition(" ")[0] in ("locals", "gradients", "args"))
+    if here or (name == "goto" and not elsewhere) or (python and _asks_tape(session, text)):
+        closed.open_last(session)
+
+
+def _asks_tape(session: Session, text: str) -> bool:
+    """Whether Python names something that only the tape knows."""
+    try:
+        names = {node.id for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Name)}
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return "#" in text or "∂" in text
+    program = session.debuggee
+    known = {*AT_HAND, *(program.namespace if program is not None else ())}
+    return any(on_tape(session, name) for name in names - known)
+
+
+def with_closed(session: Session, command: Command, shown: RenderableType | None) -> RenderableType | None:
+    """What a command shows, and what of the tape it has not looked at."""
+    if shown is None or not session.tape.closed or command.names[0] not in _WHOLE:
+        return shown
+    return Group(shown, Text(closed.said_of_closed(session.tape), style="hint"))

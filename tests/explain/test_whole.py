@@ -1,0 +1,122 @@
+"""explain: cross-entropy as a whole, names that do not stand for two values; why: rules that products, means of nothing
+and angles break; each number computed again, each beside a program in which it is not said."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+
+import mlx.core as mx
+import mlx.nn as nn
+import pytest
+
+import nnrepl
+from nnrepl.explain.composites import explain_call, find_call
+from nnrepl.explain.explanation import explain
+from nnrepl.explain.why import why
+from nnrepl.timeline.compare import distances
+
+X = mx.array([[0.2, -1.0, 0.5], [1.0, 0.3, -0.4]])
+W = mx.array([[0.5, -1.0, 2.0], [1.0, 0.25, 1.0], [-0.75, 0.5, 0.3]])
+TARGETS = mx.array([2, 0])
+
+
+def session(fn: Callable[[mx.array], mx.array], w: mx.array = W) -> nnrepl.Session:
+    return nnrepl.Session(nnrepl.trace(fn, w, wrt=0))
+
+
+def entropy(w: mx.array, **options: float) -> mx.array:
+    logits = X @ w
+    return nn.losses.cross_entropy(logits, TARGETS, reduction="mean", **options)
+
+
+def numbers(text: str) -> list[float]:
+    return [float(found.replace("−", "-")) for found in re.findall(r"−?\d+\.?\d*(?:e[−-]\d+)?", text)]
+
+
+@pytest.mark.parametrize("place", ["[0, 0]", "[0, 2]", "[1, 0]", "[1, 1]"])
+def test_the_gradient_of_logits_is_told_as_a_whole(place: str) -> None:
+    found = explain(session(entropy), f"grad(logits) at {place}")
+    row, column = (int(digit) for digit in re.findall(r"\d", place))
+    shares = mx.softmax((X @ W)[row], axis=-1).tolist()
+    assert numbers(found.whole[1].partition("= [")[2]) == pytest.approx(shares, rel=1e-3)
+    expected = (shares[column] - (column == TARGETS.tolist()[row])) / 2
+    assert numbers(found.whole[-1])[-1] == pytest.approx(expected, rel=1e-3)
+    assert ("is not the right answer" in found.whole[2]) == (column != TARGETS.tolist()[row])
+    product, factor = found.whole[3].removeprefix("= ").split(" · ")
+    share, *less = numbers(product)
+    assert (share - sum(less)) * numbers(factor)[0] == pytest.approx(expected, rel=1e-3)
+
+
+def test_another_cross_entropy_is_not_told_as_that() -> None:
+    assert explain(session(lambda w: entropy(w, label_smoothing=0.1)), "grad(logits)").whole == []
+    assert explain(session(lambda w: (X @ w).sum()), "grad(w)").whole == []
+
+
+def test_the_loss_of_a_row_is_minus_the_logarithm_of_its_share() -> None:
+    made = session(entropy)
+    call = find_call(made, "cross_entropy")
+    assert call is not None
+    lines = explain_call(made, call).lines
+    loss = -math.log(mx.softmax((X @ W)[1]).tolist()[0])
+    assert numbers(lines[1].partition("−ln(0")[2].partition("= ")[2])[0] == pytest.approx(loss, rel=1e-3)
+
+
+def test_a_name_of_a_formula_that_a_tensor_has_too_is_told_apart() -> None:
+    def norm(w: mx.array) -> mx.array:
+        s = X @ w
+        return (mx.fast.layer_norm(s, None, None, 1e-5) * X).sum()
+
+    def shares(w: mx.array) -> mx.array:
+        m = X @ w
+        return (mx.softmax(m, axis=-1) * X).sum()
+
+    for fn, name in ((norm, "s"), (shares, "m")):
+        for what in (f"grad({name})", "#2"):
+            found = explain(session(fn), what)
+            assert f"{name}′ = " in " ".join(found.rule)
+            told = [line for line in found.lines if line.startswith(f"{name} = ")]
+            assert told == []
+    assert "′" not in " ".join(explain(session(lambda w: (mx.softmax(X @ w, axis=-1) * X).sum()), "#2").rule)
+
+
+BROKEN: dict[str, tuple[Callable[[mx.array], mx.array], str, Callable[[mx.array], mx.array]]] = {
+    "a mean of nothing": (lambda w: mx.mean(w[:0]) + w.sum(), "is empty", lambda w: mx.mean(w[:1]) * mx.nan),
+    "an angle": (
+        lambda w: mx.arctan2(w - w, w - w).sum() + w.sum(), "under no angle",
+        lambda w: (mx.arctan2(w - w, w - w + 1) * mx.nan).sum(),
+    ),
+    "a convolution": (
+        lambda w: mx.conv2d(mx.ones((1, 5, 5, 1)) * 1e30, w.reshape(1, 3, 3, 1) * 1e30).sum(), "in float64 it would be",
+        lambda w: (mx.conv2d(mx.ones((1, 5, 5, 1)), w.reshape(1, 3, 3, 1)) * mx.nan).sum(),
+    ),
+    "scores": (
+        lambda w: mx.fast.scaled_dot_product_attention(
+            w[None, None] * 1e25, w[None, None] * 1e25, w[None, None], scale=1.0).sum(), "The scores overflow float32",
+        lambda w: (mx.fast.scaled_dot_product_attention(
+            w[None, None], w[None, None], w[None, None], scale=1.0) * mx.nan).sum(),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_the_rule_that_was_broken_is_named_and_only_that(name: str) -> None:
+    fault, said, other = BROKEN[name]
+    assert said in " ".join(why(session(fault), "nan").reasons)
+    answer = why(session(other), "nan")
+    assert said not in " ".join(answer.reasons), answer.reasons
+
+
+def test_distances_are_those_of_each_pair_whatever_is_compared_beside_it() -> None:
+    pairs = [(mx.sin(mx.arange(n) + 0.0), mx.sin(mx.arange(n) + k * 1e-3)) for n in (1, 5, 7, 5) for k in (0, 1, 2)]
+    pairs += [(mx.array([1.0, mx.nan]), mx.array([1.0, mx.nan])), (mx.array([1.0, mx.nan]), mx.array([1.0, 2.0]))]
+    pairs += [(mx.array([1 + 2j]), mx.array([1 + 3j])), (mx.array([1, 2]), mx.array([1, 5]))]
+    for (a, b), one in zip(pairs, distances(pairs)):
+        (alone,) = distances([(a, b)])
+        assert alone == one
+        apart = [abs(x - y) if x == x or y == y else 0.0 for x, y in zip(a.tolist(), b.tolist())]
+        apart = [math.inf if far != far else far for far in apart]
+        assert one.absolute == pytest.approx(max(apart))
+        assert one.same == (max(apart) == 0)
+        assert one.index == (apart.index(max(apart)),)
