@@ -142,7 +142,7 @@ class Watch:
                 self._note(state, values, position)
         if state.shared is None:
             state.shared = self._shared(frame, position) if state.optimized and not state.library else []
-        for view, watched in (*state.containers, *state.shared):
+        for view, watched in (*state.containers, *state.shared) if state.shared else state.containers:
             last = watched.last
             if last is None or len(view) != len(last) or (len(last) <= _FEW and not all(map(is_, view, last))):
                 self._look(watched, position)
