@@ -304,11 +304,15 @@ def _closed(recorder: Recorder, kind: str, title: str, scope: Activation | None,
     position = len(ops)
     number = passes[-1].number + 1 if passes else 1
     part = Pass(tape, number, kind, title, position, position + 1, position + 1)
-    part.scope, part.lasti, part.open = scope, lasti, False
+    part.scope, part.lasti, part.open, part.grads = scope, lasti, False, _NO_GRADIENTS
     op = ClosedOp(kind, title, part)
     ops.append(op)
     passes.append(part)
     return op
+
+
+_NO_GRADIENTS: dict[Value, list[Value]] = {}
+"""Those of closed calls: one for all, since a long run has many."""
 
 
 def keep_contents(recorder: Recorder, array: mx.array) -> None:
