@@ -165,7 +165,7 @@ class Compiled(opaque.Transform):
             levels.blocked = "a compiled function of it cannot be traced again"
             return result, ()
         twin = Twin.of(self.traces[key])
-        if listener.traces_natively():
+        if listener.may_run_natively():
             after = listener.remember(reached)
             with opaque.quietly():
                 before()

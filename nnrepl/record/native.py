@@ -151,6 +151,8 @@ class Levels:
         listener = recorder.listener
         if listener is None or self.blocked or recorder.differentiating or recorder.tracing:
             return False
+        if not (listener.may_run_natively() or recorder.intake.opens):
+            return False
         self.losses.settle()
         recorder.close_pass()  # the gradient call begins one of its own
         step = recorder.tape.steps.coming(recorder.stack.enter(frame), frame.f_lasti)

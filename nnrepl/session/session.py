@@ -167,8 +167,8 @@ class Session(Motions):
         """Listener: keep what a compiled function can reach."""
         return natively.remember(reached)
 
-    def traces_natively(self) -> bool:
-        """Listener: whether compiled functions may run natively."""
+    def may_run_natively(self) -> bool:
+        """Listener: whether calls may run natively."""
         return bool(self.settings["native"] == "on")
 
     def not_updated(self) -> None:
