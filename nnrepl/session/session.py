@@ -174,6 +174,8 @@ class Session(Motions):
 
     def call_closed(self, op: ClosedOp) -> bool:
         """Listener: a call has run natively; returns whether the program goes on so."""
+        if self.recorder is not None and op.position % 16 == 0:
+            self._kept(self.recorder).trim()
         return natively.goes_on(self, op)
 
     def closed_again(self) -> None:
