@@ -151,6 +151,8 @@ class Levels:
         listener = recorder.listener
         if listener is None or self.blocked or recorder.differentiating or recorder.tracing:
             return False
+        if not (listener.may_run_natively() or recorder.intake.opens):
+            return False
         self.losses.settle()
         recorder.close_pass()  # the gradient call begins one of its own
         step = recorder.tape.steps.coming(recorder.stack.enter(frame), frame.f_lasti)
@@ -309,11 +311,15 @@ def _closed(recorder: Recorder, kind: str, title: str, scope: Activation | None,
     position = len(ops)
     number = passes[-1].number + 1 if passes else 1
     part = Pass(tape, number, kind, title, position, position + 1, position + 1)
-    part.scope, part.lasti, part.open = scope, lasti, False
+    part.scope, part.lasti, part.open, part.grads = scope, lasti, False, _NO_GRADIENTS
     op = ClosedOp(kind, title, part)
     ops.append(op)
     passes.append(part)
     return op
+
+
+_NO_GRADIENTS: dict[Value, list[Value]] = {}
+"""Those of closed calls: one for all, since a long run has many."""
 
 
 def keep_contents(recorder: Recorder, array: mx.array) -> None:
