@@ -95,8 +95,13 @@ def test_timelines_lie_over_each_other_each_with_its_own_numbers() -> None:
 
 
 def test_zero_begins_a_range_whatever_rounding_does() -> None:
-    for at in range(1, 60):
-        array = mx.array([-0.137 * at, 0.0, 0.0, 0.211 * at, *[0.01 * at] * 12])
-        found, edges, _ = counts(array, summarize(array))
-        zero = min(range(len(edges)), key=lambda place: abs(edges[place]))
-        assert sum(found[:zero]) == 1, (at, edges)
+    for low, high in (
+        (-0.0049716394975966175, 0.00055),
+        (-0.0027110421642334353, 0.00078),
+        (-0.00819956199824651, 0.00088),
+    ):
+        for size in (16, 40, 100, 200):
+            array = mx.array([low, high, *[0.0] * (size - 2)])
+            found, edges, _ = counts(array, summarize(array))
+            zero = min(range(len(edges)), key=lambda place: abs(edges[place]))
+            assert sum(found[:zero]) == 1, edges
