@@ -26,7 +26,7 @@ from nnrepl.ops.numbers import ravel
 from nnrepl.record.custom import Composite
 from nnrepl.session.errors import UserError
 from nnrepl.session.expressions import aside
-from nnrepl.session.session import Session
+from nnrepl.session.reading import Reading
 from nnrepl.tape import GRADIENT_PASS, Op, Pass, Value
 
 _ELEMENTS = 32
@@ -95,7 +95,7 @@ class Checked:
         of: What it is the gradient of.
         elements: The elements that were checked one by one.
         kinks: Those at which the slope jumps.
-        near: Those next to which kinks lie: the difference shrinks with the step.
+        near: Those next to which kinks lie: the difference shrinks with the step, or is gone where each choice is held.
         undefined: Those next to which the function itself is not finite.
         wrong: Those that differ by more than rounding and noise explain.
         rough: Those that are not small, and whose difference is too noisy to tell 10 % apart.
@@ -156,6 +156,7 @@ class Question:
         count: How many elements are looked at one by one.
         together: Of what is allowed to one element, how much is allowed to each of all together.
         value: What the function gave in the program, None where that is not known.
+        smooth: The same function with every choice held as it was made, None where there is none to be held.
     """
 
     name: str
@@ -165,11 +166,12 @@ class Question:
     coarse: mx.Dtype
     peak: float
     count: int
-    together: float = 0.1
+    together: float = 0.02
     value: float | None = None
+    smooth: Callable[[mx.Dtype], Scalar] | None = None
 
 
-def check_op(session: Session, op: Op) -> Report:
+def check_op(session: Reading, op: Op) -> Report:
     """Check every gradient that one backward op gives (or the backward op of a forward op, or a vjp of the program's
     own).
 
@@ -191,7 +193,7 @@ def _first(op: Op) -> object:
     return op.args[0] if op.args else None
 
 
-def _of_op(look: Look, session: Session, op: Op) -> list[Question]:
+def _of_op(look: Look, session: Reading, op: Op) -> list[Question]:
     backward = op if op.of is not None else _backward_of(session, op)
     rule = rule_of(backward) if backward is not None else None
     if backward is None or rule is None:
@@ -210,11 +212,11 @@ def _of_op(look: Look, session: Session, op: Op) -> list[Question]:
         if mx.issubdtype(of.dtype, mx.floating) and of.size:
             run = projected(forward, of, rule.outputs, [value.array for value in cotangents])
             coarse = coarsest([*forward.inputs, *forward.outputs, *cotangents])
-            questions.append(Question(gradient.name, of, gradient.array, run, coarse, peak, _ELEMENTS, 0.02))
+            questions.append(Question(gradient.name, of, gradient.array, run, coarse, peak, _ELEMENTS))
     return questions
 
 
-def _of_composite(look: Look, session: Session, op: Op) -> list[Question]:
+def _of_composite(look: Look, session: Reading, op: Op) -> list[Question]:
     """A function with a vjp of the program's own: what MLX makes of that vjp, against the function itself."""
     composite = _first(op)
     assert isinstance(composite, Composite)
@@ -240,7 +242,7 @@ def _of_composite(look: Look, session: Session, op: Op) -> list[Question]:
     return questions
 
 
-def _backward_of(session: Session, op: Op) -> Op | None:
+def _backward_of(session: Reading, op: Op) -> Op | None:
     """The VJP of a forward op."""
     for later in session.tape.ops[op.position + 1 :]:
         if later.of is op and rule_of(later) is not None and later.operation.kind == "vjp":
@@ -253,7 +255,7 @@ def _backward_of(session: Session, op: Op) -> Op | None:
 # -- whole passes ------------------------------------------------------------------------------------------------------
 
 
-def check_pass(session: Session, part: Pass, leaves: Sequence[Value]) -> Report:
+def check_pass(session: Reading, part: Pass, leaves: Sequence[Value]) -> Report:
     """Check whole gradients of a pass: the forward ops are computed again for each element, so only few are taken one
     by one. Ctrl-C stops it with what it has."""
     begin = time.perf_counter()
@@ -268,7 +270,7 @@ def check_pass(session: Session, part: Pass, leaves: Sequence[Value]) -> Report:
             look.see(replayed.taken)
             peak = _peak(look, gradient)
             question = Question(gradient.name, leaf, gradient.array, replayed.at, replayed.coarse, peak, _REPLAYED,
-                                value=replayed.value())  # fmt: skip
+                                value=replayed.value(), smooth=replayed.smooth)  # fmt: skip
             with aside():
                 found = _compare(question)
             found.fixed, found.custom = replayed.fixed, replayed.custom
@@ -286,7 +288,7 @@ _EVALUATIONS = 80
 _LONG = 5.0
 
 
-def _forewarn(session: Session, look: Look, part: Pass, leaves: Sequence[Value]) -> None:
+def _forewarn(session: Reading, look: Look, part: Pass, leaves: Sequence[Value]) -> None:
     """Say how long a check will take, if that is long: what one computation of the loss takes, times their number."""
     if not leaves:
         return
@@ -370,7 +372,13 @@ def _judge(found: Checked, element: Element, room: Room, floor: float, top: floa
     elif slope.jump > 20 * limit and low <= element.gradient <= high:
         found.kinks.append(element)
     elif element.error > limit + 3 * slope.doubt + slope.jump:
-        stays = function.stays(ravel(element.index, found.of.shape), element.gradient, slope, limit)
+        at = ravel(element.index, found.of.shape)
+        again = None if function.smooth is None else function.smooth.element(at)
+        if again is not None:
+            same = abs(element.gradient - again.value) <= limit + 3 * again.doubt + again.jump
+            (found.near if same else found.wrong).append(element)
+            return
+        stays = function.stays(at, element.gradient, slope, limit)
         if stays or (stays is None and slope.jump <= limit):
             found.wrong.append(element)
         else:
@@ -399,6 +407,8 @@ def _function(question: Question, found: Checked) -> Difference:
                     raise UserError(f"{question.name} cannot be checked: {said}") from None
             else:
                 break
+    if question.smooth is not None:
+        function.smooth = function.beside(_on_cpu(question.smooth(found.dtype)))
     known, room = question.value, ROOM[question.coarse]
     if known is not None and math.isfinite(known) and abs(function.here - known) > 10 * room.share * abs(known) + 1e-4:
         raise UserError(
@@ -421,7 +431,7 @@ def _settle() -> None:
         mx.synchronize(mx.default_stream(mx.Device(mx.DeviceType.cpu)))
 
 
-def pass_of(session: Session, value: Value) -> Pass | None:
+def pass_of(session: Reading, value: Value) -> Pass | None:
     """The gradient pass that has a whole gradient of a value."""
     parts = [part for part in session.tape.passes if part.kind == GRADIENT_PASS and part.grads.get(value)]
     here = session.part

@@ -12,7 +12,7 @@ from nnrepl.explain.explanation import Explanation, Symbol, origin_of
 from nnrepl.explain.links import shown
 from nnrepl.explain.look import Look
 from nnrepl.ops.layers import LAYERS, LOSSES, Whole
-from nnrepl.session.session import Session
+from nnrepl.session.reading import Reading
 from nnrepl.tape import Activation, Op, Value
 
 _LINES = 14
@@ -35,7 +35,7 @@ class Call:
     ops: list[Op]
 
 
-def find_call(session: Session, text: str) -> Call | None:
+def find_call(session: Reading, text: str) -> Call | None:
     """The call of a function (`loss_fn`, `Net.__call__`) or a module (`layers.0`): at the cursor, else the last one
     before, else the next; None if nothing recorded is called so."""
     if not re.fullmatch(r"[\w.]+", text):
@@ -56,7 +56,7 @@ def find_call(session: Session, text: str) -> Call | None:
     return around[-1] if around else before[-1] if before else calls[0]
 
 
-def _called(session: Session, op: Op, text: str) -> tuple[Activation, str] | None:
+def _called(session: Reading, op: Op, text: str) -> tuple[Activation, str] | None:
     assert op.scope is not None
     for path, step in session.names.calls(op):
         if path == text and path:
@@ -68,7 +68,7 @@ def _called(session: Session, op: Op, text: str) -> tuple[Activation, str] | Non
     return None
 
 
-def explain_call(session: Session, call: Call) -> Explanation:
+def explain_call(session: Reading, call: Call) -> Explanation:
     """A call as a whole: what it computes, from what, in which steps, and how the loss depends on its result."""
     look = Look(session)
     first, last = call.ops[0], call.ops[-1]
@@ -126,7 +126,7 @@ def _list(values: list[Value], names: Names) -> str:
     return (", ".join(named) + (", …" if len(values) > 4 else "")) or "nothing"
 
 
-def _steps(session: Session, look: Look, call: Call, names: Names) -> list[str]:
+def _steps(session: Reading, look: Look, call: Call, names: Names) -> list[str]:
     """The parts of the call in order: an op, or a module that it calls, a line."""
     parts: list[tuple[str, list[Op]]] = []
     for op in call.ops:
@@ -150,7 +150,7 @@ def _steps(session: Session, look: Look, call: Call, names: Names) -> list[str]:
     return lines
 
 
-def _part(session: Session, op: Op, call: Call) -> str:
+def _part(session: Reading, op: Op, call: Call) -> str:
     """The module inside of the call in which an op was made, "" for an op of the call's own."""
     for path, step in session.names.calls(op):
         if step is not call.scope and step.within(call.scope):
@@ -158,7 +158,7 @@ def _part(session: Session, op: Op, call: Call) -> str:
     return ""
 
 
-def _effect(look: Look, session: Session, values: list[Value], names: Names) -> list[str]:
+def _effect(look: Look, session: Reading, values: list[Value], names: Names) -> list[str]:
     """How the loss depends on what came out, and on what went in."""
     lines = []
     for value in values[:5]:

@@ -12,11 +12,11 @@ from nnrepl.explain.entry import FIXED, bind, entry_for
 from nnrepl.explain.look import Look
 from nnrepl.explain.outside import detours
 from nnrepl.ops import Trait, has
-from nnrepl.session.session import Session
+from nnrepl.session.reading import Reading
 from nnrepl.tape import GRADIENT_PASS, Op, Pass, Tape, Value
 
 
-def why_none(session: Session, value: Value) -> Answer:
+def why_none(session: Reading, value: Value) -> Answer:
     """Follow a value from where it enters towards the loss, and say where its way ends.
 
     The causes are told apart: "unused" in the loss, "cut" by an op that passes no gradient, cut by an "edit", used
@@ -58,7 +58,7 @@ def why_none(session: Session, value: Value) -> Answer:
     return answer
 
 
-def _tell_detours(session: Session, answer: Answer, cone: Cone, part: Pass) -> None:
+def _tell_detours(session: Reading, answer: Answer, cone: Cone, part: Pass) -> None:
     """Where the way leaves MLX and what it leads to comes back as data."""
     reached = set(cone.reached)
     for detour in detours(Look(session), part):
@@ -90,7 +90,7 @@ def _takes_as_data(op: Op, value: Value) -> bool:
 
 
 def _tell_rest(
-    session: Session, answer: Answer, cone: Cone, part: Pass, value: Value, asked: bool, into_loss: set[Op]
+    session: Reading, answer: Answer, cone: Cone, part: Pass, value: Value, asked: bool, into_loss: set[Op]
 ) -> None:
     """What is to be said where no op ends the way: nobody asked for the gradient, or the loss does not take it."""
     name = value.name
@@ -115,7 +115,7 @@ def _tell_rest(
     )
 
 
-def _frozen_in(session: Session, part: Pass, value: Value) -> str:
+def _frozen_in(session: Reading, part: Pass, value: Value) -> str:
     """What the program calls the model (else its class) that has a value as a parameter and does not train it, "" if
     none does."""
     from nnrepl.explain.health.parameters import roots
@@ -158,7 +158,7 @@ def _namesake(name: str, other: Value) -> str:
     return f"The pass takes another tensor that is called {name}, and was not differentiated{by}."
 
 
-def _other_model(session: Session, part: Pass, value: Value) -> list[str]:
+def _other_model(session: Reading, part: Pass, value: Value) -> list[str]:
     """What the pass takes at the same path from another model, where the value's own model is not asked: one line."""
     homes = session.names.homes
     own = homes.of(value)
@@ -177,7 +177,7 @@ def _ops(ops: list[Op]) -> str:
     return shown + (f" and {len(ops) - 3} more" if len(ops) > 3 else "")
 
 
-def _pass_of(session: Session, value: Value) -> Pass | None:
+def _pass_of(session: Reading, value: Value) -> Pass | None:
     """The gradient pass in which a value takes part; of several the one of the cursor, else the last before it."""
     if value.op is not None and value.op.part.kind == GRADIENT_PASS:
         return value.op.part
@@ -211,7 +211,7 @@ class Cone:
     asked: set[Value] = field(default_factory=set)
 
 
-def _forward_cone(session: Session, part: Pass, value: Value) -> Cone:
+def _forward_cone(session: Reading, part: Pass, value: Value) -> Cone:
     """Follow a value through the forward ops of a pass."""
     tape = session.tape
     cone = Cone(asked={leaf for leaf in part.wrt if leaf is not value and session.names.stands_for(leaf, value)})
@@ -231,7 +231,7 @@ def _forward_cone(session: Session, part: Pass, value: Value) -> Cone:
     return cone
 
 
-def leads_to_loss(session: Session, part: Pass, value: Value) -> bool:
+def leads_to_loss(session: Reading, part: Pass, value: Value) -> bool:
     """Whether a gradient could flow from the loss of a pass to a value, had it been asked for."""
     return _forward_cone(session, part, value).arrives
 

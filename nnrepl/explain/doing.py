@@ -19,7 +19,7 @@ from nnrepl.ops.numbers import element
 from nnrepl.ops.reader import readable
 from nnrepl.record.bounds import outside
 from nnrepl.session.expressions import aside
-from nnrepl.session.session import Session
+from nnrepl.session.reading import Reading
 from nnrepl.tape import Op, Value
 
 LONGEST = 60
@@ -76,7 +76,7 @@ class Doing:
         return any(equation.arithmetic is not None for equation in self.equations)
 
 
-def doing(session: Session, op: Op, numbers: bool = True) -> Doing:
+def doing(session: Reading, op: Op, numbers: bool = True) -> Doing:
     """What an op does.
 
     Args:
@@ -222,7 +222,7 @@ def is_part(value: Value) -> bool:
 class _Ahead(Look):
     """Sees the results of an op as well before it has run: they are computed on the side, and the op stays lazy."""
 
-    def __init__(self, session: Session, op: Op) -> None:
+    def __init__(self, session: Reading, op: Op) -> None:
         super().__init__(session)
         self._given: dict[Value, mx.array] = {}
         if not all(value.evaluated for value in op.outputs):
@@ -238,7 +238,7 @@ class _Ahead(Look):
         return self._given[value] if value in self._given else super().array(value)
 
 
-def _look(session: Session, op: Op) -> Look | None:
+def _look(session: Reading, op: Op) -> Look | None:
     """Something that sees all that takes part in an op; None if that is not there, and not small."""
     if not session.settings["peek"] or (entry_for(op) is None and op.operation.kind != "accumulate"):
         return None

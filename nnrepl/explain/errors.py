@@ -6,11 +6,11 @@ from nnrepl.explain import words
 from nnrepl.explain.answer import Answer, Evidence
 from nnrepl.ops import Trait, has
 from nnrepl.session.errors import UserError
-from nnrepl.session.session import Session
+from nnrepl.session.reading import Reading
 from nnrepl.tape import Leaf, Op, Value
 
 
-def why_error(session: Session) -> Answer:
+def why_error(session: Reading) -> Answer:
     """Explain the op that raised: the last one on the tape.
 
     Raises:

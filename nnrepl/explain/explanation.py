@@ -22,7 +22,7 @@ from nnrepl.explain.worked import linear_in, result_at
 from nnrepl.ops.numbers import element
 from nnrepl.session.errors import NoGradient, NotYet, UserError
 from nnrepl.session.lookup import NUMBER
-from nnrepl.session.session import Session
+from nnrepl.session.reading import Reading
 from nnrepl.tape import UPDATE_PASS, Leaf, Op, Value
 
 
@@ -73,7 +73,7 @@ class Explanation:
 _AT = re.compile(r"^(?P<target>.*?)\s*(?:\bat\s*(?P<index>\[.*\]|-?\d+(?:\s*,\s*-?\d+)*))?$")
 
 
-def explain(session: Session, text: str) -> Explanation:
+def explain(session: Reading, text: str) -> Explanation:
     """Explain `#7`, `z1`, `grad(weights2) at [2, 0]`, `loss_fn`, `layers.0`, or the op at the cursor.
 
     Raises:
@@ -104,7 +104,7 @@ def explain(session: Session, text: str) -> Explanation:
     return found
 
 
-def _find(session: Session, target: str) -> tuple[Op | None, Value | None]:
+def _find(session: Reading, target: str) -> tuple[Op | None, Value | None]:
     if not target:
         op = session.op
         if op is None:
@@ -117,7 +117,7 @@ def _find(session: Session, target: str) -> tuple[Op | None, Value | None]:
     return None, target_of(session, target)
 
 
-def _updated(session: Session, name: str) -> Value:
+def _updated(session: Reading, name: str) -> Value:
     """The next new value that an update gives to a parameter."""
     versions = [value for _, value in session.names.versions(name)]
     made = [value for value in versions if value.op is not None and value.op.part.kind == UPDATE_PASS]
@@ -414,7 +414,7 @@ def _backward_notes(op: Op, entry: Entry | None, value: Value, lines: list[str])
 # -- the loss ------------------------------------------------------------------------------------------------------
 
 
-def chain_to(session: Session, value: Value) -> list[Op]:
+def chain_to(session: Reading, value: Value) -> list[Op]:
     """The ops between a value and what the cursor's op makes: how the loss depends on where one stands."""
     here = session.op
     part = here.part if here is not None else None
@@ -429,7 +429,7 @@ def chain_to(session: Session, value: Value) -> list[Op]:
     return [here, *way] if way and way[-1] is value.op else []
 
 
-def _chain(session: Session, look: Look, value: Value) -> list[str]:
+def _chain(session: Reading, look: Look, value: Value) -> list[str]:
     """The forward ops from the cursor to the loss, one a line, and how the loss changes with the first of them."""
     way = chain_to(session, value)
     if len(way) < 2:

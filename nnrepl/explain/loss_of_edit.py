@@ -9,7 +9,7 @@ from nnrepl.explain.answer import Answer, Evidence
 from nnrepl.explain.look import Look
 from nnrepl.explain.loss import Share, signed, verdict
 from nnrepl.explain.paths import gradient_pass
-from nnrepl.session.session import Session
+from nnrepl.session.reading import Reading
 from nnrepl.tape import GRADIENT_PASS, Pass, Value
 from nnrepl.timeline.compare import pairs_of
 from nnrepl.timeline.timelines import Timeline
@@ -18,10 +18,10 @@ Change = tuple[str, Value, Value, Value]
 """What something is called, its value before and after, and the gradient of the loss before."""
 
 
-def edited_pass(session: Session) -> tuple[Timeline, Pass, Pass] | None:
+def edited_pass(session: Reading) -> tuple[Timeline, Pass, Pass] | None:
     """The timeline before the last edit, and the pass at the cursor on both, if the edit lies in that pass or
     right before it."""
-    timeline = session.changes.timelines.current
+    timeline = session.timelines.current
     if timeline.edit is None or timeline.parent is None:
         return None
     here = gradient_pass(session)
@@ -33,10 +33,10 @@ def edited_pass(session: Session) -> tuple[Timeline, Pass, Pass] | None:
     return None
 
 
-def why_loss_of_edit(session: Session, parent: Timeline, before: Pass, after: Pass) -> Answer:
+def why_loss_of_edit(session: Reading, parent: Timeline, before: Pass, after: Pass) -> Answer:
     """How the loss of a pass differs from that without the edit: ΔL ≈ Σ ∂L/∂v · Δv, with the gradients from before,
     for what was edited and for each named value behind it."""
-    timeline = session.changes.timelines.current
+    timeline = session.timelines.current
     edit = timeline.edit
     assert edit is not None
     if not timeline.dependents():

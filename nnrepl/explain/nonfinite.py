@@ -15,7 +15,7 @@ from nnrepl.explain.look import Look
 from nnrepl.explain.paths import gradient_pass_or_none
 from nnrepl.ops import Trait, has
 from nnrepl.session.births import INF, NAN, Birth, first_bad, follow, is_inexact, unravel
-from nnrepl.session.session import Session
+from nnrepl.session.reading import Reading
 from nnrepl.tape import GRADIENT_PASS, Leaf, Op, Pass, Value
 
 
@@ -154,7 +154,7 @@ def _masks(look: Look, birth: Birth, ending: Op) -> bool:
 # -- answers -------------------------------------------------------------------------------------------------
 
 
-def why_nonfinite(session: Session, kind: str = "") -> Answer:
+def why_nonfinite(session: Reading, kind: str = "") -> Answer:
     """`why nan`, `why inf`: the ends of the pass at the cursor, then those of all passes in order, then what is inside
     of the pass at the cursor."""
     look = Look(session)
@@ -192,14 +192,14 @@ def _all_finite(look: Look, parts: list[Pass]) -> str:
     )
 
 
-def _passes(session: Session) -> list[Pass]:
+def _passes(session: Reading) -> list[Pass]:
     """The gradient pass at the cursor (or before) first, then all in order."""
     parts = [part for part in session.tape.passes if len(part)]
     here = gradient_pass_or_none(session)
     return [here, *(part for part in parts if part is not here)] if here in parts and here is not None else parts
 
 
-def _since(look: Look, session: Session, found: Trouble) -> str:
+def _since(look: Look, session: Reading, found: Trouble) -> str:
     """Since which pass the loss has been so."""
     parts = [part for part in session.tape.passes if part.kind == GRADIENT_PASS and part.loss is not None]
     losses = [part.loss for part in parts if part.loss is not None and not part.loss.refusal and is_inexact(part.loss)]
@@ -213,7 +213,7 @@ def _since(look: Look, session: Session, found: Trouble) -> str:
     return f"The loss has not been finite since {bad[0].address} ({len(bad)} of {len(losses)} losses on the tape)."
 
 
-def why_nonfinite_value(session: Session, value: Value, kind: str = "") -> Answer:
+def why_nonfinite_value(session: Reading, value: Value, kind: str = "") -> Answer:
     """`why z is nan`: only what leads to one value."""
     look = Look(session)
     stat = look.stat(value)

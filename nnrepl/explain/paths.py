@@ -9,7 +9,7 @@ from typing import Any
 from nnrepl.record.stack import is_module_type
 from nnrepl.record.vjp import Rule
 from nnrepl.session.errors import NoGradient, NotYet, UserError
-from nnrepl.session.session import Session
+from nnrepl.session.reading import Reading
 from nnrepl.tape import GRADIENT_PASS, Op, Pass, Value
 
 
@@ -56,7 +56,7 @@ def path(gradient: Value, choose: Callable[[tuple[Value, ...]], Value]) -> list[
         way.append(choose(before))
 
 
-def gradient_of(session: Session, value: Value) -> Value:
+def gradient_of(session: Reading, value: Value) -> Value:
     """The whole gradient of a value, also one that lies ahead in a recorded pass.
 
     Raises:
@@ -71,14 +71,14 @@ def gradient_of(session: Session, value: Value) -> Value:
     return session.lookup.gradient(value, len(session.tape))
 
 
-def last_pass_with(session: Session, value: Value) -> Pass | None:
+def last_pass_with(session: Reading, value: Value) -> Pass | None:
     """The gradient pass that a value belongs to: the one of the cursor, if it has a gradient for it."""
     parts = [part for part in session.tape.passes if part.kind == GRADIENT_PASS and part.grads.get(value.canonical)]
     here = session.part
     return here if here in parts else next((p for p in reversed(parts) if p.start <= session.cursor), None)
 
 
-def value_of(session: Session, text: str) -> Value:
+def value_of(session: Reading, text: str) -> Value:
     """A value of the tape by its name, also one that lies ahead in what is recorded.
 
     Raises:
@@ -111,7 +111,7 @@ def _is_older(value: Value, part: Pass) -> bool:
     return value.op is not None and value.op.position < part.start
 
 
-def target_of(session: Session, text: str) -> Value:
+def target_of(session: Reading, text: str) -> Value:
     """What `why` and `explain` are asked about: `z1`, `#12`, `grad(weights1)`, on either side of the cursor; for
     any other place, the result of the op there.
 
@@ -131,7 +131,7 @@ def target_of(session: Session, text: str) -> Value:
         return main_output(_op_at(session, text, unknown))
 
 
-def _op_at(session: Session, text: str, unknown: UserError) -> Op:
+def _op_at(session: Reading, text: str, unknown: UserError) -> Op:
     """The op at a place that is no value's name. Raises UserError, or `unknown` if it is no place either."""
     try:
         return session.op_at(text)
@@ -156,7 +156,7 @@ def inner_of_gradient(text: str) -> str | None:
     return text.removeprefix("∂L/∂") if text.startswith("∂L/∂") else None
 
 
-def same_function(session: Session, part: Pass) -> list[Pass]:
+def same_function(session: Reading, part: Pass) -> list[Pass]:
     """The gradient passes of the function that a pass differentiates, of the same model, in order. Where the
     model is not known (in a compiled call that is repeated), the function alone counts."""
     whose = _model_of(session, part)
@@ -167,7 +167,16 @@ def same_function(session: Session, part: Pass) -> list[Pass]:
     ]  # fmt: skip
 
 
-def _model_of(session: Session, part: Pass) -> Any:
+def leaves_later(before: Pass, after: Pass) -> dict[Value, Value]:
+    """What was differentiated in one pass of a function, each with the same one of another: in order, where they go
+    together, else by name."""
+    if [leaf.shape for leaf in before.wrt] == [leaf.shape for leaf in after.wrt]:
+        return dict(zip(before.wrt, after.wrt))
+    named = {leaf.name: leaf for leaf in after.wrt}
+    return {leaf: named[leaf.name] for leaf in before.wrt if leaf.name in named}
+
+
+def _model_of(session: Reading, part: Pass) -> Any:
     """The model in which the first of what was differentiated lies; None where it is in none."""
     leaf = next(iter(part.wrt), None)
     if leaf is None:
@@ -177,7 +186,7 @@ def _model_of(session: Session, part: Pass) -> Any:
     return holder if holder is not None and is_module_type(holder.kind) else None
 
 
-def gradient_pass(session: Session) -> Pass:
+def gradient_pass(session: Reading) -> Pass:
     """The gradient pass at the cursor, else the last one before, else the first one after.
 
     Raises:
@@ -189,7 +198,7 @@ def gradient_pass(session: Session) -> Pass:
     return found
 
 
-def gradient_pass_or_none(session: Session) -> Pass | None:
+def gradient_pass_or_none(session: Reading) -> Pass | None:
     """The same; None if there is none."""
     parts = [part for part in session.tape.passes if part.kind == GRADIENT_PASS]
     here = session.part

@@ -19,7 +19,7 @@ from nnrepl.explain.outside import detours
 from nnrepl.explain.paths import cone, path, upstream
 from nnrepl.ops import Trait, has
 from nnrepl.session.births import is_inexact
-from nnrepl.session.session import Session
+from nnrepl.session.reading import Reading
 from nnrepl.tape import Op, Pass, Value
 
 
@@ -32,7 +32,7 @@ class Step:
     ratio: float
 
 
-def why_scale(session: Session, gradient: Value, how: str, name: str = "") -> Answer:
+def why_scale(session: Reading, gradient: Value, how: str, name: str = "") -> Answer:
     """The links that shrink (`how` "small") or grow ("large") a gradient most.
 
     Compared is the root mean square of the elements, so that a change of shape alone counts nothing.

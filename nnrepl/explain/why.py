@@ -15,7 +15,7 @@ from nnrepl.explain.paths import cone, gradient_of, inner_of_gradient, path, tar
 from nnrepl.explain.scale import why_scale
 from nnrepl.explain.zero import why_zero, why_zero_value
 from nnrepl.session.errors import NoGradient
-from nnrepl.session.session import Session
+from nnrepl.session.reading import Reading
 from nnrepl.tape import Value
 
 _ASKED = re.compile(
@@ -26,7 +26,7 @@ _ZERO, _NONFINITE = ("zero", "0", "0.0"), ("nan", "inf")
 _NONE, _SMALL = ("none", "None", "missing", "disconnected"), ("tiny", "small", "vanishing")
 
 
-def why(session: Session, text: str) -> Answer:
+def why(session: Reading, text: str) -> Answer:
     """Answer a question: `grad(weights1) == 0`, `z is nan`, `nan`, `error`, `grad(w) is tiny`, `grad(w)`.
 
     Raises:
@@ -58,7 +58,7 @@ def why(session: Session, text: str) -> Answer:
     return _about(session, value, how, "" if inner is None else f"∂L/∂{inner}")
 
 
-def _about(session: Session, value: Value, how: str, gradient: str) -> Answer:
+def _about(session: Reading, value: Value, how: str, gradient: str) -> Answer:
     """What was asked about one tensor.
 
     Args:
@@ -105,7 +105,7 @@ def _healthy(look: Look, value: Value, how: str) -> Answer:
                   "loss depends on it.")  # fmt: skip
 
 
-def _has_gradient(session: Session, value: Value) -> bool:
+def _has_gradient(session: Reading, value: Value) -> bool:
     try:
         gradient_of(session, value)
     except NoGradient:
@@ -113,14 +113,14 @@ def _has_gradient(session: Session, value: Value) -> bool:
     return True
 
 
-def _chain(session: Session, gradient: Value) -> list[Link]:
+def _chain(session: Reading, gradient: Value) -> list[Link]:
     look = Look(session)
     stats = look.stats([value for op in cone([gradient]) for value in (*upstream(op), *op.outputs)])
     way = path(gradient, lambda before: max(before, key=lambda value: stats[value].norm))
     return links_along(look, way, None)
 
 
-def _anything(session: Session) -> Answer:
+def _anything(session: Reading) -> Answer:
     """`why` alone: the first thing that is wrong."""
     if session.tape.notes.errors:
         return why_error(session)

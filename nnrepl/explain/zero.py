@@ -13,11 +13,11 @@ from nnrepl.explain.paths import cone, path, rule_of, upstream
 from nnrepl.explain.regions import Mask, backwards, is_zero_on, moves, places
 from nnrepl.explain.stuck import reason_for
 from nnrepl.explain.zeros import zero_value
-from nnrepl.session.session import Session
+from nnrepl.session.reading import Reading
 from nnrepl.tape import Op, Pass, Value
 
 
-def why_zero(session: Session, gradient: Value, name: str = "") -> Answer:
+def why_zero(session: Reading, gradient: Value, name: str = "") -> Answer:
     """Walk from the loss to a gradient, and name the first op where it became 0."""
     look = Look(session)
     stats = cone_stats(look, gradient)
@@ -198,7 +198,7 @@ def _listed(names: list[str]) -> str:
     return " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else names[0]
 
 
-def why_zero_value(session: Session, value: Value) -> Answer:
+def why_zero_value(session: Reading, value: Value) -> Answer:
     """Why a tensor of the forward pass is 0: back along the zeros to where they began."""
     look = Look(session)
     stat = look.stat(value)

@@ -11,11 +11,12 @@ from typing import Any
 import mlx.core as mx
 
 from nnrepl.record import source as sources
+from nnrepl.record.calling import named_in
 from nnrepl.record.glance import Glance
 from nnrepl.record.homes import Home, Homes
 from nnrepl.record.stack import is_module, is_module_type
 from nnrepl.record.variables import variables_of
-from nnrepl.tape import GRADIENT_PASS, UNBOUND, UPDATE_PASS, Activation, Leaf, Op, Source, Tape, Value
+from nnrepl.tape import GRADIENT_PASS, UNBOUND, UPDATE_PASS, Activation, Holder, Leaf, Op, Source, Tape, Value
 
 GRADIENT_SIGN = "∂L/∂"
 
@@ -174,12 +175,9 @@ class ProgramNames:
         if isinstance(held, Value) and held.canonical is value.canonical:
             return name
         unset = held is UNBOUND and bindings.known(scope) and name in variables_of(scope.code)
-        if not isinstance(held, Value) and not unset:
+        if not isinstance(held, (Value, Holder)) and not unset:
             return name
-        for other in bindings.names_in(scope, value):
-            if bindings.held(scope, other, op.position) is value:
-                return other
-        return self._number(value) or name
+        return named_in(self.tape, scope, value, op, name) or self._number(value) or name
 
     def _number(self, value: Value) -> str:
         op = value.op

@@ -14,6 +14,7 @@ from nnrepl.record.names import ProgramNames
 from nnrepl.record.recorder import Recorder
 from nnrepl.record.source import file_of
 from nnrepl.session import places
+from nnrepl.session.below import TakesCells
 from nnrepl.session.errors import NoGradient, NotYet, UserError
 from nnrepl.session.expressions import Expressions, Surroundings, aside
 from nnrepl.session.goals import Goal
@@ -24,9 +25,10 @@ from nnrepl.session.place import Place
 from nnrepl.session.places import Here
 from nnrepl.session.program import Program
 from nnrepl.session.state import Course, Going, Over, Replaying, Waiting
+from nnrepl.session.stops import Breakpoint, Entry, Stops
 from nnrepl.tape import GRADIENT_PASS, Op, Pass, Tape, Value, own_site
 from nnrepl.timeline.evaluation import Work, evaluate, pending
-from nnrepl.timeline.timelines import Timeline
+from nnrepl.timeline.timelines import Timeline, Timelines
 
 
 class Reading:
@@ -39,6 +41,9 @@ class Reading:
         level: How many calls above the one that makes the next op Python at the prompt stands (`up`).
         settings: What `config` changes.
         work: What evaluations the user has asked for.
+        stops: Breakpoints, watches and catches.
+        displays: Expressions that are shown at each stop.
+        debuggee: The program, which takes what is typed as its next lines; None where there is none that can.
     """
 
     tape: Tape
@@ -53,6 +58,9 @@ class Reading:
     lookup: Lookup
     program: Program
     expressions: Expressions
+    stops: Stops
+    displays: dict[int, str]
+    debuggee: TakesCells | None
 
     @property
     def running(self) -> bool:
@@ -128,6 +136,19 @@ class Reading:
         """The name of the file whose lines made the first op; "" where none is known."""
         site = next((own_site(op, self.skip) for op in self.tape.ops if op.scope is not None), None)
         return "" if site is None else os.path.basename(file_of(site.scope.code))
+
+    @property
+    def timelines(self) -> Timelines:
+        """All timelines."""
+        raise NotImplementedError
+
+    def breaks_at(self, entry: Breakpoint) -> Place | None:
+        """The place of a breakpoint; None while nothing is called so."""
+        raise NotImplementedError
+
+    def unasked(self, entry: Entry) -> str | None:
+        """Why a condition could not be asked where its place matched; None if it could."""
+        raise NotImplementedError
 
     def find(self, place: Place, start: int, end: int, reverse: bool = False) -> int | None:
         """The first position of a place in a range (the last one, in reverse), its condition included."""

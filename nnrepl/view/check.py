@@ -58,8 +58,9 @@ def _one(one: Checked) -> list[RenderableType]:
         lines.append(Text(f"    and {len(one.kinks) - 3} more kinks", style="dim"))
     if one.near:
         count = f"{len(one.near)} elements" if len(one.near) > 1 else "1 element"
-        lines.append(Text(f"    next to {count} there are kinks: the difference shrinks with the step: it is no "
-                          "fault of the gradient", style="dim"))  # fmt: skip
+        lines.append(Text(f"    next to {count} there are kinks: the difference shrinks with the step, or is gone "
+                          "where each ReLU, max and |a| keeps its choice: it is no fault of the gradient",
+                          style="dim"))  # fmt: skip
     if one.undefined:
         lines.append(Text(f"    next to {len(one.undefined)} elements the function or the gradient is not finite: "
                           "nothing to compare", style="dim"))  # fmt: skip

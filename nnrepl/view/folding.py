@@ -10,7 +10,7 @@ from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.text import Text
 
 from nnrepl.session.errors import UserError
-from nnrepl.session.session import Session
+from nnrepl.session.reading import Reading
 from nnrepl.tape import GRADIENT_PASS, UPDATE_PASS, Op, Pass
 from nnrepl.view.listing import block_title, name_width, op_row
 from nnrepl.view.tensor import dtype_text, shape_text
@@ -46,7 +46,7 @@ class Folded:
         wanted: A module to unfold, "all" for everything, "" for what is around the cursor.
     """
 
-    def __init__(self, session: Session, part: Pass, wanted: str = "") -> None:
+    def __init__(self, session: Reading, part: Pass, wanted: str = "") -> None:
         self._session = session
         self._part = part
         self._paths: dict[int, tuple[str, ...]] = {}
@@ -127,7 +127,7 @@ def _phases(part: Pass) -> list[list[Op]]:
     return [block for block in (ops[:cut], ops[cut:]) if block]
 
 
-def pass_listing(session: Session, wanted: str = "") -> RenderableType:
+def pass_listing(session: Reading, wanted: str = "") -> RenderableType:
     """Every op of the pass in which the cursor stands, folded by module. Raises UserError for an unknown one."""
     part = session.part
     if part is None or not len(part):

@@ -15,7 +15,7 @@ from rich.text import Text
 from nnrepl.record import source as sources
 from nnrepl.record.variables import variables_of
 from nnrepl.session.errors import NoGradient, NotYet
-from nnrepl.session.session import Session
+from nnrepl.session.reading import Reading
 from nnrepl.tape import GRADIENT_PASS, UNBOUND, Holder, Large, Leaf, Pass, Value
 from nnrepl.view.narrow import Grid
 from nnrepl.view.source import place_text
@@ -49,7 +49,7 @@ _NEAR = 12
 """So many passes before and behind the cursor are listed, unless all are asked for."""
 
 
-def passes_view(session: Session, everything: bool = False) -> RenderableType:
+def passes_view(session: Reading, everything: bool = False) -> RenderableType:
     """Each pass: its number, what it is, where it was called, its ops, and its loss if that has been evaluated."""
     passes = [part for part in session.tape.passes if len(part)]
     if not passes:
@@ -66,7 +66,7 @@ def passes_view(session: Session, everything: bool = False) -> RenderableType:
     return Group(table, Text(f"{len(shown)} of {len(passes)} passes; info passes all lists the others.", style="hint"))
 
 
-def steps_view(session: Session, everything: bool = False) -> RenderableType:
+def steps_view(session: Reading, everything: bool = False) -> RenderableType:
     """Each training step: its ops, where it begins, what updates in it, and its loss if that has been evaluated."""
     steps = session.tape.steps
     if not len(steps):
@@ -134,7 +134,7 @@ def _loss(part: Pass, named: bool = False) -> Text:
 # -- parameters ----------------------------------------------------------------------------------------------
 
 
-def parameters_view(session: Session) -> RenderableType:
+def parameters_view(session: Reading) -> RenderableType:
     """The leaves with respect to which the gradients of this pass are taken, with the norms of those that have
     been made before the cursor."""
     part = next((part for part in reversed(session.tape.passes) if part.wrt and part.start <= session.cursor), None)
@@ -162,7 +162,7 @@ _BAR = 24
 """How wide the bar of the largest gradient is."""
 
 
-def gradients_view(session: Session) -> RenderableType:
+def gradients_view(session: Reading) -> RenderableType:
     """The gradients of this training step (of the last one that has any, before its first) by size, with bars; of each
     parameter the last that was taken before the cursor."""
     tape, cursor = session.tape, session.cursor
@@ -193,7 +193,7 @@ def gradients_view(session: Session) -> RenderableType:
     return Group(table, Text(f"{count} of {parts[-1].step.title} so far{together}", style="dim"))
 
 
-def _norms(session: Session, part: Pass) -> tuple[dict[Value, float], dict[Value, str]]:
+def _norms(session: Reading, part: Pass) -> tuple[dict[Value, float], dict[Value, str]]:
     """The norms of the gradients there are, evaluated together; of the others, why there is none."""
     said: dict[Value, str] = {}
     gradients: dict[Value, Value] = {}
@@ -217,7 +217,7 @@ def _item(array: mx.array) -> Any:
 # -- memory and evaluations ----------------------------------------------------------------------------------
 
 
-def memory_view(session: Session) -> RenderableType:
+def memory_view(session: Reading) -> RenderableType:
     """What MLX has allocated, and what of it the tape holds."""
     held: list[Value] = []
     lazy = dropped = 0
@@ -248,7 +248,7 @@ def memory_view(session: Session) -> RenderableType:
     return table
 
 
-def evaluations_view(session: Session) -> RenderableType:
+def evaluations_view(session: Reading) -> RenderableType:
     """What has been evaluated, for whom, and what it cost."""
     ops = session.tape.ops
     done = sum(all(value.evaluated for value in op.outputs) for op in ops if op.outputs)
@@ -323,7 +323,7 @@ def _share(count: int, size: int) -> str:
 # -- variables -----------------------------------------------------------------------------------------------
 
 
-def variables_view(session: Session, arguments: bool) -> RenderableType:
+def variables_view(session: Reading, arguments: bool) -> RenderableType:
     """The variables of the function in which one stands (or only its arguments), as they are there. Nothing is
     evaluated."""
     where = session.where()
@@ -349,7 +349,7 @@ def variables_view(session: Session, arguments: bool) -> RenderableType:
     return table if table.rows else Text(f"{code.co_qualname} has no {what}", style="hint")
 
 
-def _thing(session: Session, thing: Any, position: int) -> Text:
+def _thing(session: Reading, thing: Any, position: int) -> Text:
     """What a variable holds, in a few words."""
     if isinstance(thing, weakref.ref):
         thing = thing()

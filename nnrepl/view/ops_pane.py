@@ -7,7 +7,7 @@ from collections.abc import Hashable, Sequence
 from rich.text import Text
 
 from nnrepl.explain.doing import doing
-from nnrepl.session.session import Session
+from nnrepl.session.reading import Reading
 from nnrepl.tape import BackwardOp, Op
 from nnrepl.view.content import Item, Part
 from nnrepl.view.listing import STATES
@@ -22,7 +22,7 @@ class Formulas:
         session: Where the user stands.
     """
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Reading) -> None:
         self._session = session
         self._known: dict[tuple[Op, int], Text] = {}
 
@@ -56,7 +56,7 @@ class OpsPane:
         formulas: Tells what an op does.
     """
 
-    def __init__(self, session: Session, formulas: Formulas | None = None) -> None:
+    def __init__(self, session: Reading, formulas: Formulas | None = None) -> None:
         self._session = session
         self._formulas = formulas or Formulas(session)
         self.key: Hashable = (id(session.tape), session.cursor)

@@ -10,7 +10,7 @@ from rich.text import Text
 from nnrepl.explain.doing import doing
 from nnrepl.record.source import file_of
 from nnrepl.session.excerpts import ops_by_line
-from nnrepl.session.session import Session
+from nnrepl.session.reading import Reading
 from nnrepl.session.stops import Breakpoint
 from nnrepl.tape import Op, Pass, Value, own_site
 from nnrepl.view.content import Flow, Item, Part
@@ -36,7 +36,7 @@ class Scenes:
         session: Where the person stands.
     """
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Reading) -> None:
         self._session = session
         self._gutters: dict[tuple[int, str, int], dict[int, list[int]]] = {}
         self._losses = Losses(session)

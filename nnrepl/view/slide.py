@@ -9,7 +9,7 @@ from nnrepl.explain import words
 from nnrepl.explain.cases import names_for
 from nnrepl.explain.doing import doing
 from nnrepl.explain.look import Look, Stat
-from nnrepl.session.session import Session
+from nnrepl.session.reading import Reading
 from nnrepl.tape import GRADIENT_PASS, Leaf, Op, Pass, Value, own_site
 from nnrepl.view.folding import units
 from nnrepl.view.numbers import number
@@ -78,7 +78,7 @@ class Slide:
             enough to be looked at unasked.
     """
 
-    def __init__(self, session: Session, part: Pass, numbers: bool = True) -> None:
+    def __init__(self, session: Reading, part: Pass, numbers: bool = True) -> None:
         self.part = part
         self.whole = _tree(session, part)
         self._look = Look(session)
@@ -152,7 +152,7 @@ def shorter(name: str, row: Row) -> str:
 # -- the tree ------------------------------------------------------------------------------------------------------
 
 
-def _tree(session: Session, part: Pass) -> Row:
+def _tree(session: Reading, part: Pass) -> Row:
     whole = Row(part.title)
     stack: list[tuple[tuple[str, ...], Row]] = [((), whole)]
     rows: dict[Op, Row] = {}
@@ -182,7 +182,7 @@ def _root_of(op: Op) -> Op | None:
     return None if of is None else of.op
 
 
-def _path(session: Session, op: Op) -> tuple[str, ...]:
+def _path(session: Reading, op: Op) -> tuple[str, ...]:
     """Under what an op is folded: its module, or a library's function that the program calls."""
     if op.module:
         return units(op.module)
@@ -190,7 +190,7 @@ def _path(session: Session, op: Op) -> tuple[str, ...]:
     return (op.source.function,) if site is not None and site.scope is not op.scope and op.source.function else ()
 
 
-def _title(session: Session, op: Op) -> str:
+def _title(session: Reading, op: Op) -> str:
     found = doing(session, op, numbers=False)
     equation = found.equations[0] if found.equations else None
     if equation is None:

@@ -10,8 +10,8 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderR
 from rich.text import Text
 
 from nnrepl.explain.doing import doing, label_of
-from nnrepl.session.hooks import CELL_DONE, CELL_FAILED
-from nnrepl.session.session import END_OF_PROGRAM, END_OF_TAPE, EXCEPTION, START_OF_TAPE, Session, Stop
+from nnrepl.session.hooks import CELL_DONE, CELL_FAILED, END_OF_PROGRAM, END_OF_TAPE, EXCEPTION, START_OF_TAPE, Stop
+from nnrepl.session.reading import Reading
 from nnrepl.session.typed import only_defines
 from nnrepl.tape import GRADIENT_PASS, Op, Value
 from nnrepl.view.defines import defined, defines_view
@@ -79,7 +79,7 @@ def count_text(op: Op) -> str:
     return f"{op.position - first + 1} of {part.count(op.phase)}"
 
 
-def results(session: Session, stop: Stop) -> list[RenderableType]:
+def results(session: Reading, stop: Stop) -> list[RenderableType]:
     """What the ops that were just gone over produced, by name, where it is small."""
     shown: list[RenderableType] = []
     for op in stop.passed[-1:]:
@@ -104,7 +104,7 @@ ROWS = 6
 """Results of more rows are summed up in a line."""
 
 
-def stop_view(session: Session, stop: Stop, brief: bool = False) -> RenderableType:
+def stop_view(session: Reading, stop: Stop, brief: bool = False) -> RenderableType:
     """The whole picture of a stop.
 
     Args:
@@ -134,7 +134,7 @@ def stop_view(session: Session, stop: Stop, brief: bool = False) -> RenderableTy
     return Group(*parts)
 
 
-def op_view(session: Session, op: Op) -> list[RenderableType]:
+def op_view(session: Reading, op: Op) -> list[RenderableType]:
     """The op that comes next: heading, the program's own line, a library's under it, and what the op does.
 
     `config stop` says how much of it: "full", "formula" without numbers, or "short" without the source.
@@ -164,7 +164,7 @@ def failure(op: Op) -> RenderableType:
     return text
 
 
-def _end(session: Session, stop: Stop) -> Text:
+def _end(session: Reading, stop: Stop) -> Text:
     error = stop.error
     status = ""
     if isinstance(error, SystemExit):

@@ -23,10 +23,11 @@ from nnrepl.session.findings import (
     WentBad,
     source_of,
 )
+from nnrepl.session.hooks import Stop
 from nnrepl.session.passing import passed_by
 from nnrepl.session.place import Place
 from nnrepl.session.points import Condition
-from nnrepl.session.session import Session, Stop
+from nnrepl.session.reading import Reading
 from nnrepl.session.stops import Breakpoint, Catch, Entry, Hit
 from nnrepl.tape import Op, Value
 from nnrepl.view.op import leaf_text, value_text
@@ -36,7 +37,7 @@ from nnrepl.view.tensor import WHOLE, number, shape_text, summarize, summary_tex
 # -- the list ------------------------------------------------------------------------------------------------
 
 
-def entries_view(session: Session, entries: list[Entry] | None = None) -> RenderableType:
+def entries_view(session: Reading, entries: list[Entry] | None = None) -> RenderableType:
     """Every entry with what belongs to it."""
     shown = list(session.stops) if entries is None else entries
     if not shown:
@@ -48,7 +49,7 @@ def entries_view(session: Session, entries: list[Entry] | None = None) -> Render
     return Group(*parts)
 
 
-def entry_line(session: Session, entry: Entry) -> Text:
+def entry_line(session: Reading, entry: Entry) -> Text:
     """`breakpoint 1  matmul, if z1.max() > 10 · hit 3 times`."""
     text = Text(entry.title, style="heading" if entry.enabled else "dim")
     shown = entry.spelled if isinstance(entry, Breakpoint) else entry.text
@@ -57,7 +58,7 @@ def entry_line(session: Session, entry: Entry) -> Text:
     if isinstance(entry, Catch):
         notes.append(EVENTS[entry.text].words)
     if isinstance(entry, Breakpoint):
-        place = session.lookout.search.place(entry)
+        place = session.breaks_at(entry)
         if entry.temporary:
             notes.append("once")
         notes.append("pending" if place is None else _kind(place))
@@ -67,7 +68,7 @@ def entry_line(session: Session, entry: Entry) -> Text:
         notes.append(f"hit {_times(entry.hits, 'time')}")
     if not entry.enabled:
         notes.append("disabled")
-    unasked = session.lookout.search.unasked.get(entry)
+    unasked = session.unasked(entry)
     if unasked is not None and not entry.hits:
         notes.append(f"not asked where {unasked}")
     return text.append("".join(f" · {note}" for note in notes), style="dim")
@@ -99,7 +100,7 @@ def _times(count: int, what: str) -> str:
     return f"{count} {what}{'s' if count != 1 else ''}"
 
 
-def places_text(session: Session, positions: list[int], asked: bool = False) -> str:
+def places_text(session: Reading, positions: list[int], asked: bool = False) -> str:
     """`3 ops in this step: #1, #4, #12.`; where a condition is asked, `Asked at 3 ops of this step: #1, #4, #12.`"""
     ops = [session.tape.ops[at] for at in positions if at < len(session.tape)]
     if not ops:
@@ -113,12 +114,12 @@ def places_text(session: Session, positions: list[int], asked: bool = False) -> 
 # -- hits ----------------------------------------------------------------------------------------------------
 
 
-def hits_view(session: Session, stop: Stop) -> list[RenderableType]:
+def hits_view(session: Reading, stop: Stop) -> list[RenderableType]:
     """What was hit at a stop, and what was found there."""
     parts: list[RenderableType] = []
     for hit in stop.hits:
         parts.append(_title(hit))
-        place = session.lookout.search.place(hit.entry) if isinstance(hit.entry, Breakpoint) else None
+        place = session.breaks_at(hit.entry) if isinstance(hit.entry, Breakpoint) else None
         passed = "" if place is None else passed_by(place, session.tape, hit.position)
         if passed:
             parts.append(Text(passed, style="hint"))
@@ -134,7 +135,7 @@ def _title(hit: Hit) -> Text:
     return text.append(f" · hit {_times(hit.count, 'time')}", style="dim") if hit.count > 1 else text
 
 
-def _finding(session: Session, found: Finding | None) -> list[RenderableType]:
+def _finding(session: Reading, found: Finding | None) -> list[RenderableType]:
     match found:
         case None:  # a plain breakpoint
             return []
@@ -175,7 +176,10 @@ def _birth(found: WentBad) -> list[RenderableType]:
         text.append(f" is {number(found.number)}", style="tensor.nan")
         return [text.append(f"{others} in the data that {_op_text(found.op)} takes in")]
     text.append(f" becomes {number(found.number)}", style="tensor.nan")
-    text.append(f" in {_op_text(found.op)}{others}, where no input has {'a ' if said == 'NaN' else 'an '}{said}:")
+    text.append(
+        f" in {_op_text(found.op)}{others}, where no input has {'a ' if said == 'NaN' else 'an '}{said}"
+        f"{' at that place' if found.apart else ''}:"
+    )
     return [text, *[line for origin in found.origins for line in _origin(origin)]]
 
 
@@ -230,7 +234,7 @@ def _stretched(op: Op) -> Text:
     return text.append(f" stretch each other to {shape_text(op.outputs[0].shape)} in {_op_text(op)}")
 
 
-def _change(session: Session, found: Change) -> list[RenderableType]:
+def _change(session: Reading, found: Change) -> list[RenderableType]:
     maker = f" in {_op_text(found.op)}" if found.op is not None else ""
     before, after = found.before, found.after
     if not isinstance(after, mx.array):

@@ -10,11 +10,10 @@ from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.text import Text
 
-from nnrepl.session.changes import Changes
-from nnrepl.session.session import Session
+from nnrepl.session.reading import Reading
 from nnrepl.timeline.cells import Cell
 from nnrepl.timeline.evaluation import Work
-from nnrepl.timeline.timelines import Timeline
+from nnrepl.timeline.timelines import Timeline, Timelines
 from nnrepl.view.tensor import number
 
 
@@ -94,11 +93,11 @@ class TimelinesView:
     """The tree: what was changed, how far each timeline goes, and its loss over the steps (computed if that is as
     little as `peek` allows). Everything is computed when this is made."""
 
-    def __init__(self, session: Session) -> None:
-        changes = session.changes
+    def __init__(self, session: Reading) -> None:
+        lines = session.timelines
         self._rows = [
-            (_name(changes, timeline, guide), f"to {timeline.extent}", *_loss(session, timeline))
-            for timeline, guide in _grown(changes, changes.timelines[1], "", "")
+            (_name(lines, timeline, guide), f"to {timeline.extent}", *_loss(session, timeline))
+            for timeline, guide in _grown(lines, lines[1], "", "")
         ]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
@@ -122,23 +121,23 @@ class TimelinesView:
             yield head
 
 
-def timelines_view(session: Session) -> RenderableType:
+def timelines_view(session: Reading) -> RenderableType:
     """The tree of timelines."""
     return TimelinesView(session)
 
 
-def _grown(changes: Changes, timeline: Timeline, guide: str, below: str) -> Iterator[tuple[Timeline, str]]:
+def _grown(lines: Timelines, timeline: Timeline, guide: str, below: str) -> Iterator[tuple[Timeline, str]]:
     """The timelines as they are listed, each with the lines of the tree before it."""
     yield timeline, guide
-    children = changes.timelines.children(timeline)
+    children = lines.children(timeline)
     for at, child in enumerate(children):
         is_last = at == len(children) - 1
-        yield from _grown(changes, child, f"{below}{'└ ' if is_last else '├ '}", f"{below}{'  ' if is_last else '│ '}")
+        yield from _grown(lines, child, f"{below}{'└ ' if is_last else '├ '}", f"{below}{'  ' if is_last else '│ '}")
 
 
-def _name(changes: Changes, timeline: Timeline, guide: str) -> Text:
+def _name(lines: Timelines, timeline: Timeline, guide: str) -> Text:
     """`▶ └ 2  weights1[0, 0] = 2.0  before #1`."""
-    here = timeline is changes.timelines.current
+    here = timeline is lines.current
     line = Text("▶ " if here else "  ", style="source.current").append(guide, style="dim")
     line.append(str(timeline.number), style="bold" if here else "")
     began = timeline.began
@@ -149,7 +148,7 @@ def _name(changes: Changes, timeline: Timeline, guide: str) -> Text:
     return line.append(f"  {began.text}").append(f"  {where}", style="dim")
 
 
-def _loss(session: Session, timeline: Timeline) -> tuple[str, list[float]]:
+def _loss(session: Reading, timeline: Timeline) -> tuple[str, list[float]]:
     """A timeline's last loss, and those of its steps."""
     losses = losses_of(session, timeline)
     if losses:
@@ -158,7 +157,7 @@ def _loss(session: Session, timeline: Timeline) -> tuple[str, list[float]]:
     return "loss not computed yet" if has else "", []
 
 
-def losses_of(session: Session, timeline: Timeline) -> list[float]:
+def losses_of(session: Reading, timeline: Timeline) -> list[float]:
     """The loss at the end of each step of a timeline, of at most `SPARKS` steps; those that are too large to be
     computed unasked are left out."""
     last = {part.step.number: part.loss for part in timeline.tape.passes if part.loss is not None}

@@ -29,7 +29,8 @@ TOPICS: dict[str, Topic] = {
 The cursor stands between ops and points at the one that comes next. Forwards and backwards cost the same: the tape is
 recorded, and going back runs nothing again. A pass made by value_and_grad is recorded to its end before the first stop
 in it, so you can go to its backward pass at once (goto backward). Behind the last recorded op the program itself runs
-on. Enter repeats a motion.""",
+on. Enter repeats a motion.
+A training step is one turn of the program's loop: next step, goto step 30, until loss < 2.5; info steps lists them.""",
         ("forwards", "backwards", "jumps"),
     ),
     "places": Topic(
@@ -43,9 +44,10 @@ on. Enter repeats a motion.""",
   matmul           an operation of MLX, and where it is differentiated
   forward, backward, update, start, end, step 30, pass 7
   loss < 0.5       where this becomes true; matmul if z1.max() > 3 only where it is
-One after the other, each within the one before: step 30 blocks.1 softmax, backward matmul. A line, a function, a class
-and a module are entered: their first op counts, and the first that takes their gradients. All commands that take a
-place read the same words.""",
+One after the other, each within the one before: step 30 blocks.1 softmax, backward matmul. At step 30 backward all of
+its forward pass is made (p blocks.1.weights), at step 30 update all its gradients (info gradients). A line, a
+function, a class and a module are entered: their first op counts, and the first that takes their gradients. All
+commands that take a place read the same words. A line that makes no op is stopped at before the op that comes next.""",
         (),
         ("goto", "until", "break", "tbreak", "clear", "list", "graph", "explain", "why", "into"),
     ),
@@ -59,7 +61,7 @@ What is not made yet is said to be that, with the op that makes it; an older one
   z1@12, z1@3#12   the version that op #12 made, in this step or in step 3
   grad(z1), ∂L/∂z1 the gradient of the loss with respect to it
   layers.0.weight  a parameter of the model; of several models by the variable that holds it: critic.layers.0.weight
-  layers.1.weights a variable of the call of a module
+  layers.1.weights a variable of the call of a module in this step, once it is made: goto step 30 backward shows all
   loss             what the pass differentiates, whatever the program calls it
 Everything else is Python, in the function where the cursor stands.""",
         (),
@@ -93,7 +95,8 @@ op can match: break matmul, z1.max() > 10. A place that nothing in the program c
         """\
 An assignment to a name of the tape is a change: z1 = z1 * 2, z1[0, 2] = 0.5. It is an op of the tape: what follows is
 computed from it, gradients flow through it, and only what depends on it is evaluated again. Each change begins a
-timeline; the old one stays.""",
+timeline; the old one stays. What is no tensor changes as well, for all that is still to come:
+opt.learning_rate = opt.learning_rate / 2, model.eval().""",
         ("time", "changing"),
     ),
     "tensors": Topic(

@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.text import Text
 
-from nnrepl.session.session import Session
+from nnrepl.session.reading import Reading
 from nnrepl.tape import GRADIENT_PASS, Pass, Value
 from nnrepl.view.content import Item, Part
 from nnrepl.view.outline import norms
@@ -27,7 +27,7 @@ _PLOT_LINES = HEIGHT + 3
 class Losses:
     """The losses that have been computed, step by step. Nothing is computed to know them."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Reading) -> None:
         self._session = session
         self._tape = session.tape
         self._known: dict[int, float] = {}
@@ -65,7 +65,7 @@ class Gradients:
         known: The norms that are known already; those that are found are entered.
     """
 
-    def __init__(self, session: Session, part: Pass | None, known: dict[Value, float]) -> None:
+    def __init__(self, session: Reading, part: Pass | None, known: dict[Value, float]) -> None:
         self.part = part
         self.norms: dict[Value, tuple[Value, float]] = {}
         self.unmade = self.waiting = 0
@@ -117,7 +117,7 @@ def _item(leaf: Value, gradient: Value) -> Item:
     return Item(where, f"why grad({leaf.name})", f"break {op.label}" if op is not None else "")
 
 
-def last_call(session: Session) -> Pass | None:
+def last_call(session: Reading) -> Pass | None:
     """The last gradient call that has begun before the cursor."""
     passes = session.tape.passes
     at = bisect_right(passes, session.cursor, key=lambda part: part.start) - 1

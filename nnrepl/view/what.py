@@ -6,7 +6,7 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from nnrepl.session.errors import NoGradient, NotYet
-from nnrepl.session.session import Session
+from nnrepl.session.reading import Reading
 from nnrepl.tape import Value
 from nnrepl.timeline.evaluation import pending
 from nnrepl.view.narrow import Grid
@@ -15,7 +15,7 @@ from nnrepl.view.source import place_text
 from nnrepl.view.tensor import dtype_text, shape_text
 
 
-def what_view(session: Session, value: Value) -> RenderableType:
+def what_view(session: Reading, value: Value) -> RenderableType:
     """A value's shape, maker, users, state and gradient."""
     table = Grid(show_header=False)
     table.add_column(style="dim", no_wrap=True)
@@ -52,7 +52,7 @@ def _state(value: Value) -> str:
     return f"{dropped}; looking at it evaluates {cost}"
 
 
-def _gradient(session: Session, value: Value) -> str:
+def _gradient(session: Reading, value: Value) -> str:
     try:
         gradient = session.lookup.gradient(value, len(session.tape))
     except (NotYet, NoGradient) as answer:

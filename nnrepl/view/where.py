@@ -7,11 +7,11 @@ from rich.text import Text
 
 from nnrepl.record import source as sources
 from nnrepl.record.stack import is_module
-from nnrepl.session.session import Session
+from nnrepl.session.reading import Reading
 from nnrepl.view.source import place_text
 
 
-def where_view(session: Session) -> RenderableType:
+def where_view(session: Reading) -> RenderableType:
     """The Python calls from the bottom of the program to the op, with the path of each module."""
     op = session.op or (session.tape.ops[-1] if session.tape.ops else None)
     if op is None:

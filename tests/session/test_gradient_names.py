@@ -62,3 +62,33 @@ def test_what_gets_the_loss_is(tmp_path: Path) -> None:
     screen = play(tmp_path, program.replace("gb.tolist()", "gb"), "goto backward", "p ga", "p gb")
     assert answers(screen)[1].startswith("ga = 16")
     assert answers(screen)[2].startswith("gb is not bound yet")
+
+
+CALLED = """\
+import mlx.core as mx
+
+
+def apply(fn, *a, **more):
+    return fn(*a, **more)
+
+
+def loss_fn(a, b):
+    c, d = b, a
+    kept = apply(mx.subtract, b, a)
+    a, b = b, a
+    left = a - b
+    right = d - c
+    return (kept * left * right).sum()
+
+
+print(mx.grad(loss_fn)(mx.array([1.0, 2.0]), mx.array([5.0, 7.0])))
+"""
+
+
+def test_of_two_variables_that_hold_a_tensor_the_op_is_said_with_the_one_in_its_line(tmp_path: Path) -> None:
+    screen = play(tmp_path, CALLED, "ops forward", "goto kept", "p a.1, a.0")
+    ops = answers(screen)[0]
+    assert re.search(r"b \(2,\), a\.1 \(2,\) +→ +kept ", ops)  # `a` is a tuple there, and no tensor
+    assert re.search(r"a \(2,\) - b \(2,\) +→ +left ", ops)
+    assert re.search(r"d \(2,\) - c \(2,\) +→ +right ", ops)
+    assert answers(screen)[2].split("\n") == ["a.1 = [1 2]", "a.0 = [5 7]"]

@@ -9,7 +9,7 @@ from pathlib import Path
 import nnrepl.session
 
 PACKAGE = "nnrepl.session"
-NAME_THE_SESSION = {"below", "changes", "natively", "restarts", "running", "typed"}
+NAME_THE_SESSION = {"below", "changes", "closed", "natively", "restarts", "running", "typed"}
 """Its own parts, that move it. Whoever only looks takes a Reading."""
 
 
@@ -59,3 +59,12 @@ def test_a_circle_is_seen() -> None:
     real, types = _imports(f"if TYPE_CHECKING:\n    from {PACKAGE}.a import A\nfrom {PACKAGE} import b\n")
     assert (real, types) == ({"b"}, {"a"})
     assert _circle({"a": {"b"}, "b": {"a"}})
+
+
+def test_whoever_shows_or_explains_takes_a_reading() -> None:
+    """Only what makes a session of its own (`into`, `debug`) knows the Session."""
+    room = Path(nnrepl.session.__file__).parents[1]
+    files = [*(room / "view").rglob("*.py"), *(room / "explain").rglob("*.py")]
+    assert len(files) > 60
+    naming = {path.stem for path in files if "session" in _imports(path.read_text(encoding="utf-8"))[0]}
+    assert naming == {"beside", "inside"}

@@ -10,7 +10,7 @@ from nnrepl.explain.limits import THRESHOLDS, usual
 from nnrepl.explain.look import Look
 from nnrepl.explain.paths import gradient_pass, same_function
 from nnrepl.session.errors import UserError
-from nnrepl.session.session import Session
+from nnrepl.session.reading import Reading
 from nnrepl.tape import GRADIENT_PASS, Op, Pass
 
 WARNING, NOTE = "warning", "note"
@@ -80,7 +80,7 @@ class Case:
         hidden: The `id`s of arrays in containers that MLX does not look into.
     """
 
-    session: Session
+    session: Reading
     part: Pass
     look: Look
     limits: dict[str, float]
@@ -125,7 +125,7 @@ class Case:
 Check = Callable[[Case], Iterator[Finding]]
 
 
-def health(session: Session, **limits: float) -> Report:
+def health(session: Reading, **limits: float) -> Report:
     """Look over the gradient pass at the cursor, and the update after it.
 
     Raises:
