@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
 
+from nnrepl.record.batches import of_one_size, rows
 from nnrepl.session.expressions import aside
 from nnrepl.session.reading import Reading
 from nnrepl.tape import Value
-
-_BATCH = 512
-_ELEMENTS = 1 << 21
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +85,7 @@ class Look:
         new = [value for value in wanted if value not in self._finite and self.can_see(value)]
         self.see(new)
         with aside():
-            for group in batches(new):
+            for group in of_one_size(new):
                 flags: Any = mx.all(mx.isfinite(rows(group)), axis=1).tolist()
                 self._finite.update(zip(group, flags))
         return {value: self._finite[value] for value in wanted if value in self._finite}
@@ -121,33 +119,13 @@ class Look:
         new = [value for value in wanted if value not in self._stats]
         self.see(new)
         with aside():
-            for group in batches(new):
+            for group in of_one_size(new):
                 self._stats.update(zip(group, _stats(group)))
         return {value: self._stats[value] for value in wanted}
 
     def stat(self, value: Value) -> Stat:
         """One value in a few numbers."""
         return self.stats([value])[value]
-
-
-def batches(values: Iterable[Value]) -> Iterator[list[Value]]:
-    """Values of one size and dtype together, so many that their numbers fit into a few megabytes: what is asked of
-    them is then one op for all, and not several for each."""
-    groups: dict[tuple[int, mx.Dtype], list[Value]] = {}
-    for value in values:
-        groups.setdefault((value.size, value.dtype), []).append(value)
-    for (size, _), group in groups.items():
-        count = max(min(_BATCH, _ELEMENTS // max(size, 1)), 1)
-        for start in range(0, len(group), count):
-            yield group[start : start + count]
-
-
-def rows(group: Sequence[Value]) -> mx.array:
-    """Values of one size as the rows of one array."""
-    size = group[0].size
-    if len(group) == 1:
-        return group[0].array.reshape(1, size)
-    return mx.concatenate([value.array.reshape(-1) for value in group]).reshape(len(group), size)
 
 
 def _stats(group: list[Value]) -> list[Stat]:

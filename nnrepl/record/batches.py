@@ -7,11 +7,15 @@ from typing import Any, TypeVar
 
 import mlx.core as mx
 
+from nnrepl.tape import Value
+
 Pair = tuple[mx.array, mx.array]
 T = TypeVar("T")
 
 _BATCH, _LARGE = 1024, 2**24
 """Pairs that are compared in one evaluation, and elements in them beyond which it is time for one."""
+_ROWS, _ELEMENTS = 512, 1 << 21
+"""Values that are asked together, and their elements."""
 _SMALL, _TOGETHER = 2**12, 2**20
 """Elements of a tensor that is laid beside others, and of all that are laid side by side."""
 
@@ -98,3 +102,23 @@ _AS_BITS = {
     mx.float64: mx.uint64,
     mx.complex64: mx.uint64,
 }
+
+
+def of_one_size(values: Iterable[Value]) -> Iterator[list[Value]]:
+    """Values of one size and dtype together, so many that their numbers fit into a few megabytes: what is asked of
+    them is then one op for all, and not several for each."""
+    groups: dict[tuple[int, mx.Dtype], list[Value]] = {}
+    for value in values:
+        groups.setdefault((value.size, value.dtype), []).append(value)
+    for (size, _), group in groups.items():
+        count = max(min(_ROWS, _ELEMENTS // max(size, 1)), 1)
+        for start in range(0, len(group), count):
+            yield group[start : start + count]
+
+
+def rows(group: Sequence[Value]) -> mx.array:
+    """Values of one size as the rows of one array."""
+    size = group[0].size
+    if len(group) == 1:
+        return group[0].array.reshape(1, size)
+    return mx.concatenate([value.array.reshape(-1) for value in group]).reshape(len(group), size)

@@ -273,7 +273,7 @@ class OpaqueCall:
         """Make the same call on other arrays: quietly, with the random numbers of the first time."""
         function = self.fun if self.make is None else self.make(self.fun)
         with quietly(self.state), _exchanged(self._places(captured)):
-            return list(arrays_of(function(*args, **kwargs)))
+            return arrays_of(function(*args, **kwargs))
 
     def _places(self, captured: list[mx.array]) -> list[tuple[mx.array, mx.array]]:
         """Where the function finds what it captured, with what it is to find there: in the objects of then, and in

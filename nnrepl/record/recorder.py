@@ -53,21 +53,9 @@ _array = mx.array
 _copy = mx.array.__copy__
 _setitem = mx.array.__setitem__
 _RANDOM_STATE: Any = mx.random.state
-_PLAIN = frozenset(
-    (
-        int,
-        float,
-        bool,
-        str,
-        complex,
-        type(None),
-        mx.Dtype,
-        mx.Stream,
-        mx.Device,
-        mx.DeviceType,
-        type(Ellipsis),
-    )
-)
+_PLAIN = frozenset((
+    int, float, bool, str, complex, type(None), mx.Dtype, mx.Stream, mx.Device, mx.DeviceType, type(Ellipsis),
+))  # fmt: skip
 
 
 class Recorder:
@@ -147,8 +135,10 @@ class Recorder:
         follows = intake.follows
         if follows:
             intake.enter(self)
+            args = intake.taken(args, frame)
         inputs: list[Value] = []
         template: list[Any] = []
+        only_arrays = True
         live = self.live
         for arg in args:
             kind = type(arg)
@@ -158,12 +148,12 @@ class Recorder:
                     value = adopt(self, arg, frame)
                 inputs.append(value)
                 template.append(value)
-            elif kind in _PLAIN:
-                template.append(arg)
             else:
-                template.append(self.scan(arg, inputs, frame))
+                only_arrays = False
+                template.append(arg if kind in _PLAIN else self.scan(arg, inputs, frame))
         names = {key: self.scan(arg, inputs, frame) for key, arg in kwargs.items()} if kwargs else _NO_KWARGS
-        op = Op(operation, tuple(template), names, tuple(inputs))
+        taken = tuple(template)
+        op = Op(operation, taken, names, taken if only_arrays and not kwargs else tuple(inputs))
         if follows:
             twin = intake.given(self, op, frame)
             if twin is not None:
@@ -328,7 +318,8 @@ class Recorder:
 
     def mark(self, how: str, args: tuple[Any, ...], frame: FrameType) -> None:
         """The program forces an evaluation."""
-        values = tuple(self.live[id(array)] for array in arrays_of(args) if id(array) in self.live)
+        live = self.live
+        values = tuple([value for array in arrays_of(args) if (value := live.get(id(array))) is not None])
         frame = self.stack.program_frame(frame)
         scope = self.stack.enter(frame)
         if how.endswith("eval"):

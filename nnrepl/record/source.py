@@ -211,6 +211,17 @@ def node_at(code: CodeType, span: Span) -> ast.AST | None:
     return _index(file_of(code)).nodes.get(span)
 
 
+def expression_around(code: CodeType, lasti: int) -> Span | None:
+    """The span of the whole expression in which the instruction at `lasti` stands; None if it is in none."""
+    line, end, column, last = span_of(code, lasti)
+    around = [
+        span
+        for span in _index(file_of(code)).nodes
+        if (span[0], span[2]) <= (line, column) and (end, last) <= (span[1], span[3])
+    ]
+    return max(around, key=lambda span: (-span[0], -span[2], span[1], span[3]), default=None)
+
+
 def _index(filename: str) -> FileIndex:
     index = _indexes.get(filename)
     if index is None:

@@ -10,6 +10,7 @@ from typing import Any, Literal, Protocol
 import mlx.core as mx
 
 from nnrepl.ops import ELEMENTWISE, ENTRIES, Trait, has
+from nnrepl.record.batches import of_one_size, rows
 from nnrepl.record.needs import needs
 from nnrepl.session.findings import Finding, Forced, Raised, Stretched, Test, Vanished, birth, source_of
 from nnrepl.session.questions import Question
@@ -41,27 +42,31 @@ def _ops(tape: Tape, start: int, end: int, reverse: bool) -> Iterator[int]:
 
 
 class _Flags:
-    """One yes or no for each value, reduced lazily; asked once."""
+    """One yes or no for each value, once it has been evaluated: asked once, and of all that have been since the last
+    time.
+
+    Args:
+        reduce: Gives one bool for each row.
+    """
 
     def __init__(self, reduce: Callable[[mx.array], mx.array]) -> None:
         self._reduce = reduce
         self._known: dict[Value, bool] = {}
-        self._asked: dict[Value, mx.array] = {}
+        self._asked: dict[Value, None] = {}
 
-    def ask(self, values: list[Value], needed: list[Value], arrays: list[mx.array]) -> None:
-        """Add what has to be evaluated to know about some values."""
-        for value in values:
-            if value in self._known:
-                continue
-            if value not in self._asked:
-                self._asked[value] = self._reduce(value.array)
-            needed.append(value)
-            arrays.append(self._asked[value])
+    def ask(self, values: list[Value]) -> list[Value]:
+        """The values among some that have to be evaluated first."""
+        new = [value for value in values if value not in self._known]
+        self._asked.update(dict.fromkeys(new))
+        return new
 
     def __getitem__(self, value: Value) -> bool:
         if value not in self._known:
-            flag: Any = self._asked.pop(value).item()
-            self._known[value] = bool(flag)
+            there = [value, *(other for other in self._asked if other is not value and other.evaluated)]
+            for group in of_one_size(there):
+                flags: Any = self._reduce(rows(group)).tolist()
+                self._known.update(zip(group, flags))
+            self._asked = {other: None for other in self._asked if other not in self._known}
         return self._known[value]
 
 
@@ -73,7 +78,7 @@ class Births:
     def __init__(self, what: str, test: Test) -> None:
         self._what = what
         self._test = test
-        self._flags = _Flags(lambda array: mx.any(test(array)))
+        self._flags = _Flags(lambda rows: mx.any(test(rows), axis=1))
 
     def positions(self, tape: Tape, start: int, end: int, reverse: bool) -> Iterator[int]:
         ops = tape.ops
@@ -83,11 +88,8 @@ class Births:
         op = tape.ops[position]
         outputs = [value for value in op.outputs if _floating(value)]
         inputs = [value for value in dict.fromkeys(op.inputs) if _floating(value)]
-        values: list[Value] = []
-        arrays: list[mx.array] = []
-        self._flags.ask(outputs, values, arrays)
-        self._flags.ask(inputs, values, arrays)
-        return Question(values, arrays, lambda: self._answer(tape, op, inputs, outputs))
+        values = self._flags.ask([*outputs, *inputs])
+        return Question(values, (), lambda: self._answer(tape, op, inputs, outputs))
 
     def _answer(self, tape: Tape, op: Op, inputs: list[Value], outputs: list[Value]) -> Finding | Literal[False]:
         bad = [value for value in inputs if self._flags[value]]
@@ -126,7 +128,7 @@ class ZeroGradients:
     evaluates = True
 
     def __init__(self) -> None:
-        self._flags = _Flags(lambda array: mx.all(array == 0))
+        self._flags = _Flags(lambda rows: mx.all(rows == 0, axis=1))
 
     def positions(self, tape: Tape, start: int, end: int, reverse: bool) -> Iterator[int]:
         ops = tape.ops
@@ -135,11 +137,8 @@ class ZeroGradients:
     def question(self, tape: Tape, position: int) -> Question:
         op = tape.ops[position]
         given = [value for value in dict.fromkeys(op.inputs) if value.gradient_of is not None and _floating(value)]
-        values: list[Value] = []
-        arrays: list[mx.array] = []
-        self._flags.ask(_zeroable(op), values, arrays)
-        self._flags.ask(given, values, arrays)
-        return Question(values, arrays, lambda: self._answer(op, given))
+        values = self._flags.ask([*_zeroable(op), *given])
+        return Question(values, (), lambda: self._answer(op, given))
 
     def _answer(self, op: Op, given: list[Value]) -> Finding | Literal[False]:
         alive = [value for value in given if not self._flags[value]]

@@ -136,7 +136,8 @@ class Expressions:
         for name in kept - namespace.keys():
             namespace[name] = None
         before = dict(namespace)
-        with aside(), checked(), self.witness(namespace):
+        then = nullcontext() if self.witness is unwatched else self._as_it_was(where)
+        with aside(), checked(), then, self.witness(namespace):
             exec(code, namespace)
         changed = {
             name: thing

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -87,16 +87,23 @@ def _held(value: Value) -> mx.array:
     return value.array
 
 
-def arrays_of(result: Any) -> Iterator[mx.array]:
+def arrays_of(result: Any) -> list[mx.array]:
     """The arrays in what an MLX function returned, in order."""
-    if isinstance(result, mx.array):
-        yield result
-    elif isinstance(result, (list, tuple)):
-        for item in result:
-            yield from arrays_of(item)
-    elif isinstance(result, dict):
-        for item in result.values():
-            yield from arrays_of(item)
+    found: list[mx.array] = []
+    _gather(result, found)
+    return found
+
+
+def _gather(part: Any, found: list[mx.array]) -> None:
+    # No generators inside of each other: what `mx.eval` is given may be whole trees of parameters, at each step.
+    if isinstance(part, mx.array):
+        found.append(part)
+    elif isinstance(part, (list, tuple, dict)):
+        for item in part.values() if isinstance(part, dict) else part:
+            if type(item) is mx.array:
+                found.append(item)
+            else:
+                _gather(item, found)
 
 
 class Op(Face):
@@ -199,7 +206,7 @@ class Op(Face):
                 result = self.operation.run(*args, **kwargs)
         else:
             result = self.operation.run(*args, **kwargs)
-        return [result] if type(result) is mx.array else list(arrays_of(result))
+        return [result] if type(result) is mx.array else arrays_of(result)
 
     def __repr__(self) -> str:
         return f"<Op {self.label} {self.name}>"

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from nnrepl.explain import words
 from nnrepl.explain.check import Checked, Element, Report
 from nnrepl.explain.primitives import Step
 from nnrepl.tape import Op
+from nnrepl.view.narrow import Grid
 
 
 def check_view(report: Report) -> RenderableType:
@@ -105,7 +105,7 @@ def primitives_view(op: Op, steps: list[Step]) -> RenderableType:
     if not steps:
         return Text(f"{op.label} {op.name} is no primitive at all: its result is one of its inputs", style="hint")
     count = f"{len(steps)} primitive{'s' if len(steps) != 1 else ''}"
-    table = Table(box=None, show_header=False, padding=(0, 2, 0, 2), pad_edge=False)
+    table = Grid(show_header=False, padding=(0, 2, 0, 2))
     for step in steps:
         table.add_row(Text(step.name, style="op.name"), ", ".join(step.takes), f"→  {', '.join(step.makes)}")
     return Group(Text(f"{op.label} {op.name} is {count} of MLX's graph:"), table)
