@@ -13,16 +13,20 @@ import nbformat
 import pytest
 from rich.console import Console
 
+import nnrepl
 from nnrepl.cli import main
 from nnrepl.learn.lesson import LessonError, Question, parse
 from nnrepl.learn.progress import Mark, keep_progress, load_progress
 from nnrepl.learn.shelf import find, lessons, shipped
 from nnrepl.session.errors import UserError
+from nnrepl.shell import api
 from nnrepl.shell.lessons import Student, check, perform
-from nnrepl.shell.publishing import publish
+from nnrepl.shell.publishing import notebook, publish
+from nnrepl.shell.publishing import played as published
 from nnrepl.shell.readers import PROMPT
 from nnrepl.view.theme import THEMES
 from tests.learn.playing import PROGRAM, lesson_of, played
+from tests.shell.notebook import Notebook
 
 ASK = "```nnrepl\ngoto forward\n```\n```question\nWhat is z?\nanswer: z[0, 1]\nafter: So it is.\n```\n"
 
@@ -375,6 +379,19 @@ def test_a_lesson_is_written_with_what_it_shows(tmp_path: Path) -> None:
         publish(lesson_of(tmp_path, "```nnrepl\ngoto nowhere\n```\n"), "html", tmp_path / "x.html", False)
     with pytest.raises(UserError, match="cannot write"):
         publish(lesson, "html", tmp_path / "no" / "folder" / "x.html", False)
+
+
+@pytest.mark.parametrize("number", [1, 2, 5])
+def test_the_cells_of_an_exported_lesson_ask_nnrepl(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    lesson = lessons()[number - 1]
+    cells = [cell for cell in json.loads(notebook(lesson, published(lesson)))["cells"] if cell["cell_type"] == "code"]
+    assert all(cell["outputs"] for cell in cells[3:] if "goto" in cell["source"][0])
+    monkeypatch.setattr(api, "_last", [])
+    made = Notebook(monkeypatch)
+    nnrepl.load_ipython_extension(made)
+    for cell in cells[1:]:
+        given = made.run("".join(cell["source"]))
+        assert not isinstance(given, BaseException) or "timeline" in cell["source"][0], (cell["source"], given)
 
 
 # -- the command line ------------------------------------------------------------------------------------------------
