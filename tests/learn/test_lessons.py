@@ -15,7 +15,7 @@ from rich.console import Console
 
 import nnrepl
 from nnrepl.cli import main
-from nnrepl.learn.lesson import LessonError, Question, parse
+from nnrepl.learn.lesson import LessonError, Prose, Question, parse, read
 from nnrepl.learn.progress import Mark, keep_progress, load_progress
 from nnrepl.learn.shelf import find, lessons, shipped
 from nnrepl.session.errors import UserError
@@ -300,6 +300,21 @@ def test_a_broken_file_is_one_line_with_its_place(tmp_path: Path, text: str, sai
         parse(text, tmp_path / "broken.md")
     assert "broken.md" in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+def test_what_is_no_part_of_a_lesson_is_prose(tmp_path: Path) -> None:
+    head = "---\r\nprogram: a.py\r\n---\r\n"
+    text = (
+        "See:\r\n\r\n```python title='x'\r\n---\r\nanswer: 3\r\n```\r\n"
+        "Then\r\n---\r\n\r\n---\r\n\r\n```{note}\r\nHi\r\n```\r\n"
+    )
+    path = tmp_path / "a.md"
+    path.write_bytes(b"\xef\xbb\xbf" + (head + text).encode())
+    lesson = read(path)
+    assert [type(part).__name__ for part in lesson.parts] == ["Prose", "Pause", "Prose"]
+    first = lesson.parts[0]
+    assert isinstance(first, Prose)
+    assert "answer: 3" in first.text
 
 
 def test_a_lesson_that_is_not_there_is_said(tmp_path: Path) -> None:
