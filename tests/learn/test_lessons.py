@@ -142,6 +142,19 @@ def test_the_student_leaves_the_path_and_comes_back(tmp_path: Path) -> None:
     assert "[[" in screen.rpartition("(nnrepl) p #1")[2]
 
 
+def test_the_lesson_goes_on_from_its_own_place(tmp_path: Path) -> None:
+    lesson = lesson_of(tmp_path, ASK + "```nnrepl\nstep\n```\n")
+    for away in (["goto backward", "2.75", ""], ["2.75", "goto backward", "learn next", ""]):
+        screen = played(lesson, ["", *away])
+        assert "forward 2 of 6" in screen.rpartition("(nnrepl) step")[2]
+
+
+def test_an_answer_that_is_nearer_to_a_mistake_is_that(tmp_path: Path) -> None:
+    lesson = lesson_of(tmp_path, ASK.replace("after:", "wrong: z[0, 1] + 0.07 :: Too much.\nafter:"))
+    assert "✗ Too much." in played(lesson, ["", "2.80"])
+    assert "✓ Right" in played(lesson, ["", "2.77"])
+
+
 def test_a_short_form_of_the_lessons_own_command_goes_on_with_it(tmp_path: Path) -> None:
     text = "```nnrepl\ngoto forward\n```\n```nnrepl\nstep\n```\nWe stand at {{z[0, 0]}}.\n\n"
     text += "```nnrepl\nprint z\n```\nThe end.\n"
