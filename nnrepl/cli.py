@@ -7,7 +7,7 @@ import os
 import platform
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
@@ -17,7 +17,6 @@ from nnrepl.commands.blocks import in_file
 from nnrepl.commands.interpreter import Interpreter
 from nnrepl.commands.learning import play
 from nnrepl.commands.table import TABLE
-from nnrepl.learn.player import Player
 from nnrepl.programs.arrays import SUFFIX
 from nnrepl.programs.debuggee import Debuggee
 from nnrepl.programs.examples import example_path
@@ -30,13 +29,15 @@ from nnrepl.session.saved import Keeper, stops_file
 from nnrepl.session.session import Session
 from nnrepl.session.settings import config_directory, config_file, load_settings
 from nnrepl.shell.background import theme_of_terminal
-from nnrepl.shell.lessons import lessons_parser, without_playing
 from nnrepl.shell.readers import Chain, Queue, Reader
 from nnrepl.shell.shell import Shell, is_capable, make_console, make_reader
 from nnrepl.tape.collector import paused
 from nnrepl.timeline.cells import make_cell
 from nnrepl.timeline.history import parse_size
 from nnrepl.view.saved import facts_text
+
+if TYPE_CHECKING:
+    from nnrepl.learn.player import Player
 
 
 def parser() -> argparse.ArgumentParser:
@@ -167,6 +168,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def learn(options: argparse.Namespace, words: list[str]) -> int:
     """Do what `nnrepl learn ...` says: play a lesson, list them, check one, write one. Returns the exit status."""
+    from nnrepl.shell.lessons import lessons_parser, without_playing
+
     wanted = lessons_parser().parse_args(words)
     options.call, options.args, options.module = "", [], None
     console = make_console(options.plain, options.theme or "dark")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from nnrepl.commands.interpreter import Interpreter
@@ -17,6 +16,7 @@ from nnrepl.programs.saving import save
 from nnrepl.programs.script import Script
 from nnrepl.session.errors import Load, UserError
 from nnrepl.session.parsed import parse
+from nnrepl.view.narrow import Grid
 from nnrepl.view.saved import facts_text, saved_text
 
 FILES = "files"
@@ -95,7 +95,7 @@ def examples_(it: Interpreter, text: str) -> RenderableType | None:
 
     Those under `broken/` are faulty on purpose; `load example dead_relu_sound` is the sound twin of one.
     """
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)
+    table = Grid(show_header=False)
     table.add_column(no_wrap=True, min_width=max(len(found.name) for found in examples() if not found.is_twin))
     table.add_column(no_wrap=True, overflow="ellipsis")
     for found in examples():

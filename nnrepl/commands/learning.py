@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import RenderableType
 
 from nnrepl.commands.interpreter import Interpreter
 from nnrepl.commands.table import Grammar, classify, command
-from nnrepl.learn.lesson import Lesson
-from nnrepl.learn.player import Player
 from nnrepl.learn.progress import load_progress
 from nnrepl.learn.shelf import find, lessons
 from nnrepl.programs.examples import folder
 from nnrepl.session.errors import Load, UserError
 from nnrepl.view.lesson import Row, hint, lessons_view
+
+if TYPE_CHECKING:
+    from nnrepl.learn.lesson import Lesson
+    from nnrepl.learn.player import Player
 
 LEARNING = "understanding"
 LESSON = Grammar("[N | FILE | next | again | stop]", lambda text: True, "words", ("next", "again", "stop"))
@@ -75,6 +78,7 @@ def play(it: Interpreter, player: Player) -> None:
     """Let a lesson have the next word at the prompt."""
     player.same_line = lambda a, b: same_line(it, a, b)
     player.is_line = lambda text: is_line(it, text)
+    player.spelled_out = lambda text: spelled_out(it, text)
     it.player, it.left = player, None
 
 
@@ -82,6 +86,8 @@ def player_of(lesson: Lesson, *, anew: bool = False, present: bool = False, keep
     """A lesson from where the user left it."""
     mark = load_progress().get(lesson.key) if keeps and not (anew or present) else None
     at = 0 if mark is None or mark.done or mark.parts != len(lesson.parts) else mark.part
+    from nnrepl.learn.player import Player  # a session without a lesson need not wait for it
+
     player = Player(lesson, at, present=present, keeps=keeps)
     player.catch_up()
     return player
@@ -122,6 +128,12 @@ def same_line(it: Interpreter, a: str, b: str) -> bool:
     except UserError:
         return False
     return (first.command, first.text, first.kind) == (second.command, second.text, second.kind)
+
+
+def spelled_out(it: Interpreter, text: str) -> str:
+    """The command for which a single letter stands, unless the program has something of that name."""
+    is_short = len(text) == 1 and text in it.table and not it.is_name(text)
+    return it.table[text].names[0] if is_short else ""
 
 
 def is_line(it: Interpreter, text: str) -> bool:

@@ -51,6 +51,7 @@ class Difference:
         noise: By how much values of the function are off, measured.
         here: The function's value.
         evaluations: How often the function was computed.
+        smooth: The same function with its kinks taken out; None where that is not known.
     """
 
     run: Scalar
@@ -59,6 +60,11 @@ class Difference:
     noise: float = 0.0
     here: float = 0.0
     evaluations: int = field(default=0)
+    smooth: Difference | None = None
+
+    def beside(self, run: Scalar) -> Difference:
+        """Another function of the same tensor, which has the same value here and is as noisy."""
+        return Difference(run, self.flat, self.shape, self.noise, self.here)
 
     def measure(self) -> None:
         """Find the noise.

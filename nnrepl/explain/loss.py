@@ -9,7 +9,8 @@ import mlx.core as mx
 from nnrepl.explain import words
 from nnrepl.explain.answer import Answer, Evidence
 from nnrepl.explain.look import Look
-from nnrepl.explain.paths import gradient_pass, same_function
+from nnrepl.explain.paths import gradient_pass, leaves_later, same_function
+from nnrepl.ops import Trait, has
 from nnrepl.session.errors import UserError
 from nnrepl.session.reading import Reading
 from nnrepl.tape import Op, Pass, Value
@@ -43,15 +44,18 @@ def why_loss(session: Reading) -> Answer:
     shares = sorted(
         (Share(old.name, change) for (old, _, _), change in zip(pairs, changes)), key=lambda one: -abs(one.change)
     )
-    predicted, weights, data = sum(changes), mixed - first, second - mixed
+    predicted, weights, rest = sum(changes), mixed - first, second - mixed
+    others = _others(look, before, after)
     answer = Answer(
         f"The loss went from {words.number(float(first))} ({before.address}) to "
         f"{words.number(float(second))} (pass "
         f"{after.number}): {signed(second - first)}. The weights account for {signed(weights)}"
         + (
-            f", other data for {signed(data)}."
-            if abs(data) > 1e-6 * max(abs(first), 1e-12)
-            else "; the data is the same."
+            f", what else differs{f' ({_listed(others)})' if others else ''} for {signed(rest)}."
+            if abs(rest) > 1e-6 * max(abs(first), 1e-12)
+            else "; nothing else that goes in differs."
+            if not others
+            else f"; {_listed(others)} differ{'s' if len(others) == 1 else ''} too, which changes next to nothing."
         )
     )
     answer.reasons.append(
@@ -79,18 +83,39 @@ def _pair(session: Reading) -> tuple[Pass, Pass]:
 
 def _pairs(before: Pass, after: Pass) -> list[tuple[Value, Value, Value]]:
     """Each parameter before and after, with its gradient before."""
-    later = {leaf.name: leaf for leaf in after.wrt}
+    later = leaves_later(before, after)
     return [
-        (leaf, later[leaf.name], before.grads[leaf][-1])
+        (leaf, later[leaf], before.grads[leaf][-1])
         for leaf in before.wrt
-        if before.grads.get(leaf) and leaf.name in later and later[leaf.name].shape == leaf.shape
+        if before.grads.get(leaf) and leaf in later and later[leaf].shape == leaf.shape
     ]
+
+
+def _others(look: Look, before: Pass, after: Pass) -> list[str]:
+    """What goes into two passes beside the weights and is not the same in both: data, drawn numbers, constants."""
+    wrt = {*before.wrt, *after.wrt}
+    found: dict[str, None] = {}
+    for one, other in zip(_forward(before), _forward(after)):
+        pairs = list(zip(one.inputs, other.inputs))
+        if has(one.name, Trait.RANDOM):
+            pairs += zip(one.outputs, other.outputs)
+        for old, new in pairs:
+            made = old.op is not None and old.op.part is before and not has(old.op.name, Trait.RANDOM)
+            if made or old is new or old in wrt or new in wrt or not (look.can_see(old) and look.can_see(new)):
+                continue
+            look.see([old, new])
+            if old.shape != new.shape or not look.numbers([mx.array_equal(old.array, new.array, equal_nan=True)])[0]:
+                found[words.name(old)] = None
+    return list(found)
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def _on_old_data(before: Pass, after: Pass) -> mx.array:
     """The loss of the new weights on the old data: the recorded forward ops on other leaves."""
-    later = {leaf.name: leaf for leaf in after.wrt}
-    now: dict[Value, mx.array] = {leaf: later[leaf.name].array for leaf in before.wrt if leaf.name in later}
+    now: dict[Value, mx.array] = {leaf: new.array for leaf, new in leaves_later(before, after).items()}
     reached = set(now)
     for op in _forward(before):
         if any(value.canonical in reached for value in op.inputs):

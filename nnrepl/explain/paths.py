@@ -167,6 +167,15 @@ def same_function(session: Reading, part: Pass) -> list[Pass]:
     ]  # fmt: skip
 
 
+def leaves_later(before: Pass, after: Pass) -> dict[Value, Value]:
+    """What was differentiated in one pass of a function, each with the same one of another: in order, where they go
+    together, else by name."""
+    if [leaf.shape for leaf in before.wrt] == [leaf.shape for leaf in after.wrt]:
+        return dict(zip(before.wrt, after.wrt))
+    named = {leaf.name: leaf for leaf in after.wrt}
+    return {leaf: named[leaf.name] for leaf in before.wrt if leaf.name in named}
+
+
 def _model_of(session: Reading, part: Pass) -> Any:
     """The model in which the first of what was differentiated lies; None where it is in none."""
     leaf = next(iter(part.wrt), None)

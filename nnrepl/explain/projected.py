@@ -9,6 +9,7 @@ import mlx.core as mx
 
 from nnrepl import ops
 from nnrepl.explain.differences import Scalar
+from nnrepl.explain.entry import bind
 from nnrepl.record.custom import Composite
 from nnrepl.tape import Op, Pass, Value
 
@@ -76,15 +77,23 @@ class Recomputed:
         self.taken = [value for op in self.needed for value in op.inputs if value.canonical not in reached]
         self.coarse = coarsest([leaf, *(value for op in self.needed for value in op.outputs)])
 
-    def at(self, dtype: mx.Dtype) -> Scalar:
+    def smooth(self, dtype: mx.Dtype) -> Scalar:
+        """The loss in a dtype, with every choice held as it was made: a ReLU that passed passes, the largest number of
+        a pool stays the chosen one. It has the same gradient, and no kinks."""
+        return self.at(dtype, held=True)
+
+    def at(self, dtype: mx.Dtype, held: bool = False) -> Scalar:
         """The loss in a dtype."""
 
         def run(array: mx.array) -> mx.array:
             now: dict[Value, mx.array] = {self.leaf.canonical: array}
             for op in self.needed:
-                results = op.compute(
-                    lambda value: now[value.canonical] if value.canonical in now else widened(value.array, dtype)
-                )
+
+                def lookup(value: Value) -> mx.array:
+                    return now[value.canonical] if value.canonical in now else widened(value.array, dtype)
+
+                chosen = _as_chosen(op, lookup) if held else None
+                results = op.compute(lookup) if chosen is None else [chosen]
                 for value, result in zip(op.outputs, results):
                     now[value.canonical] = result
             roots = [(now[root.canonical], seed.array) for root, seed in self.part.roots if root.canonical in now]
@@ -99,6 +108,43 @@ class Recomputed:
         with mx.stream(mx.cpu):
             found: Any = weighed(roots, mx.float64).item()
         return float(found)
+
+
+def _as_chosen(op: Op, lookup: Callable[[Value], mx.array]) -> mx.array | None:
+    """The result of an op that chooses, with the choice that it made on the recorded numbers; None for any other."""
+    entry = ops.ENTRIES.get(op.name)
+    if entry is None or op.name not in _CHOICES or op.operation.kind != "op" or len(op.outputs) != 1:
+        return None
+    bound = bind(entry, op)
+    then = {name: given.array if isinstance(given, Value) else given for name, given in bound.items()}
+    now = {name: lookup(given) if isinstance(given, Value) else given for name, given in bound.items()}
+    return _CHOICES[op.name](then, now, op.outputs[0].array)
+
+
+def _clipped(then: dict[str, Any], now: dict[str, Any], result: mx.array) -> mx.array:
+    free = mx.array(True)
+    if then.get("a_min") is not None:
+        free = free & (then["a"] > then["a_min"])
+    if then.get("a_max") is not None:
+        free = free & (then["a"] < then["a_max"])
+    return mx.where(free, now["a"], result)
+
+
+def _largest(then: dict[str, Any], now: dict[str, Any], result: mx.array) -> mx.array:
+    axis, keepdims = then.get("axis"), bool(then.get("keepdims"))
+    whole = result if keepdims or axis is None else mx.expand_dims(result, axis)
+    chosen = (then["a"] == whole).astype(now["a"].dtype)
+    share = chosen / mx.sum(chosen, axis=axis, keepdims=True)
+    return mx.sum(share * now["a"], axis=axis, keepdims=keepdims)
+
+
+_CHOICES: dict[str, Callable[[dict[str, Any], dict[str, Any], mx.array], mx.array]] = {
+    "maximum": lambda then, now, _: mx.where(then["a"] > then["b"], now["a"], now["b"]),
+    "minimum": lambda then, now, _: mx.where(then["a"] < then["b"], now["a"], now["b"]),
+    "abs": lambda then, now, _: mx.sign(then["a"]) * now["a"],
+    "clip": _clipped, "max": _largest, "min": _largest,
+}  # fmt: skip
+"""As their VJPs choose, ties included."""
 
 
 def _is_fixed(op: Op) -> bool:

@@ -5,6 +5,7 @@ Two words are known beside those of the prompt: `history(loss)`, an expression o
 
 from __future__ import annotations
 
+import ast
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +20,6 @@ from nnrepl.session.parsed import parse
 from nnrepl.session.session import Session
 from nnrepl.tape import Value
 
-_ELEMENT = re.compile(r"(?P<name>.+?)\[\s*(?P<index>-?\d+(?:\s*,\s*-?\d+)*)\s*\]\s*", re.DOTALL)
 _NUMBER = re.compile(r"\{\{(.+?)\}\}", re.DOTALL)
 _HISTORY = re.compile(r"\bhistory\(([^()]+)\)")
 _STEP = re.compile(r"\bstep_number\b")
@@ -48,10 +48,10 @@ def ask(session: Session, text: str) -> Found:
     Raises:
         UserError: If it gives nothing.
     """
-    element = _ELEMENT.fullmatch(text.strip())
+    element = _element(text)
     if element is not None:
-        whole = _evaluate(session, element["name"])
-        index = tuple(int(part) for part in element["index"].split(","))
+        name, index = element
+        whole = _evaluate(session, name)
         value = session.expressions.value_of(whole) if isinstance(whole, mx.array) else None
         if value is not None and len(index) == len(value.shape):
             index = tuple(at % extent if extent else 0 for at, extent in zip(index, value.shape))
@@ -60,6 +60,20 @@ def ask(session: Session, text: str) -> Found:
     value = session.expressions.value_of(result) if isinstance(result, mx.array) else None
     index = (0,) * len(value.shape) if value is not None and value.size == 1 else ()
     return Found(_plain(result, session), value, index)
+
+
+def _element(text: str) -> tuple[str, tuple[int, ...]] | None:
+    """`z1`, (0, 1) for `z1[0, 1]`; None for anything else."""
+    parsed = parse(text)
+    node = parsed.expression
+    if not isinstance(node, ast.Subscript):
+        return None
+    try:
+        index = ast.literal_eval(node.slice)
+    except ValueError:
+        return None
+    numbers = index if isinstance(index, tuple) else (index,)
+    return (parsed.cut(node.value), numbers) if all(type(number) is int for number in numbers) else None
 
 
 def holds(session: Session, condition: str, *, ahead: bool = True) -> bool:
@@ -104,17 +118,17 @@ def _evaluate(session: Session, text: str) -> Any:
 
 
 def _here(session: Session, text: str, position: int) -> Any:
-    text = _HISTORY.sub(lambda found: _over_steps(session, found[1]), text)
-    text = _STEP.sub(str(_step_number(session)), text)
+    written = _HISTORY.sub(lambda found: _over_steps(session, found[1]), text)
+    written = _STEP.sub(str(_step_number(session)), written)
     where = session.where() if position == session.cursor else session.where_at(position)
     try:
-        return session.expressions.evaluate(parse(text), where)
+        return session.expressions.evaluate(parse(written), where)
     except UserError:
         raise
     except SyntaxError as error:
         raise UserError(f"{text} does not parse: {error.msg}") from None
     except Exception as error:
-        raise UserError(f"{text}: {type(error).__name__}: {error}".splitlines()[0]) from None
+        raise UserError(f"{text}: {type(error).__name__}: {error}".splitlines()[0][:300]) from None
 
 
 def _step_number(session: Session) -> int:

@@ -162,10 +162,11 @@ def _with(case: Case, taken: Value, index: Index, number: float) -> float | None
         result = outputs[case.value.slot]
         if tuple(result.shape) != tuple(case.value.shape):
             return None
-        return _float(result[case.index] if case.index else result)
+        return number_of(result[case.index] if case.index else result)
 
 
-def _float(array: mx.array) -> float:
+def number_of(array: mx.array) -> float:
+    """The number of a tensor that has one."""
     single: Any = array.item()
     return float(single)
 
@@ -208,155 +209,6 @@ def _before(case: Case) -> Iterator[Mistake]:
         yield Mistake(case.at(taken, index), f"That is {named(taken, index)}; {left}.")
 
 
-# -- forward ---------------------------------------------------------------------------------------------------------
-
-
-@rule("add")
-def _add(case: Case) -> Iterator[Mistake]:
-    operands = case.operands()
-    if len(operands) == 2:
-        (a, x), (b, y) = operands
-        yield Mistake(x, f"You forgot to add {b}.")
-        yield Mistake(y, f"That is {b} alone; {a} belongs to it.")
-        yield Mistake(x - y, f"{b} is added, not subtracted.")
-
-
-@rule("subtract")
-def _subtract(case: Case) -> Iterator[Mistake]:
-    operands = case.operands()
-    if len(operands) != 2:
-        return
-    (a, x), (b, y) = operands
-    if case.op.phase == "update":
-        yield Mistake(x + y, f"That goes up the slope. The step goes against it: {a} − {b}.")
-    yield Mistake(x + y, f"{b} is subtracted, not added.")
-    yield Mistake(y - x, f"The other way round: {a} − {b}.")
-    yield Mistake(x, f"You forgot to subtract {b}.")
-    yield Mistake(y, f"That is {b} alone.")
-
-
-@rule("multiply")
-def _multiply(case: Case) -> Iterator[Mistake]:
-    operands = case.operands()
-    if len(operands) == 2:
-        (a, x), (b, y) = operands
-        yield Mistake(x, f"You forgot the factor {b}.")
-        yield Mistake(y, f"You forgot the factor {a}.")
-        yield Mistake(x + y, f"{a} and {b} are multiplied, not added.")
-
-
-@rule("divide")
-def _divide(case: Case) -> Iterator[Mistake]:
-    operands = case.operands()
-    if len(operands) == 2:
-        (a, x), (b, y) = operands
-        yield Mistake(x, f"You forgot to divide by {b}.")
-        yield Mistake(x * y, f"It is divided by {b}, not multiplied.")
-        if x:
-            yield Mistake(y / x, f"The other way round: {a} / {b}.")
-
-
-@rule("matmul", "addmm")
-def _matmul(case: Case) -> Iterator[Mistake]:
-    inputs = case.op.inputs[-2:] if case.op.name == "addmm" else case.op.inputs
-    if len(inputs) != 2 or any(len(value.shape) != 2 for value in inputs) or len(case.index) != 2:
-        return
-    a, b = inputs
-    row, column = case.index
-    count = a.shape[1]
-    if count > FEW:
-        return
-    products = [case.at(a, (row, k)) * case.at(b, (k, column)) for k in range(count)]
-    for k, product in enumerate(products if count > 1 else ()):
-        left, right = named(a, (row, k)), named(b, (k, column))
-        yield Mistake(sum(products) - product, f"You forgot the product {left} · {right}.")
-    for k, product in enumerate(products if count > 2 else ()):
-        yield Mistake(product, f"That is one of {count} products, {named(a, (row, k))} · {named(b, (k, column))}.")
-    if column < b.shape[0] and b.shape[1] == count:
-        turned = sum(case.at(a, (row, k)) * case.at(b, (column, k)) for k in range(count))
-        yield Mistake(turned, f"That takes row {column} of {words.name(b)}; it is column {column}.")
-    yield Mistake(sum(case.at(b, (k, column)) for k in range(count)),
-                  f"That adds column {column} of {words.name(b)} without its factors {words.name(a)}.")  # fmt: skip
-
-
-@rule("maximum")
-def _maximum(case: Case) -> Iterator[Mistake]:
-    operands = case.operands()
-    if len(operands) == 2:
-        if len(case.op.inputs) == 2:
-            yield Mistake(min(x for _, x in operands), "That is the smaller of the two; it is the larger.")
-        for a, x in operands:
-            if x < 0:
-                yield Mistake(-x, f"{a} is negative: ReLU makes 0 of it, not its absolute value.")
-
-
-@rule("square")
-def _square(case: Case) -> Iterator[Mistake]:
-    for a, x in case.operands()[:1]:
-        yield Mistake(2 * x, f"That is {a} doubled; squared it is {a} · {a}.")
-        yield Mistake(-x * x, "A square is never negative.")
-
-
-@rule("mean")
-def _mean(case: Case) -> Iterator[Mistake]:
-    count = case.op.inputs[0].size // max(case.value.size, 1)
-    if count > 1:
-        yield Mistake(case.right * count, f"That is the sum; the mean is divided by their number, {count}.")
-        yield Mistake(case.right / count, f"That is divided by {count} twice.")
-
-
-@rule("sum")
-def _sum(case: Case) -> Iterator[Mistake]:
-    count = case.op.inputs[0].size // max(case.value.size, 1)
-    if count > 1:
-        yield Mistake(case.right / count, "That is the mean; the sum is not divided.")
-
-
-@rule("mean", "sum")
-def _some_of_it(case: Case) -> Iterator[Mistake]:
-    taken = case.op.inputs[0]
-    if case.value.size == 1 and 1 < taken.size <= FEW:
-        share = taken.size if case.op.name == "mean" else 1
-        for place in range(taken.size):
-            index = unravel(place, taken.shape)
-            number = case.at(taken, index)
-            yield Mistake(case.right - number / share, f"You forgot {named(taken, index)} in the sum.")
-            yield Mistake(number, f"That is {named(taken, index)} alone.")
-
-
-@rule("softmax")
-def _softmax(case: Case) -> Iterator[Mistake]:
-    taken = case.op.inputs[0]
-    axis = int(case.op.kwargs.get("axis", case.op.args[1] if len(case.op.args) > 1 else -1) or -1) % len(taken.shape)
-    x = case.at(taken, case.index)
-    with aside():
-        wide = case.look.array(taken).astype(mx.float32)
-        if abs(x) < 80:
-            power = _float(mx.exp(wide[case.index]))
-            yield Mistake(power, f"That is e to the power of {named(taken, case.index)}; it is still to be divided by "
-                                 "the sum of all these powers.")  # fmt: skip
-        first = tuple(0 if k == axis else at for k, at in enumerate(case.index))
-        total = _float(wide.sum(axis, keepdims=True)[first])
-        if total:
-            yield Mistake(x / total, "That divides the numbers themselves; softmax takes e to the power of each first.")
-        if len(taken.shape) > 1:
-            other = _float(mx.softmax(wide, axis=axis - 1)[case.index])
-            yield Mistake(other, "That adds up to 1 along the wrong axis.")
-    yield Mistake(1.0 / taken.shape[axis], "That is what each would get if all were equal.")
-
-
-@rule("log")
-def _log(case: Case) -> Iterator[Mistake]:
-    for a, x in case.operands()[:1]:
-        if x > 0:
-            yield Mistake(
-                case.right / 2.302585092994046, f"That is the logarithm of {a} to base 10; here it is to base e."
-            )
-
-
-# -- backward --------------------------------------------------------------------------------------------------------
-
-
 def _backward(case: Case) -> Iterator[Mistake]:
     """The two factors of a link of the chain rule, each taken for their product."""
     for gradient in upstream(case.op):
@@ -369,52 +221,3 @@ def _backward(case: Case) -> Iterator[Mistake]:
     of = case.value.gradient_of
     if of is not None and tuple(of.shape) == tuple(case.value.shape):
         yield Mistake(case.at(of, case.index), f"That is {named(of, case.index)} itself, not its gradient.")
-
-
-@rule("vjp of mean")
-def _mean_back(case: Case) -> Iterator[Mistake]:
-    count = case.value.size
-    if count > 1:
-        yield Mistake(case.right * count, f"Each of the {count} has only its share, 1/{count}, in the mean.")
-
-
-@rule("vjp of square")
-def _square_back(case: Case) -> Iterator[Mistake]:
-    yield Mistake(case.right / 2, "The slope of x² is 2·x: the 2 is missing.")
-    of = case.value.gradient_of
-    if of is not None:
-        yield Mistake(2 * case.at(of, case.index), "That is 2·x alone, without what comes in.")
-
-
-@rule("vjp of matmul", "vjp of addmm")
-def _matmul_back(case: Case) -> Iterator[Mistake]:
-    """A gradient of a product is a product with the other side: the other side alone is no gradient yet."""
-    forward, of = case.op.of, case.value.gradient_of
-    gradients = upstream(case.op)
-    if forward is None or of is None or len(case.index) != 2 or len(gradients) != 1:
-        return
-    sides = [value for value in forward.inputs[-2:] if len(value.shape) == 2]
-    gradient = gradients[0]
-    if len(sides) != 2 or len(gradient.shape) != 2 or gradient.shape[0] > FEW:
-        return
-    left, right = sides
-    row, column = case.index
-    if of.canonical is right.canonical and left.shape[0] == 1:
-        x, g = case.at(left, (0, row)), case.at(gradient, (0, column))
-        yield Mistake(g, f"That is {named(gradient, (0, column))}, what comes in; times {named(left, (0, row))}.")
-        yield Mistake(x, f"That is {named(left, (0, row))} alone; times {named(gradient, (0, column))}, what comes in.")
-    elif of.canonical is left.canonical and right.shape[1] == 1:
-        g, w = case.at(gradient, (row, 0)), case.at(right, (column, 0))
-        yield Mistake(g, f"That is {named(gradient, (row, 0))}, what comes in; times {named(right, (column, 0))}.")
-        yield Mistake(
-            w, f"That is {named(right, (column, 0))} alone; times {named(gradient, (row, 0))}, what comes in."
-        )
-
-
-@rule("vjp of maximum")
-def _maximum_back(case: Case) -> Iterator[Mistake]:
-    for gradient in upstream(case.op):
-        if not case.right and tuple(gradient.shape) == tuple(case.value.shape):
-            name = words.name(case.op.of.inputs[0]) if case.op.of is not None else "its input"
-            said = f"ReLU lets a gradient through only where {name} is positive; here it is not."
-            yield Mistake(case.at(gradient, case.index), said)

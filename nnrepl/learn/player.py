@@ -7,6 +7,7 @@ where it stood and on the timeline on which it stood.
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from rich.text import Text
 from nnrepl.learn.answers import EXPECTED, Unreadable
 from nnrepl.learn.apart import apart
 from nnrepl.learn.asking import filled, holds
+from nnrepl.learn.glossary import word_of
 from nnrepl.learn.lesson import Commands, Formula, Lesson, Notes, Part, Pause, Prose, Question, Task
 from nnrepl.learn.posing import Posed, pose
 from nnrepl.learn.progress import Mark, keep_progress
@@ -92,6 +94,7 @@ class Player:
         comes_back: Whether the student wants to be back where the lesson stands.
         same_line: Whether two lines say the same to the shell, as `s` and `step` do.
         is_line: Whether the shell could do anything with a line.
+        spelled_out: The command for which a single letter stands; "" where it stands for none.
         failure: The line of the lesson that did not work, with its place; "" where all did.
         told: What was said by each part, with the numbers of the tape.
         asked: The questions so far, by part.
@@ -109,9 +112,11 @@ class Player:
         self.begun = self.comes_back = False
         self.failure = ""
         self.told: dict[int, str] = {}
+        self._linked: set[str] = set()
         self.asked: dict[int, Posed] = {}
         self.same_line: Callable[[str, str], bool] = lambda a, b: a.strip() == b.strip()
         self.is_line: Callable[[str], bool] = lambda text: False
+        self.spelled_out: Callable[[str], str] = lambda text: ""
         self._stand: Stand | None = None
         self._hints = self._tries = 0
         self._told_from = self.at
@@ -234,7 +239,9 @@ class Player:
             return []
         if isinstance(part, (Prose, Formula)):
             text = self.told[self.at] = filled(session, part.text)
-            return [prose(text) if isinstance(part, Prose) else formula(text, self.present), Text("")]
+            if isinstance(part, Formula):
+                return [formula(text, self.present), Text("")]
+            return [prose(text), *self._words(text), Text("")]
         self.waits, self.strayed = part, False
         self._hints = self._tries = 0
         self.kept()
@@ -247,6 +254,13 @@ class Player:
             self.told[self.at] = filled(session, part.text)
             return [task_view(self.told[self.at]), hint("type what brings it about; hint helps, show does it")]
         return [self._reminder()]
+
+    def _words(self, text: str) -> list[RenderableType]:
+        """Where the words of the trade are told that a text says for the first time in this lesson."""
+        found = [word for bold in re.findall(r"\*\*(.+?)\*\*", text) if (word := word_of(bold)) is not None]
+        new = [word.name for word in dict.fromkeys(found) if word.name not in self._linked]
+        self._linked.update(new)
+        return [hint(" · ".join(f"help {name}" for name in new))] if new and not self.present else []
 
     def _hold(self, turn: Turn) -> Turn:
         """Wait for Enter between two parts."""
@@ -280,7 +294,7 @@ class Player:
         self._held = False
 
     def _is_next(self, text: str, waits: Commands) -> bool:
-        return not self.strayed and len(waits.lines) == 1 and self.same_line(text, waits.lines[0])
+        return not self.strayed and self.same_line(text, waits.lines[0])
 
     def _own(self, text: str) -> Turn:
         self.strayed = True
@@ -321,6 +335,12 @@ class Player:
         try:
             typed = posed.read(text)
         except Unreadable as error:
+            whole = self.spelled_out(text)
+            if whole:
+                said = (
+                    f"{text} is short for the command {whole}; write it out here. An answer is {EXPECTED[posed.kind]}"
+                )
+                return Turn(show=[hint(said)])
             if not str(error) and self.is_line(text):
                 return self._own(text)
             said = str(error) or f"that is no answer that I can read: type {EXPECTED[posed.kind]}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from nnrepl.learn import answers
+from nnrepl.learn import answers, products, rules  # noqa: F401  # they enter themselves
 from nnrepl.learn.answers import CHOICE, NAMES, NUMBER, SHAPE, Typed, Unreadable, kind_of, near, same
 from nnrepl.learn.apart import Apart, ApartLook, apart
 from nnrepl.learn.asking import Found, ask, filled, holds

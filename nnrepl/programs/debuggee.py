@@ -15,7 +15,6 @@ import mlx.core as mx
 
 from nnrepl.programs.cells import is_leaving, needed, run_cell
 from nnrepl.programs.exceptions import clean_walks, print_exception
-from nnrepl.programs.function import leaves_of
 from nnrepl.programs.reload import Reloader
 from nnrepl.programs.script import Script, forget_modules, reset_stdin
 from nnrepl.programs.written import Written
@@ -32,7 +31,6 @@ from nnrepl.session.errors import Load, Quit, Restart
 from nnrepl.session.session import Session
 from nnrepl.session.state import RunAgain
 from nnrepl.session.typed import append, cell_begins, cell_ended
-from nnrepl.tape import Tape
 from nnrepl.timeline.cells import Cell, make_cell
 
 
@@ -149,8 +147,6 @@ class Debuggee:
         tape = names.tape
         recorder = Recorder(tape, strict=not self._live, base=sys._getframe())
         recorder.listener = session
-        if run is not None and session.recorder is not None:
-            self._know_outside(recorder, run.old, session.recorder)
         cells = list(session.changes.timelines.live.cells)
         starts = session.changes.timelines.current.starts
         self._whole = run is not None and not run.ops and run.position >= len(run.old)
@@ -172,13 +168,6 @@ class Debuggee:
         watching = self._written.watching(lambda: recorder.mode != MUTED)
         with self.script.kept.importing(), recording(recorder), self._breakpoints(), watching:
             return self._to_its_end(recorder)
-
-    def _know_outside(self, recorder: Recorder, old: Tape, before: Recorder) -> None:
-        """Let a recorder know the arrays that were there before the program, under the values that they were."""
-        leaves = set(leaves_of(old)) if self._live else set()
-        for key, value in before.live.copy().items() if leaves else ():
-            if value in leaves and self.script.holds(key):
-                recorder.live[key] = value
 
     def _to_its_end(self, recorder: Recorder) -> BaseException | None:
         """Run the script, and then cell after cell, as long as the user types some. Returns what ended the script."""

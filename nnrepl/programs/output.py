@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -138,6 +139,7 @@ class HeldOutput:
         self._partial: list[_Piece] = []
         self._elsewhere: set[bytes] = set()
         self._quitting = False
+        self._ended: _Piece | None = None
         self._process = os.getpid()
 
     # -- when -------------------------------------------------------------------------------------------
@@ -270,6 +272,18 @@ class HeldOutput:
             say(text)
         return text
 
+    @property
+    def midline(self) -> bool:
+        """Whether the program has left the terminal in the middle of a line: a progress bar, a `print(end="")`."""
+        last = self._shown[-1] if self._shown else None
+        if last is None or last is self._ended:
+            return False
+        return bool(_CODES.sub(b"", last.data.rpartition(b"\n")[2]).strip(b"\r"))
+
+    def ended(self) -> None:
+        """The line is ended: what nnrepl shows begins on one of its own."""
+        self._ended = self._shown[-1]
+
     def moved(self, moved: Callable[[int], int], seen: int) -> None:
         """Positions of the tape have moved; what was printed up to `seen` has been shown."""
         self._shown = [replace(piece, position=moved(piece.position)) for piece in self._shown]
@@ -328,3 +342,4 @@ def _lines(pieces: list[_Piece]) -> list[_Piece]:
 
 
 _REMEMBERED = 20_000
+_CODES = re.compile(rb"\x1b\[[0-9;?]*[A-Za-z]")

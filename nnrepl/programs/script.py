@@ -83,10 +83,6 @@ class Script:
             name = code.co_filename
             yield code if kept.texts[name] == text and not kept.early.get(name) else kept.code(name)
 
-    def holds(self, key: int) -> bool:
-        """Whether it keeps the object of an `id` alive, which was there before it began to run."""
-        return False
-
     @property
     def arguments(self) -> list[str]:
         """What it finds in `sys.argv` behind its own name."""

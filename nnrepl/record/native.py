@@ -84,6 +84,7 @@ class Levels:
         self.blocked = ""
         self.losses = Losses()
         self._depth = 0
+        self._sparse = False
 
     def begin(self) -> None:
         """Record every op."""
@@ -108,6 +109,7 @@ class Levels:
         recorder.stack.watched(Quiet())
         self._patches.undo()
         self._calls(self, self._patches)
+        self._sparse = True
         recorder.mode = NATIVE
         gc.freeze()  # what is on the tape stays there: Python need not walk it again and again
 
@@ -125,6 +127,21 @@ class Levels:
         """Put in anew what records every op, since what is asked of it has changed."""
         self._patches.undo()
         self._everything(self._patches)
+        self._sparse = False
+
+    @contextmanager
+    def awake(self) -> Iterator[None]:
+        """While this lasts ops can be recorded, also where the program runs natively."""
+        sparse = self._sparse
+        if sparse:
+            self.renew()
+        try:
+            yield
+        finally:
+            if sparse:
+                self._patches.undo()
+                self._calls(self, self._patches)
+                self._sparse = True
 
     # -- calls -----------------------------------------------------------------------------------------------
 
@@ -134,6 +151,7 @@ class Levels:
         listener = recorder.listener
         if listener is None or self.blocked or recorder.differentiating or recorder.tracing:
             return False
+        self.losses.settle()
         recorder.close_pass()  # the gradient call begins one of its own
         step = recorder.tape.steps.coming(recorder.stack.enter(frame), frame.f_lasti)
         if not listener.runs_natively(step):
@@ -223,6 +241,10 @@ class Losses:
         if isinstance(loss, mx.array) and loss.size == 1:
             self._op, self._loss = op, weakref.ref(loss)
 
+    def now(self) -> mx.array | None:
+        """The last one, whether it has been evaluated or not."""
+        return None if self._loss is None else self._loss()
+
     def settle(self) -> None:
         """Keep the last one, if its number is there."""
         if self._loss is None or self._op is None:
@@ -231,7 +253,7 @@ class Losses:
         if loss is not None and is_evaluated(loss):
             value = Value(self._op, 0, _copy(loss))
             self._op.outputs, self._op.part.loss = (value,), value
-        self._op = self._loss = None
+            self._op = self._loss = None
 
 
 def _own(frame: FrameType) -> FrameType:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nnrepl.tape import ClosedOp, Op, Tape
+from nnrepl.tape import ClosedOp, Op, Tape, Value
 
 if TYPE_CHECKING:
     from nnrepl.record.recorder import Recorder
@@ -35,6 +35,7 @@ class Opening:
         self._old = old
         self._steps = steps
         self._expected = expected
+        self._whole = len(expected) >= len(old)
         self._start = 0
         self._calls = 0
         self._shift = 0
@@ -45,7 +46,7 @@ class Opening:
         if self.free:
             return False
         if at >= len(self._expected):
-            return recorder.levels is not None and recorder.levels.native
+            return self._whole and recorder.levels is not None and recorder.levels.native
         if not isinstance(self._expected[at], ClosedOp):
             native = recorder.levels is not None and recorder.levels.native
             return native and at - self._shift in self._old.late
@@ -97,10 +98,13 @@ class Opening:
         return position + sum(more for start, more in self.grown if start < position)
 
     def parted(self) -> str:
-        """Where the numbers of this run are others than those of the run before, as the losses of closed calls tell; ""
-        if they are the same as far as that is known."""
+        """Take over the losses that are known already. Returns where the numbers of this run are others than those of
+        the run before, as the losses of closed calls tell; "" if they are the same as far as that is known."""
         for old, new in self.pairs:
             before, now = old.part.loss, new.part.loss
+            if now is None and before is not None:  # what the program evaluates later is known already
+                now = new.part.loss = Value(new, 0, before.array)
+                new.outputs = (now,)
             if before is None or now is None:
                 continue
             a, b = before.array.item(), now.array.item()

@@ -57,6 +57,7 @@ class Replay(Intake):
         self.tape = run.old
         self.end = len(run.old) if end is None else end
         self.final: dict[Value, Value] = {}
+        self._made: set[Value] = set()
         self.plan = Plan(run.old.ops[run.position : self.end], run.old, alone)
         self.was = self.plan.was
         self._run = run
@@ -99,6 +100,7 @@ class Replay(Intake):
                 part.end = len(recorder.tape.ops)
             target = recorder.tape.notes.edits.get(op)
             if target is not None:
+                self._made.add(op.outputs[0])
                 self._exchange(recorder, target, op.outputs[0])
         if recorder.mirrors and not self.replaying(len(recorder.tape.ops)):
             recorder.mirrors[-1].due(lambda old, new: self._made_again(recorder, old, new))
@@ -177,8 +179,9 @@ class Replay(Intake):
         return None if missing is None else Difference(missing, None)
 
     def content(self, value: Value) -> Value:
-        """What the program is to hold where the tape has `value`: the last edit of it."""
-        while value in self.final:
+        """What the program is to hold where the tape has `value`: the last edit of it; natively it computes with that,
+        so that there only edits count that it has come by."""
+        while value in self.final and (not self.opens or self.final[value] in self._made):
             value = self.final[value]
         return value
 

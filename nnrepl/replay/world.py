@@ -70,10 +70,6 @@ class World:
             restore()
         self._random.restore()
 
-    def holds(self, key: int) -> bool:
-        """Whether the object of an `id` was there, and is kept alive."""
-        return key in self._seen
-
     def contents(self) -> list[Any]:
         """What everything holds at present, but for numbers in tensors and random states: to be compared."""
         variables = [tuple([id(where.get(name)) for name in names]) for where, names in self._variables]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from nnrepl.session import goals
 from nnrepl.session.errors import UserError
 from nnrepl.session.stops import Hit
-from nnrepl.tape import ClosedOp, Tape
+from nnrepl.tape import ClosedOp, Tape, Value
 
 if TYPE_CHECKING:
     from nnrepl.session.session import Session
@@ -76,8 +76,17 @@ def open_ahead(session: Session, goal: goals.Goal, found: int | None) -> None:
     """Open steps on the way to a goal, if what lies in them counts there. It is not known in which of them the way
     ends, so each time that the same command comes here, twice as many are opened. Raises as `open_steps` does."""
     end = len(session.tape) if found is None else found
-    if session.stops.enabled or not goals.needed_from(goal):
-        _open_some(session, closed_between(session.tape, session.cursor + 1, end))
+    steps = closed_between(session.tape, session.cursor + 1, end)
+    if goals.of_loss(goal) and not session.stops.enabled:  # where that is known, it is seen without opening anything
+        steps = [number for number in steps if _may_hold(goals.of_loss(goal), session.tape.steps[number - 1].loss)]
+    elif not session.stops.enabled and goals.needed_from(goal):
+        return
+    _open_some(session, steps)
+
+
+def _may_hold(condition: str, loss: Value | None) -> bool:
+    """Whether a condition on the loss may hold in a closed step."""
+    return loss is None or goals.holds(condition, loss.array)
 
 
 def hit_before(session: Session, goal: goals.Goal, found: int | None) -> list[Hit]:

@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol
 
 import mlx.core as mx
 
-from nnrepl.ops import Trait, has
+from nnrepl.ops import ELEMENTWISE, ENTRIES, Trait, has
 from nnrepl.record.batches import of_one_size, rows
 from nnrepl.record.needs import needs
 from nnrepl.session.findings import Finding, Forced, Raised, Stretched, Test, Vanished, birth, source_of
@@ -97,9 +97,26 @@ class Births:
             if _was_there(value, op) and _first_user(tape, value) is op:
                 return birth(self._what, self._test, op, value)
         for value in outputs if op.operation.kind != "data" or op.phase != SETUP else ():  # told where it is used
-            if self._flags[value] and not bad:
+            if not self._flags[value]:
+                continue
+            if not bad:
                 return birth(self._what, self._test, op, value)
+            places = self._apart(op, value, bad)
+            if places is not None:
+                return birth(self._what, self._test, op, value, places)
         return False
+
+    def _apart(self, op: Op, value: Value, bad: list[Value]) -> mx.array | None:
+        """Where an op that works place by place has made a bad number out of good ones, although its operands hold bad
+        ones at other places; None where it has not, or works otherwise."""
+        entry = ENTRIES.get(op.name)
+        if entry is None or entry.kind != ELEMENTWISE or op.operation.kind != "op":
+            return None
+        born = self._test(value.array)
+        for taken in bad:
+            born = born & ~mx.broadcast_to(self._test(taken.array), value.shape)
+        found: Any = mx.any(born).item()
+        return born if found else None
 
     def finding(self, tape: Tape, position: int) -> Finding:
         raise NotImplementedError

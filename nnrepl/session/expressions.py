@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import builtins
 import ctypes
+import dis
 import sys
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -131,7 +132,7 @@ class Expressions:
         instead = _instead(parsed, meant)
         tree, kept = enclosed(ast.Module([replaced(line, instead) for line in parsed.body], []))
         code = compile(tree, "<prompt>", "exec", dont_inherit=True)
-        namespace = self._namespace(_names(tree), placeholders, where)
+        namespace = self._namespace(_names(code), placeholders, where)
         for name in kept - namespace.keys():
             namespace[name] = None
         before = dict(namespace)
@@ -154,7 +155,8 @@ class Expressions:
         meant, placeholders = self._translate(parsed, where)
         if meant not in parsed.codes:
             tree = ast.Expression(replaced(body, _instead(parsed, meant)))
-            parsed.codes[meant] = (compile(tree, "<prompt>", "eval", dont_inherit=True), _names(tree))
+            code = compile(tree, "<prompt>", "eval", dont_inherit=True)
+            parsed.codes[meant] = (code, _names(code))
         code, used = parsed.codes[meant]
         return code, self._namespace(used, {**placeholders, **(names or {})}, where)
 
@@ -458,9 +460,16 @@ _PROMPT = frozenset(("grad", "mx", "nn", "optim", "exit", "quit", "locals", "glo
 _SHORT = {"nn": "nn", "optim": "optimizers"}
 
 
-def _names(tree: ast.AST) -> frozenset[str]:
-    """Every variable that some Python refers to."""
-    return frozenset(node.id for node in ast.walk(tree) if isinstance(node, ast.Name))
+_REFERS = ("LOAD_NAME", "LOAD_GLOBAL", "LOAD_FROM_DICT_OR_GLOBALS", "STORE_NAME", "STORE_GLOBAL", "DELETE_NAME",
+           "DELETE_GLOBAL")  # fmt: skip
+
+
+def _names(code: CodeType) -> frozenset[str]:
+    """Every variable outside of it that some Python refers to. What a comprehension or a lambda names itself is none,
+    whatever the program calls so."""
+    found = {str(each.argval) for each in dis.get_instructions(code) if each.opname in _REFERS}
+    inner = [const for const in code.co_consts if isinstance(const, CodeType)]
+    return frozenset(found).union(*map(_names, inner))
 
 
 def _instead(parsed: Parsed, meant: tuple[Meant, ...]) -> dict[ast.AST, ast.expr]:

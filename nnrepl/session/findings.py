@@ -44,6 +44,7 @@ class WentBad:
         number: What stands there.
         count: How many elements are bad.
         origins: What the element was made from.
+        apart: Whether inputs of the op are bad as well, at places from which the element is not made.
     """
 
     what: str
@@ -53,6 +54,7 @@ class WentBad:
     number: Any
     count: int
     origins: tuple[Origin, ...]
+    apart: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,15 +134,19 @@ def source_of(value: Value) -> Value:
 # -- births --------------------------------------------------------------------------------------------------
 
 
-def birth(what: str, test: Test, op: Op, value: Value) -> WentBad:
-    """Tell which element of `value` went bad first, and from what. Evaluates the inputs of the op."""
-    mask = mx.flatten(test(value.array))
+def birth(what: str, test: Test, op: Op, value: Value, places: mx.array | None = None) -> WentBad:
+    """Tell which element of `value` went bad first, and from what. Evaluates the inputs of the op.
+
+    Args:
+        places: Where `value` went bad in this op; None for wherever it is bad.
+    """
+    mask = mx.flatten(test(value.array) if places is None else places)
     first = int(_number(mx.argmax(mask)))
     index = _unravel(first, value.shape)
     number = _number(value.array[index] if index else value.array)
     count = int(_number(mx.sum(mask)))
     origins = tuple(_origins(op, value, index, test, _DEPTH)) if value.op is op else ()
-    return WentBad(what, op, value, index, number, count, origins)
+    return WentBad(what, op, value, index, number, count, origins, places is not None)
 
 
 def _number(array: mx.array) -> Any:

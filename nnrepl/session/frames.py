@@ -189,10 +189,12 @@ class Frames:
         if self._is_loss(name, step, lasti, part):
             new = part.loss
         if isinstance(thing, Value):
-            if thing.op is None or thing.op.part is part:
+            if thing.op is not None and thing.op.part is part:
                 return None
             if isinstance(new, Value) and new.op is not None and new.op.position < position:
                 return Held(new)
+            if thing.op is None:
+                return None
             whose = self.whose(thing, position)
             maker = new.op if isinstance(new, Value) else None
             return not_made(name, " in this step", maker, position, self.address(name, thing), thing, whose)

@@ -6,11 +6,14 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+import mlx.core as mx
+
 from nnrepl.record.source import cell_of
 from nnrepl.session.entered import InCell
 from nnrepl.session.errors import CannotAsk
+from nnrepl.session.parsed import parse
 from nnrepl.session.place import Find, Place
-from nnrepl.session.points import StepStart
+from nnrepl.session.points import Condition, StepStart
 from nnrepl.tape import Activation, Tape
 from nnrepl.timeline import moves
 
@@ -55,6 +58,10 @@ class At:
 
 class Stepping(At):
     """A position a few ops ahead: the result of the last op that was stepped over is worth showing."""
+
+
+class Found(At):
+    """The position of a place that has been looked for on the way already."""
 
 
 class FirstForward:
@@ -259,13 +266,31 @@ class Never:
 
 def needed_from(goal: Goal) -> int:
     """The first training step of which a goal has to see ops; those before may run natively."""
-    if isinstance(goal, (Never, Ending)):
+    if isinstance(goal, (Never, Ending, Found)):
         return sys.maxsize
     if isinstance(goal, InStep):
         return goal.step
     if isinstance(goal, Until) and isinstance(goal.place, StepStart):
         return goal.place.number
-    return 0  # of every step, that is
+    return sys.maxsize if of_loss(goal) else 0  # of every step, that is
+
+
+def of_loss(goal: Goal) -> str:
+    """The condition that a goal waits for, if that speaks of nothing but the loss of a gradient call; else ""."""
+    place = goal.place if isinstance(goal, Until) else None
+    if not isinstance(place, Condition) or place.place is not None:
+        return ""
+    parsed = parse(place.condition)
+    return place.condition if parsed.plain_names == ["loss"] and not parsed.gradients else ""
+
+
+def holds(condition: str, loss: mx.array) -> bool:
+    """Whether a condition on the loss is true of one. What cannot be asked is taken to be: what is wrong is said where
+    its step is open."""
+    try:
+        return bool(eval(condition, {"loss": loss, "mx": mx}))
+    except Exception:
+        return True
 
 
 def over(position: int, skip: Sequence[str], count: int, scope: Activation | None = None) -> Moving:

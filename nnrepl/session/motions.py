@@ -192,7 +192,7 @@ class Motions(Reading):
         found = goal.find(self.tape)
         self.open_ahead(goal, found)
         if found is not None:
-            self.forward(goals.At(found, goal.reason, place.title))
+            self.forward(goals.Found(found, goal.reason, place.title))
         elif not self.goes_on or place.gone(self.tape):
             raise UserError(place.gone(self.tape) or self._nowhere(place, start))
         else:

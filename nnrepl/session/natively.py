@@ -44,8 +44,30 @@ def goes_on(session: Session, op: ClosedOp) -> bool:
         session.closed_again()
     if isinstance(recorder.intake, Replay):
         return recorder.intake.natively(recorder)
+    _look_at_loss(session, op)
     needed = _needed_from(session)
     return needed == sys.maxsize or len(session.tape.steps) + (op.part.kind == UPDATE_PASS) < needed
+
+
+def _look_at_loss(session: Session, op: ClosedOp) -> None:
+    """If the program runs on for a condition on the loss, look whether it holds; then that step is opened, and the
+    command finds it there.
+
+    Raises RunAgain through the program.
+    """
+    recorder, now = session.recorder, session.course.now
+    condition = goals.of_loss(now.goal) if isinstance(now, Going) else ""
+    levels = None if recorder is None else recorder.levels
+    loss = None if levels is None or not condition or not op.part.gives_loss else levels.losses.now()
+    if recorder is None or loss is None:
+        return
+    with recorder.muted():
+        found = goals.holds(condition, loss)
+    if found:
+        session.course.rest(Stop("", len(session.tape)))
+        step = session.tape.steps.number_at(op.position)
+        session.hooks.opening(f"step {step}")
+        session.changes.open(frozenset([step, *session.tape.retraced]), session.cursor)
 
 
 def _needed_from(session: Session) -> int:
@@ -157,6 +179,6 @@ def look_at_failure(session: Session, error: BaseException | None) -> None:
     """
     recorder, tape = session.recorder, session.tape
     levels = None if recorder is None else recorder.levels
-    failed = isinstance(error, Exception) and levels is not None and levels.native
+    failed = isinstance(error, Exception) and levels is not None and levels.native and session.stood is None
     if failed and tape.ops and session.hooks.looks() and session.changes.can_run_again:
         session.changes.open(frozenset([tape.steps.number_at(len(tape) - 1)]), -1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -63,7 +63,8 @@ class ProgramRestarts:
         recorder = self._recorder
         before, recorder.mode = recorder.mode, MUTED
         try:
-            yield recorder
+            with nullcontext() if recorder.levels is None else recorder.levels.awake():
+                yield recorder
         finally:
             recorder.mode = before
 

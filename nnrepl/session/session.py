@@ -267,7 +267,8 @@ class Session(Motions):
         elif hits:
             self.hit(hits, "the program has ended meanwhile")
         elif error is not None and not isinstance(error, SystemExit):
-            raised = [op.position for op, raised in self.tape.notes.errors.items() if raised is error]
+            errors = self.tape.notes.errors.items()
+            raised = [op.position for op, raised in errors if raised is error and not isinstance(op, ClosedOp)]
             self.arrive(raised[-1] if raised else len(self.tape), EXCEPTION, error)
         elif isinstance(goal, goals.FirstForward):
             self.arrive(len(self.tape) if only_defines(self.tape) else 0, END_OF_PROGRAM, error)

@@ -124,6 +124,9 @@ def cell_begins(session: Session, cell: Cell, fresh: bool, seen: bool) -> None:
         seen: Whether the user has seen what it prints here.
     """
     assert session.running
+    levels = None if session.recorder is None else session.recorder.levels
+    if levels is not None and levels.native:
+        levels.record()
     session.changes.timelines.live.starts.append(len(session.tape))
     if fresh:
         along_done(session)

@@ -15,6 +15,7 @@ from nnrepl.session.errors import Quit
 from nnrepl.session.hooks import Stop
 from nnrepl.session.session import Session as TapeSession
 from nnrepl.shell.background import adopt
+from nnrepl.tape import Face
 from nnrepl.view.faces import Answer, text_of
 
 _last: list[Interpreter] = []
@@ -32,7 +33,7 @@ def _stopping(move: Callable[Concatenate[Any, P], None]) -> Callable[Concatenate
     return moved
 
 
-class Session(TapeSession):
+class Session(Face, TapeSession):
     """A user's place on a trace, to be moved by a program.
 
     `step()`, `back()`, `next()`, `goto("#12")`, `rewind()`, `resume()` and the other motions move it and return a Stop;
@@ -48,6 +49,11 @@ class Session(TapeSession):
         self.changes.restarts = trace.restarts()
         self.interpreter = Interpreter(self)
         remember(self.interpreter)
+
+    def __repr__(self) -> str:
+        op = self.op
+        where = "at the end" if op is None else f"at {op.label} {op.name}, {op.phase} of {op.step.title}"
+        return f"<Session of {len(self.tape)} ops, {where}>"
 
     # The debugger's motions return nothing: where a program runs on, the stop comes later. On a trace it is there.
     step = _stopping(TapeSession.step)  # type: ignore[assignment]

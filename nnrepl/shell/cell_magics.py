@@ -103,10 +103,6 @@ class CellProgram(Script):
         module: ModuleType = self._shell.user_module
         return module
 
-    def holds(self, key: int) -> bool:
-        """Whether an object was there before the cell ran."""
-        return self._world is not None and self._world.holds(key)
-
     def on_disk(self, filename: str) -> str:
         """Nothing of a live notebook is on disk. Raises UserError."""
         if filename != self._filename:

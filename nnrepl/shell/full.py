@@ -48,21 +48,42 @@ class Terminal(Vt100_Output):
     inside = False
 
     def enter_alternate_screen(self) -> None:
-        """Go to the second screen, if one is not there."""
-        if not self.inside:
+        """Go to the second screen, if one is not there, and to its first place."""
+        if self.inside:
+            self.cursor_goto(0, 0)
+        else:
             self.inside = True
             super().enter_alternate_screen()
 
     def quit_alternate_screen(self) -> None:
         """Stay; `leave` goes back."""
 
+    def flush(self) -> None:
+        """Write what was drawn as one picture: a terminal that can shows it at once, without tearing (mode 2026)."""
+        if self.inside and self._buffer:
+            self._buffer = ["\x1b[?2026h", *self._buffer, "\x1b[?2026l"]
+        super().flush()
+
     def leave(self) -> None:
         """Go back to the first screen, as it was."""
         if self.inside:
             self.inside = False
+            self.erase_screen()  # a terminal that has only one screen keeps nothing of it
+            self.cursor_goto(0, 0)
             super().quit_alternate_screen()
             self.show_cursor()
             self.flush()
+
+
+class Standing(Application[str]):
+    """An application whose picture stays while a line runs. Others draw a last one, as high as it must be and no
+    higher: of this one that would leave nothing but the line that one types."""
+
+    def _redraw(self, render_as_done: bool = False) -> None:
+        if render_as_done:
+            self.renderer.reset()
+        elif not self.is_done:
+            super()._redraw()
 
 
 def depth_of(output: Vt100_Output) -> ColorDepth:
@@ -198,8 +219,8 @@ class FullScreen:
     def _theme(self) -> Theme:
         return THEMES[self._settings["theme"]]
 
-    def _application(self, source: Input | None) -> Application[str]:
-        application: Application[str] = Application(
+    def _application(self, source: Input | None) -> Standing:
+        application = Standing(
             layout=self._screens.layout,
             key_bindings=merge_key_bindings([load_auto_suggest_bindings(), self._keys()]),
             full_screen=True,
@@ -210,6 +231,7 @@ class FullScreen:
             mouse_support=Condition(lambda: bool(self._settings["mouse"] == "on")),
         )
         application.ttimeoutlen = ESCAPE
+        application.after_render += lambda _: self._screens.drawn()
         return application
 
     def _keys(self) -> KeyBindingsBase:
@@ -219,6 +241,7 @@ class FullScreen:
         keys.add("f3")(lambda event: screens.picture())
         for key in ("f2", "s-tab"):
             keys.add(key)(lambda event: screens.next_pane())
+        keys.add("tab", filter=~typing)(lambda event: screens.next_pane())
         keys.add("escape", filter=~typing, eager=True)(lambda event: screens.to_prompt())
         keys.add("pageup", filter=typing)(lambda event: screens.output.scroll(-5))
         keys.add("pagedown", filter=typing)(lambda event: screens.output.scroll(5))

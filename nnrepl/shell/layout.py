@@ -105,6 +105,13 @@ class Screens:
         """The keys go to the line that one types."""
         get_app().layout.focus(self._buffer)
 
+    def drawn(self) -> None:
+        """The screen has been drawn: a pane for which it has become too small has the keys no longer."""
+        now = get_app().layout.current_control
+        if isinstance(now, Pane) and now not in self._visible():
+            self.to_prompt()
+            get_app().invalidate()
+
     def _panes(self) -> list[Pane]:
         return [self.source, self.ops, self.tensors, self.displays, self.training, self.output]
 

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
-from nnrepl.learn.player import Due, Player, Turn
 from nnrepl.record.intake import Unwinding
 from nnrepl.session.errors import Load, UserError
 from nnrepl.session.hooks import EXCEPTION, Stop
@@ -14,6 +13,7 @@ from nnrepl.shell.readers import PROMPT
 from nnrepl.view.lesson import hint
 
 if TYPE_CHECKING:
+    from nnrepl.learn.player import Due, Player, Turn
     from nnrepl.shell.shell import Shell
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from collections.abc import Callable
 
 from rich.console import Console
 
-_EVERY, _AFTER = 0.3, 0.5
+_EVERY, _AFTER, _LONG = 0.3, 0.5, 1.5
 
 
 class Progress:
@@ -21,6 +23,21 @@ class Progress:
         self._console = console
         self._next = 0.0
         self._line = False
+        self._waiting: threading.Timer | None = None
+
+    def to_first_op(self, say: Callable[[], None]) -> None:
+        """The program begins: say so if it computes long before its first op."""
+        if not self._console.is_terminal or self._console.is_dumb_terminal:
+            return
+        self._waiting = threading.Timer(_LONG, say)
+        self._waiting.daemon = True
+        self._waiting.start()
+
+    def here(self) -> None:
+        """The user has the floor."""
+        if self._waiting is not None:
+            self._waiting.cancel()
+            self._waiting = None
 
     def begin(self) -> None:
         """Something begins."""

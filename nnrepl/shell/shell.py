@@ -31,7 +31,7 @@ from nnrepl.shell import playing
 from nnrepl.shell.notebook import CellReader, in_notebook, notebook_console
 from nnrepl.shell.progress import Progress
 from nnrepl.shell.readers import Pipe, Reader, continued, prompt_of
-from nnrepl.view.signs import encodable, without_codes
+from nnrepl.view.signs import encodable, harmless, without_codes
 from nnrepl.view.theme import THEMES
 
 PLAIN_WIDTH = 100
@@ -201,7 +201,22 @@ class Shell(Hooks):
         """Nothing of what it prints has been shown, unless it begins again along a tape."""
         if not self.session.replaying:
             self.held.begin()
+            if not self.quiet:
+                self._greet()
+                self._progress.to_first_op(self._still_running)
         self._stand_in()
+
+    def _still_running(self) -> None:
+        """The program computes for a while before its first op."""
+        self._end_line()
+        self.console.file.write("running to the first op; Ctrl-C interrupts\n")
+
+    def _greet(self) -> None:
+        """Show the banner, once: at the beginning, however long the program computes before its first op."""
+        if self.banner:
+            self.console.print(Text(harmless(self.banner)), soft_wrap=not self.console.is_terminal)
+            self.show(Text(""))
+            self.banner = ""
 
     def _stand_in(self) -> None:
         """Let what the program prints go through streams of ours: it may run again. In a batch it does not."""
@@ -277,6 +292,7 @@ class Shell(Hooks):
     def interact(self) -> None:
         """Give the person the floor, until the program is to run on."""
         self.at_prompt = True
+        self._progress.here()
         self.held.leave()
         try:
             self._open()
@@ -303,10 +319,7 @@ class Shell(Hooks):
             self.show(self.interpreter.news())
             self.interpreter.pass_over()
             return
-        if self.banner:
-            self.console.print(Text(self.banner), soft_wrap=True)
-            self.show(Text(""))
-            self.banner = ""
+        self._greet()
         self.show(self.interpreter.news())
         if not playing.begins(self, stop):
             self.show(self.interpreter.show_stop())
@@ -326,6 +339,7 @@ class Shell(Hooks):
         if self.interpreter.player is not None:
             return playing.turn(self, self.interpreter.player)
         prompt = prompt_of(upcoming(self.interpreter.session))
+        self._end_line()
         try:
             line = self.reader.read(prompt)
         except KeyboardInterrupt:
@@ -413,6 +427,7 @@ class Shell(Hooks):
         if screen is not None:
             self._logged(renderable, screen.show(renderable))
             return
+        self._end_line()
         theme = self.session.settings["theme"]
         if theme != self._theme:
             self._theme = theme
@@ -429,6 +444,12 @@ class Shell(Hooks):
         for line in lines:
             self.console.print(Segments([*line, Segment.line()]), end="", soft_wrap=True)
             yield line
+
+    def _end_line(self) -> None:
+        """End a line that the program has left unfinished, a progress bar's: it is not written over."""
+        if self.held.midline and self.reader.screen is None:
+            self.console.file.write("\n")
+            self.held.ended()
 
     def _logged(self, renderable: RenderableType, lines: Iterable[list[Segment]]) -> None:
         """Keep what was shown; of a picture, which is nothing without its colours, letters as well."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from nnrepl.explain import words
 from nnrepl.explain.check import Checked, Element, Report
 from nnrepl.explain.primitives import Step
 from nnrepl.tape import Op
+from nnrepl.view.narrow import Grid
 
 
 def check_view(report: Report) -> RenderableType:
@@ -58,8 +58,9 @@ def _one(one: Checked) -> list[RenderableType]:
         lines.append(Text(f"    and {len(one.kinks) - 3} more kinks", style="dim"))
     if one.near:
         count = f"{len(one.near)} elements" if len(one.near) > 1 else "1 element"
-        lines.append(Text(f"    next to {count} there are kinks: the difference shrinks with the step: it is no "
-                          "fault of the gradient", style="dim"))  # fmt: skip
+        lines.append(Text(f"    next to {count} there are kinks: the difference shrinks with the step, or is gone "
+                          "where each ReLU, max and |a| keeps its choice: it is no fault of the gradient",
+                          style="dim"))  # fmt: skip
     if one.undefined:
         lines.append(Text(f"    next to {len(one.undefined)} elements the function or the gradient is not finite: "
                           "nothing to compare", style="dim"))  # fmt: skip
@@ -104,7 +105,7 @@ def primitives_view(op: Op, steps: list[Step]) -> RenderableType:
     if not steps:
         return Text(f"{op.label} {op.name} is no primitive at all: its result is one of its inputs", style="hint")
     count = f"{len(steps)} primitive{'s' if len(steps) != 1 else ''}"
-    table = Table(box=None, show_header=False, padding=(0, 2, 0, 2), pad_edge=False)
+    table = Grid(show_header=False, padding=(0, 2, 0, 2))
     for step in steps:
         table.add_row(Text(step.name, style="op.name"), ", ".join(step.takes), f"→  {', '.join(step.makes)}")
     return Group(Text(f"{op.label} {op.name} is {count} of MLX's graph:"), table)

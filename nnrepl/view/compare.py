@@ -11,6 +11,7 @@ from rich.text import Text
 from nnrepl.session.counterparts import GIVEN, MODULE, NAME, PATH, SIMILAR, TAPE, Matched, computing
 from nnrepl.session.reference import Compared, Verdict
 from nnrepl.tape import SKIPPED, Op, Value
+from nnrepl.view.narrow import Grid
 from nnrepl.view.op import leaf_text, op_line
 from nnrepl.view.source import Marked, own_source, place_text
 from nnrepl.view.tensor import number, shape_text
@@ -161,7 +162,7 @@ def _same(one: Compared) -> bool:
 
 
 def _grid(*titles: str) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    table = Grid(header_style="dim")
     for title in titles:
         table.add_column(title, justify="right" if title in ("largest |Δ|", "share") else "left")
     return table

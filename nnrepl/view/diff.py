@@ -11,6 +11,7 @@ from rich.text import Text
 from nnrepl.tape import Op, Value
 from nnrepl.timeline.compare import Change, Distance, ends_first
 from nnrepl.timeline.timelines import Timeline
+from nnrepl.view.narrow import Grid
 from nnrepl.view.source import place_text
 from nnrepl.view.tensor import number, shape_text, tensor
 
@@ -58,7 +59,7 @@ def _lengths(before: Timeline, after: Timeline) -> list[RenderableType]:
 
 
 def _table(changes: Sequence[Change]) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    table = Grid(header_style="dim")
     table.add_column("op", no_wrap=True)
     table.add_column("value", no_wrap=True)
     table.add_column("largest |Δ|", justify="right", no_wrap=True)

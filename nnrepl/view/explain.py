@@ -9,6 +9,7 @@ from rich.text import Text
 
 from nnrepl.explain.explanation import Explanation
 from nnrepl.explain.words import cost
+from nnrepl.view.narrow import Grid
 from nnrepl.view.op import op_line
 
 
@@ -49,7 +50,7 @@ def _lines(label: str, lines: list[str], style: str) -> list[RenderableType]:
 
 
 def _symbols(found: Explanation) -> Table:
-    grid = Table(box=None, show_header=False, padding=(0, 1, 0, 0), pad_edge=False)
+    grid = Grid(heads=2, show_header=False, padding=(0, 1, 0, 0))
     grid.add_column(no_wrap=True, style="dim", width=_INDENT - 1)
     grid.add_column(no_wrap=True)
     grid.add_column(no_wrap=True, style="value.shape")

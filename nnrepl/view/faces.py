@@ -17,6 +17,7 @@ from nnrepl.programs.function import Recorded
 from nnrepl.record.recorder import current
 from nnrepl.record.verify import Receipt
 from nnrepl.session.hooks import Stop
+from nnrepl.session.session import Session
 from nnrepl.tape import SKIPPED, Face, Op, OpSequence, Pass, Value, own_site
 from nnrepl.timeline.evaluation import evaluate, pending
 from nnrepl.view.html import WIDTH, boxed, picture, rendered
@@ -184,4 +185,5 @@ _DRAWN: dict[type, Callable[[Any], RenderableType]] = {
     Pass: lambda thing: outline_view(outline_of(_passes(thing))),
     Receipt: receipt_view,
     Stop: _stop_view,
+    Session: lambda session: stop_view(session, session.stop),
 }

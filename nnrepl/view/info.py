@@ -17,6 +17,7 @@ from nnrepl.record.variables import variables_of
 from nnrepl.session.errors import NoGradient, NotYet
 from nnrepl.session.reading import Reading
 from nnrepl.tape import GRADIENT_PASS, UNBOUND, Holder, Large, Leaf, Pass, Value
+from nnrepl.view.narrow import Grid
 from nnrepl.view.source import place_text
 from nnrepl.view.tensor import dtype_text, number, shape_text, summarize
 
@@ -26,7 +27,7 @@ _eval = mx.eval
 def grid(*titles: str, right: tuple[str, ...] = ()) -> Table:
     """A table without lines; the columns named in `right` are numbers."""
     headed = any(titles)
-    table = Table(box=None, show_header=headed, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
+    table = Grid(show_header=headed, header_style="dim")
     for title in titles:
         table.add_column(title, justify="right" if title in right else "left", no_wrap=title in right)
     return table
@@ -227,7 +228,7 @@ def memory_view(session: Reading) -> RenderableType:
             held += [value] if value.evaluated else []
             dropped += value.dropped
             lazy += not value.evaluated and not value.dropped
-    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=False)
+    table = Grid(show_header=False)
     table.add_column(style="dim")
     table.add_column(justify="right")
     table.add_column()

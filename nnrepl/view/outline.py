@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import Any
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 from rich.cells import cell_len, set_cell_size
@@ -68,19 +68,40 @@ def branches(ops: Sequence[Op], depth: int = 0) -> tuple[Op | Branch, ...]:
     return tuple(found)
 
 
+def by_step(ops: Sequence[Op]) -> tuple[Op | Branch, ...]:
+    """Ops by the training step that they belong to, if there are several, and then by module."""
+    steps = [(step, list(run)) for step, run in groupby(ops, lambda op: op.step.number)]
+    if len(steps) < 2:
+        return branches(ops)
+    return tuple([Branch(f"step {step}" if step else "setup", branches(run)) for step, run in steps])
+
+
 def _path(op: Op, depth: int) -> str:
     words = op.module.split(".") if op.module else []
     return ".".join(words[: depth + 1]) if len(words) > depth else ""
 
 
+class Parameter(NamedTuple):
+    """A leaf with respect to which gradients are taken.
+
+    Attributes:
+        cells: Its name, shape, norm and gradient norm.
+        share: How large its gradient is beside the largest one, from 0 to 1.
+    """
+
+    cells: tuple[str, str, str, str]
+    share: float
+
+
 @dataclass
 class Outline:
-    """What is known of some passes: everything is computed when this is made, if it is not too much.
+    """What is known of some passes. The tensors are computed when this is made, if it is not too much; a norm is taken
+    when it is shown.
 
     Attributes:
         title: The first line.
         members: The forward ops (and those outside of gradient calls) by module.
-        norms: Of the values whose numbers are there.
+        norms: Those that were taken.
         notes: What is to be said below.
     """
 
@@ -92,11 +113,12 @@ class Outline:
 
     def __post_init__(self) -> None:
         ops = [op for part in self.passes for op in part.ops if op.phase != "backward"]
-        self.members = branches(ops)
+        self.members = by_step(ops)
         values = [value for op in ops for value in op.outputs]
         leaves = [leaf for part in self.passes for leaf in part.wrt]
         gradients = [self.gradient(part, value) for part in self.passes for value in part.wrt]
-        gradients += [self.gradient(op.part, value) for op in ops for value in op.outputs]
+        inside = [op for op in ops if op.part.kind == GRADIENT_PASS]
+        gradients += [self.gradient(op.part, value) for op in inside for value in op.outputs]
         known = dict.fromkeys([*values, *leaves, *[one for one in gradients if one is not None]])
         self._compute([value for value in known if not value.refusal])
         if any(one is None for one in gradients):
@@ -110,8 +132,6 @@ class Outline:
                 evaluate(values)
         except OutOfBounds as error:
             self.notes.append(str(error))
-        there = [value for value in values if value.evaluated and mx.issubdtype(value.dtype, mx.inexact) and value.size]
-        self.norms = dict(zip(there, norms([value.array for value in there])))
 
     @staticmethod
     def gradient(part: Pass, value: Value) -> Value | None:
@@ -123,11 +143,20 @@ class Outline:
         """The norm of a value in a few signs, or why there is none."""
         if value is None:
             return NONE
-        if value in self.norms:
-            return number(self.norms[value])
         if value.dropped:
             return DROPPED
-        return "" if value.evaluated else NOT_YET
+        if not value.evaluated:
+            return NOT_YET
+        found = self.size(value)
+        return "" if found is None else number(found)
+
+    def size(self, value: Value | None) -> float | None:
+        """The norm of a value; None where its numbers are not there, or are no floats."""
+        if value is None or not value.evaluated or not value.size or not mx.issubdtype(value.dtype, mx.inexact):
+            return None
+        if value not in self.norms:
+            (self.norms[value],) = norms([value.array])
+        return self.norms[value]
 
     def cells(self, op: Op) -> list[tuple[str, ...]]:
         """For each output of an op: op, result, shape, norm, gradient norm, place."""
@@ -142,11 +171,19 @@ class Outline:
             rows.append((head, name, shape_text(value.shape), self.norm(value), gradient, tail))
         return rows
 
-    def parameters(self) -> list[tuple[str, ...]]:
-        """For each leaf with respect to which gradients are taken: name, shape, norm, gradient norm."""
+    def parameters(self) -> list[Parameter]:
+        """The leaves with respect to which gradients are taken, in the last call that takes some."""
+        part = next((part for part in reversed(self.passes) if part.wrt), None)
+        if part is None:
+            return []
+        gradients = {leaf: self.gradient(part, leaf) for leaf in part.wrt}
+        sizes = {leaf: self.size(gradient) or 0.0 for leaf, gradient in gradients.items()}
+        top = max((size for size in sizes.values() if math.isfinite(size)), default=0.0)
         return [
-            (leaf.name, shape_text(leaf.shape), self.norm(leaf), self.norm(self.gradient(part, leaf)))
-            for part in self.passes
+            Parameter(
+                (leaf.name, shape_text(leaf.shape), self.norm(leaf), self.norm(gradients[leaf])),
+                sizes[leaf] / top if top and math.isfinite(sizes[leaf]) else 0.0,
+            )
             for leaf in part.wrt
         ]
 
@@ -216,6 +253,7 @@ def outline_of(passes: Sequence[Pass]) -> Outline:
 _TITLES = ("op", "result", "shape", "norm", "gradient norm", "source")
 _WRT = ("with respect to", "shape", "norm", "gradient norm")
 _STYLES = ("op.name", "value.name", "value.shape", "", "gradient", "dim")
+_BAR = 24
 _WIDEST = 28
 """How wide a column of names is at most."""
 
@@ -273,9 +311,9 @@ def outline_view(made: Outline) -> RenderableType:
     if left:
         parts.append(Text(f"… and {left:,} more: trace.ops[i] is one of them", style="hint"))
     if made.parameters():
-        wrt = Rows((*_WRT, ""), ("value.name", "value.shape", "", "gradient", ""))
-        for row in made.parameters():
-            wrt.add(*row, "")
+        wrt = Rows((*_WRT, ""), ("value.name", "value.shape", "", "gradient", "gradient"))
+        for parameter in made.parameters():
+            wrt.add(*parameter.cells, "█" * math.ceil(parameter.share * _BAR))
         parts += [Text(""), wrt]
     return Group(*parts, *[Text(note, style="hint") for note in made.notes])
 
@@ -318,8 +356,8 @@ def outline_html(made: Outline) -> str:
         head = "".join(f"<th>{title}</th>" for title in _WRT)
         rows = "".join(
             f'<tr><td><b>{escaped(name)}</b></td><td>{escaped(shape)}</td><td class="n">{escaped(norm)}</td>'
-            f'<td class="n">{escaped(gradient)}</td></tr>'
-            for name, shape, norm, gradient in made.parameters()
+            f'<td class="n">{escaped(gradient)}</td><td>{_bar(share)}</td></tr>'
+            for (name, shape, norm, gradient), share in made.parameters()
         )
         parts.append(f"<table><tr>{head}</tr>{rows}</table>")
     parts += [f'<div class="h">{escaped(note)}</div>' for note in made.notes]
@@ -339,16 +377,33 @@ def _html_of(made: Outline, members: Sequence[Op | Branch], room: list[int], ope
             continue
         for branch in run:
             assert isinstance(branch, Branch)
-            *_, last = branch.ops()
-            _, name, shape, norm, gradient, _ = made.cells(last)[0]
-            said = " · ".join(part for part in (name and f"→ {name}", shape, norm and f"norm {norm}",
-                                                gradient and f"gradient {gradient}") if part)  # fmt: skip
+            if room[0] <= 0:
+                room[0] -= sum(1 for _ in branch.ops())
+                continue
+            said = _summary(made, branch)
             inner = "".join(_html_of(made, branch.members, room, False))
             parts.append(
                 f"<details{' open' if open_ and len(members) <= 4 else ''}><summary><b>{escaped(branch.path)}</b> "
                 f'{_count(branch)} <span class="h">{escaped(said)}</span></summary>{inner}</details>'
             )
     return parts
+
+
+def _summary(made: Outline, branch: Branch) -> str:
+    """What a module gives: `→ h · (3, 8) · norm 2.4 · gradient 0.1`; of a step, its loss."""
+    *_, last = branch.ops()
+    if branch.path.startswith("step "):
+        losses = [part.loss for part in last.step.passes if part.loss is not None]
+        known = losses and losses[-1].evaluated and losses[-1].size == 1
+        return f"loss {number(_float(losses[-1].array))}" if known else ""
+    _, name, shape, norm, gradient, _ = made.cells(last)[0]
+    parts = (name and f"→ {name}", shape, norm and f"norm {norm}", gradient and f"gradient {gradient}")
+    return " · ".join(part for part in parts if part)
+
+
+def _bar(share: float) -> str:
+    """A bar that is as long as a number is large beside the largest one."""
+    return f'<div style="background:var(--nr5);height:0.7em;width:{160 * share:.0f}px"></div>'
 
 
 def _row(cells: tuple[str, ...]) -> str:

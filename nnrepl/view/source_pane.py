@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Hashable, Sequence
 
+from rich.cells import cell_len
 from rich.text import Text
 
 from nnrepl.tape import Op, Source
@@ -15,6 +16,11 @@ from nnrepl.view.syntax import coloured
 
 COLOURED = 20_000
 """A file of more lines is shown without the colours of its syntax."""
+
+
+def _expanded(lines: Sequence[str], number: int, column: int) -> int:
+    """Where a column of a line stands once its tabs are blanks."""
+    return len(lines[number - 1][:column].expandtabs(4)) if 0 < number <= len(lines) and column > 0 else column
 
 
 class SourcePane:
@@ -33,6 +39,10 @@ class SourcePane:
     ) -> None:
         self._source, lines = own_source(op, skip)
         self._written = [line.rstrip("\n").expandtabs(4) for line in lines]
+        self._start, self._end = (
+            _expanded(lines, self._source.line, self._source.column),
+            _expanded(lines, self._source.end_line, self._source.end_column),
+        )
         self._inner = inner_line(op, skip)
         self._numbers = numbers
         self._stops = stops
@@ -61,6 +71,8 @@ class SourcePane:
     def parts(self, first: int, width: int, height: int, right: int) -> Sequence[Part]:
         """The lines of the file from one on."""
         shown = range(first, min(first + height, len(self._written)))
+        if not shown:
+            return []
         gutter = {at: numbers_text(self._numbers.get(at + 1, []), 1) for at in shown}
         room = max((len(text) for text in gutter.values()), default=0)
         margin = 8 + room
@@ -78,9 +90,11 @@ class SourcePane:
         ]
 
     def _code(self) -> list[Text]:
-        if len(self._written) > COLOURED:
-            return [Text(line) for line in self._written]
-        return coloured("\n".join(self._written), self._theme)
+        if len(self._written) <= COLOURED:
+            code = coloured("\n".join(self._written), self._theme)
+            if len(code) >= len(self._written):
+                return code
+        return [Text(line) for line in self._written]
 
     def _is_here(self, line: int) -> bool:
         return self._source.line <= line <= self._source.end_line
@@ -94,12 +108,14 @@ class SourcePane:
         """How many columns of the op's own lines are not seen at the left: as many as it takes for its segment to be in
         view."""
         source = self._source
-        if source.column < 0:
+        if source.column < 0 or source.line > len(self._written):
             return margin
-        end = source.end_column if source.end_line == source.line else len(self._written[source.line - 1])
-        if end - margin <= room:
-            return margin
-        return max(min(source.column - 2, end - room + 1), margin)
+        line = self._written[source.line - 1]
+        end = self._end if source.end_line == source.line else len(line)
+        cut = margin
+        while cut < self._start - 1 and cell_len(line[cut:end]) > room:
+            cut += 1
+        return cut
 
     def _line(self, at: int, code: Text, numbers: str, shift: tuple[int, int], width: int) -> Text:
         source = self._source
@@ -114,8 +130,8 @@ class SourcePane:
         written = code.copy()
         if current and source.column >= 0:
             plain = written.plain
-            start = source.column if number == source.line else len(plain) - len(plain.lstrip())
-            written.stylize("source.segment", start, source.end_column if number == source.end_line else len(plain))
+            start = self._start if number == source.line else len(plain) - len(plain.lstrip())
+            written.stylize("source.segment", start, self._end if number == source.end_line else len(plain))
         cut = max(sum(shift), 0)
         hidden = written.plain[:cut].strip()
         text.append_text(Text("…", style="dim").append_text(written[cut + 1 :]) if hidden else written[cut:])

@@ -48,7 +48,7 @@ LIGHT = Theme(
         "gradient": "dark_magenta",
         "dim": "grey50",
         "hint": "grey50",
-        "source.current": "dark_orange3",
+        "source.current": "#af5f00",
         "tensor.zero": "grey50",
         "heading": "bold blue",
         "good": "dark_green",
@@ -58,7 +58,7 @@ LIGHT = Theme(
         "curve.4": "dark_green",
         "curve.5": "dark_cyan",
         "curve.6": "red3",
-        "warning": "dark_orange3",
+        "warning": "#af5f00",
     },
     inherit=True,
 )

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from rich.console import RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from nnrepl.session.errors import NoGradient, NotYet
 from nnrepl.session.reading import Reading
 from nnrepl.tape import Value
 from nnrepl.timeline.evaluation import pending
+from nnrepl.view.narrow import Grid
 from nnrepl.view.op import leaf_text, op_line
 from nnrepl.view.source import place_text
 from nnrepl.view.tensor import dtype_text, shape_text
@@ -17,7 +17,7 @@ from nnrepl.view.tensor import dtype_text, shape_text
 
 def what_view(session: Reading, value: Value) -> RenderableType:
     """A value's shape, maker, users, state and gradient."""
-    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=False)
+    table = Grid(show_header=False)
     table.add_column(style="dim", no_wrap=True)
     table.add_column()
     title = Text(value.name, style="gradient" if value.gradient_of is not None else "value.name")

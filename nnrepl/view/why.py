@@ -9,6 +9,7 @@ from rich.text import Text
 
 from nnrepl.explain.answer import Answer, Link
 from nnrepl.explain.words import cost
+from nnrepl.view.narrow import Grid
 
 
 def why_view(answer: Answer) -> RenderableType:
@@ -30,7 +31,7 @@ def why_view(answer: Answer) -> RenderableType:
 
 
 def _chain(links: list[Link]) -> Table:
-    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=False)
+    table = Grid(heads=2, show_header=False)
     table.add_column(no_wrap=True, style="op.number", min_width=max(len(_number(link)) for link in links))
     for most, style in ((26, ""), (26, ""), (20, "gradient")):
         table.add_column(no_wrap=True, overflow="ellipsis", max_width=most, style=style)

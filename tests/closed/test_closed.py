@@ -15,7 +15,7 @@ import mlx.core as mx
 import pytest
 
 from nnrepl.cli import main
-from tests.closed.programs import HEAD, PROGRAMS
+from tests.closed.programs import COMPILED, HEAD, PROGRAMS
 
 TOLD = """
 told = []
@@ -26,9 +26,10 @@ BITS = "mx.view(z.astype(mx.float32), mx.uint32).astype(mx.uint64).sum().item()"
 
 
 @pytest.fixture(autouse=True)
-def _main() -> Iterator[None]:
-    """`__main__`, `sys.argv` and `sys.path` afterwards as they were."""
+def _main(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """`__main__`, `sys.argv` and `sys.path` afterwards as they were; nothing to read from standard input."""
     before, argv, path = sys.modules["__main__"], sys.argv, list(sys.path)
+    monkeypatch.setattr(sys, "stdin", io.StringIO())
     yield
     sys.modules["__main__"], sys.argv, sys.path[:] = before, argv, path
 
@@ -76,3 +77,105 @@ def test_opened_steps_are_plain_ones(name: str, tmp_path: Path) -> None:
     shown = re.sub(r"^(native on|opening .*)\n", "", shown, flags=re.MULTILINE)
     assert shown.startswith(printed)
     assert play(file, "continue").replace("native on\n", "", 1) == printed
+
+
+TELLING = (
+    ("return self.last(z)", "self.z = z; return self.last(z)"),
+    (
+        "return ((model(x) - y) ** 2).mean()",
+        "\n    found = ((model(x) - y) ** 2).mean(); z = model.z; del model.z; return found, z",
+    ),
+    ("    loss, grads = learn", "    (loss, z), grads = learn"),
+    ("    return loss\n", "    return loss, z\n"),
+    ("    loss = step(X[:many], Y[:many])\n", "    loss, z = step(X[:many], Y[:many]); mx.eval(z); told.append(z)\n"),
+)  # fmt: skip
+"""What makes a compiled step tell what z is: plain MLX must return it."""
+
+
+@pytest.mark.parametrize("frozen", [False, True], ids=["state captured", "mask frozen"])
+def test_compiled_steps_are_opened_in_the_state_that_was_traced(frozen: bool, tmp_path: Path) -> None:
+    program = HEAD + (COMPILED.replace(", mx.random.state]", "]") if frozen else COMPILED)
+    (tmp_path / "train.py").write_text(program)
+    telling = "told = []\n" + program
+    for old, new in TELLING:
+        assert old in telling
+        telling = telling.replace(old, new)
+    printed, told = plainly(telling)
+    order = [7, 12, 3, 4, 9]
+    lines = [line for step in order for line in (f"goto step {step}", "until backward", f"p {BITS}")]
+    shown = play(tmp_path / "train.py", "continue", "info steps all", *lines)
+    assert re.findall(r"\.item\(\) = (\d+)", shown) == [told[step - 1] for step in order]
+    assert shown.startswith("native on\n" + printed)
+    ops = [line.split()[1] for line in shown.splitlines() if "train.py:27" in line]
+    assert ops.count("2") >= 8  # closed they were
+
+
+def test_an_update_by_hand_is_never_missed(tmp_path: Path) -> None:
+    file = tmp_path / "train.py"
+    file.write_text(HEAD + QUIET + PROGRAMS["many_styles"])
+    shown = play(file, "continue", "info steps all")
+    steps = re.findall(r"^(?:▶|  )\s+\d+ +(\d+) +1 +(\w+)", shown, re.MULTILINE)
+    assert [how for _, how in steps] == ["Adam"] * 4 + ["by"] * 4 + ["Adam"] * 4
+    assert [ops == "2" for ops, _ in steps] == [False, True, True, False] + [False] * 8 or steps[3][0] == "2"
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ("    if n[0] == 9: x = x @ x\n", r"step 9 · forward 1 of 1 .*\n▶ \d+ +if n\[0\] == 9: x = x @ x"),
+        ("    if n[0] == 9: int('x')\n", r"invalid literal"),
+    ],
+    ids=["in an op", "in Python"],
+)
+def test_what_fails_natively_is_opened_where_it_fails(line: str, found: str, tmp_path: Path) -> None:
+    failing = PROGRAMS["adam"].replace(
+        "def loss_fn(model, x, y): ", f"n = [0]\ndef loss_fn(model, x, y):\n    n[0] += 1\n{line}    "
+    )
+    (tmp_path / "train.py").write_text(HEAD + QUIET + failing)
+    lines = [
+        part for line in ("config native on", "continue", "p i", "goto step 4 backward", "p i") for part in ("-c", line)
+    ]
+    shown = captured("--plain", *lines, str(tmp_path / "train.py"))
+    assert re.search(found, shown), shown
+    assert re.findall(r"^i = (\d+)", shown, re.MULTILINE) == ["8", "3"]
+    assert shown.count("Traceback (most recent call last)") == 1  # as under Python: the second run says nothing
+    batch = play(tmp_path / "train.py", "continue")
+    assert "opening" not in batch
+
+
+def test_stops_on_the_way_open_what_they_need(tmp_path: Path) -> None:
+    file = tmp_path / "train.py"
+    file.write_text(HEAD + QUIET + PROGRAMS["adam"])
+    shown = play(
+        file, "continue", "goto step 5", "until step 7 backward", "p i", "break Net.__call__", "continue", "continue",
+        "p i", "rc", "rc", "rc", "p i", "clear 1", "goto step 5", "next step", "p i", "step 3", "p i", "goto end",
+        "info steps all",
+    )  # fmt: skip
+    assert re.findall(r"^i = (\d+)", shown, re.MULTILINE) == ["6", "7", "5", "5", "5"]
+    closed = [int(line.split()[0]) for line in shown.splitlines() if re.match(r" +\d+ +2 +1 +Adam", line)]
+    assert closed == [2, 3, 4, 9, 10, 11]
+
+
+def test_an_edit_in_an_opened_step_is_the_program_with_that_line(tmp_path: Path) -> None:
+    program = PROGRAMS["adam"]
+    (tmp_path / "train.py").write_text(HEAD + QUIET + program)
+    edited = program.replace("seen(z)", "z = z * 2 if at[0] == 7 else z", 1)
+    edited = edited.replace("\n    loss, grads", "\n    at[0] = i + 1\n    loss, grads")
+    printed, _ = plainly(HEAD + "at = [0]; told = []\n" + edited + "print('end', loss.item())\n")
+    play_lines = ("continue", "goto step 7", "step 3", "z = z * 2", "continue", "goto end", "print('end', loss.item())")
+    shown = play(tmp_path / "train.py", *play_lines)
+    assert re.findall(r"^end .*", shown, re.MULTILINE) == re.findall(r"^end .*", printed, re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", ["adam", "iterators"])
+def test_a_condition_on_the_loss_is_asked_without_recording(name: str, tmp_path: Path) -> None:
+    program = PROGRAMS[name]
+    (tmp_path / "train.py").write_text(HEAD + QUIET + program)
+    telling = program.replace("\n    opt.update", "\n    print('at', i, loss.item())\n    opt.update")
+    printed, _ = plainly(HEAD + TOLD + telling)
+    losses = [(int(step), float(loss)) for step, loss in re.findall(r"^at (\d+) (.*)$", printed, re.MULTILINE)]
+    first, second = (next(i for i, loss in losses if loss < losses[at][1] * 1.0001) for at in (5, 10))
+    below = [f"until loss < {losses[at][1] * 1.0001}" for at in (5, 10)]
+    shown = play(tmp_path / "train.py", below[0], "p i", "continue", "goto start", below[1], "p i", "p loss.item()")
+    assert re.findall(r"^i = (\d+)", shown, re.MULTILINE) == [str(first), str(second)]
+    assert re.findall(r"loss.item\(\) = (.*)", shown) == [str(losses[second][1])]

@@ -150,7 +150,32 @@ def test_noise_is_measured() -> None:
         assert abs(slope.value - 0.27) <= slope.doubt + 1e-6
 
 
-@pytest.mark.parametrize("seed", [1, 4])
+@mx.custom_function
+def turned(w: mx.array) -> mx.array:
+    return mx.sin(w)
+
+
+@turned.vjp
+def _a_percent_off(w: mx.array, g: mx.array, out: mx.array) -> mx.array:
+    wrong = (mx.arange(w.size) == 2).reshape(w.shape)
+    return g * mx.cos(w) * mx.where(wrong, 1.01, 1.0)
+
+
+@pytest.mark.parametrize("wrong", [True, False])
+def test_a_wrong_vjp_among_kinks_is_found_and_the_kinks_alone_are_no_fault(wrong: bool) -> None:
+    """Every kind of choice, many of each inside of the step: max, min, |a|, clip, maximum, minimum."""
+    offsets = mx.sin(mx.arange(60) * 12.9898).reshape(60, 1) * 0.05
+
+    def loss(w: mx.array) -> mx.array:
+        h = (turned(w) if wrong else mx.sin(w)) + offsets
+        parts = [mx.maximum(h, 0.1), mx.minimum(h, 0.2), mx.abs(h), mx.clip(h, -0.1, 0.1), h.max(axis=0), h.min()]
+        return sum((mx.square(part).mean() for part in parts), mx.array(0.0)) * 3
+
+    (one,) = whole(nnrepl.trace(loss, mx.array([0.1, -0.2, 0.3, 0.05]), wrt=0))
+    assert [element.index for element in one.wrong] == ([(2,)] if wrong else [])
+
+
+@pytest.mark.parametrize("seed", [0, 4])
 def test_kinks_inside_of_the_step_are_no_fault(seed: int) -> None:
     """Convolutions have float32 accuracy in float64, so steps are large, and many ReLUs turn on and off inside."""
     mx.random.seed(seed)

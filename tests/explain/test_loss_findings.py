@@ -20,6 +20,7 @@ X = mx.sin(mx.arange(18)).reshape(6, 3)
 Y = mx.cos(mx.arange(12))
 CUBE = mx.sin(mx.arange(125)).reshape(5, 5, 5)
 CLASSES = mx.array([0, 1, 2, 3, 1, 2])
+LOGS = nn.log_softmax(mx.sin(mx.arange(24)).reshape(6, 4), axis=-1)
 Loss = Callable[[nn.Module], mx.array]
 
 
@@ -105,6 +106,16 @@ PAIRS: dict[str, tuple[str, nn.Module, Loss, nn.Module, Loss]] = {
         "no logarithms",
         nn.Linear(3, 4), lambda m: nn.losses.nll_loss(m(X), CLASSES, reduction="mean"),
         nn.Linear(3, 4), lambda m: nn.losses.cross_entropy(m(X), CLASSES, reduction="mean"),
+    ),
+    "shares in a divergence": (
+        "no logarithms",
+        nn.Linear(3, 4), lambda m: nn.losses.kl_div_loss(mx.softmax(m(X), axis=-1), LOGS, reduction="mean"),
+        nn.Linear(3, 4), lambda m: nn.losses.kl_div_loss(nn.log_softmax(m(X), axis=-1), LOGS, reduction="mean"),
+    ),
+    "a column of probabilities": (
+        "double sigmoid",
+        nn.Linear(3, 1), lambda m: nn.losses.binary_cross_entropy(mx.sigmoid(m(X))[:, 0], CLASSES % 2),
+        nn.Linear(3, 1), lambda m: nn.losses.binary_cross_entropy(m(X)[:, 0], CLASSES % 2),
     ),
     "a weight with an underscore": (
         "hidden weights",

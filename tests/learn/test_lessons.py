@@ -7,6 +7,7 @@ import contextlib
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import pytest
@@ -21,7 +22,7 @@ from nnrepl.shell.lessons import Student, check, perform
 from nnrepl.shell.publishing import publish
 from nnrepl.shell.readers import PROMPT
 from nnrepl.view.theme import THEMES
-from tests.learn.playing import lesson_of, played
+from tests.learn.playing import PROGRAM, lesson_of, played
 
 ASK = "```nnrepl\ngoto forward\n```\n```question\nWhat is z?\nanswer: z[0, 1]\nafter: So it is.\n```\n"
 
@@ -92,12 +93,30 @@ def test_a_wrong_answer_is_told_what_it_is(tmp_path: Path, typed: str, said: str
     assert ("✓" in screen) == said.startswith("Right")
 
 
-@pytest.mark.parametrize("typed", ["", "q!", "apple", "1/0", "2 3 4", "(", "hello there", "1,2,3", "--", "nan"])
+@pytest.mark.parametrize(
+    "typed", ["", "q", "c", "h", "z", "q!", "apple", "1/0", "2 3 4", "(", "hello there", "1,2,3", "--", "nan"]
+)
 def test_what_is_no_answer_is_answered_kindly_and_asked_again(tmp_path: Path, typed: str) -> None:
     screen = played(lesson_of(tmp_path, ASK), ["", typed, "2.75"])
     assert "✓ Right" in screen
     assert "So it is." in screen
     assert "Traceback" not in screen
+
+
+def test_a_letter_is_no_command_at_a_question(tmp_path: Path) -> None:
+    screen = played(lesson_of(tmp_path, ASK), ["", "q", "quit", "2.75"])
+    assert "q is short for the command quit; write it out here." in screen
+    assert "✓" not in screen
+
+
+def test_a_word_of_the_trade_is_linked_where_it_is_said_first(tmp_path: Path) -> None:
+    text = "A **layer** has **biases**.\n\n---\n\nThe **layer** and **ReLU**, **nothing**.\n\n"
+    text += "```nnrepl\ngoto forward\n```\n"
+    screen = played(lesson_of(tmp_path, text), [""])
+    assert screen.count("help layer · help bias") == 1
+    assert screen.count("help ReLU") == 1
+    assert screen.count("help layer") == 1
+    assert "help nothing" not in screen
 
 
 def test_control_c_and_control_d_lose_nothing(tmp_path: Path) -> None:
@@ -172,6 +191,35 @@ option: the second :: z[0, 0] < 100
     assert "1 missing" in screen
     assert "bogus is none of" in screen
     assert "there are 1 to 2 to choose from" in screen
+
+
+def test_steps_can_be_asked_about(tmp_path: Path) -> None:
+    text = """```nnrepl
+continue
+```
+```question
+Is it lower?
+answer: history(loss)[-1] < history(loss)[0]
+```
+```question
+How many steps?
+answer: len(history(loss))
+```
+```question
+Where are we?
+answer: step_number
+```
+```question
+The first loss?
+answer: history(loss)[0]
+```
+"""
+    lesson = lesson_of(tmp_path, text)
+    assert not check(lesson).problems
+    plain: dict[str, Any] = {}
+    exec(PROGRAM.replace("range(3)", "range(1)"), plain)
+    screen = played(lesson, ["", "yes", "3", "3", f"{plain['loss'].item():.2f}"])
+    assert screen.count("✓ Right") == 4
 
 
 def test_a_task_is_done_by_whatever_brings_it_about(tmp_path: Path) -> None:

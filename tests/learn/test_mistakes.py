@@ -9,10 +9,12 @@ import pytest
 
 import nnrepl
 from nnrepl.explain.look import Look
+from nnrepl.learn import products, rules
 from nnrepl.learn.answers import CHOICE, NAMES, NUMBER, SHAPE, Unreadable, near, read, same
 from nnrepl.learn.asking import ask
-from nnrepl.learn.mistakes import mistakes
+from nnrepl.learn.mistakes import RULES, mistakes
 from nnrepl.learn.slips import slips
+from nnrepl.ops import ENTRIES
 
 X = [[1.0, 2.0], [3.0, -1.0]]
 W = [[0.5, -1.0], [0.25, 2.0]]
@@ -83,6 +85,61 @@ def test_a_wrong_answer_is_known(session: nnrepl.Session, asked: str, typed: flo
     right = float(found.result)
     assert not any(near(float(it.value), right) for it in known), "a right answer is called wrong"
     assert len({round(float(it.value), 9) for it in known}) == len(known)
+
+
+def _linear_loss(x: mx.array, w: mx.array, b: mx.array) -> mx.array:
+    z = mx.addmm(b, x, w.T)
+    return mx.sum(z * mx.array([[1.0, 10.0], [100.0, 1000.0]]))
+
+
+def _batched_loss(q: mx.array, k: mx.array) -> mx.array:
+    scores = q @ k
+    return mx.sum(scores * scores)
+
+
+Q = mx.arange(12, dtype=mx.float32).reshape(2, 2, 3)
+K = mx.arange(12, dtype=mx.float32).reshape(2, 3, 2) + 1
+
+
+@pytest.mark.parametrize(
+    ("asked", "typed", "said"),
+    [
+        ("z[0, 1]", 4.25, "You forgot to add b."),  # 1·0.25 + 2·2
+        ("z[0, 1]", 3.75, "You forgot the product x[0,0]"),
+        ("grad(b)[1]", 10.0, "That is row 0 of the batch alone"),
+        ("grad(b)[1]", 505.0, "mean over the batch"),
+        ("scores[1, 0, 1]", 6 * 8 + 7 * 10.0, "You forgot the product q[1,0,2] · k[1,2,1]."),
+    ],
+)
+def test_a_wrong_answer_of_a_layer_is_known(asked: str, typed: float, said: str) -> None:
+    if asked.startswith("scores"):
+        trace = nnrepl.trace(_batched_loss, Q, K, wrt=(0, 1))
+    else:
+        trace = nnrepl.trace(_linear_loss, mx.array(X), mx.array(W), mx.array(B), wrt=(0, 1, 2))
+    session = nnrepl.Session(trace)
+    session.goto("end")
+    found = ask(session, asked)
+    assert found.value is not None
+    known = mistakes(Look(session), found.value, found.index)
+    meant = [it for it in known if said in it.said]
+    assert any(near(float(it.value), typed) for it in meant), [(it.value, it.said) for it in known]
+
+
+def test_the_gradient_of_a_weight_is_a_sum_over_the_batch(session: nnrepl.Session) -> None:
+    found = ask(session, "grad(w)[0, 0]")
+    assert found.value is not None
+    left, came = ask(session, "x[0, 0]").result, ask(session, "grad(product)[0, 0]").result
+    known = mistakes(Look(session), found.value, found.index)
+    meant = [it for it in known if it.said == "You forgot the product x[0,0] · ∂L/∂product[0,0], a row of the batch."]
+    assert len(meant) == 1
+    assert near(float(meant[0].value), float(found.result) - left * came)
+
+
+def test_every_rule_is_for_an_op_that_there_is() -> None:
+    assert products
+    assert rules
+    for name in RULES:
+        assert name.removeprefix("vjp of ") in ENTRIES, name
 
 
 def test_the_links_of_the_chain_rule(session: nnrepl.Session) -> None:

@@ -489,7 +489,7 @@ def test_a_saved_tape_knows_that_its_program_was_reloaded(program: Program) -> N
     shown = program.run(
         "next pass 4", program.mend(mended()), "reload", "save run", "load run", "timelines", "goto sin"
     )
-    assert "▶ timeline 2  reload: Net.__call__  before " in shown
+    assert "▶ └ 2  reload: Net.__call__  before " in shown
     assert "mx.sin(self.a(x) + 1)" in shown
 
 

@@ -570,3 +570,28 @@ def test_bad_names_are_answered_in_one_line(line: str, said: str) -> None:
     answer = captured.get()
     assert said in " ".join(answer.split()), answer
     assert session.cursor == middle.position
+
+
+def _later(x: mx.array) -> mx.array:
+    a = x * 2
+    v = a + 1  # where `a` is about to be made, v is not bound yet
+    return mx.sum(a * v)
+
+
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        ("[v for v in (1, 2)]", "[1, 2]"),
+        ("sum(v * w for v, w in [(1, 2), (3, 4)])", "14"),
+        ("(lambda v: v + 1)(4)", "5"),
+        ("{v: a for a, v in [(1, 2)]}", "{2: 1}"),
+        ("[float(x[v]) for v in (0, 1)]", "[1.0, 2.0]"),
+    ],
+)
+def test_what_a_comprehension_names_is_its_own(line: str, shown: str) -> None:
+    session = nnrepl.Session(nnrepl.trace(_later, mx.array([1.0, 2.0]), wrt=0))
+    session.goto("multiply")
+    assert shown in str(session.run(line))
+    for outside in ("v", "[v for x in (1, 2)]", "[v for v in (1, 2)] + [v]"):
+        with pytest.raises(UserError, match="v is not made yet"):
+            session.expressions.evaluate(parse(outside), session.where())

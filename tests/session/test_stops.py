@@ -336,6 +336,26 @@ def test_catch_nan_finds_the_op_by_which_it_came(at: int) -> None:
     assert birth.origins[0].index == (0, 0)
 
 
+@pytest.mark.parametrize(("offset", "stops"), [(-2.5, True), (2.5, False)])
+def test_catch_nan_sees_a_nan_that_is_born_beside_another(offset: float, stops: bool) -> None:
+    """The first number came in as NaN and is replaced in the end; the logarithm of a negative one is another birth."""
+
+    def fn(x: mx.array) -> mx.array:
+        b = mx.log(mx.array([mx.nan, 1.0, 2.0]) * x + offset)
+        return mx.where(mx.isnan(b), 0.0, b).sum()
+
+    session = nnrepl.Session(nnrepl.trace(fn, mx.ones((3,)), wrt=0))
+    session.run("catch nan")
+    session.resume()  # the data that came in
+    session.resume()
+    hits = [hit.found for hit in session.stop.hits]
+    assert bool(hits) == stops
+    if stops:
+        (birth,) = hits
+        assert isinstance(birth, WentBad)
+        assert (birth.op.name, birth.index, birth.count, birth.apart) == ("log", (1,), 2, True)
+
+
 @pytest.mark.parametrize("name", ["llama", "mamba2", "qwen3_moe"])
 def test_catch_nan_in_models_that_somebody_else_wrote(name: str) -> None:
     model = lm.tiny(name).train()

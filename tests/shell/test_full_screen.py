@@ -30,7 +30,7 @@ def test_the_whole_screen_steps() -> None:
         screen.line("display z1")
         screen.until("│1: z1 = [[-0.3218 -2.3830 -0.1004]]")
         screen.line("goto grad(z1)")
-        seen = screen.until("∂L/∂a1 · [z1 > 0]")
+        seen = screen.until("▶ #14")
         assert "∂L/∂a1 = [[-5.5347  1.6945 -1.2449]]" in seen
         screen.press("p wei", "Tab", "Tab")
         screen.until("weights2  (3, 1) float32 · a parameter")

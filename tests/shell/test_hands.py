@@ -9,41 +9,18 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
-import mlx.nn as nn
 import pytest
 
 import nnrepl
 from nnrepl.session.session import Session
 from tests.shell.hands import Desk, desk
+from tests.shell.screened import made
 
 SCREENS = Path(__file__).parent / "screens"
 SIZES = ((80, 24), (120, 40), (200, 60))
-
-
-class Net(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.second = nn.Linear(4, 8), nn.Linear(8, 1)
-        for layer in (self.first, self.second):
-            layer.weight = mx.arange(layer.weight.size).reshape(layer.weight.shape) / 10 - 1
-            layer.bias = mx.zeros(layer.bias.shape)
-
-    def __call__(self, x: mx.array) -> mx.array:
-        hidden = mx.maximum(self.first(x), 0)
-        scores = (self.second(hidden) + mx.sum(hidden, axis=1, keepdims=True)) * 0.5 + mx.mean(hidden) - mx.max(hidden)
-        return scores
-
-
-def made() -> nnrepl.Session:
-    net = Net()
-
-    def loss_fn(x: mx.array) -> mx.array:
-        error = net(x) - 1
-        return mx.mean(mx.square(error))
-
-    return nnrepl.Session(nnrepl.trace(loss_fn, mx.arange(12).reshape(3, 4) / 4, wrt=net))
 
 
 @pytest.fixture
@@ -87,13 +64,13 @@ def test_arrows_in_the_ops(at: Desk) -> None:
 def test_a_line_gets_a_breakpoint_and_loses_it(at: Desk) -> None:
     number = int(re.findall(r"▶ +(\d+) ", at.press())[0])
     seen = at.press("F2", "Down", "b")
-    assert at.ran == [f"break test_hands.py:{number + 1}"]
+    assert at.ran == [f"break screened.py:{number + 1}"]
     assert rows(seen, f"● {number + 1:4d} ")
     seen = at.press("b")
-    assert at.ran[1:] == [f"clear test_hands.py:{number + 1}"]
+    assert at.ran[1:] == [f"clear screened.py:{number + 1}"]
     assert not rows(seen, f"● {number + 1:4d} ")
     at.press("Enter")
-    assert at.ran[2:] == [f"goto test_hands.py:{number + 1}"]
+    assert at.ran[2:] == [f"goto screened.py:{number + 1}"]
 
 
 def test_every_pane_can_be_entered_and_left(at: Desk) -> None:
@@ -107,6 +84,20 @@ def test_every_pane_can_be_entered_and_left(at: Desk) -> None:
     assert "F5 run" in at.press()
 
 
+def test_a_pane_that_is_no_longer_seen_has_no_keys(at: Desk) -> None:
+    assert "Enter look" in at.press("F2", "Tab")
+    at.resize(60, 12)
+    assert "F8 step" in at.press()
+    at.press("p 7", "Enter")
+    assert at.ran == ["p 7"]
+
+
+def test_each_picture_is_shown_at_once(at: Desk) -> None:
+    at.line("s")
+    assert at.wire.raw.count("\x1b[?2026h") == at.wire.raw.count("\x1b[?2026l") > 0
+    assert not re.search(r"2026h[^\x1b]*\x1b\[\?2026h", at.wire.raw)
+
+
 # -- the mouse ---------------------------------------------------------------------------------------------------
 
 
@@ -115,7 +106,7 @@ def test_clicks(at: Desk) -> None:
     assert at.ran == ["goto #3"]
     at.mouse("hidden = mx.maximum")
     line = at.ran[1]
-    assert re.fullmatch(r"break test_hands.py:\d+", line)
+    assert re.fullmatch(r"break screened.py:\d+", line)
     at.mouse("hidden = mx.maximum")
     assert at.ran[2] == line.replace("break", "clear")
     at.mouse("→ hidden")
@@ -159,6 +150,33 @@ def test_the_segment_is_in_view_at_any_width(session: nnrepl.Session) -> None:
         assert re.search(r"▶ +\d+ \S+ +….*mx.max\(hidden\)", it.resize(100, 30))
         assert re.search(r"▶ +\d+ \S+ +scores = .*mx.max\(hidden\)", it.resize(300, 30))
         assert re.search(r"▶ +\d+ \S+ +….*mx.max\(hidden\)", it.resize(72, 24))
+
+
+def test_tabs_and_wide_signs_in_the_source(tmp_path: Path, session: nnrepl.Session) -> None:
+    wide = "权重" * 20
+    (tmp_path / "wide.py").write_text(
+        f"import mlx.core as mx\ndef f(x):\n\tif True:\n\t\treturn ('{wide}', mx.tanh(x), mx.exp(x))\n",
+        encoding="utf-8",
+    )
+    namespace: dict[str, Any] = {}
+    file = tmp_path / "wide.py"
+    exec(compile(file.read_text(encoding="utf-8"), str(file), "exec"), namespace)
+    for place in ("tanh", "exp"):
+        own = nnrepl.Session(nnrepl.trace(namespace["f"], mx.ones(2)))
+        own.goto(place)
+        with desk(own, 80, 24) as it:
+            seen = it.press()
+            marked = "".join(data for data, cell in it.cells() if cell.reverse and not cell.bold).strip()
+            assert f"mx.{place}(x)" in rows(seen, "▶   4 ")[0]
+            assert marked == f"mx.{place}(x)"
+
+
+def test_a_program_without_source(session: nnrepl.Session) -> None:
+    namespace: dict[str, Any] = {}
+    exec(compile("import mlx.core as mx\ndef f(x):\n    return (x\n  + 1)", "<nowhere>", "exec"), namespace)
+    with desk(nnrepl.Session(nnrepl.trace(namespace["f"], mx.ones(2))), 80, 24) as it:
+        assert "<nowhere>:3 in f" in it.press("F2", "Down", "b", "Enter")
+        assert it.ran == []
 
 
 def test_output_is_wrapped_anew(at: Desk) -> None:

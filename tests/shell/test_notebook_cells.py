@@ -115,6 +115,18 @@ def test_a_cell_runs_as_a_program(notebook: Notebook) -> None:
     assert "x[0] = [1 1 1 1]" in notebook.shown()
 
 
+def test_what_a_cell_prints_is_printed_once_and_when_it_comes_by(notebook: Notebook) -> None:
+    notebook.run("def noisy(x):\n    h = mx.tanh(x)\n    print('inside')\n    return mx.sum(h * h)")
+    notebook.shown()
+    cell = "%%nnrepl\ng = mx.grad(noisy)(x)\nprint('behind')\ng[0, 0].item()"
+    result = notebook.run(cell, "goto h", "s", "h = h * 2", "rewind", "c", "q")
+    lines = notebook.shown().splitlines()
+    assert [line for line in lines if line in ("inside", "behind")] == ["inside", "behind"]
+    assert lines.index("inside") > lines.index("(nnrepl) s")
+    h = float(mx.tanh(mx.array(1.0)).item())
+    assert result == pytest.approx(4 * 2 * h * (1 - h * h))
+
+
 def test_a_cell_that_cannot_run(notebook: Notebook) -> None:
     assert str(notebook.run("%%nnrepl\ny = x +")) == "this cell does not parse: invalid syntax (line 1)"
     assert "await outside of it" in str(notebook.run("%%nnrepl\nimport asyncio\nawait asyncio.sleep(0)"))

@@ -55,6 +55,7 @@ FACES: dict[str, Callable[[nnrepl.Trace], object]] = {
     "receipt": lambda trace: trace.verify(),
     "stop": lambda trace: nnrepl.Session(trace).step(),
     "answer": lambda trace: nnrepl.Session(trace).run("explain h"),
+    "session": lambda trace: nnrepl.Session(trace),
     "empty answer": lambda trace: nnrepl.Session(trace).run(""),
 }
 
@@ -99,6 +100,9 @@ def test_what_they_say(trace: nnrepl.Trace) -> None:
     assert re.search(r"greater +seen +\(3, 4\) +–", str(trace))  # a bool has no norm, and no gradient is taken
     assert "– no gradient is taken there" in str(trace)
     assert re.search(r"layers.0.weight +\(8, 4\) +[\d.]+ +[\d.]+", str(trace))
+    sizes = re.findall(r"^layers\.\S+ +\([\d, ]+\) +[\d.]+ +([\d.]+)  (█*)$", str(trace), re.MULTILINE)
+    assert [size for size, _ in sorted(sizes, key=lambda one: len(one[1]))][-1] == max(size for size, _ in sizes)
+    assert max(len(bar) for _, bar in sizes) == 24
     assert "err = [[" in str(trace["err"])
     assert "err = net(x) - 1" in str(trace["err"])
     session = nnrepl.Session(trace)
@@ -123,8 +127,11 @@ def test_brackets_and_colons_are_no_markup(trace: nnrepl.Trace) -> None:
 
 def test_norms_are_those_of_mlx(trace: nnrepl.Trace) -> None:
     made = outline.outline_of(trace.tape.passes)
-    for value, norm in made.norms.items():
-        assert norm == pytest.approx(mx.linalg.norm(value.array).item(), rel=1e-5)
+    values = [value for op in trace.ops for value in op.outputs]
+    sizes = {value: made.size(value) for value in values}
+    assert {value for value, size in sizes.items() if size is None} == {trace["seen"]}  # it is of bools
+    for value, norm in sizes.items():
+        assert norm is None or norm == pytest.approx(mx.linalg.norm(value.array).item(), rel=1e-5)
     for rest in (0, 1000):  # small ones are summed up in Python
         zeros = mx.zeros(rest)
         arrays = [mx.array([3e30, 4e30]), mx.array([3e-30, 4e-30]), mx.zeros(3), mx.array([3j, 4])]
@@ -145,15 +152,27 @@ def test_repr_computes_nothing_and_a_large_trace_neither(trace: nnrepl.Trace, mo
     assert "not computed yet" not in str(trace["err"])  # this is a look
 
 
+def test_several_steps_stand_apart() -> None:
+    net, x = Net(), mx.ones((3, 4))
+    with nnrepl.recording() as tape:
+        for _ in range(2):
+            _, grads = nn.value_and_grad(net, lambda x: mx.mean(net(x)))(x)
+            net.layers[0].weight = net.layers[0].weight - 0.1 * grads["layers"][0]["weight"]
+    text = str(tape)
+    assert re.search(r"^step 1  \d+ ops$", text, re.MULTILINE)
+    assert re.search(r"^step 2  \d+ ops$", text, re.MULTILINE)
+    assert "<summary><b>step 2</b>" in tape._repr_html_()
+
+
 def test_showing_is_not_recorded() -> None:
     with nnrepl.recording() as tape:
-        a = mx.ones(3) * 2
+        a = mx.ones((20, 20)) * 2
         count = len(tape.ops)
-        assert "[2 2 2]" in str(tape["#2"])
+        assert "min 2 · max 2" in str(tape["#2"])
         assert "multiply" in str(tape)
         tape._repr_html_()
         assert len(tape.ops) == count
-    assert a.sum().item() == 6
+    assert a.sum().item() == 800
 
 
 def test_a_picture_has_the_colours_of_the_numbers() -> None:

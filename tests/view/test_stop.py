@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -17,6 +18,7 @@ from nnrepl.tape import Source
 from nnrepl.view.source import Marked
 from nnrepl.view.stop import stop_view
 from nnrepl.view.theme import DARK
+from tests.support import nnrepl_cli
 
 
 def shown(view: object, width: int = 80) -> str:
@@ -170,3 +172,28 @@ def test_the_marked_segment_is_in_view(width: int) -> None:
         marked = lines[0][begin : begin + lines[1].count("━")]
         assert marked.rstrip("…") == segment[: len(marked.rstrip("…"))], lines
         assert len(marked) >= min(len(segment), width - 12)
+
+
+def test_a_student_follows_a_step_of_the_notebook_forward_and_back() -> None:
+    """Every op of the step says what it does in numbers, and coming back to it says what came out."""
+    count = 24
+    lines = ["s"] * count + ["back"] * count
+    screen = nnrepl_cli("examples/simple_nn.ipynb", stdin="\n".join(lines), env={"COLUMNS": "80"}).stdout
+    first, *blocks = screen.split("(nnrepl) ")
+    forward = [first, *blocks[: count - 1]]
+    back = blocks[count : 2 * count][::-1]
+    for at, (ahead, behind) in enumerate(zip(forward, back), 1):
+        stop = ahead[ahead.index("step 1 · ") :].rstrip().splitlines()
+        assert stop[1].startswith("▶ "), stop
+        assert set(stop[2].strip()) == {"━"}, stop
+        told = "\n".join(stop[3:])
+        assert told.startswith(f"#{at}  "), told
+        assert re.search(r"= \S.*\d", told), told
+        known = behind[behind.index("step 1 · ") :].rstrip().splitlines()
+        assert known[1:3] == stop[1:3]
+        assert "?" not in "".join(known[3:])
+        for line, later in zip(stop[3:], known[3:]):  # the very arithmetic, with its number
+            begins = line.partition("?")[0].rstrip()
+            assert later.startswith(begins if "?" in line else begins[:20]), (line, later)
+    assert [at for at, block in enumerate(forward) if " · backward " in block] == list(range(8, 16))
+    assert all("back through " in block for block in forward[8:16])

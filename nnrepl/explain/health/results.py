@@ -9,6 +9,7 @@ from nnrepl.explain.disconnected import ends_here
 from nnrepl.explain.health.gradients import finals
 from nnrepl.explain.health.report import Case, Check, Finding
 from nnrepl.explain.health.updates import changes, same_weight
+from nnrepl.explain.paths import leaves_later
 from nnrepl.record import source as sources
 from nnrepl.tape import Op, Pass, Source, Value
 
@@ -19,13 +20,13 @@ def unapplied(case: Case) -> Iterator[Finding]:
     after = case.next
     if after is None:
         return
-    later = {leaf.name: leaf for leaf in after.wrt}
+    later = leaves_later(case.part, after)
     if not moved:
         yield from _misdirected(case, after, later)
         return
-    lost = [one for one in moved if same_weight(one.before, later.get(one.name))]
+    lost = [one for one in moved if same_weight(one.before, later.get(one.before))]
     if len(lost) < len(moved):
-        yield from _half_kept(case, after, [leaf for leaf in finals(case) if same_weight(leaf, later.get(leaf.name))])
+        yield from _half_kept(case, after, [leaf for leaf in finals(case) if same_weight(leaf, later.get(leaf))])
         return
     case.unapplied = True
     op = lost[0].after.op
@@ -33,11 +34,11 @@ def unapplied(case: Case) -> Iterator[Finding]:
     yield _not_kept(case, after, _listed([one.name for one in lost]), op, lost[0].name)
 
 
-def _misdirected(case: Case, after: Pass, later: dict[str, Value]) -> Iterator[Finding]:
+def _misdirected(case: Case, after: Pass, later: dict[Value, Value]) -> Iterator[Finding]:
     """An optimizer that takes the gradients, and changes none of the weights that they belong to."""
     grads = finals(case)
     updates = [op for part in case.after for op in part.ops if op.scope is not None and op.scope.updating]
-    same = [leaf for leaf in grads if same_weight(leaf, later.get(leaf.name))]
+    same = [leaf for leaf in grads if same_weight(leaf, later.get(leaf))]
     if not updates or not grads:
         return
     if len(same) < len(grads):

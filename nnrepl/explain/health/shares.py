@@ -41,6 +41,8 @@ def twice(case: Case) -> Iterator[Finding]:
         if logits is None:
             continue
         first = maker(logits)
+        while first is not None and has(first.name, Trait.PICKS) and len(first.inputs) == 1:
+            first = maker(first.inputs[0])  # a column of the shares: `model(x)[:, 0]`
         if first is not None and first.name == "subtract" and first.inputs[-1].shape[-1:] == (1,):
             first = maker(first.inputs[0])  # the loss takes the largest logit out first
         if first is None or first.part is not op.part or first.name not in ("softmax", "sigmoid"):
@@ -254,26 +256,38 @@ def _share_of_masked(case: Case, op: Op, mask: Value, shape: tuple[int, ...]) ->
 
 
 def no_logarithms(case: Case) -> Iterator[Finding]:
-    """nll_loss takes the logarithms of shares: probabilities, or logits as they are, give a loss that means nothing."""
+    """nll_loss and kl_div_loss take the logarithms of shares: shares, or logits as they are, give a loss that means
+    nothing."""
     for op in case.forward:
-        if op.name != "take_along_axis" or op.scope is None or op.scope.code.co_name != "nll_loss":
+        loss = op.scope.code.co_name if op.scope is not None else ""
+        if loss == "nll_loss" and op.name == "take_along_axis":
+            along, wanted = op.kwargs.get("axis", op.args[2] if len(op.args) > 2 else None), op.inputs[:1]
+        elif loss == "kl_div_loss" and op.name == "subtract":
+            along, wanted = -1, op.inputs
+        else:
             continue
-        given = op.inputs[0]
-        along = op.kwargs.get("axis", op.args[2] if len(op.args) > 2 else None)
-        if not isinstance(along, int) or not given.shape or not case.look.can_see(given):
-            continue
-        array = case.look.array(given).astype(mx.float32)
-        sums, plain = mx.logsumexp(array, axis=along), mx.sum(array, axis=along)
-        tests = [mx.max(mx.abs(sums)), mx.max(mx.abs(plain - 1)), mx.min(array), mx.exp(mx.flatten(sums)[0])]
-        off, off_plain, low, first = case.look.numbers(tests)
-        if not off > _OFF:
-            continue
-        are = "are shares themselves" if low >= 0 and off_plain < _OFF else "are no logarithms of shares"
-        yield Finding(
-            "no logarithms",
-            f"{words.name(given)} {are} (their exponentials add up to {words.number(first)} in the first row, and not "
-            f"to 1), and {op.label} of nll_loss ({words.place(op.source)}) takes them as logarithms: give it "
-            "nn.log_softmax of the logits, or use nn.losses.cross_entropy", f"explain {op.label}", op)  # fmt: skip
+        for given in dict.fromkeys(wanted):
+            if isinstance(along, int) and given.shape and case.look.can_see(given):
+                said = _no_logarithms(case, given, along)
+                if said:
+                    yield Finding(
+                        "no logarithms",
+                        f"{words.name(given)} {said}, and {op.label} of {loss} ({words.place(op.source)}) takes them "
+                        "as logarithms: give it nn.log_softmax of the logits"
+                        + (", or use nn.losses.cross_entropy" if loss == "nll_loss" else ""),
+                        f"explain {op.label}", op)  # fmt: skip
+
+
+def _no_logarithms(case: Case, given: Value, along: int) -> str:
+    """What to say about numbers whose exponentials do not add up to 1; "" where they do."""
+    array = case.look.array(given).astype(mx.float32)
+    sums, plain = mx.logsumexp(array, axis=along), mx.sum(array, axis=along)
+    tests = [mx.max(mx.abs(sums)), mx.max(mx.abs(plain - 1)), mx.min(array), mx.exp(mx.flatten(sums)[0])]
+    off, off_plain, low, first = case.look.numbers(tests)
+    if not off > _OFF:
+        return ""
+    are = "are shares themselves" if low >= 0 and off_plain < _OFF else "are no logarithms of shares"
+    return f"{are} (their exponentials add up to {words.number(first)} in the first row, and not to 1)"
 
 
 _OFF = 0.05

@@ -1,0 +1,72 @@
+"""Narrow: a table which, where there is no room for one, puts the cells of each row under each other."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.measure import Measurement
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+NARROW = 60
+"""In fewer columns than this nothing is cut: cells stack under the first ones of their row."""
+
+
+class Grid(Table):
+    """A table without lines; in a narrow terminal in which it would be cut, its cells stack.
+
+    Args:
+        heads: So many cells of a row stay in its first line, and the others come under them.
+    """
+
+    def __init__(self, heads: int = 1, **how: Any) -> None:
+        super().__init__(**{"box": None, "pad_edge": False, "padding": (0, 2, 0, 0), **how})
+        self._heads = heads
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        if options.max_width >= NARROW or self._natural(console, options) <= options.max_width:
+            yield from super().__rich_console__(console, options)
+            return
+        titles = [str(column.header) for column in self.columns]
+        for row in zip(*[list(column.cells) for column in self.columns]):
+            texts = [_text(cell, str(column.style)) for cell, column in zip(row, self.columns)]
+            if any(texts[: self._heads]):
+                yield Text(" ").join([text for text in texts[: self._heads] if text])
+            rest = [
+                Text(f"{title} " if title else "", style="dim").append_text(text)
+                for title, text in zip(titles[self._heads :], texts[self._heads :])
+                if text
+            ]
+            for line in _packed(rest, options.max_width - 2):
+                yield Padding(line, (0, 0, 0, 2), expand=False)
+
+    def _natural(self, console: Console, options: ConsoleOptions) -> int:
+        """How wide it is if nothing is cut."""
+        wide = Table(box=None, padding=self.padding, pad_edge=False, show_header=self.show_header)
+        for column in self.columns:
+            wide.add_column(column.header, no_wrap=True)
+        for row in zip(*[list(column.cells) for column in self.columns]):
+            wide.add_row(*row)
+        return Measurement.get(console, options.update(width=1000), wide).maximum
+
+
+def _text(cell: object, style: str) -> Text:
+    if not isinstance(cell, Text):
+        return Text(str(cell), style=style)
+    text = cell.copy()
+    if style and not text.style:
+        text.style = style
+    return text
+
+
+def _packed(parts: list[Text], room: int) -> list[Text]:
+    """Parts beside each other, as many to a line as there is room for."""
+    lines: list[Text] = []
+    for part in parts:
+        if lines and lines[-1].cell_len + 2 + part.cell_len <= room:
+            lines[-1] = Text("  ").join([lines[-1], part])
+        else:
+            lines.append(part)
+    return lines
