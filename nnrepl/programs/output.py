@@ -4,12 +4,13 @@ shown once, however often the program runs again."""
 from __future__ import annotations
 
 import io
-import os
 import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import IO, Any
+
+from nnrepl.record.process import this_process
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +140,7 @@ class HeldOutput:
         self._elsewhere: set[bytes] = set()
         self._quitting = False
         self._ended: _Piece | None = None
-        self._process = os.getpid()
+        self._process = this_process()
 
     # -- when -------------------------------------------------------------------------------------------
 
@@ -208,7 +209,7 @@ class HeldOutput:
     # -- what -------------------------------------------------------------------------------------------
 
     def _keep(self, stream: _Stream, data: bytes) -> bool:
-        if os.getpid() != self._process:
+        if this_process() != self._process:
             return False
         if self._unwinding:
             return True
@@ -230,6 +231,8 @@ class HeldOutput:
         Args:
             say: What to do with it instead of printing it.
         """
+        if not self._pieces:  # as behind nearly every op
+            return ""
         shown: list[_Piece] = []
         while self._pieces and (position is None or self._pieces[0].position <= position):
             shown.append(self._pieces.pop(0))

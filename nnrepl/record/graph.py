@@ -18,7 +18,7 @@ from nnrepl.record.strays import raw
 _export_to_dot, _depends = mx.export_to_dot, raw(mx.depends)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Primitive:
     """One primitive of MLX's graph: its node, its name, and the arrays that go in and come out."""
 

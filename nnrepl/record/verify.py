@@ -7,7 +7,7 @@ and did arrays enter from nowhere.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -107,21 +107,21 @@ def largest_difference(a: mx.array, b: mx.array) -> float:
     return float(largest)
 
 
-def _compare(pairs: Iterable[tuple[str, mx.array, mx.array]]) -> Iterator[Difference]:
-    """Compare many pairs, in batches."""
+def _compare(pairs: Iterable[tuple[Callable[[], str], mx.array, mx.array]]) -> Iterator[Difference]:
+    """Compare many pairs, in batches; their names are asked for where they differ."""
     for batch in batches(pairs, lambda pair: pair[1:]):
         verdicts = all_same_bits([(a, b) for _, a, b in batch])
         for (name, a, b), same in zip(batch, verdicts):
             if not same:
-                yield Difference(name, largest_difference(a, b))
+                yield Difference(name(), largest_difference(a, b))
 
 
 def _recompute(ops: list[Op]) -> Iterator[Difference]:
-    def pairs() -> Iterator[tuple[str, mx.array, mx.array]]:
+    def pairs() -> Iterator[tuple[Callable[[], str], mx.array, mx.array]]:
         for op in ops:
             for value, again in zip(op.outputs, op.compute()):
                 if value.held is not None:
-                    yield f"{op.label} {op.name}", value.held, again
+                    yield lambda op=op: f"{op.label} {op.name}", value.held, again  # type: ignore[misc]
 
     return _compare(pairs())
 
@@ -139,7 +139,10 @@ def _compare_gradients(part: Pass) -> tuple[int, tuple[Difference, ...], str]:
         native = native_gradients(part, wanted)
     except ValueError as error:
         return len(wanted), (), str(error)
-    pairs = ((f"∂L/∂{leaf.name}", part.grads[leaf][-1].array, array) for leaf, array in zip(wanted, native))
+    pairs: list[tuple[Callable[[], str], mx.array, mx.array]] = [
+        (lambda leaf=leaf: f"∂L/∂{leaf.name}", part.grads[leaf][-1].array, array)  # type: ignore[misc]
+        for leaf, array in zip(wanted, native)
+    ]
     return len(wanted), tuple(_compare(pairs)), ""
 
 

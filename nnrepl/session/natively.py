@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from nnrepl.record.process import this_process
 from nnrepl.replay.opening import Opening
 from nnrepl.replay.replay import Replay
 from nnrepl.replay.run import Run
@@ -38,7 +38,7 @@ def wanted(session: Session, step: int) -> bool:
 def goes_on(session: Session, op: ClosedOp) -> bool:
     """Whether the program goes on natively behind a call that has run so."""
     recorder = session.recorder
-    if os.getpid() != session.process or recorder is None:
+    if this_process() != session.process or recorder is None:
         return True
     if isinstance(recorder.intake, Replay):
         session.closed_again()

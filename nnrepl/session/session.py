@@ -8,7 +8,6 @@ recorder's calls (`op_recorded`, `pass_recorded`) are where it comes back.
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 from nnrepl.record.gradient_call import GradientCall
 from nnrepl.record.intake import RECORDING
 from nnrepl.record.names import ProgramNames
+from nnrepl.record.process import this_process
 from nnrepl.record.recorder import Recorder
 from nnrepl.replay.interrupts import hold_on
 from nnrepl.replay.opening import Opening
@@ -99,7 +99,7 @@ class Session(Motions):
         self.by_hand = False
         self.many = 1
         self._history: History | None = None
-        self.process = os.getpid()
+        self.process = this_process()
         self.debuggee: TakesCells | None = None
 
     # -- the program's side ------------------------------------------------------------------------------
@@ -135,7 +135,7 @@ class Session(Motions):
 
     def pass_started(self, call: GradientCall) -> None:
         """Listener: a gradient pass begins."""
-        if os.getpid() == self.process:
+        if this_process() == self.process:
             self.hooks.pass_started()
             self._kept(call.recorder).trim()
             self.codes.reach(len(call.recorder.tape), entering=True)
@@ -186,22 +186,22 @@ class Session(Motions):
 
     def out_of_bounds(self, text: str) -> None:
         """Listener: the program is about to read or write outside of a tensor."""
-        if isinstance(self.course.now, Going) and os.getpid() == self.process:
+        if isinstance(self.course.now, Going) and this_process() == self.process:
             self.hooks.announce(text)
 
     def evaluation_forced(self) -> None:
         """Listener: the program forces an evaluation; a good moment to look for what only numbers tell."""
         self.call_started()
-        if self.recorder is not None and os.getpid() == self.process:
+        if self.recorder is not None and this_process() == self.process:
             self._kept(self.recorder).evaluated()
-        if isinstance(self.course.now, Going) and os.getpid() == self.process:
+        if isinstance(self.course.now, Going) and this_process() == self.process:
             hits = self.lookout.caught_up()
             if hits:
                 self.hit(hits)
                 self.give_floor()
 
     def _recorded(self) -> None:
-        if os.getpid() != self.process:
+        if this_process() != self.process:
             return  # a forked child is not debugged
         now = self.course.now
         if isinstance(now, Replaying):

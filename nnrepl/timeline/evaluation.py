@@ -41,17 +41,22 @@ def pending(values: Iterable[Value], limit: int | None = None) -> list[Op] | Non
         limit: Give up (and return None) when more than so many elements would have to be computed.
     """
     needed: set[Op] = set()
+    asked: set[Value] = set()  # MLX says that an array is lazy by raising, which takes its time
     elements = 0
-    stack = [value for value in values if not value.evaluated]
+    stack = list(dict.fromkeys(values))
     while stack:
-        op = stack.pop().op
-        if op is None or op in needed:
+        value = stack.pop()
+        op = value.op
+        if value in asked or op is None or op in needed:
+            continue
+        asked.add(value)
+        if value.evaluated:
             continue
         needed.add(op)
         elements += sum(output.size for output in op.outputs)
         if limit is not None and elements > limit:
             return None
-        stack.extend(value for value in needs(op) if not value.evaluated)
+        stack.extend(needs(op))
     return sorted(needed, key=_position)
 
 

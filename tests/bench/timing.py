@@ -19,20 +19,13 @@ def cpu(run: Run) -> float:
     return time.process_time() - start
 
 
-def wall(run: Run) -> float:
-    """Seconds that a call takes."""
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start
-
-
-def interleaved(rounds: int, *runs: Run, clock: Callable[[Run], float] = cpu) -> list[list[float]]:
+def interleaved(rounds: int, *runs: Run) -> list[list[float]]:
     """Time several things in turn, once each in every round. Returns the times of each."""
     times: list[list[float]] = [[] for _ in runs]
     for _ in range(rounds):
         for run, found in zip(runs, times):
             gc.collect()
-            found.append(clock(run))
+            found.append(cpu(run))
     return times
 
 
