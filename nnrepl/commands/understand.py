@@ -22,12 +22,12 @@ QUESTION = Grammar("[QUESTION]", lambda text: True, "names")
 def why(it: Interpreter, text: str) -> RenderableType | None:
     """Find the cause of something, with evidence.
 
-    `why grad(weights1) == 0` walks from the loss to the gradient and names the first op where it became 0;
-    `why nan`, `why inf` and `why z is nan` follow the very element back to where it was born: an op, a weight, the
-    data, a number in the program; `why grad(w) is tiny` and `is huge` name the ops that shrink or grow it most, or the
-    sum whose terms cancel; `why grad(w) is none` where the path ends, or that nobody asked; `why z` whether all is
-    well; `why error` what disagrees in a call that failed; `why loss` what changed the loss since the pass before, or,
-    in a pass with an edit, since the timeline before it.
+    `why grad(weights1) == 0` walks from the loss to the gradient and names the first op where it became 0; `why nan`,
+    `why inf` and `why z is nan` follow the very element back to where it was born: an op, a weight, the data, a number
+    in the program, and say which line made the numbers so large; `why grad(w) is tiny` and `is huge` name the ops that
+    shrink or grow it most, or the sum whose terms cancel; `why grad(w) is none` where the path ends, or that nobody
+    asked; `why z` whether all is well; `why error` what disagrees in a call that failed; `why loss` what changed the
+    loss since the pass before, or, in a pass with an edit, since the timeline before it.
     `why` alone finds the first thing that is wrong. What lies ahead in a recorded pass may be asked about.
     """
     from nnrepl.explain.why import why as find_cause
@@ -59,9 +59,10 @@ def health(it: Interpreter, text: str) -> RenderableType | None:
     """Look over the gradient pass at the cursor and its update, and report only what matters.
 
     Dead and saturated units, missing, zero, tiny and huge gradients, non-finite numbers, lost precision, silent
-    broadcasting, indices out of range, softmax over the wrong axis or twice, masks of zeros, layers in the wrong mode,
-    updates that are forgotten, dropped, idle or uphill, weights that MLX does not see or that are no longer tied,
-    randomness that repeats, graphs that grow; each with the command that shows the evidence. What was not looked at is
+    broadcasting, indices out of range, softmax over the wrong axis or twice, losses that are given no logarithms, terms
+    that are left out, numbers that go through numpy, masks of zeros, layers in the wrong mode, updates that are
+    forgotten, dropped, idle or uphill, weights that MLX does not see or that are no longer tied, randomness that
+    repeats, graphs that grow; each with the command that shows the evidence. What was not looked at is
     said. `health thresholds` lists what numbers are held against, and where that comes from; `health dead=0.9` sets one
     for one look.
     """

@@ -377,8 +377,12 @@ def _judge(found: Checked, element: Element, room: Room, floor: float, top: floa
         at = ravel(element.index, found.of.shape)
         again = None if function.smooth is None else function.smooth.element(at)
         if again is not None:
-            same = abs(element.gradient - again.value) <= limit + 3 * again.doubt + again.jump
-            (found.near if same else found.wrong).append(element)
+            off = abs(element.gradient - again.value)
+            if off <= limit + 3 * again.doubt + again.jump:
+                found.near.append(element)
+            else:
+                noisy = function.smooth is not None and function.smooth.fades(at, element.gradient, again, off)
+                (found.rough if noisy else found.wrong).append(element)
             return
         stays = function.stays(at, element.gradient, slope, limit)
         if stays or (stays is None and slope.jump <= limit):

@@ -224,7 +224,10 @@ def _forward(look: Look, found: Explanation, op: Op, entry: Entry | None, value:
             found.lines = [f"{left} = {words.number(result_at(look, value, place))}"]
             found.notes.extend(_jacobian_notes(look, op, value, place))
         return
-    found.rule = [f"{names(value)} = {written(entry, op, entry.text, names)}"]
+    several = len(op.outputs) > 1
+    made = ", ".join(names(one) for one in op.outputs[:3]) + (", …" if len(op.outputs) > 3 else "")
+    found.rule = [f"{made if several else names(value)}{':' if several else ' ='} "
+                  f"{written(entry, op, entry.text, names)}"]  # fmt: skip
     if entry.valid:
         found.rule[0] += f"     ({words.substitute(entry.valid, names_of(entry, op, names))})"
     # Of an update no gradient is taken: how one would pass does not belong here.
