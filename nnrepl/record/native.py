@@ -188,7 +188,7 @@ class Levels:
             self.inside = False
             for kind, title in calls if error is None else calls[:1]:
                 op = _closed(recorder, kind, title, scope, lasti)
-                op.part.gives_loss = kind == GRADIENT_PASS and loss is not None
+                op.part.gives_loss = _gives(result) if kind == GRADIENT_PASS and loss is not None else ""
                 if error is not None:
                     op.part.error = error
                     recorder.tape.notes.errors[op] = error
@@ -228,6 +228,11 @@ class Levels:
         """What is about to be called has to be recorded, although what came just before has not been."""
         self.recorder.tape.late.add(len(self.recorder.tape))
         self.record()
+
+
+def _gives(result: Any) -> str:
+    """How a call gives its loss: "first" in a tuple, or "alone"."""
+    return "first" if isinstance(result, tuple) and result and isinstance(result[0], tuple) else "alone"
 
 
 class Losses:
