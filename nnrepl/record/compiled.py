@@ -26,6 +26,7 @@ from nnrepl.record.native import Call, Levels
 from nnrepl.record.opaque import set_random_state
 from nnrepl.record.recorder import RECORD, Recorder
 from nnrepl.record.repeat import Caller, Repetition
+from nnrepl.record.source import is_library
 from nnrepl.record.strays import invoke, native
 from nnrepl.record.tracing import Tracing
 from nnrepl.tape import GRADIENT_PASS, UPDATE_PASS, Activation, Op, Value
@@ -91,7 +92,7 @@ class Compiled(opaque.Transform):
         self.real = native(self.original(self._noted(self.fun), *self.args, **self.kwargs))
 
     def notice(self, levels: Levels, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType) -> Any:
-        if self._is_mlx():
+        if self._is_library():
             return self.real(*args, **kwargs)
         twin = self.twins.get(_signature(args, kwargs))
         if twin is None:
@@ -107,9 +108,11 @@ class Compiled(opaque.Transform):
                 tape = levels.recorder.tape
                 tape.retraced.add(tape.steps.number_at(len(tape) - 1))
 
-    def _is_mlx(self) -> bool:
-        """Whether it is one of MLX's own functions, which have nothing frozen in them."""
-        return str(getattr(self.fun, "__module__", None)).startswith("mlx.")
+    def _is_library(self) -> bool:
+        """Whether it is a function of MLX's or of another library (an activation): it has nothing frozen in it, and it
+        outlives the program when that runs again."""
+        code = getattr(self.fun, "__code__", None)
+        return code is not None and is_library(code.co_filename)
 
     def call(self, recorder: Recorder, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType) -> Any:
         if any(not _allowed(leaf) for leaf in trees.leaves((args, kwargs))):
@@ -118,7 +121,7 @@ class Compiled(opaque.Transform):
             given, names = _new_handles(recorder, (args, kwargs), frame)
             return invoke(self.fun, given, names)
         levels = recorder.levels
-        if recorder.differentiating or recorder.tracing or levels is None or self._is_mlx():
+        if recorder.differentiating or recorder.tracing or levels is None or self._is_library():
             return self._call(recorder, args, kwargs, frame)
         twin = self.twins.get(_signature(args, kwargs))
         if twin is not None and twin.calls and levels.begins(frame):

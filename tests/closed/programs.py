@@ -172,3 +172,17 @@ for i in range(12):
     mx.eval(state, loss)
     print(i, count[0], loss.item())
 """
+
+LIBRARY = """
+from mlx_lm.models.activations import swiglu
+model = nn.Linear(4, 8); opt = optim.Adam(1e-2)
+def loss_fn(model, x, y):
+    z = swiglu(*mx.split(model(x), 2, axis=1)); seen(z)
+    return ((z.sum(axis=1, keepdims=True) - y) ** 2).mean()
+learn = nn.value_and_grad(model, loss_fn)
+for i in range(12):
+    loss, grads = learn(model, X, Y); opt.update(model, grads); mx.eval(model.parameters(), opt.state)
+    if i % 4 == 3: print(i, swiglu(X, X).sum().item())
+"""
+"""A library's own compiled function, under a gradient and by itself, outlives the program when that runs again."""
+PROGRAMS["library"] = LIBRARY
