@@ -260,6 +260,10 @@ class Interpreter:
         session = self.session
         if kind_of(session, parsed) == CELL:
             return self.cell(parsed)
+        if any(map(self._gives_a_name, parsed.statements)):
+            first, *others = parsed.statements
+            self._behind.extendleft([line.text for line in reversed(others)])
+            return self.python(first)
         if parsed.assignment is not None:
             shown = self.edit(parsed.assignment, parsed.text)
             if shown is not None:
@@ -276,6 +280,16 @@ class Interpreter:
             return shown
         session.changes.state(parsed)
         return self.moved_in_time(self.news() or Text(""))
+
+    def _gives_a_name(self, line: Parsed) -> bool:
+        """Whether one of several statements changes a tensor: it stands on a timeline of its own."""
+        change = line.assignment
+        if change is None or not change.target.is_name:
+            return False
+        try:
+            return self.session.changes.target(change) is not None
+        except UserError:
+            return True
 
     def _python(self, parsed: Parsed) -> RenderableType | None:
         """Evaluate or execute Python that changes no value of the tape."""

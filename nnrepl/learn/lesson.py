@@ -175,7 +175,7 @@ class LessonError(UserError):
     """A lesson that cannot be played, with the file and the line."""
 
 
-_FENCE = re.compile(r"(`{3,}|~{3,})\s*(\w*)\s*$")
+_FENCE = re.compile(r"(`{3,}|~{3,})\s*([\w-]*)[^`]*$")
 _KEYS = {
     "question": ("answer", "option", "wrong", "hint", "after"),
     "task": ("until", "solution", "hint", "after"),

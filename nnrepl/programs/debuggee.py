@@ -104,7 +104,19 @@ class Debuggee:
                 wish = None
                 self._load(cast(Script, wanted.program))
             except (Diverged, CannotExchange) as failure:
-                wish = failure
+                wish = self._back(failure, wish)
+
+    def _back(self, failure: Unwinding, wish: Unwinding | None) -> Unwinding:
+        """The program could not run again for a change: it does so along the tape before. Where it cannot either (its
+        own doings differ from run to run), the user looks at what there was."""
+        interrupted = isinstance(failure, CannotExchange) and isinstance(failure.__cause__, KeyboardInterrupt)
+        if not isinstance(wish, RunAgain) or (wish.failure and not interrupted):
+            return failure
+        resume()
+        self.session.course.strand()
+        again = self.session.changes.come_back(f"{failure}; everything is as it was")
+        self._reset()
+        return again
 
     # -- for the prompt ------------------------------------------------------------------------------------
 
@@ -209,7 +221,7 @@ class Debuggee:
             raise
         except BaseException as error:
             if isinstance(error, KeyboardInterrupt) and self.session.replaying:
-                raise CannotExchange("interrupted where it ran again") from None
+                raise CannotExchange("interrupted where it ran again") from error
             if not isinstance(error, SystemExit) and not self.session.replaying:
                 print_exception(error)
             return error

@@ -136,8 +136,7 @@ class HeldOutput:
         self._tell: Callable[[str], None] | None = None
         self._seen = -1
         self._shown: list[_Piece] = []
-        self._expected: list[_Piece] = []
-        self._partial: list[_Piece] = []
+        self._expected: list[bytes] = []
         self._elsewhere: set[bytes] = set()
         self._quitting = False
         self._ended: _Piece | None = None
@@ -149,7 +148,7 @@ class HeldOutput:
         """A program begins of which nothing has been shown."""
         self.settle()
         self._unwinding = False
-        self._pieces, self._shown, self._expected, self._partial, self._seen = [], [], [], [], -1
+        self._pieces, self._shown, self._expected, self._seen = [], [], [], -1
 
     def stand_in(self) -> None:
         """The program is about to run: its streams are ours, and pass everything on until something is held."""
@@ -192,19 +191,18 @@ class HeldOutput:
     def begin_again(self, position: int, cursor: int) -> None:
         """The program runs again.
 
-        What another run of it has shown from there on is shown again only from where it prints something else now.
-
         Args:
             position: What it prints up to there has been shown; what waits will be printed anew.
-            cursor: Up to there the user has seen what it printed.
+            cursor: What it printed between `position` and there has been shown too: it is shown again only where
+                the program prints something else now.
         """
         self._unwinding = False
-        self._pieces, self._partial = [], []
-        shown = [*self._shown, *self._expected]
-        later = [piece for piece in shown if piece.position > cursor]
+        self._pieces = []
+        later = [piece for piece in self._shown if piece.position > cursor]
         self._elsewhere.update([line for _, data in self._runs(later) for line in data.splitlines(keepends=True)])
-        self._shown = [piece for piece in shown if piece.position <= position]
-        self._expected = _lines([piece for piece in shown if piece.position > position])
+        again = [piece for piece in self._shown if position < piece.position <= cursor]
+        self._shown = [piece for piece in self._shown if piece.position <= position]
+        self._expected = b"".join([piece.data for piece in again]).splitlines(keepends=True)
         self._seen = position
         self.hold()
 
@@ -217,8 +215,6 @@ class HeldOutput:
             return True
         piece = _Piece(self._position(), stream, data)
         if not self.holds:
-            if data and self._was_shown(piece):
-                return True
             if data:
                 self._remember(piece)
                 if self._tell is not None:
@@ -227,29 +223,6 @@ class HeldOutput:
         if data and (piece.position > self._seen or self._quitting):
             self._pieces.append(piece)
         return True
-
-    def _was_shown(self, piece: _Piece) -> bool:
-        """Whether what is printed now is, so far, what another run has shown; what of it was kept back is shown where
-        it is not."""
-        if not self._expected:
-            return False
-        self._partial.append(piece)
-        line, said = self._expected[0].data, b"".join([part.data for part in self._partial])
-        if said == line:
-            self._expected.pop(0)
-            for part in self._partial:
-                self._remember(part)
-            self._partial = []
-            return True
-        if line.startswith(said):
-            return True
-        before, self._partial, self._expected = self._partial[:-1], [], []
-        for part in before:
-            self._remember(part)
-            if self._tell is not None:
-                self._tell(part.stream.text(part.data))
-            part.stream.show(part.data)
-        return False
 
     def show(self, position: int | None = None, say: Callable[[str], None] | None = None) -> str:
         """Print what the program printed before `position` (all of it by default) and has not been shown;
@@ -294,7 +267,7 @@ class HeldOutput:
 
     def begin_anew(self) -> None:
         """What is printed from now on has never been seen: it is shown at once."""
-        self._seen, self._expected, self._partial = -1, [], []
+        self._seen, self._expected = -1, []
         self.settle()
 
     def _new(self, pieces: list[_Piece]) -> list[_Piece]:
@@ -303,7 +276,7 @@ class HeldOutput:
             lines = [(stream, line) for stream, data in self._runs(pieces) for line in data.splitlines(keepends=True)]
             return [_Piece(0, stream, line) for stream, line in lines if line not in self._elsewhere]
         while pieces and self._expected:
-            line = self._expected[0].data
+            line = self._expected[0]
             taken = length = 0
             while length < len(line) and taken < len(pieces):
                 length += len(pieces[taken].data)
@@ -331,17 +304,6 @@ class HeldOutput:
         self._shown.append(piece)
         if len(self._shown) > _REMEMBERED:
             del self._shown[: _REMEMBERED // 2]
-
-
-def _lines(pieces: list[_Piece]) -> list[_Piece]:
-    """Pieces put together to whole lines."""
-    lines: list[_Piece] = []
-    for piece in pieces:
-        for data in piece.data.splitlines(keepends=True):
-            if lines and not lines[-1].data.endswith(b"\n"):
-                data = lines.pop().data + data
-            lines.append(_Piece(piece.position, piece.stream, data))
-    return lines
 
 
 _REMEMBERED = 20_000

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import sys
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from operator import is_
-from types import FrameType, FunctionType, ModuleType
+from types import BuiltinFunctionType, FrameType, FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
@@ -29,6 +29,7 @@ _PLAIN = frozenset(
 )
 _NUMBERS = frozenset((int, float, bool, str, type(None)))
 _FEW, _MOST = 16, 4096
+_NO_STATE = frozenset((type(None), FunctionType, ModuleType, BuiltinFunctionType, type, int, float, bool, str, _array))
 
 
 class _Frame:
@@ -44,6 +45,7 @@ class _Frame:
         "noted",
         "optimized",
         "scope",
+        "shared",
         "values",
     )
 
@@ -59,6 +61,7 @@ class _Frame:
         """Of which tape that is."""
         self.coming: list[Any] = []
         self.containers: list[tuple[Any, _Watched]] = []
+        self.shared: list[tuple[Any, _Watched]] | None = []
         self.scope: Activation
 
 
@@ -118,6 +121,8 @@ class Watch:
         state.scope = scope
         tape = self.recorder.tape
         position = tape.bindings.seen[scope] = len(tape.ops)
+        if state.optimized and not state.library:
+            state.shared = self._shared(frame, position)
         if state.names:
             self._note(state, state.coming, position)
             state.coming = []
@@ -135,10 +140,12 @@ class Watch:
             values = read(frame, state.names, state.optimized)
             if not all(map(is_, values, state.values)):
                 self._note(state, values, position)
-            for view, watched in state.containers:
-                last = watched.last
-                if last is None or len(view) != len(last) or (len(last) <= _FEW and not all(map(is_, view, last))):
-                    self._look(watched, position)
+        if state.shared is None:
+            state.shared = self._shared(frame, position) if state.optimized and not state.library else []
+        for view, watched in (*state.containers, *state.shared) if state.shared else state.containers:
+            last = watched.last
+            if last is None or len(view) != len(last) or (len(last) <= _FEW and not all(map(is_, view, last))):
+                self._look(watched, position)
         if self._modules:
             self._see_globals(frame, state)
 
@@ -239,6 +246,21 @@ class Watch:
             if watched is not None and watched.last is not None:
                 containers.append((_view(thing), watched))
         return containers
+
+    def _shared(self, frame: FrameType, position: int) -> list[tuple[Any, _Watched]]:
+        """The containers that a function of the program's knows as global variables."""
+        found = []
+        variables = frame.f_globals
+        for name in frame.f_code.co_names:
+            thing = variables.get(name)
+            if type(thing) in _NO_STATE:
+                continue
+            if id(thing) not in self._known:
+                self.keep(thing, position)
+            watched = self._known.get(id(thing))
+            if watched is not None and watched.last is not None:
+                found.append((_view(thing), watched))
+        return found
 
     # -- things --------------------------------------------------------------------------------------------
 
@@ -359,6 +381,7 @@ class Watch:
         for state in self._frames.values():
             state.values = [_LOOSE] * len(state.names)
             state.containers = []
+            state.shared = None
 
     # -- arrays that change --------------------------------------------------------------------------------
 
@@ -382,6 +405,20 @@ class Watch:
             if any(type(item) is _array and concerns(item) for item in watched.last or ()):
                 watched.last = None
                 self._look(watched, position)
+
+    def containers(self) -> Iterator[tuple[Any, Any]]:
+        """Every container that is known and still there, with what it holds: a dict or a sequence."""
+        for watched in list(self._known.values()):
+            thing = watched.refer()
+            if thing is not None:
+                yield thing, (thing if isinstance(thing, (dict, list, tuple)) else thing.__dict__)
+
+    def look_at(self, thing: Any) -> None:
+        """Note what a container holds now."""
+        watched = self._known.get(id(thing))
+        if watched is not None:
+            watched.last = None
+            self._look(watched, len(self.recorder.tape.ops))
 
     def look_again(self, holders: Iterable[Holder]) -> None:
         """Note what containers hold, of which something else was noted for a while."""

@@ -59,7 +59,7 @@ class GradientCall:
             Diverged: If a re-run does not follow the tape.
         """
         recorder = self.recorder
-        recorder.intake.enter(recorder)
+        recorder.intake.enter(recorder, calling=True)
         part = self._open()
         recorder.differentiating += 1
         self.result = self.error = None

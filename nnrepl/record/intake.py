@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
@@ -34,9 +34,17 @@ class Intake:
     follows = False
     opens = False
 
-    def enter(self, recorder: Recorder) -> None:
+    def enter(self, recorder: Recorder, calling: bool = False) -> None:
         """The program is about to make an op: what the user put in before it takes effect, and only then its
-        arguments may be looked at."""
+        arguments may be looked at.
+
+        Args:
+            calling: Whether it is about to call a function, which will make the op.
+        """
+
+    def taken(self, args: tuple[Any, ...], frame: FrameType) -> tuple[Any, ...]:
+        """What an op is to take where the program calls it with `args` from `frame`."""
+        return args
 
     def passed(self, recorder: Recorder) -> None:
         """An op inside a gradient call has been put on the tape."""

@@ -53,21 +53,9 @@ _array = mx.array
 _copy = mx.array.__copy__
 _setitem = mx.array.__setitem__
 _RANDOM_STATE: Any = mx.random.state
-_PLAIN = frozenset(
-    (
-        int,
-        float,
-        bool,
-        str,
-        complex,
-        type(None),
-        mx.Dtype,
-        mx.Stream,
-        mx.Device,
-        mx.DeviceType,
-        type(Ellipsis),
-    )
-)
+_PLAIN = frozenset((
+    int, float, bool, str, complex, type(None), mx.Dtype, mx.Stream, mx.Device, mx.DeviceType, type(Ellipsis),
+))  # fmt: skip
 
 
 class Recorder:
@@ -147,6 +135,7 @@ class Recorder:
         follows = intake.follows
         if follows:
             intake.enter(self)
+            args = intake.taken(args, frame)
         inputs: list[Value] = []
         template: list[Any] = []
         only_arrays = True

@@ -132,7 +132,7 @@ class Repetition:
                     for op in stretch:
                         self.op(op)
             if self.made:
-                self._variables(max(op.position for op in self.made) + 1)
+                self._variables(max(op.position for op in self.made) + 1, over=True)
         finally:
             recorder.repeating -= 1
             recorder.sweeps.remove(self)
@@ -234,7 +234,7 @@ class Repetition:
         self._variables(old.position)
         recorder.place(new)
 
-    def _variables(self, position: int) -> None:
+    def _variables(self, position: int, over: bool = False) -> None:
         """What the variables of the repeated calls hold here, and the containers of the program's, is what they held
         at a position of the earlier run."""
         bindings = self.recorder.tape.bindings
@@ -254,8 +254,8 @@ class Repetition:
         while self._noted_holds < len(holds) and holds[self._noted_holds][0] <= position:
             at, holder, entries, count = holds[self._noted_holds]
             self._noted_holds += 1
-            if at < start or self._noted_holds > self._holds:
-                continue
+            if at < start or self._noted_holds > self._holds or over:
+                continue  # when all is repeated, containers hold what they hold
             self._restate(here, holder, entries if isinstance(entries, dict) else dict(enumerate(entries[:count])))
 
     def _restate(self, here: int, holder: Holder, then: dict[Any, Any]) -> None:

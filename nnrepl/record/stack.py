@@ -102,6 +102,16 @@ class Stack:
         self._base = base
         self.release()
 
+    def frames(self) -> list[FrameType]:
+        """The program's frames that run now, outermost first, those of libraries among them."""
+        found: list[FrameType] = []
+        below: FrameType | None = sys._getframe()
+        while below is not None and below is not self._base:
+            if not self._is_own(below):
+                found.append(below)
+            below = below.f_back
+        return found[::-1]
+
     def frame_of(self, scope: Activation | None) -> FrameType | None:
         """The live frame of a call, or of the nearest caller of it that still runs."""
         while scope is not None:

@@ -6,7 +6,7 @@ Between two ops only Python itself tells which line comes next: it is traced for
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import CodeType, FrameType
 from typing import Any
 
@@ -17,11 +17,14 @@ class Awaited:
     Args:
         code: The function's.
         line: The first line of the statement.
+        held: Numbers and texts that variables of the function hold at that time: the line may come in turns of a loop
+            that are not meant.
     """
 
-    def __init__(self, code: CodeType, line: int) -> None:
+    def __init__(self, code: CodeType, line: int, held: Mapping[str, Any]) -> None:
         self._code = code
         self._line = line
+        self._held = held
         self._then: Callable[[], None] | None = None
         self._frames: list[FrameType] = []
         self._before: Any = None
@@ -48,6 +51,9 @@ class Awaited:
         self._then = None
         self._frames.clear()
 
+    def _is_meant(self, variables: Mapping[str, Any]) -> bool:
+        return all(variables.get(name) == thing for name, thing in self._held.items())
+
     def _entered(self, frame: FrameType, event: str, _: Any) -> Any:
         return self._came if frame.f_code == self._code else None
 
@@ -55,7 +61,7 @@ class Awaited:
         then = self._then
         if then is None:
             return None
-        if event == "line" and frame.f_lineno == self._line:
+        if event == "line" and frame.f_lineno == self._line and self._is_meant(frame.f_locals):
             then()
             return None
         return self._came

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
@@ -22,6 +22,7 @@ from nnrepl.replay.divergence import CannotExchange, Difference, Diverged, compa
 from nnrepl.replay.interrupts import check
 from nnrepl.replay.match import Plan
 from nnrepl.replay.opening import Opening
+from nnrepl.replay.rebinding import Rebinding, lies_inside
 from nnrepl.replay.run import Run
 from nnrepl.tape import GRADIENT_PASS, SETUP_PASS, BackwardOp, ClosedOp, Gradient, Leaf, Op, Pass, Tape, Value
 
@@ -61,6 +62,7 @@ class Replay(Intake):
         self.plan = Plan(run.old.ops[run.position : self.end], run.old, alone)
         self.was = self.plan.was
         self._run = run
+        self._rebinding: Rebinding | None = None
         self._alone = alone
         self._reach = reach or _nothing
         for op in self.expected:
@@ -81,13 +83,16 @@ class Replay(Intake):
         """An op inside a gradient call is on the tape: what the user did behind it is done."""
         self._reach(len(recorder.tape.ops))
 
-    def enter(self, recorder: Recorder) -> None:
-        """Put the ops that the user inserted here on the tape, and let their results take effect."""
+    def enter(self, recorder: Recorder, calling: bool = False) -> None:
+        """Put the ops that the user inserted here on the tape, and let their results take effect. What gives another
+        tensor to a variable of a function that is about to be called waits for it."""
         check()
         if self.opening.anew:
             return
-        self._reach(len(recorder.tape.ops), due=True)
+        self._reach(len(recorder.tape.ops), due=not calling)
         while (op := self._inserted(len(recorder.tape.ops))) is not None:
+            if calling and lies_inside(recorder, self._edit_of(op)):
+                return
             part = recorder.part if recorder.part is not None else _reopened_pass(recorder)
             twin = copy_op(op, part, len(recorder.tape.ops))
             if recorder.started and part is not recorder.part and twin.position == recorder.tape.origin:
@@ -101,7 +106,7 @@ class Replay(Intake):
             target = recorder.tape.notes.edits.get(op)
             if target is not None:
                 self._made.add(op.outputs[0])
-                self._exchange(recorder, target, op.outputs[0])
+                self._take_effect(recorder, op, target)
         if recorder.mirrors and not self.replaying(len(recorder.tape.ops)):
             recorder.mirrors[-1].due(lambda old, new: self._made_again(recorder, old, new))
 
@@ -286,6 +291,11 @@ class Replay(Intake):
                 return op
         return None
 
+    def _edit_of(self, op: Op) -> Op:
+        """The op that makes the change to which an inserted one belongs."""
+        notes, at = self.tape.notes, self.expected.index(op)
+        return next((other for other in self.expected[at:] if other in notes.edits), op)
+
     def _old_pass(self, tape: Tape) -> Pass | None:
         """The gradient pass of the old tape that the last one of the new tape is."""
         number = sum(part.kind == GRADIENT_PASS for part in tape.passes)
@@ -370,6 +380,20 @@ class Replay(Intake):
 
     # -- the program's objects ---------------------------------------------------------------------------
 
+    def _take_effect(self, recorder: Recorder, op: Op, target: Value) -> None:
+        """An edit has been put on the tape: everything holds its result, or what it assigns to does."""
+        with recorder.muted():
+            rebinding = Rebinding(recorder, op, target)
+            self._exchange(recorder, target, op.outputs[0])
+            if rebinding.found:
+                self.final.pop(target, None)
+                rebinding.keep()
+                self._rebinding = rebinding
+
+    def taken(self, args: tuple[Any, ...], frame: FrameType) -> tuple[Any, ...]:
+        """The arguments of an op of the program's, some of which it had read before an edit gave a name another."""
+        return args if self._rebinding is None else self._rebinding.taken(args, frame)
+
     def _exchange(self, recorder: Recorder, old: Value, new: Value) -> None:
         """From now on everything that held `old` holds `new`. Arrays that the program has had for longer are
         changed in place.
@@ -396,6 +420,8 @@ class Replay(Intake):
     def refresh(self, recorder: Recorder) -> None:
         """Give the program's objects the content that they are to have on this timeline: at the entry of a pass some
         may hold what an edit further on, of another timeline, had made of them."""
+        for op in self.expected[: len(recorder.tape)]:  # what holds the old value still is to hold it
+            self.final.pop(recorder.tape.notes.edits.get(op), None)  # type: ignore[arg-type]
         edited = set(recorder.tape.notes.edits.values())
         for key, value in recorder.live.copy().items():
             array = object_of(recorder, key, value) if value in edited else None

@@ -47,6 +47,7 @@ class World:
 
     Attributes:
         lost: What cannot be put back, in words.
+        holding: All that can be reached.
     """
 
     def __init__(self, roots: Iterable[Any], *, arrays: bool = True) -> None:
@@ -54,7 +55,7 @@ class World:
         self.lost: list[str] = []
         self._kept: list[Restore] = []
         self._seen: set[int] = set()
-        self._holding: list[Any] = []
+        self.holding: list[Any] = []
         self._variables: list[tuple[dict[str, Any], list[str]]] = []
         self._iterators: dict[int, Any] = {}
         self._fresh: dict[int, Any] = {}
@@ -73,7 +74,7 @@ class World:
     def contents(self) -> list[Any]:
         """What everything holds at present, but for numbers in tensors and random states: to be compared."""
         variables = [tuple([id(where.get(name)) for name in names]) for where, names in self._variables]
-        return [*variables, *[_content(thing) for thing in self._holding]]
+        return [*variables, *[_content(thing) for thing in self.holding]]
 
     def _current(self, thing: Any) -> Any:
         """What a holder of `thing` gets back: an iterator is one that stands where it stood."""
@@ -91,7 +92,7 @@ class World:
         if isinstance(thing, _ATOMS) or id(thing) in self._seen:
             return
         self._seen.add(id(thing))
-        self._holding.append(thing)  # an id is only good as long as its object lives
+        self.holding.append(thing)  # an id is only good as long as its object lives
         try:
             self._keep(thing, name, pending)
         except CannotKeep as what:
@@ -226,7 +227,7 @@ def _content(thing: Any) -> Any:
     if isinstance(thing, (list, deque, set)):
         return tuple(map(id, thing))
     if isinstance(thing, types.CellType):
-        return id(_cell(thing))
+        return id(contents_of(thing))
     if isinstance(thing, type):
         return tuple([(name, id(part)) for name, part in vars(thing).items() if name not in keepers.MACHINERY])
     if keepers.is_ndarray(thing):
@@ -242,7 +243,8 @@ def _content(thing: Any) -> Any:
 _COMPARED = 2**20
 
 
-def _cell(cell: types.CellType) -> Any:
+def contents_of(cell: types.CellType) -> Any:
+    """What a closure's variable is; None if it is not set."""
     try:
         return cell.cell_contents
     except ValueError:

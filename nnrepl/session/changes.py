@@ -16,7 +16,7 @@ import mlx.core as mx
 
 from nnrepl.record.names import ProgramNames
 from nnrepl.record.recorder import Recorder
-from nnrepl.replay.interrupts import allowed, held
+from nnrepl.replay.interrupts import allowed, held, hold_on
 from nnrepl.replay.run import Run
 from nnrepl.session.errors import NotYet, UserError
 from nnrepl.session.goals import Goal
@@ -62,6 +62,7 @@ class Changes:
         self.news: Timeline | None = None
         self._left: tuple[Timeline | None, Tape, ProgramNames, int] = (None, session.tape, session.names, 0)
         self.taken: tuple[Cell, ...] = ()
+        self._began: list[int] = []
         self._coming: tuple[Timeline | None, Edit | CodeChange | None] | None = None
 
     @property
@@ -115,7 +116,9 @@ class Changes:
             array[key] = new
             return array
 
-        return self.edit(value, name, line, compute)
+        alias = change.index is None and change.operator is None and change.target.is_name
+        alias = alias and value.label is not None and value.label.rpartition(".")[2] != change.target.text
+        return self.edit(value, name, line, compute, alias)
 
     def _value(self, parsed: Parsed) -> Value | None:
         session = self.session
@@ -134,8 +137,13 @@ class Changes:
             raise NotYet(f"{parsed.text} lies ahead: {value.op.label} ({value.op.name}) will make it")
         return value
 
-    def edit(self, value: Value, name: str, line: str, compute: Callable[[Recorder], Any]) -> Timeline:
+    def edit(
+        self, value: Value, name: str, line: str, compute: Callable[[Recorder], Any], alias: bool = False
+    ) -> Timeline:
         """Change a value at the cursor, and run again what depends on it.
+
+        Args:
+            alias: Whether it goes by another name than the one by which it came in: then only that is given another.
 
         Raises:
             UserError: If that cannot be done; then nothing has changed.
@@ -143,13 +151,18 @@ class Changes:
         """
         restarts = self._able()
         session = self.session
-        target, position = place_of(session.tape, value, session.cursor)
+        part = session.part
+        if alias and part is not None and value in part.wrt:
+            target, position = value, session.cursor
+        else:
+            target, position = place_of(session.tape, value, session.cursor)
+        scope = session.where().scope
+        if target is value.origin:  # it is changed where it enters a gradient call
+            scope = next((part.scope for part in session.tape.passes if value in part.wrt), scope)
         with held():  # once it has run, all of it is there, or nothing
             with restarts.computing() as recorder, allowed():
                 try:
-                    edit = make_edit(
-                        recorder, target, name, line, position, lambda: compute(recorder), session.where().scope
-                    )
+                    edit = make_edit(recorder, target, name, line, position, lambda: compute(recorder), scope)
                 except BadEdit as error:
                     raise UserError(str(error)) from None
             return self._make(edit, line)
@@ -229,11 +242,26 @@ class Changes:
     def failed(self) -> None:
         """The program went another way when it ran again: everything is seen as it was before."""
         timeline, tape, names, cursor = self._left
+        if timeline is not None and self.taken:
+            timeline.cells.extend(self.taken)
+            timeline.starts[:] = self._began
+            self.taken = ()
         if timeline is not None:
             timeline.tape, timeline.names = tape, names
         else:
             self.timelines.drop(self.timelines.current)
         self.session.look_at(tape, names, min(cursor, len(tape)))
+
+    def come_back(self, failure: str) -> RunAgain:
+        """The program could not come to another timeline: it is to run again along the one before, where everything
+        is as it was."""
+        self.failed()
+        self.news = None
+        session, current = self.session, self.timelines.current
+        self._coming = (current, None)
+        self._left = (current, session.tape, session.names, session.cursor)
+        session.codes.wanted = current.codes
+        return RunAgain(Run(session.tape, len(session.tape), (), session.cursor), failure)
 
     def adrift(self) -> None:
         """The program was interrupted on its way to a timeline: everything is seen as it was before, and the program
@@ -307,12 +335,16 @@ class Changes:
     def _take_back(self, line: Timeline, at: int) -> None:
         """Run again without the cells from one on. Raises RunAgain."""
         self._able()
+        session = self.session
         start = line.starts[at] if at < len(line.starts) else len(line.tape)
-        self.taken = tuple(line.cells[at:])
+        self.taken, self._began = tuple(line.cells[at:]), list(line.starts)
+        self._left = (line, session.tape, session.names, session.cursor)
         del line.starts[at:], line.cells[at:]
         self.timelines.taken_back(self.taken)
         self._coming = (line, None)
-        self.session.codes.wanted = line.codes
+        session.codes.wanted = line.codes
+        session.hooks.unwinding()
+        hold_on()
         raise RunAgain(Run(line.tape, start, (), start))
 
     def redo(self) -> Timeline | tuple[Cell, ...]:

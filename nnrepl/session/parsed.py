@@ -194,6 +194,20 @@ class Parsed:
             return [self.part(node) for node in body.elts]
         return [self]
 
+    @property
+    def is_name(self) -> bool:
+        """Whether it is one name of Python's."""
+        return isinstance(self.expression, ast.Name)
+
+    @property
+    def statements(self) -> list[Parsed]:
+        """Its statements, where it is several in one line (`a = 1; b = 2`); else none."""
+        if len(self.body) < 2 or "\n" in self.text or any(hasattr(line, "body") for line in self.body):
+            return []
+        starts = [self._at(line.lineno, line.col_offset) or 0 for line in self.body]
+        pieces = [self.text[start:end].rstrip().rstrip(";") for start, end in zip(starts, [*starts[1:], None])]
+        return [parse(piece) for piece in pieces]
+
     @cached_property
     def assignment(self) -> Assignment | None:
         """The assignment to one target that it is; None for anything else."""

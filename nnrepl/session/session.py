@@ -137,20 +137,17 @@ class Session(Motions):
         """Listener: a gradient pass begins."""
         if this_process() == self.process:
             self.hooks.pass_started()
-            self._trim()
+            self._kept(call.recorder).trim()
             self.codes.reach(len(call.recorder.tape), entering=True)
             if self.restarts is not None and self.may_stop:
                 self.restarts.pass_started(call)
 
-    def _trim(self) -> None:
-        """Keep the values of old passes within the history budget."""
-        recorder = self.recorder
-        if recorder is None:
-            return
+    def _kept(self, recorder: Recorder) -> History:
+        """What keeps the values of the tape that is recorded within the budget."""
         if self._history is None or self._history.tape is not recorder.tape:
             self._history = History(recorder.tape, int(self.settings["history"]), recorder.drop)
         self._history.budget = int(self.settings["history"])
-        self._history.trim()
+        return self._history
 
     def pass_recorded(self, call: GradientCall) -> None:
         """Listener: a gradient pass has been recorded to its end; the program waits."""
@@ -167,8 +164,8 @@ class Session(Motions):
         """Listener: keep what a compiled function can reach."""
         return natively.remember(reached)
 
-    def traces_natively(self) -> bool:
-        """Listener: whether compiled functions may run natively."""
+    def may_run_natively(self) -> bool:
+        """Listener: whether calls may run natively."""
         return bool(self.settings["native"] == "on")
 
     def not_updated(self) -> None:
@@ -177,6 +174,8 @@ class Session(Motions):
 
     def call_closed(self, op: ClosedOp) -> bool:
         """Listener: a call has run natively; returns whether the program goes on so."""
+        if self.recorder is not None and op.position % 16 == 0:
+            self._kept(self.recorder).trim()
         return natively.goes_on(self, op)
 
     def closed_again(self) -> None:
@@ -193,6 +192,8 @@ class Session(Motions):
     def evaluation_forced(self) -> None:
         """Listener: the program forces an evaluation; a good moment to look for what only numbers tell."""
         self.call_started()
+        if self.recorder is not None and this_process() == self.process:
+            self._kept(self.recorder).evaluated()
         if isinstance(self.course.now, Going) and this_process() == self.process:
             hits = self.lookout.caught_up()
             if hits:
@@ -234,7 +235,7 @@ class Session(Motions):
         if now.interrupted:
             self.recorder.intake, self.opening = RECORDING, None
             self.changes.adrift()
-            self.arrive(self.cursor, "interrupted; everything is as it was")
+            self.arrive(self.cursor, now.why)
         elif found is None:
             self.hooks.cursor_moved(len(self.tape))
             return
@@ -325,7 +326,7 @@ class Session(Motions):
             goal = goals.NextPass(run.part)
         if run.opened and self.recorder is not None and isinstance(self.recorder.intake, Replay):
             goal = natively.way_back(self, run, self.recorder.intake.opening, then)
-        self.course.follow(goal, then)
+        self.course.follow(goal, then, wish.failure)
         self.hooks.running_again(run, True)
 
     def strand(self, why: str) -> None:

@@ -53,12 +53,15 @@ class Replaying:
     Attributes:
         goal: Up to where.
         then: What it runs on for from there; None: it waits there.
-        interrupted: Whether the user wants it to stop at its next op.
+        interrupted: Whether it is to stop at its next op, since the user wants that, or since what it ran again for
+            cannot be.
+        why: What is said then.
     """
 
     goal: Goal
     then: Goal | None
     interrupted: bool = False
+    why: str = "interrupted; everything is as it was"
 
 
 State = Waiting | Over | Going | Replaying
@@ -70,12 +73,15 @@ class RunAgain(Unwinding):
     Attributes:
         run: What has to run again.
         then: What it is to run on for afterwards; None: it waits where the run leads.
+        failure: What went wrong on the way to another timeline, which the program leaves for the one before; "" if
+            nothing has.
     """
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, failure: str = "") -> None:
         super().__init__("run again")
         self.run = run
         self.then: Goal | None = None
+        self.failure = failure
 
 
 class Course:
@@ -96,10 +102,12 @@ class Course:
         assert isinstance(self.now, (Waiting, Over)), self.now
         self.now, self.error = Going(goal), None
 
-    def follow(self, goal: Goal, then: Goal | None) -> None:
-        """The program is about to run again along the tape."""
+    def follow(self, goal: Goal, then: Goal | None, failure: str = "") -> None:
+        """The program is about to run again along the tape; after a failure only to be there."""
         assert isinstance(self.now, (Waiting, Over)), self.now
         self.now = Replaying(goal, then)
+        if failure:
+            self.now = Replaying(goal, then, True, failure)
 
     def give(self, goal: Goal) -> None:
         """The floor is the program's, until it has come to a goal; one that has it already goes on to that goal."""

@@ -8,7 +8,6 @@ changed something it is taken back, and done where it belongs: in the program, w
 from __future__ import annotations
 
 import ast
-import ctypes
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ import mlx.core as mx
 from nnrepl.record import source as sources
 from nnrepl.replay.awaited import Awaited
 from nnrepl.replay.divergence import CannotExchange, said_of
+from nnrepl.replay.rebinding import set_variables
 from nnrepl.replay.world import RandomStates, World
 from nnrepl.session.parsed import Parsed
 from nnrepl.session.reading import Reading
@@ -100,14 +100,18 @@ def statement(session: Reading, line: Parsed) -> CodeChange:
     at, op = session.cursor, session.op
     done: list[bool] = []
     here = None if op is None or op.of is not None else op.scope
-    awaited = None if op is None or here is None else Awaited(here.code, _line(op, here))
+    awaited = None
+    if op is not None and here is not None:
+        held = session.tape.bindings.variables(here, at)
+        plain = {name: thing for name, thing in held.items() if type(thing) in (int, str, bool)}
+        awaited = Awaited(here.code, _line(op, here), plain)
 
     def take(alive: bool) -> None:
         if not done and session.recorder is not None and (alive or awaited is None):
             done.append(True)
             forget()
             with session.recorder.muted():
-                _execute(text, code, _frame(scope), known)
+                _execute(text, code, _frames(scope), known)
 
     def forget() -> None:
         if awaited is not None:
@@ -139,9 +143,11 @@ def _line(op: Op, scope: Activation) -> int:
     return max(around, default=line)
 
 
-def _frame(scope: Activation | None) -> FrameType | None:
-    """The frame that runs now in which the line would stand: of the innermost function around it that has begun."""
-    codes = [] if scope is None else [step.code for step in reversed(scope.path())]
+def _frames(scope: Activation | None) -> list[FrameType]:
+    """The program's frames that run now and that the line would see, innermost first: that of the innermost function
+    around it that has begun, and its callers; of libraries only one in which it would stand."""
+    path = [] if scope is None else scope.path()[::-1]
+    codes = [step.code for step in path if step is scope or not sources.is_library(step.code.co_filename)]
     frame: FrameType | None = sys._getframe(1)
     running: list[FrameType] = []
     while frame is not None:
@@ -149,31 +155,34 @@ def _frame(scope: Activation | None) -> FrameType | None:
             running.append(frame)
         frame = frame.f_back
     for code in codes:
-        for found in running:
+        for at, found in enumerate(running):
             if found.f_code == code:
-                return found
-    return None
+                own = [frame for frame in running[at + 1 :] if not sources.is_library(frame.f_code.co_filename)]
+                return [found, *own]
+    return []
 
 
-def _execute(text: str, code: CodeType, frame: FrameType | None, known: dict[str, Any]) -> None:
-    """Run a line among the variables of a frame; what it assigns to them is theirs."""
-    if frame is None:
+def _execute(text: str, code: CodeType, frames: list[FrameType], known: dict[str, Any]) -> None:
+    """Run a line among the variables of a frame and of its callers; what it assigns to them is theirs."""
+    if not frames:
         return
-    local, shared = frame.f_locals, frame.f_globals
-    names = {"mx": mx, **known, **shared, **local}
+    names: dict[str, Any] = {"mx": mx, **known}
+    for frame in reversed(frames):
+        names.update(frame.f_globals)
+        names.update(frame.f_locals)
     before = dict(names)
     try:
         exec(code, names)
     except Exception as error:
         raise CannotExchange(f"{text} fails where the program runs again ({said_of(error)})") from None
     changed = {name: thing for name, thing in names.items() if name not in before or before[name] is not thing}
+    changed.pop("__builtins__", None)
     for name, thing in changed.items():
-        if local is not shared and name in local:
-            local[name] = thing
-        elif name != "__builtins__":
-            shared[name] = thing
-    if local is not shared and sys.version_info < (3, 13):
-        ctypes.pythonapi.PyFrame_LocalsToFast(ctypes.py_object(frame), ctypes.c_int(0))
+        owner = next((frame for frame in frames if name in frame.f_locals), None)
+        if owner is None:
+            frames[0].f_globals[name] = thing
+        else:
+            set_variables(owner, {name: thing})
 
 
 def _does(line: Parsed) -> bool:

@@ -11,7 +11,7 @@ from prompt_toolkit.history import FileHistory, History, InMemoryHistory, Thread
 from nnrepl.session.files import private_directory
 from nnrepl.session.settings import file_name, state_directory
 
-FIRST_TIME = "Tab completes, F8 steps on and F7 back, Ctrl-R searches what you typed, Ctrl-D leaves."
+FIRST_TIME = "Tab completes, F8 steps, F7 steps back, Ctrl-R searches, Ctrl-D leaves."
 
 
 def history_of(program: str) -> tuple[History, str]:

@@ -196,17 +196,38 @@ def _inline(text: str) -> str:
 # -- a notebook ------------------------------------------------------------------------------------------------------
 
 
+_LIVE = (
+    "Every cell shows what nnrepl said when the lesson was played. Run them from the first one on to ask anew, or "
+    "something else: `%nnrepl explain z1`. What changes the program, and what speaks of timelines, needs a program "
+    "that waits: there the terminal goes on, with `nnrepl learn`."
+)
+
+
 def notebook(lesson: Lesson, pieces: list[Piece]) -> str:
-    """A lesson as a notebook: the program as its first cell of code, then the text with what nnrepl showed."""
-    cells = [_cell("markdown", f"# {lesson.title}"), _cell("code", lesson.program.read_text(encoding="utf-8"))]
-    cells += [_cell("markdown", as_markdown(piece)) for piece in pieces]
+    """A lesson as a notebook: the program runs under nnrepl in its first cell, and each command is a cell, with what it
+    showed."""
+    program = lesson.program.read_text(encoding="utf-8")
+    cells = [_cell(f"# {lesson.title}\n\n{_LIVE}"), _code("%load_ext nnrepl")]
+    cells += [_code(f"%%nnrepl continue\n{program}"), _code("%nnrepl goto start")]
+    for piece in pieces:
+        if piece.kind == "commands":
+            cells += [_code(f"%nnrepl {line}", shown) for line, shown in piece.typed]
+        else:
+            cells.append(_cell(as_markdown(piece)))
     kernel = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
     return json.dumps({"cells": cells, "metadata": kernel, "nbformat": 4, "nbformat_minor": 4}, indent=1) + "\n"
 
 
-def _cell(kind: str, text: str) -> dict[str, Any]:
-    cell: dict[str, Any] = {"cell_type": kind, "metadata": {}, "source": text.splitlines(keepends=True)}
-    return cell | ({"execution_count": None, "outputs": []} if kind == "code" else {})
+def _cell(text: str) -> dict[str, Any]:
+    return {"cell_type": "markdown", "metadata": {}, "source": text.splitlines(keepends=True)}
+
+
+def _code(text: str, shown: list[Line] | None = None) -> dict[str, Any]:
+    cell = _cell(text) | {"cell_type": "code", "execution_count": None, "outputs": []}
+    if shown:
+        data = {"text/plain": _plain(shown), "text/html": f"<pre>{_coloured(shown)}</pre>"}
+        cell["outputs"] = [{"output_type": "display_data", "data": data, "metadata": {}}]
+    return cell
 
 
 def as_markdown(piece: Piece) -> str:

@@ -13,11 +13,14 @@ import re
 import sys
 from collections.abc import Callable
 
-from nnrepl.tape import Pass, Tape, Value
+from nnrepl.tape import Op, Tape, Value
 
 RECENT = 2
-"""So many of the newest passes make a step: nobody knows yet what of them is handed on, so what the program still holds
-is kept; and the step that comes will need as much room as they did."""
+"""So many of the newest stretches make a step: nobody knows yet what of them is handed on, so what the program still
+holds is kept; and the step that comes will need as much room as they did."""
+
+SHARE = 8
+"""Where no gradient pass begins, a stretch ends when it holds such a part of the budget."""
 
 
 class History:
@@ -30,7 +33,7 @@ class History:
 
     Attributes:
         dropped: How many values have been dropped.
-        bytes: What is held by the values of the passes that have been looked through.
+        bytes: What is held by the values of the stretches that have been looked through.
     """
 
     def __init__(self, tape: Tape, budget: int, drop: Callable[[Value], None]) -> None:
@@ -40,23 +43,37 @@ class History:
         self.bytes = 0
         self._drop = drop
         self._sizes: dict[int, int] = {}
-        self._seen = 0
+        self._starts: list[int] = []
+        self._end = 0
         self._thinned = 0
         self._noted = 0
+        self._noted_passes = 0
         self._handed_on: set[Value] = set()
         self._leaves: dict[Value, list[Value]] = {}
+        self._measured = self._evaluated = 0
+        self._grown = 0
+
+    def evaluated(self) -> None:
+        """The program evaluates: drop what is too much, if a good part of the budget has come to be held since the last
+        time. What the program asked for before is there by now."""
+        ops, reached = self.tape.ops, len(self.tape.ops)
+        self._grown += sum([_bytes(value) for op in ops[self._measured : self._evaluated] for value in op.outputs])
+        self._measured, self._evaluated = self._evaluated, reached
+        if self._grown * SHARE > self.budget:
+            self.trim()
 
     def trim(self) -> None:
-        """A pass begins: take in those that have become old, and drop what is too much. What that takes does not
-        depend on how long the run has been."""
-        passes = self.tape.passes
-        while self._seen < len(passes):
-            size = self._take_in(passes[self._seen])
-            if size:
-                self._sizes[self._seen] = size
-                self.bytes += size
-            self._seen += 1
-        recent = range(max(self._seen - RECENT, 0), self._seen)
+        """A stretch ends, since a gradient pass begins or much is held: take it in, and drop what is too much. What
+        that takes does not depend on how long the run has been."""
+        reached = len(self.tape.ops)
+        if reached > self._end:
+            self._starts.append(self._end)
+            self._end = self._measured = self._evaluated = reached
+        self._grown = 0
+        count = len(self._starts)
+        recent = range(max(count - RECENT, 0), count)
+        for at in range(max(count - RECENT - 1, self._thinned), count):  # some of it has been evaluated meanwhile
+            self._resize(at, sum([_bytes(value) for op in self._ops(at) for value in op.outputs]))
         room = self.budget - sum([self._sizes.get(at, 0) for at in recent])
         if self.bytes <= room:
             return
@@ -73,30 +90,37 @@ class History:
                 return
             self._release(at, keep=frozenset())
 
-    def _take_in(self, part: Pass) -> int:
-        """The bytes that the evaluated values of a pass hold."""
-        return sum([_bytes(value) for op in part.ops for value in op.outputs])
+    def _ops(self, at: int) -> list[Op]:
+        """The ops of a stretch."""
+        end = self._starts[at + 1] if at + 1 < len(self._starts) else self._end
+        return self.tape.ops[self._starts[at] : end]
+
+    def _resize(self, at: int, size: int) -> None:
+        """A stretch holds so many bytes now."""
+        self.bytes += size - self._sizes.pop(at, 0)
+        if size:
+            self._sizes[at] = size
 
     def _note_handed_on(self) -> None:
-        """The values that later passes begin with: parameters, and what is used by more than the very next pass
-        (that can be made again from what it was made of)."""
+        """The values that later stretches begin with: parameters, the optimizer's state, what a loop carries on."""
         passes = self.tape.passes
-        fresh, self._noted = passes[self._noted :], len(passes)
-        for part in fresh:
-            for leaf in part.wrt:
-                if leaf.origin is not None:
-                    self._handed_on.add(leaf.origin)
-                    self._leaves.setdefault(leaf.origin, []).append(leaf)
-            for op in part.ops:
+        fresh, self._noted_passes = passes[self._noted_passes :], max(len(passes) - 1, 0)
+        for leaf in [leaf for part in fresh for leaf in part.wrt]:
+            if leaf.origin is not None and leaf not in self._leaves.get(leaf.origin, ()):
+                self._handed_on.add(leaf.origin)
+                self._leaves.setdefault(leaf.origin, []).append(leaf)
+        for at in range(self._noted, len(self._starts)):
+            start = self._starts[at]
+            for op in self._ops(at):
                 for value in op.inputs:
-                    if value.op is not None and value.op.part.number < part.number - 1:
+                    if value.op is not None and value.op.position < start:
                         self._handed_on.add(value)
+        self._noted = len(self._starts)
 
     def _release(self, at: int, keep: set[Value] | frozenset[Value], and_held: bool = False) -> None:
-        """Drop what a pass holds, but for `keep` and (if so wished) what the program itself holds."""
-        part = self.tape.passes[at]
+        """Drop what a stretch holds, but for `keep` and (if so wished) what the program itself holds."""
         left = 0
-        for op in part.ops:
+        for op in self._ops(at):
             if op.operation.kind == "data":
                 continue  # the op itself holds it
             for value in op.outputs:
@@ -110,10 +134,7 @@ class History:
                     left += _bytes(value)
                 else:
                     self._let_go(value)
-        before = self._sizes.pop(at, 0)
-        if left:
-            self._sizes[at] = left
-        self.bytes -= before - left
+        self._resize(at, left)
 
     def _let_go(self, value: Value) -> None:
         """Drop a value, and the leaves by which later passes hold the same buffer."""
@@ -124,9 +145,10 @@ class History:
                 self._drop(leaf)
 
     def _superfluous(self, newest: int) -> list[int]:
-        """The passes whose handed-on values may go, the oldest first. At a distance of 2^k and more from the
-        present only every 2^k-th is kept, so that one that is kept later was kept before."""
-        return [at for at in sorted(self._sizes) if 0 < at < newest and at % (1 << ((newest - at).bit_length() - 1))]
+        """The stretches whose handed-on values may go, the oldest first. At a distance of 2^k pairs and more from the
+        present only every 2^k-th pair is kept (a step is often two), so that one that is kept later was kept before."""
+        pairs = [(at, at // 2) for at in sorted(self._sizes) if at > 0 and at // 2 < newest // 2]
+        return [at for at, pair in pairs if pair % (1 << ((newest // 2 - pair).bit_length() - 1))]
 
 
 _OF_THE_TAPE = 2

@@ -13,16 +13,20 @@ import nbformat
 import pytest
 from rich.console import Console
 
+import nnrepl
 from nnrepl.cli import main
-from nnrepl.learn.lesson import LessonError, Question, parse
+from nnrepl.learn.lesson import LessonError, Prose, Question, parse, read
 from nnrepl.learn.progress import Mark, keep_progress, load_progress
 from nnrepl.learn.shelf import find, lessons, shipped
 from nnrepl.session.errors import UserError
+from nnrepl.shell import api
 from nnrepl.shell.lessons import Student, check, perform
-from nnrepl.shell.publishing import publish
+from nnrepl.shell.publishing import notebook, publish
+from nnrepl.shell.publishing import played as published
 from nnrepl.shell.readers import PROMPT
 from nnrepl.view.theme import THEMES
 from tests.learn.playing import PROGRAM, lesson_of, played
+from tests.shell.notebook import Notebook
 
 ASK = "```nnrepl\ngoto forward\n```\n```question\nWhat is z?\nanswer: z[0, 1]\nafter: So it is.\n```\n"
 
@@ -136,6 +140,19 @@ def test_the_student_leaves_the_path_and_comes_back(tmp_path: Path) -> None:
     assert "back where the lesson was" in screen
     assert "Now 2.75 is there" in screen
     assert "[[" in screen.rpartition("(nnrepl) p #1")[2]
+
+
+def test_the_lesson_goes_on_from_its_own_place(tmp_path: Path) -> None:
+    lesson = lesson_of(tmp_path, ASK + "```nnrepl\nstep\n```\n")
+    for away in (["goto backward", "2.75", ""], ["2.75", "goto backward", "learn next", ""]):
+        screen = played(lesson, ["", *away])
+        assert "forward 2 of 6" in screen.rpartition("(nnrepl) step")[2]
+
+
+def test_an_answer_that_is_nearer_to_a_mistake_is_that(tmp_path: Path) -> None:
+    lesson = lesson_of(tmp_path, ASK.replace("after:", "wrong: z[0, 1] + 0.07 :: Too much.\nafter:"))
+    assert "✗ Too much." in played(lesson, ["", "2.80"])
+    assert "✓ Right" in played(lesson, ["", "2.77"])
 
 
 def test_a_short_form_of_the_lessons_own_command_goes_on_with_it(tmp_path: Path) -> None:
@@ -298,6 +315,21 @@ def test_a_broken_file_is_one_line_with_its_place(tmp_path: Path, text: str, sai
     assert "\n" not in str(raised.value)
 
 
+def test_what_is_no_part_of_a_lesson_is_prose(tmp_path: Path) -> None:
+    head = "---\r\nprogram: a.py\r\n---\r\n"
+    text = (
+        "See:\r\n\r\n```python title='x'\r\n---\r\nanswer: 3\r\n```\r\n"
+        "Then\r\n---\r\n\r\n---\r\n\r\n```{note}\r\nHi\r\n```\r\n"
+    )
+    path = tmp_path / "a.md"
+    path.write_bytes(b"\xef\xbb\xbf" + (head + text).encode())
+    lesson = read(path)
+    assert [type(part).__name__ for part in lesson.parts] == ["Prose", "Pause", "Prose"]
+    first = lesson.parts[0]
+    assert isinstance(first, Prose)
+    assert "answer: 3" in first.text
+
+
 def test_a_lesson_that_is_not_there_is_said(tmp_path: Path) -> None:
     for word in ("99", "0", "forwards", "nowhere.md", str(tmp_path)):
         with pytest.raises(LessonError):
@@ -375,6 +407,19 @@ def test_a_lesson_is_written_with_what_it_shows(tmp_path: Path) -> None:
         publish(lesson_of(tmp_path, "```nnrepl\ngoto nowhere\n```\n"), "html", tmp_path / "x.html", False)
     with pytest.raises(UserError, match="cannot write"):
         publish(lesson, "html", tmp_path / "no" / "folder" / "x.html", False)
+
+
+@pytest.mark.parametrize("number", [1, 2, 5])
+def test_the_cells_of_an_exported_lesson_ask_nnrepl(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    lesson = lessons()[number - 1]
+    cells = [cell for cell in json.loads(notebook(lesson, published(lesson)))["cells"] if cell["cell_type"] == "code"]
+    assert all(cell["outputs"] for cell in cells[3:] if "goto" in cell["source"][0])
+    monkeypatch.setattr(api, "_last", [])
+    made = Notebook(monkeypatch)
+    nnrepl.load_ipython_extension(made)
+    for cell in cells[1:]:
+        given = made.run("".join(cell["source"]))
+        assert not isinstance(given, BaseException) or "timeline" in cell["source"][0], (cell["source"], given)
 
 
 # -- the command line ------------------------------------------------------------------------------------------------

@@ -41,7 +41,7 @@ WALKS = {
     "in the pass": ["until b", "s", "b = b * 1", "back", "a = a * 1", "undo", "c"],
     "from the start": ["next pass 2", "back 3", "w = w * 1", "rn pass", "w = w * 1", "undo", "step 30", "c"],
     "at the end": ["c", "goto pass 3", "w = w * 1"],
-    "behind the end": ["next pass 4", "timelines", "goto pass 1", "w = w * 1", "undo", "c", "goto start", "redo", "c"],
+    "behind the end": ["next pass 4", "timelines", "goto pass 1", "w = w * 1", "undo", "c", "goto start", "redo"],
 }
 
 
@@ -54,6 +54,19 @@ def test_each_line_once(walk: str, tmp_path: Path) -> None:
     for expected, found in ((plain.stdout, result.stdout), (plain.stderr, result.stderr)):
         wanted = Counter(_said(expected))
         assert Counter(_said(found)) == wanted, result.stdout + result.stderr
+
+
+def test_each_timeline_shows_its_own_lines(tmp_path: Path) -> None:
+    """A timeline that has an edit and runs on is another run: what it prints from there on is shown, once."""
+    path = tmp_path / "program.py"
+    path.write_text(PROGRAM)
+    walk = ["c", "goto pass 3", "w = w * 1", "goto start", "undo", "redo", "c", "q"]
+    result = nnrepl_cli("--plain", str(path), stdin="".join(f"{line}\n" for line in walk))
+    plain = Counter(_said(plain_python(str(path)).stdout))
+    found = Counter(_said(result.stdout))
+    assert found == plain + Counter(
+        ["OUT step 1", "OUT finally 1", "OUT in loss", "OUT step 2", "OUT finally 2", "OUT end"]
+    )
 
 
 def test_another_line_of_a_timeline_is_shown(tmp_path: Path) -> None:

@@ -96,6 +96,29 @@ def test_the_budget_holds(tmp_path: Path) -> None:
     assert max(used) < 1.5e6 + 2 * 0.33e6
 
 
+LOOPS = {
+    "an update by hand": "w = w * 0.999 + 0.001; mx.eval(w)",
+    "a change in place": "w *= 0.999; mx.eval(w)",
+    "a forward pass": "y = mx.tanh(w); s = y.sum(); mx.eval(s)",
+}
+
+
+@pytest.mark.parametrize("body", LOOPS.values(), ids=LOOPS)
+def test_the_budget_holds_without_gradients(body: str, tmp_path: Path) -> None:
+    """A 256 kB tensor in a loop that takes no gradients: an old value is there again when somebody looks."""
+    path = tmp_path / "loop.py"
+    path.write_text(
+        "import mlx.core as mx\nw = mx.full((256, 256), 0.5); mx.eval(w)\n"
+        f"for i in range(60):\n    {body}\n    print('active', mx.get_active_memory())\n"
+    )
+    look = ["-c", "goto #5", "-c", "p float(w[0, 0].item())"]
+    result = nnrepl_cli("--batch", "--history", "1M", "-c", "continue", *look, str(path))
+    used = [int(size) for size in re.findall(r"active (\d+)", result.stdout)]
+    assert len(used) == 60
+    assert max(used) < 2**20 + 3 * 2**18
+    assert re.search(r"item\(\)\) = 0\.\d+$", result.stdout, re.MULTILINE), result.stdout
+
+
 @pytest.mark.parametrize(("text", "size"), [("500", 500), ("20K", 20480), ("1.5MB", 1572864), ("2 GiB", 2**31)])
 def test_sizes(text: str, size: int) -> None:
     assert parse_size(text) == size

@@ -101,8 +101,7 @@ class Program:
             loss, g = mx.value_and_grad(f)(w, x)
             plain: dict[str, mx.array] = {}
             f(w, x, here, plain)
-            x = plain["x"]
-            seen.append({**plain, "loss": loss, "grad(w)": g})
+            seen.append({**plain, "x": x, "loss": loss, "grad(w)": g})  # x is a variable of the call's own
             w = w - 0.5 * g
         return seen
 

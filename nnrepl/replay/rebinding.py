@@ -1,0 +1,336 @@
+"""Rebinding: `k = k * 2` gives one variable another tensor; what else holds the old one holds it still.
+
+An edit exchanges what the program's array objects hold, in place: so it reaches what the program has already put on
+Python's stack, and what it has handed to the functions that it is in the middle of calling. Where others hold the same
+object (`cache["k"]`, `self.k`, a variable of a caller), they get one of their own with the old numbers.
+"""
+
+from __future__ import annotations
+
+import ast
+import ctypes
+import linecache
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import FrameType, FunctionType
+from typing import TYPE_CHECKING, Any
+
+import mlx.core as mx
+
+from nnrepl.record import source as sources
+from nnrepl.record.objects import object_of
+from nnrepl.replay.world import World, contents_of
+from nnrepl.tape import Op, Value
+
+if TYPE_CHECKING:
+    from nnrepl.record.recorder import Recorder
+
+_copy = mx.array.__copy__
+_PATHS = (ast.Name, ast.Attribute, ast.Subscript)
+_HOLDING = (dict, list, FunctionType)
+_CELLS = "co_cellvars", "co_freevars"
+
+
+@dataclass(frozen=True, slots=True)
+class _Pending:
+    """A call that is in the middle of an expression.
+
+    Attributes:
+        span: The expression.
+        lasti: Where in it.
+        new: What reads the new tensor in it, as text; "" where nothing does.
+    """
+
+    span: sources.Span
+    lasti: int
+    new: str
+
+
+class Rebinding:
+    """One assignment to a variable, an attribute or an entry, about to take effect in a run.
+
+    Args:
+        op: The edit.
+        old: The value that is held until then.
+
+    Attributes:
+        found: Whether it is one, and that holds the value.
+    """
+
+    def __init__(self, recorder: Recorder, op: Op, old: Value) -> None:
+        self._recorder = recorder
+        self._old = old
+        self._arrays = {
+            id(array): array
+            for key, value in recorder.live.copy().items()
+            if value is old and (array := object_of(recorder, key, old)) is not None
+        }
+        self._frames = recorder.stack.frames()
+        self._pending: dict[FrameType, _Pending] = {}
+        self._kept: mx.array | None = None
+        self._target = target_of(op)
+        self._own = -1
+        self._slot: tuple[int, str] | None = None
+        self._entry: tuple[Any, Any] | None = None
+        self.found = self._target is not None and bool(self._arrays) and self._find(op)
+
+    # -- what is assigned to ---------------------------------------------------------------------------------
+
+    def _find(self, op: Op) -> bool:
+        path = [] if op.scope is None or op.scope.parent is None else op.scope.parent.path()
+        if not path or len(path) > len(self._frames):
+            return False
+        if any(step.code is not frame.f_code for step, frame in zip(path, self._frames)):
+            return False
+        self._own = len(path) - 1
+        root = _root(self._target)
+        for at in range(self._own, -1, -1):
+            frame = self._frames[at]
+            library = sources.is_library(frame.f_code.co_filename)
+            for variables in (frame.f_locals, {} if library else frame.f_globals):
+                if root in variables:
+                    return self._holds(at, root, variables)
+        return False
+
+    def _holds(self, at: int, name: str, variables: dict[str, Any]) -> bool:
+        """Whether what is assigned to holds the value now."""
+        target, thing = self._target, variables[name]
+        if isinstance(target, ast.Name):
+            if variables is self._frames[at].f_globals:
+                self._entry = variables, name
+            else:
+                self._own, self._slot = at, (at, name)
+            return id(thing) in self._arrays
+        container, key, thing = _walk(thing, target)
+        self._entry = container, key
+        return id(thing) in self._arrays and (isinstance(target, ast.Subscript) or _is_stored(container, key, thing))
+
+    def _sees(self, frame: FrameType) -> bool:
+        """Whether what is assigned to is called the same in a call: `self.k` of this very object."""
+        assert self._entry is not None
+        root, container = _root(self._target), self._entry[0]
+        variables = frame.f_locals if root in frame.f_locals else frame.f_globals
+        if isinstance(self._target, ast.Name):
+            return variables is container
+        return root in variables and _walk(variables[root], self._target)[0] is container
+
+    # -- what else holds it ----------------------------------------------------------------------------------
+
+    def keep(self) -> None:
+        """The exchange has been made: all else that holds the value gets an object with the old numbers."""
+        recorder, target = self._recorder, self._target
+        assert target is not None
+        kept = self._kept = _copy(self._old.array)
+        recorder.link(kept, self._old)
+        text = ast.unparse(target)
+        reads = self._reads(self._frames[self._own], text)
+        if self._entry is not None:  # callers may have handed it on
+            frames = self._frames[: self._own + 1]
+            readers = [at for at, frame in enumerate(frames) if self._reads(frame, text) and self._sees(frame)]
+            self._own, reads = (readers[0], True) if readers else (self._own, False)
+        for frame in self._frames:
+            recorder.watch.see(frame)  # what has been put somewhere since the last op
+        for at, frame in enumerate(self._frames):
+            inner = at > self._own
+            if inner and reads:
+                continue  # it was handed on by the name
+            others = {
+                name: other for name, thing in list(frame.f_locals.items())
+                if (other := self._other(thing)) is not thing and not self._is_slot(at, frame, name)
+                and not self._is_entry(frame.f_locals, name)
+            }  # fmt: skip
+            if others:
+                set_variables(frame, others)
+                recorder.watch.see(frame)
+            span = _expression(frame)
+            if span is not None:
+                self._pending[frame] = _Pending(span, frame.f_lasti, text if at == self._own else "")
+        for thing in self._reachable():
+            self._keep_in(thing)
+
+    def _is_slot(self, at: int, frame: FrameType, name: str) -> bool:
+        """Whether a variable is what is assigned to: also as an outer function's, which has the same cell."""
+        if self._slot is None or name != self._slot[1]:
+            return False
+        if at == self._slot[0]:
+            return True
+        codes = frame.f_code, self._frames[self._slot[0]].f_code
+        return all(any(name in getattr(code, cells) for cells in _CELLS) for code in codes)
+
+    def _other(self, thing: Any) -> Any:
+        """What is to be held where `thing` is: the same, or what has the old numbers."""
+        if id(thing) in self._arrays:
+            return self._kept
+        if isinstance(thing, tuple):
+            parts = [self._other(part) for part in thing]
+            if any([part is not before for part, before in zip(parts, thing)]):
+                return type(thing)(*parts) if hasattr(thing, "_fields") else tuple(parts)
+        return thing
+
+    def _reachable(self) -> list[Any]:
+        """All dicts, lists and closures' variables that the program's calls can reach."""
+        own = [frame for frame in self._frames if not sources.is_library(frame.f_code.co_filename)]
+        roots = [thing for frame in self._frames for thing in list(frame.f_locals.values())]
+        roots += [frame.f_globals[name] for frame in own for name in frame.f_code.co_names if name in frame.f_globals]
+        known = [thing for thing, _ in self._recorder.watch.containers()]
+        return [part for part in World([*roots, *known], arrays=False).holding if isinstance(part, _HOLDING)]
+
+    def _keep_in(self, thing: Any) -> None:
+        """Let the entries of a container, or the variables of a closure, that hold the value hold the old numbers."""
+        if isinstance(thing, FunctionType):
+            for name, cell in zip(thing.__code__.co_freevars, thing.__closure__ or ()):
+                other = self._other(contents_of(cell))
+                if other is not contents_of(cell) and not self._is_cell(thing, name):
+                    cell.cell_contents = other
+            return
+        for key, item in list(dict.items(thing) if isinstance(thing, dict) else enumerate(thing)):
+            other = self._other(item)
+            if other is item or self._is_entry(thing, key):
+                continue
+            if isinstance(thing, dict):
+                dict.__setitem__(thing, key, other)
+            else:
+                list.__setitem__(thing, key, other)
+            self._recorder.watch.look_at(thing)
+
+    def _is_cell(self, function: FunctionType, name: str) -> bool:
+        """Whether a closure's variable is what is assigned to."""
+        if self._slot is None or name != self._slot[1]:
+            return False
+        return function.__qualname__.startswith(f"{self._frames[self._slot[0]].f_code.co_qualname}.<locals>.")
+
+    def _is_entry(self, thing: Any, key: Any) -> bool:
+        """Whether an entry of a container is what is assigned to."""
+        if self._entry is None or key != self._entry[1]:
+            return False
+        container = self._entry[0]
+        return thing is container or thing is getattr(container, "__dict__", None)
+
+    @staticmethod
+    def _reads(frame: FrameType, text: str) -> bool:
+        """Whether the expression in which a call stands reads a variable or a path."""
+        span = _expression(frame)
+        tree = None if span is None else _tree(frame, span)
+        return tree is not None and any(
+            isinstance(node, _PATHS) and isinstance(node.ctx, ast.Load) and ast.unparse(node) == text
+            for node in ast.walk(tree)
+        )
+
+    # -- what was read before --------------------------------------------------------------------------------
+
+    def taken(self, args: tuple[Any, ...], frame: FrameType) -> tuple[Any, ...]:
+        """The arguments of an op: what an expression had read from elsewhere before the exchange is the old one."""
+        pending = self._pending.get(frame)
+        if pending is None:
+            return args
+        if _expression(frame) != pending.span or frame.f_lasti < pending.lasti:
+            del self._pending[frame]
+            return args
+        node = sources.node_at(frame.f_code, sources.span_of(frame.f_code, frame.f_lasti))
+        texts = _operands(node, len(args))
+        return tuple([
+            self._kept if id(arg) in self._arrays and text is not None and text != pending.new else arg
+            for arg, text in zip(args, texts)
+        ])  # fmt: skip
+
+
+def lies_inside(recorder: Recorder, op: Op) -> bool:
+    """Whether an edit gives another tensor to a variable of a function that does not run yet."""
+    if not isinstance(target_of(op), ast.Name) or op.scope is None or op.scope.parent is None:
+        return False
+    path, frames = op.scope.parent.path(), recorder.stack.frames()
+    return len(path) > len(frames) and all(step.code is frame.f_code for step, frame in zip(path, frames))
+
+
+def target_of(op: Op) -> ast.expr | None:
+    """What an edit assigns to, if it gives a name another tensor (`k = ...`, `self.k = ...`, `cache["k"] = ...`) and
+    does not change one in place (`k *= 2`)."""
+    if op.scope is None or op.scope.parent is None:
+        return None
+    lines = linecache.getlines(op.scope.code.co_filename)
+    try:
+        body = ast.parse("".join(lines)).body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return None
+    line = body[0] if len(body) == 1 else None
+    if not isinstance(line, ast.Assign) or len(line.targets) != 1:
+        return None
+    target = node = line.targets[0]
+    while isinstance(node, (ast.Attribute, ast.Subscript)):
+        if isinstance(node, ast.Subscript) and not isinstance(node.slice, ast.Constant):
+            return None
+        node = node.value
+    return target if isinstance(node, ast.Name) else None
+
+
+def _is_stored(container: Any, key: str, thing: Any) -> bool:
+    """Whether an attribute is held by the object itself (a module is a dict), and is no property."""
+    held = getattr(container, "__dict__", {}).get(key)
+    return held is thing or (isinstance(container, dict) and dict.get(container, key) is thing)
+
+
+def set_variables(frame: FrameType, given: dict[str, Any]) -> None:
+    """Give variables of a running call other things."""
+    variables = frame.f_locals
+    variables.update(given)
+    if variables is not frame.f_globals and sys.version_info < (3, 13):
+        ctypes.pythonapi.PyFrame_LocalsToFast(ctypes.py_object(frame), ctypes.c_int(0))
+
+
+def _root(target: ast.expr | None) -> str:
+    """The variable with which a path begins."""
+    while isinstance(target, (ast.Attribute, ast.Subscript)):
+        target = target.value
+    return target.id if isinstance(target, ast.Name) else ""
+
+
+def _walk(thing: Any, target: ast.expr | None) -> tuple[Any, Any, Any]:
+    """Follow a path from what its variable holds: the last container, the key in it, and what is there (None if it
+    does not lead there)."""
+    steps: list[ast.Attribute | ast.Subscript] = []
+    while isinstance(target, (ast.Attribute, ast.Subscript)):
+        steps.insert(0, target)
+        target = target.value
+    container: Any = None
+    key: Any = None
+    for step in steps:
+        container = thing
+        try:
+            if isinstance(step, ast.Attribute):
+                key = step.attr
+                thing = getattr(container, key)
+            else:
+                assert isinstance(step.slice, ast.Constant)
+                key = step.slice.value
+                thing = container[key]
+        except (AttributeError, KeyError, IndexError, TypeError):
+            return None, None, None
+    return container, key, thing
+
+
+def _expression(frame: FrameType) -> sources.Span | None:
+    """The whole expression in which a call stands; None if its source is not known."""
+    return sources.expression_around(frame.f_code, frame.f_lasti)
+
+
+def _tree(frame: FrameType, span: sources.Span) -> ast.AST | None:
+    return sources.node_at(frame.f_code, span)
+
+
+def _operands(node: ast.AST | None, count: int) -> Iterator[str | None]:
+    """For each argument of an op the variable or path that it was read from, None where it was computed."""
+    given: list[ast.expr] = []
+    if isinstance(node, ast.BinOp):
+        given = [node.left, node.right]
+    elif isinstance(node, ast.Compare):
+        given = [node.left, *node.comparators]
+    elif isinstance(node, ast.Call):
+        given = list(node.args)
+        if len(given) < count and isinstance(node.func, ast.Attribute):
+            given.insert(0, node.func.value)
+    elif isinstance(node, (ast.Subscript, ast.Attribute)):
+        given = [node.value]
+    for at in range(count):
+        part = given[at] if at < len(given) else None
+        yield ast.unparse(part) if isinstance(part, _PATHS) else None

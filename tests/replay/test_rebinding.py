@@ -1,0 +1,68 @@
+"""`k = k * 2` gives one name another tensor, `k *= 2` changes the tensor: who else holds it sees the one and not the
+other. Each line against the same function with the line written in it."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import pytest
+
+import nnrepl
+from tests.support import assert_same_bits
+
+PROGRAM = """\
+import mlx.core as mx
+class Held: pass
+held, cache, once = Held(), {}, []
+def norm(x):
+    total = x.sum()
+    y = x / total  # in norm
+    return y * 1
+def f(w):
+    k = w * 3
+    held.k = k
+    cache["k"] = k
+    keep, pair = [k], (k, 1)
+    again = lambda: k * 0.5
+    a = k + 1  # a
+    b = k + cache["k"]  # b
+    c = held.k * 2 + keep[0] + pair[0]  # c
+    d = k + norm(k)  # d
+    e = norm(cache["k"]) + again()  # e
+    return (a * b * c * d * e).sum()
+"""
+LINES = [
+    ("a", "k = k * 2"), ("b", "k = k * 2"), ("c", "k = k * 2"), ("d", "k = k * 2"), ("e", "k = k * 2"),
+    ("b", 'cache["k"] = cache["k"] * 2'), ("e", 'cache["k"] = k - 1'), ("c", "held.k = held.k * 2"),
+    ("b", "held.k = held.k * 2"), ("c", "keep[0] = keep[0] * 2"), ("a", "k = held.k.sum(keepdims=True)"),
+    ("b", "k *= 2"), ("c", "k[0] = 5"), ("d", 'cache["k"] *= 2'), ("in norm", "x = x * 2"), ("in norm", "x *= 2"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("place", "line"), LINES, ids=map(" ".join, LINES))
+def test_who_sees_it(place: str, line: str, tmp_path: Path) -> None:
+    program = _load(tmp_path / f"plain_{abs(hash((place, line)))}.py", PROGRAM)
+    number = next(at for at, text in enumerate(PROGRAM.splitlines(), 1) if text.endswith(f"# {place}"))
+    text = PROGRAM.splitlines()[number - 1]
+    written = line if place != "in norm" else f"if not once: once.append(1); {line}"
+    twin = _load(tmp_path / "twin.py", PROGRAM.replace(text, f"    {written}\n{text}"))
+    w = mx.array([1.0, 2.0])
+    session = nnrepl.Session(nnrepl.trace(program.f, w, wrt=0))
+    session.run(f"goto {Path(program.__file__).name}:{number}")
+    session.run(line)
+    part = session.tape.passes[-1]
+    assert part.loss is not None
+    assert_same_bits(mx.value_and_grad(twin.f)(w), (part.loss.array, part.given[0].array))
+
+
+def _load(path: Path, text: str) -> Any:
+    path.write_text(text)
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
