@@ -15,10 +15,12 @@ from nnrepl.tape import collector
 
 
 class Cyclic:
-    """Something that only the collector can let go of."""
+    """Something that only the collector can let go of; without a dict, into which the recorder would look."""
+
+    __slots__ = ("__weakref__", "itself")
 
     def __init__(self) -> None:
-        self.itself = self
+        self.itself: Cyclic = self
 
 
 _HELD: list[Cyclic] = []
