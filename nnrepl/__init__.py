@@ -9,21 +9,41 @@ nnrepl.post_mortem()                           look at what was recorded last, w
 %load_ext nnrepl                               in a notebook: %%nnrepl runs a cell, %nnrepl COMMAND asks
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from nnrepl.tape.collector import paused
 
+if TYPE_CHECKING:
+    from nnrepl.tape.face import Artist
+
 with paused():  # what is imported stays: the collector would only walk it again and again
-    from nnrepl.programs.function import Recorded, Trace, trace
+    from nnrepl.programs.function import Recorded, Trace
     from nnrepl.record.verify import Receipt
     from nnrepl.session.errors import UserError
-    from nnrepl.shell.api import Session, debug
-    from nnrepl.shell.cell_magics import load_ipython_extension
+    from nnrepl.shell.api import Session, debug, trace
     from nnrepl.shell.entering import post_mortem, recording, set_trace
     from nnrepl.tape import Op, Pass, Source, Value, draw_with
-    from nnrepl.view.faces import Answer, Faces
+    from nnrepl.view.answer import Answer
 
 __all__ = [
     "Answer", "Op", "Pass", "Receipt", "Recorded", "Session", "Source", "Trace", "UserError", "Value", "debug",
     "load_ipython_extension", "post_mortem", "recording", "set_trace", "trace",
 ]  # fmt: skip
 
-draw_with(Faces())
+
+def load_ipython_extension(shell: Any) -> None:
+    """Make `%nnrepl` and `%%nnrepl` known: what `%load_ext nnrepl` calls with IPython's shell."""
+    from nnrepl.shell.cell_magics import load_ipython_extension as load
+
+    load(shell)
+
+
+def _artist() -> Artist:
+    from nnrepl.view.faces import Faces
+
+    return Faces()
+
+
+draw_with(_artist)

@@ -332,6 +332,8 @@ _NEAR = 6
 
 def _compare(question: Question) -> Checked:
     found = Checked(question.name, question.of)
+    if not question.of.size:
+        return found
     function = _function(question, found)
     flat = question.gradient.flatten()
     room = ROOM[question.coarse]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import traceback
+
 from nnrepl.explain import words
 from nnrepl.explain.answer import Answer, Evidence
 from nnrepl.ops import Trait, has
@@ -18,7 +21,7 @@ def why_error(session: Reading) -> Answer:
     """
     errors = session.tape.notes.errors
     if not errors:
-        raise UserError("no op on the tape has failed")
+        return _of_the_program(session)
     op, error = list(errors.items())[-1]
     said = str(error).splitlines()[0][:200] if str(error) else ""
     where = words.place(op.source)
@@ -35,6 +38,20 @@ def why_error(session: Reading) -> Answer:
         answer.reasons.append(reason)
     answer.advice = advice
     return answer
+
+
+def _of_the_program(session: Reading) -> Answer:
+    """What the program itself raised in a gradient call, where no op failed."""
+    part = next((part for part in reversed(session.tape.passes) if part.error is not None), None)
+    if part is None or part.error is None:
+        raise UserError("no op on the tape has failed")
+    error = part.error
+    said = str(error).splitlines()[0][:200] if str(error) else ""
+    lines = traceback.extract_tb(error.__traceback__)
+    where = f" ({os.path.basename(lines[-1].filename)}:{lines[-1].lineno})" if lines else ""
+    last = f"; the last op before it is {part.ops[-1].label} {part.ops[-1].name}" if len(part) else ""
+    return Answer(f"{part.address} ended with {type(error).__name__}{where}: {said}",
+                  reasons=[f"No op failed: what ran between the ops raised it{last}."])  # fmt: skip
 
 
 def history(value: Value) -> str:

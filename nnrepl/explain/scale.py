@@ -242,7 +242,8 @@ def _size_behind(look: Look, group: Group, how: str) -> Growth | None:
         others = others if has(forward.name, Trait.SHARES) else []
     else:
         found = []
-    found += [(made_small if how == "small" else made_large)(look, taken) for taken in others]
+    turned = forward.name == "divide" and others == list(forward.inputs[-1:])  # its divisor
+    found += [(made_small if (how == "small") != turned else made_large)(look, taken) for taken in others]
     sizes = [one for one in found if one is not None]
     return max(sizes, key=lambda one: abs(math.log(one.typical)), default=None)
 

@@ -72,8 +72,10 @@ def _about(session: Reading, value: Value, how: str, gradient: str) -> Answer:
             f"{value.name} is connected: ∂L/∂{value.name} is there.")  # fmt: skip
     look = Look(session)
     stat = look.stat(value)
+    if not stat.size:
+        return Answer(f"{gradient or value.name} is empty: its shape is {tuple(value.shape)}.", ops=look.ops)
     if not how:
-        how = "zero" if stat.is_zero and stat.size else "nan" if not stat.is_finite else "scale"
+        how = "zero" if stat.is_zero else "nan" if not stat.is_finite else "scale"
         kind = ""
     else:
         kind = how if how in _NONFINITE else ""
@@ -94,8 +96,6 @@ def _about(session: Reading, value: Value, how: str, gradient: str) -> Answer:
 def _healthy(look: Look, value: Value, how: str) -> Answer:
     """That nothing is wrong with a tensor of the forward pass, with its numbers."""
     stat = look.stat(value)
-    if not stat.size:
-        return Answer(f"{value.name} is empty: its shape is {tuple(value.shape)}.")
     size = f"a typical element is {words.number(stat.typical)} in size, the largest {words.number(stat.peak)}"
     zeros = f"; {words.count_of(stat.zeros, stat.size)} are 0" if stat.zeros else ""
     numbers = f"{stat.size} number{'s' if stat.size != 1 else ''}, all finite; {size}{zeros}"
@@ -122,16 +122,16 @@ def _chain(session: Reading, gradient: Value) -> list[Link]:
 
 def _anything(session: Reading) -> Answer:
     """`why` alone: the first thing that is wrong."""
-    if session.tape.notes.errors:
+    if session.tape.notes.errors or any(part.error is not None for part in session.tape.passes[-1:]):
         return why_error(session)
     answer = why_nonfinite(session)
-    if answer.op is not None:
+    if answer.op is not None or answer.reasons:
         return answer
     look = Look(session)
     for part in session.tape.passes:
         for leaf in part.wrt:
             grads = part.grads.get(leaf)
-            if grads and look.stat(grads[-1]).is_zero:
+            if grads and grads[-1].size and look.stat(grads[-1]).is_zero:
                 found = why_zero(session, grads[-1])
                 found.ops += look.ops + answer.ops
                 return found

@@ -148,7 +148,7 @@ def _others(look: Look, gradient: Value, culprit: Blame, text: str) -> list[str]
     part: Pass | None = gradient.op.part if gradient.op is not None else None
     if part is None:
         return []
-    finals = {leaf: part.grads[leaf][-1] for leaf in part.wrt if part.grads.get(leaf)}
+    finals = {leaf: part.grads[leaf][-1] for leaf in part.wrt if leaf.size and part.grads.get(leaf)}
     stats = look.stats(finals.values())
     same: list[str] = []
     other: list[str] = []

@@ -346,7 +346,8 @@ class _Reader:
             part.end = before = as_number(end, len(tape) + 1, part.start)
             part.backward = as_number(backward, LARGEST)
             part.loss = None if row["loss"] is None else self.value(row["loss"])
-            part.gives_loss = row.get("gives loss", True) is True
+            given = row.get("gives loss", "alone")
+            part.gives_loss = given if given in ("", "first") else "alone"
             part.wrt = self._all(row["wrt"])
             part.roots = tuple([(self.value(value), self.value(seed)) for value, seed in row["roots"]])
             part.grads = {self.value(of): list(self._all(grads)) for of, grads in row["grads"]}

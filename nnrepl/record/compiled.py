@@ -74,6 +74,8 @@ class Compiled(opaque.Transform):
 
     def _noted(self, fun: Callable[..., Any]) -> Callable[..., Any]:
         """The function as MLX gets it: when MLX runs it in order to trace it, that is noted."""
+        if not callable(fun):
+            return fun  # MLX says what is wrong
 
         @functools.wraps(fun, updated=())
         def noted(*args: Any, **kwargs: Any) -> Any:
@@ -163,7 +165,7 @@ class Compiled(opaque.Transform):
             levels.blocked = "a compiled function of it cannot be traced again"
             return result, ()
         twin = Twin.of(self.traces[key])
-        if listener.traces_natively():
+        if listener.may_run_natively():
             after = listener.remember(reached)
             with opaque.quietly():
                 before()

@@ -35,8 +35,8 @@ class Listener(Protocol):
     def remember(self, reached: tuple[Any, ...]) -> Callable[[], None] | None:
         """What puts back all that can be reached from some things, as it is now; None if not all can be put back."""
 
-    def traces_natively(self) -> bool:
-        """Whether compiled functions may be called natively later."""
+    def may_run_natively(self) -> bool:
+        """Whether calls may run natively, now or later."""
 
     def not_updated(self) -> None:
         """A gradient call follows another one natively, and no optimizer's update has been noticed between them."""

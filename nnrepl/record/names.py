@@ -243,7 +243,7 @@ class ProgramNames:
         scope, lasti = op.scope, op.lasti
         if self._is_one_of_several(op):
             return
-        row = _row(op)
+        row, element = _row(op), -1
         while scope is not None:
             if _hands_on(scope.code):
                 lasti, scope, slot = scope.lasti, scope.parent, 0
@@ -253,6 +253,8 @@ class ProgramNames:
             for use in sources.uses_of(scope.code, sources.span_of(scope.code, lasti)):
                 if use.returned:
                     up = use
+                elif element >= 0:
+                    name = name or next(iter(use.nested[element : element + 1]), None)
                 elif name is None and use.rows == (row >= 0) and not (leaves and len(use.names) < 2):
                     name = use.target(row if use.rows else slot, len(op.outputs))
             if name is not None:
@@ -267,7 +269,7 @@ class ProgramNames:
             if op.part.kind == GRADIENT_PASS and op.of is None and scope.parent is op.part.scope:
                 if not op.part.gives_loss:
                     break  # the program gets the gradients alone
-                slot = 0  # what the differentiated function returns comes first in what the program gets
+                element, slot = (slot if op.part.gives_loss == "first" else -1), 0  # it comes first in what it gets
             lasti, scope = scope.lasti, scope.parent
 
     def _is_one_of_several(self, op: Op) -> bool:

@@ -151,6 +151,8 @@ class Levels:
         listener = recorder.listener
         if listener is None or self.blocked or recorder.differentiating or recorder.tracing:
             return False
+        if not (listener.may_run_natively() or recorder.intake.opens):
+            return False
         self.losses.settle()
         recorder.close_pass()  # the gradient call begins one of its own
         step = recorder.tape.steps.coming(recorder.stack.enter(frame), frame.f_lasti)
@@ -186,7 +188,7 @@ class Levels:
             self.inside = False
             for kind, title in calls if error is None else calls[:1]:
                 op = _closed(recorder, kind, title, scope, lasti)
-                op.part.gives_loss = kind == GRADIENT_PASS and loss is not None
+                op.part.gives_loss = _gives(result) if kind == GRADIENT_PASS and loss is not None else ""
                 if error is not None:
                     op.part.error = error
                     recorder.tape.notes.errors[op] = error
@@ -226,6 +228,11 @@ class Levels:
         """What is about to be called has to be recorded, although what came just before has not been."""
         self.recorder.tape.late.add(len(self.recorder.tape))
         self.record()
+
+
+def _gives(result: Any) -> str:
+    """How a call gives its loss: "first" in a tuple, or "alone"."""
+    return "first" if isinstance(result, tuple) and result and isinstance(result[0], tuple) else "alone"
 
 
 class Losses:
@@ -304,11 +311,15 @@ def _closed(recorder: Recorder, kind: str, title: str, scope: Activation | None,
     position = len(ops)
     number = passes[-1].number + 1 if passes else 1
     part = Pass(tape, number, kind, title, position, position + 1, position + 1)
-    part.scope, part.lasti, part.open = scope, lasti, False
+    part.scope, part.lasti, part.open, part.grads = scope, lasti, False, _NO_GRADIENTS
     op = ClosedOp(kind, title, part)
     ops.append(op)
     passes.append(part)
     return op
+
+
+_NO_GRADIENTS: dict[Value, list[Value]] = {}
+"""Those of closed calls: one for all, since a long run has many."""
 
 
 def keep_contents(recorder: Recorder, array: mx.array) -> None:

@@ -31,12 +31,14 @@ class Use:
         names: What it is assigned to; several for an unpacked tuple.
         returned: Whether the function returns it; `slot` is its place in a returned tuple, -1 outside.
         rows: Whether the names are for its rows (`for row in x`), not for itself.
+        nested: The names in the first target, where that is a tuple itself: `(loss, aux), grads = ...`.
     """
 
     names: tuple[str | None, ...] = ()
     returned: bool = False
     slot: int = -1
     rows: bool = False
+    nested: tuple[str | None, ...] = ()
 
     def target(self, slot: int, outputs: int) -> str | None:
         """Which of the names an output is assigned to, None if to none."""
@@ -282,8 +284,9 @@ class _Indexer(ast.NodeVisitor):
                 for part, item in zip(parts, value.elts):
                     self._bind(part, item)
             else:
-                names = tuple(_first_name(part) for part in parts)
-                self._note(value, Use(names))
+                names = tuple(dotted(part) for part in parts)
+                nested = tuple(dotted(part) for part in getattr(parts[0], "elts", ())) if parts else ()
+                self._note(value, Use(names, nested=nested))
                 self._note(target, Use(names, rows=True))
         else:
             name = dotted(target)

@@ -112,7 +112,8 @@ class Differentiated(opaque.Transform):
         recorder.intake.enter(recorder)  # what was changed at the very end is what is differentiated
         root = self._root(result)
         loss = recorder.value_of(root, _getframe(1))
-        part.loss, part.gives_loss = loss, self.name == "value_and_grad"
+        part.loss = loss
+        part.gives_loss = "" if self.name != "value_and_grad" else "first" if isinstance(result, tuple) else "alone"
         part.backward = len(recorder.tape)
         cotangent = construct(1.0, mx.float32)
         if root.shape != ():
@@ -258,7 +259,7 @@ def _outermost_vjp(
             if cotangent is None or cotangent.shape != output.shape:
                 return original(lambda *_: outputs, primals, cotangents)  # it raises: MLX says what is wrong
             roots.append((value, cotangent))
-        part.loss, part.gives_loss = values[0] if values else None, False
+        part.loss, part.gives_loss = values[0] if values else None, ""
         grads = take_gradients(recorder, part, roots, chosen.wrt)
         return [recorder.handle(value) for value in values], grads
 

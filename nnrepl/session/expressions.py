@@ -19,6 +19,7 @@ import mlx.core as mx
 from nnrepl.record.bounds import checked
 from nnrepl.record.opaque import set_random_state
 from nnrepl.record.recorder import current
+from nnrepl.session.enclosing import enclosed
 from nnrepl.session.errors import NotYet, Quit, UserError
 from nnrepl.session.frames import Held, real
 from nnrepl.session.lookup import Lookup
@@ -426,33 +427,6 @@ def _of_frame(builtin: Any, expressions: Expressions, where: Surroundings, *thin
         return {} if where.scope is None else dict(where.scope.variables)
     variables = expressions.locals_at(where)
     return sorted(variables) if builtin is dir else variables
-
-
-def enclosed(tree: ast.Module) -> tuple[ast.Module, set[str]]:
-    """Statements in which a function says `nonlocal`: they are put into a function that has these variables, as pdb
-    does it. Returns the statements, and the variables."""
-    names = {name for node in ast.walk(tree) if isinstance(node, ast.Nonlocal) for name in node.names}
-    if not names:
-        return tree, names
-    body = ast.parse("def __outer__():\n    return").body[0]
-    assert isinstance(body, ast.FunctionDef)
-    kept = names | {name for statement in tree.body for name in _set_by(statement)}
-    begin = [ast.parse(f"{name} = globals()[{name!r}]").body[0] for name in sorted(names)]
-    end = [ast.parse(f"globals()[{name!r}] = {name}").body[0] for name in sorted(kept)]
-    body.body = [*begin, *tree.body, *end]
-    call = ast.parse("__outer__()").body
-    return ast.fix_missing_locations(ast.Module([body, *call], [])), names
-
-
-def _set_by(node: ast.AST) -> Iterator[str]:
-    """The variables that a statement sets itself, not in a function of its own."""
-    if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
-        yield node.name
-    elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-        yield node.id
-    elif not isinstance(node, (ast.Lambda, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)):
-        for child in ast.iter_child_nodes(node):
-            yield from _set_by(child)
 
 
 _PROMPT = frozenset(("grad", "mx", "nn", "optim", "exit", "quit", "locals", "globals", "dir", "vars"))

@@ -215,13 +215,16 @@ class Frames:
         """Whether the statement that a calling frame is in the middle of gives a variable another value."""
         if lasti < 0:
             return False
-        return any(name in use.names for use in sources.uses_of(step.code, sources.span_of(step.code, lasti)))
+        uses = sources.uses_of(step.code, sources.span_of(step.code, lasti))
+        return any(name in (*use.names, *use.nested) for use in uses)
 
     def _is_loss(self, name: str, step: Activation, lasti: int, part: Pass | None) -> bool:
         """Whether the statement that a calling frame is in the middle of gives a variable the loss of a pass."""
         if lasti < 0 or part is None or part.loss is None or not part.gives_loss:
             return False
         uses = sources.uses_of(step.code, sources.span_of(step.code, lasti))
+        if part.gives_loss == "first":
+            return any(use.nested[:1] == (name,) for use in uses)
         return any(use.names[:1] == (name,) and len(use.names) > 1 for use in uses)
 
     # -- what returned calls left --------------------------------------------------------------------------

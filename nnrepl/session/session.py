@@ -164,8 +164,8 @@ class Session(Motions):
         """Listener: keep what a compiled function can reach."""
         return natively.remember(reached)
 
-    def traces_natively(self) -> bool:
-        """Listener: whether compiled functions may run natively."""
+    def may_run_natively(self) -> bool:
+        """Listener: whether calls may run natively."""
         return bool(self.settings["native"] == "on")
 
     def not_updated(self) -> None:
@@ -174,6 +174,8 @@ class Session(Motions):
 
     def call_closed(self, op: ClosedOp) -> bool:
         """Listener: a call has run natively; returns whether the program goes on so."""
+        if self.recorder is not None and op.position % 16 == 0:
+            self._kept(self.recorder).trim()
         return natively.goes_on(self, op)
 
     def closed_again(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec
@@ -10,15 +11,17 @@ from rich.console import Group
 from rich.text import Text
 
 from nnrepl.commands.interpreter import Interpreter
-from nnrepl.programs.function import Trace, trace
+from nnrepl.programs.function import Recorded, Trace
+from nnrepl.programs.function import trace as record
 from nnrepl.session.errors import Quit
 from nnrepl.session.hooks import Stop
 from nnrepl.session.session import Session as TapeSession
 from nnrepl.shell.background import adopt
 from nnrepl.tape import Face
-from nnrepl.view.faces import Answer, text_of
+from nnrepl.view.answer import Answer
 
 _last: list[Interpreter] = []
+_recorded: list[weakref.ref[Recorded]] = []
 P = ParamSpec("P")
 
 
@@ -95,7 +98,8 @@ def answer(interpreter: Interpreter, line: str) -> Answer:
     while (waiting := interpreter.waiting()) is not None:
         shown.append(interpreter.run(waiting))
     kept = [renderable for renderable in shown if renderable is not None]
-    if session is interpreter.session and before < session.cursor == len(session.tape) and not text_of(Group(*kept)):
+    arrived = session is interpreter.session and before < session.cursor == len(session.tape)
+    if arrived and not str(Answer(Group(*kept))):
         kept = [Text("This is the end of the tape.", style="hint")]  # where nothing follows, nothing is shown of itself
     theme = str(interpreter.session.settings["theme"])
     return Answer(Group(*kept) if len(kept) > 1 else next(iter(kept), None), theme)
@@ -104,11 +108,29 @@ def answer(interpreter: Interpreter, line: str) -> Answer:
 def remember(interpreter: Interpreter) -> None:
     """This is what runs lines on the session that was opened last: the one that `%nnrepl` asks."""
     _last[:] = [interpreter]
+    _recorded.clear()
 
 
 def last() -> Interpreter | None:
-    """What runs lines on the session that was opened last."""
+    """What runs lines on what was recorded last, if the user still has it; else on the session opened last."""
+    recorded = _recorded[0]() if _recorded else None
+    if isinstance(recorded, Trace):
+        Session(recorded)
+    elif recorded is not None and len(recorded.tape):
+        remember(Interpreter(TapeSession(recorded.tape, recorded.names)))
     return _last[0] if _last else None
+
+
+def was_recorded(recorded: Recorded) -> None:
+    """This was recorded, and has no session yet."""
+    _recorded[:] = [weakref.ref(recorded)]
+
+
+@wraps(record)
+def trace(fn: Callable[..., Any], *args: Any, wrt: Any = None, **kwargs: Any) -> Trace:
+    recorded = record(fn, *args, wrt=wrt, **kwargs)
+    was_recorded(recorded)
+    return recorded
 
 
 def debug(fn: Callable[..., Any], *args: Any, wrt: Any = None, **kwargs: Any) -> Trace:
@@ -124,7 +146,7 @@ def debug(fn: Callable[..., Any], *args: Any, wrt: Any = None, **kwargs: Any) ->
     """
     from nnrepl.shell.shell import Shell, make_console, make_reader
 
-    recorded = trace(fn, *args, wrt=wrt, **kwargs)
+    recorded = record(fn, *args, wrt=wrt, **kwargs)
     session = Session(recorded)
     notes = adopt(session.settings)
     banner = f"nnrepl · {recorded!r} · step to begin, help for more{notes}"

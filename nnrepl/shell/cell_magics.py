@@ -20,7 +20,7 @@ from nnrepl.shell.api import answer, last, remember
 from nnrepl.shell.background import adopt
 from nnrepl.shell.notebook import CellEnded
 from nnrepl.shell.shell import Shell, make_console, make_reader
-from nnrepl.view.faces import Answer
+from nnrepl.view.answer import Answer
 
 _RESULT = "__nnrepl_result__"
 """Where the value of a cell's last line is kept until it is shown."""

@@ -17,7 +17,7 @@ from nnrepl.record.source import locate
 from nnrepl.session import goals
 from nnrepl.session.errors import Quit, UserError
 from nnrepl.session.session import Session
-from nnrepl.shell.api import remember
+from nnrepl.shell.api import remember, was_recorded
 from nnrepl.shell.background import adopt
 from nnrepl.shell.notebook import CellEnded, ipython
 from nnrepl.shell.shell import Shell, make_console, make_reader
@@ -135,6 +135,7 @@ def recording() -> Iterator[Recorded]:
     recorder = Recorder(tape, strict=False, base=None)
     recorded = Recorded(tape, names)
     _last[:] = [recorded]
+    was_recorded(recorded)
     with intercepting(recorder):
         recorder.start()
         recorder.open_pass(RUN_PASS, "recording")
@@ -160,6 +161,7 @@ def post_mortem() -> None:
     notes = adopt(session.settings)
     banner = f"nnrepl · post mortem · back goes back, help for more{notes}"
     shell = Shell(session, make_console(False), make_reader, banner)
+    remember(shell.interpreter)
     try:
         shell.interact()
     except Quit:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from threading import Timer
 from typing import cast
 
 from prompt_toolkit.application import Application
@@ -42,10 +43,15 @@ ESCAPE = 0.1
 """So many seconds after it, Esc is a key of its own, and not the beginning of another."""
 
 
+MOMENT = 0.2
+"""So many seconds a step of the program may take without the first screen being seen."""
+
+
 class Terminal(Vt100_Output):
     """The terminal, which stays in its second screen from one line to the next."""
 
     inside = False
+    _timer: Timer | None = None
 
     def enter_alternate_screen(self) -> None:
         """Go to the second screen, if one is not there, and to its first place."""
@@ -53,6 +59,8 @@ class Terminal(Vt100_Output):
             self.cursor_goto(0, 0)
         else:
             self.inside = True
+            if self._timer is not None:
+                self._timer.cancel()
             super().enter_alternate_screen()
 
     def quit_alternate_screen(self) -> None:
@@ -64,15 +72,32 @@ class Terminal(Vt100_Output):
             self._buffer = ["\x1b[?2026h", *self._buffer, "\x1b[?2026l"]
         super().flush()
 
-    def leave(self) -> None:
-        """Go back to the first screen, as it was."""
+    def leave(self, for_now: bool = False) -> None:
+        """Go back to the first screen, as it was.
+
+        Args:
+            for_now: Whether the second may be wanted again at once: then a terminal that can goes on to show that one
+                for a moment (mode 2026), and a step of a running program does not flicker.
+        """
         if self.inside:
             self.inside = False
+            if for_now:
+                self.write_raw("\x1b[?2026h")
             self.erase_screen()  # a terminal that has only one screen keeps nothing of it
             self.cursor_goto(0, 0)
             super().quit_alternate_screen()
             self.show_cursor()
             self.flush()
+            if for_now:
+                self._timer = Timer(MOMENT, self._release)
+                self._timer.daemon = True
+                self._timer.start()
+
+    def _release(self) -> None:
+        """Show what is there: the program takes its time. This is called in a thread of its own."""
+        if not self.inside:
+            self.stdout.write("\x1b[?2026l")
+            self.stdout.flush()
 
 
 class Standing(Application[str]):
@@ -206,9 +231,9 @@ class FullScreen:
             sys.stdout.write(text)
         self.show(Text(text.rstrip("\n")))
 
-    def leave(self) -> None:
-        """Give the terminal back."""
-        self.output.leave()
+    def leave(self, for_now: bool = False) -> None:
+        """Give the terminal back; perhaps only for now, while the program makes a step."""
+        self.output.leave(for_now)
         for text in self._held:
             sys.stdout.write(text)
         self._held.clear()

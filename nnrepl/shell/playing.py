@@ -84,7 +84,7 @@ def _run(shell: Shell, player: Player, due: Due) -> None:
 
 def _hear(shell: Shell, player: Player) -> bool:
     try:
-        line = shell.reader.read(player.prompt)
+        line = shell.read(player.prompt)
     except KeyboardInterrupt:
         return True
     except UnicodeDecodeError:

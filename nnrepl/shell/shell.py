@@ -5,11 +5,9 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator
-from types import FrameType
 from typing import IO, Any, cast
 
 from rich.console import Console, RenderableType
@@ -20,14 +18,13 @@ from nnrepl.commands.blocks import split
 from nnrepl.commands.interpreter import Interpreter
 from nnrepl.programs.output import HeldOutput
 from nnrepl.record.intake import Unwinding
-from nnrepl.record.recorder import RECORD
-from nnrepl.replay.interrupts import at_work, put_off
 from nnrepl.replay.run import Run
 from nnrepl.session.errors import NoGradient, NotYet, UserError
 from nnrepl.session.hooks import CELL_DONE, CELL_FAILED, OPENED
 from nnrepl.session.session import EXCEPTION, Hooks, Session
 from nnrepl.session.typed import upcoming
 from nnrepl.shell import playing
+from nnrepl.shell.breaking import Breaking
 from nnrepl.shell.notebook import CellReader, in_notebook, notebook_console
 from nnrepl.shell.progress import Progress
 from nnrepl.shell.readers import Pipe, Reader, continued, prompt_of
@@ -138,7 +135,7 @@ def lines_of(console: Console, renderable: RenderableType) -> Iterable[list[Segm
     return Segment.split_lines(without_codes(console.render(renderable, console.options.update(height=None))))
 
 
-class Shell(Hooks):
+class Shell(Breaking, Hooks):
     """The loop at each stop.
 
     Args:
@@ -294,16 +291,18 @@ class Shell(Hooks):
         self.at_prompt = True
         self._progress.here()
         self.held.leave()
+        goes_on = False
         try:
             self._open()
             while self.session.waits:
                 if not self._turn():
                     return
+            goes_on = self.session.running
         finally:
             self.at_prompt = False
             screen = self.reader.screen
             if screen is not None:
-                screen.leave()  # the program has the terminal
+                screen.leave(for_now=goes_on)  # the program has the terminal
             if self.session.running:
                 self._stand_in()
 
@@ -341,7 +340,7 @@ class Shell(Hooks):
         prompt = prompt_of(upcoming(self.interpreter.session))
         self._end_line()
         try:
-            line = self.reader.read(prompt)
+            line = self.read(prompt)
         except KeyboardInterrupt:
             return True
         except UnicodeDecodeError:
@@ -362,6 +361,11 @@ class Shell(Hooks):
         self.run(line)
         return True
 
+    def read(self, prompt: str) -> str | None:
+        """The next line, None at the end of input. Raises KeyboardInterrupt, UnicodeDecodeError."""
+        with self._breaking():
+            return self.reader.read(prompt)
+
     def typed(self, line: str) -> None:
         """Show a line as typed, with its prompt, where nobody saw it being typed."""
         if self.reader.screen is not None:
@@ -375,7 +379,7 @@ class Shell(Hooks):
         self._progress.begin()
         try:
             try:
-                with self._printing():
+                with self._breaking(), self._printing():
                     shown = self.interpreter.run(line)
             finally:
                 self._progress.end()
@@ -465,18 +469,3 @@ class Shell(Hooks):
     def _pages(self) -> bool:
         """Whether a person sits there who can ask for more."""
         return self.session.settings["pager"] == "on" and self.reader.pages
-
-    # -- Ctrl-C --------------------------------------------------------------------------------------------
-
-    def catch_interrupts(self) -> None:
-        """From now on Ctrl-C stops the program at its next op instead of ending it."""
-        signal.signal(signal.SIGINT, self._interrupted)
-
-    def _interrupted(self, number: int, frame: FrameType | None) -> None:
-        recorder = self.session.recorder
-        if put_off(frame):
-            return
-        idle = recorder is None or (recorder.mode != RECORD and not self.session.replaying and not at_work(frame))
-        if self.at_prompt or idle or not self.session.course.interrupt():
-            raise KeyboardInterrupt
-        self.show(Text("\nstopping at the next op; Ctrl-C again interrupts the program itself", style="hint"))

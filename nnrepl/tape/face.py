@@ -6,6 +6,7 @@ computes nothing: the panes of editors call it on everything there is.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 
@@ -22,12 +23,20 @@ class Artist(Protocol):
         """As the pieces that rich prints on a console."""
 
 
+_makers: list[Callable[[], Artist]] = []
 _artists: list[Artist] = []
 
 
-def draw_with(artist: Artist) -> None:
-    """From now on, this is who draws."""
-    _artists[:] = [artist]
+def draw_with(make: Callable[[], Artist]) -> None:
+    """From now on, this gives the one who draws; it is asked when something is to be drawn for the first time."""
+    _makers[:] = [make]
+    _artists.clear()
+
+
+def _artist() -> Artist | None:
+    if not _artists and _makers:
+        _artists.append(_makers[0]())
+    return _artists[0] if _artists else None
 
 
 class Face:
@@ -39,13 +48,16 @@ class Face:
         cls._repr_pretty_ = Face._repr_pretty_  # type: ignore[method-assign]  # IPython takes a class's own __repr__ first
 
     def __str__(self) -> str:
-        return _artists[0].text(self) if _artists else repr(self)
+        artist = _artist()
+        return repr(self) if artist is None else artist.text(self)
 
     def __rich_console__(self, console: Any, options: Any) -> Any:
-        yield from _artists[0].segments(self, console, options) if _artists else (repr(self),)
+        artist = _artist()
+        yield from (repr(self),) if artist is None else artist.segments(self, console, options)
 
     def _repr_html_(self) -> str:
-        return _artists[0].html(self) if _artists else ""
+        artist = _artist()
+        return "" if artist is None else artist.html(self)
 
     def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
         """Show it at IPython's prompt."""

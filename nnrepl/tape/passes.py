@@ -34,7 +34,8 @@ class Pass(Face):
         backward: The position of its first backward op; `end` where there is none (while a gradient pass
             runs forward, a position that is never reached).
         loss: The value that was differentiated, if any.
-        gives_loss: Whether the program gets that, before the gradients: of `value_and_grad`, and not of `grad`, `vjp`.
+        gives_loss: How the program gets that, before the gradients: "alone", or "first" in a tuple with what else the
+            function returns; "" where it gets the gradients alone (`grad`), or a list (`vjp`).
         wrt: The leaves with respect to which it was.
         roots: What was differentiated, each with the gradient that the sweep started from.
         grads: For each forward value that got a gradient, its versions in order; the last is the whole.
@@ -53,7 +54,7 @@ class Pass(Face):
     end: int = 0
     backward: int = 0
     loss: Value | None = None
-    gives_loss: bool = True
+    gives_loss: str = "alone"
     wrt: tuple[Value, ...] = ()
     roots: tuple[tuple[Value, Value], ...] = ()
     grads: dict[Value, list[Value]] = field(default_factory=dict)

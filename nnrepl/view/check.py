@@ -42,7 +42,9 @@ def _aside(report: Report) -> list[RenderableType]:
 
 
 def _one(one: Checked) -> list[RenderableType]:
-    line = Text("✗ " if one.wrong else "✓ ", style="error" if one.wrong else "good")
+    compared = len(one.elements) > len(one.undefined)
+    mark, style = ("✗ ", "error") if one.wrong else ("✓ ", "good") if compared else ("- ", "hint")
+    line = Text(mark, style=style)
     line.append(f"{one.name}: {_verdict(one)}")
     lines: list[RenderableType] = [line]
     worst = max(one.wrong, key=lambda element: element.error) if one.wrong else one.worst
@@ -61,7 +63,7 @@ def _one(one: Checked) -> list[RenderableType]:
         lines.append(Text(f"    next to {count} there are kinks: the difference shrinks with the step, or is gone "
                           "where each ReLU, max and |a| keeps its choice: it is no fault of the gradient",
                           style="dim"))  # fmt: skip
-    if one.undefined:
+    if one.undefined and compared:
         lines.append(Text(f"    next to {len(one.undefined)} elements the function or the gradient is not finite: "
                           "nothing to compare", style="dim"))  # fmt: skip
     if one.rough:
@@ -73,7 +75,11 @@ def _one(one: Checked) -> list[RenderableType]:
 
 
 def _verdict(one: Checked) -> str:
-    count = len(one.elements)
+    count = len(one.elements) - (0 if one.wrong else len(one.undefined))
+    if not one.of.size:
+        return f"nothing to check: {words.name(one.of)} is empty"
+    if not count:
+        return "nothing to compare: the function or the gradient is not finite"
     share = f"all {count} elements" if count == one.of.size else f"{count} of {one.of.size} elements"
     share = "its element" if one.of.size == 1 else share
     kind = f"finite differences in {words.dtype(one.dtype)}"

@@ -55,8 +55,10 @@ def _fitted(equation: Equation, room: int, found: Doing) -> list[Text]:
         if line.cell_len <= room:
             return [line]
     formula = _formula(equation, found)
-    numbers = next((line for line in _numbers(equation, _TERMS) if line.cell_len <= room), None)
-    return [formula] if numbers is None else [formula, numbers]
+    numbers = list(_numbers(equation, _TERMS))
+    fits = next((line for line in numbers if line.cell_len <= room), numbers[-1] if numbers else None)
+    # What fits nowhere goes over two lines; still longer arithmetic is left to explain.
+    return [formula] if fits is None or fits.cell_len > 2 * room else [formula, fits]
 
 
 def _formula(equation: Equation, found: Doing) -> Text:

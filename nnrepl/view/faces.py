@@ -17,10 +17,11 @@ from nnrepl.programs.function import Recorded
 from nnrepl.record.recorder import current
 from nnrepl.record.verify import Receipt
 from nnrepl.session.hooks import Stop
-from nnrepl.session.session import Session
-from nnrepl.tape import SKIPPED, Face, Op, OpSequence, Pass, Value, own_site
+from nnrepl.session.reading import Reading
+from nnrepl.tape import SKIPPED, Op, OpSequence, Pass, Value, own_site
 from nnrepl.timeline.evaluation import evaluate, pending
-from nnrepl.view.html import WIDTH, boxed, picture, rendered
+from nnrepl.view.answer import WIDTH, Answer
+from nnrepl.view.html import boxed, picture, rendered
 from nnrepl.view.listing import op_table
 from nnrepl.view.op import leaf_text, op_line
 from nnrepl.view.outline import outline_html, outline_of, outline_view
@@ -35,25 +36,6 @@ PEEK = 4096
 """A result is shown with an op if no more elements than these have to be computed for it."""
 LISTED = 100
 """So many ops are listed in plain text."""
-
-
-class Answer(Face):
-    """What a command says: `print()`, rich and notebooks show it. Empty (and false) where there is nothing to say.
-
-    Attributes:
-        renderable: What rich renders, with the styles of `nnrepl.view.theme`; None for nothing.
-        theme: "dark" or "light".
-    """
-
-    def __init__(self, renderable: RenderableType | None, theme: str = "dark") -> None:
-        self.renderable = renderable
-        self.theme = theme
-
-    def __bool__(self) -> bool:
-        return self.renderable is not None
-
-    def __repr__(self) -> str:
-        return str(self)
 
 
 class Faces:
@@ -185,5 +167,5 @@ _DRAWN: dict[type, Callable[[Any], RenderableType]] = {
     Pass: lambda thing: outline_view(outline_of(_passes(thing))),
     Receipt: receipt_view,
     Stop: _stop_view,
-    Session: lambda session: stop_view(session, session.stop),
+    Reading: lambda session: stop_view(session, session.stop),
 }

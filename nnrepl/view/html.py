@@ -16,14 +16,12 @@ from rich.console import Console, RenderableType
 from rich.segment import Segment
 from rich.style import Style
 
+from nnrepl.view.answer import WIDTH
 from nnrepl.view.heatmap import matrix_of, scale_of, shrunk
 from nnrepl.view.numbers import number
 from nnrepl.view.signs import without_codes
 from nnrepl.view.summary import summarize
 from nnrepl.view.theme import DARK
-
-WIDTH = 100
-"""How many columns text has in a notebook, and in `str()`."""
 
 _LIGHT = ("#000000", "#b00020", "#1b6b1b", "#8a5a00", "#1f4fbf", "#8a1a8a", "#006a75", "#555555", "#666666")
 _NIGHT = ("#ffffff", "#ff7b86", "#7fd07f", "#e0b050", "#86aaff", "#e08ae0", "#5fd0dd", "#cccccc", "#a0a0a0")

@@ -30,7 +30,6 @@ LISTED = 1000
 NOT_YET, DROPPED, NONE, FAILED = "not computed yet", "dropped", "–", "failed"
 
 _SMALL = 256
-_norm, _abs, _max, _where, _eval = mx.linalg.norm, mx.abs, mx.max, mx.where, mx.eval
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,12 +194,12 @@ def norms(arrays: list[mx.array]) -> list[float]:
     for at, array in enumerate(arrays):
         if at in found:
             continue
-        sizes = _abs(array)
+        sizes = mx.abs(array)
         sizes = sizes if sizes.dtype == mx.float64 else sizes.astype(mx.float32)
-        top = _max(sizes)
-        scale = _where(mx.logical_and(top > 0, mx.isfinite(top)), top, mx.ones_like(top))
-        parts.append((scale, _norm(sizes / scale)))
-    _eval(parts)
+        top = mx.max(sizes)
+        scale = mx.where(mx.logical_and(top > 0, mx.isfinite(top)), top, mx.ones_like(top))
+        parts.append((scale, mx.linalg.norm(sizes / scale)))
+    mx.eval(parts)
     large = iter([_float(scale) * _float(norm) for scale, norm in parts])
     return [found[at] if at in found else next(large) for at in range(len(arrays))]
 

@@ -199,6 +199,9 @@ def _title(session: Reading, op: Op) -> str:
 
 
 def _parameters(op: Op) -> list[Value]:
+    """What an op learns, also where it takes it turned over; turning it over is not using it."""
+    if op.name == "transpose":
+        return []
     names = names_for(op)
     taken = [value for value in dict.fromkeys(op.inputs) if isinstance(value, Leaf) and value.kind == "parameter"]
     through = [value.op.inputs[0] for value in op.inputs if value.op is not None and value.op.name == "transpose"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -24,7 +23,7 @@ from nnrepl.view.summary import (
 WHOLE = 200
 """Up to so many elements a tensor is shown whole."""
 LINES = 40
-"""Up to so many rows a tensor is shown whole."""
+"""Up to so many rows a matrix is shown whole."""
 EDGE = 3
 """How many rows are shown at each end of a long axis."""
 WIDEST = 12
@@ -116,8 +115,8 @@ def blocks(array: mx.array, look: Look) -> list[Block]:
 
 
 def is_folded(array: mx.array) -> bool:
-    """Whether a tensor is too large to be shown whole: it has many numbers, or many rows."""
-    return array.size > WHOLE or math.prod(array.shape[:-1]) > LINES
+    """Whether a tensor is too large to be shown whole: it has many numbers, or its matrices many rows."""
+    return array.size > WHOLE or (array.ndim > 1 and array.shape[-2] > LINES)
 
 
 def _last_two(shape: tuple[int, ...]) -> int:

@@ -88,6 +88,10 @@ def test_a_pass_stands_beside_its_gradients(width: int) -> None:
         told = re.findall(r"[-−]?\d+(?:\.\d+)?", row.partition("  layers.2.weight ")[2])
         numbers = [float(one.replace("−", "-")) for one in told[:3]]
         assert numbers == pytest.approx(gradient.flatten().tolist(), rel=1e-3)
+        y = forward[-4].outputs[0].array  # used three times: its gradient is the sum of all parts
+        whole = re.search(r"∂L/∂y (\S+) everywhere", " ".join(rows))
+        assert whole is not None
+        assert float(whole[1]) == pytest.approx((2 * y + 1)[0].item() / 4, rel=1e-3)
 
 
 def test_sizes_that_are_not_known_are_left_out_and_computed_when_asked_for() -> None:

@@ -153,3 +153,35 @@ def test_an_infinity_behind_a_nan_is_told_by_health_too() -> None:
     said = findings(lambda w: (X @ (w + mx.inf)).sum())
     assert "makes NaN out of infinite ones; the ∞ came in so:" in said
     assert "w + ∞ (test_causes.py:" in said
+
+
+@pytest.mark.parametrize("left", [0.0, 1e-4])
+def test_a_sum_that_cancels_and_leaves_something_is_not_called_rounding(left: float) -> None:
+    signs = mx.where(mx.arange(50) % 2 == 0, 1.0, -1.0)[:, None] * mx.sin(mx.arange(3) + 1) + left
+
+    def loss(w: mx.array) -> mx.array:
+        return ((mx.zeros((50, 3)) + w[0]) * signs).sum()
+
+    answer = ask(loss, "grad(w) is tiny") if left else ask(loss)
+    assert "cancel" in text(answer)
+    assert "is rounding" not in text(answer)
+
+
+@pytest.mark.parametrize("on_purpose", [True, False])
+def test_a_row_of_minus_infinity_is_a_mask_only_where_somebody_made_it_as_one(on_purpose: bool) -> None:
+    def scores(w: mx.array) -> mx.array:
+        low = mx.where(w > 100, w, -mx.inf) if on_purpose else (-mx.abs(w) - 1) / (w - w)
+        return mx.softmax(low, axis=-1).sum()
+
+    headline = ask(scores, "nan").headline
+    assert ("softmax(" in headline) == on_purpose, headline
+    assert ("/" in headline.partition("makes")[0]) != on_purpose, headline
+
+
+@pytest.mark.parametrize(("factor", "small"), [(1e-7, True), (1e-3, False)])
+def test_a_gradient_is_small_beside_the_others_too(factor: float, small: bool) -> None:
+    """It is large enough for its own weight, which is small, and far below the gradient of the other one."""
+    weights = {"a": W, "b": W * 1e-4}
+    trace = nnrepl.trace(lambda p: p["a"].sum() + p["b"].sum() * factor, weights, wrt=0)
+    kinds = [one.kind for one in health(nnrepl.Session(trace)).findings]
+    assert ("vanishing gradients" in kinds) == small

@@ -119,7 +119,7 @@ def test_places(tmp_path: Path) -> None:
 @pytest.mark.parametrize("place", ["lesson.ipynb cell 2:6", "cell 2:6"])
 def test_a_place_is_typed_as_it_is_shown(tmp_path: Path, place: str) -> None:
     result = run(tmp_path, *LESSON, commands=(f"until {place}",))
-    assert "#3  sum" in result.stdout
+    assert "#3  loss = Σ z" in result.stdout
     assert result.returncode == 0
 
 

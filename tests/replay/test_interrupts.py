@@ -29,6 +29,7 @@ from nnrepl.session.errors import UserError
 from nnrepl.session.hooks import Hooks
 from nnrepl.session.parsed import parse
 from nnrepl.session.session import Session
+from nnrepl.shell.breaking import Breaking
 from tests.support import assert_same_bits
 
 pytestmark = pytest.mark.skipif(
@@ -180,3 +181,21 @@ def test_where_an_array_dies(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not put_off(sys._getframe())
     time.sleep(0.1)
     assert again == [signal.SIGINT] * 3
+
+
+def test_when_ctrl_c_does_nothing() -> None:
+    """Between two lines there is nothing to break off, and a program that runs again stops at its next op already."""
+    shell: Any = Breaking()
+    going = SimpleNamespace(interrupted=True)
+    shell.session = SimpleNamespace(recorder=None, waits=True, replaying=False, course=SimpleNamespace(now=going))
+    shell.at_prompt = True
+    shell._interrupted(signal.SIGINT, None)
+    with shell._breaking(), pytest.raises(KeyboardInterrupt):
+        shell._interrupted(signal.SIGINT, None)
+    shell.at_prompt = shell.session.waits = False
+    shell._interrupted(signal.SIGINT, None)  # at once behind the one before
+    shell._pressed = 0.0
+    with pytest.raises(KeyboardInterrupt):
+        shell._interrupted(signal.SIGINT, None)
+    shell._pressed, shell.session.replaying = 0.0, True
+    shell._interrupted(signal.SIGINT, None)

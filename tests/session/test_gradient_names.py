@@ -92,3 +92,38 @@ def test_of_two_variables_that_hold_a_tensor_the_op_is_said_with_the_one_in_its_
     assert re.search(r"a \(2,\) - b \(2,\) +→ +left ", ops)
     assert re.search(r"d \(2,\) - c \(2,\) +→ +right ", ops)
     assert answers(screen)[2].split("\n") == ["a.1 = [1 2]", "a.0 = [5 7]"]
+
+
+WITH_MORE = """\
+import mlx.core as mx
+
+
+def loss_fn(w):
+    reg = (w * w).sum()
+    outs = [w, reg]
+    for o in outs:
+        o = o * 1
+    return w.sum() + 0.1 * reg, reg
+
+
+w = mx.array([1.0, 2.0])
+both = mx.value_and_grad(loss_fn)
+(loss, other), grads = both(w)
+print(loss.item())
+pair, more = both(w)
+print(pair[0].item())
+"""
+
+
+def test_the_first_of_what_a_loss_function_returns_is_the_loss(tmp_path: Path) -> None:
+    screen = play(
+        tmp_path, WITH_MORE, "ops forward", "goto backward", "p loss, other", "until pass 2", "goto pass 2 backward",
+        "p pair[0]", "ops forward", "p [o.shape for o in outs]", "c",
+    )  # fmt: skip
+    first, here, pair, second, shapes = (answers(screen)[at] for at in (0, 2, 5, 6, 7))
+    assert re.search(r"#7 +add +.*→ +loss ", first)
+    assert not re.search(r"→ +other ", first)
+    assert here.splitlines()[0] == "loss = 3.5000"
+    assert not re.search(r"→ +pair ", second)  # `pair` is a tuple
+    assert "= 3.5" in pair or "not bound yet" in pair
+    assert shapes == "[o.shape for o in outs] = [(2,), ()]"

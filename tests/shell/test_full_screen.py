@@ -30,8 +30,8 @@ def test_the_whole_screen_steps() -> None:
         screen.line("display z1")
         screen.until("│1: z1 = [[-0.3218 -2.3830 -0.1004]]")
         screen.line("goto grad(z1)")
-        seen = screen.until("▶ #14")
-        assert "∂L/∂a1 = [[-5.5347  1.6945 -1.2449]]" in seen
+        screen.until("▶ #14")
+        screen.until("∂L/∂a1 = [[-5.5347  1.6945 -1.2449]]")
         screen.press("p wei", "Tab", "Tab")
         screen.until("weights2  (3, 1) float32 · a parameter")
         screen.press("Ctrl-C", "F3")
@@ -93,6 +93,29 @@ def test_a_program_that_fails_is_seen(tmp_path: Path) -> None:
         assert "soon" in seen
         screen.press("F7")
         screen.until("▶ #2")
+
+
+def test_a_step_of_the_program_does_not_flicker(tmp_path: Path) -> None:
+    program = tmp_path / "slow.py"
+    lines = ("import time", "import mlx.core as mx", "a = mx.ones(2)", "b = a + 1", "c = b * 2", "d = c - 1",
+             "time.sleep(1.5)", "mx.exp(d)")  # fmt: skip
+    program.write_text("\n".join(lines))
+    with Screen("--tui", "--stop-at-entry", str(program), rows=40) as screen:
+        screen.until("▶ #1 ● a ")
+        quick = []
+        for place in ("▶ #2 ● b ", "▶ #3 ● c ", "▶ #4 ● d "):
+            screen.press("F8")
+            screen.until(place)
+            before, _, away = screen.raw.rpartition("\x1b[?1049l")
+            assert before.rindex("\x1b[?2026h") > before.rindex("\x1b[?2026l")
+            quick.append("\x1b[?2026l" not in away[: away.index("\x1b[?1049h")])  # all of it is shown at once
+        assert any(quick)  # a busy machine may take its time
+        screen.line("c")
+        screen.quiet(0.8)  # but what takes its time is seen
+        away = screen.raw[screen.raw.rindex("\x1b[?1049l") :]
+        assert "\x1b[?1049h" not in away
+        assert "\x1b[?2026l" in away
+        screen.until("The program has ended")
 
 
 def test_without_a_terminal_it_is_one_line() -> None:

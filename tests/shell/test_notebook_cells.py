@@ -46,6 +46,7 @@ loss"""
 def notebook(monkeypatch: pytest.MonkeyPatch) -> Notebook:
     monkeypatch.setenv("NO_COLOR", "1")
     monkeypatch.setattr(api, "_last", [])
+    monkeypatch.setattr(api, "_recorded", [])
     made = Notebook(monkeypatch)
     nnrepl.load_ipython_extension(made)
     assert made.run(SETUP) is None
@@ -143,3 +144,9 @@ def test_the_magic_asks(notebook: Notebook) -> None:
     assert "needs a command" in str(notebook.run("%nnrepl"))
     assert str(notebook.run("%nnrepl p hh")).startswith("nothing here is called hh")
     assert notebook.run("%nnrepl q") is None
+    notebook.run("other = nnrepl.trace(lambda x: x * 2, x)")  # what was recorded last is asked
+    notebook.run("%nnrepl goto end")
+    assert "#1 = [[2 2 2 2]" in str(notebook.run("%nnrepl p #1"))
+    notebook.run("with nnrepl.recording() as tape:\n    doubled = x * 3")
+    notebook.run("%nnrepl goto end")
+    assert "#1 = [[3 3 3 3]" in str(notebook.run("%nnrepl p #1"))

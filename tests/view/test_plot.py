@@ -4,19 +4,28 @@ from __future__ import annotations
 
 import io
 import math
+import re
 
+import mlx.core as mx
 import pytest
 from rich.console import Console
 
+import nnrepl
+from nnrepl.view.histogram import counts
 from nnrepl.view.plot import HEIGHT, Curve, Plot
+from nnrepl.view.summary import summarize
 from nnrepl.view.theme import DARK
 from nnrepl.view.ticks import tick_text, ticks
 from nnrepl.view.timelines import sparkline, spread
 
 
 def screen(plot: Plot, width: int = 60) -> list[str]:
+    return rendered(plot, width)
+
+
+def rendered(view: object, width: int = 90) -> list[str]:
     console = Console(file=io.StringIO(), width=width, theme=DARK, highlight=False, markup=False)
-    console.print(plot)
+    console.print(view)
     return [line.rstrip() for line in console.file.getvalue().splitlines()]  # type: ignore[attr-defined]
 
 
@@ -67,3 +76,32 @@ def test_a_line_of_bars_spans_its_values() -> None:
     assert sparkline([3.0, math.nan, 3.0])[1] == "×"
     assert sparkline([1e6, 1e3, 1.0])[1] not in "▁█", "a wide span is drawn by its logarithms"
     assert spread(list(range(100)), 5) == [0, 24, 49, 74, 99]
+
+
+def test_timelines_lie_over_each_other_each_with_its_own_numbers() -> None:
+    session = nnrepl.Session(nnrepl.trace(lambda w: (w * w).sum(), mx.array([1.0, 2.0]), wrt=0))
+    session.run("goto start")
+    session.run("w = w * 3")
+    session.run("goto end")
+    lines = rendered(session.run("plot loss, w.max() 1 2"))
+    assert [line.partition("   ")[0][2:] for line in lines[:4]] == [
+        "loss in timeline 1", "loss in timeline 2", "w.max() in timeline 1", "w.max() in timeline 2",
+    ]  # fmt: skip
+    assert [re.search(r"last (\S+)", line)[1] for line in lines[:4]] == ["5", "45", "2", "6"]  # type: ignore[index]
+    assert session.tape is session.changes.timelines.current.tape
+    table = rendered(session.run("timelines"))
+    assert re.fullmatch(r"  1  as it is .* to step 1 · backward  loss 5", table[0])
+    assert re.fullmatch(r"▶ └ 2  w = w \* 3  before #\d .* to step 1 · backward  loss 45", table[1])
+
+
+def test_zero_begins_a_range_whatever_rounding_does() -> None:
+    for low, high in (
+        (-0.0049716394975966175, 0.00055),
+        (-0.0027110421642334353, 0.00078),
+        (-0.00819956199824651, 0.00088),
+    ):
+        for size in (16, 40, 100, 200):
+            array = mx.array([low, high, *[0.0] * (size - 2)])
+            found, edges, _ = counts(array, summarize(array))
+            zero = min(range(len(edges)), key=lambda place: abs(edges[place]))
+            assert sum(found[:zero]) == 1, edges

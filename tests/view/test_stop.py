@@ -134,6 +134,19 @@ def test_how_much_a_stop_shows(amount: str, lines: int) -> None:
     assert "x @ weights1" in said[-1]
 
 
+def test_numbers_are_seen_in_40_columns_too() -> None:
+    session = session_on()
+    session.run("goto backward")
+    while session.op is not None:
+        lines = here(session, 40)
+        assert max(map(len, lines)) <= 40
+        text = "".join(lines).replace(" ", "")
+        for one in doing(session, session.op).equations:
+            if one.element:
+                assert f"{one.element}=" in text, lines
+        session.run("step")
+
+
 def test_many_rows_are_one_line() -> None:
     session = session_on(mx.ones((128, 2)))
     session.run("step 7")

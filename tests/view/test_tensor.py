@@ -58,6 +58,12 @@ def test_every_shape_and_dtype_is_shown(shape: tuple[int, ...], dtype: mx.Dtype,
         assert len(words) == array.size  # whole
 
 
+def test_a_long_column_is_folded() -> None:
+    lines = screen(tensor("x", mx.arange(128).reshape(128, 1))).splitlines()
+    assert lines[0].startswith("x (128, 1) int32  min 0 · max 127")
+    assert [line.strip("[] ") for line in lines[1:]] == ["0", "1", "2", "...", "125", "126", "127"]
+
+
 @pytest.mark.parametrize("limit", [1, 7, 64, 10**6])
 @pytest.mark.parametrize("shape", [(), (1,), (100,), (1, 100), (3, 1, 50), (5, 6, 7), (1, 1, 64, 3)])
 def test_pieces_are_the_whole(shape: tuple[int, ...], limit: int) -> None:

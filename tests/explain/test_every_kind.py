@@ -1,0 +1,209 @@
+"""health: no kind of finding is without a program in which it is so and the same program in which it is not."""
+
+from __future__ import annotations
+
+import ast
+import itertools
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import mlx.optimizers as optim
+import numpy as np
+import pytest
+
+from nnrepl.explain import health as checks
+from tests.explain.test_findings import KINDS, Program, captured, reports, rows, squares, train
+from tests.explain.test_loss_findings import PAIRS
+
+
+def dead(faulty: bool) -> None:
+    model = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2))
+    model.layers[0].bias = mx.full((8,), -50.0 if faulty else 0.1)
+    train(model, squares, rows(20, 3), rows(20, 2))
+
+
+def saturated(faulty: bool) -> None:
+    model = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 2))
+    train(model, squares, rows(20, 3) * (200 if faulty else 1), rows(20, 2), optimizer=optim.SGD(1e-4))
+
+
+def whole(faulty: bool) -> None:
+    def loss(m: nn.Module, x: mx.array, y: mx.array) -> mx.array:
+        h = m(x) * 3
+        return ((h.astype(mx.int32).astype(mx.float32) if faulty else h) + m(x) - y).square().mean()
+
+    train(nn.Linear(3, 2), loss, rows(4, 3), rows(4, 2))
+
+
+def cut(faulty: bool) -> None:
+    def loss(m: nn.Module, x: mx.array, y: mx.array) -> mx.array:
+        h = mx.tanh(m(x))
+        return ((mx.array(np.array(h)) if faulty else h) + m(x) - y).square().mean()
+
+    train(nn.Linear(3, 2), loss, rows(4, 3), rows(4, 2))
+
+
+def huge(faulty: bool) -> None:
+    train(nn.Linear(3, 2), squares, rows(4, 3) * (1e4 if faulty else 1), rows(4, 2), optimizer=optim.SGD(1e-12))
+
+
+def vanishing(faulty: bool) -> None:
+    layers = [part for _ in range(20) for part in (nn.Linear(4, 4), nn.Sigmoid() if faulty else nn.ReLU())]
+    model = nn.Sequential(*layers, nn.Linear(4, 1))
+    for layer in model.layers[::2]:
+        layer.weight = mx.eye(4)[: layer.weight.shape[0]]
+    train(model, squares, mx.abs(rows(8, 4)), rows(8, 1), optimizer=optim.SGD(1e-3))
+
+
+def zero(faulty: bool) -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+    train(model, lambda m, x, y: (m.layers[1](m.layers[0](x) * (0.0 if faulty else 1.0)) - y).square().mean(),
+          rows(4, 3), rows(4, 2))  # fmt: skip
+
+
+def missing(faulty: bool) -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+    train(model, lambda m, x, y: (m.layers[1](mx.stop_gradient(m.layers[0](x)) if faulty else m.layers[0](x)) - y)
+          .square().mean(), rows(4, 3), rows(4, 2))  # fmt: skip
+
+
+def broken(faulty: bool) -> None:
+    train(nn.Linear(3, 2), lambda m, x, y: mx.log(mx.abs(m(x)) * (0 if faulty else 1) + (0 if faulty else 1)).mean(),
+          rows(4, 3), rows(4, 2), steps=1)  # fmt: skip
+
+
+def forgotten(faulty: bool) -> None:
+    model, x, y = nn.Linear(3, 2), rows(4, 3), rows(4, 2)
+    step, optimizer = nn.value_and_grad(model, squares), optim.SGD(1e-2)
+    for _ in range(3):
+        loss, grads = step(model, x, y)
+        if not faulty:
+            optimizer.update(model, grads)
+        mx.eval(loss, model.parameters())
+
+
+def leaping(faulty: bool) -> None:
+    train(nn.Linear(3, 2), squares, rows(4, 3), rows(4, 2), optimizer=optim.SGD(50.0 if faulty else 1e-2))
+
+
+def uphill(faulty: bool) -> None:
+    model, x, y = nn.Linear(3, 2), rows(4, 3), rows(4, 2)
+    optimizer = optim.SGD(1e-2)
+    for _ in range(2):
+        _, grads = nn.value_and_grad(model, squares)(model, x, y)
+        if faulty:
+            grads = {name: -grad for name, grad in grads.items()}
+        optimizer.update(model, grads)
+        mx.eval(model.parameters())
+
+
+def lost(faulty: bool) -> None:
+    model = nn.Linear(3, 2)
+    model.set_dtype(mx.bfloat16 if faulty else mx.float32)
+    kind = model.weight.dtype
+    train(model, lambda m, x, y: squares(m, x, y).astype(mx.float32), rows(4, 3).astype(kind), rows(4, 2).astype(kind),
+          optimizer=optim.SGD(1e-4))  # fmt: skip
+
+
+def underflow(faulty: bool) -> None:
+    model = nn.Linear(3, 2)
+    model.set_dtype(mx.float16)
+    scale = 1e-5 if faulty else 1.0
+    train(model, lambda m, x, y: ((m(x) - y).square().mean() * scale).astype(mx.float32), rows(4, 3).astype(mx.float16),
+          rows(4, 2).astype(mx.float16), optimizer=optim.SGD(0.1), steps=1)  # fmt: skip
+
+
+def forced(faulty: bool) -> None:
+    def loss(m: nn.Module, x: mx.array, y: mx.array) -> mx.array:
+        value = squares(m, x, y)
+        if faulty:
+            mx.eval(value)
+        return value
+
+    train(nn.Linear(3, 2), loss, rows(4, 3), rows(4, 2))
+
+
+def frozen(faulty: bool) -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+    if faulty:
+        model.layers[0].freeze()
+    train(model, squares, rows(4, 3), rows(4, 2))
+
+
+def asleep(faulty: bool) -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.Dropout(0.1), nn.Linear(4, 2))
+    if faulty:
+        model.eval()
+    train(model, squares, rows(4, 3), rows(4, 2))
+
+
+def awake(faulty: bool) -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.Dropout(0.1), nn.Linear(4, 2))
+    x, y = rows(4, 3), rows(4, 2)
+    train(model, squares, x, y, steps=1)
+    if not faulty:
+        model.eval()
+    mx.eval(model(x))
+
+
+class Made(nn.Module):
+    """Keeps a weight where MLX sees it, or in a function."""
+
+    def __init__(self, hidden: bool) -> None:
+        super().__init__()
+        self.bias = mx.zeros((2,))
+        weight = mx.random.normal((3, 2)) * 0.5
+        if hidden:
+            self._get = lambda: weight
+        else:
+            self.weight = weight
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return x @ (self._get() if "weight" not in self else self.weight) + self.bias
+
+
+def hidden(faulty: bool) -> None:
+    train(Made(faulty), squares, rows(4, 3), rows(4, 2))
+
+
+def twice(faulty: bool) -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.Softmax() if faulty else nn.Identity())
+    targets = mx.array([0, 1, 2, 3])
+    train(model, lambda m, x: nn.losses.cross_entropy(m(x), targets, reduction="mean"), rows(4, 3))
+
+
+OTHERS: dict[str, tuple[str, Program]] = {
+    "dead units": ("dead units", dead), "saturated units": ("saturated units", saturated),
+    "whole numbers": ("whole numbers", whole), "cut gradient": ("cut gradient", cut),
+    "huge gradients": ("huge gradients", huge), "vanishing gradients": ("vanishing gradients", vanishing),
+    "zero gradient": ("zero gradient", zero), "no gradient": ("no gradient", missing),
+    "non-finite": ("non-finite", broken), "forgotten update": ("forgotten update", forgotten),
+    "leaping update": ("leaping update", leaping), "uphill": ("uphill", uphill), "lost update": ("lost update", lost),
+    "float16 underflow": ("float16 underflow", underflow), "forced evaluation": ("forced evaluation", forced),
+    "frozen": ("frozen", frozen), "asleep": ("wrong mode", asleep), "awake": ("wrong mode", awake),
+    "hidden weight": ("hidden weight", hidden), "double softmax": ("double softmax", twice),
+    "stale constant": ("stale constant", captured),
+}  # fmt: skip
+ELSEWHERE = {"hole"}
+"""No program of the tests makes an array that nothing has recorded."""
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_it_is_said_where_it_is_so_and_not_in_its_twin(name: str) -> None:
+    kind, program = OTHERS[name]
+    said = [{finding.kind for report in reports(program, faulty) for finding in report.findings} for faulty in (1, 0)]
+    assert kind in said[0], said[0]
+    assert kind not in said[1]
+
+
+def test_every_kind_has_such_a_pair() -> None:
+    held = {kind for kind, *_ in itertools.chain(KINDS.values(), PAIRS.values(), OTHERS.values())} | ELSEWHERE
+    found: set[Any] = set()
+    for path in Path(checks.__file__).parent.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Finding":
+                kind = node.args[0]
+                found.add(kind.value if isinstance(kind, ast.Constant) else "double softmax")
+    assert found - held == set()
