@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import builtins
 import ctypes
-import dis
 import sys
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -24,7 +23,7 @@ from nnrepl.session.enclosing import enclosed
 from nnrepl.session.errors import NotYet, Quit, UserError
 from nnrepl.session.frames import Held, real
 from nnrepl.session.lookup import Lookup
-from nnrepl.session.parsed import Mention, Parsed, Word, replaced
+from nnrepl.session.parsed import Mention, Parsed, Word, names_of, replaced
 from nnrepl.session.then import then
 from nnrepl.tape import UNBOUND, Activation, Holder, Value
 from nnrepl.tape.value import is_evaluated
@@ -133,7 +132,7 @@ class Expressions:
         instead = _instead(parsed, meant)
         tree, kept = enclosed(ast.Module([replaced(line, instead) for line in parsed.body], []))
         code = compile(tree, "<prompt>", "exec", dont_inherit=True)
-        namespace = self._namespace(_names(code), placeholders, where)
+        namespace = self._namespace(names_of(code), placeholders, where)
         for name in kept - namespace.keys():
             namespace[name] = None
         before = dict(namespace)
@@ -158,7 +157,7 @@ class Expressions:
         if meant not in parsed.codes:
             tree = ast.Expression(replaced(body, _instead(parsed, meant)))
             code = compile(tree, "<prompt>", "eval", dont_inherit=True)
-            parsed.codes[meant] = (code, _names(code))
+            parsed.codes[meant] = (code, names_of(code))
         code, used = parsed.codes[meant]
         return code, self._namespace(used, {**placeholders, **(names or {})}, where)
 
@@ -433,18 +432,6 @@ def _of_frame(builtin: Any, expressions: Expressions, where: Surroundings, *thin
 _PROMPT = frozenset(("grad", "mx", "nn", "optim", "exit", "quit", "locals", "globals", "dir", "vars"))
 """What the prompt itself knows: a library's variable of that name does not hide it."""
 _SHORT = {"nn": "nn", "optim": "optimizers"}
-
-
-_REFERS = ("LOAD_NAME", "LOAD_GLOBAL", "LOAD_FROM_DICT_OR_GLOBALS", "STORE_NAME", "STORE_GLOBAL", "DELETE_NAME",
-           "DELETE_GLOBAL")  # fmt: skip
-
-
-def _names(code: CodeType) -> frozenset[str]:
-    """Every variable outside of it that some Python refers to. What a comprehension or a lambda names itself is none,
-    whatever the program calls so."""
-    found = {str(each.argval) for each in dis.get_instructions(code) if each.opname in _REFERS}
-    inner = [const for const in code.co_consts if isinstance(const, CodeType)]
-    return frozenset(found).union(*map(_names, inner))
 
 
 def _instead(parsed: Parsed, meant: tuple[Meant, ...]) -> dict[ast.AST, ast.expr]:

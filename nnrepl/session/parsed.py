@@ -7,6 +7,7 @@ name in the tree; which word that is, is known by its place.
 from __future__ import annotations
 
 import ast
+import dis
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -405,3 +406,15 @@ def _replaced_in(field: object, by: Mapping[ast.AST, ast.expr]) -> object:
         return field
     made = [_replaced_in(item, by) for item in field]
     return field if all(new is old for new, old in zip(made, field, strict=True)) else made
+
+
+_REFERS = ("LOAD_NAME", "LOAD_GLOBAL", "LOAD_FROM_DICT_OR_GLOBALS", "STORE_NAME", "STORE_GLOBAL", "DELETE_NAME",
+           "DELETE_GLOBAL")  # fmt: skip
+
+
+def names_of(code: CodeType) -> frozenset[str]:
+    """Every variable outside of it that some Python refers to. What a comprehension or a lambda names itself is none,
+    whatever the program calls so."""
+    found = {str(each.argval) for each in dis.get_instructions(code) if each.opname in _REFERS}
+    inner = [const for const in code.co_consts if isinstance(const, CodeType)]
+    return frozenset(found).union(*map(names_of, inner))
