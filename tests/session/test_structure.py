@@ -62,9 +62,9 @@ def test_a_circle_is_seen() -> None:
 
 
 def test_whoever_shows_or_explains_takes_a_reading() -> None:
-    """Only what makes a session of its own (`into`, `debug`), or gives one a face in Python, knows the Session."""
+    """Only what makes a session of its own (`into`, `debug`) knows the Session."""
     room = Path(nnrepl.session.__file__).parents[1]
     files = [*(room / "view").rglob("*.py"), *(room / "explain").rglob("*.py")]
     assert len(files) > 60
     naming = {path.stem for path in files if "session" in _imports(path.read_text(encoding="utf-8"))[0]}
-    assert naming == {"beside", "faces", "inside"}
+    assert naming == {"beside", "inside"}
