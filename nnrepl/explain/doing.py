@@ -143,7 +143,7 @@ def _equation(look: Look | None, op: Op, entry: Entry | None, names: Spelled, va
     if value.gradient_of is not None and is_part(value):
         left = f"part of {left}"
     left = "" if left.startswith("#") and left == op.label else left
-    if look is None or (entry is None and op.operation.kind != "accumulate"):
+    if look is None or (entry is None and op.operation.kind != "accumulate") or _without_rule(op):
         return Equation(value, left, right)
     if (entry is not None and entry.kind == MOVE) or not value.size:
         return Equation(value, left, right)
@@ -158,10 +158,15 @@ def _equation(look: Look | None, op: Op, entry: Entry | None, names: Spelled, va
     return Equation(value, left, right, at, found, value.evaluated)
 
 
+def _without_rule(op: Op) -> bool:
+    """Whether it is a backward op of which only the results are known: of a tape that an older nnrepl saved."""
+    return op.of is not None and rule_of(op) is None and op.operation.kind != "accumulate"
+
+
 def _result(op: Op, entry: Entry | None, names: Spelled) -> str:
     if op.operation.kind == "accumulate":
         return " + ".join(_sides(op, names))
-    if entry is not None and op.inputs and readable(entry.text) and op.operation.kind != "edit":
+    if entry is not None and op.inputs and readable(entry.text) and op.operation.kind != "edit" and op.of is None:
         text = written(entry, op, entry.text, names)
         if len(text) <= LONGEST and ",  " not in text:
             return text

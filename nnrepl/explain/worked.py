@@ -75,7 +75,7 @@ def _by_jacobian(
 ) -> Worked | None:
     """The chain rule with the op's numerical Jacobian: how much each element of the result changes with this one."""
     forward, of, rule = op.of, gradient.gradient_of, rule_of(op)
-    if forward is None or of is None or rule is None:
+    if forward is None or forward.refusal or of is None or rule is None:
         return None
     terms = [] if so_far is None else [quantity(element(so_far.name, index), so_far.at(index))]
     for slot, given in zip(rule.outputs, upstream(op)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import islice, product
 from typing import Any
 
 import mlx.core as mx
@@ -99,9 +100,32 @@ def _addmm_forward(case: Case, slot: int, index: Index) -> Line | None:
 @backwards("addmm")
 def _addmm_backward(case: Case, symbol: str, left: str, index: Index) -> Line | None:
     if symbol == "c":
-        return None
+        return _addmm_offset(case, left, index)
     terms = matrix_gradient(case, symbol, index, *_scale(case.bound["alpha"]))
     return Line(left, sum_of(terms)) if terms else None
+
+
+def _addmm_offset(case: Case, left: str, index: Index) -> Line | None:
+    """Add up what arrives wherever the offset (a bias) was repeated."""
+    c, g = case.operand("c"), case.g[0]
+    if g is None:
+        return None
+    extra = len(g.shape) - len(c.shape)
+    axes = [
+        range(extent) if at < extra or c.shape[at - extra] == 1 else (index[at - extra],)
+        for at, extent in enumerate(g.shape)
+    ]
+    places = list(islice(product(*axes), MOST + 1))
+    if len(places) > MOST:
+        return None
+    g.want(places)
+    beta = _scale(case.bound["beta"])
+    terms = [product_of(g.node(place), *beta) if beta else g.node(place) for place in places]
+    return Line(left, sum_of(terms)) if terms else None
+
+
+MOST = 4000
+"""So many terms are added up at most."""
 
 
 @formula("inner", "a @ bᵀ", "Rows of the left times rows of the right.", traits=(Trait.PRODUCT,))

@@ -72,7 +72,7 @@ def test_opened_steps_are_plain_ones(name: str, tmp_path: Path) -> None:
     random.Random(name).shuffle(order)
     lines = [line for step in order[:6] for line in (f"goto step {step}", "until backward", f"p {BITS}")]
     shown = play(file, "continue", *lines)
-    found = re.findall(r"\.item\(\) = (\d+)", shown)
+    found = re.findall(r"\.item\(\) =\s+(\d+)", shown)
     assert found == [told[(step - 1) * each] for step in order[:6]]
     shown = re.sub(r"^(native on|opening .*)\n", "", shown, flags=re.MULTILINE)
     assert shown.startswith(printed)
@@ -104,7 +104,7 @@ def test_compiled_steps_are_opened_in_the_state_that_was_traced(frozen: bool, tm
     order = [7, 12, 3, 4, 9]
     lines = [line for step in order for line in (f"goto step {step}", "until backward", f"p {BITS}")]
     shown = play(tmp_path / "train.py", "continue", "info steps all", *lines)
-    assert re.findall(r"\.item\(\) = (\d+)", shown) == [told[step - 1] for step in order]
+    assert re.findall(r"\.item\(\) =\s+(\d+)", shown) == [told[step - 1] for step in order]
     assert shown.startswith("native on\n" + printed)
     ops = [line.split()[1] for line in shown.splitlines() if "train.py:27" in line]
     assert ops.count("2") >= 8  # closed they were
