@@ -103,6 +103,9 @@ def _sequence(text: str, here: Here) -> Place:
         return _line(whole, here)
     place: Place | None = None
     for word in _TOKEN.findall(text):
+        if isinstance(place, StepStart) and word.startswith("#") and NUMBER.fullmatch(word) is not None:
+            place = _number(f"{place.number}{word}", here)  # `step 30 #12` is 30#12
+            continue
         inner = _word(word, here)
         place = inner if place is None else Within(place, inner)
     if place is None:

@@ -207,6 +207,7 @@ PLACES: list[tuple[str, str, Callable[[Tape], list[int]]]] = [
     ("update", "update", first_of(lambda op: op.phase == "update")),
     ("step 2", "step 2", lambda tape: [tape.steps[1].start]),
     ("2#5", "2#5", lambda tape: [tape.steps[1].start + 4]),
+    ("step 2 #5", "2#5", lambda tape: [tape.steps[1].start + 4]),
     ("step 2 layers.1 softmax", "step 2 layers.1 softmax",
      each(lambda op: op.step.number == 2 and module("layers.1")(op) and op.root.name == "softmax")),
     ("pass 3", "pass 3", lambda tape: [part.start for part in tape.passes if part.number == 3]),
