@@ -20,6 +20,7 @@ from nnrepl.programs.definitions import _HIDDEN, Definition, codes_of, definitio
 from nnrepl.record.compiled import Compiled
 from nnrepl.record.source import supersede
 from nnrepl.replay.world import is_library
+from nnrepl.tape.collector import wake
 
 _Function = (ast.FunctionDef, ast.AsyncFunctionDef)
 _MISSING = object()
@@ -225,13 +226,8 @@ def _has_docstring(code: CodeType) -> bool:
 
 def living(kind: type) -> Iterator[Any]:
     """Every object of a type that Python's collector knows, those that it no longer walks included."""
-    if gc.get_freeze_count():
-        gc.unfreeze()
-        found = gc.get_objects()
-        gc.freeze()
-    else:
-        found = gc.get_objects()
-    return (thing for thing in found if issubclass(type(thing), kind))
+    wake()
+    return (thing for thing in gc.get_objects() if issubclass(type(thing), kind))
 
 
 def functions_of(filename: str) -> list[FunctionType]:
