@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +26,13 @@ def _clean() -> Iterator[None]:
     mx.random.seed(0)
     yield
     assert current() is None
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _little_heap() -> Iterator[None]:
+    """What one module leaves in circles is not walked by the next one's tests of what lives."""
+    yield
+    gc.collect()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

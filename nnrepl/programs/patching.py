@@ -390,16 +390,18 @@ def forget_traces(names: set[str]) -> None:
 
     Who calls whom is told by name alone, so rather one too many than one too few.
     """
-    bodies: dict[str, list[CodeType]] = {}
+    bodies: dict[str, set[CodeType]] = {}
     for function in living(FunctionType):
         if not is_library(function.__code__.co_filename):
-            bodies.setdefault(function.__name__, []).append(function.__code__)
+            bodies.setdefault(function.__name__, set()).add(function.__code__)
+    clear: set[str] = set()
     for compiled in list(living(Compiled)):
-        if _reaches(compiled.fun, names, bodies):
+        if _reaches(compiled.fun, names, bodies, clear):
             compiled.forget()
 
 
-def _reaches(fun: Any, names: set[str], bodies: dict[str, list[CodeType]]) -> bool:
+def _reaches(fun: Any, names: set[str], bodies: dict[str, set[CodeType]], clear: set[str]) -> bool:
+    """Whether a function may call one of some names. `clear` holds those from which none can be reached."""
     code = getattr(getattr(fun, "__func__", fun), "__code__", None)
     if code is None:
         return True
@@ -407,7 +409,7 @@ def _reaches(fun: Any, names: set[str], bodies: dict[str, list[CodeType]]) -> bo
     pending, seen = [code.co_name, *(name for name in bodies if name.startswith("__"))], set()
     while pending:
         name = pending.pop()
-        if name in seen:
+        if name in seen or name in clear:
             continue
         if name in names:
             return True
@@ -415,4 +417,5 @@ def _reaches(fun: Any, names: set[str], bodies: dict[str, list[CodeType]]) -> bo
         for body in bodies.get(name, ()):
             for inner in walk(body):
                 pending += [*inner.co_names, *inner.co_freevars, *(["<lambda>"] if inner is not body else [])]
+    clear |= seen
     return False
