@@ -446,6 +446,7 @@ class Shell(Breaking, Hooks):
     def _printed(self, lines: Iterable[list[Segment]]) -> Iterator[list[Segment]]:
         """Lines, each printed as it goes by."""
         for line in lines:
+            self._progress.end()  # what is shown may have been evaluated only now
             self.console.print(Segments([*line, Segment.line()]), end="", soft_wrap=True)
             yield line
 

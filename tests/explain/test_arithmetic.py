@@ -400,3 +400,19 @@ def test_no_rule_in_english_changes_unseen() -> None:
 
 if __name__ == "__main__":
     RULES.write_text(rules(), encoding="utf-8")
+
+
+@pytest.mark.parametrize("shape", [(2,), (1, 2), (3, 1)])
+def test_the_gradient_of_a_bias_is_what_arrives_added_up(shape: tuple[int, ...]) -> None:
+    """Not by a Jacobian: on a tape that was loaded there is none, and in school one adds up."""
+    arrives = mx.array([[1.0, 2.0], [3.0, 5.0], [7.0, 11.0]])
+
+    def loss(b: mx.array, w: mx.array) -> mx.array:
+        return (mx.addmm(b, arrives, w) * arrives).sum()
+
+    session = nnrepl.Session(nnrepl.trace(loss, mx.zeros(shape), mx.eye(2), wrt=0))
+    at = [0] * len(shape)
+    wanted = {(2,): "1 + 3 + 7", (1, 2): "1 + 3 + 7", (3, 1): "1 + 2"}[shape]
+    said = str(session.run(f"explain grad(b) at {at}"))
+    assert f"= {wanted}" in said
+    assert "]/∂b[" not in said

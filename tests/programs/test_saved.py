@@ -455,3 +455,18 @@ def test_nothing_in_the_file_can_drive_a_terminal(tmp_path: Path) -> None:
     length_of_header = 8  # bytes, a number: any of them may be 0x1b
     assert b"\x1b" not in (tmp_path / "run.safetensors").read_bytes()[length_of_header:]
     assert "\ufffd[31mred" in screen(loaded, ["ops"])
+
+
+def test_a_stop_at_an_op_whose_arithmetic_would_have_to_be_computed_again(tmp_path: Path) -> None:
+    def loss(a: mx.array) -> mx.array:
+        return mx.kron(a, a).square().sum()
+
+    live = nnrepl.Session(nnrepl.trace(loss, mx.array([2.0, 1.0, 0.5, 3.0]), wrt=0))
+    live.run("goto start")
+    live.run("s 9")
+    live.run("p grad(a)")
+    loaded = reload(live, tmp_path / "run.safetensors")
+    said = " ".join(screen(loaded, ["goto backward", "s", "s", "s", "explain grad(a)"]).split())
+    assert "∂L/∂a = ∂L/∂#1, back through kron" in said
+    assert "here ∂L/∂a[3] = 171" in said
+    assert "loaded from" not in said

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mlx.core as mx
 import mlx.nn as nn
+import mlx.optimizers as optim
 import pytest
 
 import nnrepl
@@ -107,6 +108,29 @@ def test_goto_chooses_here_then_the_last_then_the_next() -> None:
         session.run(f"goto #{cursor + 1}")
         session.run(f"goto {place}")
         assert session.cursor == wanted, (cursor, place)
+
+
+def test_goto_in_a_step_without_it_chooses_the_last_before_it() -> None:
+    model, opt = nn.Linear(2, 2), optim.SGD(0.1)
+
+    def loss(x: mx.array, number: int) -> mx.array:
+        out = model(x)
+        return (mx.exp(out) if number != 2 else mx.tanh(out)).sum()
+
+    def program(x: mx.array) -> mx.array:
+        for number in (1, 2, 3):
+            value, grads = nn.value_and_grad(model, lambda n=number: loss(x, n))()
+            opt.update(model, grads)
+        return value
+
+    session = nnrepl.Session(nnrepl.trace(program, mx.ones((1, 2))))
+    exps = [op for op in session.tape.ops if op.name == "exp"]
+    assert [op.step.number for op in exps] == [1, 3]
+    session.run("goto step 2")
+    session.run("goto exp")
+    assert session.tape.ops[session.cursor].of is exps[0]  # the last op that is there: its VJP
+    session.run("goto tanh")  # none before: the next one
+    assert session.tape.ops[session.cursor].step.number == 2
 
 
 def test_the_prompt_does_not_move_the_random_state() -> None:

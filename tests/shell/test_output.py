@@ -137,3 +137,21 @@ def test_an_export_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     assert "Traceback" not in result.stdout + result.stderr
     with pytest.raises(UserError, match="is none of them"):
         nnrepl.Session(nnrepl.trace(lambda: mx.ones(2) * 2)).run("export x.pdf")
+
+
+def test_what_is_shown_does_not_follow_a_line_of_progress(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stop may evaluate as it is drawn: how far that is stands in a line that is gone before anything is written."""
+    monkeypatch.setattr("nnrepl.shell.progress._AFTER", 0.0)
+    monkeypatch.setattr("nnrepl.shell.progress._EVERY", 0.0)
+    session = nnrepl.Session(nnrepl.trace(lambda w: w * 2, mx.ones(2)))
+    console = Console(file=io.StringIO(), width=80, theme=DARK, force_terminal=True, _environ={"TERM": "xterm"})
+    shell = Shell(session, console, lambda interpreter: _Lines())
+
+    def drawn() -> Iterator[str]:
+        shell.progress(0.73)
+        yield "interrupted"
+
+    shell.show(Group(*drawn()))
+    written = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "evaluating: 73%, Ctrl-C interrupts\r\x1b[K" in written
+    assert written.index("\r\x1b[K", written.index("73%")) < written.index("interrupted\n")
