@@ -210,7 +210,7 @@ def look(options: argparse.Namespace, lines: list[str]) -> int:
 
 
 def settings_of(options: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
-    """The person's settings, those given on the command line first, and what is to be said of them."""
+    """The user's settings, those given on the command line first, and what is to be said of them."""
     settings, notes = load_settings(config_file())
     given = {"theme": options.theme, "history": options.history}
     settings.update({name: value for name, value in given.items() if value is not None})
@@ -225,7 +225,7 @@ def is_plain(options: argparse.Namespace) -> bool:
 
 
 def is_interactive(options: argparse.Namespace) -> bool:
-    """Whether a person sits at a terminal."""
+    """Whether a user sits at a terminal."""
     return not (is_plain(options) or options.batch)
 
 
@@ -282,7 +282,7 @@ class Debugger:
         self.queue = Queue(own + lines)
 
     def run(self) -> int:
-        """Until the person has had enough. Returns the exit status."""
+        """Until the user has had enough. Returns the exit status."""
         names = ProgramNames()
         session = Session(names.tape, names)
         session.settings.update(self.settings)
@@ -300,7 +300,7 @@ class Debugger:
         return status or int(shell.failed and not self.is_interactive)
 
     def _shell(self, session: Session) -> Shell:
-        """The shell that gives the person the floor."""
+        """The shell that gives the user the floor."""
         keeper = Keeper(session.stops, stops_file(self.script.path))
         session.on_load = lambda path: keeper.move(stops_file(path)) if self.is_interactive else ""
         restored = keeper.restore() if self.is_interactive else ""
@@ -315,7 +315,7 @@ class Debugger:
         return shell
 
     def _startup(self) -> list[str]:
-        """The commands that a person wants at the beginning of each session."""
+        """The commands that a user wants at the beginning of each session."""
         path = config_directory() / "startup"
         try:
             return lines_in(path) if path.exists() else []

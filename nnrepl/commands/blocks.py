@@ -57,7 +57,7 @@ def is_command(line: str, table: Table) -> bool:
 
 
 def ends(lines: list[str]) -> bool:
-    """Whether a block that a person types is at its end: an empty line ends it, as at Python's own prompt; in a class,
+    """Whether a block that a user types is at its end: an empty line ends it, as at Python's own prompt; in a class,
     and in a function that has not returned yet, it takes two, since they have empty lines inside."""
     if len(lines) < 2 or lines[-1].strip():
         return False
@@ -81,7 +81,7 @@ class Blocks:
     Args:
         read: Gives the next line, None at the end.
         table: The commands, which are lines by themselves.
-        typed: Whether a person types the lines: then empty ones end a block.
+        typed: Whether a user types the lines: then empty ones end a block.
     """
 
     def __init__(self, read: Callable[[], str | None], table: Table, typed: bool = False) -> None:

@@ -88,8 +88,8 @@ class Interpreter:
         """Run one line. Returns what to show, None for nothing.
 
         Raises:
-            UserError: With one line for the person, if it cannot be done.
-            Quit, Restart: If the person wants that.
+            UserError: With one line for the user, if it cannot be done.
+            Quit, Restart: If the user wants that.
         """
         self.line = line
         if self.collecting:
@@ -365,7 +365,7 @@ class Interpreter:
     def shown_value(
         self, result: Any, label: str | None, text: str, look: Look | None = None, note: str = ""
     ) -> RenderableType | None:
-        """A result of Python as a person wants to see it: a tensor, a tree of tensors, anything else."""
+        """A result of Python as a user wants to see it: a tensor, a tree of tensors, anything else."""
         if result is None:
             return None
         if isinstance(result, mx.array):
@@ -408,7 +408,7 @@ class Interpreter:
         return self._result
 
     def guarded(self, compute: Any, text: str) -> Any:
-        """Run something of the person's; what it raises becomes one line."""
+        """Run something of the user's; what it raises becomes one line."""
         try:
             return compute()
         except UserError:

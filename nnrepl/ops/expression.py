@@ -1,6 +1,6 @@
 """Expression: a formula as a tree, which can be written, computed with numbers, and run on tensors.
 
-There is one tree for the three: what a person reads is what is computed. `reader.parse` makes it from the text of a
+There is one tree for the three: what a user reads is what is computed. `reader.parse` makes it from the text of a
 formula; `Node.filled` puts numbers in place of symbols; `Node.at` computes it in double precision together with how
 far rounding in the op's own dtype can have moved the result, so that MLX's number can be held against it.
 """

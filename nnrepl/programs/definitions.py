@@ -52,7 +52,7 @@ class Definition:
 
     @property
     def name(self) -> str:
-        """`Net.__call__`, as a person says it."""
+        """`Net.__call__`, as a user says it."""
         return self.key[0]
 
     @property

@@ -78,7 +78,7 @@ class Facts:
         program: The program that was recorded.
         nnrepl, mlx: The versions that recorded it.
         values, kept: How many values the tape has, and of how many the file has the numbers.
-        cursor: Where the person stood.
+        cursor: Where the user stood.
     """
 
     path: str
@@ -91,7 +91,7 @@ class Facts:
 
 
 def find(path: str) -> str:
-    """The file that a person means: `.safetensors` may be left out."""
+    """The file that a user means: `.safetensors` may be left out."""
     return path + SUFFIX if not path.endswith(SUFFIX) and not os.path.exists(path) else path
 
 

@@ -44,7 +44,7 @@ class Saved:
 
     Attributes:
         path: The file.
-        ops: How many ops the tape has that the person looks at.
+        ops: How many ops the tape has that the user looks at.
         timelines: How many timelines.
         values, kept: How many values there are, and of how many the numbers are in the file.
         size: The length of the file in bytes.

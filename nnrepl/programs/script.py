@@ -32,7 +32,7 @@ STANDARD_INPUT = "<stdin>"
 
 
 class CannotLoad(Exception):
-    """The program cannot be run; the message is one line for the person.
+    """The program cannot be run; the message is one line for the user.
 
     Attributes:
         status: The exit status: 2 where the command line is wrong, 1 where the program is.
@@ -50,7 +50,7 @@ class Script:
         title: How to call it.
         path: The file, as the program will see it in `__file__`; "" where it has none.
         loop: Runs what has `await` at its top level.
-        notes: What the person should know about how it was loaded.
+        notes: What the user should know about how it was loaded.
     """
 
     def __init__(

@@ -49,7 +49,7 @@ class Listener(Protocol):
 
 
 class Exchanging(Protocol):
-    """A backward pass, in which a person may exchange values."""
+    """A backward pass, in which a user may exchange values."""
 
     def exchange(self, old: Value, new: Value) -> None:
         """What was to be taken from `old` is taken from `new`."""

@@ -367,11 +367,11 @@ class Sweep:
         return op
 
     def _primals(self, node: Node) -> tuple[Value, ...]:
-        """The inputs of a node, as a person may have changed them since."""
+        """The inputs of a node, as a user may have changed them since."""
         return tuple(map(self.current, node.inputs)) if self.now else node.inputs
 
     def current(self, value: Value) -> Value:
-        """A value, as a person may have changed it since."""
+        """A value, as a user may have changed it since."""
         while value in self.now:
             value = self.now[value]
         return value
@@ -392,7 +392,7 @@ class Sweep:
         return True
 
     def exchange(self, old: Value, new: Value) -> None:
-        """A person has changed a value: what is computed from here on takes the new one."""
+        """A user has changed a value: what is computed from here on takes the new one."""
         self.now[old] = new
         for of, gradient in list(self.so_far.items()):
             if gradient is old:

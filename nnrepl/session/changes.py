@@ -51,7 +51,7 @@ class Changes:
     Attributes:
         timelines: All of them.
         restarts: Who runs things again; None where nothing can be.
-        news: The timeline that the last edit made, until the person has been told of it.
+        news: The timeline that the last edit made, until the user has been told of it.
         taken: The cells that were taken back, until the user has been told of them.
     """
 
@@ -272,7 +272,7 @@ class Changes:
         self.timelines.live = Timeline(0, recorder.tape, self.session.names)
 
     def relive(self) -> None:
-        """Bring the program onto the timeline that the person looks at."""
+        """Bring the program onto the timeline that the user looks at."""
         timelines = self.timelines
         current = timelines.current
         if current is timelines.live:
@@ -388,7 +388,7 @@ class Changes:
 
 
 def _inserted(op: Op, tape: Tape) -> bool:
-    """Whether an op comes from a person: an edit, or the gradient of one."""
+    """Whether an op comes from a user: an edit, or the gradient of one."""
     return op in tape.notes.inserted or (op.of is not None and op.of in tape.notes.inserted)
 
 

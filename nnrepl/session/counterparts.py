@@ -254,7 +254,7 @@ def match(lookup: Lookup, part: Stretch, shapes: Mapping[str, Shape], mapping: M
     Args:
         part: The pass that the arrays are about.
         shapes: The shape of each array.
-        mapping: For some arrays, the name that the person gave.
+        mapping: For some arrays, the name that the user gave.
 
     Raises:
         UserError: If a given name or key does not exist.
@@ -278,7 +278,7 @@ def match(lookup: Lookup, part: Stretch, shapes: Mapping[str, Shape], mapping: M
 
 
 class Renamed:
-    """What the person says that arrays are called on the tape: one by one, or for all of a path
+    """What the user says that arrays are called on the tape: one by one, or for all of a path
     (`layers.*.attention=encoder.*.attn`).
 
     Raises:

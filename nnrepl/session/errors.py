@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class UserError(Exception):
-    """A command that cannot be done; the message is for the person."""
+    """A command that cannot be done; the message is for the user."""
 
     def _render_traceback_(self) -> list[str]:
         """One line at IPython's prompt and in a notebook: where in nnrepl it was raised is of no use."""
@@ -70,7 +70,7 @@ class CannotAsk(UserError):
 
 
 class Quit(Unwinding):
-    """Unwinds the program when the person quits."""
+    """Unwinds the program when the user quits."""
 
 
 class Restart(Unwinding):

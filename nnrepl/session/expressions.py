@@ -66,7 +66,7 @@ class Expressions:
     """Evaluates Python for the prompt. Nothing in it is recorded, and the random state stays as it is.
 
     Attributes:
-        variables: What the person has assigned.
+        variables: What the user has assigned.
         found: What the names in the last expression meant.
         shown: The last value that was shown (`_`); a tensor of the tape as its Value.
         numbers: Gives the array of a value; None: it is the value's own.
@@ -114,7 +114,7 @@ class Expressions:
 
     def compute(self, parsed: Parsed, where: Surroundings, recorder: Linking, **names: Any) -> Any:
         """The result of a Python expression whose ops are recorded: the new value of an edit. `names` stand for
-        what the person did not write."""
+        what the user did not write."""
         self._recorder = recorder
         try:
             code, namespace = self._ready(parsed, where, names)
@@ -125,7 +125,7 @@ class Expressions:
 
     def execute(self, parsed: Parsed, where: Surroundings) -> None:
         """Run Python statements. What they assign goes to the program's own variables where its function
-        still runs, else to the person's."""
+        still runs, else to the user's."""
         if parsed.error is not None:
             raise parsed.error
         meant, placeholders = self._translate(parsed, where)
@@ -283,7 +283,7 @@ class Expressions:
             return True
 
     def variable(self, name: str, where: Surroundings) -> Any:
-        """A variable of the person's or of the program's; None if there is none."""
+        """A variable of the user's or of the program's; None if there is none."""
         if name in self.variables:
             return self.variables[name]
         try:
@@ -316,7 +316,7 @@ class Expressions:
         return found
 
     def _namespace(self, names: Iterable[str], placeholders: dict[str, Any], where: Surroundings) -> dict[str, Any]:
-        """What some names are: the person's variables, the program's, MLX, in this order."""
+        """What some names are: the user's variables, the program's, MLX, in this order."""
         namespace: dict[str, Any] = {"__builtins__": builtins, "__name__": "__main__", **self._things, **placeholders}
         for name in names:
             if name in namespace:

@@ -87,7 +87,7 @@ class Ending:
 
 
 class Moving(Stepping):
-    """A motion relative to the function in which the person stands: `next`, `finish`, `until`.
+    """A motion relative to the function in which the user stands: `next`, `finish`, `until`.
 
     Args:
         move: One of the forward functions of `nnrepl.timeline.moves`.

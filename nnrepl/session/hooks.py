@@ -1,4 +1,4 @@
-"""Hooks: what a session tells the outside, and why the person has the floor."""
+"""Hooks: what a session tells the outside, and why the user has the floor."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CELL_DONE, CELL_FAILED = "end of cell", "exception in a cell"
 
 @dataclass(frozen=True, slots=True)
 class Stop(Face):
-    """Why the person has the floor.
+    """Why the user has the floor.
 
     Attributes:
         reason: "first op", "" for a motion that arrived, "end of program", "exception", ...
@@ -47,7 +47,7 @@ class Hooks:
     """What a session tells the outside. The defaults do nothing."""
 
     def interact(self) -> None:
-        """The person has the floor (`Session.stop` says why); returns when the program is to run on."""
+        """The user has the floor (`Session.stop` says why); returns when the program is to run on."""
 
     def pass_started(self) -> None:
         """A gradient pass is being recorded; nothing is said until its end."""

@@ -84,7 +84,7 @@ def _value(session: Reading, parsed: Parsed, position: int) -> tuple[Any, list[V
         raise
     except NameError as error:
         return NotYet(str(error)), []
-    except Exception as error:  # the person's own expression: what it raises is the answer
+    except Exception as error:  # the user's own expression: what it raises is the answer
         return UserError(traceback.format_exception_only(type(error), error)[-1].strip()), []
     return result, expressions.used()
 

@@ -43,7 +43,7 @@ class ProgramRestarts:
     # -- restart points ------------------------------------------------------------------------------------
 
     def pass_started(self, call: GradientCall) -> None:
-        """Keep the entry of a pass in which the person may stop. That takes a while where much is reachable;
+        """Keep the entry of a pass in which the user may stop. That takes a while where much is reachable;
         in a long run it may take a tenth of the time, no more: the start of the program is a restart point too."""
         self._point = None
         now = time.monotonic()

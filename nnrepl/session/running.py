@@ -1,4 +1,4 @@
-"""Running: looking out for breakpoints, watches and catches while the person, or the program, moves.
+"""Running: looking out for breakpoints, watches and catches while the user, or the program, moves.
 
 What the tape alone tells stops the program at the very op. What must be evaluated to be seen (`catch nan`) is looked
 for in stretches of many ops, since evaluating ops one by one costs twenty times as much: the program may then have
@@ -26,7 +26,7 @@ class Lookout:
     """Looks for hits on behalf of a session.
 
     Attributes:
-        interrupted: Whether the person interrupted the look at what was recorded last.
+        interrupted: Whether the user interrupted the look at what was recorded last.
     """
 
     def __init__(self, session: Session) -> None:
@@ -67,7 +67,7 @@ class Lookout:
         return self._taken(self._here(entries, goal) or self.search.first(start, end, entries))
 
     def _here(self, entries: list[Entry], goal: goals.Goal) -> list[Hit]:
-        """What `continue` comes by at the op at the cursor, which has not been run yet: an event that the person has
+        """What `continue` comes by at the op at the cursor, which has not been run yet: an event that the user has
         not been told of there. A breakpoint at the cursor is where one stands."""
         session = self._session
         if not isinstance(goal, goals.Never) or session.cursor >= len(session.tape):
@@ -87,7 +87,7 @@ class Lookout:
         """The first hit in what the program has recorded since the last look.
 
         Args:
-            found: Where the person's own goal is, if it was recorded.
+            found: Where the user's own goal is, if it was recorded.
         """
         self.interrupted = False
         entries = self._session.stops.enabled

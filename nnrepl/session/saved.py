@@ -33,7 +33,7 @@ class Keeper:
         self._written = dumped(stops)
 
     def restore(self) -> str:
-        """Enter what the file holds; a line for the person, "" if there was nothing."""
+        """Enter what the file holds; a line for the user, "" if there was nothing."""
         try:
             text = self._path.read_text(encoding="utf-8")
         except FileNotFoundError:
@@ -54,7 +54,7 @@ class Keeper:
         return self.restore()
 
     def save(self) -> str:
-        """Write the file if something has changed; a line for the person if that fails."""
+        """Write the file if something has changed; a line for the user if that fails."""
         text = dumped(self._stops)
         if text == self._written:
             return ""

@@ -53,7 +53,7 @@ class Search:
         enabled entry is hit that does not ignore it. Counts what it comes by.
 
         Raises:
-            KeyboardInterrupt: If the person wants it to stop.
+            KeyboardInterrupt: If the user wants it to stop.
         """
         streams = [self._candidates(entry, start, end, reverse) for entry in entries]
         merged = heapq.merge(*streams, key=_order, reverse=reverse)

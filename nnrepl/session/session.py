@@ -1,4 +1,4 @@
-"""Session: where the person stands on the tape, and how they move.
+"""Session: where the user stands on the tape, and how they move.
 
 The session has no face: it is told to move, it says through its hooks where it stopped and why. A program
 may still be running under it: then a motion beyond what has been recorded lets the program run on, and the
@@ -47,7 +47,7 @@ __all__ = ["END_OF_PROGRAM", "END_OF_TAPE", "EXCEPTION", "START_OF_TAPE", "Hooks
 
 
 class Session(Motions):
-    """A person's place on a tape.
+    """A user's place on a tape.
 
     Attributes:
         tape: The ops.
@@ -57,7 +57,7 @@ class Session(Motions):
         displays: Expressions that are shown at each stop.
         stops: Breakpoints, watches and catches.
         level: How many calls above the one that makes the next op Python at the prompt stands (`up`).
-        work: What evaluations the person has asked for.
+        work: What evaluations the user has asked for.
         codes: The changes of the program's source that hold in it.
         on_load: Told the path of another program that is about to start; returns a line for the user, or "".
         files: The program's files; None where there is no program that was read from any.
@@ -112,7 +112,7 @@ class Session(Motions):
 
     @property
     def may_stop(self) -> bool:
-        """Whether the person may get the floor before the program ends."""
+        """Whether the user may get the floor before the program ends."""
         return not isinstance(self.goal, goals.Never) or bool(self.stops.enabled)
 
     def break_here(self, reason: str) -> None:
@@ -258,7 +258,7 @@ class Session(Motions):
         return self.course.caught_up()
 
     def ended(self, error: BaseException | None) -> None:
-        """The program has ended, by itself or by an exception; the person may still look around."""
+        """The program has ended, by itself or by an exception; the user may still look around."""
         self.course.error = error
         self.changes.timelines.live.ended = True
         goal, hits = at_end(self)
@@ -315,7 +315,7 @@ class Session(Motions):
         self.lookout.begin(0)
 
     def begin_again(self, wish: RunAgain) -> None:
-        """The program is about to run again along a tape: to where the person stands, or to where that tape ends
+        """The program is about to run again along a tape: to where the user stands, or to where that tape ends
         and then on to what they wanted."""
         run, then = wish.run, wish.then
         self.opening, self.stood = None, None
@@ -330,7 +330,7 @@ class Session(Motions):
         self.hooks.running_again(run, True)
 
     def strand(self, why: str) -> None:
-        """The program could not be run again: the person may look at what there is."""
+        """The program could not be run again: the user may look at what there is."""
         self.restarts = self.changes.restarts = None
         self.course.strand()
         self.arrive(min(self.cursor, len(self.tape)), why)

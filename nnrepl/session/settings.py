@@ -19,7 +19,7 @@ from nnrepl.timeline.history import default_budget, parse_size
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One thing that a person may want differently.
+    """One thing that a user may want differently.
 
     Attributes:
         default: What it is if nobody says anything.
@@ -99,7 +99,7 @@ def read_setting(name: str, text: str) -> Any:
 
 
 def config_directory() -> Path:
-    """Where a person's own files for nnrepl lie: `config`, and `startup` with commands to begin with."""
+    """Where a user's own files for nnrepl lie: `config`, and `startup` with commands to begin with."""
     return _directory("XDG_CONFIG_HOME", "APPDATA", ".config")
 
 
@@ -151,7 +151,7 @@ def load_settings(path: Path) -> tuple[dict[str, Any], list[str]]:
 
 
 def adopt_settings(settings: dict[str, Any]) -> str:
-    """Put what a person's file says into some settings; returns what is wrong with it, each on a line of its own."""
+    """Put what a user's file says into some settings; returns what is wrong with it, each on a line of its own."""
     found, notes = load_settings(config_file())
     settings.update(found)
     return "".join(f"\n{note}" for note in notes)

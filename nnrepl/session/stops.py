@@ -1,4 +1,4 @@
-"""Stops: what a person has asked to be stopped at. Plain data: what matches is found in `nnrepl.session.search`."""
+"""Stops: what a user has asked to be stopped at. Plain data: what matches is found in `nnrepl.session.search`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Entry:
     """One thing to stop at.
 
     Attributes:
-        text: As the person wrote it: a place, an expression, what to catch.
+        text: As the user wrote it: a place, an expression, what to catch.
         number: By which it is called; breakpoints, watches and catches count together.
         enabled: Whether it stops.
         ignore: How many hits are still to be gone over.
@@ -147,6 +147,6 @@ class Stops:
         return {entry: (entry.hits, entry.ignore) for entry in self}
 
     def recount(self, counts: dict[Entry, tuple[int, int]]) -> None:
-        """Put counts back: what was counted lies behind where the person stops."""
+        """Put counts back: what was counted lies behind where the user stops."""
         for entry, (hits, ignore) in counts.items():
             entry.hits, entry.ignore = hits, ignore

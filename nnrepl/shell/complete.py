@@ -1,6 +1,6 @@
 """Completion: commands, names, places and attributes. Nothing is evaluated, and no property is called.
 
-A long tape is indexed in slices while the person is idle (`TapeIndex.advance`), so that a key costs the same
+A long tape is indexed in slices while the user is idle (`TapeIndex.advance`), so that a key costs the same
 whatever the tape holds.
 """
 
@@ -223,7 +223,7 @@ class NameCompleter(Completer):
         return self._index.defined() | operations | {module: "module" for module in self._index.modules if module}
 
     def _variables(self) -> dict[str, str]:
-        """The program's variables and the person's, by name and type; nothing is computed."""
+        """The program's variables and the user's, by name and type; nothing is computed."""
         session = self._session
         where = session.where()
         found: dict[str, str] = {"grad": "grad(z1): the gradient", "mx": "module"}

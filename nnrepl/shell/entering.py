@@ -31,7 +31,7 @@ _last: list[Recorded] = []
 class Entered:
     """A recording that began in the middle of a program, with a shell.
 
-    It ends when the person lets the program run on without a stop ahead, or quits; then MLX is what it was.
+    It ends when the user lets the program run on without a stop ahead, or quits; then MLX is what it was.
     """
 
     def __init__(self, frame: FrameType | None) -> None:
@@ -82,7 +82,7 @@ class _Shell(Shell):
         self._entered = entered
 
     def interact(self) -> None:
-        """Give the person the floor; quitting ends the program, running on to no stop ends the recording."""
+        """Give the user the floor; quitting ends the program, running on to no stop ends the recording."""
         try:
             super().interact()
         except Quit:

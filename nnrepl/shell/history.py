@@ -15,7 +15,7 @@ FIRST_TIME = "Tab completes, F8 steps, F7 steps back, Ctrl-R searches, Ctrl-D le
 
 
 def history_of(program: str) -> tuple[History, str]:
-    """The history of a program, and what a person should know about it: a hint if there never was one, or
+    """The history of a program, and what a user should know about it: a hint if there never was one, or
     what is wrong with its file; "" if nothing is."""
     path = state_directory() / "histories" / file_name(program)
     note = "" if os.path.exists(path.parent) else FIRST_TIME

@@ -30,7 +30,7 @@ class Reader(Protocol):
 
     Attributes:
         echoes: Whether a line is to be printed as it is run, because nobody saw it being typed.
-        pages: Whether a person is there to ask for the next page of long output.
+        pages: Whether a user is there to ask for the next page of long output.
     """
 
     @property
@@ -41,7 +41,7 @@ class Reader(Protocol):
 
     @property
     def screen(self) -> FullScreen | None:
-        """The full screen, if the person wants one."""
+        """The full screen, if the user wants one."""
 
     def read(self, prompt: str = PROMPT) -> str | None:
         """The next line, or lines that belong together; None at the end. Raises KeyboardInterrupt."""

@@ -1,4 +1,4 @@
-"""Shell: gives the person the floor at each stop, and runs what they type."""
+"""Shell: gives the user the floor at each stop, and runs what they type."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def make_reader(interpreter: Interpreter, plain: bool = False, program: str = ""
 
 
 def is_capable() -> bool:
-    """Whether a person sits at both ends, at a terminal that can do more than print."""
+    """Whether a user sits at both ends, at a terminal that can do more than print."""
     terminal = all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stdout))
     return terminal and os.environ.get("TERM", "") not in ("dumb", "unknown")
 
@@ -287,7 +287,7 @@ class Shell(Breaking, Hooks):
             self.held.watch(screen.printed)
 
     def interact(self) -> None:
-        """Give the person the floor, until the program is to run on."""
+        """Give the user the floor, until the program is to run on."""
         self.at_prompt = True
         self._progress.here()
         self.held.leave()
@@ -424,7 +424,7 @@ class Shell(Breaking, Hooks):
         )
 
     def show(self, renderable: RenderableType | None) -> None:
-        """Show something, unless there is nothing to show; a screen at a time if a person reads it."""
+        """Show something, unless there is nothing to show; a screen at a time if a user reads it."""
         if renderable is None or self.hushed:
             return
         screen = self.reader.screen
@@ -468,5 +468,5 @@ class Shell(Breaking, Hooks):
             self.interpreter.log.drew(count, list(lines_of(plain, renderable)))
 
     def _pages(self) -> bool:
-        """Whether a person sits there who can ask for more."""
+        """Whether a user sits there who can ask for more."""
         return self.session.settings["pager"] == "on" and self.reader.pages

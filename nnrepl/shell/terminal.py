@@ -1,4 +1,4 @@
-"""Terminal: the prompt for a person, on prompt-toolkit."""
+"""Terminal: the prompt for a user, on prompt-toolkit."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class TerminalReader:
 
     @property
     def screen(self) -> FullScreen | None:
-        """The full screen, if the person wants one."""
+        """The full screen, if the user wants one."""
         return self._full_screen() if self._interpreter.full_screen else None
 
     def _prompt_session(self, history: History) -> PromptSession[str]:

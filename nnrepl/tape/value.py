@@ -114,7 +114,7 @@ class Value(Face):
 
     @property
     def name(self) -> str:
-        """The name a person would use: a path, an assignment target, or `#n` for an unnamed result."""
+        """The name a user would use: a path, an assignment target, or `#n` for an unnamed result."""
         return self.tape.names.name(self)
 
     @property

@@ -24,7 +24,7 @@ _numbers = count(1)
 
 
 class BadEdit(Exception):
-    """A change that cannot be made; the message is one line for the person."""
+    """A change that cannot be made; the message is one line for the user."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class Edit:
     Attributes:
         target: What is changed.
         name: What it is called.
-        text: As the person wrote it.
+        text: As the user wrote it.
         position: Where on the old tape it takes effect: what comes from there on sees it.
         ops: The ops that compute the new value; the last one's result is it.
     """

@@ -112,7 +112,7 @@ class Timelines:
     """All timelines of a session.
 
     Attributes:
-        current: The one that the person looks at.
+        current: The one that the user looks at.
         live: The one on which the program stands.
     """
 

@@ -45,5 +45,5 @@ def _same(one: Any, other: Any) -> bool:
         return True
     try:
         return type(one) is type(other) and bool(one == other)
-    except Exception:  # a person's own __eq__ may raise anything, NumPy's gives no single answer
+    except Exception:  # a user's own __eq__ may raise anything, NumPy's gives no single answer
         return False

@@ -33,7 +33,7 @@ class Scenes:
     """Makes what is shown of each stop.
 
     Args:
-        session: Where the person stands.
+        session: Where the user stands.
     """
 
     def __init__(self, session: Reading) -> None:

@@ -1,4 +1,4 @@
-"""Stop: what is shown when the person gets the floor."""
+"""Stop: what is shown when the user gets the floor."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tensor: numbers as a person wants to see them, whole when they are few, corners and a summary when many."""
+"""Tensor: numbers as a user wants to see them, whole when they are few, corners and a summary when many."""
 
 from __future__ import annotations
 
