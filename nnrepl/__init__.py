@@ -41,7 +41,7 @@ def load_ipython_extension(shell: Any) -> None:
 
 
 def _artist() -> Artist:
-    from nnrepl.view.faces import Faces
+    from nnrepl.shell.faces import Faces
 
     return Faces()
 

@@ -55,10 +55,17 @@ def test_a_circle_is_seen() -> None:
     assert _circle({"a": {"b"}, "b": {"a"}})
 
 
-def test_whoever_shows_or_explains_takes_a_reading() -> None:
+def test_whoever_explains_takes_a_reading() -> None:
     """Only what makes a session of its own (`into`, `debug`) knows the Session."""
-    room = Path(nnrepl.session.__file__).parents[1]
-    files = [*(room / "view").rglob("*.py"), *(room / "explain").rglob("*.py")]
-    assert len(files) > 60
-    naming = {path.stem for path in files if "session" in _imports(path.read_text(encoding="utf-8"))[0]}
-    assert naming == {"beside", "inside"}
+    room = Path(nnrepl.session.__file__).parents[1] / "explain"
+    files = [*room.rglob("*.py")]
+    assert len(files) > 30
+    assert {path.stem for path in files if "session" in _imports(path.read_text("utf-8"))[0]} == {"beside", "inside"}
+
+
+def test_views_take_data() -> None:
+    """What they show is read by `nnrepl.seen`, and handed to them as plain values."""
+    files = [*(Path(nnrepl.session.__file__).parents[1] / "view").rglob("*.py")]
+    assert len(files) > 30
+    known = {path.stem: set.union(*_imports(path.read_text("utf-8"))) for path in files}
+    assert not {name for name, imports in known.items() if imports & {"session", "reading", "standing", "lookup"}}
