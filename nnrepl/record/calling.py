@@ -32,9 +32,13 @@ def name_there(
     if name.isidentifier():
         in_model = home is not None and is_module_type(home.holder.kind)
         typed = meant is None and op in tape.notes.inserted  # by the user, before the program's line has gone on
-        if meant is value or typed or (meant is UNBOUND and in_model):
+        if typed or (in_model and (meant is value or meant is UNBOUND)):
+            return name
+        if meant is value and name in _spoken(op):
             return name
     for scope in frames:
+        if scope is owner and meant is value and name.isidentifier():
+            return name
         found = _variable(names, frames, scope, value, op)
         if scope is owner and not found:
             found = _within(names, meant, value, at, root)
@@ -74,10 +78,17 @@ def _variable(names: ProgramNames, frames: Sequence[Activation], scope: Activati
     held = [other for other in bindings.names_in(scope, value) if bindings.held(scope, other, at) is value]
     held = [other for other in held if _meant(names, frames, other, at)[1] is scope]
     if len(held) > 1 and op.scope is scope:
-        node = sources.node_at(scope.code, sources.span_of(scope.code, op.lasti))
-        spoken = {inner.id for inner in ast.walk(node) if isinstance(inner, ast.Name)} if node is not None else set()
+        spoken = _spoken(op)
         held = [other for other in held if other in spoken] or held
     return held[0] if held else ""
+
+
+def _spoken(op: Op) -> set[str]:
+    """The variables that the piece of source that makes an op speaks of."""
+    if op.scope is None:
+        return set()
+    node = sources.node_at(op.scope.code, sources.span_of(op.scope.code, op.lasti))
+    return set() if node is None else {inner.id for inner in ast.walk(node) if isinstance(inner, ast.Name)}
 
 
 def _within(names: ProgramNames, holder: object, value: Value, at: int, name: str) -> str:
