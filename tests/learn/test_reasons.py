@@ -224,7 +224,7 @@ answer: x[0].tolist()
     assert "Not so.\n" not in screen
     for said in ("it is stretched", "It has 2 axes, not 3.", "None of its axes is so long", "Look at the second axis",
                  "would be",
-                 "is −1, not more than 0", "would have to be more than 0; it is −1", "The other way round",
+                 "is -0.75, not more than 0", "would have to be more than 0; it is -1", "the other way round",
                  "look at the signs", "look at number 2", "There are 2 of them, not 1"):  # fmt: skip
         assert said in screen, said
     assert screen.count("✓ Right") == 4
