@@ -18,7 +18,7 @@ from rich.text import Text
 from nnrepl.learn.answers import EXPECTED, Unreadable
 from nnrepl.learn.apart import apart
 from nnrepl.learn.asking import filled, holds
-from nnrepl.learn.glossary import word_of
+from nnrepl.learn.glossary import linked, word_of
 from nnrepl.learn.lesson import Commands, Formula, Lesson, Notes, Part, Pause, Prose, Question, Task
 from nnrepl.learn.posing import Posed, pose
 from nnrepl.learn.progress import Mark, keep_progress
@@ -41,13 +41,17 @@ class Turn:
 
     Attributes:
         back: Whether to put the session back to where the lesson stands.
-        show: What to show.
+        head: What to show first.
+        where: Whether to show then where the session stands.
+        show: What to show behind that.
         own: A line of the student's own, to be run as any other.
         clear: Whether to begin with an empty screen.
         over: Whether the lesson is over.
     """
 
     back: bool = False
+    head: list[RenderableType] = field(default_factory=list)
+    where: bool = False
     show: list[RenderableType] = field(default_factory=list)
     own: str | None = None
     clear: bool = False
@@ -98,6 +102,8 @@ class Player:
         is_motion: Whether a line leads to another place, where there is another stop to be seen.
         spelled_out: The command for which a single letter stands; "" where it stands for none.
         failure: The line of the lesson that did not work, with its place; "" where all did.
+        links: Whether the full screen shows the lesson: then a word of the trade has a ? beside it, to be clicked.
+        newest: The word of the trade that was linked last.
         told: What was said by each part, with the numbers of the tape.
         asked: The questions so far, by part.
         right, counted: How many questions were answered right at the first try and without help, of how many.
@@ -120,6 +126,8 @@ class Player:
         self.right, self.counted = (0, 0) if mark is None else (mark.right, mark.asked)
         self.missed: list[str] = []
         self.told: dict[int, str] = {}
+        self.links = False
+        self.newest = ""
         self._linked: set[str] = set()
         self.asked: dict[int, Posed] = {}
         self.same_line: Callable[[str, str], bool] = lambda a, b: a.strip() == b.strip()
@@ -173,7 +181,9 @@ class Player:
         self._told_from = self.at
         if not self.begun:
             self.begun = True
-            turn.show += [head(self.lesson.name, self.lesson.title, self.at, len(self.lesson.parts)), Text("")]
+            turn.head = [head(self.lesson.name, self.lesson.title, self.at, len(self.lesson.parts)), Text("")]
+            turn.head += [hint("F1, or a click on a ?, tells what a word means"), Text("")] if self.links else []
+            turn.where = any(isinstance(part, Commands) for part in self.lesson.parts[: self.at])
         elif self._ran and not self.present:
             turn.show.append(Text(""))
         self._ran = False
@@ -234,13 +244,12 @@ class Player:
         return self._stand == _standing(session)
 
     def predicts(self, session: Session) -> bool:
-        """Whether what the next op gives is not to be seen: a question about it waits, or is the next thing."""
-        if self.queue or self.waits is None:
-            return self._leads_to_question()
-        return isinstance(self.waits, Question) and self.stands(session)
-
-    def _leads_to_question(self) -> bool:
-        """Whether a question comes before the lesson moves on from where the session stands."""
+        """Whether what the next op gives is not to be seen: a question comes before the lesson moves on. On the full
+        screen, which shows all that is small, it is not seen before its step."""
+        if self.strayed and not self.stands(session):
+            return False
+        if self.links and self.waits is not None:
+            return True
         lines = [due.line for due in self.queue]
         for part in self.lesson.parts[self.at :]:
             if isinstance(part, (Question, Task)):
@@ -266,6 +275,10 @@ class Player:
             text = self.told[self.at] = filled(session, part.text)
             if isinstance(part, Formula):
                 return [formula(text, self.present), Text("")]
+            if self.links:
+                text, new = linked(text, self._linked)
+                self.newest = new or self.newest
+                return [prose(text), Text("")]
             return [prose(text), *self._words(text), Text("")]
         self.waits, self.strayed = part, False
         self._hints = self._tries = 0
@@ -285,6 +298,7 @@ class Player:
         found = [word for bold in re.findall(r"\*\*(.+?)\*\*", text) if (word := word_of(bold)) is not None]
         new = [word.name for word in dict.fromkeys(found) if word.name not in self._linked]
         self._linked.update(new)
+        self.newest = new[-1] if new else self.newest
         return [hint(" · ".join(f"help {name}" for name in new))] if new and not self.present else []
 
     def _hold(self, turn: Turn) -> Turn:
@@ -364,14 +378,14 @@ class Player:
         if not text:
             if self.strayed:
                 return self._back(again=True)
-            return Turn(show=[hint(f"type {EXPECTED[posed.kind]}; hint helps, show tells, skip goes on")])
+            return Turn(show=[hint(f"type {EXPECTED[posed.kind]}; hint, show, skip")])
         helped = self._helped(text, posed)
         if helped is not None:
             return helped
         try:
             typed = posed.read(text)
         except Unreadable as error:
-            whole = self.spelled_out(text)
+            whole = "" if self.strayed else self.spelled_out(text)
             if whole:
                 said = (
                     f"{text} is short for the command {whole}; write it out here. An answer is {EXPECTED[posed.kind]}"

@@ -41,6 +41,7 @@ def lessons_parser() -> argparse.ArgumentParser:
     made.add_argument("lesson", nargs="?", help="the number of a lesson, or a Markdown file; alone: list them")
     made.add_argument("--again", action="store_true", help="begin at the start, wherever you left it")
     made.add_argument("--present", action="store_true", help="for a room: part by part, on an empty screen")
+    made.add_argument("--tui", action="store_true", help="use the whole screen")
     made.add_argument("--notes", action="store_true", help="print the teacher's notes, and play nothing")
     made.add_argument("--check", action="store_true", help="play it to its end; fail where something no longer holds")
     made.add_argument("--export", choices=FORMATS, help="write it with what it shows")

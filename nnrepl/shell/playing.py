@@ -42,10 +42,11 @@ def turn(shell: Shell, player: Player) -> bool:
         _run(shell, player, player.queue.popleft())
         return True
     shell.hushed = False
+    player.links = shell.reader.screen is not None
     try:
         coming = player.turn(shell.session)
-        _do(shell, player, coming)
         shell.session.predicting = player.predicts(shell.session)
+        _do(shell, player, coming)
         if player.waits is None or shell.interpreter.player is not player:
             return True
         return _hear(shell, player)
@@ -119,6 +120,11 @@ def _do(shell: Shell, player: Player, coming: Turn) -> None:
         shell.console.clear()
     if coming.show:
         shell.interpreter.log.typed("")
+    for shown in coming.head:
+        shell.show(shown)
+    if coming.where:
+        shell.show(shell.interpreter.show_stop())
+        shell.show(Text(""))
     for shown in coming.show:
         shell.show(shown)
     if coming.over:

@@ -420,7 +420,7 @@ def test_a_lesson_is_shown_part_by_part(tmp_path: Path) -> None:
         ([], "a = b", "Third"),
         ([""], "step 1 · forward", "Third"),
         (["", ""], "What is z?", "Last."),
-        (["", "", ""], "hint helps, show tells", "2.75"),
+        (["", "", ""], "hint, show, skip", "2.75"),
         (["", "", "show"], "It is 2.75.", "Last."),
         (["", "", "show", ""], "Last.", "Traceback"),
     ):
