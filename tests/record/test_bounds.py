@@ -85,9 +85,10 @@ def test_nothing_is_evaluated_and_nothing_changes() -> None:
 
 AT_THE_PROMPT = [
     "x[i]", "x[..., j]", "x.at[i].add(1.0)", "mx.take(x, i, axis=0)", "mx.take(x, mx.array([99]))",
-    "mx.take(x, indices=j, axis=1)",     "mx.take_along_axis(x, i[None], axis=1)", "mx.put_along_axis(x, i[None], x[:1, :1], axis=1)",
+    "mx.take(x, indices=j, axis=1)", "mx.take_along_axis(x, i[None], axis=1)",
+    "mx.put_along_axis(x, i[None], x[:1, :1], axis=1)", "x.__setitem__(i, 0.0)",
     "mx.gather_mm(x[None], mx.ones((4, 3, 2)), rhs_indices=i)",
-    "mx.gather_mm(x[None], mx.ones((4, 3, 2)), rhs_indices=-j)", "x.__setitem__(i, 0.0)",
+    "mx.gather_mm(x[None], mx.ones((4, 3, 2)), rhs_indices=-j)",
 ]  # fmt: skip
 
 
