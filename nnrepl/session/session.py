@@ -92,6 +92,7 @@ class Session(Standing):
         self.opening: Opening | None = None
         self.stood: int | None = None
         self.by_hand = False
+        self.predicting = False
         self.many = 1
         self._history: History | None = None
         self.process = this_process()

@@ -75,7 +75,10 @@ class Scenes:
         parts = [Part(DoingLines(doing(self._session, op)), Item(enter=f"explain {op.label}"))]
         outputs = op.outputs if op.error is None else ()
         parts += [self._value(value, value.name) for value in dict.fromkeys(op.inputs)]
-        parts += [self._value(value, f"→ {value.name}") for value in outputs]
+        if self._session.predicting:
+            parts += [Part(Text(f"→ {value.name}  is for you to say", style="hint")) for value in outputs]
+        else:
+            parts += [self._value(value, f"→ {value.name}") for value in outputs]
         for value in dict.fromkeys((*op.outputs, *op.inputs)):
             if value.gradient_of is None:
                 parts += self._gradient(op, value)
