@@ -370,7 +370,10 @@ class Session(Standing):
         elif goal.sought:
             raise UserError(f"nothing ahead is at {goal.sought}; {self.lookup.extent()}")
         else:
-            self.arrive(len(self.tape), END_OF_TAPE if self.cursor >= len(self.tape) else "", by=goal)
+            shows = isinstance(goal, goals.Stepping) and self.cursor < len(
+                self.tape
+            )  # the op stepped over, and so the end
+            self.arrive(len(self.tape), "" if shows else END_OF_TAPE, by=goal)
 
     def ahead(self, goal: goals.Goal, found: int | None) -> list[Hit]:
         """What is hit on the way to a goal. Raises RunAgain where steps have to be opened first."""
