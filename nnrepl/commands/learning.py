@@ -9,7 +9,7 @@ from rich.console import RenderableType
 
 from nnrepl.commands.interpreter import Interpreter
 from nnrepl.commands.table import Grammar, classify, command
-from nnrepl.learn.progress import load_progress
+from nnrepl.learn.progress import Mark, load_progress
 from nnrepl.learn.shelf import find, lessons
 from nnrepl.programs.examples import folder
 from nnrepl.session.errors import Load, UserError
@@ -46,9 +46,13 @@ def listed() -> RenderableType:
     rows = []
     for lesson in lessons():
         mark = known.get(lesson.key)
-        note = "" if mark is None else "done" if mark.done else f"part {mark.part + 1} of {mark.parts}"
+        note = "" if mark is None else _done(mark) if mark.done else f"part {mark.part + 1} of {mark.parts}"
         rows.append(Row(lesson.name, lesson.title, lesson.minutes, note))
     return lessons_view(rows)
+
+
+def _done(mark: Mark) -> str:
+    return f"done · {mark.right} of {mark.asked} right" if mark.asked else "done"
 
 
 def begin(it: Interpreter, lesson: Lesson, anew: bool = False) -> RenderableType | None:
@@ -90,7 +94,7 @@ def player_of(lesson: Lesson, *, anew: bool = False, present: bool = False, keep
     at = 0 if mark is None or mark.done or mark.parts != len(lesson.parts) else mark.part
     from nnrepl.learn.player import Player  # a session without a lesson need not wait for it
 
-    player = Player(lesson, at, present=present, keeps=keeps)
+    player = Player(lesson, at, present=present, keeps=keeps, mark=mark if at else None)
     player.catch_up()
     return player
 

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from rich.console import RenderableType
+from rich.console import Group, RenderableType
 from rich.text import Text
 
 from nnrepl.learn.answers import EXPECTED, Unreadable
@@ -84,6 +84,7 @@ class Player:
         at: The part to begin with; the commands before it are run without being shown.
         present: Whether a teacher shows it: part by part, on an empty screen.
         keeps: Whether the user's progress is kept.
+        mark: How the questions before that part were answered.
 
     Attributes:
         at: The part that comes next.
@@ -99,9 +100,13 @@ class Player:
         failure: The line of the lesson that did not work, with its place; "" where all did.
         told: What was said by each part, with the numbers of the tape.
         asked: The questions so far, by part.
+        right, counted: How many questions were answered right at the first try and without help, of how many.
+        missed: The lessons that teach what the others asked.
     """
 
-    def __init__(self, lesson: Lesson, at: int = 0, *, present: bool = False, keeps: bool = True) -> None:
+    def __init__(
+        self, lesson: Lesson, at: int = 0, *, present: bool = False, keeps: bool = True, mark: Mark | None = None
+    ) -> None:
         self.lesson = lesson
         self.at = min(at, len(lesson.parts))
         self.present = present
@@ -112,6 +117,8 @@ class Player:
         self.strayed = False
         self.begun = self.comes_back = False
         self.failure = ""
+        self.right, self.counted = (0, 0) if mark is None else (mark.right, mark.asked)
+        self.missed: list[str] = []
         self.told: dict[int, str] = {}
         self._linked: set[str] = set()
         self.asked: dict[int, Posed] = {}
@@ -246,7 +253,8 @@ class Player:
         if not self.keeps or self.present:
             return ""
         parts = len(self.lesson.parts)
-        return keep_progress(self.lesson.key, Mark(0 if done else self._told_from, parts, done))
+        mark = Mark(0 if done else self._told_from, parts, done, self.right, self.counted)
+        return keep_progress(self.lesson.key, mark)
 
     # -- parts -----------------------------------------------------------------------------------------------
 
@@ -331,11 +339,22 @@ class Player:
 
     def _finish(self) -> RenderableType:
         note = self.kept(done=True)
-        if note:
-            return hint(note)
         is_last = not 0 < self.lesson.number < len(shipped())
         following = "" if is_last else f"; learn {self.lesson.number + 1} is the next"
-        return hint(f"This lesson is done{following}. The prompt is yours: every command goes on working.")
+        said = [f"This lesson is done{following}. The prompt is yours: every command goes on working."]
+        if self.counted and not self.present:
+            said.insert(0, f"{self.right} of {self.counted} questions right at the first try.")
+            again = list(dict.fromkeys(self.missed))
+            said[0] += f" Worth another look: {', '.join(f'learn {name}' for name in again)}." if again else ""
+        return Group(*map(hint, [*said, *([note] if note else [])]))
+
+    def _count(self, posed: Posed, is_right: bool) -> None:
+        """A question is over."""
+        is_first = is_right and not self._tries and not self._hints
+        self.counted += 1
+        self.right += is_first
+        if not is_first and posed.question.see:
+            self.missed.append(posed.question.see)
 
     # -- answers ---------------------------------------------------------------------------------------------
 
@@ -377,6 +396,7 @@ class Player:
         if word in SHOW or word in SKIP:
             if posed.where and word in SHOW:
                 self.queue.append(Due(posed.where))
+            self._count(posed, False)
             return self._told(posed, Text(f"It is {posed.told}."))
         return None
 
@@ -385,8 +405,10 @@ class Player:
         return one_line(hints[min(self._hints, len(hints)) - 1] if hints else otherwise)
 
     def _right(self, posed: Posed, text: str) -> Turn:
+        self._count(posed, True)
         exact = text.replace("-", "−") == posed.typed.replace("-", "−")
-        return self._told(posed, one_line("✓ Right." if exact else f"✓ Right: {posed.told}."))
+        said = one_line("✓ Right." if exact else f"✓ Right: {posed.told}.")
+        return self._told(posed, Group(said, Text(f"  {posed.worked}", style="hint")) if posed.worked else said)
 
     def _told(self, posed: Posed, said: RenderableType) -> Turn:
         turn = self._back() if self.strayed else Turn()

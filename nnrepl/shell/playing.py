@@ -24,7 +24,7 @@ def begins(shell: Shell, stop: Stop) -> bool:
     if player is None or player.begun:
         return False
     if stop.reason == EXCEPTION or not len(shell.session.tape):
-        shell.interpreter.player = None
+        _over(shell)
         what = "failed" if stop.reason == EXCEPTION else "computes nothing with MLX"
         shell.failed = True
         said = f"the program of this lesson, {player.lesson.program.name}, {what}"
@@ -51,17 +51,23 @@ def turn(shell: Shell, player: Player) -> bool:
         return _hear(shell, player)
     except UserError as error:
         shell.failed = True
-        shell.interpreter.player = None
+        _over(shell)
         player.failure = f"{_place(player)}: {error}"
         shell.show(Text(player.failure, style="error"))
         shell.show(hint("the lesson cannot go on here; learn again begins at its start"))
     except Unwinding:
         raise
     except Exception as error:
-        shell.interpreter.player = None
+        _over(shell)
         player.failure = f"{_place(player)}: {type(error).__name__}: {error}"
         shell.own_failure(player.failure, error)
     return True
+
+
+def _over(shell: Shell) -> None:
+    """The lesson has the word no longer."""
+    shell.interpreter.player = None
+    shell.session.predicting = False
 
 
 def _place(player: Player, back: int = 0) -> str:
@@ -118,7 +124,7 @@ def _do(shell: Shell, player: Player, coming: Turn) -> None:
     if coming.over:
         note = "" if player.at >= len(player.lesson.parts) else player.kept()
         shell.show(hint(note) if note else None)
-        shell.interpreter.player = None
+        _over(shell)
     if coming.own is not None:
         shell.session.predicting = False
         shell.run(coming.own)
