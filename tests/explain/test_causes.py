@@ -17,6 +17,7 @@ from nnrepl.explain.health import health
 from nnrepl.explain.why import why
 from nnrepl.session.session import Session
 from nnrepl.tape import GRADIENT_PASS
+from tests.support import OpenSession
 
 W = mx.array([[0.5, -1.0, 2.0], [2.0, 0.25, 1.0], [-0.75, 1.5, 0.3]])
 X = mx.sin(mx.arange(12)).reshape(4, 3)
@@ -24,7 +25,7 @@ Fn = Callable[[mx.array], mx.array]
 
 
 def ask(fn: Fn, question: str = "grad(w)") -> Answer:
-    return why(nnrepl.Session(nnrepl.trace(fn, W, wrt=0)), question)
+    return why(OpenSession(nnrepl.trace(fn, W, wrt=0)), question)
 
 
 def text(answer: Answer) -> str:
@@ -32,7 +33,7 @@ def text(answer: Answer) -> str:
 
 
 def findings(fn: Fn) -> str:
-    report = health(nnrepl.Session(nnrepl.trace(fn, W, wrt=0)))
+    report = health(OpenSession(nnrepl.trace(fn, W, wrt=0)))
     return " | ".join(f"{one.kind}: {one.text}" for one in report.findings)
 
 
@@ -135,7 +136,7 @@ def test_why_of_a_sound_gradient_says_that_it_is() -> None:
     rows = mx.sin(mx.arange(192)).reshape(64, 3)
     trace = nnrepl.trace(lambda m: nn.losses.cross_entropy(m(rows), targets, reduction="mean") * 1e-3, model, wrt=model)
     for path in ("layers.0.weight", "layers.2.bias"):
-        answer = why(nnrepl.Session(trace), f"grad({path})")
+        answer = why(OpenSession(trace), f"grad({path})")
         assert answer.headline.startswith("Nothing is wrong"), answer.headline
         assert not answer.advice
 
@@ -183,5 +184,5 @@ def test_a_gradient_is_small_beside_the_others_too(factor: float, small: bool) -
     """It is large enough for its own weight, which is small, and far below the gradient of the other one."""
     weights = {"a": W, "b": W * 1e-4}
     trace = nnrepl.trace(lambda p: p["a"].sum() + p["b"].sum() * factor, weights, wrt=0)
-    kinds = [one.kind for one in health(nnrepl.Session(trace)).findings]
+    kinds = [one.kind for one in health(OpenSession(trace)).findings]
     assert ("vanishing gradients" in kinds) == small
