@@ -46,7 +46,7 @@ def __dir__() -> list[str]:
 
 
 def _artist() -> Artist:
-    from nnrepl.view.faces import Faces
+    from nnrepl.shell.faces import Faces
 
     return Faces()
 

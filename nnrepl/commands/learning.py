@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from nnrepl.learn.player import Player
 
 LEARNING = "understanding"
+MOVING = ("forwards", "backwards", "jumps")
 LESSON = Grammar("[N | FILE | next | again | stop]", lambda text: True, "words", ("next", "again", "stop"))
 
 
@@ -78,6 +79,7 @@ def play(it: Interpreter, player: Player) -> None:
     """Let a lesson have the next word at the prompt."""
     player.same_line = lambda a, b: same_line(it, a, b)
     player.is_line = lambda text: is_line(it, text)
+    player.is_motion = lambda text: is_motion(it, text)
     player.spelled_out = lambda text: spelled_out(it, text)
     it.player, it.left = player, None
 
@@ -128,6 +130,15 @@ def same_line(it: Interpreter, a: str, b: str) -> bool:
     except UserError:
         return False
     return (first.command, first.text, first.kind) == (second.command, second.text, second.kind)
+
+
+def is_motion(it: Interpreter, text: str) -> bool:
+    """Whether a line leads to another place of the tape."""
+    try:
+        line = classify(text, it.table, it.is_name)
+    except UserError:
+        return False
+    return line.command is not None and line.command.group in MOVING
 
 
 def spelled_out(it: Interpreter, text: str) -> str:

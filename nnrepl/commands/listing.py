@@ -51,7 +51,7 @@ def ops(it: Interpreter, text: str) -> RenderableType | None:
     """
     session = it.session
     if text in ("pass", "all"):
-        return pass_listing(session, "all" if text == "all" else "")
+        return pass_listing(session.part, session.cursor, "all" if text == "all" else "")
     if text in ("", "."):
         begin = None if text else it.list_on("ops")
         start = max(session.cursor - AROUND // 2, 0) if begin is None or begin >= len(session.tape) else begin
@@ -66,7 +66,7 @@ def _at_place(session: Session, text: str) -> RenderableType:
     pattern = getattr(place, "pattern", "")
     if pattern and "*" not in pattern and op.part is session.part:
         try:
-            return pass_listing(session, pattern)
+            return pass_listing(session.part, session.cursor, pattern)
         except UserError:  # a module that only hands its calls on has no op of its own
             pass
     if place.kind in WHOLE:

@@ -64,11 +64,13 @@ class Doing:
         op: The op.
         through: For a backward op, the forward op that the gradient goes back through: `square(y_pred - y_true)`.
         equations: Its results, as far as there is something to say of them.
+        is_asked: Whether the user is to say what comes out, its shape too.
     """
 
     op: Op
     through: str
     equations: tuple[Equation, ...]
+    is_asked: bool = False
 
     @property
     def is_worked(self) -> bool:
@@ -86,9 +88,11 @@ def doing(session: Reading, op: Op, numbers: bool = True) -> Doing:
     entry, names = entry_for(op), named_by(Spelled, op)
     back = rule_of(op) is not None
     values = [value for value in op.outputs if not back or value.gradient_of is not None]
-    look = _look(session, op) if numbers and op.error is None else None
+    is_asked = numbers and session.predicting
+    look = _look(session, op) if numbers and not is_asked and op.error is None else None
     equations = [_equation(look, op, entry, names, value) for value in values[:MOST]]
-    return Doing(op, called(op.of, names) if back and op.of is not None else "", tuple(equations))
+    through = called(op.of, names) if back and op.of is not None else ""
+    return Doing(op, through, tuple(equations), is_asked)
 
 
 MOST = 3

@@ -94,6 +94,7 @@ class Player:
         comes_back: Whether the student wants to be back where the lesson stands.
         same_line: Whether two lines say the same to the shell, as `s` and `step` do.
         is_line: Whether the shell could do anything with a line.
+        is_motion: Whether a line leads to another place, where there is another stop to be seen.
         spelled_out: The command for which a single letter stands; "" where it stands for none.
         failure: The line of the lesson that did not work, with its place; "" where all did.
         told: What was said by each part, with the numbers of the tape.
@@ -116,6 +117,7 @@ class Player:
         self.asked: dict[int, Posed] = {}
         self.same_line: Callable[[str, str], bool] = lambda a, b: a.strip() == b.strip()
         self.is_line: Callable[[str], bool] = lambda text: False
+        self.is_motion: Callable[[str], bool] = lambda text: False
         self.spelled_out: Callable[[str], str] = lambda text: ""
         self._stand: Stand | None = None
         self._hints = self._tries = 0
@@ -223,6 +225,21 @@ class Player:
     def stands(self, session: Session) -> bool:
         """Whether the session is where the lesson stands."""
         return self._stand == _standing(session)
+
+    def predicts(self, session: Session) -> bool:
+        """Whether what the next op gives is not to be seen: a question about it waits, or is the next thing."""
+        if self.queue or self.waits is None:
+            return self._leads_to_question()
+        return isinstance(self.waits, Question) and self.stands(session)
+
+    def _leads_to_question(self) -> bool:
+        """Whether a question comes before the lesson moves on from where the session stands."""
+        lines = [due.line for due in self.queue]
+        for part in self.lesson.parts[self.at :]:
+            if isinstance(part, (Question, Task)):
+                return isinstance(part, Question) and not any(map(self.is_motion, lines))
+            lines += part.lines if isinstance(part, Commands) else []
+        return False
 
     def kept(self, done: bool = False) -> str:
         """Keep how far the student has come. Returns what is wrong with the file, "" if nothing is."""

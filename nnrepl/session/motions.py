@@ -44,11 +44,20 @@ class Motions(Reading):
     lookout: Lookout
     function: Activation | None
 
-    def arrive(self, position: int, reason: str = "") -> None:
-        """Put the cursor somewhere, where the user has the floor."""
+    def arrive(
+        self,
+        position: int,
+        reason: str = "",
+        error: BaseException | None = None,
+        *,
+        missed: str = "",
+        hits: tuple[Hit, ...] = (),
+        by: goals.Goal | None = None,
+    ) -> None:
+        """Put the cursor somewhere, where the user has the floor. `by`: what they wanted, if that led here."""
         raise NotImplementedError
 
-    def hit(self, hits: list[Hit]) -> None:
+    def hit(self, hits: list[Hit], missed: str = "", by: goals.Goal | None = None) -> None:
         """Put the cursor where breakpoints, watches or catches were hit."""
         raise NotImplementedError
 

@@ -45,6 +45,7 @@ def turn(shell: Shell, player: Player) -> bool:
     try:
         coming = player.turn(shell.session)
         _do(shell, player, coming)
+        shell.session.predicting = player.predicts(shell.session)
         if player.waits is None or shell.interpreter.player is not player:
             return True
         return _hear(shell, player)
@@ -75,6 +76,7 @@ def _run(shell: Shell, player: Player, due: Due) -> None:
     if not due.hushed:
         shell.typed(PROMPT + due.line)
     before, shell.failed = shell.failed, False
+    shell.session.predicting = player.predicts(shell.session)
     shell.run(due.line)
     if shell.failed:
         said = shell.interpreter.log.last()
@@ -118,6 +120,7 @@ def _do(shell: Shell, player: Player, coming: Turn) -> None:
         shell.show(hint(note) if note else None)
         shell.interpreter.player = None
     if coming.own is not None:
+        shell.session.predicting = False
         shell.run(coming.own)
 
 

@@ -1,6 +1,6 @@
 """Face: what shows itself: by `str()`, to rich on any console, and in a notebook.
 
-How it looks is drawn on a higher floor (`nnrepl.view.faces`), which enters its artist here. `repr()` stays short and
+How it looks is drawn on a higher floor (`nnrepl.shell.faces`), which enters its artist here. `repr()` stays short and
 computes nothing: the panes of editors call it on everything there is.
 """
 

@@ -88,7 +88,8 @@ def test_no_shipped_lesson_writes_an_answer_down() -> None:
         ("4", "That takes row 1 of weight; it is column 1."),
         ("5.5", "twice as much"),
         ("2.5", "Near, but not it"),
-        ("77", "Not so."),
+        ("77", "Not so: it is less than that."),
+        ("-77", "it is more than that. Its sign is another, too."),
     ],
 )
 def test_a_wrong_answer_is_told_what_it_is(tmp_path: Path, typed: str, said: str) -> None:

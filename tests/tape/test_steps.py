@@ -41,6 +41,13 @@ for i in range(4):
     opt.update(net, g)
     mx.eval(net.parameters())
 """,
+    "by hand, one parameter unused": """
+params = {"w": mx.ones(3), "v": mx.ones(3), "u": mx.ones(3)}
+for i in range(3):
+    mark(i + 1)
+    loss, g = mx.value_and_grad(lambda p: (p["w"] * p["u"]).sum())(params)
+    params = {k: params[k] - 0.1 * g[k] for k in params}
+""",
     "data first, logs last": """
 for i in range(4):
     mark(i + 1)

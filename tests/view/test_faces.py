@@ -18,9 +18,9 @@ import pytest
 from rich.console import Console
 
 import nnrepl
+from nnrepl.seen.norms import norms
 from nnrepl.view import outline
 from nnrepl.view.html import STYLE, png
-from nnrepl.view.outline import norms
 
 
 class Net(nn.Module):

@@ -13,6 +13,7 @@ from rich.console import Console
 import nnrepl
 from nnrepl.explain.doing import doing
 from nnrepl.ops.numbers import unravel
+from nnrepl.seen.stop import scene
 from nnrepl.session.session import Stop
 from nnrepl.tape import Source
 from nnrepl.view.source import Marked
@@ -53,7 +54,7 @@ def session_on(x: mx.array | None = None) -> OpenSession:
 
 
 def here(session: OpenSession, width: int = 80) -> list[str]:
-    return shown(stop_view(session, Stop("", session.cursor)), width).splitlines()
+    return shown(stop_view(scene(session, Stop("", session.cursor))), width).splitlines()
 
 
 def test_forward_backward_and_their_numbers_in_four_lines() -> None:
