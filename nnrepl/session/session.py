@@ -353,7 +353,8 @@ class Session(Standing):
         self.level = self.lookout.search.skip = 0
         self.function = by.scope if isinstance(by, goals.Moving) and by.position == position else None
         stepped = isinstance(by, goals.Stepping) and before < position
-        passed = (self.tape.ops[position - 1],) if stepped and position <= len(self.tape) else ()
+        first = before if isinstance(by, goals.Telling) else position - 1
+        passed = tuple(self.tape.ops[first:position]) if stepped and position <= len(self.tape) else ()
         self.course.rest(Stop(reason, position, passed, error, missed, hits, self))
         self.hooks.cursor_moved(position)
 
