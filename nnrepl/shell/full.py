@@ -34,9 +34,8 @@ from nnrepl.shell.layout import Screens
 from nnrepl.shell.output import KEPT, Output
 from nnrepl.shell.panes import Line, render
 from nnrepl.shell.readers import PROMPT, continued
+from nnrepl.shell.scenes import Scenes
 from nnrepl.view.content import Content, Flow
-from nnrepl.view.ops_pane import OpsPane
-from nnrepl.view.scene import Scenes
 from nnrepl.view.source_pane import SourcePane
 from nnrepl.view.theme import THEMES
 from nnrepl.view.training import Training
@@ -135,7 +134,7 @@ class Seen:
         self._scenes = Scenes(interpreter.session)
         self._displayed: tuple[object, ...] = ()
         self.source: SourcePane | None = None
-        self.ops = OpsPane(self._session)
+        self.ops = self._scenes.ops()
         self.tensors: Content = Flow(())
         self.displays: Content = Flow(())
         self.training: Training | None = None
@@ -152,7 +151,7 @@ class Seen:
             self._displayed = displayed
             self.displays = self._scenes.displays(self._interpreter.displays(pictures))
         self.source = self._scenes.source()
-        self.ops = OpsPane(session, self._scenes.formulas)
+        self.ops = self._scenes.ops()
         self.tensors = self._scenes.tensors()
         self.training = self._scenes.training()
 

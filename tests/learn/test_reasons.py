@@ -13,6 +13,7 @@ from nnrepl.learn.apart import apart
 from nnrepl.learn.reasons import counted, evidence, why_no_member, why_not
 from nnrepl.learn.shapes import reply_to_shape, shape_mistakes
 from tests.learn.playing import lesson_of, played
+from tests.support import OpenSession
 
 X = [[1.0, 2.0], [3.0, -1.0]]
 W = [[0.5, -1.0], [0.25, 2.0]]
@@ -25,12 +26,12 @@ def _loss_fn(x: mx.array, w: mx.array, b: mx.array) -> mx.array:
     return mx.mean(share[:, 0])
 
 
-def _session() -> nnrepl.Session:
-    return nnrepl.Session(nnrepl.trace(_loss_fn, mx.array(X), mx.array(W), mx.zeros((2,)), wrt=(1, 2)))
+def _session() -> OpenSession:
+    return OpenSession(nnrepl.trace(_loss_fn, mx.array(X), mx.array(W), mx.zeros((2,)), wrt=(1, 2)))
 
 
 @pytest.fixture(scope="module")
-def session() -> nnrepl.Session:
+def session() -> OpenSession:
     made = _session()
     made.goto("end")
     return made
@@ -54,7 +55,7 @@ def session() -> nnrepl.Session:
         ("mx.array_equal(a, z)", "For that, `mx.array_equal(a, z)` would have to hold; it does not."),
     ],
 )  # fmt: skip
-def test_why_a_condition_does_not_hold(session: nnrepl.Session, condition: str, said: str) -> None:
+def test_why_a_condition_does_not_hold(session: OpenSession, condition: str, said: str) -> None:
     assert said in why_not(session, condition)
 
 
@@ -78,11 +79,11 @@ def test_what_is_asked_is_not_told() -> None:
         ("all(p < q for p, q in [(1, 2)])", True, ""),
     ],
 )
-def test_the_numbers_behind_a_yes_or_a_no(session: nnrepl.Session, condition: str, holds: bool, said: str) -> None:
+def test_the_numbers_behind_a_yes_or_a_no(session: OpenSession, condition: str, holds: bool, said: str) -> None:
     assert evidence(session, condition, holds) == said
 
 
-def test_every_number_of_a_reason_is_one_by_which_the_condition_fails(session: nnrepl.Session) -> None:
+def test_every_number_of_a_reason_is_one_by_which_the_condition_fails(session: OpenSession) -> None:
     z = (mx.array(X) @ mx.array(W)).flatten().tolist()
     for bound in (-6.5, -0.5, 1.125, 2.0, 4.0):
         for sign in ("<", ">"):
@@ -108,11 +109,11 @@ def test_every_number_of_a_reason_is_one_by_which_the_condition_fails(session: n
         ("len([1, 2])", 2, 3, "one too many"),
     ],
 )
-def test_a_wrong_count_is_known(session: nnrepl.Session, expression: str, right: int, typed: int, said: str) -> None:
+def test_a_wrong_count_is_known(session: OpenSession, expression: str, right: int, typed: int, said: str) -> None:
     assert said in next(it.said for it in counted(session, expression, right) if it.value == typed)
 
 
-def test_a_name_that_does_not_belong_is_told_why(session: nnrepl.Session) -> None:
+def test_a_name_that_does_not_belong_is_told_why(session: OpenSession) -> None:
     text = '{n for n, g in {"a": a, "z": z}.items() if mx.all(g >= 0).item()}'
     assert why_no_member(session, text, "z") == "For that, `z[1, 1]` would have to be at least 0; it is −5."
     assert why_no_member(session, "{'a'}", "z") == ""
@@ -135,9 +136,9 @@ def _shapes(x: mx.array, w: mx.array, b: mx.array, q: mx.array) -> mx.array:
 
 
 @pytest.fixture(scope="module")
-def shaped() -> nnrepl.Session:
+def shaped() -> OpenSession:
     arrays = [mx.random.normal(shape) for shape in ((5, 4), (4, 3), (3,), (2, 6, 7))]
-    made = nnrepl.Session(nnrepl.trace(_shapes, *arrays, wrt=(0, 1, 2, 3)))
+    made = OpenSession(nnrepl.trace(_shapes, *arrays, wrt=(0, 1, 2, 3)))
     made.goto("end")
     return made
 
@@ -172,7 +173,7 @@ def shaped() -> nnrepl.Session:
         ("tuple(h.shape)", (1, 5, 3), "There is no such axis of 1 in it."),
     ],
 )
-def test_a_wrong_shape_is_known(shaped: nnrepl.Session, asked: str, given: tuple[int, ...], said: str) -> None:
+def test_a_wrong_shape_is_known(shaped: OpenSession, asked: str, given: tuple[int, ...], said: str) -> None:
     right = tuple(nnrepl.learn.asking.ask(shaped, asked).result)
     known = shape_mistakes(shaped, asked, right)
     assert said in next((it.said for it in known if it.value == given), f"nothing is known of {given}")
