@@ -7,13 +7,15 @@ from rich.console import RenderableType
 from nnrepl.commands.graph import WHOLE
 from nnrepl.commands.interpreter import Interpreter
 from nnrepl.commands.look import LOOK
-from nnrepl.commands.table import Grammar, command
+from nnrepl.commands.table import NOTHING, Grammar, command
+from nnrepl.seen.stop import values_at
 from nnrepl.session.errors import UserError
 from nnrepl.session.excerpts import excerpt, whole_function
 from nnrepl.session.session import Session
 from nnrepl.tape import Op
 from nnrepl.view.folding import pass_listing
 from nnrepl.view.listing import op_table, source_view
+from nnrepl.view.stop import values_view
 
 AROUND = 11
 
@@ -36,6 +38,22 @@ def list_(it: Interpreter, text: str) -> RenderableType | None:
 def long_list(it: Interpreter, text: str) -> RenderableType | None:
     """Show the whole function in which you stand, with the ops that each line made: `ll`, `ll loss_fn`."""
     return source_view(whole_function(it.session, text))
+
+
+@command("values", takes=NOTHING, group=LOOK)
+def values(it: Interpreter, text: str) -> RenderableType | None:
+    """Show the line where you stand with the values in the place of the names: `z1 = [[1 -2 1.25]] + [0.5 0.5 -0.25]`.
+
+    What has been computed of the line stands there as its result, what the next op computes is underlined, and what
+    the last one made is in a box. Of a tensor of more than 8 elements, or one that takes long to compute, the shape
+    stands there. `config stop values` shows this at every stop; `config dull pass` lets `step` and `back` go over ops
+    that only arrange numbers (reshape, transpose, astype).
+    """
+    op = it.session.op_or_last
+    shown = None if op is None else values_view(it.session.skip, op, values_at(it.session, op, shapes=True))
+    if shown is None:
+        raise UserError("there is nothing to put in here: p shows a tensor, info locals what the variables hold")
+    return shown
 
 
 @command("ops", takes=Grammar("[PLACE | pass | all]", lambda text: True, "places"), group=LOOK)

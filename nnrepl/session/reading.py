@@ -44,6 +44,7 @@ class Reading:
         stops: Breakpoints, watches and catches.
         displays: Expressions that are shown at each stop.
         debuggee: The program, which takes what is typed as its next lines; None where there is none that can.
+        predicting: Whether a lesson asks what the next op gives: then nothing of it is shown unasked.
     """
 
     tape: Tape
@@ -61,6 +62,7 @@ class Reading:
     stops: Stops
     displays: dict[int, str]
     debuggee: TakesCells | None
+    predicting: bool
 
     @property
     def running(self) -> bool:

@@ -92,6 +92,7 @@ class Session(Standing):
         self.opening: Opening | None = None
         self.stood: int | None = None
         self.by_hand = False
+        self.predicting = False
         self.many = 1
         self._history: History | None = None
         self.process = this_process()
@@ -352,7 +353,8 @@ class Session(Standing):
         self.level = self.lookout.search.skip = 0
         self.function = by.scope if isinstance(by, goals.Moving) and by.position == position else None
         stepped = isinstance(by, goals.Stepping) and before < position
-        passed = (self.tape.ops[position - 1],) if stepped and position <= len(self.tape) else ()
+        first = before if isinstance(by, goals.Telling) else position - 1
+        passed = tuple(self.tape.ops[first:position]) if stepped and position <= len(self.tape) else ()
         self.course.rest(Stop(reason, position, passed, error, missed, hits, self))
         self.hooks.cursor_moved(position)
 
@@ -369,7 +371,10 @@ class Session(Standing):
         elif goal.sought:
             raise UserError(f"nothing ahead is at {goal.sought}; {self.lookup.extent()}")
         else:
-            self.arrive(len(self.tape), END_OF_TAPE if self.cursor >= len(self.tape) else "", by=goal)
+            shows = isinstance(goal, goals.Stepping) and self.cursor < len(
+                self.tape
+            )  # the op stepped over, and so the end
+            self.arrive(len(self.tape), "" if shows else END_OF_TAPE, by=goal)
 
     def ahead(self, goal: goals.Goal, found: int | None) -> list[Hit]:
         """What is hit on the way to a goal. Raises RunAgain where steps have to be opened first."""

@@ -18,7 +18,6 @@ from nnrepl.record.recorder import current
 from nnrepl.record.verify import Receipt
 from nnrepl.seen.stop import scene
 from nnrepl.session.hooks import Stop
-from nnrepl.session.reading import Reading
 from nnrepl.tape import SKIPPED, Op, OpSequence, Pass, Value, own_site
 from nnrepl.timeline.evaluation import evaluate, pending
 from nnrepl.view.answer import WIDTH, Answer
@@ -168,5 +167,4 @@ _DRAWN: dict[type, Callable[[Any], RenderableType]] = {
     Pass: lambda thing: outline_view(outline_of(_passes(thing))),
     Receipt: receipt_view,
     Stop: _stop_view,
-    Reading: lambda session: stop_view(scene(session, session.stop)),
 }

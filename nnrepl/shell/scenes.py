@@ -11,6 +11,7 @@ from nnrepl.explain.doing import doing
 from nnrepl.record.source import file_of
 from nnrepl.seen.gradients import at_hand, last_call
 from nnrepl.seen.losses import Losses
+from nnrepl.seen.stop import values_at
 from nnrepl.session.excerpts import ops_by_line
 from nnrepl.session.reading import Reading
 from nnrepl.session.stops import Breakpoint
@@ -18,6 +19,7 @@ from nnrepl.tape import Op, Pass, Value, own_site
 from nnrepl.view.content import Flow, Item, Part
 from nnrepl.view.doing import DoingLines
 from nnrepl.view.heatmap import Heatmap
+from nnrepl.view.in_place import InPlace
 from nnrepl.view.ops_pane import Formulas, OpsPane
 from nnrepl.view.source_pane import SourcePane
 from nnrepl.view.tensor import dtype_text, shape_text, tensor
@@ -73,9 +75,16 @@ class Scenes:
         if op is None:
             return Flow([Part(Text("behind the last op", style="hint"))], key)
         parts = [Part(DoingLines(doing(self._session, op)), Item(enter=f"explain {op.label}"))]
+        passed = self._session.stop.passed
+        values = () if self._session.predicting else values_at(self._session, op, passed[-1] if passed else None)
+        if values:
+            parts.insert(0, Part(InPlace(values, 0), Item(enter="values")))
         outputs = op.outputs if op.error is None else ()
         parts += [self._value(value, value.name) for value in dict.fromkeys(op.inputs)]
-        parts += [self._value(value, f"→ {value.name}") for value in outputs]
+        if self._session.predicting:
+            parts += [Part(Text(f"→ {value.name}  comes with the next step", style="hint")) for value in outputs]
+        else:
+            parts += [self._value(value, f"→ {value.name}") for value in outputs]
         for value in dict.fromkeys((*op.outputs, *op.inputs)):
             if value.gradient_of is None:
                 parts += self._gradient(op, value)

@@ -10,11 +10,13 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderR
 from rich.text import Text
 
 from nnrepl.explain.doing import label_of
+from nnrepl.explain.in_place import Piece
 from nnrepl.seen.stop import Ahead, Scene
 from nnrepl.session.hooks import CELL_DONE, CELL_FAILED, END_OF_PROGRAM, END_OF_TAPE, EXCEPTION, START_OF_TAPE
 from nnrepl.tape import GRADIENT_PASS, Op, Value
 from nnrepl.view.defines import defined, defines_view
 from nnrepl.view.doing import DoingLines
+from nnrepl.view.in_place import InPlace
 from nnrepl.view.op import value_text
 from nnrepl.view.source import Marked, inner_line, own_source, place_text
 from nnrepl.view.stops import hits_view
@@ -99,6 +101,8 @@ def stop_view(scene: Scene, brief: bool = False) -> RenderableType:
     """
     stop, here = scene.stop, scene.here
     parts: list[RenderableType] = [_result(value) for value in scene.results]
+    if scene.dull:
+        parts.append(Text(f"went over {', '.join(f'{op.label} {op.name}' for op in scene.dull)}", style="hint"))
     if stop.missed and stop.reason != END_OF_PROGRAM:
         parts.append(Text(stop.missed, style="warning"))
     if stop.reason == EXCEPTION and stop.error is not None:
@@ -124,17 +128,24 @@ def stop_view(scene: Scene, brief: bool = False) -> RenderableType:
 def op_view(here: Ahead) -> list[RenderableType]:
     """The op that comes next: heading, the program's own line, a library's under it, and what the op does.
 
-    `config stop` says how much of it: "full", "formula" without numbers, or "short" without the source.
+    `config stop` says how much of it: "full", "values" in the line itself, "formula" without numbers, "short" without
+    the source.
     """
     op, skip, found = here.op, here.skip, here.doing
     parts: list[RenderableType] = [heading(op, skip, found.through)]
     if here.amount != "short":
-        source = Marked(*own_source(op, skip))
+        source = values_view(skip, op, here.values) or Marked(*own_source(op, skip))
         inner = inner_line(op, skip)
         parts += [source] if source else []
         parts += [] if inner is None else [inner]
     parts.append(DoingLines(found))
     return parts
+
+
+def values_view(skip: Sequence[str], op: Op, values: Sequence[Piece]) -> RenderableType | None:
+    """The program's own line, and under it the same with the values in it; None where there are none."""
+    source = Marked(*own_source(op, skip), is_marked=False)
+    return Group(source, InPlace(values, source.indent)) if source and values else None
 
 
 def failure(op: Op) -> RenderableType:

@@ -24,7 +24,7 @@ from nnrepl.explain.why import why
 from nnrepl.session.errors import UserError
 from nnrepl.session.expressions import Surroundings
 from nnrepl.session.parsed import parse
-from tests.support import nnrepl_cli
+from tests.support import OpenSession, nnrepl_cli
 
 
 def remember(name: str, source: str) -> str:
@@ -87,7 +87,7 @@ def test_a_spelling_of_a_call_never_names_a_wrong_tensor(spelling: str) -> None:
     exec(f"def g(a, b):\n    return {spelling}\n", namespace)
     given["r"] = namespace["g"](a, b).tolist()
     trace = nnrepl.trace(namespace["f"], a, b)
-    session = nnrepl.Session(trace)
+    session = OpenSession(trace)
     for op in trace.ops:
         for value in op.outputs:
             if value.name in given:
@@ -251,7 +251,7 @@ def test_every_variable_at_every_moment_is_what_python_says(seed: int) -> None:
     exec(compile("def probe():\n    return mx.zeros(1)\n", "<probe>", "exec"), recorded)
     exec(compile(source, filename, "exec"), recorded)
     trace = nnrepl.trace(recorded["f"], mx.array([1.0, 2.0]))
-    session = nnrepl.Session(trace)
+    session = OpenSession(trace)
     places = [op for op in trace.ops if op.scope is not None and op.scope.code.co_name == "probe"]
     assert len(places) == len(moments)
     assert_operands_are_called_what_python_calls_them(session)
@@ -425,7 +425,7 @@ def _fibonacci(a: mx.array, b: mx.array) -> mx.array:
 @pytest.mark.parametrize("fn", [_swapped, _descend, _fibonacci])
 def test_an_operand_has_no_name_that_another_tensor_has_at_that_moment(fn: Any) -> None:
     second: Any = 2 if fn is _descend else mx.array([3.0, 1.0])
-    session = nnrepl.Session(nnrepl.trace(fn, mx.array([1.0, 2.0]), second))
+    session = OpenSession(nnrepl.trace(fn, mx.array([1.0, 2.0]), second))
     for op in session.tape.ops:
         session.goto(op.label)
         for value in op.inputs:
@@ -457,7 +457,7 @@ def test_a_loss_that_asks_the_teacher_is_said_to_take_the_teachers_weight() -> N
             return teacher(x).square().sum()
 
         trace = nnrepl.trace(loss, student, mx.array([[0.5, 0.25]]), wrt=student)
-        session = nnrepl.Session(trace)
+        session = OpenSession(trace)
         answer = why(session, "grad(m.weight)")
         assert not trace.grads["weight"].any().item()
         assert "weight is never used" in answer.headline
@@ -620,7 +620,7 @@ def test_bad_names_are_answered_in_one_line(line: str, said: str) -> None:
         later = middle * 3
         return later.sum()
 
-    session = nnrepl.Session(nnrepl.trace(f, mx.array([1.0, 2.0])))
+    session = OpenSession(nnrepl.trace(f, mx.array([1.0, 2.0])))
     middle = next(op for op in session.tape.ops if op.name == "subtract")
     session.goto(f"{middle.label}")
     console = Console(width=300)
@@ -651,7 +651,7 @@ def _later(x: mx.array) -> mx.array:
     ],
 )
 def test_what_a_comprehension_names_is_its_own(line: str, shown: str) -> None:
-    session = nnrepl.Session(nnrepl.trace(_later, mx.array([1.0, 2.0]), wrt=0))
+    session = OpenSession(nnrepl.trace(_later, mx.array([1.0, 2.0]), wrt=0))
     session.goto("multiply")
     assert shown in str(session.run(line))
     for outside in ("v", "[v for x in (1, 2)]", "[v for v in (1, 2)] + [v]"):

@@ -14,7 +14,7 @@ from nnrepl.view.ops_pane import Formulas, OpsPane
 from nnrepl.view.theme import DARK
 from tests.bench.tapes import chain
 from tests.shell.screen import Screen
-from tests.support import nnrepl_cli
+from tests.support import OpenSession, nnrepl_cli
 
 
 def test_the_whole_screen_steps() -> None:
@@ -128,7 +128,7 @@ def test_without_a_terminal_it_is_one_line() -> None:
 
 def test_only_the_lines_that_are_seen_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
     forward = chain(20_000)
-    session = nnrepl.Session(nnrepl.trace(lambda: forward()))
+    session = OpenSession(nnrepl.trace(lambda: forward()))
     session.goto("#10000")
     made: list[int] = []
     from nnrepl.view import ops_pane
