@@ -156,12 +156,12 @@ def test_an_operand_is_called_what_the_ops_line_calls_it() -> None:
     namespace: dict[str, Any] = {"mx": mx, "__name__": "program"}
     exec(compile(LENT, remember("lent", LENT), "exec"), namespace)
     trace = nnrepl.trace(namespace["main"], mx.array([1.0, 2.0]), mx.array([5.0, 7.0]))
-    session = nnrepl.Session(trace)
+    session = OpenSession(trace)
     assert_operands_are_called_what_python_calls_them(session)
     shown = [(op.name, *(op.called(value) for value in op.inputs)) for op in trace.ops]
     assert shown[:7] == [
         ("multiply", "x"), ("subtract", "out", "bias"), ("multiply", "b"), ("add", "#3", "a"), ("multiply", "r"),
-        ("add", "total", "x"), ("add", "total", "x"),
+        ("add", "old", "x"), ("add", "old", "x"),
     ]  # fmt: skip
     assert [op.outputs[0].name for op in trace.ops[5:7]] == ["total", "total"]
 
