@@ -12,7 +12,7 @@ import mlx.core as mx
 from nnrepl.record.bounds import OutOfBounds, outside
 from nnrepl.record.names import ProgramNames
 from nnrepl.record.recorder import Recorder
-from nnrepl.record.source import file_of
+from nnrepl.record.source import file_of, is_library
 from nnrepl.session import places
 from nnrepl.session.below import TakesCells
 from nnrepl.session.errors import NoGradient, NotYet, UserError
@@ -267,7 +267,11 @@ class Reading:
 
     @staticmethod
     def _at_end(part: Pass) -> Surroundings:
-        return Surroundings(part.end, part.ops[-1].scope, None)
+        """Behind a gradient call, among the variables of whoever made it."""
+        scope = part.scope
+        while scope is not None and scope.parent is not None and is_library(scope.code.co_filename):
+            scope = scope.parent
+        return Surroundings(part.end, scope or part.ops[-1].scope, None)
 
 
 def _function_of(part: Pass) -> tuple[str, object]:
