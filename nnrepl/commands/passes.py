@@ -8,6 +8,7 @@ from rich.console import RenderableType
 
 from nnrepl.commands.interpreter import Interpreter
 from nnrepl.commands.table import Grammar, command
+from nnrepl.session.curves import over_steps
 from nnrepl.session.errors import UserError
 from nnrepl.session.parsed import Parsed, parse
 from nnrepl.timeline.timelines import Timeline
@@ -40,5 +41,5 @@ def plot(it: Interpreter, text: str) -> RenderableType | None:
 
 def _curve(it: Interpreter, what: Parsed, line: Timeline, title: str) -> list[Curve]:
     with it.session.looking_at(line):
-        found = it.guarded(lambda: it.session.over_steps(what), what.text)
+        found = it.guarded(lambda: over_steps(it.session, what), what.text)
     return [Curve(title, [number for number, _ in found], [value for _, value in found])] if found else []
