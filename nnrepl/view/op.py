@@ -73,6 +73,10 @@ def _gradients_first(op: BackwardOp) -> list[Value]:
     return gradients or list(op.inputs)
 
 
+_LEAST = 8
+"""In fewer columns than this what goes into an op is not shown at all."""
+
+
 def flow_text(op: Op, room: int) -> Text:
     """What goes into an op and what comes out, in so many columns. Where there is no room for all of it the dtype goes
     first, then the shapes of what goes in, then those of what comes out; at last what goes in is cut: the result stays.
@@ -85,7 +89,8 @@ def flow_text(op: Op, room: int) -> Text:
         arrow = ("  →  " if op.error is None else "  ") if out else ""
         if text.cell_len + len(arrow) + out.cell_len <= room:
             break
-        text.truncate(max(room - len(arrow) - out.cell_len, 8), overflow="ellipsis")
+        text.truncate(max(room - len(arrow) - out.cell_len, 0), overflow="ellipsis")
+        text, arrow = (text, arrow) if text.cell_len >= _LEAST or not out else (Text(), arrow.lstrip())
     return text.append(arrow).append_text(out)
 
 
