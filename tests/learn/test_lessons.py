@@ -334,6 +334,30 @@ def test_a_program_that_fails_is_said(tmp_path: Path, program: str) -> None:
     problems = check(lesson_of(tmp_path, ASK, program)).problems
     assert problems
     assert "Traceback" not in problems[0]
+    assert "ValueError" not in program or problems[0].endswith("failed: ValueError: no")
+
+
+def test_a_question_may_have_nan_for_an_answer(tmp_path: Path) -> None:
+    asked = "```nnrepl\ngoto forward\n```\n```question\nWhat?\nanswer: mx.log(mx.array(-1.0))\n```\n"
+    lesson = lesson_of(tmp_path, asked)
+    assert not check(lesson).problems
+    screen = played(lesson, ["", "0", "inf", "NaN"])
+    assert screen.count("✗ ") == 2
+    assert "✓ Right" in screen
+
+
+def test_a_name_that_lies_ahead_is_the_programs_and_not_a_librarys(tmp_path: Path) -> None:
+    program = PROGRAM.replace("error = model(x) - y", "scores = model(x)")
+    program = program.replace(
+        "return mx.mean(mx.square(error))", "return nn.losses.cross_entropy(scores, y, reduction='mean')"
+    )
+    lesson = lesson_of(
+        tmp_path, "```nnrepl\ngoto z\n```\nIt is {{loss}}.\n\n```question\nWhat?\nanswer: loss\n```\n", program
+    )
+    plain: dict[str, Any] = {}
+    exec(program.replace("range(3)", "range(1)"), plain)
+    screen = played(lesson, ["", "show"])
+    assert f"It is {plain['loss'].item():.4f}" in screen
 
 
 @pytest.mark.parametrize(
@@ -347,6 +371,8 @@ def test_a_program_that_fails_is_said(tmp_path: Path, program: str) -> None:
         ("---\nprogram: a.py\n---\n", "nothing behind"),
         ("---\nprogram: a.py\n---\n```question\nWhat?\n```\n", "an answer: or several option:"),
         ("---\nprogram: a.py\n---\n```question\nanswer: 1\n```\n", "asks nothing"),
+        ("---\nprogram: a.py\n---\n```question\nHow?\nanswr: 1\n```\n", "6: answr: is no line .*did you mean answer:"),
+        ("---\nprogram: a.py\n---\n```task\nDo.\nsolutions: s\n```\n", "did you mean solution:"),
         ("---\nprogram: a.py\n---\n```question\nWhat?\noption: a : b\n```\n", "two sides"),
         ("---\nprogram: a.py\n---\n```nnrepl\nstep\n", "has no end"),
         ("---\nprogram: a.py\n---\n```nnrepl\n```\n", "no command"),
