@@ -172,7 +172,7 @@ class ProgramNames:
         lies_in_model = home is not None and is_module_type(home.holder.kind)
         if not frames or not (name.isidentifier() or (not lies_in_model and name == self.placed(value))):
             return name
-        return name_there(self, frames, value, op, name, lies_in_model) or self._number(value) or name
+        return name_there(self, frames, value, op, name, home) or self._number(value) or name
 
     def _number(self, value: Value) -> str:
         op = value.op
