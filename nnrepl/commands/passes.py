@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 
 from rich.console import RenderableType
+from rich.text import Text
 
 from nnrepl.commands.interpreter import Interpreter
 from nnrepl.commands.table import Grammar, command
 from nnrepl.session.errors import UserError
 from nnrepl.session.parsed import Parsed, parse, side_by_side
 from nnrepl.timeline.timelines import Timeline
+from nnrepl.view.numbers import number
 from nnrepl.view.plot import Curve, Plot
 
 LINES = re.compile(r"(?P<what>.*?\S)(?P<numbers>(?:\s+\d{1,9})+)", re.DOTALL)
@@ -26,6 +28,8 @@ def plot(it: Interpreter, text: str) -> RenderableType | None:
     1 and 2.
     """
     found = LINES.fullmatch(text.strip())
+    if found and parse(found["what"]).expression is None and not side_by_side(found["what"]):
+        found = None  # `plot loss * 2`
     what, numbers = (found["what"], found["numbers"].split()) if found else (text, [])
     changes = it.session.changes
     lines = [changes.numbered(int(number)) for number in numbers] or [changes.timelines.current]
@@ -36,6 +40,9 @@ def plot(it: Interpreter, text: str) -> RenderableType | None:
             curves += _curve(it, piece, line, title)
         if not any(curve.title.startswith(piece.text.strip()) for curve in curves):
             raise UserError(f"no step on the tape has {piece.text.strip()}")
+    if len(curves) == 1 and len(curves[0].places) == 1:
+        said = f"{curves[0].title} = {number(curves[0].values[0])} in step {curves[0].places[0]}"
+        return Text(said).append(": a curve takes two steps", style="hint")
     return Plot(curves)
 
 

@@ -55,7 +55,7 @@ class SlideText:
             if stacks:
                 yield text
                 indent = 4 + lanes
-                for packed in packed_lines(each, width - indent):
+                for packed in packed_lines(_few(each), width - indent):
                     packed.truncate(width - indent, overflow="ellipsis")
                     yield Text(" " * indent, no_wrap=True).append_text(packed)
             else:
@@ -83,7 +83,7 @@ class SlideText:
     def _parts(self, row: Row) -> list[Text]:
         """The gradients of a row: of what it makes, and of what it learns, each with its size; before them a bar."""
         parts: list[Text] = []
-        for name, value in self._slide.gradients(row)[:5]:
+        for name, value in self._slide.gradients(row):
             gradient = self._slide.gradient(value)
             assert gradient is not None
             text = Text(name, style="gradient" if name.startswith("∂") else "value.name")
@@ -92,6 +92,12 @@ class SlideText:
             return [Text("no gradient", style="dim")] if row.ops and not row.back else []
         first = Text(bar(self._slide.share_of(row)) + " ", style="gradient").append_text(parts[0])
         return [first, *parts[1:]]
+
+
+def _few(parts: list[Text]) -> list[Text]:
+    """Not more than five gradients, and how many there are besides."""
+    more = [Text(f"+{len(parts) - 5}", style="dim")] if len(parts) > 5 else []
+    return [*parts[:5], *more]
 
 
 def _whole(parts: list[Text], room: int) -> Text:
