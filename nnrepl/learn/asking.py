@@ -104,18 +104,15 @@ def _told(session: Session, expression: str) -> str:
 
 
 def evaluate(session: Session, text: str) -> Any:
-    """An expression here; where a name in it is not made yet, at the first place of this step where all are."""
-    try:
-        return _here(session, text, session.cursor)
-    except NotYet as error:
-        not_yet = error
-    end = len(session.tape)
-    for position in range(session.cursor + 1, end + 1):
+    """An expression here; where a name in it is not made yet, behind the op that makes it."""
+    position, end = session.cursor, len(session.tape)
+    while True:
         try:
             return _here(session, text, position)
         except NotYet as error:
-            not_yet = error
-    raise not_yet
+            position = max(position, -1 if error.maker is None else error.maker.position) + 1
+            if position > end:
+                raise
 
 
 def _here(session: Session, text: str, position: int) -> Any:

@@ -38,10 +38,13 @@ def over_steps(session: Reading, parsed: Parsed) -> list[tuple[int, float]]:
         where = _moment(session, parsed, part, part.step.start if len(last) > 1 else part.start)
         if where is None:
             continue
-        try:
-            found.append((number, session.expressions.evaluate(parsed, where)))
-        except (NotYet, NoGradient):
-            continue
+        behind = Surroundings(where.position, session.lookup.frames.scope_at(where.position), None)
+        for one in (where, behind):
+            try:  # in the call that asked for gradients; else where it has returned, and the program has what it gave
+                found.append((number, session.expressions.evaluate(parsed, one)))
+                break
+            except (NotYet, NoGradient):
+                continue
     with aside():
         mx.eval([result for _, result in found if isinstance(result, mx.array)])
         return [(number, _number(parsed.text, result)) for number, result in found]
@@ -84,14 +87,15 @@ def _frames(scope: Activation | None) -> Iterator[Activation]:
 
 def _is_under_way(before: Pass, newest: Pass) -> bool:
     """Whether a gradient call is one that another of a later function followed in the step before."""
-    asked = _function_of(newest)
-    earlier = [_function_of(part) for part in before.step.passes if part.kind == GRADIENT_PASS]
-    return asked != _function_of(before) and asked in earlier
+    earlier = [part for part in before.step.passes if part.kind == GRADIENT_PASS]
+    return not _one_function(newest, before) and any(_one_function(newest, part) for part in earlier)
 
 
-def _function_of(part: Pass) -> tuple[str, object]:
-    """What tells the function of a gradient call from others: its name and that of its parameters' model."""
-    return part.title, tuple(leaf.name for leaf in part.wrt)
+def _one_function(one: Pass, other: Pass) -> bool:
+    """Whether two gradient calls are of one function, as its name and that of its parameters' model tell (of a closed
+    one, its name)."""
+    models = [tuple(leaf.name for leaf in part.wrt) for part in (one, other)]
+    return one.title == other.title and (models[0] == models[1] or not all(models))
 
 
 def _number(text: str, result: Any) -> float:

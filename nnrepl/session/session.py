@@ -174,8 +174,8 @@ class Session(Standing):
             self._kept(self.recorder).trim()
         return natively.goes_on(self, op)
 
-    def closed_again(self) -> None:
-        """The program has made a call natively again that is closed on the tape."""
+    def call_left(self) -> None:
+        """Listener: a call has been made that is closed on the tape, or was."""
         now = self.course.now
         if isinstance(now, Replaying) and (now.interrupted or now.goal.find(self.tape) is not None):
             self._again(now)
