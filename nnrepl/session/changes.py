@@ -116,8 +116,8 @@ class Changes:
             array[key] = new
             return array
 
-        alias = change.index is None and change.operator is None and change.target.is_name
-        alias = alias and value.label is not None and value.label.rpartition(".")[2] != change.target.text
+        variable = change.target if change.base is None else change.base
+        alias = variable.is_name and value.label is not None and value.label.rpartition(".")[2] != variable.text
         return self.edit(value, name, line, compute, alias)
 
     def _value(self, parsed: Parsed) -> Value | None:
@@ -143,7 +143,8 @@ class Changes:
         """Change a value at the cursor, and run again what depends on it.
 
         Args:
-            alias: Whether it goes by another name than the one by which it came in: then only that is given another.
+            alias: Whether it goes by another name than the one by which it came in: then it changes here, and not where
+                it enters.
 
         Raises:
             UserError: If that cannot be done; then nothing has changed.
