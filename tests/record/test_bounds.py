@@ -11,7 +11,7 @@ import pytest
 
 import nnrepl
 from nnrepl.record.bounds import outside
-from tests.support import nnrepl_cli
+from tests.support import OpenSession, nnrepl_cli
 
 X = mx.arange(12.0).reshape(4, 3)
 
@@ -71,7 +71,7 @@ def test_whole_numbers_and_gradients() -> None:
 def test_nothing_is_evaluated_and_nothing_changes() -> None:
     trace = nnrepl.trace(lambda x, i: (x[i] * 2).sum(), X, mx.array([0, 1]), wrt=0)
     edited = trace.set("i", mx.array([0, 77]))
-    session = nnrepl.Session(edited)
+    session = OpenSession(edited)
     session.run("goto end")
     with pytest.raises(nnrepl.UserError, match=r"index 77 is out of range: i\[1\] = 77, but axis 0 of x \(4, 3\) has"):
         session.run("print grad(x)")
@@ -93,7 +93,7 @@ AT_THE_PROMPT = [
 
 
 def test_what_is_typed_is_told_before_it_reads() -> None:
-    session = nnrepl.Session(nnrepl.trace(lambda x, i, j: x * 2, X, mx.array([0, 4]), mx.array([1, 3])))
+    session = OpenSession(nnrepl.trace(lambda x, i, j: x * 2, X, mx.array([0, 4]), mx.array([1, 3])))
     session.run("goto end")
     for line in AT_THE_PROMPT:
         with pytest.raises(nnrepl.UserError, match=r"IndexError: index -?\d+ .*out of range: .*tensor of shape \("):
