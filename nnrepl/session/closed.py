@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
 
 from nnrepl.session import goals
 from nnrepl.session.errors import UserError
+from nnrepl.session.standing import Standing
 from nnrepl.session.stops import Hit
 from nnrepl.tape import ClosedOp, Tape, Value
-
-if TYPE_CHECKING:
-    from nnrepl.session.session import Session
 
 
 def closed_between(tape: Tape, start: int, end: int) -> list[int]:
@@ -26,7 +23,20 @@ def _closed_in(tape: Tape, start: int, end: int) -> list[int]:
 
 def said_of_closed(tape: Tape) -> str:
     """Which steps are closed: `steps 2 to 99 ran natively and are closed`; "" if none is."""
-    numbers = closed_between(tape, 0, len(tape))
+    said = natively_said(closed_between(tape, 0, len(tape)))
+    return f"{said}: not looked at" if said else ""
+
+
+def natively_said(numbers: list[int]) -> str:
+    """`steps 2 to 99 ran natively and are closed`; "" of none."""
+    if not numbers:
+        return ""
+    many = len(numbers) > 1
+    return f"step{'s' if many else ''} {stretches(numbers)} ran natively and {'are' if many else 'is'} closed"
+
+
+def stretches(numbers: list[int]) -> str:
+    """Numbers in order, those that follow each other taken together: `2, 4 to 6`."""
     runs: list[list[int]] = []
     for number in numbers:
         if runs and number == runs[-1][-1] + 1:
@@ -34,14 +44,10 @@ def said_of_closed(tape: Tape) -> str:
         else:
             runs.append([number])
     said = [f"{run[0]}" if len(run) == 1 else f"{run[0]} to {run[-1]}" for run in runs]
-    if not said:
-        return ""
-    which = ", ".join(said[:3]) + (f" and {len(said) - 3} more stretches" if len(said) > 3 else "")
-    one = len(numbers) == 1
-    return f"step{'' if one else 's'} {which} ran natively and {'is' if one else 'are'} closed: not looked at"
+    return ", ".join(said[:3]) + (f" and {len(said) - 3} more stretches" if len(said) > 3 else "")
 
 
-def open_steps(session: Session, steps: list[int]) -> None:
+def open_steps(session: Standing, steps: list[int]) -> None:
     """Open steps: the program runs again, and what it does there is recorded. The command that needed it is then run
     once more.
 
@@ -51,28 +57,28 @@ def open_steps(session: Session, steps: list[int]) -> None:
     """
     tape = session.tape
     title = f"step {steps[0]}" if len(steps) == 1 else f"steps {steps[0]} to {steps[-1]}"
-    if not session.changes.can_run_again:
+    if not session.edits.can_run_again:
         raise UserError(f"{title} ran natively and is closed; there is no program here that could run again")
     closed = set(closed_between(tape, 0, len(tape)))
     steps = sorted({*steps, *(closed & tape.retraced)})  # what MLX kept of a first run has to be seen there
     start = tape.steps.start_of(steps[0]) or 0
     behind = {id(value) for op in tape.ops[start:] for value in op.outputs if not isinstance(op, ClosedOp)}
-    for other in session.changes.timelines:
+    for other in session.edits.timelines:
         if other.tape is not tape and any(id(value) in behind for op in other.tape.ops for value in op.outputs):
             raise UserError(f"{title} is closed, and timeline {other.number} shares with this one what comes after it")
-    codes = session.changes.timelines.current.codes
+    codes = session.edits.timelines.current.codes
     if any(op in tape.notes.inserted for op in tape.ops[start:]) or any(code.position > start for code in codes):
         raise UserError(f"{title} is closed on this timeline, and its change comes later; timeline 1 can open it")
     session.hooks.opening(title)
-    session.changes.open(frozenset(steps), session.cursor)
+    session.edits.open(frozenset(steps), session.cursor)
 
 
-def open_at(session: Session, position: int) -> None:
+def open_at(session: Standing, position: int) -> None:
     """Open the step in which a position lies. Raises as `open_steps` does."""
     open_steps(session, [session.tape.steps.number_at(position)])
 
 
-def open_ahead(session: Session, goal: goals.Goal, found: int | None) -> None:
+def open_ahead(session: Standing, goal: goals.Goal, found: int | None) -> None:
     """Open steps on the way to a goal, if what lies in them counts there. It is not known in which of them the way
     ends, so each time that the same command comes here, twice as many are opened. Raises as `open_steps` does."""
     end = len(session.tape) if found is None else found
@@ -89,37 +95,38 @@ def _may_hold(condition: str, loss: Value | None) -> bool:
     return loss is None or goals.holds(condition, loss.array)
 
 
-def hit_before(session: Session, goal: goals.Goal, found: int | None) -> list[Hit]:
+def hit_before(session: Standing, goal: goals.Goal, found: int | None) -> list[Hit]:
     """What is hit on the way to a goal before the first closed call on it, if there is one."""
     end = len(session.tape) if found is None else found
     ahead = [] if not session.stops.enabled else _closed_in(session.tape, session.cursor + 1, end)
     return session.lookout.ahead(ahead[0], goal) if ahead else []
 
 
-def hit_behind(session: Session, target: int) -> list[Hit]:
+def hit_behind(session: Standing, target: int) -> list[Hit]:
     """What is hit on the way back to a position behind the last closed call on it, if there is one."""
     behind = [] if not session.stops.enabled else _closed_in(session.tape, target, session.cursor)
     return session.lookout.behind(behind[-1] + 1) if behind else []
 
 
-def open_behind(session: Session, target: int) -> None:
+def open_behind(session: Standing, target: int) -> None:
     """Open steps between the cursor and a position before it, the nearest first, if what may stop the user lies there.
     Raises as `open_steps` does."""
     if session.stops.enabled:
         _open_some(session, closed_between(session.tape, target, session.cursor)[::-1])
 
 
-def _open_some(session: Session, steps: list[int]) -> None:
+def _open_some(session: Standing, steps: list[int]) -> None:
     if steps:
         many, session.many = session.many, session.many * 2
         open_steps(session, sorted(steps[:many]))
 
 
-def open_named(session: Session, text: str, places: bool) -> None:
-    """Open the step that a command names: `30#12` anywhere, `step 30` where a place is meant. Raises as `open_steps`
-    does."""
+def open_named(session: Standing, text: str, places: bool) -> None:
+    """Open the step that a command names: `30#12` anywhere, `step 30` or `pass 88` where a place is meant. Raises as
+    `open_steps` does."""
     named = re.findall(r"\b(\d+)#\d", text) + (re.findall(r"\bstep (\d+)\b", text) if places else [])
-    for number in map(int, named):
+    passes = re.findall(r"\bpass (\d+)\b", text) if places else []
+    for number in [*map(int, named), *[_step_of_pass(session.tape, int(number)) for number in passes]]:
         start = session.tape.steps.start_of(number) if 0 < number < 10**9 else None
         if start is not None and start < len(session.tape):
             step = session.tape.steps.at(start)
@@ -127,7 +134,23 @@ def open_named(session: Session, text: str, places: bool) -> None:
                 open_steps(session, [number])
 
 
-def open_last(session: Session) -> None:
+def _step_of_pass(tape: Tape, number: int) -> int:
+    """The step in which a pass lies, or will be found when that is opened; 0 if the tape does not go as far."""
+    part = next((part for part in tape.passes if part.number >= number), None)
+    return 0 if part is None or not len(part) else part.step.number
+
+
+def open_next(session: Standing) -> None:
+    """Open the step behind the one in which the user stands, if it is closed and its loss is not known: whether an
+    update did any good shows there. Raises as `open_steps` does."""
+    steps, tape = session.tape.steps, session.tape
+    number = steps.number_at(session.cursor) + 1
+    coming = steps[number - 1] if 1 < number <= len(steps) else None
+    if coming is not None and coming.loss is None and closed_between(tape, coming.start, coming.end):
+        open_steps(session, [number])
+
+
+def open_last(session: Standing) -> None:
     """Open the last step, if the user stands behind it. Raises as `open_steps` does."""
     tape = session.tape
     if session.cursor >= len(tape) and tape.ops and isinstance(tape.ops[-1], ClosedOp):

@@ -44,6 +44,7 @@ class Reading:
         stops: Breakpoints, watches and catches.
         displays: Expressions that are shown at each stop.
         debuggee: The program, which takes what is typed as its next lines; None where there is none that can.
+        predicting: Whether a lesson asks what the next op gives: then nothing of it is shown unasked.
     """
 
     tape: Tape
@@ -61,6 +62,7 @@ class Reading:
     stops: Stops
     displays: dict[int, str]
     debuggee: TakesCells | None
+    predicting: bool
 
     @property
     def running(self) -> bool:
@@ -119,7 +121,7 @@ class Reading:
         Raises:
             UserError: If nothing recorded and nothing in the program's source can be it.
         """
-        op = self.op or (self.tape.ops[-1] if self.tape.ops else None)
+        op = self.op_or_last
         variables = self.expressions.known(self.where())
         for step in reversed(op.scope.path()) if op is not None and op.scope is not None else ():
             variables = {**step.variables, **variables}
@@ -162,6 +164,11 @@ class Reading:
     def op(self) -> Op | None:
         """The op that comes next; None behind the last one."""
         return self.tape.ops[self.cursor] if self.cursor < len(self.tape) else None
+
+    @property
+    def op_or_last(self) -> Op | None:
+        """The op that comes next; behind the last one, that. None while nothing is recorded."""
+        return self.op or (self.tape.ops[-1] if self.tape.ops else None)
 
     @property
     def part(self) -> Pass | None:
@@ -240,32 +247,31 @@ class Reading:
         if len(last) > 1 and self._is_under_way(*list(last.values())[-2:]):
             last.popitem()
         for number, part in last.items() if len(last) > 1 else enumerate(parts, 1):
-            try:
-                found.append((number, self.expressions.evaluate(parsed, self._at_end(part))))
-            except (NotYet, NoGradient):
-                continue
+            for scope in (part.ops[-1].scope, self.lookup.frames.scope_at(part.end)):
+                try:  # in the call itself; else where it has returned, and the program has what it gave
+                    found.append((number, self.expressions.evaluate(parsed, Surroundings(part.end, scope, None))))
+                    break
+                except (NotYet, NoGradient):
+                    continue
         with aside():
             mx.eval([result for _, result in found if isinstance(result, mx.array)])
             return [(number, _number(parsed.text, result)) for number, result in found]
 
     def _is_under_way(self, before: Pass, newest: Pass) -> bool:
         """Whether a gradient call is one that another of a later function followed in the step before."""
-        asked = _function_of(newest)
-        earlier = [_function_of(part) for part in before.step.passes if part.kind == GRADIENT_PASS]
-        return asked != _function_of(before) and asked in earlier
+        earlier = [part for part in before.step.passes if part.kind == GRADIENT_PASS]
+        return not _one_function(newest, before) and any(_one_function(newest, part) for part in earlier)
 
     def loss_of(self, part: Pass) -> Value | None:
         """The loss of a gradient pass."""
         return part.loss if part.kind == GRADIENT_PASS else None
 
-    @staticmethod
-    def _at_end(part: Pass) -> Surroundings:
-        return Surroundings(part.end, part.ops[-1].scope, None)
 
-
-def _function_of(part: Pass) -> tuple[str, object]:
-    """What tells the function of a gradient call from others: its name and that of its parameters' model."""
-    return part.title, tuple(leaf.name for leaf in part.wrt)
+def _one_function(one: Pass, other: Pass) -> bool:
+    """Whether two gradient calls are of one function, as its name and that of its parameters' model tell (of a closed
+    one, its name)."""
+    models = [tuple(leaf.name for leaf in part.wrt) for part in (one, other)]
+    return one.title == other.title and (models[0] == models[1] or not all(models))
 
 
 def _number(text: str, result: Any) -> float:

@@ -19,6 +19,7 @@ from nnrepl.explain.sizes import attended
 from nnrepl.explain.why import why
 from nnrepl.session.session import Session
 from nnrepl.tape import GRADIENT_PASS
+from tests.support import OpenSession
 
 W = mx.array([[0.5, -1.0, 2.0], [2.0, 0.25, 1.0], [-0.75, 1.5, 0.3]])
 X = mx.sin(mx.arange(12)).reshape(4, 3)
@@ -26,7 +27,7 @@ Fn = Callable[[mx.array], mx.array]
 
 
 def ask(fn: Fn, question: str = "grad(w)", of: mx.array = W) -> Answer:
-    return why(nnrepl.Session(nnrepl.trace(fn, of, wrt=0)), question)
+    return why(OpenSession(nnrepl.trace(fn, of, wrt=0)), question)
 
 
 def text(answer: Answer) -> str:
@@ -34,7 +35,7 @@ def text(answer: Answer) -> str:
 
 
 def findings(fn: Fn) -> str:
-    report = health(nnrepl.Session(nnrepl.trace(fn, W, wrt=0)))
+    report = health(OpenSession(nnrepl.trace(fn, W, wrt=0)))
     return " | ".join(f"{one.kind}: {one.text}" for one in report.findings)
 
 
@@ -137,7 +138,7 @@ def test_why_of_a_sound_gradient_says_that_it_is() -> None:
     rows = mx.sin(mx.arange(192)).reshape(64, 3)
     trace = nnrepl.trace(lambda m: nn.losses.cross_entropy(m(rows), targets, reduction="mean") * 1e-3, model, wrt=model)
     for path in ("layers.0.weight", "layers.2.bias"):
-        answer = why(nnrepl.Session(trace), f"grad({path})")
+        answer = why(OpenSession(trace), f"grad({path})")
         assert answer.headline.startswith("Nothing is wrong"), answer.headline
         assert not answer.advice
 
@@ -185,7 +186,7 @@ def test_a_gradient_is_small_beside_the_others_too(factor: float, small: bool) -
     """It is large enough for its own weight, which is small, and far below the gradient of the other one."""
     weights = {"a": W, "b": W * 1e-4}
     trace = nnrepl.trace(lambda p: p["a"].sum() + p["b"].sum() * factor, weights, wrt=0)
-    kinds = [one.kind for one in health(nnrepl.Session(trace)).findings]
+    kinds = [one.kind for one in health(OpenSession(trace)).findings]
     assert ("vanishing gradients" in kinds) == small
 
 
@@ -226,7 +227,7 @@ def test_an_attention_to_equal_values_says_that_the_shares_make_no_difference() 
 def test_the_shares_of_an_attention_of_one_tensor_to_itself_are_its_own() -> None:
     """Queries, keys and values are one tensor: the shares are still those of queries and keys."""
     x = mx.sin(mx.arange(20)).reshape(1, 1, 5, 4)
-    session = nnrepl.Session(nnrepl.trace(lambda w: (lambda h: mx.fast.scaled_dot_product_attention(h, h, h, scale=0.5))
+    session = OpenSession(nnrepl.trace(lambda w: (lambda h: mx.fast.scaled_dot_product_attention(h, h, h, scale=0.5))
                                           (x * w).sum(), mx.ones((4,)), wrt=0))  # fmt: skip
     op = next(op for op in session.tape.ops if op.name.startswith("fast."))
     shares = attended(Look(session), op)
@@ -239,6 +240,6 @@ def test_zeros_that_the_program_makes_are_a_note_while_others_learn() -> None:
         return ((W @ w) * factor + W @ v).square().sum()
 
     for factor, level in ((mx.zeros, "note"), (mx.ones, "")):
-        found = health(nnrepl.Session(nnrepl.trace(lambda w, v: loss(w, v, factor((3, 3))), W, W, wrt=[0, 1]))).findings  # noqa: B023
+        found = health(OpenSession(nnrepl.trace(lambda w, v: loss(w, v, factor((3, 3))), W, W, wrt=[0, 1]))).findings  # noqa: B023
         levels = [one.level for one in found if one.kind == "zero gradient"]
         assert levels == ([level] if level else []), found

@@ -16,12 +16,13 @@ from nnrepl.explain.differences import Difference
 from nnrepl.session.session import Session
 from tests.corpus import layers, lm
 from tests.corpus.checks import SEED
+from tests.support import OpenSession
 
 
 def whole(trace: nnrepl.Trace, most: int = 4) -> list[Checked]:
     part = next(part for part in trace.tape.passes if part.wrt)
     leaves = [leaf for leaf in part.wrt if part.grads.get(leaf) and mx.issubdtype(leaf.dtype, mx.floating)]
-    return check_pass(nnrepl.Session(trace), part, leaves[:: max(len(leaves) // most, 1)]).checked
+    return check_pass(OpenSession(trace), part, leaves[:: max(len(leaves) // most, 1)]).checked
 
 
 # The norms have gradients that are mathematically 0, attention too (a bias of the keys); ReLU has kinks; gpt2's loss
@@ -128,7 +129,7 @@ def test_one_percent_in_one_element_of_many_is_found(at: int) -> None:
     function = with_vjp(one_element(at, size))
     trace = nnrepl.trace(lambda x: (function(x) * w).sum(), x, wrt=0)
     op = next(op for op in trace.ops if op.operation.kind == "custom")
-    (found,) = check_op(nnrepl.Session(trace), op).checked
+    (found,) = check_op(OpenSession(trace), op).checked
     assert [element.index for element in found.wrong] == [(at,)]
     assert "that comes from" in found.name
 
@@ -138,7 +139,7 @@ def test_a_right_vjp_of_the_program_s_own_is_right() -> None:
     function = with_vjp(lambda g: g)
     trace = nnrepl.trace(lambda x: mx.square(function(x)).sum(), x, wrt=0)
     op = next(op for op in trace.ops if op.operation.kind == "custom")
-    (found,) = check_op(nnrepl.Session(trace), op).checked
+    (found,) = check_op(OpenSession(trace), op).checked
     assert not found.wrong
     assert found.whole
 
@@ -153,7 +154,7 @@ def test_a_wrong_vjp_on_the_way_is_named() -> None:
 
 def test_an_interrupt_keeps_what_there_is() -> None:
     trace = nnrepl.trace(lambda a, b: (a * b).sum(), mx.ones((2,)), mx.ones((2,)), wrt=(0, 1))
-    session = nnrepl.Session(trace)
+    session = OpenSession(trace)
     part = trace.tape.passes[0]
 
     def interrupt(share: float) -> None:
@@ -246,7 +247,7 @@ def test_a_check_that_takes_long_says_so_beforehand(long: float, said: int, monk
     heard: list[str] = []
     monkeypatch.setattr("nnrepl.explain.check._LONG", long)
     trace = nnrepl.trace(lambda w: (w**2).sum(), mx.ones((2,)), wrt=0)
-    session = nnrepl.Session(trace)
+    session = OpenSession(trace)
     monkeypatch.setattr(session.hooks, "announce", heard.append)
     part = next(part for part in trace.tape.passes if part.wrt)
     check_pass(session, part, list(part.wrt))

@@ -20,6 +20,7 @@ from nnrepl.session.findings import Change, Vanished, WentBad
 from nnrepl.session.search import Search
 from nnrepl.session.stops import Breakpoint
 from tests.corpus import lm
+from tests.support import OpenSession
 
 
 class Net(nn.Module):
@@ -34,7 +35,7 @@ class Net(nn.Module):
         return x
 
 
-def net_session() -> nnrepl.Session:
+def net_session() -> OpenSession:
     model = Net()
 
     def loss_fn(x: mx.array) -> mx.array:
@@ -42,10 +43,10 @@ def net_session() -> nnrepl.Session:
         scaled = out * 3
         return mx.mean(mx.square(scaled))
 
-    return nnrepl.Session(nnrepl.trace(loss_fn, mx.ones((2, 3)), wrt=model))
+    return OpenSession(nnrepl.trace(loss_fn, mx.ones((2, 3)), wrt=model))
 
 
-def stops(session: nnrepl.Session, reverse: bool = False, limit: int = 500) -> list[int]:
+def stops(session: OpenSession, reverse: bool = False, limit: int = 500) -> list[int]:
     """Every position at which `continue` (or `reverse-continue`) stops, until it stops no more."""
     found = []
     for _ in range(limit):
@@ -57,7 +58,7 @@ def stops(session: nnrepl.Session, reverse: bool = False, limit: int = 500) -> l
     raise AssertionError("it never comes to an end")
 
 
-def shown(session: nnrepl.Session, line: str) -> str:
+def shown(session: OpenSession, line: str) -> str:
     console = Console(width=100, no_color=True)
     with console.capture() as capture:
         renderable = session.run(line)
@@ -124,7 +125,7 @@ def test_conditions_are_evaluated_in_batches(monkeypatch: pytest.MonkeyPatch) ->
             x = mx.tanh(x)
         return x.sum()
 
-    session = nnrepl.Session(nnrepl.trace(loss_fn, mx.ones((2,)), wrt=None))
+    session = OpenSession(nnrepl.trace(loss_fn, mx.ones((2,)), wrt=None))
     session.run("break tanh, x.max() > 5")
     calls = 0
     original = Search._settle
@@ -260,7 +261,7 @@ def test_watch_stops_where_the_value_has_changed_both_ways() -> None:
         y = y + 5
         return (y + z).sum()
 
-    session = nnrepl.Session(nnrepl.trace(fn, mx.ones((3,)), wrt=0))
+    session = OpenSession(nnrepl.trace(fn, mx.ones((3,)), wrt=0))
     session.run("watch y")
     session.resume()
     stop = session.stop
@@ -294,7 +295,7 @@ def test_last_goes_back_write_by_write() -> None:
         y = y + 5
         return y.sum()
 
-    session = nnrepl.Session(nnrepl.trace(fn, mx.ones((3,)), wrt=0))
+    session = OpenSession(nnrepl.trace(fn, mx.ones((3,)), wrt=0))
     session.run("goto end")
     session.run("last y")
     assert session.op is not None
@@ -310,7 +311,7 @@ def test_last_goes_back_write_by_write() -> None:
 # -- catches -------------------------------------------------------------------------------------------------
 
 
-def first_nan_by_hand(session: nnrepl.Session) -> int:
+def first_nan_by_hand(session: OpenSession) -> int:
     """What `catch nan` must find, looked for one op at a time."""
     for op in session.tape.ops:
         clean = all(not bool(mx.any(mx.isnan(value.array)).item()) for value in op.inputs if value.dtype == mx.float32)
@@ -326,7 +327,7 @@ def test_catch_nan_finds_the_op_by_which_it_came(at: int) -> None:
             x = mx.log(x - 100) if number == at else mx.tanh(x) + 0.5
         return x.sum()
 
-    session = nnrepl.Session(nnrepl.trace(fn, mx.ones((2, 2)), wrt=0))
+    session = OpenSession(nnrepl.trace(fn, mx.ones((2, 2)), wrt=0))
     session.run("catch nan")
     session.resume()
     stop = session.stop
@@ -346,7 +347,7 @@ def test_catch_nan_sees_a_nan_that_is_born_beside_another(offset: float, stops: 
         b = mx.log(mx.array([mx.nan, 1.0, 2.0]) * x + offset)
         return mx.where(mx.isnan(b), 0.0, b).sum()
 
-    session = nnrepl.Session(nnrepl.trace(fn, mx.ones((3,)), wrt=0))
+    session = OpenSession(nnrepl.trace(fn, mx.ones((3,)), wrt=0))
     session.run("catch nan")
     session.resume()  # the data that came in
     session.resume()
@@ -400,7 +401,7 @@ def test_catch_nan_in_models_that_somebody_else_wrote(name: str) -> None:
     layer = model.layers[1]
     for _, weight in tree_flatten(layer.parameters())[:1]:
         weight[..., 0] = float("inf")
-    session = nnrepl.Session(nnrepl.trace(lm.loss_of(model), lm.tokens_for(name), wrt=model))
+    session = OpenSession(nnrepl.trace(lm.loss_of(model), lm.tokens_for(name), wrt=model))
     session.run("catch nan")
     session.resume()
     stop = session.stop
@@ -425,7 +426,7 @@ def test_what_a_nan_was_made_from_is_proved_by_computing_it(op: str) -> None:
         return (x - 1) / (y - y)
 
     x = mx.array([[1.0, 2.0, 3.0], [1.0, inf, -inf]])
-    session = nnrepl.Session(nnrepl.trace(fn, x, mx.ones((3, 3)) if op == "matmul" else mx.ones((2, 3))))
+    session = OpenSession(nnrepl.trace(fn, x, mx.ones((3, 3)) if op == "matmul" else mx.ones((2, 3))))
     session.run("catch nan")
     at_first = session.lookout.search.first(0, 1, session.stops.enabled)
     if not at_first:
@@ -445,7 +446,7 @@ def test_catch_zero_grad_tells_dead_units() -> None:
     def fn(w: mx.array) -> mx.array:
         return mx.sum(mx.maximum(w - 10, 0) * 3)
 
-    session = nnrepl.Session(nnrepl.trace(fn, mx.ones((4,)), wrt=0))
+    session = OpenSession(nnrepl.trace(fn, mx.ones((4,)), wrt=0))
     session.run("catch zero-grad")
     session.resume()
     stop = session.stop
@@ -460,7 +461,7 @@ def test_catch_inf_passes_over_what_was_given() -> None:
         mask = mx.full((3,), 0.0)
         return mx.sum(mx.exp(x + mask))
 
-    session = nnrepl.Session(nnrepl.trace(fn, mx.array([1.0, 50.0, 100.0])))
+    session = OpenSession(nnrepl.trace(fn, mx.array([1.0, 50.0, 100.0])))
     session.run("catch inf")
     session.resume()
     stop = session.stop
@@ -521,7 +522,7 @@ def overflowing(w: mx.array) -> mx.array:
 
 def test_an_event_in_the_op_at_the_cursor_is_caught_once() -> None:
     """The op at the cursor has not been run: what happens in it is still to come. Once told, it is behind one."""
-    session = nnrepl.Session(nnrepl.trace(overflowing, mx.array([1.0, 100.0])))
+    session = OpenSession(nnrepl.trace(overflowing, mx.array([1.0, 100.0])))
     assert session.cursor == 0
     session.run("catch inf")
     session.resume()
@@ -535,7 +536,7 @@ def test_an_event_in_the_op_at_the_cursor_is_caught_once() -> None:
 
 
 def test_a_breakpoint_at_the_cursor_is_where_one_stands() -> None:
-    session = nnrepl.Session(nnrepl.trace(overflowing, mx.array([1.0, 2.0])))
+    session = OpenSession(nnrepl.trace(overflowing, mx.array([1.0, 2.0])))
     session.run("break exp")
     session.resume()
     stop = session.stop
@@ -543,7 +544,7 @@ def test_a_breakpoint_at_the_cursor_is_where_one_stands() -> None:
 
 
 def test_a_weight_that_is_nan_is_caught_at_its_first_user_at_the_cursor() -> None:
-    session = nnrepl.Session(nnrepl.trace(lambda w: (w * 2).sum(), mx.array([1.0, mx.nan]), wrt=0))
+    session = OpenSession(nnrepl.trace(lambda w: (w * 2).sum(), mx.array([1.0, mx.nan]), wrt=0))
     session.run("catch nan")
     assert "w[1] = nan" in shown(session, "continue")
 
@@ -553,7 +554,7 @@ def test_data_that_came_in_bad_are_not_said_to_have_become_so() -> None:
         rows = mx.array([1.0, float("nan")])
         return (rows * w).sum()
 
-    session = nnrepl.Session(nnrepl.trace(loss, mx.array([1.0, 2.0])))
+    session = OpenSession(nnrepl.trace(loss, mx.array([1.0, 2.0])))
     session.run("catch nan")
     said = shown(session, "continue")
     assert "in the data that" in said
