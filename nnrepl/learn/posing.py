@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from nnrepl.explain.doing import in_numbers
 from nnrepl.learn import answers, products, rules  # noqa: F401  # they enter themselves
 from nnrepl.learn.answers import CHOICE, NAMES, NUMBER, NUMBERS, SHAPE, YES_NO, Typed, Unreadable, kind_of, near, same
 from nnrepl.learn.apart import Apart, ApartLook, apart
@@ -17,6 +18,7 @@ from nnrepl.learn.shapes import reply_to_shape, shape_mistakes
 from nnrepl.learn.slips import slips
 from nnrepl.session.errors import UserError
 from nnrepl.session.session import Session
+from nnrepl.tape import Value
 
 
 @dataclass(slots=True)
@@ -31,6 +33,8 @@ class Posed:
         mistakes: The wrong ones that are known, the author's first.
         known: What there is to choose from: options, or names.
         where: The command that shows how the number comes about; "" where there is none.
+        worked: How it comes about, in a line of numbers; "" where there is none.
+        seen: Whether the number has been computed already where it is asked for: it may stand on the screen.
     """
 
     question: Question
@@ -40,6 +44,8 @@ class Posed:
     mistakes: list[Mistake] = field(default_factory=list)
     known: tuple[str, ...] = ()
     where: str = ""
+    worked: str = ""
+    seen: bool = False
 
     @property
     def told(self) -> str:
@@ -133,8 +139,10 @@ def _pose(session: Session, question: Question, numbers: Apart) -> Posed:
         raise UserError(f"{question.answer}: {error}") from None
     posed = Posed(question, text, kind, found.result, _given(session, question, kind, found.result))
     if kind == NUMBER and found.value is not None:
-        posed.mistakes += _others(mistakes(ApartLook(session, numbers), found.value, found.index), posed.mistakes)
-        posed.where = _explained(found)
+        look = ApartLook(session, numbers)
+        posed.mistakes += _others(mistakes(look, found.value, found.index), posed.mistakes)
+        posed.where, posed.worked = _explained(found), in_numbers(look, found.value, found.index)
+        posed.seen = _is_seen(session, found.value)
     elif kind == NUMBER:
         posed.mistakes += _others(slips(session, question.answer, float(found.result)), posed.mistakes)
         if type(found.result) is int:
@@ -204,6 +212,11 @@ def _parameters(session: Session, answer: Any) -> tuple[str, ...]:
     part = session.part
     known = [] if part is None else [session.names.name(leaf) for leaf in part.wrt]
     return tuple(dict.fromkeys([*known, *sorted(answer)]))
+
+
+def _is_seen(session: Session, value: Value) -> bool:
+    """Whether the user may have seen a value: it has been computed, and the op that makes it lies behind them."""
+    return value.op is not None and value.evaluated and value.op.position < session.cursor
 
 
 def _explained(found: Found) -> str:

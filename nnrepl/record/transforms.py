@@ -19,7 +19,7 @@ from nnrepl.record import compiled, custom, opaque, trees
 from nnrepl.record.catalog import Callee
 from nnrepl.record.data import construct
 from nnrepl.record.gradient_call import GradientCall, make_call, take_gradients
-from nnrepl.record.native import Levels, loss_of
+from nnrepl.record.native import Call, Levels, loss_of
 from nnrepl.record.recorder import Recorder, ready
 from nnrepl.record.strays import invoke, native
 from nnrepl.tape import GRADIENT_PASS, Value
@@ -60,7 +60,8 @@ class Differentiated(opaque.Transform):
 
     def notice(self, levels: Levels, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType) -> Any:
         loss = loss_of if self.name == "value_and_grad" else None
-        return levels.run([(GRADIENT_PASS, opaque.title(self.fun))], frame, lambda: self.real(*args, **kwargs), loss)
+        made = Call(GRADIENT_PASS, opaque.title(self.fun), opaque.code_of(self.fun))
+        return levels.run([made], frame, lambda: self.real(*args, **kwargs), loss)
 
     def call(self, recorder: Recorder, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType) -> Any:
         if recorder.differentiating:
@@ -78,7 +79,7 @@ class Differentiated(opaque.Transform):
         call = GradientCall(recorder, self.fun, (args, kwargs), frame, body)
         if not recorder.intake.opens or recorder.levels is None:
             return make_call(call)
-        with recorder.levels.recorded([(GRADIENT_PASS, "")]):
+        with recorder.levels.recorded([Call(GRADIENT_PASS)]):
             return make_call(call)
 
     def _arguments(self) -> tuple[list[int], list[str]]:

@@ -38,15 +38,15 @@ def goes_on(session: Standing, op: ClosedOp) -> bool:
     if this_process() != session.process or recorder is None:
         return True
     if isinstance(recorder.intake, Replay):
-        session.closed_again()
+        session.call_left()
     if isinstance(recorder.intake, Replay):
         return recorder.intake.natively(recorder)
-    _look_at_loss(session, op)
+    _look_at_loss(session)
     needed = _needed_from(session)
     return needed == sys.maxsize or len(session.tape.steps) + (op.part.kind == UPDATE_PASS) < needed
 
 
-def _look_at_loss(session: Standing, op: ClosedOp) -> None:
+def _look_at_loss(session: Standing) -> None:
     """If the program runs on for a condition on the loss, look whether it holds; then that step is opened, and the
     command finds it there.
 
@@ -54,10 +54,12 @@ def _look_at_loss(session: Standing, op: ClosedOp) -> None:
     """
     recorder, now = session.recorder, session.course.now
     condition = goals.of_loss(now.goal) if isinstance(now, Going) else ""
-    levels = None if recorder is None else recorder.levels
-    loss = None if levels is None or not condition or not op.part.gives_loss else levels.losses.now()
-    if recorder is None or loss is None:
+    if recorder is None or recorder.levels is None or not condition:
         return
+    fresh = recorder.levels.losses.fresh()
+    if fresh is None:
+        return
+    op, loss = fresh
     with recorder.muted():
         found = goals.holds(condition, loss)
     if found:

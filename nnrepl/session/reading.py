@@ -259,18 +259,19 @@ class Reading:
 
     def _is_under_way(self, before: Pass, newest: Pass) -> bool:
         """Whether a gradient call is one that another of a later function followed in the step before."""
-        asked = _function_of(newest)
-        earlier = [_function_of(part) for part in before.step.passes if part.kind == GRADIENT_PASS]
-        return asked != _function_of(before) and asked in earlier
+        earlier = [part for part in before.step.passes if part.kind == GRADIENT_PASS]
+        return not _one_function(newest, before) and any(_one_function(newest, part) for part in earlier)
 
     def loss_of(self, part: Pass) -> Value | None:
         """The loss of a gradient pass."""
         return part.loss if part.kind == GRADIENT_PASS else None
 
 
-def _function_of(part: Pass) -> tuple[str, object]:
-    """What tells the function of a gradient call from others: its name and that of its parameters' model."""
-    return part.title, tuple(leaf.name for leaf in part.wrt)
+def _one_function(one: Pass, other: Pass) -> bool:
+    """Whether two gradient calls are of one function, as its name and that of its parameters' model tell (of a closed
+    one, its name)."""
+    models = [tuple(leaf.name for leaf in part.wrt) for part in (one, other)]
+    return one.title == other.title and (models[0] == models[1] or not all(models))
 
 
 def _number(text: str, result: Any) -> float:

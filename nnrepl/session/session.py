@@ -174,8 +174,8 @@ class Session(Standing):
             self._kept(self.recorder).trim()
         return natively.goes_on(self, op)
 
-    def closed_again(self) -> None:
-        """The program has made a call natively again that is closed on the tape."""
+    def call_left(self) -> None:
+        """Listener: a call has been made that is closed on the tape, or was."""
         now = self.course.now
         if isinstance(now, Replaying) and (now.interrupted or now.goal.find(self.tape) is not None):
             self._again(now)
@@ -371,7 +371,10 @@ class Session(Standing):
         elif goal.sought:
             raise UserError(f"nothing ahead is at {goal.sought}; {self.lookup.extent()}")
         else:
-            self.arrive(len(self.tape), END_OF_TAPE if self.cursor >= len(self.tape) else "", by=goal)
+            shows = isinstance(goal, goals.Stepping) and self.cursor < len(
+                self.tape
+            )  # the op stepped over, and so the end
+            self.arrive(len(self.tape), "" if shows else END_OF_TAPE, by=goal)
 
     def ahead(self, goal: goals.Goal, found: int | None) -> list[Hit]:
         """What is hit on the way to a goal. Raises RunAgain where steps have to be opened first."""

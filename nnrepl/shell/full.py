@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from functools import partial
 from threading import Timer
 from typing import cast
 
@@ -25,6 +26,7 @@ from rich.text import Text
 from rich.theme import Theme
 
 from nnrepl.commands.interpreter import Interpreter
+from nnrepl.commands.learning import asked_by_key
 from nnrepl.shell.colours import STYLES
 from nnrepl.shell.complete import NameCompleter, TapeIndex
 from nnrepl.shell.keys import bindings, editing_mode
@@ -284,7 +286,8 @@ class FullScreen:
         def _(event: KeyPressEvent) -> None:
             event.app.renderer.clear()
 
-        own = bindings(self._interpreter.table, self._settings, lambda event, line: self.run_line(line))
+        asked = partial(asked_by_key, self._interpreter)
+        own = bindings(self._interpreter.table, self._settings, lambda event, line: self.run_line(line), asked=asked)
         return merge_key_bindings([own, keys])
 
     def run_line(self, line: str) -> None:

@@ -82,7 +82,7 @@ class Scenes:
         outputs = op.outputs if op.error is None else ()
         parts += [self._value(value, value.name) for value in dict.fromkeys(op.inputs)]
         if self._session.predicting:
-            parts += [Part(Text(f"→ {value.name}  is for you to say", style="hint")) for value in outputs]
+            parts += [Part(Text(f"→ {value.name}  comes with the next step", style="hint")) for value in outputs]
         else:
             parts += [self._value(value, f"→ {value.name}") for value in outputs]
         for value in dict.fromkeys((*op.outputs, *op.inputs)):

@@ -169,10 +169,9 @@ def _birth(found: WentBad) -> list[RenderableType]:
         text.append(f" is {number(found.number)}", style="tensor.nan")
         return [text.append(f"{others} in the data that {_op_text(found.op)} takes in")]
     text.append(f" becomes {number(found.number)}", style="tensor.nan")
-    text.append(
-        f" in {_op_text(found.op)}{others}, where no input has {'a ' if said == 'NaN' else 'an '}{said}"
-        f"{' at that place' if found.apart else ''}:"
-    )
+    one = f"{'a' if said == 'NaN' else 'an'} {said}"
+    nothing = f"and no {said} goes into that element" if found.apart else f"where no input has {one}"
+    text.append(f" in {_op_text(found.op)}{others}, {nothing}:")
     return [text, *[line for origin in found.origins for line in _origin(origin)]]
 
 

@@ -56,6 +56,42 @@ def test_a_gradient_that_is_0_in_mathematics_is_right_as_rounding() -> None:
     assert 0 < max(abs(element.gradient) for element in found["∂L/∂key_proj.bias"].elements) < 1e-7
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_a_long_sum_that_cancels_is_right_as_rounding(seed: int) -> None:
+    """A bias before a norm over a batch: 576 numbers of 99 are added up to each element, and come to 0."""
+    mx.random.seed(seed)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm(8))
+    x, y = mx.random.normal((4, 12, 12, 3)), mx.random.normal((4, 12, 12, 8)) + 3
+    trace = nnrepl.trace(lambda x: (model(x * 0.1) * (y > 0) * 5).sum(), x, wrt=model)
+    found = {one.name: one for one in whole(trace, 99)}
+    assert not [name for name, one in found.items() if one.wrong]
+    rounded = found["∂L/∂layers.0.bias"].rounded
+    assert rounded
+    assert all(abs(number) < 1e-5 < abs(element.gradient) for element, number in rounded)
+
+
+@pytest.mark.parametrize("wrong", [True, False])
+def test_a_percent_is_found_in_a_pass_whatever_else_a_rule_computes_with(wrong: bool) -> None:
+    """The rule of the program's own counts places up to 96, far more than its gradients; a ReLU has kinks behind it."""
+    mx.random.seed(0)
+
+    @mx.custom_function
+    def linear(x: mx.array, w: mx.array) -> mx.array:
+        return x @ w
+
+    @linear.vjp
+    def rule(primals: list[mx.array], g: mx.array, _: mx.array) -> tuple[mx.array, mx.array]:
+        x, w = primals
+        gw = (x * 100).T @ (g / 100)
+        places = mx.arange(gw.size)
+        factor = mx.where(places == mx.argmax(mx.abs(gw)), 1.01, 1.0) if wrong else mx.ones((gw.size,))
+        return g @ w.T, gw * factor.reshape(gw.shape)
+
+    x, w, v = mx.random.normal((40, 8)), mx.random.normal((8, 12)), mx.random.normal((12,))
+    trace = nnrepl.trace(lambda w: mx.square(mx.maximum(linear(x, w), 0) @ v).mean() / 100, w, wrt=0)
+    assert bool(whole(trace)[0].wrong) == wrong
+
+
 def test_what_stop_gradient_holds_back_is_held_fixed() -> None:
     def quantized(x: mx.array, book: mx.array) -> mx.array:
         near = book[mx.stop_gradient(mx.argmin(mx.square(x[:, None] - book[None]), axis=1))]

@@ -228,4 +228,4 @@ answer: x[0].tolist()
                  "is -0.75, not more than 0", "would have to be more than 0; it is -1", "the other way round",
                  "look at the signs", "look at number 2", "There are 2 of them, not 1"):  # fmt: skip
         assert said in screen, said
-    assert screen.count("✓ Right") == 4
+    assert screen.count("✓ Right") == 5

@@ -95,6 +95,17 @@ def test_a_spelling_of_a_call_never_names_a_wrong_tensor(spelling: str) -> None:
         assert f_variable(session, "a", op.position) == given["a"]
         assert f_variable(session, "b", op.position) == given["b"]
     assert f_variable(session, "r", trace.ops[-1].position) == given["r"]
+    assert_operands_are_called_what_python_calls_them(session)
+
+
+def assert_operands_are_called_what_python_calls_them(session: Any) -> None:
+    """A variable's name stands for an operand only if that variable is it, at that op, for code at its line."""
+    for op in session.tape.ops:
+        for value in op.inputs:
+            name = op.called(value)
+            if name.isidentifier():
+                found = session.expressions.evaluate(parse(name), Surroundings(op.position, op.scope, None))
+                assert flat(found) == value.array.tolist(), f"{op.label} {op.name}: {name}"
 
 
 def f_variable(session: Any, name: str, position: int) -> Any:
@@ -103,6 +114,55 @@ def f_variable(session: Any, name: str, position: int) -> Any:
     while scope.code.co_name != "f":
         scope = scope.parent
     return session.expressions.evaluate(parse(name), Surroundings(position, scope, None)).tolist()
+
+
+LENT = """
+total = mx.zeros(2)
+
+class Pair:
+    def __init__(self, left, right): self.left, self.right = left, right
+    def sum(self): return self.left + self.right
+    @classmethod
+    def of(cls, a, b):
+        c = b * 2
+        return cls(c, a)
+
+def bump(x):
+    global total
+    old = total
+    total = total + x
+    return old
+
+def scaled(x, w=2.0, bias=None):
+    out = x * w
+    return out - bias
+
+def main(a, b):
+    kw = {"w": 3.0, "bias": b}
+    scaled(a, **kw)
+    pair = Pair.of(a, b)
+    r = pair.sum()
+    c = r * 2
+    r = bump(a)
+    r = bump(b)
+    xs = [a, b]
+    a, b = b, a
+    return xs[0] - b + c + r
+"""
+
+
+def test_an_operand_is_called_what_the_ops_line_calls_it() -> None:
+    """Not what a call that is over called it (`c`), what a caller will call it (`r`), or where it lies (`kw.bias`)."""
+    namespace: dict[str, Any] = {"mx": mx, "__name__": "program"}
+    exec(compile(LENT, remember("lent", LENT), "exec"), namespace)
+    trace = nnrepl.trace(namespace["main"], mx.array([1.0, 2.0]), mx.array([5.0, 7.0]))
+    session = OpenSession(trace)
+    assert_operands_are_called_what_python_calls_them(session)
+    shown = [(op.name, *(op.called(value) for value in op.inputs)) for op in trace.ops]
+    assert shown[:7] == [
+        ("multiply", "x"), ("subtract", "out", "bias"), ("multiply", "b"), ("add", "#3", "a"), ("multiply", "r"),
+        ("add", "old", "x"), ("add", "old", "x"),
+    ]  # fmt: skip
 
 
 # -- random programs, at each moment held against a plain run -----------------------------------------------------
@@ -193,6 +253,7 @@ def test_every_variable_at_every_moment_is_what_python_says(seed: int) -> None:
     session = OpenSession(trace)
     places = [op for op in trace.ops if op.scope is not None and op.scope.code.co_name == "probe"]
     assert len(places) == len(moments)
+    assert_operands_are_called_what_python_calls_them(session)
     order = list(enumerate(places))
     random.Random(seed).shuffle(order)
     for at, op in order:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import mlx.core as mx
@@ -14,6 +15,7 @@ from rich.console import Console
 
 import nnrepl
 from nnrepl.session.errors import UserError
+from nnrepl.session.events import EVENTS
 from nnrepl.session.findings import Change, Vanished, WentBad
 from nnrepl.session.search import Search
 from nnrepl.session.stops import Breakpoint
@@ -355,6 +357,42 @@ def test_catch_nan_sees_a_nan_that_is_born_beside_another(offset: float, stops: 
         (birth,) = hits
         assert isinstance(birth, WentBad)
         assert (birth.op.name, birth.index, birth.count, birth.apart) == ("log", (1,), 2, True)
+
+
+ROWS: dict[str, tuple[Callable[[mx.array], mx.array], list[float], str]] = {
+    "softmax": (lambda x: mx.softmax(x, axis=-1), [-mx.inf] * 3, "nan"),
+    "sum": (lambda x: mx.sum(x, axis=-1), [mx.inf, -mx.inf, 1.0], "nan"),
+    "fast.layer_norm": (lambda x: mx.fast.layer_norm(x, None, None, 0.0), [2.0] * 3, "nan"),
+    "fast.rms_norm": (lambda x: mx.fast.rms_norm(x, None, 0.0), [0.0] * 3, "nan"),
+    "logsumexp": (lambda x: mx.logsumexp(x, axis=-1), [mx.inf, 0.0, 0.0], ""),
+    "matmul": (lambda x: x @ mx.full((3, 2), 1e30), [1e30] * 3, "inf"),
+    "cumprod": (lambda x: mx.cumprod(x, axis=-1), [1e20, 1e20, 1e20], "inf"),
+    "var": (lambda x: mx.var(x, axis=-1), [1e30, -1e30, 0.0], "inf"),
+    "conv1d": (lambda x: mx.conv1d(x[..., None], mx.full((1, 2, 1), 1e30)), [1e30] * 3, "inf"),
+    "fast.scaled_dot_product_attention": (
+        lambda x: mx.fast.scaled_dot_product_attention(x[None, None], mx.ones((1, 1, 3, 3)), mx.ones((1, 1, 3, 3)),
+                                                       scale=1e30), [1e30, 1e30, 1e30], "nan"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ROWS)
+@pytest.mark.parametrize("born", [True, False])
+def test_a_birth_beside_other_bad_numbers_is_seen_in_whatever_op(name: str, born: bool) -> None:
+    """The first row came in bad; the op makes bad numbers of the second, which is good, by itself."""
+    op, row, what = ROWS[name]
+    bad = mx.array([mx.nan if what != "inf" else mx.inf] * 3)
+    x = mx.stack([bad, mx.array(row if born and what else [0.5, 0.25, 1.0])])
+    session = OpenSession(nnrepl.trace(lambda x: op(x * 1), x))
+    catcher = EVENTS[what or "nan"].make()
+    found = []
+    for position in range(len(session.tape)):
+        question = catcher.question(session.tape, position)
+        assert question is not None
+        session.evaluate(question.values)
+        answer = question.answer()
+        if isinstance(answer, WentBad) and answer.apart:
+            found.append(answer.op.name)
+    assert found == ([name] if born and what else [])
 
 
 @pytest.mark.parametrize("name", ["llama", "mamba2", "qwen3_moe"])
