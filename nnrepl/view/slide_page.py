@@ -11,12 +11,12 @@ from nnrepl.view.tensor import dtype_text, shape_text
 
 _STYLE = """
 .slide { font: 14px/1.5 ui-monospace, Menlo, Consolas, monospace; }
-.row, .slide summary { display: grid; grid-template-columns: minmax(0, 1fr) minmax(0, 1fr); gap: 0 1.5em;
-  padding: 1px 0 1px 1.2em; border-bottom: 1px solid var(--line); }
-.slide summary { cursor: pointer; list-style: none; padding-left: 0; }
-.slide summary::before { content: "▸ "; position: absolute; color: var(--dim); }
-.slide details[open] > summary::before { content: "▾ "; }
-.slide summary > span:first-child { padding-left: 1.2em; }
+.row { display: grid; grid-template-columns: minmax(0, 1fr) minmax(0, 1fr); gap: 0 1.5em;
+  padding: 1px 0 1px 1.2em; border-bottom: 1px solid var(--line); overflow-wrap: anywhere; }
+.slide summary { cursor: pointer; list-style: none; } .slide summary::-webkit-details-marker { display: none; }
+.slide summary > .row > span:first-child::before { content: "▸"; display: inline-block; width: 1.2em;
+  margin-left: -1.2em; color: var(--dim); }
+.slide details[open] > summary > .row > span:first-child::before { content: "▾"; }
 .slide details > div { padding-left: 1.2em; border-left: 2px solid var(--line); }
 .head { font-weight: bold; position: sticky; top: 0; background: var(--back); }
 .op { color: var(--dim); } .value { color: var(--good); } .gradient { color: var(--gradient); }
@@ -45,8 +45,9 @@ def _row(slide: Slide, row: Row, depth: int) -> str:
     if row.rows and len(row.ops) == 1:
         return "".join(_row(slide, inner, depth) for inner in row.rows)
     line = f"<span>{_forward(slide, row)}</span><span>{_backward(slide, row)}</span>"
+    line = f'<div class="row">{line}</div>'
     if not row.rows:
-        return f'<div class="row">{line}</div>'
+        return line
     inside = "".join(_row(slide, inner, depth + 1) for inner in row.rows)
     return f"<details><summary>{line}</summary><div>{inside}</div></details>"
 
