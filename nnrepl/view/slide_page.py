@@ -21,8 +21,12 @@ _STYLE = """
 .head { font-weight: bold; position: sticky; top: 0; background: var(--back); }
 .op { color: var(--dim); } .value { color: var(--good); } .gradient { color: var(--gradient); }
 .bar { display: inline-block; height: .7em; background: var(--gradient); vertical-align: baseline; }
-.room { display: inline-block; width: 7em; } .none { color: var(--dim); }
+.room { display: inline-block; width: 7em; } .none { color: var(--dim); } .pair { white-space: nowrap; }
 """
+
+
+_FOLDED = 4
+"""Of a folded module so many gradients are shown, the largest; the others when it is unfolded."""
 
 
 def slide_page(slide: Slide, title: str, about: str) -> str:
@@ -71,8 +75,11 @@ def _backward(slide: Slide, row: Row) -> str:
         return '<span class="none">no gradient</span>' if not row.back else ""
     width = max(slide.share_of(row) * 6.5, 0.05)
     parts = [f'<span class="room"><span class="bar" style="width:{width:.2f}em"></span></span>']
-    for name, value in found:
+    shown = found[:_FOLDED] if row.rows else found
+    for name, value in shown:
         gradient = slide.gradient(value)
         assert gradient is not None
-        parts.append(f'<span class="gradient">{escape(name)}</span> {escape(size_text(slide, gradient))}')
+        size = escape(size_text(slide, gradient))
+        parts.append(f'<span class="pair"><span class="gradient">{escape(name)}</span> {size}</span>')
+    parts += [f'<span class="none">+{len(found) - len(shown)}</span>'] if len(found) > len(shown) else []
     return " ".join(parts) + f' <span class="op">{escape(row.back_label)}</span>'
