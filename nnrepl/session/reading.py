@@ -247,10 +247,12 @@ class Reading:
         if len(last) > 1 and self._is_under_way(*list(last.values())[-2:]):
             last.popitem()
         for number, part in last.items() if len(last) > 1 else enumerate(parts, 1):
-            try:
-                found.append((number, self.expressions.evaluate(parsed, self._at_end(part))))
-            except (NotYet, NoGradient):
-                continue
+            for scope in (part.ops[-1].scope, self.lookup.frames.scope_at(part.end)):
+                try:  # in the call itself; else where it has returned, and the program has what it gave
+                    found.append((number, self.expressions.evaluate(parsed, Surroundings(part.end, scope, None))))
+                    break
+                except (NotYet, NoGradient):
+                    continue
         with aside():
             mx.eval([result for _, result in found if isinstance(result, mx.array)])
             return [(number, _number(parsed.text, result)) for number, result in found]
@@ -263,10 +265,6 @@ class Reading:
     def loss_of(self, part: Pass) -> Value | None:
         """The loss of a gradient pass."""
         return part.loss if part.kind == GRADIENT_PASS else None
-
-    @staticmethod
-    def _at_end(part: Pass) -> Surroundings:
-        return Surroundings(part.end, part.ops[-1].scope, None)
 
 
 def _one_function(one: Pass, other: Pass) -> bool:

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from nnrepl.record import source as sources
-from nnrepl.seen.gradients import Sizes
+from nnrepl.seen.gradients import NOT_MADE, Sizes
 from nnrepl.seen.variables import Absent, Sized, Variables
 from nnrepl.tape import GRADIENT_PASS, Leaf, Pass, Tape, Value
 from nnrepl.timeline.evaluation import Work
@@ -156,6 +156,8 @@ def parameters_view(sizes: Sizes | None) -> RenderableType:
 
 _BAR = 24
 """How wide the bar of the largest gradient is."""
+_FEW = 6
+"""Of more gradients that are not made yet only the number is said."""
 
 
 def gradients_view(calls: Sequence[Sizes]) -> RenderableType:
@@ -180,13 +182,19 @@ def gradients_view(calls: Sequence[Sizes]) -> RenderableType:
         bar = Text("█" * math.ceil(share * _BAR), style="source.current")
         table.add_row(Text(f"∂L/∂{leaf.name}", style="value.name"), Text(number(norm), style=style), bar,
                       number(norm / math.sqrt(leaf.size)) if leaf.size else "")  # fmt: skip
-    for leaf, why in last.values():
-        if isinstance(why, str):
+    reasons = [(leaf, why) for leaf, why in last.values() if isinstance(why, str)]
+    unmade = [leaf for leaf, why in reasons if why == NOT_MADE]
+    for leaf, why in reasons:
+        if why != NOT_MADE or len(unmade) <= _FEW:
             table.add_row(Text(f"∂L/∂{leaf.name}", style="value.name"), "", Text(why, style="hint"), "")
     total = math.hypot(*(norm for _, norm in known))
     count = f"{len(known)} gradient{'s' if len(known) != 1 else ''}"
     together = f", together ‖{number(total)}‖" if known else ""
-    return Group(table, Text(f"{count} of {calls[-1].part.step.title} so far{together}", style="dim"))
+    said = Text(f"{count} of {calls[-1].part.step.title} so far{together}", style="dim")
+    if len(unmade) <= _FEW:
+        return Group(table, said)
+    said.append(f"; {len(unmade)} are not made yet, from {unmade[0].name} to {unmade[-1].name}")
+    return Group(table, said) if table.row_count else said
 
 
 def _item(array: mx.array) -> Any:
