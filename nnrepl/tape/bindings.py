@@ -258,6 +258,13 @@ class Bindings:
         found = bisect_right(track, position, key=_position)
         return track[found - 1][3] if found else UNBOUND
 
+    def since(self, scope: Activation, name: str, position: int) -> tuple[int, Any]:
+        """From where on a variable of a call holds what it does when the cursor stands at `position`, and what that
+        is: (-1, UNBOUND) if it has not been set."""
+        track = self._of(scope, name)
+        found = bisect_right(track, position, key=_position)
+        return (track[found - 1][0], track[found - 1][3]) if found else (-1, UNBOUND)
+
     def was_set(self, scope: Activation, name: str, position: int) -> Any:
         """What a variable that is not set any more held last; UNBOUND if it has not been set before `position`."""
         track = self._of(scope, name)
