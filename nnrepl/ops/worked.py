@@ -162,7 +162,9 @@ class Rows:
         if not self.row.running:
             return ":"
         at = self.axes[0]
-        steps = [reached[at] for reached in self._reached(place)] or [0]
+        steps = [reached[at] for reached in self._reached(place)]
+        if not steps:
+            return ":0"
         start = str(steps[0]) if steps[0] else ""
         end = str(steps[-1] + 1) if steps[-1] + 1 < self.whole[at] else ""
         return f"{start}:{end}"
