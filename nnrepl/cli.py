@@ -31,7 +31,6 @@ from nnrepl.session.settings import config_directory, config_file, load_settings
 from nnrepl.shell.background import theme_of_terminal
 from nnrepl.shell.readers import Chain, Queue, Reader
 from nnrepl.shell.shell import Shell, is_capable, make_console, make_reader
-from nnrepl.tape.collector import paused
 from nnrepl.timeline.cells import make_cell
 from nnrepl.timeline.history import parse_size
 from nnrepl.view.saved import facts_text
@@ -143,8 +142,7 @@ def lines_in(path: Path) -> list[str]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run nnrepl. Returns the exit status: 2 for a wrong command line, else the program's own."""
-    with paused():
-        load_all()
+    load_all()
     own, program = split_arguments(sys.argv[1:] if arguments is None else arguments)
     options = parser().parse_args(own)
     if program[:1] == ["learn"] and not Path("learn").exists():
@@ -153,8 +151,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if options.batch and not options.commands and not options.files:
             raise CannotLoad("--batch runs given commands: add -c COMMAND (such as -c continue) or -x FILE")
-        if options.tui and (options.batch or options.plain or not is_capable()):
-            raise CannotLoad("--tui needs a terminal, and neither --batch nor --plain")
+        needs_terminal(options)
         lines = given_lines(options)
         options.call = call_of(options)
         if options.module is None and (options.program or "").endswith(SUFFIX):
@@ -166,17 +163,25 @@ def main(arguments: list[str] | None = None) -> int:
     return Debugger(options, script, lines).run()
 
 
+def needs_terminal(options: argparse.Namespace) -> None:
+    """The full screen does. Raises CannotLoad where there is none."""
+    if options.tui and (options.batch or options.plain or not is_capable()):
+        raise CannotLoad("--tui needs a terminal, and neither --batch nor --plain")
+
+
 def learn(options: argparse.Namespace, words: list[str]) -> int:
     """Do what `nnrepl learn ...` says: play a lesson, list them, check one, write one. Returns the exit status."""
     from nnrepl.shell.lessons import lessons_parser, without_playing
 
     wanted = lessons_parser().parse_args(words)
     options.call, options.args, options.module = "", [], None
+    options.tui |= wanted.tui
     console = make_console(options.plain, options.theme or "dark")
     try:
         player = without_playing(wanted, console)
         if isinstance(player, int):
             return player
+        needs_terminal(options)
         script = player.script()
     except (CannotLoad, UserError) as error:
         print(f"nnrepl: {error}", file=sys.stderr)

@@ -15,10 +15,11 @@ from rich.text import Text
 
 from nnrepl.commands import habits, looks, table
 from nnrepl.record.intake import Unwinding
+from nnrepl.seen.stop import scene
 from nnrepl.session import closed
 from nnrepl.session.errors import NoGradient, NotYet, UserError
 from nnrepl.session.hooks import CELL_DONE
-from nnrepl.session.parsed import Assignment, Parsed, parse
+from nnrepl.session.parsed import Assignment, Parsed, parse, side_by_side
 from nnrepl.session.session import END_OF_PROGRAM, END_OF_TAPE, Session, Stop
 from nnrepl.session.statements import noticing
 from nnrepl.session.typed import CELL, kind_of, run_cell
@@ -221,7 +222,7 @@ class Interpreter:
         self.due.extend(line for line in lines if line != "silent")
         if lines[:1] == ["silent"]:
             return None
-        view = stop_view(self.session, stop, self.full_screen)
+        view = stop_view(scene(self.session, stop), self.full_screen)
         self.shown = self.session.op
         return view if self.full_screen else Group(view, *self.displays())
 
@@ -414,7 +415,9 @@ class Interpreter:
         except UserError:
             raise
         except SyntaxError as error:
-            raise UserError(f"this does not parse: {error.msg}") from None
+            several = ", ".join(side_by_side(text))
+            said = f"; with commas it is several expressions: {several}" if several else ""
+            raise UserError(f"this does not parse: {error.msg}{said}") from None
         except NameError as error:
             raise UserError(self._name_error(error, text)) from None
         except Unwinding:

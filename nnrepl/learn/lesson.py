@@ -19,6 +19,7 @@ A lesson begins with front matter, and has four kinds of fenced blocks beside it
     wrong: z1[0, 0] + 1 :: That is ...
     hint: ...
     after: ...
+    see: 3
     ```
 
     ```question
@@ -50,6 +51,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 
 from nnrepl.session.errors import UserError
@@ -105,6 +107,7 @@ class Question:
         wrong: Expressions that give an answer to be expected, each with what to say to it.
         hints: What is said to who asks, one after another.
         after: What is said when the answer is known.
+        see: The lesson that teaches it; "" for none.
     """
 
     text: str
@@ -114,6 +117,7 @@ class Question:
     wrong: list[tuple[str, str]] = field(default_factory=list)
     hints: list[str] = field(default_factory=list)
     after: str = ""
+    see: str = ""
 
 
 @dataclass(slots=True)
@@ -177,7 +181,7 @@ class LessonError(UserError):
 
 _FENCE = re.compile(r"(`{3,}|~{3,})\s*([\w-]*)[^`]*$")
 _KEYS = {
-    "question": ("answer", "option", "wrong", "hint", "after"),
+    "question": ("answer", "option", "wrong", "hint", "after", "see"),
     "task": ("until", "solution", "hint", "after"),
 }
 _HEAD = ("title", "program", "arguments", "minutes", "author")
@@ -280,12 +284,22 @@ def _block(kind: str, inside: list[str], line: int, path: Path) -> Part:
         if not typed:
             raise LessonError(f"{path}:{line}: this block has no command in it")
         return Commands(typed, line)
+    _check_keys(kind, inside, line, path)
     asked, given = _keys(kind, inside)
     if not asked:
         raise LessonError(f"{path}:{line}: this {kind} asks nothing; its first line is what is asked")
     if kind == "task":
         return _task(asked, given, line, path)
     return _question(asked, given, line, path)
+
+
+def _check_keys(kind: str, inside: list[str], line: int, path: Path) -> None:
+    """Raise LessonError for a key with a slip of the pen, which would be read as part of what is asked."""
+    for at, row in enumerate(inside, line + 1):
+        key, colon, _ = row.partition(":")
+        close = get_close_matches(key, _KEYS[kind], 1, 0.7) if colon and key.isidentifier() else []
+        if close and key not in _KEYS[kind]:
+            raise LessonError(f"{path}:{at}: {key}: is no line of a {kind}; did you mean {close[0]}:?")
 
 
 def _keys(kind: str, inside: list[str]) -> tuple[str, dict[str, list[str]]]:
@@ -321,7 +335,8 @@ def _question(asked: str, given: dict[str, list[str]], line: int, path: Path) ->
         raise LessonError(f"{path}:{line}: one option is no choice")
     wrong = [_pair(text, line, path) for text in given.get("wrong", ())]
     after = " ".join(given.get("after", ()))
-    return Question(asked, line, answer, options, wrong, given.get("hint", []), after)
+    see = " ".join(given.get("see", ()))
+    return Question(asked, line, answer, options, wrong, given.get("hint", []), after, see)
 
 
 def _task(asked: str, given: dict[str, list[str]], line: int, path: Path) -> Task:

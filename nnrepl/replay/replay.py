@@ -18,7 +18,7 @@ import mlx.core as mx
 
 from nnrepl.record.intake import Intake
 from nnrepl.record.objects import object_of, refill
-from nnrepl.replay.divergence import CannotExchange, Difference, Diverged, compare, said_of, same_operation, same_place
+from nnrepl.replay.divergence import Difference, Diverged, compare, said_of, same_operation, same_place
 from nnrepl.replay.interrupts import check
 from nnrepl.replay.match import Plan
 from nnrepl.replay.opening import Opening
@@ -59,6 +59,7 @@ class Replay(Intake):
         self.end = len(run.old) if end is None else end
         self.final: dict[Value, Value] = {}
         self._made: set[Value] = set()
+        self._in_place: set[Value] = set()
         self.plan = Plan(run.old.ops[run.position : self.end], run.old, alone)
         self.was = self.plan.was
         self._run = run
@@ -189,9 +190,13 @@ class Replay(Intake):
     def content(self, value: Value) -> Value:
         """What the program is to hold where the tape has `value`: the last edit of it; natively it computes with that,
         so that there only edits count that it has come by."""
-        while value in self.final and (not self.opens or self.final[value] in self._made):
+        while value in self.final and self.final[value] in self._made:
             value = self.final[value]
         return value
+
+    def edited_in_place(self, value: Value) -> bool:
+        """Whether an edit has changed an array object of the program's in place, which holds `value` now."""
+        return value in self._in_place
 
     def pass_kind(self, op: Op) -> str | None:
         """The kind of the pass in which an op of the tape stands."""
@@ -374,7 +379,11 @@ class Replay(Intake):
         if any([start <= op.position for op in recorder.tape.notes.errors if op.position < len(recorder.tape)]):
             return True
         read = [value for mark in recorder.tape.marks if mark.position >= start for value in mark.values]
-        return any([value not in self.was and (value.op is None or value.op.position >= start) for value in read])
+        if any([value not in self.was and (value.op is None or value.op.position >= start) for value in read]):
+            return True
+        new = [op for op in recorder.tape.ops[start:] if op.inputs and op not in self.tape.notes.inserted]
+        made = [value for op in new for value in op.outputs if value not in self.was and value.held is not None]
+        return any([value.evaluated for value in made])  # by the program: NumPy reads numbers without a call of MLX's
 
     def _take_over(self, recorder: Recorder, op: Op, old: Op, of: Sequence[Value] = ()) -> None:
         """Give an op the results of an old one that computed the same: values of its own on the same arrays.
@@ -400,6 +409,8 @@ class Replay(Intake):
         """An edit has been put on the tape: everything holds its result, or what it assigns to does."""
         with recorder.muted():
             rebinding = Rebinding(recorder, op, target)
+            if rebinding.place is not None:
+                self._in_place.add(op.outputs[0])
             self._exchange(recorder, target, op.outputs[0])
             if rebinding.found:
                 self.final.pop(target, None)
@@ -412,11 +423,7 @@ class Replay(Intake):
 
     def _exchange(self, recorder: Recorder, old: Value, new: Value) -> None:
         """From now on everything that held `old` holds `new`. Arrays that the program has had for longer are
-        changed in place.
-
-        Raises:
-            CannotExchange: If one of them has another shape or dtype.
-        """
+        changed in place."""
         content = self.content(new)
         for key, value in recorder.live.copy().items():
             if value is old:
@@ -479,11 +486,6 @@ def _reopened_pass(recorder: Recorder) -> Pass:
 
 
 def _overwrite(recorder: Recorder, array: mx.array, old: Value, content: Value) -> None:
-    same = array.shape == content.shape
-    if array.dtype != content.dtype or not (same or mx.issubdtype(array.dtype, mx.floating)):
-        raise CannotExchange(
-            f"the program holds it as {array.shape} {array.dtype}, which cannot become {content.shape} {content.dtype}"
-        )
     if old.held is array:
         old.held = _copy(array)
         recorder.overwritten.append((old, array))

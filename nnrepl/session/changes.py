@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import mlx.core as mx
 
@@ -21,6 +21,7 @@ from nnrepl.replay.run import Run
 from nnrepl.session.errors import NotYet, UserError
 from nnrepl.session.goals import Goal
 from nnrepl.session.parsed import Assignment, Parsed
+from nnrepl.session.standing import Standing
 from nnrepl.session.state import RunAgain
 from nnrepl.session.statements import statement
 from nnrepl.session.typed import append, upcoming
@@ -29,9 +30,6 @@ from nnrepl.timeline.cells import Cell
 from nnrepl.timeline.code import CodeChange
 from nnrepl.timeline.edits import BadEdit, Edit, make_edit, place_of
 from nnrepl.timeline.timelines import Timeline, Timelines
-
-if TYPE_CHECKING:
-    from nnrepl.session.session import Session
 
 
 class Restarts(Protocol):
@@ -55,7 +53,7 @@ class Changes:
         taken: The cells that were taken back, until the user has been told of them.
     """
 
-    def __init__(self, session: Session, restarts: Restarts | None) -> None:
+    def __init__(self, session: Standing, restarts: Restarts | None) -> None:
         self.session = session
         self.restarts = restarts
         self.timelines = Timelines(session.tape, session.names)
@@ -116,8 +114,8 @@ class Changes:
             array[key] = new
             return array
 
-        alias = change.index is None and change.operator is None and change.target.is_name
-        alias = alias and value.label is not None and value.label.rpartition(".")[2] != change.target.text
+        variable = change.target if change.base is None else change.base
+        alias = variable.is_name and value.label is not None and value.label.rpartition(".")[2] != variable.text
         return self.edit(value, name, line, compute, alias)
 
     def _value(self, parsed: Parsed) -> Value | None:
@@ -143,7 +141,8 @@ class Changes:
         """Change a value at the cursor, and run again what depends on it.
 
         Args:
-            alias: Whether it goes by another name than the one by which it came in: then only that is given another.
+            alias: Whether it goes by another name than the one by which it came in: then it changes here, and not where
+                it enters.
 
         Raises:
             UserError: If that cannot be done; then nothing has changed.

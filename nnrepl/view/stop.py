@@ -9,13 +9,14 @@ from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.text import Text
 
-from nnrepl.explain.doing import doing, label_of
-from nnrepl.session.hooks import CELL_DONE, CELL_FAILED, END_OF_PROGRAM, END_OF_TAPE, EXCEPTION, START_OF_TAPE, Stop
-from nnrepl.session.reading import Reading
-from nnrepl.session.typed import only_defines
+from nnrepl.explain.doing import label_of
+from nnrepl.explain.in_place import Piece
+from nnrepl.seen.stop import Ahead, Scene
+from nnrepl.session.hooks import CELL_DONE, CELL_FAILED, END_OF_PROGRAM, END_OF_TAPE, EXCEPTION, START_OF_TAPE
 from nnrepl.tape import GRADIENT_PASS, Op, Value
 from nnrepl.view.defines import defined, defines_view
 from nnrepl.view.doing import DoingLines
+from nnrepl.view.in_place import InPlace
 from nnrepl.view.op import value_text
 from nnrepl.view.source import Marked, inner_line, own_source, place_text
 from nnrepl.view.stops import hits_view
@@ -23,28 +24,33 @@ from nnrepl.view.tensor import WHOLE, Folded, dtype_text, tensor
 
 
 class Heading:
-    """A line with something at each end: where one is in the pass, and where that stands in the source.
+    """A line with something at each end: where one is in the pass, and where that stands in the source; two lines where
+    there is no room.
 
     Args:
-        lefts: At the left end: the first that fits together with a right one, else the last.
-        rights: At the right end: the first that fits, or the last one on a line of its own.
+        left: At the left end.
+        tails: What follows it, the first that fits together with something at the right end; in two lines it begins the
+            second one.
+        rights: At the right end: the first that fits.
     """
 
-    def __init__(self, lefts: Sequence[Text], rights: Sequence[str]) -> None:
-        self._lefts = lefts
-        self._rights = [right for right in rights if right]
+    def __init__(self, left: Text, tails: Sequence[Text], rights: Sequence[str]) -> None:
+        self._left = left
+        self._tails = tails
+        self._rights = [right for right in rights if right] or [""]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        least = min((cell_len(right) for right in self._rights), default=-2)
-        line = next((left for left in self._lefts if left.cell_len + least + 2 <= options.max_width), self._lefts[-1])
-        line = line.copy()
-        room = options.max_width - line.cell_len
-        fits = next((right for right in self._rights if cell_len(right) + 2 <= room), "")
-        if fits:
-            line.append(" " * (room - cell_len(fits))).append(fits, style="dim")
-        elif self._rights:
-            line.append("\n  " + self._rights[-1], style="dim")
-        yield line
+        width, least = options.max_width, min(map(cell_len, self._rights))
+        lines = [Text.assemble(self._left, (" · ", "dim"), tail) for tail in self._tails] or [self._left.copy()]
+        line = next((line for line in lines if line.cell_len + least + 2 <= width), None)
+        if line is None:
+            yield self._left
+            under = [Text("  ").append_text(tail) for tail in self._tails] or [Text("  ")]
+            line = next((line for line in under if line.cell_len + least + 2 <= width), under[-1])
+            line.truncate(max(width - least - 2, 2), overflow="ellipsis")
+        room = width - line.cell_len
+        fits = next((right for right in self._rights if cell_len(right) + 2 <= room), self._rights[-1])
+        yield line.append(" " * (room - cell_len(fits) if self._tails or line.plain.strip() else 0)).append(fits, "dim")
 
 
 def heading(op: Op, skip: Sequence[str], through: str = "") -> Heading:
@@ -56,15 +62,13 @@ def heading(op: Op, skip: Sequence[str], through: str = "") -> Heading:
     part = op.part
     step = f"{op.step.title} · " if part.kind != "setup" else ""
     left = Text(f"{step}{op.phase} {count_text(op)}", style="heading")
-    lefts = [left]
-    if through and op.of is not None:
-        back = left.copy().append(" · back through ", style="dim")
-        lefts = [back.copy().append(through, style="op.name"), back.append(op.of.name, style="op.name")]
+    back = [through, op.of.name] if through and op.of is not None else []
+    tails = [Text.assemble(("back through ", "dim"), (text, "op.name")) for text in back]
     source, _ = own_source(op, skip)
     where = place_text(source)
     inside = f" in {source.function}" if source.function and source.function != "<module>" else ""
     module = f" ({op.module})" if op.module else ""
-    return Heading(lefts, [f"{where}{inside}{module}", f"{where}{module}", f"{where}{inside}", where])
+    return Heading(left, tails, [f"{where}{inside}{module}", f"{where}{module}", f"{where}{inside}", where])
 
 
 def count_text(op: Op) -> str:
@@ -77,18 +81,6 @@ def count_text(op: Op) -> str:
         return f"{number} of {end - first}" if not part.open else f"{number}"
     first = part.start if op.phase == "forward" else part.backward
     return f"{op.position - first + 1} of {part.count(op.phase)}"
-
-
-def results(session: Reading, stop: Stop) -> list[RenderableType]:
-    """What the ops that were just gone over produced, by name, where it is small."""
-    shown: list[RenderableType] = []
-    for op in stop.passed[-1:]:
-        values = [value for value in op.outputs if value.held is not None]
-        if not values or not session.small(values):
-            continue
-        session.evaluate(values)
-        shown += [_result(value) for value in values[:4]]
-    return shown
 
 
 def _result(value: Value) -> RenderableType:
@@ -104,14 +96,16 @@ ROWS = 6
 """Results of more rows are summed up in a line."""
 
 
-def stop_view(session: Reading, stop: Stop, brief: bool = False) -> RenderableType:
+def stop_view(scene: Scene, brief: bool = False) -> RenderableType:
     """The whole picture of a stop.
 
     Args:
         brief: Whether the op itself is seen elsewhere (in the full screen).
     """
-    parts: list[RenderableType] = list(results(session, stop))
-    op = session.op
+    stop, here = scene.stop, scene.here
+    parts: list[RenderableType] = [_result(value) for value in scene.results]
+    if scene.dull:
+        parts.append(Text(f"went over {', '.join(f'{op.label} {op.name}' for op in scene.dull)}", style="hint"))
     if stop.missed and stop.reason != END_OF_PROGRAM:
         parts.append(Text(stop.missed, style="warning"))
     if stop.reason == EXCEPTION and stop.error is not None:
@@ -119,36 +113,42 @@ def stop_view(session: Reading, stop: Stop, brief: bool = False) -> RenderableTy
     elif stop.reason in (START_OF_TAPE, END_OF_TAPE):
         parts.append(Text(f"This is the {stop.reason.split()[0]} of the tape.", style="hint"))
     elif stop.reason == END_OF_PROGRAM:
-        end = _end(session, stop)
+        end = _end(scene)
         parts.extend([end] if end else [])
-        if session.debuggee is not None and only_defines(session.tape) and not stop.missed:
-            parts.extend(defines_view(session.debuggee.namespace))
+        if scene.program is not None and scene.program.only_defines and not stop.missed:
+            parts.extend(defines_view(scene.program.namespace))
     elif stop.hits:
-        parts.extend(hits_view(session, stop))
+        parts.extend(hits_view(scene.hits, stop.missed))
     elif stop.reason not in ("", "first op", CELL_DONE, CELL_FAILED):
         parts.append(Text(stop.reason, style="heading"))
-    if op is not None and not brief:
-        parts.extend(op_view(session, op))
-    if op is not None and op.error is not None:
-        parts.append(failure(op))
+    if here is not None and not brief:
+        parts.extend(op_view(here))
+    if here is not None and here.op.error is not None:
+        parts.append(failure(here.op))
     return Group(*parts)
 
 
-def op_view(session: Reading, op: Op) -> list[RenderableType]:
+def op_view(here: Ahead) -> list[RenderableType]:
     """The op that comes next: heading, the program's own line, a library's under it, and what the op does.
 
-    `config stop` says how much of it: "full", "formula" without numbers, or "short" without the source.
+    `config stop` says how much of it: "full", "values" in the line itself, "formula" without numbers, "short" without
+    the source.
     """
-    skip, amount = session.skip, session.settings["stop"]
-    found = doing(session, op, numbers=amount == "full")
+    op, skip, found = here.op, here.skip, here.doing
     parts: list[RenderableType] = [heading(op, skip, found.through)]
-    if amount != "short":
-        source = Marked(*own_source(op, skip))
+    if here.amount != "short":
+        source = values_view(skip, op, here.values) or Marked(*own_source(op, skip))
         inner = inner_line(op, skip)
         parts += [source] if source else []
         parts += [] if inner is None else [inner]
     parts.append(DoingLines(found))
     return parts
+
+
+def values_view(skip: Sequence[str], op: Op, values: Sequence[Piece]) -> RenderableType | None:
+    """The program's own line, and under it the same with the values in it; None where there are none."""
+    source = Marked(*own_source(op, skip), is_marked=False)
+    return Group(source, InPlace(values, source.indent)) if source and values else None
 
 
 def failure(op: Op) -> RenderableType:
@@ -164,15 +164,15 @@ def failure(op: Op) -> RenderableType:
     return text
 
 
-def _end(session: Reading, stop: Stop) -> Text:
+def _end(scene: Scene) -> Text:
+    stop, program = scene.stop, scene.program
     error = stop.error
     status = ""
     if isinstance(error, SystemExit):
         code = error.code
         status = f" (exit status {code if isinstance(code, int) else 0 if code is None else 1})"
     text = Text(f"{stop.missed}: " if stop.missed else "", style="warning")
-    program = session.debuggee
-    if program is None or session.tape.ops:
+    if program is None or not scene.empty:
         text.append(f"The program has ended{status}.", style="heading")
         text.append(" You can still go back and look around.", style="hint")
     elif defined(program.namespace):

@@ -16,33 +16,37 @@ import nnrepl
 from nnrepl.session.errors import UserError
 from nnrepl.view.drawings import drawing_of
 from nnrepl.view.graph import flowing, nodes_of
+from nnrepl.view.html import _LIGHT, _NIGHT
+from nnrepl.view.log_page import _NAMES
 from nnrepl.view.page import COLOURS, contrast
+from nnrepl.view.theme import THEMES
 from tests.corpus import lm
+from tests.support import OpenSession
 
 
-def llama_session() -> nnrepl.Session:
+def llama_session() -> OpenSession:
     model = lm.tiny("llama").train()
-    return nnrepl.Session(nnrepl.trace(lm.loss_of(model), lm.tokens_for("llama"), wrt=model))
+    return OpenSession(nnrepl.trace(lm.loss_of(model), lm.tokens_for("llama"), wrt=model))
 
 
-def small_session() -> nnrepl.Session:
+def small_session() -> OpenSession:
     model = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1))
 
     def loss_fn(x: mx.array) -> mx.array:
         y = model(x)
         return mx.mean(y * y + y)
 
-    return nnrepl.Session(nnrepl.trace(loss_fn, mx.ones((4, 2)), wrt=model))
+    return OpenSession(nnrepl.trace(loss_fn, mx.ones((4, 2)), wrt=model))
 
 
-def shown(session: nnrepl.Session, line: str, width: int = 200) -> str:
+def shown(session: OpenSession, line: str, width: int = 200) -> str:
     console = Console(width=width, no_color=True)
     with console.capture() as capture:
         console.print(session.run(line))
     return capture.get()
 
 
-def evaluated(session: nnrepl.Session) -> int:
+def evaluated(session: OpenSession) -> int:
     return sum(value.evaluated for op in session.tape.ops for value in op.outputs)
 
 
@@ -168,6 +172,10 @@ def test_a_page_holds_every_op_folded_and_needs_nothing_else(tmp_path: Path) -> 
     folds = list(tree.iter("details"))
     assert any("layers.0" in "".join(fold.find("summary").itertext()) for fold in folds)  # type: ignore[union-attr]
     assert not any(fold.get("open") for fold in folds)
+    for fold in folds:  # a summary is a block of its own, which every browser folds: the two columns lie in it
+        (row,) = fold.find("summary")  # type: ignore[misc]
+        assert (row.tag, row.get("class"), [cell.tag for cell in row]) == ("div", "row", ["span", "span"])
+    assert all(len(row) == 2 for row in tree.iter("div") if row.get("class") == "row")
     seen = " ".join(tree.itertext())
     for op in session.tape.passes[-1].ops:
         if op.phase == "forward":
@@ -180,6 +188,15 @@ def test_colours_of_pages_can_be_read() -> None:
         for name, colour in theme.items():
             if name not in ("back", "line"):
                 assert contrast(colour, theme["back"]) >= 4.5, name
+
+
+def test_every_colour_of_the_terminal_has_one_on_a_page_that_can_be_read_there() -> None:
+    for theme in THEMES.values():
+        for name, style in theme.styles.items():
+            if "." in name and name.split(".")[0] in ("value", "source", "tensor", "op", "curve") and style.color:
+                assert style.color.name in _NAMES, (name, style.color.name)
+    for colours, back in ((_LIGHT, "#ffffff"), (_NIGHT, "#111111")):  # the pages of notebooks
+        assert all(contrast(colour, back) >= 4.5 for colour in colours)
 
 
 @pytest.mark.parametrize(

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
+import numpy as np
 import pytest
 
 import nnrepl
 from nnrepl.explain.explanation import Explanation, explain, of_value
 from nnrepl.explain.look import Look
-from nnrepl.ops import ENTRIES
+from nnrepl.ops import ENTRIES, every
 from nnrepl.ops.entry import Entry
 from nnrepl.ops.pointwise import run_slope, run_text, signature
 from nnrepl.ops.reader import parse, readable
@@ -21,6 +22,7 @@ from tests.corpus import layers, lm
 from tests.corpus.checks import SEED, Call, some
 from tests.explain.school import mistakes
 from tests.record.samples import SAMPLES
+from tests.support import OpenSession
 
 EPSILON = {mx.float16: 2e-3, mx.bfloat16: 2e-2}
 
@@ -43,7 +45,7 @@ def test_printed_arithmetic_is_right_and_there_is_some_for_every_kind_of_op() ->
     for call in programs():
         mx.random.seed(SEED)
         trace = nnrepl.trace(call.fn, *call.args, wrt=call.wrt)
-        session = nnrepl.Session(trace)
+        session = OpenSession(trace)
         for op in trace.ops:
             kind = (op.name, tuple(len(value.shape) for value in op.inputs), op.operation.kind)
             if kind in seen:
@@ -90,7 +92,7 @@ def test_arithmetic_of_sample_calls_is_right() -> None:
             trace = nnrepl.trace(loss, *sample.inputs(), wrt=tuple(sample.wrt) or None)
         except (ValueError, RuntimeError, TypeError, AttributeError):
             trace = nnrepl.trace(function, *sample.inputs())
-        session = nnrepl.Session(trace)
+        session = OpenSession(trace)
         for op in trace.ops:
             for value in op.outputs:
                 if value.size and op.error is None:
@@ -111,7 +113,7 @@ def _read(entry: Entry) -> list[tuple[str, str]]:
     return [(symbol, text) for symbol, text in texts if entry.row is not None and readable(text)]
 
 
-WRITTEN = [(entry, symbol, text) for entry in ENTRIES.values() for symbol, text in _read(entry)]
+WRITTEN = [(entry, symbol, text) for entry in every() for symbol, text in _read(entry)]
 
 
 def test_every_formula_of_matrices_is_read() -> None:
@@ -169,9 +171,19 @@ def _arguments(entry: Entry) -> dict[str, Any]:
         given[first] = mx.random.bernoulli(0.5, (3, 4))
     if entry.name.startswith(("real", "imag", "conj")):
         given["a"] = given["a"] + 1j * mx.random.uniform(0.3, 1.4, (3, 4))
+    if entry.name == "linalg.norm":
+        given["ord"] = ORDERS[entry.text]
+        given["a"] = mx.array([[0.0, -1.25, 0.5, 2.0], [1.5, 0.25, 0.0, -0.5], [-3.0, 0.4, 1.0, 0.7]])
+        if entry.text.startswith("min"):
+            given["a"] = given["a"] + 0.1  # at 0 MLX's |a| has no slope
     if entry.name == "clip":
         given["a_min"], given["a_max"] = mx.array(0.8), mx.array(1.6)
     return given
+
+
+ORDERS = {"√(Σ |a|²)": None, "Σ |a|": 1, "max |a|": mx.inf, "min |a|": -mx.inf, "Σ [a ≠ 0]": 0,
+          "(Σ |a|^ord)^(1 / ord)": 3}  # fmt: skip
+"""For which `ord` each norm of vectors is."""
 
 
 def entry_signature(entry: Entry) -> Any:
@@ -251,7 +263,7 @@ def mutations(text: str) -> list[str]:
 
 
 def asked(function: Any, *arrays: mx.array, ask: str, wrt: Any = None) -> Explanation:
-    return explain(nnrepl.Session(nnrepl.trace(function, *arrays, wrt=wrt)), ask)
+    return explain(OpenSession(nnrepl.trace(function, *arrays, wrt=wrt)), ask)
 
 
 def test_ties_share_a_gradient_and_0_is_said_only_where_it_is_0() -> None:
@@ -263,7 +275,7 @@ def test_ties_share_a_gradient_and_0_is_said_only_where_it_is_0() -> None:
     for place, number in (("[1, 1]", "1"), ("[0, 2]", "1"), ("[0, 0]", "0")):
         assert asked(top, a, ask=f"grad(a) at {place}", wrt=0).lines[-1] == f"= {number}"
     for function in (lambda a: a.min(axis=0), lambda a: mx.minmax(a, axis=1)[0], lambda a: mx.cummax(a, axis=1)):
-        session = nnrepl.Session(nnrepl.trace(lambda a, f=function: (f(a) * f(a)).sum(), a, wrt=0))
+        session = OpenSession(nnrepl.trace(lambda a, f=function: (f(a) * f(a)).sum(), a, wrt=0))
         gradient: Any = mx.grad(lambda a, f=function: (f(a) * f(a)).sum())(a).tolist()
         for i in range(2):
             for j in range(3):
@@ -289,7 +301,7 @@ def test_rules_that_were_wrong(function: Any, ask: str, line: str) -> None:
     wrt = 0 if ask.startswith("grad(a") else None
     if ask.startswith("grad(#"):
         trace = nnrepl.trace(function, a, b, wrt=(0, 1))
-        lines = explain(nnrepl.Session(trace), ask).lines
+        lines = explain(OpenSession(trace), ask).lines
         assert lines[-1].startswith("= (0.8926")
         return
     found = asked(function, a, b, ask=ask, wrt=wrt)
@@ -343,7 +355,7 @@ def test_odd_numbers_get_a_true_answer(x: mx.array, w: mx.array) -> None:
         return (shares * h).sum() + soft.sum() + spread.sum() + normal.sum() + mx.max(h) + total + mx.linalg.norm(h)
 
     trace = nnrepl.trace(loss, x, w, wrt=(0, 1))
-    session = nnrepl.Session(trace)
+    session = OpenSession(trace)
     for op in trace.ops:
         for value in op.outputs:
             found = of_value(Look(session), value)
@@ -361,7 +373,7 @@ def test_compositions_are_explained_as_a_whole() -> None:
         return nn.losses.mse_loss(model(x), mx.zeros((5, 2)))
 
     trace = nnrepl.trace(loss_fn, mx.random.normal((5, 3)), wrt=model)
-    session = nnrepl.Session(trace)
+    session = OpenSession(trace)
     layer = explain(session, "layers.0")
     assert layer.title.startswith("layers.0, Linear: #")
     assert "x @ weightᵀ + bias" in layer.rule[0]
@@ -377,6 +389,64 @@ def test_signatures_are_read() -> None:
     assert list(signature("a, axis=None").parameters) == ["a", "axis"]
 
 
+SQUARE = mx.array([[4.0, 1.0, -0.5], [1.0, 3.0, 0.25], [-0.5, 0.25, 2.0]])
+TALL = mx.array([[1.0, 2.0], [-0.5, 1.5], [3.0, 0.25]])
+MATRICES: dict[str, Callable[[], Any]] = {
+    "inv": lambda: mx.linalg.inv(SQUARE), "tri_inv": lambda: mx.linalg.tri_inv(mx.tril(SQUARE)),
+    "tri_inv upper": lambda: mx.linalg.tri_inv(mx.triu(SQUARE), upper=True),
+    "pinv": lambda: mx.linalg.pinv(TALL), "solve": lambda: mx.linalg.solve(SQUARE, TALL),
+    "solve of one": lambda: mx.linalg.solve(SQUARE, TALL[:, 0]),
+    "solve_triangular": lambda: mx.linalg.solve_triangular(mx.triu(SQUARE), TALL, upper=True),
+    "cholesky": lambda: mx.linalg.cholesky(SQUARE), "cholesky upper": lambda: mx.linalg.cholesky(SQUARE, upper=True),
+    "cholesky_inv": lambda: mx.linalg.cholesky_inv(mx.tril(SQUARE)), "qr": lambda: mx.linalg.qr(TALL),
+    "svd": lambda: mx.linalg.svd(TALL), "svd of a wide one": lambda: mx.linalg.svd(TALL.T),
+    "svd alone": lambda: mx.linalg.svd(TALL, compute_uv=False), "eigh": lambda: mx.linalg.eigh(SQUARE),
+    "eigh upper": lambda: mx.linalg.eigh(mx.triu(SQUARE) * 1.5, UPLO="U"),
+    "eigvalsh": lambda: mx.linalg.eigvalsh(SQUARE),
+    "eig": lambda: mx.linalg.eig(SQUARE + mx.triu(SQUARE)), "lu": lambda: mx.linalg.lu(mx.flip(SQUARE, 0)),
+    "eigvals": lambda: mx.linalg.eigvals(SQUARE + mx.triu(SQUARE)),
+    "batch": lambda: mx.linalg.inv(mx.stack([SQUARE] * 2)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MATRICES)
+def test_what_a_matrix_was_made_to_fulfil_is_shown_for_each_element(name: str) -> None:
+    """An equation in which the element takes part; it is not shown if another number stands in its place."""
+    with mx.stream(mx.cpu):
+        session = nnrepl.Session(nnrepl.trace(MATRICES[name]))
+        op = next(op for op in session.tape.ops if op.name.startswith("linalg."))
+        look = Look(session)
+        for value in op.outputs:
+            if value.name.endswith(".0") and name == "lu":
+                continue  # an order of rows: part of the other two's equations
+            for at in range(value.size):
+                index = tuple(int(step) for step in np.unravel_index(at, value.shape))
+                found = of_value(look, value, str(list(index)))
+                assert len(found.lines) > 1 or "0   (" in found.lines[0], (op, index, found.lines)
+                assert mistakes(found.lines, 1e-4)[0] == [], found.lines
+
+
+@pytest.mark.parametrize("factor", [1.0, 1.01])
+def test_an_equation_that_is_not_so_is_not_shown(factor: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = nnrepl.Session(nnrepl.trace(lambda a: mx.linalg.inv(a), SQUARE))
+    value = session.tape.ops[0].outputs[0]
+    monkeypatch.setattr(type(value), "array", property(lambda self: self.held * (factor if self is value else 1.0)))
+    assert (len(of_value(Look(session), value, "[1, 1]").lines) > 1) == (factor == 1.0)
+
+
+@pytest.mark.parametrize("name", ["fft", "ifft", "rfft", "irfft"])
+@pytest.mark.parametrize("norm", ["backward", "ortho", "forward"])
+def test_a_transform_is_scaled_as_its_rule_says(name: str, norm: str) -> None:
+    """Of ones, the wave 0 is their number times the scale."""
+    n = 4
+    found = getattr(mx.fft, name)(mx.ones((3 if name == "irfft" else n,)), norm=norm)[0].item()
+    session = nnrepl.Session(nnrepl.trace(lambda a: getattr(mx.fft, name)(a, norm=norm), mx.ones((n,))))
+    rule = of_value(Look(session), session.tape.ops[0].outputs[0]).rule[0].partition(" = ")[2]
+    scale = {"1/n": 1 / n, "1/√n": n**-0.5}.get(rule.partition(" ·")[0], 1.0)
+    assert abs(found) == pytest.approx(n * scale)
+    assert ("exp(2πi" in rule) == name.startswith("i")
+
+
 # -- rules in English --------------------------------------------------------------------------------------------------
 
 RULES = Path(__file__).with_name("rules.txt")
@@ -384,11 +454,11 @@ RULES = Path(__file__).with_name("rules.txt")
 
 def rules() -> str:
     """The rules that are no formulas which are run, one a line: what nothing else would notice a change in."""
-    read = {(entry.name, symbol) for entry, symbol, _ in WRITTEN}
+    read = {(entry.name, symbol, text) for entry, symbol, text in WRITTEN}
     lines = []
-    for entry in ENTRIES.values():
+    for entry in every():
         for symbol, text in [("", entry.text), *((symbol, slope.text) for symbol, slope in entry.slopes.items())]:
-            if (entry.name, symbol) not in read:
+            if (entry.name, symbol, text) not in read:
                 lines.append(f"{entry.name} {symbol or '='} {text}")
     return "\n".join(sorted(lines)) + "\n"
 
@@ -410,7 +480,7 @@ def test_the_gradient_of_a_bias_is_what_arrives_added_up(shape: tuple[int, ...])
     def loss(b: mx.array, w: mx.array) -> mx.array:
         return (mx.addmm(b, arrives, w) * arrives).sum()
 
-    session = nnrepl.Session(nnrepl.trace(loss, mx.zeros(shape), mx.eye(2), wrt=0))
+    session = OpenSession(nnrepl.trace(loss, mx.zeros(shape), mx.eye(2), wrt=0))
     at = [0] * len(shape)
     wanted = {(2,): "1 + 3 + 7", (1, 2): "1 + 3 + 7", (3, 1): "1 + 2"}[shape]
     said = str(session.run(f"explain grad(b) at {at}"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import mlx.core as mx
+import mlx.nn as nn
 import pytest
 
 import nnrepl
@@ -13,6 +14,7 @@ from nnrepl.explain.explanation import explain
 from nnrepl.explain.words import factor, number, substitute
 from tests.corpus import layers, lm
 from tests.corpus.checks import Call, some
+from tests.support import OpenSession
 
 
 def programs() -> Iterator[Call]:
@@ -28,7 +30,7 @@ def programs() -> Iterator[Call]:
 def test_numbers_of_one_element_are_those_of_the_op() -> None:
     x, w = mx.array([[1.0, 2.0], [3.0, -1.0]]), mx.array([[0.5, -0.25], [1.5, 2.0]])
     trace = nnrepl.trace(lambda x, w: mx.sum(mx.square(x @ w)), x, w, wrt=1)
-    session = nnrepl.Session(trace)
+    session = OpenSession(trace)
     assert explain(session, "#1 at [1, 0]").lines == [
         "#1[1,0] = x[1,0]·w[0,0] + x[1,1]·w[1,0]",
         "= 3·0.5 + (−1)·1.5",
@@ -52,12 +54,12 @@ def test_numbers_of_one_element_are_those_of_the_op() -> None:
 def test_bad_input_gets_one_line(asked: str, answer: str) -> None:
     trace = nnrepl.trace(lambda x: mx.sin(x).sum(), mx.ones((2, 2)), wrt=0)
     with pytest.raises(UserError, match=answer):
-        explain(nnrepl.Session(trace), asked)
+        explain(OpenSession(trace), asked)
 
 
 def test_an_op_without_an_entry_shows_its_jacobian() -> None:
     trace = nnrepl.trace(lambda x: mx.vmap(lambda row: row * row[0])(x).sum(), mx.array([[2.0, 3.0]]), wrt=0)
-    session = nnrepl.Session(trace)
+    session = OpenSession(trace)
     found = explain(session, "#1 at [0, 1]")
     assert "no entry for vmap" in found.words
     assert found.lines == ["#1[0,1] = 6"]
@@ -68,7 +70,7 @@ def test_an_op_without_an_entry_shows_its_jacobian() -> None:
 def test_long_sums_show_the_largest_terms_and_add_up() -> None:
     x = mx.arange(100.0)
     trace = nnrepl.trace(lambda x: mx.sum(x), x)
-    lines = explain(nnrepl.Session(trace), "#1").lines
+    lines = explain(OpenSession(trace), "#1").lines
     assert lines == [
         "#1 = Σ x[:]", "= 96 + 97 + 98 + 99 + 96 more", "= 4950",
     ]  # fmt: skip
@@ -81,3 +83,22 @@ def test_numbers_are_written_as_a_teacher_writes_them() -> None:
     assert factor(-2.0) == "(−2)"
     assert substitute("max(a, b)", {"a": "(−1)", "b": "0"}) == "max(−1, 0)"
     assert substitute("g · [a > b]", {"g": "2", "a": "(−1)", "b": "0"}) == "2 · [−1 > 0]"
+
+
+def test_what_the_next_op_makes_is_that_of_this_step() -> None:
+    """Also where its call returns at once, so that its variable is never seen; what `p` says will make it is meant."""
+    model = nn.Linear(2, 2)
+
+    def forward(x: mx.array) -> mx.array:
+        h = nn.relu(model(x))
+        return h
+
+    def train(x: mx.array) -> None:
+        for _ in range(2):
+            _, grads = nn.value_and_grad(model, lambda x: mx.mean(mx.square(forward(x))))(x)
+            model.update({name: model[name] - 0.1 * grads[name] for name in grads})
+
+    session = OpenSession(nnrepl.trace(train, mx.ones((3, 2))))
+    session.run("goto step 1 maximum")
+    assert "#3 (maximum) makes it" in str(session.run("p h"))
+    assert str(session.run("explain h")).startswith("#3  maximum")

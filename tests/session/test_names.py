@@ -24,7 +24,7 @@ from nnrepl.explain.why import why
 from nnrepl.session.errors import UserError
 from nnrepl.session.expressions import Surroundings
 from nnrepl.session.parsed import parse
-from tests.support import nnrepl_cli
+from tests.support import OpenSession, nnrepl_cli
 
 
 def remember(name: str, source: str) -> str:
@@ -87,7 +87,7 @@ def test_a_spelling_of_a_call_never_names_a_wrong_tensor(spelling: str) -> None:
     exec(f"def g(a, b):\n    return {spelling}\n", namespace)
     given["r"] = namespace["g"](a, b).tolist()
     trace = nnrepl.trace(namespace["f"], a, b)
-    session = nnrepl.Session(trace)
+    session = OpenSession(trace)
     for op in trace.ops:
         for value in op.outputs:
             if value.name in given:
@@ -95,6 +95,17 @@ def test_a_spelling_of_a_call_never_names_a_wrong_tensor(spelling: str) -> None:
         assert f_variable(session, "a", op.position) == given["a"]
         assert f_variable(session, "b", op.position) == given["b"]
     assert f_variable(session, "r", trace.ops[-1].position) == given["r"]
+    assert_operands_are_called_what_python_calls_them(session)
+
+
+def assert_operands_are_called_what_python_calls_them(session: Any) -> None:
+    """A variable's name stands for an operand only if that variable is it, at that op, for code at its line."""
+    for op in session.tape.ops:
+        for value in op.inputs:
+            name = op.called(value)
+            if name.isidentifier():
+                found = session.expressions.evaluate(parse(name), Surroundings(op.position, op.scope, None))
+                assert flat(found) == value.array.tolist(), f"{op.label} {op.name}: {name}"
 
 
 def f_variable(session: Any, name: str, position: int) -> Any:
@@ -103,6 +114,55 @@ def f_variable(session: Any, name: str, position: int) -> Any:
     while scope.code.co_name != "f":
         scope = scope.parent
     return session.expressions.evaluate(parse(name), Surroundings(position, scope, None)).tolist()
+
+
+LENT = """
+total = mx.zeros(2)
+
+class Pair:
+    def __init__(self, left, right): self.left, self.right = left, right
+    def sum(self): return self.left + self.right
+    @classmethod
+    def of(cls, a, b):
+        c = b * 2
+        return cls(c, a)
+
+def bump(x):
+    global total
+    old = total
+    total = total + x
+    return old
+
+def scaled(x, w=2.0, bias=None):
+    out = x * w
+    return out - bias
+
+def main(a, b):
+    kw = {"w": 3.0, "bias": b}
+    scaled(a, **kw)
+    pair = Pair.of(a, b)
+    r = pair.sum()
+    c = r * 2
+    r = bump(a)
+    r = bump(b)
+    xs = [a, b]
+    a, b = b, a
+    return xs[0] - b + c + r
+"""
+
+
+def test_an_operand_is_called_what_the_ops_line_calls_it() -> None:
+    """Not what a call that is over called it (`c`), what a caller will call it (`r`), or where it lies (`kw.bias`)."""
+    namespace: dict[str, Any] = {"mx": mx, "__name__": "program"}
+    exec(compile(LENT, remember("lent", LENT), "exec"), namespace)
+    trace = nnrepl.trace(namespace["main"], mx.array([1.0, 2.0]), mx.array([5.0, 7.0]))
+    session = OpenSession(trace)
+    assert_operands_are_called_what_python_calls_them(session)
+    shown = [(op.name, *(op.called(value) for value in op.inputs)) for op in trace.ops]
+    assert shown[:7] == [
+        ("multiply", "x"), ("subtract", "out", "bias"), ("multiply", "b"), ("add", "#3", "a"), ("multiply", "r"),
+        ("add", "old", "x"), ("add", "old", "x"),
+    ]  # fmt: skip
 
 
 # -- random programs, at each moment held against a plain run -----------------------------------------------------
@@ -190,9 +250,10 @@ def test_every_variable_at_every_moment_is_what_python_says(seed: int) -> None:
     exec(compile("def probe():\n    return mx.zeros(1)\n", "<probe>", "exec"), recorded)
     exec(compile(source, filename, "exec"), recorded)
     trace = nnrepl.trace(recorded["f"], mx.array([1.0, 2.0]))
-    session = nnrepl.Session(trace)
+    session = OpenSession(trace)
     places = [op for op in trace.ops if op.scope is not None and op.scope.code.co_name == "probe"]
     assert len(places) == len(moments)
+    assert_operands_are_called_what_python_calls_them(session)
     order = list(enumerate(places))
     random.Random(seed).shuffle(order)
     for at, op in order:
@@ -363,7 +424,7 @@ def _fibonacci(a: mx.array, b: mx.array) -> mx.array:
 @pytest.mark.parametrize("fn", [_swapped, _descend, _fibonacci])
 def test_an_operand_has_no_name_that_another_tensor_has_at_that_moment(fn: Any) -> None:
     second: Any = 2 if fn is _descend else mx.array([3.0, 1.0])
-    session = nnrepl.Session(nnrepl.trace(fn, mx.array([1.0, 2.0]), second))
+    session = OpenSession(nnrepl.trace(fn, mx.array([1.0, 2.0]), second))
     for op in session.tape.ops:
         session.goto(op.label)
         for value in op.inputs:
@@ -385,6 +446,39 @@ def test_the_losses_of_two_functions_are_no_one_line(tmp_path: Any) -> None:
     assert set(re.findall(r"-?\d+\.\d{4}", plot.splitlines()[0] + plot.splitlines()[1])) == set(losses)
 
 
+TURNS = """
+import mlx.core as mx, mlx.nn as nn, mlx.optimizers as optim
+mx.random.seed(0)
+critic, actor, x = nn.Linear(2, 1), nn.Linear(2, 1), mx.ones((1, 2))
+oc, oa = optim.SGD(0.1), optim.SGD(0.1)
+def critic_loss(m): return (m(x) - 3).square().sum()
+def actor_loss(m): return m(x).square().sum()
+def learn():
+    lc, gc = nn.value_and_grad(critic, critic_loss)(critic)
+    oc.update(critic, gc)
+    la, ga = nn.value_and_grad(actor, actor_loss)(actor)
+    oa.update(actor, ga)
+    return lc, la
+for i in range(3):
+    lc, la = learn()
+    print(lc.item(), la.item())
+"""
+
+
+def test_two_losses_that_a_function_returns_are_not_each_other(tmp_path: Any) -> None:
+    """`lc, la = learn()` is under way; it is no `loss, grads = ...` of the call in which the cursor stands."""
+    answers = play(TURNS, "goto step 3", "until actor_loss", "p lc", "plot lc", "c", tmp_path=tmp_path)
+    older, plotted, printed = answers[2:5]
+    losses = [
+        float(line.split()[0]) for line in (answers[0] + "\n" + printed).splitlines() if re.match(r"[\d.]+ ", line)
+    ]
+    assert len(losses) == 3
+    assert older.split("\n") == [
+        "lc is not made yet in this step; the last one is step 2's: lc@2#5", f"lc@2#5 = {losses[1]:.4f}"
+    ]  # fmt: skip
+    assert plotted.startswith(f"lc   last {losses[2]:.4f} (step 3)")
+
+
 def test_a_loss_that_asks_the_teacher_is_said_to_take_the_teachers_weight() -> None:
     mx.random.seed(0)
     student = nn.Linear(2, 2, bias=False)
@@ -395,7 +489,7 @@ def test_a_loss_that_asks_the_teacher_is_said_to_take_the_teachers_weight() -> N
             return teacher(x).square().sum()
 
         trace = nnrepl.trace(loss, student, mx.array([[0.5, 0.25]]), wrt=student)
-        session = nnrepl.Session(trace)
+        session = OpenSession(trace)
         answer = why(session, "grad(m.weight)")
         assert not trace.grads["weight"].any().item()
         assert "weight is never used" in answer.headline
@@ -558,7 +652,7 @@ def test_bad_names_are_answered_in_one_line(line: str, said: str) -> None:
         later = middle * 3
         return later.sum()
 
-    session = nnrepl.Session(nnrepl.trace(f, mx.array([1.0, 2.0])))
+    session = OpenSession(nnrepl.trace(f, mx.array([1.0, 2.0])))
     middle = next(op for op in session.tape.ops if op.name == "subtract")
     session.goto(f"{middle.label}")
     console = Console(width=300)
@@ -589,7 +683,7 @@ def _later(x: mx.array) -> mx.array:
     ],
 )
 def test_what_a_comprehension_names_is_its_own(line: str, shown: str) -> None:
-    session = nnrepl.Session(nnrepl.trace(_later, mx.array([1.0, 2.0]), wrt=0))
+    session = OpenSession(nnrepl.trace(_later, mx.array([1.0, 2.0]), wrt=0))
     session.goto("multiply")
     assert shown in str(session.run(line))
     for outside in ("v", "[v for x in (1, 2)]", "[v for v in (1, 2)] + [v]"):
