@@ -17,6 +17,7 @@ import pytest
 from nnrepl.cli import main
 from tests.closed.programs import COMPILED, HEAD, PROGRAMS
 from tests.closed.walks import KINDS, walk
+from tests.support import plain_python
 
 TOLD = """
 told = []
@@ -204,3 +205,11 @@ def test_a_timeline_is_opened_before_its_edit(tmp_path: Path) -> None:
     assert re.findall(r"^i = (\d+)", shown, re.MULTILINE) == ["2", "7"]
     assert re.search(r"z = z \* 2 +before 7#", shown)
     assert "cannot" not in shown
+
+
+def test_what_cannot_run_again_is_recorded(tmp_path: Path) -> None:
+    """Under `set_trace` nobody could open a step."""
+    program = (HEAD + KINDS["whole"]).replace("for i in", "import nnrepl; nnrepl.set_trace()\nfor i in")
+    (tmp_path / "train.py").write_text(program)
+    shown = plain_python("train.py", stdin="until step 5\ngoto step 3\np i\nq\n", cwd=tmp_path).stdout
+    assert re.search(r"^i = 2$", shown, re.MULTILINE), shown
