@@ -226,8 +226,9 @@ class Frames:
         return any(name in (*use.names, *use.nested) for use in uses)
 
     def _is_loss(self, name: str, step: Activation, lasti: int, part: Pass | None) -> bool:
-        """Whether the statement that a calling frame is in the middle of gives a variable the loss of a pass."""
-        if lasti < 0 or part is None or part.loss is None or not part.gives_loss:
+        """Whether the statement that a calling frame is in the middle of gives a variable the loss of a pass: it makes
+        the gradient call itself, or calls what returns the result of that as it is."""
+        if lasti < 0 or part is None or part.loss is None or not part.gives_loss or not _gives(part, step):
             return False
         uses = sources.uses_of(step.code, sources.span_of(step.code, lasti))
         if part.gives_loss == "first":
@@ -323,6 +324,18 @@ def _has(step: Activation, name: str) -> bool:
     """Whether a name is a variable of a function's own."""
     code = step.code
     return bool(code.co_flags & _OPTIMIZED) and (name in variables_of(code) or name in code.co_varnames)
+
+
+def _gives(part: Pass, step: Activation) -> bool:
+    """Whether what a gradient call returns is what the call returns in the middle of which a calling frame is."""
+    scope, lasti = part.scope, part.lasti
+    while scope is not None and scope is not step:
+        if not sources.is_library(scope.code.co_filename):
+            uses = sources.uses_of(scope.code, sources.span_of(scope.code, lasti))
+            if not any(use.returned and use.slot < 0 for use in uses):
+                return False
+        lasti, scope = scope.lasti, scope.parent
+    return scope is step
 
 
 def is_made(value: Value, position: int) -> bool:

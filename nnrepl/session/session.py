@@ -127,14 +127,14 @@ class Session(Standing):
     def call_started(self) -> None:
         """Listener: the program stands between two ops of its top level, or is about to call a compiled function."""
         if self.recorder is not None:
-            self.codes.reach(len(self.recorder.tape))
+            self.codes.reach(natively.reached(self, self.recorder))
 
     def pass_started(self, call: GradientCall) -> None:
         """Listener: a gradient pass begins."""
         if this_process() == self.process:
             self.hooks.pass_started()
             self._kept(call.recorder).trim()
-            self.codes.reach(len(call.recorder.tape), entering=True)
+            self.codes.reach(natively.reached(self, call.recorder), entering=True)
             if self.restarts is not None and self.may_stop:
                 self.restarts.pass_started(call)
 
