@@ -413,7 +413,7 @@ MATRICES: dict[str, Callable[[], Any]] = {
 def test_what_a_matrix_was_made_to_fulfil_is_shown_for_each_element(name: str) -> None:
     """An equation in which the element takes part; it is not shown if another number stands in its place."""
     with mx.stream(mx.cpu):
-        session = nnrepl.Session(nnrepl.trace(MATRICES[name]))
+        session = OpenSession(nnrepl.trace(MATRICES[name]))
         op = next(op for op in session.tape.ops if op.name.startswith("linalg."))
         look = Look(session)
         for value in op.outputs:
@@ -428,7 +428,7 @@ def test_what_a_matrix_was_made_to_fulfil_is_shown_for_each_element(name: str) -
 
 @pytest.mark.parametrize("factor", [1.0, 1.01])
 def test_an_equation_that_is_not_so_is_not_shown(factor: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    session = nnrepl.Session(nnrepl.trace(lambda a: mx.linalg.inv(a), SQUARE))
+    session = OpenSession(nnrepl.trace(lambda a: mx.linalg.inv(a), SQUARE))
     value = session.tape.ops[0].outputs[0]
     monkeypatch.setattr(type(value), "array", property(lambda self: self.held * (factor if self is value else 1.0)))
     assert (len(of_value(Look(session), value, "[1, 1]").lines) > 1) == (factor == 1.0)
@@ -440,7 +440,7 @@ def test_a_transform_is_scaled_as_its_rule_says(name: str, norm: str) -> None:
     """Of ones, the wave 0 is their number times the scale."""
     n = 4
     found = getattr(mx.fft, name)(mx.ones((3 if name == "irfft" else n,)), norm=norm)[0].item()
-    session = nnrepl.Session(nnrepl.trace(lambda a: getattr(mx.fft, name)(a, norm=norm), mx.ones((n,))))
+    session = OpenSession(nnrepl.trace(lambda a: getattr(mx.fft, name)(a, norm=norm), mx.ones((n,))))
     rule = of_value(Look(session), session.tape.ops[0].outputs[0]).rule[0].partition(" = ")[2]
     scale = {"1/n": 1 / n, "1/√n": n**-0.5}.get(rule.partition(" ·")[0], 1.0)
     assert abs(found) == pytest.approx(n * scale)
