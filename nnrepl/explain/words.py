@@ -11,6 +11,7 @@ from typing import Any
 import mlx.core as mx
 
 from nnrepl.ops.numbers import MINUS, element, factor, number
+from nnrepl.record.data import Data
 from nnrepl.tape import Op, Source, Value
 
 FEW = 6
@@ -85,6 +86,8 @@ def call(op: Op, called: Callable[[Value], str] | None = None) -> str:
 def _is_shown(arg: Any) -> bool:
     kind = type(arg)
     ours = kind.__module__.startswith("nnrepl.record")  # what stands for a program's own function, a rule
+    if isinstance(arg, Data) and arg.array.size == 1:
+        return True
     return arg is not None and not ours and kind.__name__ not in ("DrawnKey", "Data", "Stream", "Device")
 
 
@@ -92,6 +95,8 @@ def operand(arg: Any, called: Callable[[Value], str] | None = None) -> str:
     """An argument of an op: a name, a number, a slice."""
     if isinstance(arg, Value):
         return (called or name)(arg)
+    if isinstance(arg, Data):
+        return number(arg.array.item())
     if isinstance(arg, float):
         return number(arg)
     if isinstance(arg, slice):

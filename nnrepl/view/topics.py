@@ -121,6 +121,7 @@ Results of a step are shown if they are small (config peek). In lists: ● evalu
   F5               continue         Shift-F5         reverse-continue
   Tab              complete         Right            take the grey suggestion
   Up, Down         what was typed before, and begins so; Ctrl-R searches it
+  Ctrl-L           the last answer again, for the width that the terminal has now
   Alt-Enter        a further line   Ctrl-X Ctrl-E    the line in an editor
   F1               help with the word before the cursor; else with where one stands
   F4               emacs or vi keys
