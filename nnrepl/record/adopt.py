@@ -27,6 +27,8 @@ def adopt(recorder: Recorder, array: mx.array, frame: FrameType) -> Value:
     """
     if array is _RANDOM_STATE[0]:
         return recorder.leaf(array, "constant", "random state")
+    if recorder.inside is not None:  # MLX's graph leads to its tracers there; what it hands over is known
+        return recorder.leaf(array, "captured", parameter_path(array, frame) or _variable(array, frame))
     if recorder.native_until:
         return _from_native(recorder, array, frame)
     source, same = computed_from(recorder, array)

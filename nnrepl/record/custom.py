@@ -7,6 +7,7 @@ Source: `custom_function` and `checkpoint` in mlx/transforms.cpp.
 
 from __future__ import annotations
 
+import functools
 import gc
 import inspect
 import sys
@@ -339,6 +340,8 @@ class Checkpointed(opaque.Transform):
     """What `mx.checkpoint(fun)` returns while recording is on."""
 
     def call(self, recorder: Recorder, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType) -> Any:
+        if recorder.inside is not None:
+            return opaque.run_transform(recorder, self, args, kwargs, frame)
         composite = Rerun(recorder, self.fun, depends=True)
         return composite.run("checkpoint", "mx.checkpoint", args, kwargs, frame)
 
@@ -351,6 +354,10 @@ def caller(original: Callable[..., Any]) -> Callable[..., Any]:
         if recorder is None:
             opaque.pass_on((args, kwargs))
             return original(self, *args, **kwargs)
+        if recorder.inside is not None:
+            name = f"custom of {opaque.title(gc.get_referents(self)[-1])}"
+            call = opaque.OpaqueCall(recorder, name, "mx.custom_function", None, functools.partial(original, self))
+            return call.run(args, kwargs, _getframe(1))
         fun, *others = gc.get_referents(self)[1:]
         known = recorder.customized.get(id(self), (self, set()))[1]
         vjp = next((other for other in others if _is_vjp(other, known)), None)

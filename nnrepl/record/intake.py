@@ -58,6 +58,13 @@ class Intake:
         """
         return None
 
+    def has_inside(self, recorder: Recorder) -> bool:
+        """Whether what happens inside of a call that is about to be made is on the tape already."""
+        return False
+
+    def inside(self, recorder: Recorder) -> None:
+        """A call has been made of which nothing was recorded inside: what the tape has of that belongs before it."""
+
     def repeated(self, recorder: Recorder, op: Op, of: Sequence[Value]) -> bool:
         """Whether an op that a compiled function repeats has its outputs already.
 

@@ -24,6 +24,7 @@ from nnrepl.record import trees
 from nnrepl.record.anatomy import Group, of_call
 from nnrepl.record.catalog import Callee
 from nnrepl.record.data import construct
+from nnrepl.record.inside import Given, InsideRecording, given_of
 from nnrepl.record.objects import hand_out
 from nnrepl.record.recorder import MUTED, OPAQUE, RECORD, Recorder, current, noticing, ready
 from nnrepl.record.strays import invoke, native
@@ -31,6 +32,9 @@ from nnrepl.tape import Op, Operation, Value, arrays_of
 
 if TYPE_CHECKING:
     from nnrepl.record.native import Levels
+
+Describe = Callable[[tuple[Any, ...], dict[str, Any]], Given | None]
+"""Says what goes into a call; None if that is not known."""
 
 _getframe = sys._getframe
 _copy = mx.array.__copy__
@@ -127,6 +131,10 @@ class Transform:
         """Run it under the recorder."""
         return run_transform(recorder, self, args, kwargs, frame)
 
+    def wanted(self) -> tuple[list[int], list[str]] | None:
+        """By which arguments, by number and by name, it differentiates; None if it does not."""
+        return None
+
     def option(self, position: int, name: str, default: Any) -> Any:
         """One of the transform's options, given by position or by name."""
         return self.args[position] if len(self.args) > position else self.kwargs.get(name, default)
@@ -150,8 +158,26 @@ def run_transform(
         made: Callable[..., Any] = transform.original(fun, *transform.args, **transform.kwargs)
         return made
 
+    def given(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Given | None:
+        return given_of(recorder, transform.name, names(), args, kwargs, transform.wanted(), axes())
+
+    def names() -> list[str]:
+        return parameter_names(transform.fun, args)
+
+    def axes() -> Any:
+        return transform.option(0, "in_axes", 0) if transform.name == "vmap" else None
+
     name = f"{transform.name} of {title(transform.fun)}"
-    return OpaqueCall(recorder, name, f"mx.{transform.name}", make, transform.fun).run(args, kwargs, frame)
+    call = OpaqueCall(recorder, name, f"mx.{transform.name}", make, transform.fun, given)
+    return call.run(args, kwargs, frame)
+
+
+def run_native(
+    recorder: Recorder, transform: Transform, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType
+) -> Any:
+    """What a transform made, as one op of which nothing is known inside."""
+    name = f"{transform.name} of {title(transform.fun)}"
+    return OpaqueCall(recorder, name, f"mx.{transform.name}", None, transform.real).run(args, kwargs, frame)
 
 
 def run_function(
@@ -167,7 +193,11 @@ def run_function(
     def make(inner: Callable[..., Any]) -> Callable[..., Any]:
         return lambda *given: original(inner, *given)
 
-    call = OpaqueCall(recorder, f"{name} of {title(fun)}", f"mx.{name}", make, fun)
+    def given(args: tuple[Any, ...], _: dict[str, Any]) -> Given | None:
+        primals, others = args
+        return given_of(recorder, name, parameter_names(fun, tuple(primals)), tuple(primals), {}, None, None, others)
+
+    call = OpaqueCall(recorder, f"{name} of {title(fun)}", f"mx.{name}", make, fun, given)
     return call.run(args, {}, frame)
 
 
@@ -191,6 +221,7 @@ class OpaqueCall:
     Args:
         make: Gives the transformed function for a (wrapped) inner one; None if `fun` is called as it is.
         fun: The program's function.
+        given: Says what goes in, where what happens inside can be recorded.
 
     Attributes:
         operation: The operation of its op.
@@ -206,10 +237,12 @@ class OpaqueCall:
         spelling: str,
         make: Callable[[Callable[..., Any]], Callable[..., Any]] | None,
         fun: Callable[..., Any],
+        given: Describe | None = None,
     ) -> None:
         self.recorder = recorder
         self.make = make
         self.fun = fun
+        self.given = given
         self.operation = Operation(name, self, spelling, kind="opaque")
         self.touched: dict[Value, mx.array] = {}
         self.state: mx.array | None = None
@@ -219,13 +252,15 @@ class OpaqueCall:
     def run(self, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType) -> Any:
         """The program's call."""
         recorder = self.recorder
-        recorder.intake.enter(recorder)
+        intake = recorder.intake
+        intake.enter(recorder)
         inputs: list[Value] = []
         template = recorder.scan(args, inputs, frame)
         names = recorder.scan(kwargs, inputs, frame)
         captured, recorder.captured = recorder.captured, {}
-        state = _RANDOM_STATE[0]
-        function = self.fun if self.make is None else self.make(self._relinking(inputs))
+        state, draws = _RANDOM_STATE[0], recorder.draws
+        inside = self._inside(args, kwargs, inputs, frame)
+        function = self.fun if self.make is None else self.make(self._relinking(inputs, inside))
         error: Exception | None = None
         recorder.mode, recorder.forced = OPAQUE, False
         try:
@@ -235,12 +270,21 @@ class OpaqueCall:
         finally:
             recorder.mode = RECORD
             touched, recorder.captured = recorder.captured, captured
+        part = None if inside is None else inside.close()
         if _RANDOM_STATE[0] is not state:
             self.state = state
+            recorder.draws = draws
             recorder.seeded(("opaque", recorder.draws))
         extra = list(touched)
         self.touched = touched
+        if recorder.inside is not None:
+            for value, array in touched.items():
+                recorder.inside.touch(value, array)
         op = Op(self.operation, (template, names, extra), {}, (*inputs, *extra))
+        if part is not None:
+            recorder.tape.notes.calls[op] = part
+        elif inside is None:
+            intake.inside(recorder)
         if error is not None:
             recorder.fail(op, error, frame)
             raise error
@@ -248,15 +292,30 @@ class OpaqueCall:
             array = reference()
             if array is not None and id(array) not in recorder.live:
                 recorder.link(array, value)
-        twin = recorder.intake.given(recorder, op, frame)
+        twin = intake.given(recorder, op, frame)
         if twin is not None:
             return hand_out(recorder, twin)
         recorder.finish(op, result, frame)
-        if recorder.differentiating:
+        if recorder.differentiating or recorder.inside is not None:
             self.groups = of_call(op, recorder.forced)
         return result
 
-    def _relinking(self, inputs: list[Value]) -> Callable[..., Any]:
+    def _inside(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], inputs: list[Value], frame: FrameType
+    ) -> InsideRecording | None:
+        """What writes down what happens inside; None where that is not known, or on the tape already."""
+        recorder = self.recorder
+        if self.given is None or recorder.intake.has_inside(recorder):
+            return None
+        given = self.given(args, kwargs)
+        if given is None:
+            return None
+        recorder.stand(frame)
+        if not recorder.differentiating and recorder.inside is None:
+            recorder.part_of(Op(self.operation, (), {}, tuple(inputs)), frame)
+        return InsideRecording(recorder, given, title(self.fun), frame)
+
+    def _relinking(self, inputs: list[Value], inside: InsideRecording | None) -> Callable[..., Any]:
         """The inner function, which notes what MLX hands to it: new objects for the arrays of `inputs`,
         some of which live on (in a Module, say) after the transform has ended."""
 
@@ -265,7 +324,7 @@ class OpaqueCall:
             for array, value in zip(trees.arrays((args, kwargs)), inputs):
                 if array.shape == value.shape:
                     self.survivors.append((weakref.ref(array), value))
-            return invoke(self.fun, args, kwargs)
+            return invoke(self.fun, args, kwargs) if inside is None else inside.run(self.fun, args, kwargs)
 
         return fun
 

@@ -21,7 +21,7 @@ from nnrepl.record.adopt import adopt
 from nnrepl.record.bindings import Watch
 from nnrepl.record.bounds import INDEXING, outside
 from nnrepl.record.intake import RECORDING, Intake
-from nnrepl.record.listener import Exchanging, Listener, Mirrored
+from nnrepl.record.listener import Exchanging, Listener, Mirrored, Touching
 from nnrepl.record.objects import Slot, hand_out
 from nnrepl.record.phases import feeds_update, starts, title
 from nnrepl.record.stack import Stack
@@ -88,6 +88,7 @@ class Recorder:
         overwritten: Values whose array object was changed in place for an edit.
         draws: Since what the random draws are counted, and how many there were.
         watch: Notes what the program's variables hold.
+        inside: What writes down the call that MLX runs by itself, where its function runs now.
         levels: Switches between recording ops and noticing calls; None before anything is installed.
         native_until: Where on the tape ops are recorded again that follow closed calls; 0: it has none.
         collector: Keeps Python's garbage collector off the tape.
@@ -124,6 +125,7 @@ class Recorder:
         self.overwritten: list[tuple[Value, mx.array]] = []
         self.draws: tuple[Any, int] = ("start", 0)
         self.levels: Levels | None = None
+        self.inside: Touching | None = None
         self.native_until = 0
         self.collector = Collector()
 
@@ -146,6 +148,8 @@ class Recorder:
                 value = live.get(id(arg))
                 if value is None:
                     value = adopt(self, arg, frame)
+                if self.inside is not None:
+                    self.inside.touch(value, arg)
                 inputs.append(value)
                 template.append(value)
             else:
@@ -208,9 +212,9 @@ class Recorder:
         """Put an op on the tape whose scope is known; at the top level of the program, the listener is told."""
         ops = self.tape.ops
         op.position = len(ops)
-        if op.operation.name in INDEXING:
+        if op.operation.name in INDEXING and self.inside is None:
             self.indexing.append(op)
-        if self.differentiating:
+        if self.differentiating or self.inside is not None:
             op.part = self.part  # type: ignore[assignment]
             ops.append(op)
             if self.intake.follows:
@@ -251,6 +255,8 @@ class Recorder:
             value = self.live.get(id(arg))
             if value is None:
                 value = adopt(self, arg, frame)
+            if self.inside is not None:
+                self.inside.touch(value, arg)
             inputs.append(value)
             return value
         if kind is list or kind is tuple:
@@ -269,12 +275,18 @@ class Recorder:
     def value_of(self, array: mx.array, frame: FrameType) -> Value:
         """The value that an array object holds now."""
         value = self.live.get(id(array))
-        return adopt(self, array, frame) if value is None else value
+        if value is None:
+            value = adopt(self, array, frame)
+        if self.inside is not None:
+            self.inside.touch(value, array)
+        return value
 
     def leaf(self, array: mx.array, kind: str, label: str | None, origin: Value | None = None) -> Leaf:
         """Enter an array as a leaf of the tape."""
         value = Leaf(self.tape, array, kind, label, origin)
         self.live[id(array)] = value
+        if self.inside is not None:
+            self.inside.own.add(value)
         return value
 
     def link(self, array: mx.array, value: Value) -> None:
@@ -393,6 +405,11 @@ class Recorder:
             part = self.open_pass(kind, title(op, kind))
             part.scope, part.lasti = scope, op.lasti
         return part
+
+    def part_of(self, op: Op, frame: FrameType) -> None:
+        """Begin the pass of an op at the top level that is about to be put on the tape, unless it is open already."""
+        op.scope, op.lasti, op.position = self.stack.scope, frame.f_lasti, len(self.tape.ops)
+        self._top_level(op)
 
     def start(self) -> None:
         """The first forward pass begins here: what was recorded so far is setup."""

@@ -63,7 +63,7 @@ class Differentiated(opaque.Transform):
         return levels.run([(GRADIENT_PASS, opaque.title(self.fun))], frame, lambda: self.real(*args, **kwargs), loss)
 
     def call(self, recorder: Recorder, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType) -> Any:
-        if recorder.differentiating:
+        if recorder.differentiating or recorder.inside is not None:
             return opaque.run_transform(recorder, self, args, kwargs, frame)
         if recorder.levels is not None and recorder.levels.begins(frame):
             return self.notice(recorder.levels, args, kwargs, frame)
@@ -80,6 +80,10 @@ class Differentiated(opaque.Transform):
             return make_call(call)
         with recorder.levels.recorded([(GRADIENT_PASS, "")]):
             return make_call(call)
+
+    def wanted(self) -> tuple[list[int], list[str]]:
+        """By which arguments it differentiates."""
+        return self._arguments()
 
     def _arguments(self) -> tuple[list[int], list[str]]:
         """`argnums` and `argnames` as lists; MLX has checked them when the transform was made."""
@@ -226,7 +230,7 @@ def _vjp_wrapper(original: Callable[..., Any]) -> Callable[..., Any]:
             opaque.pass_on((primals, cotangents))
             return original(fun, primals, cotangents)
         frame = _getframe(1)
-        if recorder.differentiating:
+        if recorder.differentiating or recorder.inside is not None:
             return opaque.run_function(recorder, original, "vjp", fun, (primals, cotangents), frame)
         return _outermost_vjp(recorder, original, fun, list(primals), list(cotangents), frame)
 

@@ -87,7 +87,7 @@ def run_vjp(rule: Rule, *arrays: mx.array) -> list[mx.array]:
     def forward(*inputs: mx.array) -> list[mx.array]:
         for slot, array in zip(wanted, inputs):
             fixed[slot] = shielded(array) if nested else array
-        results = op.compute(lambda value: fixed[index[aliases.get(value, value)]])
+        results = op.once(lambda value: fixed[index[aliases.get(value, value)]])
         return [fixed[slot] for slot in rule.continued] + [results[k] for k in rule.outputs]
 
     gradients = _vjp(forward, [fixed[slot] for slot in wanted], cotangents)[1]

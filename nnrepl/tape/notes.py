@@ -14,6 +14,7 @@ from typing import Any
 import mlx.core as mx
 
 from nnrepl.tape.op import Op
+from nnrepl.tape.passes import Inside
 from nnrepl.tape.value import Value
 
 KEPT: dict[str, type | None] = {"errors": BaseException, "edits": Value, "inserted": None, "belonging": Op}
@@ -41,6 +42,9 @@ class Notes:
         edits: Ops that the user made in order to change a value, and the value that they changed.
         inserted: All ops that came from the user and not from the program.
         inside: Ops of which the places that they take have been looked at and lie inside of their axes.
+        calls: The ops of calls that MLX ran by itself, and what happened inside of them.
+        mapped: Ops inside of a `vmap` whose results differ from sample to sample, and in which ones they lie, outermost
+            first.
     """
 
     labels: dict[Value, str] = field(default_factory=dict)
@@ -55,6 +59,8 @@ class Notes:
     edits: dict[Op, Value] = field(default_factory=dict)
     inserted: set[Op] = field(default_factory=set)
     inside: set[Op] = field(default_factory=set)
+    calls: dict[Op, Inside] = field(default_factory=dict)
+    mapped: dict[Op, tuple[Inside, ...]] = field(default_factory=dict)
 
     # -- the same op again ---------------------------------------------------------------------------------
 
@@ -68,6 +74,8 @@ class Notes:
             self.streams[new] = self.streams[old]
         if old in self.structures:
             self.structures[new] = self.structures[old]
+        if old in self.mapped:
+            self.mapped[new] = self.mapped[old]
         if old in self.belonging:
             root = self.belonging[old]
             self.belonging[new] = now.get(root, root)

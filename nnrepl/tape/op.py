@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ from nnrepl.tape.face import Face
 from nnrepl.tape.value import Value
 
 if TYPE_CHECKING:
-    from nnrepl.tape.passes import Pass
+    from nnrepl.tape.passes import Inside, Pass
     from nnrepl.tape.places import Activation, Source
     from nnrepl.tape.steps import Step
     from nnrepl.tape.tape import Tape
@@ -62,7 +62,7 @@ class DrawnKey:
         return key
 
 
-_split, _getitem, _stream = mx.random.split, mx.array.__getitem__, mx.stream
+_split, _getitem, _stream, _vmap = mx.random.split, mx.array.__getitem__, mx.stream, mx.vmap
 
 
 def fill(part: Any, lookup: Callable[[Value], mx.array]) -> Any:
@@ -197,7 +197,12 @@ class Op(Face):
 
     def compute(self, lookup: Callable[[Value], mx.array] = _held) -> list[mx.array]:
         """Call the operation again on the arrays that `lookup` gives for its inputs; lazy, and without side
-        effects on the tape. Returns the outputs in order."""
+        effects on the tape. Inside of a `vmap` that is done for all samples. Returns the outputs in order."""
+        mapped = self.part.tape.notes.mapped
+        return self.once(lookup) if self not in mapped else _for_all(self, mapped[self], lookup)
+
+    def once(self, lookup: Callable[[Value], mx.array]) -> list[mx.array]:
+        """The same, for one sample of each `vmap` around it."""
         args = [lookup(arg) if type(arg) is Value else fill(arg, lookup) for arg in self.args]
         kwargs = {key: fill(arg, lookup) for key, arg in self.kwargs.items()} if self.kwargs else self.kwargs
         streams = self.part.tape.notes.streams
@@ -210,6 +215,22 @@ class Op(Face):
 
     def __repr__(self) -> str:
         return f"<Op {self.label} {self.name}>"
+
+
+def _for_all(op: Op, levels: Sequence[Inside], lookup: Callable[[Value], mx.array]) -> list[mx.array]:
+    """Compute an op for all samples of the `vmap`s in which it lies, of which the outermost comes first."""
+    if not levels:
+        return op.once(lookup)
+    level, *inner = levels
+    batched = [value for value in dict.fromkeys(op.inputs) if value in level.axes]
+
+    def sample(*arrays: mx.array) -> list[mx.array]:
+        now = dict(zip(batched, arrays))
+        return _for_all(op, inner, lambda value: now[value] if value in now else lookup(value))
+
+    axes = tuple([level.axes[value] for value in batched])
+    results: list[mx.array] = _vmap(sample, in_axes=axes)(*map(lookup, batched))
+    return results
 
 
 class ClosedOp(Op):

@@ -48,6 +48,7 @@ class Value(Face):
     kind = ""
     origin: Value | None = None
     gradient_of: Value | None = None
+    tangent_of: Value | None = None
 
     def __init__(self, op: Op | None, slot: int, held: mx.array | None) -> None:
         self.op = op
@@ -174,3 +175,17 @@ class Gradient(Value):
         self.held = held
         self.bound = None
         self.gradient_of = gradient_of
+
+
+class Tangent(Value):
+    """A result of a `jvp`: how fast a value changes along the direction that the program gave.
+
+    Attributes:
+        tangent_of: The value.
+    """
+
+    __slots__ = ("tangent_of",)
+
+    def __init__(self, op: Op, slot: int, held: mx.array | None, tangent_of: Value) -> None:
+        super().__init__(op, slot, held)
+        self.tangent_of = tangent_of
