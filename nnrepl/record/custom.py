@@ -301,7 +301,7 @@ def replay(ops: Sequence[Op], now: dict[Value, mx.array], lookup: Callable[[Valu
     """Make ops again on other arrays.
 
     Args:
-        ops: The ops, in order.
+        ops: The ops, in order; what lies inside of a call is left out.
         now: The array that stands for a value; those that are made are added to it.
         lookup: Gives the array of any other value.
     """
@@ -311,7 +311,7 @@ def replay(ops: Sequence[Op], now: dict[Value, mx.array], lookup: Callable[[Valu
         return lookup(value) if array is None else array
 
     for op in ops:
-        if op.error is None:
+        if op.error is None and not op.inner:
             composite = op.args[0] if op.args else None
             arrays = composite.native(op, find) if isinstance(composite, Composite) else op.compute(find)
             now.update(zip(op.outputs, arrays))

@@ -155,8 +155,7 @@ def run_transform(
     """A transform that MLX runs, as one op."""
 
     def make(fun: Callable[..., Any]) -> Callable[..., Any]:
-        made: Callable[..., Any] = transform.original(fun, *transform.args, **transform.kwargs)
-        return made
+        return native(transform.original(fun, *transform.args, **transform.kwargs))
 
     def given(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Given | None:
         return given_of(recorder, transform.name, names(), args, kwargs, transform.wanted(), axes())
@@ -343,7 +342,7 @@ class OpaqueCall:
             objects = {id(thing): thing}
             known: Value | None = value
             while known is not None and (known is value or known not in self.touched):
-                if known.held is not None:
+                if known.held is not None and known.held.shape == array.shape:
                     objects[id(known.held)] = known.held
                 now = self.recorder.tape.names.now(known)
                 if now is not None and now.shape == array.shape:

@@ -123,7 +123,7 @@ class Repetition:
         recorder.repeating += 1
         try:
             inserted = recorder.tape.notes.inserted
-            for part, among in groupby(ops, key=_pass_of):
+            for part, among in groupby([op for op in ops if not op.inner], key=_pass_of):
                 stretch = list(among)
                 # A change at the very start stands at the end of the pass before, of which nothing is repeated.
                 if part.kind == GRADIENT_PASS and any([op not in inserted for op in stretch]):
@@ -161,7 +161,8 @@ class Repetition:
         for old, new in given:
             self._stand(old, new)
         for op in ops:
-            self.op(op, self.recorder.part)
+            if not op.inner:
+                self.op(op, self.recorder.part)
         self.recorder.intake.enter(self.recorder)
         return list(self.images(results))
 

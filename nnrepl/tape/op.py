@@ -152,6 +152,11 @@ class Op(Face):
         return self.position - self.step.start + 1
 
     @property
+    def inner(self) -> bool:
+        """Whether it lies inside of a call that MLX ran by itself, which has an op of its own."""
+        return self.part.within is not None
+
+    @property
     def step(self) -> Step:
         """The training step that it belongs to; number 0 is the setup."""
         return self.tape.steps.at(self.position)
