@@ -169,6 +169,7 @@ class InsideRecording:
             if axis is not None:
                 part.axes[leaf] = axis
                 part.size = value.shape[axis]
+        part.leaves = tuple(self.leaves)
         part.wrt = tuple([leaf for leaf, wanted in zip(self.leaves, given.wanted) if wanted])
 
     def touch(self, value: Value, array: mx.array) -> None:

@@ -311,7 +311,9 @@ class OpaqueCall:
             return None
         recorder.stand(frame)
         if not recorder.differentiating and recorder.inside is None:
-            recorder.part_of(Op(self.operation, (), {}, tuple(inputs)), frame)
+            op = Op(self.operation, (), {}, tuple(inputs))
+            op.scope, op.lasti = recorder.stack.scope, frame.f_lasti
+            recorder.part_of(op)
         return InsideRecording(recorder, given, title(self.fun), frame)
 
     def _relinking(self, inputs: list[Value], inside: InsideRecording | None) -> Callable[..., Any]:

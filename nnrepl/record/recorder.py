@@ -406,10 +406,10 @@ class Recorder:
             part.scope, part.lasti = scope, op.lasti
         return part
 
-    def part_of(self, op: Op, frame: FrameType) -> None:
-        """Begin the pass of an op at the top level that is about to be put on the tape, unless it is open already."""
-        op.scope, op.lasti, op.position = self.stack.scope, frame.f_lasti, len(self.tape.ops)
-        self._top_level(op)
+    def part_of(self, op: Op) -> Pass:
+        """The pass of an op at the top level that is about to be put on the tape, which is opened if it is not yet."""
+        op.position = len(self.tape.ops)
+        return self._top_level(op)
 
     def start(self) -> None:
         """The first forward pass begins here: what was recorded so far is setup."""

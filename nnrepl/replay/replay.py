@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
+from nnrepl.record.inside import copy_inside
 from nnrepl.record.intake import Intake
 from nnrepl.record.objects import object_of, refill
 from nnrepl.replay.divergence import CannotExchange, Difference, Diverged, compare, said_of, same_operation, same_place
@@ -129,6 +130,15 @@ class Replay(Intake):
         if error is not None:
             raise error
         return twin
+
+    def has_inside(self, recorder: Recorder) -> bool:
+        """Whether a call that is about to be made is one of the tape: what happens inside is there, too."""
+        return self.replaying(len(recorder.tape))
+
+    def inside(self, recorder: Recorder) -> None:
+        """Put what happened inside of a call of the tape before its op."""
+        if self.replaying(len(recorder.tape)):
+            copy_inside(recorder, self.expected, len(recorder.tape), copy_op)
 
     def repeated(self, recorder: Recorder, op: Op, of: Sequence[Value]) -> bool:
         """Whether an op of a compiled function is one of the tape; then it has the values of that."""

@@ -83,6 +83,8 @@ class Notes:
     def carry_all(self, old: Op, new: Op, now: Mapping[Any, Any] = _THEMSELVES) -> None:
         """Note of an op that is another one again, on another tape or in a second run: all that happened there too."""
         self.carry(old, new, now)
+        if old in self.calls:
+            self.calls[new] = self.calls[old]
         if old in self.errors:
             self.errors[new] = self.errors[old]
         if old in self.edits:

@@ -124,6 +124,7 @@ class Inside(Pass):
         transform: Which of MLX's transforms it is: "vmap", "jvp", "vjp", "grad", "value_and_grad", ...
         size: How many the samples are of a `vmap`; 0 for the others.
         axes: For each value that differs from sample to sample, along which axis they lie.
+        leaves: What stands there for the arrays that went in.
         results: Which of its values the outputs of the call's op are, with the slots of those.
         unfollowed: Why not all that MLX did there is on the tape; "" if it is.
     """
@@ -131,6 +132,7 @@ class Inside(Pass):
     transform: str = ""
     size: int = 0
     axes: dict[Value, int] = field(default_factory=dict)
+    leaves: tuple[Value, ...] = ()
     results: tuple[tuple[Value, int], ...] = ()
     unfollowed: str = ""
 
