@@ -70,6 +70,7 @@ class InsideAgain:
             self._repetition.put(leaf, twin)
             leaves.append(twin)
         new.leaves = tuple(leaves)
+        self._notes.entered.update(dict.fromkeys(leaves, new))
         return new
 
     def _op(self, old: Op, draws: bool) -> None:

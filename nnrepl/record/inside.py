@@ -170,6 +170,7 @@ class InsideRecording:
                 part.axes[leaf] = axis
                 part.size = value.shape[axis]
         part.leaves = tuple(self.leaves)
+        recorder.tape.notes.entered.update(dict.fromkeys(self.leaves, part))
         part.wrt = tuple([leaf for leaf, wanted in zip(self.leaves, given.wanted) if wanted])
 
     def touch(self, value: Value, array: mx.array) -> None:
@@ -192,6 +193,7 @@ class InsideRecording:
         if not self._begun:
             return None
         recorder, part = self.recorder, self.part
+        recorder.stand(self._frame)  # what the variables of the function hold at its end is noted
         before, recorder.inside = recorder.inside, self
         outer, recorder.part = recorder.part, part
         intake, recorder.intake = recorder.intake, RECORDING
@@ -284,30 +286,39 @@ class _StructureOnly(Sweep):
         return made if run is run_vjp else made[0]
 
 
-def copy_inside(recorder: Recorder, expected: Sequence[Op], at: int, copy: Callable[[Op, Pass, int], Op]) -> None:
+def copy_inside(
+    recorder: Recorder, expected: Sequence[Op], at: int, copy: Callable[[Op, Pass, int], Op]
+) -> Inside | None:
     """Put the ops inside of a call on the tape as they were when it was made before.
 
     Args:
         expected: The ops of the run before.
         at: Where among them those inside of the call begin.
         copy: Gives the same op in a pass, at a position.
+
+    Returns:
+        What is on the tape now; None if nothing was there.
     """
-    tape, parts = recorder.tape, dict[Pass, Pass]()
-    shift = len(tape) - at
-    assert recorder.part is not None
+    tape, parts = recorder.tape, dict[Pass, Inside]()
+    calls, around = tape.notes.calls, recorder.part
+    assert around is not None
 
     def part_of(old: Pass) -> Pass:
-        if not isinstance(old, Inside):
-            return recorder.part or old
+        if not isinstance(old, Inside) or old.within is None:
+            return around
         if old not in parts:
-            assert old.within is not None
+            shift = len(tape) - old.start
             parts[old] = replace(
                 old, tape=tape, within=part_of(old.within), start=old.start + shift, end=old.end + shift,
                 backward=old.backward + shift,
             )  # fmt: skip
         return parts[old]
 
-    while at < len(expected) and expected[at].part.within is not None:
-        twin = copy(expected[at], part_of(expected[at].part), len(tape))
+    while at < len(expected) and expected[at].inner:
+        old = expected[at]
+        twin = copy(old, part_of(old.part), len(tape))
+        if old in calls:
+            calls[twin] = parts[calls[old]]
         tape.ops.append(twin)
         at += 1
+    return next((part for part in parts.values() if part.within is around), None)

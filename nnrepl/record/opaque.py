@@ -280,10 +280,10 @@ class OpaqueCall:
             for value, array in touched.items():
                 recorder.inside.touch(value, array)
         op = Op(self.operation, (template, names, extra), {}, (*inputs, *extra))
+        if inside is None:
+            part = intake.inside(recorder)
         if part is not None:
             recorder.tape.notes.calls[op] = part
-        elif inside is None:
-            intake.inside(recorder)
         if error is not None:
             recorder.fail(op, error, frame)
             raise error
@@ -293,6 +293,8 @@ class OpaqueCall:
                 recorder.link(array, value)
         twin = intake.given(recorder, op, frame)
         if twin is not None:
+            if part is not None:
+                recorder.tape.notes.calls[twin] = part
             return hand_out(recorder, twin)
         recorder.finish(op, result, frame)
         if recorder.differentiating or recorder.inside is not None:

@@ -250,8 +250,7 @@ class Repetition:
         if within is None:
             return None
         if recorder.intake.has_inside(recorder):
-            recorder.intake.inside(recorder)
-            return None
+            return recorder.intake.inside(recorder)
         return InsideAgain(self, old).run(within, self._draws)
 
     def scope(self, old: Activation | None) -> Activation | None:

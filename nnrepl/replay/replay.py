@@ -25,7 +25,7 @@ from nnrepl.replay.match import Plan
 from nnrepl.replay.opening import Opening
 from nnrepl.replay.rebinding import Rebinding, lies_inside
 from nnrepl.replay.run import Run
-from nnrepl.tape import GRADIENT_PASS, SETUP_PASS, BackwardOp, ClosedOp, Gradient, Leaf, Op, Pass, Tape, Value
+from nnrepl.tape import GRADIENT_PASS, SETUP_PASS, BackwardOp, ClosedOp, Gradient, Inside, Leaf, Op, Pass, Tape, Value
 
 if TYPE_CHECKING:
     from nnrepl.record.recorder import Recorder
@@ -135,10 +135,10 @@ class Replay(Intake):
         """Whether a call that is about to be made is one of the tape: what happens inside is there, too."""
         return self.replaying(len(recorder.tape))
 
-    def inside(self, recorder: Recorder) -> None:
+    def inside(self, recorder: Recorder) -> Inside | None:
         """Put what happened inside of a call of the tape before its op."""
-        if self.replaying(len(recorder.tape)):
-            copy_inside(recorder, self.expected, len(recorder.tape), copy_op)
+        at = len(recorder.tape)
+        return copy_inside(recorder, self.expected, at, copy_op) if self.replaying(at) else None
 
     def repeated(self, recorder: Recorder, op: Op, of: Sequence[Value]) -> bool:
         """Whether an op of a compiled function is one of the tape; then it has the values of that."""

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
-from nnrepl.record.names import GRADIENT_SIGN, ProgramNames
+from nnrepl.record.names import ProgramNames
+from nnrepl.record.signs import GRADIENT_SIGN
 from nnrepl.record.source import lines_of
 from nnrepl.record.stack import is_module
 from nnrepl.session.conditions import condition, named_in, split_condition

@@ -17,7 +17,7 @@ from nnrepl.tape.op import (
     arrays_of,
     fill,
 )
-from nnrepl.tape.passes import GRADIENT_PASS, RUN_PASS, SETUP_PASS, UPDATE_PASS, Hole, Inside, Mark, Pass
+from nnrepl.tape.passes import GRADIENT_PASS, RUN_PASS, SETUP_PASS, UPDATE_PASS, Hole, Inside, Mark, Pass, samples_of
 from nnrepl.tape.places import Activation, Source
 from nnrepl.tape.sites import SKIPPED, Site, is_skipped, own_site
 from nnrepl.tape.steps import Step, Steps
@@ -70,4 +70,5 @@ __all__ = [
     "is_evaluated",
     "is_skipped",
     "own_site",
+    "samples_of",
 ]

@@ -43,6 +43,7 @@ class Notes:
         inserted: All ops that came from the user and not from the program.
         inside: Ops of which the places that they take have been looked at and lie inside of their axes.
         calls: The ops of calls that MLX ran by itself, and what happened inside of them.
+        entered: What stands inside of such calls for the arrays that went in, and in which.
         mapped: Ops inside of a `vmap` whose results differ from sample to sample, and in which ones they lie, outermost
             first.
     """
@@ -60,6 +61,7 @@ class Notes:
     inserted: set[Op] = field(default_factory=set)
     inside: set[Op] = field(default_factory=set)
     calls: dict[Op, Inside] = field(default_factory=dict)
+    entered: dict[Value, Inside] = field(default_factory=dict)
     mapped: dict[Op, tuple[Inside, ...]] = field(default_factory=dict)
 
     # -- the same op again ---------------------------------------------------------------------------------

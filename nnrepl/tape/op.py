@@ -177,6 +177,11 @@ class Op(Face):
         return self.part.phase_at(self.position)
 
     @property
+    def outer_phase(self) -> str:
+        """The phase of the program's own pass in which it lies, also inside of a call that MLX ran by itself."""
+        return self.part.outermost.phase_at(self.position)
+
+    @property
     def module(self) -> str:
         """The path of the module whose code made it (`layers.0.attention`), "" outside of modules."""
         return self.tape.names.module(self)

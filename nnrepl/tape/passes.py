@@ -89,6 +89,12 @@ class Pass(Face):
         return len(self)
 
     @property
+    def forward(self) -> list[Op]:
+        """Its own forward ops, without what happened inside of calls that are ops themselves."""
+        ops, inner = self.tape.ops[self.start : min(self.backward, self.end)], self.within is not None
+        return [op for op in ops if (op.part is self if inner else not op.inner)]
+
+    @property
     def outermost(self) -> Pass:
         """The pass of the tape's list in which it lies: itself, unless it is what happened inside of a call."""
         part = self
@@ -142,8 +148,25 @@ class Inside(Pass):
             return "forward" if position < self.backward else "backward"
         return self.within.phase_at(position)
 
+    @property
+    def call(self) -> Op | None:
+        """The op of the call; None while it is being made."""
+        return self.tape.ops[self.end] if self.end < len(self.tape.ops) else None
+
     def __repr__(self) -> str:
         return f"<Inside {self.transform} {self.title!r} {len(self)} ops>"
+
+
+def samples_of(value: Value) -> list[tuple[int, int]]:
+    """How many samples lie along which axis of a value inside of `vmap`s, the outermost first."""
+    found: list[tuple[int, int]] = []
+    inside: Pass | None = value.inside
+    while isinstance(inside, Inside):
+        if value in inside.axes:
+            outer = inside.axes[value]
+            found = [(inside.size, outer), *((size, axis + (axis >= outer)) for size, axis in found)]
+        inside = inside.within
+    return found
 
 
 @dataclass(frozen=True, slots=True)

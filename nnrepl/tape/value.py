@@ -11,6 +11,7 @@ from nnrepl.tape.face import Face
 if TYPE_CHECKING:
     from nnrepl.tape.bindings import Bound
     from nnrepl.tape.op import Op
+    from nnrepl.tape.passes import Inside
     from nnrepl.tape.tape import Tape
 
 _buffer_size = mx.get_array_buffer_size
@@ -122,6 +123,14 @@ class Value(Face):
     def consumers(self) -> tuple[Op, ...]:
         """The ops that take this value as an input, in order of execution."""
         return self.tape.consumers(self)
+
+    @property
+    def inside(self) -> Inside | None:
+        """The call that MLX ran by itself in which it lies, the innermost; None if it lies in none."""
+        if self.op is None:
+            return self.tape.notes.entered.get(self)
+        part = self.op.part
+        return None if part.within is None else part  # type: ignore[return-value]
 
     def forget(self) -> None:
         """Let go of the array and keep its shape and dtype; the op can make it again."""
