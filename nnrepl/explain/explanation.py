@@ -23,7 +23,7 @@ from nnrepl.ops.numbers import element
 from nnrepl.session.errors import NoGradient, NotYet, UserError
 from nnrepl.session.lookup import NUMBER
 from nnrepl.session.reading import Reading
-from nnrepl.tape import UPDATE_PASS, Leaf, Op, Value
+from nnrepl.tape import UPDATE_PASS, Inside, Leaf, Op, Value
 
 
 @dataclass(slots=True)
@@ -219,7 +219,11 @@ def _forward(look: Look, found: Explanation, op: Op, entry: Entry | None, value:
     left = element(names(value), place)
     found.element = left if value.size else ""
     if entry is None:
-        found.words = f"nnrepl's table has no entry for {op.name}. Its inputs and its result are what they are:"
+        inside = op.tape.notes.calls.get(op)
+        if inside is not None:
+            found.words = _of_inside(op, inside)
+        else:
+            found.words = f"nnrepl's table has no entry for {op.name}. Its inputs and its result are what they are:"
         if value.size:
             found.lines = [f"{left} = {words.number(result_at(look, value, place))}"]
             found.notes.extend(_jacobian_notes(look, op, value, place))
@@ -357,6 +361,19 @@ def _as_a_whole(look: Look, op: Op, value: Value, place: Index, names: Names) ->
     )
 
 
+def _of_inside(op: Op, inside: Inside) -> str:
+    """What is said of a call that MLX ran by itself, of which is known what happened inside."""
+    first, last = inside.ops[0].label, inside.ops[-1].label
+    results = [value.op.label for value, _ in inside.results if value.op is not None]
+    made = f", {_and(results[:3])} made what it returns" if 0 < len(results) <= 3 else ""
+    where = first if len(inside) == 1 else f"{first} to {last}"
+    return f"One call of MLX's. What happened inside is {where}{made}; goto {first} leads there."
+
+
+def _and(texts: list[str]) -> str:
+    return texts[0] if len(texts) == 1 else f"{', '.join(texts[:-1])} and {texts[-1]}"
+
+
 def _backward_rule(found: Explanation, op: Op, entry: Entry | None, value: Value, names: Names) -> None:
     forward, of = op.of, value.gradient_of
     assert forward is not None
@@ -396,10 +413,12 @@ def _backward_notes(op: Op, entry: Entry | None, value: Value, lines: list[str])
         notes.append("[…] is 1 where it holds, and 0 where it does not.")
     if len(forward.outputs) == 1 and entry is not None:
         result = forward.outputs[0]
-        if entry.kind == ELEMENTWISE and of.size < result.size:
+        if op not in op.tape.notes.mapped and entry.kind == ELEMENTWISE and of.size < result.size:
             notes.append(f"{words.name(of, op)} {tuple(of.shape)} was broadcast to {tuple(result.shape)}: its "
                          f"gradient is the sum over "
                          f"the {result.size // max(of.size, 1)} places where each number was used.")  # fmt: skip
+        elif op in op.tape.notes.mapped:
+            pass  # the sums run within each sample
         elif entry.name in ("matmul", "addmm") and len(result.shape) >= 2 and symbol_of(entry, forward, of) == "b":
             called = words.name(of, op)
             notes.append(f"The sum runs over the rows of the batch: every row that went through {called} has its say.")

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
-from nnrepl.record import opaque, trees
+from nnrepl.record import opaque, titles, trees
 from nnrepl.record.mirror import mirrored
 from nnrepl.record.recorder import Recorder, ready
 from nnrepl.record.repeat import Repeatable, Repetition
@@ -103,7 +103,7 @@ class Composite(Repeatable):
         recorder.intake.enter(recorder)  # the last op inside may have been changed
         self.ops = recorder.tape.ops[start:]
         inner = [recorder.value_of(array, frame) for array in trees.arrays(result)]
-        operation = Operation(f"{kind} of {opaque.title(self.fun)}", _pass_on, spelling, kind=kind)
+        operation = Operation(f"{kind} of {titles.title(self.fun)}", _pass_on, spelling, kind=kind)
         inputs = (*self.inputs, *inner)
         op = Op(operation, (self, len(self.inputs), *inputs), {}, inputs)
         twin = recorder.intake.given(recorder, op, frame)
@@ -355,7 +355,7 @@ def caller(original: Callable[..., Any]) -> Callable[..., Any]:
             opaque.pass_on((args, kwargs))
             return original(self, *args, **kwargs)
         if recorder.inside is not None:
-            name = f"custom of {opaque.title(gc.get_referents(self)[-1])}"
+            name = f"custom of {titles.title(gc.get_referents(self)[-1])}"
             call = opaque.OpaqueCall(recorder, name, "mx.custom_function", None, functools.partial(original, self))
             return call.run(args, kwargs, _getframe(1))
         fun, *others = gc.get_referents(self)[1:]

@@ -91,9 +91,7 @@ def given_of(
         return None
     known = tuple([value for value in primals if value is not None])
     axes = [None if axis is None else axis % len(value.shape) for axis, value in zip(axes, known)]
-    return Given(
-        transform, known, tuple(labels), tuple(chosen), tuple(axes), tuple([value for value in rest if value])
-    )
+    return Given(transform, known, tuple(labels), tuple(chosen), tuple(axes), tuple([value for value in rest if value]))
 
 
 def _axes(axes: Any, tree: Any) -> Iterator[int | None]:
@@ -221,7 +219,7 @@ class InsideRecording:
             part.given = tuple([value for value in gradients if value is not None])
             made = gradients if given.transform == "grad" else [*outputs, *gradients]
         elif given.transform == "jvp":
-            start = dict(zip(self.leaves, given.others))
+            start: dict[Value, Value] = dict(zip(self.leaves, given.others))
             found = sweep_forward(self.recorder, part, self._start, start)
             made = [*outputs, *(found.get(value) for value in outputs)]
         part.results = tuple([(value, slot) for slot, value in enumerate(made) if value is not None])

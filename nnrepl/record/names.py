@@ -110,7 +110,6 @@ class ProgramNames:
             return
         if value.tangent_of is not None:
             yield f"the tangent of {value.tangent_of.name}"
-            return
         if value.op in self.tape.notes.edits and value.label is not None:
             yield value.label
         elif value.op is not None:

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import inspect
 import io
 import sys
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from threading import get_ident
-from types import CodeType, FrameType
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
@@ -28,6 +27,7 @@ from nnrepl.record.inside import Given, InsideRecording, given_of
 from nnrepl.record.objects import hand_out
 from nnrepl.record.recorder import MUTED, OPAQUE, RECORD, Recorder, current, noticing, ready
 from nnrepl.record.strays import invoke, native
+from nnrepl.record.titles import parameter_names, title
 from nnrepl.tape import Op, Operation, Value, arrays_of
 
 if TYPE_CHECKING:
@@ -96,6 +96,8 @@ class Transform:
         args, kwargs: The transform's options.
         made: What MLX made of it already, if it did.
     """
+
+    transforms = True
 
     def __init__(
         self,
@@ -244,7 +246,7 @@ class OpaqueCall:
         self.given = given
         self.operation = Operation(name, self, spelling, kind="opaque")
         self.touched: dict[Value, mx.array] = {}
-        self.state: mx.array | None = None
+        self.state: Any = None
         self.survivors: list[tuple[weakref.ref[mx.array], Value]] = []
         self.groups: tuple[Group, ...] = ()
 
@@ -257,7 +259,8 @@ class OpaqueCall:
         template = recorder.scan(args, inputs, frame)
         names = recorder.scan(kwargs, inputs, frame)
         captured, recorder.captured = recorder.captured, {}
-        state, draws = _RANDOM_STATE[0], recorder.draws
+        draws: tuple[Any, int] = recorder.draws
+        state: Any = _RANDOM_STATE[0]
         inside = self._inside(args, kwargs, inputs, frame)
         function = self.fun if self.make is None else self.make(self._relinking(inputs, inside))
         error: Exception | None = None
@@ -271,14 +274,9 @@ class OpaqueCall:
             touched, recorder.captured = recorder.captured, captured
         part = None if inside is None else inside.close()
         if _RANDOM_STATE[0] is not state:
-            self.state = state
-            recorder.draws = draws
-            recorder.seeded(("opaque", recorder.draws))
-        extra = list(touched)
-        self.touched = touched
-        if recorder.inside is not None:
-            for value, array in touched.items():
-                recorder.inside.touch(value, array)
+            self.state, recorder.draws = state, draws
+            recorder.seeded(("opaque", draws))
+        extra = self._takes(touched)
         op = Op(self.operation, (template, names, extra), {}, (*inputs, *extra))
         if inside is None:
             part = intake.inside(recorder)
@@ -300,6 +298,14 @@ class OpaqueCall:
         if recorder.differentiating or recorder.inside is not None:
             self.groups = of_call(op, recorder.forced)
         return result
+
+    def _takes(self, touched: dict[Value, mx.array]) -> list[Value]:
+        """Note what the function took besides its arguments; so did the one around it, if MLX runs that as well."""
+        self.touched, around = touched, self.recorder.inside
+        if around is not None:
+            for value, array in touched.items():
+                around.touch(value, array)
+        return list(touched)
 
     def _inside(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], inputs: list[Value], frame: FrameType
@@ -443,72 +449,6 @@ def construct_aside(recorder: Recorder, array: mx.array, args: tuple[Any, ...], 
     _init(array, *args, **kwargs)
     if recorder.mode == RECORD and not recorder.closed:
         recorder.leaf(array, "thread", None)
-
-
-# -- what functions are called -------------------------------------------------------------------------------
-
-
-def title(fun: Any) -> str:
-    """What to call a function in a list of passes."""
-    inner = own_function(fun)
-    name = getattr(inner, "__qualname__", None) or getattr(inner, "__name__", None) or type(inner).__name__
-    return str(name).replace(".<locals>", "")
-
-
-def own_function(fun: Any) -> Any:
-    """The program's own function, without what `partial` and nn.value_and_grad wrap around it."""
-    while isinstance(fun, functools.partial):
-        fun = fun.func
-    return inner_function(fun)
-
-
-def code_of(fun: Any) -> CodeType | None:
-    """The code of a program's function (of its `__call__`, where it is an object); None where it has none."""
-    inner = own_function(fun)
-    while isinstance(inner, functools.partial):
-        inner = inner.func
-    code = getattr(inner, "__code__", None) or getattr(type(inner).__call__, "__code__", None)
-    return code if isinstance(code, CodeType) else None
-
-
-def inner_function(fun: Any) -> Any:
-    """The program's own function inside of nn.value_and_grad's (which holds it in a closure cell)."""
-    code = getattr(fun, "__code__", None)
-    if code is not None and fun.__module__ == "mlx.nn.utils" and "fn" in code.co_freevars:
-        return fun.__closure__[code.co_freevars.index("fn")].cell_contents
-    return fun
-
-
-def parameter_names(fun: Any, args: tuple[Any, ...]) -> list[str]:
-    """The names of a function's positional parameters, as many as there are arguments."""
-    try:
-        known = list(inspect.signature(fun).parameters.values())
-    except (TypeError, ValueError):
-        known = []
-    names: list[str] = []
-    for number in range(len(args)):
-        if number < len(known) and known[number].kind in (
-            inspect.Parameter.POSITIONAL_ONLY,
-            inspect.Parameter.POSITIONAL_OR_KEYWORD,
-        ):
-            names.append(known[number].name)
-        else:
-            names.append(_rest_name(fun, number, known))
-    return names
-
-
-def _rest_name(fun: Any, number: int, known: list[inspect.Parameter]) -> str:
-    """The name of an argument that went into `*args`: nn.value_and_grad passes everything on that way."""
-    inner = inner_function(fun)
-    if inner is not fun:
-        passed = number - 1
-        try:
-            names = list(inspect.signature(inner).parameters)
-        except (TypeError, ValueError):
-            names = []
-        if passed < len(names):
-            return names[passed]
-    return f"arg{number}"
 
 
 __all__ = ["Transform", "aside", "construct", "run_transform"]

@@ -15,7 +15,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from nnrepl.record import compiled, custom, opaque, trees
+from nnrepl.record import compiled, custom, opaque, titles, trees
 from nnrepl.record.catalog import Callee
 from nnrepl.record.data import construct
 from nnrepl.record.gradient_call import GradientCall, make_call, take_gradients
@@ -60,7 +60,7 @@ class Differentiated(opaque.Transform):
 
     def notice(self, levels: Levels, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType) -> Any:
         loss = loss_of if self.name == "value_and_grad" else None
-        return levels.run([(GRADIENT_PASS, opaque.title(self.fun))], frame, lambda: self.real(*args, **kwargs), loss)
+        return levels.run([(GRADIENT_PASS, titles.title(self.fun))], frame, lambda: self.real(*args, **kwargs), loss)
 
     def call(self, recorder: Recorder, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType) -> Any:
         if recorder.differentiating or recorder.inside is not None:
@@ -161,7 +161,7 @@ class _Arguments:
         self.wrt: list[Value] = []
         self.given: list[mx.array] = []
         self.fresh: list[mx.array] = []
-        parameters = opaque.parameter_names(fun, args)
+        parameters = titles.parameter_names(fun, args)
         positional = tuple(self._replace(arg, parameters[number], number in numbers) for number, arg in enumerate(args))
         self.tree: list[Any] = [
             positional,

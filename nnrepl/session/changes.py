@@ -185,8 +185,8 @@ class Changes:
         where = "it lies" if inside is not None else "you stand"
         before = self.session.tape.ops[part.start].label
         raise UserError(
-            f"{name} cannot be changed here: {where} inside of {whose}, which MLX runs by itself, as one op; change what "
-            f"goes in, at {before} (goto {before}), or what comes out"
+            f"{name} cannot be changed here: {where} inside of {whose}, which MLX runs by itself, as one op; change "
+            f"what goes in, at {before} (goto {before}), or what comes out"
         )
 
     def _make(self, edit: Edit, line: str) -> Timeline:

@@ -154,9 +154,7 @@ class Leaf(Value):
 
     __slots__ = ("_tape", "gradient_of", "kind", "origin")
 
-    def __init__(
-        self, tape: Tape, held: mx.array | None, kind: str, label: str | None, origin: Value | None
-    ) -> None:
+    def __init__(self, tape: Tape, held: mx.array | None, kind: str, label: str | None, origin: Value | None) -> None:
         super().__init__(None, 0, held)
         self._tape = tape
         self.kind = kind

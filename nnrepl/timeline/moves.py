@@ -85,7 +85,11 @@ def standing(
     """The call in which the user goes on by lines at `position`, where a line led from `before`: that in which they
     stood, or the caller to whose next line it has returned. None, for that of the op, where the caller's line goes on
     with another call, and in another pass."""
-    if position >= len(tape) or before >= len(tape) or tape.ops[position].part.outermost is not tape.ops[before].part.outermost:
+    if (
+        position >= len(tape)
+        or before >= len(tape)
+        or tape.ops[position].part.outermost is not tape.ops[before].part.outermost
+    ):
         return None
     found = stood = scope or _scope(tape, before, skip)
     while found is not None and not (_inside(tape.ops[position], found) and not is_skipped(found, tuple(skip))):
