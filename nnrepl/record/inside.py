@@ -28,8 +28,7 @@ from nnrepl.record.sweep import Sweep, seed
 from nnrepl.record.tangents import sweep_forward
 from nnrepl.record.vjp import Rule, run_vjp
 from nnrepl.tape import GRADIENT_PASS, Inside, Leaf, Op, Pass, Value, arrays_of
-
-_GRADIENTS = ("grad", "value_and_grad", "vjp")
+from nnrepl.tape.passes import GRADIENTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +42,7 @@ class Given:
         wanted: Of which of them gradients are taken.
         axes: Along which axis of each a `vmap` takes its samples; None: each sample gets all of it.
         others: The tangents of a `jvp`, the cotangents of a `vjp`.
+        out_axes: As `mx.vmap` takes it.
     """
 
     transform: str
@@ -51,6 +51,7 @@ class Given:
     wanted: tuple[bool, ...]
     axes: tuple[int | None, ...]
     others: tuple[Value, ...] = ()
+    out_axes: Any = 0
 
 
 def given_of(
@@ -62,6 +63,7 @@ def given_of(
     wanted: tuple[Sequence[int], Sequence[str]] | None = None,
     in_axes: Any = None,
     others: Any = (),
+    out_axes: Any = 0,
 ) -> Given | None:
     """What goes into a call with these arguments; None if some of it has not been recorded.
 
@@ -70,6 +72,7 @@ def given_of(
         wanted: By which of them, by number and by name, a gradient is taken; None: by all.
         in_axes: As `mx.vmap` takes it.
         others: The tangents or cotangents.
+        out_axes: As `mx.vmap` takes it.
     """
     numbers, names = (range(len(args)), ()) if wanted is None else wanted
     labels: list[str] = []
@@ -91,7 +94,8 @@ def given_of(
         return None
     known = tuple([value for value in primals if value is not None])
     axes = [None if axis is None else axis % len(value.shape) for axis, value in zip(axes, known)]
-    return Given(transform, known, tuple(labels), tuple(chosen), tuple(axes), tuple([value for value in rest if value]))
+    marks = tuple(labels), tuple(chosen), tuple(axes)
+    return Given(transform, known, *marks, tuple([value for value in rest if value]), out_axes)
 
 
 def _axes(axes: Any, tree: Any) -> Iterator[int | None]:
@@ -147,6 +151,9 @@ class InsideRecording:
         try:
             result = function(*args, **kwargs)
             self._outputs = [recorder.value_of(array, self._frame) for array in arrays_of(result)]
+            if self.part.size:
+                axes = enumerate(_axes(self.given.out_axes, result))
+                self.part.out_axes = {slot: axis for slot, axis in axes if axis}
             self._ended = True
             return result
         finally:
@@ -156,7 +163,7 @@ class InsideRecording:
         recorder, given = self.recorder, self.given
         within = self._within
         assert within is not None
-        kind = GRADIENT_PASS if given.transform in _GRADIENTS else within.kind
+        kind = GRADIENT_PASS if given.transform in GRADIENTS else within.kind
         part = self.part = Inside(recorder.tape, within.number, kind, self._title, self._start, self._start)
         part.transform, part.within, part.backward = given.transform, within, sys.maxsize
         part.scope, part.lasti, part.gives_loss = recorder.stack.scope, self._frame.f_lasti, ""
@@ -185,9 +192,13 @@ class InsideRecording:
 
     # -- when the call is over -------------------------------------------------------------------------------
 
-    def close(self) -> Inside | None:
+    def close(self, error: BaseException | None) -> Inside | None:
         """Work out what MLX has done by itself, and let go of the arrays. Returns what is on the tape now; None if
-        nothing was written down."""
+        nothing was written down.
+
+        Args:
+            error: What the call raised.
+        """
         if not self._begun:
             return None
         recorder, part = self.recorder, self.part
@@ -196,7 +207,7 @@ class InsideRecording:
         outer, recorder.part = recorder.part, part
         intake, recorder.intake = recorder.intake, RECORDING
         try:
-            if self._ended:
+            if self._ended and error is None:
                 self._follow()
         finally:
             recorder.inside, recorder.part, recorder.intake = before, outer, intake
@@ -204,13 +215,15 @@ class InsideRecording:
         part.backward = min(part.backward, part.end)
         part.open = False
         self._let_go()
+        if error is not None:
+            self._lose()
         return part if len(part) else None
 
     def _follow(self) -> None:
         """What MLX did after the function's own ops."""
         part, given, outputs = self.part, self.given, self._outputs
         made: Sequence[Value | None] = outputs
-        if given.transform in _GRADIENTS and outputs:
+        if given.transform in GRADIENTS and outputs:
             roots = self._roots()
             part.loss, part.backward = outputs[0], len(self.recorder.tape)
             part.roots = tuple([(root, seed(self.recorder, root, start, at)) for at, (root, start) in enumerate(roots)])
@@ -241,8 +254,7 @@ class InsideRecording:
         for op in part.ops:
             differs = False
             for value in op.inputs if part.size else ():
-                if value.origin in part.axes and value not in part.axes:  # a call within this one has taken it
-                    self._spread(value, part.axes[value.origin])
+                self._follow_origins(value)
                 differs = differs or value in part.axes
             if differs:
                 notes.mapped[op] = (part, *notes.mapped.get(op, ()))
@@ -253,6 +265,24 @@ class InsideRecording:
         for leaf in self.leaves:
             if leaf in part.axes:
                 self._spread(leaf, part.axes[leaf])
+
+    def _follow_origins(self, value: Value) -> None:
+        """What a call within this one has taken differs from sample to sample as what it was there does."""
+        axes, taken = self.part.axes, []
+        origin: Value | None = value
+        while origin is not None and origin not in axes:
+            taken.append(origin)
+            origin = origin.origin
+        for leaf in taken if origin is not None else ():
+            self._spread(leaf, axes[origin])  # type: ignore[index]
+
+    def _lose(self) -> None:
+        """The call has failed: MLX may be unable to do for all samples what the function did for one."""
+        for op in self.part.ops:
+            if op in self.recorder.tape.notes.mapped:
+                op.__class__ = _lost(type(op))
+                for value in op.outputs:
+                    value.__class__ = _lost(type(value))
 
     def _forget(self, value: Value) -> None:
         array, live = value.held, self.recorder.live
@@ -270,6 +300,17 @@ class InsideRecording:
         part.axes[value] = axis
         shape, dtype = sketches[value]
         sketches[value] = ((*shape[:axis], part.size, *shape[axis:]), dtype)
+
+
+def _lost(kind: Any) -> Any:
+    """A kind of op or value of which no numbers can be had."""
+    if kind not in _LOST:
+        refusal = "its call failed before MLX computed it"
+        _LOST[kind] = type(f"Lost{kind.__name__}", (kind,), {"__slots__": (), "refusal": refusal})
+    return _LOST[kind]
+
+
+_LOST: dict[Any, Any] = {}
 
 
 class _StructureOnly(Sweep):

@@ -160,13 +160,11 @@ def run_transform(
         return native(transform.original(fun, *transform.args, **transform.kwargs))
 
     def given(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Given | None:
-        return given_of(recorder, transform.name, names(), args, kwargs, transform.wanted(), axes())
-
-    def names() -> list[str]:
-        return parameter_names(transform.fun, args)
-
-    def axes() -> Any:
-        return transform.option(0, "in_axes", 0) if transform.name == "vmap" else None
+        names = parameter_names(transform.fun, args)
+        maps = transform.name == "vmap"
+        axes = transform.option(0, "in_axes", 0) if maps else None
+        out = transform.option(1, "out_axes", 0) if maps else 0
+        return given_of(recorder, transform.name, names, args, kwargs, transform.wanted(), axes, out_axes=out)
 
     name = f"{transform.name} of {title(transform.fun)}"
     call = OpaqueCall(recorder, name, f"mx.{transform.name}", make, transform.fun, given)
@@ -272,7 +270,7 @@ class OpaqueCall:
         finally:
             recorder.mode = RECORD
             touched, recorder.captured = recorder.captured, captured
-        part = None if inside is None else inside.close()
+        part = None if inside is None else inside.close(error)
         if _RANDOM_STATE[0] is not state:
             self.state, recorder.draws = state, draws
             recorder.seeded(("opaque", draws))

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 SETUP_PASS, GRADIENT_PASS, UPDATE_PASS, RUN_PASS = "setup", "gradient", "update", "run"
 
+GRADIENTS = ("grad", "value_and_grad", "vjp")
+"""The transforms that take gradients."""
 _PHASES = {SETUP_PASS: "setup", UPDATE_PASS: "update", RUN_PASS: "forward"}
 
 
@@ -130,6 +132,7 @@ class Inside(Pass):
         transform: Which of MLX's transforms it is: "vmap", "jvp", "vjp", "grad", "value_and_grad", ...
         size: How many the samples are of a `vmap`; 0 for the others.
         axes: For each value that differs from sample to sample, along which axis they lie.
+        out_axes: Along which axis a `vmap` puts the samples in its results, by slot, where that is not axis 0.
         leaves: What stands there for the arrays that went in.
         results: Which of its values the outputs of the call's op are, with the slots of those.
         unfollowed: Why not all that MLX did there is on the tape; "" if it is.
@@ -138,15 +141,21 @@ class Inside(Pass):
     transform: str = ""
     size: int = 0
     axes: dict[Value, int] = field(default_factory=dict)
+    out_axes: dict[int, int] = field(default_factory=dict)
     leaves: tuple[Value, ...] = ()
     results: tuple[tuple[Value, int], ...] = ()
     unfollowed: str = ""
 
     def phase_at(self, position: int) -> str:
         """The phase of the op at `position`."""
-        if self.kind == GRADIENT_PASS or self.within is None:
+        if self.differentiates or self.within is None:
             return "forward" if position < self.backward else "backward"
         return self.within.phase_at(position)
+
+    @property
+    def differentiates(self) -> bool:
+        """Whether it has a backward stretch of its own."""
+        return self.transform in GRADIENTS
 
     @property
     def call(self) -> Op | None:

@@ -55,7 +55,8 @@ def heading(op: Op, skip: Sequence[str], through: str = "") -> Heading:
     """
     part = op.part
     step = f"{op.step.title} · " if part.kind != "setup" else ""
-    left = Text(f"{step}{in_call(op.part)}{op.phase} {count_text(op)}", style="heading")
+    phase = "" if isinstance(part, Inside) and not part.differentiates else f"{op.phase} "
+    left = Text(f"{step}{in_call(part)}{phase}{count_text(op)}", style="heading")
     lefts = [left]
     if through and op.of is not None:
         back = left.copy().append(" · back through ", style="dim")
@@ -82,7 +83,7 @@ def in_call(part: Pass) -> str:
 def count_text(op: Op) -> str:
     """`3 of 8`, counted within its phase of its pass; of ops outside of gradient calls, those of its step."""
     part = op.part
-    if isinstance(part, Inside) and not part.roots:
+    if isinstance(part, Inside) and not part.differentiates:
         return f"{op.position - part.start + 1} of {len(part)}"
     if part.kind != GRADIENT_PASS:
         step = op.step
