@@ -13,18 +13,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from nnrepl.tape.collector import paused
+from nnrepl.tape.collector import paused as _paused
 
 if TYPE_CHECKING:
     from nnrepl.tape.face import Artist
 
-with paused():  # what is imported stays: the collector would only walk it again and again
+with _paused():  # what is imported stays: the collector would only walk it again and again
     from nnrepl.programs.function import Recorded, Trace
     from nnrepl.record.verify import Receipt
     from nnrepl.session.errors import UserError
     from nnrepl.shell.api import Session, debug, trace
     from nnrepl.shell.entering import post_mortem, recording, set_trace
-    from nnrepl.tape import Op, Pass, Source, Value, draw_with
+    from nnrepl.tape import Op, Pass, Source, Value
+    from nnrepl.tape import draw_with as _draw_with
     from nnrepl.view.answer import Answer
 
 __all__ = [
@@ -40,10 +41,14 @@ def load_ipython_extension(shell: Any) -> None:
     load(shell)
 
 
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
 def _artist() -> Artist:
-    from nnrepl.view.faces import Faces
+    from nnrepl.shell.faces import Faces
 
     return Faces()
 
 
-draw_with(_artist)
+_draw_with(_artist)

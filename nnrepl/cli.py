@@ -153,8 +153,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if options.batch and not options.commands and not options.files:
             raise CannotLoad("--batch runs given commands: add -c COMMAND (such as -c continue) or -x FILE")
-        if options.tui and (options.batch or options.plain or not is_capable()):
-            raise CannotLoad("--tui needs a terminal, and neither --batch nor --plain")
+        needs_terminal(options)
         lines = given_lines(options)
         options.call = call_of(options)
         if options.module is None and (options.program or "").endswith(SUFFIX):
@@ -166,17 +165,25 @@ def main(arguments: list[str] | None = None) -> int:
     return Debugger(options, script, lines).run()
 
 
+def needs_terminal(options: argparse.Namespace) -> None:
+    """The full screen does. Raises CannotLoad where there is none."""
+    if options.tui and (options.batch or options.plain or not is_capable()):
+        raise CannotLoad("--tui needs a terminal, and neither --batch nor --plain")
+
+
 def learn(options: argparse.Namespace, words: list[str]) -> int:
     """Do what `nnrepl learn ...` says: play a lesson, list them, check one, write one. Returns the exit status."""
     from nnrepl.shell.lessons import lessons_parser, without_playing
 
     wanted = lessons_parser().parse_args(words)
     options.call, options.args, options.module = "", [], None
+    options.tui |= wanted.tui
     console = make_console(options.plain, options.theme or "dark")
     try:
         player = without_playing(wanted, console)
         if isinstance(player, int):
             return player
+        needs_terminal(options)
         script = player.script()
     except (CannotLoad, UserError) as error:
         print(f"nnrepl: {error}", file=sys.stderr)

@@ -14,7 +14,11 @@ import mlx.core as mx
 from mlx.utils import tree_flatten
 
 import nnrepl
+from nnrepl.commands.interpreter import Interpreter
+from nnrepl.programs.function import restarts_of
 from nnrepl.record.verify import same_bits
+from nnrepl.session.session import Session as TapeSession
+from nnrepl.shell.api import answer, remember
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
@@ -86,3 +90,18 @@ def plain_python(
         cwd=cwd or ROOT,
         timeout=timeout,
     )
+
+
+class OpenSession(TapeSession):
+    """The debugger on what was recorded, with all that is inside of it: `nnrepl.Session` shows only what is public."""
+
+    def __init__(self, recorded: nnrepl.Recorded) -> None:
+        super().__init__(recorded.tape, recorded.names)
+        if isinstance(recorded, nnrepl.Trace):
+            self.changes.restarts = restarts_of(recorded)
+        self.interpreter = Interpreter(self)
+        remember(self.interpreter)
+
+    def run(self, line: str) -> nnrepl.Answer:
+        """Run one line of the prompt."""
+        return answer(self.interpreter, line)

@@ -45,7 +45,7 @@ def _move(session: Session, by: int) -> RenderableType:
 
 def _path(session: Session) -> list[tuple[Activation, int]]:
     """The calls from the outermost in, each with where it stands."""
-    op = session.op or (session.tape.ops[-1] if session.tape.ops else None)
+    op = session.op_or_last
     if op is None or op.scope is None:
         return []
     path = op.scope.path()

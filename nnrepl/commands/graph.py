@@ -11,6 +11,7 @@ from rich.text import Text
 from nnrepl.commands.interpreter import Interpreter
 from nnrepl.commands.look import LOOK
 from nnrepl.commands.table import Grammar, command
+from nnrepl.seen.slide import Slide
 from nnrepl.session.errors import UserError
 from nnrepl.session.files import write_text
 from nnrepl.session.session import Session
@@ -18,7 +19,6 @@ from nnrepl.tape import GRADIENT_PASS, Op, Pass
 from nnrepl.view.drawings import FORMATS, drawing_of, svg
 from nnrepl.view.graph import Lanes, neighbourhood, nodes_of
 from nnrepl.view.page import page
-from nnrepl.view.slide import Slide
 from nnrepl.view.slide_page import slide_page
 from nnrepl.view.slide_svg import ROWS as SLIDE_ROWS
 from nnrepl.view.slide_svg import slide_svg

@@ -13,6 +13,9 @@ from rich.text import Text
 from nnrepl.commands.interpreter import Interpreter
 from nnrepl.commands.look import LOOK
 from nnrepl.commands.table import NOTHING, Grammar, command
+from nnrepl.seen.entries import listed
+from nnrepl.seen.gradients import of_parameters, of_step
+from nnrepl.seen.variables import variables
 from nnrepl.session.errors import UserError
 from nnrepl.session.expressions import aside
 from nnrepl.session.parsed import parse
@@ -35,19 +38,23 @@ Topic = Callable[[Session], RenderableType]
 
 
 def _breakpoints(session: Session) -> RenderableType:
-    return entries_view(session)
+    return entries_view(listed(session))
 
 
 def _watches(session: Session) -> RenderableType:
     watches = [entry for entry in session.stops if not isinstance(entry, Breakpoint)]
     if not watches:
         return Text("There are no watches or catches; watch EXPR, catch nan.", style="hint")
-    return entries_view(session, [*watches])
+    return entries_view(listed(session, watches))
 
 
 def _displays(session: Session) -> RenderableType:
     shown = [Text(f"{number}: {text}") for number, text in session.displays.items()]
     return Group(*shown) if shown else Text("Nothing is displayed; display z1 begins.", style="hint")
+
+
+def _variables(session: Session, arguments: bool) -> RenderableType:
+    return variables_view(variables(session, arguments), "arguments" if arguments else "variables")
 
 
 TOPICS: dict[str, tuple[str, Topic]] = {
@@ -56,16 +63,31 @@ TOPICS: dict[str, tuple[str, Topic]] = {
         _breakpoints,
     ),
     "watch": ("watches and catches only", _watches),
-    "steps": ("each training step: its ops, its updates, its loss where that is evaluated", steps_view),
-    "passes": ("each pass: what it is, its ops, its loss where that is evaluated", passes_view),
-    "parameters": ("shape, size and gradient norm of each parameter (this evaluates the gradients)", parameters_view),
-    "gradients": ("the gradients of this step by size, with bars (this evaluates them)", gradients_view),
-    "memory": ("what MLX holds, and what of it the tape does", memory_view),
-    "evaluations": ("what has been evaluated, for whom, at what cost", evaluations_view),
-    "args": ("the arguments of the function where you stand", lambda session: variables_view(session, True)),
-    "locals": ("its variables", lambda session: variables_view(session, False)),
+    "steps": (
+        "each training step: its ops, its updates, its loss where that is evaluated",
+        lambda session: steps_view(session.tape),
+    ),
+    "passes": (
+        "each pass: what it is, its ops, its loss where that is evaluated",
+        lambda session: passes_view(session.tape, session.part),
+    ),
+    "parameters": (
+        "shape, size and gradient norm of each parameter (this evaluates the gradients)",
+        lambda session: parameters_view(of_parameters(session)),
+    ),
+    "gradients": (
+        "the gradients of this step by size, with bars (this evaluates them)",
+        lambda session: gradients_view(of_step(session)),
+    ),
+    "memory": ("what MLX holds, and what of it the tape does", lambda session: memory_view(session.tape)),
+    "evaluations": (
+        "what has been evaluated, for whom, at what cost",
+        lambda session: evaluations_view(session.tape, session.work),
+    ),
+    "args": ("the arguments of the function where you stand", lambda session: _variables(session, True)),
+    "locals": ("its variables", lambda session: _variables(session, False)),
     "display": ("what is displayed at each stop", _displays),
-    "frame": ("the calls in which the next op is made", where_view),
+    "frame": ("the calls in which the next op is made", lambda session: where_view(session.op_or_last)),
 }
 _SHORT = {
     "b": "breakpoints", "break": "breakpoints", "w": "watch", "wat": "watch", "watchpoints": "watch", "pass": "passes",
@@ -85,7 +107,8 @@ def info(it: Interpreter, text: str) -> RenderableType | None:
     if not text:
         return Group(*(Text(f"info {name:<12} {summary}") for name, (summary, _) in TOPICS.items()))
     if text.split()[1:] == ["all"] and text.split()[0] in ("steps", "passes"):
-        return (steps_view if text.startswith("steps") else passes_view)(it.session, True)
+        tape = it.session.tape
+        return steps_view(tape, True) if text.startswith("steps") else passes_view(tape, it.session.part, True)
     name = _SHORT.get(text, text)
     if name not in TOPICS:
         close = [topic for topic in TOPICS if topic.startswith(name)]
@@ -98,7 +121,7 @@ def info(it: Interpreter, text: str) -> RenderableType | None:
 @command("args", "a", takes=NOTHING, group=LOOK)
 def args(it: Interpreter, text: str) -> RenderableType | None:
     """Show the arguments of the function where you stand, without evaluating them."""
-    return variables_view(it.session, True)
+    return _variables(it.session, True)
 
 
 @command("stats", takes=Grammar("EXPR, ...", bool, "names"), group=LOOK)

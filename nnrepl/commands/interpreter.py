@@ -15,6 +15,7 @@ from rich.text import Text
 
 from nnrepl.commands import habits, looks, table
 from nnrepl.record.intake import Unwinding
+from nnrepl.seen.stop import scene
 from nnrepl.session import closed
 from nnrepl.session.errors import NoGradient, NotYet, UserError
 from nnrepl.session.hooks import CELL_DONE
@@ -221,7 +222,7 @@ class Interpreter:
         self.due.extend(line for line in lines if line != "silent")
         if lines[:1] == ["silent"]:
             return None
-        view = stop_view(self.session, stop, self.full_screen)
+        view = stop_view(scene(self.session, stop), self.full_screen)
         self.shown = self.session.op
         return view if self.full_screen else Group(view, *self.displays())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,7 +10,8 @@ from rich.console import RenderableType
 
 from nnrepl.commands.interpreter import Interpreter
 from nnrepl.commands.table import Grammar, classify, command
-from nnrepl.learn.progress import load_progress
+from nnrepl.learn.glossary import word_of
+from nnrepl.learn.progress import Mark, load_progress
 from nnrepl.learn.shelf import find, lessons
 from nnrepl.programs.examples import folder
 from nnrepl.session.errors import Load, UserError
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from nnrepl.learn.player import Player
 
 LEARNING = "understanding"
+MOVING = ("forwards", "backwards", "jumps")
 LESSON = Grammar("[N | FILE | next | again | stop]", lambda text: True, "words", ("next", "again", "stop"))
 
 
@@ -45,9 +48,13 @@ def listed() -> RenderableType:
     rows = []
     for lesson in lessons():
         mark = known.get(lesson.key)
-        note = "" if mark is None else "done" if mark.done else f"part {mark.part + 1} of {mark.parts}"
+        note = "" if mark is None else _done(mark) if mark.done else f"part {mark.part + 1} of {mark.parts}"
         rows.append(Row(lesson.name, lesson.title, lesson.minutes, note))
     return lessons_view(rows)
+
+
+def _done(mark: Mark) -> str:
+    return f"done · {mark.right} of {mark.asked} right" if mark.asked else "done"
 
 
 def begin(it: Interpreter, lesson: Lesson, anew: bool = False) -> RenderableType | None:
@@ -78,6 +85,7 @@ def play(it: Interpreter, player: Player) -> None:
     """Let a lesson have the next word at the prompt."""
     player.same_line = lambda a, b: same_line(it, a, b)
     player.is_line = lambda text: is_line(it, text)
+    player.is_motion = lambda text: is_motion(it, text)
     player.spelled_out = lambda text: spelled_out(it, text)
     it.player, it.left = player, None
 
@@ -88,7 +96,7 @@ def player_of(lesson: Lesson, *, anew: bool = False, present: bool = False, keep
     at = 0 if mark is None or mark.done or mark.parts != len(lesson.parts) else mark.part
     from nnrepl.learn.player import Player  # a session without a lesson need not wait for it
 
-    player = Player(lesson, at, present=present, keeps=keeps)
+    player = Player(lesson, at, present=present, keeps=keeps, mark=mark if at else None)
     player.catch_up()
     return player
 
@@ -121,6 +129,18 @@ def _following() -> Lesson:
     return (open_ or there)[0]
 
 
+def asked_by_key(it: Interpreter, typed: str) -> str:
+    """The line for which F1 stands: help with the word that one is typing, or with that which a lesson said last, or
+    with the phase in which one stands."""
+    last = re.search(r"[\w-]+$", typed.rstrip())
+    if last is not None and (last[0] in it.table or word_of(last[0]) is not None):
+        return f"help {last[0]}"
+    if it.player is not None and it.player.newest:
+        return f"help {it.player.newest}"
+    op = it.session.op
+    return "help" if op is None or word_of(op.phase) is None else f"help {op.phase}"
+
+
 def same_line(it: Interpreter, a: str, b: str) -> bool:
     """Whether two lines say the same: `s` and `step`, `p z1` and `print z1`."""
     try:
@@ -128,6 +148,15 @@ def same_line(it: Interpreter, a: str, b: str) -> bool:
     except UserError:
         return False
     return (first.command, first.text, first.kind) == (second.command, second.text, second.kind)
+
+
+def is_motion(it: Interpreter, text: str) -> bool:
+    """Whether a line leads to another place of the tape."""
+    try:
+        line = classify(text, it.table, it.is_name)
+    except UserError:
+        return False
+    return line.command is not None and line.command.group in MOVING
 
 
 def spelled_out(it: Interpreter, text: str) -> str:

@@ -7,13 +7,15 @@ from rich.console import RenderableType
 from nnrepl.commands.graph import WHOLE
 from nnrepl.commands.interpreter import Interpreter
 from nnrepl.commands.look import LOOK
-from nnrepl.commands.table import Grammar, command
+from nnrepl.commands.table import NOTHING, Grammar, command
+from nnrepl.seen.stop import values_at
 from nnrepl.session.errors import UserError
 from nnrepl.session.excerpts import excerpt, whole_function
 from nnrepl.session.session import Session
 from nnrepl.tape import Op
 from nnrepl.view.folding import pass_listing
 from nnrepl.view.listing import op_table, source_view
+from nnrepl.view.stop import values_view
 
 AROUND = 11
 
@@ -38,6 +40,22 @@ def long_list(it: Interpreter, text: str) -> RenderableType | None:
     return source_view(whole_function(it.session, text))
 
 
+@command("values", takes=NOTHING, group=LOOK)
+def values(it: Interpreter, text: str) -> RenderableType | None:
+    """Show the line where you stand with the values in the place of the names: `z1 = [[1 -2 1.25]] + [0.5 0.5 -0.25]`.
+
+    What has been computed of the line stands there as its result, what the next op computes is underlined, and what
+    the last one made is in a box. Of a tensor of more than 8 elements, or one that takes long to compute, the shape
+    stands there. `config stop values` shows this at every stop; `config dull pass` lets `step` and `back` go over ops
+    that only arrange numbers (reshape, transpose, astype).
+    """
+    op = it.session.op_or_last
+    shown = None if op is None else values_view(it.session.skip, op, values_at(it.session, op, shapes=True))
+    if shown is None:
+        raise UserError("there is nothing to put in here: p shows a tensor, info locals what the variables hold")
+    return shown
+
+
 @command("ops", takes=Grammar("[PLACE | pass | all]", lambda text: True, "places"), group=LOOK)
 def ops(it: Interpreter, text: str) -> RenderableType | None:
     """Show the ops around the cursor, with their state, source and shapes; again: the next ones.
@@ -51,7 +69,7 @@ def ops(it: Interpreter, text: str) -> RenderableType | None:
     """
     session = it.session
     if text in ("pass", "all"):
-        return pass_listing(session, "all" if text == "all" else "")
+        return pass_listing(session.part, session.cursor, "all" if text == "all" else "")
     if text in ("", "."):
         begin = None if text else it.list_on("ops")
         start = max(session.cursor - AROUND // 2, 0) if begin is None or begin >= len(session.tape) else begin
@@ -66,7 +84,7 @@ def _at_place(session: Session, text: str) -> RenderableType:
     pattern = getattr(place, "pattern", "")
     if pattern and "*" not in pattern and op.part is session.part:
         try:
-            return pass_listing(session, pattern)
+            return pass_listing(session.part, session.cursor, pattern)
         except UserError:  # a module that only hands its calls on has no op of its own
             pass
     if place.kind in WHOLE:

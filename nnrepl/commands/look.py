@@ -11,6 +11,7 @@ from nnrepl.commands.interpreter import Interpreter
 from nnrepl.commands.table import ANYTHING, EXPRESSION, EXPRESSION_OR_NOTHING, NOTHING, Grammar, command
 from nnrepl.session.errors import NoGradient, NotYet, UserError
 from nnrepl.session.parsed import parse
+from nnrepl.tape import Value
 from nnrepl.view.heatmap import Heatmap
 from nnrepl.view.histogram import Histogram
 from nnrepl.view.numbers import Format, read_format
@@ -94,7 +95,14 @@ def what(it: Interpreter, text: str) -> RenderableType | None:
     Its shape and dtype, what made it and where, what uses it, whether it has been evaluated and what that
     would cost, and where its gradient is: `what z1`, `what #12`, `what grad(z1)`.
     """
-    return what_view(it.session, it.session.named(text))
+    session = it.session
+    value = session.named(text)
+    gradient: Value | str
+    try:
+        gradient = session.lookup.gradient(value, len(session.tape))
+    except (NotYet, NoGradient) as answer:
+        gradient = str(answer)
+    return what_view(value, session.names.all_names(value), gradient)
 
 
 @command("grad", takes=EXPRESSION, group=LOOK)
@@ -139,4 +147,4 @@ def undisplay(it: Interpreter, text: str) -> RenderableType | None:
 @command("where", "w", "bt", "backtrace", takes=NOTHING, group=LOOK)
 def where(it: Interpreter, text: str) -> RenderableType | None:
     """Show the calls of functions and modules in which the next op is made, the innermost last."""
-    return where_view(it.session)
+    return where_view(it.session.op_or_last)

@@ -8,8 +8,8 @@ from rich.text import Text
 from nnrepl.commands.interpreter import Interpreter
 from nnrepl.commands.table import NOTHING, Grammar, command
 from nnrepl.programs.editor import open_editor, place_in_program
-from nnrepl.session.below import Files
 from nnrepl.session.errors import UserError
+from nnrepl.session.standing import Files
 
 PROGRAM = "program"
 ALL = Grammar("[all]", lambda text: text in ("", "all"), "words", ("all",))

@@ -9,6 +9,7 @@ from rich.text import Text
 
 from nnrepl.commands.interpreter import Interpreter
 from nnrepl.commands.table import Grammar, command
+from nnrepl.seen.entries import listed, one_listed
 from nnrepl.session.conditions import condition, named_in
 from nnrepl.session.errors import UserError
 from nnrepl.session.events import EVENTS
@@ -41,7 +42,7 @@ def break_(it: Interpreter, text: str) -> RenderableType | None:
     stops where it has become true: `break loss < 0.5` when a loss has been made. It is evaluated only where the place
     matches.
     """
-    return entries_view(it.session) if not text else _set(it, text, temporary=False)
+    return entries_view(listed(it.session)) if not text else _set(it, text, temporary=False)
 
 
 @command("tbreak", "tb", takes=Grammar("PLACE[, CONDITION]", lambda text: bool(text), "places"), group=STOPS)
@@ -61,11 +62,12 @@ def _set(it: Interpreter, text: str, temporary: bool) -> RenderableType:
 
 def _answer(session: Session, entry: Breakpoint) -> list[RenderableType]:
     """What is said when a breakpoint is set: what it is, and where it matches in this pass."""
-    lines: list[RenderableType] = [entry_line(session, entry)]
+    lines: list[RenderableType] = [entry_line(one_listed(session, entry))]
     place, step = session.lookout.search.place(entry), session.tape.steps.at(session.cursor)
     if place is not None and len(step):
         found = session.lookout.search.places(entry, step.start, step.end)
-        lines.append(Text(places_text(session, found, bool(place.condition)), style="hint"))
+        ops = [session.tape.ops[at] for at in found if at < len(session.tape)]
+        lines.append(Text(places_text(ops, bool(place.condition)), style="hint"))
         if not found and place.first_after(session.tape, 0) is None:
             behind = "; if it makes none, the stop is at the next one" if list(lines_in(place)) else ""
             lines[-1] = Text(f"No op has been there so far{behind}.", style="hint")
@@ -82,7 +84,7 @@ def condition_(it: Interpreter, text: str) -> RenderableType | None:
     if not isinstance(entry, Breakpoint):
         raise UserError(f"{entry.title} has no condition; only breakpoints have")
     entry.condition = condition(asked).text if asked.strip() else ""
-    return entry_line(it.session, entry)
+    return entry_line(one_listed(it.session, entry))
 
 
 @command(
@@ -93,7 +95,7 @@ def ignore(it: Interpreter, text: str) -> RenderableType | None:
     number, _, count = text.partition(" ")
     entry = it.session.stops.numbered(number)
     entry.ignore = min(int(count.strip()[:12] or 0), 10**9)
-    return entry_line(it.session, entry)
+    return entry_line(one_listed(it.session, entry))
 
 
 # -- watches and catches -------------------------------------------------------------------------------------
@@ -116,7 +118,7 @@ def watch(it: Interpreter, text: str) -> RenderableType | None:
             raise UserError(f"{text} names no tensor of the tape; display {text} shows it at every stop")
         lines = [Text("It names nothing that is on the tape yet: kept pending.", style="hint")]
     session.stops.add(entry)
-    return Group(entry_line(session, entry), *lines)
+    return Group(entry_line(one_listed(session, entry)), *lines)
 
 
 def _is_plain_python(it: Interpreter, parsed: Parsed) -> bool:
@@ -147,7 +149,7 @@ def catch(it: Interpreter, text: str) -> RenderableType | None:
     same = next((known for known in it.session.stops if isinstance(known, Catch) and known.text == text), None)
     entry = same or it.session.stops.add(Catch(text))
     entry.enabled = True
-    return entry_line(it.session, entry)
+    return entry_line(one_listed(it.session, entry))
 
 
 @command("last", takes=Grammar("NAME", bool, "names"), group="jumps")
@@ -190,7 +192,7 @@ def _switch(it: Interpreter, text: str, on: bool) -> RenderableType:
     chosen = _chosen(it.session, text)
     for entry in chosen:
         entry.enabled = on
-    return entries_view(it.session, chosen)
+    return entries_view(listed(it.session, chosen))
 
 
 @command("clear", "cl", "delete", takes=Grammar("[N ... | PLACE]", lambda text: True, "places"), group=STOPS)

@@ -7,6 +7,7 @@ from rich.text import Text
 
 from nnrepl.commands.interpreter import Interpreter
 from nnrepl.commands.table import ANYTHING, NOTHING, Grammar, command
+from nnrepl.seen.timelines import branches
 from nnrepl.session.changes import same_place
 from nnrepl.session.errors import UserError
 from nnrepl.session.expressions import aside
@@ -15,7 +16,7 @@ from nnrepl.session.parsed import parse
 from nnrepl.timeline.compare import candidates, changes, pairs_of
 from nnrepl.timeline.timelines import Timeline
 from nnrepl.view.diff import diff_of_one, diff_view
-from nnrepl.view.timelines import again_text, timelines_view
+from nnrepl.view.timelines import TimelinesView, again_text
 
 TIME = "changing"
 CHANGE = Grammar("NAME = EXPR", lambda text: parse(text).assignment is not None, "names")
@@ -66,7 +67,7 @@ def timeline(it: Interpreter, text: str) -> RenderableType | None:
 @command("timelines", takes=NOTHING, group=TIME)
 def timelines(it: Interpreter, text: str) -> RenderableType | None:
     """Show the tree of timelines: what was changed, where, and the loss."""
-    return timelines_view(it.session)
+    return TimelinesView(branches(it.session))
 
 
 @command("diff", takes=ANYTHING, group=TIME)

@@ -26,6 +26,8 @@ LONGEST = 60
 """Formulas beyond this many characters give way to the call: `softmax(scores)`."""
 SPELLED = 26
 """Results without a name are written out up to this length: `x @ weights1`."""
+_TERMS = 4
+"""Of a long sum, so many terms are written out."""
 HEAVY = 1 << 17
 """One element is worked out where no tensor that takes part has more elements."""
 
@@ -64,11 +66,13 @@ class Doing:
         op: The op.
         through: For a backward op, the forward op that the gradient goes back through: `square(y_pred - y_true)`.
         equations: Its results, as far as there is something to say of them.
+        is_asked: Whether the user is to say what comes out, its shape too.
     """
 
     op: Op
     through: str
     equations: tuple[Equation, ...]
+    is_asked: bool = False
 
     @property
     def is_worked(self) -> bool:
@@ -86,9 +90,11 @@ def doing(session: Reading, op: Op, numbers: bool = True) -> Doing:
     entry, names = entry_for(op), named_by(Spelled, op)
     back = rule_of(op) is not None
     values = [value for value in op.outputs if not back or value.gradient_of is not None]
-    look = _look(session, op) if numbers and op.error is None else None
+    is_asked = numbers and session.predicting
+    look = _look(session, op) if numbers and not is_asked and op.error is None else None
     equations = [_equation(look, op, entry, names, value) for value in values[:MOST]]
-    return Doing(op, called(op.of, names) if back and op.of is not None else "", tuple(equations))
+    through = called(op.of, names) if back and op.of is not None else ""
+    return Doing(op, through, tuple(equations), is_asked)
 
 
 MOST = 3
@@ -148,14 +154,29 @@ def _equation(look: Look | None, op: Op, entry: Entry | None, names: Spelled, va
     if (entry is not None and entry.kind == MOVE) or not value.size:
         return Equation(value, left, right)
     place = _telling(look, op, value)
-    plain = names_for(op)
+    at = "" if value.size == 1 else element(names_for(op)(value), place)
+    return Equation(value, left, right, at, _worked(look, op, entry, value, place), value.evaluated)
+
+
+def _worked(look: Look, op: Op, entry: Entry | None, value: Value, place: Index) -> Worked | None:
+    names = names_for(op)
     if rule_of(op) is not None or op.operation.kind == "accumulate":
-        found = worked.backward(look, op, value, place, plain)
-    else:
-        assert entry is not None
-        found = worked.forward(look, op, entry, value, place, plain)
-    at = "" if value.size == 1 else element(plain(value), place)
-    return Equation(value, left, right, at, found, value.evaluated)
+        return worked.backward(look, op, value, place, names)
+    return None if entry is None else worked.forward(look, op, entry, value, place, names)
+
+
+def in_numbers(look: Look, value: Value, index: Index) -> str:
+    """`z1[0,1] = −2 + 0.5 = −1.5`: how one element comes about, in a line; "" where there is nothing to work out."""
+    op = value.op
+    if op is None or op.error is not None or value.size > HEAVY or _without_rule(op):
+        return ""
+    entry = entry_for(op)
+    found = None if entry is not None and entry.kind == MOVE else _worked(look, op, entry, value, index)
+    numbers = "" if found is None else found.numbers(_TERMS)
+    if found is None or numbers == words.number(found.result):
+        return ""
+    name = names_for(op)(value)
+    return f"{element(name, index) if value.size > 1 else name} = {numbers} = {words.number(found.result)}"
 
 
 def _without_rule(op: Op) -> bool:
@@ -275,4 +296,4 @@ def _telling(look: Look, op: Op, value: Value) -> Index:
     return telling(look, value)
 
 
-__all__ = ["Doing", "Equation", "called", "doing", "is_part", "label_of", "named", "spelled"]
+__all__ = ["Doing", "Equation", "called", "doing", "in_numbers", "is_part", "label_of", "named", "spelled"]

@@ -13,9 +13,6 @@ from nnrepl.explain import words
 from nnrepl.explain.cases import Names
 from nnrepl.explain.entry import ELEMENTWISE, Entry, bind, entry_for, filled
 from nnrepl.explain.look import Look
-from nnrepl.explain.paths import rule_of, upstream
-from nnrepl.ops import Trait, has
-from nnrepl.ops.entry import unbroadcast
 from nnrepl.ops.expression import Node
 from nnrepl.ops.pointwise import left_out
 from nnrepl.ops.reader import parse, readable
@@ -128,43 +125,6 @@ def factor_array(op: Op, of: Value, look: Look) -> mx.array | None:
 def _needs(text: str) -> bool:
     """Whether a slope depends on numbers: `g` alone does not."""
     return not readable(text) or set(parse(text).main.symbols()) != {"g"}
-
-
-def sizes(look: Look, op: Op, value: Value, wide: bool = False) -> mx.array | None:
-    """The sums that a VJP makes, of the absolute values of their terms; None where that is not known.
-
-    Args:
-        wide: Compute the sums of a product in float64.
-    """
-    forward, of = op.of, value.gradient_of
-    if forward is None or of is None or rule_of(op) is None:
-        return None
-    look.see(op.inputs)
-    given = upstream(op)[0]
-    factors = factor_array(op, of, look)
-    if factors is not None:
-        return unbroadcast(mx.abs(given.array * factors), value.shape) if given.shape != value.shape else None
-    if has(forward.name, Trait.PRODUCT):
-        kind = mx.float64 if wide else None
-        absolute = _absolute(op, kind)
-        return absolute[value.slot if value.slot < len(absolute) else 0]
-    if forward.name == "softmax" and given.shape == value.shape:
-        axis = forward.kwargs.get("axis", forward.args[1] if len(forward.args) > 1 else None)
-        shares, g = look.array(forward.outputs[0]), mx.abs(given.array)
-        return shares * (g + mx.sum(g * shares, axis=axis, keepdims=True))
-    return None
-
-
-def _absolute(op: Op, kind: mx.Dtype | None) -> list[mx.array]:
-    def without_signs(taken: Value) -> mx.array:
-        if not mx.issubdtype(taken.dtype, mx.inexact):
-            return taken.array
-        return mx.abs(taken.array) if kind is None else mx.abs(taken.array).astype(kind)
-
-    if kind is None:
-        return op.compute(without_signs)
-    with mx.stream(mx.cpu):
-        return op.compute(without_signs)
 
 
 def in_float32(op: Op, look: Look) -> list[mx.array]:

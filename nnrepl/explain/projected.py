@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import mlx.core as mx
@@ -11,6 +12,7 @@ from nnrepl import ops
 from nnrepl.explain.differences import Scalar
 from nnrepl.explain.entry import bind
 from nnrepl.record.custom import Composite
+from nnrepl.record.opaque import quietly
 from nnrepl.tape import Op, Pass, Value
 
 
@@ -82,8 +84,25 @@ class Recomputed:
         a pool stays the chosen one. It has the same gradient, and no kinks."""
         return self.at(dtype, held=True)
 
-    def at(self, dtype: mx.Dtype, held: bool = False) -> Scalar:
-        """The loss in a dtype."""
+    def gradient(self) -> mx.array | None:
+        """The gradient of the loss in float64, by the rules that the pass had: MLX's, and those of the program's own.
+        None where they cannot be followed there."""
+        with mx.stream(mx.cpu), quietly():
+            try:
+                leaf = self.leaf.array.astype(mx.float64)
+                found: mx.array = mx.grad(self.at(mx.float64, native=True))(leaf)
+                mx.eval(found)
+            except (ValueError, RuntimeError, TypeError):
+                return None
+        return found
+
+    def at(self, dtype: mx.Dtype, held: bool = False, native: bool = False) -> Scalar:
+        """The loss in a dtype.
+
+        Args:
+            held: With every choice as it was made.
+            native: With the program's own functions as wholes, so that their own rules are followed.
+        """
 
         def run(array: mx.array) -> mx.array:
             now: dict[Value, mx.array] = {self.leaf.canonical: array}
@@ -93,7 +112,9 @@ class Recomputed:
                     return now[value.canonical] if value.canonical in now else widened(value.array, dtype)
 
                 chosen = _as_chosen(op, lookup) if held else None
-                results = op.compute(lookup) if chosen is None else [chosen]
+                whole = op.args[0] if native and op.args else None
+                run_again = partial(whole.native, op) if isinstance(whole, Composite) else op.compute
+                results = run_again(lookup) if chosen is None else [chosen]
                 for value, result in zip(op.outputs, results):
                     now[value.canonical] = result
             roots = [(now[root.canonical], seed.array) for root, seed in self.part.roots if root.canonical in now]

@@ -13,10 +13,11 @@ from nnrepl.explain.answer import Answer
 from nnrepl.explain.forward import NOTABLE, Growth, made_large, made_small
 from nnrepl.explain.limits import is_lost, usual
 from nnrepl.explain.links import describe, links_along
-from nnrepl.explain.local import factor_text, sizes
+from nnrepl.explain.local import factor_text
 from nnrepl.explain.look import Look, Stat
 from nnrepl.explain.outside import detours
 from nnrepl.explain.paths import cone, path, upstream
+from nnrepl.explain.sizes import sizes
 from nnrepl.ops import Trait, has
 from nnrepl.session.births import is_inexact
 from nnrepl.session.reading import Reading
@@ -121,11 +122,12 @@ def _is_ordinary(look: Look, gradient: Value, first: float, last: float) -> bool
 @dataclass(frozen=True, slots=True)
 class Cancelled:
     """A sum whose terms cancel: how large a typical result is, and how large it would be if no term were negative;
-    `grain` is the rounding of 1 in its dtype."""
+    `grain` is the rounding of 1 in its dtype, `because` why they cancel, "" where that is not known."""
 
     sum: float
     parts: float
     grain: float
+    because: str = ""
 
     @property
     def is_rounding(self) -> bool:
@@ -145,7 +147,23 @@ def cancelled(look: Look, op: Op, value: Value) -> Cancelled | None:
         return None
     whole = look.stat(value).typical
     size: float = look.numbers([mx.sqrt(mx.mean(mx.square(parts.astype(mx.float32))))])[0]
-    return Cancelled(whole, size, mx.finfo(value.dtype).eps) if size and whole < _CANCELS * size else None
+    if not size or whole >= _CANCELS * size:
+        return None
+    return Cancelled(whole, size, mx.finfo(value.dtype).eps, _why_cancelled(look, op))
+
+
+def _why_cancelled(look: Look, op: Op) -> str:
+    """Why what comes back through the shares of an attention cancels, where every position has the same value."""
+    forward = op.of
+    if forward is None or not has(forward.name, Trait.ATTENDS) or len(forward.args) < 3:
+        return ""
+    values = forward.args[2]
+    if not isinstance(values, Value) or not look.can_see(values):
+        return ""
+    array = look.array(values)
+    if not look.numbers([mx.allclose(array, array[..., :1, :], rtol=1e-5, atol=0)])[0]:
+        return ""
+    return f" {words.name(values)} is the same at every position: it makes no difference which one is attended to."
 
 
 def _steps(way: list[Value], stats: dict[Value, Stat]) -> list[Step]:
@@ -194,6 +212,8 @@ class Group:
                 f"{words.number(self.cancels.parts)}, and it is {words.number(self.cancels.sum)}"
             )
         sized = f" {self.sized.text}" if self.sized is not None else ""
+        if self.cancels is not None:
+            sized += self.cancels.because
         if len(self.steps) == 1:
             module = f" in {op.module}" if op.module else ""
             return (

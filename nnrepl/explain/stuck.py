@@ -14,10 +14,11 @@ from nnrepl.explain.claims import Claim, Reason, first_proved
 from nnrepl.explain.disconnected import why_end
 from nnrepl.explain.entry import FIXED, entry_for
 from nnrepl.explain.forward import made_large
-from nnrepl.explain.local import factor_array, factor_text, in_float32, sizes
+from nnrepl.explain.local import factor_array, factor_text, in_float32
 from nnrepl.explain.look import Look
 from nnrepl.explain.paths import rule_of, upstream
 from nnrepl.explain.regions import Mask, is_zero_on, moves, places
+from nnrepl.explain.sizes import attended, sizes
 from nnrepl.explain.zeros import shown, units_of, zero_value
 from nnrepl.ops import Trait, has
 from nnrepl.session.births import filler, is_inexact
@@ -325,9 +326,9 @@ class Stuck:
             axis = forward.kwargs.get("axis", forward.args[1] if len(forward.args) > 1 else None)
             y = self.look.array(forward.outputs[0])
             return mx.moveaxis(y, axis, -1) if isinstance(axis, int) else y.flatten()
-        if not forward.name.endswith("scaled_dot_product_attention") or not _asks(forward, self.of):
+        if not has(forward.name, Trait.ATTENDS) or not _asks(forward, self.of):
             return None
-        return _attended(self.look, forward)
+        return attended(self.look, forward)
 
     @property
     def _length(self) -> int:
@@ -421,18 +422,3 @@ def _same(arg: object, value: Value) -> bool:
 def _asks(forward: Op, of: Value) -> bool:
     """Whether a value is the queries or the keys of an attention, which act through the shares only."""
     return any(_same(arg, of) for arg in forward.args[:2]) and not any(_same(arg, of) for arg in forward.args[2:3])
-
-
-def _attended(look: Look, forward: Op) -> mx.array | None:
-    """The shares of an attention, by asking it about values that are the unit vectors."""
-    if len(forward.args) < 3 or not all(isinstance(arg, Value) for arg in forward.args[:3]):
-        return None
-    keys: Value = forward.args[1]
-    values: Value = forward.args[2]
-    length = keys.shape[-2]
-    units = mx.broadcast_to(mx.eye(length, dtype=values.dtype), (*values.shape[:-2], length, length))
-    look.see(forward.inputs)
-    try:
-        return forward.compute(lambda value: units if value is values and value is not keys else value.array)[0]
-    except (ValueError, RuntimeError):
-        return None

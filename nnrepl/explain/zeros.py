@@ -10,6 +10,7 @@ from nnrepl.explain.claims import Reason
 from nnrepl.explain.entry import entry_for
 from nnrepl.explain.look import Look
 from nnrepl.explain.regions import Mask, backwards, is_zero_on, moves, places
+from nnrepl.explain.sameness import same_since
 from nnrepl.ops import Trait, has
 from nnrepl.session.births import is_inexact
 from nnrepl.tape import Leaf, Op, Value
@@ -116,7 +117,9 @@ def _made_zero(look: Look, op: Op, value: Value, mask: Mask | None) -> str:
         return f"{value.name} was made as zeros{at}."
     if op.operation.kind == "data" or op.name == "array":
         return f"{value.name} is 0 as the program gave it{at}."
-    return f"{value.name} = {words.call(op)} gives 0 everywhere{at}."
+    said = f"{value.name} = {words.call(op)} gives 0 everywhere{at}."
+    equal = op.inputs[0] if has(op.name, Trait.DIFFERENCE) and op.inputs else None
+    return f"{said} {same_since(look, equal)}".rstrip() if equal is not None else said
 
 
 def units_of(array: mx.array) -> tuple[int, int]:

@@ -51,12 +51,12 @@ def ask(session: Session, text: str) -> Found:
     element = _element(text)
     if element is not None:
         name, index = element
-        whole = _evaluate(session, name)
+        whole = evaluate(session, name)
         value = session.expressions.value_of(whole) if isinstance(whole, mx.array) else None
         if value is not None and len(index) == len(value.shape):
             index = tuple(at % extent if extent else 0 for at, extent in zip(index, value.shape))
-            return Found(_plain(_evaluate(session, text), session), value, index)
-    result = _evaluate(session, text)
+            return Found(_plain(evaluate(session, text), session), value, index)
+    result = evaluate(session, text)
     value = session.expressions.value_of(result) if isinstance(result, mx.array) else None
     index = (0,) * len(value.shape) if value is not None and value.size == 1 else ()
     return Found(_plain(result, session), value, index)
@@ -78,7 +78,7 @@ def _element(text: str) -> tuple[str, tuple[int, ...]] | None:
 
 def holds(session: Session, condition: str, *, ahead: bool = True) -> bool:
     """Whether a condition is true; NotYet and the like are no. Raises UserError where it is no condition."""
-    result = _evaluate(session, condition) if ahead else _here(session, condition, session.cursor)
+    result = evaluate(session, condition) if ahead else _here(session, condition, session.cursor)
     if isinstance(result, mx.array):
         if result.size != 1:
             raise UserError(f"{condition} is no single truth value")
@@ -93,7 +93,7 @@ def filled(session: Session, text: str) -> str:
 
 
 def _told(session: Session, expression: str) -> str:
-    result = _evaluate(session, expression)
+    result = evaluate(session, expression)
     if isinstance(result, mx.array) and result.size != 1:
         with aside():
             mx.eval(result)
@@ -102,7 +102,7 @@ def _told(session: Session, expression: str) -> str:
     return number(plain) if isinstance(plain, (bool, int, float)) else str(plain)
 
 
-def _evaluate(session: Session, text: str) -> Any:
+def evaluate(session: Session, text: str) -> Any:
     """An expression here; where a name in it is not made yet, at the first place of this step where all are."""
     try:
         return _here(session, text, session.cursor)

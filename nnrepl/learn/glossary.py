@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -58,6 +59,61 @@ def _index() -> dict[str, Word]:
 def word_of(text: str) -> Word | None:
     """The word that a text means, however it is written; None if it is none of these."""
     return _index().get(" ".join(text.lower().replace("_", " ").split())) or _index().get(text.lower())
+
+
+_EVERYDAY = frozenset(
+    "step steps pass passes update edit edits seed forward backward link head key query cost unit error objective "
+    "branch score scores slope descent axis dimension shape shapes model iteration moment moments evaluated "
+    "evaluation".split()
+)
+
+
+@cache
+def _pattern() -> re.Pattern[str]:
+    """What stands for itself in Markdown (code, formulas, links), or a word of the trade; the longer ones first."""
+    called = sorted(_index(), key=len, reverse=True)
+    return re.compile(rf"`[^`]*`|\]\([^)]*\)|(?<![\w/.-])({'|'.join(map(re.escape, called))})(?![\w/-])", re.IGNORECASE)
+
+
+def linked(text: str, known: set[str]) -> tuple[str, str]:
+    """A text in Markdown with a ? behind each word of the trade that is not known yet; it is known from then on. A word
+    of everyday speech counts only in bold. And the last of these words, "" where there is none."""
+    newest = ""
+
+    def one(found: re.Match[str]) -> str:
+        word = None if found[1] is None else word_of(found[1])
+        if word is None or word.name in known or text.startswith("?", found.end()):
+            return found[0]
+        if found[0].lower() in _EVERYDAY and text[: found.start()][-2:] != "**":
+            return found[0]
+        nonlocal newest
+        newest = word.name
+        known.add(word.name)
+        bold = "**" if text.startswith("**", found.end()) else ""
+        return f"{found[0]}{bold}`?`{bold}"
+
+    return _pattern().sub(one, text).replace("`?`****", "`?`"), newest
+
+
+def word_at(text: str, column: int | None = None) -> Word | None:
+    """The word of the trade whose ? stands at a column of a line, or which itself does; without a column, that of the
+    line's last ?."""
+    marks = [found.start() for found in re.finditer(r"\?", text)]
+    for end in reversed(marks) if column is None else [at for at in marks if at == column]:
+        found = _ending(text[:end])
+        if found is not None:
+            return found
+    if column is not None:
+        for match in _pattern().finditer(text):
+            if match[1] and match.start() <= column < match.end() and text[match.end() : match.end() + 1] == "?":
+                return word_of(match[1])
+    return None
+
+
+def _ending(text: str) -> Word | None:
+    """The longest word of the trade with which a text ends."""
+    pieces = re.split(r"(?<=[\s(])", text)
+    return next((word for many in range(4, 0, -1) if (word := word_of("".join(pieces[-many:]).strip("( ")))), None)
 
 
 def here(session: Session, word: Word) -> str:

@@ -19,6 +19,7 @@ A lesson begins with front matter, and has four kinds of fenced blocks beside it
     wrong: z1[0, 0] + 1 :: That is ...
     hint: ...
     after: ...
+    see: 3
     ```
 
     ```question
@@ -105,6 +106,7 @@ class Question:
         wrong: Expressions that give an answer to be expected, each with what to say to it.
         hints: What is said to who asks, one after another.
         after: What is said when the answer is known.
+        see: The lesson that teaches it; "" for none.
     """
 
     text: str
@@ -114,6 +116,7 @@ class Question:
     wrong: list[tuple[str, str]] = field(default_factory=list)
     hints: list[str] = field(default_factory=list)
     after: str = ""
+    see: str = ""
 
 
 @dataclass(slots=True)
@@ -177,7 +180,7 @@ class LessonError(UserError):
 
 _FENCE = re.compile(r"(`{3,}|~{3,})\s*([\w-]*)[^`]*$")
 _KEYS = {
-    "question": ("answer", "option", "wrong", "hint", "after"),
+    "question": ("answer", "option", "wrong", "hint", "after", "see"),
     "task": ("until", "solution", "hint", "after"),
 }
 _HEAD = ("title", "program", "arguments", "minutes", "author")
@@ -321,7 +324,8 @@ def _question(asked: str, given: dict[str, list[str]], line: int, path: Path) ->
         raise LessonError(f"{path}:{line}: one option is no choice")
     wrong = [_pair(text, line, path) for text in given.get("wrong", ())]
     after = " ".join(given.get("after", ()))
-    return Question(asked, line, answer, options, wrong, given.get("hint", []), after)
+    see = " ".join(given.get("see", ()))
+    return Question(asked, line, answer, options, wrong, given.get("hint", []), after, see)
 
 
 def _task(asked: str, given: dict[str, list[str]], line: int, path: Path) -> Task:

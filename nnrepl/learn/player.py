@@ -12,13 +12,13 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from rich.console import RenderableType
+from rich.console import Group, RenderableType
 from rich.text import Text
 
 from nnrepl.learn.answers import EXPECTED, Unreadable
 from nnrepl.learn.apart import apart
 from nnrepl.learn.asking import filled, holds
-from nnrepl.learn.glossary import word_of
+from nnrepl.learn.glossary import linked, word_of
 from nnrepl.learn.lesson import Commands, Formula, Lesson, Notes, Part, Pause, Prose, Question, Task
 from nnrepl.learn.posing import Posed, pose
 from nnrepl.learn.progress import Mark, keep_progress
@@ -41,13 +41,17 @@ class Turn:
 
     Attributes:
         back: Whether to put the session back to where the lesson stands.
-        show: What to show.
+        head: What to show first.
+        where: Whether to show then where the session stands.
+        show: What to show behind that.
         own: A line of the student's own, to be run as any other.
         clear: Whether to begin with an empty screen.
         over: Whether the lesson is over.
     """
 
     back: bool = False
+    head: list[RenderableType] = field(default_factory=list)
+    where: bool = False
     show: list[RenderableType] = field(default_factory=list)
     own: str | None = None
     clear: bool = False
@@ -84,6 +88,7 @@ class Player:
         at: The part to begin with; the commands before it are run without being shown.
         present: Whether a teacher shows it: part by part, on an empty screen.
         keeps: Whether the user's progress is kept.
+        mark: How the questions before that part were answered.
 
     Attributes:
         at: The part that comes next.
@@ -94,13 +99,20 @@ class Player:
         comes_back: Whether the student wants to be back where the lesson stands.
         same_line: Whether two lines say the same to the shell, as `s` and `step` do.
         is_line: Whether the shell could do anything with a line.
+        is_motion: Whether a line leads to another place, where there is another stop to be seen.
         spelled_out: The command for which a single letter stands; "" where it stands for none.
         failure: The line of the lesson that did not work, with its place; "" where all did.
+        links: Whether the full screen shows the lesson: then a word of the trade has a ? beside it, to be clicked.
+        newest: The word of the trade that was linked last.
         told: What was said by each part, with the numbers of the tape.
         asked: The questions so far, by part.
+        right, counted: How many questions were answered right at the first try and without help, of how many.
+        missed: The lessons that teach what the others asked.
     """
 
-    def __init__(self, lesson: Lesson, at: int = 0, *, present: bool = False, keeps: bool = True) -> None:
+    def __init__(
+        self, lesson: Lesson, at: int = 0, *, present: bool = False, keeps: bool = True, mark: Mark | None = None
+    ) -> None:
         self.lesson = lesson
         self.at = min(at, len(lesson.parts))
         self.present = present
@@ -111,11 +123,16 @@ class Player:
         self.strayed = False
         self.begun = self.comes_back = False
         self.failure = ""
+        self.right, self.counted = (0, 0) if mark is None else (mark.right, mark.asked)
+        self.missed: list[str] = []
         self.told: dict[int, str] = {}
+        self.links = False
+        self.newest = ""
         self._linked: set[str] = set()
         self.asked: dict[int, Posed] = {}
         self.same_line: Callable[[str, str], bool] = lambda a, b: a.strip() == b.strip()
         self.is_line: Callable[[str], bool] = lambda text: False
+        self.is_motion: Callable[[str], bool] = lambda text: False
         self.spelled_out: Callable[[str], str] = lambda text: ""
         self._stand: Stand | None = None
         self._hints = self._tries = 0
@@ -164,7 +181,9 @@ class Player:
         self._told_from = self.at
         if not self.begun:
             self.begun = True
-            turn.show += [head(self.lesson.name, self.lesson.title, self.at, len(self.lesson.parts)), Text("")]
+            turn.head = [head(self.lesson.name, self.lesson.title, self.at, len(self.lesson.parts)), Text("")]
+            turn.head += [hint("F1, or a click on a ?, tells what a word means"), Text("")] if self.links else []
+            turn.where = any(isinstance(part, Commands) for part in self.lesson.parts[: self.at])
         elif self._ran and not self.present:
             turn.show.append(Text(""))
         self._ran = False
@@ -224,12 +243,27 @@ class Player:
         """Whether the session is where the lesson stands."""
         return self._stand == _standing(session)
 
+    def predicts(self, session: Session) -> bool:
+        """Whether what the next op gives is not to be seen: a question comes before the lesson moves on. On the full
+        screen, which shows all that is small, it is not seen before its step."""
+        if self.strayed and not self.stands(session):
+            return False
+        if self.links and self.waits is not None:
+            return True
+        lines = [due.line for due in self.queue]
+        for part in self.lesson.parts[self.at :]:
+            if isinstance(part, (Question, Task)):
+                return isinstance(part, Question) and not any(map(self.is_motion, lines))
+            lines += part.lines if isinstance(part, Commands) else []
+        return False
+
     def kept(self, done: bool = False) -> str:
         """Keep how far the student has come. Returns what is wrong with the file, "" if nothing is."""
         if not self.keeps or self.present:
             return ""
         parts = len(self.lesson.parts)
-        return keep_progress(self.lesson.key, Mark(0 if done else self._told_from, parts, done))
+        mark = Mark(0 if done else self._told_from, parts, done, self.right, self.counted)
+        return keep_progress(self.lesson.key, mark)
 
     # -- parts -----------------------------------------------------------------------------------------------
 
@@ -241,6 +275,10 @@ class Player:
             text = self.told[self.at] = filled(session, part.text)
             if isinstance(part, Formula):
                 return [formula(text, self.present), Text("")]
+            if self.links:
+                text, new = linked(text, self._linked)
+                self.newest = new or self.newest
+                return [prose(text), Text("")]
             return [prose(text), *self._words(text), Text("")]
         self.waits, self.strayed = part, False
         self._hints = self._tries = 0
@@ -260,6 +298,7 @@ class Player:
         found = [word for bold in re.findall(r"\*\*(.+?)\*\*", text) if (word := word_of(bold)) is not None]
         new = [word.name for word in dict.fromkeys(found) if word.name not in self._linked]
         self._linked.update(new)
+        self.newest = new[-1] if new else self.newest
         return [hint(" · ".join(f"help {name}" for name in new))] if new and not self.present else []
 
     def _hold(self, turn: Turn) -> Turn:
@@ -314,11 +353,22 @@ class Player:
 
     def _finish(self) -> RenderableType:
         note = self.kept(done=True)
-        if note:
-            return hint(note)
         is_last = not 0 < self.lesson.number < len(shipped())
         following = "" if is_last else f"; learn {self.lesson.number + 1} is the next"
-        return hint(f"This lesson is done{following}. The prompt is yours: every command goes on working.")
+        said = [f"This lesson is done{following}. The prompt is yours: every command goes on working."]
+        if self.counted and not self.present:
+            said.insert(0, f"{self.right} of {self.counted} questions right at the first try.")
+            again = list(dict.fromkeys(self.missed))
+            said[0] += f" Worth another look: {', '.join(f'learn {name}' for name in again)}." if again else ""
+        return Group(*map(hint, [*said, *([note] if note else [])]))
+
+    def _count(self, posed: Posed, is_right: bool) -> None:
+        """A question is over."""
+        is_first = is_right and not self._tries and not self._hints
+        self.counted += 1
+        self.right += is_first
+        if not is_first and posed.question.see:
+            self.missed.append(posed.question.see)
 
     # -- answers ---------------------------------------------------------------------------------------------
 
@@ -328,14 +378,14 @@ class Player:
         if not text:
             if self.strayed:
                 return self._back(again=True)
-            return Turn(show=[hint(f"type {EXPECTED[posed.kind]}; hint helps, show tells, skip goes on")])
+            return Turn(show=[hint(f"type {EXPECTED[posed.kind]}; hint, show, skip")])
         helped = self._helped(text, posed)
         if helped is not None:
             return helped
         try:
             typed = posed.read(text)
         except Unreadable as error:
-            whole = self.spelled_out(text)
+            whole = "" if self.strayed else self.spelled_out(text)
             if whole:
                 said = (
                     f"{text} is short for the command {whole}; write it out here. An answer is {EXPECTED[posed.kind]}"
@@ -360,6 +410,7 @@ class Player:
         if word in SHOW or word in SKIP:
             if posed.where and word in SHOW:
                 self.queue.append(Due(posed.where))
+            self._count(posed, False)
             return self._told(posed, Text(f"It is {posed.told}."))
         return None
 
@@ -368,8 +419,10 @@ class Player:
         return one_line(hints[min(self._hints, len(hints)) - 1] if hints else otherwise)
 
     def _right(self, posed: Posed, text: str) -> Turn:
+        self._count(posed, True)
         exact = text.replace("-", "−") == posed.typed.replace("-", "−")
-        return self._told(posed, one_line("✓ Right." if exact else f"✓ Right: {posed.told}."))
+        said = one_line("✓ Right." if exact else f"✓ Right: {posed.told}.")
+        return self._told(posed, Group(said, Text(f"  {posed.worked}", style="hint")) if posed.worked else said)
 
     def _told(self, posed: Posed, said: RenderableType) -> Turn:
         turn = self._back() if self.strayed else Turn()

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from nnrepl.explain.doing import in_numbers
 from nnrepl.learn import answers, products, rules  # noqa: F401  # they enter themselves
-from nnrepl.learn.answers import CHOICE, NAMES, NUMBER, SHAPE, Typed, Unreadable, kind_of, near, same
+from nnrepl.learn.answers import CHOICE, NAMES, NUMBER, NUMBERS, SHAPE, YES_NO, Typed, Unreadable, kind_of, near, same
 from nnrepl.learn.apart import Apart, ApartLook, apart
 from nnrepl.learn.asking import Found, ask, filled, holds
 from nnrepl.learn.lesson import Question
 from nnrepl.learn.mistakes import Mistake, mistakes
+from nnrepl.learn.reasons import counted, evidence, why_no_member, why_not
+from nnrepl.learn.shapes import reply_to_shape, shape_mistakes
 from nnrepl.learn.slips import slips
 from nnrepl.session.errors import UserError
 from nnrepl.session.session import Session
+from nnrepl.tape import Value
 
 
 @dataclass(slots=True)
@@ -28,6 +33,8 @@ class Posed:
         mistakes: The wrong ones that are known, the author's first.
         known: What there is to choose from: options, or names.
         where: The command that shows how the number comes about; "" where there is none.
+        worked: How it comes about, in a line of numbers; "" where there is none.
+        seen: Whether the number has been computed already where it is asked for: it may stand on the screen.
     """
 
     question: Question
@@ -37,6 +44,8 @@ class Posed:
     mistakes: list[Mistake] = field(default_factory=list)
     known: tuple[str, ...] = ()
     where: str = ""
+    worked: str = ""
+    seen: bool = False
 
     @property
     def told(self) -> str:
@@ -66,10 +75,19 @@ class Posed:
         if self.kind == NUMBER:
             return self._reply_to_number(float(typed.value))
         if self.kind == NAMES:
-            missing, more = set(self.answer) - typed.value, typed.value - set(self.answer)
-            said = [f"{', '.join(sorted(more))} {'does' if len(more) == 1 else 'do'} not belong to it"] if more else []
-            return "; ".join(said + ([f"{len(missing)} missing"] if missing else [])).capitalize() + "."
-        return next((it.said for it in self.mistakes if it.value == typed.value), "")
+            return self._reply_to_names(typed.value)
+        known = next((it.said for it in self.mistakes if it.value == typed.value), "")
+        if known or self.kind not in (SHAPE, NUMBERS):
+            return known
+        return reply_to_shape(typed.value, tuple(self.answer)) if self.kind == SHAPE else self._reply_to_list(typed)
+
+    def _reply_to_names(self, given: frozenset[str]) -> str:
+        """Which do not belong to it, why the first of them does not, and how many are missing."""
+        missing, more = set(self.answer) - given, sorted(given - set(self.answer))
+        said = [f"{', '.join(more)} {'does' if len(more) == 1 else 'do'} not belong to it"] if more else []
+        counted = "; ".join(said + ([f"{len(missing)} missing"] if missing else []))
+        why = next((it.said for it in self.mistakes if it.value in more[:1] and it.said), "")
+        return f"{counted}. {why}".strip()
 
     def _reply_to_number(self, given: float) -> str:
         known = [it for it in self.mistakes if near(given, float(it.value))]
@@ -77,7 +95,25 @@ class Posed:
             return min(known, key=lambda it: abs(it.value - given)).said
         if abs(given - self.answer) <= 0.2 * abs(self.answer):
             return "Near, but not it: look over the arithmetic."
-        return ""
+        if math.isnan(given) or math.isnan(self.answer) or given == self.answer:
+            return ""
+        turned = " Its sign is another, too." if given * self.answer < 0 else ""
+        return f"Not so: it is {'less' if given > self.answer else 'more'} than that.{turned}"
+
+    def _reply_to_list(self, typed: Typed) -> str:
+        """What is wrong with several numbers: how many there are, their order, their signs, or which of them."""
+        given, right = tuple(typed.value), tuple(self.answer)
+        if len(given) != len(right):
+            return f"There are {len(right)} of them, not {len(given)}."
+        good = [near(a, b) for a, b in zip(given, right)]
+        if all(near(a, b) for a, b in zip(given[::-1], right)):
+            return "They are the other way round."
+        if all(near(-a, b) for a, b in zip(given, right)):
+            return "The sizes are right; look at the signs."
+        wrong = ", ".join(str(at) for at, is_good in enumerate(good, 1) if not is_good)
+        return (
+            f"{sum(good)} of {len(good)} are right; look at number {wrong}." if any(good) else "None of them is right."
+        )
 
 
 def pose(session: Session, question: Question) -> Posed:
@@ -103,15 +139,25 @@ def _pose(session: Session, question: Question, numbers: Apart) -> Posed:
         raise UserError(f"{question.answer}: {error}") from None
     posed = Posed(question, text, kind, found.result, _given(session, question, kind, found.result))
     if kind == NUMBER and found.value is not None:
-        posed.mistakes += _others(mistakes(ApartLook(session, numbers), found.value, found.index), posed.mistakes)
-        posed.where = _explained(found)
+        look = ApartLook(session, numbers)
+        posed.mistakes += _others(mistakes(look, found.value, found.index), posed.mistakes)
+        posed.where, posed.worked = _explained(found), in_numbers(look, found.value, found.index)
+        posed.seen = _is_seen(session, found.value)
     elif kind == NUMBER:
         posed.mistakes += _others(slips(session, question.answer, float(found.result)), posed.mistakes)
+        if type(found.result) is int:
+            posed.mistakes += _others(counted(session, question.answer, found.result), posed.mistakes)
         posed.mistakes += _others(_of_a_number(found), posed.mistakes)
     elif kind == SHAPE:
-        posed.mistakes += _of_a_shape(found.result, posed.mistakes)
+        found_of = shape_mistakes(session, question.answer, tuple(found.result))
+        posed.mistakes += [it for it in found_of if all(it.value != other.value for other in posed.mistakes)]
     elif kind == NAMES:
         posed.known = _parameters(session, found.result)
+        others = [name for name in posed.known if name not in found.result]
+        posed.mistakes += [Mistake(name, why_no_member(session, question.answer, name)) for name in others]
+    elif kind == YES_NO and not posed.mistakes:
+        said = evidence(session, question.answer, bool(found.result))
+        posed.mistakes += [Mistake(not found.result, said)] if said else []
     return posed
 
 
@@ -122,6 +168,10 @@ def _choice(session: Session, question: Question, text: str) -> Posed:
         numbers = " and ".join(map(str, right)) or "none"
         raise UserError(f"exactly one option has to be right; here it is {numbers}")
     said = [Mistake(int(ask(session, left).result), right) for left, right in question.wrong]
+    spoken = {it.value for it in said}
+    for at, (_, condition) in enumerate(question.options, 1):
+        if at not in spoken and at != right[0]:
+            said.append(Mistake(at, why_not(session, condition)))
     return Posed(question, text, CHOICE, right[0], said, options)
 
 
@@ -157,25 +207,16 @@ def _of_a_number(found: Found) -> list[Mistake]:
     ]
 
 
-def _of_a_shape(shape: tuple[int, ...], known: list[Mistake]) -> list[Mistake]:
-    """A shape turned round, or without an axis."""
-    found = [Mistake(shape[::-1], "The axes are the wrong way round.")]
-    found += [
-        Mistake(shape[:at] + shape[at + 1 :], f"One axis is missing, that of {extent}.")
-        for at, extent in enumerate(shape)
-    ]
-    kept: list[Mistake] = []
-    for it in found:
-        if it.value != shape and all(it.value != other.value for other in [*known, *kept]):
-            kept.append(it)
-    return kept
-
-
 def _parameters(session: Session, answer: Any) -> tuple[str, ...]:
     """The names of what the pass differentiates by, and those that are right."""
     part = session.part
     known = [] if part is None else [session.names.name(leaf) for leaf in part.wrt]
     return tuple(dict.fromkeys([*known, *sorted(answer)]))
+
+
+def _is_seen(session: Session, value: Value) -> bool:
+    """Whether the user may have seen a value: it has been computed, and the op that makes it lies behind them."""
+    return value.op is not None and value.evaluated and value.op.position < session.cursor
 
 
 def _explained(found: Found) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,14 @@ class Mark:
         part: The part of the lesson that comes next.
         parts: How many it had.
         done: Whether it was played to its end once.
+        right, asked: How many of its questions were answered right at the first try, of how many so far.
     """
 
     part: int = 0
     parts: int = 0
     done: bool = False
+    right: int = 0
+    asked: int = 0
 
 
 def progress_file() -> Path:
@@ -40,7 +43,8 @@ def load_progress(path: Path | None = None) -> dict[str, Mark]:
 
 
 def _mark(kept: Any) -> Mark:
-    return Mark(int(kept.get("part", 0)), int(kept.get("parts", 0)), bool(kept.get("done", False)))
+    part, parts, right, asked = (int(kept.get(name, 0)) for name in ("part", "parts", "right", "asked"))
+    return Mark(part, parts, bool(kept.get("done", False)), right, asked)
 
 
 def keep_progress(key: str, mark: Mark, path: Path | None = None) -> str:
@@ -49,7 +53,7 @@ def keep_progress(key: str, mark: Mark, path: Path | None = None) -> str:
     known = load_progress(path)
     known.pop(key, None)
     known[key] = mark  # the last one in the file is the one that was played last
-    text = json.dumps({name: {"part": it.part, "parts": it.parts, "done": it.done} for name, it in known.items()})
+    text = json.dumps({name: asdict(it) for name, it in known.items()})
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         beside = path.with_suffix(".new")

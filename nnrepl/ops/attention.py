@@ -173,7 +173,8 @@ formula(
             "v": Slope("pᵀ @ {g}", _slope_of(_attention, 2)),
             "mask": Slope("gS = p · (gP − Σ gP · p),  gP = {g} @ {v}ᵀ", _slope_by_name(_attention, "mask")),
             "sinks": Slope("the part of gS at the sinks", _slope_by_name(_attention, "sinks"))},
-    traits=(Trait.SHARES, Trait.SATURATES, Trait.SWALLOWS), source="Vaswani et al. 2017, Attention Is All You Need",
+    traits=(Trait.ATTENDS, Trait.SHARES, Trait.SATURATES, Trait.SWALLOWS),
+    source="Vaswani et al. 2017, Attention Is All You Need",
 )(_attention)  # fmt: skip
 
 

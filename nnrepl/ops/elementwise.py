@@ -30,7 +30,7 @@ _two("add", "a + b", "g", "g", "Adds. A sum hands the gradient on unchanged to b
      traits=(Trait.ADDS,))  # fmt: skip
 _two("subtract", "a − b", "g", "−g",
      "Subtracts. The left side gets the gradient as it is, the right side with the opposite sign.",
-     traits=(Trait.ADDS,))  # fmt: skip
+     traits=(Trait.ADDS, Trait.DIFFERENCE))  # fmt: skip
 _two("multiply", "a · b", "g · b", "g · a",
      "Multiplies. Each factor's gradient is the gradient times the other factor.")  # fmt: skip
 _two("divide", "a / b", "g / b", "−g · a / b²", "Divides.", valid="b ≠ 0",

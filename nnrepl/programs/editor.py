@@ -22,7 +22,7 @@ def place_in_program(session: Session) -> tuple[str, int]:
     Raises:
         UserError: If that lies in no file.
     """
-    op = session.op or (session.tape.ops[-1] if session.tape.ops else None)
+    op = session.op_or_last
     if op is None or op.scope is None:
         raise UserError("there is no op yet whose line could be edited; step to the first one")
     calls = op.scope.path()

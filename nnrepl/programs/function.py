@@ -153,10 +153,6 @@ class Trace(Recorded):
             raise UserError(str(error)) from None
         return self._call.again(Run(self.tape, position, tuple(edit.ops), len(self.tape)))
 
-    def restarts(self) -> Restarts:
-        """What lets a session change things: the call can be made again."""
-        return _CallRestarts(self._call, self.tape)
-
 
 def trace(fn: Callable[..., Any], *args: Any, wrt: Any = None, **kwargs: Any) -> Trace:
     """Call `fn(*args, **kwargs)` and record every op. Nothing is evaluated that `fn` itself does not evaluate.
@@ -175,6 +171,11 @@ def trace(fn: Callable[..., Any], *args: Any, wrt: Any = None, **kwargs: Any) ->
         Whatever `fn` raises, or MLX.
     """
     return Call(fn, args, kwargs, wrt).first()
+
+
+def restarts_of(trace: Trace) -> Restarts:
+    """What lets a session on a trace change things: its call can be made again."""
+    return _CallRestarts(trace._call, trace.tape)
 
 
 class Call:

@@ -14,18 +14,15 @@ from dataclasses import dataclass, field
 from importlib.util import decode_source
 from pathlib import Path
 from types import CodeType
-from typing import TYPE_CHECKING
 
 from nnrepl.programs.definitions import Definition, Key, pairs_of
 from nnrepl.programs.kept import Kept
 from nnrepl.programs.patching import Patch, Version, changed, class_in, living, namespaces, new_constants
 from nnrepl.record.source import span_of
 from nnrepl.session.errors import UserError
+from nnrepl.session.standing import Standing
 from nnrepl.tape import GRADIENT_PASS, Activation, Tape
 from nnrepl.timeline.code import CodeChange
-
-if TYPE_CHECKING:
-    from nnrepl.session.session import Session
 
 NOTHING = "nothing has changed in the program's files"
 
@@ -82,7 +79,7 @@ class Reloader:
         self._on_disk = on_disk or read
         self._stamps: dict[str, tuple[int, int]] = {}
 
-    def notice(self, session: Session) -> str:
+    def notice(self, session: Standing) -> str:
         """That a file has changed since it was read, said once for each change; "" if none has."""
         fresh: list[str] = []
         for filename in list(self.kept.first):
@@ -104,10 +101,10 @@ class Reloader:
         has = "has" if len(names) == 1 else "have"
         return f"{', '.join(names)} {has} changed on disk; the program runs what it read, reload takes the change in"
 
-    def _texts(self, session: Session) -> dict[str, str]:
+    def _texts(self, session: Standing) -> dict[str, str]:
         """What the files say on the timeline that the user looks at."""
         texts = dict(self.kept.first)
-        for code in session.changes.timelines.current.codes:
+        for code in session.edits.timelines.current.codes:
             texts.update(code.texts)
         return texts
 
@@ -127,7 +124,7 @@ class Reloader:
             kept.keep(patch.new.filename, patch.new.text, kept.flags[patch.new.filename])
         kept.early.clear()
 
-    def reload(self, session: Session, everything: bool = False) -> list[str]:
+    def reload(self, session: Standing, everything: bool = False) -> list[str]:
         """Take what has changed over. Returns what to say where nothing was taken over.
 
         Args:
@@ -137,7 +134,7 @@ class Reloader:
             UserError: If a file no longer parses or is gone; then nothing has changed.
             RunAgain: Unwinds the program if it has to run again.
         """
-        codes = session.changes.timelines.current.codes
+        codes = session.edits.timelines.current.codes
         before = self._texts(session)
         texts = self._on_disk_now()
         difference = self._difference(before, texts)
@@ -184,21 +181,21 @@ class Reloader:
 
     # -- taking it over --------------------------------------------------------------------------------------
 
-    def _in_place(self, session: Session, difference: Difference, texts: dict[str, str], rude: list[str]) -> list[str]:
+    def _in_place(self, session: Standing, difference: Difference, texts: dict[str, str], rude: list[str]) -> list[str]:
         place, early = place_of(session, difference)
         if not place.position:
             return self._from_the_start(session, texts)
         if not difference.names and not difference.adds:
             raise UserError("\n".join(map(_not_taken, rude)))
         said = [_taken(session, difference, place), *map(_not_taken, rude)]
-        session.changes.reload(self._change(difference, place, early, said, rude))
+        session.edits.reload(self._change(difference, place, early, said, rude))
         return []
 
-    def _from_the_start(self, session: Session, texts: dict[str, str]) -> list[str]:
+    def _from_the_start(self, session: Standing, texts: dict[str, str]) -> list[str]:
         """Run the program again from its start, with all of the new source."""
         difference = self._difference(self.kept.first, texts)
         said = ["the program runs again from its start, with all of the new source"]
-        session.changes.reload(self._change(difference, Place(0), {}, said, []))
+        session.edits.reload(self._change(difference, Place(0), {}, said, []))
         return []
 
     def _change(
@@ -269,13 +266,13 @@ def short(filename: str) -> str:
     return f"{name} cell {cell}" if cell else name
 
 
-def _question(session: Session, rude: list[str]) -> str:
-    many = len(session.changes.timelines)
+def _question(session: Standing, rude: list[str]) -> str:
+    many = len(session.edits.timelines)
     tape = f"the {len(session.tape)} ops so far stay as timeline {many}" if len(session.tape) else "nothing is lost"
     return "\n".join([*rude, f"only a run from the program's start takes that over ({tape}). Run it again? [y/N] "])
 
 
-def _taken(session: Session, difference: Difference, place: Place) -> str:
+def _taken(session: Standing, difference: Difference, place: Place) -> str:
     """What is taken over, and how."""
     names = ", ".join(dict.fromkeys(difference.names)) or "new names at the level of the module"
     if place.call:
@@ -343,7 +340,7 @@ def _instances(filename: str, path: str) -> int:
 # -- from where on ---------------------------------------------------------------------------------------------
 
 
-def place_of(session: Session, difference: Difference) -> tuple[Place, dict[str, dict[CodeType, CodeType]]]:
+def place_of(session: Standing, difference: Difference) -> tuple[Place, dict[str, dict[CodeType, CodeType]]]:
     """From where on a change holds, and what of it from the start: definitions that lie ahead of a module that is
     still being run."""
     tape, cursor = session.tape, session.cursor
@@ -449,11 +446,11 @@ def _patch_of(call: Activation, difference: Difference) -> Patch | None:
     return next((patch for patch in difference.patches if patch.old.filename == call.code.co_filename), None)
 
 
-def _entry(session: Session, call: Activation) -> int:
+def _entry(session: Standing, call: Activation) -> int:
     """The first op of a call that is running at the cursor."""
     tape = session.tape
     joints = set()
-    timeline = session.changes.timelines.current
+    timeline = session.edits.timelines.current
     while timeline.parent is not None and timeline.began is not None:
         joints.add(timeline.began.position)
         timeline = timeline.parent

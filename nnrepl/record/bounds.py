@@ -5,9 +5,9 @@ The places that an op takes are looked at before anything that depends on it is 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import mlx.core as mx
@@ -17,11 +17,10 @@ from nnrepl.tape import Op, Value
 
 _ALONG = ("take", "take_along_axis", "put_along_axis")
 _BRACKETS = ("getitem", "setitem", "at.add", "at.subtract", "at.multiply", "at.divide", "at.maximum", "at.minimum")
-INDEXING = frozenset((*_ALONG, *_BRACKETS))
+_GATHERED = {"gather_mm": 2, "gather_qmm": 4}
+"""Where the matrices that are chosen on the left stand among the arguments; those on the right come next."""
+INDEXING = frozenset((*_ALONG, *_BRACKETS, *_GATHERED))
 """The operations that take places."""
-
-Place = tuple[Value | int, int, int]
-"""The places that an op takes, the length of the axis that they count, and the number of that axis."""
 
 _astype, _argmax, _logical_or, _flatten = map(raw, (mx.astype, mx.argmax, mx.logical_or, mx.flatten))
 _greater_equal, _less = raw(mx.greater_equal), raw(mx.less)
@@ -58,6 +57,36 @@ class Outside:
         return self.said + self.by
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Places in a tensor that are taken.
+
+    Attributes:
+        index: Which, as whole numbers.
+        table: The tensor.
+        extent: How many places it has.
+        axis: The axis that they count; None where they count its matrices, over all axes but the last two.
+    """
+
+    index: Any
+    table: Any
+    extent: int
+    axis: int | None
+
+    @property
+    def lowest(self) -> int:
+        """The first place: counted from the end, but for matrices."""
+        return 0 if self.axis is None else -self.extent
+
+    @property
+    def said(self) -> str:
+        """What places there are, behind the name of the tensor."""
+        shape = tuple(self.table.shape)
+        if self.axis is None:
+            return f"{shape} holds the matrices 0 to {self.extent - 1}"
+        return f"{shape} has the places 0 to {self.extent - 1}"
+
+
 def outside(ops: Iterable[Op]) -> Outside | None:
     """The first place outside of its axis that one of `ops` takes, in order. Looks at nothing but the places."""
     unknown = [op for op in dict.fromkeys([taken.of or taken for taken in ops]) if _is_unknown(op)]
@@ -66,7 +95,7 @@ def outside(ops: Iterable[Op]) -> Outside | None:
             op.tape.notes.inside.add(op)
         return None
     for op in unknown:
-        found = _assigns_nothing(op) or next(filter(None, (_outside(op, *place) for place in places(op))), None)
+        found = _assigns_nothing(op) or next(filter(None, (_outside(op, place) for place in places(op))), None)
         if found is not None:
             return found
         op.tape.notes.inside.add(op)
@@ -85,23 +114,23 @@ def _all_inside(ops: Iterable[Op]) -> bool:
     for op in ops:
         if _assigns_nothing(op) is not None:
             return False
-        for place, extent, _ in places(op):
-            if isinstance(place, int):
-                found = [place]
+        for place in places(op):
+            if isinstance(place.index, int):
+                found = [place.index]
             else:
-                value = _with_its_numbers(place)
+                value = _with_its_numbers(place.index)
                 if not value.size or not mx.issubdtype(value.dtype, mx.integer):
                     continue
                 if not value.evaluated:
                     if not _is_safe(value):
                         return False
-                    flags.append(_any(_bad(value.array, extent)))
+                    flags.append(_any(_bad(value.array, place)))
                     continue
                 if value.size > _FEW:
-                    flags.append(_any(_bad(value.array, extent)))
+                    flags.append(_any(_bad(value.array, place)))
                     continue
                 found = _numbers(_tolist(value.array))
-            if not all([-extent <= number < extent for number in found]):
+            if not all([place.lowest <= number < place.extent for number in found]):
                 return False
     return not flags or not _item(_any(_stack(flags)))
 
@@ -140,22 +169,35 @@ def places(op: Op) -> Iterator[Place]:
     """The places that an op takes."""
     if not op.inputs or not op.args or not isinstance(op.args[0], Value):
         return
-    shape = op.args[0].shape
-    name = op.operation.name
+    for place in places_of(op.operation.name, op.args, op.kwargs):
+        if isinstance(place.index, (Value, int)):
+            yield place
+
+
+def places_of(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Iterator[Place]:
+    """The places that a call of an operation takes, whatever stands for its tensors (they have a shape)."""
+    table = args[0]
     if name in _ALONG:
-        place: Any = op.args[1] if len(op.args) > 1 else op.kwargs.get("indices")
+        index = args[1] if len(args) > 1 else kwargs.get("indices")
         at = {"put_along_axis": 3}.get(name, 2)
-        axis = op.args[at] if len(op.args) > at else op.kwargs.get("axis")
-        if isinstance(place, Value):
-            if isinstance(axis, int) and shape:
-                yield place, shape[axis], axis % len(shape)
+        axis = args[at] if len(args) > at else kwargs.get("axis")
+        if isinstance(index, (Value, mx.array)):
+            if isinstance(axis, int) and table.shape:
+                yield Place(index, table, table.shape[axis], axis % len(table.shape))
             elif axis is None:
-                yield place, op.args[0].size, 0
-    elif name in _BRACKETS and len(op.args) > 1:
-        yield from _in_brackets(op.args[1], shape)
+                yield Place(index, table, table.size, 0)
+    elif name in _GATHERED:
+        at = _GATHERED[name]
+        for number, (side, table) in enumerate((("lhs_indices", args[0]), ("rhs_indices", args[1]))):
+            index = args[at + number] if len(args) > at + number else kwargs.get(side)
+            if index is not None and len(table.shape) > 1:
+                yield Place(index, table, prod(table.shape[:-2]), None)
+    elif name in _BRACKETS and len(args) > 1:
+        yield from _in_brackets(args[1], table)
 
 
-def _in_brackets(index: Any, shape: tuple[int, ...]) -> Iterator[Place]:
+def _in_brackets(index: Any, table: Any) -> Iterator[Place]:
+    shape = table.shape
     parts = list(index) if isinstance(index, tuple) else [index]
     used = sum(1 for part in parts if part is not None and part is not Ellipsis)
     axis = 0
@@ -169,26 +211,27 @@ def _in_brackets(index: Any, shape: tuple[int, ...]) -> Iterator[Place]:
         if tensor and part.dtype == mx.bool_:
             return
         if axis < len(shape) and (tensor or type(part) is int):
-            yield part, shape[axis], axis
+            yield Place(part, table, shape[axis], axis)
         axis += 1
 
 
-def _outside(op: Op, place: Value | int, extent: int, axis: int) -> Outside | None:
-    if isinstance(place, int):
-        return None if -extent <= place < extent else _found(op, "", place, extent, axis)
-    first = first_outside(place.array, extent)
+def _outside(op: Op, place: Place) -> Outside | None:
+    index = place.index
+    if isinstance(index, int):
+        return None if place.lowest <= index < place.extent else _found(op, "", index, place)
+    first = first_outside(index.array, place)
     if first is None:
         return None
     element, number = first
-    return _found(op, f"{place.name}{element or ''} = {number}, but ", number, extent, axis)
+    return _found(op, f"{index.name}{element or ''} = {number}, but ", number, place)
 
 
-def first_outside(index: mx.array, extent: int) -> tuple[list[int], int] | None:
-    """The first element of `index` that is no place of an axis of length `extent`: where it stands and what it is."""
+def first_outside(index: mx.array, place: Place) -> tuple[list[int], int] | None:
+    """The first element of `index` that is none of the places that there are: where it stands and what it is."""
     if not index.size or not mx.issubdtype(index.dtype, mx.integer):
         return None
     array = _flatten(_astype(index, mx.int64))
-    bad = _bad(array, extent)
+    bad = _bad(array, place)
     first = int(_item(_argmax(bad)))  # type: ignore[arg-type]
     if not _item(_getitem(bad, first)):
         return None
@@ -200,44 +243,17 @@ def first_outside(index: mx.array, extent: int) -> tuple[list[int], int] | None:
     return element, number
 
 
-def _bad(index: mx.array, extent: int) -> mx.array:
-    """Where integers are no places of an axis of length `extent`."""
+def _bad(index: mx.array, place: Place) -> mx.array:
+    """Where integers are none of the places that there are."""
     array = _astype(index, mx.int64)
-    bad: mx.array = _logical_or(_greater_equal(array, extent), _less(array, -extent))
+    bad: mx.array = _logical_or(_greater_equal(array, place.extent), _less(array, place.lowest))
     return bad
 
 
-@contextmanager
-def checked() -> Iterator[None]:
-    """While Python is run for the prompt, `x[i]` looks at its places first.
-
-    Raises:
-        IndexError: From within, if one lies outside of its axis.
-    """
-    before = mx.array.__getitem__
-
-    def __getitem__(array: mx.array, index: Any) -> Any:
-        for place, extent, axis in _in_brackets(index, array.shape):
-            found = first_outside(mx.array(place) if isinstance(place, int) else place, extent)  # type: ignore[arg-type]
-            if found is not None:
-                element, number = found
-                where = f" (element {element} of the index)" if element else ""
-                axes = f"axis {axis} of a tensor of shape {tuple(array.shape)}"
-                raise IndexError(f"index {number}{where} is out of range: {axes} has the places 0 to {extent - 1}")
-        return before(array, index)
-
-    mx.array.__getitem__ = __getitem__  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        mx.array.__getitem__ = before  # type: ignore[method-assign]
-
-
-def _found(op: Op, who: str, number: int, extent: int, axis: int) -> Outside:
-    table = op.args[0]
-    does = "reads" if op.operation.name in ("getitem", "take", "take_along_axis") else "writes"
-    said = f"index {number} is out of range: {who}axis {axis} of {table.name} {tuple(table.shape)}"
-    said = f"{said} has the places 0 to {extent - 1}"
+def _found(op: Op, who: str, number: int, place: Place) -> Outside:
+    does = "writes" if op.operation.name in (*_BRACKETS[1:], "put_along_axis") else "reads"
+    axis = "" if place.axis is None else f"axis {place.axis} of "
+    said = f"index {number} is out of range: {who}{axis}{place.table.name} {place.said}"
     return Outside(op, said, f"; {op.label} {op.name} {does} outside of it, which MLX does not check")
 
 

@@ -11,7 +11,7 @@ until somebody looks.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import FrameType
 from typing import Any
@@ -27,7 +27,7 @@ from nnrepl.record.region import Region
 from nnrepl.record.sweep import Sweep, seed
 from nnrepl.record.tangents import sweep_forward
 from nnrepl.record.vjp import Rule, run_vjp
-from nnrepl.tape import GRADIENT_PASS, Inside, Leaf, Op, Pass, Value, arrays_of
+from nnrepl.tape import GRADIENT_PASS, BackwardOp, Inside, Leaf, Op, Pass, Value, arrays_of
 from nnrepl.tape.passes import GRADIENTS
 
 
@@ -338,8 +338,8 @@ def copy_inside(
     Returns:
         What is on the tape now; None if nothing was there.
     """
-    tape, parts = recorder.tape, dict[Pass, Inside]()
-    calls, around = tape.notes.calls, recorder.part
+    tape, parts, twins = recorder.tape, dict[Pass, Inside](), dict[Op, Op]()
+    calls, mapped, around = tape.notes.calls, tape.notes.mapped, recorder.part
     assert around is not None
 
     def part_of(old: Pass) -> Pass:
@@ -355,9 +355,26 @@ def copy_inside(
 
     while at < len(expected) and expected[at].inner:
         old = expected[at]
-        twin = copy(old, part_of(old.part), len(tape))
+        twin = twins[old] = copy(old, part_of(old.part), len(tape))
+        _refer(twin, twins)
         if old in calls:
             calls[twin] = parts[calls[old]]
+        if old in mapped:
+            mapped[twin] = tuple([parts.get(level, level) for level in mapped[old]])
         tape.ops.append(twin)
         at += 1
     return next((part for part in parts.values() if part.within is around), None)
+
+
+def _refer(op: Op, twins: Mapping[Op, Op]) -> None:
+    """Let an op that differentiates others speak of those that stand for them now."""
+    if isinstance(op, BackwardOp) and op.of is not None:
+        op.of = twins.get(op.of, op.of)
+    rule = op.args[0] if op.args else None
+    if type(rule) is Rule:
+        now: Any = Rule(twins.get(rule.op, rule.op), rule.inputs, rule.wanted, rule.outputs, rule.continued)
+    elif type(rule) is Region:
+        now = replace(rule, ops=tuple([(twins.get(one, one), slots) for one, slots in rule.ops]))
+    else:
+        return
+    op.args = (now, *op.args[1:])

@@ -11,13 +11,12 @@ from typing import Any
 import mlx.core as mx
 
 from nnrepl.record import source as sources
-from nnrepl.record.calling import named_in
+from nnrepl.record.calling import name_there
 from nnrepl.record.glance import Glance
 from nnrepl.record.homes import Home, Homes
 from nnrepl.record.signs import sign_of
 from nnrepl.record.stack import is_module, is_module_type
-from nnrepl.record.variables import variables_of
-from nnrepl.tape import GRADIENT_PASS, UNBOUND, UPDATE_PASS, Activation, Holder, Leaf, Op, Source, Tape, Value
+from nnrepl.tape import GRADIENT_PASS, UPDATE_PASS, Activation, Leaf, Op, Source, Tape, Value
 
 
 class ProgramNames:
@@ -165,20 +164,16 @@ class ProgramNames:
             return sign_of(value) + self.name_at(of, op) if taken else name
         op = op.of or op
         steps = _path(op.scope)[::-1]
+        home, own = self.homes.of(value), None
         if value.op is None or value.op.part is not op.part:
-            home = self.homes.at(value, op.position, [step.owner for step in steps if is_module(step.owner)])
-            if home is not None and is_module_type(home.holder.kind) and home != self.homes.of(value):
-                return self.placed(value, home) or name
-        scope = next((step for step in steps if not sources.is_library(step.code.co_filename)), None)
-        if scope is None or not name.isidentifier():
+            own = self.homes.at(value, op.position, [step.owner for step in steps if is_module(step.owner)])
+            if own is not None and is_module_type(own.holder.kind) and own != home:
+                return self.placed(value, own) or name
+        frames = [step for step in steps if not sources.is_library(step.code.co_filename)]
+        lies_in_model = home is not None and is_module_type(home.holder.kind)
+        if not frames or not (name.isidentifier() or (not lies_in_model and name == self.placed(value))):
             return name
-        held = (bindings := self.tape.bindings).held(scope, name, op.position)
-        if isinstance(held, Value) and held.canonical is value.canonical:
-            return name
-        unset = held is UNBOUND and bindings.known(scope) and name in variables_of(scope.code)
-        if not isinstance(held, (Value, Holder)) and not unset:
-            return name
-        return named_in(self.tape, scope, value, op, name) or self._number(value) or name
+        return name_there(self, frames, value, op, name, home) or self._number(value) or name
 
     def _number(self, value: Value) -> str:
         op = value.op
@@ -218,15 +213,13 @@ class ProgramNames:
         assert op is not None
         bindings = self.tape.bindings
         inner: list[tuple[int, str]] = []
-        for scope in _path(op.scope)[::-1]:
-            for name in bindings.names_in(scope, value):
-                if _hands_on(scope.code):
-                    continue
-                shown = self._state_name(op, name) or self._in_module(name, scope)
-                if _in_layer(scope):
-                    inner.append((-scope.depth, shown))
-                else:
-                    yield shown
+        path = [scope for scope in _path(op.scope)[::-1] if not _hands_on(scope.code)]
+        for scope, name in bindings.first_names(path, value):
+            shown = self._state_name(op, name) or self._in_module(name, scope)
+            if _in_layer(scope):
+                inner.append((-scope.depth, shown))
+            else:
+                yield shown
         seen = bindings.seen
         for scope, name in self._expected(op, value.slot):
             if seen.get(scope, -1) > op.position:

@@ -60,16 +60,20 @@ def object_of(recorder: Recorder, key: int, value: Value) -> mx.array | None:
 
 
 def refill(array: mx.array, content: mx.array) -> None:
-    """Give an array object another content; one of floats another shape as well, if need be.
+    """Give an array object another content, of whatever shape and dtype.
 
-    The floats keep the layout of `content`: assigning to `array[...]` would lay them out row by row, and MLX adds
+    Floats keep the layout of `content`: assigning to `array[...]` would lay them out row by row, and MLX adds
     the products of a matrix in another order where its operand is transposed. MLX's in-place operators write their
-    result's shape and layout into the object.
+    result's shape and layout into the object, and `array[...] = other` the dtype of what is assigned.
     """
-    if not mx.issubdtype(array.dtype, mx.floating):
+    floats = mx.issubdtype(content.dtype, mx.floating)
+    if floats or array.shape != content.shape:
+        dtype = content.dtype if floats else mx.float32
+        if array.dtype != dtype:
+            _setitem(array, Ellipsis, _zeros((), dtype))
+        while array.ndim:
+            _imatmul(array, _zeros((array.shape[-1],), dtype))
+        _ipow(array, 0)  # 1, whatever it was
+        _imul(array, content if floats else _zeros(content.shape, dtype))
+    if not floats:
         _setitem(array, Ellipsis, content)
-        return
-    while array.ndim:
-        _imatmul(array, _zeros((array.shape[-1],), array.dtype))
-    _ipow(array, 0)  # 1, whatever it was
-    _imul(array, content)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import takewhile
 from typing import Any
 
 from nnrepl.record.stack import is_module
-from nnrepl.tape import GRADIENT_PASS, UPDATE_PASS, Op, Pass
+from nnrepl.tape import GRADIENT_PASS, UPDATE_PASS, Op, Pass, Value
 
 _MODULE_BASE = "mlx/nn/layers/base.py"
 
@@ -24,12 +26,14 @@ def starts(op: Op) -> bool:
     return reads
 
 
-def feeds_update(op: Op, current: Pass | None) -> bool:
+def feeds_update(op: Op, current: Pass | None, passes: Sequence[Pass]) -> bool:
     """Whether an op at the top level belongs to an update written by hand: it works on a gradient, or goes on, in the
     same function, with what was made of one."""
     for value in op.inputs:
         maker = value.op
         if maker is None:
+            if _is_given(value, passes):
+                return True
             continue
         part = maker.part
         if part.kind == GRADIENT_PASS:
@@ -40,6 +44,12 @@ def feeds_update(op: Op, current: Pass | None) -> bool:
             if scope is not None and maker.scope is not None and maker.scope.code is scope.code:
                 return True
     return False
+
+
+def _is_given(value: Value, passes: Sequence[Pass]) -> bool:
+    """Whether no op has made a gradient that the program got: zeros, where none flows."""
+    since = takewhile(lambda part: part.kind != UPDATE_PASS or part is passes[-1], reversed(passes))
+    return any(value in part.given for part in since if part.kind == GRADIENT_PASS)
 
 
 def title(op: Op, kind: str) -> str:

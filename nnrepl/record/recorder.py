@@ -395,7 +395,7 @@ class Recorder:
             kind = known
             if kind != SETUP_PASS:
                 self.start()
-        elif (scope is not None and scope.updating) or feeds_update(op, part):
+        elif (scope is not None and scope.updating) or feeds_update(op, part, self.tape.passes):
             kind = UPDATE_PASS
         else:
             if not self.started and starts(op):

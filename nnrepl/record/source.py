@@ -10,7 +10,7 @@ import linecache
 import os
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from types import CodeType
@@ -66,6 +66,7 @@ class FileIndex:
     """The variables that a function returns as they are, by the line on which the function begins."""
     stored: dict[tuple[int, str], str] = field(default_factory=dict)
     """Where a variable is put as it is (`state["m"] = m`), by the line on which the function begins and its name."""
+    tree: ast.Module | None = None
 
 
 _cells: dict[str, Cell] = {}
@@ -213,6 +214,33 @@ def node_at(code: CodeType, span: Span) -> ast.AST | None:
     return _index(file_of(code)).nodes.get(span)
 
 
+def way_to(code: CodeType, span: Span) -> list[ast.AST]:
+    """The statement in which the expression at `span` stands, what is in it around that, and the expression itself;
+    empty where there is no such expression."""
+    node: ast.AST | None = _index(file_of(code)).tree
+    way: list[ast.AST] = []
+    while node is not None:
+        node = next((child for child in _parts(node) if _holds(_span(child), span)), None)
+        if node is not None:
+            way = [node] if isinstance(node, ast.stmt) else [*way, node]
+    while way and not (isinstance(way[-1], ast.expr) and _span(way[-1]) == span):
+        way.pop()
+    return way
+
+
+def _parts(node: ast.AST) -> Iterator[ast.AST]:
+    """The nodes in a node that have a place of their own."""
+    for child in ast.iter_child_nodes(node):
+        if hasattr(child, "lineno"):
+            yield child
+        else:
+            yield from _parts(child)
+
+
+def _holds(outer: Span, inner: Span) -> bool:
+    return (outer[0], outer[2]) <= (inner[0], inner[2]) and (inner[1], inner[3]) <= (outer[1], outer[3])
+
+
 def expression_around(code: CodeType, lasti: int) -> Span | None:
     """The span of the whole expression in which the instruction at `lasti` stands; None if it is in none."""
     line, end, column, last = span_of(code, lasti)
@@ -232,6 +260,7 @@ def _index(filename: str) -> FileIndex:
             tree = ast.parse("".join(lines_of(filename)))
         except (SyntaxError, ValueError):
             return index
+        index.tree = tree
         _Indexer(index).visit(tree)
     return index
 

@@ -19,7 +19,7 @@ import mlx.core as mx
 from nnrepl.record.inside import copy_inside
 from nnrepl.record.intake import Intake
 from nnrepl.record.objects import object_of, refill
-from nnrepl.replay.divergence import CannotExchange, Difference, Diverged, compare, said_of, same_operation, same_place
+from nnrepl.replay.divergence import Difference, Diverged, compare, said_of, same_operation, same_place
 from nnrepl.replay.interrupts import check
 from nnrepl.replay.match import Plan
 from nnrepl.replay.opening import Opening
@@ -406,11 +406,7 @@ class Replay(Intake):
 
     def _exchange(self, recorder: Recorder, old: Value, new: Value) -> None:
         """From now on everything that held `old` holds `new`. Arrays that the program has had for longer are
-        changed in place.
-
-        Raises:
-            CannotExchange: If one of them has another shape or dtype.
-        """
+        changed in place."""
         content = self.content(new)
         for key, value in recorder.live.copy().items():
             if value is old:
@@ -467,11 +463,6 @@ def _reopened_pass(recorder: Recorder) -> Pass:
 
 
 def _overwrite(recorder: Recorder, array: mx.array, old: Value, content: Value) -> None:
-    same = array.shape == content.shape
-    if array.dtype != content.dtype or not (same or mx.issubdtype(array.dtype, mx.floating)):
-        raise CannotExchange(
-            f"the program holds it as {array.shape} {array.dtype}, which cannot become {content.shape} {content.dtype}"
-        )
     if old.held is array:
         old.held = _copy(array)
         recorder.overwritten.append((old, array))

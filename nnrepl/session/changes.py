@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import mlx.core as mx
 
@@ -21,6 +21,7 @@ from nnrepl.replay.run import Run
 from nnrepl.session.errors import NotYet, UserError
 from nnrepl.session.goals import Goal
 from nnrepl.session.parsed import Assignment, Parsed
+from nnrepl.session.standing import Standing
 from nnrepl.session.state import RunAgain
 from nnrepl.session.statements import statement
 from nnrepl.session.typed import append, upcoming
@@ -29,9 +30,6 @@ from nnrepl.timeline.cells import Cell
 from nnrepl.timeline.code import CodeChange
 from nnrepl.timeline.edits import BadEdit, Edit, make_edit, place_of
 from nnrepl.timeline.timelines import Timeline, Timelines
-
-if TYPE_CHECKING:
-    from nnrepl.session.session import Session
 
 
 class Restarts(Protocol):
@@ -55,7 +53,7 @@ class Changes:
         taken: The cells that were taken back, until the user has been told of them.
     """
 
-    def __init__(self, session: Session, restarts: Restarts | None) -> None:
+    def __init__(self, session: Standing, restarts: Restarts | None) -> None:
         self.session = session
         self.restarts = restarts
         self.timelines = Timelines(session.tape, session.names)

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
 
 from nnrepl.session import goals
 from nnrepl.session.errors import UserError
+from nnrepl.session.standing import Standing
 from nnrepl.session.stops import Hit
 from nnrepl.tape import ClosedOp, Tape, Value
-
-if TYPE_CHECKING:
-    from nnrepl.session.session import Session
 
 
 def closed_between(tape: Tape, start: int, end: int) -> list[int]:
@@ -41,7 +38,7 @@ def said_of_closed(tape: Tape) -> str:
     return f"step{'' if one else 's'} {which} ran natively and {'is' if one else 'are'} closed: not looked at"
 
 
-def open_steps(session: Session, steps: list[int]) -> None:
+def open_steps(session: Standing, steps: list[int]) -> None:
     """Open steps: the program runs again, and what it does there is recorded. The command that needed it is then run
     once more.
 
@@ -51,28 +48,28 @@ def open_steps(session: Session, steps: list[int]) -> None:
     """
     tape = session.tape
     title = f"step {steps[0]}" if len(steps) == 1 else f"steps {steps[0]} to {steps[-1]}"
-    if not session.changes.can_run_again:
+    if not session.edits.can_run_again:
         raise UserError(f"{title} ran natively and is closed; there is no program here that could run again")
     closed = set(closed_between(tape, 0, len(tape)))
     steps = sorted({*steps, *(closed & tape.retraced)})  # what MLX kept of a first run has to be seen there
     start = tape.steps.start_of(steps[0]) or 0
     behind = {id(value) for op in tape.ops[start:] for value in op.outputs if not isinstance(op, ClosedOp)}
-    for other in session.changes.timelines:
+    for other in session.edits.timelines:
         if other.tape is not tape and any(id(value) in behind for op in other.tape.ops for value in op.outputs):
             raise UserError(f"{title} is closed, and timeline {other.number} shares with this one what comes after it")
-    codes = session.changes.timelines.current.codes
+    codes = session.edits.timelines.current.codes
     if any(op in tape.notes.inserted for op in tape.ops[start:]) or any(code.position > start for code in codes):
         raise UserError(f"{title} is closed on this timeline, and its change comes later; timeline 1 can open it")
     session.hooks.opening(title)
-    session.changes.open(frozenset(steps), session.cursor)
+    session.edits.open(frozenset(steps), session.cursor)
 
 
-def open_at(session: Session, position: int) -> None:
+def open_at(session: Standing, position: int) -> None:
     """Open the step in which a position lies. Raises as `open_steps` does."""
     open_steps(session, [session.tape.steps.number_at(position)])
 
 
-def open_ahead(session: Session, goal: goals.Goal, found: int | None) -> None:
+def open_ahead(session: Standing, goal: goals.Goal, found: int | None) -> None:
     """Open steps on the way to a goal, if what lies in them counts there. It is not known in which of them the way
     ends, so each time that the same command comes here, twice as many are opened. Raises as `open_steps` does."""
     end = len(session.tape) if found is None else found
@@ -89,33 +86,33 @@ def _may_hold(condition: str, loss: Value | None) -> bool:
     return loss is None or goals.holds(condition, loss.array)
 
 
-def hit_before(session: Session, goal: goals.Goal, found: int | None) -> list[Hit]:
+def hit_before(session: Standing, goal: goals.Goal, found: int | None) -> list[Hit]:
     """What is hit on the way to a goal before the first closed call on it, if there is one."""
     end = len(session.tape) if found is None else found
     ahead = [] if not session.stops.enabled else _closed_in(session.tape, session.cursor + 1, end)
     return session.lookout.ahead(ahead[0], goal) if ahead else []
 
 
-def hit_behind(session: Session, target: int) -> list[Hit]:
+def hit_behind(session: Standing, target: int) -> list[Hit]:
     """What is hit on the way back to a position behind the last closed call on it, if there is one."""
     behind = [] if not session.stops.enabled else _closed_in(session.tape, target, session.cursor)
     return session.lookout.behind(behind[-1] + 1) if behind else []
 
 
-def open_behind(session: Session, target: int) -> None:
+def open_behind(session: Standing, target: int) -> None:
     """Open steps between the cursor and a position before it, the nearest first, if what may stop the user lies there.
     Raises as `open_steps` does."""
     if session.stops.enabled:
         _open_some(session, closed_between(session.tape, target, session.cursor)[::-1])
 
 
-def _open_some(session: Session, steps: list[int]) -> None:
+def _open_some(session: Standing, steps: list[int]) -> None:
     if steps:
         many, session.many = session.many, session.many * 2
         open_steps(session, sorted(steps[:many]))
 
 
-def open_named(session: Session, text: str, places: bool) -> None:
+def open_named(session: Standing, text: str, places: bool) -> None:
     """Open the step that a command names: `30#12` anywhere, `step 30` where a place is meant. Raises as `open_steps`
     does."""
     named = re.findall(r"\b(\d+)#\d", text) + (re.findall(r"\bstep (\d+)\b", text) if places else [])
@@ -127,7 +124,7 @@ def open_named(session: Session, text: str, places: bool) -> None:
                 open_steps(session, [number])
 
 
-def open_last(session: Session) -> None:
+def open_last(session: Standing) -> None:
     """Open the last step, if the user stands behind it. Raises as `open_steps` does."""
     tape = session.tape
     if session.cursor >= len(tape) and tape.ops and isinstance(tape.ops[-1], ClosedOp):

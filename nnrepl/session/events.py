@@ -3,7 +3,7 @@ what there is to tell about it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -12,6 +12,7 @@ import mlx.core as mx
 from nnrepl.ops import ELEMENTWISE, ENTRIES, Trait, has
 from nnrepl.record.batches import of_one_size, rows
 from nnrepl.record.needs import needs
+from nnrepl.session.births import filler, follow
 from nnrepl.session.findings import Finding, Forced, Raised, Stretched, Test, Vanished, birth, source_of
 from nnrepl.session.questions import Question
 from nnrepl.tape import SETUP, BackwardOp, Op, Tape, Value
@@ -70,6 +71,24 @@ class _Flags:
         return self._known[value]
 
 
+class _Sight:
+    """Sees numbers of values that have been evaluated, or can be."""
+
+    def see(self, values: Iterable[Value]) -> None:
+        """As `births.Sight`."""
+        mx.eval([value.array for value in values])
+
+    def numbers(self, arrays: Sequence[mx.array]) -> list[Any]:
+        """As `births.Sight`."""
+        mx.eval(arrays)
+        return [array.tolist() for array in arrays]
+
+    def finite(self, values: Iterable[Value]) -> dict[Value, bool]:
+        """As `births.Sight`."""
+        wanted = list(values)
+        return dict(zip(wanted, self.numbers([mx.all(mx.isfinite(value.array)) for value in wanted])))
+
+
 class Births:
     """An op whose result has bad numbers although its inputs have none; a leaf that brings some along."""
 
@@ -107,16 +126,36 @@ class Births:
         return False
 
     def _apart(self, op: Op, value: Value, bad: list[Value]) -> mx.array | None:
-        """Where an op that works place by place has made a bad number out of good ones, although its operands hold bad
-        ones at other places; None where it has not, or works otherwise."""
-        entry = ENTRIES.get(op.name)
-        if entry is None or entry.kind != ELEMENTWISE or op.operation.kind != "op":
+        """Where an op has made a bad number out of good ones, although its operands hold bad ones, from which others
+        are made; None where it has not, or where that cannot be told."""
+        if op.operation.kind not in ("op", "vjp", "accumulate"):
             return None
         born = self._test(value.array)
-        for taken in bad:
-            born = born & ~mx.broadcast_to(self._test(taken.array), value.shape)
-        found: Any = mx.any(born).item()
-        return born if found else None
+        entry = ENTRIES.get(op.name)
+        if entry is not None and entry.kind == ELEMENTWISE and op.operation.kind == "op":
+            for taken in bad:
+                born = born & ~mx.broadcast_to(self._test(taken.array), value.shape)
+        else:
+            born = born & self._without(op, value, bad)
+        found, first = _Sight().numbers([mx.any(born), mx.argmax(born)])
+        if not found:
+            return None
+        made = follow(_Sight(), value, int(first))
+        return born if made.op is op and made.value is value else None
+
+    def _without(self, op: Op, value: Value, bad: list[Value]) -> mx.array:
+        """Where the result of an op is bad as well if good numbers stand in the place of all bad ones."""
+
+        def given(taken: Value) -> mx.array:
+            array = taken.array
+            return mx.where(self._test(array), filler(taken), array) if taken in bad else array
+
+        try:
+            places = self._test(op.compute(given)[value.slot])
+            mx.eval(places)
+        except (ValueError, TypeError, RuntimeError):  # an op that minds what its numbers are
+            return mx.array(False)
+        return places
 
     def finding(self, tape: Tape, position: int) -> Finding:
         raise NotImplementedError

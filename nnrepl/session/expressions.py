@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 import mlx.core as mx
 
-from nnrepl.record.bounds import checked
+from nnrepl.record.checked import checked
 from nnrepl.record.opaque import set_random_state
 from nnrepl.record.recorder import current
 from nnrepl.session.enclosing import enclosed

@@ -60,6 +60,22 @@ class Stepping(At):
     """A position a few ops ahead: the result of the last op that was stepped over is worth showing."""
 
 
+class Telling(Stepping):
+    """The first op from a position on, or the `count`-th, that does more than arrange numbers (`config dull pass`)."""
+
+    def __init__(self, position: int, count: int) -> None:
+        super().__init__(position)
+        self._left = count
+
+    def find(self, tape: Tape) -> int | None:
+        while self.position < len(tape):
+            self._left -= not moves.is_dull(tape.ops[self.position])
+            if not self._left:
+                return self.position
+            self.position += 1
+        return None
+
+
 class Found(At):
     """The position of a place that has been looked for on the way already."""
 

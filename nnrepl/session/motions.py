@@ -44,11 +44,20 @@ class Motions(Reading):
     lookout: Lookout
     function: Activation | None
 
-    def arrive(self, position: int, reason: str = "") -> None:
-        """Put the cursor somewhere, where the user has the floor."""
+    def arrive(
+        self,
+        position: int,
+        reason: str = "",
+        error: BaseException | None = None,
+        *,
+        missed: str = "",
+        hits: tuple[Hit, ...] = (),
+        by: goals.Goal | None = None,
+    ) -> None:
+        """Put the cursor somewhere, where the user has the floor. `by`: what they wanted, if that led here."""
         raise NotImplementedError
 
-    def hit(self, hits: list[Hit]) -> None:
+    def hit(self, hits: list[Hit], missed: str = "", by: goals.Goal | None = None) -> None:
         """Put the cursor where breakpoints, watches or catches were hit."""
         raise NotImplementedError
 
@@ -66,7 +75,8 @@ class Motions(Reading):
 
     def step(self, count: int = 1) -> None:
         """Go to the next op, or the `count`-th from here."""
-        self.forward(goals.Stepping(self.cursor + count))
+        passes = self.settings["dull"] == "pass"
+        self.forward(goals.Telling(self.cursor + 1, count) if passes else goals.Stepping(self.cursor + count))
 
     def next(self, count: int = 1) -> None:
         """Go to the first op of the next line of this function or of a caller."""
@@ -117,7 +127,9 @@ class Motions(Reading):
     def back(self, count: int = 1) -> None:
         """Go `count` ops back."""
         at_start = self.cursor == 0
-        self._return_to(max(self.cursor - count, 0), START_OF_TAPE if at_start else "")
+        passes = self.settings["dull"] == "pass"
+        target = moves.back_telling(self.tape, self.cursor, count) if passes else max(self.cursor - count, 0)
+        self._return_to(target, START_OF_TAPE if at_start else "")
 
     def back_next(self, count: int = 1) -> None:
         """Go back to the first op of this line of this function; from there, of the line before."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from nnrepl.record.process import this_process
 from nnrepl.replay.opening import Opening
@@ -13,14 +12,12 @@ from nnrepl.replay.run import Run
 from nnrepl.replay.world import World
 from nnrepl.session import goals
 from nnrepl.session.hooks import OPENED, Stop
+from nnrepl.session.standing import Standing
 from nnrepl.session.state import Going
 from nnrepl.tape import GRADIENT_PASS, UPDATE_PASS, ClosedOp, Tape
 
-if TYPE_CHECKING:
-    from nnrepl.session.session import Session
 
-
-def wanted(session: Session, step: int) -> bool:
+def wanted(session: Standing, step: int) -> bool:
     """Whether a gradient call that is about to be made in a step is to run natively: nothing that is asked for needs
     its ops, no call of the step is recorded, and the steps before were updated by an optimizer. In a run along a tape,
     what is closed there, and is not to be opened, runs natively."""
@@ -35,7 +32,7 @@ def wanted(session: Session, step: int) -> bool:
     return fresh and step < _needed_from(session) and _by_optimizer(session, step - 1)
 
 
-def goes_on(session: Session, op: ClosedOp) -> bool:
+def goes_on(session: Standing, op: ClosedOp) -> bool:
     """Whether the program goes on natively behind a call that has run so."""
     recorder = session.recorder
     if this_process() != session.process or recorder is None:
@@ -49,7 +46,7 @@ def goes_on(session: Session, op: ClosedOp) -> bool:
     return needed == sys.maxsize or len(session.tape.steps) + (op.part.kind == UPDATE_PASS) < needed
 
 
-def _look_at_loss(session: Session, op: ClosedOp) -> None:
+def _look_at_loss(session: Standing, op: ClosedOp) -> None:
     """If the program runs on for a condition on the loss, look whether it holds; then that step is opened, and the
     command finds it there.
 
@@ -67,10 +64,10 @@ def _look_at_loss(session: Session, op: ClosedOp) -> None:
         session.course.rest(Stop("", len(session.tape)))
         step = session.tape.steps.number_at(op.position)
         session.hooks.opening(f"step {step}")
-        session.changes.open(frozenset([step, *session.tape.retraced]), session.cursor)
+        session.edits.open(frozenset([step, *session.tape.retraced]), session.cursor)
 
 
-def _needed_from(session: Session) -> int:
+def _needed_from(session: Standing) -> int:
     """The first step of which ops are needed."""
     now = session.course.now
     if not isinstance(now, Going) or now.interrupted or session.stops.enabled:
@@ -80,7 +77,7 @@ def _needed_from(session: Session) -> int:
     return goals.needed_from(now.goal)
 
 
-def _by_optimizer(session: Session, step: int) -> bool:
+def _by_optimizer(session: Standing, step: int) -> bool:
     """Whether a step has updated the weights, and an optimizer did. What a program does by hand is noticed only op by
     op; the first step, which shows how the program goes about it, is always recorded."""
     steps = session.tape.steps
@@ -108,21 +105,21 @@ class Frontier:
         return position if position is not None and position < len(tape) else None
 
 
-def way_back(session: Session, run: Run, opening: Opening, then: goals.Goal | None) -> goals.Goal:
+def way_back(session: Standing, run: Run, opening: Opening, then: goals.Goal | None) -> goals.Goal:
     """The program is about to run again to open steps. Returns up to where it does again what it did."""
     session.opening = opening
     session.stood = run.cursor if run.cursor >= 0 else None
-    if session.changes.timelines.current.ended or session.stood is None:
+    if session.edits.timelines.current.ended or session.stood is None:
         return goals.Ending()
     return Frontier(lambda: opening.reached)
 
 
-def settle(session: Session) -> None:
+def settle(session: Standing) -> None:
     """A run that opened steps has come to where the run before was."""
     opening, session.opening = session.opening, None
     if opening is None:
         return
-    timeline = session.changes.timelines.current
+    timeline = session.edits.timelines.current
     timeline.seen = opening.moved(timeline.seen)
     session.hooks.opened(opening.moved, timeline.seen + (timeline.seen >= len(session.tape)))
     if session.stood is not None:
@@ -132,7 +129,7 @@ def settle(session: Session) -> None:
         session.hooks.announce(parted)
 
 
-def opened(session: Session) -> bool:
+def opened(session: Standing) -> bool:
     """If a step has been opened for the user, they stand where they stood. Returns whether that is so."""
     stood, session.stood = session.stood, None
     if stood is None:
@@ -147,7 +144,7 @@ def remember(reached: tuple[object, ...]) -> Callable[[], None] | None:
     return None if world.lost else world.restore
 
 
-def not_updated(session: Session) -> None:
+def not_updated(session: Standing) -> None:
     """Natively, a gradient call is about to follow another one. Where recorded steps sum gradients up, that is what
     happens. Else the weights may have been changed by hand, which nobody has noticed: the program runs again,
     and is recorded from the gradient call before on.
@@ -159,7 +156,7 @@ def not_updated(session: Session) -> None:
         return
     session.by_hand = True
     session.course.rest(Stop("", len(session.tape)))
-    session.changes.open(frozenset([session.tape.steps[-1].number]), -1, now.goal)
+    session.edits.open(frozenset([session.tape.steps[-1].number]), -1, now.goal)
 
 
 def _sums_up(tape: Tape) -> bool:
@@ -172,7 +169,7 @@ def _sums_up(tape: Tape) -> bool:
     return False
 
 
-def look_at_failure(session: Session, error: BaseException | None) -> None:
+def look_at_failure(session: Standing, error: BaseException | None) -> None:
     """The program has ended. Where it failed in a step that is closed, that is opened.
 
     Raises RunAgain through the program.
@@ -180,5 +177,5 @@ def look_at_failure(session: Session, error: BaseException | None) -> None:
     recorder, tape = session.recorder, session.tape
     levels = None if recorder is None else recorder.levels
     failed = isinstance(error, Exception) and levels is not None and levels.native and session.stood is None
-    if failed and tape.ops and session.hooks.looks() and session.changes.can_run_again:
-        session.changes.open(frozenset([tape.steps.number_at(len(tape) - 1)]), -1)
+    if failed and tape.ops and session.hooks.looks() and session.edits.can_run_again:
+        session.edits.open(frozenset([tape.steps.number_at(len(tape) - 1)]), -1)

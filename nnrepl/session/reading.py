@@ -44,6 +44,7 @@ class Reading:
         stops: Breakpoints, watches and catches.
         displays: Expressions that are shown at each stop.
         debuggee: The program, which takes what is typed as its next lines; None where there is none that can.
+        predicting: Whether a lesson asks what the next op gives: then nothing of it is shown unasked.
     """
 
     tape: Tape
@@ -61,6 +62,7 @@ class Reading:
     stops: Stops
     displays: dict[int, str]
     debuggee: TakesCells | None
+    predicting: bool
 
     @property
     def running(self) -> bool:
@@ -119,7 +121,7 @@ class Reading:
         Raises:
             UserError: If nothing recorded and nothing in the program's source can be it.
         """
-        op = self.op or (self.tape.ops[-1] if self.tape.ops else None)
+        op = self.op_or_last
         variables = self.expressions.known(self.where())
         for step in reversed(op.scope.path()) if op is not None and op.scope is not None else ():
             variables = {**step.variables, **variables}
@@ -162,6 +164,11 @@ class Reading:
     def op(self) -> Op | None:
         """The op that comes next; None behind the last one."""
         return self.tape.ops[self.cursor] if self.cursor < len(self.tape) else None
+
+    @property
+    def op_or_last(self) -> Op | None:
+        """The op that comes next; behind the last one, that. None while nothing is recorded."""
+        return self.op or (self.tape.ops[-1] if self.tape.ops else None)
 
     @property
     def part(self) -> Pass | None:

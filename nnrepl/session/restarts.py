@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from nnrepl.record.gradient_call import GradientCall
 from nnrepl.record.names import ProgramNames
@@ -16,11 +15,9 @@ from nnrepl.replay.interrupts import hold_on
 from nnrepl.replay.restart_point import RestartPoint
 from nnrepl.replay.run import Run
 from nnrepl.session.errors import UserError
+from nnrepl.session.standing import Standing
 from nnrepl.session.state import RunAgain
 from nnrepl.tape import Tape
-
-if TYPE_CHECKING:
-    from nnrepl.session.session import Session
 
 _SHARE, _FREE_SECONDS = 0.1, 0.5
 
@@ -32,7 +29,7 @@ class ProgramRestarts:
         whole: Whether it can run again from its start; else only the pass in which it waits can.
     """
 
-    def __init__(self, session: Session, recorder: Recorder, whole: bool = True) -> None:
+    def __init__(self, session: Standing, recorder: Recorder, whole: bool = True) -> None:
         self.whole = whole
         self._session = session
         self._recorder = recorder

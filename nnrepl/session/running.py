@@ -7,16 +7,12 @@ run on a little, and the cursor goes back to the op.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from nnrepl.session import goals
 from nnrepl.session.place import Place
+from nnrepl.session.reading import Reading
 from nnrepl.session.search import Search
 from nnrepl.session.stops import Breakpoint, Catch, Entry, Hit
 from nnrepl.tape import GRADIENT_PASS, Tape
-
-if TYPE_CHECKING:
-    from nnrepl.session.session import Session
 
 STRETCH = 128
 """So many ops at the top level of a program are looked at together where something must be evaluated."""
@@ -29,7 +25,7 @@ class Lookout:
         interrupted: Whether the user interrupted the look at what was recorded last.
     """
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Reading) -> None:
         self._session = session
         self._tape: Tape | None = None
         self._search = Search(session)

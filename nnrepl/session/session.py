@@ -21,19 +21,19 @@ from nnrepl.replay.interrupts import hold_on
 from nnrepl.replay.opening import Opening
 from nnrepl.replay.replay import Replay
 from nnrepl.session import closed, goals, natively
-from nnrepl.session.below import Files, TakesCells
+from nnrepl.session.below import TakesCells
 from nnrepl.session.changes import Changes
 from nnrepl.session.errors import Quit, Restart, UserError
 from nnrepl.session.expressions import Expressions, Surroundings
 from nnrepl.session.hooks import END_OF_PROGRAM, END_OF_TAPE, EXCEPTION, START_OF_TAPE, Hooks, Stop
 from nnrepl.session.lookup import Lookup
-from nnrepl.session.motions import Motions
 from nnrepl.session.passing import Passing, place_of, without_ops
 from nnrepl.session.place import Place
 from nnrepl.session.program import Program
 from nnrepl.session.restarts import ProgramRestarts
 from nnrepl.session.running import Lookout
 from nnrepl.session.settings import defaults
+from nnrepl.session.standing import Edits, Files, Standing
 from nnrepl.session.state import Course, Going, Replaying, RunAgain
 from nnrepl.session.stops import Breakpoint, Entry, Hit, Stops
 from nnrepl.session.typed import at_end, only_defines, upcoming
@@ -46,7 +46,7 @@ from nnrepl.timeline.timelines import Timelines
 __all__ = ["END_OF_PROGRAM", "END_OF_TAPE", "EXCEPTION", "START_OF_TAPE", "Hooks", "Session", "Stop"]
 
 
-class Session(Motions):
+class Session(Standing):
     """A user's place on a tape.
 
     Attributes:
@@ -58,13 +58,8 @@ class Session(Motions):
         stops: Breakpoints, watches and catches.
         level: How many calls above the one that makes the next op Python at the prompt stands (`up`).
         work: What evaluations the user has asked for.
-        codes: The changes of the program's source that hold in it.
         on_load: Told the path of another program that is about to start; returns a line for the user, or "".
         files: The program's files; None where there is no program that was read from any.
-        opening: The steps that the program is running again for, to open them; `stood` is where the user is to stand
-            then, if they had the floor.
-        many: How many steps the command that runs opens at once where it is not known which it needs.
-        by_hand: Whether the program changes its weights in a way that is not noticed natively.
         debuggee: The program, which takes what is typed as its next lines; None where there is none that can.
     """
 
@@ -97,6 +92,7 @@ class Session(Motions):
         self.opening: Opening | None = None
         self.stood: int | None = None
         self.by_hand = False
+        self.predicting = False
         self.many = 1
         self._history: History | None = None
         self.process = this_process()
@@ -348,7 +344,6 @@ class Session(Motions):
         hits: tuple[Hit, ...] = (),
         by: goals.Goal | None = None,
     ) -> None:
-        """Put the cursor somewhere, where the user has the floor. `by`: what they wanted, if that led here."""
         if self.waits and position < len(self.tape) and isinstance(self.tape.ops[position], ClosedOp):
             closed.open_at(self, position)
         before, self.cursor = self.cursor, position
@@ -358,7 +353,8 @@ class Session(Motions):
         self.level = self.lookout.search.skip = 0
         self.function = by.scope if isinstance(by, goals.Moving) and by.position == position else None
         stepped = isinstance(by, goals.Stepping) and before < position
-        passed = (self.tape.ops[position - 1],) if stepped and position <= len(self.tape) else ()
+        first = before if isinstance(by, goals.Telling) else position - 1
+        passed = tuple(self.tape.ops[first:position]) if stepped and position <= len(self.tape) else ()
         self.course.rest(Stop(reason, position, passed, error, missed, hits, self))
         self.hooks.cursor_moved(position)
 
@@ -375,7 +371,10 @@ class Session(Motions):
         elif goal.sought:
             raise UserError(f"nothing ahead is at {goal.sought}; {self.lookup.extent()}")
         else:
-            self.arrive(len(self.tape), END_OF_TAPE if self.cursor >= len(self.tape) else "", by=goal)
+            shows = isinstance(goal, goals.Stepping) and self.cursor < len(
+                self.tape
+            )  # the op stepped over, and so the end
+            self.arrive(len(self.tape), "" if shows else END_OF_TAPE, by=goal)
 
     def ahead(self, goal: goals.Goal, found: int | None) -> list[Hit]:
         """What is hit on the way to a goal. Raises RunAgain where steps have to be opened first."""
@@ -432,6 +431,11 @@ class Session(Motions):
         """End the session; unwinds the program if it is running."""
         self.hooks.quitting()
         raise Quit
+
+    @property
+    def edits(self) -> Edits:
+        """The timelines, and who makes new ones."""
+        return self.changes
 
     @property
     def timelines(self) -> Timelines:

@@ -8,38 +8,35 @@ and in the middle of a call, where the program's next lines are written already.
 from __future__ import annotations
 
 import builtins
-from typing import TYPE_CHECKING
 
 from nnrepl.replay.replay import Replay
 from nnrepl.session import goals, natively
 from nnrepl.session.errors import UserError
 from nnrepl.session.hooks import CELL_DONE, CELL_FAILED
 from nnrepl.session.parsed import Parsed
+from nnrepl.session.standing import Standing
 from nnrepl.session.stops import Hit
 from nnrepl.tape import Tape
 from nnrepl.timeline.cells import Cell
-
-if TYPE_CHECKING:
-    from nnrepl.session.session import Session
 
 LOOK, EDIT, CELL = "look", "edit", "cell"
 AT_HAND = ("mx", "nn", "optim")
 """Names that the prompt knows unless the program has others."""
 
 
-def upcoming(session: Session) -> int:
+def upcoming(session: Standing) -> int:
     """The number of the cell that Python typed here and now would be; 0 where it would be none."""
     program = session.debuggee
     return program.upcoming if program is not None and program.waits and _at_end(session) else 0
 
 
-def _at_end(session: Session) -> bool:
+def _at_end(session: Standing) -> bool:
     """Whether the cursor stands behind the last op, or at one that raised and was the last."""
     left = session.tape.ops[session.cursor :]
     return not left or (len(left) == 1 and left[0] in session.tape.notes.errors)
 
 
-def kind_of(session: Session, parsed: Parsed) -> str:
+def kind_of(session: Standing, parsed: Parsed) -> str:
     """What Python typed here and now is: LOOK, EDIT or CELL.
 
     At the end of the program, what only the tape knows is looked at and edited as elsewhere: `#12`, `grad(z1)`, the
@@ -54,13 +51,13 @@ def kind_of(session: Session, parsed: Parsed) -> str:
     return elsewhere if strangers and all(on_tape(session, name) for name in strangers) else CELL
 
 
-def _known(session: Session) -> set[str]:
+def _known(session: Standing) -> set[str]:
     """The names that the program itself knows at its end."""
     program = session.debuggee
     return {*AT_HAND, *vars(builtins), *(program.namespace if program is not None else ())}
 
 
-def on_tape(session: Session, name: str) -> bool:
+def on_tape(session: Standing, name: str) -> bool:
     """Whether the tape knows a name, or the user has given it a meaning while looking around."""
     scope = session.where().scope
     return (
@@ -82,7 +79,7 @@ def only_defines(tape: Tape) -> bool:
 # -- running cells -----------------------------------------------------------------------------------------------
 
 
-def run_cell(session: Session, text: str, stop: bool = False) -> None:
+def run_cell(session: Standing, text: str, stop: bool = False) -> None:
     """Let the program go on with what was typed: it runs once the user gives the floor back.
 
     Args:
@@ -97,26 +94,26 @@ def run_cell(session: Session, text: str, stop: bool = False) -> None:
     if program is None or not upcoming(session):
         raise UserError(_not_here(session))
     cell = program.make(text)
-    session.changes.timelines.typed()
+    session.edits.timelines.typed()
     append(session, (cell,), stop)
 
 
-def _not_here(session: Session) -> str:
+def _not_here(session: Standing) -> str:
     """Why the program cannot take a cell."""
     if session.debuggee is None:
         return "there is no program here that could go on with it"
     return "the program is not at its end here; goto end, or continue, leads there"
 
 
-def append(session: Session, cells: tuple[Cell, ...], stop: bool = False) -> None:
+def append(session: Standing, cells: tuple[Cell, ...], stop: bool = False) -> None:
     """Let cells be the program's next lines."""
-    changes = session.changes
+    changes = session.edits
     changes.timelines.current.cells.extend(cells)
     session.lookout.begin(len(session.tape))
     session.let_go(goals.At(len(session.tape), f"first op of prompt {cells[0].number}") if stop else goals.Never())
 
 
-def cell_begins(session: Session, cell: Cell, fresh: bool, seen: bool) -> None:
+def cell_begins(session: Standing, cell: Cell, fresh: bool, seen: bool) -> None:
     """The program comes to a cell.
 
     Args:
@@ -127,14 +124,14 @@ def cell_begins(session: Session, cell: Cell, fresh: bool, seen: bool) -> None:
     levels = None if session.recorder is None else session.recorder.levels
     if levels is not None and levels.native:
         levels.record()
-    session.changes.timelines.live.starts.append(len(session.tape))
+    session.edits.timelines.live.starts.append(len(session.tape))
     if fresh:
         along_done(session)
     if not seen:
         session.hooks.cell_begins()
 
 
-def along_done(session: Session) -> None:
+def along_done(session: Standing) -> None:
     """All that was on the tape before has been done again: what comes now is new.
 
     Raises:
@@ -147,7 +144,7 @@ def along_done(session: Session) -> None:
     session.caught_up(len(session.tape))
 
 
-def at_end(session: Session) -> tuple[goals.Goal | None, list[Hit]]:
+def at_end(session: Standing) -> tuple[goals.Goal | None, list[Hit]]:
     """The program, or its last cell, has come to its end. Returns what it ran on for, and what is hit there.
 
     Raises:
@@ -161,7 +158,7 @@ def at_end(session: Session) -> tuple[goals.Goal | None, list[Hit]]:
     return goal, [] if again else session.lookout.ended()
 
 
-def cell_ended(session: Session, cell: Cell, error: BaseException | None) -> None:
+def cell_ended(session: Standing, cell: Cell, error: BaseException | None) -> None:
     """The last cell has run to its end, or raised: the user has the floor."""
     goal, hits = at_end(session)
     missed = goals.missed(goal, session.tape)

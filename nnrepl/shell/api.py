@@ -5,19 +5,20 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable
 from functools import wraps
+from inspect import signature
 from typing import Any, Concatenate, ParamSpec
 
 from rich.console import Group
 from rich.text import Text
 
 from nnrepl.commands.interpreter import Interpreter
-from nnrepl.programs.function import Recorded, Trace
+from nnrepl.programs.function import Recorded, Trace, restarts_of
 from nnrepl.programs.function import trace as record
 from nnrepl.session.errors import Quit
 from nnrepl.session.hooks import Stop
 from nnrepl.session.session import Session as TapeSession
 from nnrepl.shell.background import adopt
-from nnrepl.tape import Face
+from nnrepl.tape import Face, Op, Tape
 from nnrepl.view.answer import Answer
 
 _last: list[Interpreter] = []
@@ -25,58 +26,85 @@ _recorded: list[weakref.ref[Recorded]] = []
 P = ParamSpec("P")
 
 
-def _stopping(move: Callable[Concatenate[Any, P], None]) -> Callable[Concatenate[Any, P], Stop]:
+def _stopping(move: Callable[Concatenate[Any, P], None]) -> Callable[Concatenate[Session, P], Stop]:
     """A motion that returns where it has led, as whoever calls it in a program or a cell wants to see it."""
 
     @wraps(move)
     def moved(self: Session, /, *args: P.args, **kwargs: P.kwargs) -> Stop:
-        move(self, *args, **kwargs)
+        move(self._session, *args, **kwargs)
         return self.stop
 
+    del moved.__wrapped__  # what help() shows is what this returns
+    moved.__signature__ = signature(move).replace(return_annotation="Stop")  # type: ignore[attr-defined]
     return moved
 
 
-class Session(Face, TapeSession):
+def session_on(trace: Trace) -> TapeSession:
+    """The debugger on a trace: what is changed in it calls the trace's function again."""
+    session = TapeSession(trace.tape, trace.names)
+    session.changes.restarts = restarts_of(trace)
+    return session
+
+
+class Session(Face):
     """A user's place on a trace, to be moved by a program.
 
-    `step()`, `back()`, `next()`, `goto("#12")`, `rewind()`, `resume()` and the other motions move it and return a Stop;
-    `run(line)` runs any line of the prompt. `op` is the op that comes next, `cursor` its position (from 0), `tape` the
-    ops. Nothing is evaluated before it is looked at.
+    The motions of the prompt move it and return a Stop; `run(line)` runs any line of the prompt. Nothing is evaluated
+    before it is looked at.
 
     Args:
         trace: What `nnrepl.trace` returned. It is left as it is: an edit makes another tape.
     """
 
     def __init__(self, trace: Trace) -> None:
-        super().__init__(trace.tape, trace.names)
-        self.changes.restarts = trace.restarts()
-        self.interpreter = Interpreter(self)
-        remember(self.interpreter)
+        self._session = session_on(trace)
+        self._interpreter = Interpreter(self._session)
+        remember(self._interpreter)
 
     def __repr__(self) -> str:
         op = self.op
         where = "at the end" if op is None else f"at {op.label} {op.name}, {op.phase} of {op.step.title}"
         return f"<Session of {len(self.tape)} ops, {where}>"
 
-    # The debugger's motions return nothing: where a program runs on, the stop comes later. On a trace it is there.
-    step = _stopping(TapeSession.step)  # type: ignore[assignment]
-    next = _stopping(TapeSession.next)  # type: ignore[assignment]
-    next_pass = _stopping(TapeSession.next_pass)  # type: ignore[assignment]
-    next_step = _stopping(TapeSession.next_step)  # type: ignore[assignment]
-    next_cell = _stopping(TapeSession.next_cell)  # type: ignore[assignment]
-    finish = _stopping(TapeSession.finish)  # type: ignore[assignment]
-    until = _stopping(TapeSession.until)  # type: ignore[assignment]
-    resume = _stopping(TapeSession.resume)  # type: ignore[assignment]
-    goto = _stopping(TapeSession.goto)  # type: ignore[assignment]
-    rewind = _stopping(TapeSession.rewind)  # type: ignore[assignment]
-    back = _stopping(TapeSession.back)  # type: ignore[assignment]
-    back_next = _stopping(TapeSession.back_next)  # type: ignore[assignment]
-    back_step = _stopping(TapeSession.back_step)  # type: ignore[assignment]
-    back_pass = _stopping(TapeSession.back_pass)  # type: ignore[assignment]
-    back_cell = _stopping(TapeSession.back_cell)  # type: ignore[assignment]
-    back_finish = _stopping(TapeSession.back_finish)  # type: ignore[assignment]
-    back_resume = _stopping(TapeSession.back_resume)  # type: ignore[assignment]
-    last_write = _stopping(TapeSession.last_write)  # type: ignore[assignment]
+    def _shown(self) -> Stop:
+        return self.stop
+
+    @property
+    def op(self) -> Op | None:
+        """The op that comes next; None at the end."""
+        return self._session.op
+
+    @property
+    def cursor(self) -> int:
+        """The position of the op that comes next, counted from 0."""
+        return self._session.cursor
+
+    @property
+    def tape(self) -> Tape:
+        """The ops of the timeline that is looked at."""
+        return self._session.tape
+
+    @property
+    def stop(self) -> Stop:
+        """Where the last motion has led."""
+        return self._session.stop
+
+    step = _stopping(TapeSession.step)
+    next = _stopping(TapeSession.next)
+    next_pass = _stopping(TapeSession.next_pass)
+    next_step = _stopping(TapeSession.next_step)
+    finish = _stopping(TapeSession.finish)
+    until = _stopping(TapeSession.until)
+    resume = _stopping(TapeSession.resume)
+    goto = _stopping(TapeSession.goto)
+    rewind = _stopping(TapeSession.rewind)
+    back = _stopping(TapeSession.back)
+    back_next = _stopping(TapeSession.back_next)
+    back_step = _stopping(TapeSession.back_step)
+    back_pass = _stopping(TapeSession.back_pass)
+    back_finish = _stopping(TapeSession.back_finish)
+    back_resume = _stopping(TapeSession.back_resume)
+    last_write = _stopping(TapeSession.last_write)
 
     def run(self, line: str) -> Answer:
         """Run one line as typed at the prompt: `print z1`, `why grad(w) == 0`, `z1 = z1 * 2`, `step`.
@@ -88,7 +116,7 @@ class Session(Face, TapeSession):
             UserError: With one line that says what is wrong and what to type instead.
             Quit: For `quit`.
         """
-        return answer(self.interpreter, line)
+        return answer(self._interpreter, line)
 
 
 def answer(interpreter: Interpreter, line: str) -> Answer:
@@ -115,7 +143,7 @@ def last() -> Interpreter | None:
     """What runs lines on what was recorded last, if the user still has it; else on the session opened last."""
     recorded = _recorded[0]() if _recorded else None
     if isinstance(recorded, Trace):
-        Session(recorded)
+        remember(Interpreter(session_on(recorded)))
     elif recorded is not None and len(recorded.tape):
         remember(Interpreter(TapeSession(recorded.tape, recorded.names)))
     return _last[0] if _last else None
@@ -147,11 +175,10 @@ def debug(fn: Callable[..., Any], *args: Any, wrt: Any = None, **kwargs: Any) ->
     from nnrepl.shell.shell import Shell, make_console, make_reader
 
     recorded = record(fn, *args, wrt=wrt, **kwargs)
-    session = Session(recorded)
+    session = session_on(recorded)
     notes = adopt(session.settings)
     banner = f"nnrepl · {recorded!r} · step to begin, help for more{notes}"
     shell = Shell(session, make_console(False), make_reader, banner)
-    session.interpreter = shell.interpreter
     remember(shell.interpreter)
     try:
         shell.interact()

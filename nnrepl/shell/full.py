@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from functools import partial
 from threading import Timer
 from typing import cast
 
@@ -25,6 +26,7 @@ from rich.text import Text
 from rich.theme import Theme
 
 from nnrepl.commands.interpreter import Interpreter
+from nnrepl.commands.learning import asked_by_key
 from nnrepl.shell.colours import STYLES
 from nnrepl.shell.complete import NameCompleter, TapeIndex
 from nnrepl.shell.keys import bindings, editing_mode
@@ -32,9 +34,8 @@ from nnrepl.shell.layout import Screens
 from nnrepl.shell.output import KEPT, Output
 from nnrepl.shell.panes import Line, render
 from nnrepl.shell.readers import PROMPT, continued
+from nnrepl.shell.scenes import Scenes
 from nnrepl.view.content import Content, Flow
-from nnrepl.view.ops_pane import OpsPane
-from nnrepl.view.scene import Scenes
 from nnrepl.view.source_pane import SourcePane
 from nnrepl.view.theme import THEMES
 from nnrepl.view.training import Training
@@ -133,7 +134,7 @@ class Seen:
         self._scenes = Scenes(interpreter.session)
         self._displayed: tuple[object, ...] = ()
         self.source: SourcePane | None = None
-        self.ops = OpsPane(self._session)
+        self.ops = self._scenes.ops()
         self.tensors: Content = Flow(())
         self.displays: Content = Flow(())
         self.training: Training | None = None
@@ -150,7 +151,7 @@ class Seen:
             self._displayed = displayed
             self.displays = self._scenes.displays(self._interpreter.displays(pictures))
         self.source = self._scenes.source()
-        self.ops = OpsPane(session, self._scenes.formulas)
+        self.ops = self._scenes.ops()
         self.tensors = self._scenes.tensors()
         self.training = self._scenes.training()
 
@@ -285,7 +286,8 @@ class FullScreen:
         def _(event: KeyPressEvent) -> None:
             event.app.renderer.clear()
 
-        own = bindings(self._interpreter.table, self._settings, lambda event, line: self.run_line(line))
+        asked = partial(asked_by_key, self._interpreter)
+        own = bindings(self._interpreter.table, self._settings, lambda event, line: self.run_line(line), asked=asked)
         return merge_key_bindings([own, keys])
 
     def run_line(self, line: str) -> None:

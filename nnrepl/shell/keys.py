@@ -33,7 +33,11 @@ MOTIONS = {
 
 
 def bindings(
-    table: Table, settings: dict[str, Any], run: Callable[[KeyPressEvent, str], None], buffer: str = "DEFAULT_BUFFER"
+    table: Table,
+    settings: dict[str, Any],
+    run: Callable[[KeyPressEvent, str], None],
+    buffer: str = "DEFAULT_BUFFER",
+    asked: Callable[[str], str] = lambda typed: "help",
 ) -> KeyBindings:
     """The keys of the prompt.
 
@@ -42,6 +46,7 @@ def bindings(
         settings: `keys` is changed by F4.
         run: Runs a command for a key.
         buffer: The name of the buffer in which one types.
+        asked: The line that F1 stands for, by what has been typed so far.
     """
     keys, margin = KeyBindings(), Margin(table)
     typing = has_focus(buffer)
@@ -63,6 +68,8 @@ def bindings(
     @keys.add("tab", filter=typing & ~has_selection & ~has_completions & Condition(_at_word))
     def _(event: KeyPressEvent) -> None:
         _tab(event.current_buffer)
+
+    keys.add("f1")(lambda event: run(event, asked(get_app().current_buffer.document.text_before_cursor)))
 
     @keys.add("f4")
     def _(event: KeyPressEvent) -> None:

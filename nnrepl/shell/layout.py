@@ -12,6 +12,7 @@ from prompt_toolkit.filters import Condition, Filter
 from prompt_toolkit.formatted_text import StyleAndTextTuples
 from prompt_toolkit.layout import (
     AnyContainer,
+    AnyDimension,
     BufferControl,
     ConditionalContainer,
     Dimension,
@@ -143,7 +144,7 @@ class Screens:
     def _columns(self) -> int:
         return self._size().columns
 
-    def _pane(self, pane: Pane, title: Callable[[], str], size: Dimension) -> AnyContainer:
+    def _pane(self, pane: Pane, title: Callable[[], str], size: AnyDimension) -> AnyContainer:
         def clicked(event: MouseEvent) -> object:
             if event.event_type != MouseEventType.MOUSE_UP:
                 return NotImplemented
@@ -187,11 +188,19 @@ class Screens:
             ],
             height=weight,
         )
-        shown = self._pane(self.output, lambda: "output", weight)
+        shown = self._pane(self.output, lambda: "output", lambda: Dimension(weight=2 if self._teaches() else 1))
         search = SearchToolbar()
         typing = self._typing(interpreter, search)
         body = HSplit(
-            [self._if(high, above), self._if(high, middle), shown, typing, search, self._status(), self._bar()]
+            [
+                self._if(high, above),
+                self._if(high & ~Condition(self._teaches), middle),
+                shown,
+                typing,
+                search,
+                self._status(),
+                self._bar(),
+            ]
         )
         menu = Float(CompletionsMenu(max_height=8, scroll_offset=1), xcursor=True, ycursor=True)
         return Layout(FloatContainer(body, [menu]), focused_element=typing)
@@ -204,6 +213,10 @@ class Screens:
     def _curves(self) -> bool:
         """Whether there is room for the loss and the gradients."""
         return not self._session.displays or self._columns() >= WIDE or self._size().rows >= TALL
+
+    def _teaches(self) -> bool:
+        """Whether a lesson needs the room in which tensors are seen: what it says is read, and it prints them."""
+        return self._interpreter.player is not None and self._size().rows < TALL
 
     @staticmethod
     def _if(condition: Filter, inside: AnyContainer) -> AnyContainer:

@@ -41,6 +41,7 @@ def lessons_parser() -> argparse.ArgumentParser:
     made.add_argument("lesson", nargs="?", help="the number of a lesson, or a Markdown file; alone: list them")
     made.add_argument("--again", action="store_true", help="begin at the start, wherever you left it")
     made.add_argument("--present", action="store_true", help="for a room: part by part, on an empty screen")
+    made.add_argument("--tui", action="store_true", help="use the whole screen")
     made.add_argument("--notes", action="store_true", help="print the teacher's notes, and play nothing")
     made.add_argument("--check", action="store_true", help="play it to its end; fail where something no longer holds")
     made.add_argument("--export", choices=FORMATS, help="write it with what it shows")
@@ -81,6 +82,8 @@ def _checked(lesson: Lesson, console: Console) -> int:
     found = check(lesson)
     for problem in found.problems:
         console.print(Text(problem, style="error"), soft_wrap=True)
+    for remark in found.remarks:
+        console.print(Text(remark, style="hint"), soft_wrap=True)
     said = f"{lesson.path.name}: {found.commands} commands, {found.questions} questions, {found.mistakes} wrong answers"
     said += f", {found.tasks} tasks" if found.tasks else ""
     console.print(Text(said + ("" if found.problems else " · ✓ all hold")))
@@ -93,10 +96,12 @@ class Checked:
 
     Attributes:
         problems: What does not hold, with its file and line.
+        remarks: What holds, and could be better.
         commands, questions, mistakes, tasks: How many were played.
     """
 
     problems: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
     commands: int = 0
     questions: int = 0
     mistakes: int = 0
@@ -196,6 +201,9 @@ class Student:
     def _try_wrong_ones(self, posed: Posed) -> None:
         """No wrong answer passes, and each is told what it is."""
         where = self._where(posed.question.line)
+        if posed.seen:
+            said = f"{posed.question.answer} is computed before it is asked for, and may stand on the screen"
+            self.found.remarks.append(f"{where}: {said}; ask before the step that computes it")
         if not posed.is_right(posed.read(posed.typed)):
             self._problem(f"{where}: the right answer, typed as {posed.typed}, is not taken")
         if posed.kind != NUMBER:

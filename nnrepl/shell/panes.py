@@ -22,6 +22,7 @@ from rich.segment import Segment
 from rich.style import Style
 from rich.theme import Theme
 
+from nnrepl.learn.glossary import word_at
 from nnrepl.view.content import Content, Item, command_at
 from nnrepl.view.signs import without_codes
 
@@ -208,7 +209,7 @@ class Pane(UIControl):
         self._mark = self._first + at.y
         text = "".join(piece[1] for piece in self._lines[at.y])
         item = self._items[at.y]
-        command = item.click if item is not None else command_at(text, at.x)
+        command = item.click if item is not None else command_at(text, at.x) or _help_at(text, at.x)
         if command:
             self._run(command)
 
@@ -242,7 +243,10 @@ class Pane(UIControl):
             return
         item = self._items[at]
         text = "".join(piece[1] for piece in self._lines[at])
-        command = getattr(item, what) if item is not None else command_at(text) if what in ("click", "enter") else ""
+        if item is not None:
+            command = getattr(item, what)
+        else:
+            command = command_at(text) or _help_at(text) if what in ("click", "enter") else ""
         if command:
             self._run(command)
 
@@ -266,6 +270,12 @@ class Pane(UIControl):
                 event.app.current_buffer.insert_text(event.data)
 
         return keys
+
+
+def _help_at(text: str, column: int | None = None) -> str:
+    """The command for the ? beside a word of the trade."""
+    word = word_at(text, column)
+    return "" if word is None else f"help {word.name}"
 
 
 def marked(line: StyleAndTextTuples, width: int, colours: bool) -> StyleAndTextTuples:

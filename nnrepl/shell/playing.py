@@ -24,7 +24,7 @@ def begins(shell: Shell, stop: Stop) -> bool:
     if player is None or player.begun:
         return False
     if stop.reason == EXCEPTION or not len(shell.session.tape):
-        shell.interpreter.player = None
+        _over(shell)
         what = "failed" if stop.reason == EXCEPTION else "computes nothing with MLX"
         shell.failed = True
         said = f"the program of this lesson, {player.lesson.program.name}, {what}"
@@ -42,25 +42,33 @@ def turn(shell: Shell, player: Player) -> bool:
         _run(shell, player, player.queue.popleft())
         return True
     shell.hushed = False
+    player.links = shell.reader.screen is not None
     try:
         coming = player.turn(shell.session)
+        shell.session.predicting = player.predicts(shell.session)
         _do(shell, player, coming)
         if player.waits is None or shell.interpreter.player is not player:
             return True
         return _hear(shell, player)
     except UserError as error:
         shell.failed = True
-        shell.interpreter.player = None
+        _over(shell)
         player.failure = f"{_place(player)}: {error}"
         shell.show(Text(player.failure, style="error"))
         shell.show(hint("the lesson cannot go on here; learn again begins at its start"))
     except Unwinding:
         raise
     except Exception as error:
-        shell.interpreter.player = None
+        _over(shell)
         player.failure = f"{_place(player)}: {type(error).__name__}: {error}"
         shell.own_failure(player.failure, error)
     return True
+
+
+def _over(shell: Shell) -> None:
+    """The lesson has the word no longer."""
+    shell.interpreter.player = None
+    shell.session.predicting = False
 
 
 def _place(player: Player, back: int = 0) -> str:
@@ -75,6 +83,7 @@ def _run(shell: Shell, player: Player, due: Due) -> None:
     if not due.hushed:
         shell.typed(PROMPT + due.line)
     before, shell.failed = shell.failed, False
+    shell.session.predicting = player.predicts(shell.session)
     shell.run(due.line)
     if shell.failed:
         said = shell.interpreter.log.last()
@@ -111,13 +120,19 @@ def _do(shell: Shell, player: Player, coming: Turn) -> None:
         shell.console.clear()
     if coming.show:
         shell.interpreter.log.typed("")
+    for shown in coming.head:
+        shell.show(shown)
+    if coming.where:
+        shell.show(shell.interpreter.show_stop())
+        shell.show(Text(""))
     for shown in coming.show:
         shell.show(shown)
     if coming.over:
         note = "" if player.at >= len(player.lesson.parts) else player.kept()
         shell.show(hint(note) if note else None)
-        shell.interpreter.player = None
+        _over(shell)
     if coming.own is not None:
+        shell.session.predicting = False
         shell.run(coming.own)
 
 

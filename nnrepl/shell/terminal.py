@@ -15,6 +15,7 @@ from prompt_toolkit.key_binding import KeyPressEvent
 from prompt_toolkit.styles import BaseStyle, DynamicStyle
 
 from nnrepl.commands.interpreter import Interpreter
+from nnrepl.commands.learning import asked_by_key
 from nnrepl.shell.background import typed_meanwhile
 from nnrepl.shell.colours import STYLES, LineLexer
 from nnrepl.shell.complete import NameCompleter, TapeIndex
@@ -76,7 +77,12 @@ class TerminalReader:
             multiline=True,
             prompt_continuation=_continuation,
             bottom_toolbar=lambda: self._toolbar.fragments(get_app().output.get_size().columns),
-            key_bindings=bindings(self._interpreter.table, self._settings, self._run_key),
+            key_bindings=bindings(
+                self._interpreter.table,
+                self._settings,
+                self._run_key,
+                asked=lambda typed: asked_by_key(self._interpreter, typed),
+            ),
             reserve_space_for_menu=6,
             enable_suspend=True,
             enable_open_in_editor=True,

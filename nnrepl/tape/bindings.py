@@ -7,7 +7,7 @@ module or an object with attributes, as a weak reference where the tape must not
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from operator import itemgetter
 from types import CodeType
 from typing import TYPE_CHECKING, Any
@@ -275,12 +275,23 @@ class Bindings:
 
     def names_in(self, scope: Activation, value: Value) -> list[str]:
         """The variables of a call that ever held a value, in order."""
-        found: list[str] = []
+        return [name for _, found, name in self._naming(value) if found is scope]
+
+    def first_names(self, scopes: Sequence[Activation], value: Value) -> list[tuple[Activation, str]]:
+        """The variables of some calls that ever held a value, as they were given it; of those at one moment, that of
+        the call that comes first."""
+        order = {scope: at for at, scope in enumerate(scopes)}
+        found = [(at, scope, name) for at, scope, name in self._naming(value) if scope in order]
+        return [(scope, name) for _, scope, name in sorted(found, key=lambda one: (one[0], order[one[1]]))]
+
+    def _naming(self, value: Value) -> list[tuple[int, Activation, str]]:
+        """Each variable that was given a value, in order: from which position on, and of which call."""
+        found: list[tuple[int, Activation, str]] = []
         bound = value.bound
         while bound is not None:
             older, entry = bound if len(bound) == 2 else (None, bound)
-            if entry[1] is scope and self._has(entry):
-                found.append(entry[2])
+            if self._has(entry):
+                found.append((entry[0], entry[1], entry[2]))
             bound = older
         return found[::-1]
 

@@ -1,6 +1,6 @@
 """Face: what shows itself: by `str()`, to rich on any console, and in a notebook.
 
-How it looks is drawn on a higher floor (`nnrepl.view.faces`), which enters its artist here. `repr()` stays short and
+How it looks is drawn on a higher floor (`nnrepl.shell.faces`), which enters its artist here. `repr()` stays short and
 computes nothing: the panes of editors call it on everything there is.
 """
 
@@ -47,17 +47,21 @@ class Face:
     def __init_subclass__(cls) -> None:
         cls._repr_pretty_ = Face._repr_pretty_  # type: ignore[method-assign]  # IPython takes a class's own __repr__ first
 
+    def _shown(self) -> Any:
+        """What is drawn for it."""
+        return self
+
     def __str__(self) -> str:
         artist = _artist()
-        return repr(self) if artist is None else artist.text(self)
+        return repr(self) if artist is None else artist.text(self._shown())
 
     def __rich_console__(self, console: Any, options: Any) -> Any:
         artist = _artist()
-        yield from (repr(self),) if artist is None else artist.segments(self, console, options)
+        yield from (repr(self),) if artist is None else artist.segments(self._shown(), console, options)
 
     def _repr_html_(self) -> str:
         artist = _artist()
-        return "" if artist is None else artist.html(self)
+        return "" if artist is None else artist.html(self._shown())
 
     def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
         """Show it at IPython's prompt."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from nnrepl.ops import Trait, has
 from nnrepl.record import source as sources
 from nnrepl.tape import Activation, Op, Pass, Site, Tape, is_skipped, own_site
 
@@ -161,3 +162,17 @@ def further_down(
         if site is None or sources.span_of(site.scope.code, site.lasti)[0] > line:
             return at
     return None
+
+
+def is_dull(op: Op) -> bool:
+    """Whether an op (a VJP: of an op that) only arranges numbers, or converts them to another dtype."""
+    return has((op.of or op).name, Trait.ARRANGES, Trait.CONVERTS)
+
+
+def back_telling(tape: Tape, position: int, count: int) -> int:
+    """The `count`-th op back that does more than to arrange numbers, or the start."""
+    for at in range(position - 1, -1, -1):
+        count -= not is_dull(tape.ops[at])
+        if not count:
+            return at
+    return 0

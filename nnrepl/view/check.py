@@ -66,6 +66,11 @@ def _one(one: Checked) -> list[RenderableType]:
     if one.undefined and compared:
         lines.append(Text(f"    next to {len(one.undefined)} elements the function or the gradient is not finite: "
                           "nothing to compare", style="dim"))  # fmt: skip
+    if one.rounded:
+        element, number = max(one.rounded, key=lambda pair: pair[0].error)
+        count = f"{len(one.rounded)} elements are" if len(one.rounded) > 1 else "1 element is"
+        lines.append(Text(f"    {count} off by rounding only: in float64 the same rules give {words.number(number)} "
+                          f"where {_element(one, element)}", style="dim"))  # fmt: skip
     if one.rough:
         doubt = max(element.slope.doubt for element in one.rough)
         count = f"{len(one.rough)} elements" if len(one.rough) > 1 else "1 element"
@@ -86,7 +91,8 @@ def _verdict(one: Checked) -> str:
     if one.wrong:
         return f"{share} checked, {len(one.wrong)} differ{'s' if len(one.wrong) == 1 else ''} from {kind}"
     together = f" one by one, and all {one.of.size} together along a random direction," if one.whole else ""
-    return f"{share}{together} agree{'s' if one.of.size == 1 else ''} with {kind}"
+    rounding = ", but for rounding" if one.rounded else ""
+    return f"{share}{together} agree{'s' if one.of.size == 1 else ''} with {kind}{rounding}"
 
 
 def _kink(one: Checked, kink: Element) -> Text:

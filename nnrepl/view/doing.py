@@ -44,7 +44,7 @@ class DoingLines:
         rows = rows or [Text().append_text(head).append(found.op.name, style="op.name")]
         if found.op.error is not None:
             rows[-1].append(f"  ✗  {type(found.op.error).__name__}", style="error")
-        else:
+        elif not found.is_asked:
             _shapes(rows, found, width)
         return rows
 

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.text import Text
 
+from nnrepl.seen.slide import units
 from nnrepl.session.errors import UserError
-from nnrepl.session.reading import Reading
 from nnrepl.tape import GRADIENT_PASS, UPDATE_PASS, Op, Pass
 from nnrepl.view.listing import block_title, name_width, op_row
 from nnrepl.view.tensor import dtype_text, shape_text
 
 SHORT = 40
 """A pass of so many ops is shown unfolded."""
-
-
-def units(path: str) -> tuple[str, ...]:
-    """A module path in steps; a number belongs to the list that it counts: `blocks.0`, `attention`."""
-    return tuple(re.findall(r"[^.]+(?:\.\d+)*", path))
 
 
 @dataclass(slots=True)
@@ -41,18 +35,18 @@ class Folded:
     """A pass, folded. Lines are made as they are asked for.
 
     Args:
-        session: For the cursor: the module in which it stands is unfolded.
         part: The pass.
+        cursor: Where the user stands: the module of the op there is unfolded.
         wanted: A module to unfold, "all" for everything, "" for what is around the cursor.
     """
 
-    def __init__(self, session: Reading, part: Pass, wanted: str = "") -> None:
-        self._session = session
+    def __init__(self, part: Pass, cursor: int, wanted: str = "") -> None:
+        self._cursor = cursor
         self._part = part
         self._paths: dict[int, tuple[str, ...]] = {}
         self._all = wanted == "all" or (not wanted and len(part) <= SHORT)
         self._open: set[tuple[str, ...]] = {()}
-        here = session.op
+        here = part.tape.ops[cursor] if cursor < len(part.tape) else None
         for path in (units(wanted), self._path(here) if here is not None else ()):
             self._open.update(path[:count] for count in range(len(path) + 1))
         if wanted and not self._all and not any(self._inside(op, units(wanted)) for op in part.ops):
@@ -95,18 +89,18 @@ class Folded:
             numbers, names = len(block[-1].label), name_width(block)
             for run in self.runs(block):
                 if len(run.ops) == 1:
-                    yield op_row(run.ops[0], self._session.cursor, numbers, names, options.max_width)
+                    yield op_row(run.ops[0], self._cursor, numbers, names, options.max_width)
                 else:
                     folded = True
                     yield self._folded(run, options.max_width)
-        if self._session.cursor >= len(self._session.tape) and ops and ops[-1] is self._session.tape.ops[-1]:
+        if self._cursor >= len(self._part.tape) and ops and ops[-1] is self._part.tape.ops[-1]:
             yield Text("▶ (end)", style="source.current")
         if folded:
             yield Text("ops MODULE unfolds one, ops all everything", style="hint")
 
     def _folded(self, run: Run, width: int) -> Text:
         first, last = run.ops[0], run.ops[-1]
-        here = first.position <= self._session.cursor <= last.position
+        here = first.position <= self._cursor <= last.position
         row = Text("▶ " if here else "  ", style="source.current", no_wrap=True, overflow="ellipsis")
         row.append("▸ ", style="dim").append(".".join(run.path), style="op.name")
         row.append(f"  {first.label} to {last.label}", style="op.number").append(f"  {len(run.ops)} ops", style="dim")
@@ -127,9 +121,8 @@ def _phases(part: Pass) -> list[list[Op]]:
     return [block for block in (ops[:cut], ops[cut:]) if block]
 
 
-def pass_listing(session: Reading, wanted: str = "") -> RenderableType:
+def pass_listing(part: Pass | None, cursor: int, wanted: str = "") -> RenderableType:
     """Every op of the pass in which the cursor stands, folded by module. Raises UserError for an unknown one."""
-    part = session.part
     if part is None or not len(part):
         return Text("nothing has been recorded yet", style="hint")
-    return Folded(session, part, wanted)
+    return Folded(part, cursor, wanted)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-import weakref
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import mlx.core as mx
@@ -13,15 +13,13 @@ from rich.table import Table
 from rich.text import Text
 
 from nnrepl.record import source as sources
-from nnrepl.record.variables import variables_of
-from nnrepl.session.errors import NoGradient, NotYet
-from nnrepl.session.reading import Reading
-from nnrepl.tape import GRADIENT_PASS, UNBOUND, Holder, Large, Leaf, Pass, Value
+from nnrepl.seen.gradients import Sizes
+from nnrepl.seen.variables import Absent, Sized, Variables
+from nnrepl.tape import GRADIENT_PASS, Leaf, Pass, Tape, Value
+from nnrepl.timeline.evaluation import Work
 from nnrepl.view.narrow import Grid
 from nnrepl.view.source import place_text
 from nnrepl.view.tensor import dtype_text, number, shape_text, summarize
-
-_eval = mx.eval
 
 
 def grid(*titles: str, right: tuple[str, ...] = ()) -> Table:
@@ -49,12 +47,11 @@ _NEAR = 12
 """So many passes before and behind the cursor are listed, unless all are asked for."""
 
 
-def passes_view(session: Reading, everything: bool = False) -> RenderableType:
+def passes_view(tape: Tape, here: Pass | None, everything: bool = False) -> RenderableType:
     """Each pass: its number, what it is, where it was called, its ops, and its loss if that has been evaluated."""
-    passes = [part for part in session.tape.passes if len(part)]
+    passes = [part for part in tape.passes if len(part)]
     if not passes:
         return Text("nothing has been recorded yet", style="hint")
-    here = session.part
     at = passes.index(here) if here in passes else len(passes) - 1
     shown = passes if everything else passes[max(at - _NEAR, 0) : at + _NEAR + 1]
     table = grid("", "pass", "what", "called", "ops", "", "loss", right=("pass", "ops"))
@@ -66,12 +63,12 @@ def passes_view(session: Reading, everything: bool = False) -> RenderableType:
     return Group(table, Text(f"{len(shown)} of {len(passes)} passes; info passes all lists the others.", style="hint"))
 
 
-def steps_view(session: Reading, everything: bool = False) -> RenderableType:
+def steps_view(tape: Tape, everything: bool = False) -> RenderableType:
     """Each training step: its ops, where it begins, what updates in it, and its loss if that has been evaluated."""
-    steps = session.tape.steps
+    steps = tape.steps
     if not len(steps):
         return Text("no training step has begun yet", style="hint")
-    here = session.tape.here
+    here = tape.here
     first, last = (1, len(steps)) if everything else (max(here - _NEAR, 1), min(max(here, 1) + _NEAR, len(steps)))
     table = grid("", "step", "ops", "gradients", "update", "from", "loss", right=("step", "ops", "gradients"))
     shown = steps[first - 1 : last]
@@ -134,17 +131,16 @@ def _loss(part: Pass, named: bool = False) -> Text:
 # -- parameters ----------------------------------------------------------------------------------------------
 
 
-def parameters_view(session: Reading) -> RenderableType:
-    """The leaves with respect to which the gradients of this pass are taken, with the norms of those that have
-    been made before the cursor."""
-    part = next((part for part in reversed(session.tape.passes) if part.wrt and part.start <= session.cursor), None)
-    if part is None:
+def parameters_view(sizes: Sizes | None) -> RenderableType:
+    """The leaves with respect to which the gradients of a call are taken, with the norms of those that are known."""
+    if sizes is None:
         return Text("no gradients have been taken yet, so nothing is known to be a parameter", style="hint")
-    norms, said = _norms(session, part)
+    part, norms = sizes.part, sizes.norms
     table = grid("parameter", "shape", "size", "dtype", "gradient norm", right=("size",))
     for leaf in part.wrt:
-        shown = Text(number(norms[leaf])) if leaf in norms else Text(said[leaf], style="hint")
-        if norms.get(leaf) == 0:
+        norm = norms[leaf][1] if leaf in norms else None
+        shown = Text(sizes.missing[leaf], style="hint") if norm is None else Text(number(norm))
+        if norm == 0:
             shown = Text("0, all of it", style="warning")
         table.add_row(
             Text(leaf.name, style="value.name"),
@@ -162,19 +158,19 @@ _BAR = 24
 """How wide the bar of the largest gradient is."""
 
 
-def gradients_view(session: Reading) -> RenderableType:
-    """The gradients of this training step (of the last one that has any, before its first) by size, with bars; of each
-    parameter the last that was taken before the cursor."""
-    tape, cursor = session.tape, session.cursor
-    parts = [part for part in tape.passes if part.wrt and part.start <= cursor]
-    if not parts:
+def gradients_view(calls: Sequence[Sizes]) -> RenderableType:
+    """The gradients of a training step by size, with bars; of each parameter the last that was taken.
+
+    Args:
+        calls: Its gradient calls.
+    """
+    if not calls:
         return Text("no gradients have been taken yet", style="hint")
-    parts = [part for part in parts if part.step.number == parts[-1].step.number]
-    sizes: dict[Value, tuple[Value, float | str]] = {}
-    for part in parts:
-        norms, said = _norms(session, part)
-        sizes.update({leaf.origin or leaf: (leaf, norms.get(leaf, said.get(leaf, ""))) for leaf in part.wrt})
-    known = [(leaf, norm) for leaf, norm in sizes.values() if isinstance(norm, float)]
+    last: dict[Value, tuple[Value, float | str]] = {}
+    for sizes in calls:
+        for leaf in sizes.part.wrt:
+            last[leaf.origin or leaf] = (leaf, sizes.norms[leaf][1] if leaf in sizes.norms else sizes.missing[leaf])
+    known = [(leaf, norm) for leaf, norm in last.values() if isinstance(norm, float)]
     known.sort(key=lambda one: (math.isfinite(one[1]), -one[1]))
     top = max((norm for _, norm in known if math.isfinite(norm)), default=0.0)
     table = grid("gradient", "norm", "", "of each element", right=("norm", "of each element"))
@@ -184,30 +180,13 @@ def gradients_view(session: Reading) -> RenderableType:
         bar = Text("█" * math.ceil(share * _BAR), style="source.current")
         table.add_row(Text(f"∂L/∂{leaf.name}", style="value.name"), Text(number(norm), style=style), bar,
                       number(norm / math.sqrt(leaf.size)) if leaf.size else "")  # fmt: skip
-    for leaf, why in sizes.values():
+    for leaf, why in last.values():
         if isinstance(why, str):
             table.add_row(Text(f"∂L/∂{leaf.name}", style="value.name"), "", Text(why, style="hint"), "")
-    total = math.sqrt(sum(norm * norm for _, norm in known))
+    total = math.hypot(*(norm for _, norm in known))
     count = f"{len(known)} gradient{'s' if len(known) != 1 else ''}"
     together = f", together ‖{number(total)}‖" if known else ""
-    return Group(table, Text(f"{count} of {parts[-1].step.title} so far{together}", style="dim"))
-
-
-def _norms(session: Reading, part: Pass) -> tuple[dict[Value, float], dict[Value, str]]:
-    """The norms of the gradients there are, evaluated together; of the others, why there is none."""
-    said: dict[Value, str] = {}
-    gradients: dict[Value, Value] = {}
-    for leaf in part.wrt:
-        try:
-            gradients[leaf] = session.lookup.gradient(leaf, min(session.cursor, part.end))
-        except NotYet:
-            said[leaf] = "not made yet"
-        except NoGradient:
-            said[leaf] = "none flows (disconnected)" if part.error is None else "none: the pass failed"
-    session.evaluate(list(gradients.values()))
-    norms = {leaf: mx.linalg.norm(mx.abs(value.array).astype(mx.float32)) for leaf, value in gradients.items()}
-    _eval(list(norms.values()))
-    return {leaf: float(_item(norm)) for leaf, norm in norms.items()}, said
+    return Group(table, Text(f"{count} of {calls[-1].part.step.title} so far{together}", style="dim"))
 
 
 def _item(array: mx.array) -> Any:
@@ -217,12 +196,12 @@ def _item(array: mx.array) -> Any:
 # -- memory and evaluations ----------------------------------------------------------------------------------
 
 
-def memory_view(session: Reading) -> RenderableType:
+def memory_view(tape: Tape) -> RenderableType:
     """What MLX has allocated, and what of it the tape holds."""
     held: list[Value] = []
     lazy = dropped = 0
     leaves: set[Value] = set()
-    for op in session.tape.ops:
+    for op in tape.ops:
         leaves.update(value for value in op.inputs if isinstance(value, Leaf))
         for value in op.outputs:
             held += [value] if value.evaluated else []
@@ -248,13 +227,12 @@ def memory_view(session: Reading) -> RenderableType:
     return table
 
 
-def evaluations_view(session: Reading) -> RenderableType:
+def evaluations_view(tape: Tape, work: Sequence[Work]) -> RenderableType:
     """What has been evaluated, for whom, and what it cost."""
-    ops = session.tape.ops
+    ops = tape.ops
     done = sum(all(value.evaluated for value in op.outputs) for op in ops if op.outputs)
     share = f"{100 * done / len(ops):.0f} %" if ops else "none"
     lines = [Text(f"{done} of {len(ops)} ops on the tape are evaluated ({share}).")]
-    work = session.work
     if work:
         count, elements, seconds = (sum(column) for column in zip(*((w.ops, w.elements, w.seconds) for w in work)))
         lines.append(
@@ -267,7 +245,7 @@ def evaluations_view(session: Reading) -> RenderableType:
         lines.append(Text(f"The longest took {_time(slow.seconds)} for {slow.ops:,} ops.", style="dim"))
     else:
         lines.append(Text("You have asked for nothing that was lazy."))
-    marks = session.tape.marks
+    marks = tape.marks
     places = Counter((mark.how, mark.scope.code if mark.scope else None, mark.lasti) for mark in marks)
     lines.append(Text(f"The program forced an evaluation {_times(len(marks))}."))
     for (how, code, lasti), times in places.most_common(8):
@@ -323,51 +301,27 @@ def _share(count: int, size: int) -> str:
 # -- variables -----------------------------------------------------------------------------------------------
 
 
-def variables_view(session: Reading, arguments: bool) -> RenderableType:
-    """The variables of the function in which one stands (or only its arguments), as they are there. Nothing is
-    evaluated."""
-    where = session.where()
-    scope = where.scope
-    if scope is None:
+def variables_view(found: Variables, what: str) -> RenderableType:
+    """The variables of a call (or only its arguments: `what` says which), as they are where one stands."""
+    if not found.function:
         return Text("no function was running here", style="hint")
-    code, bindings = scope.code, session.tape.bindings
-    names = variables_of(code)
-    if arguments:
-        names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
-    held = bindings.variables(scope, where.position)
     table = grid("", "")
-    for name in names:
-        if name.startswith("__"):
-            continue
-        thing = held.get(name, UNBOUND)
-        if thing is UNBOUND:
-            said = "not set yet" if bindings.known(scope) else "not known here"
-            table.add_row(Text(name, style="value.name"), Text(said, style="hint"))
-        else:
-            table.add_row(Text(name, style="value.name"), _thing(session, thing, where.position))
-    what = "arguments" if arguments else "variables"
-    return table if table.rows else Text(f"{code.co_qualname} has no {what}", style="hint")
+    for name, thing in found.held.items():
+        table.add_row(Text(name, style="value.name"), _thing(thing))
+    return table if table.rows else Text(f"{found.function} has no {what}", style="hint")
 
 
-def _thing(session: Reading, thing: Any, position: int) -> Text:
+def _thing(thing: Any) -> Text:
     """What a variable holds, in a few words."""
-    if isinstance(thing, weakref.ref):
-        thing = thing()
-        if thing is None:
-            return Text("an object that no longer exists", style="hint")
+    if isinstance(thing, Absent):
+        return Text(thing.why, style="hint")
     if isinstance(thing, (Value, mx.array)):
         text = Text(f"{shape_text(thing.shape)} {dtype_text(thing.dtype)}", style="value.shape")
         lazy = isinstance(thing, Value) and not thing.evaluated
         return text.append("  not computed yet", style="hint") if lazy else text
-    if isinstance(thing, Large):
-        return Text(f"{thing.kind.__name__} of {thing.size}", style="dim")
-    if isinstance(thing, Holder):
-        entries = session.tape.bindings.contents(thing, position)
-        if isinstance(entries, Large):
-            return Text(f"{thing.kind.__name__} of {entries.size}", style="dim")
-        if thing.kind in (list, tuple, dict) and entries is not None:
-            return Text(f"{thing.kind.__name__} of {len(entries)}", style="dim")
-        return Text(thing.kind.__name__)
+    if isinstance(thing, Sized):
+        of = "" if thing.size is None else f" of {thing.size}"
+        return Text(f"{thing.kind.__name__}{of}", style="dim" if of else "")
     if isinstance(thing, (int, float, str, bool, type(None))):
         return Text(repr(thing)[:70])
     named = isinstance(thing, type) or callable(thing)

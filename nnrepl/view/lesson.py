@@ -38,7 +38,7 @@ def lessons_view(rows: Sequence[Row]) -> RenderableType:
     grid.add_column(style="good")
     for row in rows:
         grid.add_row(Text(row.name, style="op.name"), row.title, f"{row.minutes} min", row.note)
-    said = "learn 1 plays the first; learn my_lesson.md one of your own; help learn tells more"
+    said = "learn 1 plays the first, learn my_lesson.md one of your own; help learn says more"
     return Group(grid, Text(said, style="hint"))
 
 

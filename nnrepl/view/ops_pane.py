@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 
 from rich.text import Text
 
-from nnrepl.explain.doing import doing
-from nnrepl.session.reading import Reading
-from nnrepl.tape import BackwardOp, Op
+from nnrepl.explain.doing import Doing
+from nnrepl.tape import BackwardOp, Op, Tape
 from nnrepl.view.content import Item, Part
 from nnrepl.view.listing import STATES
 from nnrepl.view.op import inputs_text, state_of
@@ -19,11 +18,11 @@ class Formulas:
     """What ops do, in the program's names; found once for each op of the step in which the user stands.
 
     Args:
-        session: Where the user stands.
+        tell: Tells what an op does, without numbers.
     """
 
-    def __init__(self, session: Reading) -> None:
-        self._session = session
+    def __init__(self, tell: Callable[[Op], Doing]) -> None:
+        self._tell = tell
         self._known: dict[tuple[Op, int], Text] = {}
 
     def __call__(self, op: Op) -> Text:
@@ -36,7 +35,7 @@ class Formulas:
         return self._known[key]
 
     def _found(self, op: Op) -> Text:
-        found = doing(self._session, op, numbers=False)
+        found = self._tell(op)
         rights = [equation.right for equation in found.equations]
         if len(rights) == 1 and rights[0]:
             return Text(rights[0])
@@ -52,48 +51,50 @@ class OpsPane:
     """The ops of the tape: only the lines that are seen are made.
 
     Args:
-        session: Where the user stands.
+        tape: The ops.
+        cursor: Where the user stands.
         formulas: Tells what an op does.
     """
 
-    def __init__(self, session: Reading, formulas: Formulas | None = None) -> None:
-        self._session = session
-        self._formulas = formulas or Formulas(session)
-        self.key: Hashable = (id(session.tape), session.cursor)
+    def __init__(self, tape: Tape, cursor: int, formulas: Formulas) -> None:
+        self._tape = tape
+        self._cursor = cursor
+        self._formulas = formulas
+        self.key: Hashable = (id(tape), cursor)
 
     @property
     def title(self) -> str:
         """Where one is."""
-        op = self._session.op
+        op = self._tape.ops[self._cursor] if self._cursor < len(self._tape) else None
         return "ops" if op is None else f"ops · {op.phase}" + (f" · {op.module}" if op.module else "")
 
     def count(self, width: int) -> int | None:
         """The ops, and what stands behind the last one if the cursor does."""
-        count = len(self._session.tape)
-        return count + (self._session.cursor >= count)
+        count = len(self._tape)
+        return count + (self._cursor >= count)
 
     def home(self, count: int, height: int) -> int:
         """So that the cursor has a third of the pane above it."""
-        return max(min(self._session.cursor - height // 3, count - height), 0)
+        return max(min(self._cursor - height // 3, count - height), 0)
 
     def chosen(self) -> int:
         """The next op."""
-        return self._session.cursor
+        return self._cursor
 
     def parts(self, first: int, width: int, height: int, right: int) -> Sequence[Part]:
         """As many ops as there is room for."""
-        ops = self._session.tape.ops[first : first + height]
+        ops = self._tape.ops[first : first + height]
         numbers = max((len(op.label) for op in ops), default=0)
         names = min(max((len(result_name(op)) for op in ops), default=0), max(width // 4, 6))
         rows = [Part(self._row(op, numbers, names, width, right), item_of(op)) for op in ops]
-        if len(rows) < height and self._session.cursor >= len(self._session.tape):
+        if len(rows) < height and self._cursor >= len(self._tape):
             nothing = Text("no op yet", style="hint")
-            rows.append(Part(Text("▶ (end)", style="source.current") if self._session.tape.ops else nothing))
+            rows.append(Part(Text("▶ (end)", style="source.current") if self._tape.ops else nothing))
         return rows
 
     def _row(self, op: Op, numbers: int, names: int, width: int, right: int) -> Text:
         right = max(right, 0)
-        row = op_row(op, self._formulas(op), self._session.cursor, numbers, names, width + right)
+        row = op_row(op, self._formulas(op), self._cursor, numbers, names, width + right)
         return row if not right else row[right:]
 
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import mlx.core as mx
 from rich.cells import cell_len, set_cell_size
@@ -14,6 +14,7 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderR
 from rich.text import Text
 
 from nnrepl.record.bounds import OutOfBounds
+from nnrepl.seen.norms import as_float, norms
 from nnrepl.tape import GRADIENT_PASS, SKIPPED, Op, Pass, Value
 from nnrepl.timeline.evaluation import evaluate, pending
 from nnrepl.view.html import boxed, escaped
@@ -28,8 +29,6 @@ ROWS = 60
 LISTED = 1000
 """So many ops are listed in a notebook."""
 NOT_YET, DROPPED, NONE, FAILED = "not computed yet", "dropped", "–", "failed"
-
-_SMALL = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,42 +186,6 @@ class Outline:
         ]
 
 
-def norms(arrays: list[mx.array]) -> list[float]:
-    """The Euclidean norms of arrays of floats, in their own size: squares neither overflow nor vanish."""
-    found = {at: _small_norm(array) for at, array in enumerate(arrays) if array.size <= _SMALL}
-    parts: list[tuple[mx.array, mx.array]] = []
-    for at, array in enumerate(arrays):
-        if at in found:
-            continue
-        sizes = mx.abs(array)
-        sizes = sizes if sizes.dtype == mx.float64 else sizes.astype(mx.float32)
-        top = mx.max(sizes)
-        scale = mx.where(mx.logical_and(top > 0, mx.isfinite(top)), top, mx.ones_like(top))
-        parts.append((scale, mx.linalg.norm(sizes / scale)))
-    mx.eval(parts)
-    large = iter([_float(scale) * _float(norm) for scale, norm in parts])
-    return [found[at] if at in found else next(large) for at in range(len(arrays))]
-
-
-def _small_norm(array: mx.array) -> float:
-    """In Python, which costs less than MLX's calls."""
-    numbers = list(_flat(array.tolist()))
-    return math.nan if any(map(math.isnan, numbers)) else math.hypot(*numbers)
-
-
-def _flat(tree: Any) -> Iterator[float]:
-    if isinstance(tree, list):
-        for item in tree:
-            yield from _flat(item)
-    else:
-        yield abs(tree)
-
-
-def _float(array: mx.array) -> float:
-    scalar: Any = array.item()
-    return float(scalar)
-
-
 def _where_text(op: Op) -> str:
     source, _ = own_source(op, SKIPPED)
     segment = " ".join(source.text.split())
@@ -243,7 +206,7 @@ def outline_of(passes: Sequence[Pass]) -> Outline:
     loss = next((part.loss for part in reversed(parts) if part.loss is not None), None)
     if loss is not None and loss.evaluated and loss.size == 1:
         name = "loss" if loss.name.startswith("#") else loss.name
-        made.title += f" · {name} = {number(_float(loss.array))}"
+        made.title += f" · {name} = {number(as_float(loss.array))}"
     return made
 
 
@@ -394,7 +357,7 @@ def _summary(made: Outline, branch: Branch) -> str:
     if branch.path.startswith("step "):
         losses = [part.loss for part in last.step.passes if part.loss is not None]
         known = losses and losses[-1].evaluated and losses[-1].size == 1
-        return f"loss {number(_float(losses[-1].array))}" if known else ""
+        return f"loss {number(as_float(losses[-1].array))}" if known else ""
     _, name, shape, norm, gradient, _ = made.cells(last)[0]
     parts = (name and f"→ {name}", shape, norm and f"norm {norm}", gradient and f"gradient {gradient}")
     return " · ".join(part for part in parts if part)

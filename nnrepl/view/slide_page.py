@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from html import escape
 
+from nnrepl.seen.slide import Row, Slide
 from nnrepl.view.page import page
-from nnrepl.view.slide import Row, Slide
+from nnrepl.view.slide_text import size_text
 from nnrepl.view.tensor import dtype_text, shape_text
 
 _STYLE = """
@@ -57,7 +58,7 @@ def _forward(slide: Slide, row: Row) -> str:
     values = slide.shown(row)
     for value in values:
         named = "" if len(values) == 1 else f"{value.name} "
-        size = f" {slide.size(value)}" if slide.size(value) else ""
+        size = f" {size_text(slide, value)}" if size_text(slide, value) else ""
         shape = f"{shape_text(value.shape)} {dtype_text(value.dtype)}"
         head += f' <span class="value">{escape(named + shape + size)}</span>'
     return head
@@ -72,5 +73,5 @@ def _backward(slide: Slide, row: Row) -> str:
     for name, value in found:
         gradient = slide.gradient(value)
         assert gradient is not None
-        parts.append(f'<span class="gradient">{escape(name)}</span> {escape(slide.size(gradient))}')
+        parts.append(f'<span class="gradient">{escape(name)}</span> {escape(size_text(slide, gradient))}')
     return " ".join(parts) + f' <span class="op">{escape(row.back_label)}</span>'

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from html import escape
 
+from nnrepl.seen.slide import Row, Slide
 from nnrepl.tape import Value
 from nnrepl.view.page import COLOURS
 from nnrepl.view.signs import harmless
-from nnrepl.view.slide import Row, Slide
+from nnrepl.view.slide_text import size_text
 from nnrepl.view.tensor import shape_text
 
 ROWS = 24
@@ -53,7 +54,7 @@ def _styles(theme: str) -> str:
 
 def _boxes(slide: Slide, row: Row, y: int) -> list[str]:
     values = slide.shown(row)
-    sizes = [slide.size(value) or shape_text(value.shape) for value in values]
+    sizes = [size_text(slide, value) or shape_text(value.shape) for value in values]
     value = ", ".join(sizes[:3])
     room = int(_FORWARD / _LETTER) - 4
     title = f"{row.title}  {len(row.ops)} ops" if row.rows else f"{row.label} {row.title}"
@@ -67,7 +68,7 @@ def _boxes(slide: Slide, row: Row, y: int) -> list[str]:
     found = slide.gradients(row)
     if not found:
         return parts
-    said = [f"{name} {slide.size(gradient)}" for name, value_ in found if (gradient := slide.gradient(value_))]
+    said = [f"{name} {size_text(slide, gradient)}" for name, value_ in found if (gradient := slide.gradient(value_))]
     shown = _cut("  ".join(said), int((_BACKWARD - 70) / _LETTER) - 2)
     length = max(60 * slide.share_of(row), 1)
     return [

@@ -6,9 +6,11 @@ from rich.cells import cell_len, set_cell_size
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
+from nnrepl.explain.words import inline
+from nnrepl.seen.slide import Row, Slide
 from nnrepl.tape import Value
 from nnrepl.view.graph import Lanes, Node
-from nnrepl.view.slide import Row, Slide
+from nnrepl.view.numbers import number
 from nnrepl.view.tensor import shape_text
 
 BAR = 8
@@ -68,7 +70,7 @@ class SlideText:
         values = self._slide.shown(row)
         made = Text()
         for value in values[:3]:
-            size = self._slide.size(value) or shape_text(value.shape)
+            size = size_text(self._slide, value) or shape_text(value.shape)
             made.append(f"  {'' if len(values) == 1 else value.name + ' '}{size}", style="value.shape")
         made.truncate(max(2 * room // 5, 11), overflow="ellipsis")
         text.truncate(max(room - made.cell_len, 0), overflow="ellipsis")
@@ -82,7 +84,7 @@ class SlideText:
             assert gradient is not None
             text.append("  " if text else "")
             text.append(name, style="gradient" if name.startswith("∂") else "value.name")
-            text.append(f" {self._slide.size(gradient)}".rstrip())
+            text.append(f" {size_text(self._slide, gradient)}".rstrip())
         if not text:
             return text.append("no gradient" if row.ops and not row.back else "", style="dim")
         return Text(bar(self._slide.share_of(row)) + " ", style="gradient").append_text(text)
@@ -91,6 +93,16 @@ class SlideText:
 def _taken(row: Row) -> list[Value]:
     own = {value for op in row.ops for value in op.outputs}
     return [value for value in dict.fromkeys(value for op in row.ops for value in op.inputs) if value not in own]
+
+
+def size_text(slide: Slide, value: Value) -> str:
+    """A small value itself, `[0 0 0]`; of a larger one its norm; "" where it is not computed."""
+    stat = slide.stat(value)
+    if stat is None:
+        return ""
+    if stat.nans or stat.infs:
+        return "NaN" if stat.nans else "∞"
+    return inline(value.array) or f"‖{number(stat.norm)}‖"
 
 
 def bar(share: float) -> str:

@@ -83,14 +83,23 @@ class Marked:
     Args:
         source: The piece.
         lines: Those of its file.
+        is_marked: Whether the segment is underlined.
     """
 
-    def __init__(self, source: Source, lines: list[str]) -> None:
+    def __init__(self, source: Source, lines: list[str], is_marked: bool = True) -> None:
         self._source = source
         self._lines = lines if source.line else []
+        self._is_marked = is_marked
 
     def __bool__(self) -> bool:
         return 0 < self._source.line <= len(self._lines)
+
+    @property
+    def indent(self) -> int:
+        """The column at which its first line begins, behind the number of the line."""
+        line = self._lines[self._source.line - 1].expandtabs(4)
+        last = min(self._source.end_line, self._source.line + _MOST - 1, len(self._lines))
+        return 3 + len(str(last)) + len(line) - len(line.lstrip())
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         source = self._source
@@ -107,7 +116,7 @@ class Marked:
             yield (
                 Text(head, style="source.current", no_wrap=True, end="").append(text, style="source.line").append("\n")
             )
-            if mark[1]:
+            if mark[1] and self._is_marked:
                 yield Text(" " * (len(head) + mark[0]) + "━" * mark[1], style="source.current", no_wrap=True)
         if source.end_line > last:
             yield Text(" " * (digits + 3) + f"… to line {source.end_line}", style="dim")

@@ -9,13 +9,14 @@ from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.text import Text
 
-from nnrepl.explain.doing import doing, label_of
-from nnrepl.session.hooks import CELL_DONE, CELL_FAILED, END_OF_PROGRAM, END_OF_TAPE, EXCEPTION, START_OF_TAPE, Stop
-from nnrepl.session.reading import Reading
-from nnrepl.session.typed import only_defines
+from nnrepl.explain.doing import label_of
+from nnrepl.explain.in_place import Piece
+from nnrepl.seen.stop import Ahead, Scene
+from nnrepl.session.hooks import CELL_DONE, CELL_FAILED, END_OF_PROGRAM, END_OF_TAPE, EXCEPTION, START_OF_TAPE
 from nnrepl.tape import GRADIENT_PASS, Inside, Op, Pass, Value
 from nnrepl.view.defines import defined, defines_view
 from nnrepl.view.doing import DoingLines
+from nnrepl.view.in_place import InPlace
 from nnrepl.view.op import value_text
 from nnrepl.view.source import Marked, inner_line, own_source, place_text
 from nnrepl.view.stops import hits_view
@@ -94,18 +95,6 @@ def count_text(op: Op) -> str:
     return f"{op.position - first + 1} of {part.count(op.phase)}"
 
 
-def results(session: Reading, stop: Stop) -> list[RenderableType]:
-    """What the ops that were just gone over produced, by name, where it is small."""
-    shown: list[RenderableType] = []
-    for op in stop.passed[-1:]:
-        values = [value for value in op.outputs if value.held is not None]
-        if not values or not session.small(values):
-            continue
-        session.evaluate(values)
-        shown += [_result(value) for value in values[:4]]
-    return shown
-
-
 def _result(value: Value) -> RenderableType:
     """`z1 = [[...]]`; of many rows a line that sums them up."""
     label = label_of(value)
@@ -119,14 +108,16 @@ ROWS = 6
 """Results of more rows are summed up in a line."""
 
 
-def stop_view(session: Reading, stop: Stop, brief: bool = False) -> RenderableType:
+def stop_view(scene: Scene, brief: bool = False) -> RenderableType:
     """The whole picture of a stop.
 
     Args:
         brief: Whether the op itself is seen elsewhere (in the full screen).
     """
-    parts: list[RenderableType] = list(results(session, stop))
-    op = session.op
+    stop, here = scene.stop, scene.here
+    parts: list[RenderableType] = [_result(value) for value in scene.results]
+    if scene.dull:
+        parts.append(Text(f"went over {', '.join(f'{op.label} {op.name}' for op in scene.dull)}", style="hint"))
     if stop.missed and stop.reason != END_OF_PROGRAM:
         parts.append(Text(stop.missed, style="warning"))
     if stop.reason == EXCEPTION and stop.error is not None:
@@ -134,36 +125,42 @@ def stop_view(session: Reading, stop: Stop, brief: bool = False) -> RenderableTy
     elif stop.reason in (START_OF_TAPE, END_OF_TAPE):
         parts.append(Text(f"This is the {stop.reason.split()[0]} of the tape.", style="hint"))
     elif stop.reason == END_OF_PROGRAM:
-        end = _end(session, stop)
+        end = _end(scene)
         parts.extend([end] if end else [])
-        if session.debuggee is not None and only_defines(session.tape) and not stop.missed:
-            parts.extend(defines_view(session.debuggee.namespace))
+        if scene.program is not None and scene.program.only_defines and not stop.missed:
+            parts.extend(defines_view(scene.program.namespace))
     elif stop.hits:
-        parts.extend(hits_view(session, stop))
+        parts.extend(hits_view(scene.hits, stop.missed))
     elif stop.reason not in ("", "first op", CELL_DONE, CELL_FAILED):
         parts.append(Text(stop.reason, style="heading"))
-    if op is not None and not brief:
-        parts.extend(op_view(session, op))
-    if op is not None and op.error is not None:
-        parts.append(failure(op))
+    if here is not None and not brief:
+        parts.extend(op_view(here))
+    if here is not None and here.op.error is not None:
+        parts.append(failure(here.op))
     return Group(*parts)
 
 
-def op_view(session: Reading, op: Op) -> list[RenderableType]:
+def op_view(here: Ahead) -> list[RenderableType]:
     """The op that comes next: heading, the program's own line, a library's under it, and what the op does.
 
-    `config stop` says how much of it: "full", "formula" without numbers, or "short" without the source.
+    `config stop` says how much of it: "full", "values" in the line itself, "formula" without numbers, "short" without
+    the source.
     """
-    skip, amount = session.skip, session.settings["stop"]
-    found = doing(session, op, numbers=amount == "full")
+    op, skip, found = here.op, here.skip, here.doing
     parts: list[RenderableType] = [heading(op, skip, found.through)]
-    if amount != "short":
-        source = Marked(*own_source(op, skip))
+    if here.amount != "short":
+        source = values_view(skip, op, here.values) or Marked(*own_source(op, skip))
         inner = inner_line(op, skip)
         parts += [source] if source else []
         parts += [] if inner is None else [inner]
     parts.append(DoingLines(found))
     return parts
+
+
+def values_view(skip: Sequence[str], op: Op, values: Sequence[Piece]) -> RenderableType | None:
+    """The program's own line, and under it the same with the values in it; None where there are none."""
+    source = Marked(*own_source(op, skip), is_marked=False)
+    return Group(source, InPlace(values, source.indent)) if source and values else None
 
 
 def failure(op: Op) -> RenderableType:
@@ -179,15 +176,15 @@ def failure(op: Op) -> RenderableType:
     return text
 
 
-def _end(session: Reading, stop: Stop) -> Text:
+def _end(scene: Scene) -> Text:
+    stop, program = scene.stop, scene.program
     error = stop.error
     status = ""
     if isinstance(error, SystemExit):
         code = error.code
         status = f" (exit status {code if isinstance(code, int) else 0 if code is None else 1})"
     text = Text(f"{stop.missed}: " if stop.missed else "", style="warning")
-    program = session.debuggee
-    if program is None or session.tape.ops:
+    if program is None or not scene.empty:
         text.append(f"The program has ended{status}.", style="heading")
         text.append(" You can still go back and look around.", style="hint")
     elif defined(program.namespace):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, assert_never
 
 import mlx.core as mx
@@ -10,6 +10,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from nnrepl.record import source as sources
+from nnrepl.seen.entries import Listed, Met
 from nnrepl.session.events import EVENTS
 from nnrepl.session.findings import (
     Change,
@@ -23,12 +24,9 @@ from nnrepl.session.findings import (
     WentBad,
     source_of,
 )
-from nnrepl.session.hooks import Stop
-from nnrepl.session.passing import passed_by
 from nnrepl.session.place import Place
 from nnrepl.session.points import Condition
-from nnrepl.session.reading import Reading
-from nnrepl.session.stops import Breakpoint, Catch, Entry, Hit
+from nnrepl.session.stops import Breakpoint, Catch, Hit
 from nnrepl.tape import Op, Value
 from nnrepl.view.op import leaf_text, value_text
 from nnrepl.view.source import place_text
@@ -37,20 +35,20 @@ from nnrepl.view.tensor import WHOLE, number, shape_text, summarize, summary_tex
 # -- the list ------------------------------------------------------------------------------------------------
 
 
-def entries_view(session: Reading, entries: list[Entry] | None = None) -> RenderableType:
-    """Every entry with what belongs to it."""
-    shown = list(session.stops) if entries is None else entries
+def entries_view(shown: Sequence[Listed]) -> RenderableType:
+    """Entries with what belongs to them."""
     if not shown:
         return Text("There are no breakpoints, watches or catches; break PLACE, watch EXPR, catch nan.", style="hint")
     parts: list[RenderableType] = []
-    for entry in shown:
-        parts.append(entry_line(session, entry))
-        parts += [Text(f"    {line}", style="dim") for line in entry.commands]
+    for one in shown:
+        parts.append(entry_line(one))
+        parts += [Text(f"    {line}", style="dim") for line in one.entry.commands]
     return Group(*parts)
 
 
-def entry_line(session: Reading, entry: Entry) -> Text:
+def entry_line(listed: Listed) -> Text:
     """`breakpoint 1  matmul, if z1.max() > 10 · hit 3 times`."""
+    entry, place = listed.entry, listed.place
     text = Text(entry.title, style="heading" if entry.enabled else "dim")
     shown = entry.spelled if isinstance(entry, Breakpoint) else entry.text
     text.append(f"  {shown}", style="op.name" if entry.enabled else "dim")
@@ -58,7 +56,6 @@ def entry_line(session: Reading, entry: Entry) -> Text:
     if isinstance(entry, Catch):
         notes.append(EVENTS[entry.text].words)
     if isinstance(entry, Breakpoint):
-        place = session.breaks_at(entry)
         if entry.temporary:
             notes.append("once")
         notes.append("pending" if place is None else _kind(place))
@@ -68,9 +65,8 @@ def entry_line(session: Reading, entry: Entry) -> Text:
         notes.append(f"hit {_times(entry.hits, 'time')}")
     if not entry.enabled:
         notes.append("disabled")
-    unasked = session.unasked(entry)
-    if unasked is not None and not entry.hits:
-        notes.append(f"not asked where {unasked}")
+    if listed.unasked is not None and not entry.hits:
+        notes.append(f"not asked where {listed.unasked}")
     return text.append("".join(f" · {note}" for note in notes), style="dim")
 
 
@@ -100,9 +96,8 @@ def _times(count: int, what: str) -> str:
     return f"{count} {what}{'s' if count != 1 else ''}"
 
 
-def places_text(session: Reading, positions: list[int], asked: bool = False) -> str:
+def places_text(ops: Sequence[Op], asked: bool = False) -> str:
     """`3 ops in this step: #1, #4, #12.`; where a condition is asked, `Asked at 3 ops of this step: #1, #4, #12.`"""
-    ops = [session.tape.ops[at] for at in positions if at < len(session.tape)]
     if not ops:
         return "No op of this step so far."
     shown = ", ".join(op.label for op in ops[:6])
@@ -114,18 +109,16 @@ def places_text(session: Reading, positions: list[int], asked: bool = False) -> 
 # -- hits ----------------------------------------------------------------------------------------------------
 
 
-def hits_view(session: Reading, stop: Stop) -> list[RenderableType]:
-    """What was hit at a stop, and what was found there."""
+def hits_view(hits: Sequence[Met], missed: str) -> list[RenderableType]:
+    """What was hit at a stop, and what was found there; and what was wished for and not come to."""
     parts: list[RenderableType] = []
-    for hit in stop.hits:
-        parts.append(_title(hit))
-        place = session.breaks_at(hit.entry) if isinstance(hit.entry, Breakpoint) else None
-        passed = "" if place is None else passed_by(place, session.tape, hit.position)
-        if passed:
-            parts.append(Text(passed, style="hint"))
-        parts.extend(_finding(session, hit.found))
-    if stop.hits and stop.missed:
-        parts.append(Text(f"({stop.missed})", style="hint"))
+    for met in hits:
+        parts.append(_title(met.hit))
+        if met.passed:
+            parts.append(Text(met.passed, style="hint"))
+        parts.extend(_finding(met.hit.found))
+    if hits and missed:
+        parts.append(Text(f"({missed})", style="hint"))
     return parts
 
 
@@ -135,7 +128,7 @@ def _title(hit: Hit) -> Text:
     return text.append(f" · hit {_times(hit.count, 'time')}", style="dim") if hit.count > 1 else text
 
 
-def _finding(session: Reading, found: Finding | None) -> list[RenderableType]:
+def _finding(found: Finding | None) -> list[RenderableType]:
     match found:
         case None:  # a plain breakpoint
             return []
@@ -151,7 +144,7 @@ def _finding(session: Reading, found: Finding | None) -> list[RenderableType]:
         case Stretched():
             return [_stretched(found.op)]
         case Change():
-            return _change(session, found)
+            return _change(found)
         case Failed():
             return [Text(f"{found.condition} cannot be asked here: {found.reason}", style="error")]
         case _ as never:
@@ -176,10 +169,9 @@ def _birth(found: WentBad) -> list[RenderableType]:
         text.append(f" is {number(found.number)}", style="tensor.nan")
         return [text.append(f"{others} in the data that {_op_text(found.op)} takes in")]
     text.append(f" becomes {number(found.number)}", style="tensor.nan")
-    text.append(
-        f" in {_op_text(found.op)}{others}, where no input has {'a ' if said == 'NaN' else 'an '}{said}"
-        f"{' at that place' if found.apart else ''}:"
-    )
+    one = f"{'a' if said == 'NaN' else 'an'} {said}"
+    nothing = f"and no {said} goes into that element" if found.apart else f"where no input has {one}"
+    text.append(f" in {_op_text(found.op)}{others}, {nothing}:")
     return [text, *[line for origin in found.origins for line in _origin(origin)]]
 
 
@@ -234,7 +226,7 @@ def _stretched(op: Op) -> Text:
     return text.append(f" stretch each other to {shape_text(op.outputs[0].shape)} in {_op_text(op)}")
 
 
-def _change(session: Reading, found: Change) -> list[RenderableType]:
+def _change(found: Change) -> list[RenderableType]:
     maker = f" in {_op_text(found.op)}" if found.op is not None else ""
     before, after = found.before, found.after
     if not isinstance(after, mx.array):

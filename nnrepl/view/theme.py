@@ -13,6 +13,7 @@ _COMMON = {
     "tensor.mark": "bold reverse",
     "source.line": "",
     "source.segment": "reverse",
+    "value.fresh": "bold reverse",
 }
 
 DARK = Theme(
@@ -21,6 +22,7 @@ DARK = Theme(
         "op.name": "bold cyan",
         "value.shape": "green",
         "value.dtype": "green",
+        "value.put": "cyan",
         "gradient": "magenta",
         "dim": "bright_black",
         "hint": "bright_black",
@@ -45,6 +47,7 @@ LIGHT = Theme(
         "op.name": "bold blue",
         "value.shape": "dark_green",
         "value.dtype": "dark_green",
+        "value.put": "blue",
         "gradient": "dark_magenta",
         "dim": "grey50",
         "hint": "grey50",

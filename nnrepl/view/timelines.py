@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from typing import Any, TypeVar
+from collections.abc import Sequence
 
 from rich.cells import cell_len
-from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
-from nnrepl.session.reading import Reading
+from nnrepl.seen.timelines import MOST, Branch, spread
 from nnrepl.timeline.cells import Cell
 from nnrepl.timeline.evaluation import Work
-from nnrepl.timeline.timelines import Timeline, Timelines
+from nnrepl.timeline.timelines import Timeline
 from nnrepl.view.tensor import number
 
 
@@ -90,15 +89,10 @@ def _first_line(cell: Cell) -> str:
 
 
 class TimelinesView:
-    """The tree: what was changed, how far each timeline goes, and its loss over the steps (computed if that is as
-    little as `peek` allows). Everything is computed when this is made."""
+    """The tree: what was changed, how far each timeline goes, and its loss over the steps."""
 
-    def __init__(self, session: Reading) -> None:
-        lines = session.timelines
-        self._rows = [
-            (_name(lines, timeline, guide), f"to {timeline.extent}", *_loss(session, timeline))
-            for timeline, guide in _grown(lines, lines[1], "", "")
-        ]
+    def __init__(self, branches: Sequence[Branch]) -> None:
+        self._rows = [(_name(one), f"to {one.timeline.extent}", _loss(one), one.losses) for one in branches]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         width = options.max_width
@@ -115,30 +109,16 @@ class TimelinesView:
             else:
                 head = name.copy().append(" " * (names + 2 - name.cell_len))
             head.append(f"{to if briefly else to.ljust(reach)}  {last.ljust(loss)}  ", style="dim")
-            room = min(width - head.cell_len, SPARKS)
+            room = min(width - head.cell_len, MOST)
             head.append(sparkline(spread(losses, room)) if len(losses) > 1 and room > 3 else "", style="source.current")
             head.rstrip()
             yield head
 
 
-def timelines_view(session: Reading) -> RenderableType:
-    """The tree of timelines."""
-    return TimelinesView(session)
-
-
-def _grown(lines: Timelines, timeline: Timeline, guide: str, below: str) -> Iterator[tuple[Timeline, str]]:
-    """The timelines as they are listed, each with the lines of the tree before it."""
-    yield timeline, guide
-    children = lines.children(timeline)
-    for at, child in enumerate(children):
-        is_last = at == len(children) - 1
-        yield from _grown(lines, child, f"{below}{'└ ' if is_last else '├ '}", f"{below}{'  ' if is_last else '│ '}")
-
-
-def _name(lines: Timelines, timeline: Timeline, guide: str) -> Text:
+def _name(branch: Branch) -> Text:
     """`▶ └ 2  weights1[0, 0] = 2.0  before #1`."""
-    here = timeline is lines.current
-    line = Text("▶ " if here else "  ", style="source.current").append(guide, style="dim")
+    timeline, here = branch.timeline, branch.is_current
+    line = Text("▶ " if here else "  ", style="source.current").append(branch.guide, style="dim")
     line.append(str(timeline.number), style="bold" if here else "")
     began = timeline.began
     if began is None:
@@ -148,38 +128,13 @@ def _name(lines: Timelines, timeline: Timeline, guide: str) -> Text:
     return line.append(f"  {began.text}").append(f"  {where}", style="dim")
 
 
-def _loss(session: Reading, timeline: Timeline) -> tuple[str, list[float]]:
-    """A timeline's last loss, and those of its steps."""
-    losses = losses_of(session, timeline)
-    if losses:
-        return f"loss {number(losses[-1])}", losses
-    has = any(part.loss is not None for part in timeline.tape.passes)
-    return "loss not computed yet" if has else "", []
+def _loss(branch: Branch) -> str:
+    """A timeline's last loss."""
+    if branch.losses:
+        return f"loss {number(branch.losses[-1])}"
+    return "loss not computed yet" if branch.has_loss else ""
 
 
-def losses_of(session: Reading, timeline: Timeline) -> list[float]:
-    """The loss at the end of each step of a timeline, of at most `SPARKS` steps; those that are too large to be
-    computed unasked are left out."""
-    last = {part.step.number: part.loss for part in timeline.tape.passes if part.loss is not None}
-    found = [loss for loss in spread(list(last.values()), SPARKS) if loss.size == 1]
-    found = [loss for loss in found if loss.evaluated or session.small([loss])]
-    session.evaluate(found)
-    numbers: list[Any] = [loss.array.item() for loss in found]
-    return [float(loss.real if isinstance(loss, complex) else loss) for loss in numbers]
-
-
-T = TypeVar("T")
-
-
-def spread(items: Sequence[T], most: int) -> list[T]:
-    """At most so many of some items, evenly, the first and the last among them."""
-    if len(items) <= most:
-        return list(items)
-    return [items[at * (len(items) - 1) // max(most - 1, 1)] for at in range(most)]
-
-
-SPARKS = 24
-"""A line of losses has at most so many signs."""
 _LEVELS = "▁▂▃▄▅▆▇█"
 
 

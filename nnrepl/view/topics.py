@@ -122,6 +122,7 @@ Results of a step are shown if they are small (config peek). In lists: ● evalu
   Tab              complete         Right            take the grey suggestion
   Up, Down         what was typed before, and begins so; Ctrl-R searches it
   Alt-Enter        a further line   Ctrl-X Ctrl-E    the line in an editor
+  F1               help with the word before the cursor; else with where one stands
   F4               emacs or vi keys
   Ctrl-C           clears the line; while the program runs, stops it at its next op
   Ctrl-D           leaves
@@ -130,7 +131,8 @@ In the full screen (tui) also
   arrows, PageUp   move in the pane; Enter looks inside of what is marked, Space goes there
   b, t             a breakpoint there (again: none), until there
   F3               tensors as numbers or as pictures
-  mouse            a click does what Space or b would, the wheel moves what is under it
+  mouse            a click does what Space or b would, the wheel moves what is under it; a click on the ? beside a
+                   word tells what it means
 What a key or a click did is shown as the command that does it.""",
         (),
         ("tui", "config"),

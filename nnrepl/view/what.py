@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from rich.console import RenderableType
 from rich.text import Text
 
-from nnrepl.session.errors import NoGradient, NotYet
-from nnrepl.session.reading import Reading
 from nnrepl.tape import Value
 from nnrepl.timeline.evaluation import pending
 from nnrepl.view.narrow import Grid
@@ -15,8 +15,13 @@ from nnrepl.view.source import place_text
 from nnrepl.view.tensor import dtype_text, samples_text, shape_text
 
 
-def what_view(session: Reading, value: Value) -> RenderableType:
-    """A value's shape, maker, users, state and gradient."""
+def what_view(value: Value, names: Iterable[str], gradient: Value | str) -> RenderableType:
+    """A value's shape, maker, users, state and gradient.
+
+    Args:
+        names: All that it is called.
+        gradient: Its gradient, or why there is none.
+    """
     table = Grid(show_header=False)
     table.add_column(style="dim", no_wrap=True)
     table.add_column()
@@ -25,7 +30,7 @@ def what_view(session: Reading, value: Value) -> RenderableType:
     samples = samples_text(value)
     if samples:
         table.add_row("", samples)
-    others = [name for name in dict.fromkeys(session.names.all_names(value)) if name != value.name]
+    others = [name for name in dict.fromkeys(names) if name != value.name]
     if others:
         table.add_row("also called", ", ".join(others))
     if value.op is not None:
@@ -40,7 +45,7 @@ def what_view(session: Reading, value: Value) -> RenderableType:
     table.add_row("used by", shown or "nothing")
     table.add_row("state", _state(value))
     if value.gradient_of is None:
-        table.add_row("gradient", _gradient(session, value))
+        table.add_row("gradient", _gradient(gradient))
     return table
 
 
@@ -55,11 +60,9 @@ def _state(value: Value) -> str:
     return f"{dropped}; looking at it evaluates {cost}"
 
 
-def _gradient(session: Reading, value: Value) -> str:
-    try:
-        gradient = session.lookup.gradient(value, len(session.tape))
-    except (NotYet, NoGradient) as answer:
-        return str(answer)
+def _gradient(gradient: Value | str) -> str:
+    if isinstance(gradient, str):
+        return gradient
     if gradient.op is None:
         return "the seed of the backward pass: 1"
     state = "evaluated" if gradient.evaluated else "not computed yet"

@@ -7,13 +7,12 @@ from rich.text import Text
 
 from nnrepl.record import source as sources
 from nnrepl.record.stack import is_module
-from nnrepl.session.reading import Reading
+from nnrepl.tape import Op
 from nnrepl.view.source import place_text
 
 
-def where_view(session: Reading) -> RenderableType:
+def where_view(op: Op | None) -> RenderableType:
     """The Python calls from the bottom of the program to the op, with the path of each module."""
-    op = session.op or (session.tape.ops[-1] if session.tape.ops else None)
     if op is None:
         return Text("nothing has been recorded yet", style="hint")
     if op.scope is None:

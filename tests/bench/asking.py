@@ -11,6 +11,7 @@ import nnrepl
 from tests.bench.figures import Figure, figure, law
 from tests.bench.tapes import Recurrent
 from tests.bench.timing import cpu
+from tests.support import OpenSession
 
 _AN_OP = 60.0
 """µs an op, the budget."""
@@ -23,7 +24,7 @@ def passes(quick: bool) -> list[int]:
     return [1_000, 11_000] if quick else [1_000, 11_000, 114_000]
 
 
-def session_of(length: int) -> nnrepl.Session:
+def session_of(length: int) -> OpenSession:
     """A session on one pass of a recurrent net."""
     mx.random.seed(0)
     net, x = Recurrent(), mx.random.normal((2, length // _OPS_A_MOMENT, 8)) * 0.1
@@ -31,18 +32,18 @@ def session_of(length: int) -> nnrepl.Session:
     def loss(x: mx.array) -> mx.array:
         return net(x).square().mean()
 
-    return nnrepl.Session(nnrepl.trace(loss, x, wrt=net))
+    return OpenSession(nnrepl.trace(loss, x, wrt=net))
 
 
-def _typed(*lines: str) -> Callable[[nnrepl.Session], None]:
-    def ask(session: nnrepl.Session) -> None:
+def _typed(*lines: str) -> Callable[[OpenSession], None]:
+    def ask(session: OpenSession) -> None:
         for line in lines:
             str(session.run(line))
 
     return ask
 
 
-QUESTIONS: dict[str, tuple[Callable[[nnrepl.Session], None], Callable[[nnrepl.Session], None]]] = {
+QUESTIONS: dict[str, tuple[Callable[[OpenSession], None], Callable[[OpenSession], None]]] = {
     "why nan": (_typed(), _typed("why nan")),
     "health": (_typed(), _typed("health")),
     "catch nan": (_typed("rewind"), _typed("catch nan", "continue")),

@@ -21,6 +21,7 @@ from nnrepl.record.names import ProgramNames
 from nnrepl.record.recorder import Recorder
 from tests.bench.figures import Figure, figure, law
 from tests.bench.timing import Run, cpu, interleaved
+from tests.support import OpenSession
 
 _FORWARD, _BACKWARD, _MOTION, _PAUSE, _BINDING = 4.0, 8.0, 10.0, 50.0, 2.0
 """Budgets: µs, µs, ms, ms, µs."""
@@ -207,7 +208,7 @@ def motions(quick: bool) -> Iterator[Figure]:
 def _moves(trace: nnrepl.Trace, length: int) -> dict[str, list[float]]:
     """Milliseconds of what is typed on a tape that has been evaluated: the first time, and then."""
     mx.eval(trace.value)
-    session = nnrepl.Session(trace)
+    session = OpenSession(trace)
     session.settings["peek"] = 0
 
     def ms(line: str, times: int = 5) -> list[float]:
@@ -234,7 +235,7 @@ def typing(quick: bool) -> Iterator[Figure]:
 
     length = 10_000 if quick else 100_000
     straight = chain(length)
-    session = nnrepl.Session(nnrepl.trace(straight))
+    session = OpenSession(nnrepl.trace(straight))
     index = TapeIndex(session)
     completer = NameCompleter(session.interpreter, index)
     toolbar = Toolbar(session)

@@ -18,31 +18,32 @@ from nnrepl.view.drawings import drawing_of
 from nnrepl.view.graph import flowing, nodes_of
 from nnrepl.view.page import COLOURS, contrast
 from tests.corpus import lm
+from tests.support import OpenSession
 
 
-def llama_session() -> nnrepl.Session:
+def llama_session() -> OpenSession:
     model = lm.tiny("llama").train()
-    return nnrepl.Session(nnrepl.trace(lm.loss_of(model), lm.tokens_for("llama"), wrt=model))
+    return OpenSession(nnrepl.trace(lm.loss_of(model), lm.tokens_for("llama"), wrt=model))
 
 
-def small_session() -> nnrepl.Session:
+def small_session() -> OpenSession:
     model = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1))
 
     def loss_fn(x: mx.array) -> mx.array:
         y = model(x)
         return mx.mean(y * y + y)
 
-    return nnrepl.Session(nnrepl.trace(loss_fn, mx.ones((4, 2)), wrt=model))
+    return OpenSession(nnrepl.trace(loss_fn, mx.ones((4, 2)), wrt=model))
 
 
-def shown(session: nnrepl.Session, line: str, width: int = 200) -> str:
+def shown(session: OpenSession, line: str, width: int = 200) -> str:
     console = Console(width=width, no_color=True)
     with console.capture() as capture:
         console.print(session.run(line))
     return capture.get()
 
 
-def evaluated(session: nnrepl.Session) -> int:
+def evaluated(session: OpenSession) -> int:
     return sum(value.evaluated for op in session.tape.ops for value in op.outputs)
 
 

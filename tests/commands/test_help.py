@@ -16,6 +16,7 @@ from nnrepl.learn.shelf import shipped
 from nnrepl.session.errors import UserError
 from nnrepl.shell.keys import MOTIONS
 from nnrepl.view.topics import ALIASES, TOPICS
+from tests.support import OpenSession
 from tests.view.test_tensor import screen
 
 load_all()
@@ -110,7 +111,7 @@ def _loss_fn(weight: mx.array, bias: mx.array) -> mx.array:
     ],
 )
 def test_a_word_is_told_with_the_number_of_the_moment(place: str, word: str, said: str) -> None:
-    session = nnrepl.Session(nnrepl.trace(_loss_fn, mx.array([1.0]), mx.array([0.5]), wrt=(0, 1)))
+    session = OpenSession(nnrepl.trace(_loss_fn, mx.array([1.0]), mx.array([0.5]), wrt=(0, 1)))
     found = word_of(word)
     assert found is not None
     session.goto(place)

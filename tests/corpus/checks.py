@@ -16,7 +16,7 @@ from nnrepl.record.intercept import recording
 from nnrepl.record.names import ProgramNames
 from nnrepl.record.recorder import Recorder
 from nnrepl.tape import Tape
-from tests.support import assert_same_bits
+from tests.support import OpenSession, assert_same_bits
 
 SEED = 7
 ALL = os.environ.get("NNREPL_ALL_MODELS") == "1"
@@ -101,7 +101,7 @@ def check_tape(trace: nnrepl.Trace) -> None:
 
 def check_walk(trace: nnrepl.Trace) -> None:
     """A session steps over the whole tape, op by op, to its end and back to its start."""
-    session = nnrepl.Session(trace)
+    session = OpenSession(trace)
     length = len(trace.tape)
     seen = []
     while session.cursor < length:

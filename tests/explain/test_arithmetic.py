@@ -21,6 +21,7 @@ from tests.corpus import layers, lm
 from tests.corpus.checks import SEED, Call, some
 from tests.explain.school import mistakes
 from tests.record.samples import SAMPLES
+from tests.support import OpenSession
 
 EPSILON = {mx.float16: 2e-3, mx.bfloat16: 2e-2}
 
@@ -43,7 +44,7 @@ def test_printed_arithmetic_is_right_and_there_is_some_for_every_kind_of_op() ->
     for call in programs():
         mx.random.seed(SEED)
         trace = nnrepl.trace(call.fn, *call.args, wrt=call.wrt)
-        session = nnrepl.Session(trace)
+        session = OpenSession(trace)
         for op in trace.ops:
             kind = (op.name, tuple(len(value.shape) for value in op.inputs), op.operation.kind)
             if kind in seen:
@@ -90,7 +91,7 @@ def test_arithmetic_of_sample_calls_is_right() -> None:
             trace = nnrepl.trace(loss, *sample.inputs(), wrt=tuple(sample.wrt) or None)
         except (ValueError, RuntimeError, TypeError, AttributeError):
             trace = nnrepl.trace(function, *sample.inputs())
-        session = nnrepl.Session(trace)
+        session = OpenSession(trace)
         for op in trace.ops:
             for value in op.outputs:
                 if value.size and op.error is None:
@@ -251,7 +252,7 @@ def mutations(text: str) -> list[str]:
 
 
 def asked(function: Any, *arrays: mx.array, ask: str, wrt: Any = None) -> Explanation:
-    return explain(nnrepl.Session(nnrepl.trace(function, *arrays, wrt=wrt)), ask)
+    return explain(OpenSession(nnrepl.trace(function, *arrays, wrt=wrt)), ask)
 
 
 def test_ties_share_a_gradient_and_0_is_said_only_where_it_is_0() -> None:
@@ -263,7 +264,7 @@ def test_ties_share_a_gradient_and_0_is_said_only_where_it_is_0() -> None:
     for place, number in (("[1, 1]", "1"), ("[0, 2]", "1"), ("[0, 0]", "0")):
         assert asked(top, a, ask=f"grad(a) at {place}", wrt=0).lines[-1] == f"= {number}"
     for function in (lambda a: a.min(axis=0), lambda a: mx.minmax(a, axis=1)[0], lambda a: mx.cummax(a, axis=1)):
-        session = nnrepl.Session(nnrepl.trace(lambda a, f=function: (f(a) * f(a)).sum(), a, wrt=0))
+        session = OpenSession(nnrepl.trace(lambda a, f=function: (f(a) * f(a)).sum(), a, wrt=0))
         gradient: Any = mx.grad(lambda a, f=function: (f(a) * f(a)).sum())(a).tolist()
         for i in range(2):
             for j in range(3):
@@ -289,7 +290,7 @@ def test_rules_that_were_wrong(function: Any, ask: str, line: str) -> None:
     wrt = 0 if ask.startswith("grad(a") else None
     if ask.startswith("grad(#"):
         trace = nnrepl.trace(function, a, b, wrt=(0, 1))
-        lines = explain(nnrepl.Session(trace), ask).lines
+        lines = explain(OpenSession(trace), ask).lines
         assert lines[-1].startswith("= (0.8926")
         return
     found = asked(function, a, b, ask=ask, wrt=wrt)
@@ -343,7 +344,7 @@ def test_odd_numbers_get_a_true_answer(x: mx.array, w: mx.array) -> None:
         return (shares * h).sum() + soft.sum() + spread.sum() + normal.sum() + mx.max(h) + total + mx.linalg.norm(h)
 
     trace = nnrepl.trace(loss, x, w, wrt=(0, 1))
-    session = nnrepl.Session(trace)
+    session = OpenSession(trace)
     for op in trace.ops:
         for value in op.outputs:
             found = of_value(Look(session), value)
@@ -361,7 +362,7 @@ def test_compositions_are_explained_as_a_whole() -> None:
         return nn.losses.mse_loss(model(x), mx.zeros((5, 2)))
 
     trace = nnrepl.trace(loss_fn, mx.random.normal((5, 3)), wrt=model)
-    session = nnrepl.Session(trace)
+    session = OpenSession(trace)
     layer = explain(session, "layers.0")
     assert layer.title.startswith("layers.0, Linear: #")
     assert "x @ weightᵀ + bias" in layer.rule[0]
@@ -410,7 +411,7 @@ def test_the_gradient_of_a_bias_is_what_arrives_added_up(shape: tuple[int, ...])
     def loss(b: mx.array, w: mx.array) -> mx.array:
         return (mx.addmm(b, arrives, w) * arrives).sum()
 
-    session = nnrepl.Session(nnrepl.trace(loss, mx.zeros(shape), mx.eye(2), wrt=0))
+    session = OpenSession(nnrepl.trace(loss, mx.zeros(shape), mx.eye(2), wrt=0))
     at = [0] * len(shape)
     wanted = {(2,): "1 + 3 + 7", (1, 2): "1 + 3 + 7", (3, 1): "1 + 2"}[shape]
     said = str(session.run(f"explain grad(b) at {at}"))

@@ -12,9 +12,10 @@ from nnrepl.explain.why import why
 from nnrepl.session.session import Session
 from nnrepl.view.check import check_view
 from nnrepl.view.theme import DARK
+from tests.support import OpenSession
 
 
-def shown(session: nnrepl.Session) -> str:
+def shown(session: OpenSession) -> str:
     part = session.tape.passes[-1]
     console = Console(width=200, color_system=None)
     console.push_theme(DARK)
@@ -24,7 +25,7 @@ def shown(session: nnrepl.Session) -> str:
 
 
 def test_nothing_is_said_of_an_empty_gradient_but_that_it_is_empty() -> None:
-    session = nnrepl.Session(nnrepl.trace(lambda w: (w * 2).sum(), mx.zeros((0, 3)), wrt=0))
+    session = OpenSession(nnrepl.trace(lambda w: (w * 2).sum(), mx.zeros((0, 3)), wrt=0))
     for question in ("grad(w)", "w", "grad(w) == 0", "grad(w) is tiny", "w is nan"):
         assert "is empty" in why(session, question).headline
     assert "No gradient is 0" in why(session, "").headline
@@ -35,7 +36,7 @@ def test_nothing_is_said_of_an_empty_gradient_but_that_it_is_empty() -> None:
 @pytest.mark.parametrize("bad", [True, False])
 def test_where_all_is_nan_nothing_is_compared_and_nothing_agrees(bad: bool) -> None:
     w = mx.full((2, 2), mx.nan) if bad else mx.array([[0.1, 0.2], [0.3, 0.4]])
-    session = nnrepl.Session(nnrepl.trace(lambda w: mx.tanh(w @ w).sum(), w, wrt=0))
+    session = OpenSession(nnrepl.trace(lambda w: mx.tanh(w @ w).sum(), w, wrt=0))
     assert ("nothing to compare" in shown(session)) == bad
     assert ("✓" in shown(session)) != bad
     answer = why(session, "")

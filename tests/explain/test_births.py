@@ -15,10 +15,11 @@ from nnrepl.explain.health import health
 from nnrepl.explain.look import Look
 from nnrepl.explain.why import why
 from nnrepl.session.births import follow, unravel
+from tests.support import OpenSession
 
 
-def session(fn: Callable[..., Any], *args: Any, wrt: Any = 0) -> nnrepl.Session:
-    return nnrepl.Session(nnrepl.trace(fn, *args, wrt=wrt))
+def session(fn: Callable[..., Any], *args: Any, wrt: Any = 0) -> OpenSession:
+    return OpenSession(nnrepl.trace(fn, *args, wrt=wrt))
 
 
 def text(answer: Answer) -> str:

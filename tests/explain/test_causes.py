@@ -14,17 +14,20 @@ import pytest
 import nnrepl
 from nnrepl.explain.answer import Answer
 from nnrepl.explain.health import health
+from nnrepl.explain.look import Look
+from nnrepl.explain.sizes import attended
 from nnrepl.explain.why import why
 from nnrepl.session.session import Session
 from nnrepl.tape import GRADIENT_PASS
+from tests.support import OpenSession
 
 W = mx.array([[0.5, -1.0, 2.0], [2.0, 0.25, 1.0], [-0.75, 1.5, 0.3]])
 X = mx.sin(mx.arange(12)).reshape(4, 3)
 Fn = Callable[[mx.array], mx.array]
 
 
-def ask(fn: Fn, question: str = "grad(w)") -> Answer:
-    return why(nnrepl.Session(nnrepl.trace(fn, W, wrt=0)), question)
+def ask(fn: Fn, question: str = "grad(w)", of: mx.array = W) -> Answer:
+    return why(OpenSession(nnrepl.trace(fn, of, wrt=0)), question)
 
 
 def text(answer: Answer) -> str:
@@ -32,7 +35,7 @@ def text(answer: Answer) -> str:
 
 
 def findings(fn: Fn) -> str:
-    report = health(nnrepl.Session(nnrepl.trace(fn, W, wrt=0)))
+    report = health(OpenSession(nnrepl.trace(fn, W, wrt=0)))
     return " | ".join(f"{one.kind}: {one.text}" for one in report.findings)
 
 
@@ -135,7 +138,7 @@ def test_why_of_a_sound_gradient_says_that_it_is() -> None:
     rows = mx.sin(mx.arange(192)).reshape(64, 3)
     trace = nnrepl.trace(lambda m: nn.losses.cross_entropy(m(rows), targets, reduction="mean") * 1e-3, model, wrt=model)
     for path in ("layers.0.weight", "layers.2.bias"):
-        answer = why(nnrepl.Session(trace), f"grad({path})")
+        answer = why(OpenSession(trace), f"grad({path})")
         assert answer.headline.startswith("Nothing is wrong"), answer.headline
         assert not answer.advice
 
@@ -183,5 +186,60 @@ def test_a_gradient_is_small_beside_the_others_too(factor: float, small: bool) -
     """It is large enough for its own weight, which is small, and far below the gradient of the other one."""
     weights = {"a": W, "b": W * 1e-4}
     trace = nnrepl.trace(lambda p: p["a"].sum() + p["b"].sum() * factor, weights, wrt=0)
-    kinds = [one.kind for one in health(nnrepl.Session(trace)).findings]
+    kinds = [one.kind for one in health(OpenSession(trace)).findings]
     assert ("vanishing gradients" in kinds) == small
+
+
+def test_rows_that_have_become_the_same_are_followed_to_the_op_that_made_them_so() -> None:
+    x = mx.sin(mx.arange(12)).reshape(4, 3)
+
+    def centred(w: mx.array, far: float) -> mx.array:
+        h = mx.clip(x * w, far, 1e9)
+        return (h - h.mean(axis=0)).square().sum()
+
+    answer = text(ask(lambda w: centred(w, 1e6), "grad(w)", mx.ones((3,))))
+    assert "All 4 rows are the same since h = clip(" in answer, answer
+    same = text(ask(lambda w: (x * w - x * w).square().sum(), "grad(w)", mx.ones((3,))))
+    assert "gives 0 everywhere" in same
+    assert "rows are the same" not in same
+    one = text(ask(lambda w: (lambda h: (h - h.mean(axis=0)).square().sum())(x[:1] * w), "grad(w)", mx.ones((3,))))
+    assert "rows are the same" not in one
+
+
+def test_an_attention_to_equal_values_says_that_the_shares_make_no_difference() -> None:
+    x = mx.sin(mx.arange(24)).reshape(1, 1, 6, 4)
+
+    def loss(w: mx.array, values: mx.array, at: int) -> mx.array:
+        asked = [x, x * 0.5]
+        asked[at] = asked[at] * w
+        out = mx.fast.scaled_dot_product_attention(*asked, values, scale=0.5)
+        return (out * x * x).sum()
+
+    for at in (0, 1):
+        said = text(ask(lambda w: loss(w, mx.full(x.shape, 0.3), at), "grad(w) is tiny", mx.ones((4,))))  # noqa: B023
+        assert "cancel" in said, said
+        assert "is the same at every position" in said
+        other = text(ask(lambda w: loss(w, x, at), "grad(w) is tiny", mx.ones((4,))))  # noqa: B023
+        assert "cancel" not in other, other
+        assert "every position" not in other
+
+
+def test_the_shares_of_an_attention_of_one_tensor_to_itself_are_its_own() -> None:
+    """Queries, keys and values are one tensor: the shares are still those of queries and keys."""
+    x = mx.sin(mx.arange(20)).reshape(1, 1, 5, 4)
+    session = OpenSession(nnrepl.trace(lambda w: (lambda h: mx.fast.scaled_dot_product_attention(h, h, h, scale=0.5))
+                                          (x * w).sum(), mx.ones((4,)), wrt=0))  # fmt: skip
+    op = next(op for op in session.tape.ops if op.name.startswith("fast."))
+    shares = attended(Look(session), op)
+    assert shares is not None
+    assert mx.allclose(shares, mx.softmax(0.5 * x @ x.swapaxes(-1, -2), axis=-1), atol=1e-6)
+
+
+def test_zeros_that_the_program_makes_are_a_note_while_others_learn() -> None:
+    def loss(w: mx.array, v: mx.array, factor: mx.array) -> mx.array:
+        return ((W @ w) * factor + W @ v).square().sum()
+
+    for factor, level in ((mx.zeros, "note"), (mx.ones, "")):
+        found = health(OpenSession(nnrepl.trace(lambda w, v: loss(w, v, factor((3, 3))), W, W, wrt=[0, 1]))).findings  # noqa: B023
+        levels = [one.level for one in found if one.kind == "zero gradient"]
+        assert levels == ([level] if level else []), found

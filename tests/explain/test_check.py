@@ -16,12 +16,13 @@ from nnrepl.explain.differences import Difference
 from nnrepl.session.session import Session
 from tests.corpus import layers, lm
 from tests.corpus.checks import SEED
+from tests.support import OpenSession
 
 
 def whole(trace: nnrepl.Trace, most: int = 4) -> list[Checked]:
     part = next(part for part in trace.tape.passes if part.wrt)
     leaves = [leaf for leaf in part.wrt if part.grads.get(leaf) and mx.issubdtype(leaf.dtype, mx.floating)]
-    return check_pass(nnrepl.Session(trace), part, leaves[:: max(len(leaves) // most, 1)]).checked
+    return check_pass(OpenSession(trace), part, leaves[:: max(len(leaves) // most, 1)]).checked
 
 
 # The norms have gradients that are mathematically 0, attention too (a bias of the keys); ReLU has kinks; gpt2's loss
@@ -53,6 +54,42 @@ def test_a_gradient_that_is_0_in_mathematics_is_right_as_rounding() -> None:
     found = {one.name: one for one in whole(trace, 99)}
     assert not [name for name, one in found.items() if one.wrong]
     assert 0 < max(abs(element.gradient) for element in found["∂L/∂key_proj.bias"].elements) < 1e-7
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_long_sum_that_cancels_is_right_as_rounding(seed: int) -> None:
+    """A bias before a norm over a batch: 576 numbers of 99 are added up to each element, and come to 0."""
+    mx.random.seed(seed)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm(8))
+    x, y = mx.random.normal((4, 12, 12, 3)), mx.random.normal((4, 12, 12, 8)) + 3
+    trace = nnrepl.trace(lambda x: (model(x * 0.1) * (y > 0) * 5).sum(), x, wrt=model)
+    found = {one.name: one for one in whole(trace, 99)}
+    assert not [name for name, one in found.items() if one.wrong]
+    rounded = found["∂L/∂layers.0.bias"].rounded
+    assert rounded
+    assert all(abs(number) < 1e-5 < abs(element.gradient) for element, number in rounded)
+
+
+@pytest.mark.parametrize("wrong", [True, False])
+def test_a_percent_is_found_in_a_pass_whatever_else_a_rule_computes_with(wrong: bool) -> None:
+    """The rule of the program's own counts places up to 96, far more than its gradients; a ReLU has kinks behind it."""
+    mx.random.seed(0)
+
+    @mx.custom_function
+    def linear(x: mx.array, w: mx.array) -> mx.array:
+        return x @ w
+
+    @linear.vjp
+    def rule(primals: list[mx.array], g: mx.array, _: mx.array) -> tuple[mx.array, mx.array]:
+        x, w = primals
+        gw = (x * 100).T @ (g / 100)
+        places = mx.arange(gw.size)
+        factor = mx.where(places == mx.argmax(mx.abs(gw)), 1.01, 1.0) if wrong else mx.ones((gw.size,))
+        return g @ w.T, gw * factor.reshape(gw.shape)
+
+    x, w, v = mx.random.normal((40, 8)), mx.random.normal((8, 12)), mx.random.normal((12,))
+    trace = nnrepl.trace(lambda w: mx.square(mx.maximum(linear(x, w), 0) @ v).mean() / 100, w, wrt=0)
+    assert bool(whole(trace)[0].wrong) == wrong
 
 
 def test_what_stop_gradient_holds_back_is_held_fixed() -> None:
@@ -92,7 +129,7 @@ def test_one_percent_in_one_element_of_many_is_found(at: int) -> None:
     function = with_vjp(one_element(at, size))
     trace = nnrepl.trace(lambda x: (function(x) * w).sum(), x, wrt=0)
     op = next(op for op in trace.ops if op.operation.kind == "custom")
-    (found,) = check_op(nnrepl.Session(trace), op).checked
+    (found,) = check_op(OpenSession(trace), op).checked
     assert [element.index for element in found.wrong] == [(at,)]
     assert "that comes from" in found.name
 
@@ -102,7 +139,7 @@ def test_a_right_vjp_of_the_program_s_own_is_right() -> None:
     function = with_vjp(lambda g: g)
     trace = nnrepl.trace(lambda x: mx.square(function(x)).sum(), x, wrt=0)
     op = next(op for op in trace.ops if op.operation.kind == "custom")
-    (found,) = check_op(nnrepl.Session(trace), op).checked
+    (found,) = check_op(OpenSession(trace), op).checked
     assert not found.wrong
     assert found.whole
 
@@ -117,7 +154,7 @@ def test_a_wrong_vjp_on_the_way_is_named() -> None:
 
 def test_an_interrupt_keeps_what_there_is() -> None:
     trace = nnrepl.trace(lambda a, b: (a * b).sum(), mx.ones((2,)), mx.ones((2,)), wrt=(0, 1))
-    session = nnrepl.Session(trace)
+    session = OpenSession(trace)
     part = trace.tape.passes[0]
 
     def interrupt(share: float) -> None:
@@ -210,7 +247,7 @@ def test_a_check_that_takes_long_says_so_beforehand(long: float, said: int, monk
     heard: list[str] = []
     monkeypatch.setattr("nnrepl.explain.check._LONG", long)
     trace = nnrepl.trace(lambda w: (w**2).sum(), mx.ones((2,)), wrt=0)
-    session = nnrepl.Session(trace)
+    session = OpenSession(trace)
     monkeypatch.setattr(session.hooks, "announce", heard.append)
     part = next(part for part in trace.tape.passes if part.wrt)
     check_pass(session, part, list(part.wrt))

@@ -13,6 +13,7 @@ import nnrepl
 from nnrepl.explain.answer import Answer
 from nnrepl.explain.health import health
 from nnrepl.explain.why import why
+from tests.support import OpenSession
 
 W = mx.array([[0.5, -1.0, 2.0], [2.0, 0.25, 1.0], [-0.75, 1.5, 0.3]])
 ONES = mx.ones((3, 3))
@@ -20,7 +21,7 @@ Fn = Callable[[mx.array], mx.array]
 
 
 def ask(fn: Callable[..., mx.array], text: str = "grad(w)", *args: mx.array, wrt: Any = 0) -> Answer:
-    return why(nnrepl.Session(nnrepl.trace(fn, *(args or (W,)), wrt=wrt)), text)
+    return why(OpenSession(nnrepl.trace(fn, *(args or (W,)), wrt=wrt)), text)
 
 
 def text(answer: Answer) -> str:
@@ -115,7 +116,7 @@ def test_a_sum_that_cancels_is_said_to_cancel() -> None:
 
 def test_a_gradient_that_is_rounding_is_no_warning() -> None:
     """The shares of a softmax add up to 1 whatever w is: the gradient of their sum is 0 but for rounding."""
-    found = health(nnrepl.Session(nnrepl.trace(lambda w: mx.softmax(w, axis=-1).sum() * 2, W, wrt=0)))
+    found = health(OpenSession(nnrepl.trace(lambda w: mx.softmax(w, axis=-1).sum() * 2, W, wrt=0)))
     assert found.warnings == []
 
 
@@ -144,7 +145,7 @@ class Model(nn.Module):
 def test_why_a_gradient_is_missing_has_one_answer_of_several(what: str, cause: str, said: str) -> None:
     model = Model()
     args = W, mx.ones((3,)), mx.array([0, 2, 2])
-    session = nnrepl.Session(nnrepl.trace(lambda x, scale, rows: model(x, scale, rows).sum(), *args, wrt=model))
+    session = OpenSession(nnrepl.trace(lambda x, scale, rows: model(x, scale, rows).sum(), *args, wrt=model))
     for asked in (f"grad({what})", f"grad({what}) is none"):
         answer = why(session, asked)
         assert answer.cause == cause, answer
@@ -153,7 +154,7 @@ def test_why_a_gradient_is_missing_has_one_answer_of_several(what: str, cause: s
 
 
 def test_what_an_edit_cuts_is_cut_by_the_edit() -> None:
-    session = nnrepl.Session(nnrepl.trace(lambda w: mx.sin(w * 2).sum(), W, wrt=0))
+    session = OpenSession(nnrepl.trace(lambda w: mx.sin(w * 2).sum(), W, wrt=0))
     session.run("goto #2")
     session.run("#1 = mx.ones((3, 3))")
     answer = why(session, "grad(w)")
@@ -162,11 +163,11 @@ def test_what_an_edit_cuts_is_cut_by_the_edit() -> None:
 
 
 def test_what_is_healthy_is_said_to_be() -> None:
-    session = nnrepl.Session(nnrepl.trace(lambda w: mx.sin(w * 2).sum(), W, wrt=0))
+    session = OpenSession(nnrepl.trace(lambda w: mx.sin(w * 2).sum(), W, wrt=0))
     for asked in ("w", "#1", "grad(w)", "grad(w) is tiny"):
         assert "Nothing is wrong" in why(session, asked).headline
     assert "finite" in why(session, "w is nan").headline
-    assert "empty" in why(nnrepl.Session(nnrepl.trace(lambda w: w[:0], W)), "#1").headline
+    assert "empty" in why(OpenSession(nnrepl.trace(lambda w: w[:0], W)), "#1").headline
 
 
 @pytest.mark.parametrize(
@@ -195,7 +196,7 @@ def test_what_is_proposed_for_a_failed_product_can_be_multiplied(left: Any, righ
 
 
 def test_diff_says_how_much_it_compared() -> None:
-    session = nnrepl.Session(nnrepl.trace(lambda w: mx.sin(w * 2).sum(), W, wrt=0))
+    session = OpenSession(nnrepl.trace(lambda w: mx.sin(w * 2).sum(), W, wrt=0))
     session.run("goto #2")
     session.run("#1 = #1 * 1")
     from rich.console import Console
@@ -219,7 +220,7 @@ def test_what_is_left_of_a_product_is_said_exactly() -> None:
 
 def test_the_factor_of_a_linear_layer_is_its_other_operand() -> None:
     model = nn.Linear(3, 2)
-    answer = why(nnrepl.Session(nnrepl.trace(lambda x: model(x).square().sum(), mx.ones((4, 3)), wrt=model)),
+    answer = why(OpenSession(nnrepl.trace(lambda x: model(x).square().sum(), mx.ones((4, 3)), wrt=model)),
                  "grad(weight)")  # fmt: skip
     factors = [link.factor for link in answer.links if "addmm" in link.does]
     assert factors

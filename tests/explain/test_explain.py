@@ -13,6 +13,7 @@ from nnrepl.explain.explanation import explain
 from nnrepl.explain.words import factor, number, substitute
 from tests.corpus import layers, lm
 from tests.corpus.checks import Call, some
+from tests.support import OpenSession
 
 
 def programs() -> Iterator[Call]:
@@ -28,7 +29,7 @@ def programs() -> Iterator[Call]:
 def test_numbers_of_one_element_are_those_of_the_op() -> None:
     x, w = mx.array([[1.0, 2.0], [3.0, -1.0]]), mx.array([[0.5, -0.25], [1.5, 2.0]])
     trace = nnrepl.trace(lambda x, w: mx.sum(mx.square(x @ w)), x, w, wrt=1)
-    session = nnrepl.Session(trace)
+    session = OpenSession(trace)
     assert explain(session, "#1 at [1, 0]").lines == [
         "#1[1,0] = x[1,0]·w[0,0] + x[1,1]·w[1,0]",
         "= 3·0.5 + (−1)·1.5",
@@ -52,12 +53,12 @@ def test_numbers_of_one_element_are_those_of_the_op() -> None:
 def test_bad_input_gets_one_line(asked: str, answer: str) -> None:
     trace = nnrepl.trace(lambda x: mx.sin(x).sum(), mx.ones((2, 2)), wrt=0)
     with pytest.raises(UserError, match=answer):
-        explain(nnrepl.Session(trace), asked)
+        explain(OpenSession(trace), asked)
 
 
 def test_an_op_without_an_entry_shows_its_jacobian() -> None:
     trace = nnrepl.trace(lambda x: mx.vmap(lambda row: row * row[0])(x).sum(), mx.array([[2.0, 3.0]]), wrt=0)
-    session = nnrepl.Session(trace)
+    session = OpenSession(trace)
     found = explain(session, "#1 at [0, 1]")
     assert "no entry for vmap" in found.words
     assert found.lines == ["#1[0,1] = 6"]
@@ -68,7 +69,7 @@ def test_an_op_without_an_entry_shows_its_jacobian() -> None:
 def test_long_sums_show_the_largest_terms_and_add_up() -> None:
     x = mx.arange(100.0)
     trace = nnrepl.trace(lambda x: mx.sum(x), x)
-    lines = explain(nnrepl.Session(trace), "#1").lines
+    lines = explain(OpenSession(trace), "#1").lines
     assert lines == [
         "#1 = Σ x[:]", "= 96 + 97 + 98 + 99 + 96 more", "= 4950",
     ]  # fmt: skip

@@ -15,7 +15,7 @@ from nnrepl.tape import GRADIENT_PASS
 from tests.corpus import layers, lm
 from tests.corpus.checks import SEED, Call, some
 from tests.shell.test_transcripts import TRANSCRIPTS
-from tests.support import EXAMPLES, nnrepl_cli
+from tests.support import EXAMPLES, OpenSession, nnrepl_cli
 
 BROKEN = sorted(path for path in (EXAMPLES / "broken").glob("*.py") if not path.stem.endswith("_sound"))
 
@@ -41,7 +41,7 @@ def report(call: Call) -> Report | None:
     trace = nnrepl.trace(call.fn, *call.args, wrt=call.wrt)
     if not any(part.kind == GRADIENT_PASS for part in trace.tape.passes):
         return None
-    return health(nnrepl.Session(trace))
+    return health(OpenSession(trace))
 
 
 DELIBERATE = {

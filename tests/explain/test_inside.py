@@ -13,10 +13,10 @@ from nnrepl.explain.check import check_op, check_pass
 from nnrepl.explain.inside import agreement, open_op
 from nnrepl.explain.primitives import primitives
 from nnrepl.record.recorder import current
-from nnrepl.shell.api import Session
 from tests.corpus import layers
 from tests.corpus.checks import SEED, some
-from tests.support import EXAMPLES, nnrepl_cli
+from tests.support import EXAMPLES, OpenSession, nnrepl_cli
+from tests.support import OpenSession as Session
 
 
 def test_every_fused_op_agrees_with_what_is_inside_and_every_gradient_with_its_differences() -> None:
@@ -28,7 +28,7 @@ def test_every_fused_op_agrees_with_what_is_inside_and_every_gradient_with_its_d
         mx.random.seed(SEED)
         call = layers.layer_call(name)
         trace = nnrepl.trace(call.fn, *call.args, wrt=call.wrt)
-        session = nnrepl.Session(trace)
+        session = OpenSession(trace)
         for op in trace.ops:
             kind = (op.name, tuple(len(value.shape) for value in op.inputs))
             if kind in seen:
@@ -70,7 +70,7 @@ def test_the_inside_is_stepped_and_explained_like_any_tape() -> None:
 
 def test_into_says_what_it_cannot_open() -> None:
     trace = nnrepl.trace(lambda x: mx.kron(mx.sin(x), x).sum(), mx.ones((2,)), wrt=0)
-    session = nnrepl.Session(trace)
+    session = OpenSession(trace)
     with pytest.raises(UserError, match="sin is a textbook op already"):
         open_op(session, trace.ops[0])
     with pytest.raises(UserError, match="no textbook form of kron"):
@@ -98,13 +98,13 @@ def test_a_wrong_gradient_is_found_and_a_kink_is_not_one() -> None:
 
     x = mx.array([1.0, -2.0, 3.0])
     trace = nnrepl.trace(lambda x: double(x).sum(), x, wrt=0)
-    session = nnrepl.Session(trace)
+    session = OpenSession(trace)
     part = trace.tape.passes[0]
     found = check_pass(session, part, list(part.wrt)).checked
     assert [element.difference for element in found[0].wrong] == pytest.approx([2.0, -4.0, 6.0], rel=1e-6)
 
     trace = nnrepl.trace(lambda x: mx.maximum(x, 0).sum(), mx.array([0.0, 1.0, -1.0]), wrt=0)
-    found = check_op(nnrepl.Session(trace), trace.ops[0]).checked
+    found = check_op(OpenSession(trace), trace.ops[0]).checked
     assert not found[0].wrong
     assert [kink.index for kink in found[0].kinks] == [(0,)]
     assert (found[0].kinks[0].left, found[0].kinks[0].right) == pytest.approx((0.0, 1.0))
@@ -116,7 +116,7 @@ def test_half_precision_is_checked_with_its_own_tolerance(dtype: mx.Dtype) -> No
     trace = nnrepl.trace(lambda x: mx.sum(mx.softmax(x * 3, axis=-1) * x), x, wrt=0)
     for op in trace.ops:
         if op.of is not None and op.operation.kind == "vjp":
-            found = check_op(nnrepl.Session(trace), op).checked
+            found = check_op(OpenSession(trace), op).checked
             assert all(not one.wrong for one in found), op
 
 

@@ -15,6 +15,7 @@ from nnrepl.explain.health import health
 from nnrepl.explain.paths import same_function
 from nnrepl.session.session import Session
 from nnrepl.tape import GRADIENT_PASS
+from tests.support import OpenSession
 
 X = mx.sin(mx.arange(18)).reshape(6, 3)
 Y = mx.cos(mx.arange(12))
@@ -48,7 +49,7 @@ class Inner(nn.Module):
 
 
 def kinds(loss: Loss, model: nn.Module) -> list[str]:
-    return [one.kind for one in health(nnrepl.Session(nnrepl.trace(loss, model, wrt=model))).findings]
+    return [one.kind for one in health(OpenSession(nnrepl.trace(loss, model, wrt=model))).findings]
 
 
 def with_term(model: nn.Module, added: bool) -> mx.array:

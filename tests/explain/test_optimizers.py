@@ -15,6 +15,7 @@ from nnrepl.explain.explanation import explain
 from nnrepl.explain.why import why
 from nnrepl.ops.optimizers import RECIPES
 from tests.explain.school import mistakes
+from tests.support import OpenSession
 
 OPTIMIZERS: dict[str, Callable[[], optim.Optimizer]] = {
     "SGD": lambda: optim.SGD(0.1),
@@ -43,7 +44,7 @@ def test_recipes_are_mlx_s_own(name: str) -> None:
             assert mx.allclose(array, optimizer.state["w"][key], rtol=1e-5, atol=1e-6).item()
 
 
-def train(optimizer: optim.Optimizer, batches: list[mx.array]) -> nnrepl.Session:
+def train(optimizer: optim.Optimizer, batches: list[mx.array]) -> OpenSession:
     model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1))
     mx.eval(model.parameters())
 
@@ -53,7 +54,7 @@ def train(optimizer: optim.Optimizer, batches: list[mx.array]) -> nnrepl.Session
             _, grads = step(x)
             optimizer.update(model, grads)
 
-    return nnrepl.Session(nnrepl.trace(run))
+    return OpenSession(nnrepl.trace(run))
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)

@@ -17,6 +17,7 @@ from mlx.utils import tree_flatten
 import nnrepl
 from nnrepl.explain.health import health
 from nnrepl.explain.why import why
+from tests.support import OpenSession
 
 Fault = Callable[[mx.array], mx.array]
 
@@ -120,7 +121,7 @@ def test_the_line_of_the_fault_is_named(number: int) -> None:
     model = make()
     path = planted(model, fault, number)
     targets = mx.arange(len(x)) % 4
-    session = nnrepl.Session(
+    session = OpenSession(
         nnrepl.trace(lambda m: nn.losses.cross_entropy(m(x), targets, reduction="mean"), model, wrt=model)
     )
     line = re.compile(rf"test_planted\.py:{inspect.getsourcelines(fault)[1]}\b")

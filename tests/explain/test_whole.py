@@ -16,14 +16,15 @@ from nnrepl.explain.composites import explain_call, find_call
 from nnrepl.explain.explanation import explain
 from nnrepl.explain.why import why
 from nnrepl.timeline.compare import distances
+from tests.support import OpenSession
 
 X = mx.array([[0.2, -1.0, 0.5], [1.0, 0.3, -0.4]])
 W = mx.array([[0.5, -1.0, 2.0], [1.0, 0.25, 1.0], [-0.75, 0.5, 0.3]])
 TARGETS = mx.array([2, 0])
 
 
-def session(fn: Callable[[mx.array], mx.array], w: mx.array = W) -> nnrepl.Session:
-    return nnrepl.Session(nnrepl.trace(fn, w, wrt=0))
+def session(fn: Callable[[mx.array], mx.array], w: mx.array = W) -> OpenSession:
+    return OpenSession(nnrepl.trace(fn, w, wrt=0))
 
 
 def entropy(w: mx.array, **options: float) -> mx.array:

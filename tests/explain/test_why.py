@@ -14,10 +14,11 @@ import nnrepl
 from nnrepl import UserError
 from nnrepl.explain.answer import Answer
 from nnrepl.explain.why import why
+from tests.support import OpenSession
 
 
-def session(fn: Callable[..., Any], *args: Any, wrt: Any = 0) -> nnrepl.Session:
-    return nnrepl.Session(nnrepl.trace(fn, *args, wrt=wrt))
+def session(fn: Callable[..., Any], *args: Any, wrt: Any = 0) -> OpenSession:
+    return OpenSession(nnrepl.trace(fn, *args, wrt=wrt))
 
 
 def ask(text: str, fn: Callable[..., Any], *args: Any, wrt: Any = 0) -> Answer:

@@ -6,6 +6,7 @@ import ast
 import contextlib
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,7 @@ def test_a_shipped_lesson_holds_and_is_shown_at_80_by_24(path: Path) -> None:
         student = Watching(lesson)
         perform(student, console, present=True)
     assert not student.found.problems
+    assert not student.found.remarks
     assert student.finished
     assert student.found.commands >= 3
     assert student.found.questions >= 3
@@ -58,6 +60,16 @@ def test_a_shipped_lesson_holds_and_is_shown_at_80_by_24(path: Path) -> None:
     for chunk in said:
         assert chunk.count("\n") <= 22, chunk
         assert all(len(line.rstrip()) <= 80 for line in chunk.splitlines())
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_quiz_holds_whatever_is_drawn(seed: int) -> None:
+    lesson = replace(find("quiz"), arguments=[str(seed)])
+    found = check(lesson)
+    assert not found.problems
+    assert found.questions == 7
+    see = [part.see for part in lesson.parts if isinstance(part, Question)]
+    assert sorted(set(see)) == ["1", "2", "3", "4", "5"]
 
 
 def test_no_shipped_lesson_writes_an_answer_down() -> None:
@@ -88,7 +100,8 @@ def test_no_shipped_lesson_writes_an_answer_down() -> None:
         ("4", "That takes row 1 of weight; it is column 1."),
         ("5.5", "twice as much"),
         ("2.5", "Near, but not it"),
-        ("77", "Not so."),
+        ("77", "Not so: it is less than that."),
+        ("-77", "it is more than that. Its sign is another, too."),
     ],
 )
 def test_a_wrong_answer_is_told_what_it_is(tmp_path: Path, typed: str, said: str) -> None:
@@ -178,6 +191,38 @@ def test_hint_show_and_skip(tmp_path: Path) -> None:
     assert "It is 2.75." in screen
     assert "(nnrepl) explain #2 at [0, 1]" in screen
     assert "It is 2.75." in played(lesson_of(tmp_path, ASK), ["", "skip"])
+
+
+def test_answers_are_counted(tmp_path: Path) -> None:
+    text = ASK + ASK.replace("answer:", "see: 3\nanswer:") * 3
+    lesson = lesson_of(tmp_path, text)
+    screen = played(lesson, ["", "2.75", "", "3", "2.75", "", "hint", "2.75", "", "2,75"])
+    assert "2 of 4 questions right at the first try. Worth another look: learn 3." in screen
+    assert "1 of 1 questions" in played(lesson_of(tmp_path, ASK), ["", "apple", "", "2.75"])
+    assert "0 of 1 questions" in played(lesson_of(tmp_path, ASK), ["", "show"])
+
+
+def test_before_a_question_nothing_of_the_answer_is_seen(tmp_path: Path) -> None:
+    text = ASK + "```nnrepl\nstep\nstep\n```\n```question\nWhich?\noption: a :: True\noption: b :: False\n```\n"
+    text += "```nnrepl\nstep\n```\nThe end.\n"
+    screen = played(lesson_of(tmp_path, text), ["", "back", "step", "", "2.75", "", "1", ""])
+    asked, _, rest = screen.partition("What is z?")
+    assert "#1  x @ weight\n" in asked
+    away, _, rest = rest.partition("✓ Right")
+    assert "(2, 2) @ (2, 2) → (2, 2) float32" in away, "what the student does for themselves is shown whole"
+    between, _, rest = rest.partition("Which?")
+    assert "#2  z = x @ weight + bias   z[1,1] = 5 + (-0.25) = ?" in between, "the lesson moves on from there"
+    assert between.rstrip().endswith("#3  max(z, 0)\n\n?")
+    assert "error[1,1] = 4.75 - 1 = ?" in rest, "no question comes"
+    shaped = "```nnrepl\ngoto forward\n```\n```question\nWhich shape?\nanswer: z.shape\n```\n"
+    assert "(2, 2)" not in played(lesson_of(tmp_path, shaped), [""])
+
+
+def test_check_remarks_a_number_that_may_have_been_seen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lesson = lesson_of(tmp_path, ASK.replace("goto forward", "goto backward\np z"))
+    assert main(["learn", "--check", str(lesson.path)]) == 0
+    assert "lesson.md:9: z[0, 1] is computed before it is asked for" in capsys.readouterr().out
+    assert not check(lesson_of(tmp_path, ASK)).remarks
 
 
 def test_kinds_of_answers(tmp_path: Path) -> None:
@@ -375,7 +420,7 @@ def test_a_lesson_is_shown_part_by_part(tmp_path: Path) -> None:
         ([], "a = b", "Third"),
         ([""], "step 1 · forward", "Third"),
         (["", ""], "What is z?", "Last."),
-        (["", "", ""], "hint helps, show tells", "2.75"),
+        (["", "", ""], "hint, show, skip", "2.75"),
         (["", "", "show"], "It is 2.75.", "Last."),
         (["", "", "show", ""], "Last.", "Traceback"),
     ):

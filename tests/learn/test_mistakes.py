@@ -15,6 +15,7 @@ from nnrepl.learn.asking import ask
 from nnrepl.learn.mistakes import RULES, mistakes
 from nnrepl.learn.slips import slips
 from nnrepl.ops import ENTRIES
+from tests.support import OpenSession
 
 X = [[1.0, 2.0], [3.0, -1.0]]
 W = [[0.5, -1.0], [0.25, 2.0]]
@@ -34,8 +35,8 @@ def _loss_fn(x: mx.array, w: mx.array, b: mx.array) -> mx.array:
 
 
 @pytest.fixture(scope="module")
-def session() -> nnrepl.Session:
-    made = nnrepl.Session(nnrepl.trace(_loss_fn, mx.array(X), mx.array(W), mx.array(B), wrt=(0, 1, 2)))
+def session() -> OpenSession:
+    made = OpenSession(nnrepl.trace(_loss_fn, mx.array(X), mx.array(W), mx.array(B), wrt=(0, 1, 2)))
     made.goto("end")
     return made
 
@@ -74,7 +75,7 @@ def _share(row: list[float], at: int) -> float:
         ("grad(z)[1, 1]", None, "only where z is positive"),
     ],
 )
-def test_a_wrong_answer_is_known(session: nnrepl.Session, asked: str, typed: float | None, said: str) -> None:
+def test_a_wrong_answer_is_known(session: OpenSession, asked: str, typed: float | None, said: str) -> None:
     found = ask(session, asked)
     assert found.value is not None
     known = mistakes(Look(session), found.value, found.index)
@@ -116,7 +117,7 @@ def test_a_wrong_answer_of_a_layer_is_known(asked: str, typed: float, said: str)
         trace = nnrepl.trace(_batched_loss, Q, K, wrt=(0, 1))
     else:
         trace = nnrepl.trace(_linear_loss, mx.array(X), mx.array(W), mx.array(B), wrt=(0, 1, 2))
-    session = nnrepl.Session(trace)
+    session = OpenSession(trace)
     session.goto("end")
     found = ask(session, asked)
     assert found.value is not None
@@ -125,7 +126,7 @@ def test_a_wrong_answer_of_a_layer_is_known(asked: str, typed: float, said: str)
     assert any(near(float(it.value), typed) for it in meant), [(it.value, it.said) for it in known]
 
 
-def test_the_gradient_of_a_weight_is_a_sum_over_the_batch(session: nnrepl.Session) -> None:
+def test_the_gradient_of_a_weight_is_a_sum_over_the_batch(session: OpenSession) -> None:
     found = ask(session, "grad(w)[0, 0]")
     assert found.value is not None
     left, came = ask(session, "x[0, 0]").result, ask(session, "grad(product)[0, 0]").result
@@ -142,7 +143,7 @@ def test_every_rule_is_for_an_op_that_there_is() -> None:
         assert name.removeprefix("vjp of ") in ENTRIES, name
 
 
-def test_the_links_of_the_chain_rule(session: nnrepl.Session) -> None:
+def test_the_links_of_the_chain_rule(session: OpenSession) -> None:
     for name in ("grad(error)[0, 1]", "grad(z)[0, 0]"):
         found = ask(session, name)
         assert found.value is not None
@@ -162,7 +163,7 @@ def test_the_links_of_the_chain_rule(session: nnrepl.Session) -> None:
         ("z[0, 1] / w[1, 0]", 2.75 * 0.25, "divided by `w[1, 0]`, not multiplied"),
     ],
 )
-def test_a_slip_in_an_expression_is_known(session: nnrepl.Session, expression: str, typed: float, said: str) -> None:
+def test_a_slip_in_an_expression_is_known(session: OpenSession, expression: str, typed: float, said: str) -> None:
     right = float(ask(session, expression).result)
     found = [it for it in slips(session, expression, right) if said in it.said]
     assert any(near(float(it.value), typed) for it in found), [(it.value, it.said) for it in found]

@@ -30,7 +30,7 @@ from nnrepl.session.session import Session
 from nnrepl.tape import BackwardOp, Op, Value
 from nnrepl.view.theme import THEMES
 from tests.corpus import lm
-from tests.support import EXAMPLES, PROMPT, nnrepl_cli
+from tests.support import EXAMPLES, PROMPT, OpenSession, nnrepl_cli
 
 
 class Net(nn.Module):
@@ -67,7 +67,7 @@ def train(passes: int) -> Session:
 def language_model() -> Session:
     model = lm.tiny("llama").train()
     trace = nnrepl.trace(lm.loss_of(model), lm.tokens_for("llama"), wrt=model)
-    return nnrepl.Session(trace)
+    return OpenSession(trace)
 
 
 def odd_dtypes() -> Session:
@@ -84,7 +84,7 @@ def odd_dtypes() -> Session:
         picked = x[mx.array([2, 0]), None]
         return flags, empty, whole, half, brain, turned, double, scalar, rows, infinite, picked
 
-    return nnrepl.Session(nnrepl.trace(function, mx.array([1.0, -2.0, 0.5]), mx.array([1 + 2j, 3 - 1j])))
+    return OpenSession(nnrepl.trace(function, mx.array([1.0, -2.0, 0.5]), mx.array([1 + 2j, 3 - 1j])))
 
 
 def edited() -> Session:
@@ -94,7 +94,7 @@ def edited() -> Session:
         return (a * a).sum()
 
     trace = nnrepl.trace(loss_fn, {"w": mx.array([1.0, 2.0])}, mx.array([3.0, 4.0]), wrt=0)
-    session = nnrepl.Session(trace)
+    session = OpenSession(trace)
     session.goto("sin")
     interpreter = Interpreter(session)
     for line in ("z = z * 2", "goto end", "grad(z) = 5", "undo", "x[0] = 7"):
@@ -313,10 +313,10 @@ def test_what_the_variables_held_is_in_the_file(tmp_path: Path) -> None:
         return (x * settings.rate).sum()
 
     trace = nnrepl.trace(loss_fn, mx.ones((2,)), mx.ones((2,)), wrt=0)
-    loaded = reload(nnrepl.Session(trace), tmp_path / "x.safetensors")
+    loaded = reload(OpenSession(trace), tmp_path / "x.safetensors")
     lines = ["goto #1", "p settings.rate * 4", "p settings.me.names", "p count", "goto #3", "p count", "info locals"]
     said = screen(loaded, lines)
-    live = screen(nnrepl.Session(trace), lines)
+    live = screen(OpenSession(trace), lines)
     assert said == live
     assert "count = 0" in said
     assert "count = 1" in said
@@ -328,7 +328,7 @@ def test_what_the_variables_held_is_in_the_file(tmp_path: Path) -> None:
 
 
 def test_only_what_was_evaluated_is_saved(tmp_path: Path) -> None:
-    live = nnrepl.Session(nnrepl.trace(lambda x: mx.exp(mx.sin(x)).sum(), mx.array([1.0, 2.0])))
+    live = OpenSession(nnrepl.trace(lambda x: mx.exp(mx.sin(x)).sum(), mx.array([1.0, 2.0])))
     mx.eval(live.tape.at(1).outputs[0].array)
     file = tmp_path / "run.safetensors"
     saved = save(live, str(file))
@@ -400,7 +400,7 @@ def test_end_of_input_while_looking_at_a_loaded_tape(tmp_path: Path) -> None:
 
 
 def simple() -> Session:
-    return nnrepl.Session(nnrepl.trace(lambda x: (x * x).sum(), mx.ones((300,))))
+    return OpenSession(nnrepl.trace(lambda x: (x * x).sum(), mx.ones((300,))))
 
 
 def test_places_where_nothing_can_be_written(tmp_path: Path) -> None:
@@ -417,7 +417,7 @@ def test_places_where_nothing_can_be_written(tmp_path: Path) -> None:
             save(simple(), str(tmp_path / name))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["folder.safetensors", "pipe.safetensors"]
     with pytest.raises(UserError, match="nothing has been recorded"):
-        save(nnrepl.Session(nnrepl.trace(lambda: None)), str(tmp_path / "x"))
+        save(OpenSession(nnrepl.trace(lambda: None)), str(tmp_path / "x"))
 
 
 def test_a_full_disk_leaves_the_old_file(tmp_path: Path) -> None:
@@ -449,9 +449,7 @@ def test_nothing_in_the_file_can_drive_a_terminal(tmp_path: Path) -> None:
     def function(parameters: dict[str, mx.array]) -> mx.array:
         return parameters["\x1b[31mred"] * 2
 
-    loaded = reload(
-        nnrepl.Session(nnrepl.trace(function, {"\x1b[31mred": mx.ones((2,))})), tmp_path / "run.safetensors"
-    )
+    loaded = reload(OpenSession(nnrepl.trace(function, {"\x1b[31mred": mx.ones((2,))})), tmp_path / "run.safetensors")
     length_of_header = 8  # bytes, a number: any of them may be 0x1b
     assert b"\x1b" not in (tmp_path / "run.safetensors").read_bytes()[length_of_header:]
     assert "\ufffd[31mred" in screen(loaded, ["ops"])
@@ -461,7 +459,7 @@ def test_a_stop_at_an_op_whose_arithmetic_would_have_to_be_computed_again(tmp_pa
     def loss(a: mx.array) -> mx.array:
         return mx.kron(a, a).square().sum()
 
-    live = nnrepl.Session(nnrepl.trace(loss, mx.array([2.0, 1.0, 0.5, 3.0]), wrt=0))
+    live = OpenSession(nnrepl.trace(loss, mx.array([2.0, 1.0, 0.5, 3.0]), wrt=0))
     live.run("goto start")
     live.run("s 9")
     live.run("p grad(a)")

@@ -22,6 +22,7 @@ from nnrepl.programs.saving import save
 from nnrepl.session.errors import UserError
 from nnrepl.tape import Leaf
 from tests.programs.test_saved import Net, every_value, reload, screen, train
+from tests.support import OpenSession
 
 
 def one_line(path: Path) -> str:
@@ -109,7 +110,7 @@ def nested(depth: int) -> Any:
 def test_a_file_that_lies(lie: str, tmp_path: Path) -> None:
     file = tmp_path / "run.safetensors"
     trace = nnrepl.trace(lambda x: mx.sin(x).sum(), mx.array([1.0, 2.0]), wrt=0)
-    save(nnrepl.Session(trace), str(file), True)
+    save(OpenSession(trace), str(file), True)
     rewritten(file, LIES[lie])
     assert "damaged" in one_line(file) or "as large as" in one_line(file)
 

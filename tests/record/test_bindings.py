@@ -14,6 +14,7 @@ import pytest
 import nnrepl
 from nnrepl.session.errors import UserError
 from nnrepl.tape import UNBOUND, Activation, Holder, Tape
+from tests.support import OpenSession
 
 
 def variables(trace: nnrepl.Trace, position: int, function: str = "") -> dict[str, Any]:
@@ -227,7 +228,7 @@ def test_a_long_list_is_as_long_as_it_was_and_a_longer_one_is_said_to_be_too_lon
 
     trace = traced(f, mx.array([1.0]))
     assert variables(trace, 29)["seen"] == list(range(30))
-    session = nnrepl.Session(trace)
+    session = OpenSession(trace)
     session.goto("end")
     with pytest.raises(UserError, match="too many to be kept"):
         session.run("p seen")

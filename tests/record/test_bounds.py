@@ -11,7 +11,7 @@ import pytest
 
 import nnrepl
 from nnrepl.record.bounds import outside
-from tests.support import nnrepl_cli
+from tests.support import OpenSession, nnrepl_cli
 
 X = mx.arange(12.0).reshape(4, 3)
 
@@ -33,6 +33,16 @@ TAKEN: dict[str, tuple[Callable[[mx.array, mx.array], Any], str]] = {
         "axis 1 of x (4, 3) has the places 0 to 2; #2 take_along_axis reads",
     ),
     "added": (lambda x, i: x.at[i].add(1.0), "axis 0 of x (4, 3) has the places 0 to 3; #1 at.add writes"),
+    "matrices": (
+        lambda x, i: mx.gather_mm(x[None], mx.ones((4, 3, 2)), rhs_indices=mx.abs(i)),
+        "(4, 3, 2) holds the matrices 0 to 3; #4 gather_mm reads",
+    ),
+    "quantized matrices": (
+        lambda x, i: mx.gather_qmm(
+            mx.ones((1, 1, 32)), *mx.quantize(mx.ones((4, 32, 32)), 32), None, mx.abs(i), group_size=32
+        ),
+        "holds the matrices 0 to 3; #5 gather_qmm reads",
+    ),
     "assigned": (assigned, "axis 1 of y (4, 3) has the places 0 to 2; #2 setitem writes"),
 }
 
@@ -45,7 +55,7 @@ def test_an_index_outside_is_told(name: str) -> None:
     bad = outside(nnrepl.trace(taken, X, mx.array([0, 2, 4])).ops)
     assert bad is not None
     assert said in bad.text
-    assert "out of range: i[2] = 4" in bad.text or name in ("take of all", "along")
+    assert "out of range: i[2] = 4" in bad.text or name not in ("rows", "columns", "last axis", "take", "added")
     assert outside(nnrepl.trace(taken, X, mx.array([0, -13, 1])).ops) is not None
 
 
@@ -61,7 +71,7 @@ def test_whole_numbers_and_gradients() -> None:
 def test_nothing_is_evaluated_and_nothing_changes() -> None:
     trace = nnrepl.trace(lambda x, i: (x[i] * 2).sum(), X, mx.array([0, 1]), wrt=0)
     edited = trace.set("i", mx.array([0, 77]))
-    session = nnrepl.Session(edited)
+    session = OpenSession(edited)
     session.run("goto end")
     with pytest.raises(nnrepl.UserError, match=r"index 77 is out of range: i\[1\] = 77, but axis 0 of x \(4, 3\) has"):
         session.run("print grad(x)")
@@ -71,6 +81,28 @@ def test_nothing_is_evaluated_and_nothing_changes() -> None:
         trace.set("x", lambda x: x[9])
     taken = [op for op in edited.ops if op.name in ("getitem", "multiply", "sum")]
     assert not any(value.evaluated for op in taken for value in op.outputs)
+
+
+AT_THE_PROMPT = [
+    "x[i]", "x[..., j]", "x.at[i].add(1.0)", "mx.take(x, i, axis=0)", "mx.take(x, mx.array([99]))",
+    "mx.take(x, indices=j, axis=1)", "mx.take_along_axis(x, i[None], axis=1)",
+    "mx.put_along_axis(x, i[None], x[:1, :1], axis=1)", "x.__setitem__(i, 0.0)",
+    "mx.gather_mm(x[None], mx.ones((4, 3, 2)), rhs_indices=i)",
+    "mx.gather_mm(x[None], mx.ones((4, 3, 2)), rhs_indices=-j)",
+]  # fmt: skip
+
+
+def test_what_is_typed_is_told_before_it_reads() -> None:
+    session = OpenSession(nnrepl.trace(lambda x, i, j: x * 2, X, mx.array([0, 4]), mx.array([1, 3])))
+    session.run("goto end")
+    for line in AT_THE_PROMPT:
+        with pytest.raises(nnrepl.UserError, match=r"IndexError: index -?\d+ .*out of range: .*tensor of shape \("):
+            session.run(f"print {line}")
+    with pytest.raises(nnrepl.UserError, match="a masked assignment of nothing to a tensor of shape"):
+        session.run("print x.__setitem__(x > 3, mx.array([]))")
+    for line in ("x[i - 1]", "x.at[j[:1]].add(1.0)", "mx.take(x, j[:1], axis=-1)", "x[None, 3]"):
+        session.run(f"print {line}")
+    assert type(X.at).__name__ == "ArrayAt"
 
 
 def test_the_program_is_told_and_an_edit_is_stopped(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ from nnrepl.session.hooks import Hooks
 from nnrepl.session.parsed import parse
 from nnrepl.session.session import Session
 from nnrepl.shell.breaking import Breaking
-from tests.support import assert_same_bits
+from tests.support import OpenSession, assert_same_bits
 
 pytestmark = pytest.mark.skipif(
     threading.current_thread() is not threading.main_thread(), reason="only the main thread gets signals"
@@ -93,7 +93,7 @@ def test_a_call() -> None:
     w = mx.array([1.0, 2.0])
     trace = nnrepl.trace(loss_fn, w, wrt=0)
     expected = trace.set("a", lambda a: a * 3)
-    session = nnrepl.Session(trace)
+    session = OpenSession(trace)
     session.run("goto exp")
     assert interrupt_everywhere(session, lambda: session.run("a = a * 3"), 211) > 5
     assert len(seen) == 1
@@ -162,7 +162,7 @@ def _plain() -> list[float]:
 
 def test_user_error_leaves_nothing(tmp_path: Path) -> None:
     trace = nnrepl.trace(lambda w: (w * 2).sum(), mx.array([1.0]), wrt=0)
-    session = nnrepl.Session(trace)
+    session = OpenSession(trace)
     before = state_of(session)
     with pytest.raises(UserError):
         session.run("w = 'x'")

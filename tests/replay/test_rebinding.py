@@ -11,7 +11,7 @@ import mlx.core as mx
 import pytest
 
 import nnrepl
-from tests.support import assert_same_bits
+from tests.support import OpenSession, assert_same_bits
 
 PROGRAM = """\
 import mlx.core as mx
@@ -50,7 +50,7 @@ def test_who_sees_it(place: str, line: str, tmp_path: Path) -> None:
     written = line if place != "in norm" else f"if not once: once.append(1); {line}"
     twin = _load(tmp_path / "twin.py", PROGRAM.replace(text, f"    {written}\n{text}"))
     w = mx.array([1.0, 2.0])
-    session = nnrepl.Session(nnrepl.trace(program.f, w, wrt=0))
+    session = OpenSession(nnrepl.trace(program.f, w, wrt=0))
     session.run(f"goto {Path(program.__file__).name}:{number}")
     session.run(line)
     part = session.tape.passes[-1]

@@ -9,6 +9,7 @@ import pytest
 
 import nnrepl
 from nnrepl.session.errors import UserError
+from tests.support import OpenSession
 
 
 def inner(x: mx.array) -> mx.array:
@@ -28,11 +29,11 @@ def loss_fn(w: mx.array) -> mx.array:
 
 
 @pytest.fixture
-def session() -> nnrepl.Session:
-    return nnrepl.Session(nnrepl.trace(loss_fn, mx.arange(3.0), wrt=0))
+def session() -> OpenSession:
+    return OpenSession(nnrepl.trace(loss_fn, mx.arange(3.0), wrt=0))
 
 
-def at(session: nnrepl.Session) -> str:
+def at(session: OpenSession) -> str:
     """What the next op is, and of which function."""
     op = session.tape.ops[session.cursor]
     return f"{op.name} in {op.source.function}"
@@ -43,7 +44,7 @@ FORWARD = [
 ]  # fmt: skip
 
 
-def test_the_program_is_what_the_rows_below_think(session: nnrepl.Session) -> None:
+def test_the_program_is_what_the_rows_below_think(session: OpenSession) -> None:
     ops = [op for op in session.tape.ops if op.phase == "forward"]
     assert [f"{op.name} in {op.source.function}" for op in ops] == FORWARD
 
@@ -75,7 +76,7 @@ def test_the_program_is_what_the_rows_below_think(session: nnrepl.Session) -> No
         ("goto multiply", "next", "add in outer"),
     ],
 )
-def test_a_motion_ends_there(session: nnrepl.Session, start: str, motion: str, end: str) -> None:
+def test_a_motion_ends_there(session: OpenSession, start: str, motion: str, end: str) -> None:
     session.run("goto start")
     session.run(start)
     session.run(motion)
@@ -96,7 +97,7 @@ def test_goto_chooses_here_then_the_last_then_the_next() -> None:
         second, _ = whole(mx.exp(first + x))
         return second
 
-    session = nnrepl.Session(nnrepl.trace(program, mx.ones((1, 2))))
+    session = OpenSession(nnrepl.trace(program, mx.ones((1, 2))))
     sums = [op.position for op in session.tape.ops if op.name == "sum" and op.phase == "forward"]
     exps = [op.position for op in session.tape.ops if op.name == "exp"]
     assert len(sums) == len(exps) == 2
@@ -123,7 +124,7 @@ def test_goto_in_a_step_without_it_chooses_the_last_before_it() -> None:
             opt.update(model, grads)
         return value
 
-    session = nnrepl.Session(nnrepl.trace(program, mx.ones((1, 2))))
+    session = OpenSession(nnrepl.trace(program, mx.ones((1, 2))))
     exps = [op for op in session.tape.ops if op.name == "exp"]
     assert [op.step.number for op in exps] == [1, 3]
     session.run("goto step 2")
@@ -138,7 +139,7 @@ def test_the_prompt_does_not_move_the_random_state() -> None:
         return (x + mx.random.normal((2,))).sum()
 
     mx.random.seed(3)
-    session = nnrepl.Session(nnrepl.trace(draws, mx.ones(2), wrt=0))
+    session = OpenSession(nnrepl.trace(draws, mx.ones(2), wrt=0))
     before = mx.random.state[0].tolist()  # type: ignore[index]
     session.run("p mx.random.normal((3,))")
     session.run("mx.random.uniform(shape=(2,))")
@@ -150,7 +151,7 @@ def test_a_whole_number_takes_no_fraction() -> None:
         places = mx.array([0, 1])
         return w[places].sum()
 
-    session = nnrepl.Session(nnrepl.trace(pick, mx.arange(3.0), wrt=0))
+    session = OpenSession(nnrepl.trace(pick, mx.arange(3.0), wrt=0))
     session.run("goto sum")
     for line in ("places[0] = 0.5", "places = 0.5"):
         with pytest.raises(UserError, match=r"0\.5"):

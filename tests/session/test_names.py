@@ -24,7 +24,7 @@ from nnrepl.explain.why import why
 from nnrepl.session.errors import UserError
 from nnrepl.session.expressions import Surroundings
 from nnrepl.session.parsed import parse
-from tests.support import nnrepl_cli
+from tests.support import OpenSession, nnrepl_cli
 
 
 def remember(name: str, source: str) -> str:
@@ -87,7 +87,7 @@ def test_a_spelling_of_a_call_never_names_a_wrong_tensor(spelling: str) -> None:
     exec(f"def g(a, b):\n    return {spelling}\n", namespace)
     given["r"] = namespace["g"](a, b).tolist()
     trace = nnrepl.trace(namespace["f"], a, b)
-    session = nnrepl.Session(trace)
+    session = OpenSession(trace)
     for op in trace.ops:
         for value in op.outputs:
             if value.name in given:
@@ -95,6 +95,17 @@ def test_a_spelling_of_a_call_never_names_a_wrong_tensor(spelling: str) -> None:
         assert f_variable(session, "a", op.position) == given["a"]
         assert f_variable(session, "b", op.position) == given["b"]
     assert f_variable(session, "r", trace.ops[-1].position) == given["r"]
+    assert_operands_are_called_what_python_calls_them(session)
+
+
+def assert_operands_are_called_what_python_calls_them(session: Any) -> None:
+    """A variable's name stands for an operand only if that variable is it, at that op, for code at its line."""
+    for op in session.tape.ops:
+        for value in op.inputs:
+            name = op.called(value)
+            if name.isidentifier():
+                found = session.expressions.evaluate(parse(name), Surroundings(op.position, op.scope, None))
+                assert flat(found) == value.array.tolist(), f"{op.label} {op.name}: {name}"
 
 
 def f_variable(session: Any, name: str, position: int) -> Any:
@@ -103,6 +114,56 @@ def f_variable(session: Any, name: str, position: int) -> Any:
     while scope.code.co_name != "f":
         scope = scope.parent
     return session.expressions.evaluate(parse(name), Surroundings(position, scope, None)).tolist()
+
+
+LENT = """
+total = mx.zeros(2)
+
+class Pair:
+    def __init__(self, left, right): self.left, self.right = left, right
+    def sum(self): return self.left + self.right
+    @classmethod
+    def of(cls, a, b):
+        c = b * 2
+        return cls(c, a)
+
+def bump(x):
+    global total
+    old = total
+    total = total + x
+    return old
+
+def scaled(x, w=2.0, bias=None):
+    out = x * w
+    return out - bias
+
+def main(a, b):
+    kw = {"w": 3.0, "bias": b}
+    scaled(a, **kw)
+    pair = Pair.of(a, b)
+    r = pair.sum()
+    c = r * 2
+    r = bump(a)
+    r = bump(b)
+    xs = [a, b]
+    a, b = b, a
+    return xs[0] - b + c + r
+"""
+
+
+def test_an_operand_is_called_what_the_ops_line_calls_it() -> None:
+    """Not what a call that is over called it (`c`), what a caller will call it (`r`), or where it lies (`kw.bias`)."""
+    namespace: dict[str, Any] = {"mx": mx, "__name__": "program"}
+    exec(compile(LENT, remember("lent", LENT), "exec"), namespace)
+    trace = nnrepl.trace(namespace["main"], mx.array([1.0, 2.0]), mx.array([5.0, 7.0]))
+    session = OpenSession(trace)
+    assert_operands_are_called_what_python_calls_them(session)
+    shown = [(op.name, *(op.called(value) for value in op.inputs)) for op in trace.ops]
+    assert shown[:7] == [
+        ("multiply", "x"), ("subtract", "out", "bias"), ("multiply", "b"), ("add", "#3", "a"), ("multiply", "r"),
+        ("add", "old", "x"), ("add", "old", "x"),
+    ]  # fmt: skip
+    assert [op.outputs[0].name for op in trace.ops[5:7]] == ["total", "total"]
 
 
 # -- random programs, at each moment held against a plain run -----------------------------------------------------
@@ -190,9 +251,10 @@ def test_every_variable_at_every_moment_is_what_python_says(seed: int) -> None:
     exec(compile("def probe():\n    return mx.zeros(1)\n", "<probe>", "exec"), recorded)
     exec(compile(source, filename, "exec"), recorded)
     trace = nnrepl.trace(recorded["f"], mx.array([1.0, 2.0]))
-    session = nnrepl.Session(trace)
+    session = OpenSession(trace)
     places = [op for op in trace.ops if op.scope is not None and op.scope.code.co_name == "probe"]
     assert len(places) == len(moments)
+    assert_operands_are_called_what_python_calls_them(session)
     order = list(enumerate(places))
     random.Random(seed).shuffle(order)
     for at, op in order:
@@ -363,7 +425,7 @@ def _fibonacci(a: mx.array, b: mx.array) -> mx.array:
 @pytest.mark.parametrize("fn", [_swapped, _descend, _fibonacci])
 def test_an_operand_has_no_name_that_another_tensor_has_at_that_moment(fn: Any) -> None:
     second: Any = 2 if fn is _descend else mx.array([3.0, 1.0])
-    session = nnrepl.Session(nnrepl.trace(fn, mx.array([1.0, 2.0]), second))
+    session = OpenSession(nnrepl.trace(fn, mx.array([1.0, 2.0]), second))
     for op in session.tape.ops:
         session.goto(op.label)
         for value in op.inputs:
@@ -395,7 +457,7 @@ def test_a_loss_that_asks_the_teacher_is_said_to_take_the_teachers_weight() -> N
             return teacher(x).square().sum()
 
         trace = nnrepl.trace(loss, student, mx.array([[0.5, 0.25]]), wrt=student)
-        session = nnrepl.Session(trace)
+        session = OpenSession(trace)
         answer = why(session, "grad(m.weight)")
         assert not trace.grads["weight"].any().item()
         assert "weight is never used" in answer.headline
@@ -558,7 +620,7 @@ def test_bad_names_are_answered_in_one_line(line: str, said: str) -> None:
         later = middle * 3
         return later.sum()
 
-    session = nnrepl.Session(nnrepl.trace(f, mx.array([1.0, 2.0])))
+    session = OpenSession(nnrepl.trace(f, mx.array([1.0, 2.0])))
     middle = next(op for op in session.tape.ops if op.name == "subtract")
     session.goto(f"{middle.label}")
     console = Console(width=300)
@@ -589,7 +651,7 @@ def _later(x: mx.array) -> mx.array:
     ],
 )
 def test_what_a_comprehension_names_is_its_own(line: str, shown: str) -> None:
-    session = nnrepl.Session(nnrepl.trace(_later, mx.array([1.0, 2.0]), wrt=0))
+    session = OpenSession(nnrepl.trace(_later, mx.array([1.0, 2.0]), wrt=0))
     session.goto("multiply")
     assert shown in str(session.run(line))
     for outside in ("v", "[v for x in (1, 2)]", "[v for v in (1, 2)] + [v]"):

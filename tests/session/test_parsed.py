@@ -11,6 +11,7 @@ from rich.console import Console
 
 import nnrepl
 from nnrepl.session.parsed import parse
+from tests.support import OpenSession
 
 
 def loss_fn(x: mx.array) -> mx.array:
@@ -20,8 +21,8 @@ def loss_fn(x: mx.array) -> mx.array:
 
 
 @pytest.fixture
-def session() -> nnrepl.Session:
-    found = nnrepl.Session(nnrepl.trace(loss_fn, mx.array([1.0, -2.0, 3.0]), wrt=0))
+def session() -> OpenSession:
+    found = OpenSession(nnrepl.trace(loss_fn, mx.array([1.0, -2.0, 3.0]), wrt=0))
     found.run("goto a1")
     return found
 
@@ -31,7 +32,7 @@ def session() -> nnrepl.Session:
     [("z1 + 1", 1), ("z1[0] = 5", 1), ("z1 = z1 * 2", 1), ("#1 * 2", 1), ("y = 3", 1), ("p z1", 2), ("goto mean", 2)],
 )
 def test_a_line_is_read_once_and_what_follows_a_command_once(
-    session: nnrepl.Session, line: str, times: int, monkeypatch: pytest.MonkeyPatch
+    session: OpenSession, line: str, times: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[str] = []
     plain = ast.parse
@@ -77,12 +78,12 @@ def test_both_sides_of_an_assignment_have_their_own_text(text: str, target: str,
     assert (change.target.text, change.value.text) == (target, value)
 
 
-def test_an_assignment_over_several_lines_is_an_edit(session: nnrepl.Session) -> None:
+def test_an_assignment_over_several_lines_is_an_edit(session: OpenSession) -> None:
     session.run("z1 = (z1 *\n      2)")
     assert session.interpreter.value(parse("z1")).tolist() == [4.0, -8.0, 12.0]
 
 
-def test_a_gradient_in_mathematics_has_its_methods(session: nnrepl.Session) -> None:
+def test_a_gradient_in_mathematics_has_its_methods(session: OpenSession) -> None:
     session.run("goto end")
     assert session.interpreter.value(parse("∂L/∂z1.sum().item()")) == pytest.approx(2 / 3)
 
@@ -100,14 +101,14 @@ class Layered(nn.Module):
 
 def test_a_variable_of_a_comprehension_hides_the_programs() -> None:
     model = Layered()
-    session = nnrepl.Session(nnrepl.trace(lambda x: model(x).sum(), mx.ones((1, 2)), wrt=0))
+    session = OpenSession(nnrepl.trace(lambda x: model(x).sum(), mx.ones((1, 2)), wrt=0))
     session.run("goto layers.1")
     session.run("up")
     found = session.interpreter.value(parse("[layer.weight.tolist() for layer in self.layers]"))
     assert found == [layer.weight.tolist() for layer in model.layers]
 
 
-def test_what_stands_behind_a_motion_is_run_where_it_arrives(session: nnrepl.Session) -> None:
+def test_what_stands_behind_a_motion_is_run_where_it_arrives(session: OpenSession) -> None:
     session.run("goto z1")
     console = Console(width=100, no_color=True)
     with console.capture() as capture:

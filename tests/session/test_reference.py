@@ -24,7 +24,7 @@ from nnrepl.session.counterparts import arrangements, normal, similar
 from nnrepl.session.errors import UserError
 from nnrepl.session.session import Session
 from nnrepl.view.theme import THEMES
-from tests.support import nnrepl_cli
+from tests.support import OpenSession, nnrepl_cli
 
 
 class Attention(nn.Module):
@@ -99,7 +99,7 @@ def port(bug: str = "") -> Session:
         weights["layers.1.mlp_norm.weight"] = mx.ones((16,)) * 3
     model.load_weights(list(weights.items()), strict=False)
     mx.eval(model.parameters())
-    return nnrepl.Session(nnrepl.trace(lambda ids: model(ids), IDS))
+    return OpenSession(nnrepl.trace(lambda ids: model(ids), IDS))
 
 
 def dumped(detailed: bool = True) -> dict[str, mx.array]:
@@ -211,7 +211,7 @@ def test_a_wrong_weight(reference: Path) -> None:
 
 
 def test_only_what_is_compared_is_evaluated(tmp_path: Path) -> None:
-    session = nnrepl.Session(nnrepl.trace(chain, mx.array([1.0, 2.0])))
+    session = OpenSession(nnrepl.trace(chain, mx.array([1.0, 2.0])))
     file = tmp_path / "r.safetensors"
     mx.save_safetensors(str(file), {"b": mx.cos(mx.sin(mx.array([1.0, 2.0])))})
     assert said(session, f"compare {file}").startswith("✓ the one tensor")
@@ -232,7 +232,7 @@ def chain(x: mx.array) -> mx.array:
 def compared(tmp_path: Path, fn: Callable[..., Any], args: list[Any], arrays: dict[str, Any], rest: str = "") -> str:
     file = tmp_path / "r.npz"
     np.savez(file, **{key: np.array(array) for key, array in arrays.items()})
-    return said(nnrepl.Session(nnrepl.trace(fn, *args)), f"compare {file} {rest}")
+    return said(OpenSession(nnrepl.trace(fn, *args)), f"compare {file} {rest}")
 
 
 def test_a_mapping(tmp_path: Path) -> None:
@@ -299,7 +299,7 @@ def test_gradients(tmp_path: Path) -> None:
     mx.save_safetensors(
         str(file), {"weight.grad": grads["weight"], "bias.grad": grads["bias"] * 2, "loss": trace.value}
     )
-    shown = said(nnrepl.Session(trace), f"compare {file}")
+    shown = said(OpenSession(trace), f"compare {file}")
     assert "∂L/∂bias" in shown.splitlines()[0]
     assert "ours is 0.5 × the reference everywhere" in shown
     assert "2 agree, 1 differ" in shown
@@ -373,7 +373,7 @@ def test_a_loaded_tape_is_compared(tmp_path: Path, reference: Path) -> None:
 
 
 def test_lines_that_cannot_be(tmp_path: Path) -> None:
-    session = nnrepl.Session(nnrepl.trace(chain, mx.ones((2,))))
+    session = OpenSession(nnrepl.trace(chain, mx.ones((2,))))
     good = tmp_path / "r.safetensors"
     mx.save_safetensors(str(good), {"nosuch": mx.ones((2,))})
     for line, words in {
@@ -391,12 +391,12 @@ def test_lines_that_cannot_be(tmp_path: Path) -> None:
         "compare 'r.safetensors": "cannot be read",
     }.items():
         assert words in refusal(session, line), line
-    empty = nnrepl.Session(nnrepl.trace(lambda: None))
+    empty = OpenSession(nnrepl.trace(lambda: None))
     assert "nothing has been recorded" in refusal(empty, f"compare {good}")
 
 
 def test_files_that_are_no_good(tmp_path: Path) -> None:
-    session = nnrepl.Session(nnrepl.trace(chain, mx.ones((2,))))
+    session = OpenSession(nnrepl.trace(chain, mx.ones((2,))))
 
     def bad(name: str, content: bytes) -> str:
         (tmp_path / name).write_bytes(content)
@@ -424,7 +424,7 @@ def test_files_that_are_no_good(tmp_path: Path) -> None:
 
 
 def test_doubles_and_dtypes_that_mlx_does_not_have(tmp_path: Path) -> None:
-    session = nnrepl.Session(nnrepl.trace(chain, mx.array([1.0, 2.0])))
+    session = OpenSession(nnrepl.trace(chain, mx.array([1.0, 2.0])))
     doubles = np.sin(np.array([1.0, 2.0]))
     header = json.dumps(
         {

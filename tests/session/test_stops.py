@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import mlx.core as mx
@@ -14,10 +15,12 @@ from rich.console import Console
 
 import nnrepl
 from nnrepl.session.errors import UserError
+from nnrepl.session.events import EVENTS
 from nnrepl.session.findings import Change, Vanished, WentBad
 from nnrepl.session.search import Search
 from nnrepl.session.stops import Breakpoint
 from tests.corpus import lm
+from tests.support import OpenSession
 
 
 class Net(nn.Module):
@@ -32,7 +35,7 @@ class Net(nn.Module):
         return x
 
 
-def net_session() -> nnrepl.Session:
+def net_session() -> OpenSession:
     model = Net()
 
     def loss_fn(x: mx.array) -> mx.array:
@@ -40,10 +43,10 @@ def net_session() -> nnrepl.Session:
         scaled = out * 3
         return mx.mean(mx.square(scaled))
 
-    return nnrepl.Session(nnrepl.trace(loss_fn, mx.ones((2, 3)), wrt=model))
+    return OpenSession(nnrepl.trace(loss_fn, mx.ones((2, 3)), wrt=model))
 
 
-def stops(session: nnrepl.Session, reverse: bool = False, limit: int = 500) -> list[int]:
+def stops(session: OpenSession, reverse: bool = False, limit: int = 500) -> list[int]:
     """Every position at which `continue` (or `reverse-continue`) stops, until it stops no more."""
     found = []
     for _ in range(limit):
@@ -55,7 +58,7 @@ def stops(session: nnrepl.Session, reverse: bool = False, limit: int = 500) -> l
     raise AssertionError("it never comes to an end")
 
 
-def shown(session: nnrepl.Session, line: str) -> str:
+def shown(session: OpenSession, line: str) -> str:
     console = Console(width=100, no_color=True)
     with console.capture() as capture:
         renderable = session.run(line)
@@ -122,7 +125,7 @@ def test_conditions_are_evaluated_in_batches(monkeypatch: pytest.MonkeyPatch) ->
             x = mx.tanh(x)
         return x.sum()
 
-    session = nnrepl.Session(nnrepl.trace(loss_fn, mx.ones((2,)), wrt=None))
+    session = OpenSession(nnrepl.trace(loss_fn, mx.ones((2,)), wrt=None))
     session.run("break tanh, x.max() > 5")
     calls = 0
     original = Search._settle
@@ -258,7 +261,7 @@ def test_watch_stops_where_the_value_has_changed_both_ways() -> None:
         y = y + 5
         return (y + z).sum()
 
-    session = nnrepl.Session(nnrepl.trace(fn, mx.ones((3,)), wrt=0))
+    session = OpenSession(nnrepl.trace(fn, mx.ones((3,)), wrt=0))
     session.run("watch y")
     session.resume()
     stop = session.stop
@@ -292,7 +295,7 @@ def test_last_goes_back_write_by_write() -> None:
         y = y + 5
         return y.sum()
 
-    session = nnrepl.Session(nnrepl.trace(fn, mx.ones((3,)), wrt=0))
+    session = OpenSession(nnrepl.trace(fn, mx.ones((3,)), wrt=0))
     session.run("goto end")
     session.run("last y")
     assert session.op is not None
@@ -308,7 +311,7 @@ def test_last_goes_back_write_by_write() -> None:
 # -- catches -------------------------------------------------------------------------------------------------
 
 
-def first_nan_by_hand(session: nnrepl.Session) -> int:
+def first_nan_by_hand(session: OpenSession) -> int:
     """What `catch nan` must find, looked for one op at a time."""
     for op in session.tape.ops:
         clean = all(not bool(mx.any(mx.isnan(value.array)).item()) for value in op.inputs if value.dtype == mx.float32)
@@ -324,7 +327,7 @@ def test_catch_nan_finds_the_op_by_which_it_came(at: int) -> None:
             x = mx.log(x - 100) if number == at else mx.tanh(x) + 0.5
         return x.sum()
 
-    session = nnrepl.Session(nnrepl.trace(fn, mx.ones((2, 2)), wrt=0))
+    session = OpenSession(nnrepl.trace(fn, mx.ones((2, 2)), wrt=0))
     session.run("catch nan")
     session.resume()
     stop = session.stop
@@ -344,7 +347,7 @@ def test_catch_nan_sees_a_nan_that_is_born_beside_another(offset: float, stops: 
         b = mx.log(mx.array([mx.nan, 1.0, 2.0]) * x + offset)
         return mx.where(mx.isnan(b), 0.0, b).sum()
 
-    session = nnrepl.Session(nnrepl.trace(fn, mx.ones((3,)), wrt=0))
+    session = OpenSession(nnrepl.trace(fn, mx.ones((3,)), wrt=0))
     session.run("catch nan")
     session.resume()  # the data that came in
     session.resume()
@@ -356,13 +359,49 @@ def test_catch_nan_sees_a_nan_that_is_born_beside_another(offset: float, stops: 
         assert (birth.op.name, birth.index, birth.count, birth.apart) == ("log", (1,), 2, True)
 
 
+ROWS: dict[str, tuple[Callable[[mx.array], mx.array], list[float], str]] = {
+    "softmax": (lambda x: mx.softmax(x, axis=-1), [-mx.inf] * 3, "nan"),
+    "sum": (lambda x: mx.sum(x, axis=-1), [mx.inf, -mx.inf, 1.0], "nan"),
+    "fast.layer_norm": (lambda x: mx.fast.layer_norm(x, None, None, 0.0), [2.0] * 3, "nan"),
+    "fast.rms_norm": (lambda x: mx.fast.rms_norm(x, None, 0.0), [0.0] * 3, "nan"),
+    "logsumexp": (lambda x: mx.logsumexp(x, axis=-1), [mx.inf, 0.0, 0.0], ""),
+    "matmul": (lambda x: x @ mx.full((3, 2), 1e30), [1e30] * 3, "inf"),
+    "cumprod": (lambda x: mx.cumprod(x, axis=-1), [1e20, 1e20, 1e20], "inf"),
+    "var": (lambda x: mx.var(x, axis=-1), [1e30, -1e30, 0.0], "inf"),
+    "conv1d": (lambda x: mx.conv1d(x[..., None], mx.full((1, 2, 1), 1e30)), [1e30] * 3, "inf"),
+    "fast.scaled_dot_product_attention": (
+        lambda x: mx.fast.scaled_dot_product_attention(x[None, None], mx.ones((1, 1, 3, 3)), mx.ones((1, 1, 3, 3)),
+                                                       scale=1e30), [1e30, 1e30, 1e30], "nan"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ROWS)
+@pytest.mark.parametrize("born", [True, False])
+def test_a_birth_beside_other_bad_numbers_is_seen_in_whatever_op(name: str, born: bool) -> None:
+    """The first row came in bad; the op makes bad numbers of the second, which is good, by itself."""
+    op, row, what = ROWS[name]
+    bad = mx.array([mx.nan if what != "inf" else mx.inf] * 3)
+    x = mx.stack([bad, mx.array(row if born and what else [0.5, 0.25, 1.0])])
+    session = nnrepl.Session(nnrepl.trace(lambda x: op(x * 1), x))
+    catcher = EVENTS[what or "nan"].make()
+    found = []
+    for position in range(len(session.tape)):
+        question = catcher.question(session.tape, position)
+        assert question is not None
+        session.evaluate(question.values)
+        answer = question.answer()
+        if isinstance(answer, WentBad) and answer.apart:
+            found.append(answer.op.name)
+    assert found == ([name] if born and what else [])
+
+
 @pytest.mark.parametrize("name", ["llama", "mamba2", "qwen3_moe"])
 def test_catch_nan_in_models_that_somebody_else_wrote(name: str) -> None:
     model = lm.tiny(name).train()
     layer = model.layers[1]
     for _, weight in tree_flatten(layer.parameters())[:1]:
         weight[..., 0] = float("inf")
-    session = nnrepl.Session(nnrepl.trace(lm.loss_of(model), lm.tokens_for(name), wrt=model))
+    session = OpenSession(nnrepl.trace(lm.loss_of(model), lm.tokens_for(name), wrt=model))
     session.run("catch nan")
     session.resume()
     stop = session.stop
@@ -387,7 +426,7 @@ def test_what_a_nan_was_made_from_is_proved_by_computing_it(op: str) -> None:
         return (x - 1) / (y - y)
 
     x = mx.array([[1.0, 2.0, 3.0], [1.0, inf, -inf]])
-    session = nnrepl.Session(nnrepl.trace(fn, x, mx.ones((3, 3)) if op == "matmul" else mx.ones((2, 3))))
+    session = OpenSession(nnrepl.trace(fn, x, mx.ones((3, 3)) if op == "matmul" else mx.ones((2, 3))))
     session.run("catch nan")
     at_first = session.lookout.search.first(0, 1, session.stops.enabled)
     if not at_first:
@@ -407,7 +446,7 @@ def test_catch_zero_grad_tells_dead_units() -> None:
     def fn(w: mx.array) -> mx.array:
         return mx.sum(mx.maximum(w - 10, 0) * 3)
 
-    session = nnrepl.Session(nnrepl.trace(fn, mx.ones((4,)), wrt=0))
+    session = OpenSession(nnrepl.trace(fn, mx.ones((4,)), wrt=0))
     session.run("catch zero-grad")
     session.resume()
     stop = session.stop
@@ -422,7 +461,7 @@ def test_catch_inf_passes_over_what_was_given() -> None:
         mask = mx.full((3,), 0.0)
         return mx.sum(mx.exp(x + mask))
 
-    session = nnrepl.Session(nnrepl.trace(fn, mx.array([1.0, 50.0, 100.0])))
+    session = OpenSession(nnrepl.trace(fn, mx.array([1.0, 50.0, 100.0])))
     session.run("catch inf")
     session.resume()
     stop = session.stop
@@ -483,7 +522,7 @@ def overflowing(w: mx.array) -> mx.array:
 
 def test_an_event_in_the_op_at_the_cursor_is_caught_once() -> None:
     """The op at the cursor has not been run: what happens in it is still to come. Once told, it is behind one."""
-    session = nnrepl.Session(nnrepl.trace(overflowing, mx.array([1.0, 100.0])))
+    session = OpenSession(nnrepl.trace(overflowing, mx.array([1.0, 100.0])))
     assert session.cursor == 0
     session.run("catch inf")
     session.resume()
@@ -497,7 +536,7 @@ def test_an_event_in_the_op_at_the_cursor_is_caught_once() -> None:
 
 
 def test_a_breakpoint_at_the_cursor_is_where_one_stands() -> None:
-    session = nnrepl.Session(nnrepl.trace(overflowing, mx.array([1.0, 2.0])))
+    session = OpenSession(nnrepl.trace(overflowing, mx.array([1.0, 2.0])))
     session.run("break exp")
     session.resume()
     stop = session.stop
@@ -505,7 +544,7 @@ def test_a_breakpoint_at_the_cursor_is_where_one_stands() -> None:
 
 
 def test_a_weight_that_is_nan_is_caught_at_its_first_user_at_the_cursor() -> None:
-    session = nnrepl.Session(nnrepl.trace(lambda w: (w * 2).sum(), mx.array([1.0, mx.nan]), wrt=0))
+    session = OpenSession(nnrepl.trace(lambda w: (w * 2).sum(), mx.array([1.0, mx.nan]), wrt=0))
     session.run("catch nan")
     assert "w[1] = nan" in shown(session, "continue")
 
@@ -515,7 +554,7 @@ def test_data_that_came_in_bad_are_not_said_to_have_become_so() -> None:
         rows = mx.array([1.0, float("nan")])
         return (rows * w).sum()
 
-    session = nnrepl.Session(nnrepl.trace(loss, mx.array([1.0, 2.0])))
+    session = OpenSession(nnrepl.trace(loss, mx.array([1.0, 2.0])))
     session.run("catch nan")
     said = shown(session, "continue")
     assert "in the data that" in said

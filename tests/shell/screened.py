@@ -5,7 +5,8 @@ from __future__ import annotations
 import mlx.core as mx
 import mlx.nn as nn
 
-import nnrepl
+from nnrepl import trace
+from tests.support import OpenSession
 
 
 class Net(nn.Module):
@@ -22,11 +23,11 @@ class Net(nn.Module):
         return scores
 
 
-def made() -> nnrepl.Session:
+def made() -> OpenSession:
     net = Net()
 
     def loss_fn(x: mx.array) -> mx.array:
         error = net(x) - 1
         return mx.mean(mx.square(error))
 
-    return nnrepl.Session(nnrepl.trace(loss_fn, mx.arange(12).reshape(3, 4) / 4, wrt=net))
+    return OpenSession(trace(loss_fn, mx.arange(12).reshape(3, 4) / 4, wrt=net))

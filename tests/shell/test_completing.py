@@ -10,6 +10,7 @@ from prompt_toolkit.document import Document
 
 import nnrepl
 from nnrepl.shell.complete import NameCompleter, TapeIndex
+from tests.support import OpenSession
 
 
 class Doubling(nn.Module):
@@ -24,7 +25,7 @@ class Doubling(nn.Module):
         return self.doubled(x)
 
 
-def offered(session: nnrepl.Session, text: str) -> list[str]:
+def offered(session: OpenSession, text: str) -> list[str]:
     index = TapeIndex(session)
     while not index.advance():
         pass
@@ -43,7 +44,7 @@ def summed(model: Doubling, x: mx.array) -> mx.array:
 )
 def test_functions_classes_and_methods_are_places(command: str, typed: str, wanted: str) -> None:
     model = Doubling()
-    session = nnrepl.Session(nnrepl.trace(summed, model, mx.ones(2), wrt=model))
+    session = OpenSession(nnrepl.trace(summed, model, mx.ones(2), wrt=model))
     session.cursor = 0
     assert wanted in offered(session, f"{command} {typed}")
     assert session.place(wanted).first_after(session.tape, 0) is not None

@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 
 import nnrepl
+from nnrepl.explain.doing import doing
 from nnrepl.shell.panes import Pane
-from nnrepl.view.ops_pane import OpsPane
+from nnrepl.view.ops_pane import Formulas, OpsPane
 from nnrepl.view.theme import DARK
 from tests.bench.tapes import chain
 from tests.shell.screen import Screen
-from tests.support import nnrepl_cli
+from tests.support import OpenSession, nnrepl_cli
 
 
 def test_the_whole_screen_steps() -> None:
@@ -127,14 +128,14 @@ def test_without_a_terminal_it_is_one_line() -> None:
 
 def test_only_the_lines_that_are_seen_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
     forward = chain(20_000)
-    session = nnrepl.Session(nnrepl.trace(lambda: forward()))
+    session = OpenSession(nnrepl.trace(lambda: forward()))
     session.goto("#10000")
     made: list[int] = []
     from nnrepl.view import ops_pane
 
     row = ops_pane.op_row
     monkeypatch.setattr(ops_pane, "op_row", lambda *args, **kwargs: made.append(1) or row(*args, **kwargs))
-    pane = OpsPane(session)
+    pane = OpsPane(session.tape, session.cursor, Formulas(lambda op: doing(session, op, numbers=False)))
     window = Pane(lambda: pane, lambda: DARK, True)
     assert window.create_content(80, 25).line_count == 25
     assert len(made) == 25

@@ -18,20 +18,21 @@ import nnrepl
 from nnrepl.session.session import Session
 from tests.shell.hands import Desk, desk
 from tests.shell.screened import made
+from tests.support import OpenSession
 
 SCREENS = Path(__file__).parent / "screens"
 SIZES = ((80, 24), (120, 40), (200, 60))
 
 
 @pytest.fixture
-def session(monkeypatch: pytest.MonkeyPatch) -> nnrepl.Session:
+def session(monkeypatch: pytest.MonkeyPatch) -> OpenSession:
     for name in ("NO_COLOR", "COLORTERM"):
         monkeypatch.delenv(name, raising=False)
     return made()
 
 
 @pytest.fixture
-def at(session: nnrepl.Session) -> Iterator[Desk]:
+def at(session: OpenSession) -> Iterator[Desk]:
     with desk(session) as it:
         yield it
 
@@ -143,7 +144,7 @@ def test_what_was_typed_comes_back_after_a_key(at: Desk) -> None:
 # -- what is seen ------------------------------------------------------------------------------------------------
 
 
-def test_the_segment_is_in_view_at_any_width(session: nnrepl.Session) -> None:
+def test_the_segment_is_in_view_at_any_width(session: OpenSession) -> None:
     session.goto("max")
     with desk(session, 72, 24) as it:
         assert re.search(r"▶ +\d+ \S+ +….*mx.max\(hidden\)", it.press())
@@ -152,7 +153,7 @@ def test_the_segment_is_in_view_at_any_width(session: nnrepl.Session) -> None:
         assert re.search(r"▶ +\d+ \S+ +….*mx.max\(hidden\)", it.resize(72, 24))
 
 
-def test_tabs_and_wide_signs_in_the_source(tmp_path: Path, session: nnrepl.Session) -> None:
+def test_tabs_and_wide_signs_in_the_source(tmp_path: Path, session: OpenSession) -> None:
     wide = "权重" * 20
     (tmp_path / "wide.py").write_text(
         f"import mlx.core as mx\ndef f(x):\n\tif True:\n\t\treturn ('{wide}', mx.tanh(x), mx.exp(x))\n",
@@ -162,7 +163,7 @@ def test_tabs_and_wide_signs_in_the_source(tmp_path: Path, session: nnrepl.Sessi
     file = tmp_path / "wide.py"
     exec(compile(file.read_text(encoding="utf-8"), str(file), "exec"), namespace)
     for place in ("tanh", "exp"):
-        own = nnrepl.Session(nnrepl.trace(namespace["f"], mx.ones(2)))
+        own = OpenSession(nnrepl.trace(namespace["f"], mx.ones(2)))
         own.goto(place)
         with desk(own, 80, 24) as it:
             seen = it.press()
@@ -171,10 +172,10 @@ def test_tabs_and_wide_signs_in_the_source(tmp_path: Path, session: nnrepl.Sessi
             assert marked == f"mx.{place}(x)"
 
 
-def test_a_program_without_source(session: nnrepl.Session) -> None:
+def test_a_program_without_source(session: OpenSession) -> None:
     namespace: dict[str, Any] = {}
     exec(compile("import mlx.core as mx\ndef f(x):\n    return (x\n  + 1)", "<nowhere>", "exec"), namespace)
-    with desk(nnrepl.Session(nnrepl.trace(namespace["f"], mx.ones(2))), 80, 24) as it:
+    with desk(OpenSession(nnrepl.trace(namespace["f"], mx.ones(2))), 80, 24) as it:
         assert "<nowhere>:3 in f" in it.press("F2", "Down", "b", "Enter")
         assert it.ran == []
 
@@ -188,7 +189,7 @@ def test_output_is_wrapped_anew(at: Desk) -> None:
     assert rows(at.resize(120, 40), "word ") == wide
 
 
-def test_results_come_before_shapes(session: nnrepl.Session) -> None:
+def test_results_come_before_shapes(session: OpenSession) -> None:
     session.goto("#3")
     with desk(session, 80, 24) as it:
         ops = [line.partition("│")[2] for line in rows(it.press(), "max(first.x")]
@@ -198,7 +199,7 @@ def test_results_come_before_shapes(session: nnrepl.Session) -> None:
         assert ops[0].endswith("(3, 8)")
 
 
-def test_loss_and_gradients(session: nnrepl.Session) -> None:
+def test_loss_and_gradients(session: OpenSession) -> None:
     with desk(session) as it:
         seen = it.line("goto end")
         bars = [line.partition("│")[2] for line in seen.split("\n") if "██" in line]
@@ -211,7 +212,7 @@ def test_loss_and_gradients(session: nnrepl.Session) -> None:
         assert it.ran[1].startswith("goto #")
 
 
-def test_pictures_have_the_room_of_their_pane(session: nnrepl.Session) -> None:
+def test_pictures_have_the_room_of_their_pane(session: OpenSession) -> None:
     session.goto("#3")
     with desk(session, 120, 60, tensors="heatmap") as it:
         seen = it.line("display first.weight")
@@ -220,7 +221,7 @@ def test_pictures_have_the_room_of_their_pane(session: nnrepl.Session) -> None:
         assert len(painted) >= 8 * 4 * 2
 
 
-def test_without_colours(session: nnrepl.Session, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_colours(session: OpenSession, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_COLOR", "1")
     with desk(session) as it:
         it.press("F2", "F2", "Down")
@@ -229,7 +230,7 @@ def test_without_colours(session: nnrepl.Session, monkeypatch: pytest.MonkeyPatc
         assert any(cell.reverse for _, cell in it.cells())
 
 
-def test_true_colour_where_the_terminal_has_it(session: nnrepl.Session, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_true_colour_where_the_terminal_has_it(session: OpenSession, monkeypatch: pytest.MonkeyPatch) -> None:
     for said, expected in (("truecolor", "48;2;"), ("", "48;5;")):
         monkeypatch.setenv("COLORTERM", said)
         with desk(session, tensors="heatmap") as it:
@@ -259,7 +260,7 @@ def written(session: Session, columns: int, height: int) -> str:
 
 
 @pytest.mark.parametrize(("columns", "height"), SIZES)
-def test_screens(session: nnrepl.Session, columns: int, height: int) -> None:
+def test_screens(session: OpenSession, columns: int, height: int) -> None:
     seen = written(session, columns, height)
     assert seen == (SCREENS / f"{columns}x{height}.txt").read_text(encoding="utf-8")
 
@@ -280,7 +281,7 @@ def light(colour: str) -> float:
 
 
 @pytest.mark.parametrize("theme", ["dark", "light"])
-def test_everything_can_be_read(session: nnrepl.Session, theme: str) -> None:
+def test_everything_can_be_read(session: OpenSession, theme: str) -> None:
     page, ink = ("000000", "e5e5e5") if theme == "dark" else ("ffffff", "000000")
     worst: dict[tuple[str, str], float] = {}
     for _, it in screens(session, 120, 40, theme):

@@ -21,11 +21,9 @@ from nnrepl.record.intercept import recording
 from nnrepl.record.names import ProgramNames
 from nnrepl.record.recorder import Recorder
 from nnrepl.session.errors import Quit, UserError
-from nnrepl.session.session import Session
-from nnrepl.shell.api import Session as TraceSession
 from nnrepl.tape import Tape
 from nnrepl.view.theme import DARK
-from tests.support import EXAMPLES
+from tests.support import EXAMPLES, OpenSession
 
 
 @pytest.fixture(scope="module")
@@ -40,16 +38,14 @@ def tape() -> tuple[Tape, ProgramNames]:
 
 
 @pytest.fixture
-def session(tape: tuple[Tape, ProgramNames]) -> nnrepl.Session:
-    made = TraceSession.__new__(TraceSession)
-    Session.__init__(made, *tape)
-    made.interpreter = nnrepl.commands.interpreter.Interpreter(made)
+def session(tape: tuple[Tape, ProgramNames]) -> OpenSession:
+    made = OpenSession(nnrepl.Recorded(*tape))
     for line in ("goto start", "break forward a1", "continue", "until #5"):
         made.run(line)
     return made
 
 
-def screen(session: nnrepl.Session, *lines: str) -> str:
+def screen(session: OpenSession, *lines: str) -> str:
     """What the last line shows; an answer that is an error stands behind `!`."""
     console = Console(width=100, no_color=True, theme=DARK)
     for line in lines:
@@ -214,14 +210,14 @@ LINES: list[tuple[str, str]] = [
 
 
 @pytest.mark.parametrize(("line", "expected"), LINES, ids=[line for line, _ in LINES])
-def test_line(session: nnrepl.Session, line: str, expected: str) -> None:
+def test_line(session: OpenSession, line: str, expected: str) -> None:
     shown = screen(session, line)
     shown = "\n".join(part.rstrip() for part in shown.strip().splitlines())
     assert re.search(expected, shown, re.MULTILINE), shown
     assert "(two lines!)" not in shown
 
 
-def test_after_the_first_line_people_type_the_second(session: nnrepl.Session) -> None:
+def test_after_the_first_line_people_type_the_second(session: OpenSession) -> None:
     assert "z1 = " in screen(session, "alias pz p z1", "pz")
     assert "∂L/∂z1 is not made yet" in screen(session, "alias pg p grad(%1)", "pg z1")
     assert screen(session, "display a1", "undisplay", "info display").startswith("Nothing is displayed")
@@ -231,7 +227,7 @@ def test_after_the_first_line_people_type_the_second(session: nnrepl.Session) ->
     assert screen(session, "q1 = 5", "p q1 + 1").strip() == "q1 + 1 = 6"
 
 
-def test_next_goes_to_lines_and_step_to_ops_in_both_directions(session: nnrepl.Session) -> None:
+def test_next_goes_to_lines_and_step_to_ops_in_both_directions(session: OpenSession) -> None:
     def walk(line: str, start: str, count: int) -> list[int]:
         screen(session, f"goto {start}")
         found = []
@@ -251,13 +247,13 @@ def test_next_goes_to_lines_and_step_to_ops_in_both_directions(session: nnrepl.S
     assert "   39 " in screen(session, "goto #4", "list", "list")
 
 
-def test_a_word_that_is_a_name_is_python_where_both_would_do(session: nnrepl.Session) -> None:
+def test_a_word_that_is_a_name_is_python_where_both_would_do(session: OpenSession) -> None:
     assert screen(session, "p = 5", "p -1").strip() == "4"
     assert screen(session, "p (2)").startswith("! ")
     assert "z1 = " in screen(session, "p z1")
 
 
-def test_source_runs_a_file_across_motions(session: nnrepl.Session, tmp_path: Path) -> None:
+def test_source_runs_a_file_across_motions(session: OpenSession, tmp_path: Path) -> None:
     file = tmp_path / "lines.nn"
     file.write_text("#! a comment\np z1\n\ncontinue\np 1 + 1\n")
     shown = screen(session, f"source {file}")

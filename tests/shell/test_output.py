@@ -20,7 +20,7 @@ from nnrepl.shell import pager
 from nnrepl.shell.shell import Shell, lines_of
 from nnrepl.view.theme import DARK
 from tests.shell.screen import Screen
-from tests.support import nnrepl_cli
+from tests.support import OpenSession, nnrepl_cli
 
 
 def test_long_output_pages() -> None:
@@ -84,7 +84,7 @@ def test_a_session_is_written(tmp_path: Path, suffix: str) -> None:
         return (w * 2).sum()
 
     path = tmp_path / f"session.{suffix}"
-    session = nnrepl.Session(nnrepl.trace(loss, mx.array([1.0, 2.0]), wrt=0))
+    session = OpenSession(nnrepl.trace(loss, mx.array([1.0, 2.0]), wrt=0))
     console = Console(file=io.StringIO(), width=80, theme=DARK, highlight=False)
     reader = _Lines("s", "p w * 3", "print('<tag> ```')", f"export {path}", f"export {path}", f"export -f {path}")
     shell = Shell(session, console, lambda interpreter: reader)
@@ -113,7 +113,7 @@ def test_a_session_is_written(tmp_path: Path, suffix: str) -> None:
 @pytest.mark.parametrize("suffix", ["html", "md"])
 def test_a_picture_is_written(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"session.{suffix}"
-    session = nnrepl.Session(nnrepl.trace(lambda w: w * 2, mx.array([[1.0, -2.0], [0.5, 2.0]])))
+    session = OpenSession(nnrepl.trace(lambda w: w * 2, mx.array([[1.0, -2.0], [0.5, 2.0]])))
     console = Console(
         file=io.StringIO(), width=80, theme=DARK, highlight=False, force_terminal=True, color_system="truecolor"
     )
@@ -136,14 +136,14 @@ def test_an_export_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     assert any("export writes .html, .svg, .md, .txt, .py or .ipynb" in line for line in lines)
     assert "Traceback" not in result.stdout + result.stderr
     with pytest.raises(UserError, match="is none of them"):
-        nnrepl.Session(nnrepl.trace(lambda: mx.ones(2) * 2)).run("export x.pdf")
+        OpenSession(nnrepl.trace(lambda: mx.ones(2) * 2)).run("export x.pdf")
 
 
 def test_what_is_shown_does_not_follow_a_line_of_progress(monkeypatch: pytest.MonkeyPatch) -> None:
     """A stop may evaluate as it is drawn: how far that is stands in a line that is gone before anything is written."""
     monkeypatch.setattr("nnrepl.shell.progress._AFTER", 0.0)
     monkeypatch.setattr("nnrepl.shell.progress._EVERY", 0.0)
-    session = nnrepl.Session(nnrepl.trace(lambda w: w * 2, mx.ones(2)))
+    session = OpenSession(nnrepl.trace(lambda w: w * 2, mx.ones(2)))
     console = Console(file=io.StringIO(), width=80, theme=DARK, force_terminal=True, _environ={"TERM": "xterm"})
     shell = Shell(session, console, lambda interpreter: _Lines())
 

@@ -21,7 +21,7 @@ from nnrepl.view.narrow import Grid
 from nnrepl.view.numbers import number
 from nnrepl.view.signs import ASCII, encodable, harmless
 from nnrepl.view.theme import DARK
-from tests.support import ROOT, nnrepl_cli
+from tests.support import ROOT, OpenSession, nnrepl_cli
 
 
 def console(width: int) -> Console:
@@ -88,7 +88,7 @@ def test_control_codes_in_a_source_line_and_an_exception(tmp_path: Path) -> None
 
 
 def test_minus_can_be_pasted_into_python_and_minus_zero_is_seen() -> None:
-    session = nnrepl.Session(nnrepl.trace(lambda w: (w * -2.5).sum(), mx.array([1.0, -0.0]), wrt=0))
+    session = OpenSession(nnrepl.trace(lambda w: (w * -2.5).sum(), mx.array([1.0, -0.0]), wrt=0))
     text = "\n".join(shown(session.run("explain #1"), 80))
     assert "-2.5" in text
     assert "−" not in text
@@ -118,7 +118,7 @@ class Deep(nn.Module):
 )
 def test_nothing_that_matters_is_cut_at_40_columns(line: str, wanted: list[str]) -> None:
     model = Deep()
-    session = nnrepl.Session(nnrepl.trace(lambda x: model(x), mx.ones((1, 2)), wrt=model))
+    session = OpenSession(nnrepl.trace(lambda x: model(x), mx.ones((1, 2)), wrt=model))
     session.run("goto end")
     lines = shown(session.run(line), 40)
     assert max(map(len, lines)) <= 40

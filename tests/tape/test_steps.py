@@ -8,6 +8,7 @@ import mlx.core as mx
 import pytest
 
 import nnrepl
+from tests.support import OpenSession
 
 PREPARED = """
 import mlx.core as mx
@@ -39,6 +40,13 @@ for i in range(4):
     loss, g = grad(net, x, y)
     opt.update(net, g)
     mx.eval(net.parameters())
+""",
+    "by hand, one parameter unused": """
+params = {"w": mx.ones(3), "v": mx.ones(3), "u": mx.ones(3)}
+for i in range(3):
+    mark(i + 1)
+    loss, g = mx.value_and_grad(lambda p: (p["w"] * p["u"]).sum())(params)
+    params = {k: params[k] - 0.1 * g[k] for k in params}
 """,
     "data first, logs last": """
 for i in range(4):
@@ -224,7 +232,7 @@ def test_ops_are_addressed_within_their_step() -> None:
 def test_what_is_changed_before_the_first_op_is_setup() -> None:
     """The op of such an edit is setup; the pass that comes is step 1 as it was."""
     trace = nnrepl.trace(lambda w, x: (w * x).sum(), mx.array([1.0]), mx.array([2.0]), wrt=0)
-    session = nnrepl.Session(trace)
+    session = OpenSession(trace)
     session.run("x[0] = 7")
     assert [step.start for step in session.tape.steps] == [1]
     assert [op.label for op in session.tape.ops[:2]] == ["setup#1", "#1"]

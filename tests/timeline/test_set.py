@@ -239,3 +239,28 @@ def test_the_model_keeps_its_own_arrays(wrap: str) -> None:
         trace.set("first.weight", lambda w, factor=factor: w * factor)
         after = dict(tree_flatten(model.trainable_parameters()))
         assert [path for path, array in after.items() if array is not before[path]] == []
+
+
+@pytest.mark.parametrize("new", [
+    "mx.array([1, 2])", "mx.array([[1], [2]])", "mx.array([1.5, 2.5])", "mx.array([[True, False]])", "mx.array(7)",
+    "mx.array([1, 2], mx.float16)", "mx.array([[1 + 2j, 3]])",
+])  # fmt: skip
+@pytest.mark.parametrize("old", [mx.array([[3, 4]]), mx.array([[0.5, 0.25]]), mx.array([[True, False]])])
+def test_a_variable_gets_a_tensor_of_another_shape_or_dtype(old: mx.array, new: str) -> None:
+    """The program has read the variable already: the very object becomes another."""
+
+    def f(w: mx.array, x: mx.array) -> mx.array:
+        h = w * x
+        return mx.abs(h).sum()
+
+    w = mx.array([1.0, 2.0])
+    session = nnrepl.Session(nnrepl.trace(f, w, mx.array(old), wrt=0))
+    assert session.goto("#1").position == 0
+    session.run(f"x = {new}")
+    assert session.tape.ops[session.cursor].name == "multiply"
+    session.run("goto end")
+    loss, gradient = mx.value_and_grad(f)(w, eval(new))
+    part = session.tape.passes[-1]
+    assert part.loss is not None
+    assert_same_bits(loss, part.loss.array)
+    assert_same_bits(gradient, part.grads[part.wrt[0]][-1].array)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import inspect
 import io
 import math
+import pydoc
 import re
 import zlib
 from collections.abc import Callable
@@ -16,9 +18,9 @@ import pytest
 from rich.console import Console
 
 import nnrepl
+from nnrepl.seen.norms import norms
 from nnrepl.view import outline
 from nnrepl.view.html import STYLE, png
-from nnrepl.view.outline import norms
 
 
 class Net(nn.Module):
@@ -93,6 +95,24 @@ def test_everything_shows_itself(trace: nnrepl.Trace, kind: str) -> None:
     tags.close()
     assert not tags.open
     assert bool(html) == bool(text)
+
+
+def test_only_what_is_public_is_seen() -> None:
+    assert dir(nnrepl) == sorted(nnrepl.__all__)
+    assert {name for name in dir(nnrepl.Session) if not name.startswith("_")} == {
+        "back", "back_finish", "back_next", "back_pass", "back_resume", "back_step", "cursor", "finish", "goto",
+        "last_write", "next", "next_pass", "next_step", "op", "resume", "rewind", "run", "step", "stop", "tape",
+        "until",
+    }  # fmt: skip
+    for thing in (getattr(nnrepl, name) for name in nnrepl.__all__):
+        assert inspect.getdoc(thing)
+        if isinstance(thing, type) and not issubclass(thing, Exception):
+            members = {name: member for kind in thing.__mro__ for name, member in vars(kind).items()}
+            written = (inspect.isroutine, lambda member: isinstance(member, property))
+            shown = {name: member for name, member in members.items() if any(is_it(member) for is_it in written)}
+            assert [name for name, member in shown.items() if name[0] != "_" and not inspect.getdoc(member)] == []
+    said = pydoc.render_doc(nnrepl.Session, renderer=pydoc.plaintext)
+    assert "-> 'None'\n |      Go" not in said  # a motion says where it has led
 
 
 def test_what_they_say(trace: nnrepl.Trace) -> None:

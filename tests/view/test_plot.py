@@ -11,12 +11,14 @@ import pytest
 from rich.console import Console
 
 import nnrepl
+from nnrepl.seen.timelines import spread
 from nnrepl.view.histogram import counts
 from nnrepl.view.plot import HEIGHT, Curve, Plot
 from nnrepl.view.summary import summarize
 from nnrepl.view.theme import DARK
 from nnrepl.view.ticks import tick_text, ticks
-from nnrepl.view.timelines import sparkline, spread
+from nnrepl.view.timelines import sparkline
+from tests.support import OpenSession
 
 
 def screen(plot: Plot, width: int = 60) -> list[str]:
@@ -79,7 +81,7 @@ def test_a_line_of_bars_spans_its_values() -> None:
 
 
 def test_timelines_lie_over_each_other_each_with_its_own_numbers() -> None:
-    session = nnrepl.Session(nnrepl.trace(lambda w: (w * w).sum(), mx.array([1.0, 2.0]), wrt=0))
+    session = OpenSession(nnrepl.trace(lambda w: (w * w).sum(), mx.array([1.0, 2.0]), wrt=0))
     session.run("goto start")
     session.run("w = w * 3")
     session.run("goto end")

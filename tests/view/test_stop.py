@@ -13,12 +13,13 @@ from rich.console import Console
 import nnrepl
 from nnrepl.explain.doing import doing
 from nnrepl.ops.numbers import unravel
+from nnrepl.seen.stop import scene
 from nnrepl.session.session import Stop
 from nnrepl.tape import Source
 from nnrepl.view.source import Marked
 from nnrepl.view.stop import stop_view
 from nnrepl.view.theme import DARK
-from tests.support import nnrepl_cli
+from tests.support import OpenSession, nnrepl_cli
 
 
 def shown(view: object, width: int = 80) -> str:
@@ -40,7 +41,7 @@ class Net(nn.Module):
         return self.out(a1)
 
 
-def session_on(x: mx.array | None = None) -> nnrepl.Session:
+def session_on(x: mx.array | None = None) -> OpenSession:
     model = Net()
     model.out.weight = mx.array([[1.0, 2.0, 3.0], [0.5, 0.25, -1.0]])
     x = mx.array([[1.0, 2.0]]) if x is None else x
@@ -49,11 +50,11 @@ def session_on(x: mx.array | None = None) -> nnrepl.Session:
         error = model(x) - 1
         return mx.mean(mx.square(error))
 
-    return nnrepl.Session(nnrepl.trace(loss_fn, x, wrt=model))
+    return OpenSession(nnrepl.trace(loss_fn, x, wrt=model))
 
 
-def here(session: nnrepl.Session, width: int = 80) -> list[str]:
-    return shown(stop_view(session, Stop("", session.cursor)), width).splitlines()
+def here(session: OpenSession, width: int = 80) -> list[str]:
+    return shown(stop_view(scene(session, Stop("", session.cursor))), width).splitlines()
 
 
 def test_forward_backward_and_their_numbers_in_four_lines() -> None:
@@ -163,7 +164,7 @@ def test_parts_of_a_gradient_are_called_parts() -> None:
     def twice(w: mx.array) -> mx.array:
         return (w * 2 + mx.exp(w)).sum()
 
-    session = nnrepl.Session(nnrepl.trace(twice, mx.array([0.0, 1.0]), wrt=0))
+    session = OpenSession(nnrepl.trace(twice, mx.array([0.0, 1.0]), wrt=0))
     seen = []
     while session.op is not None:
         seen += [*here(session), shown(session.run("step"))]

@@ -114,11 +114,12 @@ def zero(case: Case) -> Iterator[Finding]:
         step = op.of is not None and (
             (has(op.of.name, Trait.STEPS) and 4 * len(leaves) < len(grads)) or has(op.of.name, Trait.PICKS)
         )
+        made = reason.start is not None and reason.start.op is not None  # zeros that the program makes in this pass
         are = "is" if len(leaves) == 1 else "are"
         yield Finding("zero gradient", f"{_names(leaves, '∂L/∂')} {are} 0: it became 0 at {words.title(op)}"
                       f"{_line(op)}: {reason.text.rstrip('.')}",
                       f"why grad({leaf.name}) == 0", reason.op or op,
-                      NOTE if step or (reason.cancels and len(dead) < len(grads)) else WARNING)  # fmt: skip
+                      NOTE if step or ((made or reason.cancels) and len(dead) < len(grads)) else WARNING)  # fmt: skip
 
 
 def _line(op: Op) -> str:
@@ -128,9 +129,9 @@ def _line(op: Op) -> str:
 
 
 def _will_move(case: Case, start: Value | None) -> bool:
-    """Whether zeros were made as such and are left behind: a parameter that is 0 and learns, a state of zeros."""
+    """Whether it is a parameter that is 0 and learns: its zeros are left behind."""
     if start is None or start.op is not None:
-        return start is not None
+        return False
     grads = case.part.grads.get(start)
     return not grads or not case.look.stat(grads[-1]).is_zero
 
@@ -140,7 +141,8 @@ def _is_meant(case: Case, op: Op, leaves: list[Value]) -> bool:
     forward = op.of
     if forward is None:
         return False
-    looked_up = has(forward.name, Trait.PICKS) and any(not is_inexact(taken) for taken in forward.inputs)
+    table = forward.inputs[0].op is None if forward.inputs else False
+    looked_up = table and has(forward.name, Trait.PICKS) and any(not is_inexact(taken) for taken in forward.inputs)
     if looked_up or (has(forward.name, Trait.PRODUCT) and has(forward.name, Trait.PICKS)):
         return True  # what was not looked up in this batch, an expert that no token chose
     if (

@@ -8,7 +8,7 @@ import mlx.core as mx
 
 from nnrepl.explain import words
 from nnrepl.explain.health.report import Case, Finding
-from nnrepl.record.bounds import places
+from nnrepl.record.bounds import Place, places
 from nnrepl.session.births import unravel
 from nnrepl.tape import Op, Value
 
@@ -16,29 +16,30 @@ from nnrepl.tape import Op, Value
 def outside(case: Case) -> Iterator[Finding]:
     """Indices that point outside of the axis that they count. Looks at nothing but the indices themselves."""
     for op in case.forward:
-        for index, extent, axis in places(op):
-            text = _outside(case, op, index, extent, axis) if isinstance(index, Value) else ""
+        for place in places(op):
+            text = _outside(case, op, place) if isinstance(place.index, Value) else ""
             if text:
                 case.unsafe = True
                 yield Finding("index out of range", text, f"explain {op.label}", op)
                 return  # what is computed from it is not worth a look
 
 
-def _outside(case: Case, op: Op, index: Value, extent: int, axis: int) -> str:
+def _outside(case: Case, op: Op, place: Place) -> str:
     """What to say about places that are outside; "" if none is."""
+    index: Value = place.index
     if not index.size or not mx.issubdtype(index.dtype, mx.integer) or not case.look.can_see(index):
         return ""
     array = case.look.array(index).astype(mx.int64)
-    bad = ((array >= extent) | (array < -extent)).flatten()
+    bad = ((array >= place.extent) | (array < place.lowest)).flatten()
     count, first, largest = case.look.numbers([mx.sum(bad), mx.argmax(bad), mx.max(array)])
     if not count:
         return ""
     number = case.look.numbers([array.flatten()[first]])[0]
     where = words.place(op.source)
-    table = op.args[0]
+    axis = "" if place.axis is None else f"axis {place.axis} of "
     return (
-        f"{words.element(index.name, unravel(first, index.shape))} = {words.number(number)}, but axis {axis} of "
-        f"{table.name} {tuple(table.shape)} has the places 0 to {extent - 1}: {op.label} {words.call(op)} ({where}) "
+        f"{words.element(index.name, unravel(first, index.shape))} = {words.number(number)}, but {axis}"
+        f"{place.table.name} {place.said}: {op.label} {words.call(op)} ({where}) "
         f"reads outside of it, which MLX does not check ({count} of {index.size} indices; the largest is "
         f"{words.number(largest)})"
     )

@@ -180,7 +180,8 @@ def _lost(case: Case, moved: list[Change], numbers: list[list[float]]) -> Iterat
                                      f"although their gradient is not "
                       f"0: the step is smaller than what {kind} can tell apart ({len(small)} of {len(moved)} "
                       f"parameters); keep the "
-                      "weights in float32", f"explain {change.name}", change.after.op)  # fmt: skip
+                      "weights in float32", f"explain {change.name}", change.after.op,
+                      WARNING if 2 * len(small) > len(moved) else NOTE)  # fmt: skip
 
 
 def forgotten(case: Case) -> Iterator[Finding]:

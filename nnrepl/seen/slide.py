@@ -1,18 +1,16 @@
-"""Slide: a gradient pass on one page: a row for each module or op, with what it makes and with its gradient."""
+"""Slide: a gradient pass as rows, one for each module or op, with what it makes and with its gradient."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from nnrepl.explain import words
 from nnrepl.explain.cases import names_for
 from nnrepl.explain.doing import doing
 from nnrepl.explain.look import Look, Stat
 from nnrepl.session.reading import Reading
 from nnrepl.tape import GRADIENT_PASS, Leaf, Op, Pass, Value, own_site
-from nnrepl.view.folding import units
-from nnrepl.view.numbers import number
 
 
 @dataclass(eq=False, slots=True)
@@ -57,6 +55,11 @@ class Row:
     def depth(self) -> int:
         """How deep modules lie in each other."""
         return 1 + max((row.depth for row in self.rows if row.rows), default=0)
+
+
+def units(path: str) -> tuple[str, ...]:
+    """A module path in steps; a number belongs to the list that it counts: `blocks.0`, `attention`."""
+    return tuple(re.findall(r"[^.]+(?:\.\d+)*", path))
 
 
 def _span(ops: list[Op]) -> str:
@@ -105,15 +108,9 @@ class Slide:
     def _norm(self, value: Value) -> float:
         return self._stats[value].norm if value in self._stats else 0.0
 
-    def size(self, value: Value) -> str:
-        """A small value itself, `[0 0 0]`; of a larger one its norm; "" where it is not computed."""
-        if value not in self._stats:
-            return ""
-        stat = self._stats[value]
-        if stat.nans or stat.infs:
-            return "NaN" if stat.nans else "∞"
-        inline = words.inline(value.array)
-        return inline or f"‖{number(stat.norm)}‖"
+    def stat(self, value: Value) -> Stat | None:
+        """What is known of a value's size; None where it is not computed."""
+        return self._stats.get(value)
 
     def share(self, value: Value) -> float:
         """How large a gradient is, as a share of the largest of the pass."""

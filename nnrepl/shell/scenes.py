@@ -9,6 +9,9 @@ from rich.text import Text
 
 from nnrepl.explain.doing import doing
 from nnrepl.record.source import file_of
+from nnrepl.seen.gradients import at_hand, last_call
+from nnrepl.seen.losses import Losses
+from nnrepl.seen.stop import values_at
 from nnrepl.session.excerpts import ops_by_line
 from nnrepl.session.reading import Reading
 from nnrepl.session.stops import Breakpoint
@@ -16,10 +19,11 @@ from nnrepl.tape import Op, Pass, Value, own_site
 from nnrepl.view.content import Flow, Item, Part
 from nnrepl.view.doing import DoingLines
 from nnrepl.view.heatmap import Heatmap
-from nnrepl.view.ops_pane import Formulas
+from nnrepl.view.in_place import InPlace
+from nnrepl.view.ops_pane import Formulas, OpsPane
 from nnrepl.view.source_pane import SourcePane
 from nnrepl.view.tensor import dtype_text, shape_text, tensor
-from nnrepl.view.training import Gradients, Losses, Training, last_call
+from nnrepl.view.training import Training
 
 LARGE = 1 << 20
 """A tensor of more elements is not summed up at every step."""
@@ -40,13 +44,13 @@ class Scenes:
         self._session = session
         self._gutters: dict[tuple[int, str, int], dict[int, list[int]]] = {}
         self._losses = Losses(session)
-        self.formulas = Formulas(session)
+        self._formulas = Formulas(lambda op: doing(session, op, numbers=False))
         self._norms: tuple[Pass | None, dict[Value, float]] = (None, {})
 
     def source(self) -> SourcePane | None:
         """The source of the next op."""
         session = self._session
-        op = session.op or (session.tape.ops[-1] if session.tape.ops else None)
+        op = session.op_or_last
         if op is None or op.scope is None:
             return None
         site = own_site(op, session.skip)
@@ -59,6 +63,10 @@ class Scenes:
         stops = {entry.text for entry in session.stops.enabled if isinstance(entry, Breakpoint)}
         return SourcePane(op, self._gutters[key], session.skip, stops, str(session.settings["theme"]))
 
+    def ops(self) -> OpsPane:
+        """The ops around the cursor."""
+        return OpsPane(self._session.tape, self._session.cursor, self._formulas)
+
     def tensors(self) -> Flow:
         """The inputs, the outputs and the gradients of the next op: those that are evaluated, or small enough to
         be shown unasked."""
@@ -67,9 +75,16 @@ class Scenes:
         if op is None:
             return Flow([Part(Text("behind the last op", style="hint"))], key)
         parts = [Part(DoingLines(doing(self._session, op)), Item(enter=f"explain {op.label}"))]
+        passed = self._session.stop.passed
+        values = () if self._session.predicting else values_at(self._session, op, passed[-1] if passed else None)
+        if values:
+            parts.insert(0, Part(InPlace(values, 0), Item(enter="values")))
         outputs = op.outputs if op.error is None else ()
         parts += [self._value(value, value.name) for value in dict.fromkeys(op.inputs)]
-        parts += [self._value(value, f"→ {value.name}") for value in outputs]
+        if self._session.predicting:
+            parts += [Part(Text(f"→ {value.name}  comes with the next step", style="hint")) for value in outputs]
+        else:
+            parts += [self._value(value, f"→ {value.name}") for value in outputs]
         for value in dict.fromkeys((*op.outputs, *op.inputs)):
             if value.gradient_of is None:
                 parts += self._gradient(op, value)
@@ -86,7 +101,7 @@ class Scenes:
         part = last_call(session)
         if part is not self._norms[0]:
             self._norms = (part, {})
-        gradients = Gradients(session, part, self._norms[1])
+        gradients = at_hand(session, self._norms[1])
         return Training(self._losses.so_far(), gradients, (id(session.tape), session.cursor))
 
     def _value(self, value: Value, label: str) -> Part:

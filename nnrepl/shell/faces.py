@@ -16,8 +16,8 @@ from rich.text import Text
 from nnrepl.programs.function import Recorded
 from nnrepl.record.recorder import current
 from nnrepl.record.verify import Receipt
+from nnrepl.seen.stop import scene
 from nnrepl.session.hooks import Stop
-from nnrepl.session.reading import Reading
 from nnrepl.tape import SKIPPED, Op, OpSequence, Pass, Value, own_site
 from nnrepl.timeline.evaluation import evaluate, pending
 from nnrepl.view.answer import WIDTH, Answer
@@ -152,7 +152,7 @@ def _stop_view(stop: Stop) -> RenderableType:
     if session is None:
         return Text(repr(stop))
     if session.cursor == stop.position and session.stop is stop:
-        return stop_view(session, stop)
+        return stop_view(scene(session, stop))
     ops = session.tape.ops
     line = op_line(ops[stop.position]) if stop.position < len(ops) else Text("behind the last op")
     return Group(Text(stop.reason, style="heading"), line) if stop.reason else line
@@ -167,5 +167,4 @@ _DRAWN: dict[type, Callable[[Any], RenderableType]] = {
     Pass: lambda thing: outline_view(outline_of(_passes(thing))),
     Receipt: receipt_view,
     Stop: _stop_view,
-    Reading: lambda session: stop_view(session, session.stop),
 }

@@ -1,0 +1,94 @@
+"""Standing: a session as its own parts see it: what they may ask of it, and tell it to do.
+
+The parts that edit, open closed calls, run cells and run the program again take this and not the `Session`, which
+holds them: so the files stand on each other without a circle.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from nnrepl.record.names import ProgramNames
+from nnrepl.replay.opening import Opening
+from nnrepl.session.goals import Goal
+from nnrepl.session.motions import Motions
+from nnrepl.tape import Tape
+from nnrepl.timeline.code import CodeChange, Codes
+from nnrepl.timeline.timelines import Timeline, Timelines
+
+
+class Edits(Protocol):
+    """The timelines of a session, and who makes new ones (`nnrepl.session.changes`)."""
+
+    @property
+    def timelines(self) -> Timelines:
+        """All of them."""
+
+    @property
+    def can_run_again(self) -> bool:
+        """Whether there is a program that can run again from its start."""
+
+    def reload(self, change: CodeChange) -> Timeline:
+        """Take a change of the program's source in. Raises UserError."""
+
+    def open(self, steps: frozenset[int], cursor: int, then: Goal | None = None) -> None:
+        """Let the program run again with some closed steps recorded. Raises RunAgain, UserError."""
+
+
+class Standing(Motions):
+    """A user's place on a tape, and what can be done with the program there.
+
+    Attributes:
+        codes: The changes of the program's source that hold in it.
+        process: The process in which the session is; a child that the program forks is not debugged.
+        opening: The steps that the program is running again for, to open them; `stood` is where the user is to stand
+            then, if they had the floor.
+        many: How many steps the command that runs opens at once where it is not known which it needs.
+        by_hand: Whether the program changes its weights in a way that is not noticed natively.
+    """
+
+    codes: Codes
+    process: int
+    opening: Opening | None
+    stood: int | None
+    many: int
+    by_hand: bool
+
+    @property
+    def edits(self) -> Edits:
+        """The timelines, and who makes new ones."""
+        raise NotImplementedError
+
+    def look_at(self, tape: Tape, names: ProgramNames, cursor: int) -> None:
+        """Stand on another tape."""
+        raise NotImplementedError
+
+    def let_go(self, goal: Goal) -> None:
+        """Let the program run on to a goal, on the timeline that the user looks at. Raises UserError, RunAgain."""
+        raise NotImplementedError
+
+    def give_floor(self) -> None:
+        """Let the user look around, until the program is to go on."""
+        raise NotImplementedError
+
+    def caught_up(self, position: int) -> bool:
+        """All that was on the tape has been done again: what is recorded from a position on is new, and looked at.
+        Returns whether the program has something to run on for."""
+        raise NotImplementedError
+
+    def closed_again(self) -> None:
+        """The program has made a call natively again that is closed on the tape."""
+        raise NotImplementedError
+
+
+class Files(Protocol):
+    """The files of the program, which may change while it runs."""
+
+    def reload(self, session: Standing, everything: bool = False) -> list[str]:
+        """Take what has changed over; returns what to say if nothing was. Raises UserError."""
+
+    def notice(self, session: Standing) -> str:
+        """That a file has changed since it was read, said once for each change; "" if none has."""
+
+    def read_again(self) -> None:
+        """The program is about to start anew, from the files as they are now. Raises UserError."""
