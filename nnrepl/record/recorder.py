@@ -39,6 +39,7 @@ from nnrepl.tape import (
     Tape,
     Value,
     arrays_of,
+    is_evaluated,
 )
 from nnrepl.tape.collector import Collector, wake
 
@@ -285,7 +286,7 @@ class Recorder:
         """Enter an array as a leaf of the tape."""
         value = Leaf(self.tape, array, kind, label, origin)
         self.live[id(array)] = value
-        if self.inside is not None:
+        if self.inside is not None and not is_evaluated(array):
             self.inside.own.add(value)
         return value
 

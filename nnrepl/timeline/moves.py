@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 
 from nnrepl.ops import Trait, has
 from nnrepl.record import source as sources
-from nnrepl.tape import Activation, Op, Pass, Site, Tape, is_skipped, own_site
+from nnrepl.tape import Activation, Inside, Op, Pass, Site, Tape, is_skipped, own_site
 
 Skip = Sequence[str]
 
@@ -45,31 +45,38 @@ def _runs_on(tape: Tape, at: int, scope: Activation | None) -> bool:
     on in it; in the backward pass, where things go the other way round, further back."""
     before, op = tape.ops[at - 1], tape.ops[at]
     was, now = _site_in(before, scope), _site_in(op, scope)
-    if was is None or now is None or _phase(before, op) != _phase(op, before):
+    if was is None or now is None or _phase(before, scope) != _phase(op, scope):
         return False
     code = was.scope.code
     if sources.span_of(code, was.lasti)[0] != sources.span_of(code, now.lasti)[0]:
         return False
-    if _phase(op, before)[1] == "backward":
+    if _phase(op, scope)[1] == "backward":
         return True
     if was.lasti == now.lasti:  # the same call goes on; a loop in one line calls anew
-        return before.scope is op.scope or _call_in(before, scope) is _call_in(op, scope)
+        same = before.scope is op.scope or _call_in(before, scope) is _call_in(op, scope)
+        return same or op in [part.call for part in _insides(before)]
     return was.lasti < now.lasti
 
 
-def _phase(op: Op, other: Op) -> tuple[Pass, str]:
-    """The innermost pass in which two ops lie, and the phase of the first one there. What happens inside of a call that
-    MLX ran by itself lies in the pass around it, too."""
-    around = set(_passes(other))
-    part = next((part for part in _passes(op) if part in around), op.part.outermost)
+def _phase(op: Op, scope: Activation | None) -> tuple[Pass, str]:
+    """The pass of an op and its phase there, as seen from a call: for who stands outside of a call that MLX ran by
+    itself, what happens inside belongs to the pass around it."""
+    part = op.part
+    while part.within is not None and (scope is None or scope is part.scope or not _is_called_from(scope, part.scope)):
+        part = part.within
     return part, part.phase_at(op.position)
 
 
-def _passes(op: Op) -> Iterator[Pass]:
+def _insides(op: Op) -> Iterator[Inside]:
+    """The calls that MLX ran by itself in which an op lies."""
     part: Pass | None = op.part
-    while part is not None:
+    while isinstance(part, Inside):
         yield part
         part = part.within
+
+
+def _is_called_from(scope: Activation, caller: Activation | None) -> bool:
+    return caller is None or scope.within(caller)
 
 
 def _call_in(op: Op, scope: Activation | None) -> Activation | None:
