@@ -20,6 +20,7 @@ from nnrepl.explain.patterns import known_by_name
 from nnrepl.explain.updates import update_lines, update_of
 from nnrepl.explain.worked import linear_in, result_at
 from nnrepl.ops.numbers import element
+from nnrepl.record.signs import start_of
 from nnrepl.session.errors import NoGradient, NotYet, UserError
 from nnrepl.session.lookup import NUMBER
 from nnrepl.session.reading import Reading
@@ -331,8 +332,8 @@ def _backward(look: Look, found: Explanation, op: Op, entry: Entry | None, value
         of = value.gradient_of
         found.rule = [f"{names(value)} = the sum of what arrives on each way"]
         found.words = (
-            f"{words.name(of, op) if of is not None else 'It'} was used more than once, so the loss depends on it "
-            f"on several ways; "
+            f"{words.name(of, op) if of is not None else 'It'} was used more than once, so {start_of(value)} depends on "
+            "it on several ways; "
             "the gradients of all ways are added up."
         )
     elif op.of is not None and value.gradient_of is not None:
@@ -472,7 +473,8 @@ def _chain(session: Reading, look: Look, value: Value) -> list[str]:
     except (NoGradient, NotYet):
         lines.append(f"No gradient flows from the loss to {words.name(here)}.")
         return lines
-    lines.append(f"So {gradient.name} = {shown(look, gradient)}: how much the loss changes with {words.name(here)}.")
+    start = start_of(gradient)
+    lines.append(f"So {gradient.name} = {shown(look, gradient)}: how much {start} changes with {words.name(here)}.")
     return lines
 
 

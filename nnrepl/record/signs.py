@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 from nnrepl.tape import Inside, Pass, Value
 
 GRADIENT_SIGN = "∂L/∂"
+_SIGN = re.compile(r"∂[^/\s]+/∂")
 
 
 def sign_of(gradient: Value) -> str:
@@ -18,6 +21,18 @@ def sign_of(gradient: Value) -> str:
     if not isinstance(part, Inside) or len(part.roots) != 1 or part.loss is None:
         return GRADIENT_SIGN
     return f"∂{part.loss.name}/∂"
+
+
+def start_of(gradient: Value) -> str:
+    """What is differentiated: the loss, or what a call inside differentiates."""
+    sign = sign_of(gradient)
+    return "the loss" if sign == GRADIENT_SIGN else sign[1:-2]
+
+
+def without_sign(text: str) -> str | None:
+    """`h` out of `∂L/∂h` or `∂u/∂h`; None where no sign of a gradient stands."""
+    found = _SIGN.match(text)
+    return None if found is None else text[found.end() :]
 
 
 def lies_inside(inside: Inside) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from nnrepl.record.homes import Home
 from nnrepl.record.names import ProgramNames
-from nnrepl.record.signs import GRADIENT_SIGN, lies_inside, sign_of
+from nnrepl.record.signs import GRADIENT_SIGN, lies_inside, sign_of, without_sign
 from nnrepl.record.stack import is_module
 from nnrepl.session.errors import NoGradient, NotYet, UserError, not_made
 from nnrepl.session.frames import Frames, Held
@@ -418,8 +418,9 @@ class Lookup:
         text = text.strip()
         if NUMBER.fullmatch(text):
             return self.by_number(text)
-        if text.startswith(GRADIENT_SIGN):
-            return self.gradient(self.by_words(text.removeprefix(GRADIENT_SIGN), position, scope), position)
+        bare = without_sign(text)
+        if bare is not None:
+            return self.gradient(self.by_words(bare, position, scope), position)
         gradient = re.fullmatch(r"grad\((.+)\)", text)
         if gradient:
             return self.gradient(self.by_words(gradient[1], position, scope), position)
