@@ -331,10 +331,10 @@ def _backward(look: Look, found: Explanation, op: Op, entry: Entry | None, value
     if op.operation.kind == "accumulate":
         of = value.gradient_of
         found.rule = [f"{names(value)} = the sum of what arrives on each way"]
+        it = words.name(of, op) if of is not None else "It"
         found.words = (
-            f"{words.name(of, op) if of is not None else 'It'} was used more than once, so {start_of(value)} depends on "
-            "it on several ways; "
-            "the gradients of all ways are added up."
+            f"{it} was used more than once, so {start_of(value)} depends on it on several ways; the gradients of all "
+            "ways are added up."
         )
     elif op.of is not None and value.gradient_of is not None:
         _backward_rule(found, op, entry, value, names)

@@ -275,9 +275,7 @@ class Recorder:
 
     def value_of(self, array: mx.array, frame: FrameType) -> Value:
         """The value that an array object holds now."""
-        value = self.live.get(id(array))
-        if value is None:
-            value = adopt(self, array, frame)
+        value = self.live.get(id(array)) or adopt(self, array, frame)
         if self.inside is not None:
             self.inside.touch(value, array)
         return value
