@@ -24,7 +24,7 @@ from nnrepl.record.signs import start_of
 from nnrepl.session.errors import NoGradient, NotYet, UserError
 from nnrepl.session.lookup import NUMBER
 from nnrepl.session.reading import Reading
-from nnrepl.tape import UPDATE_PASS, Inside, Leaf, Op, Value
+from nnrepl.tape import UPDATE_PASS, Inside, Leaf, Op, Value, samples_of
 
 
 @dataclass(slots=True)
@@ -243,7 +243,7 @@ def _forward(look: Look, found: Explanation, op: Op, entry: Entry | None, value:
     found.lines = [] if arithmetic is None else arithmetic.lines()
     if not found.lines:
         found.lines = [f"{left} = {words.number(result_at(look, value, place))}"]
-        if entry.kind == "composite":
+        if entry.kind == "composite" and op not in op.tape.notes.mapped:
             found.notes.append(f"into {op.label} takes it apart into textbook ops, with their numbers.")
     found.notes.extend(_shape_notes(op, entry, value))
     found.notes.extend(known_by_name(op))
@@ -304,8 +304,12 @@ def _shape_notes(op: Op, entry: Entry, value: Value) -> list[str]:
                          f"{'s' if value.size != 1 else ''}.")  # fmt: skip
     elif entry.name == "softmax":
         axis = bind(entry, op).get("axis")
+        of = "" if samples_of(value) else f" of {tuple(value.shape)}"
+        notes.append(f"The shares add up to 1 along {'all axes' if axis is None else f'axis {axis}'}{of}.")
+    for size, lie in samples_of(value):
         notes.append(
-            f"The shares add up to 1 along {'all axes' if axis is None else f'axis {axis}'} of {tuple(value.shape)}."
+            f"That is done for each of {size} samples, which lie along axis {lie} here; the op's own axes count "
+            "within one."
         )
     return notes
 

@@ -68,7 +68,7 @@ def given_of(
     """What goes into a call with these arguments; None if some of it has not been recorded.
 
     Args:
-        parameters: What the function calls its positional arguments.
+        parameters: What the function calls its positional arguments; none where it has no lines of its own.
         wanted: By which of them, by number and by name, a gradient is taken; None: by all.
         in_axes: As `mx.vmap` takes it.
         others: The tangents or cotangents.
@@ -79,7 +79,7 @@ def given_of(
     chosen: list[bool] = []
     for number, arg in enumerate(args):
         # The parameter tree of nn.value_and_grad's inner function has the model's own paths.
-        prefix = "" if parameters[number] == "params" else parameters[number]
+        prefix = "" if not parameters or parameters[number] == "params" else parameters[number]
         for path, _ in trees.paths(arg):
             labels.append(".".join(filter(None, (prefix, path))))
             chosen.append(number in numbers)
@@ -94,6 +94,8 @@ def given_of(
         return None
     known = tuple([value for value in primals if value is not None])
     axes = [None if axis is None else axis % len(value.shape) for axis, value in zip(axes, known)]
+    if not parameters and args:
+        labels = [value.name for value in known]
     marks = tuple(labels), tuple(chosen), tuple(axes)
     return Given(transform, known, *marks, tuple([value for value in rest if value]), out_axes)
 

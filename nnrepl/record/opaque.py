@@ -27,7 +27,7 @@ from nnrepl.record.inside import Given, InsideRecording, given_of
 from nnrepl.record.objects import hand_out
 from nnrepl.record.recorder import MUTED, OPAQUE, RECORD, Recorder, current, noticing, ready
 from nnrepl.record.strays import invoke, native
-from nnrepl.record.titles import parameter_names, title
+from nnrepl.record.titles import code_of, parameter_names, title
 from nnrepl.tape import Op, Operation, Value, arrays_of
 
 if TYPE_CHECKING:
@@ -160,7 +160,7 @@ def run_transform(
         return native(transform.original(fun, *transform.args, **transform.kwargs))
 
     def given(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Given | None:
-        names = parameter_names(transform.fun, args)
+        names = [] if code_of(transform.fun) is None else parameter_names(transform.fun, args)
         maps = transform.name == "vmap"
         axes = transform.option(0, "in_axes", 0) if maps else None
         out = transform.option(1, "out_axes", 0) if maps else 0
@@ -194,7 +194,8 @@ def run_function(
 
     def given(args: tuple[Any, ...], _: dict[str, Any]) -> Given | None:
         primals, others = args
-        return given_of(recorder, name, parameter_names(fun, tuple(primals)), tuple(primals), {}, None, None, others)
+        names = [] if code_of(fun) is None else parameter_names(fun, tuple(primals))
+        return given_of(recorder, name, names, tuple(primals), {}, None, None, others)
 
     call = OpaqueCall(recorder, f"{name} of {title(fun)}", f"mx.{name}", make, fun, given)
     return call.run(args, {}, frame)
