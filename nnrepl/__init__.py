@@ -11,22 +11,28 @@ nnrepl.post_mortem()                           look at what was recorded last, w
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from nnrepl.tape.collector import paused as _paused
-
 if TYPE_CHECKING:
-    from nnrepl.tape.face import Artist
-
-with _paused():  # what is imported stays: the collector would only walk it again and again
     from nnrepl.programs.function import Recorded, Trace
     from nnrepl.record.verify import Receipt
     from nnrepl.session.errors import UserError
     from nnrepl.shell.api import Session, debug, trace
     from nnrepl.shell.entering import post_mortem, recording, set_trace
     from nnrepl.tape import Op, Pass, Source, Value
-    from nnrepl.tape import draw_with as _draw_with
     from nnrepl.view.answer import Answer
+
+_HOMES = {
+    "programs.function": ("Recorded", "Trace"),
+    "record.verify": ("Receipt",),
+    "session.errors": ("UserError",),
+    "shell.api": ("Session", "debug", "trace"),
+    "shell.entering": ("post_mortem", "recording", "set_trace"),
+    "tape": ("Op", "Pass", "Source", "Value"),
+    "view.answer": ("Answer",),
+}
+"""Where each public name is made. They are imported when one is asked for: the command line needs other rooms."""
 
 __all__ = [
     "Answer", "Op", "Pass", "Receipt", "Recorded", "Session", "Source", "Trace", "UserError", "Value", "debug",
@@ -34,21 +40,23 @@ __all__ = [
 ]  # fmt: skip
 
 
-def load_ipython_extension(shell: Any) -> None:
-    """Make `%nnrepl` and `%%nnrepl` known: what `%load_ext nnrepl` calls with IPython's shell."""
-    from nnrepl.shell.cell_magics import load_ipython_extension as load
+def __getattr__(name: str) -> Any:
+    for home, names in _HOMES.items():
+        if name in names:
+            from nnrepl.tape.collector import paused
 
-    load(shell)
+            with paused():  # what is imported stays: the collector would only walk it again and again
+                found = globals()[name] = getattr(import_module(f"{__name__}.{home}"), name)
+            return found
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
     return sorted(__all__)
 
 
-def _artist() -> Artist:
-    from nnrepl.shell.faces import Faces
+def load_ipython_extension(shell: Any) -> None:
+    """Make `%nnrepl` and `%%nnrepl` known: what `%load_ext nnrepl` calls with IPython's shell."""
+    from nnrepl.shell.cell_magics import load_ipython_extension as load
 
-    return Faces()
-
-
-_draw_with(_artist)
+    load(shell)

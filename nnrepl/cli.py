@@ -31,7 +31,6 @@ from nnrepl.session.settings import config_directory, config_file, load_settings
 from nnrepl.shell.background import theme_of_terminal
 from nnrepl.shell.readers import Chain, Queue, Reader
 from nnrepl.shell.shell import Shell, is_capable, make_console, make_reader
-from nnrepl.tape.collector import paused
 from nnrepl.timeline.cells import make_cell
 from nnrepl.timeline.history import parse_size
 from nnrepl.view.saved import facts_text
@@ -143,8 +142,7 @@ def lines_in(path: Path) -> list[str]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run nnrepl. Returns the exit status: 2 for a wrong command line, else the program's own."""
-    with paused():
-        load_all()
+    load_all()
     own, program = split_arguments(sys.argv[1:] if arguments is None else arguments)
     options = parser().parse_args(own)
     if program[:1] == ["learn"] and not Path("learn").exists():

@@ -24,3 +24,11 @@ def test_size(file: Path) -> None:
         and (node.end_lineno or 0) - node.lineno + 1 > LINES_OF_A_FUNCTION
     }
     assert not long
+
+
+def test_every_public_name_has_a_home() -> None:
+    import nnrepl
+
+    assert {name: getattr(nnrepl, name).__name__ for name in nnrepl.__all__} == {name: name for name in nnrepl.__all__}
+    with pytest.raises(AttributeError, match="has no attribute 'nosuch'"):
+        _ = nnrepl.nosuch

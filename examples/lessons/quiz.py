@@ -9,7 +9,7 @@ import sys
 import mlx.core as mx
 import mlx.nn as nn
 
-if len(sys.argv) > 1:
+if sys.argv[1:] and sys.argv[1].isdigit():
     random.seed(int(sys.argv[1]))
 
 

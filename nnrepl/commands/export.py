@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from datetime import date
-from importlib.metadata import version
 from pathlib import Path
 
+import mlx.core as mx
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from nnrepl._version import VERSION
 from nnrepl.commands.interpreter import Interpreter
 from nnrepl.commands.table import OUTPUT_FILE, command
 from nnrepl.programs.exporting import as_notebook, as_script, write
@@ -57,7 +58,8 @@ def export(it: Interpreter, text: str) -> RenderableType | None:
 def _written(it: Interpreter, kind: str, dark: bool) -> str:
     log, program = it.log, it.session.program_name
     title = f"{program or 'A session'} in nnrepl"
-    about = f"{date.today():%Y-%m-%d} · nnrepl {version('nnrepl')} · mlx {version('mlx')}"
+    mlx: str = mx.__version__  # type: ignore[attr-defined]  # its stubs do not know it
+    about = f"{date.today():%Y-%m-%d} · nnrepl {VERSION} · mlx {mlx}"
     if kind == "HTML":
         return log.html(PROMPT, title, about)
     if kind == "SVG":

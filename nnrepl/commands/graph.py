@@ -11,6 +11,7 @@ from rich.text import Text
 from nnrepl.commands.interpreter import Interpreter
 from nnrepl.commands.look import LOOK
 from nnrepl.commands.table import Grammar, command
+from nnrepl.seen.gradients import last_call
 from nnrepl.seen.slide import Slide
 from nnrepl.session.errors import UserError
 from nnrepl.session.files import write_text
@@ -42,9 +43,10 @@ def graph(it: Interpreter, text: str) -> RenderableType | None:
     gradients are drawn. Many ops are folded by module.
 
     `graph pass` draws the whole pass, forward to the left and the gradients in the same rows to the right, each with
-    its size, where that is known or little work; `graph pass norms` computes them all. With a file name it is written
-    down, the whole pass if nothing else is asked for: `graph net.svg` a slide, `graph net.html` a page whose modules
-    unfold at a click, `graph forward net.dot` (Graphviz), `graph net.mmd` (Mermaid).
+    its size, where that is known or little work; `graph pass norms` computes them all. In an update that is the
+    gradient call before it; `graph update` draws the update. With a file name it is written down, the whole pass if
+    nothing else is asked for: `graph net.svg` a slide, `graph net.html` a page whose modules unfold at a click,
+    `graph forward net.dot` (Graphviz), `graph net.mmd` (Mermaid).
     """
     what, file = _split(text)
     if file is not None:
@@ -93,6 +95,8 @@ def _slide(session: Session, numbers: bool) -> RenderableType:
     rows = slide.rows(ROWS)
     shown = SlideText(slide, rows, session.cursor)
     hints = [f"{len(ops)} ops, folded by module; graph MODULE unfolds one."] if any(row.rows for row in rows) else []
+    if part is not session.part:
+        hints.append(f"The gradient call of {part.address}; graph update draws the update.")
     hints += ["Sizes that are not computed are left out; graph pass norms computes them."] if slide.lacks else []
     return Group(shown, *[Text(hint, style="hint") for hint in hints])
 
@@ -118,7 +122,8 @@ def _chosen(session: Session, what: str) -> list[Op]:
     if part is None or not len(part):
         raise UserError("nothing has been recorded yet; step to the first op, then graph")
     if what == "pass":
-        return part.ops
+        before = last_call(session)
+        return part.ops if before is None or before.step.number != part.step.number or part.wrt else before.ops
     if not what:
         return neighbourhood(session.tape, session.op or session.tape.ops[-1])
     place, op = session.place(what), session.op_at(what)

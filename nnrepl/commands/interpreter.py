@@ -19,7 +19,7 @@ from nnrepl.seen.stop import scene
 from nnrepl.session import closed
 from nnrepl.session.errors import NoGradient, NotYet, UserError
 from nnrepl.session.hooks import CELL_DONE
-from nnrepl.session.parsed import Assignment, Parsed, parse
+from nnrepl.session.parsed import Assignment, Parsed, parse, side_by_side
 from nnrepl.session.session import END_OF_PROGRAM, END_OF_TAPE, Session, Stop
 from nnrepl.session.statements import noticing
 from nnrepl.session.typed import CELL, kind_of, run_cell
@@ -415,7 +415,9 @@ class Interpreter:
         except UserError:
             raise
         except SyntaxError as error:
-            raise UserError(f"this does not parse: {error.msg}") from None
+            several = ", ".join(side_by_side(text))
+            said = f"; with commas it is several expressions: {several}" if several else ""
+            raise UserError(f"this does not parse: {error.msg}{said}") from None
         except NameError as error:
             raise UserError(self._name_error(error, text)) from None
         except Unwinding:

@@ -19,7 +19,7 @@ _EXPRESSIONS = frozenset("print pp what grad stats hist heatmap set".split())
 """They take Python."""
 _HERE = frozenset("list ll ops graph explain why health into primitives check where args last verify".split())
 """They look at the step in which the user stands."""
-_WHOLE = frozenset("why health explain check verify last diff".split())
+_WHOLE = frozenset("why health explain check verify last".split())
 """What they say is about the tape, or may be."""
 
 
@@ -32,10 +32,12 @@ def open_first(session: Session, command: Command | None, text: str) -> None:
     python = command is None or name in _EXPRESSIONS
     if python or name in _PLACES:
         closed.open_named(session, text, not python)
-    elsewhere = re.match(r"(start|end)$|(step )?\d", text) is not None
+    elsewhere = re.match(r"(start|end)$|(step |pass )?\d", text) is not None
     here = name in _HERE or (name == "info" and text.partition(" ")[0] in ("locals", "gradients", "args"))
     if here or (name == "goto" and not elsewhere) or (python and _asks_tape(session, text)):
         closed.open_last(session)
+    if name == "health":
+        closed.open_next(session)
 
 
 def _asks_tape(session: Session, text: str) -> bool:

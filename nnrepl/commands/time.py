@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from rich.console import RenderableType
+from rich.console import Group, RenderableType
 from rich.text import Text
 
 from nnrepl.commands.interpreter import Interpreter
 from nnrepl.commands.table import ANYTHING, NOTHING, Grammar, command
 from nnrepl.seen.timelines import branches
 from nnrepl.session.changes import same_place
+from nnrepl.session.closed import closed_between, natively_said
 from nnrepl.session.errors import UserError
 from nnrepl.session.expressions import aside
 from nnrepl.session.lookup import Lookup
@@ -105,7 +106,10 @@ def _diff_all(it: Interpreter, before: Timeline, after: Timeline) -> RenderableT
     it.session.evaluate([value for _, _, old, new in found for value in (old, new)])
     with aside():
         changed = changes(found)
-        return diff_view(before, after, changed, len(pairs) - len(changed), parted)
+        shown = diff_view(before, after, changed, len(pairs) - len(changed), parted)
+    numbers = {number for line in (before, after) for number in closed_between(line.tape, 0, len(line.tape))}
+    said = natively_said(sorted(numbers))
+    return Group(shown, Text(f"{said}: of them losses alone were compared", style="hint")) if said else shown
 
 
 def _diff_one(it: Interpreter, name: str, before: Timeline, after: Timeline) -> RenderableType:

@@ -118,6 +118,8 @@ def spelled(value: Value, name: str) -> str:
     op = value.op
     if not name.startswith("#") or op is None or op.of is not None or len(op.outputs) != 1:
         return name
+    if op.name == "astype" and op.inputs[0].dtype == value.dtype:  # it is what it was
+        return spelled(op.inputs[0], op.called(op.inputs[0]))
     text = words.call(op).replace(" * ", " · ")
     return text if len(text) <= SPELLED and "#" not in text and text != op.name else name
 

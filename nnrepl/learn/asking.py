@@ -14,6 +14,7 @@ import mlx.core as mx
 
 from nnrepl.explain.words import inline
 from nnrepl.ops.numbers import number
+from nnrepl.session.curves import over_steps
 from nnrepl.session.errors import NotYet, UserError
 from nnrepl.session.expressions import aside
 from nnrepl.session.parsed import parse
@@ -103,18 +104,15 @@ def _told(session: Session, expression: str) -> str:
 
 
 def evaluate(session: Session, text: str) -> Any:
-    """An expression here; where a name in it is not made yet, at the first place of this step where all are."""
-    try:
-        return _here(session, text, session.cursor)
-    except NotYet as error:
-        not_yet = error
-    end = len(session.tape)
-    for position in range(session.cursor + 1, end + 1):
+    """An expression here; where a name in it is not made yet, behind the op that makes it."""
+    position, end = session.cursor, len(session.tape)
+    while True:
         try:
             return _here(session, text, position)
         except NotYet as error:
-            not_yet = error
-    raise not_yet
+            position = max(position, -1 if error.maker is None else error.maker.position) + 1
+            if position > end:
+                raise
 
 
 def _here(session: Session, text: str, position: int) -> Any:
@@ -139,7 +137,7 @@ def _step_number(session: Session) -> int:
 
 def _over_steps(session: Session, text: str) -> str:
     """An expression over the training steps, as a list that Python reads."""
-    numbers = [repr(number) for _, number in session.over_steps(parse(text))]
+    numbers = [repr(number) for _, number in over_steps(session, parse(text))]
     return "[" + ", ".join(f"float({it!r})" if it.strip("-") in ("nan", "inf") else it for it in numbers) + "]"
 
 

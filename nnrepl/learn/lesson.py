@@ -51,6 +51,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 
 from nnrepl.session.errors import UserError
@@ -283,12 +284,22 @@ def _block(kind: str, inside: list[str], line: int, path: Path) -> Part:
         if not typed:
             raise LessonError(f"{path}:{line}: this block has no command in it")
         return Commands(typed, line)
+    _check_keys(kind, inside, line, path)
     asked, given = _keys(kind, inside)
     if not asked:
         raise LessonError(f"{path}:{line}: this {kind} asks nothing; its first line is what is asked")
     if kind == "task":
         return _task(asked, given, line, path)
     return _question(asked, given, line, path)
+
+
+def _check_keys(kind: str, inside: list[str], line: int, path: Path) -> None:
+    """Raise LessonError for a key with a slip of the pen, which would be read as part of what is asked."""
+    for at, row in enumerate(inside, line + 1):
+        key, colon, _ = row.partition(":")
+        close = get_close_matches(key, _KEYS[kind], 1, 0.7) if colon and key.isidentifier() else []
+        if close and key not in _KEYS[kind]:
+            raise LessonError(f"{path}:{at}: {key}: is no line of a {kind}; did you mean {close[0]}:?")
 
 
 def _keys(kind: str, inside: list[str]) -> tuple[str, dict[str, list[str]]]:

@@ -196,7 +196,7 @@ def _others(found: list[Mistake], known: list[Mistake]) -> list[Mistake]:
 def _of_a_number(found: Found) -> list[Mistake]:
     """What can be said of a number that is no element of the tape."""
     right = found.result
-    if isinstance(right, bool) or not right or type(right) is int:
+    if isinstance(right, bool) or not right or type(right) is int or not math.isfinite(right):
         return []
     return [
         Mistake(-right, "The size is right; look at the sign."),

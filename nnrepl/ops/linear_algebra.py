@@ -154,19 +154,6 @@ def _det_backward(case: Case, symbol: str, left: str, index: Index) -> Line | No
     return Line(left, product_of(given.node(place), case.y[0].node(place), other))
 
 
-@forwards("linalg.inv")
-def _inv_forward(case: Case, slot: int, index: Index) -> Line | None:
-    """For 2 by 2 matrices: the numbers of the diagonal exchanged, the others turned, over the determinant."""
-    a = case.operand("a")
-    if a.shape[-1] != 2:
-        return None
-    *batch, i, j = index
-    at = [[a.node((*batch, p, q)) for q in range(2)] for p in range(2)]
-    det = Node("sum", (product_of(at[0][0], at[1][1]), product_of(at[0][1], at[1][0])), "+−")
-    top = at[1 - i][1 - j] if i == j else Node("negative", (at[i][j],))
-    return Line(element(case.y[0].name, index), Node("product", (top, det), "·/"), epsilon=1e-4)
-
-
 @backwards("linalg.inv")
 def _inv_backward(case: Case, symbol: str, left: str, index: Index) -> Line | None:
     y, given = case.y[0], case.g[0]
@@ -180,21 +167,6 @@ def _inv_backward(case: Case, symbol: str, left: str, index: Index) -> Line | No
         for m in range(n)
     ]
     return Line(left, Node("negative", (sum_of(terms),)), epsilon=1e-4)
-
-
-@forwards("linalg.cholesky")
-def _cholesky_forward(case: Case, slot: int, index: Index) -> Line | None:
-    """Row by row: what the rows before have not explained."""
-    a, y = case.operand("a"), case.y[0]
-    if case.bound["upper"]:
-        return None
-    *batch, i, j = index
-    if j > i:
-        return None
-    done = [product_of(y.node((*batch, i, k)), y.node((*batch, j, k))) for k in range(j)]
-    rest = Node("sum", (a.node((*batch, i, j)), *done), "+" + "−" * len(done)) if done else a.node((*batch, i, j))
-    node = Node("root", (rest,)) if i == j else Node("product", (rest, y.node((*batch, j, j))), "·/")
-    return Line(element(y.name, index), node, epsilon=1e-5)
 
 
 @backwards("linalg.solve")

@@ -23,6 +23,7 @@ from nnrepl.record import opaque, trees
 from nnrepl.record.catalog import Callee
 from nnrepl.record.data import construct
 from nnrepl.record.native import Call, Levels
+from nnrepl.record.numbering import own_place
 from nnrepl.record.opaque import set_random_state
 from nnrepl.record.recorder import RECORD, Recorder
 from nnrepl.record.repeat import Caller, Repetition
@@ -204,7 +205,9 @@ class Twin:
         returned: list[Value] = []
         _map_values(trace.result, returned.append)  # type: ignore[arg-type]  # what is built of it is not looked at
         found = [at for at, value in enumerate(returned) if value.canonical in losses]
-        return cls(tuple([(part.kind, part.title) for part in parts]), found[0] if found else -1)
+        places = [(part, *own_place(part)) for part in parts]
+        calls = [Call(part.kind, part.title, part.code, scope, lasti, trace.scope) for part, scope, _, lasti in places]
+        return cls(tuple(calls), found[0] if found else -1)
 
     def loss(self, result: Any) -> Any:
         """The loss in what a call returns."""

@@ -283,10 +283,18 @@ class Homes:
             home: Where it lies, if that is known.
         """
         home = home or self.of(value)
-        if home is None:
-            return None
+        return None if home is None else self._spelled(home)
+
+    def _spelled(self, home: Home) -> str | None:
+        """A place from the program's variable. What lies in an optimizer's state and is a property of its own is
+        written so: `opt.learning_rate`."""
         name = self.name(home.holder)
-        return None if name is None else f"{name}.{home.key}"
+        if name is None:
+            return None
+        for above in self._parents.get(home.holder, ()):
+            if above.key == "_state" and isinstance(getattr(above.holder.kind, str(home.key), None), property):
+                name = name.removesuffix(".state")
+        return f"{name}.{home.key}"
 
     def called(self, path: str) -> list[tuple[int, Value]]:
         """Every value that lay at a path from one of the program's variables (`critic.layers.0.weight`), with the
@@ -294,10 +302,8 @@ class Homes:
         self._catch_up()
         key = path.rpartition(".")[2]
         for home in self._in:
-            if str(home.key) == key:
-                name = self.name(home.holder)
-                if name is not None and f"{name}.{home.key}" == path:
-                    return self._in[home]
+            if str(home.key) == key and self._spelled(home) == path:
+                return self._in[home]
         return []
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
+from itertools import chain
 from types import CodeType
 from typing import Any
 
@@ -117,7 +118,8 @@ class ProgramNames:
             shared = None
             if home is not None and is_module_type(home.holder.kind):  # `weight`, as its layer's __init__ calls it
                 shared = self.homes.path(home)[1]
-            yield from (name for name in self._assigned(value) if name == placed or name != shared)
+            names = self._assigned(value, placed is not None)
+            yield from (name for name in names if name == placed or name != shared)
             if placed is not None:
                 yield placed
             elif value.op.part.kind == UPDATE_PASS:
@@ -205,29 +207,24 @@ class ProgramNames:
         self._wrt[label] = unknown[-_AHEAD:]
         return owners
 
-    def _assigned(self, value: Value) -> Iterator[str]:
+    def _assigned(self, value: Value, is_placed: bool) -> Iterator[str]:
         """The variables that hold an op's output in its call and in those that called it: those of the program's own
         functions first, then those inside of mlx.nn's layers. Where a call has not been looked at since, what the
-        source says it will be assigned to."""
+        source says it will be assigned to. What has a place in the program's model or optimizer is not called as a
+        library calls it for a moment."""
         op = value.op
         assert op is not None
         bindings = self.tape.bindings
         inner: list[tuple[int, str]] = []
-        path = [scope for scope in _path(op.scope)[::-1] if not _hands_on(scope.code)]
-        for scope, name in bindings.first_names(path, value):
-            shown = self._state_name(op, name) or self._in_module(name, scope)
-            if _in_layer(scope):
-                inner.append((-scope.depth, shown))
-            else:
-                yield shown
         seen = bindings.seen
-        for scope, name in self._expected(op, value.slot):
-            if seen.get(scope, -1) > op.position:
-                continue
+        path = [scope for scope in _path(op.scope)[::-1] if not _hands_on(scope.code)]
+        bound = bindings.first_names(path, value)
+        expected = (one for one in self._expected(op, value.slot) if seen.get(one[0], -1) <= op.position)
+        for scope, name in chain(bound, expected):
             shown = self._state_name(op, name) or self._in_module(name, scope)
             if _in_layer(scope):
                 inner.append((-scope.depth, shown))
-            else:
+            elif not (is_placed and shown == name and sources.is_library(scope.code.co_filename)):
                 yield shown
         yield from (shown for _, shown in sorted(inner, key=lambda one: one[0]))
 
@@ -300,7 +297,8 @@ class ProgramNames:
         if not is_module(scope.owner):
             if local:
                 return f"{scope.code.co_name}.{short}"
-            owner = self.homes.name_of(scope.owner)
+            owner, inside = self.homes.name_of(scope.owner), short.removeprefix("state.")
+            short = inside if isinstance(getattr(type(scope.owner), inside, None), property) else short
             return short if owner is None else f"{owner}.{short}"
         roots = [step.owner for step in scope.path() if is_module(step.owner)]
         roots = roots if "__init__" not in scope.code.co_name else [self._root_of(scope.owner)]

@@ -13,20 +13,42 @@ import sys
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from types import FrameType
+from dataclasses import dataclass
+from types import CodeType, FrameType
 from typing import Any
 
 import mlx.core as mx
 
+from nnrepl.record.numbering import Numbering
 from nnrepl.record.patches import Patches
 from nnrepl.record.recorder import NATIVE, RECORD, Recorder, noticing, ready
+from nnrepl.record.repeat import Caller
 from nnrepl.record.source import is_library
 from nnrepl.record.stack import UPDATES
 from nnrepl.record.variables import first_argument
 from nnrepl.tape import GRADIENT_PASS, UPDATE_PASS, Activation, ClosedOp, Pass, Value, is_evaluated
 
-Call = tuple[str, str]
-"""The kind of a call that may be closed, and what is called."""
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A call that may be closed.
+
+    Attributes:
+        kind: The kind of its pass.
+        title: What is called; `code` that of the function that is differentiated.
+        scope, lasti: Where in a compiled function it is made, as its first run showed it; None where no other call is
+            around it.
+        outer: Where that function was called from then.
+    """
+
+    kind: str
+    title: str = ""
+    code: CodeType | None = None
+    scope: Activation | None = None
+    lasti: int = -1
+    outer: Activation | None = None
+
+
 Loss = Callable[[Any], Any]
 
 _getframe = sys._getframe
@@ -67,6 +89,7 @@ class Levels:
         inside: Whether a closed call is running.
         blocked: Why this program cannot run natively; "" if it can.
         losses: What becomes of the losses of closed calls.
+        numbering: Numbers their passes.
     """
 
     def __init__(
@@ -83,6 +106,7 @@ class Levels:
         self.inside = False
         self.blocked = ""
         self.losses = Losses()
+        self.numbering = Numbering()
         self._depth = 0
         self._sparse = False
 
@@ -105,8 +129,10 @@ class Levels:
         """From here on only calls are noticed. The program stands between two calls of its top level."""
         recorder = self.recorder
         recorder.close_pass()
+        for frame in recorder.stack.watched(Quiet()):
+            if frame is not None:
+                recorder.watch.see(frame)  # what they have got since their last op is not known later
         recorder.watch.loosen()
-        recorder.stack.watched(Quiet())
         self._patches.undo()
         self._calls(self, self._patches)
         self._sparse = True
@@ -116,7 +142,7 @@ class Levels:
     def record(self) -> None:
         """From here on every op is recorded."""
         recorder = self.recorder
-        self.losses.settle()
+        self.losses.link(recorder)
         self.renew()
         recorder.mode = RECORD
         recorder.native_until = len(recorder.tape)
@@ -160,22 +186,24 @@ class Levels:
             return False
         recorder.intake.enter(recorder)
         self.go_native()
+        self.numbering.seen = True
         return True
 
     def run(self, calls: Sequence[Call], frame: FrameType, call: Callable[[], Any], loss: Loss | None = None) -> Any:
         """Make a call natively; it becomes a closed op, or several, which are put on the tape when it is over.
 
         Args:
-            calls: What they are: the kind of each, and what was called.
+            calls: What they are.
             loss: Picks the loss out of what comes back; None where there is none.
         """
         recorder = self.recorder
-        if calls[0][0] == GRADIENT_PASS:
+        if calls[0].kind == GRADIENT_PASS:
             self.losses.settle()
             self._look_for_update()
         recorder.intake.enter(recorder)
         frame = _own(frame)
         scope, lasti = recorder.stack.enter(frame), frame.f_lasti
+        within = Caller(calls[0].outer, scope, lasti)
         self.inside = True
         error: BaseException | None = None
         result = None
@@ -186,9 +214,11 @@ class Levels:
             raise
         finally:
             self.inside = False
-            for kind, title in calls if error is None else calls[:1]:
-                op = _closed(recorder, kind, title, scope, lasti)
-                op.part.gives_loss = _gives(result) if kind == GRADIENT_PASS and loss is not None else ""
+            for made in calls if error is None else calls[:1]:
+                inner = made.scope is not None
+                place = (within.scope(made.scope), made.lasti) if inner else (scope, lasti)
+                op = _closed(self.numbering, recorder, made, *place)
+                op.part.gives_loss = _gives(result) if made.kind == GRADIENT_PASS and loss is not None else ""
                 if error is not None:
                     op.part.error = error
                     recorder.tape.notes.errors[op] = error
@@ -223,6 +253,8 @@ class Levels:
             if not self._depth:
                 for _ in calls:
                     self.recorder.intake.left(self.recorder)
+        if calls and not self._depth and self.recorder.listener is not None:
+            self.recorder.listener.call_left()
 
     def record_late(self) -> None:
         """What is about to be called has to be recorded, although what came just before has not been."""
@@ -242,25 +274,42 @@ class Losses:
     def __init__(self) -> None:
         self._op: ClosedOp | None = None
         self._loss: weakref.ref[mx.array] | None = None
+        self._asked = False
 
     def made(self, op: ClosedOp, loss: Any) -> None:
         """A call has returned a loss."""
+        self._op, self._loss = None, None
         if isinstance(loss, mx.array) and loss.size == 1:
-            self._op, self._loss = op, weakref.ref(loss)
+            self._op, self._loss, self._asked = op, weakref.ref(loss), False
 
-    def now(self) -> mx.array | None:
-        """The last one, whether it has been evaluated or not."""
+    def fresh(self) -> tuple[ClosedOp, mx.array] | None:
+        """The last one, whether it has been evaluated or not, with its call; None if it has been asked for before."""
+        loss = self._now()
+        if loss is None or self._op is None or self._asked:
+            return None
+        self._asked = True
+        return self._op, loss
+
+    def _now(self) -> mx.array | None:
         return None if self._loss is None else self._loss()
 
     def settle(self) -> None:
         """Keep the last one, if its number is there."""
-        if self._loss is None or self._op is None:
-            return
-        loss = self._loss()
-        if loss is not None and is_evaluated(loss):
-            value = Value(self._op, 0, _copy(loss))
-            self._op.outputs, self._op.part.loss = (value,), value
-            self._op = self._loss = None
+        loss, op = self._now(), self._op
+        if loss is not None and op is not None and not op.outputs and is_evaluated(loss):
+            self._keep(loss)
+
+    def link(self, recorder: Recorder) -> None:
+        """Ops are recorded again: what they take of the last one, and what variables hold of it, is known as that."""
+        loss, op = self._now(), self._op
+        if loss is not None and op is not None:
+            recorder.link(loss, op.outputs[0] if op.outputs else self._keep(loss))
+
+    def _keep(self, loss: mx.array) -> Value:
+        assert self._op is not None
+        value = Value(self._op, 0, _copy(loss))
+        self._op.outputs, self._op.part.loss = (value,), value
+        return value
 
 
 def _own(frame: FrameType) -> FrameType:
@@ -283,12 +332,12 @@ def update_hook(levels: Levels, original: Callable[..., Any]) -> Callable[..., A
     @functools.wraps(original, updated=())
     def update(self: Any, *args: Any, **kwargs: Any) -> Any:
         if ready() is levels.recorder and not levels.recorder.differentiating:
-            with levels.recorded([(UPDATE_PASS, "")]):
+            with levels.recorded([Call(UPDATE_PASS)]):
                 return original(self, *args, **kwargs)
         if noticing() is not levels:
             return original(self, *args, **kwargs)
         call = functools.partial(original, self, *args, **kwargs)
-        return levels.run([(UPDATE_PASS, type(self).__name__)], _getframe(1), call)
+        return levels.run([Call(UPDATE_PASS, type(self).__name__)], _getframe(1), call)
 
     return update
 
@@ -304,15 +353,15 @@ def optimizers() -> list[tuple[type, str]]:
     return [(kind, name) for kind in kinds for name in UPDATES if name in vars(kind)]
 
 
-def _closed(recorder: Recorder, kind: str, title: str, scope: Activation | None, lasti: int) -> ClosedOp:
+def _closed(numbering: Numbering, recorder: Recorder, call: Call, scope: Activation | None, lasti: int) -> ClosedOp:
     """Put a closed op on the tape: a pass of its own."""
     tape = recorder.tape
     passes, ops = tape.passes, tape.ops
     position = len(ops)
-    number = passes[-1].number + 1 if passes else 1
-    part = Pass(tape, number, kind, title, position, position + 1, position + 1)
-    part.scope, part.lasti, part.open, part.grads = scope, lasti, False, _NO_GRADIENTS
-    op = ClosedOp(kind, title, part)
+    part = Pass(tape, 0, call.kind, call.title, position, position + 1, position + 1)
+    part.scope, part.lasti, part.code, part.open, part.grads = scope, lasti, call.code, False, _NO_GRADIENTS
+    part.number = numbering.coming(tape, part)
+    op = ClosedOp(call.kind, call.title, part)
     ops.append(op)
     passes.append(part)
     return op

@@ -30,6 +30,7 @@ from nnrepl.tape import (
     RUN_PASS,
     SETUP_PASS,
     UPDATE_PASS,
+    ClosedOp,
     DrawnKey,
     Leaf,
     Mark,
@@ -427,6 +428,12 @@ class Recorder:
         self.part.backward = len(self.tape)
         passes.append(self.part)
         return self.part
+
+    def count(self, part: Pass) -> None:
+        """Give the pass of a call its number, where a closed one comes before it: what lies between was not seen."""
+        passes, ops = self.tape.passes, self.tape.ops
+        if self.levels is not None and ops and isinstance(ops[-1], ClosedOp):
+            part.number = passes[-2].number + self.levels.numbering.between(passes[-2], part)
 
     def close_pass(self) -> None:
         """The pass that is being recorded has ended."""

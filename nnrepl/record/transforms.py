@@ -19,7 +19,7 @@ from nnrepl.record import compiled, custom, opaque, titles, trees
 from nnrepl.record.catalog import Callee
 from nnrepl.record.data import construct
 from nnrepl.record.gradient_call import GradientCall, make_call, take_gradients
-from nnrepl.record.native import Levels, loss_of
+from nnrepl.record.native import Call, Levels, loss_of
 from nnrepl.record.recorder import Recorder, ready
 from nnrepl.record.strays import invoke, native
 from nnrepl.tape import GRADIENT_PASS, Value
@@ -60,7 +60,8 @@ class Differentiated(opaque.Transform):
 
     def notice(self, levels: Levels, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType) -> Any:
         loss = loss_of if self.name == "value_and_grad" else None
-        return levels.run([(GRADIENT_PASS, titles.title(self.fun))], frame, lambda: self.real(*args, **kwargs), loss)
+        made = Call(GRADIENT_PASS, titles.title(self.fun), titles.code_of(self.fun))
+        return levels.run([made], frame, lambda: self.real(*args, **kwargs), loss)
 
     def call(self, recorder: Recorder, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType) -> Any:
         if recorder.differentiating or recorder.inside is not None:
@@ -78,7 +79,7 @@ class Differentiated(opaque.Transform):
         call = GradientCall(recorder, self.fun, (args, kwargs), frame, body)
         if not recorder.intake.opens or recorder.levels is None:
             return make_call(call)
-        with recorder.levels.recorded([(GRADIENT_PASS, "")]):
+        with recorder.levels.recorded([Call(GRADIENT_PASS)]):
             return make_call(call)
 
     def wanted(self) -> tuple[list[int], list[str]]:
@@ -214,12 +215,10 @@ class _Arguments:
     def _was_changed(self, at: int) -> bool:
         """Whether the function changed an argument in place (`x += 1`)."""
         value = self.recorder.live.get(id(self.fresh[at]))
-        return (
-            value is not None
-            and value.op is not None
-            and value.op.operation.in_place
-            and (value.held is self.fresh[at])
-        )
+        if value is None or value.op is None:
+            return False
+        by_itself = value.op.operation.in_place and value.held is self.fresh[at]
+        return by_itself or self.recorder.intake.edited_in_place(value)
 
 
 def _vjp_wrapper(original: Callable[..., Any]) -> Callable[..., Any]:

@@ -23,7 +23,20 @@ def _closed_in(tape: Tape, start: int, end: int) -> list[int]:
 
 def said_of_closed(tape: Tape) -> str:
     """Which steps are closed: `steps 2 to 99 ran natively and are closed`; "" if none is."""
-    numbers = closed_between(tape, 0, len(tape))
+    said = natively_said(closed_between(tape, 0, len(tape)))
+    return f"{said}: not looked at" if said else ""
+
+
+def natively_said(numbers: list[int]) -> str:
+    """`steps 2 to 99 ran natively and are closed`; "" of none."""
+    if not numbers:
+        return ""
+    many = len(numbers) > 1
+    return f"step{'s' if many else ''} {stretches(numbers)} ran natively and {'are' if many else 'is'} closed"
+
+
+def stretches(numbers: list[int]) -> str:
+    """Numbers in order, those that follow each other taken together: `2, 4 to 6`."""
     runs: list[list[int]] = []
     for number in numbers:
         if runs and number == runs[-1][-1] + 1:
@@ -31,11 +44,7 @@ def said_of_closed(tape: Tape) -> str:
         else:
             runs.append([number])
     said = [f"{run[0]}" if len(run) == 1 else f"{run[0]} to {run[-1]}" for run in runs]
-    if not said:
-        return ""
-    which = ", ".join(said[:3]) + (f" and {len(said) - 3} more stretches" if len(said) > 3 else "")
-    one = len(numbers) == 1
-    return f"step{'' if one else 's'} {which} ran natively and {'is' if one else 'are'} closed: not looked at"
+    return ", ".join(said[:3]) + (f" and {len(said) - 3} more stretches" if len(said) > 3 else "")
 
 
 def open_steps(session: Standing, steps: list[int]) -> None:
@@ -52,14 +61,6 @@ def open_steps(session: Standing, steps: list[int]) -> None:
         raise UserError(f"{title} ran natively and is closed; there is no program here that could run again")
     closed = set(closed_between(tape, 0, len(tape)))
     steps = sorted({*steps, *(closed & tape.retraced)})  # what MLX kept of a first run has to be seen there
-    start = tape.steps.start_of(steps[0]) or 0
-    behind = {id(value) for op in tape.ops[start:] for value in op.outputs if not isinstance(op, ClosedOp)}
-    for other in session.edits.timelines:
-        if other.tape is not tape and any(id(value) in behind for op in other.tape.ops for value in op.outputs):
-            raise UserError(f"{title} is closed, and timeline {other.number} shares with this one what comes after it")
-    codes = session.edits.timelines.current.codes
-    if any(op in tape.notes.inserted for op in tape.ops[start:]) or any(code.position > start for code in codes):
-        raise UserError(f"{title} is closed on this timeline, and its change comes later; timeline 1 can open it")
     session.hooks.opening(title)
     session.edits.open(frozenset(steps), session.cursor)
 
@@ -113,15 +114,32 @@ def _open_some(session: Standing, steps: list[int]) -> None:
 
 
 def open_named(session: Standing, text: str, places: bool) -> None:
-    """Open the step that a command names: `30#12` anywhere, `step 30` where a place is meant. Raises as `open_steps`
-    does."""
+    """Open the step that a command names: `30#12` anywhere, `step 30` or `pass 88` where a place is meant. Raises as
+    `open_steps` does."""
     named = re.findall(r"\b(\d+)#\d", text) + (re.findall(r"\bstep (\d+)\b", text) if places else [])
-    for number in map(int, named):
+    passes = re.findall(r"\bpass (\d+)\b", text) if places else []
+    for number in [*map(int, named), *[_step_of_pass(session.tape, int(number)) for number in passes]]:
         start = session.tape.steps.start_of(number) if 0 < number < 10**9 else None
         if start is not None and start < len(session.tape):
             step = session.tape.steps.at(start)
             if closed_between(session.tape, step.start, step.end):
                 open_steps(session, [number])
+
+
+def _step_of_pass(tape: Tape, number: int) -> int:
+    """The step in which a pass lies, or will be found when that is opened; 0 if the tape does not go as far."""
+    part = next((part for part in tape.passes if part.number >= number), None)
+    return 0 if part is None or not len(part) else part.step.number
+
+
+def open_next(session: Standing) -> None:
+    """Open the step behind the one in which the user stands, if it is closed and its loss is not known: whether an
+    update did any good shows there. Raises as `open_steps` does."""
+    steps, tape = session.tape.steps, session.tape
+    number = steps.number_at(session.cursor) + 1
+    coming = steps[number - 1] if 1 < number <= len(steps) else None
+    if coming is not None and coming.loss is None and closed_between(tape, coming.start, coming.end):
+        open_steps(session, [number])
 
 
 def open_last(session: Standing) -> None:

@@ -23,12 +23,14 @@ class NotYet(UserError):
 
     Attributes:
         last: The last tensor of that name, if there is one; `address` is what it is called.
+        maker: The op that makes it, if that is known.
     """
 
-    def __init__(self, said: str, address: str = "", last: Value | None = None) -> None:
+    def __init__(self, said: str, address: str = "", last: Value | None = None, maker: Op | None = None) -> None:
         super().__init__(said)
         self.address = address
         self.last = last
+        self.maker = maker
 
 
 def not_made(
@@ -54,7 +56,7 @@ def not_made(
         said += f": {maker.label} ({maker.name}) makes it, {ahead} op{'s' if ahead > 1 else ''} on"
     if last is not None:
         said += f"; the last one is {whose}{': ' if whose else ''}{address}"
-    return NotYet(said, address, last)
+    return NotYet(said, address, last, maker)
 
 
 class NoGradient(UserError):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from types import FunctionType, ModuleType
 from typing import Any
 
@@ -20,7 +21,7 @@ from nnrepl.record.names import ProgramNames
 from nnrepl.record.stack import is_module
 from nnrepl.record.variables import variables_of
 from nnrepl.session.errors import NotYet, UserError, not_made
-from nnrepl.tape import GRADIENT_PASS, UNBOUND, UPDATE_PASS, Activation, Holder, Large, Pass, Tape, Value
+from nnrepl.tape import GRADIENT_PASS, UNBOUND, UPDATE_PASS, Activation, ClosedOp, Holder, Large, Pass, Tape, Value
 from nnrepl.tape.bindings import is_module as is_module_code
 
 
@@ -154,8 +155,7 @@ class Frames:
         """A variable that is not set yet: where it will be made, and what was the last one. While the statement that
         sets it is under way, in a calling frame, the tensor that it is about to be given if that is made already."""
         where = " in this call" if step.code.co_flags & _OPTIMIZED else ""
-        coming = self.tape.bindings.comes(step, name, position)
-        thing = None if coming is None else coming[1]
+        thing = self._next(name, step, position)
         if self._is_pending(name, step, lasti):
             part = self.tape.pass_at(position)
             if thing is None and self._is_loss(name, step, lasti, part):
@@ -176,6 +176,14 @@ class Frames:
             said += f"; the last one is {whose}{': ' if whose else ''}{address}"
         return NotYet(said, address, last)
 
+    def _next(self, name: str, step: Activation, position: int) -> Any:
+        """What a variable is given next; None if that is not known: it may be given another value wherever the program
+        runs natively, which nobody sees."""
+        coming = self.tape.bindings.comes(step, name, position)
+        if coming is None or any(isinstance(op, ClosedOp) for op in islice(self.tape.ops, position, coming[0])):
+            return None
+        return coming[1]
+
     def _stale(self, name: str, step: Activation, lasti: int, thing: Any, position: int) -> Held | NotYet | None:
         """A variable of a calling frame that still holds what the step before gave it, while the statement that gives
         it another is under way."""
@@ -184,8 +192,7 @@ class Frames:
             return self._earlier(thing, position)
         if not self._is_pending(name, step, lasti):
             return self._earlier(thing, position)
-        coming = self.tape.bindings.comes(step, name, position)
-        new = None if coming is None else coming[1]
+        new = self._next(name, step, position)
         if self._is_loss(name, step, lasti, part):
             new = part.loss
         if isinstance(thing, Value):
@@ -219,8 +226,9 @@ class Frames:
         return any(name in (*use.names, *use.nested) for use in uses)
 
     def _is_loss(self, name: str, step: Activation, lasti: int, part: Pass | None) -> bool:
-        """Whether the statement that a calling frame is in the middle of gives a variable the loss of a pass."""
-        if lasti < 0 or part is None or part.loss is None or not part.gives_loss:
+        """Whether the statement that a calling frame is in the middle of gives a variable the loss of a pass: it makes
+        the gradient call itself, or calls what returns the result of that as it is."""
+        if lasti < 0 or part is None or part.loss is None or not part.gives_loss or not _gives(part, step):
             return False
         uses = sources.uses_of(step.code, sources.span_of(step.code, lasti))
         if part.gives_loss == "first":
@@ -316,6 +324,18 @@ def _has(step: Activation, name: str) -> bool:
     """Whether a name is a variable of a function's own."""
     code = step.code
     return bool(code.co_flags & _OPTIMIZED) and (name in variables_of(code) or name in code.co_varnames)
+
+
+def _gives(part: Pass, step: Activation) -> bool:
+    """Whether what a gradient call returns is what the call returns in the middle of which a calling frame is."""
+    scope, lasti = part.scope, part.lasti
+    while scope is not None and scope is not step:
+        if not sources.is_library(scope.code.co_filename):
+            uses = sources.uses_of(scope.code, sources.span_of(scope.code, lasti))
+            if not any(use.returned and use.slot < 0 for use in uses):
+                return False
+        lasti, scope = scope.lasti, scope.parent
+    return scope is step
 
 
 def is_made(value: Value, position: int) -> bool:

@@ -64,9 +64,9 @@ class Hooks:
     def running_again(self, run: Run, from_start: bool) -> None:
         """The program runs again; what it printed before the run's position has been seen."""
 
-    def opening(self, title: str) -> None:
+    def opening(self, title: str, line: str = "") -> None:
         """A step that is closed is about to be opened, since the command that runs needs it: it is to be run once more
-        when that has been done."""
+        when that has been done, or `line` instead."""
 
     def looks(self) -> bool:
         """Whether somebody looks at the program when it fails."""

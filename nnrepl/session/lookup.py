@@ -229,6 +229,7 @@ class Lookup:
             value for at, _, value in found if at <= position and (value.op is None or value.op.position < position)
         ]
         here = [value for value in made if value.op is None or value.op.part is part]
+        here = here or [value for value in made if not self.frames.whose(value, position)]  # another call of this step
         if here:
             return Held(here[-1])
         ahead = next((value for _, _, value in found if value.op is not None and value.op.position >= position), None)

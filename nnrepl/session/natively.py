@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from nnrepl.record.process import this_process
 from nnrepl.replay.opening import Opening
@@ -15,6 +17,10 @@ from nnrepl.session.hooks import OPENED, Stop
 from nnrepl.session.standing import Standing
 from nnrepl.session.state import Going
 from nnrepl.tape import GRADIENT_PASS, UPDATE_PASS, ClosedOp, Tape
+from nnrepl.timeline.timelines import Timeline
+
+if TYPE_CHECKING:
+    from nnrepl.record.recorder import Recorder
 
 
 def wanted(session: Standing, step: int) -> bool:
@@ -38,15 +44,15 @@ def goes_on(session: Standing, op: ClosedOp) -> bool:
     if this_process() != session.process or recorder is None:
         return True
     if isinstance(recorder.intake, Replay):
-        session.closed_again()
+        session.call_left()
     if isinstance(recorder.intake, Replay):
         return recorder.intake.natively(recorder)
-    _look_at_loss(session, op)
+    _look_at_loss(session)
     needed = _needed_from(session)
     return needed == sys.maxsize or len(session.tape.steps) + (op.part.kind == UPDATE_PASS) < needed
 
 
-def _look_at_loss(session: Standing, op: ClosedOp) -> None:
+def _look_at_loss(session: Standing) -> None:
     """If the program runs on for a condition on the loss, look whether it holds; then that step is opened, and the
     command finds it there.
 
@@ -54,10 +60,12 @@ def _look_at_loss(session: Standing, op: ClosedOp) -> None:
     """
     recorder, now = session.recorder, session.course.now
     condition = goals.of_loss(now.goal) if isinstance(now, Going) else ""
-    levels = None if recorder is None else recorder.levels
-    loss = None if levels is None or not condition or not op.part.gives_loss else levels.losses.now()
-    if recorder is None or loss is None:
+    if recorder is None or recorder.levels is None or not condition:
         return
+    fresh = recorder.levels.losses.fresh()
+    if fresh is None:
+        return
+    op, loss = fresh
     with recorder.muted():
         found = goals.holds(condition, loss)
     if found:
@@ -121,12 +129,32 @@ def settle(session: Standing) -> None:
         return
     timeline = session.edits.timelines.current
     timeline.seen = opening.moved(timeline.seen)
+    _move_changes(session, timeline, opening)
     session.hooks.opened(opening.moved, timeline.seen + (timeline.seen >= len(session.tape)))
     if session.stood is not None:
         session.stood = opening.moved(session.stood)
     parted = opening.parted()
     if parted:
         session.hooks.announce(parted)
+
+
+def _move_changes(session: Standing, timeline: Timeline, opening: Opening) -> None:
+    """The changes that a timeline began with, and those of the source, lie where they lie on its new tape."""
+    edit = timeline.edit
+    if edit is not None:
+        ops = [opening.remade.edits.get(op, op) for op in edit.ops]
+        target = opening.remade.now.get(edit.target, edit.target)
+        timeline.edit = replace(edit, target=target, position=opening.moved(edit.position), ops=ops)
+    codes = {code: replace(code, position=opening.moved(code.position)) for code in timeline.codes}
+    timeline.codes = tuple(codes.values())
+    timeline.code = None if timeline.code is None else codes.get(timeline.code, timeline.code)
+    session.codes.restate(codes)
+
+
+def reached(session: Standing, recorder: Recorder) -> int:
+    """Where the program stands: on the tape along which it runs, where it opens steps of that."""
+    position = len(recorder.tape)
+    return position if session.opening is None else session.opening.before(position)
 
 
 def opened(session: Standing) -> bool:

@@ -320,6 +320,19 @@ def parse(text: str) -> Parsed:
     return Parsed(text, [], {}, text, failed)
 
 
+def side_by_side(text: str) -> list[str]:
+    """Expressions with nothing but blanks between them: `lg ld`, `loss * 2 val[0, 1]`; empty if it is not several."""
+    found: list[str] = []
+    words = text.split()
+    while words:
+        ends = [end for end in range(len(words), 0, -1) if parse(" ".join(words[:end])).expression is not None]
+        if not ends:
+            return []
+        found.append(" ".join(words[: ends[0]]))
+        words = words[ends[0] :]
+    return found if len(found) > 1 else []
+
+
 def masked(text: str) -> str:
     """The text with everything that is not Python replaced by names of the same length."""
     return _masked(text)[0]

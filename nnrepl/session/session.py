@@ -127,14 +127,14 @@ class Session(Standing):
     def call_started(self) -> None:
         """Listener: the program stands between two ops of its top level, or is about to call a compiled function."""
         if self.recorder is not None:
-            self.codes.reach(len(self.recorder.tape))
+            self.codes.reach(natively.reached(self, self.recorder))
 
     def pass_started(self, call: GradientCall) -> None:
         """Listener: a gradient pass begins."""
         if this_process() == self.process:
             self.hooks.pass_started()
             self._kept(call.recorder).trim()
-            self.codes.reach(len(call.recorder.tape), entering=True)
+            self.codes.reach(natively.reached(self, call.recorder), entering=True)
             if self.restarts is not None and self.may_stop:
                 self.restarts.pass_started(call)
 
@@ -174,8 +174,8 @@ class Session(Standing):
             self._kept(self.recorder).trim()
         return natively.goes_on(self, op)
 
-    def closed_again(self) -> None:
-        """The program has made a call natively again that is closed on the tape."""
+    def call_left(self) -> None:
+        """Listener: a call has been made that is closed on the tape, or was."""
         now = self.course.now
         if isinstance(now, Replaying) and (now.interrupted or now.goal.find(self.tape) is not None):
             self._again(now)

@@ -71,6 +71,10 @@ class Standing(Motions):
         """Let the user look around, until the program is to go on."""
         raise NotImplementedError
 
+    def call_left(self) -> None:
+        """A call has been made that is closed on the tape, or was."""
+        raise NotImplementedError
+
     def caught_up(self, position: int) -> bool:
         """All that was on the tape has been done again: what is recorded from a position on is new, and looked at.
         Returns whether the program has something to run on for."""

@@ -25,7 +25,7 @@ def begins(shell: Shell, stop: Stop) -> bool:
         return False
     if stop.reason == EXCEPTION or not len(shell.session.tape):
         _over(shell)
-        what = "failed" if stop.reason == EXCEPTION else "computes nothing with MLX"
+        what = f"failed{_error(stop)}" if stop.reason == EXCEPTION else "computes nothing with MLX"
         shell.failed = True
         said = f"the program of this lesson, {player.lesson.program.name}, {what}"
         player.failure = f"{player.lesson.path.name}:1: {said}"
@@ -63,6 +63,13 @@ def turn(shell: Shell, player: Player) -> bool:
         player.failure = f"{_place(player)}: {type(error).__name__}: {error}"
         shell.own_failure(player.failure, error)
     return True
+
+
+def _error(stop: Stop) -> str:
+    """`: ValueError: boom`, in one line."""
+    if stop.error is None:
+        return ""
+    return f": {type(stop.error).__name__}: {stop.error}".splitlines()[0][:200]
 
 
 def _over(shell: Shell) -> None:

@@ -21,12 +21,15 @@ from nnrepl.learn.posing import Posed
 from nnrepl.ops.numbers import number
 from nnrepl.session.errors import UserError
 from nnrepl.session.files import write_text
+from nnrepl.session.parsed import parse
 from nnrepl.shell.lessons import Student, perform
 from nnrepl.shell.readers import PROMPT
 from nnrepl.view.log import Entry, Line
 from nnrepl.view.theme import THEMES
 
 WIDTH, HEIGHT = 88, 30
+SECONDS_A_WORD = 0.1
+"""How fast a recording is read."""
 
 
 @dataclass(slots=True)
@@ -78,7 +81,12 @@ def played(lesson: Lesson) -> list[Piece]:
     return list(_pieces(student))
 
 
+SEEDED = "import random\nimport mlx.core as mx\n\nrandom.seed(0)\nmx.random.seed(0)"
+"""What is drawn at random is drawn alike when a lesson is written and when its notebook runs."""
+
+
 def _perform(student: Student, console: Console, screen: Any) -> None:
+    exec(SEEDED, {})
     with contextlib.redirect_stdout(screen), contextlib.redirect_stderr(screen):
         perform(student, console)
     if student.found.problems or not student.finished:
@@ -198,22 +206,29 @@ def _inline(text: str) -> str:
 
 _LIVE = (
     "Every cell shows what nnrepl said when the lesson was played. Run them from the first one on to ask anew, or "
-    "something else: `%nnrepl explain z1`. What changes the program, and what speaks of timelines, needs a program "
-    "that waits: there the terminal goes on, with `nnrepl learn`."
+    "something else: `%nnrepl explain z1`. A change of the program needs a program that waits: what was typed then, "
+    "and what it showed, stands here as text, and `nnrepl learn` plays it in the terminal."
 )
+_OF_TIMELINES = ("timeline", "timelines", "undo", "redo", "diff")
 
 
 def notebook(lesson: Lesson, pieces: list[Piece]) -> str:
     """A lesson as a notebook: the program runs under nnrepl in its first cell, and each command is a cell, with what it
     showed."""
     program = lesson.program.read_text(encoding="utf-8")
-    cells = [_cell(f"# {lesson.title}\n\n{_LIVE}"), _code("%load_ext nnrepl")]
+    cells = [_cell(f"# {lesson.title}\n\n{_LIVE}"), _code("%load_ext nnrepl"), _code(SEEDED)]
     cells += [_code(f"%%nnrepl continue\n{program}"), _code("%nnrepl goto start")]
+    is_changed = False
     for piece in pieces:
-        if piece.kind == "commands":
-            cells += [_code(f"%nnrepl {line}", shown) for line, shown in piece.typed]
-        else:
+        if piece.kind != "commands":
             cells.append(_cell(as_markdown(piece)))
+            continue
+        for line, shown in piece.typed:
+            is_changed |= parse(line).assignment is not None
+            is_live = not is_changed and line.split()[0] not in _OF_TIMELINES
+            one = Piece("commands", typed=[(line, shown)])
+            cells.append(_code(f"%nnrepl {line}", shown) if is_live else _cell(as_markdown(one)))
+            is_changed &= line not in ("timeline 1", "undo")
     kernel = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
     return json.dumps({"cells": cells, "metadata": kernel, "nbformat": 4, "nbformat_minor": 4}, indent=1) + "\n"
 
@@ -261,7 +276,7 @@ class _Cast(io.StringIO):
     def write(self, text: str) -> int:
         if text:
             self.events.append([round(self.now, 3), "o", text.replace("\n", "\r\n")])
-            self.now += min(0.012 * len(text.split()), 0.4)
+            self.now += min(SECONDS_A_WORD * len(text.split()), 1.5)
         return len(text)
 
 

@@ -235,9 +235,9 @@ class Shell(Breaking, Hooks):
         seen = run.position + len(run.ops) if run.seen is None else run.seen
         self.held.begin_again(seen, max(run.cursor if run.seen is None else 0, seen))
 
-    def opening(self, title: str) -> None:
-        """Run the line again when that is done."""
-        self._line = self.interpreter.line
+    def opening(self, title: str, line: str = "") -> None:
+        """Run the line again when that is done, or another one instead."""
+        self._line = line or self.interpreter.line
         self.show(Text(f"opening {title}: the program runs again; Ctrl-C stops it", style="hint"))
 
     def looks(self) -> bool:

@@ -17,6 +17,9 @@ _collect = gc.collect
 _OFTEN = 2_000
 """Ops that are recorded between two times at which they are set aside: a collection in a few milliseconds."""
 
+_set_aside = False
+"""Whether anything of a recording is set aside. What `nnrepl.__main__` froze, before a program ran, stays so."""
+
 
 class Collector:
     """Sets aside what one recorder has recorded.
@@ -26,7 +29,7 @@ class Collector:
     """
 
     def __init__(self) -> None:
-        self.due = 0
+        self.due = _OFTEN if gc.get_freeze_count() else 0  # at once, unless the imports are set aside already
         self._set_aside = False
 
     def rest(self, position: int) -> None:
@@ -36,6 +39,7 @@ class Collector:
         if gc.isenabled():
             _collect(2 if self._set_aside else 1)
             gc.freeze()
+            _note(True)
             self._set_aside = True
 
 
@@ -53,7 +57,14 @@ def paused() -> Iterator[None]:
 
 def wake() -> None:
     """A tape may be let go of from here on: the collector looks at everything once more."""
-    gc.unfreeze()  # in no time; to ask first whether anything is set aside would count it
+    if _set_aside:
+        gc.unfreeze()
+        _note(False)
+
+
+def _note(set_aside: bool) -> None:
+    global _set_aside
+    _set_aside = set_aside
 
 
 def caught(collect: Callable[..., int]) -> Callable[..., int]:

@@ -10,7 +10,7 @@ from typing import Any
 import mlx.core as mx
 
 from nnrepl.record.batches import alike, batches, side_by_side
-from nnrepl.tape import Op, Tape, Value
+from nnrepl.tape import GRADIENT_PASS, ClosedOp, Op, Step, Tape, Value
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,13 +86,15 @@ def pairs_of(before: Tape, after: Tape) -> tuple[list[tuple[Op, Op]], tuple[Op, 
     """The program's ops on two timelines, side by side, and the first two that are not the same operations.
 
     Forward ops are paired in order, until the program goes another way; a backward op with the one of its
-    forward op: an edit may have cut gradients, or added to them.
+    forward op: an edit may have cut gradients, or added to them. Of steps that are closed on either, what made the
+    losses is paired.
     """
     pairs: list[tuple[Op, Op]] = []
     twins: dict[Op, Op] = {}
     parted = None
-    for a, b in zip(_forward(before), _forward(after)):
-        if a.name != b.name or len(a.outputs) != len(b.outputs):
+    for a, b in _side_by_side(before, after):
+        closed = isinstance(a, ClosedOp) or isinstance(b, ClosedOp)
+        if not closed and (a.name != b.name or len(a.outputs) != len(b.outputs)):
             parted = (a, b)
             break
         pairs.append((a, b))
@@ -104,17 +106,42 @@ def pairs_of(before: Tape, after: Tape) -> tuple[list[tuple[Op, Op]], tuple[Op, 
     return sorted(pairs, key=lambda pair: pair[1].position), parted
 
 
+def _side_by_side(before: Tape, after: Tape) -> Iterator[tuple[Op, Op]]:
+    """The forward ops of two tapes in order; those of closed steps cannot be counted, so then step by step."""
+    if not before.closed and not after.closed:
+        yield from zip(_forward(before.ops, before), _forward(after.ops, after))
+        return
+    for number in range(min(len(before.steps), len(after.steps)) + 1):
+        one, other = (tape.steps[number - 1] if number else tape.steps.setup for tape in (before, after))
+        ops, theirs = before.ops[one.start : one.end], after.ops[other.start : other.end]
+        if any(isinstance(op, ClosedOp) for op in (*ops, *theirs)):
+            yield from zip(_losses(one), _losses(other))
+        else:
+            yield from zip(_forward(ops, before), _forward(theirs, after))
+
+
+def _losses(step: Step) -> Iterator[Op]:
+    """What made the losses of a step, as far as they are known: from the first that is not, nothing more."""
+    for part in step.passes:
+        if part.kind == GRADIENT_PASS:
+            if part.loss is None or part.loss.op is None:
+                return
+            yield part.loss.op
+
+
 def ends_first(before: Tape, after: Tape) -> tuple[Tape, Op] | None:
     """The tape that was not followed as far as the other, with its last op of the program's; None if both go as far."""
     ends = [[op for op in tape.ops if op not in tape.notes.inserted] for tape in (before, after)]
-    counts = [sum(op.of is None for op in ops) for ops in ends]
+    counts: list[Any] = [sum(op.of is None for op in ops) for ops in ends]
+    if before.closed or after.closed:
+        counts = [(len(tape.steps), bool(tape.steps) and bool(tape.steps[-1].updates)) for tape in (before, after)]
     if counts[0] == counts[1] or not all(ends):
         return None
     return (before, ends[0][-1]) if counts[0] < counts[1] else (after, ends[1][-1])
 
 
-def _forward(tape: Tape) -> Iterator[Op]:
-    return (op for op in tape.ops if op.of is None and op not in tape.notes.inserted)
+def _forward(ops: Sequence[Op], tape: Tape) -> Iterator[Op]:
+    return (op for op in ops if op.of is None and op not in tape.notes.inserted)
 
 
 def _backward(tape: Tape, twins: dict[Op, Op]) -> Iterator[tuple[tuple[Op, str, int], Op]]:

@@ -9,7 +9,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
 from nnrepl.tape import Op, Tape, Value
-from nnrepl.view.op import inputs_text, outputs_text
+from nnrepl.view.op import flow_text
 from nnrepl.view.tensor import shape_text
 
 
@@ -105,7 +105,8 @@ class Lanes:
             row = Text("▶ " if here else "  ", style="source.current", no_wrap=True, overflow="ellipsis")
             shown = lanes if len(lanes) <= width else lanes[: max(width - 1, 0)] + "…"
             row.append(shown.ljust(width), style="gradient" if node.first.of is not None else "dim")
-            row.append("  ").append_text(_label(node))
+            row.append("  ")
+            row.append_text(_label(node, options.max_width - row.cell_len))
             row.truncate(options.max_width, overflow="ellipsis")
             yield row
 
@@ -168,13 +169,12 @@ def _row(lanes: list[Value | None], own: int, used: list[int], ending: list[int]
     return "".join(cells).rstrip()
 
 
-def _label(node: Node) -> Text:
+def _label(node: Node, room: int) -> Text:
     op = node.first
     text = Text()
     if len(node.ops) == 1:
         text.append(f"{op.label} ", style="op.number").append(op.name + "  ", style="op.name")
-        text.append_text(inputs_text(op))
-        return text.append("  →  ").append_text(outputs_text(op)) if op.outputs else text
+        return text.append_text(flow_text(op, room - text.cell_len))
     text.append(_group(op), style="op.name")
     text.append(f"  {len(node.ops)} ops, {op.label} to {node.ops[-1].label}", style="op.number")
     value = node.ops[-1].outputs[-1] if node.ops[-1].outputs else None

@@ -7,7 +7,7 @@ from rich.text import Text
 
 from nnrepl.session.excerpts import Excerpt
 from nnrepl.tape import Inside, Op
-from nnrepl.view.op import inputs_text, outputs_text, state_of
+from nnrepl.view.op import flow_text, state_of
 from nnrepl.view.source import place_text
 from nnrepl.view.stop import in_call
 
@@ -69,7 +69,7 @@ def op_row(op: Op, cursor: int, numbers: int, names: int, width: int, place: boo
     row.append(f"{op.label}".ljust(numbers) + " ", style="op.number")
     row.append(STATES[state_of(op)] + " ", style="dim")
     row.append(op.name.ljust(names) + "  ", style="op.name")
-    row.append_text(_line(op))
+    row.append_text(flow_text(op, width - row.cell_len))
     where = place_text(op.source) if place else ""
     room = width - row.cell_len - len(where)
     if where and room >= 2:
@@ -85,13 +85,6 @@ def block_title(op: Op) -> str:
     if isinstance(part, Inside):
         return name
     return f"{name} · {part.title}" if part.title not in ("", "<module>") else name
-
-
-def _line(op: Op) -> Text:
-    text = inputs_text(op)
-    if op.error is not None:
-        return text.append(f"  ✗  {type(op.error).__name__}", style="error")
-    return text.append("  →  ").append_text(outputs_text(op))
 
 
 def source_view(shown: Excerpt) -> RenderableType:

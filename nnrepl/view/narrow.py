@@ -39,7 +39,7 @@ class Grid(Table):
                 for title, text in zip(titles[self._heads :], texts[self._heads :])
                 if text
             ]
-            for line in _packed(rest, options.max_width - 2):
+            for line in packed_lines(rest, options.max_width - 2):
                 yield Padding(line, (0, 0, 0, 2), expand=False)
 
     def _natural(self, console: Console, options: ConsoleOptions) -> int:
@@ -61,7 +61,7 @@ def _text(cell: object, style: str) -> Text:
     return text
 
 
-def _packed(parts: list[Text], room: int) -> list[Text]:
+def packed_lines(parts: list[Text], room: int) -> list[Text]:
     """Parts beside each other, as many to a line as there is room for."""
     lines: list[Text] = []
     for part in parts:

@@ -73,23 +73,45 @@ def _gradients_first(op: BackwardOp) -> list[Value]:
     return gradients or list(op.inputs)
 
 
-def outputs_text(op: Op) -> Text:
-    """What comes out: `z1 (1, 3) float32`; a result without a name has only its shape."""
+_LEAST = 8
+"""In fewer columns than this what goes into an op is not shown at all."""
+
+
+def flow_text(op: Op, room: int) -> Text:
+    """What goes into an op and what comes out, in so many columns. Where there is no room for all of it the dtype goes
+    first, then the shapes of what goes in, then those of what comes out; at last what goes in is cut: the result stays.
+    """
+    text = Text()
+    for inputs, shapes, dtype in ((True, True, True), (True, True, False), (False, True, False), (False, False, False)):
+        text, out = inputs_text(op, inputs), outputs_text(op, shapes, dtype)
+        if op.error is not None:
+            out = Text(f"✗  {type(op.error).__name__}", style="error")
+        arrow = ("  →  " if op.error is None else "  ") if out else ""
+        if text.cell_len + len(arrow) + out.cell_len <= room:
+            break
+        text.truncate(max(room - len(arrow) - out.cell_len, 0), overflow="ellipsis")
+        text, arrow = (text, arrow) if text.cell_len >= _LEAST or not out else (Text(), arrow.lstrip())
+    return text.append(arrow).append_text(out)
+
+
+def outputs_text(op: Op, shapes: bool = True, dtype: bool = True) -> Text:
+    """What comes out: `z1 (1, 3) float32`; a result without a name has only its shape. Without shapes, or the dtype,
+    if they are not wanted."""
     shown: list[Text] = []
     for value in op.outputs:
         text = Text()
         name = value.name if value.gradient_of is None else op.called(value)
         if not name.startswith("#"):
             text.append(name, style="gradient" if value.gradient_of is not None else "value.name")
-            text.append(" ")
+            text.append(" " if shapes else "")
         if value.gradient_of is not None and _is_part(op, value):
             text = Text("part of ", style="dim").append_text(text)
-        text.append(shape_text(value.shape), style="value.shape")
-        shown.append(text)
+        text.append(shape_text(value.shape) if shapes else "", style="value.shape")
+        shown += [text] if text else []
     line = Text(", ").join(shown[:4])
     if len(shown) > 4:
         line.append(f", ... ({len(shown)} outputs)", style="dim")
-    if op.outputs:
+    if op.outputs and dtype:
         line.append(f" {dtype_text(op.outputs[0].dtype)}", style="value.dtype")
     return line
 

@@ -10,6 +10,7 @@ from nnrepl.explain.words import inline
 from nnrepl.seen.slide import Row, Slide
 from nnrepl.tape import Value
 from nnrepl.view.graph import Lanes, Node
+from nnrepl.view.narrow import packed_lines
 from nnrepl.view.numbers import number
 from nnrepl.view.tensor import shape_text
 
@@ -36,26 +37,29 @@ class SlideText:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         width = options.max_width
         lanes = min(max(map(cell_len, self._lanes), default=0), width // 4)
-        rights = [self._right(row) for row in self._rows]
-        right = min(max((text.cell_len for text in rights), default=0), max(width // 2, width - 50))
+        parts = [self._parts(row) for row in self._rows]
+        most = max((Text("  ").join(each).cell_len for each in parts), default=0)
+        right = min(most, max(width // 2, width - 50))
         left = width - right - 1 - lanes - 4
         stacks = left < 16
         if not stacks:
             head = Text("    forward ↓".ljust(width - right), style="heading", no_wrap=True)
             yield head.append("backward ↑", style="heading")
-        for row, line, gradient in zip(self._rows, self._lanes, rights):
+        for row, line, each in zip(self._rows, self._lanes, parts):
             here = any(op.position == self._cursor for op in (*row.ops, *row.back))
             text = Text("▶ " if here else "  ", style="source.current", no_wrap=True, overflow="ellipsis")
             shown = line if cell_len(line) <= lanes else set_cell_size(line, lanes - 1) + "…"
             text.append(set_cell_size(shown, lanes), style="dim").append("  ")
             text.append_text(self._left(row, (width if stacks else width - right - 1) - text.cell_len))
             text.truncate(width if stacks else width - right - 1, overflow="ellipsis", pad=not stacks)
-            gradient.no_wrap, gradient.overflow = True, "ellipsis"
             if stacks:
                 yield text
-                yield Text("  ").append(" " * lanes).append("  ").append_text(gradient)
+                indent = 4 + lanes
+                for packed in packed_lines(_few(each), width - indent):
+                    packed.truncate(width - indent, overflow="ellipsis")
+                    yield Text(" " * indent, no_wrap=True).append_text(packed)
             else:
-                text.append(" ").append_text(gradient)
+                text.append(" ").append_text(_whole(each, width - text.cell_len - 1))
                 text.truncate(width, overflow="ellipsis")
                 yield text
 
@@ -76,18 +80,36 @@ class SlideText:
         text.truncate(max(room - made.cell_len, 0), overflow="ellipsis")
         return text.append_text(made)
 
-    def _right(self, row: Row) -> Text:
-        """The gradients of a row: of what it makes, and of what it learns, each with its size."""
-        text = Text()
-        for name, value in self._slide.gradients(row)[:5]:
+    def _parts(self, row: Row) -> list[Text]:
+        """The gradients of a row: of what it makes, and of what it learns, each with its size; before them a bar."""
+        parts: list[Text] = []
+        for name, value in self._slide.gradients(row):
             gradient = self._slide.gradient(value)
             assert gradient is not None
-            text.append("  " if text else "")
-            text.append(name, style="gradient" if name.startswith("∂") else "value.name")
-            text.append(f" {size_text(self._slide, gradient)}".rstrip())
-        if not text:
-            return text.append("no gradient" if row.ops and not row.back else "", style="dim")
-        return Text(bar(self._slide.share_of(row)) + " ", style="gradient").append_text(text)
+            text = Text(name, style="gradient" if name.startswith("∂") else "value.name")
+            parts.append(Text().append_text(text).append(f" {size_text(self._slide, gradient)}".rstrip()))
+        if not parts:
+            return [Text("no gradient", style="dim")] if row.ops and not row.back else []
+        first = Text(bar(self._slide.share_of(row)) + " ", style="gradient").append_text(parts[0])
+        return [first, *parts[1:]]
+
+
+def _few(parts: list[Text]) -> list[Text]:
+    """Not more than five gradients, and how many there are besides."""
+    more = [Text(f"+{len(parts) - 5}", style="dim")] if len(parts) > 5 else []
+    return [*parts[:5], *more]
+
+
+def _whole(parts: list[Text], room: int) -> Text:
+    """As many gradients as there is room for, each whole, and how many more there are: no number is cut."""
+    line = Text(no_wrap=True)
+    for at, part in enumerate(parts):
+        left = len(parts) - at - 1
+        gap = 2 if line else 0
+        if line and line.cell_len + gap + part.cell_len + (4 if left else 0) > room:
+            return line.append(f"  +{left + 1}", style="dim")
+        line.append(" " * gap).append_text(part)
+    return line
 
 
 def _taken(row: Row) -> list[Value]:

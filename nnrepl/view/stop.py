@@ -24,28 +24,33 @@ from nnrepl.view.tensor import WHOLE, Folded, dtype_text, samples_text, tensor
 
 
 class Heading:
-    """A line with something at each end: where one is in the pass, and where that stands in the source.
+    """A line with something at each end: where one is in the pass, and where that stands in the source; two lines where
+    there is no room.
 
     Args:
-        lefts: At the left end: the first that fits together with a right one, else the last.
-        rights: At the right end: the first that fits, or the last one on a line of its own.
+        left: At the left end.
+        tails: What follows it, the first that fits together with something at the right end; in two lines it begins the
+            second one.
+        rights: At the right end: the first that fits.
     """
 
-    def __init__(self, lefts: Sequence[Text], rights: Sequence[str]) -> None:
-        self._lefts = lefts
-        self._rights = [right for right in rights if right]
+    def __init__(self, left: Text, tails: Sequence[Text], rights: Sequence[str]) -> None:
+        self._left = left
+        self._tails = tails
+        self._rights = [right for right in rights if right] or [""]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        least = min((cell_len(right) for right in self._rights), default=-2)
-        line = next((left for left in self._lefts if left.cell_len + least + 2 <= options.max_width), self._lefts[-1])
-        line = line.copy()
-        room = options.max_width - line.cell_len
-        fits = next((right for right in self._rights if cell_len(right) + 2 <= room), "")
-        if fits:
-            line.append(" " * (room - cell_len(fits))).append(fits, style="dim")
-        elif self._rights:
-            line.append("\n  " + self._rights[-1], style="dim")
-        yield line
+        width, least = options.max_width, min(map(cell_len, self._rights))
+        lines = [Text.assemble(self._left, (" · ", "dim"), tail) for tail in self._tails] or [self._left.copy()]
+        line = next((line for line in lines if line.cell_len + least + 2 <= width), None)
+        if line is None:
+            yield self._left
+            under = [Text("  ").append_text(tail) for tail in self._tails] or [Text("  ")]
+            line = next((line for line in under if line.cell_len + least + 2 <= width), under[-1])
+            line.truncate(max(width - least - 2, 2), overflow="ellipsis")
+        room = width - line.cell_len
+        fits = next((right for right in self._rights if cell_len(right) + 2 <= room), self._rights[-1])
+        yield line.append(" " * (room - cell_len(fits) if self._tails or line.plain.strip() else 0)).append(fits, "dim")
 
 
 def heading(op: Op, skip: Sequence[str], through: str = "") -> Heading:
@@ -58,15 +63,13 @@ def heading(op: Op, skip: Sequence[str], through: str = "") -> Heading:
     step = f"{op.step.title} · " if part.kind != "setup" else ""
     phase = "" if isinstance(part, Inside) and not part.differentiates else f"{op.phase} "
     left = Text(f"{step}{in_call(part)}{phase}{count_text(op)}", style="heading")
-    lefts = [left]
-    if through and op.of is not None:
-        back = left.copy().append(" · back through ", style="dim")
-        lefts = [back.copy().append(through, style="op.name"), back.append(op.of.name, style="op.name")]
+    back = [through, op.of.name] if through and op.of is not None else []
+    tails = [Text.assemble(("back through ", "dim"), (text, "op.name")) for text in back]
     source, _ = own_source(op, skip)
     where = place_text(source)
     inside = f" in {source.function}" if source.function and source.function != "<module>" else ""
     module = f" ({op.module})" if op.module else ""
-    return Heading(lefts, [f"{where}{inside}{module}", f"{where}{module}", f"{where}{inside}", where])
+    return Heading(left, tails, [f"{where}{inside}{module}", f"{where}{module}", f"{where}{inside}", where])
 
 
 def in_call(part: Pass) -> str:

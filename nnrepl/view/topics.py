@@ -144,8 +144,8 @@ In the full screen (tui) also
   arrows, PageUp   move in the pane; Enter looks inside of what is marked, Space goes there
   b, t             a breakpoint there (again: none), until there
   F3               tensors as numbers or as pictures
-  mouse            a click does what Space or b would, the wheel moves what is under it; a click on the ? beside a
-                   word tells what it means
+  mouse            a click does what Space or b would, on a ? it tells what the word means; the wheel moves
+                   what is under it
 What a key or a click did is shown as the command that does it.""",
         (),
         ("tui", "config"),

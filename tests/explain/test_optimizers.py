@@ -83,3 +83,28 @@ def test_why_loss_tells_weights_from_data_and_how_well_the_slope_predicts() -> N
     assert "what else differs (x" in other.headline
     large = why(train(optim.SGD(5.0), [x, x]), "loss")
     assert "the other way" in large.reasons[0] or "curved" in large.reasons[0]
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_the_learning_rate_is_called_as_the_program_calls_it(name: str) -> None:
+    """MLX keeps it in a variable called `parameter` while it takes it in; that is nobody's name for it."""
+
+    def run() -> None:
+        model = nn.Linear(3, 1)
+        opt = OPTIMIZERS[name]()
+        step = nn.value_and_grad(model, lambda x: mx.mean(mx.square(model(x))))
+        for _ in range(2):
+            _, grads = step(mx.ones((2, 3)))
+            opt.update(model, grads)
+
+    session = OpenSession(nnrepl.trace(run))
+    session.run("goto step 2")
+    session.run("until update")
+    ops = [op for op in session.tape.ops if op.phase == "update"]
+    called = {op.called(value) for op in ops for value in op.inputs}
+    assert not any(name.partition("@")[0] == "parameter" for name in called)
+    rates = [name for name in called if "learning_rate" in name]
+    assert rates
+    assert set(rates) <= {"opt.learning_rate", "opt.learning_rate@setup#1"}, rates
+    assert any(name.partition("@")[0] == "opt.step" for name in called)
+    assert str(session.run("p opt.learning_rate")).startswith("opt.learning_rate = ")

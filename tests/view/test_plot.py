@@ -96,6 +96,31 @@ def test_timelines_lie_over_each_other_each_with_its_own_numbers() -> None:
     assert re.fullmatch(r"▶ └ 2  w = w \* 3  before #\d .* to step 1 · backward  loss 45", table[1])
 
 
+def test_several_names_side_by_side_and_one_step() -> None:
+    """Also without a comma; and each of them has to be there."""
+
+    def train(w: mx.array) -> mx.array:
+        for _ in range(3):
+            first, g = mx.value_and_grad(lambda w: (w * w).sum())(w)
+            w = w - 0.1 * g
+            second, g = mx.value_and_grad(lambda w: mx.exp(w).sum())(w)
+            w = w - 0.1 * g
+        return w + 0 * first + 0 * second
+
+    session = OpenSession(nnrepl.trace(train, mx.array([1.0, 2.0])))
+    session.run("goto end")
+    for line in ("plot second first", "plot second, first", "plot second first * 2"):
+        shown = [line.partition("   ")[0] for line in rendered(session.run(line))[:2]]
+        assert [title.split()[1] for title in shown] == ["second", "first"], shown
+    with pytest.raises(nnrepl.UserError, match="nothing here is called firs;"):
+        session.run("plot second firs")
+    with pytest.raises(nnrepl.UserError, match="with commas it is several expressions: first, second"):
+        session.run("p first second")
+    one = OpenSession(nnrepl.trace(lambda w: (w * w).sum(), mx.array([1.0, 2.0]), wrt=0))
+    one.run("goto end")
+    assert str(one.run("plot loss")) == "loss = 5 in step 1: a curve takes two steps"
+
+
 def test_zero_begins_a_range_whatever_rounding_does() -> None:
     for low, high in (
         (-0.0049716394975966175, 0.00055),
