@@ -327,21 +327,18 @@ class _StructureOnly(Sweep):
         return made if run is run_vjp else made[0]
 
 
-def copy_inside(
-    recorder: Recorder, expected: Sequence[Op], at: int, copy: Callable[[Op, Pass, int], Op]
-) -> Inside | None:
+def copy_inside(recorder: Recorder, expected: Sequence[Op], copy: Callable[[Op, Pass, int], Op]) -> Inside | None:
     """Put the ops inside of a call on the tape as they were when it was made before.
 
     Args:
-        expected: The ops of the run before.
-        at: Where among them those inside of the call begin.
+        expected: The ops that the run is to make.
         copy: Gives the same op in a pass, at a position.
 
     Returns:
         What is on the tape now; None if nothing was there.
     """
     tape, parts, twins = recorder.tape, dict[Pass, Inside](), dict[Op, Op]()
-    calls, mapped, around = tape.notes.calls, tape.notes.mapped, recorder.part
+    calls, mapped, around, at = tape.notes.calls, tape.notes.mapped, recorder.part, len(tape)
     assert around is not None
 
     def part_of(old: Pass) -> Pass:

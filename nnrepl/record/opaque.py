@@ -319,8 +319,8 @@ class OpaqueCall:
         recorder.stand(frame)
         if not recorder.differentiating and recorder.inside is None:
             op = Op(self.operation, (), {}, tuple(inputs))
-            op.scope, op.lasti = recorder.stack.scope, frame.f_lasti
-            recorder.part_of(op)
+            op.scope, op.lasti, op.position = recorder.stack.scope, frame.f_lasti, len(recorder.tape)
+            recorder.top_level(op)
         return InsideRecording(recorder, given, title(self.fun), frame)
 
     def _relinking(self, inputs: list[Value], inside: InsideRecording | None) -> Callable[..., Any]:

@@ -111,9 +111,8 @@ class Recorder:
         self.captured: dict[Value, mx.array] = {}
         self.forced = False
         self.listener: Listener | None = None
-        self.started = False
+        self.started = self.closed = False
         self.stream: Any = None
-        self.closed = False
         self.compiling = True
         self.customized: dict[int, tuple[Any, set[Any]]] = {}
         self.intake: Intake = RECORDING
@@ -222,7 +221,7 @@ class Recorder:
             if self.intake.follows:
                 self.intake.passed(self)
             return
-        op.part = self._top_level(op)
+        op.part = self.top_level(op)
         ops.append(op)
         op.part.end = len(ops)
         if op.position >= self.collector.due:
@@ -386,8 +385,8 @@ class Recorder:
             else:
                 self.live[key] = now[value]
 
-    def _top_level(self, op: Op) -> Pass:
-        """Find the pass of an op outside of any transform of ours, and with it its phase."""
+    def top_level(self, op: Op) -> Pass:
+        """Find, or open, the pass of an op outside of any transform of ours, and with it its phase."""
         scope = op.scope
         part = self.part
         known = self.intake.pass_kind(op) if self.intake.follows else None
@@ -405,11 +404,6 @@ class Recorder:
             part = self.open_pass(kind, title(op, kind))
             part.scope, part.lasti = scope, op.lasti
         return part
-
-    def part_of(self, op: Op) -> Pass:
-        """The pass of an op at the top level that is about to be put on the tape, which is opened if it is not yet."""
-        op.position = len(self.tape.ops)
-        return self._top_level(op)
 
     def start(self) -> None:
         """The first forward pass begins here: what was recorded so far is setup."""

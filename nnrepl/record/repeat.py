@@ -246,7 +246,9 @@ class Repetition:
         if old not in recorder.tape.notes.calls:
             return None
         if not recorder.differentiating:
-            within = recorder.part_of(self.again(old))
+            call = self.again(old)
+            call.position = len(recorder.tape)
+            within = recorder.top_level(call)
         if within is None:
             return None
         if recorder.intake.has_inside(recorder):

@@ -68,8 +68,7 @@ class Replay(Intake):
         self._alone = alone
         self._reach = reach or _nothing
         for op in self.expected:
-            target = self.tape.notes.edits.get(op)
-            if target is not None:
+            if (target := self.tape.notes.edits.get(op)) is not None:
                 self.final[target] = op.outputs[0]
         for op in run.ops:
             target = self.tape.notes.edits.get(op)
@@ -139,8 +138,7 @@ class Replay(Intake):
 
     def inside(self, recorder: Recorder) -> Inside | None:
         """Put what happened inside of a call of the tape before its op."""
-        at = len(recorder.tape)
-        return copy_inside(recorder, self.expected, at, copy_op) if self.replaying(at) else None
+        return copy_inside(recorder, self.expected, copy_op) if self.has_inside(recorder) else None
 
     def repeated(self, recorder: Recorder, op: Op, of: Sequence[Value]) -> bool:
         """Whether an op of a compiled function is one of the tape; then it has the values of that."""
