@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
-from nnrepl.record.names import GRADIENT_SIGN, ProgramNames
+from nnrepl.record.names import ProgramNames
+from nnrepl.record.signs import without_sign
 from nnrepl.record.source import lines_of
 from nnrepl.record.stack import is_module
 from nnrepl.session.conditions import condition, named_in, split_condition
@@ -161,7 +162,7 @@ def gradient_name(text: str) -> str | None:
     found = re.fullmatch(r"grad\((.+)\)", text)
     if found is not None:
         return found[1].strip()
-    return text.removeprefix(GRADIENT_SIGN) if text.startswith(GRADIENT_SIGN) else None
+    return without_sign(text)
 
 
 def _typed(number: int, line: int, here: Here) -> Place:
