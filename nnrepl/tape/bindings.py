@@ -107,15 +107,17 @@ class Bindings:
         log: All that was noted, in order.
         held_containers: What was noted of variables that hold containers, in order.
         holds: All that containers held, in order.
+        alive: What containers held that was made natively: no op could make it again, so it must not die.
         seen: Up to which position the variables of a call have been looked at.
     """
 
-    __slots__ = ("_calls", "_codes", "_contents", "held_containers", "holds", "log", "seen")
+    __slots__ = ("_calls", "_codes", "_contents", "alive", "held_containers", "holds", "log", "seen")
 
     def __init__(self) -> None:
         self.log: list[Entry] = []
         self.held_containers: list[Entry] = []
         self.holds: list[tuple[int, Holder, Any, int]] = []
+        self.alive: list[Any] = []
         self.seen: dict[Activation, int] = {}
         self._calls: dict[Activation, Noted] = {}
         self._codes: dict[CodeType, list[Activation]] = {}
@@ -162,6 +164,7 @@ class Bindings:
             kept = [version for version in versions if version[0] <= position]
             if kept:
                 twin._contents[holder] = kept
+        twin.alive = list(self.alive)
         twin.holds = [entry for entry in self.holds if entry[0] <= position]
         twin.seen = {scope: min(seen, position) for scope, seen in self.seen.items()}
         return twin
