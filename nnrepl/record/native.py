@@ -141,7 +141,6 @@ class Levels:
         """From here on only calls are noticed. The program stands between two calls of its top level."""
         recorder = self.recorder
         recorder.close_pass()
-        self.numbering.seen = True
         for frame in recorder.stack.watched(Quiet()):
             if frame is not None:
                 recorder.watch.see(frame)  # what they have got since their last op is not known later
@@ -199,6 +198,7 @@ class Levels:
             return False
         recorder.intake.enter(recorder)
         self.go_native()
+        self.numbering.seen = True
         return True
 
     def run(self, calls: Sequence[Call], frame: FrameType, call: Callable[[], Any], loss: Loss | None = None) -> Any:
