@@ -223,6 +223,7 @@ class OpaqueCall:
         inputs: list[Value] = []
         template = recorder.scan(args, inputs, frame)
         names = recorder.scan(kwargs, inputs, frame)
+        given = trees.arrays((args, kwargs))
         captured, recorder.captured = recorder.captured, {}
         state = _RANDOM_STATE[0]
         function = self.fun if self.make is None else self.make(self._relinking(inputs))
@@ -253,7 +254,7 @@ class OpaqueCall:
             return hand_out(recorder, twin)
         recorder.finish(op, result, frame)
         if recorder.differentiating:
-            self.groups = of_call(op, recorder.forced)
+            self.groups = of_call(op, recorder.forced, [*given, *touched.values()])
         return result
 
     def _relinking(self, inputs: list[Value]) -> Callable[..., Any]:
