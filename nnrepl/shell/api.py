@@ -68,7 +68,8 @@ class Session(Face):
         return f"<Session of {len(self.tape)} ops, {where}>"
 
     def _shown(self) -> Stop:
-        return replace(self.stop, session=self._session)  # before the first motion nobody has stopped
+        stop = self.stop
+        return stop if stop.session is not None else replace(stop, session=self._session)  # nobody has moved yet
 
     @property
     def op(self) -> Op | None:
