@@ -28,7 +28,7 @@ from nnrepl.view.changes import Changes
 from nnrepl.view.heatmap import Heatmap
 from nnrepl.view.log import Log
 from nnrepl.view.stop import stop_view
-from nnrepl.view.tensor import Look, tensor
+from nnrepl.view.tensor import Look, samples_text, tensor
 from nnrepl.view.timelines import below_text, news_text, recomputed_text, taken_text
 from nnrepl.view.tree import tensor_tree
 
@@ -398,7 +398,7 @@ class Interpreter:
         if isinstance(result, mx.array):
             value = self.session.expressions.value_of(result)
             work = self.session.evaluate(self.session.expressions.behind(result))
-            shown = tensor(label or self.label(text, value), result, look, note)
+            shown = tensor(label or self.label(text, value), result, look, note or samples_text(value))
             return Group(shown, recomputed_text(work)) if work.again else shown
         tree = tensor_tree(result)
         if tree is not None:

@@ -19,6 +19,7 @@ from nnrepl.explain.outside import detours
 from nnrepl.explain.paths import cone, path, upstream
 from nnrepl.explain.sizes import sizes
 from nnrepl.ops import Trait, has
+from nnrepl.record.signs import start_of
 from nnrepl.session.births import is_inexact
 from nnrepl.session.reading import Reading
 from nnrepl.tape import Op, Pass, Value
@@ -55,7 +56,7 @@ def why_scale(session: Reading, gradient: Value, how: str, name: str = "") -> An
     head = _head(name or gradient.name, stats[gradient], ordinary and not through and not rounding)
     answer = Answer(
         f"{head}{rounding}; a typical element is "
-        f"{words.number(last)}. On the way from the loss a typical element "
+        f"{words.number(last)}. On the way from {start_of(gradient)} a typical element "
         f"{'shrank' if last < first else 'grew'} {_times(first, last)} over {len(way) - 1} ops."
     )
     answer.reasons = [group.say(verb) for group in groups[:_SHOWN]]
@@ -281,7 +282,7 @@ def _advice(look: Look, groups: list[Group], how: str) -> str:
     product = next((group for group in groups if has(group.name, Trait.PRODUCT)), None)
     if product is None:
         return ""
-    weight = next((found for step in product.steps if (found := _weight(step)) is not None), None)
+    weight = next((found for step in product.steps if (found := weight_of(step)) is not None), None)
     if weight is None or not look.can_see(weight):
         return ""
     typical = f"A typical element of {words.name(weight)} is {words.number(look.stat(weight).typical)}"
@@ -290,7 +291,7 @@ def _advice(look: Look, groups: list[Group], how: str) -> str:
     return f"{typical}: smaller initial weights, normalization, or clipped gradients may keep them in range."
 
 
-def _weight(step: Step) -> Value | None:
+def weight_of(step: Step) -> Value | None:
     """The parameter that multiplies the gradient in the backward pass of a product; None if it is another tensor."""
     forward, of = step.op.of, step.value.gradient_of
     if forward is None or of is None:

@@ -71,7 +71,7 @@ def name(value: Value, taker: Op | None = None) -> str:
 def call(op: Op, called: Callable[[Value], str] | None = None) -> str:
     """A forward op with its operands, as short as it can be said: `maximum(z1, 0)`, `x @ weights1`."""
     called = called or partial(name, taker=op)
-    parts = [operand(arg, called) for arg in op.args if _is_shown(arg)]
+    parts = [operand(arg, called) for arg in _shown(op)]
     sign = op.operation.infix or ("@" if op.name == "matmul" else None)
     if sign is not None and len(parts) == 2:
         left, right = reversed(parts) if op.operation.spelling.startswith("__r") else parts
@@ -81,6 +81,15 @@ def call(op: Op, called: Callable[[Value], str] | None = None) -> str:
         return f"{parts[0]}[{parts[1][1:-1] if plain else parts[1]}]"
     text = f"{op.name}({', '.join(parts)})"
     return text if len(text) <= 40 else f"{op.name}({', '.join(parts)[:32]}…)"
+
+
+def _shown(op: Op) -> list[Any]:
+    """What is said of the arguments of an op: of a call that MLX runs by itself those that the program gives to it, and
+    not what its function takes besides."""
+    if op.operation.kind == "opaque":
+        args, kwargs, _ = op.args
+        return [*args, *kwargs.values()]
+    return [arg for arg in op.args if _is_shown(arg)]
 
 
 def _is_shown(arg: Any) -> bool:

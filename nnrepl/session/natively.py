@@ -80,7 +80,7 @@ def _needed_from(session: Standing) -> int:
     now = session.course.now
     if not isinstance(now, Going) or now.interrupted or session.stops.enabled:
         return 0
-    if session.by_hand or session.settings["native"] != "on":
+    if session.by_hand or not session.may_run_natively():
         return 0
     return goals.needed_from(now.goal)
 

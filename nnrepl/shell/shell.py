@@ -319,9 +319,10 @@ class Shell(Breaking, Hooks):
             self.interpreter.pass_over()
             self.interpreter.due.appendleft(line)
             return
-        self.failed |= stop.reason in (CELL_DONE, CELL_FAILED) and stop.error is not None
+        self.failed |= stop.failed or (stop.reason in (CELL_DONE, CELL_FAILED) and stop.error is not None)
         if self.quiet and not (stop.hits or stop.missed or stop.reason == CELL_FAILED):
             self.show(self.interpreter.news())
+            self.show(Text(stop.reason, style="warning") if stop.failed else None)
             self.interpreter.pass_over()
             return
         self._greet()

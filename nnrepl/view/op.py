@@ -32,7 +32,7 @@ def constant_text(part: object) -> str:
 def inputs_text(op: Op, shapes: bool = True) -> Text:
     """What goes in: with its sign between the operands where the op has one; tensors with their shapes, or without."""
     parts: list[Text] = []
-    if isinstance(op, BackwardOp) or op.operation.kind in ("custom", "checkpoint", "opaque"):
+    if isinstance(op, BackwardOp) or op.operation.kind in ("custom", "checkpoint", "opaque", "jvp"):
         shown = _gradients_first(op) if isinstance(op, BackwardOp) else list(dict.fromkeys(op.inputs))
         parts = [value_text(value, op, shapes) for value in shown]
     else:
