@@ -26,10 +26,10 @@ def entry_for(op: Op) -> Entry | None:
     if known is None or forward.operation.kind not in ("op", "data", "edit"):
         return None
     try:
-        bind(known, forward)
+        bound = bind(known, forward)
     except TypeError:
         return None
-    return known
+    return known if known.variant is None else known.variant(bound)
 
 
 def arguments(op: Op) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -10,8 +10,10 @@ from nnrepl.ops import (  # noqa: F401
     comparing,
     convolutions,
     elementwise,
+    factors,
     fourier,
     indexing,
+    lengths,
     linear_algebra,
     losses,
     norms,
@@ -23,7 +25,7 @@ from nnrepl.ops import (  # noqa: F401
     shapes,
     sources,
 )
-from nnrepl.ops.entry import COMPOSITE, ELEMENTWISE, ENTRIES, FIXED, MOVE, PRODUCTS, WHOLE, Entry, Slope
+from nnrepl.ops.entry import COMPOSITE, ELEMENTWISE, ENTRIES, FIXED, MOVE, PRODUCTS, WHOLE, Entry, Slope, every
 from nnrepl.ops.traits import Trait
 
 __all__ = [
@@ -37,6 +39,7 @@ __all__ = [
     "Entry",
     "Slope",
     "Trait",
+    "every",
     "has",
     "named",
 ]

@@ -80,10 +80,10 @@ class Operand:
         own = self.own(place)
         return quantity(element(self.name, own), self.at(own))
 
-    def row(self, place: Index, axes: Sequence[int], rank: int) -> str:
-        """How the row is written to which a place belongs: `x[0,:]`."""
+    def row(self, place: Index, axes: Sequence[int], rank: int, span: str = ":") -> str:
+        """How the row is written to which a place belongs: `x[0,:]`; the part of it that counts, `x[0,:3]`."""
         own, extra = self.own(place), rank - len(self.shape)
-        parts = [":" if at + extra in axes and self.shape[at] != 1 else str(step) for at, step in enumerate(own)]
+        parts = [span if at + extra in axes and self.shape[at] != 1 else str(step) for at, step in enumerate(own)]
         return f"{self.name}[{','.join(parts)}]" if parts else self.name
 
 
@@ -133,6 +133,7 @@ class Line:
         before: Lines that define what occurs in it.
         remark: What is said after it.
         epsilon: The precision in which the op computes, where it is coarser than that of its result.
+        gives: What it comes to, where that is not the element itself but what it was made to fulfil.
     """
 
     left: str
@@ -140,6 +141,7 @@ class Line:
     before: tuple[str, ...] = ()
     epsilon: float = 0.0
     remark: str = ""
+    gives: Any = None
 
 
 def _operands(given: Any) -> Iterator[Operand]:
@@ -214,7 +216,7 @@ def worked_out(line: Line | None, target: Operand, index: Index) -> Worked | Non
     """A computation of one element of a tensor; None if it does not come to the number that MLX has."""
     if line is None:
         return None
-    result = target.at(index)
+    result = target.at(index) if line.gives is None else line.gives
     fits = holds(line.node, result, max(line.epsilon, epsilon_of(target.dtype)), target.dtype)
     return Worked(line, result) if fits else None
 

@@ -8,7 +8,7 @@ parameters are the symbols of the text. The tests hold every entry against MLX's
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
@@ -76,6 +76,8 @@ class Entry:
         forwards: How one element is worked out where the text alone cannot tell: `forwards(case, slot, index)` gives a
             `case.Line`, or None.
         backwards: The same for one element of a gradient: `backwards(case, symbol, left, index)`.
+        variants: The entries of the same op for other options, which change the formula.
+        variant: Which of them (or this one) holds for a call: `variant(bound)`.
     """
 
     name: str
@@ -90,6 +92,8 @@ class Entry:
     source: str = ""
     forwards: Run | None = None
     backwards: Run | None = None
+    variants: tuple[Entry, ...] = ()
+    variant: Callable[[Mapping[str, Any]], Entry] | None = None
 
     @property
     def symbols(self) -> tuple[str, ...]:
@@ -161,6 +165,44 @@ def backwards(*names: str) -> Callable[[Run], Run]:
         return worker
 
     return write
+
+
+Choose = Callable[[Mapping[str, Any]], Entry]
+
+
+def variants(name: str, others: Iterable[Entry]) -> Callable[[Choose], Choose]:
+    """Say which of several entries holds for a call of an op whose options change its formula."""
+
+    def write(choose: Choose) -> Choose:
+        ENTRIES[name] = replace(ENTRIES[name], variant=choose, variants=tuple(others))
+        return choose
+
+    return write
+
+
+def reworded(name: str, when: Callable[[Mapping[str, Any]], bool], text: str = "", words: str = "",
+             slopes: Mapping[str, str] | None = None) -> None:  # fmt: skip
+    """Say how the rule of an op reads in calls with other options: its symbols, its sentence, its slopes."""
+    before, known = ENTRIES[name].variant, ENTRIES[name].variants
+
+    def other() -> Entry:
+        """As the entry is when it is asked for: what works out its elements may be told later."""
+        usual = ENTRIES[name]
+        told = {symbol: replace(usual.slopes[symbol], text=slope) for symbol, slope in (slopes or {}).items()}
+        return replace(usual, text=text or usual.text, words=words or usual.words, slopes={**usual.slopes, **told},
+                       variants=(), variant=None)  # fmt: skip
+
+    def choose(bound: Mapping[str, Any]) -> Entry:
+        return other() if when(bound) else ENTRIES[name] if before is None else before(bound)
+
+    variants(name, (*known, other()))(choose)
+
+
+def every() -> Iterator[Entry]:
+    """All entries, those for other options after the usual one."""
+    for entry in ENTRIES.values():
+        yield entry
+        yield from entry.variants
 
 
 def formula(

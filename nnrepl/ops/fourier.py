@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import mlx.core as mx
 
-from nnrepl.ops.entry import FIXED, Run
+from nnrepl.ops.entry import ENTRIES, FIXED, Run, variants
 from nnrepl.ops.linear import linear
 from nnrepl.ops.pointwise import whole
 from nnrepl.ops.traits import Trait
 
-_WAVES = "Σ {a}[j] · exp(−2πi · j · k / n)"
-_BACK = "1/n · Σ {a}[j] · exp(2πi · j · k / n)"
+_SCALES = {"backward": ("", "1/n · "), "ortho": ("1/√n · ", "1/√n · "), "forward": ("1/n · ", "")}
+"""What a transform and its inverse are multiplied by, by the option `norm`."""
 _WORDS = (
     "How much of each wave is in a row of numbers: number k of the result belongs to the wave that swings k times "
     "along the row. It is linear: each gradient goes back with the weights that its numbers had."
@@ -28,16 +29,35 @@ def _call(name: str) -> Run:
     return run
 
 
+def _text(name: str, norm: str, where: str) -> str:
+    """The rule of a transform, in symbols."""
+    inverse = name.startswith("i")
+    scale = _SCALES[norm][inverse]
+    wave = f"{{a}}[j] · exp({'' if inverse else '−'}2πi · j · k / n)"
+    if name == "irfft":
+        return f"{scale}Re Σ {wave}, {where}; waves whose mirror image is left out count twice"
+    return f"{scale}Σ {wave}, {where}"
+
+
+def _variant(name: str, short: str, where: str) -> None:
+    """The rule that belongs to `norm`."""
+    entries = {norm: replace(ENTRIES[name], text=_text(short, norm, where)) for norm in _SCALES}
+    usual = ENTRIES[name]
+    others = [entry for norm, entry in entries.items() if norm != "backward"]
+    variants(name, others)(lambda bound: entries[str(bound["norm"])] if bound["norm"] != "backward" else usual)
+
+
 for _name in ("fft", "ifft", "rfft", "irfft"):
-    _inverse = _name.startswith("i")
     for _suffix, _parameters, _where in (
         ("", "a, n=None, axis=-1, norm='backward'", "along axis {axis}"),
         ("2", "a, s=None, axes=(-2, -1), norm='backward'", "along axes {axes}, one after the other"),
         ("n", "a, s=None, axes=None, norm='backward'", "along each axis, one after the other"),
     ):
-        _text = f"{_BACK if _inverse else _WAVES}, {_where}"
-        whole(f"fft.{_name}{_suffix}", _parameters, _text, _INVERSE if _inverse else _WORDS, _call(_name + _suffix))
-        linear("a", f"fft.{_name}{_suffix}")
+        _full = f"fft.{_name}{_suffix}"
+        whole(_full, _parameters, _text(_name, "backward", _where), _INVERSE if _name.startswith("i") else _WORDS,
+              _call(_name + _suffix))  # fmt: skip
+        linear("a", _full)
+        _variant(_full, _name, _where)
 
 whole("fft.stft", "x, n_fft=2048, hop_length=None, win_length=None, window=None, center=True, pad_mode='constant', "
       "normalized=False, onesided=True", "the waves of each window of {x}",
@@ -46,8 +66,9 @@ whole("fft.istft", "stft_matrix, n_fft=None, hop_length=None, win_length=None, w
       "normalized=False, length=None", "the row whose windows have the waves {stft_matrix}",
       "Puts a row together from the waves of its windows.", _call("istft"))  # fmt: skip
 linear("x", "fft.stft")
+linear("stft_matrix", "fft.istft")
 
-for _name, _text in (("fftfreq", "how often each wave of fft swings in a unit of time"),
+for _name, _rule in (("fftfreq", "how often each wave of fft swings in a unit of time"),
                      ("rfftfreq", "how often each wave of rfft swings in a unit of time")):  # fmt: skip
-    whole(f"fft.{_name}", "n, d=1.0", _text, "The frequencies that belong to the numbers of a Fourier transform.",
+    whole(f"fft.{_name}", "n, d=1.0", _rule, "The frequencies that belong to the numbers of a Fourier transform.",
           _call(_name), kind=FIXED, traits=(Trait.SOURCE,))  # fmt: skip

@@ -36,7 +36,11 @@ def _forward(case: Case, symbol: str, slot: int, index: Index) -> Line | None:
     places = [unravel(at, a.shape) for at in used]
     a.want(places)
     terms = [_weighed(a.node(place), weights[at]) for at, place in zip(used, places)]
-    return Line(element(y.name, index), sum_of(terms)) if terms else None
+    if not terms:
+        return None
+    whole = sum_of(terms)
+    real = a.dtype == mx.complex64 and y.dtype != mx.complex64
+    return Line(element(y.name, index), Node("call", (whole,), "Re") if real else whole)
 
 
 def _complex_weights(case: Case, a: Operand, slot: int, index: Index) -> list[complex]:
@@ -59,15 +63,26 @@ def _backward(case: Case, symbol: str, left: str, index: Index) -> Line | None:
             continue
         if given.size > MOST:
             return None
-        weights: Any = _again(case, a, _one(index, a))[slot].flatten().tolist()
+        weights = _weights_back(case, a, slot, index)
         used = [at for at, weight in enumerate(weights) if weight != 0]
         places = [unravel(at, given.shape) for at in used]
         given.want(places)
-        terms.extend(_weighed(given.node(place), _conjugate(weights[at])) for at, place in zip(used, places))
+        terms.extend(_weighed(given.node(place), weights[at]) for at, place in zip(used, places))
     if not terms:
         return Line(left, literal(0), remark="nothing is made of it")
     node = sum_of(terms)
     return Line(left, Node("call", (node,), "Re") if a.dtype != mx.complex64 and _is_complex(case.g) else node)
+
+
+def _weights_back(case: Case, a: Operand, slot: int, index: Index) -> list[Any]:
+    """What each number of a result's gradient is multiplied by. Of a real result two things are asked of a complex
+    number: how it changes with its real part, and with its imaginary part."""
+    one = _one(index, a)
+    found: Any = _again(case, a, one)[slot].flatten().tolist()
+    if a.dtype != mx.complex64 or case.y[slot].dtype == mx.complex64:
+        return [_conjugate(weight) for weight in found]
+    imaginary: Any = _again(case, a, one * 1j)[slot].flatten().tolist()
+    return [complex(real, other) if other else real for real, other in zip(found, imaginary)]
 
 
 def _is_complex(operands: Sequence[Operand | None]) -> bool:

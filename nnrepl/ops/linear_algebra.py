@@ -13,14 +13,14 @@ import mlx.core as mx
 
 from nnrepl.ops.bilinear import bilinear, product_of, sum_of
 from nnrepl.ops.case import Case, Index, Line, Operand
-from nnrepl.ops.entry import Run, Slope, backwards, forwards
+from nnrepl.ops.entry import Run, Slope, backwards, forwards, reworded
 from nnrepl.ops.expression import Node, quantity
 from nnrepl.ops.linear import linear
 from nnrepl.ops.numbers import element
 from nnrepl.ops.pointwise import whole
 from nnrepl.ops.traits import Trait
 
-whole("trace", "a, offset=0, axis1=0, axis2=1, dtype=None", "Σ {a}[i,i]",
+whole("trace", "a, offset=0, axis1=0, axis2=1, dtype=None", "Σ {a}[i, i + {offset}]",
       "Adds up the diagonal. Each number on it gets the whole gradient, all others none.",
       lambda *a, **k: mx.trace(*a, **k), traits=(Trait.REDUCES, Trait.PICKS))  # fmt: skip
 whole("diff", "a, n=1, axis=-1", "{a}[i+1] − {a}[i], {n} time(s) along axis {axis}",
@@ -120,6 +120,12 @@ for _name, _text, _words, _parameters in (
             parameters=_parameters)  # fmt: skip
 
 
+reworded("linalg.svd", lambda bound: not bound["compute_uv"], "s with u @ diag(s) @ vᵀ = {a}",
+         "Singular values alone: how much the matrix stretches along each of its axes.")  # fmt: skip
+reworded("linalg.cholesky", lambda bound: bool(bound["upper"]), "U, triangular, with Uᵀ @ U = {a}")
+reworded("linalg.cholesky_inv", lambda bound: bool(bound["upper"]), "({a}ᵀ @ {a})⁻¹")
+
+
 def _sign(order: Sequence[int]) -> int:
     """Whether it takes an even or an odd number of exchanges."""
     odd = sum(order[i] > order[j] for i in range(len(order)) for j in range(i + 1, len(order)))
@@ -154,19 +160,6 @@ def _det_backward(case: Case, symbol: str, left: str, index: Index) -> Line | No
     return Line(left, product_of(given.node(place), case.y[0].node(place), other))
 
 
-@forwards("linalg.inv")
-def _inv_forward(case: Case, slot: int, index: Index) -> Line | None:
-    """For 2 by 2 matrices: the numbers of the diagonal exchanged, the others turned, over the determinant."""
-    a = case.operand("a")
-    if a.shape[-1] != 2:
-        return None
-    *batch, i, j = index
-    at = [[a.node((*batch, p, q)) for q in range(2)] for p in range(2)]
-    det = Node("sum", (product_of(at[0][0], at[1][1]), product_of(at[0][1], at[1][0])), "+−")
-    top = at[1 - i][1 - j] if i == j else Node("negative", (at[i][j],))
-    return Line(element(case.y[0].name, index), Node("product", (top, det), "·/"), epsilon=1e-4)
-
-
 @backwards("linalg.inv")
 def _inv_backward(case: Case, symbol: str, left: str, index: Index) -> Line | None:
     y, given = case.y[0], case.g[0]
@@ -180,21 +173,6 @@ def _inv_backward(case: Case, symbol: str, left: str, index: Index) -> Line | No
         for m in range(n)
     ]
     return Line(left, Node("negative", (sum_of(terms),)), epsilon=1e-4)
-
-
-@forwards("linalg.cholesky")
-def _cholesky_forward(case: Case, slot: int, index: Index) -> Line | None:
-    """Row by row: what the rows before have not explained."""
-    a, y = case.operand("a"), case.y[0]
-    if case.bound["upper"]:
-        return None
-    *batch, i, j = index
-    if j > i:
-        return None
-    done = [product_of(y.node((*batch, i, k)), y.node((*batch, j, k))) for k in range(j)]
-    rest = Node("sum", (a.node((*batch, i, j)), *done), "+" + "−" * len(done)) if done else a.node((*batch, i, j))
-    node = Node("root", (rest,)) if i == j else Node("product", (rest, y.node((*batch, j, j))), "·/")
-    return Line(element(y.name, index), node, epsilon=1e-5)
 
 
 @backwards("linalg.solve")

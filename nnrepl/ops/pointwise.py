@@ -47,7 +47,17 @@ def pointwise(
     kind: str = ELEMENTWISE, valid: str = "", traits: Iterable[Trait] = (),
     forward: Run | None = None, source: str = "",
 ) -> None:  # fmt: skip
-    """Enter an op whose formula and slopes are computed from their texts.
+    """Enter an op whose formula and slopes are computed from their texts, as `described` takes it."""
+    enter(described(name, text, slopes, words, parameters=parameters, row=row, kind=kind, valid=valid, traits=traits,
+                    forward=forward, source=source))  # fmt: skip
+
+
+def described(
+    name: str, text: str, slopes: Mapping[str, str], words: str, *, parameters: str = "a", row: Row = ALONE,
+    kind: str = ELEMENTWISE, valid: str = "", traits: Iterable[Trait] = (),
+    forward: Run | None = None, source: str = "",
+) -> Entry:  # fmt: skip
+    """The entry of an op whose formula and slopes are computed from their texts.
 
     Args:
         slopes: By parameter, the gradient with respect to it: `{"a": "g · b"}`.
@@ -57,7 +67,7 @@ def pointwise(
     written = signature(parameters)
     run_text = forward or _forward(text, written, row)
     backward = {symbol: Slope(slope, _slope(slope, written, row)) for symbol, slope in slopes.items()}
-    enter(Entry(name, text, words, run_text, backward, kind, valid, frozenset(traits), row, source))
+    return Entry(name, text, words, run_text, backward, kind, valid, frozenset(traits), row, source)
 
 
 def whole(

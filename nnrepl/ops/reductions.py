@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import mlx.core as mx
 
-from nnrepl.ops.entry import COMPOSITE, PRODUCTS, Row, Slope, formula
+from nnrepl.ops.entry import COMPOSITE, PRODUCTS, Row
 from nnrepl.ops.pointwise import along, pointwise
 from nnrepl.ops.traits import Trait
 
@@ -165,24 +164,3 @@ pointwise(
     parameters="a, axis=None, precise=False", row=ROWS, kind=COMPOSITE,
     traits=(Trait.SHARES, Trait.SATURATES, Trait.SWALLOWS), forward=_softmax,
 )  # fmt: skip
-
-
-def _norm_slope(
-    g: mx.array, y: mx.array, a: mx.array, ord: Any = None, axis: Axis = None, keepdims: bool = False
-) -> mx.array:
-    return mx.vjp(lambda x: _norm(x, ord, axis, keepdims), [a], [g])[1][0]
-
-
-@formula("linalg.norm", "√(Σ |a|²)", "The length: the root of the sum of squares (other kinds by `ord`). At length 0 "
-         "its slope is 0/0.", slopes={"a": Slope("g · a / y", _norm_slope)}, valid="not all numbers 0",
-         traits=(Trait.REDUCES,), row=REDUCED)  # fmt: skip
-def _norm(a: mx.array, ord: Any = None, axis: Axis = None, keepdims: bool = False) -> mx.array:
-    axes = axes_of(a, axis)
-    if ord in (None, 2, 2.0, "f", "fro") and (ord not in (2, 2.0) or len(axes) == 1):
-        squares = mx.square(mx.abs(a))
-        return mx.sqrt(mx.sum(squares, axis=axes, keepdims=keepdims))
-    if ord in (1, 1.0) and len(axes) == 1:
-        return mx.sum(mx.abs(a), axis=axes, keepdims=keepdims)
-    if ord == float("inf") and len(axes) == 1:
-        return mx.max(mx.abs(a), axis=axes, keepdims=keepdims)
-    return mx.linalg.norm(a, ord, axes if axis is not None else None, keepdims)

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 
 _getframe = sys._getframe
 _copy = mx.array.__copy__
-_zeros_like, _depends, _custom_function, _vjp = mx.zeros_like, mx.depends, mx.custom_function, mx.vjp
+_zeros_like, _depends, _custom_function = mx.zeros_like, mx.depends, mx.custom_function
+_vjp, _eval = mx.vjp, mx.eval
 _RANDOM_STATE: Any = mx.random.state
 
 
@@ -87,7 +88,7 @@ class Composite(Repeatable):
     def run(self, kind: str, spelling: str, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType) -> Any:
         """Call the function on new handles, as MLX does, and close the call with an op of its own."""
         recorder = self.recorder
-        recorder.intake.enter(recorder)
+        recorder.intake.enter(recorder, calling=True)
 
         def hand_over(array: mx.array) -> mx.array:
             value = recorder.value_of(array, frame)
@@ -314,6 +315,9 @@ def replay(ops: Sequence[Op], now: dict[Value, mx.array], lookup: Callable[[Valu
             composite = op.args[0] if op.args else None
             arrays = composite.native(op, find) if isinstance(composite, Composite) else op.compute(find)
             now.update(zip(op.outputs, arrays))
+            forced = [now[output] for output in op.outputs if output in op.tape.notes.forced]
+            if forced:
+                _eval(forced)
 
 
 def in_first_run(tape: Tape, value: Value, cursor: int | None) -> tuple[Value, int | None] | None:

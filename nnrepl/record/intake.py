@@ -76,6 +76,10 @@ class Intake:
     def left(self, recorder: Recorder) -> None:
         """A call has been recorded op by op that would be a closed op if it had run natively."""
 
+    def edited_in_place(self, value: Value) -> bool:
+        """Whether an edit has changed an array object of the program's in place, which holds `value` now."""
+        return False
+
     def content(self, value: Value) -> Value:
         """What the program is to hold where the tape has `value`."""
         return value

@@ -211,12 +211,10 @@ class _Arguments:
     def _was_changed(self, at: int) -> bool:
         """Whether the function changed an argument in place (`x += 1`)."""
         value = self.recorder.live.get(id(self.fresh[at]))
-        return (
-            value is not None
-            and value.op is not None
-            and value.op.operation.in_place
-            and (value.held is self.fresh[at])
-        )
+        if value is None or value.op is None:
+            return False
+        by_itself = value.op.operation.in_place and value.held is self.fresh[at]
+        return by_itself or self.recorder.intake.edited_in_place(value)
 
 
 def _vjp_wrapper(original: Callable[..., Any]) -> Callable[..., Any]:

@@ -56,6 +56,7 @@ class Rebinding:
 
     Attributes:
         found: Whether it is one, and that holds the value.
+        place: The array object that is changed in place instead (`k *= 2`, `k[0] = 1`), if it is known.
     """
 
     def __init__(self, recorder: Recorder, op: Op, old: Value) -> None:
@@ -73,24 +74,43 @@ class Rebinding:
         self._own = -1
         self._slot: tuple[int, str] | None = None
         self._entry: tuple[Any, Any] | None = None
-        self.found = self._target is not None and bool(self._arrays) and self._find(op)
+        self.place: mx.array | None = None
+        self.found = bool(self._arrays) and ((self._target is not None and self._find(op)) or self._find_place(op))
 
     # -- what is assigned to ---------------------------------------------------------------------------------
 
     def _find(self, op: Op) -> bool:
+        found = self._variables(op, _root(self._target))
+        return found is not None and self._holds(*found)
+
+    def _variables(self, op: Op, root: str) -> tuple[int, str, dict[str, Any]] | None:
+        """The variable that an edit names: in which call it is, its name, and what else has names there."""
         path = [] if op.scope is None or op.scope.parent is None else op.scope.parent.path()
         if not path or len(path) > len(self._frames):
-            return False
+            return None
         if any(step.code is not frame.f_code for step, frame in zip(path, self._frames)):
-            return False
+            return None
         self._own = len(path) - 1
-        root = _root(self._target)
         for at in range(self._own, -1, -1):
             frame = self._frames[at]
             library = sources.is_library(frame.f_code.co_filename)
             for variables in (frame.f_locals, {} if library else frame.f_globals):
                 if root in variables:
-                    return self._holds(at, root, variables)
+                    return at, root, variables
+        return None
+
+    def _find_place(self, op: Op) -> bool:
+        """Find the array object that an edit changes in place."""
+        for path in changed_in_place(op):
+            found = self._variables(op, _root(path))
+            if found is None:
+                continue
+            at, name, variables = found
+            thing = variables[name] if isinstance(path, ast.Name) else _walk(variables[name], path)[2]
+            if id(thing) in self._arrays:
+                self._target, self.place, self._entry = path, self._arrays[id(thing)], None
+                self._own = at if variables is not self._frames[at].f_globals else self._own
+                return True
         return False
 
     def _holds(self, at: int, name: str, variables: dict[str, Any]) -> bool:
@@ -129,6 +149,9 @@ class Rebinding:
             frames = self._frames[: self._own + 1]
             readers = [at for at, frame in enumerate(frames) if self._reads(frame, text) and self._sees(frame)]
             self._own, reads = (readers[0], True) if readers else (self._own, False)
+        elif self.place is not None and not isinstance(target, ast.Name):
+            reading = [at for at, frame in enumerate(self._frames[: self._own + 1]) if self._reads(frame, text)]
+            self._own, reads = (reading[0], True) if reading else (self._own, False)
         for frame in self._frames:
             recorder.watch.see(frame)  # what has been put somewhere since the last op
         for at, frame in enumerate(self._frames):
@@ -161,7 +184,7 @@ class Rebinding:
     def _other(self, thing: Any) -> Any:
         """What is to be held where `thing` is: the same, or what has the old numbers."""
         if id(thing) in self._arrays:
-            return self._kept
+            return thing if thing is self.place else self._kept
         if isinstance(thing, tuple):
             parts = [self._other(part) for part in thing]
             if any([part is not before for part, before in zip(parts, thing)]):
@@ -230,14 +253,16 @@ class Rebinding:
         node = sources.node_at(frame.f_code, sources.span_of(frame.f_code, frame.f_lasti))
         texts = _operands(node, len(args))
         return tuple([
-            self._kept if id(arg) in self._arrays and text is not None and text != pending.new else arg
+            self._other(arg) if isinstance(arg, mx.array) and text is not None and text != pending.new else arg
             for arg, text in zip(args, texts)
         ])  # fmt: skip
 
 
 def lies_inside(recorder: Recorder, op: Op) -> bool:
-    """Whether an edit gives another tensor to a variable of a function that does not run yet."""
-    if not isinstance(target_of(op), ast.Name) or op.scope is None or op.scope.parent is None:
+    """Whether an edit gives another tensor to a variable of a function that does not run yet, or changes one that it
+    is about to be handed."""
+    variable = isinstance(target_of(op), ast.Name) or any(isinstance(path, ast.Name) for path in changed_in_place(op))
+    if not variable or op.scope is None or op.scope.parent is None:
         return False
     path, frames = op.scope.parent.path(), recorder.stack.frames()
     return len(path) > len(frames) and all(step.code is frame.f_code for step, frame in zip(path, frames))
@@ -246,22 +271,48 @@ def lies_inside(recorder: Recorder, op: Op) -> bool:
 def target_of(op: Op) -> ast.expr | None:
     """What an edit assigns to, if it gives a name another tensor (`k = ...`, `self.k = ...`, `cache["k"] = ...`) and
     does not change one in place (`k *= 2`)."""
-    if op.scope is None or op.scope.parent is None:
-        return None
-    lines = linecache.getlines(op.scope.code.co_filename)
-    try:
-        body = ast.parse("".join(lines)).body
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return None
-    line = body[0] if len(body) == 1 else None
+    line = _line_of(op)
     if not isinstance(line, ast.Assign) or len(line.targets) != 1:
         return None
-    target = node = line.targets[0]
+    target = line.targets[0]
+    return target if _is_path(target) else None
+
+
+def changed_in_place(op: Op) -> list[ast.expr]:
+    """What an edit may change in place, as paths: `k` for `k *= 2` and `k[0] = 1`, `c["k"]` or `c` for
+    `c["k"] *= 2`."""
+    line = _line_of(op)
+    if isinstance(line, ast.AugAssign):
+        target: ast.expr = line.target
+        found = [target]
+    elif isinstance(line, ast.Assign) and len(line.targets) == 1:
+        target = line.targets[0]
+        found = []
+    else:
+        return []
+    if isinstance(target, ast.Subscript):
+        found.append(target.value)
+    return [path for path in found if _is_path(path)]
+
+
+def _line_of(op: Op) -> ast.stmt | None:
+    """The line of an edit that was typed."""
+    if op.scope is None or op.scope.parent is None:
+        return None
+    try:
+        body = ast.parse("".join(linecache.getlines(op.scope.code.co_filename))).body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return None
+    return body[0] if len(body) == 1 else None
+
+
+def _is_path(node: ast.expr) -> bool:
+    """Whether an expression leads from a variable over attributes and constant keys."""
     while isinstance(node, (ast.Attribute, ast.Subscript)):
         if isinstance(node, ast.Subscript) and not isinstance(node.slice, ast.Constant):
-            return None
+            return False
         node = node.value
-    return target if isinstance(node, ast.Name) else None
+    return isinstance(node, ast.Name)
 
 
 def _is_stored(container: Any, key: str, thing: Any) -> bool:
@@ -328,9 +379,11 @@ def _operands(node: ast.AST | None, count: int) -> Iterator[str | None]:
     elif isinstance(node, ast.Call):
         given = list(node.args)
         if len(given) < count and isinstance(node.func, ast.Attribute):
-            given.insert(0, node.func.value)
+            holder = node.func.value
+            at = holder.value if isinstance(holder, ast.Subscript) else None
+            given.insert(0, at.value if isinstance(at, ast.Attribute) and at.attr == "at" else holder)
     elif isinstance(node, (ast.Subscript, ast.Attribute)):
         given = [node.value]
-    for at in range(count):
-        part = given[at] if at < len(given) else None
+    for number in range(count):
+        part = given[number] if number < len(given) else None
         yield ast.unparse(part) if isinstance(part, _PATHS) else None

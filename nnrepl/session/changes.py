@@ -25,7 +25,7 @@ from nnrepl.session.standing import Standing
 from nnrepl.session.state import RunAgain
 from nnrepl.session.statements import statement
 from nnrepl.session.typed import append, upcoming
-from nnrepl.tape import Op, Tape, Value
+from nnrepl.tape import ClosedOp, Op, Tape, Value
 from nnrepl.timeline.cells import Cell
 from nnrepl.timeline.code import CodeChange
 from nnrepl.timeline.edits import BadEdit, Edit, make_edit, place_of
@@ -114,8 +114,8 @@ class Changes:
             array[key] = new
             return array
 
-        alias = change.index is None and change.operator is None and change.target.is_name
-        alias = alias and value.label is not None and value.label.rpartition(".")[2] != change.target.text
+        variable = change.target if change.base is None else change.base
+        alias = variable.is_name and value.label is not None and value.label.rpartition(".")[2] != variable.text
         return self.edit(value, name, line, compute, alias)
 
     def _value(self, parsed: Parsed) -> Value | None:
@@ -141,7 +141,8 @@ class Changes:
         """Change a value at the cursor, and run again what depends on it.
 
         Args:
-            alias: Whether it goes by another name than the one by which it came in: then only that is given another.
+            alias: Whether it goes by another name than the one by which it came in: then it changes here, and not where
+                it enters.
 
         Raises:
             UserError: If that cannot be done; then nothing has changed.
@@ -382,6 +383,10 @@ class Changes:
         op = session.op
         cursor = same_place(session.tape, session.cursor, timeline.tape) if op is not None else len(timeline.tape)
         session.look_at(timeline.tape, timeline.names, cursor)
+        if cursor < len(timeline.tape) and isinstance(timeline.tape.ops[cursor], ClosedOp) and self.can_run_again:
+            step = timeline.tape.steps.at(cursor)
+            session.hooks.opening(step.title, f"timeline {timeline.number}")
+            self.open(frozenset([step.number, *timeline.tape.retraced]), cursor)
         return timeline
 
 
@@ -425,11 +430,18 @@ def same_place(old: Tape, cursor: int, new: Tape) -> int:
     """Where the cursor is on another tape: before the op that is as many ops of the program's from the start."""
     if cursor >= len(old):
         return len(new)
-    wanted = sum(not _inserted(op, old) for op in old.ops[:cursor])
-    for at, op in enumerate(new.ops):
+    begins, start, end = 0, 0, len(new)
+    if old.closed or new.closed:  # of closed steps nobody knows how many ops they have
+        number = old.steps.number_at(cursor)
+        if number > len(new.steps):
+            return len(new)
+        begins, there = old.steps.start_of(number) or 0, new.steps.at(new.steps.start_of(number) or 0)
+        start, end = there.start, there.end
+    wanted = sum(not _inserted(op, old) for op in old.ops[begins:cursor])
+    for at, op in enumerate(new.ops[start:end], start):
         if _inserted(op, new):
             continue
         if not wanted:
             return at
         wanted -= 1
-    return len(new)
+    return end

@@ -80,7 +80,7 @@ SETTINGS: dict[str, Setting] = {
     "dull": _word("whether step stops at ops that only arrange numbers (reshape, astype)", "stop", "pass"),
     "tensors": _word("how the full screen shows tensors (F3 changes it)", "numbers", "heatmap"),
     "skip": Setting(" ".join(SKIPPED), _patterns, "modules whose lines are not yours, such as mlx.*; none for nothing"),
-    "native": _word("whether steps that nobody looks into run as in plain Python, and are opened later", "off", "on"),
+    "native": _word("whether steps that nobody looks into run as in plain Python, and are opened later", "on", "off"),
     "mouse": _word("whether the mouse works in the full screen", "on", "off"),
 }
 
@@ -88,7 +88,8 @@ SETTINGS: dict[str, Setting] = {
 def defaults() -> dict[str, Any]:
     """Every setting as it is if nobody says anything."""
     found = {name: setting.default for name, setting in SETTINGS.items()}
-    found["native"] = "on" if os.environ.get("NNREPL_NATIVE") == "on" else found["native"]
+    wanted = os.environ.get("NNREPL_NATIVE", "")
+    found["native"] = wanted if wanted in ("on", "off") else found["native"]
     return found
 
 

@@ -235,9 +235,9 @@ class Shell(Breaking, Hooks):
         seen = run.position + len(run.ops) if run.seen is None else run.seen
         self.held.begin_again(seen, max(run.cursor if run.seen is None else 0, seen))
 
-    def opening(self, title: str) -> None:
-        """Run the line again when that is done."""
-        self._line = self.interpreter.line
+    def opening(self, title: str, line: str = "") -> None:
+        """Run the line again when that is done, or another one instead."""
+        self._line = line or self.interpreter.line
         self.show(Text(f"opening {title}: the program runs again; Ctrl-C stops it", style="hint"))
 
     def looks(self) -> bool:
@@ -313,9 +313,10 @@ class Shell(Breaking, Hooks):
             self.interpreter.pass_over()
             self.interpreter.due.appendleft(line)
             return
-        self.failed |= stop.reason in (CELL_DONE, CELL_FAILED) and stop.error is not None
+        self.failed |= stop.failed or (stop.reason in (CELL_DONE, CELL_FAILED) and stop.error is not None)
         if self.quiet and not (stop.hits or stop.missed or stop.reason == CELL_FAILED):
             self.show(self.interpreter.news())
+            self.show(Text(stop.reason, style="warning") if stop.failed else None)
             self.interpreter.pass_over()
             return
         self._greet()

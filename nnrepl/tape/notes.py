@@ -40,6 +40,7 @@ class Notes:
         belonging: Ops that a custom function's own backward pass made, and its forward op.
         edits: Ops that the user made in order to change a value, and the value that they changed.
         inserted: All ops that came from the user and not from the program.
+        forced: Results of nested transforms that the program has evaluated before the backward pass.
         inside: Ops of which the places that they take have been looked at and lie inside of their axes.
     """
 
@@ -54,6 +55,7 @@ class Notes:
     belonging: dict[Op, Op] = field(default_factory=dict)
     edits: dict[Op, Value] = field(default_factory=dict)
     inserted: set[Op] = field(default_factory=set)
+    forced: set[Value] = field(default_factory=set)
     inside: set[Op] = field(default_factory=set)
 
     # -- the same op again ---------------------------------------------------------------------------------

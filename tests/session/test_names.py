@@ -446,6 +446,39 @@ def test_the_losses_of_two_functions_are_no_one_line(tmp_path: Any) -> None:
     assert set(re.findall(r"-?\d+\.\d{4}", plot.splitlines()[0] + plot.splitlines()[1])) == set(losses)
 
 
+TURNS = """
+import mlx.core as mx, mlx.nn as nn, mlx.optimizers as optim
+mx.random.seed(0)
+critic, actor, x = nn.Linear(2, 1), nn.Linear(2, 1), mx.ones((1, 2))
+oc, oa = optim.SGD(0.1), optim.SGD(0.1)
+def critic_loss(m): return (m(x) - 3).square().sum()
+def actor_loss(m): return m(x).square().sum()
+def learn():
+    lc, gc = nn.value_and_grad(critic, critic_loss)(critic)
+    oc.update(critic, gc)
+    la, ga = nn.value_and_grad(actor, actor_loss)(actor)
+    oa.update(actor, ga)
+    return lc, la
+for i in range(3):
+    lc, la = learn()
+    print(lc.item(), la.item())
+"""
+
+
+def test_two_losses_that_a_function_returns_are_not_each_other(tmp_path: Any) -> None:
+    """`lc, la = learn()` is under way; it is no `loss, grads = ...` of the call in which the cursor stands."""
+    answers = play(TURNS, "goto step 3", "until actor_loss", "p lc", "plot lc", "c", tmp_path=tmp_path)
+    older, plotted, printed = answers[2:5]
+    losses = [
+        float(line.split()[0]) for line in (answers[0] + "\n" + printed).splitlines() if re.match(r"[\d.]+ ", line)
+    ]
+    assert len(losses) == 3
+    assert older.split("\n") == [
+        "lc is not made yet in this step; the last one is step 2's: lc@2#5", f"lc@2#5 = {losses[1]:.4f}"
+    ]  # fmt: skip
+    assert plotted.startswith(f"lc   last {losses[2]:.4f} (step 3)")
+
+
 def test_a_loss_that_asks_the_teacher_is_said_to_take_the_teachers_weight() -> None:
     mx.random.seed(0)
     student = nn.Linear(2, 2, bias=False)

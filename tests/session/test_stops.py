@@ -382,7 +382,7 @@ def test_a_birth_beside_other_bad_numbers_is_seen_in_whatever_op(name: str, born
     op, row, what = ROWS[name]
     bad = mx.array([mx.nan if what != "inf" else mx.inf] * 3)
     x = mx.stack([bad, mx.array(row if born and what else [0.5, 0.25, 1.0])])
-    session = nnrepl.Session(nnrepl.trace(lambda x: op(x * 1), x))
+    session = OpenSession(nnrepl.trace(lambda x: op(x * 1), x))
     catcher = EVENTS[what or "nan"].make()
     found = []
     for position in range(len(session.tape)):
