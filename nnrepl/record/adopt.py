@@ -28,6 +28,8 @@ def adopt(recorder: Recorder, array: mx.array, frame: FrameType) -> Value:
     """
     if array is _RANDOM_STATE[0]:
         return recorder.leaf(array, "constant", "random state")
+    if recorder.inside is not None and not is_evaluated(array):  # it may be a tracer: MLX's graph tells nothing there
+        return recorder.leaf(array, "captured", parameter_path(array, frame) or _variable(array, frame))
     if recorder.native_until:
         return _from_native(recorder, array, frame)
     source, same = computed_from(recorder, array)
