@@ -114,15 +114,29 @@ def log_of(picture: Picture) -> tuple[Log, bool]:
     return shell.interpreter.log, shell.failed
 
 
-def svg(picture: Picture) -> str:
-    """A session as a picture."""
+def seen(picture: Picture) -> Log:
+    """What is seen of a session."""
     log, _ = log_of(picture)
     entries = list(log.entries)
     begins = [at for at, entry in enumerate(entries) if entry.typed or picture.program.isdigit()]
     entries = entries[begins[-picture.last] :]
     log.entries.clear()
     log.entries.extend(entries)
-    return log.svg(PROMPT, "nnrepl", True)
+    return log
+
+
+def svg(picture: Picture) -> str:
+    """A session as a picture."""
+    return seen(picture).svg(PROMPT, "nnrepl", True)
+
+
+def text(picture: Picture) -> str:
+    """The same, line by line."""
+    rows: list[str] = []
+    for entry in seen(picture).entries:
+        rows += [f"{PROMPT}{entry.typed}"] if entry.typed else []
+        rows += entry.plain()
+    return "\n".join(row.rstrip() for row in rows) + "\n"
 
 
 def command_pages() -> str:

@@ -1,29 +1,69 @@
-"""The documentation: what it shows is so, and what it names is there."""
+"""The documentation: what it shows is so, and what it names is there.
+
+`python -m tests.test_docs` writes the answers in the how-tos and the text of the pictures anew; read the difference.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import re
+import runpy
+import sys
+import tempfile
 from pathlib import Path
 
+import mlx.core as mx
 import pytest
 
-from docs import make
+import nnrepl
+from docs import make, played
+from nnrepl.cli import main as run
 from nnrepl.commands import load_all
 from nnrepl.commands.table import TABLE, classify
 from nnrepl.session.errors import UserError
+from nnrepl.shell.lessons import lessons_parser
+from tests.shell.notebook import Notebook
 from tests.support import ROOT
 
 load_all()
+SEEN = ROOT / "tests" / "pictures"
 PAGES = sorted(path for path in (ROOT / "docs").rglob("*.md") if "_made" not in path.parts)
 WRITTEN = [path for path in PAGES if path.stem not in ("changelog", "architecture")]
 
 
 @pytest.mark.parametrize("name", make.PICTURES)
-def test_no_command_of_a_picture_fails(name: str) -> None:
+def test_a_picture_shows_what_a_real_session_shows(name: str) -> None:
     picture = make.PICTURES[name]
     log, failed = make.log_of(picture)
     assert not failed
     assert len([entry for entry in log.entries if entry.typed]) >= min(2, len(picture.lines))
+    assert make.text(picture) == (SEEN / f"{name}.txt").read_text(encoding="utf-8")
+
+
+def reference(folder: Path) -> None:
+    """What the how-tos compare with: attention as it was computed elsewhere, the scores without their scale."""
+    x = mx.array([[1.0, 0.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0], [1.0, 1.0, 0.0, 0.0], [0.0, 0.0, 1.0, 1.0]])
+    q = x @ mx.array([[1.0, 0.0], [0.0, 1.0], [0.5, 0.5], [0.0, 0.0]])
+    k = x @ mx.array([[2.0, 0.0], [0.0, 2.0], [1.0, -1.0], [0.0, 0.0]])
+    mx.save_safetensors(str(folder / "ref.safetensors"), {"q": q, "k": k, "scores": q @ k.T})
+
+
+@pytest.mark.parametrize("path", [path for path in PAGES if played.sessions(path)[0]], ids=lambda path: path.stem)
+def test_what_a_page_types_works_and_shows_what_it_says(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reference(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    text, worked = played.rewritten(path)
+    assert worked
+    assert text == path.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("path", WRITTEN, ids=lambda path: path.stem)
+def test_no_command_of_a_page_is_left_unplayed(path: Path) -> None:
+    assert not played.sessions(path)[1]
+    outside = re.sub(r"```console\n.*?^```$", "", path.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    assert not re.findall(r"^\(nnrepl\) ", outside, re.MULTILINE)
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
@@ -46,6 +86,44 @@ def test_an_excerpt_is_a_piece_of_a_tested_transcript(name: str) -> None:
     assert make.excerpt(name).count("\n(nnrepl) ") + make.excerpt(name).startswith("(nnrepl)") == last - max(
         first - 1, 0
     )
+
+
+def test_the_how_to_for_a_lesson_works_word_by_word(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (ROOT / "docs" / "howto" / "lesson.md").read_text(encoding="utf-8")
+    for name, fence in (("mynet.py", r"```python\n(.*?)^```$"), ("my_lesson.md", r"````markdown\n(.*?)^````$")):
+        found = re.search(fence, text, re.DOTALL | re.MULTILINE)
+        assert found is not None
+        (tmp_path / name).write_text(found[1], encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    lines = re.findall(r"^\$ nnrepl (learn \S+(?: html)? \S+)", text, re.MULTILINE)
+    assert len(lines) == 5
+    for line in lines:
+        words = line.split()
+        assert set(words) <= {"learn", "html", "my_lesson.md", *lessons_parser()._option_string_actions}
+        if words[1] not in ("--present", "--tui"):  # these wait for somebody
+            assert run(words) == 0, line
+    said = capsys.readouterr().out
+    assert "✓ all hold" in said
+    assert "What only you read" in said
+    assert "is computed before it is asked for" not in said
+    assert "<details>" in (tmp_path / "my_lesson.html").read_text(encoding="utf-8")
+
+
+def test_the_how_to_for_a_notebook_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (ROOT / "docs" / "howto" / "notebook.md").read_text(encoding="utf-8")
+    namespace = runpy.run_path(str(ROOT / "examples" / "simple_nn.py"))
+    namespace["y"] = namespace["y_true"]
+    made = Notebook(monkeypatch)
+    nnrepl.load_ipython_extension(made)
+    made.user_ns.update(namespace)
+    cells = re.findall(r"^```(?:python)?\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    assert len(cells) >= 5
+    for cell in cells:
+        if "load_ext" not in cell:
+            given = made.run(cell.replace("nnrepl.debug(loss_fn, x, y, wrt=model)", "").rstrip("\n"))
+            assert not isinstance(given, BaseException), (cell, given)
 
 
 def test_every_link_of_readme_leads_somewhere() -> None:
@@ -79,3 +157,20 @@ def test_the_page_of_commands_has_each_of_them() -> None:
     for command in TABLE.commands:
         assert f"### {command.names[0]}\n" in page
         assert command.help in page
+
+
+def main() -> None:
+    """Write what is made of sessions anew."""
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        reference(Path(folder))
+        for path in PAGES:
+            text, worked = played.rewritten(path)
+            if not worked:
+                sys.exit(f"{path}: a command in it fails")
+            path.write_text(text, encoding="utf-8")
+        for name, picture in make.PICTURES.items():
+            (SEEN / f"{name}.txt").write_text(make.text(picture), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

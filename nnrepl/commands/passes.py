@@ -9,6 +9,7 @@ from rich.text import Text
 
 from nnrepl.commands.interpreter import Interpreter
 from nnrepl.commands.table import Grammar, command
+from nnrepl.session.curves import over_steps
 from nnrepl.session.errors import UserError
 from nnrepl.session.parsed import Parsed, parse, side_by_side
 from nnrepl.timeline.timelines import Timeline
@@ -23,7 +24,8 @@ PLOTTED = Grammar("EXPR [EXPR ...] [TIMELINE ...]", lambda text: bool(text), "na
 def plot(it: Interpreter, text: str) -> RenderableType | None:
     """Draw an expression over the training steps: `plot loss`, `plot mx.abs(grad(layers.0.weight)).max()`.
 
-    It is evaluated as it stands behind the last gradient call of each step; steps that do not have it are left out.
+    It is evaluated as it stands behind the last gradient call of each step; a variable that gets the step's value
+    later, at the step's end. Steps that do not have it, or only an earlier step's, are left out.
     `plot loss, val_loss` or `plot loss val_loss` draws several over each other, `plot loss 1 2` the same in timelines
     1 and 2.
     """
@@ -48,5 +50,5 @@ def plot(it: Interpreter, text: str) -> RenderableType | None:
 
 def _curve(it: Interpreter, what: Parsed, line: Timeline, title: str) -> list[Curve]:
     with it.session.looking_at(line):
-        found = it.guarded(lambda: it.session.over_steps(what), what.text)
+        found = it.guarded(lambda: over_steps(it.session, what), what.text)
     return [Curve(title, [number for number, _ in found], [value for _, value in found])] if found else []

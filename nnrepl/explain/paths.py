@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from nnrepl.record.signs import without_sign
 from nnrepl.record.stack import is_module_type
 from nnrepl.record.vjp import Rule
 from nnrepl.session.errors import NoGradient, NotYet, UserError
@@ -90,8 +91,9 @@ def value_of(session: Reading, text: str) -> Value:
         value = session.named(text)
         if part is None or not _is_older(value, part):
             return value
-    except NotYet:
-        pass
+    except NotYet as answer:
+        if answer.maker is not None and len(answer.maker.outputs) == 1:
+            return answer.maker.outputs[0]
     except NoGradient:
         raise
     except UserError:
@@ -153,7 +155,7 @@ def inner_of_gradient(text: str) -> str | None:
     text = text.strip()
     if text.startswith("grad(") and text.endswith(")"):
         return text[5:-1].strip()
-    return text.removeprefix("∂L/∂") if text.startswith("∂L/∂") else None
+    return without_sign(text)
 
 
 def same_function(session: Reading, part: Pass) -> list[Pass]:

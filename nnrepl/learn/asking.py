@@ -14,6 +14,7 @@ import mlx.core as mx
 
 from nnrepl.explain.words import inline
 from nnrepl.ops.numbers import number
+from nnrepl.session.curves import over_steps
 from nnrepl.session.errors import NotYet, UserError
 from nnrepl.session.expressions import aside
 from nnrepl.session.parsed import parse
@@ -136,7 +137,7 @@ def _step_number(session: Session) -> int:
 
 def _over_steps(session: Session, text: str) -> str:
     """An expression over the training steps, as a list that Python reads."""
-    numbers = [repr(number) for _, number in session.over_steps(parse(text))]
+    numbers = [repr(number) for _, number in over_steps(session, parse(text))]
     return "[" + ", ".join(f"float({it!r})" if it.strip("-") in ("nan", "inf") else it for it in numbers) + "]"
 
 

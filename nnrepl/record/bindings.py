@@ -271,6 +271,8 @@ class Watch:
             return thing
         if kind is _array:
             value = self.recorder.live.get(id(thing))
+            if value is None and self._resuming:
+                self.recorder.tape.bindings.alive.append(thing)
             return weakref.ref(thing) if value is None else value
         watched = self._known.get(id(thing))
         if watched is not None and watched.refer() is thing:

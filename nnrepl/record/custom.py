@@ -7,6 +7,7 @@ Source: `custom_function` and `checkpoint` in mlx/transforms.cpp.
 
 from __future__ import annotations
 
+import functools
 import gc
 import inspect
 import sys
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
-from nnrepl.record import opaque, trees
+from nnrepl.record import opaque, titles, trees
 from nnrepl.record.mirror import mirrored
 from nnrepl.record.recorder import Recorder, ready
 from nnrepl.record.repeat import Repeatable, Repetition
@@ -30,7 +31,8 @@ if TYPE_CHECKING:
 
 _getframe = sys._getframe
 _copy = mx.array.__copy__
-_zeros_like, _depends, _custom_function, _vjp = mx.zeros_like, mx.depends, mx.custom_function, mx.vjp
+_zeros_like, _depends, _custom_function = mx.zeros_like, mx.depends, mx.custom_function
+_vjp, _eval = mx.vjp, mx.eval
 _RANDOM_STATE: Any = mx.random.state
 
 
@@ -87,7 +89,7 @@ class Composite(Repeatable):
     def run(self, kind: str, spelling: str, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType) -> Any:
         """Call the function on new handles, as MLX does, and close the call with an op of its own."""
         recorder = self.recorder
-        recorder.intake.enter(recorder)
+        recorder.intake.enter(recorder, calling=True)
 
         def hand_over(array: mx.array) -> mx.array:
             value = recorder.value_of(array, frame)
@@ -102,7 +104,7 @@ class Composite(Repeatable):
         recorder.intake.enter(recorder)  # the last op inside may have been changed
         self.ops = recorder.tape.ops[start:]
         inner = [recorder.value_of(array, frame) for array in trees.arrays(result)]
-        operation = Operation(f"{kind} of {opaque.title(self.fun)}", _pass_on, spelling, kind=kind)
+        operation = Operation(f"{kind} of {titles.title(self.fun)}", _pass_on, spelling, kind=kind)
         inputs = (*self.inputs, *inner)
         op = Op(operation, (self, len(self.inputs), *inputs), {}, inputs)
         twin = recorder.intake.given(recorder, op, frame)
@@ -300,7 +302,7 @@ def replay(ops: Sequence[Op], now: dict[Value, mx.array], lookup: Callable[[Valu
     """Make ops again on other arrays.
 
     Args:
-        ops: The ops, in order.
+        ops: The ops, in order; what lies inside of a call is left out.
         now: The array that stands for a value; those that are made are added to it.
         lookup: Gives the array of any other value.
     """
@@ -310,10 +312,13 @@ def replay(ops: Sequence[Op], now: dict[Value, mx.array], lookup: Callable[[Valu
         return lookup(value) if array is None else array
 
     for op in ops:
-        if op.error is None:
+        if op.error is None and not op.inner:
             composite = op.args[0] if op.args else None
             arrays = composite.native(op, find) if isinstance(composite, Composite) else op.compute(find)
             now.update(zip(op.outputs, arrays))
+            forced = [now[output] for output in op.outputs if output in op.tape.notes.forced]
+            if forced:
+                _eval(forced)
 
 
 def in_first_run(tape: Tape, value: Value, cursor: int | None) -> tuple[Value, int | None] | None:
@@ -339,6 +344,8 @@ class Checkpointed(opaque.Transform):
     """What `mx.checkpoint(fun)` returns while recording is on."""
 
     def call(self, recorder: Recorder, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType) -> Any:
+        if recorder.inside is not None:
+            return opaque.run_transform(recorder, self, args, kwargs, frame)
         composite = Rerun(recorder, self.fun, depends=True)
         return composite.run("checkpoint", "mx.checkpoint", args, kwargs, frame)
 
@@ -351,6 +358,10 @@ def caller(original: Callable[..., Any]) -> Callable[..., Any]:
         if recorder is None:
             opaque.pass_on((args, kwargs))
             return original(self, *args, **kwargs)
+        if recorder.inside is not None:
+            name = f"custom of {titles.title(gc.get_referents(self)[-1])}"
+            call = opaque.OpaqueCall(recorder, name, "mx.custom_function", None, functools.partial(original, self))
+            return call.run(args, kwargs, _getframe(1))
         fun, *others = gc.get_referents(self)[1:]
         known = recorder.customized.get(id(self), (self, set()))[1]
         vjp = next((other for other in others if _is_vjp(other, known)), None)

@@ -9,7 +9,8 @@ from typing import Any
 
 import mlx.core as mx
 
-from nnrepl.record import opaque, trees
+from nnrepl.record import titles, trees
+from nnrepl.record.forced import note_forced
 from nnrepl.record.intake import Unwinding
 from nnrepl.record.recorder import Recorder
 from nnrepl.record.repeat import Repetition
@@ -92,10 +93,10 @@ class GradientCall:
         return self._run(call)
 
     def _title(self) -> str:
-        return opaque.title(self.fun)
+        return titles.title(self.fun)
 
     def _code(self) -> CodeType | None:
-        return opaque.code_of(self.fun)
+        return titles.code_of(self.fun)
 
     def _returned(self) -> tuple[Value, ...] | None:
         live = self.recorder.live
@@ -160,6 +161,7 @@ def take_gradients(
     recorder: Recorder, part: Pass, roots: Sequence[tuple[Value, mx.array]], wrt: Sequence[Value]
 ) -> list[mx.array]:
     """Sweep backwards; the gradients as MLX would return them: zeros where none flows."""
+    note_forced(recorder.tape, part)
     given = part.given = swept(recorder, part, roots, wrt)
     return [recorder.intake.gradient(recorder, gradient) for gradient in given]
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
-from nnrepl.tape import BackwardOp, ClosedOp, Leaf, Op, Value
+from nnrepl.tape import BackwardOp, ClosedOp, Inside, Leaf, Op, Value
 
 if TYPE_CHECKING:
     from nnrepl.record.recorder import Recorder
@@ -58,6 +58,14 @@ class Intake:
         """
         return None
 
+    def has_inside(self, recorder: Recorder) -> bool:
+        """Whether what happens inside of a call that is about to be made is on the tape already."""
+        return False
+
+    def inside(self, recorder: Recorder) -> Inside | None:
+        """A call has been made of which nothing was recorded inside: what the tape has of that is put before it."""
+        return None
+
     def repeated(self, recorder: Recorder, op: Op, of: Sequence[Value]) -> bool:
         """Whether an op that a compiled function repeats has its outputs already.
 
@@ -75,6 +83,10 @@ class Intake:
 
     def left(self, recorder: Recorder) -> None:
         """A call has been recorded op by op that would be a closed op if it had run natively."""
+
+    def edited_in_place(self, value: Value) -> bool:
+        """Whether an edit has changed an array object of the program's in place, which holds `value` now."""
+        return False
 
     def content(self, value: Value) -> Value:
         """What the program is to hold where the tape has `value`."""

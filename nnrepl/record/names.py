@@ -15,10 +15,9 @@ from nnrepl.record import source as sources
 from nnrepl.record.calling import name_there
 from nnrepl.record.glance import Glance
 from nnrepl.record.homes import Home, Homes
+from nnrepl.record.signs import sign_of
 from nnrepl.record.stack import is_module, is_module_type
 from nnrepl.tape import GRADIENT_PASS, UPDATE_PASS, Activation, Leaf, Op, Source, Tape, Value
-
-GRADIENT_SIGN = "∂L/∂"
 
 
 class ProgramNames:
@@ -107,13 +106,15 @@ class ProgramNames:
     def all_names(self, value: Value) -> Iterator[str]:
         """Everything that a value is called, its best name first."""
         if value.gradient_of is not None:
-            yield GRADIENT_SIGN + value.gradient_of.name
+            yield sign_of(value) + value.gradient_of.name
             return
+        if value.tangent_of is not None:
+            yield f"the tangent of {value.tangent_of.name}"
+        home = self.homes.of(value)
         if value.op in self.tape.notes.edits and value.label is not None:
             yield value.label
         elif value.op is not None:
-            placed = self.placed(value)
-            home = self.homes.of(value)
+            placed = None if home is None else self.placed(value, home)
             shared = None
             if home is not None and is_module_type(home.holder.kind):  # `weight`, as its layer's __init__ calls it
                 shared = self.homes.path(home)[1]
@@ -130,7 +131,7 @@ class ProgramNames:
                 if qualified is not None:
                     yield qualified
             yield label
-        elif len(homes := self.homes.all_of(value)) > 1:
+        elif home is not None and len(homes := self.homes.all_of(value)) > 1:
             yield from filter(None, (self.placed(value, home) for home in homes))
 
     @property
@@ -162,7 +163,7 @@ class ProgramNames:
         if value.gradient_of is not None:
             of, forward = value.gradient_of, op.of or op
             taken = op.part.kind == GRADIENT_PASS and (of.op is None or of in forward.inputs)
-            return GRADIENT_SIGN + self.name_at(of, op) if taken else name
+            return sign_of(value) + self.name_at(of, op) if taken else name
         op = op.of or op
         steps = _path(op.scope)[::-1]
         home, own = self.homes.of(value), None
@@ -218,8 +219,9 @@ class ProgramNames:
         seen = bindings.seen
         path = [scope for scope in _path(op.scope)[::-1] if not _hands_on(scope.code)]
         bound = bindings.first_names(path, value)
-        expected = (one for one in self._expected(op, value.slot) if seen.get(one[0], -1) <= op.position)
-        for scope, name in chain(bound, expected):
+        over = all([seen.get(scope, -1) > op.position for scope in path])  # all of them have been looked at since
+        expected = () if over else self._expected(op, value.slot)
+        for scope, name in chain(bound, (one for one in expected if seen.get(one[0], -1) <= op.position)):
             shown = self._state_name(op, name) or self._in_module(name, scope)
             if _in_layer(scope):
                 inner.append((-scope.depth, shown))

@@ -118,6 +118,18 @@ class Levels:
         """Take out what is in."""
         self._patches.undo()
 
+    @contextmanager
+    def out(self) -> Iterator[None]:
+        """While this lasts nothing is noticed: MLX is as it was before."""
+        self._patches.undo()
+        try:
+            yield
+        finally:
+            if self._sparse:
+                self._calls(self, self._patches)
+            else:
+                self._everything(self._patches)
+
     @property
     def native(self) -> bool:
         """Whether calls only are noticed."""
@@ -129,7 +141,6 @@ class Levels:
         """From here on only calls are noticed. The program stands between two calls of its top level."""
         recorder = self.recorder
         recorder.close_pass()
-        self.numbering.seen = True
         for frame in recorder.stack.watched(Quiet()):
             if frame is not None:
                 recorder.watch.see(frame)  # what they have got since their last op is not known later
@@ -187,6 +198,7 @@ class Levels:
             return False
         recorder.intake.enter(recorder)
         self.go_native()
+        self.numbering.seen = True
         return True
 
     def run(self, calls: Sequence[Call], frame: FrameType, call: Callable[[], Any], loss: Loss | None = None) -> Any:

@@ -10,7 +10,7 @@ from nnrepl.record.keys import frozen
 from nnrepl.record.strays import raw
 from nnrepl.tape import Op, Operation, Value
 
-_vjp, _add, _squeeze, _expand_dims = map(raw, (mx.vjp, mx.add, mx.squeeze, mx.expand_dims))
+_vjp, _eval, _add, _squeeze, _expand_dims = map(raw, (mx.vjp, mx.eval, mx.add, mx.squeeze, mx.expand_dims))
 
 
 class Rule:
@@ -83,11 +83,14 @@ def run_vjp(rule: Rule, *arrays: mx.array) -> list[mx.array]:
     aliases = op.tape.notes.aliases
 
     nested = op.operation.kind == "opaque"
+    forced = [k for k, output in enumerate(op.outputs) if nested and output in op.tape.notes.forced]
 
     def forward(*inputs: mx.array) -> list[mx.array]:
         for slot, array in zip(wanted, inputs):
             fixed[slot] = shielded(array) if nested else array
-        results = op.compute(lambda value: fixed[index[aliases.get(value, value)]])
+        results = op.once(lambda value: fixed[index[aliases.get(value, value)]])
+        if forced:
+            _eval([results[k] for k in forced])  # as the program did: MLX forgets how they were made
         return [fixed[slot] for slot in rule.continued] + [results[k] for k in rule.outputs]
 
     gradients = _vjp(forward, [fixed[slot] for slot in wanted], cotangents)[1]

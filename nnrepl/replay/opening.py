@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from nnrepl.replay.remade import Remade
 from nnrepl.tape import ClosedOp, Op, Tape, Value
 
 if TYPE_CHECKING:
@@ -26,12 +27,14 @@ class Opening:
         free: How many calls of the step that is being opened are still to be made; 0: none is being opened.
         pairs: Calls that ran natively in both runs.
         grown: Where on the old tape ops took the place of closed ones, and how many more they are.
+        remade: Which op of the tape each one is that is recorded anew behind a step that has been opened.
     """
 
     def __init__(self, old: Tape, steps: frozenset[int], expected: list[Op]) -> None:
         self.free = 0
         self.pairs: list[tuple[Op, ClosedOp]] = []
         self.grown: list[tuple[int, int]] = []
+        self.remade = Remade()
         self._old = old
         self._steps = steps
         self._expected = expected
@@ -92,6 +95,10 @@ class Opening:
         if self.free:
             self.free = 0
             self._splice(recorder)
+
+    def before(self, position: int) -> int:
+        """Where on the old tape a position of the new one lies; of a step that is being opened, its beginning."""
+        return (self._start if self.free else position) - self._shift
 
     def moved(self, position: int) -> int:
         """Where on the new tape a position of the old one lies."""

@@ -11,16 +11,17 @@ import ast
 import ctypes
 import linecache
 import sys
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
-from types import FrameType, FunctionType
+from types import FrameType, FunctionType, GeneratorType
 from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
 from nnrepl.record import source as sources
 from nnrepl.record.objects import object_of
-from nnrepl.replay.world import World, contents_of
+from nnrepl.replay.world import World, contents_of, slots_of
 from nnrepl.tape import Op, Value
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 _copy = mx.array.__copy__
 _PATHS = (ast.Name, ast.Attribute, ast.Subscript)
-_HOLDING = (dict, list, FunctionType)
+_HOLDING = (dict, list, deque, FunctionType, GeneratorType)
 _CELLS = "co_cellvars", "co_freevars"
 
 
@@ -56,6 +57,7 @@ class Rebinding:
 
     Attributes:
         found: Whether it is one, and that holds the value.
+        place: The array object that is changed in place instead (`k *= 2`, `k[0] = 1`), if it is known.
     """
 
     def __init__(self, recorder: Recorder, op: Op, old: Value) -> None:
@@ -73,24 +75,45 @@ class Rebinding:
         self._own = -1
         self._slot: tuple[int, str] | None = None
         self._entry: tuple[Any, Any] | None = None
-        self.found = self._target is not None and bool(self._arrays) and self._find(op)
+        self.place: mx.array | None = None
+        self.found = bool(self._arrays) and ((self._target is not None and self._find(op)) or self._find_place(op))
 
     # -- what is assigned to ---------------------------------------------------------------------------------
 
     def _find(self, op: Op) -> bool:
+        found = self._variables(op, _root(self._target))
+        return found is not None and self._holds(*found)
+
+    def _variables(self, op: Op, root: str) -> tuple[int, str, dict[str, Any]] | None:
+        """The variable that an edit names: in which call it is, its name, and what else has names there."""
         path = [] if op.scope is None or op.scope.parent is None else op.scope.parent.path()
         if not path or len(path) > len(self._frames):
-            return False
+            return None
         if any(step.code is not frame.f_code for step, frame in zip(path, self._frames)):
-            return False
+            return None
         self._own = len(path) - 1
-        root = _root(self._target)
-        for at in range(self._own, -1, -1):
+        calls = range(self._own, -1, -1)
+        own = [at for at in calls if not sources.is_library(self._frames[at].f_code.co_filename)]
+        for at in own:  # as names are looked up: a library's variables last
             frame = self._frames[at]
-            library = sources.is_library(frame.f_code.co_filename)
-            for variables in (frame.f_locals, {} if library else frame.f_globals):
+            for variables in (frame.f_locals, frame.f_globals):
                 if root in variables:
-                    return self._holds(at, root, variables)
+                    return at, root, variables
+        found = next((at for at in calls if at not in own and root in self._frames[at].f_locals), None)
+        return None if found is None else (found, root, self._frames[found].f_locals)
+
+    def _find_place(self, op: Op) -> bool:
+        """Find the array object that an edit changes in place."""
+        for path in changed_in_place(op):
+            found = self._variables(op, _root(path))
+            if found is None:
+                continue
+            at, name, variables = found
+            thing = variables[name] if isinstance(path, ast.Name) else _walk(variables[name], path)[2]
+            if id(thing) in self._arrays:
+                self._target, self.place, self._entry = path, self._arrays[id(thing)], None
+                self._own = at if variables is not self._frames[at].f_globals else self._own
+                return True
         return False
 
     def _holds(self, at: int, name: str, variables: dict[str, Any]) -> bool:
@@ -129,6 +152,9 @@ class Rebinding:
             frames = self._frames[: self._own + 1]
             readers = [at for at, frame in enumerate(frames) if self._reads(frame, text) and self._sees(frame)]
             self._own, reads = (readers[0], True) if readers else (self._own, False)
+        elif self.place is not None and not isinstance(target, ast.Name):
+            reading = [at for at, frame in enumerate(self._frames[: self._own + 1]) if self._reads(frame, text)]
+            self._own, reads = (reading[0], True) if reading else (self._own, False)
         for frame in self._frames:
             recorder.watch.see(frame)  # what has been put somewhere since the last op
         for at, frame in enumerate(self._frames):
@@ -161,7 +187,7 @@ class Rebinding:
     def _other(self, thing: Any) -> Any:
         """What is to be held where `thing` is: the same, or what has the old numbers."""
         if id(thing) in self._arrays:
-            return self._kept
+            return thing if thing is self.place else self._kept
         if isinstance(thing, tuple):
             parts = [self._other(part) for part in thing]
             if any([part is not before for part, before in zip(parts, thing)]):
@@ -169,30 +195,41 @@ class Rebinding:
         return thing
 
     def _reachable(self) -> list[Any]:
-        """All dicts, lists and closures' variables that the program's calls can reach."""
+        """All containers, closures, generators and objects with slots that the program's calls can reach."""
         own = [frame for frame in self._frames if not sources.is_library(frame.f_code.co_filename)]
         roots = [thing for frame in self._frames for thing in list(frame.f_locals.values())]
         roots += [frame.f_globals[name] for frame in own for name in frame.f_code.co_names if name in frame.f_globals]
         known = [thing for thing, _ in self._recorder.watch.containers()]
-        return [part for part in World([*roots, *known], arrays=False).holding if isinstance(part, _HOLDING)]
+        held = World([*roots, *known], arrays=False).holding
+        return [part for part in held if isinstance(part, _HOLDING) or slots_of(type(part))]
 
     def _keep_in(self, thing: Any) -> None:
-        """Let the entries of a container, or the variables of a closure, that hold the value hold the old numbers."""
+        """Let what holds the value hold the old numbers: a container, a closure, a generator that waits, an object."""
         if isinstance(thing, FunctionType):
             for name, cell in zip(thing.__code__.co_freevars, thing.__closure__ or ()):
                 other = self._other(contents_of(cell))
                 if other is not contents_of(cell) and not self._is_cell(thing, name):
                     cell.cell_contents = other
-            return
-        for key, item in list(dict.items(thing) if isinstance(thing, dict) else enumerate(thing)):
-            other = self._other(item)
-            if other is item or self._is_entry(thing, key):
-                continue
-            if isinstance(thing, dict):
-                dict.__setitem__(thing, key, other)
-            else:
-                list.__setitem__(thing, key, other)
-            self._recorder.watch.look_at(thing)
+        elif isinstance(thing, GeneratorType):
+            frame: FrameType | None = thing.gi_frame
+            if frame is not None and frame not in self._frames:
+                set_variables(frame, self._others(dict(frame.f_locals)))
+        elif isinstance(thing, (dict, list, deque)):
+            items = dict(dict.items(thing) if isinstance(thing, dict) else enumerate(thing))
+            for key, other in self._others(items).items():
+                if self._is_entry(thing, key):
+                    continue
+                kind: Any = next(kind for kind in (dict, list, deque) if isinstance(thing, kind))
+                kind.__setitem__(thing, key, other)
+                self._recorder.watch.look_at(thing)
+        for slot in slots_of(type(thing)):
+            held = getattr(thing, slot, None)
+            if self._other(held) is not held and not self._is_entry(thing, slot):
+                object.__setattr__(thing, slot, self._other(held))
+
+    def _others(self, held: dict[Any, Any]) -> dict[Any, Any]:
+        """What holds the value, by name or key, with what has the old numbers."""
+        return {key: other for key, thing in held.items() if (other := self._other(thing)) is not thing}
 
     def _is_cell(self, function: FunctionType, name: str) -> bool:
         """Whether a closure's variable is what is assigned to."""
@@ -230,14 +267,16 @@ class Rebinding:
         node = sources.node_at(frame.f_code, sources.span_of(frame.f_code, frame.f_lasti))
         texts = _operands(node, len(args))
         return tuple([
-            self._kept if id(arg) in self._arrays and text is not None and text != pending.new else arg
+            self._other(arg) if isinstance(arg, mx.array) and text is not None and text != pending.new else arg
             for arg, text in zip(args, texts)
         ])  # fmt: skip
 
 
 def lies_inside(recorder: Recorder, op: Op) -> bool:
-    """Whether an edit gives another tensor to a variable of a function that does not run yet."""
-    if not isinstance(target_of(op), ast.Name) or op.scope is None or op.scope.parent is None:
+    """Whether an edit gives another tensor to a variable of a function that does not run yet, or changes one that it
+    is about to be handed."""
+    variable = isinstance(target_of(op), ast.Name) or any(isinstance(path, ast.Name) for path in changed_in_place(op))
+    if not variable or op.scope is None or op.scope.parent is None:
         return False
     path, frames = op.scope.parent.path(), recorder.stack.frames()
     return len(path) > len(frames) and all(step.code is frame.f_code for step, frame in zip(path, frames))
@@ -246,28 +285,64 @@ def lies_inside(recorder: Recorder, op: Op) -> bool:
 def target_of(op: Op) -> ast.expr | None:
     """What an edit assigns to, if it gives a name another tensor (`k = ...`, `self.k = ...`, `cache["k"] = ...`) and
     does not change one in place (`k *= 2`)."""
-    if op.scope is None or op.scope.parent is None:
-        return None
-    lines = linecache.getlines(op.scope.code.co_filename)
-    try:
-        body = ast.parse("".join(lines)).body
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return None
-    line = body[0] if len(body) == 1 else None
+    line = _line_of(op)
     if not isinstance(line, ast.Assign) or len(line.targets) != 1:
         return None
-    target = node = line.targets[0]
+    target = line.targets[0]
+    return target if _is_path(target) else None
+
+
+def changed_in_place(op: Op) -> list[ast.expr]:
+    """What an edit may change in place, as paths: `k` for `k *= 2` and `k[0] = 1`, `c["k"]` or `c` for
+    `c["k"] *= 2`."""
+    line = _line_of(op)
+    if isinstance(line, ast.AugAssign):
+        target: ast.expr = line.target
+        found = [target]
+    elif isinstance(line, ast.Assign) and len(line.targets) == 1:
+        target = line.targets[0]
+        found = []
+    else:
+        return []
+    if isinstance(target, ast.Subscript):
+        found.append(target.value)
+    return [path for path in found if _is_path(path)]
+
+
+def _line_of(op: Op) -> ast.stmt | None:
+    """The line of an edit that was typed."""
+    if op.scope is None or op.scope.parent is None:
+        return None
+    try:
+        body = ast.parse("".join(linecache.getlines(op.scope.code.co_filename))).body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return None
+    return body[0] if len(body) == 1 else None
+
+
+def _is_key(node: ast.expr) -> bool:
+    """Whether a key is written out: `"k"`, `0`, `-1`."""
+    negative = isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub)
+    return isinstance(node.operand if negative else node, ast.Constant)  # type: ignore[attr-defined]
+
+
+def _is_path(node: ast.expr) -> bool:
+    """Whether an expression leads from a variable over attributes and constant keys."""
     while isinstance(node, (ast.Attribute, ast.Subscript)):
-        if isinstance(node, ast.Subscript) and not isinstance(node.slice, ast.Constant):
-            return None
+        if isinstance(node, ast.Subscript) and not _is_key(node.slice):
+            return False
         node = node.value
-    return target if isinstance(node, ast.Name) else None
+    return isinstance(node, ast.Name)
 
 
 def _is_stored(container: Any, key: str, thing: Any) -> bool:
     """Whether an attribute is held by the object itself (a module is a dict), and is no property."""
     held = getattr(container, "__dict__", {}).get(key)
-    return held is thing or (isinstance(container, dict) and dict.get(container, key) is thing)
+    return (
+        key in slots_of(type(container))
+        or held is thing
+        or (isinstance(container, dict) and dict.get(container, key) is thing)
+    )
 
 
 def set_variables(frame: FrameType, given: dict[str, Any]) -> None:
@@ -301,9 +376,10 @@ def _walk(thing: Any, target: ast.expr | None) -> tuple[Any, Any, Any]:
                 key = step.attr
                 thing = getattr(container, key)
             else:
-                assert isinstance(step.slice, ast.Constant)
-                key = step.slice.value
+                key = ast.literal_eval(step.slice)
                 thing = container[key]
+                if type(key) is int and key < 0 and isinstance(container, (list, tuple, deque)):
+                    key += len(container)
         except (AttributeError, KeyError, IndexError, TypeError):
             return None, None, None
     return container, key, thing
@@ -328,9 +404,11 @@ def _operands(node: ast.AST | None, count: int) -> Iterator[str | None]:
     elif isinstance(node, ast.Call):
         given = list(node.args)
         if len(given) < count and isinstance(node.func, ast.Attribute):
-            given.insert(0, node.func.value)
+            holder = node.func.value
+            at = holder.value if isinstance(holder, ast.Subscript) else None
+            given.insert(0, at.value if isinstance(at, ast.Attribute) and at.attr == "at" else holder)
     elif isinstance(node, (ast.Subscript, ast.Attribute)):
         given = [node.value]
-    for at in range(count):
-        part = given[at] if at < len(given) else None
+    for number in range(count):
+        part = given[number] if number < len(given) else None
         yield ast.unparse(part) if isinstance(part, _PATHS) else None

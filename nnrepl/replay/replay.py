@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
+from nnrepl.record.inside import copy_inside
 from nnrepl.record.intake import Intake
 from nnrepl.record.objects import object_of, refill
 from nnrepl.replay.divergence import Difference, Diverged, compare, said_of, same_operation, same_place
@@ -24,7 +25,7 @@ from nnrepl.replay.match import Plan
 from nnrepl.replay.opening import Opening
 from nnrepl.replay.rebinding import Rebinding, lies_inside
 from nnrepl.replay.run import Run
-from nnrepl.tape import GRADIENT_PASS, SETUP_PASS, BackwardOp, ClosedOp, Gradient, Leaf, Op, Pass, Tape, Value
+from nnrepl.tape import GRADIENT_PASS, SETUP_PASS, BackwardOp, ClosedOp, Gradient, Inside, Leaf, Op, Pass, Tape, Value
 
 if TYPE_CHECKING:
     from nnrepl.record.recorder import Recorder
@@ -59,6 +60,7 @@ class Replay(Intake):
         self.end = len(run.old) if end is None else end
         self.final: dict[Value, Value] = {}
         self._made: set[Value] = set()
+        self._in_place: set[Value] = set()
         self.plan = Plan(run.old.ops[run.position : self.end], run.old, alone)
         self.was = self.plan.was
         self._run = run
@@ -66,8 +68,7 @@ class Replay(Intake):
         self._alone = alone
         self._reach = reach or _nothing
         for op in self.expected:
-            target = self.tape.notes.edits.get(op)
-            if target is not None:
+            if (target := self.tape.notes.edits.get(op)) is not None:
                 self.final[target] = op.outputs[0]
         for op in run.ops:
             target = self.tape.notes.edits.get(op)
@@ -81,20 +82,20 @@ class Replay(Intake):
 
     def passed(self, recorder: Recorder) -> None:
         """An op inside a gradient call is on the tape: what the user did behind it is done."""
-        self._reach(len(recorder.tape.ops))
+        self._reach(self.opening.before(len(recorder.tape.ops)))
 
     def enter(self, recorder: Recorder, calling: bool = False) -> None:
         """Put the ops that the user inserted here on the tape, and let their results take effect. What gives another
         tensor to a variable of a function that is about to be called waits for it."""
         check()
-        if self.opening.anew:
-            return
-        self._reach(len(recorder.tape.ops), due=not calling)
+        self._reach(self.opening.before(len(recorder.tape.ops)), due=not calling)
+        anew = self.opening.anew
         while (op := self._inserted(len(recorder.tape.ops))) is not None:
             if calling and lies_inside(recorder, self._edit_of(op)):
                 return
             part = recorder.part if recorder.part is not None else _reopened_pass(recorder)
-            twin = copy_op(op, part, len(recorder.tape.ops))
+            twin = self.opening.remade.insert(recorder, op) if anew else copy_op(op, part, len(recorder.tape.ops))
+            twin.part, twin.position = part, len(recorder.tape.ops)
             if recorder.started and part is not recorder.part and twin.position == recorder.tape.origin:
                 recorder.tape.origin += 1  # what is changed before #1 is setup
             recorder.tape.ops.append(twin)
@@ -103,10 +104,11 @@ class Replay(Intake):
                     value.op = twin
             if part is not recorder.part:
                 part.end = len(recorder.tape.ops)
-            target = recorder.tape.notes.edits.get(op)
+            target = recorder.tape.notes.edits.get(twin)
             if target is not None:
-                self._made.add(op.outputs[0])
-                self._take_effect(recorder, op, target)
+                self.final[target] = twin.outputs[0]
+                self._made.add(twin.outputs[0])
+                self._take_effect(recorder, twin, target)
         if recorder.mirrors and not self.replaying(len(recorder.tape.ops)):
             recorder.mirrors[-1].due(lambda old, new: self._made_again(recorder, old, new))
 
@@ -130,12 +132,21 @@ class Replay(Intake):
             raise error
         return twin
 
+    def has_inside(self, recorder: Recorder) -> bool:
+        """Whether a call that is about to be made is one of the tape: what happens inside is there, too."""
+        return self.replaying(len(recorder.tape))
+
+    def inside(self, recorder: Recorder) -> Inside | None:
+        """Put what happened inside of a call of the tape before its op."""
+        return copy_inside(recorder, self.expected, copy_op) if self.has_inside(recorder) else None
+
     def repeated(self, recorder: Recorder, op: Op, of: Sequence[Value]) -> bool:
         """Whether an op of a compiled function is one of the tape; then it has the values of that."""
-        if self.opening.anew:
-            return False
         if isinstance(op, BackwardOp):
             return self.swept(recorder, op, of)
+        if self.opening.anew:
+            self._pair(recorder, op)
+            return False
         if self.replaying(len(recorder.tape)):
             expected = self._expect(recorder, op)
             op.outputs, op.inputs = expected.outputs, expected.inputs
@@ -146,6 +157,7 @@ class Replay(Intake):
     def swept(self, recorder: Recorder, op: BackwardOp, of: Sequence[Value]) -> bool:
         """Whether a backward op is one of the tape; then it has the values of that, or raises what that raised."""
         if self.opening.anew:
+            self._pair(recorder, op)
             return False
         if not self.replaying(len(recorder.tape)):
             known = self.plan.backward(op)
@@ -186,9 +198,13 @@ class Replay(Intake):
     def content(self, value: Value) -> Value:
         """What the program is to hold where the tape has `value`: the last edit of it; natively it computes with that,
         so that there only edits count that it has come by."""
-        while value in self.final and (not self.opens or self.final[value] in self._made):
+        while value in self.final and self.final[value] in self._made:
             value = self.final[value]
         return value
+
+    def edited_in_place(self, value: Value) -> bool:
+        """Whether an edit has changed an array object of the program's in place, which holds `value` now."""
+        return value in self._in_place
 
     def pass_kind(self, op: Op) -> str | None:
         """The kind of the pass in which an op of the tape stands."""
@@ -196,10 +212,13 @@ class Replay(Intake):
 
     def leaf(self, recorder: Recorder, number: int, array: mx.array, kind: str, label: str, origin: Value) -> Value:
         """The leaf of the run before, if it came from the same value."""
-        if self.opening.anew:
-            return recorder.leaf(array, kind, label, origin)
         part = self._old_pass(recorder.tape)
         before = part.wrt[number] if part is not None and number < len(part.wrt) else None
+        if self.opening.anew:
+            fresh = recorder.leaf(array, kind, label, origin)
+            if before is not None:
+                self.opening.remade.now[before] = fresh
+            return fresh
         if before is None or not self._same_origin(recorder, before.origin, origin):
             fresh = recorder.leaf(array, kind, label, origin)
             if before is not None:
@@ -272,6 +291,13 @@ class Replay(Intake):
             expected = self.expected[at]
             if not same_operation(expected, op) or not same_place(expected, op):
                 raise Diverged(Difference(expected, op))
+            self.opening.remade.note(expected, op)
+
+    def _pair(self, recorder: Recorder, op: Op) -> None:
+        """Note which op of the tape one is that is recorded anew, where the program cannot go another way."""
+        at = len(recorder.tape)
+        if not self.opening.free and at < len(self.expected) and self.expected[at].operation is op.operation:
+            self.opening.remade.note(self.expected[at], op)
 
     def left(self, recorder: Recorder) -> None:
         """A call has been recorded that may be one that is to be opened."""
@@ -285,6 +311,8 @@ class Replay(Intake):
 
     def _inserted(self, position: int) -> Op | None:
         """The op that the user inserted at `position`, if one is due."""
+        if self.opening.free:
+            return None
         if position < len(self.expected):
             op = self.expected[position]
             if op in self.tape.notes.inserted:
@@ -359,7 +387,11 @@ class Replay(Intake):
         if any([start <= op.position for op in recorder.tape.notes.errors if op.position < len(recorder.tape)]):
             return True
         read = [value for mark in recorder.tape.marks if mark.position >= start for value in mark.values]
-        return any([value not in self.was and (value.op is None or value.op.position >= start) for value in read])
+        if any([value not in self.was and (value.op is None or value.op.position >= start) for value in read]):
+            return True
+        new = [op for op in recorder.tape.ops[start:] if op.inputs and op not in self.tape.notes.inserted]
+        made = [value for op in new for value in op.outputs if value not in self.was and value.held is not None]
+        return any([value.evaluated for value in made])  # by the program: NumPy reads numbers without a call of MLX's
 
     def _take_over(self, recorder: Recorder, op: Op, old: Op, of: Sequence[Value] = ()) -> None:
         """Give an op the results of an old one that computed the same: values of its own on the same arrays.
@@ -385,6 +417,8 @@ class Replay(Intake):
         """An edit has been put on the tape: everything holds its result, or what it assigns to does."""
         with recorder.muted():
             rebinding = Rebinding(recorder, op, target)
+            if rebinding.place is not None:
+                self._in_place.add(op.outputs[0])
             self._exchange(recorder, target, op.outputs[0])
             if rebinding.found:
                 self.final.pop(target, None)

@@ -25,7 +25,7 @@ from nnrepl.session.standing import Standing
 from nnrepl.session.state import RunAgain
 from nnrepl.session.statements import statement
 from nnrepl.session.typed import append, upcoming
-from nnrepl.tape import Op, Tape, Value
+from nnrepl.tape import ClosedOp, Inside, Op, Pass, Tape, Value
 from nnrepl.timeline.cells import Cell
 from nnrepl.timeline.code import CodeChange
 from nnrepl.timeline.edits import BadEdit, Edit, make_edit, place_of
@@ -49,6 +49,7 @@ class Changes:
     Attributes:
         timelines: All of them.
         restarts: Who runs things again; None where nothing can be.
+        closed: Why nothing can be any more, if there is more to say than that.
         news: The timeline that the last edit made, until the user has been told of it.
         taken: The cells that were taken back, until the user has been told of them.
     """
@@ -56,6 +57,7 @@ class Changes:
     def __init__(self, session: Standing, restarts: Restarts | None) -> None:
         self.session = session
         self.restarts = restarts
+        self.closed = ""
         self.timelines = Timelines(session.tape, session.names)
         self.news: Timeline | None = None
         self._left: tuple[Timeline | None, Tape, ProgramNames, int] = (None, session.tape, session.names, 0)
@@ -114,8 +116,8 @@ class Changes:
             array[key] = new
             return array
 
-        alias = change.index is None and change.operator is None and change.target.is_name
-        alias = alias and value.label is not None and value.label.rpartition(".")[2] != change.target.text
+        variable = change.target if change.base is None else change.base
+        alias = variable.is_name and value.label is not None and value.label.rpartition(".")[2] != variable.text
         return self.edit(value, name, line, compute, alias)
 
     def _value(self, parsed: Parsed) -> Value | None:
@@ -141,7 +143,8 @@ class Changes:
         """Change a value at the cursor, and run again what depends on it.
 
         Args:
-            alias: Whether it goes by another name than the one by which it came in: then only that is given another.
+            alias: Whether it goes by another name than the one by which it came in: then it changes here, and not where
+                it enters.
 
         Raises:
             UserError: If that cannot be done; then nothing has changed.
@@ -149,6 +152,7 @@ class Changes:
         """
         restarts = self._able()
         session = self.session
+        self._check_outside(name, value)
         part = session.part
         if alias and part is not None and value in part.wrt:
             target, position = value, session.cursor
@@ -164,6 +168,27 @@ class Changes:
                 except BadEdit as error:
                     raise UserError(str(error)) from None
             return self._make(edit, line)
+
+    def _check_outside(self, name: str, value: Value | None = None) -> None:
+        """Raises UserError for a change inside of a call that MLX runs by itself."""
+        op = self.session.op
+        here = op.part if op is not None else None
+        inside = None if value is None else value.inside
+        if inside is None and not isinstance(here, Inside):
+            return
+        part: Pass | None = here if inside is None else inside
+        while isinstance(part, Inside) and isinstance(part.within, Inside):
+            part = part.within
+        assert isinstance(part, Inside)
+        if inside is None and self.session.cursor == part.start:
+            return  # it stands before the call
+        whose = "a call" if part.call is None else f"{part.call.label} ({part.call.name})"
+        where = "it lies" if inside is not None else "you stand"
+        before = self.session.tape.ops[part.start].label
+        raise UserError(
+            f"{name} cannot be changed here: {where} inside of {whose}, which MLX runs by itself, as one op; change "
+            f"what goes in, at {before} (goto {before}), or what comes out"
+        )
 
     def _make(self, edit: Edit, line: str) -> Timeline:
         """Run again with an edit."""
@@ -201,6 +226,7 @@ class Changes:
             UserError: If that cannot be done; then nothing has changed.
         """
         session = self.session
+        self._check_outside(line.text)
         change = statement(session, line)
         run = Run(session.tape, change.position, (), session.cursor, recoded=True)
         with held():
@@ -309,7 +335,7 @@ class Changes:
 
     def _able(self) -> Restarts:
         if self.restarts is None:
-            raise UserError("nothing can be changed here: there is no program that could run again")
+            raise UserError(self.closed or "nothing can be changed here: there is no program that could run again")
         return self.restarts
 
     # -- timelines -----------------------------------------------------------------------------------------
@@ -382,6 +408,10 @@ class Changes:
         op = session.op
         cursor = same_place(session.tape, session.cursor, timeline.tape) if op is not None else len(timeline.tape)
         session.look_at(timeline.tape, timeline.names, cursor)
+        if cursor < len(timeline.tape) and isinstance(timeline.tape.ops[cursor], ClosedOp) and self.can_run_again:
+            step = timeline.tape.steps.at(cursor)
+            session.hooks.opening(step.title, f"timeline {timeline.number}")
+            self.open(frozenset([step.number, *timeline.tape.retraced]), cursor)
         return timeline
 
 
@@ -425,11 +455,18 @@ def same_place(old: Tape, cursor: int, new: Tape) -> int:
     """Where the cursor is on another tape: before the op that is as many ops of the program's from the start."""
     if cursor >= len(old):
         return len(new)
-    wanted = sum(not _inserted(op, old) for op in old.ops[:cursor])
-    for at, op in enumerate(new.ops):
+    begins, start, end = 0, 0, len(new)
+    if old.closed or new.closed:  # of closed steps nobody knows how many ops they have
+        number = old.steps.number_at(cursor)
+        if number > len(new.steps):
+            return len(new)
+        begins, there = old.steps.start_of(number) or 0, new.steps.at(new.steps.start_of(number) or 0)
+        start, end = there.start, there.end
+    wanted = sum(not _inserted(op, old) for op in old.ops[begins:cursor])
+    for at, op in enumerate(new.ops[start:end], start):
         if _inserted(op, new):
             continue
         if not wanted:
             return at
         wanted -= 1
-    return len(new)
+    return end

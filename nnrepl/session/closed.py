@@ -61,14 +61,6 @@ def open_steps(session: Standing, steps: list[int]) -> None:
         raise UserError(f"{title} ran natively and is closed; there is no program here that could run again")
     closed = set(closed_between(tape, 0, len(tape)))
     steps = sorted({*steps, *(closed & tape.retraced)})  # what MLX kept of a first run has to be seen there
-    start = tape.steps.start_of(steps[0]) or 0
-    behind = {id(value) for op in tape.ops[start:] for value in op.outputs if not isinstance(op, ClosedOp)}
-    for other in session.edits.timelines:
-        if other.tape is not tape and any(id(value) in behind for op in other.tape.ops for value in op.outputs):
-            raise UserError(f"{title} is closed, and timeline {other.number} shares with this one what comes after it")
-    codes = session.edits.timelines.current.codes
-    if any(op in tape.notes.inserted for op in tape.ops[start:]) or any(code.position > start for code in codes):
-        raise UserError(f"{title} is closed on this timeline, and its change comes later; timeline 1 can open it")
     session.hooks.opening(title)
     session.edits.open(frozenset(steps), session.cursor)
 

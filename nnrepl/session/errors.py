@@ -23,7 +23,7 @@ class NotYet(UserError):
 
     Attributes:
         last: The last tensor of that name, if there is one; `address` is what it is called.
-        maker: The op that makes it, where that is known.
+        maker: The op that makes it, if that is known.
     """
 
     def __init__(self, said: str, address: str = "", last: Value | None = None, maker: Op | None = None) -> None:

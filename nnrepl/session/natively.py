@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from nnrepl.record.process import this_process
 from nnrepl.replay.opening import Opening
@@ -15,6 +17,10 @@ from nnrepl.session.hooks import OPENED, Stop
 from nnrepl.session.standing import Standing
 from nnrepl.session.state import Going
 from nnrepl.tape import GRADIENT_PASS, UPDATE_PASS, ClosedOp, Tape
+from nnrepl.timeline.timelines import Timeline
+
+if TYPE_CHECKING:
+    from nnrepl.record.recorder import Recorder
 
 
 def wanted(session: Standing, step: int) -> bool:
@@ -69,12 +75,17 @@ def _look_at_loss(session: Standing) -> None:
         session.edits.open(frozenset([step, *session.tape.retraced]), session.cursor)
 
 
+def may_run(session: Standing) -> bool:
+    """Whether calls may run natively: a program that cannot run again could not be opened."""
+    return bool(session.settings["native"] == "on") and session.edits.can_run_again
+
+
 def _needed_from(session: Standing) -> int:
     """The first step of which ops are needed."""
     now = session.course.now
     if not isinstance(now, Going) or now.interrupted or session.stops.enabled:
         return 0
-    if session.by_hand or session.settings["native"] != "on":
+    if session.by_hand or not may_run(session):
         return 0
     return goals.needed_from(now.goal)
 
@@ -123,12 +134,32 @@ def settle(session: Standing) -> None:
         return
     timeline = session.edits.timelines.current
     timeline.seen = opening.moved(timeline.seen)
+    _move_changes(session, timeline, opening)
     session.hooks.opened(opening.moved, timeline.seen + (timeline.seen >= len(session.tape)))
     if session.stood is not None:
         session.stood = opening.moved(session.stood)
     parted = opening.parted()
     if parted:
         session.hooks.announce(parted)
+
+
+def _move_changes(session: Standing, timeline: Timeline, opening: Opening) -> None:
+    """The changes that a timeline began with, and those of the source, lie where they lie on its new tape."""
+    edit = timeline.edit
+    if edit is not None:
+        ops = [opening.remade.edits.get(op, op) for op in edit.ops]
+        target = opening.remade.now.get(edit.target, edit.target)
+        timeline.edit = replace(edit, target=target, position=opening.moved(edit.position), ops=ops)
+    codes = {code: replace(code, position=opening.moved(code.position)) for code in timeline.codes}
+    timeline.codes = tuple(codes.values())
+    timeline.code = None if timeline.code is None else codes.get(timeline.code, timeline.code)
+    session.codes.restate(codes)
+
+
+def reached(session: Standing, recorder: Recorder) -> int:
+    """Where the program stands: on the tape along which it runs, where it opens steps of that."""
+    position = len(recorder.tape)
+    return position if session.opening is None else session.opening.before(position)
 
 
 def opened(session: Standing) -> bool:

@@ -73,12 +73,12 @@ class Phase(Place):
         found = []
         for part in passes_between(tape, start, end):
             at = part.backward if self.title == BACKWARD and part.kind == GRADIENT_PASS else part.start
-            if at < len(tape) and tape.ops[at].part is part and tape.ops[at].phase == self.title:
+            if at < len(tape) and tape.ops[at].part.outermost is part and tape.ops[at].outer_phase == self.title:
                 found.append(at)
         return ordered(found, start, end, reverse)
 
     def holds(self, tape: Tape, at: int) -> bool:
-        return at < len(tape) and tape.ops[at].phase == self.title
+        return at < len(tape) and tape.ops[at].outer_phase == self.title
 
 
 class PassStart(Place):
@@ -247,6 +247,9 @@ def _moves_on(tape: Tape, at: int) -> bool:
 
 def operation_is(op: Op, name: str) -> bool:
     """Whether an op, or the forward op that it differentiates, is an operation of that name."""
+    call = op.root
+    if call.operation.kind == "opaque" and call.operation.spelling == f"mx.{name}":  # `vmap`, `grad`
+        return True
     return any(
         candidate in (name, f"vjp of {name}") or candidate.rpartition(".")[2] == name
         for candidate in (op.operation.name, op.root.operation.name)

@@ -7,20 +7,17 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-import mlx.core as mx
-
 from nnrepl.record.bounds import OutOfBounds, outside
 from nnrepl.record.names import ProgramNames
 from nnrepl.record.recorder import Recorder
 from nnrepl.record.source import file_of
 from nnrepl.session import places
 from nnrepl.session.below import TakesCells
-from nnrepl.session.errors import NoGradient, NotYet, UserError
+from nnrepl.session.errors import UserError
 from nnrepl.session.expressions import Expressions, Surroundings, aside
 from nnrepl.session.goals import Goal
 from nnrepl.session.hooks import Hooks, Stop
 from nnrepl.session.lookup import Lookup
-from nnrepl.session.parsed import Parsed
 from nnrepl.session.place import Place
 from nnrepl.session.places import Here
 from nnrepl.session.program import Program
@@ -231,52 +228,6 @@ class Reading:
             self.expressions.lookup = self.lookup
             self.tape.stand(self.cursor)
 
-    def over_steps(self, parsed: Parsed) -> list[tuple[int, float]]:
-        """An expression as it stands behind the last gradient call of each training step, with the number of the
-        step; of a program that updates nothing, behind each gradient call. Those at whose end it does not exist are
-        left out; so is the newest step while it has not come as far as the one before it, which ended with the gradient
-        of another function (a GAN's): two losses are not one line.
-
-        Raises:
-            UserError: If it is no single number.
-            Exception: What Python raises.
-        """
-        found: list[tuple[int, Any]] = []
-        parts = [part for part in self.tape.passes if part.kind == GRADIENT_PASS and not part.open and len(part)]
-        last = {part.step.number: part for part in parts}
-        if len(last) > 1 and self._is_under_way(*list(last.values())[-2:]):
-            last.popitem()
-        for number, part in last.items() if len(last) > 1 else enumerate(parts, 1):
-            for scope in (part.ops[-1].scope, self.lookup.frames.scope_at(part.end)):
-                try:  # in the call itself; else where it has returned, and the program has what it gave
-                    found.append((number, self.expressions.evaluate(parsed, Surroundings(part.end, scope, None))))
-                    break
-                except (NotYet, NoGradient):
-                    continue
-        with aside():
-            mx.eval([result for _, result in found if isinstance(result, mx.array)])
-            return [(number, _number(parsed.text, result)) for number, result in found]
-
-    def _is_under_way(self, before: Pass, newest: Pass) -> bool:
-        """Whether a gradient call is one that another of a later function followed in the step before."""
-        earlier = [part for part in before.step.passes if part.kind == GRADIENT_PASS]
-        return not _one_function(newest, before) and any(_one_function(newest, part) for part in earlier)
-
     def loss_of(self, part: Pass) -> Value | None:
         """The loss of a gradient pass."""
         return part.loss if part.kind == GRADIENT_PASS else None
-
-
-def _one_function(one: Pass, other: Pass) -> bool:
-    """Whether two gradient calls are of one function, as its name and that of its parameters' model tell (of a closed
-    one, its name)."""
-    models = [tuple(leaf.name for leaf in part.wrt) for part in (one, other)]
-    return one.title == other.title and (models[0] == models[1] or not all(models))
-
-
-def _number(text: str, result: Any) -> float:
-    if isinstance(result, mx.array) and result.size == 1:
-        result = result.item()
-    if isinstance(result, complex) or not isinstance(result, (bool, int, float)):
-        raise UserError(f"{text} is no single number; a reduction makes it one, such as mx.abs({text}).max()")
-    return float(result)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from nnrepl.session.errors import UserError
-from nnrepl.session.files import write_text
+from nnrepl.session.files import write_private
 from nnrepl.tape import SKIPPED
 from nnrepl.timeline.history import default_budget, parse_size
 
@@ -80,7 +80,7 @@ SETTINGS: dict[str, Setting] = {
     "dull": _word("whether step stops at ops that only arrange numbers (reshape, astype)", "stop", "pass"),
     "tensors": _word("how the full screen shows tensors (F3 changes it)", "numbers", "heatmap"),
     "skip": Setting(" ".join(SKIPPED), _patterns, "modules whose lines are not yours, such as mlx.*; none for nothing"),
-    "native": _word("whether steps that nobody looks into run as in plain Python, and are opened later", "off", "on"),
+    "native": _word("whether steps that nobody looks into run as in plain Python, and are opened later", "on", "off"),
     "mouse": _word("whether the mouse works in the full screen", "on", "off"),
 }
 
@@ -88,7 +88,8 @@ SETTINGS: dict[str, Setting] = {
 def defaults() -> dict[str, Any]:
     """Every setting as it is if nobody says anything."""
     found = {name: setting.default for name, setting in SETTINGS.items()}
-    found["native"] = "on" if os.environ.get("NNREPL_NATIVE") == "on" else found["native"]
+    wanted = os.environ.get("NNREPL_NATIVE", "")
+    found["native"] = wanted if wanted in ("on", "off") else found["native"]
     return found
 
 
@@ -168,7 +169,6 @@ def save_settings(path: Path, settings: dict[str, Any]) -> None:
     """Write what is different from the defaults. Raises UserError if that is not possible."""
     lines = [f"{name} {settings[name]}" for name in SETTINGS if settings[name] != SETTINGS[name].default]
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, "".join(f"{line}\n" for line in lines))
+        write_private(path, "".join(f"{line}\n" for line in lines))
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}") from None

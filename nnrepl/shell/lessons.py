@@ -16,6 +16,7 @@ from rich.text import Text
 from nnrepl.commands import load_all
 from nnrepl.commands.learning import listed, play, player_of
 from nnrepl.learn.answers import NUMBER
+from nnrepl.learn.asking import holds
 from nnrepl.learn.lesson import Commands, Lesson, Question, Task
 from nnrepl.learn.player import Player
 from nnrepl.learn.posing import Posed
@@ -183,7 +184,8 @@ class Student:
             return line
         if waits is self._waited:
             assert waits is not None
-            self._problem(f"{self._where(waits.line)}: the lesson does not go on from here")
+            said = self._undone(waits) if isinstance(waits, Task) else "the lesson does not go on from here"
+            self._problem(f"{self._where(waits.line)}: {said}")
             return None
         self._waited = waits
         if isinstance(waits, Question) and player.posed is not None:
@@ -197,6 +199,15 @@ class Student:
         if isinstance(waits, Commands):
             self.found.commands += len(waits.lines)
         return ""
+
+    def _undone(self, task: Task) -> str:
+        """What a task lacks behind its solution."""
+        said = f"its solution does not bring about {task.until}"
+        try:
+            holds(self.shell.session, task.until, ahead=False)
+        except UserError as error:
+            return f"{said}: {error}"
+        return said
 
     def _try_wrong_ones(self, posed: Posed) -> None:
         """No wrong answer passes, and each is told what it is."""

@@ -115,6 +115,12 @@ class Codes:
             change.take(alive)
             self.held += (change,)
 
+    def restate(self, codes: Mapping[CodeChange, CodeChange]) -> None:
+        """Changes are the same at other places, since the tape has got more ops before them."""
+        self.wanted = tuple([codes.get(change, change) for change in self.wanted])
+        self.held = tuple([codes.get(change, change) for change in self.held])
+        self._ahead = [codes.get(change, change) for change in self._ahead]
+
     def anew(self, start: int) -> bool:
         """Whether only a run from the program's start comes to `wanted`, not one from position `start`."""
         held, wanted = self.held, self.wanted

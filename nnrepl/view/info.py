@@ -15,7 +15,7 @@ from rich.text import Text
 from nnrepl.record import source as sources
 from nnrepl.seen.gradients import NOT_MADE, Sizes
 from nnrepl.seen.variables import Absent, Sized, Variables
-from nnrepl.tape import GRADIENT_PASS, Leaf, Pass, Tape, Value
+from nnrepl.tape import GRADIENT_PASS, Leaf, Pass, Step, Tape, Value
 from nnrepl.timeline.evaluation import Work
 from nnrepl.view.narrow import Grid
 from nnrepl.view.source import place_text
@@ -83,9 +83,23 @@ def steps_view(tape: Tape, everything: bool = False) -> RenderableType:
     parts: list[RenderableType] = [table]
     if last - first + 1 < len(steps):
         parts.append(Text(f"{last - first + 1} of {len(steps)} steps; info steps all lists the others.", style="hint"))
-    if any(len(step.updates) > 1 for step in shown):
-        parts.append(Text("A step is one turn of the training loop: all updates in it belong to it.", style="hint"))
+    parts += [Text(note, style="hint") for note in _what_counts(shown, len(steps))]
     return Group(*parts)
+
+
+def _what_counts(shown: list[Step], count: int) -> list[str]:
+    """What has been counted as a step, where that is not plain."""
+    notes = []
+    if any(len(step.updates) > 1 for step in shown):
+        notes.append("A step is one turn of the training loop: all updates in it belong to it.")
+    functions = {tuple(part.title for part in step.passes if part.kind == GRADIENT_PASS) for step in shown}
+    titles = dict.fromkeys(title for one in functions for title in one)
+    if len({one for one in functions if one}) > 1:
+        notes.append(f"Updates in different turns of a loop are steps of their own, here of {' and '.join(titles)}.")
+    last = shown[-1]
+    if last.number == count and count > 1 and not any(part.kind == GRADIENT_PASS for part in last.passes):
+        notes.append(f"Step {count} has no gradient yet: it is what came after step {count - 1}.")
+    return notes
 
 
 def _title(part: Pass) -> str:

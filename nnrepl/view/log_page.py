@@ -14,8 +14,8 @@ from nnrepl.view.page import page
 _STOP = re.compile(r"^(?:step \d+ · )?(?:setup|forward|backward|update) \d+(?: of \d+)?\b")
 _NAMES = {
     "red": "bad", "red3": "bad", "green": "good", "dark_green": "good", "yellow": "mark", "dark_orange3": "mark",
-    "blue": "heading", "bright_blue": "heading", "magenta": "gradient", "dark_magenta": "gradient", "cyan": "name",
-    "dark_cyan": "name", "bright_black": "dim", "grey50": "dim",
+    "#af5f00": "mark", "blue": "heading", "bright_blue": "heading", "magenta": "gradient",
+    "dark_magenta": "gradient", "cyan": "name", "dark_cyan": "name", "bright_black": "dim", "grey50": "dim",
 }  # fmt: skip
 """What stands for the colours of both themes: those of the page, which are light or dark as the reader's system is."""
 _STYLE = """

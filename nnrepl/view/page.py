@@ -23,7 +23,7 @@ body { background: var(--back); color: var(--text); font: 16px/1.5 system-ui, sa
 h1 { font-size: 1.4em; margin: 0; } .about { color: var(--dim); margin: 0 0 1em; }
 h2 { font: bold 1em ui-monospace, Menlo, Consolas, monospace; margin: 1.2em 0 .2em; color: var(--heading); }
 pre { font: 14px/1.25 ui-monospace, Menlo, Consolas, monospace; overflow-x: auto; margin: .2em 0; }
-@media print { details { break-inside: avoid; } }
+@media print { details { break-inside: avoid; } pre { white-space: pre-wrap; font-size: 8px; } }
 """
 
 

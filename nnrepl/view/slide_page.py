@@ -11,18 +11,22 @@ from nnrepl.view.tensor import dtype_text, shape_text
 
 _STYLE = """
 .slide { font: 14px/1.5 ui-monospace, Menlo, Consolas, monospace; }
-.row, .slide summary { display: grid; grid-template-columns: minmax(0, 1fr) minmax(0, 1fr); gap: 0 1.5em;
-  padding: 1px 0 1px 1.2em; border-bottom: 1px solid var(--line); }
-.slide summary { cursor: pointer; list-style: none; padding-left: 0; }
-.slide summary::before { content: "▸ "; position: absolute; color: var(--dim); }
-.slide details[open] > summary::before { content: "▾ "; }
-.slide summary > span:first-child { padding-left: 1.2em; }
+.row { display: grid; grid-template-columns: minmax(0, 1fr) minmax(0, 1fr); gap: 0 1.5em;
+  padding: 1px 0 1px 1.2em; border-bottom: 1px solid var(--line); overflow-wrap: anywhere; }
+.slide summary { cursor: pointer; list-style: none; } .slide summary::-webkit-details-marker { display: none; }
+.slide summary > .row > span:first-child::before { content: "▸"; display: inline-block; width: 1.2em;
+  margin-left: -1.2em; color: var(--dim); }
+.slide details[open] > summary > .row > span:first-child::before { content: "▾"; }
 .slide details > div { padding-left: 1.2em; border-left: 2px solid var(--line); }
 .head { font-weight: bold; position: sticky; top: 0; background: var(--back); }
 .op { color: var(--dim); } .value { color: var(--good); } .gradient { color: var(--gradient); }
 .bar { display: inline-block; height: .7em; background: var(--gradient); vertical-align: baseline; }
-.room { display: inline-block; width: 7em; } .none { color: var(--dim); }
+.room { display: inline-block; width: 7em; } .none { color: var(--dim); } .pair { white-space: nowrap; }
 """
+
+
+_FOLDED = 4
+"""Of a folded module so many gradients are shown, the largest; the others when it is unfolded."""
 
 
 def slide_page(slide: Slide, title: str, about: str) -> str:
@@ -45,8 +49,9 @@ def _row(slide: Slide, row: Row, depth: int) -> str:
     if row.rows and len(row.ops) == 1:
         return "".join(_row(slide, inner, depth) for inner in row.rows)
     line = f"<span>{_forward(slide, row)}</span><span>{_backward(slide, row)}</span>"
+    line = f'<div class="row">{line}</div>'
     if not row.rows:
-        return f'<div class="row">{line}</div>'
+        return line
     inside = "".join(_row(slide, inner, depth + 1) for inner in row.rows)
     return f"<details><summary>{line}</summary><div>{inside}</div></details>"
 
@@ -70,8 +75,11 @@ def _backward(slide: Slide, row: Row) -> str:
         return '<span class="none">no gradient</span>' if not row.back else ""
     width = max(slide.share_of(row) * 6.5, 0.05)
     parts = [f'<span class="room"><span class="bar" style="width:{width:.2f}em"></span></span>']
-    for name, value in found:
+    shown = found[:_FOLDED] if row.rows else found
+    for name, value in shown:
         gradient = slide.gradient(value)
         assert gradient is not None
-        parts.append(f'<span class="gradient">{escape(name)}</span> {escape(size_text(slide, gradient))}')
+        size = escape(size_text(slide, gradient))
+        parts.append(f'<span class="pair"><span class="gradient">{escape(name)}</span> {size}</span>')
+    parts += [f'<span class="none">+{len(found) - len(shown)}</span>'] if len(found) > len(shown) else []
     return " ".join(parts) + f' <span class="op">{escape(row.back_label)}</span>'

@@ -69,7 +69,7 @@ def _boxes(slide: Slide, row: Row, y: int) -> list[str]:
     if not found:
         return parts
     said = [f"{name} {size_text(slide, gradient)}" for name, value_ in found if (gradient := slide.gradient(value_))]
-    shown = _cut("  ".join(said), int((_BACKWARD - 70) / _LETTER) - 2)
+    shown = _whole(said, int((_BACKWARD - 70) / _LETTER) - 2)
     length = max(60 * slide.share_of(row), 1)
     return [
         *parts,
@@ -107,6 +107,16 @@ def _edge(start: int, end: int, outer: int, inner: int, side: int, kind: str) ->
         y0, y1 = a + _BOX / 2, b + _BOX / 2
         path = f"M{outer} {y0}C{reach} {y0} {reach} {y1} {outer} {y1}"
     return f'<path class="{kind}" d="{path}" marker-end="url(#tip)"/>'
+
+
+def _whole(parts: list[str], most: int) -> str:
+    """As many parts as there is room for, each whole, and how many more there are."""
+    for count in range(len(parts), 1, -1):
+        more = f"  +{len(parts) - count}" if count < len(parts) else ""
+        if len(text := "  ".join(parts[:count]) + more) <= most:
+            return text
+    more = f"  +{len(parts) - 1}" if len(parts) > 1 else ""
+    return _cut(parts[0], most - len(more)) + more
 
 
 def _cut(text: str, most: int) -> str:

@@ -16,7 +16,10 @@ import nnrepl
 from nnrepl.session.errors import UserError
 from nnrepl.view.drawings import drawing_of
 from nnrepl.view.graph import flowing, nodes_of
+from nnrepl.view.html import _LIGHT, _NIGHT
+from nnrepl.view.log_page import _NAMES
 from nnrepl.view.page import COLOURS, contrast
+from nnrepl.view.theme import THEMES
 from tests.corpus import lm
 from tests.support import OpenSession
 
@@ -169,6 +172,10 @@ def test_a_page_holds_every_op_folded_and_needs_nothing_else(tmp_path: Path) -> 
     folds = list(tree.iter("details"))
     assert any("layers.0" in "".join(fold.find("summary").itertext()) for fold in folds)  # type: ignore[union-attr]
     assert not any(fold.get("open") for fold in folds)
+    for fold in folds:  # a summary is a block of its own, which every browser folds: the two columns lie in it
+        (row,) = fold.find("summary")  # type: ignore[misc]
+        assert (row.tag, row.get("class"), [cell.tag for cell in row]) == ("div", "row", ["span", "span"])
+    assert all(len(row) == 2 for row in tree.iter("div") if row.get("class") == "row")
     seen = " ".join(tree.itertext())
     for op in session.tape.passes[-1].ops:
         if op.phase == "forward":
@@ -181,6 +188,15 @@ def test_colours_of_pages_can_be_read() -> None:
         for name, colour in theme.items():
             if name not in ("back", "line"):
                 assert contrast(colour, theme["back"]) >= 4.5, name
+
+
+def test_every_colour_of_the_terminal_has_one_on_a_page_that_can_be_read_there() -> None:
+    for theme in THEMES.values():
+        for name, style in theme.styles.items():
+            if "." in name and name.split(".")[0] in ("value", "source", "tensor", "op", "curve") and style.color:
+                assert style.color.name in _NAMES, (name, style.color.name)
+    for colours, back in ((_LIGHT, "#ffffff"), (_NIGHT, "#111111")):  # the pages of notebooks
+        assert all(contrast(colour, back) >= 4.5 for colour in colours)
 
 
 @pytest.mark.parametrize(

@@ -240,3 +240,16 @@ def meta_learning_of_a_model():
         return (model(x) * norm).mean()
 
     return Call(loss, [mx.ones((2, 3))], model)
+
+
+@differentiated((3, 3), (4, 3))
+def nested_results_that_are_evaluated(w, x):
+    h = x @ w
+    g = mx.grad(lambda q: (q**3 * 0.1).sum())
+    slope = g(h)
+    turned = mx.jvp(g, [h], [h * 2])[1][0]
+    pulled = mx.vjp(lambda q, r: q * q @ r, [h, w], [mx.sin(h)])[1]
+    mapped = mx.vmap(lambda row: row**3)(h)
+    largest = (slope.abs() + turned).max().item()
+    mx.eval(pulled[1], mapped)
+    return (slope * turned / largest).sum() + pulled[0].sum() + (pulled[1] * w).sum() + mapped.sum()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import mlx.core as mx
+import mlx.nn as nn
 import pytest
 
 import nnrepl
@@ -82,3 +83,22 @@ def test_numbers_are_written_as_a_teacher_writes_them() -> None:
     assert factor(-2.0) == "(−2)"
     assert substitute("max(a, b)", {"a": "(−1)", "b": "0"}) == "max(−1, 0)"
     assert substitute("g · [a > b]", {"g": "2", "a": "(−1)", "b": "0"}) == "2 · [−1 > 0]"
+
+
+def test_what_the_next_op_makes_is_that_of_this_step() -> None:
+    """Also where its call returns at once, so that its variable is never seen; what `p` says will make it is meant."""
+    model = nn.Linear(2, 2)
+
+    def forward(x: mx.array) -> mx.array:
+        h = nn.relu(model(x))
+        return h
+
+    def train(x: mx.array) -> None:
+        for _ in range(2):
+            _, grads = nn.value_and_grad(model, lambda x: mx.mean(mx.square(forward(x))))(x)
+            model.update({name: model[name] - 0.1 * grads[name] for name in grads})
+
+    session = OpenSession(nnrepl.trace(train, mx.ones((3, 2))))
+    session.run("goto step 1 maximum")
+    assert "#3 (maximum) makes it" in str(session.run("p h"))
+    assert str(session.run("explain h")).startswith("#3  maximum")

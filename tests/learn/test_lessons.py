@@ -318,7 +318,11 @@ after: It is {{bias[1]}}.
             "exactly one",
         ),
         ("```nnrepl\ngoto forward\n```\n```task\nDo.\nuntil: True\nsolution: s\n```\n", "done before it begins"),
-        ("```nnrepl\ngoto forward\n```\n```task\nDo.\nuntil: x[0, 0] > 9\nsolution: s\n```\n", "does not go on"),
+        (
+            "```nnrepl\ngoto forward\n```\n```task\nDo.\nuntil: x[0, 0] > 9\nsolution: s\n```\n",
+            "not bring about x[0, 0] > 9",
+        ),
+        ("```nnrepl\ngoto z\n```\n```task\nDo.\nuntil: loss < 9\nsolution: s\n```\n", "loss < 9: loss is not made yet"),
         ("Now {{qqq}}.\n", "qqq"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -44,13 +45,34 @@ LINES = {
 }
 
 
-@pytest.mark.parametrize("lines", LINES.values(), ids=LINES)
-def test_it_is_the_uncompiled_loop(lines: str, tmp_path: Path) -> None:
+def both(lines: str, tmp_path: Path, native: str) -> tuple[str, str]:
+    """What the compiled loop and the same one uncompiled show."""
     path = tmp_path / "loop.py"
     said = []
     for source in (LOOP, LOOP.replace("partial(mx.compile", "partial(same")):
         path.write_text(source)
-        said.append(nnrepl_cli("loop.py", stdin="\n".join([*lines.split("; "), "q"]), cwd=tmp_path).stdout)
-    compiled, eager = said
-    assert compiled.count("\n(nnrepl") == lines.count("; ") + 2
+        typed = "\n".join([*lines.split("; "), "q"])
+        said.append(nnrepl_cli("loop.py", stdin=typed, cwd=tmp_path, env={"NNREPL_NATIVE": native}).stdout)
+    assert all(one.count("\n(nnrepl") == lines.count("; ") + 2 for one in said)
+    return said[0], said[1]
+
+
+@pytest.mark.parametrize("lines", LINES.values(), ids=LINES)
+def test_it_is_the_uncompiled_loop(lines: str, tmp_path: Path) -> None:
+    compiled, eager = both(lines, tmp_path, "off")
     assert compiled == eager
+
+
+@pytest.mark.parametrize("name", ["motions", "a change of a weight", "a change in the past"])
+def test_natively_it_is_the_uncompiled_loop(name: str, tmp_path: Path) -> None:
+    """All but which steps are open is the same: a compiled call is opened as a whole, with the call that MLX traced."""
+    compiled, eager = (_but_for_open_steps(one) for one in both(LINES[name], tmp_path, "on"))
+    assert compiled == eager
+    assert "gradient · loss_fn  loop.py:15" in compiled
+
+
+def _but_for_open_steps(text: str) -> str:
+    """A session without what tells how many ops are known of its steps."""
+    text = re.sub(r"(?<=loop.py:1[56])( +\d+( \+ \d+)?) .*?(?=( [\d.]+)? *\n)", "", text)
+    text = re.sub(r"\n(▶| ) +\d+  update · Adam.*", "", text)
+    return re.sub(r"(?m)^(steps? .* ran natively|no value differs: \d+|opening step).*\n", "", text)

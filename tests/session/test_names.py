@@ -446,6 +446,39 @@ def test_the_losses_of_two_functions_are_no_one_line(tmp_path: Any) -> None:
     assert set(re.findall(r"-?\d+\.\d{4}", plot.splitlines()[0] + plot.splitlines()[1])) == set(losses)
 
 
+TURNS = """
+import mlx.core as mx, mlx.nn as nn, mlx.optimizers as optim
+mx.random.seed(0)
+critic, actor, x = nn.Linear(2, 1), nn.Linear(2, 1), mx.ones((1, 2))
+oc, oa = optim.SGD(0.1), optim.SGD(0.1)
+def critic_loss(m): return (m(x) - 3).square().sum()
+def actor_loss(m): return m(x).square().sum()
+def learn():
+    lc, gc = nn.value_and_grad(critic, critic_loss)(critic)
+    oc.update(critic, gc)
+    la, ga = nn.value_and_grad(actor, actor_loss)(actor)
+    oa.update(actor, ga)
+    return lc, la
+for i in range(3):
+    lc, la = learn()
+    print(lc.item(), la.item())
+"""
+
+
+def test_two_losses_that_a_function_returns_are_not_each_other(tmp_path: Any) -> None:
+    """`lc, la = learn()` is under way; it is no `loss, grads = ...` of the call in which the cursor stands."""
+    answers = play(TURNS, "goto step 3", "until actor_loss", "p lc", "plot lc", "c", tmp_path=tmp_path)
+    older, plotted, printed = answers[2:5]
+    losses = [
+        float(line.split()[0]) for line in (answers[0] + "\n" + printed).splitlines() if re.match(r"[\d.]+ ", line)
+    ]
+    assert len(losses) == 3
+    assert older.split("\n") == [
+        "lc is not made yet in this step; the last one is step 2's: lc@2#5", f"lc@2#5 = {losses[1]:.4f}"
+    ]  # fmt: skip
+    assert plotted.startswith(f"lc   last {losses[2]:.4f} (step 3)")
+
+
 def test_a_loss_that_asks_the_teacher_is_said_to_take_the_teachers_weight() -> None:
     mx.random.seed(0)
     student = nn.Linear(2, 2, bias=False)
@@ -656,3 +689,18 @@ def test_what_a_comprehension_names_is_its_own(line: str, shown: str) -> None:
     for outside in ("v", "[v for x in (1, 2)]", "[v for v in (1, 2)] + [v]"):
         with pytest.raises(UserError, match="v is not made yet"):
             session.expressions.evaluate(parse(outside), session.where())
+
+
+def test_a_variable_of_a_layer_is_what_the_stop_calls_so() -> None:
+    """nn.Linear gives its `x` a new tensor and returns it at once: no op of its call sees that any more."""
+    model = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1))
+    session = OpenSession(nnrepl.trace(lambda x: model(x).sum(), mx.ones((1, 2)), wrt=model))
+    for op in session.tape.ops:
+        for value in op.outputs:
+            if op.phase == "forward" and ".x" in value.name:
+                session.goto(session.tape.ops[op.position + 1].label)
+                held = session.expressions.evaluate(parse(value.name), session.where())
+                assert held.shape == value.array.shape
+                assert mx.array_equal(held, value.array).item(), value.name
+    session.goto("start")
+    assert session.expressions.evaluate(parse("layers.0.x"), session.where()).shape == (1, 2)  # it is still its input

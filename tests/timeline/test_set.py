@@ -16,7 +16,7 @@ from mlx.utils import tree_flatten
 
 import nnrepl
 from nnrepl.record.verify import same_bits
-from tests.support import assert_same_bits
+from tests.support import OpenSession, assert_same_bits
 
 UNARY: list[Callable[[mx.array], mx.array]] = [
     lambda a: mx.tanh(a), lambda a: mx.exp(-a), lambda a: mx.sin(a), abs, lambda a: mx.square(a),
@@ -254,7 +254,7 @@ def test_a_variable_gets_a_tensor_of_another_shape_or_dtype(old: mx.array, new: 
         return mx.abs(h).sum()
 
     w = mx.array([1.0, 2.0])
-    session = nnrepl.Session(nnrepl.trace(f, w, mx.array(old), wrt=0))
+    session = OpenSession(nnrepl.trace(f, w, mx.array(old), wrt=0))
     assert session.goto("#1").position == 0
     session.run(f"x = {new}")
     assert session.tape.ops[session.cursor].name == "multiply"

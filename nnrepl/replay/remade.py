@@ -1,0 +1,62 @@
+"""Remade: behind a step that has been opened every op is recorded anew, and what the user put in is put in again.
+
+An edit works on values of the tape. Where those are recorded anew, it works on what stands for them now.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from nnrepl.record.repeat import exchange
+from nnrepl.tape import Gradient, Op, Value
+
+if TYPE_CHECKING:
+    from nnrepl.record.recorder import Recorder
+
+
+class Remade:
+    """Which op and value of the tape each one is that is recorded anew.
+
+    Attributes:
+        now: For each value of the tape, as far as it is known, the one that stands for it.
+        edits: For each op that the user put in, the one that stands for it.
+    """
+
+    def __init__(self) -> None:
+        self.now: dict[Value, Value] = {}
+        self.edits: dict[Op, Op] = {}
+        self._pairs: list[tuple[Op, Op]] = []
+
+    def note(self, old: Op, new: Op) -> None:
+        """An op is about to be recorded that is one of the tape."""
+        self._pairs.append((old, new))
+
+    def insert(self, recorder: Recorder, old: Op) -> Op:
+        """The op that does to the values of now what one of the user's did; it is not on the tape yet."""
+        self._fold()
+        now, notes = self.now, recorder.tape.notes
+        args, kwargs = exchange(old.args, now), exchange(old.kwargs, now)
+        inputs = tuple([now.get(value, value) for value in old.inputs])
+        twin = Op(old.operation, args, kwargs, inputs)
+        twin.scope, twin.lasti, twin.part = old.scope, old.lasti, old.part  # where it is called again from
+        notes.carry_all(old, twin, now)
+        with recorder.muted():
+            arrays = twin.compute()
+        outputs: list[Value] = []
+        for slot, (value, array) in enumerate(zip(old.outputs, arrays)):
+            of = value.gradient_of
+            made = Value(twin, slot, array) if of is None else Gradient(twin, slot, array, now.get(of, of))
+            notes.carry_value(value, made)
+            now[value] = made
+            outputs.append(made)
+        twin.outputs = tuple(outputs)
+        self.edits[old] = twin
+        return twin
+
+    def _fold(self) -> None:
+        """Pair the values of what has been recorded meanwhile."""
+        for old, new in self._pairs:
+            for value, other in zip(old.inputs, new.inputs):
+                self.now.setdefault(value, other)
+            self.now.update(zip(old.outputs, new.outputs))
+        self._pairs.clear()

@@ -1,0 +1,125 @@
+"""Curves: what an expression is over the training steps, one number a step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import mlx.core as mx
+
+from nnrepl.record import source as sources
+from nnrepl.record.variables import variables_of
+from nnrepl.session.errors import NoGradient, NotYet, UserError
+from nnrepl.session.expressions import Surroundings, aside
+from nnrepl.session.parsed import Parsed
+from nnrepl.session.reading import Reading
+from nnrepl.tape import GRADIENT_PASS, UNBOUND, Activation, ClosedOp, Pass, Value
+
+
+def over_steps(session: Reading, parsed: Parsed) -> list[tuple[int, float]]:
+    """An expression as it stands behind the last gradient call of each training step, with the number of the step; of a
+    program that updates nothing, behind each gradient call. A variable that is given the step's value only later
+    (`loss = loss_fn(w)` behind the update) is asked at the step's end.
+
+    Steps in which it does not exist are left out, and those in which a tensor in it is still that of an earlier step;
+    so is the newest step while it has not come as far as the one before it, which ended with the gradient of another
+    function (a GAN's): two losses are not one line.
+
+    Raises:
+        UserError: If it is no single number.
+        Exception: What Python raises.
+    """
+    found: list[tuple[int, Any]] = []
+    parts = [part for part in session.tape.passes if part.kind == GRADIENT_PASS and not part.open and len(part)]
+    last = {part.step.number: part for part in parts}
+    if len(last) > 1 and _is_under_way(*list(last.values())[-2:]):
+        last.popitem()
+    for number, part in last.items() if len(last) > 1 else enumerate(parts, 1):
+        where = _moment(session, parsed, part, part.step.start if len(last) > 1 else part.start)
+        if where is None:
+            continue
+        behind = Surroundings(where.position, session.lookup.frames.scope_at(where.position), None)
+        for one in (where, behind) if isinstance(part.ops[-1], ClosedOp) else (where,):
+            try:  # in the call that asked for gradients; else where it has returned, and the program has what it gave
+                found.append((number, session.expressions.evaluate(parsed, one)))
+                break
+            except (NotYet, NoGradient):
+                continue
+    with aside():
+        mx.eval([result for _, result in found if isinstance(result, mx.array)])
+        return [(number, _number(parsed.text, result)) for number, result in found]
+
+
+def _asker(part: Pass) -> Activation | None:
+    """The call of the program's in which a gradient call is made."""
+    scope = part.scope
+    while scope is not None and scope.parent is not None and sources.is_library(scope.code.co_filename):
+        scope = scope.parent
+    return scope or part.ops[-1].scope
+
+
+def _moment(session: Reading, parsed: Parsed, part: Pass, start: int) -> Surroundings | None:
+    """Where an expression is asked in a step that begins at `start`; None if a variable has another step's value."""
+    asker, bindings = _asker(part), session.tape.bindings
+    where = Surroundings(part.end, asker, None)
+    for name in parsed.read:
+        scope = next((one for one in _frames(asker) if name in variables_of(one.code)), None)
+        if scope is None:
+            continue
+        since, held = bindings.since(scope, name, part.end)
+        if since > start and held is not UNBOUND:
+            continue  # it has got it already
+        coming = bindings.comes(scope, name, part.end)
+        if coming is not None and coming[0] <= part.step.end and coming[1] is not UNBOUND:
+            if where.position == part.end or where.scope is None or scope.within(where.scope):
+                where = Surroundings(part.step.end, scope, None)
+        elif _is_earlier(held, part):
+            within = part.ops[-1].scope  # `loss, grads = ...` is under way for those who are called in it
+            given = _about_to_be(session, name, part.end, within)
+            if part.end < len(session.tape) or given is None or _is_earlier(given, part):
+                return None
+            where = Surroundings(part.end, within, None)
+    return where
+
+
+def _is_earlier(thing: Any, part: Pass) -> bool:
+    """Whether a tensor was made in a training step before that of a gradient call."""
+    return isinstance(thing, Value) and thing.op is not None and 0 < thing.op.step.number < part.step.number
+
+
+def _about_to_be(session: Reading, name: str, position: int, scope: Activation | None) -> Any:
+    """What a variable means where the statement that gives it another value may be under way; None if that is not made
+    yet."""
+    try:
+        found = session.lookup.held(name, position, scope)
+    except NotYet:
+        return None
+    return None if found is None else found.thing
+
+
+def _frames(scope: Activation | None) -> Iterator[Activation]:
+    while scope is not None:
+        if not sources.is_library(scope.code.co_filename):
+            yield scope
+        scope = scope.parent
+
+
+def _is_under_way(before: Pass, newest: Pass) -> bool:
+    """Whether a gradient call is one that another of a later function followed in the step before."""
+    earlier = [part for part in before.step.passes if part.kind == GRADIENT_PASS]
+    return not _one_function(newest, before) and any(_one_function(newest, part) for part in earlier)
+
+
+def _one_function(one: Pass, other: Pass) -> bool:
+    """Whether two gradient calls are of one function, as its name and that of its parameters' model tell (of a closed
+    one, its name)."""
+    models = [tuple(leaf.name for leaf in part.wrt) for part in (one, other)]
+    return one.title == other.title and (models[0] == models[1] or not all(models))
+
+
+def _number(text: str, result: Any) -> float:
+    if isinstance(result, mx.array) and result.size == 1:
+        result = result.item()
+    if isinstance(result, complex) or not isinstance(result, (bool, int, float)):
+        raise UserError(f"{text} is no single number; a reduction makes it one, such as mx.abs({text}).max()")
+    return float(result)
