@@ -28,12 +28,33 @@ from nnrepl.view.changes import Changes
 from nnrepl.view.heatmap import Heatmap
 from nnrepl.view.log import Log
 from nnrepl.view.stop import stop_view
-from nnrepl.view.tensor import Look, tensor
+from nnrepl.view.tensor import Look, samples_text, tensor
 from nnrepl.view.timelines import below_text, news_text, recomputed_text, taken_text
 from nnrepl.view.tree import tensor_tree
 
 if TYPE_CHECKING:
     from nnrepl.learn.player import Player
+
+
+class Answers:
+    """What the last line that showed something has shown, to be laid out anew.
+
+    Attributes:
+        last: All of it.
+    """
+
+    def __init__(self) -> None:
+        self.last: list[RenderableType] = []
+        self._begins = True
+
+    def begin(self) -> None:
+        """Another line is run."""
+        self._begins = True
+
+    def showed(self, renderable: RenderableType) -> None:
+        """It has shown something (more)."""
+        self.last = [renderable] if self._begins else [*self.last, renderable]
+        self._begins = False
 
 
 class Interpreter:
@@ -68,6 +89,8 @@ class Interpreter:
         self.quiet = False
         self.full_screen = self.can_full_screen = False
         self.log = Log()
+        self.answers = Answers()
+        self._hinted: set[str] = set()
         self._told: Stop | None = session.stop if session.waits else None
         self._changed = Changes()
         self._listed = ("", -1, 0)
@@ -182,8 +205,11 @@ class Interpreter:
 
     def _hint(self, parsed: table.Line, word: str) -> Text | None:
         """A bare word that is a command, and the name of a tensor as well."""
-        if parsed.text or parsed.command is None or not self.session.expressions.is_tensor(word, self.session.where()):
+        if parsed.text or parsed.command is None or word in self._hinted:
             return None
+        if not self.session.expressions.is_tensor(word, self.session.where()):
+            return None
+        self._hinted.add(word)
         return Text(f"({word} is also a tensor: p {word} shows it)", style="hint")
 
     # -- lines that belong together ------------------------------------------------------------------------
@@ -372,7 +398,7 @@ class Interpreter:
         if isinstance(result, mx.array):
             value = self.session.expressions.value_of(result)
             work = self.session.evaluate(self.session.expressions.behind(result))
-            shown = tensor(label or self.label(text, value), result, look, note)
+            shown = tensor(label or self.label(text, value), result, look, note or samples_text(value))
             return Group(shown, recomputed_text(work)) if work.again else shown
         tree = tensor_tree(result)
         if tree is not None:

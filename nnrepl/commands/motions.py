@@ -20,7 +20,8 @@ def _count(text: str) -> int:
 def step(it: Interpreter, text: str) -> None:
     """Go to the next op, into modules; `step 5` goes five ops.
 
-    The result of the op that was stepped over is shown if it is small (see `config peek`).
+    The result of the op that was stepped over is shown if it is small (see `config peek`). It goes into a `vmap`, a
+    `jvp` or a `grad` inside of a loss, too: help inside.
     Behind the last recorded op the program itself runs on to its next op.
     """
     it.session.step(_count(text))

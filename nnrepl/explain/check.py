@@ -205,6 +205,11 @@ def _of_op(look: Look, session: Reading, op: Op) -> list[Question]:
         raise UserError(
             f"{op.label} {op.name} has no VJP on the tape: no gradient passes through it, or none was taken"
         )
+    if backward in backward.tape.notes.mapped:
+        raise UserError(
+            f"{backward.label} lies in a vmap, where each sample has a gradient of its own; call {backward.part.title} "
+            "on one sample to check it"
+        )
     if backward.operation.kind == "accumulate":
         raise UserError(f"{backward.label} adds gradients; check the op before it")
     forward = rule.op

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import mlx.core as mx
@@ -12,8 +13,9 @@ from nnrepl.explain.entry import FIXED, bind, entry_for
 from nnrepl.explain.look import Look
 from nnrepl.explain.outside import detours
 from nnrepl.ops import Trait, has
+from nnrepl.record.signs import lies_inside
 from nnrepl.session.reading import Reading
-from nnrepl.tape import GRADIENT_PASS, Op, Pass, Tape, Value
+from nnrepl.tape import GRADIENT_PASS, Inside, Op, Pass, Tape, Value
 
 
 def why_none(session: Reading, value: Value) -> Answer:
@@ -22,6 +24,8 @@ def why_none(session: Reading, value: Value) -> Answer:
     The causes are told apart: "unused" in the loss, "cut" by an op that passes no gradient, cut by an "edit", used
     only as "data" (places, conditions), "frozen", or never "asked" for.
     """
+    if value.inside is not None:
+        return _inside(value, value.inside)
     tape = session.tape
     value, namesake = _meant(tape, session.part, value)
     part = _pass_of(session, value)
@@ -56,6 +60,25 @@ def why_none(session: Reading, value: Value) -> Answer:
             f"{len(tape.holes)} tensors came from something that was not recorded; the way may lead through there."
         )
     return answer
+
+
+def _inside(value: Value, inside: Inside) -> Answer:
+    """What is to be said of a value inside of a call that MLX ran by itself."""
+    differentiated = next((part for part in _around(inside) if part.roots), None)
+    if differentiated is None or differentiated is not inside:
+        return Answer(f"No gradient of {value.name} is known: {lies_inside(inside)}.", cause="inside")
+    return Answer(
+        f"No gradient of {value.name} is known: what {differentiated.title} returns does not depend on it, or not "
+        "differentiably.", cause="inside",
+    )  # fmt: skip
+
+
+def _around(inside: Inside) -> Iterator[Inside]:
+    """A call and those around it, outwards."""
+    part: Pass | None = inside
+    while isinstance(part, Inside):
+        yield part
+        part = part.within
 
 
 def _tell_detours(session: Reading, answer: Answer, cone: Cone, part: Pass) -> None:
@@ -144,7 +167,7 @@ def _meant(tape: Tape, here: Pass | None, value: Value) -> tuple[Value, Value | 
 
 
 def _other_of_that_name(tape: Tape, part: Pass, value: Value) -> Value | None:
-    for op in tape.ops[part.start : part.backward]:
+    for op in part.forward:
         for taken in op.inputs:
             outside = taken.op is None or taken.op.position < part.start
             if outside and taken is not value and taken.name == value.name:
@@ -164,7 +187,7 @@ def _other_model(session: Reading, part: Pass, value: Value) -> list[str]:
     own = homes.of(value)
     beside = [] if own is None else [home for home in homes.at_path(homes.path(own)[1]) if home != own]
     held = {other: home for home in beside for _, other in homes.held(home) if other is not value}
-    for op in session.tape.ops[part.start : part.backward]:
+    for op in part.forward:
         for taken in op.inputs:
             if taken in held:
                 where = words.place(op.source)
@@ -216,7 +239,7 @@ def _forward_cone(session: Reading, part: Pass, value: Value) -> Cone:
     tape = session.tape
     cone = Cone(asked={leaf for leaf in part.wrt if leaf is not value and session.names.stands_for(leaf, value)})
     alive = {value.canonical, *cone.asked}
-    for op in tape.ops[part.start : part.backward]:
+    for op in part.forward:
         takes = any(taken.canonical in alive for taken in op.inputs)
         if op in tape.notes.edits and tape.notes.edits[op].canonical in alive and not takes:
             cone.edits.append(op)

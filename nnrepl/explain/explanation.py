@@ -20,10 +20,11 @@ from nnrepl.explain.patterns import known_by_name
 from nnrepl.explain.updates import update_lines, update_of
 from nnrepl.explain.worked import linear_in, result_at
 from nnrepl.ops.numbers import element
+from nnrepl.record.signs import start_of
 from nnrepl.session.errors import NoGradient, NotYet, UserError
 from nnrepl.session.lookup import NUMBER
 from nnrepl.session.reading import Reading
-from nnrepl.tape import UPDATE_PASS, Leaf, Op, Value
+from nnrepl.tape import UPDATE_PASS, Inside, Leaf, Op, Value, samples_of
 
 
 @dataclass(slots=True)
@@ -219,7 +220,11 @@ def _forward(look: Look, found: Explanation, op: Op, entry: Entry | None, value:
     left = element(names(value), place)
     found.element = left if value.size else ""
     if entry is None:
-        found.words = f"nnrepl's table has no entry for {op.name}. Its inputs and its result are what they are:"
+        inside = op.tape.notes.calls.get(op)
+        if inside is not None:
+            found.words = _of_inside(op, inside)
+        else:
+            found.words = f"nnrepl's table has no entry for {op.name}. Its inputs and its result are what they are:"
         if value.size:
             found.lines = [f"{left} = {words.number(result_at(look, value, place))}"]
             found.notes.extend(_jacobian_notes(look, op, value, place))
@@ -238,7 +243,7 @@ def _forward(look: Look, found: Explanation, op: Op, entry: Entry | None, value:
     found.lines = [] if arithmetic is None else arithmetic.lines()
     if not found.lines:
         found.lines = [f"{left} = {words.number(result_at(look, value, place))}"]
-        if entry.kind == "composite":
+        if entry.kind == "composite" and op not in op.tape.notes.mapped:
             found.notes.append(f"into {op.label} takes it apart into textbook ops, with their numbers.")
     found.notes.extend(_shape_notes(op, entry, value))
     found.notes.extend(known_by_name(op))
@@ -299,8 +304,12 @@ def _shape_notes(op: Op, entry: Entry, value: Value) -> list[str]:
                          f"{'s' if value.size != 1 else ''}.")  # fmt: skip
     elif entry.name == "softmax":
         axis = bind(entry, op).get("axis")
+        of = "" if samples_of(value) else f" of {tuple(value.shape)}"
+        notes.append(f"The shares add up to 1 along {'all axes' if axis is None else f'axis {axis}'}{of}.")
+    for size, lie in samples_of(value):
         notes.append(
-            f"The shares add up to 1 along {'all axes' if axis is None else f'axis {axis}'} of {tuple(value.shape)}."
+            f"That is done for each of {size} samples, which lie along axis {lie} here; the op's own axes count "
+            "within one."
         )
     return notes
 
@@ -326,10 +335,10 @@ def _backward(look: Look, found: Explanation, op: Op, entry: Entry | None, value
     if op.operation.kind == "accumulate":
         of = value.gradient_of
         found.rule = [f"{names(value)} = the sum of what arrives on each way"]
+        it = words.name(of, op) if of is not None else "It"
         found.words = (
-            f"{words.name(of, op) if of is not None else 'It'} was used more than once, so the loss depends on it "
-            f"on several ways; "
-            "the gradients of all ways are added up."
+            f"{it} was used more than once, so {start_of(value)} depends on it on several ways; the gradients of all "
+            "ways are added up."
         )
     elif op.of is not None and value.gradient_of is not None:
         _backward_rule(found, op, entry, value, names)
@@ -355,6 +364,19 @@ def _as_a_whole(look: Look, op: Op, value: Value, place: Index, names: Names) ->
     return (
         ["Cross-entropy as a whole: shares, less 1 at the right answer, times what arrives.", *lines] if lines else []
     )
+
+
+def _of_inside(op: Op, inside: Inside) -> str:
+    """What is said of a call that MLX ran by itself, of which is known what happened inside."""
+    first, last = inside.ops[0].label, inside.ops[-1].label
+    results = [value.op.label for value, _ in inside.results if value.op is not None]
+    made = f", {_and(results[:3])} made what it returns" if 0 < len(results) <= 3 else ""
+    where = first if len(inside) == 1 else f"{first} to {last}"
+    return f"One call of MLX's. What happened inside is {where}{made}; goto {first} leads there."
+
+
+def _and(texts: list[str]) -> str:
+    return texts[0] if len(texts) == 1 else f"{', '.join(texts[:-1])} and {texts[-1]}"
 
 
 def _backward_rule(found: Explanation, op: Op, entry: Entry | None, value: Value, names: Names) -> None:
@@ -396,10 +418,12 @@ def _backward_notes(op: Op, entry: Entry | None, value: Value, lines: list[str])
         notes.append("[…] is 1 where it holds, and 0 where it does not.")
     if len(forward.outputs) == 1 and entry is not None:
         result = forward.outputs[0]
-        if entry.kind == ELEMENTWISE and of.size < result.size:
+        if op not in op.tape.notes.mapped and entry.kind == ELEMENTWISE and of.size < result.size:
             notes.append(f"{words.name(of, op)} {tuple(of.shape)} was broadcast to {tuple(result.shape)}: its "
                          f"gradient is the sum over "
                          f"the {result.size // max(of.size, 1)} places where each number was used.")  # fmt: skip
+        elif op in op.tape.notes.mapped:
+            pass  # the sums run within each sample
         elif entry.name in ("matmul", "addmm") and len(result.shape) >= 2 and symbol_of(entry, forward, of) == "b":
             called = words.name(of, op)
             notes.append(f"The sum runs over the rows of the batch: every row that went through {called} has its say.")
@@ -453,7 +477,8 @@ def _chain(session: Reading, look: Look, value: Value) -> list[str]:
     except (NoGradient, NotYet):
         lines.append(f"No gradient flows from the loss to {words.name(here)}.")
         return lines
-    lines.append(f"So {gradient.name} = {shown(look, gradient)}: how much the loss changes with {words.name(here)}.")
+    start = start_of(gradient)
+    lines.append(f"So {gradient.name} = {shown(look, gradient)}: how much {start} changes with {words.name(here)}.")
     return lines
 
 

@@ -83,6 +83,10 @@ def open_op(session: Session, op: Op) -> InsideSession:
         raise UserError(f"{op.label} adds two gradients: there is nothing inside; explain {op.label} shows the numbers")
     if op.error is not None:
         raise UserError(f"{op.label} {op.name} raised {type(op.error).__name__}; why error tells more")
+    if op in op.tape.notes.mapped:
+        raise UserError(
+            f"{op.label} lies in a vmap, and is done for each sample; primitives {op.label} shows what MLX does"
+        )
     if entry is None or entry.forward is None:
         raise UserError(f"nnrepl's table has no formula for {forward.name}; primitives {op.label} shows what MLX does")
     if entry.kind == WHOLE:

@@ -8,6 +8,7 @@ from nnrepl.explain import words
 from nnrepl.explain.answer import Link
 from nnrepl.explain.local import factor_array, factor_text
 from nnrepl.explain.look import Look
+from nnrepl.record.signs import start_of
 from nnrepl.tape import Op, Value
 
 describe = words.call
@@ -47,7 +48,7 @@ def _link(look: Look, gradient: Value, mark: str) -> Link:
     name = gradient.name if op is None else op.called(gradient)
     value = shown(look, gradient)
     if op is None or op.phase != "backward":
-        return Link(None, "the loss", "", name, value, mark)
+        return Link(None, start_of(gradient), "", name, value, mark)
     if op.operation.kind == "accumulate":
         return Link(op, "sum of gradients", "+", name, value, mark)
     of = gradient.gradient_of

@@ -128,7 +128,7 @@ def _on_old_data(before: Pass, after: Pass) -> mx.array:
 
 
 def _forward(part: Pass) -> list[Op]:
-    return [op for op in part.tape.ops[part.start : part.backward] if op.error is None]
+    return [op for op in part.forward if op.error is None]
 
 
 def signed(number: float) -> str:

@@ -42,7 +42,7 @@ class Detour:
 def detours(look: Look, part: Pass) -> Iterator[Detour]:
     """Each tensor of the forward part of a pass that left MLX and came back with the same numbers."""
     before: dict[tuple[int, ...], list[Value]] = {}
-    for op in part.tape.ops[part.start : part.backward]:
+    for op in part.forward:
         if op.error is not None:
             continue
         if op.operation.kind == "data" and op.outputs and _counts(op.outputs[0]):

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from nnrepl.record.signs import without_sign
 from nnrepl.record.stack import is_module_type
 from nnrepl.record.vjp import Rule
 from nnrepl.session.errors import NoGradient, NotYet, UserError
@@ -154,7 +155,7 @@ def inner_of_gradient(text: str) -> str | None:
     text = text.strip()
     if text.startswith("grad(") and text.endswith(")"):
         return text[5:-1].strip()
-    return text.removeprefix("∂L/∂") if text.startswith("∂L/∂") else None
+    return without_sign(text)
 
 
 def same_function(session: Reading, part: Pass) -> list[Pass]:

@@ -65,7 +65,7 @@ class Recomputed:
         self.needed: list[Op] = []
         self.fixed: list[Op] = []
         self.custom: list[Op] = []
-        for op in part.tape.ops[part.start : part.backward]:
+        for op in part.forward:
             if op.error is not None or not any(value.canonical in reached for value in op.inputs):
                 continue
             if _is_fixed(op):

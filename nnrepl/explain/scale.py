@@ -19,6 +19,7 @@ from nnrepl.explain.outside import detours
 from nnrepl.explain.paths import cone, path, upstream
 from nnrepl.explain.sizes import sizes
 from nnrepl.ops import Trait, has
+from nnrepl.record.signs import start_of
 from nnrepl.session.births import is_inexact
 from nnrepl.session.reading import Reading
 from nnrepl.tape import Op, Pass, Value
@@ -55,7 +56,7 @@ def why_scale(session: Reading, gradient: Value, how: str, name: str = "") -> An
     head = _head(name or gradient.name, stats[gradient], ordinary and not through and not rounding)
     answer = Answer(
         f"{head}{rounding}; a typical element is "
-        f"{words.number(last)}. On the way from the loss a typical element "
+        f"{words.number(last)}. On the way from {start_of(gradient)} a typical element "
         f"{'shrank' if last < first else 'grew'} {_times(first, last)} over {len(way) - 1} ops."
     )
     answer.reasons = [group.say(verb) for group in groups[:_SHOWN]]

@@ -59,7 +59,7 @@ def find(ops: Iterable[Op]) -> CrossEntropy | None:
 def around(part: Pass | None, logits: Value) -> CrossEntropy | None:
     """The cross-entropy of a pass that takes some logits; None where none does."""
     calls: dict[object, list[Op]] = {}
-    for op in () if part is None else part.tape.ops[part.start : part.backward]:
+    for op in () if part is None else part.forward:
         for step in op.scope.path() if op.scope is not None else ():
             if step.code.co_name == "cross_entropy" and step.code.co_filename.replace("\\", "/").endswith("losses.py"):
                 calls.setdefault(step, []).append(op)

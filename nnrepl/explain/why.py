@@ -17,6 +17,7 @@ from nnrepl.explain.nonfinite import why_nonfinite, why_nonfinite_value
 from nnrepl.explain.paths import cone, gradient_of, inner_of_gradient, path, target_of, upstream, value_of
 from nnrepl.explain.scale import why_scale
 from nnrepl.explain.zero import why_zero, why_zero_value
+from nnrepl.record.signs import sign_of
 from nnrepl.session.errors import NoGradient
 from nnrepl.session.reading import Reading
 from nnrepl.tape import GRADIENT_PASS, Value
@@ -58,7 +59,7 @@ def why(session: Reading, text: str) -> Answer:
         value = target_of(session, what)
     except NoGradient:
         return why_none(session, value_of(session, inner or what))
-    return _about(session, value, how, "" if inner is None else f"∂L/∂{inner}")
+    return _about(session, value, how, "" if inner is None else f"{sign_of(value)}{inner}")
 
 
 def _about(session: Reading, value: Value, how: str, gradient: str) -> Answer:

@@ -11,6 +11,7 @@ from typing import Any
 import mlx.core as mx
 
 from nnrepl.ops.numbers import MINUS, element, factor, number
+from nnrepl.record.data import Data
 from nnrepl.tape import Op, Source, Value
 
 FEW = 6
@@ -70,7 +71,7 @@ def name(value: Value, taker: Op | None = None) -> str:
 def call(op: Op, called: Callable[[Value], str] | None = None) -> str:
     """A forward op with its operands, as short as it can be said: `maximum(z1, 0)`, `x @ weights1`."""
     called = called or partial(name, taker=op)
-    parts = [operand(arg, called) for arg in op.args if _is_shown(arg)]
+    parts = [operand(arg, called) for arg in _shown(op)]
     sign = op.operation.infix or ("@" if op.name == "matmul" else None)
     if sign is not None and len(parts) == 2:
         left, right = reversed(parts) if op.operation.spelling.startswith("__r") else parts
@@ -82,9 +83,20 @@ def call(op: Op, called: Callable[[Value], str] | None = None) -> str:
     return text if len(text) <= 40 else f"{op.name}({', '.join(parts)[:32]}…)"
 
 
+def _shown(op: Op) -> list[Any]:
+    """What is said of the arguments of an op: of a call that MLX runs by itself those that the program gives to it, and
+    not what its function takes besides."""
+    if op.operation.kind == "opaque":
+        args, kwargs, _ = op.args
+        return [*args, *kwargs.values()]
+    return [arg for arg in op.args if _is_shown(arg)]
+
+
 def _is_shown(arg: Any) -> bool:
     kind = type(arg)
     ours = kind.__module__.startswith("nnrepl.record")  # what stands for a program's own function, a rule
+    if isinstance(arg, Data) and arg.array.size == 1:
+        return True
     return arg is not None and not ours and kind.__name__ not in ("DrawnKey", "Data", "Stream", "Device")
 
 
@@ -92,6 +104,8 @@ def operand(arg: Any, called: Callable[[Value], str] | None = None) -> str:
     """An argument of an op: a name, a number, a slice."""
     if isinstance(arg, Value):
         return (called or name)(arg)
+    if isinstance(arg, Data):
+        return number(arg.array.item())
     if isinstance(arg, float):
         return number(arg)
     if isinstance(arg, slice):

@@ -15,10 +15,10 @@ from nnrepl.record import trees
 from nnrepl.record.intake import RECORDING, Intake
 from nnrepl.record.intercept import recording
 from nnrepl.record.names import ProgramNames
-from nnrepl.record.opaque import parameter_names, title
 from nnrepl.record.recorder import MUTED, Recorder
 from nnrepl.record.stack import is_module
 from nnrepl.record.strays import invoke
+from nnrepl.record.titles import parameter_names, title
 from nnrepl.record.verify import Receipt, verify
 from nnrepl.replay.divergence import CannotExchange, Diverged
 from nnrepl.replay.interrupts import allowed, held

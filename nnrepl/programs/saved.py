@@ -14,6 +14,7 @@ from typing import Any, cast
 
 import mlx.core as mx
 
+from nnrepl.programs import insides
 from nnrepl.programs.arrays import SUFFIX, Tensors, is_counts, product, read_header
 from nnrepl.programs.bound import Bound
 from nnrepl.programs.codes import LARGEST, Codes, Scopes
@@ -258,6 +259,7 @@ class _Reader:
                 names.modules[op] = as_text(module)
         tape.origin = as_number(row["origin"], len(tape) + 1)
         self._passes(tape, row["passes"])
+        insides.read(tape, row.get("insides", []), self._part, self.value)  # (none in tapes of 0.1.0)
         starts = row["steps"] if "steps" in row else _counted(tape)  # (none in tapes of 0.1.0)
         demand(is_counts(starts, len(tape)) and starts == sorted(set(starts)))
         tape.steps = Steps.known(tape, starts)
@@ -339,28 +341,36 @@ class _Reader:
     def _passes(self, tape: Tape, rows: list[dict[str, Any]]) -> None:
         before = 0
         for row in rows:
-            start, end, backward = row["range"]
+            start = row["range"][0]
             part = Pass(tape, as_number(row["number"], LARGEST, -1), row["kind"], as_text(row["title"]), start)
-            demand(part.kind in (SETUP_PASS, GRADIENT_PASS, UPDATE_PASS, RUN_PASS))
-            part.start = as_number(start, len(tape) + 1, before)
-            part.end = before = as_number(end, len(tape) + 1, part.start)
-            part.backward = as_number(backward, LARGEST)
-            part.loss = None if row["loss"] is None else self.value(row["loss"])
-            given = row.get("gives loss", "alone")
-            part.gives_loss = given if given in ("", "first") else "alone"
-            part.wrt = self._all(row["wrt"])
-            part.roots = tuple([(self.value(value), self.value(seed)) for value, seed in row["roots"]])
-            part.grads = {self.value(of): list(self._all(grads)) for of, grads in row["grads"]}
-            part.given = self._all(row.get("given", []))
-            part.error = None if row["error"] is None else _exception(row["error"])
-            part.scope, part.lasti = self._place(row["place"])
-            part.open = row["open"] is True
+            as_number(start, len(tape) + 1, before)
+            self._part(part, row)
+            before = part.end
             for op in tape.ops[part.start : part.end]:
                 op.part = part
-            for leaf in part.wrt:
-                self._meet(leaf, tape)
             tape.passes.append(part)
         demand(all(hasattr(op, "part") for op in tape.ops))
+
+    def _part(self, part: Pass, row: dict[str, Any]) -> None:
+        """What a file says of a pass, or of what happened inside of a call."""
+        tape = part.tape
+        start, end, backward = row["range"]
+        demand(part.kind in (SETUP_PASS, GRADIENT_PASS, UPDATE_PASS, RUN_PASS))
+        part.start = as_number(start, len(tape) + 1)
+        part.end = as_number(end, len(tape) + 1, part.start)
+        part.backward = as_number(backward, LARGEST)
+        part.loss = None if row["loss"] is None else self.value(row["loss"])
+        given = row.get("gives loss", "alone")
+        part.gives_loss = given if given in ("", "first") else "alone"
+        part.wrt = self._all(row["wrt"])
+        part.roots = tuple([(self.value(value), self.value(seed)) for value, seed in row["roots"]])
+        part.grads = {self.value(of): list(self._all(grads)) for of, grads in row["grads"]}
+        part.given = self._all(row.get("given", []))
+        part.error = None if row["error"] is None else _exception(row["error"])
+        part.scope, part.lasti = self._place(row["place"])
+        part.open = row["open"] is True
+        for leaf in part.wrt:
+            self._meet(leaf, tape)
 
     def _notes(self, tape: Tape, row: dict[str, Any]) -> None:
         length = len(tape)

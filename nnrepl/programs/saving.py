@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 import mlx.core as mx
 
 from nnrepl._version import VERSION
+from nnrepl.programs import insides
 from nnrepl.programs.arrays import SUFFIX
 from nnrepl.programs.bound import BoundRows
 from nnrepl.programs.savefile import check_target, harmless, write
@@ -209,6 +210,7 @@ class Tables:
             "steps": [step.start for step in tape.steps],
             "ops": ops,
             "passes": [self._pass(part) for part in tape.passes],
+            "insides": insides.rows(tape, self._pass, self.value),
             "marks": [
                 [mark.position, harmless(mark.how), self._all(mark.values), *self._place(mark.scope, mark.lasti)]
                 for mark in tape.marks

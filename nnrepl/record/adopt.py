@@ -28,6 +28,8 @@ def adopt(recorder: Recorder, array: mx.array, frame: FrameType) -> Value:
     """
     if array is _RANDOM_STATE[0]:
         return recorder.leaf(array, "constant", "random state")
+    if recorder.inside is not None and not is_evaluated(array):  # it may be a tracer: MLX's graph tells nothing there
+        return recorder.leaf(array, "captured", parameter_path(array, frame) or _variable(array, frame))
     if recorder.native_until:
         return _from_native(recorder, array, frame)
     source, same = computed_from(recorder, array)
@@ -87,8 +89,9 @@ def computed_from(recorder: Recorder, array: mx.array, since: int = 0) -> tuple[
     primitives, nodes = read_graph([array, *(value.array for value in values), *before])
     made_by = {name: made for made in primitives for name in made.outputs}
     known = dict(zip(nodes[1:], values))
-    for name in nodes[1 + len(values) :]:  # `astype` to the same dtype gives back what came in
-        known.pop(name, None)
+    if since:  # `astype` to the same dtype gives back what came in, which was there before
+        there = set(nodes[1 + len(values) :])
+        known = {name: value for name, value in known.items() if name in made_by and name not in there}
     pending, seen = [nodes[0]], set()
     while pending:
         name = pending.pop()

@@ -15,7 +15,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from nnrepl.record import opaque, trees
+from nnrepl.record import opaque, titles, trees
 from nnrepl.record.compiled import Compiled
 from nnrepl.record.custom import Checkpointed
 from nnrepl.record.opaque import Transform
@@ -63,7 +63,7 @@ def _transform(recorder: Recorder, made: Any) -> Callable[..., Any]:
         return functools.partial(call, recorder)
     # A gradient: with respect to what, or whether it is one at all, MLX does not tell. It runs it by itself.
     real = native(made)
-    name = opaque.title(fun)
+    name = titles.title(fun)
     return lambda args, kwargs, frame: opaque.OpaqueCall(recorder, name, "transform", None, real).run(
         args, kwargs, frame
     )

@@ -118,6 +118,8 @@ class Compiled(opaque.Transform):
     def call(self, recorder: Recorder, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType) -> Any:
         if any(not _allowed(leaf) for leaf in trees.leaves((args, kwargs))):
             return self.real(*args, **kwargs)  # MLX says what is wrong
+        if recorder.inside is not None:  # MLX has compiled it, and goes by what it kept: none of its lines need run
+            return opaque.run_native(recorder, self, args, kwargs, frame)
         if runs_plainly(recorder, args, kwargs, frame):
             given, names = _new_handles(recorder, (args, kwargs), frame)
             return invoke(self.fun, given, names)

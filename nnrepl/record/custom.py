@@ -7,6 +7,7 @@ Source: `custom_function` and `checkpoint` in mlx/transforms.cpp.
 
 from __future__ import annotations
 
+import functools
 import gc
 import inspect
 import sys
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
-from nnrepl.record import opaque, trees
+from nnrepl.record import opaque, titles, trees
 from nnrepl.record.mirror import mirrored
 from nnrepl.record.recorder import Recorder, ready
 from nnrepl.record.repeat import Repeatable, Repetition
@@ -103,7 +104,7 @@ class Composite(Repeatable):
         recorder.intake.enter(recorder)  # the last op inside may have been changed
         self.ops = recorder.tape.ops[start:]
         inner = [recorder.value_of(array, frame) for array in trees.arrays(result)]
-        operation = Operation(f"{kind} of {opaque.title(self.fun)}", _pass_on, spelling, kind=kind)
+        operation = Operation(f"{kind} of {titles.title(self.fun)}", _pass_on, spelling, kind=kind)
         inputs = (*self.inputs, *inner)
         op = Op(operation, (self, len(self.inputs), *inputs), {}, inputs)
         twin = recorder.intake.given(recorder, op, frame)
@@ -301,7 +302,7 @@ def replay(ops: Sequence[Op], now: dict[Value, mx.array], lookup: Callable[[Valu
     """Make ops again on other arrays.
 
     Args:
-        ops: The ops, in order.
+        ops: The ops, in order; what lies inside of a call is left out.
         now: The array that stands for a value; those that are made are added to it.
         lookup: Gives the array of any other value.
     """
@@ -311,7 +312,7 @@ def replay(ops: Sequence[Op], now: dict[Value, mx.array], lookup: Callable[[Valu
         return lookup(value) if array is None else array
 
     for op in ops:
-        if op.error is None:
+        if op.error is None and not op.inner:
             composite = op.args[0] if op.args else None
             arrays = composite.native(op, find) if isinstance(composite, Composite) else op.compute(find)
             now.update(zip(op.outputs, arrays))
@@ -343,6 +344,8 @@ class Checkpointed(opaque.Transform):
     """What `mx.checkpoint(fun)` returns while recording is on."""
 
     def call(self, recorder: Recorder, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType) -> Any:
+        if recorder.inside is not None:
+            return opaque.run_transform(recorder, self, args, kwargs, frame)
         composite = Rerun(recorder, self.fun, depends=True)
         return composite.run("checkpoint", "mx.checkpoint", args, kwargs, frame)
 
@@ -355,6 +358,10 @@ def caller(original: Callable[..., Any]) -> Callable[..., Any]:
         if recorder is None:
             opaque.pass_on((args, kwargs))
             return original(self, *args, **kwargs)
+        if recorder.inside is not None:
+            name = f"custom of {titles.title(gc.get_referents(self)[-1])}"
+            call = opaque.OpaqueCall(recorder, name, "mx.custom_function", None, functools.partial(original, self))
+            return call.run(args, kwargs, _getframe(1))
         fun, *others = gc.get_referents(self)[1:]
         known = recorder.customized.get(id(self), (self, set()))[1]
         vjp = next((other for other in others if _is_vjp(other, known)), None)

@@ -9,7 +9,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from nnrepl.record import opaque, trees
+from nnrepl.record import titles, trees
 from nnrepl.record.forced import note_forced
 from nnrepl.record.intake import Unwinding
 from nnrepl.record.recorder import Recorder
@@ -93,10 +93,10 @@ class GradientCall:
         return self._run(call)
 
     def _title(self) -> str:
-        return opaque.title(self.fun)
+        return titles.title(self.fun)
 
     def _code(self) -> CodeType | None:
-        return opaque.code_of(self.fun)
+        return titles.code_of(self.fun)
 
     def _returned(self) -> tuple[Value, ...] | None:
         live = self.recorder.live

@@ -175,7 +175,9 @@ def _sync(recorder: Recorder, callee: Callee) -> Callable[..., Any]:
 
     @_like(original, callee)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
-        if recorder.mode == RECORD and get_ident() == recorder.thread:
+        if recorder.inside is not None:
+            recorder.forced = True
+        elif recorder.mode == RECORD and get_ident() == recorder.thread:
             check_evaluation(recorder, how, (*args, *kwargs.values()))
             recorder.mark(how, (*args, *kwargs.values()), _getframe(1))
             recorder.check_bounds()

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
+import mlx.core as mx
+
 from nnrepl.tape import ClosedOp, Op, Value
 
 if TYPE_CHECKING:
@@ -63,3 +65,16 @@ class Mirrored(Protocol):
 
     def due(self, exchange: Callable[[Value, Value], None]) -> None:
         """Make those that stand where the run stands now; `exchange` lets them take effect."""
+
+
+class Touching(Protocol):
+    """What writes down the function of a call that MLX runs by itself.
+
+    Attributes:
+        own: What came in while it runs.
+    """
+
+    own: set[Value]
+
+    def touch(self, value: Value, array: mx.array) -> None:
+        """The function takes a value, which an array holds."""

@@ -15,10 +15,9 @@ from nnrepl.record import source as sources
 from nnrepl.record.calling import name_there
 from nnrepl.record.glance import Glance
 from nnrepl.record.homes import Home, Homes
+from nnrepl.record.signs import sign_of
 from nnrepl.record.stack import is_module, is_module_type
 from nnrepl.tape import GRADIENT_PASS, UPDATE_PASS, Activation, Leaf, Op, Source, Tape, Value
-
-GRADIENT_SIGN = "∂L/∂"
 
 
 class ProgramNames:
@@ -107,8 +106,10 @@ class ProgramNames:
     def all_names(self, value: Value) -> Iterator[str]:
         """Everything that a value is called, its best name first."""
         if value.gradient_of is not None:
-            yield GRADIENT_SIGN + value.gradient_of.name
+            yield sign_of(value) + value.gradient_of.name
             return
+        if value.tangent_of is not None:
+            yield f"the tangent of {value.tangent_of.name}"
         home = self.homes.of(value)
         if value.op in self.tape.notes.edits and value.label is not None:
             yield value.label
@@ -162,7 +163,7 @@ class ProgramNames:
         if value.gradient_of is not None:
             of, forward = value.gradient_of, op.of or op
             taken = op.part.kind == GRADIENT_PASS and (of.op is None or of in forward.inputs)
-            return GRADIENT_SIGN + self.name_at(of, op) if taken else name
+            return sign_of(value) + self.name_at(of, op) if taken else name
         op = op.of or op
         steps = _path(op.scope)[::-1]
         home, own = self.homes.of(value), None

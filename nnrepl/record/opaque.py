@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import inspect
 import io
 import sys
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from threading import get_ident
-from types import CodeType, FrameType
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
@@ -24,13 +23,18 @@ from nnrepl.record import trees
 from nnrepl.record.anatomy import Group, of_call
 from nnrepl.record.catalog import Callee
 from nnrepl.record.data import construct
+from nnrepl.record.inside import Given, InsideRecording, given_of
 from nnrepl.record.objects import hand_out
 from nnrepl.record.recorder import MUTED, OPAQUE, RECORD, Recorder, current, noticing, ready
 from nnrepl.record.strays import invoke, native
+from nnrepl.record.titles import code_of, parameter_names, title
 from nnrepl.tape import Op, Operation, Value, arrays_of
 
 if TYPE_CHECKING:
     from nnrepl.record.native import Levels
+
+Describe = Callable[[tuple[Any, ...], dict[str, Any]], Given | None]
+"""Says what goes into a call; None if that is not known."""
 
 _getframe = sys._getframe
 _copy = mx.array.__copy__
@@ -93,6 +97,8 @@ class Transform:
         made: What MLX made of it already, if it did.
     """
 
+    transforms = True
+
     def __init__(
         self,
         original: Callable[..., Any],
@@ -127,6 +133,10 @@ class Transform:
         """Run it under the recorder."""
         return run_transform(recorder, self, args, kwargs, frame)
 
+    def wanted(self) -> tuple[list[int], list[str]] | None:
+        """By which arguments, by number and by name, it differentiates; None if it does not."""
+        return None
+
     def option(self, position: int, name: str, default: Any) -> Any:
         """One of the transform's options, given by position or by name."""
         return self.args[position] if len(self.args) > position else self.kwargs.get(name, default)
@@ -147,11 +157,26 @@ def run_transform(
     """A transform that MLX runs, as one op."""
 
     def make(fun: Callable[..., Any]) -> Callable[..., Any]:
-        made: Callable[..., Any] = transform.original(fun, *transform.args, **transform.kwargs)
-        return made
+        return native(transform.original(fun, *transform.args, **transform.kwargs))
+
+    def given(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Given | None:
+        names = [] if code_of(transform.fun) is None else parameter_names(transform.fun, args)
+        maps = transform.name == "vmap"
+        axes = transform.option(0, "in_axes", 0) if maps else None
+        out = transform.option(1, "out_axes", 0) if maps else 0
+        return given_of(recorder, transform.name, names, args, kwargs, transform.wanted(), axes, out_axes=out)
 
     name = f"{transform.name} of {title(transform.fun)}"
-    return OpaqueCall(recorder, name, f"mx.{transform.name}", make, transform.fun).run(args, kwargs, frame)
+    call = OpaqueCall(recorder, name, f"mx.{transform.name}", make, transform.fun, given)
+    return call.run(args, kwargs, frame)
+
+
+def run_native(
+    recorder: Recorder, transform: Transform, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType
+) -> Any:
+    """What a transform made, as one op of which nothing is known inside."""
+    name = f"{transform.name} of {title(transform.fun)}"
+    return OpaqueCall(recorder, name, f"mx.{transform.name}", None, transform.real).run(args, kwargs, frame)
 
 
 def run_function(
@@ -167,7 +192,12 @@ def run_function(
     def make(inner: Callable[..., Any]) -> Callable[..., Any]:
         return lambda *given: original(inner, *given)
 
-    call = OpaqueCall(recorder, f"{name} of {title(fun)}", f"mx.{name}", make, fun)
+    def given(args: tuple[Any, ...], _: dict[str, Any]) -> Given | None:
+        primals, others = args
+        names = [] if code_of(fun) is None else parameter_names(fun, tuple(primals))
+        return given_of(recorder, name, names, tuple(primals), {}, None, None, others)
+
+    call = OpaqueCall(recorder, f"{name} of {title(fun)}", f"mx.{name}", make, fun, given)
     return call.run(args, {}, frame)
 
 
@@ -191,6 +221,7 @@ class OpaqueCall:
     Args:
         make: Gives the transformed function for a (wrapped) inner one; None if `fun` is called as it is.
         fun: The program's function.
+        given: Says what goes in, where what happens inside can be recorded.
 
     Attributes:
         operation: The operation of its op.
@@ -206,27 +237,32 @@ class OpaqueCall:
         spelling: str,
         make: Callable[[Callable[..., Any]], Callable[..., Any]] | None,
         fun: Callable[..., Any],
+        given: Describe | None = None,
     ) -> None:
         self.recorder = recorder
         self.make = make
         self.fun = fun
+        self.given = given
         self.operation = Operation(name, self, spelling, kind="opaque")
         self.touched: dict[Value, mx.array] = {}
-        self.state: mx.array | None = None
+        self.state: Any = None
         self.survivors: list[tuple[weakref.ref[mx.array], Value]] = []
         self.groups: tuple[Group, ...] = ()
 
     def run(self, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType) -> Any:
         """The program's call."""
         recorder = self.recorder
-        recorder.intake.enter(recorder)
+        intake = recorder.intake
+        intake.enter(recorder)
         inputs: list[Value] = []
         template = recorder.scan(args, inputs, frame)
         names = recorder.scan(kwargs, inputs, frame)
         given = trees.arrays((args, kwargs))
         captured, recorder.captured = recorder.captured, {}
-        state = _RANDOM_STATE[0]
-        function = self.fun if self.make is None else self.make(self._relinking(inputs))
+        draws: tuple[Any, int] = recorder.draws
+        state: Any = _RANDOM_STATE[0]
+        inside = self._inside(args, kwargs, inputs, frame)
+        function = self.fun if self.make is None else self.make(self._relinking(inputs, inside))
         error: Exception | None = None
         recorder.mode, recorder.forced = OPAQUE, False
         try:
@@ -236,12 +272,16 @@ class OpaqueCall:
         finally:
             recorder.mode = RECORD
             touched, recorder.captured = recorder.captured, captured
+        part = None if inside is None else inside.close(error)
         if _RANDOM_STATE[0] is not state:
-            self.state = state
-            recorder.seeded(("opaque", recorder.draws))
-        extra = list(touched)
-        self.touched = touched
+            self.state, recorder.draws = state, draws
+            recorder.seeded(("opaque", draws))
+        extra = self._takes(touched)
         op = Op(self.operation, (template, names, extra), {}, (*inputs, *extra))
+        if inside is None:
+            part = intake.inside(recorder)
+        if part is not None:
+            recorder.tape.notes.calls[op] = part
         if error is not None:
             recorder.fail(op, error, frame)
             raise error
@@ -249,15 +289,42 @@ class OpaqueCall:
             array = reference()
             if array is not None and id(array) not in recorder.live:
                 recorder.link(array, value)
-        twin = recorder.intake.given(recorder, op, frame)
+        twin = intake.given(recorder, op, frame)
         if twin is not None:
+            if part is not None:
+                recorder.tape.notes.calls[twin] = part
             return hand_out(recorder, twin)
         recorder.finish(op, result, frame)
-        if recorder.differentiating:
+        if recorder.differentiating or recorder.inside is not None:
             self.groups = of_call(op, recorder.forced, [*given, *touched.values()])
         return result
 
-    def _relinking(self, inputs: list[Value]) -> Callable[..., Any]:
+    def _takes(self, touched: dict[Value, mx.array]) -> list[Value]:
+        """Note what the function took besides its arguments; so did the one around it, if MLX runs that as well."""
+        self.touched, around = touched, self.recorder.inside
+        if around is not None:
+            for value, array in touched.items():
+                around.touch(value, array)
+        return list(touched)
+
+    def _inside(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], inputs: list[Value], frame: FrameType
+    ) -> InsideRecording | None:
+        """What writes down what happens inside; None where that is not known, or on the tape already."""
+        recorder = self.recorder
+        if self.given is None or recorder.intake.has_inside(recorder):
+            return None
+        given = self.given(args, kwargs)
+        if given is None:
+            return None
+        recorder.stand(frame)
+        if not recorder.differentiating and recorder.inside is None:
+            op = Op(self.operation, (), {}, tuple(inputs))
+            op.scope, op.lasti, op.position = recorder.stack.scope, frame.f_lasti, len(recorder.tape)
+            recorder.top_level(op)
+        return InsideRecording(recorder, given, title(self.fun), frame)
+
+    def _relinking(self, inputs: list[Value], inside: InsideRecording | None) -> Callable[..., Any]:
         """The inner function, which notes what MLX hands to it: new objects for the arrays of `inputs`,
         some of which live on (in a Module, say) after the transform has ended."""
 
@@ -266,7 +333,7 @@ class OpaqueCall:
             for array, value in zip(trees.arrays((args, kwargs)), inputs):
                 if array.shape == value.shape:
                     self.survivors.append((weakref.ref(array), value))
-            return invoke(self.fun, args, kwargs)
+            return invoke(self.fun, args, kwargs) if inside is None else inside.run(self.fun, args, kwargs)
 
         return fun
 
@@ -285,7 +352,7 @@ class OpaqueCall:
             objects = {id(thing): thing}
             known: Value | None = value
             while known is not None and (known is value or known not in self.touched):
-                if known.held is not None:
+                if known.held is not None and known.held.shape == array.shape:
                     objects[id(known.held)] = known.held
                 now = self.recorder.tape.names.now(known)
                 if now is not None and now.shape == array.shape:
@@ -382,72 +449,6 @@ def construct_aside(recorder: Recorder, array: mx.array, args: tuple[Any, ...], 
     _init(array, *args, **kwargs)
     if recorder.mode == RECORD and not recorder.closed:
         recorder.leaf(array, "thread", None)
-
-
-# -- what functions are called -------------------------------------------------------------------------------
-
-
-def title(fun: Any) -> str:
-    """What to call a function in a list of passes."""
-    inner = own_function(fun)
-    name = getattr(inner, "__qualname__", None) or getattr(inner, "__name__", None) or type(inner).__name__
-    return str(name).replace(".<locals>", "")
-
-
-def own_function(fun: Any) -> Any:
-    """The program's own function, without what `partial` and nn.value_and_grad wrap around it."""
-    while isinstance(fun, functools.partial):
-        fun = fun.func
-    return inner_function(fun)
-
-
-def code_of(fun: Any) -> CodeType | None:
-    """The code of a program's function (of its `__call__`, where it is an object); None where it has none."""
-    inner = own_function(fun)
-    while isinstance(inner, functools.partial):
-        inner = inner.func
-    code = getattr(inner, "__code__", None) or getattr(type(inner).__call__, "__code__", None)
-    return code if isinstance(code, CodeType) else None
-
-
-def inner_function(fun: Any) -> Any:
-    """The program's own function inside of nn.value_and_grad's (which holds it in a closure cell)."""
-    code = getattr(fun, "__code__", None)
-    if code is not None and fun.__module__ == "mlx.nn.utils" and "fn" in code.co_freevars:
-        return fun.__closure__[code.co_freevars.index("fn")].cell_contents
-    return fun
-
-
-def parameter_names(fun: Any, args: tuple[Any, ...]) -> list[str]:
-    """The names of a function's positional parameters, as many as there are arguments."""
-    try:
-        known = list(inspect.signature(fun).parameters.values())
-    except (TypeError, ValueError):
-        known = []
-    names: list[str] = []
-    for number in range(len(args)):
-        if number < len(known) and known[number].kind in (
-            inspect.Parameter.POSITIONAL_ONLY,
-            inspect.Parameter.POSITIONAL_OR_KEYWORD,
-        ):
-            names.append(known[number].name)
-        else:
-            names.append(_rest_name(fun, number, known))
-    return names
-
-
-def _rest_name(fun: Any, number: int, known: list[inspect.Parameter]) -> str:
-    """The name of an argument that went into `*args`: nn.value_and_grad passes everything on that way."""
-    inner = inner_function(fun)
-    if inner is not fun:
-        passed = number - 1
-        try:
-            names = list(inspect.signature(inner).parameters)
-        except (TypeError, ValueError):
-            names = []
-        if passed < len(names):
-            return names[passed]
-    return f"arg{number}"
 
 
 __all__ = ["Transform", "aside", "construct", "run_transform"]

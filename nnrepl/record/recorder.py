@@ -21,7 +21,7 @@ from nnrepl.record.adopt import adopt
 from nnrepl.record.bindings import Watch
 from nnrepl.record.bounds import INDEXING, outside
 from nnrepl.record.intake import RECORDING, Intake
-from nnrepl.record.listener import Exchanging, Listener, Mirrored
+from nnrepl.record.listener import Exchanging, Listener, Mirrored, Touching
 from nnrepl.record.objects import Slot, hand_out
 from nnrepl.record.phases import feeds_update, starts, title
 from nnrepl.record.stack import Stack
@@ -40,6 +40,7 @@ from nnrepl.tape import (
     Tape,
     Value,
     arrays_of,
+    is_evaluated,
 )
 from nnrepl.tape.collector import Collector, wake
 
@@ -89,6 +90,7 @@ class Recorder:
         overwritten: Values whose array object was changed in place for an edit.
         draws: Since what the random draws are counted, and how many there were.
         watch: Notes what the program's variables hold.
+        inside: What writes down the call that MLX runs by itself, where its function runs now.
         levels: Switches between recording ops and noticing calls; None before anything is installed.
         native_until: Where on the tape ops are recorded again that follow closed calls; 0: it has none.
         collector: Keeps Python's garbage collector off the tape.
@@ -109,9 +111,8 @@ class Recorder:
         self.captured: dict[Value, mx.array] = {}
         self.forced = False
         self.listener: Listener | None = None
-        self.started = False
+        self.started = self.closed = False
         self.stream: Any = None
-        self.closed = False
         self.compiling = True
         self.customized: dict[int, tuple[Any, set[Any]]] = {}
         self.intake: Intake = RECORDING
@@ -125,6 +126,7 @@ class Recorder:
         self.overwritten: list[tuple[Value, mx.array]] = []
         self.draws: tuple[Any, int] = ("start", 0)
         self.levels: Levels | None = None
+        self.inside: Touching | None = None
         self.native_until = 0
         self.collector = Collector()
 
@@ -147,6 +149,8 @@ class Recorder:
                 value = live.get(id(arg))
                 if value is None:
                     value = adopt(self, arg, frame)
+                if self.inside is not None:
+                    self.inside.touch(value, arg)
                 inputs.append(value)
                 template.append(value)
             else:
@@ -209,15 +213,15 @@ class Recorder:
         """Put an op on the tape whose scope is known; at the top level of the program, the listener is told."""
         ops = self.tape.ops
         op.position = len(ops)
-        if op.operation.name in INDEXING:
+        if op.operation.name in INDEXING and self.inside is None:
             self.indexing.append(op)
-        if self.differentiating:
+        if self.differentiating or self.inside is not None:
             op.part = self.part  # type: ignore[assignment]
             ops.append(op)
             if self.intake.follows:
                 self.intake.passed(self)
             return
-        op.part = self._top_level(op)
+        op.part = self.top_level(op)
         ops.append(op)
         op.part.end = len(ops)
         if op.position >= self.collector.due:
@@ -252,6 +256,8 @@ class Recorder:
             value = self.live.get(id(arg))
             if value is None:
                 value = adopt(self, arg, frame)
+            if self.inside is not None:
+                self.inside.touch(value, arg)
             inputs.append(value)
             return value
         if kind is list or kind is tuple:
@@ -269,13 +275,17 @@ class Recorder:
 
     def value_of(self, array: mx.array, frame: FrameType) -> Value:
         """The value that an array object holds now."""
-        value = self.live.get(id(array))
-        return adopt(self, array, frame) if value is None else value
+        value = self.live.get(id(array)) or adopt(self, array, frame)
+        if self.inside is not None:
+            self.inside.touch(value, array)
+        return value
 
     def leaf(self, array: mx.array, kind: str, label: str | None, origin: Value | None = None) -> Leaf:
         """Enter an array as a leaf of the tape."""
         value = Leaf(self.tape, array, kind, label, origin)
         self.live[id(array)] = value
+        if self.inside is not None and not is_evaluated(array):
+            self.inside.own.add(value)
         return value
 
     def link(self, array: mx.array, value: Value) -> None:
@@ -375,8 +385,8 @@ class Recorder:
             else:
                 self.live[key] = now[value]
 
-    def _top_level(self, op: Op) -> Pass:
-        """Find the pass of an op outside of any transform of ours, and with it its phase."""
+    def top_level(self, op: Op) -> Pass:
+        """Find, or open, the pass of an op outside of any transform of ours, and with it its phase."""
         scope = op.scope
         part = self.part
         known = self.intake.pass_kind(op) if self.intake.follows else None

@@ -64,7 +64,7 @@ def run_region(region: Region, *arrays: mx.array) -> mx.array:
         value = shielded(value)
         now = {**known, region.value: value}
         for op, slots in region.ops:
-            results = op.compute(lambda taken: now[_of(taken, now)])
+            results = op.once(lambda taken: now[_of(taken, now)])
             now.update((op.outputs[slot], results[slot]) for slot in slots)
         return [value] * region.continued + [now[output] for output in region.outputs]
 

@@ -17,11 +17,12 @@ from typing import Any
 
 import mlx.core as mx
 
+from nnrepl.record.again import InsideAgain
 from nnrepl.record.opaque import OpaqueCall
 from nnrepl.record.recorder import MUTED, Recorder
 from nnrepl.record.region import Region
 from nnrepl.record.vjp import Rule
-from nnrepl.tape import GRADIENT_PASS, Activation, BackwardOp, DrawnKey, Gradient, Holder, Leaf, Op, Pass, Value
+from nnrepl.tape import GRADIENT_PASS, Activation, BackwardOp, DrawnKey, Gradient, Holder, Inside, Leaf, Op, Pass, Value
 
 _copy, _uniform = mx.array.__copy__, mx.random.uniform
 _RANDOM_STATE: Any = mx.random.state
@@ -123,7 +124,7 @@ class Repetition:
         recorder.repeating += 1
         try:
             inserted = recorder.tape.notes.inserted
-            for part, among in groupby(ops, key=_pass_of):
+            for part, among in groupby([op for op in ops if not op.inner], key=_pass_of):
                 stretch = list(among)
                 # A change at the very start stands at the end of the pass before, of which nothing is repeated.
                 if part.kind == GRADIENT_PASS and any([op not in inserted for op in stretch]):
@@ -132,7 +133,7 @@ class Repetition:
                     for op in stretch:
                         self.op(op)
             if self.made:
-                self._variables(max(op.position for op in self.made) + 1, over=True)
+                self.variables(max(op.position for op in self.made) + 1, over=True)
         finally:
             recorder.repeating -= 1
             recorder.sweeps.remove(self)
@@ -141,7 +142,7 @@ class Repetition:
         """A person has changed a value: what is made from here on takes the new one."""
         standing = [value for value in self._results.pop(old, ()) if self.now[value] is old]
         for value in standing or [old]:  # what no other stands for stands for itself
-            self._stand(value, new)
+            self.put(value, new)
 
     def standing(self) -> Standing:
         """What stands for what at this moment."""
@@ -152,16 +153,18 @@ class Repetition:
         self.now, self.made = dict(standing.now), dict(standing.made)
         self._results = {new: list(values) for new, values in standing.results.items()}
 
-    def _stand(self, value: Value, new: Value) -> None:
+    def put(self, value: Value, new: Value) -> None:
+        """From now on `new` stands for a value of the earlier run."""
         self.now[value] = new
         self._results.setdefault(new, []).append(value)
 
     def stretch(self, ops: Sequence[Op], given: Iterable[tuple[Value, Value]], results: Sequence[Value]) -> list[Value]:
         """Repeat some ops of a backward pass that is swept anew, on given values. Returns what stands for `results`."""
         for old, new in given:
-            self._stand(old, new)
+            self.put(old, new)
         for op in ops:
-            self.op(op, self.recorder.part)
+            if not op.inner:
+                self.op(op, self.recorder.part)
         self.recorder.intake.enter(self.recorder)
         return list(self.images(results))
 
@@ -180,7 +183,7 @@ class Repetition:
             return value
         leaf = self.recorder.leaf(_copy(origin.array), value.kind, value.label, origin)
         self.recorder.tape.notes.carry_value(value, leaf, self.image)
-        self._stand(value, leaf)
+        self.put(value, leaf)
         return leaf
 
     def images(self, values: Iterable[Value]) -> tuple[Value, ...]:
@@ -219,10 +222,13 @@ class Repetition:
         if old in tape.notes.inserted:  # a change that was made in the earlier run is made no more
             target = tape.notes.edits.get(old)
             if target is not None:
-                self._stand(old.outputs[0], self.image(target))
+                self.put(old.outputs[0], self.image(target))
             self._from = min(self._from, old.position)
             return
-        new = self._again(old)
+        inside = self._inside(old, recorder.part if part is None else part)
+        new = self.again(old)
+        if inside is not None:
+            tape.notes.calls[new] = inside
         new.part = old.part if part is None else part
         if self._draws:
             _draw_anew(recorder, new)
@@ -230,11 +236,34 @@ class Repetition:
             self._compute(new, old)
         self.made[old] = new
         for before, value in zip(old.outputs, new.outputs):
-            self._stand(before, value)
-        self._variables(old.position)
+            self.put(before, value)
+        self.variables(old.position)
         recorder.place(new)
 
-    def _variables(self, position: int, over: bool = False) -> None:
+    def _inside(self, old: Op, within: Pass | None) -> Inside | None:
+        """What happened inside of a call belongs before its op."""
+        recorder = self.recorder
+        if old not in recorder.tape.notes.calls:
+            return None
+        if not recorder.differentiating:
+            call = self.again(old)
+            call.position = len(recorder.tape)
+            within = recorder.top_level(call)
+        if within is None:
+            return None
+        if recorder.intake.has_inside(recorder):
+            return recorder.intake.inside(recorder)
+        return InsideAgain(self, old).run(within, self._draws)
+
+    def scope(self, old: Activation | None) -> Activation | None:
+        """The call that stands for one of the earlier run."""
+        return self._caller.scope(old)
+
+    def draw_anew(self, op: Op) -> None:
+        """Let a random op take its key from the global state."""
+        _draw_anew(self.recorder, op)
+
+    def variables(self, position: int, over: bool = False) -> None:
         """What the variables of the repeated calls hold here, and the containers of the program's, is what they held
         at a position of the earlier run."""
         bindings = self.recorder.tape.bindings
@@ -279,7 +308,7 @@ class Repetition:
     def _held(self, thing: Any) -> Any:
         return self.now.get(thing, thing) if isinstance(thing, Value) else thing
 
-    def _again(self, old: Op) -> Op:
+    def again(self, old: Op) -> Op:
         """The same op on the values of now."""
         args = tuple([self._argument(part) for part in old.args])
         kwargs = {key: self._argument(part) for key, part in old.kwargs.items()} if old.kwargs else old.kwargs
@@ -355,11 +384,11 @@ class Repetition:
         else:
             self._backward(old, part, ops[len(forward) :])
         for before, value in zip(old.given, part.given):
-            self._stand(before, value)
+            self.put(before, value)
         for op in ops[len(forward) :]:  # what comes after the pass took what was changed there: it takes what is now
             target = recorder.tape.notes.edits.get(op)
             if target in self.now:
-                self._stand(op.outputs[0], self.image(target))
+                self.put(op.outputs[0], self.image(target))
 
     def _is_changed(self, forward: Sequence[Op], ops: Sequence[Op]) -> bool:
         """Whether the backward pass is not simply that of the earlier run: because that had changes in it, or
@@ -376,7 +405,7 @@ class Repetition:
         recorder = self.recorder
         origin = self.image(old.origin) if old.origin is not None else old
         leaf = recorder.intake.leaf(recorder, number, _copy(origin.array), old.kind, old.label or "", origin)
-        self._stand(old, leaf)
+        self.put(old, leaf)
         return leaf
 
     def _cotangent(self, old: Value) -> mx.array:
@@ -410,7 +439,7 @@ class Repetition:
         from nnrepl.record.sweep import seed
 
         value = seed(self.recorder, self.image(root), self._cotangent(start), number)
-        self._stand(start, value)
+        self.put(start, value)
         return value
 
 

@@ -76,7 +76,7 @@ class Sweep:
         self._together: set[tuple[Node, Value]] = set()
         self._sums: dict[Value, tuple[Region, tuple[Value, ...]]] = {}
         for op in self.tape.ops[start:]:
-            if op.outputs:
+            if op.outputs and op.part is part:  # what happened inside of a call is one op
                 self._plan(op)
 
     # -- before: what depends on the leaves, and how -----------------------------------------------------

@@ -15,7 +15,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from nnrepl.record import compiled, custom, opaque, trees
+from nnrepl.record import compiled, custom, opaque, titles, trees
 from nnrepl.record.catalog import Callee
 from nnrepl.record.data import construct
 from nnrepl.record.gradient_call import GradientCall, make_call, take_gradients
@@ -60,11 +60,11 @@ class Differentiated(opaque.Transform):
 
     def notice(self, levels: Levels, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType) -> Any:
         loss = loss_of if self.name == "value_and_grad" else None
-        made = Call(GRADIENT_PASS, opaque.title(self.fun), opaque.code_of(self.fun))
+        made = Call(GRADIENT_PASS, titles.title(self.fun), titles.code_of(self.fun))
         return levels.run([made], frame, lambda: self.real(*args, **kwargs), loss)
 
     def call(self, recorder: Recorder, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType) -> Any:
-        if recorder.differentiating:
+        if recorder.differentiating or recorder.inside is not None:
             return opaque.run_transform(recorder, self, args, kwargs, frame)
         if recorder.levels is not None and recorder.levels.begins(frame):
             return self.notice(recorder.levels, args, kwargs, frame)
@@ -81,6 +81,10 @@ class Differentiated(opaque.Transform):
             return make_call(call)
         with recorder.levels.recorded([Call(GRADIENT_PASS)]):
             return make_call(call)
+
+    def wanted(self) -> tuple[list[int], list[str]]:
+        """By which arguments it differentiates."""
+        return self._arguments()
 
     def _arguments(self) -> tuple[list[int], list[str]]:
         """`argnums` and `argnames` as lists; MLX has checked them when the transform was made."""
@@ -158,7 +162,7 @@ class _Arguments:
         self.wrt: list[Value] = []
         self.given: list[mx.array] = []
         self.fresh: list[mx.array] = []
-        parameters = opaque.parameter_names(fun, args)
+        parameters = titles.parameter_names(fun, args)
         positional = tuple(self._replace(arg, parameters[number], number in numbers) for number, arg in enumerate(args))
         self.tree: list[Any] = [
             positional,
@@ -225,7 +229,7 @@ def _vjp_wrapper(original: Callable[..., Any]) -> Callable[..., Any]:
             opaque.pass_on((primals, cotangents))
             return original(fun, primals, cotangents)
         frame = _getframe(1)
-        if recorder.differentiating:
+        if recorder.differentiating or recorder.inside is not None:
             return opaque.run_function(recorder, original, "vjp", fun, (primals, cotangents), frame)
         return _outermost_vjp(recorder, original, fun, list(primals), list(cotangents), frame)
 

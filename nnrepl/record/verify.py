@@ -1,6 +1,7 @@
 """Verify: the receipt for a recorded pass.
 
-Four independent questions: does every op give the same bits again from its recorded inputs; are the
+Independent questions: does every op give the same bits again from its recorded inputs; do the ops inside of calls
+that MLX ran by itself (a `vmap`, a nested `grad`) make what those returned; are the
 gradients those of MLX's own transform; does MLX's own lazy graph contain anything that no op accounts for;
 and did arrays enter from nowhere.
 """
@@ -17,7 +18,10 @@ from nnrepl.record.account import account
 from nnrepl.record.batches import all_same_bits, batches, same_bits
 from nnrepl.record.custom import replay
 from nnrepl.record.opaque import quietly, set_random_state
-from nnrepl.tape import GRADIENT_PASS, Face, Hole, Op, Pass, Tape, Value
+from nnrepl.record.strays import raw
+from nnrepl.tape import GRADIENT_PASS, Face, Hole, Inside, Op, Pass, Tape, Value
+
+_moveaxis, _expand_dims, _broadcast_to = map(raw, (mx.moveaxis, mx.expand_dims, mx.broadcast_to))
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +44,8 @@ class Receipt(Face):
     Attributes:
         ops: How many ops were computed again from their recorded inputs.
         different: Those that gave other bits.
+        calls: Of how many calls that MLX ran by itself the results were compared with what happened inside.
+        calls_different: The results with other bits.
         gradients: How many gradients were compared with MLX's own.
         gradients_different: Those with other bits.
         gradient_error: What MLX raised instead of giving gradients, "" if it did not.
@@ -51,6 +57,8 @@ class Receipt(Face):
 
     ops: int
     different: tuple[Difference, ...]
+    calls: int
+    calls_different: tuple[Difference, ...]
     gradients: int
     gradients_different: tuple[Difference, ...]
     gradient_error: str
@@ -62,12 +70,21 @@ class Receipt(Face):
     @property
     def complete(self) -> bool:
         """Whether nothing at all was found wrong."""
-        return not (self.different or self.gradients_different or self.gradient_error or self.unaccounted or self.holes)
+        return not (
+            self.different
+            or self.calls_different
+            or self.gradients_different
+            or self.gradient_error
+            or self.unaccounted
+            or self.holes
+        )
 
 
 def verify(tape: Tape, *parts: Pass) -> Receipt:
     """Check some passes. Evaluates them; functions that are opaque to the tape are called again, quietly."""
-    ops = [op for part in parts for op in part.ops if op.error is None]
+    every = [op for part in parts for op in part.ops if op.error is None]
+    ops = [op for op in every if not op.inner]
+    calls = [op for op in every if op in tape.notes.calls]
     wanted = 0
     grads_different: list[Difference] = []
     errors: list[str] = []
@@ -75,6 +92,7 @@ def verify(tape: Tape, *parts: Pass) -> Receipt:
         evaluated = sum(all(value.evaluated for value in op.outputs) for op in ops)
         primitives, unaccounted = account(ops)
         different = tuple(_recompute(ops))
+        inside = tuple(_compare(pair for op in calls for pair in _results(op, tape.notes.calls[op])))
         for part in parts:
             count, found, error = _compare_gradients(part)
             wanted += count
@@ -84,6 +102,8 @@ def verify(tape: Tape, *parts: Pass) -> Receipt:
     return Receipt(
         ops=len(ops),
         different=different,
+        calls=len(calls),
+        calls_different=inside,
         gradients=wanted,
         gradients_different=tuple(grads_different),
         gradient_error="; ".join(errors),
@@ -124,6 +144,23 @@ def _recompute(ops: list[Op]) -> Iterator[Difference]:
                     yield lambda op=op: f"{op.label} {op.name}", value.held, again  # type: ignore[misc]
 
     return _compare(pairs())
+
+
+def _results(call: Op, inside: Inside) -> Iterator[tuple[Callable[[], str], mx.array, mx.array]]:
+    """The results of a call that MLX ran by itself, each with what its ops make of what went in."""
+    around = call.tape.notes.mapped.get(call, ())
+    for value, slot in inside.results:
+        found, made = call.outputs[slot].array, value.array
+        levels = [(at, level, at) for at, level in enumerate(around)]
+        if inside.size:
+            levels.append((len(around), inside, len(around) + inside.out_axes.get(slot, 0)))
+        for at, level, axis in levels:
+            if value in level.axes:
+                made = _moveaxis(made, at + level.axes[value], axis)
+            else:  # it is the same for all samples
+                made = _expand_dims(made, axis)
+        name = f"{call.label} {call.name}, result {slot + 1}"
+        yield lambda name=name: name, found, _broadcast_to(made, found.shape)  # type: ignore[misc]
 
 
 # -- MLX's own gradients ---------------------------------------------------------------------------------------

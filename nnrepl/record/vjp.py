@@ -88,7 +88,7 @@ def run_vjp(rule: Rule, *arrays: mx.array) -> list[mx.array]:
     def forward(*inputs: mx.array) -> list[mx.array]:
         for slot, array in zip(wanted, inputs):
             fixed[slot] = shielded(array) if nested else array
-        results = op.compute(lambda value: fixed[index[aliases.get(value, value)]])
+        results = op.once(lambda value: fixed[index[aliases.get(value, value)]])
         if forced:
             _eval([results[k] for k in forced])  # as the program did: MLX forgets how they were made
         return [fixed[slot] for slot in rule.continued] + [results[k] for k in rule.outputs]

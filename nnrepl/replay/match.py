@@ -41,6 +41,8 @@ class Plan:
         self._backward: dict[Any, list[Op]] = {}
         self._left: dict[Op, None] = {}
         for op in ops:
+            if op.inner:  # it is made, or not, with its call
+                continue
             if op in tape.notes.inserted:  # an edit further on, which is not made again
                 target = tape.notes.edits.get(op)
                 if target is not None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
+from nnrepl.record.inside import copy_inside
 from nnrepl.record.intake import Intake
 from nnrepl.record.objects import object_of, refill
 from nnrepl.replay.divergence import Difference, Diverged, compare, said_of, same_operation, same_place
@@ -24,7 +25,7 @@ from nnrepl.replay.match import Plan
 from nnrepl.replay.opening import Opening
 from nnrepl.replay.rebinding import Rebinding, lies_inside
 from nnrepl.replay.run import Run
-from nnrepl.tape import GRADIENT_PASS, SETUP_PASS, BackwardOp, ClosedOp, Gradient, Leaf, Op, Pass, Tape, Value
+from nnrepl.tape import GRADIENT_PASS, SETUP_PASS, BackwardOp, ClosedOp, Gradient, Inside, Leaf, Op, Pass, Tape, Value
 
 if TYPE_CHECKING:
     from nnrepl.record.recorder import Recorder
@@ -67,8 +68,7 @@ class Replay(Intake):
         self._alone = alone
         self._reach = reach or _nothing
         for op in self.expected:
-            target = self.tape.notes.edits.get(op)
-            if target is not None:
+            if (target := self.tape.notes.edits.get(op)) is not None:
                 self.final[target] = op.outputs[0]
         for op in run.ops:
             target = self.tape.notes.edits.get(op)
@@ -131,6 +131,14 @@ class Replay(Intake):
         if error is not None:
             raise error
         return twin
+
+    def has_inside(self, recorder: Recorder) -> bool:
+        """Whether a call that is about to be made is one of the tape: what happens inside is there, too."""
+        return self.replaying(len(recorder.tape))
+
+    def inside(self, recorder: Recorder) -> Inside | None:
+        """Put what happened inside of a call of the tape before its op."""
+        return copy_inside(recorder, self.expected, copy_op) if self.has_inside(recorder) else None
 
     def repeated(self, recorder: Recorder, op: Op, of: Sequence[Value]) -> bool:
         """Whether an op of a compiled function is one of the tape; then it has the values of that."""

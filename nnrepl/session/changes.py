@@ -25,7 +25,7 @@ from nnrepl.session.standing import Standing
 from nnrepl.session.state import RunAgain
 from nnrepl.session.statements import statement
 from nnrepl.session.typed import append, upcoming
-from nnrepl.tape import ClosedOp, Op, Tape, Value
+from nnrepl.tape import ClosedOp, Inside, Op, Pass, Tape, Value
 from nnrepl.timeline.cells import Cell
 from nnrepl.timeline.code import CodeChange
 from nnrepl.timeline.edits import BadEdit, Edit, make_edit, place_of
@@ -150,6 +150,7 @@ class Changes:
         """
         restarts = self._able()
         session = self.session
+        self._check_outside(name, value)
         part = session.part
         if alias and part is not None and value in part.wrt:
             target, position = value, session.cursor
@@ -165,6 +166,27 @@ class Changes:
                 except BadEdit as error:
                     raise UserError(str(error)) from None
             return self._make(edit, line)
+
+    def _check_outside(self, name: str, value: Value | None = None) -> None:
+        """Raises UserError for a change inside of a call that MLX runs by itself."""
+        op = self.session.op
+        here = op.part if op is not None else None
+        inside = None if value is None else value.inside
+        if inside is None and not isinstance(here, Inside):
+            return
+        part: Pass | None = here if inside is None else inside
+        while isinstance(part, Inside) and isinstance(part.within, Inside):
+            part = part.within
+        assert isinstance(part, Inside)
+        if inside is None and self.session.cursor == part.start:
+            return  # it stands before the call
+        whose = "a call" if part.call is None else f"{part.call.label} ({part.call.name})"
+        where = "it lies" if inside is not None else "you stand"
+        before = self.session.tape.ops[part.start].label
+        raise UserError(
+            f"{name} cannot be changed here: {where} inside of {whose}, which MLX runs by itself, as one op; change "
+            f"what goes in, at {before} (goto {before}), or what comes out"
+        )
 
     def _make(self, edit: Edit, line: str) -> Timeline:
         """Run again with an edit."""
@@ -202,6 +224,7 @@ class Changes:
             UserError: If that cannot be done; then nothing has changed.
         """
         session = self.session
+        self._check_outside(line.text)
         change = statement(session, line)
         run = Run(session.tape, change.position, (), session.cursor, recoded=True)
         with held():

@@ -70,7 +70,7 @@ class Entered(Place):
 
 def _previous(tape: Tape, at: int) -> Op | None:
     """The op before a position, if it is in the same pass and phase."""
-    if at == 0 or tape.ops[at - 1].part is not tape.ops[at].part:
+    if at == 0 or tape.ops[at - 1].part.outermost is not tape.ops[at].part.outermost:
         return None
     return tape.ops[at - 1]
 

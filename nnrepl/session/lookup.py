@@ -7,11 +7,12 @@ from difflib import get_close_matches
 from typing import Any
 
 from nnrepl.record.homes import Home
-from nnrepl.record.names import GRADIENT_SIGN, ProgramNames
+from nnrepl.record.names import ProgramNames
+from nnrepl.record.signs import GRADIENT_SIGN, lies_inside, sign_of, without_sign
 from nnrepl.record.stack import is_module
 from nnrepl.session.errors import NoGradient, NotYet, UserError, not_made
 from nnrepl.session.frames import Frames, Held
-from nnrepl.tape import GRADIENT_PASS, UNBOUND, Activation, Holder, Leaf, Op, Pass, Tape, Value
+from nnrepl.tape import GRADIENT_PASS, UNBOUND, Activation, Holder, Inside, Leaf, Op, Pass, Tape, Value
 
 NUMBER = re.compile(r"(?:(?P<step>\d{1,9})|(?P<setup>setup))?#(?P<number>\d{1,12})(?:\.(?P<slot>\d{1,9}))?")
 """The address of an op, or of one of its outputs: `#12`, `#12.1`, `30#12` (op 12 of step 30), `setup#3`."""
@@ -282,6 +283,8 @@ class Lookup:
             NoGradient: If none flows.
         """
         name = self.name_here(value, position)
+        if value.inside is not None:
+            return self._gradient_inside(value, name, value.inside, position)
         found = self._passes_of(value, position)
         for part, target in found:
             grads = part.grads.get(target.canonical)
@@ -301,6 +304,19 @@ class Lookup:
             where = " in this step" if last is not None else ""
             raise not_made(f"{GRADIENT_SIGN}{name}", where, ahead, position, address, last, whose)
         raise NoGradient(self._why_none(value, name, position))
+
+    def _gradient_inside(self, value: Value, name: str, inside: Inside, position: int) -> Value:
+        """The gradient of what a call differentiated with respect to a value inside of it."""
+        part: Pass | None = inside
+        while isinstance(part, Inside):
+            grads = part.grads.get(value.canonical)
+            if grads:
+                before = [grad for grad in grads if grad.op is None or grad.op.position < position]
+                if before:
+                    return before[-1]
+                raise not_made(f"{sign_of(grads[-1])}{name}", "", grads[-1].op, position)
+            part = part.within
+        raise NoGradient(f"no gradient is known with respect to {name}: {lies_inside(inside)}")
 
     def name_here(self, value: Value, position: int) -> str:
         """What a value is called where the cursor stands."""
@@ -403,8 +419,9 @@ class Lookup:
         text = text.strip()
         if NUMBER.fullmatch(text):
             return self.by_number(text)
-        if text.startswith(GRADIENT_SIGN):
-            return self.gradient(self.by_words(text.removeprefix(GRADIENT_SIGN), position, scope), position)
+        bare = without_sign(text)
+        if bare is not None:
+            return self.gradient(self.by_words(bare, position, scope), position)
         gradient = re.fullmatch(r"grad\((.+)\)", text)
         if gradient:
             return self.gradient(self.by_words(gradient[1], position, scope), position)

@@ -18,7 +18,7 @@ from typing import TypeVar, cast
 _TOKEN = re.compile(
     r"""(?P<string>[rbfuRBFU]{0,2}(?:'''.*?'''|\"\"\".*?\"\"\"|'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"))"""
     r"""|(?P<number>(?:(?<![\w.])(?:\d+|setup))?\#\d+(?:\.\d+)?)"""
-    r"""|(?P<partial>∂L/∂)?(?<![\w.])(?P<path>[A-Za-z_]\w*(?:\.(?:[A-Za-z_]\w*|\d+))*)"""
+    r"""|(?P<partial>∂[^/\s∂]+/∂)?(?<![\w.])(?P<path>[A-Za-z_]\w*(?:\.(?:[A-Za-z_]\w*|\d+))*)"""
     r"""(?P<version>@(?:(?:\d+|setup)?\#)?\d+\b)?""",
     re.DOTALL,
 )

@@ -13,9 +13,11 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
+from fnmatch import fnmatchcase
 from typing import Any
 
-from nnrepl.record.names import GRADIENT_SIGN, ProgramNames
+from nnrepl.record.names import ProgramNames
+from nnrepl.record.signs import without_sign
 from nnrepl.record.source import lines_of
 from nnrepl.record.stack import is_module
 from nnrepl.session.conditions import condition, named_in, split_condition
@@ -161,7 +163,7 @@ def gradient_name(text: str) -> str | None:
     found = re.fullmatch(r"grad\((.+)\)", text)
     if found is not None:
         return found[1].strip()
-    return text.removeprefix(GRADIENT_SIGN) if text.startswith(GRADIENT_SIGN) else None
+    return without_sign(text)
 
 
 def _typed(number: int, line: int, here: Here) -> Place:
@@ -331,8 +333,6 @@ def _missing_module(word: str, here: Here) -> None:
 
 
 def _fits(path: str, pattern: str) -> bool:
-    from fnmatch import fnmatchcase
-
     return bool(path) and fnmatchcase(path, pattern)
 
 

@@ -73,12 +73,12 @@ class Phase(Place):
         found = []
         for part in passes_between(tape, start, end):
             at = part.backward if self.title == BACKWARD and part.kind == GRADIENT_PASS else part.start
-            if at < len(tape) and tape.ops[at].part is part and tape.ops[at].phase == self.title:
+            if at < len(tape) and tape.ops[at].part.outermost is part and tape.ops[at].outer_phase == self.title:
                 found.append(at)
         return ordered(found, start, end, reverse)
 
     def holds(self, tape: Tape, at: int) -> bool:
-        return at < len(tape) and tape.ops[at].phase == self.title
+        return at < len(tape) and tape.ops[at].outer_phase == self.title
 
 
 class PassStart(Place):

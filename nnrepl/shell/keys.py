@@ -53,6 +53,11 @@ def bindings(
     for key, line in MOTIONS.items():
         keys.add(key)(lambda event, line=line: run(event, line))
 
+    @keys.add("c-l")
+    def _(event: KeyPressEvent) -> None:
+        event.app.renderer.clear()
+        run(event, "redraw")
+
     @keys.add("enter", filter=typing & ~is_searching)
     def _(event: KeyPressEvent) -> None:
         _enter(event, margin)

@@ -17,12 +17,12 @@ from nnrepl.tape.op import (
     arrays_of,
     fill,
 )
-from nnrepl.tape.passes import GRADIENT_PASS, RUN_PASS, SETUP_PASS, UPDATE_PASS, Hole, Mark, Pass
+from nnrepl.tape.passes import GRADIENT_PASS, RUN_PASS, SETUP_PASS, UPDATE_PASS, Hole, Inside, Mark, Pass, samples_of
 from nnrepl.tape.places import Activation, Source
 from nnrepl.tape.sites import SKIPPED, Site, is_skipped, own_site
 from nnrepl.tape.steps import Step, Steps
 from nnrepl.tape.tape import Names, OpSequence, Tape
-from nnrepl.tape.value import LEAF_KINDS, Gradient, Leaf, Value, is_evaluated
+from nnrepl.tape.value import LEAF_KINDS, Gradient, Leaf, Tangent, Value, is_evaluated
 
 __all__ = [
     "BACKWARD",
@@ -47,6 +47,7 @@ __all__ = [
     "Gradient",
     "Holder",
     "Hole",
+    "Inside",
     "Large",
     "Leaf",
     "Mark",
@@ -60,6 +61,7 @@ __all__ = [
     "Source",
     "Step",
     "Steps",
+    "Tangent",
     "Tape",
     "Value",
     "arrays_of",
@@ -68,4 +70,5 @@ __all__ = [
     "is_evaluated",
     "is_skipped",
     "own_site",
+    "samples_of",
 ]

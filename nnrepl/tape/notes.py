@@ -14,6 +14,7 @@ from typing import Any
 import mlx.core as mx
 
 from nnrepl.tape.op import Op
+from nnrepl.tape.passes import Inside
 from nnrepl.tape.value import Value
 
 KEPT: dict[str, type | None] = {"errors": BaseException, "edits": Value, "inserted": None, "belonging": Op}
@@ -42,6 +43,10 @@ class Notes:
         inserted: All ops that came from the user and not from the program.
         forced: Results of nested transforms that the program has evaluated before the backward pass.
         inside: Ops of which the places that they take have been looked at and lie inside of their axes.
+        calls: The ops of calls that MLX ran by itself, and what happened inside of them.
+        entered: What stands inside of such calls for the arrays that went in, and in which.
+        mapped: Ops inside of a `vmap` whose results differ from sample to sample, and in which ones they lie, outermost
+            first.
     """
 
     labels: dict[Value, str] = field(default_factory=dict)
@@ -57,6 +62,9 @@ class Notes:
     inserted: set[Op] = field(default_factory=set)
     forced: set[Value] = field(default_factory=set)
     inside: set[Op] = field(default_factory=set)
+    calls: dict[Op, Inside] = field(default_factory=dict)
+    entered: dict[Value, Inside] = field(default_factory=dict)
+    mapped: dict[Op, tuple[Inside, ...]] = field(default_factory=dict)
 
     # -- the same op again ---------------------------------------------------------------------------------
 
@@ -70,6 +78,8 @@ class Notes:
             self.streams[new] = self.streams[old]
         if old in self.structures:
             self.structures[new] = self.structures[old]
+        if old in self.mapped:
+            self.mapped[new] = self.mapped[old]
         if old in self.belonging:
             root = self.belonging[old]
             self.belonging[new] = now.get(root, root)
@@ -77,6 +87,8 @@ class Notes:
     def carry_all(self, old: Op, new: Op, now: Mapping[Any, Any] = _THEMSELVES) -> None:
         """Note of an op that is another one again, on another tape or in a second run: all that happened there too."""
         self.carry(old, new, now)
+        if old in self.calls:
+            self.calls[new] = self.calls[old]
         if old in self.errors:
             self.errors[new] = self.errors[old]
         if old in self.edits:

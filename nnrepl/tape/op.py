@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ from nnrepl.tape.face import Face
 from nnrepl.tape.value import Value
 
 if TYPE_CHECKING:
-    from nnrepl.tape.passes import Pass
+    from nnrepl.tape.passes import Inside, Pass
     from nnrepl.tape.places import Activation, Source
     from nnrepl.tape.steps import Step
     from nnrepl.tape.tape import Tape
@@ -62,7 +62,7 @@ class DrawnKey:
         return key
 
 
-_split, _getitem, _stream = mx.random.split, mx.array.__getitem__, mx.stream
+_split, _getitem, _stream, _vmap = mx.random.split, mx.array.__getitem__, mx.stream, mx.vmap
 
 
 def fill(part: Any, lookup: Callable[[Value], mx.array]) -> Any:
@@ -152,6 +152,11 @@ class Op(Face):
         return self.position - self.step.start + 1
 
     @property
+    def inner(self) -> bool:
+        """Whether it lies inside of a call that MLX ran by itself, which has an op of its own."""
+        return self.part.within is not None
+
+    @property
     def step(self) -> Step:
         """The training step that it belongs to; number 0 is the setup."""
         return self.tape.steps.at(self.position)
@@ -170,6 +175,11 @@ class Op(Face):
     def phase(self) -> str:
         """ "setup", "forward", "backward" or "update"."""
         return self.part.phase_at(self.position)
+
+    @property
+    def outer_phase(self) -> str:
+        """The phase of the program's own pass in which it lies, also inside of a call that MLX ran by itself."""
+        return self.part.outermost.phase_at(self.position)
 
     @property
     def module(self) -> str:
@@ -197,7 +207,12 @@ class Op(Face):
 
     def compute(self, lookup: Callable[[Value], mx.array] = _held) -> list[mx.array]:
         """Call the operation again on the arrays that `lookup` gives for its inputs; lazy, and without side
-        effects on the tape. Returns the outputs in order."""
+        effects on the tape. Inside of a `vmap` that is done for all samples. Returns the outputs in order."""
+        mapped = self.part.tape.notes.mapped
+        return self.once(lookup) if self not in mapped else _for_all(self, mapped[self], lookup)
+
+    def once(self, lookup: Callable[[Value], mx.array]) -> list[mx.array]:
+        """The same, for one sample of each `vmap` around it."""
         args = [lookup(arg) if type(arg) is Value else fill(arg, lookup) for arg in self.args]
         kwargs = {key: fill(arg, lookup) for key, arg in self.kwargs.items()} if self.kwargs else self.kwargs
         streams = self.part.tape.notes.streams
@@ -210,6 +225,22 @@ class Op(Face):
 
     def __repr__(self) -> str:
         return f"<Op {self.label} {self.name}>"
+
+
+def _for_all(op: Op, levels: Sequence[Inside], lookup: Callable[[Value], mx.array]) -> list[mx.array]:
+    """Compute an op for all samples of the `vmap`s in which it lies, of which the outermost comes first."""
+    if not levels:
+        return op.once(lookup)
+    level, *inner = levels
+    batched = [value for value in dict.fromkeys(op.inputs) if value in level.axes]
+
+    def sample(*arrays: mx.array) -> list[mx.array]:
+        now = dict(zip(batched, arrays))
+        return _for_all(op, inner, lambda value: now[value] if value in now else lookup(value))
+
+    axes = tuple([level.axes[value] for value in batched])
+    results: list[mx.array] = _vmap(sample, in_axes=axes)(*map(lookup, batched))
+    return results
 
 
 class ClosedOp(Op):

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 SETUP_PASS, GRADIENT_PASS, UPDATE_PASS, RUN_PASS = "setup", "gradient", "update", "run"
 
+GRADIENTS = ("grad", "value_and_grad", "vjp")
+"""The transforms that take gradients."""
 _PHASES = {SETUP_PASS: "setup", UPDATE_PASS: "update", RUN_PASS: "forward"}
 
 
@@ -44,6 +46,7 @@ class Pass(Face):
         scope, lasti: Where it was called from.
         returned: What the function gave back that its forward ops had made; None where that is not known.
         code: The code of the function that was differentiated; None where it has none, and on a saved tape.
+        within: The pass around it, where it is what happened inside of one call (see `Inside`).
     """
 
     tape: Tape
@@ -65,6 +68,7 @@ class Pass(Face):
     returned: tuple[Value, ...] | None = None
     code: CodeType | None = None
     open: bool = True
+    within: Pass | None = None
 
     def __len__(self) -> int:
         return self.end - self.start
@@ -87,6 +91,20 @@ class Pass(Face):
         return len(self)
 
     @property
+    def forward(self) -> list[Op]:
+        """Its own forward ops, without what happened inside of calls that are ops themselves."""
+        ops, inner = self.tape.ops[self.start : min(self.backward, self.end)], self.within is not None
+        return [op for op in ops if (op.part is self if inner else not op.inner)]
+
+    @property
+    def outermost(self) -> Pass:
+        """The pass of the tape's list in which it lies: itself, unless it is what happened inside of a call."""
+        part = self
+        while part.within is not None:
+            part = part.within
+        return part
+
+    @property
     def step(self) -> Step:
         """The training step that it belongs to; number 0 is the setup."""
         return self.tape.steps.at(self.start)
@@ -100,6 +118,64 @@ class Pass(Face):
 
     def __repr__(self) -> str:
         return f"<Pass {self.number} {self.kind} {self.title!r} {len(self)} ops>"
+
+
+@dataclass(eq=False, slots=True)
+class Inside(Pass):
+    """What happened inside of a call that MLX ran by itself (`vmap`, `jvp`, `grad` in a loss): the ops before the
+    call's own op. They are for looking at; the pass around them takes the call as the one op that it is.
+
+    A `grad` has a forward and a backward stretch like any gradient pass, with its own loss; what another transform
+    runs belongs to the phase around it.
+
+    Attributes:
+        transform: Which of MLX's transforms it is: "vmap", "jvp", "vjp", "grad", "value_and_grad", ...
+        size: How many the samples are of a `vmap`; 0 for the others.
+        axes: For each value that differs from sample to sample, along which axis they lie.
+        out_axes: Along which axis a `vmap` puts the samples in its results, by slot, where that is not axis 0.
+        leaves: What stands there for the arrays that went in.
+        results: Which of its values the outputs of the call's op are, with the slots of those.
+        unfollowed: Why not all that MLX did there is on the tape; "" if it is.
+    """
+
+    transform: str = ""
+    size: int = 0
+    axes: dict[Value, int] = field(default_factory=dict)
+    out_axes: dict[int, int] = field(default_factory=dict)
+    leaves: tuple[Value, ...] = ()
+    results: tuple[tuple[Value, int], ...] = ()
+    unfollowed: str = ""
+
+    def phase_at(self, position: int) -> str:
+        """The phase of the op at `position`."""
+        if self.differentiates or self.within is None:
+            return "forward" if position < self.backward else "backward"
+        return self.within.phase_at(position)
+
+    @property
+    def differentiates(self) -> bool:
+        """Whether it has a backward stretch of its own."""
+        return self.transform in GRADIENTS
+
+    @property
+    def call(self) -> Op | None:
+        """The op of the call; None while it is being made."""
+        return self.tape.ops[self.end] if self.end < len(self.tape.ops) else None
+
+    def __repr__(self) -> str:
+        return f"<Inside {self.transform} {self.title!r} {len(self)} ops>"
+
+
+def samples_of(value: Value) -> list[tuple[int, int]]:
+    """How many samples lie along which axis of a value inside of `vmap`s, the outermost first."""
+    found: list[tuple[int, int]] = []
+    inside: Pass | None = value.inside
+    while isinstance(inside, Inside):
+        if value in inside.axes:
+            outer = inside.axes[value]
+            found = [(inside.size, outer), *((size, axis + (axis >= outer)) for size, axis in found)]
+        inside = inside.within
+    return found
 
 
 @dataclass(frozen=True, slots=True)

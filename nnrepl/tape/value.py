@@ -11,6 +11,7 @@ from nnrepl.tape.face import Face
 if TYPE_CHECKING:
     from nnrepl.tape.bindings import Bound
     from nnrepl.tape.op import Op
+    from nnrepl.tape.passes import Inside
     from nnrepl.tape.tape import Tape
 
 _buffer_size = mx.get_array_buffer_size
@@ -48,6 +49,7 @@ class Value(Face):
     kind = ""
     origin: Value | None = None
     gradient_of: Value | None = None
+    tangent_of: Value | None = None
 
     def __init__(self, op: Op | None, slot: int, held: mx.array | None) -> None:
         self.op = op
@@ -122,6 +124,14 @@ class Value(Face):
         """The ops that take this value as an input, in order of execution."""
         return self.tape.consumers(self)
 
+    @property
+    def inside(self) -> Inside | None:
+        """The call that MLX ran by itself in which it lies, the innermost; None if it lies in none."""
+        if self.op is None:
+            return self.tape.notes.entered.get(self)
+        part = self.op.part
+        return None if part.within is None else part  # type: ignore[return-value]
+
     def forget(self) -> None:
         """Let go of the array and keep its shape and dtype; the op can make it again."""
         if self.held is not None:
@@ -144,7 +154,7 @@ class Leaf(Value):
 
     __slots__ = ("_tape", "gradient_of", "kind", "origin")
 
-    def __init__(self, tape: Tape, held: mx.array, kind: str, label: str | None, origin: Value | None) -> None:
+    def __init__(self, tape: Tape, held: mx.array | None, kind: str, label: str | None, origin: Value | None) -> None:
         super().__init__(None, 0, held)
         self._tape = tape
         self.kind = kind
@@ -174,3 +184,17 @@ class Gradient(Value):
         self.held = held
         self.bound = None
         self.gradient_of = gradient_of
+
+
+class Tangent(Value):
+    """A result of a `jvp`: how fast a value changes along the direction that the program gave.
+
+    Attributes:
+        tangent_of: The value.
+    """
+
+    __slots__ = ("tangent_of",)
+
+    def __init__(self, op: Op, slot: int, held: mx.array | None, tangent_of: Value) -> None:
+        super().__init__(op, slot, held)
+        self.tangent_of = tangent_of

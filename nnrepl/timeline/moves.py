@@ -7,11 +7,11 @@ whose module is not skipped. `scope` is the call in which they go on by lines, w
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from nnrepl.ops import Trait, has
 from nnrepl.record import source as sources
-from nnrepl.tape import Activation, Op, Site, Tape, is_skipped, own_site
+from nnrepl.tape import Activation, Inside, Op, Pass, Site, Tape, is_skipped, own_site
 
 Skip = Sequence[str]
 
@@ -45,16 +45,38 @@ def _runs_on(tape: Tape, at: int, scope: Activation | None) -> bool:
     on in it; in the backward pass, where things go the other way round, further back."""
     before, op = tape.ops[at - 1], tape.ops[at]
     was, now = _site_in(before, scope), _site_in(op, scope)
-    if was is None or now is None or before.part is not op.part or before.phase != op.phase:
+    if was is None or now is None or _phase(before, scope) != _phase(op, scope):
         return False
     code = was.scope.code
     if sources.span_of(code, was.lasti)[0] != sources.span_of(code, now.lasti)[0]:
         return False
-    if op.phase == "backward":
+    if _phase(op, scope)[1] == "backward":
         return True
     if was.lasti == now.lasti:  # the same call goes on; a loop in one line calls anew
-        return before.scope is op.scope or _call_in(before, scope) is _call_in(op, scope)
+        same = before.scope is op.scope or _call_in(before, scope) is _call_in(op, scope)
+        return same or op in [part.call for part in _insides(before)]
     return was.lasti < now.lasti
+
+
+def _phase(op: Op, scope: Activation | None) -> tuple[Pass, str]:
+    """The pass of an op and its phase there, as seen from a call: for who stands outside of a call that MLX ran by
+    itself, what happens inside belongs to the pass around it."""
+    part = op.part
+    while part.within is not None and (scope is None or scope is part.scope or not _is_called_from(scope, part.scope)):
+        part = part.within
+    return part, part.phase_at(op.position)
+
+
+def _insides(op: Op) -> Iterator[Inside]:
+    """The calls that MLX ran by itself in which an op lies."""
+    part: Pass | None = op.part
+    while isinstance(part, Inside):
+        yield part
+        part = part.within
+
+
+def _is_called_from(scope: Activation, caller: Activation | None) -> bool:
+    return caller is None or scope.within(caller)
 
 
 def _call_in(op: Op, scope: Activation | None) -> Activation | None:
@@ -71,7 +93,11 @@ def standing(
     """The call in which the user goes on by lines at `position`, where a line led from `before`: that in which they
     stood, or the caller to whose next line it has returned. None, for that of the op, where the caller's line goes on
     with another call, and in another pass."""
-    if position >= len(tape) or before >= len(tape) or tape.ops[position].part is not tape.ops[before].part:
+    if (
+        position >= len(tape)
+        or before >= len(tape)
+        or tape.ops[position].part.outermost is not tape.ops[before].part.outermost
+    ):
         return None
     found = stood = scope or _scope(tape, before, skip)
     while found is not None and not (_inside(tape.ops[position], found) and not is_skipped(found, tuple(skip))):

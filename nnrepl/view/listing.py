@@ -6,9 +6,10 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderR
 from rich.text import Text
 
 from nnrepl.session.excerpts import Excerpt
-from nnrepl.tape import Op
+from nnrepl.tape import Inside, Op
 from nnrepl.view.op import flow_text, state_of
 from nnrepl.view.source import place_text
+from nnrepl.view.stop import in_call
 
 STATES = {"lazy": " ", "evaluated": "●", "dropped": "○", "failed": "✗", "edited": "✎", "stale": "~"}
 
@@ -80,7 +81,9 @@ def op_row(op: Op, cursor: int, numbers: int, names: int, width: int, place: boo
 
 def block_title(op: Op) -> str:
     part = op.part
-    name = f"{op.step.title} · {op.phase}" if part.kind != "setup" else "setup"
+    name = f"{op.step.title} · {in_call(part)}{op.phase}" if part.kind != "setup" else "setup"
+    if isinstance(part, Inside):
+        return name
     return f"{name} · {part.title}" if part.title not in ("", "<module>") else name
 
 

@@ -110,7 +110,7 @@ class Outline:
     notes: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        ops = [op for part in self.passes for op in part.ops if op.phase != "backward"]
+        ops = [op for part in self.passes for op in part.ops if op.phase != "backward" and not op.inner]
         self.members = by_step(ops)
         values = [value for op in ops for value in op.outputs]
         leaves = [leaf for part in self.passes for leaf in part.wrt]
@@ -196,7 +196,7 @@ def outline_of(passes: Sequence[Pass]) -> Outline:
     """The outline of some passes of a tape; nothing is computed if it would be too much."""
     parts = [part for part in passes if len(part)]
     counts = {
-        phase: sum(op.phase == phase for part in parts for op in part.ops)
+        phase: sum(op.outer_phase == phase for part in parts for op in part.ops)
         for phase in ("setup", "forward", "backward", "update")
     }
     total = sum(counts.values())

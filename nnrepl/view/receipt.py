@@ -18,6 +18,11 @@ def receipt_view(receipt: Receipt) -> RenderableType:
         ),
         *_differences(receipt.different),
     ]
+    if receipt.calls:
+        verdict = "returned what the ops inside make" if not receipt.calls_different else "returned something else"
+        several = "calls" if receipt.calls > 1 else "call"
+        lines.append(_line(not receipt.calls_different, f"{receipt.calls} {several} that MLX ran by itself {verdict}"))
+        lines.extend(_differences(receipt.calls_different))
     if receipt.gradient_error:
         lines.append(_line(False, f"MLX's own gradients could not be taken: {receipt.gradient_error}"))
     elif receipt.gradients:

@@ -13,14 +13,14 @@ from nnrepl.explain.doing import label_of
 from nnrepl.explain.in_place import Piece
 from nnrepl.seen.stop import Ahead, Scene
 from nnrepl.session.hooks import CELL_DONE, CELL_FAILED, END_OF_PROGRAM, END_OF_TAPE, EXCEPTION, START_OF_TAPE
-from nnrepl.tape import GRADIENT_PASS, Op, Value
+from nnrepl.tape import GRADIENT_PASS, Inside, Op, Pass, Value
 from nnrepl.view.defines import defined, defines_view
 from nnrepl.view.doing import DoingLines
 from nnrepl.view.in_place import InPlace
 from nnrepl.view.op import value_text
 from nnrepl.view.source import Marked, inner_line, own_source, place_text
 from nnrepl.view.stops import hits_view
-from nnrepl.view.tensor import WHOLE, Folded, dtype_text, tensor
+from nnrepl.view.tensor import WHOLE, Folded, dtype_text, samples_text, tensor
 
 
 class Heading:
@@ -61,7 +61,8 @@ def heading(op: Op, skip: Sequence[str], through: str = "") -> Heading:
     """
     part = op.part
     step = f"{op.step.title} · " if part.kind != "setup" else ""
-    left = Text(f"{step}{op.phase} {count_text(op)}", style="heading")
+    phase = "" if isinstance(part, Inside) and not part.differentiates else f"{op.phase} "
+    left = Text(f"{step}{in_call(part)}{phase}{count_text(op)}", style="heading")
     back = [through, op.of.name] if through and op.of is not None else []
     tails = [Text.assemble(("back through ", "dim"), (text, "op.name")) for text in back]
     source, _ = own_source(op, skip)
@@ -71,9 +72,23 @@ def heading(op: Op, skip: Sequence[str], through: str = "") -> Heading:
     return Heading(left, tails, [f"{where}{inside}{module}", f"{where}{module}", f"{where}{inside}", where])
 
 
+def in_call(part: Pass) -> str:
+    """`in grad of u · `, for what happens inside of calls that MLX runs by itself; for a `vmap` with how many samples
+    lie along which axis."""
+    text = ""
+    while isinstance(part, Inside):
+        samples = f" ({part.size} samples)" if part.size else ""
+        text = f"in {part.transform} of {part.title}{samples} · {text}"
+        assert part.within is not None
+        part = part.within
+    return text
+
+
 def count_text(op: Op) -> str:
     """`3 of 8`, counted within its phase of its pass; of ops outside of gradient calls, those of its step."""
     part = op.part
+    if isinstance(part, Inside) and not part.differentiates:
+        return f"{op.position - part.start + 1} of {len(part)}"
     if part.kind != GRADIENT_PASS:
         step = op.step
         first, end = max(part.start, step.start), min(part.end, step.end)
@@ -88,7 +103,7 @@ def _result(value: Value) -> RenderableType:
     label = label_of(value)
     rows = math.prod(value.shape[:-1])
     if value.size <= WHOLE and rows <= ROWS:
-        return tensor(label, value.array)
+        return tensor(label, value.array, note=samples_text(value))
     return Folded(label, value.array)
 
 

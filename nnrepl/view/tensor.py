@@ -10,6 +10,7 @@ import mlx.core as mx
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
+from nnrepl.tape import Value, samples_of
 from nnrepl.view.numbers import Format, number
 from nnrepl.view.summary import (
     Summary,
@@ -328,3 +329,9 @@ __all__ = [
     "Folded", "Format", "Look", "Summary", "Tensor", "dtype_text", "number", "numbers", "shape_text", "summarize",
     "summary_text", "tensor", "tensor_line",
 ]  # fmt: skip
+
+
+def samples_text(value: Value | None) -> str:
+    """`4 samples along axis 0`, for what lies inside of a `vmap`; "" for all else."""
+    found = [] if value is None else samples_of(value)
+    return ", ".join(f"{size} samples along axis {axis}" for size, axis in found)

@@ -99,6 +99,19 @@ timeline; the old one stays. What is no tensor changes as well, for all that is 
 opt.learning_rate = opt.learning_rate / 2, model.eval().""",
         ("time", "changing"),
     ),
+    "inside": Topic(
+        "what happens inside of a vmap, a jvp, a grad in a loss",
+        """\
+MLX runs such a call by itself, as one op; what happens inside lies on the tape before that op. step goes in, next goes
+over it, finish leads out; breakpoints, list, ops, explain, why and where work there as anywhere.
+  in a vmap        values are those of all samples, along an axis that p and what name
+  in a grad, vjp   the backward pass of its own: grad(h), ∂u/∂h, is how what it differentiates (u) changes with h
+  in a jvp         behind the ops the tangents: how fast each value changes in the direction that the program gave
+How the loss of the pass around it depends on what is inside is not known, and nothing inside can be changed: what goes
+in, and what comes out, can. verify holds what happened inside against what the call returned.""",
+        (),
+        ("step", "next", "finish", "verify", "what"),
+    ),
     "tensors": Topic(
         "how tensors are shown",
         """\
@@ -121,6 +134,7 @@ Results of a step are shown if they are small (config peek). In lists: ● evalu
   F5               continue         Shift-F5         reverse-continue
   Tab              complete         Right            take the grey suggestion
   Up, Down         what was typed before, and begins so; Ctrl-R searches it
+  Ctrl-L           the last answer again, for the width that the terminal has now
   Alt-Enter        a further line   Ctrl-X Ctrl-E    the line in an editor
   F1               help with the word before the cursor; else with where one stands
   F4               emacs or vi keys
@@ -154,7 +168,8 @@ ALIASES = {
     "expressions": "names", "values": "names", "gradients": "names", "versions": "names", "motion": "motions",
     "moving": "motions", "place": "places", "edits": "changes", "editing": "changes", "timelines": "changes",
     "formats": "tensors", "tensor": "tensors", "looking": "tensors", "shortcuts": "keys", "settings": "files",
-    "history": "files", "configuration": "files", "syntax": "python",
+    "history": "files", "configuration": "files", "syntax": "python", "vmap": "inside", "jvp": "inside",
+    "nested": "inside", "samples": "inside",
 }  # fmt: skip
 """Other words for a topic, where no command has that name."""
 

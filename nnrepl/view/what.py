@@ -12,7 +12,7 @@ from nnrepl.timeline.evaluation import pending
 from nnrepl.view.narrow import Grid
 from nnrepl.view.op import leaf_text, op_line
 from nnrepl.view.source import place_text
-from nnrepl.view.tensor import dtype_text, shape_text
+from nnrepl.view.tensor import dtype_text, samples_text, shape_text
 
 
 def what_view(value: Value, names: Iterable[str], gradient: Value | str) -> RenderableType:
@@ -27,6 +27,9 @@ def what_view(value: Value, names: Iterable[str], gradient: Value | str) -> Rend
     table.add_column()
     title = Text(value.name, style="gradient" if value.gradient_of is not None else "value.name")
     table.add_row(title, Text(f"{shape_text(value.shape)} {dtype_text(value.dtype)}", style="value.shape"))
+    samples = samples_text(value)
+    if samples:
+        table.add_row("", samples)
     others = [name for name in dict.fromkeys(names) if name != value.name]
     if others:
         table.add_row("also called", ", ".join(others))

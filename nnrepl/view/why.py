@@ -21,7 +21,9 @@ def why_view(answer: Answer) -> RenderableType:
         line.append(item.name, style="gradient" if item.name.startswith("∂") else "value.name")
         parts.append(line.append(f" = {item.text}" if item.text[:1] != "‖" else f" {item.text}"))
     if answer.links:
-        parts.append(Text("The chain from the loss, each line the one above times its local factor:", style="heading"))
+        first = answer.links[0]
+        start = first.does if first.op is None else "the loss"
+        parts.append(Text(f"The chain from {start}, each line the one above times its local factor:", style="heading"))
         parts.append(_chain(answer.links))
     parts.extend(Text(line) for line in answer.also)
     if answer.advice:

@@ -38,7 +38,7 @@ def repeated(case: Case) -> Iterator[Finding]:
 
 
 def _pairs(before: Pass, after: Pass) -> Iterator[tuple[Op, Op]]:
-    drawn = [[op for op in part.tape.ops[part.start : part.backward] if _draws(op)] for part in (before, after)]
+    drawn = [[op for op in part.forward if _draws(op)] for part in (before, after)]
     if len(drawn[0]) == len(drawn[1]):
         yield from zip(*drawn)
 
@@ -62,7 +62,7 @@ def stale(case: Case) -> Iterator[Finding]:
     inside = any(start <= case.part.start < end for start, end in tape.compiled)
     if before is None or case.next is not None or not inside:
         return
-    earlier = {taken for op in tape.ops[before.start : before.backward] for taken in op.inputs}
+    earlier = {taken for op in before.forward for taken in op.inputs}
     told: set[Value] = set(case.part.wrt)
     for op in case.forward:
         for taken in op.inputs:

@@ -92,7 +92,7 @@ class Case:
     @property
     def forward(self) -> list[Op]:
         """The forward ops that succeeded."""
-        return [op for op in self.session.tape.ops[self.part.start : self.part.backward] if op.error is None]
+        return [op for op in self.part.forward if op.error is None]
 
     @property
     def after(self) -> list[Pass]:

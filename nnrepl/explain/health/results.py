@@ -170,7 +170,7 @@ def of_the_data(case: Case) -> Iterator[Finding]:
 def _arguments(part: Pass) -> set[Value]:
     """What a pass takes from outside, by the values that it goes on with."""
     found: set[Value] = set()
-    for op in part.tape.ops[part.start : part.backward]:
+    for op in part.forward:
         for taken in op.inputs:
             if taken.op is None or taken.op.part is not part:
                 found.add(taken.origin or taken)
