@@ -296,7 +296,7 @@ class OpaqueCall:
             return hand_out(recorder, twin)
         recorder.finish(op, result, frame)
         if recorder.differentiating or recorder.inside is not None:
-            self.groups = of_call(op, recorder.forced, [*given, *touched.values()])
+            self.groups = of_call(op, recorder.forced, [*given, *self.touched.values()])
         return result
 
     def _takes(self, touched: dict[Value, mx.array]) -> list[Value]:
