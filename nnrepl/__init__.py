@@ -14,6 +14,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from nnrepl import late as _late  # noqa: F401  # the first: it notes what had been imported before
+
 if TYPE_CHECKING:
     from nnrepl.programs.function import Recorded, Trace
     from nnrepl.record.verify import Receipt

@@ -1,6 +1,7 @@
 """`nnrepl` and `python -m nnrepl`: what runs before anything of nnrepl is imported."""
 
 import gc
+import os
 import sys
 
 
@@ -21,4 +22,6 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    if not sys.flags.safe_path:
+        sys.path[0] = os.path.dirname(sys.executable)  # not the working directory: no file there is to be run for ours
     sys.exit(main())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rich.console import RenderableType
+from rich.console import Group, RenderableType
 
 from nnrepl.commands.interpreter import Interpreter
 from nnrepl.commands.manuals import apropos_view, help_view
@@ -45,6 +45,14 @@ def help_(it: Interpreter, text: str) -> RenderableType | None:
 def apropos(it: Interpreter, text: str) -> RenderableType | None:
     """Search all manuals, topics and words of the trade: `apropos gradient`."""
     return apropos_view(it.table, text)
+
+
+@command("redraw", takes=NOTHING, group=GENERAL)
+def redraw(it: Interpreter, text: str) -> RenderableType | None:
+    """Show the last answer again, laid out for the width that the terminal has now. Ctrl-L clears the screen for it."""
+    if not it.answers.last:
+        raise UserError("nothing has been shown yet")
+    return Group(*it.answers.last)
 
 
 @command("quit", "q", "exit", takes=NOTHING, group=GENERAL)

@@ -36,6 +36,27 @@ if TYPE_CHECKING:
     from nnrepl.learn.player import Player
 
 
+class Answers:
+    """What the last line that showed something has shown, to be laid out anew.
+
+    Attributes:
+        last: All of it.
+    """
+
+    def __init__(self) -> None:
+        self.last: list[RenderableType] = []
+        self._begins = True
+
+    def begin(self) -> None:
+        """Another line is run."""
+        self._begins = True
+
+    def showed(self, renderable: RenderableType) -> None:
+        """It has shown something (more)."""
+        self.last = [renderable] if self._begins else [*self.last, renderable]
+        self._begins = False
+
+
 class Interpreter:
     """What stands between a line of text and a session.
 
@@ -68,6 +89,8 @@ class Interpreter:
         self.quiet = False
         self.full_screen = self.can_full_screen = False
         self.log = Log()
+        self.answers = Answers()
+        self._hinted: set[str] = set()
         self._told: Stop | None = session.stop if session.waits else None
         self._changed = Changes()
         self._listed = ("", -1, 0)
@@ -182,8 +205,11 @@ class Interpreter:
 
     def _hint(self, parsed: table.Line, word: str) -> Text | None:
         """A bare word that is a command, and the name of a tensor as well."""
-        if parsed.text or parsed.command is None or not self.session.expressions.is_tensor(word, self.session.where()):
+        if parsed.text or parsed.command is None or word in self._hinted:
             return None
+        if not self.session.expressions.is_tensor(word, self.session.where()):
+            return None
+        self._hinted.add(word)
         return Text(f"({word} is also a tensor: p {word} shows it)", style="hint")
 
     # -- lines that belong together ------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from rich.console import Group, RenderableType
+from rich.pretty import Pretty
 from rich.text import Text
 
 from nnrepl.commands.interpreter import Interpreter
@@ -81,8 +82,6 @@ def hist(it: Interpreter, text: str) -> RenderableType | None:
 @command("pp", takes=EXPRESSION, group=LOOK)
 def pretty_print(it: Interpreter, text: str) -> RenderableType | None:
     """Show the value of a Python expression in a readable layout."""
-    from rich.pretty import Pretty
-
     parsed = parse(text)
     result = it.value(parsed)
     return it.print(parsed) if hasattr(result, "dtype") else Pretty(result, expand_all=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from difflib import get_close_matches
 
 from rich.console import Group, RenderableType
 from rich.text import Text
@@ -141,8 +142,6 @@ def catch(it: Interpreter, text: str) -> RenderableType | None:
     nan, inf and zero-grad evaluate what is run over, many ops at a time.
     """
     if text not in EVENTS:
-        from difflib import get_close_matches
-
         close = get_close_matches(text, EVENTS, 1)
         hint = f"; did you mean {close[0]}?" if close else ""
         raise UserError(f"catch takes {', '.join(EVENTS)}, not {text}{hint}")

@@ -12,6 +12,7 @@ import keyword
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 from nnrepl.session.errors import UserError
@@ -231,8 +232,6 @@ def _unwrapped(text: str) -> str:
 
 def unknown(parsed: Parsed, table: Table = TABLE) -> UserError:
     """What to say of a line that is neither a command nor Python."""
-    from difflib import get_close_matches
-
     line = parsed.text
     word = line.partition(" ")[0]
     reason = "" if parsed.error is None else str(getattr(parsed.error, "msg", parsed.error))

@@ -282,7 +282,7 @@ def _advice(look: Look, groups: list[Group], how: str) -> str:
     product = next((group for group in groups if has(group.name, Trait.PRODUCT)), None)
     if product is None:
         return ""
-    weight = next((found for step in product.steps if (found := _weight(step)) is not None), None)
+    weight = next((found for step in product.steps if (found := weight_of(step)) is not None), None)
     if weight is None or not look.can_see(weight):
         return ""
     typical = f"A typical element of {words.name(weight)} is {words.number(look.stat(weight).typical)}"
@@ -291,7 +291,7 @@ def _advice(look: Look, groups: list[Group], how: str) -> str:
     return f"{typical}: smaller initial weights, normalization, or clipped gradients may keep them in range."
 
 
-def _weight(step: Step) -> Value | None:
+def weight_of(step: Step) -> Value | None:
     """The parameter that multiplies the gradient in the backward pass of a product; None if it is another tensor."""
     forward, of = step.op.of, step.value.gradient_of
     if forward is None or of is None:

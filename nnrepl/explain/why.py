@@ -8,6 +8,9 @@ from nnrepl.explain import words
 from nnrepl.explain.answer import Answer, Link
 from nnrepl.explain.disconnected import why_none
 from nnrepl.explain.errors import why_error
+from nnrepl.explain.health.gradients import dead
+from nnrepl.explain.health.report import WARNING, Case
+from nnrepl.explain.limits import usual
 from nnrepl.explain.links import links_along
 from nnrepl.explain.look import Look
 from nnrepl.explain.nonfinite import why_nonfinite, why_nonfinite_value
@@ -17,7 +20,7 @@ from nnrepl.explain.zero import why_zero, why_zero_value
 from nnrepl.record.signs import sign_of
 from nnrepl.session.errors import NoGradient
 from nnrepl.session.reading import Reading
-from nnrepl.tape import Value
+from nnrepl.tape import GRADIENT_PASS, Value
 
 _ASKED = re.compile(
     r"(?P<what>.+?)\s*(?:(?:==|=|is|are|has)\s*)?\b(?P<how>zero|0(?:\.0)?|nan|inf|none|None|missing|disconnected|"
@@ -130,11 +133,12 @@ def _anything(session: Reading) -> Answer:
         return answer
     look = Look(session)
     for part in session.tape.passes:
-        for leaf in part.wrt:
-            grads = part.grads.get(leaf)
-            if grads and grads[-1].size and look.stat(grads[-1]).is_zero:
-                found = why_zero(session, grads[-1])
-                found.ops += look.ops + answer.ops
-                return found
-    answer.headline += " No gradient is 0, and no op failed; health looks further."
+        if part.kind == GRADIENT_PASS and part.error is None:
+            case = Case(session, part, look, usual())
+            for one in dead(case):
+                if one.level == WARNING:
+                    found = why_zero(session, part.grads[one.leaves[0]][-1])
+                    found.ops += look.ops + answer.ops
+                    return found
+    answer.headline += " No gradient is 0 that should not be, and no op failed; health looks further."
     return answer

@@ -43,6 +43,7 @@ def why_zero(session: Reading, gradient: Value, name: str = "") -> Answer:
         why = reason_for(look, other.op, other.value, other.mask)
         answer.also.append(f"It also became 0 on another way, at {words.title(other.op)}: {why.text}")
     answer.also.extend(_others(look, gradient, first, reason.text))
+    answer.also.extend(_beginner(look, op.part, reason.start))
     answer.ops = look.ops
     return answer
 
@@ -185,6 +186,14 @@ def _others(look: Look, gradient: Value, culprit: Blame, text: str) -> list[str]
     elif finals:
         lines.append("No parameter gets a gradient that is not 0.")
     return lines
+
+
+def _beginner(look: Look, part: Pass, start: Value | None) -> list[str]:
+    """That a parameter whose zeros are the reason learns itself."""
+    grads = part.grads.get(start) if start is not None else None
+    if start is None or not grads or look.stat(grads[-1]).is_zero:
+        return []
+    return [f"∂L/∂{start.name} is not 0: an update that follows it makes {start.name} something else than 0."]
 
 
 def _learns(leaf: Value, final: Value, stat: Stat) -> str:

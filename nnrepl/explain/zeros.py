@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import mlx.core as mx
 
 from nnrepl.explain import words
@@ -60,18 +62,27 @@ def _came_in(look: Look, value: Value, mask: Mask | None) -> Reason:
 def _since(look: Look, value: Value) -> Op | None:
     """The op of an earlier pass that made a tensor 0 which was not 0 before; None where it began with zeros, or where
     that cannot be told."""
+    for made, before in versions(value):
+        if before is None or not look.can_see(before):
+            return None
+        if not look.stat(before).is_zero:
+            return made
+    return None
+
+
+def versions(value: Value) -> Iterator[tuple[Op, Value | None]]:
+    """Back through what earlier passes made of a tensor: each op, and the tensor that it changed; None where it made
+    the tensor anew."""
     while value.origin is not None:
         value = value.origin
         made = value.op
         if made is None:
             continue
         before = next((taken for taken in made.inputs if taken.shape == value.shape and is_inexact(taken)), None)
-        if has(made.name, Trait.ZEROS) or before is None or not look.can_see(before):
-            return None
-        if not look.stat(before).is_zero:
-            return made
+        yield made, None if has(made.name, Trait.ZEROS) else before
+        if before is None or has(made.name, Trait.ZEROS):
+            return
         value = before
-    return None
 
 
 def _zeros_before(look: Look, op: Op, value: Value, mask: Mask | None) -> tuple[Value, Mask | None] | None:

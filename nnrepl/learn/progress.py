@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from nnrepl.session.files import write_private
 from nnrepl.session.settings import state_directory
 
 
@@ -55,10 +56,7 @@ def keep_progress(key: str, mark: Mark, path: Path | None = None) -> str:
     known[key] = mark  # the last one in the file is the one that was played last
     text = json.dumps({name: asdict(it) for name, it in known.items()})
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_suffix(".new")
-        beside.write_text(text, encoding="utf-8")
-        beside.replace(path)
+        write_private(path, text)
     except OSError as error:
         return f"how far you have come is not kept: cannot write {path}: {error.strerror}"
     return ""

@@ -80,10 +80,10 @@ class Operand:
         own = self.own(place)
         return quantity(element(self.name, own), self.at(own))
 
-    def row(self, place: Index, axes: Sequence[int], rank: int) -> str:
-        """How the row is written to which a place belongs: `x[0,:]`."""
+    def row(self, place: Index, axes: Sequence[int], rank: int, span: str = ":") -> str:
+        """How the row is written to which a place belongs: `x[0,:]`; the part of it that counts, `x[0,:3]`."""
         own, extra = self.own(place), rank - len(self.shape)
-        parts = [":" if at + extra in axes and self.shape[at] != 1 else str(step) for at, step in enumerate(own)]
+        parts = [span if at + extra in axes and self.shape[at] != 1 else str(step) for at, step in enumerate(own)]
         return f"{self.name}[{','.join(parts)}]" if parts else self.name
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import mlx.core as mx
 
 from nnrepl.ops.bilinear import bilinear
-from nnrepl.ops.entry import Slope, formula
+from nnrepl.ops.entry import Slope, formula, reworded
 from nnrepl.ops.traits import Trait
 
 _WORDS = (
@@ -126,6 +126,7 @@ def _conv_general(
 
 
 _write("conv_general", _TEXT, _conv_general)
+reworded("conv_general", lambda bound: bool(bound["flip"]), _TEXT.replace("{w}[k]", "{w}[−k], turned round"))
 
 
 def _conv_transpose(

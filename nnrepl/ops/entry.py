@@ -180,6 +180,24 @@ def variants(name: str, others: Iterable[Entry]) -> Callable[[Choose], Choose]:
     return write
 
 
+def reworded(name: str, when: Callable[[Mapping[str, Any]], bool], text: str = "", words: str = "",
+             slopes: Mapping[str, str] | None = None) -> None:  # fmt: skip
+    """Say how the rule of an op reads in calls with other options: its symbols, its sentence, its slopes."""
+    before, known = ENTRIES[name].variant, ENTRIES[name].variants
+
+    def other() -> Entry:
+        """As the entry is when it is asked for: what works out its elements may be told later."""
+        usual = ENTRIES[name]
+        told = {symbol: replace(usual.slopes[symbol], text=slope) for symbol, slope in (slopes or {}).items()}
+        return replace(usual, text=text or usual.text, words=words or usual.words, slopes={**usual.slopes, **told},
+                       variants=(), variant=None)  # fmt: skip
+
+    def choose(bound: Mapping[str, Any]) -> Entry:
+        return other() if when(bound) else ENTRIES[name] if before is None else before(bound)
+
+    variants(name, (*known, other()))(choose)
+
+
 def every() -> Iterator[Entry]:
     """All entries, those for other options after the usual one."""
     for entry in ENTRIES.values():

@@ -13,14 +13,14 @@ import mlx.core as mx
 
 from nnrepl.ops.bilinear import bilinear, product_of, sum_of
 from nnrepl.ops.case import Case, Index, Line, Operand
-from nnrepl.ops.entry import Run, Slope, backwards, forwards
+from nnrepl.ops.entry import Run, Slope, backwards, forwards, reworded
 from nnrepl.ops.expression import Node, quantity
 from nnrepl.ops.linear import linear
 from nnrepl.ops.numbers import element
 from nnrepl.ops.pointwise import whole
 from nnrepl.ops.traits import Trait
 
-whole("trace", "a, offset=0, axis1=0, axis2=1, dtype=None", "Σ {a}[i,i]",
+whole("trace", "a, offset=0, axis1=0, axis2=1, dtype=None", "Σ {a}[i, i + {offset}]",
       "Adds up the diagonal. Each number on it gets the whole gradient, all others none.",
       lambda *a, **k: mx.trace(*a, **k), traits=(Trait.REDUCES, Trait.PICKS))  # fmt: skip
 whole("diff", "a, n=1, axis=-1", "{a}[i+1] − {a}[i], {n} time(s) along axis {axis}",
@@ -118,6 +118,12 @@ for _name, _text, _words, _parameters in (
 ):  # fmt: skip
     _matrix(_name, _text, _words, (lambda name: lambda *a, **k: getattr(mx.linalg, name)(*a, **k))(_name[7:]),
             parameters=_parameters)  # fmt: skip
+
+
+reworded("linalg.svd", lambda bound: not bound["compute_uv"], "s with u @ diag(s) @ vᵀ = {a}",
+         "Singular values alone: how much the matrix stretches along each of its axes.")  # fmt: skip
+reworded("linalg.cholesky", lambda bound: bool(bound["upper"]), "U, triangular, with Uᵀ @ U = {a}")
+reworded("linalg.cholesky_inv", lambda bound: bool(bound["upper"]), "({a}ᵀ @ {a})⁻¹")
 
 
 def _sign(order: Sequence[int]) -> int:

@@ -8,7 +8,7 @@ import mlx.core as mx
 
 from nnrepl.ops.bilinear import product_of, sum_of
 from nnrepl.ops.case import Case, Index, Line, Operand
-from nnrepl.ops.entry import Slope, formula, forwards
+from nnrepl.ops.entry import Slope, formula, forwards, reworded
 from nnrepl.ops.expression import Node, quantity
 from nnrepl.ops.numbers import element
 from nnrepl.ops.products import chosen
@@ -97,6 +97,14 @@ def _gather_qmm(
     weights = mx.dequantize(w, scales, biases, group_size, bits, mode, dtype=x.dtype)
     weights = mx.swapaxes(weights, -1, -2) if transpose else weights
     return mx.matmul(chosen(x, lhs_indices), chosen(weights, rhs_indices))
+
+
+for _name, _text in (("quantized_matmul", "{x} @ dequantize({w})"),
+                     ("gather_qmm", "{x}[{lhs_indices}] @ dequantize({w}[{rhs_indices}])")):  # fmt: skip
+    reworded(_name, lambda bound: not bound["transpose"], _text)
+reworded("dequantize", lambda bound: bound["mode"] != "affine" or bound["biases"] is None,
+         "{scales} · q, one scale a group; q: the small numbers in {w}",
+         "Numbers of a few bits become ordinary numbers again: each group of them has a scale.")  # fmt: skip
 
 
 # -- worked out --------------------------------------------------------------------------------------------------------

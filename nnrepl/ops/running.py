@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import mlx.core as mx
 
 from nnrepl.ops.case import Case, Index, Line
-from nnrepl.ops.entry import COMPOSITE, Row, Run, backwards
+from nnrepl.ops.entry import COMPOSITE, Row, Run, backwards, reworded
 from nnrepl.ops.expression import Node, literal
 from nnrepl.ops.pointwise import pointwise
 from nnrepl.ops.traits import Trait
@@ -45,24 +46,33 @@ def _scan(combine: Run, empty: float) -> Run:
 
 
 def _running(name: str, text: str, slopes: dict[str, str], words: str, combine: Run, empty: float) -> None:
+    """Enter a running total. `words` has {up} for which numbers it goes over, which depends on the options."""
     pointwise(
-        name, text, slopes, words, parameters="a, axis=None, reverse=False, inclusive=True", row=RUNNING,
-        kind=COMPOSITE, traits=(Trait.ACCUMULATES,), forward=_scan(combine, empty),
+        name, text, slopes, words.format(up="up to it"), parameters="a, axis=None, reverse=False, inclusive=True",
+        row=RUNNING, kind=COMPOSITE, traits=(Trait.ACCUMULATES,), forward=_scan(combine, empty),
     )  # fmt: skip
+    for (reverse, inclusive), up in (((0, 0), "before it"), ((1, 1), "from it on"), ((1, 0), "behind it")):
+        reworded(name, partial(_goes, reverse, inclusive), words=words.format(up=up))
+
+
+def _goes(reverse: int, inclusive: int, bound: Mapping[str, Any]) -> bool:
+    """Whether a running total goes this way."""
+    return (bool(bound["reverse"]), bool(bound["inclusive"])) == (bool(reverse), bool(inclusive))
 
 
 _running("cumsum", "Σ a", {"a": "Σ g"},
-         "The running total: Σ goes over the numbers up to each place. A number gets the gradients of all totals that "
-         "it is part of.", lambda parts: mx.sum(parts, axis=-1), 0)  # fmt: skip
+         "The running total: each place gets the sum of the numbers {up}. A number gets the gradients of all totals "
+         "that it is part of.", lambda parts: mx.sum(parts, axis=-1), 0)  # fmt: skip
 _running("cumprod", "Π a", {"a": "1 / a · Σ g · y"},
-         "The running product: Π goes over the numbers up to each place. A number's gradient comes from all products "
-         "that it is part of, each without the number itself.", lambda parts: mx.prod(parts, axis=-1), 1)  # fmt: skip
-_running("cummax", "max a", {}, "The largest number so far. Each gradient goes to the number that it was.",
-         lambda parts: mx.max(parts, axis=-1), float("-inf"))  # fmt: skip
-_running("cummin", "min a", {}, "The smallest number so far. Each gradient goes to the number that it was.",
-         lambda parts: mx.min(parts, axis=-1), float("inf"))  # fmt: skip
+         "The running product: each place gets the product of the numbers {up}. A number's gradient comes from all "
+         "products that it is part of, each without the number itself.", lambda parts: mx.prod(parts, axis=-1),
+         1)  # fmt: skip
+_running("cummax", "max a", {}, "Each place gets the largest of the numbers {up}. Each gradient goes to the number "
+         "that it was.", lambda parts: mx.max(parts, axis=-1), float("-inf"))  # fmt: skip
+_running("cummin", "min a", {}, "Each place gets the smallest of the numbers {up}. Each gradient goes to the number "
+         "that it was.", lambda parts: mx.min(parts, axis=-1), float("inf"))  # fmt: skip
 _running("logcumsumexp", "ln(Σ exp(a))", {"a": "exp(a) · Σ g / exp(y)"},
-         "The running soft maximum: Σ goes over the numbers up to each place.",
+         "The running soft maximum: Σ goes over the numbers {up}.",
          lambda parts: mx.logsumexp(parts, axis=-1), float("-inf"))  # fmt: skip
 
 
@@ -71,16 +81,19 @@ def _newest_backward(case: Case, symbol: str, left: str, index: Index) -> Line |
     """A number gets the gradients of all places for which it was the newest largest one."""
     a, y, given = case.operand("a"), case.y[0], case.g[0]
     bound, axis = case.bound, case.bound.get("axis")
-    if given is None or axis is None or bound["reverse"] or not bound["inclusive"]:
+    if given is None or axis is None or not bound["inclusive"]:
         return None
     at = axis % len(a.shape)
     row = [(*index[:at], step, *index[at + 1 :]) for step in range(a.shape[at])]
+    if bound["reverse"]:
+        row.reverse()
+    own_place = row.index(index)
     for operand in (a, y, given):
         operand.want(row)
     own = a.at(index)
     terms = []
-    for place in row[index[at] :]:
-        newer = any(a.at(other) == own for other in row[index[at] + 1 : place[at] + 1])
+    for step, place in enumerate(row[own_place:]):
+        newer = any(a.at(other) == own for other in row[own_place + 1 : own_place + step + 1])
         if y.at(place) == own and not newer:
             terms.append(given.node(place))
     if not terms:

@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from nnrepl.late import late
+
 Scalar = int | float | complex | bool
 
 
@@ -114,9 +116,8 @@ def _sign(a: Any) -> Any:
 def _erfinv(a: Any) -> Any:
     if not -1 < a < 1:
         return math.copysign(math.inf, a) if abs(a) == 1 else math.nan
-    from statistics import NormalDist  # it brings fractions and decimals along, which nothing else needs
-
-    return NormalDist().inv_cdf((a + 1) / 2) / math.sqrt(2)
+    normal = late("statistics").NormalDist()  # it brings fractions and decimals along, which nothing else needs
+    return normal.inv_cdf((a + 1) / 2) / math.sqrt(2)
 
 
 def _extreme(pick: Callable[[Any, Any], Any]) -> Any:

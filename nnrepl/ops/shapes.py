@@ -11,7 +11,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from nnrepl.ops.entry import FIXED, MOVE, Entry, Slope, enter
+from nnrepl.ops.entry import FIXED, MOVE, Entry, Slope, enter, reworded
 from nnrepl.ops.pointwise import whole
 from nnrepl.ops.traits import Trait
 
@@ -103,7 +103,8 @@ for _name, _text, _words, _run in (
     ("contiguous", "{a}", "The same numbers, laid out in order in memory.", mx.contiguous),
     ("as_strided", "windows of {a}", "Reads memory in another pattern: the same numbers may appear several times.",
      lambda a, *args, **kwargs: mx.as_strided(mx.contiguous(a), *args, **kwargs)),
-    ("diagonal", "{a}[i,i]", "The numbers on the diagonal.", mx.diagonal),
+    ("diagonal", "a diagonal of {a}", "The numbers on a diagonal: the main one, or as many beside it as asked for.",
+     mx.diagonal),
     ("diag", "{a} on, or from, the diagonal", "Takes the diagonal of a matrix, or makes a matrix with it.", mx.diag),
     ("tril", "{a}[i,j] where j ≤ i + {k}, else 0", "Keeps the lower triangle; the rest becomes 0.", mx.tril),
     ("triu", "{a}[i,j] where j ≥ i + {k}, else 0", "Keeps the upper triangle; the rest becomes 0.", mx.triu),
@@ -170,9 +171,11 @@ def _pad_slope(
 
 
 enter(Entry("pad", "{a} with a border of {constant_values}",
-            "Puts a border around. The border's gradient goes nowhere (or, where it repeats "
-            "numbers of a, back to them).", _pad, {"a": Slope("{g} without its border", _pad_slope)}, MOVE,
-            traits=frozenset({Trait.JOINS})))  # fmt: skip
+            "Puts a border around. The border's gradient goes nowhere.", _pad,
+            {"a": Slope("{g} without its border", _pad_slope)}, MOVE, traits=frozenset({Trait.JOINS})))  # fmt: skip
+reworded("pad", lambda bound: bound["mode"] != "constant", "{a} with its numbers at the edge repeated around it",
+         "Puts a border around, which repeats numbers of a: its gradient is added to theirs.",
+         {"a": "{g} without its border, and that of the border added to the numbers it repeats"})  # fmt: skip
 
 
 def _depends(inputs: Any, dependencies: Any) -> Any:

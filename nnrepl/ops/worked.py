@@ -149,12 +149,25 @@ class Rows:
 
         def change(part: Node) -> Node | None:
             if part.kind == "symbol" and part.text in self.tensors:
-                return Node("symbol", text=self.tensors[part.text].row(place, self.axes, len(self.whole)))
+                row = self.tensors[part.text].row(place, self.axes, len(self.whole), self._span(place))
+                return Node("symbol", text=row)
             if part.kind == "symbol" and part.text in self.case.bound:
                 return Node("symbol", text=number(self.case.bound[part.text]))
             return None
 
         return tree.mapped(change)
+
+    def _span(self, place: Index) -> str:
+        """Which part of its row counts at a place, as a slice."""
+        if not self.row.running:
+            return ":"
+        at = self.axes[0]
+        steps = [reached[at] for reached in self._reached(place)]
+        if not steps:
+            return ":0"
+        start = str(steps[0]) if steps[0] else ""
+        end = str(steps[-1] + 1) if steps[-1] + 1 < self.whole[at] else ""
+        return f"{start}:{end}"
 
     @property
     def epsilon(self) -> float:
@@ -194,7 +207,7 @@ class _Squeezed(Operand):
         short = tuple(step for at, step in enumerate(own) if at not in self.axes)
         return quantity(element(self.name, short), self.at(own))
 
-    def row(self, place: Index, axes: Sequence[int], rank: int) -> str:
+    def row(self, place: Index, axes: Sequence[int], rank: int, span: str = ":") -> str:
         own = self.own(place)
         return element(self.name, tuple(step for at, step in enumerate(own) if at not in self.axes))
 

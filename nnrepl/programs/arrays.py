@@ -12,6 +12,7 @@ from typing import Any
 
 import mlx.core as mx
 
+from nnrepl.late import late
 from nnrepl.session.errors import UserError
 
 SUFFIX = ".safetensors"
@@ -202,7 +203,7 @@ def read_npz(path: str) -> dict[str, Callable[[], mx.array | None]]:
     """
     check_regular(path)
     try:
-        import numpy as np
+        np = late("numpy")
     except ImportError:
         raise UserError(f"reading {path} needs NumPy: pip install numpy, or write it as safetensors") from None
     try:

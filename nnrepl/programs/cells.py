@@ -8,6 +8,7 @@ import inspect
 from types import CodeType
 from typing import Any
 
+from nnrepl.late import late
 from nnrepl.timeline.cells import Cell
 
 _AT_HAND = {"mx": "mlx.core", "nn": "mlx.nn", "optim": "mlx.optimizers"}
@@ -23,9 +24,8 @@ class Loop:
         """Run code that may be a coroutine."""
         result = eval(code, namespace)
         if code.co_flags & inspect.CO_COROUTINE:
-            import asyncio  # it takes long to load, and few programs need it
-
-            self._loop = self._loop or asyncio.new_event_loop()
+            # asyncio takes long to load, and few programs need it
+            self._loop = self._loop or late("asyncio").new_event_loop()
             self._loop.run_until_complete(result)
 
 

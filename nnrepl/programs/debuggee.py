@@ -17,6 +17,7 @@ from nnrepl.programs.cells import is_leaving, needed, run_cell
 from nnrepl.programs.exceptions import clean_walks, print_exception
 from nnrepl.programs.reload import Reloader
 from nnrepl.programs.script import Script, forget_modules, reset_stdin
+from nnrepl.programs.shadows import leave_names
 from nnrepl.programs.written import Written
 from nnrepl.record.intake import Unwinding
 from nnrepl.record.intercept import recording
@@ -77,12 +78,18 @@ class Debuggee:
         self.provided: list[str] = []
         session.debuggee = self
         self._modules = frozenset(sys.modules)
+        self._leave_names()
         self._written = Written()
         self._random = (random.getstate(), _numpy_state(), mx.random.state[0])  # type: ignore[index]
 
     def _take(self, script: Script) -> None:
         self.script = script
         self.session.files = None if self._live else Reloader(script.kept, script.on_disk)
+
+    def _leave_names(self) -> None:
+        """Let the program's imports find the files that lie beside it, where it begins in a folder of its own."""
+        if not self._live:
+            self._modules -= leave_names(self.script.folder)
 
     def run(self) -> BaseException | None:
         """Run, until the user has had enough. Returns what ended the program: None, SystemExit, its exception.
@@ -246,6 +253,7 @@ class Debuggee:
         """Another program takes the place of this one."""
         self._reset()
         self._take(script)
+        self._leave_names()
         said = (f"{script.title}: running to its first op", *script.notes, self.session.on_load(script.path))
         for line in filter(None, said):
             self.session.hooks.announce(line)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import json
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
@@ -64,8 +65,6 @@ class JSON(Shown):
     """A tree of plain values."""
 
     def __str__(self) -> str:
-        import json
-
         return self.data if isinstance(self.data, str) else json.dumps(self.data, indent=2, default=str)
 
     __repr__ = __str__

@@ -10,6 +10,7 @@ import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from nnrepl.late import late
 from nnrepl.record.source import register_cell
 
 
@@ -43,13 +44,13 @@ def read_notebook(path: str, *, known: bool = False) -> Notebook:
     """
     text = Path(path).read_text(encoding="utf-8", errors="replace")
     try:
-        import nbformat
+        nbformat = late("nbformat")
     except ImportError:
         raise ValueError("reading notebooks needs nbformat: pip install 'nnrepl[notebook]'") from None
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about cells without ids, which nobody here needs
-            document = nbformat.reads(text, as_version=4)  # type: ignore[no-untyped-call]
+            document = nbformat.reads(text, as_version=4)
         sources = [str(cell.source) for cell in document.cells if cell.cell_type == "code"]
     except Exception:  # nbformat raises whatever its parsers raise
         raise ValueError(f"{path} is not a notebook: it does not hold a notebook's JSON") from None

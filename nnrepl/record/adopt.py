@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import mlx.core as mx
 
 from nnrepl.record.graph import read_graph
+from nnrepl.record.objects import object_of
 from nnrepl.record.stack import is_module
 from nnrepl.record.variables import first_argument, variables_of
 from nnrepl.tape import Hole, Value, is_evaluated
@@ -84,11 +85,12 @@ def computed_from(recorder: Recorder, array: mx.array, since: int = 0) -> tuple[
         value for value in alive if value.held is not None and value.op is not None and value.op.position >= since
     ]
     values += wrt
-    primitives, nodes = read_graph([array, *(value.array for value in values)])
+    before = _from_before(recorder, since) if since else []
+    primitives, nodes = read_graph([array, *(value.array for value in values), *before])
     made_by = {name: made for made in primitives for name in made.outputs}
     known = dict(zip(nodes[1:], values))
-    if since:  # `astype` to the same dtype gives back what came in, which was there before
-        known = {name: value for name, value in known.items() if name in made_by}
+    for name in nodes[1 + len(values) :]:  # `astype` to the same dtype gives back what came in
+        known.pop(name, None)
     pending, seen = [nodes[0]], set()
     while pending:
         name = pending.pop()
@@ -98,6 +100,17 @@ def computed_from(recorder: Recorder, array: mx.array, since: int = 0) -> tuple[
             seen.add(name)
             pending.extend(made_by[name].inputs)
     return None, False
+
+
+def _from_before(recorder: Recorder, since: int) -> list[mx.array]:
+    """The lazy arrays of the program's that stand for what had been made before a position of the tape."""
+    found = []
+    for key, value in recorder.live.copy().items():
+        if value.op is None or value.op.position < since:
+            array = object_of(recorder, key, value)
+            if array is not None and not is_evaluated(array):
+                found.append(array)
+    return found
 
 
 def parameter_path(array: mx.array, frame: FrameType | None) -> str | None:

@@ -9,7 +9,7 @@ import functools
 import gc
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from threading import get_ident
 from typing import Any
 
@@ -19,17 +19,25 @@ from nnrepl.record import before, catalog, compiled, custom, opaque, special, st
 from nnrepl.record.catalog import Callee
 from nnrepl.record.native import IN_PLACE, Levels, in_place, optimizers, update_hook
 from nnrepl.record.patches import Patches
-from nnrepl.record.recorder import OPAQUE, RECORD, Recorder, installed
+from nnrepl.record.recorder import OPAQUE, RECORD, Recorder, aside, current, installed
 from nnrepl.record.tracing import check_evaluation
 from nnrepl.tape import Operation, collector
 
 _getframe = sys._getframe
+_RANDOM_STATE: Any = mx.random.state
 
 
 @contextmanager
 def recording(recorder: Recorder) -> Iterator[Recorder]:
-    """Record everything that happens inside. Afterwards MLX is what it was before, to the object."""
-    with installed(recorder):
+    """Record everything that happens inside. Afterwards MLX is what it was before, to the object.
+
+    Where something is recorded already (a program that calls `nnrepl.trace` runs under nnrepl), that pauses meanwhile.
+
+    Raises:
+        RuntimeError: In another thread than the one that is recorded.
+    """
+    outer = current()
+    with nullcontext() if outer is None else paused(outer), installed(recorder):
         recorder.compiling = compiled.compiling()
         levels = Levels(recorder, lambda patches: _install(recorder, patches), _install_calls)
         try:
@@ -37,6 +45,19 @@ def recording(recorder: Recorder) -> Iterator[Recorder]:
             yield recorder
         finally:
             levels.undo()
+
+
+@contextmanager
+def paused(outer: Recorder) -> Iterator[None]:
+    """While this lasts MLX is as it was before a recorder was put in. What is drawn meanwhile is noticed."""
+    levels = outer.levels
+    if levels is None or outer.thread != get_ident():
+        raise RuntimeError("nnrepl records another thread already; there can be one recording at a time")
+    state = _RANDOM_STATE[0]
+    with outer.muted(), levels.out(), aside(outer):
+        yield
+    if _RANDOM_STATE[0] is not state:
+        outer.seeded(("recorded", outer.draws))
 
 
 def _install_calls(levels: Levels, patches: Patches) -> None:

@@ -110,11 +110,11 @@ class ProgramNames:
             return
         if value.tangent_of is not None:
             yield f"the tangent of {value.tangent_of.name}"
+        home = self.homes.of(value)
         if value.op in self.tape.notes.edits and value.label is not None:
             yield value.label
         elif value.op is not None:
-            placed = self.placed(value)
-            home = self.homes.of(value)
+            placed = None if home is None else self.placed(value, home)
             shared = None
             if home is not None and is_module_type(home.holder.kind):  # `weight`, as its layer's __init__ calls it
                 shared = self.homes.path(home)[1]
@@ -131,7 +131,7 @@ class ProgramNames:
                 if qualified is not None:
                     yield qualified
             yield label
-        elif len(homes := self.homes.all_of(value)) > 1:
+        elif home is not None and len(homes := self.homes.all_of(value)) > 1:
             yield from filter(None, (self.placed(value, home) for home in homes))
 
     @property
@@ -219,8 +219,9 @@ class ProgramNames:
         seen = bindings.seen
         path = [scope for scope in _path(op.scope)[::-1] if not _hands_on(scope.code)]
         bound = bindings.first_names(path, value)
-        expected = (one for one in self._expected(op, value.slot) if seen.get(one[0], -1) <= op.position)
-        for scope, name in chain(bound, expected):
+        over = all([seen.get(scope, -1) > op.position for scope in path])  # all of them have been looked at since
+        expected = () if over else self._expected(op, value.slot)
+        for scope, name in chain(bound, (one for one in expected if seen.get(one[0], -1) <= op.position)):
             shown = self._state_name(op, name) or self._in_module(name, scope)
             if _in_layer(scope):
                 inner.append((-scope.depth, shown))

@@ -118,6 +118,18 @@ class Levels:
         """Take out what is in."""
         self._patches.undo()
 
+    @contextmanager
+    def out(self) -> Iterator[None]:
+        """While this lasts nothing is noticed: MLX is as it was before."""
+        self._patches.undo()
+        try:
+            yield
+        finally:
+            if self._sparse:
+                self._calls(self, self._patches)
+            else:
+                self._everything(self._patches)
+
     @property
     def native(self) -> bool:
         """Whether calls only are noticed."""

@@ -484,10 +484,19 @@ def noticing() -> Levels | None:
 
 
 @contextmanager
+def aside(recorder: Recorder) -> Iterator[None]:
+    """While this lasts a recorder is not the current one, though it goes on later."""
+    at = _installed.index(recorder)
+    del _installed[at]
+    try:
+        yield
+    finally:
+        _installed.insert(at, recorder)
+
+
+@contextmanager
 def installed(recorder: Recorder) -> Iterator[None]:
     """Make a recorder the current one, and close it at the end."""
-    if _installed:
-        raise RuntimeError("nnrepl is recording already; there can be one recording at a time")
     _installed.append(recorder)
     try:
         yield

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from itertools import permutations
 
 from nnrepl.session.errors import UserError
@@ -350,8 +351,6 @@ def order(value: Value, part: Stretch) -> tuple[int, int]:
 
 
 def _close(name: str, known: Mapping[str, Shape]) -> str:
-    from difflib import get_close_matches
-
     close = get_close_matches(name, known, 1)
     return f"; did you mean {close[0]}?" if close else ""
 

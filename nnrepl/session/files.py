@@ -63,11 +63,9 @@ def write_private(path: Path, text: str) -> None:
 
 def private_directory(path: Path) -> None:
     """Make a directory into which only the user may look, and those above it that are missing. Raises OSError."""
-    if not path.is_dir():
-        missing = next((part for part in path.parents if part.name == "nnrepl" and not part.is_dir()), None)
-        if missing is not None:
-            missing.mkdir(mode=0o700, parents=True, exist_ok=True)
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for part in reversed((path, *path.parents)):
+        if not part.is_dir():
+            part.mkdir(mode=0o700, exist_ok=True)  # `parents=True` makes those above as the umask has it
 
 
 @contextmanager

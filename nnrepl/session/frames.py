@@ -11,7 +11,7 @@ import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
-from types import FunctionType, ModuleType
+from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
 import mlx.core as mx
@@ -240,11 +240,10 @@ class Frames:
     def left_behind(self, name: str, position: int) -> Held | None:
         """What calls that have returned held under a name: of this pass, else of this step, if it is one tensor; an
         older one is not given, only named."""
-        versions = self._other_calls(name)
-        if not versions or not self.tape.passes:
+        here, ahead = self.tape.bindings.newest(name, position, _is_own)
+        if not (here or ahead) or not self.tape.passes:
             return None
         part, steps = self.tape.pass_at(position), self.tape.steps
-        here = [one for one in versions if one[0] <= position and is_made(one[2], position)]
         number = steps.number_at(min(position, max(len(self.tape) - 1, 0)))
         now = [one for one in here if steps.number_at(self._made_at(one)) == number]
         now = [one for one in now if self._pass_of(one[2], one[0]) is part] or now
@@ -255,7 +254,6 @@ class Frames:
         if found:
             many = [f"{self.caller(step)}{self.address(name, value)}" for step, value in list(last.items())[:6]]
             raise UserError(f"{name} is a variable of {len(last)} calls that have returned: {', '.join(many)}")
-        ahead = next((one for one in versions if not is_made(one[2], position)), None)
         maker = None
         if ahead is not None and steps.number_at(self._made_at(ahead)) == number:
             maker = ahead[2].op
@@ -272,21 +270,13 @@ class Frames:
         at, _, value = one
         return at if value.op is None else value.op.position
 
-    def _other_calls(self, name: str) -> list[tuple[int, Activation, Value]]:
-        found = self.tape.bindings.called(name)
-        return [one for one in found if not sources.is_library(one[1].code.co_filename)]
-
     def _last(self, name: str, position: int, step: Activation) -> tuple[str, Value | None, str]:
         """The last tensor that a variable of this name held in another call of the same function, with its address
         and whose it is."""
-        found = [
-            (other, value)
-            for at, other, value in self.tape.bindings.called(name)
-            if at <= position and other.code is step.code and is_made(value, position)
-        ]
+        found, _ = self.tape.bindings.newest(name, position, lambda code: code is step.code)
         if not found:
             return "", None, ""
-        other, value = found[-1]
+        _, other, value = found[-1]
         whose = self.whose(value, position) or self.caller(other).rstrip()
         return self.address(name, value), value, whose
 
@@ -324,6 +314,10 @@ def _has(step: Activation, name: str) -> bool:
     """Whether a name is a variable of a function's own."""
     code = step.code
     return bool(code.co_flags & _OPTIMIZED) and (name in variables_of(code) or name in code.co_varnames)
+
+
+def _is_own(code: CodeType) -> bool:
+    return not sources.is_library(code.co_filename)
 
 
 def _gives(part: Pass, step: Activation) -> bool:

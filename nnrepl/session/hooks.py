@@ -27,6 +27,7 @@ class Stop(Face):
         passed: The op that was just gone over, if it was a motion from op to op.
         error: The exception, where one is the reason.
         missed: What was sought and not found, in words.
+        failed: Whether what the user wanted could not be done; the reason says why.
         hits: The breakpoints, watches and catches that were hit.
         session: Whose stop it is, if that is to be shown.
     """
@@ -37,6 +38,7 @@ class Stop(Face):
     error: BaseException | None = None
     missed: str = ""
     hits: tuple[Hit, ...] = ()
+    failed: bool = False
     session: Any = field(default=None, repr=False, compare=False)
 
     def __repr__(self) -> str:

@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
+from fnmatch import fnmatchcase
 from typing import Any
 
 from nnrepl.record.names import ProgramNames
@@ -332,8 +333,6 @@ def _missing_module(word: str, here: Here) -> None:
 
 
 def _fits(path: str, pattern: str) -> bool:
-    from fnmatch import fnmatchcase
-
     return bool(path) and fnmatchcase(path, pattern)
 
 

@@ -162,7 +162,7 @@ class Session(Standing):
 
     def may_run_natively(self) -> bool:
         """Listener: whether calls may run natively."""
-        return bool(self.settings["native"] == "on")
+        return natively.may_run(self)
 
     def not_updated(self) -> None:
         """Listener: natively, one gradient call follows another."""
@@ -231,7 +231,7 @@ class Session(Standing):
         if now.interrupted:
             self.recorder.intake, self.opening = RECORDING, None
             self.changes.adrift()
-            self.arrive(self.cursor, now.why)
+            self.arrive(self.cursor, now.why, failed=True)
         elif found is None:
             self.hooks.cursor_moved(len(self.tape))
             return
@@ -329,7 +329,7 @@ class Session(Standing):
         """The program could not be run again: the user may look at what there is."""
         self.restarts = self.changes.restarts = None
         self.course.strand()
-        self.arrive(min(self.cursor, len(self.tape)), why)
+        self.arrive(min(self.cursor, len(self.tape)), why, failed=True)
         self.give_floor()
 
     # -- moving --------------------------------------------------------------------------------------------
@@ -343,8 +343,10 @@ class Session(Standing):
         missed: str = "",
         hits: tuple[Hit, ...] = (),
         by: goals.Goal | None = None,
+        failed: bool = False,
     ) -> None:
-        if self.waits and position < len(self.tape) and isinstance(self.tape.ops[position], ClosedOp):
+        is_closed = position < len(self.tape) and isinstance(self.tape.ops[position], ClosedOp)
+        if is_closed and self.waits and not failed:
             closed.open_at(self, position)
         before, self.cursor = self.cursor, position
         timeline = self.changes.timelines.current
@@ -355,7 +357,7 @@ class Session(Standing):
         stepped = isinstance(by, goals.Stepping) and before < position
         first = before if isinstance(by, goals.Telling) else position - 1
         passed = tuple(self.tape.ops[first:position]) if stepped and position <= len(self.tape) else ()
-        self.course.rest(Stop(reason, position, passed, error, missed, hits, self))
+        self.course.rest(Stop(reason, position, passed, error, missed, hits, failed, self))
         self.hooks.cursor_moved(position)
 
     def forward(self, goal: goals.Goal) -> None:
@@ -416,15 +418,18 @@ class Session(Standing):
         Raises Restart through the program, UserError without one or if a file does not parse.
         """
         if self.recorder is None or not self._whole:
-            raise UserError("there is no program here that nnrepl could run again; nnrepl PROGRAM has one")
+            said = "there is no program here that nnrepl could run again; nnrepl PROGRAM has one"
+            raise UserError(self.changes.closed or said)
         if self.files is not None:
             self.files.read_again()
         self.hooks.unwinding()
         hold_on()
         raise Restart
 
-    def close(self) -> None:
-        """Nothing runs any more, and nothing can run again: from now on one looks, and changes nothing."""
+    def close(self, why: str = "") -> None:
+        """Nothing runs any more, and nothing can run again: from now on one looks, and changes nothing. `why` is said
+        to whoever tries."""
+        self.changes.closed = why
         self.recorder = self.restarts = self.changes.restarts = None
 
     def quit(self) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from nnrepl.session.errors import UserError
-from nnrepl.session.files import write_text
+from nnrepl.session.files import write_private
 from nnrepl.tape import SKIPPED
 from nnrepl.timeline.history import default_budget, parse_size
 
@@ -169,7 +169,6 @@ def save_settings(path: Path, settings: dict[str, Any]) -> None:
     """Write what is different from the defaults. Raises UserError if that is not possible."""
     lines = [f"{name} {settings[name]}" for name in SETTINGS if settings[name] != SETTINGS[name].default]
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, "".join(f"{line}\n" for line in lines))
+        write_private(path, "".join(f"{line}\n" for line in lines))
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}") from None

@@ -71,6 +71,10 @@ class Standing(Motions):
         """Let the user look around, until the program is to go on."""
         raise NotImplementedError
 
+    def may_run_natively(self) -> bool:
+        """Whether calls may run natively."""
+        raise NotImplementedError
+
     def call_left(self) -> None:
         """A call has been made that is closed on the tape, or was."""
         raise NotImplementedError

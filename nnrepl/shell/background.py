@@ -14,6 +14,7 @@ import sys
 import time
 from typing import Any
 
+from nnrepl.late import late
 from nnrepl.session.settings import adopt_settings, config_file, load_settings
 
 PATIENCE = 0.5
@@ -70,7 +71,7 @@ def ask(given: int, shown: int, patience: float = PATIENCE) -> bytes:
     Raises:
         ImportError, OSError: If there is no terminal that can be asked.
     """
-    import termios
+    termios = late("termios")
 
     if select.select([given], [], [], 0)[0]:
         return b""  # somebody types already: that is not to be mistaken for an answer

@@ -128,7 +128,7 @@ def recording() -> Iterator[Recorded]:
     Afterwards MLX is what it was before. An exception passes through; `post_mortem()` then shows the way to it.
 
     Raises:
-        RuntimeError: Inside of another recording.
+        RuntimeError: While another thread is recorded.
     """
     names = ProgramNames()
     tape = names.tape

@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator
 from typing import IO, Any, cast
 
+from rich.cells import cell_len
 from rich.console import Console, RenderableType
 from rich.segment import Segment, Segments
 from rich.text import Text
@@ -28,7 +29,7 @@ from nnrepl.shell.breaking import Breaking
 from nnrepl.shell.notebook import CellReader, in_notebook, notebook_console
 from nnrepl.shell.progress import Progress
 from nnrepl.shell.readers import Pipe, Reader, continued, prompt_of
-from nnrepl.view.signs import encodable, harmless, without_codes
+from nnrepl.view.signs import encodable, fitting, harmless, without_codes
 from nnrepl.view.theme import THEMES
 
 PLAIN_WIDTH = 100
@@ -132,6 +133,8 @@ _MEND = (
 
 def lines_of(console: Console, renderable: RenderableType) -> Iterable[list[Segment]]:
     """The lines of something, made one after another as they are asked for."""
+    if not console.encoding.startswith("utf"):
+        return fitting(console, renderable)
     return Segment.split_lines(without_codes(console.render(renderable, console.options.update(height=None))))
 
 
@@ -211,7 +214,10 @@ class Shell(Breaking, Hooks):
     def _greet(self) -> None:
         """Show the banner, once: at the beginning, however long the program computes before its first op."""
         if self.banner:
-            self.console.print(Text(harmless(self.banner)), soft_wrap=not self.console.is_terminal)
+            text = harmless(self.banner)
+            if self.console.is_terminal and cell_len(text.splitlines()[0]) > self.console.width:
+                text = "\n".join(text.rsplit(" · ", 1))  # what to type stands together
+            self.console.print(Text(text), soft_wrap=not self.console.is_terminal)
             self.show(Text(""))
             self.banner = ""
 
@@ -313,9 +319,10 @@ class Shell(Breaking, Hooks):
             self.interpreter.pass_over()
             self.interpreter.due.appendleft(line)
             return
-        self.failed |= stop.reason in (CELL_DONE, CELL_FAILED) and stop.error is not None
+        self.failed |= stop.failed or (stop.reason in (CELL_DONE, CELL_FAILED) and stop.error is not None)
         if self.quiet and not (stop.hits or stop.missed or stop.reason == CELL_FAILED):
             self.show(self.interpreter.news())
+            self.show(Text(stop.reason, style="warning") if stop.failed else None)
             self.interpreter.pass_over()
             return
         self._greet()
@@ -376,6 +383,7 @@ class Shell(Breaking, Hooks):
     def run(self, line: str) -> None:
         """Run one line and show what it gives; what goes wrong is one line."""
         self.interpreter.log.typed(line.strip())
+        self.interpreter.answers.begin()
         self._progress.begin()
         try:
             try:
@@ -431,6 +439,7 @@ class Shell(Breaking, Hooks):
         if screen is not None:
             self._logged(renderable, screen.show(renderable))
             return
+        self.interpreter.answers.showed(renderable)
         self._end_line()
         theme = self.session.settings["theme"]
         if theme != self._theme:

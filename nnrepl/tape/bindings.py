@@ -7,7 +7,7 @@ module or an object with attributes, as a weak reference where the tape must not
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from operator import itemgetter
 from types import CodeType
 from typing import TYPE_CHECKING, Any
@@ -323,14 +323,35 @@ class Bindings:
     def noted(self, name: str, fits: Callable[[CodeType], bool]) -> list[tuple[int, Activation, Any]]:
         """All that a variable of this name held (UNBOUND where it was deleted) in the calls of such code, with the call
         and from which position on."""
-        tracks = [
-            self._of(scope, name)
-            for code, scopes in self._codes.items()
-            if fits(code) and _has_variable(code, name)
-            for scope in scopes
-        ]
+        tracks = list(self._tracks(name, fits))
         entries = [(at, scope, thing) for track in tracks for at, scope, _, thing in track]
         return sorted(entries, key=_position) if len(tracks) > 1 else entries
+
+    def newest(
+        self, name: str, position: int, fits: Callable[[CodeType], bool]
+    ) -> tuple[list[tuple[int, Activation, Value]], tuple[int, Activation, Value] | None]:
+        """Of each call of such code the last tensor that a variable held and that is made when the cursor stands at
+        `position`, in order; and the first one held after that is not made yet (None if there is none)."""
+        last: list[tuple[int, Activation, Value]] = []
+        ahead: list[tuple[int, Activation, Value]] = []
+        for track in self._tracks(name, fits):
+            found = bisect_right(track, position, key=_position)
+            at = found - 1
+            while at >= 0 and not _is_made(track[at][3], position):
+                at -= 1
+            if at >= 0:
+                last.append((track[at][0], track[at][1], track[at][3]))
+            while found < len(track) and not _is_ahead(track[found][3], position):
+                found += 1
+            if found < len(track):
+                ahead.append((track[found][0], track[found][1], track[found][3]))
+        return sorted(last, key=_position), min(ahead, key=_position, default=None)
+
+    def _tracks(self, name: str, fits: Callable[[CodeType], bool]) -> Iterator[list[Entry]]:
+        """What a variable of this name held, in each call of such code."""
+        for code, scopes in self._codes.items():
+            if fits(code) and _has_variable(code, name):
+                yield from (self._of(scope, name) for scope in scopes)
 
     def names(self) -> list[str]:
         """The names of all variables that are noted."""
@@ -340,6 +361,14 @@ class Bindings:
 def is_module(code: CodeType) -> bool:
     """Whether it is the code of a module or of a cell, which sets global variables."""
     return not code.co_flags & _OPTIMIZED
+
+
+def _is_made(thing: Any, position: int) -> bool:
+    return isinstance(thing, Value) and (thing.op is None or thing.op.position < position)
+
+
+def _is_ahead(thing: Any, position: int) -> bool:
+    return isinstance(thing, Value) and thing.op is not None and thing.op.position >= position
 
 
 def _has_variable(code: CodeType, name: str) -> bool:

@@ -73,6 +73,8 @@ def _gradients_first(op: BackwardOp) -> list[Value]:
     return gradients or list(op.inputs)
 
 
+_ROOM = 30
+"""A result without a name is shown by its shape where so many columns are left."""
 _LEAST = 8
 """In fewer columns than this what goes into an op is not shown at all."""
 
@@ -84,6 +86,8 @@ def flow_text(op: Op, room: int) -> Text:
     text = Text()
     for inputs, shapes, dtype in ((True, True, True), (True, True, False), (False, True, False), (False, False, False)):
         text, out = inputs_text(op, inputs), outputs_text(op, shapes, dtype)
+        if not out and (bare := outputs_text(op, dtype=False)).cell_len + _ROOM <= room:
+            out = bare  # what has no name has its shape
         if op.error is not None:
             out = Text(f"✗  {type(op.error).__name__}", style="error")
         arrow = ("  →  " if op.error is None else "  ") if out else ""

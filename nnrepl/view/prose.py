@@ -12,6 +12,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from nnrepl.late import late
+
 if TYPE_CHECKING:
     from markdown_it import MarkdownIt
     from markdown_it.token import Token
@@ -37,9 +39,8 @@ def line(text: str) -> Text:
 
 @lru_cache(1)
 def _reader() -> MarkdownIt:
-    from markdown_it import MarkdownIt  # 60 modules, which a start without prose does not need
-
-    return MarkdownIt("commonmark").enable("table")
+    reader: MarkdownIt = late("markdown_it").MarkdownIt("commonmark")  # 60 modules, which a start does not need
+    return reader.enable("table")
 
 
 def _blocks(tokens: Sequence[Token]) -> list[RenderableType]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Iterable, Iterator
 
+from rich.console import Console, RenderableType
 from rich.segment import Segment
 
 _PICTURES = {code: chr(0x2400 + code) for code in range(32) if code not in (9, 10)}
@@ -54,6 +55,28 @@ def encodable(text: str, encoding: str) -> str:
     except LookupError:  # an encoding that Python does not know
         return encodable(text, "ascii")
     return text
+
+
+def fitting(console: Console, renderable: RenderableType) -> Iterator[list[Segment]]:
+    """The lines of something for an output that has not every sign. What stands for a sign may be longer (`||`,
+    `sqrt `): it is laid out for as many columns less as it takes for all of it to fit."""
+    width = console.width
+    while True:
+        segments = console.render(renderable, console.options.update(width=width, height=None))
+        shown = [_encoded(segment, console.encoding) for segment in without_codes(segments)]
+        lines = list(Segment.split_lines(shown))
+        over = max((Segment.get_line_length(line) for line in lines), default=0) - console.width
+        if over <= 0 or width <= _NARROWEST:
+            return iter(lines)
+        width = max(width - over, _NARROWEST)
+
+
+_NARROWEST = 20
+"""Nothing is laid out for fewer columns than this because of longer signs."""
+
+
+def _encoded(segment: Segment, encoding: str) -> Segment:
+    return segment if segment.control else Segment(encodable(segment.text, encoding), segment.style)
 
 
 def _one(sign: str, encoding: str) -> str:

@@ -134,6 +134,7 @@ Results of a step are shown if they are small (config peek). In lists: ● evalu
   F5               continue         Shift-F5         reverse-continue
   Tab              complete         Right            take the grey suggestion
   Up, Down         what was typed before, and begins so; Ctrl-R searches it
+  Ctrl-L           the last answer again, for the width that the terminal has now
   Alt-Enter        a further line   Ctrl-X Ctrl-E    the line in an editor
   F1               help with the word before the cursor; else with where one stands
   F4               emacs or vi keys
@@ -165,7 +166,7 @@ Session files: export writes what was shown.""",
 ALIASES = {
     "break points": "breakpoints", "stops": "breakpoints", "watchpoints": "breakpoints", "catching": "breakpoints",
     "expressions": "names", "values": "names", "gradients": "names", "versions": "names", "motion": "motions",
-    "moving": "motions", "place": "places", "edits": "changes", "editing": "changes", "timelines": "changes",
+    "moving": "motions", "edits": "changes", "editing": "changes", "timelines": "changes",
     "formats": "tensors", "tensor": "tensors", "looking": "tensors", "shortcuts": "keys", "settings": "files",
     "history": "files", "configuration": "files", "syntax": "python", "vmap": "inside", "jvp": "inside",
     "nested": "inside", "samples": "inside",

@@ -16,6 +16,8 @@ import pytest
 
 from nnrepl.cli import main
 from tests.closed.programs import COMPILED, HEAD, PROGRAMS
+from tests.closed.walks import KINDS, walk
+from tests.support import plain_python
 
 TOLD = """
 told = []
@@ -182,3 +184,32 @@ def test_a_condition_on_the_loss_is_asked_without_recording(name: str, tmp_path:
     shown = play(tmp_path / "train.py", below[0], "p i", "continue", "goto start", below[1], "p i", "p loss.item()")
     assert re.findall(r"^i = (\d+)", shown, re.MULTILINE) == [str(first), str(second)]
     assert re.findall(r"loss.item\(\) = (.*)", shown) == [str(losses[second][1])]
+
+
+@pytest.mark.parametrize(("kind", "seed"), [("lazy", 1), ("lazy", 10), ("whole", 6), ("batches", 3), ("nested", 1)])
+def test_walks_show_what_a_plain_program_tells(kind: str, seed: int, tmp_path: Path) -> None:
+    """Steps are opened before and behind edits, on any timeline; natively and recorded."""
+    (tmp_path / "train.py").write_text(HEAD + KINDS[kind])
+    made = walk(kind, seed)
+    commands = [part for line in made.commands for part in ("-c", line)]
+    shown = captured("--batch", *commands, str(tmp_path / "train.py"))
+    assert [int(number) for number in re.findall(r"\.item\(\) =\s+(\d+)", shown)] == made.numbers
+
+
+def test_a_timeline_is_opened_before_its_edit(tmp_path: Path) -> None:
+    program = HEAD + KINDS["batches"]
+    (tmp_path / "train.py").write_text(program)
+    lines = ["continue", "goto step 7", "until tanh", "step", "z = z * 2", "continue", "goto step 3", "p i",
+             "opt.learning_rate = 0.5", "undo", "timelines", "goto step 8", "timeline 1", "p i", "undo"]  # fmt: skip
+    shown = captured("--batch", *[part for line in lines for part in ("-c", line)], str(tmp_path / "train.py"))
+    assert re.findall(r"^i = (\d+)", shown, re.MULTILINE) == ["2", "7"]
+    assert re.search(r"z = z \* 2 +before 7#", shown)
+    assert "cannot" not in shown
+
+
+def test_what_cannot_run_again_is_recorded(tmp_path: Path) -> None:
+    """Under `set_trace` nobody could open a step."""
+    program = (HEAD + KINDS["whole"]).replace("for i in", "import nnrepl; nnrepl.set_trace()\nfor i in")
+    (tmp_path / "train.py").write_text(program)
+    shown = plain_python("train.py", stdin="until step 5\ngoto step 3\np i\nq\n", cwd=tmp_path).stdout
+    assert re.search(r"^i = 2$", shown, re.MULTILINE), shown

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
-import numpy as np
 import pytest
 
 import nnrepl
@@ -387,64 +386,6 @@ def test_compositions_are_explained_as_a_whole() -> None:
 
 def test_signatures_are_read() -> None:
     assert list(signature("a, axis=None").parameters) == ["a", "axis"]
-
-
-SQUARE = mx.array([[4.0, 1.0, -0.5], [1.0, 3.0, 0.25], [-0.5, 0.25, 2.0]])
-TALL = mx.array([[1.0, 2.0], [-0.5, 1.5], [3.0, 0.25]])
-MATRICES: dict[str, Callable[[], Any]] = {
-    "inv": lambda: mx.linalg.inv(SQUARE), "tri_inv": lambda: mx.linalg.tri_inv(mx.tril(SQUARE)),
-    "tri_inv upper": lambda: mx.linalg.tri_inv(mx.triu(SQUARE), upper=True),
-    "pinv": lambda: mx.linalg.pinv(TALL), "solve": lambda: mx.linalg.solve(SQUARE, TALL),
-    "solve of one": lambda: mx.linalg.solve(SQUARE, TALL[:, 0]),
-    "solve_triangular": lambda: mx.linalg.solve_triangular(mx.triu(SQUARE), TALL, upper=True),
-    "cholesky": lambda: mx.linalg.cholesky(SQUARE), "cholesky upper": lambda: mx.linalg.cholesky(SQUARE, upper=True),
-    "cholesky_inv": lambda: mx.linalg.cholesky_inv(mx.tril(SQUARE)), "qr": lambda: mx.linalg.qr(TALL),
-    "svd": lambda: mx.linalg.svd(TALL), "svd of a wide one": lambda: mx.linalg.svd(TALL.T),
-    "svd alone": lambda: mx.linalg.svd(TALL, compute_uv=False), "eigh": lambda: mx.linalg.eigh(SQUARE),
-    "eigh upper": lambda: mx.linalg.eigh(mx.triu(SQUARE) * 1.5, UPLO="U"),
-    "eigvalsh": lambda: mx.linalg.eigvalsh(SQUARE),
-    "eig": lambda: mx.linalg.eig(SQUARE + mx.triu(SQUARE)), "lu": lambda: mx.linalg.lu(mx.flip(SQUARE, 0)),
-    "eigvals": lambda: mx.linalg.eigvals(SQUARE + mx.triu(SQUARE)),
-    "batch": lambda: mx.linalg.inv(mx.stack([SQUARE] * 2)),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("name", MATRICES)
-def test_what_a_matrix_was_made_to_fulfil_is_shown_for_each_element(name: str) -> None:
-    """An equation in which the element takes part; it is not shown if another number stands in its place."""
-    with mx.stream(mx.cpu):
-        session = nnrepl.Session(nnrepl.trace(MATRICES[name]))
-        op = next(op for op in session.tape.ops if op.name.startswith("linalg."))
-        look = Look(session)
-        for value in op.outputs:
-            if value.name.endswith(".0") and name == "lu":
-                continue  # an order of rows: part of the other two's equations
-            for at in range(value.size):
-                index = tuple(int(step) for step in np.unravel_index(at, value.shape))
-                found = of_value(look, value, str(list(index)))
-                assert len(found.lines) > 1 or "0   (" in found.lines[0], (op, index, found.lines)
-                assert mistakes(found.lines, 1e-4)[0] == [], found.lines
-
-
-@pytest.mark.parametrize("factor", [1.0, 1.01])
-def test_an_equation_that_is_not_so_is_not_shown(factor: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    session = nnrepl.Session(nnrepl.trace(lambda a: mx.linalg.inv(a), SQUARE))
-    value = session.tape.ops[0].outputs[0]
-    monkeypatch.setattr(type(value), "array", property(lambda self: self.held * (factor if self is value else 1.0)))
-    assert (len(of_value(Look(session), value, "[1, 1]").lines) > 1) == (factor == 1.0)
-
-
-@pytest.mark.parametrize("name", ["fft", "ifft", "rfft", "irfft"])
-@pytest.mark.parametrize("norm", ["backward", "ortho", "forward"])
-def test_a_transform_is_scaled_as_its_rule_says(name: str, norm: str) -> None:
-    """Of ones, the wave 0 is their number times the scale."""
-    n = 4
-    found = getattr(mx.fft, name)(mx.ones((3 if name == "irfft" else n,)), norm=norm)[0].item()
-    session = nnrepl.Session(nnrepl.trace(lambda a: getattr(mx.fft, name)(a, norm=norm), mx.ones((n,))))
-    rule = of_value(Look(session), session.tape.ops[0].outputs[0]).rule[0].partition(" = ")[2]
-    scale = {"1/n": 1 / n, "1/√n": n**-0.5}.get(rule.partition(" ·")[0], 1.0)
-    assert abs(found) == pytest.approx(n * scale)
-    assert ("exp(2πi" in rule) == name.startswith("i")
 
 
 # -- rules in English --------------------------------------------------------------------------------------------------

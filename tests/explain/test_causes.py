@@ -243,3 +243,51 @@ def test_zeros_that_the_program_makes_are_a_note_while_others_learn() -> None:
         found = health(OpenSession(nnrepl.trace(lambda w, v: loss(w, v, factor((3, 3))), W, W, wrt=[0, 1]))).findings  # noqa: B023
         levels = [one.level for one in found if one.kind == "zero gradient"]
         assert levels == ([level] if level else []), found
+
+
+class Low(nn.Module):
+    """A layer with a correction of low rank, as LoRA has it."""
+
+    def __init__(self, start: float) -> None:
+        super().__init__()
+        self.a, self.b = W, mx.full((3, 3), start)
+        self.last = nn.Linear(3, 3)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return self.last(x) * 100 + x @ self.a @ self.b
+
+
+def low(start: float, rate: float) -> list[Session]:
+    """Two steps of it, each with the cursor in its gradient pass."""
+    model, optimizer = Low(start), optim.SGD(rate)
+    with nnrepl.recording() as recorded:
+        for _ in range(2):
+            _, grads = nn.value_and_grad(model, lambda: (model(X) - 1).square().mean())()
+            optimizer.update(model, grads)
+            mx.eval(model.parameters())
+    found = []
+    for part in recorded.tape.passes:
+        if part.kind == GRADIENT_PASS:
+            found.append(Session(recorded.tape, recorded.names))
+            found[-1].cursor = part.start
+    return found
+
+
+def test_what_stands_behind_a_weight_that_begins_at_0_is_no_fault() -> None:
+    first, second = low(0.0, 1e-9)
+    assert "No gradient is 0 that should not be" in why(first, "").headline
+    said = text(why(first, "grad(a)"))
+    assert "b is a parameter that is 0" in said
+    assert "an update that follows it makes b something else than 0" in said
+    for session in (first, second):
+        assert [one.kind for one in health(session).warnings if "gradient" in one.kind and "huge" not in one.kind] == []
+
+
+def test_what_stands_behind_a_weight_that_is_tiny_for_another_reason_is_told() -> None:
+    session = low(1e-9, 1e-9)[1]
+    assert "vanishing gradients" in [one.kind for one in health(session).warnings]
+
+
+def test_zeros_that_stay_are_told_by_why_alone() -> None:
+    answer = why(OpenSession(nnrepl.trace(lambda w: ((w * 0) ** 2).sum() + w[0, 0] * 0, W, wrt=0)), "")
+    assert "is 0" in answer.headline

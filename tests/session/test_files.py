@@ -11,8 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from nnrepl.learn.progress import Mark, keep_progress
 from nnrepl.session.files import private_directory, replacing, write_private, write_text
-from nnrepl.session.settings import config_directory, state_directory
+from nnrepl.session.saved import Keeper, stops_file
+from nnrepl.session.settings import config_directory, config_file, defaults, save_settings, state_directory
+from nnrepl.session.stops import Stops, Watch
+from nnrepl.shell.history import history_of
 from tests.support import ROOT
 
 
@@ -94,3 +98,24 @@ def test_a_relative_path_is_ignored(
     monkeypatch.delenv(variable)
     assert relative == directory()
     assert relative.is_absolute()
+
+
+def test_whatever_is_kept_is_for_the_user_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each file that nnrepl keeps for later, under the most generous umask."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    before = os.umask(0)
+    try:
+        keep_progress("a lesson", Mark(part=2))
+        save_settings(config_file(), defaults() | {"theme": "light"})
+        stops = Stops()
+        keeper = Keeper(stops, stops_file("train.py"))
+        stops.add(Watch("w"))
+        assert keeper.save() == ""
+        history, _ = history_of("train.py")
+        history.append_string("p z1")
+    finally:
+        os.umask(before)
+    kept = {str(path.relative_to(tmp_path)): oct(path.stat().st_mode & 0o777) for path in tmp_path.rglob("*")}
+    assert sum(mode == "0o600" for mode in kept.values()) == 4
+    assert set(kept.values()) == {"0o600", "0o700"}

@@ -18,7 +18,7 @@ KEYS = {
     "F2": "\x1bOQ", "F3": "\x1bOR", "F4": "\x1bOS", "F5": "\x1b[15~", "F6": "\x1b[17~", "F7": "\x1b[18~",
     "F8": "\x1b[19~",
     "F9": "\x1b[20~", "F10": "\x1b[21~", "F11": "\x1b[23~", "Shift-F10": "\x1b[21;2~", "Shift-F11": "\x1b[23;2~",
-    "Tab": "\t", "Enter": "\r", "Ctrl-C": "\x03", "Ctrl-D": "\x04", "Ctrl-R": "\x12", "Up": "\x1b[A",
+    "Tab": "\t", "Enter": "\r", "Ctrl-C": "\x03", "Ctrl-D": "\x04", "Ctrl-R": "\x12", "Ctrl-L": "\x0c", "Up": "\x1b[A",
     "Down": "\x1b[B",
     "Left": "\x1b[D", "Right": "\x1b[C", "Esc": "\x1b", "PageDown": "\x1b[6~", "PageUp": "\x1b[5~",
 }  # fmt: skip

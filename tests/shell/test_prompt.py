@@ -183,3 +183,21 @@ def test_a_class_with_empty_lines_typed_and_pasted() -> None:
         screen.until("76")
         screen.press("\x1b[200~pp 80 + 1\npp 81 + 1\nif True:\n    print(83)\x1b[201~", "Enter", "Enter")
         screen.until("81\n82\n83\n")
+
+
+def test_the_last_answer_is_laid_out_for_the_width_of_now() -> None:
+    with Screen("examples/simple_nn.py", columns=100) as screen:
+        screen.until("1 of 8 · simple_nn.py:28")
+        screen.line("explain a1")
+        screen.until("Evaluated")
+        screen.resize(44, 40)
+        screen.press("Ctrl-L")
+        seen = screen.until(lambda text: text.startswith("(nnrepl) redraw\n#3  maximum") and "Evaluated" in text)
+        answer = seen.partition("Evaluated")[0].splitlines()
+        assert max(map(len, answer)) <= 44
+        assert not any(" " not in line and len(line) == 44 for line in answer)  # no line was broken by the terminal
+        screen.line("s")
+        seen = screen.until("2 of 8")  # a heading of this width
+        assert "simple_nn.py:28" in seen
+        screen.press("Ctrl-D")
+        assert screen.ended() == 0

@@ -69,6 +69,42 @@ def test_output_without_unicode_is_readable() -> None:
     assert "\\u" not in result.stdout
 
 
+@pytest.mark.parametrize("width", [40, 80])
+def test_longer_stand_ins_break_no_line(width: int) -> None:
+    """What is laid out fits when its signs have been written otherwise (`||2||`, `sqrt x`)."""
+    model = Deep()
+    session = OpenSession(nnrepl.trace(lambda x: mx.sqrt(model(x) * model(x)), mx.ones((1, 2)), wrt=model))
+    session.run("goto end")
+    out = Console(
+        file=io.TextIOWrapper(io.BytesIO(), encoding="ascii"), width=width, theme=DARK, highlight=False, markup=False
+    )
+    for line in ("graph pass norms", "info gradients", "explain update first_projection.weight", "why loss", "ops"):
+        try:
+            view = session.run(line)
+        except nnrepl.UserError as error:
+            view = Text(str(error))
+        for pieces in lines_of(out, view):  # type: ignore[arg-type]
+            text = "".join(piece.text for piece in pieces)
+            assert text.isascii()
+            assert len(text) <= width, text
+
+
+def test_the_result_of_an_op_is_seen_in_few_columns() -> None:
+    model = Deep()
+    session = OpenSession(nnrepl.trace(lambda x: model(x), mx.ones((1, 2)), wrt=model))
+    session.run("goto hidden")
+    for line in ("ops", "graph forward"):
+        row = next(row for row in shown(session.run(line), 40) if " maximum " in row)
+        assert row.endswith("→  hidden") or "→  hidden (" in row, row
+    session.run("goto backward")
+    for width, count in ((40, 2), (80, 1)):
+        lines = shown(session.stop, width)
+        heading = lines[: next(at for at, line in enumerate(lines) if line.startswith("▶"))]
+        assert len(heading) == count, heading
+        assert "back through" in heading[-1]
+        assert "test_terminals.py:" in heading[-1]
+
+
 def test_control_codes_control_nothing() -> None:
     bad = "a\x1b[2Jb\x07c\x9bd\u202ee\rf"
     assert harmless(bad).isprintable()

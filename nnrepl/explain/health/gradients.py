@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import mlx.core as mx
 
@@ -16,9 +18,10 @@ from nnrepl.explain.health.report import NOTE, WARNING, Case, Check, Finding
 from nnrepl.explain.limits import is_lost
 from nnrepl.explain.nonfinite import blamed, born, did, trouble, vanished
 from nnrepl.explain.outside import detours
-from nnrepl.explain.scale import grows, shrinks
+from nnrepl.explain.scale import grows, shrinks, weight_of
 from nnrepl.explain.stuck import reason_for
 from nnrepl.explain.zero import blame, cone_stats
+from nnrepl.explain.zeros import versions
 from nnrepl.ops import Trait, has
 from nnrepl.session.births import INF, is_inexact
 from nnrepl.tape import Op, Value
@@ -85,17 +88,33 @@ def _pattern(name: str) -> str:
     return re.sub(r"\.\d+(?=\.|$)", ".*", name)
 
 
-def zero(case: Case) -> Iterator[Finding]:
-    """Parameters whose gradient is 0 everywhere, grouped by the op where it became so."""
-    if case.broken:
-        return
+@dataclass(frozen=True, slots=True)
+class Dead:
+    """Parameters whose gradient became 0 at one op for one reason.
+
+    Attributes:
+        op: The backward op.
+        leaves: The parameters.
+        reason: Why.
+        level: How bad it is: zeros that the model makes on purpose may be meant.
+    """
+
+    op: Op
+    leaves: list[Value]
+    reason: Reason
+    level: str
+
+
+def dead(case: Case) -> Iterator[Dead]:
+    """Parameters whose gradient is 0 everywhere, grouped by the op where it became so; those left out that begin to
+    learn by themselves, or belong to how the model works."""
     grads = finals(case)
     stats = case.look.stats(grads.values())
-    dead = [leaf for leaf, grad in grads.items() if stats[grad].is_zero and mx.issubdtype(leaf.dtype, mx.inexact)]
+    zeros = [leaf for leaf, grad in grads.items() if stats[grad].is_zero and mx.issubdtype(leaf.dtype, mx.inexact)]
     groups: dict[tuple[Op, str], list[Value]] = {}
     reasons: dict[tuple[Op, str], Reason] = {}
     known: dict[Value, Reason] = {}
-    for leaf in dead:
+    for leaf in zeros:
         blamed = blame(case.look, grads[leaf], cone_stats(case.look, grads[leaf]))
         if not blamed:
             continue
@@ -108,18 +127,23 @@ def zero(case: Case) -> Iterator[Finding]:
         groups.setdefault(key, []).append(leaf)
         reasons.setdefault(key, known[first.value])
     for (op, said), leaves in groups.items():
-        leaf, reason = leaves[0], reasons[op, said]
-        if len(dead) < len(grads) and (_will_move(case, reason.start) or _is_meant(case, op, leaves)):
+        reason, some = reasons[op, said], len(zeros) < len(grads)
+        if some and (_will_move(case, reason.start) or _is_meant(case, op, leaves)):
             continue
         step = op.of is not None and (
             (has(op.of.name, Trait.STEPS) and 4 * len(leaves) < len(grads)) or has(op.of.name, Trait.PICKS)
         )
         made = reason.start is not None and reason.start.op is not None  # zeros that the program makes in this pass
-        are = "is" if len(leaves) == 1 else "are"
-        yield Finding("zero gradient", f"{_names(leaves, '∂L/∂')} {are} 0: it became 0 at {words.title(op)}"
-                      f"{_line(op)}: {reason.text.rstrip('.')}",
-                      f"why grad({leaf.name}) == 0", reason.op or op,
-                      NOTE if step or ((made or reason.cancels) and len(dead) < len(grads)) else WARNING)  # fmt: skip
+        yield Dead(op, leaves, reason, NOTE if step or ((made or reason.cancels) and some) else WARNING)
+
+
+def zero(case: Case) -> Iterator[Finding]:
+    """Gradients that are 0 everywhere."""
+    for one in () if case.broken else dead(case):
+        are = "is" if len(one.leaves) == 1 else "are"
+        yield Finding("zero gradient", f"{_names(one.leaves, '∂L/∂')} {are} 0: it became 0 at {words.title(one.op)}"
+                      f"{_line(one.op)}: {one.reason.text.rstrip('.')}",
+                      f"why grad({one.leaves[0].name}) == 0", one.reason.op or one.op, one.level)  # fmt: skip
 
 
 def _line(op: Op) -> str:
@@ -182,6 +206,7 @@ def scale(case: Case) -> Iterator[Finding]:
     typical = {leaf: stats[grad].typical for leaf, grad in matrices.items()}
     top = max(typical.values(), default=0.0)
     lost = [leaf for leaf in matrices if is_lost(stats[leaf], stats[matrices[leaf]], top, case.limits)]
+    lost = [leaf for leaf in lost if len(lost) > _LOOKED or not _behind_a_beginner(case, matrices[leaf])]
     if lost:
         worst = min(lost, key=lambda leaf: typical[leaf])
         cause = shrinks(case.look, matrices[worst])
@@ -194,6 +219,17 @@ def scale(case: Case) -> Iterator[Finding]:
                       f"why grad({worst.name}) is tiny", matrices[worst].op, NOTE if cancels else WARNING)  # fmt: skip
 
 
+def _behind_a_beginner(case: Case, gradient: Value) -> bool:
+    """Whether what shrinks a gradient most is a weight that was 0 a few steps ago, and grows."""
+    cause = shrinks(case.look, gradient)
+    weight = None if cause is None else next((w for step in cause.steps if (w := weight_of(step)) is not None), None)
+    if weight is None:
+        return False
+    before = [old for _, old in itertools.islice(versions(weight), _FEW) if old is not None]
+    return any(case.look.can_see(old) and case.look.stat(old).is_zero for old in before)
+
+
+_FEW = 10
 _MASK = 1e6  # an argument with numbers as large as that is a mask
 
 
