@@ -52,6 +52,7 @@ def bindings(
     typing = has_focus(buffer)
     for key, line in MOTIONS.items():
         keys.add(key)(lambda event, line=line: run(event, line))
+    keys.add("f1")(lambda event: run(event, asked(get_app().current_buffer.document.text_before_cursor)))
 
     @keys.add("c-l")
     def _(event: KeyPressEvent) -> None:
@@ -66,15 +67,11 @@ def bindings(
     def _(event: KeyPressEvent) -> None:
         margin.blank(event)
 
-    @keys.add("escape", "enter", filter=typing & ~is_searching)
-    def _(event: KeyPressEvent) -> None:
-        event.current_buffer.newline(copy_margin=True)
+    further = keys.add("escape", "enter", filter=typing & ~is_searching)
+    further(lambda event: event.current_buffer.newline(copy_margin=True))
 
-    @keys.add("tab", filter=typing & ~has_selection & ~has_completions & Condition(_at_word))
-    def _(event: KeyPressEvent) -> None:
-        _tab(event.current_buffer)
-
-    keys.add("f1")(lambda event: run(event, asked(get_app().current_buffer.document.text_before_cursor)))
+    tab = keys.add("tab", filter=typing & ~has_selection & ~has_completions & Condition(_at_word))
+    tab(lambda event: _tab(event.current_buffer))
 
     @keys.add("f4")
     def _(event: KeyPressEvent) -> None:
