@@ -257,6 +257,7 @@ class OpaqueCall:
         inputs: list[Value] = []
         template = recorder.scan(args, inputs, frame)
         names = recorder.scan(kwargs, inputs, frame)
+        given = trees.arrays((args, kwargs))
         captured, recorder.captured = recorder.captured, {}
         draws: tuple[Any, int] = recorder.draws
         state: Any = _RANDOM_STATE[0]
@@ -295,7 +296,7 @@ class OpaqueCall:
             return hand_out(recorder, twin)
         recorder.finish(op, result, frame)
         if recorder.differentiating or recorder.inside is not None:
-            self.groups = of_call(op, recorder.forced)
+            self.groups = of_call(op, recorder.forced, [*given, *self.touched.values()])
         return result
 
     def _takes(self, touched: dict[Value, mx.array]) -> list[Value]:

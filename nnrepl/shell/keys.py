@@ -52,12 +52,8 @@ def bindings(
     typing = has_focus(buffer)
     for key, line in MOTIONS.items():
         keys.add(key)(lambda event, line=line: run(event, line))
+    keys.add("c-l")(lambda event: _redraw(event, run))
     keys.add("f1")(lambda event: run(event, asked(get_app().current_buffer.document.text_before_cursor)))
-
-    @keys.add("c-l")
-    def _(event: KeyPressEvent) -> None:
-        event.app.renderer.clear()
-        run(event, "redraw")
 
     @keys.add("enter", filter=typing & ~is_searching)
     def _(event: KeyPressEvent) -> None:
@@ -67,11 +63,15 @@ def bindings(
     def _(event: KeyPressEvent) -> None:
         margin.blank(event)
 
-    further = keys.add("escape", "enter", filter=typing & ~is_searching)
-    further(lambda event: event.current_buffer.newline(copy_margin=True))
+    @keys.add("escape", "enter", filter=typing & ~is_searching)
+    def _(event: KeyPressEvent) -> None:
+        event.current_buffer.newline(copy_margin=True)
 
-    tab = keys.add("tab", filter=typing & ~has_selection & ~has_completions & Condition(_at_word))
-    tab(lambda event: _tab(event.current_buffer))
+    @keys.add("tab", filter=typing & ~has_selection & ~has_completions & Condition(_at_word))
+    def _(event: KeyPressEvent) -> None:
+        _tab(event.current_buffer)
+
+    keys.add("f1")(lambda event: run(event, asked(get_app().current_buffer.document.text_before_cursor)))
 
     @keys.add("f4")
     def _(event: KeyPressEvent) -> None:
@@ -83,6 +83,11 @@ def bindings(
         event.current_buffer.insert_text(event.data.replace("\r\n", "\n").replace("\r", "\n"))
 
     return keys
+
+
+def _redraw(event: KeyPressEvent, run: Callable[[KeyPressEvent, str], None]) -> None:
+    event.app.renderer.clear()
+    run(event, "redraw")
 
 
 def editing_mode(settings: dict[str, Any]) -> EditingMode:
