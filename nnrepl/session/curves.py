@@ -60,6 +60,8 @@ def _asker(part: Pass) -> Activation | None:
 
 def _moment(session: Reading, parsed: Parsed, part: Pass, start: int) -> Surroundings | None:
     """Where an expression is asked in a step that begins at `start`; None if a variable has another step's value."""
+    if isinstance(part.ops[-1], ClosedOp):  # nobody has looked at variables there
+        return Surroundings(part.end, part.ops[-1].scope, None)
     asker, bindings = _asker(part), session.tape.bindings
     where = Surroundings(part.end, asker, None)
     for name in parsed.read:
