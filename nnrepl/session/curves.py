@@ -35,6 +35,9 @@ def over_steps(session: Reading, parsed: Parsed) -> list[tuple[int, float]]:
     if len(last) > 1 and _is_under_way(*list(last.values())[-2:]):
         last.popitem()
     for number, part in last.items() if len(last) > 1 else enumerate(parts, 1):
+        if isinstance(part.ops[-1], ClosedOp) and part.loss is not None and _is_its_loss(session, parsed, part):
+            found.append((number, part.loss.array))  # nobody has looked at variables there; its loss is known
+            continue
         where = _moment(session, parsed, part, part.step.start if len(last) > 1 else part.start)
         if where is None:
             continue
@@ -58,10 +61,16 @@ def _asker(part: Pass) -> Activation | None:
     return scope or part.ops[-1].scope
 
 
+def _is_its_loss(session: Reading, parsed: Parsed, part: Pass) -> bool:
+    """Whether an expression is the variable to which the program assigns the loss of a gradient call."""
+    name, scope, lasti = parsed.text.strip(), part.scope, part.lasti
+    while scope is not None and scope.parent is not None and sources.is_library(scope.code.co_filename):
+        lasti, scope = scope.lasti, scope.parent
+    return scope is not None and session.lookup.frames.is_loss(name, scope, lasti, part)
+
+
 def _moment(session: Reading, parsed: Parsed, part: Pass, start: int) -> Surroundings | None:
     """Where an expression is asked in a step that begins at `start`; None if a variable has another step's value."""
-    if isinstance(part.ops[-1], ClosedOp):  # nobody has looked at variables there
-        return Surroundings(part.end, part.ops[-1].scope, None)
     asker, bindings = _asker(part), session.tape.bindings
     where = Surroundings(part.end, asker, None)
     for name in parsed.read:
