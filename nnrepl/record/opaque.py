@@ -257,6 +257,7 @@ class OpaqueCall:
         inputs: list[Value] = []
         template = recorder.scan(args, inputs, frame)
         names = recorder.scan(kwargs, inputs, frame)
+        given = trees.arrays((args, kwargs))
         captured, recorder.captured = recorder.captured, {}
         draws: tuple[Any, int] = recorder.draws
         state: Any = _RANDOM_STATE[0]
@@ -295,9 +296,6 @@ class OpaqueCall:
             return hand_out(recorder, twin)
         recorder.finish(op, result, frame)
         if recorder.differentiating or recorder.inside is not None:
-            given = trees.arrays((args, kwargs))
-            if len(given) != len(inputs):
-                given = [value.array for value in inputs]
             self.groups = of_call(op, recorder.forced, [*given, *self.touched.values()])
         return result
 

@@ -49,6 +49,7 @@ class Changes:
     Attributes:
         timelines: All of them.
         restarts: Who runs things again; None where nothing can be.
+        closed: Why nothing can be any more, if there is more to say than that.
         news: The timeline that the last edit made, until the user has been told of it.
         taken: The cells that were taken back, until the user has been told of them.
     """
@@ -56,6 +57,7 @@ class Changes:
     def __init__(self, session: Standing, restarts: Restarts | None) -> None:
         self.session = session
         self.restarts = restarts
+        self.closed = ""
         self.timelines = Timelines(session.tape, session.names)
         self.news: Timeline | None = None
         self._left: tuple[Timeline | None, Tape, ProgramNames, int] = (None, session.tape, session.names, 0)
@@ -333,7 +335,7 @@ class Changes:
 
     def _able(self) -> Restarts:
         if self.restarts is None:
-            raise UserError("nothing can be changed here: there is no program that could run again")
+            raise UserError(self.closed or "nothing can be changed here: there is no program that could run again")
         return self.restarts
 
     # -- timelines -----------------------------------------------------------------------------------------

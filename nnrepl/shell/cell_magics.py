@@ -26,6 +26,12 @@ _RESULT = "__nnrepl_result__"
 """Where the value of a cell's last line is kept until it is shown."""
 
 
+_OVER = (
+    "the cell has run to its end, and others may have used what it made: %%nnrepl above it runs it again, and there it "
+    "can be changed"
+)
+
+
 def load_ipython_extension(shell: Any) -> None:
     """Make `%nnrepl` and `%%nnrepl` known: what `%load_ext nnrepl` calls with IPython's shell."""
 
@@ -155,7 +161,7 @@ def run_cell(shell: Any, line: str, cell: str) -> Any:
             raise CellEnded("nnrepl was left: the cell ends here") from None
     finally:
         made.held.leave()
-        session.close()
+        session.close(_OVER)
     made.cursor_moved(len(session.tape))
     raised = session.failure
     if raised is not None:
