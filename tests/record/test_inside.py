@@ -14,7 +14,7 @@ import pytest
 
 import nnrepl
 from nnrepl.tape import Inside, Op, samples_of
-from tests.support import OpenSession, assert_same_bits
+from tests.support import OpenSession, assert_same_bits, nnrepl_cli
 
 W = mx.array([[0.5, -1.0, 2.0], [1.5, 0.25, -0.5], [-0.75, 1.0, 0.125]])
 X = mx.array([[0.1, 0.2, 0.3], [-0.4, 0.5, 0.6], [0.7, -0.8, 0.9], [1.0, 1.1, -1.2]])
@@ -291,7 +291,7 @@ def test_a_change_before_a_call_is_that_line_and_what_happens_inside_keeps_its_n
     path.write_text(LOOP.format(h_line="pass"))
     lines = ["step", "h = h * 3", "p row", "where", "row = row * 2", "c"]
     shown = nnrepl_cli("--plain", str(path), stdin="\n".join([*lines, "q\n"])).stdout
-    assert "before #2" in shown
+    assert "h edited before #3" in shown
     assert "row = [[" in shown
     assert "in f" in shown
     assert "row cannot be changed here: it lies inside of #" in shown
