@@ -268,6 +268,14 @@ class Levels:
         if calls and not self._depth and self.recorder.listener is not None:
             self.recorder.listener.call_left()
 
+    def count(self, part: Pass) -> None:
+        """Give the pass of a recorded call its number, where a closed one comes before it: what lies between was not
+        seen."""
+        tape = self.recorder.tape
+        if tape.ops and isinstance(tape.ops[-1], ClosedOp):
+            before = tape.passes[-2]
+            part.number = before.number + self.numbering.between(before, part)
+
     def record_late(self) -> None:
         """What is about to be called has to be recorded, although what came just before has not been."""
         self.recorder.tape.late.add(len(self.recorder.tape))

@@ -297,6 +297,8 @@ class OpaqueCall:
             return hand_out(recorder, twin)
         recorder.finish(op, result, frame)
         if recorder.differentiating or recorder.inside is not None:
+            if len(given) != len(inputs):
+                given = [value.array for value in inputs]
             self.groups = of_call(op, recorder.forced, [*given, *self.touched.values()])
         return result
 
