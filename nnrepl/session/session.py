@@ -162,7 +162,7 @@ class Session(Standing):
 
     def may_run_natively(self) -> bool:
         """Listener: whether calls may run natively."""
-        return bool(self.settings["native"] == "on") and self.changes.can_run_again
+        return natively.may_run(self)
 
     def not_updated(self) -> None:
         """Listener: natively, one gradient call follows another."""
