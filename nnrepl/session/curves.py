@@ -48,7 +48,7 @@ def over_steps(session: Reading, parsed: Parsed) -> list[tuple[int, float]]:
         for one in (where, behind) if isinstance(part.ops[-1], ClosedOp) else (where,):
             try:  # in the call that asked for gradients; else where it has returned, and the program has what it gave
                 found.append((number, session.expressions.evaluate(parsed, one)))
-                is_loss = is_loss and loss is not None and found[-1][1].tolist() == loss.tolist()
+                is_loss = is_loss and loss is not None and _is_same(found[-1][1], loss)
                 break
             except (NotYet, NoGradient):
                 continue
@@ -57,6 +57,10 @@ def over_steps(session: Reading, parsed: Parsed) -> list[tuple[int, float]]:
     with aside():
         mx.eval([result for _, result in found if isinstance(result, mx.array)])
         return [(number, _number(parsed.text, result)) for number, result in found]
+
+
+def _is_same(thing: Any, loss: mx.array) -> bool:
+    return bool(isinstance(thing, mx.array) and thing.tolist() == loss.tolist())
 
 
 def _is_given(part: Pass, parsed: Parsed) -> bool:
