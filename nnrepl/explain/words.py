@@ -16,19 +16,30 @@ from nnrepl.tape import Op, Source, Value
 
 FEW = 6
 
-__all__ = ["FEW", "MINUS", "call", "cost", "count_of", "dtype", "element", "factor", "inline", "name", "number",
-           "operand", "place", "substitute", "title"]  # fmt: skip
+__all__ = ["FEW", "MINUS", "call", "cost", "count_of", "dtype", "element", "factor", "inline", "name", "nested",
+           "number", "operand", "place", "substitute", "title"]  # fmt: skip
 
 
 def inline(array: mx.array) -> str:
-    """A tensor in a line if it is small: `[0 0 0]`; "" if it is not."""
+    """A tensor in a line if it is small: `[0 0 0]` for a single row, `[[1 2] [3 4]]` for several; "" if it is not."""
     if array.size > FEW or not array.size:
         return ""
     cells: list[Any] = array.flatten().tolist()  # type: ignore[assignment]
     texts = [number(cell) for cell in cells]
     if len(texts) > 3 and len(set(texts)) == 1:
         return f"{texts[0]} everywhere {tuple(array.shape)}"
-    return texts[0] if array.size == 1 else f"[{' '.join(texts)}]"
+    if array.size == 1:
+        return texts[0]
+    return f"[{' '.join(texts)}]" if array.shape[-1] == array.size else nested(array)
+
+
+def nested(array: mx.array) -> str:
+    """A tensor in a line, with the brackets that it has: `[[1 2 3]]`."""
+
+    def one(part: Any) -> str:
+        return f"[{' '.join(map(one, part))}]" if isinstance(part, list) else number(part)
+
+    return one(array.tolist())
 
 
 def place(source: Source) -> str:

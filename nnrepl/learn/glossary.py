@@ -62,6 +62,8 @@ def word_of(text: str) -> Word | None:
 
 
 _EVERYDAY = frozenset(
+    "call closed cell cells claim claims constant hole holes init kernel mask masks masked mean average nudge phase "
+    "phases place program script replay stop value version versions fused clip cursor leaf leaves "
     "step steps pass passes update edit edits seed forward backward link head key query cost unit error objective "
     "branch score scores slope descent axis dimension shape shapes model iteration moment moments evaluated "
     "evaluation".split()
@@ -128,6 +130,9 @@ def here(session: Session, word: Word) -> str:
         return ""
 
 
+MOST = 12
+"""A tensor of more elements is told by its shape."""
+
 # -- where a word is met ---------------------------------------------------------------------------------------------
 
 
@@ -136,7 +141,9 @@ def _shown(session: Session, value: Value) -> str:
     if not session.small([value]):
         return f" {tuple(value.shape)}"
     session.evaluate([value])
-    return f" = {words.inline(value.array)}" if words.inline(value.array) else f" {tuple(value.shape)}"
+    if value.size == 1:
+        return f" = {words.inline(value.array)}"
+    return f" = {words.nested(value.array)}" if 0 < value.size <= MOST else f" {tuple(value.shape)}"
 
 
 def _standing(session: Session) -> Op:

@@ -89,8 +89,9 @@ def computed_from(recorder: Recorder, array: mx.array, since: int = 0) -> tuple[
     primitives, nodes = read_graph([array, *(value.array for value in values), *before])
     made_by = {name: made for made in primitives for name in made.outputs}
     known = dict(zip(nodes[1:], values))
-    for name in nodes[1 + len(values) :]:  # `astype` to the same dtype gives back what came in
-        known.pop(name, None)
+    if since:  # `astype` to the same dtype gives back what came in, which was there before
+        there = set(nodes[1 + len(values) :])
+        known = {name: value for name, value in known.items() if name in made_by and name not in there}
     pending, seen = [nodes[0]], set()
     while pending:
         name = pending.pop()

@@ -92,7 +92,7 @@ def anatomy(op: Op, slots: tuple[int, ...], inputs: Sequence[Value]) -> tuple[Gr
 _KNOWN: dict[Any, tuple[Group, ...]] = {}
 
 
-def of_call(op: Op, forced: bool) -> tuple[Group, ...]:
+def of_call(op: Op, forced: bool, taken: list[mx.array]) -> tuple[Group, ...]:
     """The groups of a call that MLX has just run by itself; the numbers of their inputs are places in `op.inputs`.
 
     They are read while MLX's graph of the call is there: when one of the results is evaluated, it is gone.
@@ -100,10 +100,12 @@ def of_call(op: Op, forced: bool) -> tuple[Group, ...]:
     Args:
         forced: Whether something was evaluated during the call, so that some of the graph is gone already; then
             every result may depend on every input.
+        taken: What it was given for its inputs. Where a program runs again natively, that is an array of its own, with
+            the numbers of the one that the tape has.
     """
     if forced:
         return (_in_one_go(len(op.outputs), tuple(range(len(op.inputs)))),)
-    return _groups([value.array for value in op.outputs], [value.array for value in op.inputs])
+    return _groups([value.array for value in op.outputs], taken)
 
 
 def _renumbered(group: Group, slots: tuple[int, ...]) -> Group:

@@ -85,7 +85,8 @@ class GradientCall:
         recorder.start()
         part = self.part = recorder.open_pass(GRADIENT_PASS, self._title())
         part.scope, part.lasti, part.code = self._scope, self._lasti, self._code()
-        recorder.count(part)
+        if recorder.levels is not None:
+            recorder.levels.count(part)
         part.backward = sys.maxsize
         return part
 

@@ -19,10 +19,10 @@ from typing import Any
 
 import mlx.core as mx
 
+from nnrepl.record.caller import Caller
 from nnrepl.record.numbering import Numbering
 from nnrepl.record.patches import Patches
 from nnrepl.record.recorder import NATIVE, RECORD, Recorder, noticing, ready
-from nnrepl.record.repeat import Caller
 from nnrepl.record.source import is_library
 from nnrepl.record.stack import UPDATES
 from nnrepl.record.variables import first_argument
@@ -267,6 +267,14 @@ class Levels:
                     self.recorder.intake.left(self.recorder)
         if calls and not self._depth and self.recorder.listener is not None:
             self.recorder.listener.call_left()
+
+    def count(self, part: Pass) -> None:
+        """Give the pass of a recorded call its number, where a closed one comes before it: what lies between was not
+        seen."""
+        tape = self.recorder.tape
+        if tape.ops and isinstance(tape.ops[-1], ClosedOp):
+            before = tape.passes[-2]
+            part.number = before.number + self.numbering.between(before, part)
 
     def record_late(self) -> None:
         """What is about to be called has to be recorded, although what came just before has not been."""

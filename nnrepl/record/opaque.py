@@ -257,6 +257,7 @@ class OpaqueCall:
         inputs: list[Value] = []
         template = recorder.scan(args, inputs, frame)
         names = recorder.scan(kwargs, inputs, frame)
+        given = trees.arrays((args, kwargs))
         captured, recorder.captured = recorder.captured, {}
         draws: tuple[Any, int] = recorder.draws
         state: Any = _RANDOM_STATE[0]
@@ -277,8 +278,9 @@ class OpaqueCall:
             recorder.seeded(("opaque", draws))
         extra = self._takes(touched)
         op = Op(self.operation, (template, names, extra), {}, (*inputs, *extra))
-        if inside is None:
-            part = intake.inside(recorder)
+        if inside is None and intake.has_inside(recorder):
+            recorder.stand(frame)
+            part = intake.inside(recorder, recorder.stack.scope, frame.f_lasti)
         if part is not None:
             recorder.tape.notes.calls[op] = part
         if error is not None:
@@ -295,7 +297,9 @@ class OpaqueCall:
             return hand_out(recorder, twin)
         recorder.finish(op, result, frame)
         if recorder.differentiating or recorder.inside is not None:
-            self.groups = of_call(op, recorder.forced)
+            if len(given) != len(inputs):
+                given = [value.array for value in inputs]
+            self.groups = of_call(op, recorder.forced, [*given, *self.touched.values()])
         return result
 
     def _takes(self, touched: dict[Value, mx.array]) -> list[Value]:

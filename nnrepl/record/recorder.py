@@ -30,7 +30,6 @@ from nnrepl.tape import (
     RUN_PASS,
     SETUP_PASS,
     UPDATE_PASS,
-    ClosedOp,
     DrawnKey,
     Leaf,
     Mark,
@@ -107,7 +106,7 @@ class Recorder:
         self.watch = Watch(self)
         self.stack = Stack(base, self.watch)
         self.part: Pass | None = None
-        self.differentiating = 0
+        self.differentiating = self.repeating = self.native_until = 0
         self.captured: dict[Value, mx.array] = {}
         self.forced = False
         self.listener: Listener | None = None
@@ -117,7 +116,6 @@ class Recorder:
         self.customized: dict[int, tuple[Any, set[Any]]] = {}
         self.intake: Intake = RECORDING
         self.sweeps: list[Exchanging] = []
-        self.repeating = 0
         self.indexing: list[Op] = []
         self._told: set[tuple[Any, int]] = set()
         self.mirrors: list[Mirrored] = []
@@ -127,7 +125,6 @@ class Recorder:
         self.draws: tuple[Any, int] = ("start", 0)
         self.levels: Levels | None = None
         self.inside: Touching | None = None
-        self.native_until = 0
         self.collector = Collector()
 
     # -- ops -------------------------------------------------------------------------------------------
@@ -422,12 +419,6 @@ class Recorder:
         self.part.backward = len(self.tape)
         passes.append(self.part)
         return self.part
-
-    def count(self, part: Pass) -> None:
-        """Give the pass of a call its number, where a closed one comes before it: what lies between was not seen."""
-        passes, ops = self.tape.passes, self.tape.ops
-        if self.levels is not None and ops and isinstance(ops[-1], ClosedOp):
-            part.number = passes[-2].number + self.levels.numbering.between(passes[-2], part)
 
     def close_pass(self) -> None:
         """The pass that is being recorded has ended."""

@@ -11,16 +11,17 @@ import ast
 import ctypes
 import linecache
 import sys
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
-from types import FrameType, FunctionType
+from types import FrameType, FunctionType, GeneratorType
 from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
 from nnrepl.record import source as sources
 from nnrepl.record.objects import object_of
-from nnrepl.replay.world import World, contents_of
+from nnrepl.replay.world import World, contents_of, slots_of
 from nnrepl.tape import Op, Value
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 _copy = mx.array.__copy__
 _PATHS = (ast.Name, ast.Attribute, ast.Subscript)
-_HOLDING = (dict, list, FunctionType)
+_HOLDING = (dict, list, deque, FunctionType, GeneratorType)
 _CELLS = "co_cellvars", "co_freevars"
 
 
@@ -91,13 +92,15 @@ class Rebinding:
         if any(step.code is not frame.f_code for step, frame in zip(path, self._frames)):
             return None
         self._own = len(path) - 1
-        for at in range(self._own, -1, -1):
+        calls = range(self._own, -1, -1)
+        own = [at for at in calls if not sources.is_library(self._frames[at].f_code.co_filename)]
+        for at in own:  # as names are looked up: a library's variables last
             frame = self._frames[at]
-            library = sources.is_library(frame.f_code.co_filename)
-            for variables in (frame.f_locals, {} if library else frame.f_globals):
+            for variables in (frame.f_locals, frame.f_globals):
                 if root in variables:
                     return at, root, variables
-        return None
+        found = next((at for at in calls if at not in own and root in self._frames[at].f_locals), None)
+        return None if found is None else (found, root, self._frames[found].f_locals)
 
     def _find_place(self, op: Op) -> bool:
         """Find the array object that an edit changes in place."""
@@ -192,30 +195,41 @@ class Rebinding:
         return thing
 
     def _reachable(self) -> list[Any]:
-        """All dicts, lists and closures' variables that the program's calls can reach."""
+        """All containers, closures, generators and objects with slots that the program's calls can reach."""
         own = [frame for frame in self._frames if not sources.is_library(frame.f_code.co_filename)]
         roots = [thing for frame in self._frames for thing in list(frame.f_locals.values())]
         roots += [frame.f_globals[name] for frame in own for name in frame.f_code.co_names if name in frame.f_globals]
         known = [thing for thing, _ in self._recorder.watch.containers()]
-        return [part for part in World([*roots, *known], arrays=False).holding if isinstance(part, _HOLDING)]
+        held = World([*roots, *known], arrays=False).holding
+        return [part for part in held if isinstance(part, _HOLDING) or slots_of(type(part))]
 
     def _keep_in(self, thing: Any) -> None:
-        """Let the entries of a container, or the variables of a closure, that hold the value hold the old numbers."""
+        """Let what holds the value hold the old numbers: a container, a closure, a generator that waits, an object."""
         if isinstance(thing, FunctionType):
             for name, cell in zip(thing.__code__.co_freevars, thing.__closure__ or ()):
                 other = self._other(contents_of(cell))
                 if other is not contents_of(cell) and not self._is_cell(thing, name):
                     cell.cell_contents = other
-            return
-        for key, item in list(dict.items(thing) if isinstance(thing, dict) else enumerate(thing)):
-            other = self._other(item)
-            if other is item or self._is_entry(thing, key):
-                continue
-            if isinstance(thing, dict):
-                dict.__setitem__(thing, key, other)
-            else:
-                list.__setitem__(thing, key, other)
-            self._recorder.watch.look_at(thing)
+        elif isinstance(thing, GeneratorType):
+            frame: FrameType | None = thing.gi_frame
+            if frame is not None and frame not in self._frames:
+                set_variables(frame, self._others(dict(frame.f_locals)))
+        elif isinstance(thing, (dict, list, deque)):
+            items = dict(dict.items(thing) if isinstance(thing, dict) else enumerate(thing))
+            for key, other in self._others(items).items():
+                if self._is_entry(thing, key):
+                    continue
+                kind: Any = next(kind for kind in (dict, list, deque) if isinstance(thing, kind))
+                kind.__setitem__(thing, key, other)
+                self._recorder.watch.look_at(thing)
+        for slot in slots_of(type(thing)):
+            held = getattr(thing, slot, None)
+            if self._other(held) is not held and not self._is_entry(thing, slot):
+                object.__setattr__(thing, slot, self._other(held))
+
+    def _others(self, held: dict[Any, Any]) -> dict[Any, Any]:
+        """What holds the value, by name or key, with what has the old numbers."""
+        return {key: other for key, thing in held.items() if (other := self._other(thing)) is not thing}
 
     def _is_cell(self, function: FunctionType, name: str) -> bool:
         """Whether a closure's variable is what is assigned to."""
@@ -306,10 +320,16 @@ def _line_of(op: Op) -> ast.stmt | None:
     return body[0] if len(body) == 1 else None
 
 
+def _is_key(node: ast.expr) -> bool:
+    """Whether a key is written out: `"k"`, `0`, `-1`."""
+    negative = isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub)
+    return isinstance(node.operand if negative else node, ast.Constant)  # type: ignore[attr-defined]
+
+
 def _is_path(node: ast.expr) -> bool:
     """Whether an expression leads from a variable over attributes and constant keys."""
     while isinstance(node, (ast.Attribute, ast.Subscript)):
-        if isinstance(node, ast.Subscript) and not isinstance(node.slice, ast.Constant):
+        if isinstance(node, ast.Subscript) and not _is_key(node.slice):
             return False
         node = node.value
     return isinstance(node, ast.Name)
@@ -318,7 +338,11 @@ def _is_path(node: ast.expr) -> bool:
 def _is_stored(container: Any, key: str, thing: Any) -> bool:
     """Whether an attribute is held by the object itself (a module is a dict), and is no property."""
     held = getattr(container, "__dict__", {}).get(key)
-    return held is thing or (isinstance(container, dict) and dict.get(container, key) is thing)
+    return (
+        key in slots_of(type(container))
+        or held is thing
+        or (isinstance(container, dict) and dict.get(container, key) is thing)
+    )
 
 
 def set_variables(frame: FrameType, given: dict[str, Any]) -> None:
@@ -352,9 +376,10 @@ def _walk(thing: Any, target: ast.expr | None) -> tuple[Any, Any, Any]:
                 key = step.attr
                 thing = getattr(container, key)
             else:
-                assert isinstance(step.slice, ast.Constant)
-                key = step.slice.value
+                key = ast.literal_eval(step.slice)
                 thing = container[key]
+                if type(key) is int and key < 0 and isinstance(container, (list, tuple, deque)):
+                    key += len(container)
         except (AttributeError, KeyError, IndexError, TypeError):
             return None, None, None
     return container, key, thing

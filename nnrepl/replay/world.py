@@ -214,7 +214,7 @@ class World:
         attributes = getattr(thing, "__dict__", None)
         if isinstance(attributes, dict):
             pending.append((attributes, ""))
-        for slot in _slots_of(cast(Hashable, type(thing))):
+        for slot in slots_of(type(thing)):
             self._kept.append(keepers.keep_slot(thing, slot, self._current))
             pending.append((getattr(thing, slot, None), slot))
         if type(thing).__module__ != "builtins":
@@ -238,7 +238,7 @@ def _content(thing: Any) -> Any:
     numbers = keepers.state_of_generator(thing)
     if numbers is not None:
         return numbers
-    return tuple([id(getattr(thing, slot, None)) for slot in _slots_of(cast(Hashable, type(thing)))])
+    return tuple([id(getattr(thing, slot, None)) for slot in slots_of(type(thing))])
 
 
 _COMPARED = 2**20
@@ -286,6 +286,11 @@ def _names(code: types.CodeType) -> Iterable[str]:
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
             yield from _names(constant)
+
+
+def slots_of(cls: type) -> list[str]:
+    """The attributes of an object that lie in slots."""
+    return _slots_of(cast(Hashable, cls))
 
 
 @lru_cache(2048)

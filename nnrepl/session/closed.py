@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 from nnrepl.session import goals
 from nnrepl.session.errors import UserError
 from nnrepl.session.standing import Standing
-from nnrepl.session.stops import Hit
+from nnrepl.session.stops import Catch, Hit
 from nnrepl.tape import ClosedOp, Tape, Value
 
 
@@ -103,8 +104,11 @@ def hit_behind(session: Standing, target: int) -> list[Hit]:
 def open_behind(session: Standing, target: int) -> None:
     """Open steps between the cursor and a position before it, the nearest first, if what may stop the user lies there.
     Raises as `open_steps` does."""
-    if session.stops.enabled:
-        _open_some(session, closed_between(session.tape, target, session.cursor)[::-1])
+    enabled, between = session.stops.enabled, closed_between(session.tape, target, session.cursor)
+    if between and any(isinstance(entry, Catch) for entry in enabled):
+        open_steps(session, between)  # what comes in with NaN was made in the step before
+    if enabled:
+        _open_some(session, between[::-1])
 
 
 def _open_some(session: Standing, steps: list[int]) -> None:
@@ -130,6 +134,31 @@ def _step_of_pass(tape: Tape, number: int) -> int:
     """The step in which a pass lies, or will be found when that is opened; 0 if the tape does not go as far."""
     part = next((part for part in tape.passes if part.number >= number), None)
     return 0 if part is None or not len(part) else part.step.number
+
+
+def open_not_finite(session: Standing, asked: bool) -> None:
+    """Open the steps from the one before that in which the loss is finite no more: where NaN was born lies there.
+    Raises as `open_steps` does.
+
+    Args:
+        asked: Whether NaN or ∞ was asked for: then also from where the loss is not known.
+    """
+    tape = session.tape
+    for step in tape.steps:
+        loss = step.loss
+        closed = any(isinstance(op, ClosedOp) for op in tape.ops[step.start : step.end])
+        unknown = asked and closed and loss is None
+        if unknown or (loss is not None and loss.size == 1 and loss.evaluated and not _is_finite(loss)):
+            start = tape.steps[max(step.number - 2, 0)].start
+            steps = closed_between(tape, start, len(tape))
+            if steps:
+                open_steps(session, steps)
+            return
+
+
+def _is_finite(loss: Value) -> bool:
+    number: Any = loss.array.item()
+    return bool(abs(number) < float("inf"))
 
 
 def open_next(session: Standing) -> None:

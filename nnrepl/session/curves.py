@@ -13,7 +13,7 @@ from nnrepl.session.errors import NoGradient, NotYet, UserError
 from nnrepl.session.expressions import Surroundings, aside
 from nnrepl.session.parsed import Parsed
 from nnrepl.session.reading import Reading
-from nnrepl.tape import GRADIENT_PASS, UNBOUND, Activation, Pass, Value
+from nnrepl.tape import GRADIENT_PASS, UNBOUND, Activation, ClosedOp, Pass, Value
 
 
 def over_steps(session: Reading, parsed: Parsed) -> list[tuple[int, float]]:
@@ -39,7 +39,7 @@ def over_steps(session: Reading, parsed: Parsed) -> list[tuple[int, float]]:
         if where is None:
             continue
         behind = Surroundings(where.position, session.lookup.frames.scope_at(where.position), None)
-        for one in (where, behind):
+        for one in (where, behind) if isinstance(part.ops[-1], ClosedOp) else (where,):
             try:  # in the call that asked for gradients; else where it has returned, and the program has what it gave
                 found.append((number, session.expressions.evaluate(parsed, one)))
                 break
@@ -73,9 +73,28 @@ def _moment(session: Reading, parsed: Parsed, part: Pass, start: int) -> Surroun
         if coming is not None and coming[0] <= part.step.end and coming[1] is not UNBOUND:
             if where.position == part.end or where.scope is None or scope.within(where.scope):
                 where = Surroundings(part.step.end, scope, None)
-        elif isinstance(held, Value) and held.op is not None and 0 < held.op.step.number < part.step.number:
-            return None
+        elif _is_earlier(held, part):
+            within = part.ops[-1].scope  # `loss, grads = ...` is under way for those who are called in it
+            given = _about_to_be(session, name, part.end, within)
+            if part.end < len(session.tape) or given is None or _is_earlier(given, part):
+                return None
+            where = Surroundings(part.end, within, None)
     return where
+
+
+def _is_earlier(thing: Any, part: Pass) -> bool:
+    """Whether a tensor was made in a training step before that of a gradient call."""
+    return isinstance(thing, Value) and thing.op is not None and 0 < thing.op.step.number < part.step.number
+
+
+def _about_to_be(session: Reading, name: str, position: int, scope: Activation | None) -> Any:
+    """What a variable means where the statement that gives it another value may be under way; None if that is not made
+    yet."""
+    try:
+        found = session.lookup.held(name, position, scope)
+    except NotYet:
+        return None
+    return None if found is None else found.thing
 
 
 def _frames(scope: Activation | None) -> Iterator[Activation]:

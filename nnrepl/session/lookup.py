@@ -18,6 +18,10 @@ NUMBER = re.compile(r"(?:(?P<step>\d{1,9})|(?P<setup>setup))?#(?P<number>\d{1,12
 """The address of an op, or of one of its outputs: `#12`, `#12.1`, `30#12` (op 12 of step 30), `setup#3`."""
 
 
+def _is_newer(value: Value, other: Value) -> bool:
+    return value.op is not None and (other.op is None or value.op.position > other.op.position)
+
+
 class _Here:
     """The call in which the op at the cursor is made."""
 
@@ -230,6 +234,9 @@ class Lookup:
         ]
         here = [value for value in made if value.op is None or value.op.part is part]
         here = here or [value for value in made if not self.frames.whose(value, position)]  # another call of this step
+        given = self.names.newest(path, position) if made else None  # what its call returned at once, nobody has seen
+        if given is not None and _is_newer(given, made[-1]) and not self.frames.whose(given, position):
+            return Held(given)
         if here:
             return Held(here[-1])
         ahead = next((value for _, _, value in found if value.op is not None and value.op.position >= position), None)

@@ -75,12 +75,17 @@ def _look_at_loss(session: Standing) -> None:
         session.edits.open(frozenset([step, *session.tape.retraced]), session.cursor)
 
 
+def may_run(session: Standing) -> bool:
+    """Whether calls may run natively: a program that cannot run again could not be opened."""
+    return bool(session.settings["native"] == "on") and session.edits.can_run_again
+
+
 def _needed_from(session: Standing) -> int:
     """The first step of which ops are needed."""
     now = session.course.now
     if not isinstance(now, Going) or now.interrupted or session.stops.enabled:
         return 0
-    if session.by_hand or not session.may_run_natively():
+    if session.by_hand or not may_run(session):
         return 0
     return goals.needed_from(now.goal)
 

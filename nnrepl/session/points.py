@@ -247,6 +247,9 @@ def _moves_on(tape: Tape, at: int) -> bool:
 
 def operation_is(op: Op, name: str) -> bool:
     """Whether an op, or the forward op that it differentiates, is an operation of that name."""
+    call = op.root
+    if call.operation.kind == "opaque" and call.operation.spelling == f"mx.{name}":  # `vmap`, `grad`
+        return True
     return any(
         candidate in (name, f"vjp of {name}") or candidate.rpartition(".")[2] == name
         for candidate in (op.operation.name, op.root.operation.name)

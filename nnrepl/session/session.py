@@ -162,7 +162,7 @@ class Session(Standing):
 
     def may_run_natively(self) -> bool:
         """Listener: whether calls may run natively."""
-        return bool(self.settings["native"] == "on") and self.changes.can_run_again
+        return natively.may_run(self)
 
     def not_updated(self) -> None:
         """Listener: natively, one gradient call follows another."""
@@ -418,15 +418,18 @@ class Session(Standing):
         Raises Restart through the program, UserError without one or if a file does not parse.
         """
         if self.recorder is None or not self._whole:
-            raise UserError("there is no program here that nnrepl could run again; nnrepl PROGRAM has one")
+            said = "there is no program here that nnrepl could run again; nnrepl PROGRAM has one"
+            raise UserError(self.changes.closed or said)
         if self.files is not None:
             self.files.read_again()
         self.hooks.unwinding()
         hold_on()
         raise Restart
 
-    def close(self) -> None:
-        """Nothing runs any more, and nothing can run again: from now on one looks, and changes nothing."""
+    def close(self, why: str = "") -> None:
+        """Nothing runs any more, and nothing can run again: from now on one looks, and changes nothing. `why` is said
+        to whoever tries."""
+        self.changes.closed = why
         self.recorder = self.restarts = self.changes.restarts = None
 
     def quit(self) -> None:

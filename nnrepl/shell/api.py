@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
+from dataclasses import replace
 from functools import wraps
 from inspect import signature
 from typing import Any, Concatenate, ParamSpec
@@ -67,7 +68,8 @@ class Session(Face):
         return f"<Session of {len(self.tape)} ops, {where}>"
 
     def _shown(self) -> Stop:
-        return self.stop
+        stop = self.stop
+        return stop if stop.session is not None else replace(stop, session=self._session)  # nobody has moved yet
 
     @property
     def op(self) -> Op | None:

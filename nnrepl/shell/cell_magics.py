@@ -26,6 +26,12 @@ _RESULT = "__nnrepl_result__"
 """Where the value of a cell's last line is kept until it is shown."""
 
 
+_OVER = (
+    "the cell has run to its end, and others may have used what it made: %%nnrepl above it runs it again, and there it "
+    "can be changed"
+)
+
+
 def load_ipython_extension(shell: Any) -> None:
     """Make `%nnrepl` and `%%nnrepl` known: what `%load_ext nnrepl` calls with IPython's shell."""
 
@@ -142,6 +148,7 @@ def run_cell(shell: Any, line: str, cell: str) -> Any:
     names = ProgramNames()
     session = Session(names.tape, names)
     notes = adopt(session.settings)
+    session.settings["native"] = "off"  # once the cell is over it cannot run again: nobody could open a step
     debuggee = Debuggee(program, session, live=True)
     banner = f"nnrepl · {program.title} · step to begin, help for more{notes}"
     made = Shell(session, make_console(False), make_reader, banner)
@@ -155,7 +162,7 @@ def run_cell(shell: Any, line: str, cell: str) -> Any:
             raise CellEnded("nnrepl was left: the cell ends here") from None
     finally:
         made.held.leave()
-        session.close()
+        session.close(_OVER)
     made.cursor_moved(len(session.tape))
     raised = session.failure
     if raised is not None:

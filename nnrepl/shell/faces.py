@@ -151,7 +151,7 @@ def _stop_view(stop: Stop) -> RenderableType:
     session = stop.session
     if session is None:
         return Text(repr(stop))
-    if session.cursor == stop.position and session.stop is stop:
+    if session.cursor == stop.position and session.stop == stop:
         return stop_view(scene(session, stop))
     ops = session.tape.ops
     line = op_line(ops[stop.position]) if stop.position < len(ops) else Text("behind the last op")

@@ -52,11 +52,8 @@ def bindings(
     typing = has_focus(buffer)
     for key, line in MOTIONS.items():
         keys.add(key)(lambda event, line=line: run(event, line))
-
-    @keys.add("c-l")
-    def _(event: KeyPressEvent) -> None:
-        event.app.renderer.clear()
-        run(event, "redraw")
+    keys.add("c-l")(lambda event: _redraw(event, run))
+    keys.add("f1")(lambda event: run(event, asked(get_app().current_buffer.document.text_before_cursor)))
 
     @keys.add("enter", filter=typing & ~is_searching)
     def _(event: KeyPressEvent) -> None:
@@ -86,6 +83,11 @@ def bindings(
         event.current_buffer.insert_text(event.data.replace("\r\n", "\n").replace("\r", "\n"))
 
     return keys
+
+
+def _redraw(event: KeyPressEvent, run: Callable[[KeyPressEvent, str], None]) -> None:
+    event.app.renderer.clear()
+    run(event, "redraw")
 
 
 def editing_mode(settings: dict[str, Any]) -> EditingMode:

@@ -172,7 +172,7 @@ class Shell(Breaking, Hooks):
         self.failed = self.hushed = False
         self.at_prompt = False
         self._theme = ""
-        self._line = ""
+        self._line = self._once_more = ""
         self.after_line: Callable[[], str] = str
         self._progress = Progress(console)
         self.held = HeldOutput(self._recorded)
@@ -318,6 +318,7 @@ class Shell(Breaking, Hooks):
         if line and stop.reason == OPENED:
             self.interpreter.pass_over()
             self.interpreter.due.appendleft(line)
+            self._once_more = line
             return
         self.failed |= stop.failed or (stop.reason in (CELL_DONE, CELL_FAILED) and stop.error is not None)
         if self.quiet and not (stop.hits or stop.missed or stop.reason == CELL_FAILED):
@@ -382,7 +383,9 @@ class Shell(Breaking, Hooks):
 
     def run(self, line: str) -> None:
         """Run one line and show what it gives; what goes wrong is one line."""
-        self.interpreter.log.typed(line.strip())
+        once_more, self._once_more = self._once_more == line, ""
+        if not once_more:  # it stands there already, with what was said when its step was opened
+            self.interpreter.log.typed(line.strip())
         self.interpreter.answers.begin()
         self._progress.begin()
         try:

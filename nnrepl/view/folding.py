@@ -85,7 +85,7 @@ class Folded:
         ops = self._part.ops
         folded = False
         for block in _phases(self._part):
-            yield Text(f"{block_title(block[0])} · {len(block)} ops", style="heading")
+            yield Text(f"{block_title(block[0], self._part)} · {len(block)} ops", style="heading")
             numbers, names = len(block[-1].label), name_width(block)
             for run in self.runs(block):
                 if len(run.ops) == 1:

@@ -6,7 +6,7 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderR
 from rich.text import Text
 
 from nnrepl.session.excerpts import Excerpt
-from nnrepl.tape import Inside, Op
+from nnrepl.tape import Inside, Op, Pass
 from nnrepl.view.op import flow_text, state_of
 from nnrepl.view.source import place_text
 from nnrepl.view.stop import in_call
@@ -53,7 +53,7 @@ class _Block:
 
 def name_width(ops: list[Op]) -> int:
     """How wide the column of the ops' names is."""
-    return min(max(len(op.name) for op in ops), 24)
+    return min(max(len(_indented(op)) for op in ops), 24)
 
 
 def op_row(op: Op, cursor: int, numbers: int, names: int, width: int, place: bool = True) -> Text:
@@ -68,7 +68,7 @@ def op_row(op: Op, cursor: int, numbers: int, names: int, width: int, place: boo
     row = Text("▶ " if here else "  ", style="source.current", no_wrap=True, overflow="ellipsis")
     row.append(f"{op.label}".ljust(numbers) + " ", style="op.number")
     row.append(STATES[state_of(op)] + " ", style="dim")
-    row.append(op.name.ljust(names) + "  ", style="op.name")
+    row.append(_indented(op).ljust(names) + "  ", style="op.name")
     row.append_text(flow_text(op, width - row.cell_len))
     where = place_text(op.source) if place else ""
     room = width - row.cell_len - len(where)
@@ -79,12 +79,26 @@ def op_row(op: Op, cursor: int, numbers: int, names: int, width: int, place: boo
     return row
 
 
-def block_title(op: Op) -> str:
-    part = op.part
-    name = f"{op.step.title} · {in_call(part)}{op.phase}" if part.kind != "setup" else "setup"
+def block_title(op: Op, part: Pass | None = None) -> str:
+    """What a block of ops is called that begins with an op.
+
+    Args:
+        part: The pass that is listed, in which the op may lie inside of a call; None: its own.
+    """
+    part = part or op.part
+    phase = part.phase_at(op.position)
+    name = f"{op.step.title} · {in_call(part)}{phase}" if part.kind != "setup" else "setup"
     if isinstance(part, Inside):
         return name
     return f"{name} · {part.title}" if part.title not in ("", "<module>") else name
+
+
+def _indented(op: Op) -> str:
+    """The name of an op, further to the right for each call in which it lies."""
+    part, indent = op.part, ""
+    while part.within is not None:
+        part, indent = part.within, indent + "  "
+    return indent + op.name
 
 
 def source_view(shown: Excerpt) -> RenderableType:

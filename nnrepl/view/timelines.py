@@ -10,9 +10,12 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
 from nnrepl.seen.timelines import MOST, Branch, spread
+from nnrepl.tape import SKIPPED
 from nnrepl.timeline.cells import Cell
+from nnrepl.timeline.edits import Edit
 from nnrepl.timeline.evaluation import Work
 from nnrepl.timeline.timelines import Timeline
+from nnrepl.view.source import own_source, place_text
 from nnrepl.view.tensor import number
 
 
@@ -26,6 +29,7 @@ def edit_text(timeline: Timeline, goes_on: bool) -> Text:
     assert edit is not None
     behind = timeline.tape.ops[edit.position + len(edit.ops) :]
     where = f"before {behind[0].label}" if behind else "at the end of the tape"
+    step = behind[0].step.number if behind else timeline.tape.steps.number_at(edit.position)
     said = f"timeline {timeline.number}: {edit.name} edited {where}"
     if behind:
         count = len(timeline.dependents())
@@ -33,9 +37,10 @@ def edit_text(timeline: Timeline, goes_on: bool) -> Text:
         if not count:
             coming = "nothing recorded so far depends on it; what is still to come takes it as it is now"
             what = coming if goes_on else "nothing depends on it"
+            before = _taken_before(edit, step) if goes_on else ""
+            what += f": {before}" if before else ""
         said += f"; {what}"
     text = Text(said, style="hint")
-    step = behind[0].step.number if behind else timeline.tape.steps.number_at(edit.position)
     taken = [op for op in edit.target.consumers if op.position < edit.position and op.step.number == step]
     if taken:
         text.append(
@@ -46,11 +51,21 @@ def edit_text(timeline: Timeline, goes_on: bool) -> Text:
     return text
 
 
+def _taken_before(edit: Edit, step: int) -> str:
+    """What took a value last, before a step: `in step 12 that was the update, train.py:46`; "" if nothing did."""
+    taken = [op for op in edit.target.consumers if op.position < edit.position]
+    if not taken or not 0 < taken[-1].step.number < step:
+        return ""
+    source, _ = own_source(taken[-1], SKIPPED)
+    return f"in {taken[-1].step.title} that was the {taken[-1].phase}, {place_text(source)}"
+
+
 def news_text(timeline: Timeline, goes_on: bool) -> Text:
     """What the change did with which a timeline began."""
     if timeline.code is None:
         return edit_text(timeline, goes_on)
-    text = Text(f"timeline {timeline.number}: {timeline.code.text}", style="hint")
+    coming = "; from here on the program runs with it" if timeline.code.once else ""
+    text = Text(f"timeline {timeline.number}: {timeline.code.text}{coming}", style="hint")
     for line in timeline.code.said:
         text.append(f"\n{line}", style="warning" if line.startswith("not ") else "hint")
     for lost in timeline.lost():

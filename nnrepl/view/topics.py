@@ -166,7 +166,7 @@ Session files: export writes what was shown.""",
 ALIASES = {
     "break points": "breakpoints", "stops": "breakpoints", "watchpoints": "breakpoints", "catching": "breakpoints",
     "expressions": "names", "values": "names", "gradients": "names", "versions": "names", "motion": "motions",
-    "moving": "motions", "place": "places", "edits": "changes", "editing": "changes", "timelines": "changes",
+    "moving": "motions", "edits": "changes", "editing": "changes", "timelines": "changes",
     "formats": "tensors", "tensor": "tensors", "looking": "tensors", "shortcuts": "keys", "settings": "files",
     "history": "files", "configuration": "files", "syntax": "python", "vmap": "inside", "jvp": "inside",
     "nested": "inside", "samples": "inside",

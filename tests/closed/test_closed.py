@@ -186,7 +186,7 @@ def test_a_condition_on_the_loss_is_asked_without_recording(name: str, tmp_path:
     assert re.findall(r"loss.item\(\) = (.*)", shown) == [str(losses[second][1])]
 
 
-@pytest.mark.parametrize(("kind", "seed"), [("lazy", 1), ("lazy", 10), ("whole", 6), ("batches", 3)])
+@pytest.mark.parametrize(("kind", "seed"), [("lazy", 1), ("lazy", 10), ("whole", 6), ("batches", 3), ("nested", 1)])
 def test_walks_show_what_a_plain_program_tells(kind: str, seed: int, tmp_path: Path) -> None:
     """Steps are opened before and behind edits, on any timeline; natively and recorded."""
     (tmp_path / "train.py").write_text(HEAD + KINDS[kind])

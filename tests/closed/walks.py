@@ -46,6 +46,30 @@ for i in range(9):
     loss, grads = learn(model, x, Y); opt.update(model, grads)
     if i == 5: mx.eval(model.parameters())
 """,
+    "nested": """
+Y = mx.random.normal((24, 4))
+@mx.checkpoint
+def block(w, x): return mx.tanh(x @ w) * x
+@mx.custom_function
+def twice(x): return 2 * x
+@twice.vjp
+def twice_vjp(primal, cotangent, output): return 3 * cotangent
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Linear(4, 4); self.drop = nn.Dropout(0.25); self.w = mx.eye(4)
+    def __call__(self, x):
+        w = self.w
+        z = mx.tanh(self.drop(self.first(x)))
+        return self.last(block(self.first.weight, twice(z - 0.5)), w)
+    def last(self, h, w): return mx.vmap(lambda row: row @ w)(h) + mx.grad(lambda h: (h ** 2).sum())(h)
+model = Net(); opt = optim.AdamW(1e-2)
+def loss_fn(model, x, y): return ((model(x) - y) ** 2).mean()
+learn = nn.value_and_grad(model, loss_fn)
+for i in range(9):
+    loss, grads = learn(model, X, Y); opt.update(model, grads); mx.eval(model.parameters(), opt.state)
+    if i % 2: print(i, loss.item())
+""",
 }  # fmt: skip
 BITS = "mx.view(z, mx.uint32).astype(mx.uint64).sum().item()"
 LOSS = "mx.view(loss, mx.uint32).astype(mx.uint64).sum().item()"

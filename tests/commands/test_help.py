@@ -16,7 +16,7 @@ from nnrepl.learn.shelf import shipped
 from nnrepl.session.errors import UserError
 from nnrepl.shell.keys import MOTIONS
 from nnrepl.view.topics import ALIASES, TOPICS
-from tests.support import OpenSession
+from tests.support import ROOT, OpenSession
 from tests.view.test_tensor import screen
 
 load_all()
@@ -79,6 +79,17 @@ def test_the_words_of_the_glossary_are_found_however_they_are_written() -> None:
         raise AssertionError(f"{name}: a topic hides the word")
 
 
+def test_the_glossary_has_every_word_of_the_house_and_of_the_lessons() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    words = text[text.index("## Words") : text.index("## The life of an op")]
+    for name in re.findall(r"\*\*(.+?)\*\*", words):
+        assert word_of(name) is not None, name
+    own = {"To try", "You know now", "Nudge", "One neuron", "exploded", "vanished", "squared", "−log p"}
+    for path in shipped():
+        for name in re.findall(r"\*\*(.+?)\*\*", path.read_text(encoding="utf-8")):
+            assert name in own or word_of(name) is not None, f"{path.name}: {name}"
+
+
 def test_the_glossary_speaks_of_commands_and_lessons_that_there_are() -> None:
     for word in glossary().values():
         for said in re.findall(r"`([a-z]+)(?: [^`]*)?`", word.text):
@@ -99,12 +110,15 @@ def _loss_fn(weight: mx.array, bias: mx.array) -> mx.array:
         ("multiply", "op", "comes next"),
         ("end", "op", "was the last"),
         ("backward", "gradient", "∂L/∂weight = −2.5, made by #"),
+        ("backward", "grad", "∂L/∂weight = −2.5, made by #"),
         ("backward", "backward", "vjp of mean; goto backward"),
         ("forward", "broadcasting", "(1,) with (4,)"),
         ("forward", "ReLU", "maximum("),
         ("forward", "softmax", ""),
         ("forward", "learning rate", ""),
         ("forward", "timeline", "timeline 1 of 1"),
+        ("multiply", "cursor", "comes next"),
+        ("backward", "phase", "in its phase backward"),
         ("backward", "step", "you stand in step 1, in its phase backward"),
         ("forward", "parameter", "2 tensors with 2 numbers"),
         ("forward", "MSE", ""),

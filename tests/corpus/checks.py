@@ -115,7 +115,8 @@ def check_walk(trace: nnrepl.Trace) -> None:
         session.back()
         seen.append(session.cursor)
     assert seen == list(reversed(range(length)))
-    assert session.back().reason == "start of tape"
+    session.back()
+    assert session.stop.reason == "start of tape"
 
 
 def check_receipt(trace: nnrepl.Trace) -> None:

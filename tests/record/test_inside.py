@@ -11,7 +11,7 @@ import pytest
 
 import nnrepl
 from nnrepl.tape import Inside, Op, samples_of
-from tests.support import assert_same_bits
+from tests.support import OpenSession, assert_same_bits
 
 W = mx.array([[0.5, -1.0, 2.0], [1.5, 0.25, -0.5], [-0.75, 1.0, 0.125]])
 X = mx.array([[0.1, 0.2, 0.3], [-0.4, 0.5, 0.6], [0.7, -0.8, 0.9], [1.0, 1.1, -1.2]])
@@ -198,7 +198,7 @@ def test_a_call_that_fails_says_where() -> None:
 # -- at the prompt -----------------------------------------------------------------------------------------------
 
 
-def session_of() -> nnrepl.Session:
+def session_of() -> OpenSession:
     def u(x: mx.array) -> mx.array:
         h = mx.sin(x @ W)
         z = (h * h).sum()
@@ -210,10 +210,10 @@ def session_of() -> nnrepl.Session:
         r = g * g
         return r.mean()
 
-    return nnrepl.Session(nnrepl.trace(fn, X, wrt=0))
+    return OpenSession(nnrepl.trace(fn, X, wrt=0))
 
 
-def said(session: nnrepl.Session, line: str) -> str:
+def said(session: OpenSession, line: str) -> str:
     return str(session.run(line))
 
 
@@ -255,7 +255,7 @@ def test_names_gradients_and_places_inside() -> None:
 
 
 def test_what_cannot_be_had_is_said_so() -> None:
-    session = nnrepl.Session(nnrepl.trace(lambda x: mx.vmap(lambda row: mx.tanh(row).sum())(x).sum(), X, wrt=0))
+    session = OpenSession(nnrepl.trace(lambda x: mx.vmap(lambda row: mx.tanh(row).sum())(x).sum(), X, wrt=0))
     session.goto("sum")
     assert "lies inside of #3 (vmap of" in said(session, "grad(#1)")
     assert "lies inside of #3 (vmap of" in said(session, "why grad(#1)")

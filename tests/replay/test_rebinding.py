@@ -14,9 +14,22 @@ import nnrepl
 from tests.support import OpenSession, assert_same_bits
 
 PROGRAM = """\
+import copy
+from collections import deque
 import mlx.core as mx
+import mlx.nn as nn
 class Held: pass
-held, cache, once = Held(), {}, []
+class Slots:
+    __slots__ = ("k",)
+held, cache, once, slots, queue = Held(), {}, [], Slots(), deque(maxlen=1)
+layer = nn.Linear(2, 2)
+layer.update({"weight": mx.eye(2) + 1, "bias": mx.array([0.5, -0.5])})
+def turns(x):
+    yield x
+    yield x * 3
+def inner(x):
+    u = layer(x)  # in inner
+    return u + x
 def norm(x):
     total = x.sum()
     y = x / total  # in norm
@@ -27,17 +40,23 @@ def f(w):
     cache["k"] = k
     keep, pair = [k], (k, 1)
     again = lambda: k * 0.5
+    slots.k, copied, turn = k, copy.copy(k), turns(k)
+    queue.append(k)
+    next(turn)
     a = k + 1  # a
     b = k + cache["k"]  # b
     c = held.k * 2 + keep[0] + pair[0]  # c
     d = k + norm(k)  # d
     e = norm(cache["k"]) + again()  # e
-    return (a * b * c * d * e).sum()
+    s = k * slots.k + queue[0] * copied + next(turn)  # s
+    return (a * b * c * d * e + s + inner(s)).sum()
 """
 LINES = [
     ("a", "k = k * 2"), ("b", "k = k * 2"), ("c", "k = k * 2"), ("d", "k = k * 2"), ("e", "k = k * 2"),
     ("b", 'cache["k"] = cache["k"] * 2'), ("e", 'cache["k"] = k - 1'), ("c", "held.k = held.k * 2"),
     ("b", "held.k = held.k * 2"), ("c", "keep[0] = keep[0] * 2"), ("a", "k = held.k.sum(keepdims=True)"),
+    ("s", "k = k * 2"), ("s", "k *= 2"),
+    ("s", "copied *= 2"), ("s", "copied[0] = 5"), ("s", "k = k.astype(mx.bfloat16)"), ("in inner", "x = x * 2"),
     ("b", "k *= 2"), ("c", "k[0] = 5"), ("d", 'cache["k"] *= 2'), ("in norm", "x = x * 2"), ("in norm", "x *= 2"),
 ]  # fmt: skip
 
@@ -47,7 +66,7 @@ def test_who_sees_it(place: str, line: str, tmp_path: Path) -> None:
     program = _load(tmp_path / f"plain_{abs(hash((place, line)))}.py", PROGRAM)
     number = next(at for at, text in enumerate(PROGRAM.splitlines(), 1) if text.endswith(f"# {place}"))
     text = PROGRAM.splitlines()[number - 1]
-    written = line if place != "in norm" else f"if not once: once.append(1); {line}"
+    written = line if not place.startswith("in ") else f"if not once: once.append(1); {line}"
     twin = _load(tmp_path / "twin.py", PROGRAM.replace(text, f"    {written}\n{text}"))
     w = mx.array([1.0, 2.0])
     session = OpenSession(nnrepl.trace(program.f, w, wrt=0))

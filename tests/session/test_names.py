@@ -689,3 +689,18 @@ def test_what_a_comprehension_names_is_its_own(line: str, shown: str) -> None:
     for outside in ("v", "[v for x in (1, 2)]", "[v for v in (1, 2)] + [v]"):
         with pytest.raises(UserError, match="v is not made yet"):
             session.expressions.evaluate(parse(outside), session.where())
+
+
+def test_a_variable_of_a_layer_is_what_the_stop_calls_so() -> None:
+    """nn.Linear gives its `x` a new tensor and returns it at once: no op of its call sees that any more."""
+    model = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1))
+    session = OpenSession(nnrepl.trace(lambda x: model(x).sum(), mx.ones((1, 2)), wrt=model))
+    for op in session.tape.ops:
+        for value in op.outputs:
+            if op.phase == "forward" and ".x" in value.name:
+                session.goto(session.tape.ops[op.position + 1].label)
+                held = session.expressions.evaluate(parse(value.name), session.where())
+                assert held.shape == value.array.shape
+                assert mx.array_equal(held, value.array).item(), value.name
+    session.goto("start")
+    assert session.expressions.evaluate(parse("layers.0.x"), session.where()).shape == (1, 2)  # it is still its input

@@ -112,6 +112,15 @@ def test_a_cell_runs_as_a_program(notebook: Notebook) -> None:
     assert notebook.user_ns["i"] == 1
     assert not [name for name in notebook.user_ns if name.startswith("__nnrepl")]
     assert notebook.run("%nnrepl info steps").renderable is not None
+    assert "this is the start" not in str(notebook.run("%nnrepl goto step 1")).lower()  # the cell is over, and stays
+    notebook.run("%nnrepl s 2")
+    for line, said in (("p h", "#3 (maximum) makes it"), ("s", "h = [["), ("back", "forward 3 of 5"),
+                       ("why grad(layer.bias) == 0", "is not 0"), ("explain h", "max(layer.x, 0)"),
+                       ("p layer.x", "layer.x = [[2.5000 6.5000]"), ("timeline 2", "timeline 2"),
+                       ("rc", "step 1")):  # fmt: skip
+        assert said in str(notebook.run(f"%nnrepl {line}")), line
+    for line in ("layer.weight = layer.weight * 2", "net.layer.bias = mx.zeros(2)"):
+        assert "%%nnrepl above it runs it again" in str(notebook.run(f"%nnrepl {line}"))
     assert notebook.run("%%nnrepl p x[0];;c\ny = x + 1\ny.sum()").item() == 24
     assert "x[0] = [1 1 1 1]" in notebook.shown()
 

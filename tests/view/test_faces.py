@@ -134,6 +134,7 @@ def test_what_they_say(trace: nnrepl.Trace) -> None:
     first, second = session.step(), session.step()
     assert "#2  transpose" in str(first)  # it stood there, though the session has moved on
     assert str(second) == str(session.stop)
+    assert "forward 1 of" in str(nnrepl.Session(trace))  # before the first motion, too
     with pytest.raises(nnrepl.UserError, match="nothing here is called nothing") as caught:
         session.run("p nothing")
     assert caught.value._render_traceback_() == [f"UserError: {caught.value}"]
