@@ -16,8 +16,8 @@ FLOORS = {
     "ops": 60, "tape": 90, "record": 70, "replay": 55, "timeline": 70, "session": 65, "explain": 65, "programs": 55,
     "seen": 85, "view": 75, "learn": 40, "commands": 70, "shell": 15,
 }  # fmt: skip
-"""Percent of the lines of each room: what fourteen modules of tests, a third of the cases, were seen to run by themselves.
-The whole suite runs more. Raise them when a whole run shows by how much; lower none without a reason here."""
+"""Percent of the lines of each room: what fourteen modules of tests, a third of the cases, were seen to run by
+themselves. The whole suite runs more. Raise them when a whole run shows by how much; lower none without a reason here."""
 
 
 def main(path: str) -> int:
