@@ -17,7 +17,7 @@ FLOORS = {
     "seen": 85, "view": 75, "learn": 40, "commands": 70, "shell": 15,
 }  # fmt: skip
 """Percent of the lines of each room: what fourteen modules of tests, a third of the cases, were seen to run by
-themselves. The whole suite runs more. Raise them when a whole run shows by how much; lower none without a reason here."""
+themselves. The whole suite runs more: raise them when a whole run shows by how much. Lower none without a reason."""
 
 
 def main(path: str) -> int:
