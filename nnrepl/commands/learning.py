@@ -88,6 +88,7 @@ def play(it: Interpreter, player: Player) -> None:
     player.is_motion = lambda text: is_motion(it, text)
     player.spelled_out = lambda text: spelled_out(it, text)
     it.player, it.left = player, None
+    it.session.settings["native"] = "off"  # it may ask for what any step has held, and its programs are small
 
 
 def player_of(lesson: Lesson, *, anew: bool = False, present: bool = False, keeps: bool = True) -> Player:

@@ -35,6 +35,9 @@ def over_steps(session: Reading, parsed: Parsed) -> list[tuple[int, float]]:
     if len(last) > 1 and _is_under_way(*list(last.values())[-2:]):
         last.popitem()
     for number, part in last.items() if len(last) > 1 else enumerate(parts, 1):
+        if isinstance(part.ops[-1], ClosedOp) and parsed.text.strip() == "loss":
+            found += [(number, part.loss.array)] if part.loss is not None else []
+            continue
         where = _moment(session, parsed, part, part.step.start if len(last) > 1 else part.start)
         if where is None:
             continue
