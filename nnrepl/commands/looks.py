@@ -17,7 +17,7 @@ _PLACES = frozenset("goto list ll ops graph explain why into primitives check".s
 """They take places."""
 _EXPRESSIONS = frozenset("print pp what grad stats hist heatmap set".split())
 """They take Python."""
-_HERE = frozenset("list ll ops graph explain why health into primitives check where args last verify".split())
+_HERE = frozenset("list ll ops graph explain why health into primitives check where args last verify reload".split())
 """They look at the step in which the user stands."""
 _WHOLE = frozenset("why health explain check verify last".split())
 """What they say is about the tape, or may be."""
