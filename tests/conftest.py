@@ -35,8 +35,34 @@ def _little_heap() -> Iterator[None]:
     gc.collect()
 
 
+SLOW = (
+    "closed", "corpus", "explain/test_arithmetic", "explain/test_every_kind", "explain/test_planted",
+    "explain/test_whole", "learn/test_lessons", "programs/test_bad_input", "programs/test_output",
+    "programs/test_python_itself", "programs/test_saved_damaged", "programs/test_shadows", "programs/test_training",
+    "record/test_catalog", "record/test_process", "replay/test_interrupts", "replay/test_twins",
+    "session/test_stops_running", "shell/test_prompt", "shell/test_full_screen", "shell/test_hands",
+    "shell/test_terminals", "shell/test_kernel", "test_bench", "test_docs", "timeline/test_walks",
+)  # fmt: skip
+"""What `-m "not slow"` leaves out: many programs, many processes, or a terminal."""
+TERMINAL = (
+    "shell/test_prompt",
+    "shell/test_full_screen",
+    "shell/test_hands",
+    "shell/test_terminals",
+    "shell/test_background",
+)
+"""What drives a terminal of its own."""
+NUMBERS = ("shell/test_transcripts", "test_readme", "learn/test_lessons", "test_docs")
+"""What holds numbers that MLX computes on a CPU, to the last digit shown: another backend rounds otherwise."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What does not agree with MLX yet is named in `known_failures.txt`; a line there that is no longer true fails."""
+    """Mark what is slow, needs a terminal, or holds numbers of a CPU. What does not agree with MLX yet is named in
+    `known_failures.txt`; a line there that is no longer true fails."""
+    for item in items:
+        for mark, where in (("slow", SLOW), ("terminal", TERMINAL), ("numbers", NUMBERS)):
+            if item.nodeid.removeprefix("tests/").startswith(where):
+                item.add_marker(mark)
     lines = (Path(__file__).parent / "known_failures.txt").read_text().splitlines()
     known = {line for line in lines if line and not line.startswith("#")}
     for item in items:

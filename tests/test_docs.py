@@ -40,6 +40,13 @@ def test_a_picture_shows_what_a_real_session_shows(name: str) -> None:
     assert make.text(picture) == (SEEN / f"{name}.txt").read_text(encoding="utf-8")
 
 
+def test_every_picture_is_seen_on_a_page() -> None:
+    shown = {
+        Path(it).stem for path in PAGES for it in re.findall(r"_made/(\w+\.svg)", path.read_text(encoding="utf-8"))
+    }
+    assert shown == set(make.PICTURES) == {path.stem for path in SEEN.glob("*.txt")}
+
+
 def reference(folder: Path) -> None:
     """What the how-tos compare with: attention as it was computed elsewhere, the scores without their scale."""
     x = mx.array([[1.0, 0.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0], [1.0, 1.0, 0.0, 0.0], [0.0, 0.0, 1.0, 1.0]])

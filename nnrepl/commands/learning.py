@@ -88,7 +88,8 @@ def play(it: Interpreter, player: Player) -> None:
     player.is_motion = lambda text: is_motion(it, text)
     player.spelled_out = lambda text: spelled_out(it, text)
     it.player, it.left = player, None
-    it.session.settings["native"] = "off"  # it may ask for what any step has held, and its programs are small
+    # A lesson looks at every step, and its programs are small: it needs no detour over steps that are opened.
+    player.native, it.session.settings["native"] = it.session.settings["native"], "off"
 
 
 def player_of(lesson: Lesson, *, anew: bool = False, present: bool = False, keeps: bool = True) -> Player:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
-from rich.console import RenderableType
+from rich.console import Group, RenderableType
 from rich.text import Text
 
 from nnrepl.commands.interpreter import Interpreter
@@ -12,6 +13,7 @@ from nnrepl.commands.table import Grammar, command
 from nnrepl.session.curves import over_steps
 from nnrepl.session.errors import UserError
 from nnrepl.session.parsed import Parsed, parse, side_by_side
+from nnrepl.tape import ClosedOp
 from nnrepl.timeline.timelines import Timeline
 from nnrepl.view.numbers import number
 from nnrepl.view.plot import Curve, Plot
@@ -25,7 +27,8 @@ def plot(it: Interpreter, text: str) -> RenderableType | None:
     """Draw an expression over the training steps: `plot loss`, `plot mx.abs(grad(layers.0.weight)).max()`.
 
     It is evaluated as it stands behind the last gradient call of each step; a variable that gets the step's value
-    later, at the step's end. Steps that do not have it, or only an earlier step's, are left out.
+    later, at the step's end. Steps that do not have it, or only an earlier step's, are left out; so are those that ran
+    natively and are closed, but for their losses, and that is said.
     `plot loss, val_loss` or `plot loss val_loss` draws several over each other, `plot loss 1 2` the same in timelines
     1 and 2.
     """
@@ -42,10 +45,21 @@ def plot(it: Interpreter, text: str) -> RenderableType | None:
             curves += _curve(it, piece, line, title)
         if not any(curve.title.startswith(piece.text.strip()) for curve in curves):
             raise UserError(f"no step on the tape has {piece.text.strip()}")
+    said = Text("\n".join(_closed(line, curves) for line in dict.fromkeys(lines)).strip("\n"), style="hint")
     if len(curves) == 1 and len(curves[0].places) == 1:
-        said = f"{curves[0].title} = {number(curves[0].values[0])} in step {curves[0].places[0]}"
-        return Text(said).append(": a curve takes two steps", style="hint")
-    return Plot(curves)
+        single = f"{curves[0].title} = {number(curves[0].values[0])} in step {curves[0].places[0]}"
+        return Group(Text(single), said) if said else Text(single).append(": a curve takes two steps", style="hint")
+    return Group(Plot(curves), said) if said else Plot(curves)
+
+
+def _closed(line: Timeline, curves: Sequence[Curve]) -> str:
+    """What to say of the steps that are in no curve because nobody has looked into them; "" if there are none."""
+    drawn = {place for curve in curves for place in curve.places}
+    closed = {part.step.number for part in line.tape.passes if len(part) and isinstance(part.ops[0], ClosedOp)} - drawn
+    if not closed:
+        return ""
+    which = f"step {min(closed)}" if len(closed) == 1 else f"{len(closed)} steps from {min(closed)} to {max(closed)}"
+    return f"{which} ran natively and are closed; with config native off, restart and c draw them"
 
 
 def _curve(it: Interpreter, what: Parsed, line: Timeline, title: str) -> list[Curve]:

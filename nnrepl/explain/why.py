@@ -23,7 +23,7 @@ from nnrepl.session.reading import Reading
 from nnrepl.tape import GRADIENT_PASS, Value
 
 _ASKED = re.compile(
-    r"(?P<what>.+?)\s*(?:(?:==|=|is|are|has)\s*)?\b(?P<how>zero|0(?:\.0)?|nan|inf|none|None|missing|disconnected|"
+    r"(?P<what>.+?)(?:\s*==?\s*|\s+(?:(?:is|are|has)\s+)?)(?P<how>zero|0(?:\.0)?|nan|inf|none|None|missing|disconnected|"
     r"tiny|small|vanishing|huge|large|exploding)$"
 )
 _ZERO, _NONFINITE = ("zero", "0", "0.0"), ("nan", "inf")

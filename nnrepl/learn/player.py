@@ -103,6 +103,7 @@ class Player:
         spelled_out: The command for which a single letter stands; "" where it stands for none.
         failure: The line of the lesson that did not work, with its place; "" where all did.
         links: Whether the full screen shows the lesson: then a word of the trade has a ? beside it, to be clicked.
+        native: What the setting of that name was before the lesson.
         newest: The word of the trade that was linked last.
         told: What was said by each part, with the numbers of the tape.
         asked: The questions so far, by part.
@@ -127,7 +128,7 @@ class Player:
         self.missed: list[str] = []
         self.told: dict[int, str] = {}
         self.links = False
-        self.newest = ""
+        self.newest = self.native = ""
         self._linked: set[str] = set()
         self.asked: dict[int, Posed] = {}
         self.same_line: Callable[[str, str], bool] = lambda a, b: a.strip() == b.strip()

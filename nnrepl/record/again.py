@@ -1,20 +1,26 @@
-"""Again: what happens inside of a call that MLX runs by itself, where a compiled function is repeated.
+"""Again: what happens inside of a call that MLX runs by itself, where the call is one that was recorded before.
 
-None of the program's lines runs then, so what happens inside is what happened in the call that was recorded, on the
-values of now. Nothing of it is computed.
+Where a compiled function is repeated, none of the program's lines runs: what happens inside is what happened then, on
+the values of now (`InsideAgain`). Where a run follows a tape, it is what the tape has (`InsideFollowed`). Nothing of it
+is computed.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
+from nnrepl.record.caller import Caller
 from nnrepl.record.opaque import set_random_state
-from nnrepl.tape import DrawnKey, Gradient, Inside, Leaf, Op, Pass, Tangent, Value
+from nnrepl.record.region import Region
+from nnrepl.record.vjp import Rule
+from nnrepl.tape import Activation, BackwardOp, Bindings, DrawnKey, Gradient, Inside, Leaf, Op, Pass, Tangent, Value
 
 if TYPE_CHECKING:
+    from nnrepl.record.recorder import Recorder
     from nnrepl.record.repeat import Repetition
 
 _RANDOM_STATE: Any = mx.random.state
@@ -117,3 +123,97 @@ class InsideAgain:
             levels = self._notes.mapped.get(op, ())
             if old in levels:
                 self._notes.mapped[op] = tuple([new if level is old else level for level in levels])
+
+
+class InsideFollowed:
+    """Puts the ops inside of a call on the tape as they were when it was made before, with what the variables held.
+
+    Args:
+        expected: The ops that the run is to make.
+        bindings: What the variables held on the tape that has them.
+        copy: Gives the same op in a pass, at a position.
+        scope, lasti: From where the call is made now.
+    """
+
+    def __init__(
+        self,
+        recorder: Recorder,
+        expected: Sequence[Op],
+        bindings: Bindings,
+        copy: Callable[[Op, Pass, int], Op],
+        scope: Activation | None,
+        lasti: int,
+    ) -> None:
+        self._recorder = recorder
+        self._expected = expected
+        self._bindings = bindings
+        self._copy = copy
+        self._scope, self._lasti = scope, lasti
+        self._parts: dict[Pass, Inside] = {}
+        self._twins: dict[Op, Op] = {}
+        self._caller = Caller(None, None, -1)
+
+    def run(self) -> Inside | None:
+        """Do it. Returns what is on the tape now; None if nothing was there."""
+        recorder, expected = self._recorder, self._expected
+        tape, around = recorder.tape, recorder.part
+        at = start = len(tape)
+        if around is None or at >= len(expected) or not expected[at].inner:
+            return None
+        part = expected[at].part
+        while isinstance(part.within, Inside):
+            part = part.within
+        self._caller = Caller(part.scope, self._scope, self._lasti)
+        while at < len(expected) and expected[at].inner:
+            self._op(expected[at], around)
+            at += 1
+        self._variables(expected[start].position, start, at - start)
+        return next((part for part in self._parts.values() if part.within is around), None)
+
+    def _op(self, old: Op, around: Pass) -> None:
+        notes, tape = self._recorder.tape.notes, self._recorder.tape
+        twin = self._twins[old] = self._copy(old, self._part(old.part, around), len(tape))
+        twin.scope = self._caller.scope(old.scope)
+        _refer(twin, self._twins)
+        if old in notes.calls:
+            notes.calls[twin] = self._parts[notes.calls[old]]
+        if old in notes.mapped:
+            notes.mapped[twin] = tuple([self._parts.get(level, level) for level in notes.mapped[old]])
+        tape.ops.append(twin)
+
+    def _part(self, old: Pass, around: Pass) -> Pass:
+        if not isinstance(old, Inside) or old.within is None:
+            return around
+        if old not in self._parts:
+            tape = self._recorder.tape
+            shift = len(tape) - old.start
+            self._parts[old] = replace(
+                old, tape=tape, within=self._part(old.within, around), start=old.start + shift, end=old.end + shift,
+                backward=old.backward + shift, scope=self._caller.scope(old.scope),
+            )  # fmt: skip
+        return self._parts[old]
+
+    def _variables(self, before: int, now: int, count: int) -> None:
+        """What the variables of the calls inside held, from a position of the tape before, holds from one of this."""
+        old, new = self._bindings, self._recorder.tape.bindings
+        for position, scope, name, thing in old.log[old.first_from(before) :]:
+            if position > before + count:
+                break
+            made = self._caller.made(scope)
+            if made is not None:
+                new.note(position - before + now, made, name, thing)
+                new.seen[made] = now + count
+
+
+def _refer(op: Op, twins: Mapping[Op, Op]) -> None:
+    """Let an op that differentiates others speak of those that stand for them now."""
+    if isinstance(op, BackwardOp) and op.of is not None:
+        op.of = twins.get(op.of, op.of)
+    rule = op.args[0] if op.args else None
+    if type(rule) is Rule:
+        now: Any = Rule(twins.get(rule.op, rule.op), rule.inputs, rule.wanted, rule.outputs, rule.continued)
+    elif type(rule) is Region:
+        now = replace(rule, ops=tuple([(twins.get(one, one), slots) for one, slots in rule.ops]))
+    else:
+        return
+    op.args = (now, *op.args[1:])

@@ -20,13 +20,14 @@ from typing import Any
 import mlx.core as mx
 
 from nnrepl.record import opaque, trees
+from nnrepl.record.caller import Caller
 from nnrepl.record.catalog import Callee
 from nnrepl.record.data import construct
 from nnrepl.record.native import Call, Levels
 from nnrepl.record.numbering import own_place
 from nnrepl.record.opaque import set_random_state
 from nnrepl.record.recorder import RECORD, Recorder
-from nnrepl.record.repeat import Caller, Repetition
+from nnrepl.record.repeat import Repetition
 from nnrepl.record.source import is_library
 from nnrepl.record.strays import invoke, native
 from nnrepl.record.tracing import Tracing

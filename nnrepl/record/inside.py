@@ -11,8 +11,8 @@ until somebody looks.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
@@ -27,7 +27,7 @@ from nnrepl.record.region import Region
 from nnrepl.record.sweep import Sweep, seed
 from nnrepl.record.tangents import sweep_forward
 from nnrepl.record.vjp import Rule, run_vjp
-from nnrepl.tape import GRADIENT_PASS, BackwardOp, Inside, Leaf, Op, Pass, Value, arrays_of
+from nnrepl.tape import GRADIENT_PASS, Inside, Leaf, Op, Pass, Value, arrays_of
 from nnrepl.tape.passes import GRADIENTS
 
 
@@ -325,55 +325,3 @@ class _StructureOnly(Sweep):
         wanted = [rule.inputs[slot] for slot in rule.wanted]
         made = [stand_in(value.shape, value.dtype) for value in wanted]
         return made if run is run_vjp else made[0]
-
-
-def copy_inside(recorder: Recorder, expected: Sequence[Op], copy: Callable[[Op, Pass, int], Op]) -> Inside | None:
-    """Put the ops inside of a call on the tape as they were when it was made before.
-
-    Args:
-        expected: The ops that the run is to make.
-        copy: Gives the same op in a pass, at a position.
-
-    Returns:
-        What is on the tape now; None if nothing was there.
-    """
-    tape, parts, twins = recorder.tape, dict[Pass, Inside](), dict[Op, Op]()
-    calls, mapped, around, at = tape.notes.calls, tape.notes.mapped, recorder.part, len(tape)
-    assert around is not None
-
-    def part_of(old: Pass) -> Pass:
-        if not isinstance(old, Inside) or old.within is None:
-            return around
-        if old not in parts:
-            shift = len(tape) - old.start
-            parts[old] = replace(
-                old, tape=tape, within=part_of(old.within), start=old.start + shift, end=old.end + shift,
-                backward=old.backward + shift,
-            )  # fmt: skip
-        return parts[old]
-
-    while at < len(expected) and expected[at].inner:
-        old = expected[at]
-        twin = twins[old] = copy(old, part_of(old.part), len(tape))
-        _refer(twin, twins)
-        if old in calls:
-            calls[twin] = parts[calls[old]]
-        if old in mapped:
-            mapped[twin] = tuple([parts.get(level, level) for level in mapped[old]])
-        tape.ops.append(twin)
-        at += 1
-    return next((part for part in parts.values() if part.within is around), None)
-
-
-def _refer(op: Op, twins: Mapping[Op, Op]) -> None:
-    """Let an op that differentiates others speak of those that stand for them now."""
-    if isinstance(op, BackwardOp) and op.of is not None:
-        op.of = twins.get(op.of, op.of)
-    rule = op.args[0] if op.args else None
-    if type(rule) is Rule:
-        now: Any = Rule(twins.get(rule.op, rule.op), rule.inputs, rule.wanted, rule.outputs, rule.continued)
-    elif type(rule) is Region:
-        now = replace(rule, ops=tuple([(twins.get(one, one), slots) for one, slots in rule.ops]))
-    else:
-        return
-    op.args = (now, *op.args[1:])

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
-from nnrepl.tape import BackwardOp, ClosedOp, Inside, Leaf, Op, Value
+from nnrepl.tape import Activation, BackwardOp, ClosedOp, Inside, Leaf, Op, Value
 
 if TYPE_CHECKING:
     from nnrepl.record.recorder import Recorder
@@ -62,8 +62,9 @@ class Intake:
         """Whether what happens inside of a call that is about to be made is on the tape already."""
         return False
 
-    def inside(self, recorder: Recorder) -> Inside | None:
-        """A call has been made of which nothing was recorded inside: what the tape has of that is put before it."""
+    def inside(self, recorder: Recorder, scope: Activation | None, lasti: int) -> Inside | None:
+        """A call has been made, from a place, of which nothing was recorded inside: what the tape has of that is put
+        before it."""
         return None
 
     def repeated(self, recorder: Recorder, op: Op, of: Sequence[Value]) -> bool:

@@ -19,10 +19,10 @@ from typing import Any
 
 import mlx.core as mx
 
+from nnrepl.record.caller import Caller
 from nnrepl.record.numbering import Numbering
 from nnrepl.record.patches import Patches
 from nnrepl.record.recorder import NATIVE, RECORD, Recorder, noticing, ready
-from nnrepl.record.repeat import Caller
 from nnrepl.record.source import is_library
 from nnrepl.record.stack import UPDATES
 from nnrepl.record.variables import first_argument

@@ -278,8 +278,9 @@ class OpaqueCall:
             recorder.seeded(("opaque", draws))
         extra = self._takes(touched)
         op = Op(self.operation, (template, names, extra), {}, (*inputs, *extra))
-        if inside is None:
-            part = intake.inside(recorder)
+        if inside is None and intake.has_inside(recorder):
+            recorder.stand(frame)
+            part = intake.inside(recorder, recorder.stack.scope, frame.f_lasti)
         if part is not None:
             recorder.tape.notes.calls[op] = part
         if error is not None:
@@ -296,6 +297,8 @@ class OpaqueCall:
             return hand_out(recorder, twin)
         recorder.finish(op, result, frame)
         if recorder.differentiating or recorder.inside is not None:
+            if len(given) != len(inputs):
+                given = [value.array for value in inputs]
             self.groups = of_call(op, recorder.forced, [*given, *self.touched.values()])
         return result
 

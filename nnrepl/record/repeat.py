@@ -18,6 +18,7 @@ from typing import Any
 import mlx.core as mx
 
 from nnrepl.record.again import InsideAgain
+from nnrepl.record.caller import Caller
 from nnrepl.record.opaque import OpaqueCall
 from nnrepl.record.recorder import MUTED, Recorder
 from nnrepl.record.region import Region
@@ -27,41 +28,6 @@ from nnrepl.tape import GRADIENT_PASS, Activation, BackwardOp, DrawnKey, Gradien
 _copy, _uniform = mx.array.__copy__, mx.random.uniform
 _RANDOM_STATE: Any = mx.random.state
 _PLAIN = frozenset((int, float, bool, str, type(None), mx.Dtype))
-
-
-class Caller:
-    """Gives the calls in which ops were made another caller: a compiled function is called from many places.
-
-    Args:
-        old: The call from which the ops were made.
-        new: The call from which they are made now, and where in it.
-    """
-
-    def __init__(self, old: Activation | None, new: Activation | None, lasti: int) -> None:
-        self._lasti = lasti
-        self._known: dict[Activation | None, Activation | None] = {old: new}
-        self._new = new
-
-    def scope(self, old: Activation | None) -> Activation | None:
-        """The call that stands for `old`."""
-        known = self._known
-        missing: list[Activation] = []
-        step = old
-        while step not in known and step is not None:
-            missing.append(step)
-            step = step.parent
-        if step not in known:
-            return old  # not made from there
-        for made in reversed(missing):
-            parent = known[made.parent]
-            lasti = self._lasti if parent is self._new else made.lasti
-            known[made] = Activation(parent, made.code, lasti, made.owner, made.updating, made.variables)
-        return known[old]
-
-    def made(self, old: Activation) -> Activation | None:
-        """The call that was made to stand for `old`; None if none was."""
-        found = self._known.get(old)
-        return None if found is self._new else found
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,7 +218,7 @@ class Repetition:
         if within is None:
             return None
         if recorder.intake.has_inside(recorder):
-            return recorder.intake.inside(recorder)
+            return recorder.intake.inside(recorder, self.scope(old.scope), old.lasti)
         return InsideAgain(self, old).run(within, self._draws)
 
     def scope(self, old: Activation | None) -> Activation | None:

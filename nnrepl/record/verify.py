@@ -53,6 +53,7 @@ class Receipt(Face):
         unaccounted: Primitives, or dependencies, that no recorded op accounts for.
         already_evaluated: How many ops had been evaluated, so that their primitives are gone.
         holes: Arrays that entered from nowhere.
+        unseen: How many passes of the tape were not looked at.
     """
 
     ops: int
@@ -66,6 +67,7 @@ class Receipt(Face):
     unaccounted: tuple[str, ...]
     already_evaluated: int
     holes: tuple[Hole, ...]
+    unseen: int = 0
 
     @property
     def complete(self) -> bool:
@@ -111,6 +113,7 @@ def verify(tape: Tape, *parts: Pass) -> Receipt:
         unaccounted=unaccounted,
         already_evaluated=evaluated,
         holes=tuple(hole for hole in tape.holes if first <= hole.position <= last),
+        unseen=sum(bool(len(part)) and part not in parts for part in tape.passes),
     )
 
 

@@ -16,16 +16,31 @@ from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
-from nnrepl.record.inside import copy_inside
+from nnrepl.record.again import InsideFollowed
 from nnrepl.record.intake import Intake
 from nnrepl.record.objects import object_of, refill
+from nnrepl.replay.copies import copy_op
 from nnrepl.replay.divergence import Difference, Diverged, compare, said_of, same_operation, same_place
 from nnrepl.replay.interrupts import check
 from nnrepl.replay.match import Plan
 from nnrepl.replay.opening import Opening
 from nnrepl.replay.rebinding import Rebinding, lies_inside
+from nnrepl.replay.remade import made_natively
 from nnrepl.replay.run import Run
-from nnrepl.tape import GRADIENT_PASS, SETUP_PASS, BackwardOp, ClosedOp, Gradient, Inside, Leaf, Op, Pass, Tape, Value
+from nnrepl.tape import (
+    GRADIENT_PASS,
+    SETUP_PASS,
+    Activation,
+    BackwardOp,
+    ClosedOp,
+    Gradient,
+    Inside,
+    Leaf,
+    Op,
+    Pass,
+    Tape,
+    Value,
+)
 
 if TYPE_CHECKING:
     from nnrepl.record.recorder import Recorder
@@ -136,9 +151,11 @@ class Replay(Intake):
         """Whether a call that is about to be made is one of the tape: what happens inside is there, too."""
         return self.replaying(len(recorder.tape))
 
-    def inside(self, recorder: Recorder) -> Inside | None:
+    def inside(self, recorder: Recorder, scope: Activation | None, lasti: int) -> Inside | None:
         """Put what happened inside of a call of the tape before its op."""
-        return copy_inside(recorder, self.expected, copy_op) if self.has_inside(recorder) else None
+        if not self.has_inside(recorder):
+            return None
+        return InsideFollowed(recorder, self.expected, self.tape.bindings, copy_op, scope, lasti).run()
 
     def repeated(self, recorder: Recorder, op: Op, of: Sequence[Value]) -> bool:
         """Whether an op of a compiled function is one of the tape; then it has the values of that."""
@@ -349,7 +366,7 @@ class Replay(Intake):
         """Whether two inputs are the same; a leaf that entered anew takes the place of the one it is."""
         if expected is found:
             return True
-        natively = _made_natively(expected, found)
+        natively = made_natively(expected, found)
         if not natively and not (isinstance(expected, Leaf) and isinstance(found, Leaf)):
             return False
         if expected.kind != found.kind or expected.shape != found.shape or expected.dtype != found.dtype:
@@ -460,26 +477,8 @@ class Replay(Intake):
                 refill(array, self.content(value).array)
 
 
-def _made_natively(one: Value, other: Value) -> bool:
-    """Whether two values came out of the same closed call."""
-    a, b = one.op, other.op
-    return isinstance(a, ClosedOp) and isinstance(b, ClosedOp) and a.position == b.position and one.slot == other.slot
-
-
 def _nothing(position: int, due: bool = False) -> None:
     """Nobody wants to know."""
-
-
-def copy_op(op: Op, part: Pass, position: int) -> Op:
-    """The same op on another tape: it shares its values."""
-    if isinstance(op, BackwardOp):
-        twin: Op = BackwardOp(op.operation, op.args, op.kwargs, op.inputs, op.of)
-    else:
-        twin = Op(op.operation, op.args, op.kwargs, op.inputs)
-    twin.outputs = op.outputs
-    twin.scope, twin.lasti, twin.part, twin.position = op.scope, op.lasti, part, position
-    part.tape.notes.carry_all(op, twin)
-    return twin
 
 
 def _reopened_pass(recorder: Recorder) -> Pass:

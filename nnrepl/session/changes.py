@@ -25,7 +25,7 @@ from nnrepl.session.standing import Standing
 from nnrepl.session.state import RunAgain
 from nnrepl.session.statements import statement
 from nnrepl.session.typed import append, upcoming
-from nnrepl.tape import ClosedOp, Inside, Op, Pass, Tape, Value
+from nnrepl.tape import ClosedOp, Op, Tape, Value, outermost
 from nnrepl.timeline.cells import Cell
 from nnrepl.timeline.code import CodeChange
 from nnrepl.timeline.edits import BadEdit, Edit, make_edit, place_of
@@ -159,6 +159,8 @@ class Changes:
         else:
             target, position = place_of(session.tape, value, session.cursor)
         scope = session.where().scope
+        if session.op is not None and session.op.inner:  # it stands before the call, in the function that makes it
+            scope = outermost(session.op.part).scope
         if target is value.origin:  # it is changed where it enters a gradient call
             scope = next((part.scope for part in session.tape.passes if value in part.wrt), scope)
         with held():  # once it has run, all of it is there, or nothing
@@ -172,14 +174,10 @@ class Changes:
     def _check_outside(self, name: str, value: Value | None = None) -> None:
         """Raises UserError for a change inside of a call that MLX runs by itself."""
         op = self.session.op
-        here = op.part if op is not None else None
         inside = None if value is None else value.inside
-        if inside is None and not isinstance(here, Inside):
+        if inside is None and (op is None or not op.inner):
             return
-        part: Pass | None = here if inside is None else inside
-        while isinstance(part, Inside) and isinstance(part.within, Inside):
-            part = part.within
-        assert isinstance(part, Inside)
+        part = outermost(inside if inside is not None else op.part)  # type: ignore[union-attr]
         if inside is None and self.session.cursor == part.start:
             return  # it stands before the call
         whose = "a call" if part.call is None else f"{part.call.label} ({part.call.name})"

@@ -104,11 +104,15 @@ def _sequence(text: str, here: Here) -> Place:
     if whole is not None and " " in whole["file"] and here.program.named(whole["file"]):
         return _line(whole, here)
     place: Place | None = None
+    apart: dict[type[Place], Place] = {}
     for word in _TOKEN.findall(text):
         if isinstance(place, StepStart) and word.startswith("#") and NUMBER.fullmatch(word) is not None:
             place = _number(f"{place.number}{word}", here)  # `step 30 #12` is 30#12
             continue
         inner = _word(word, here)
+        other = apart.setdefault(type(inner), inner) if isinstance(inner, (Phase, StepStart, PassStart)) else inner
+        if other.title != inner.title:
+            raise UserError(f"no op is in {other.title} and in {inner.title}: one of them is enough")
         place = inner if place is None else Within(place, inner)
     if place is None:
         raise UserError(f"a place is missing; {FORMS}")

@@ -148,6 +148,7 @@ def run_cell(shell: Any, line: str, cell: str) -> Any:
     names = ProgramNames()
     session = Session(names.tape, names)
     notes = adopt(session.settings)
+    session.settings["native"] = "off"  # once the cell is over it cannot run again: nobody could open a step
     debuggee = Debuggee(program, session, live=True)
     banner = f"nnrepl · {program.title} · step to begin, help for more{notes}"
     made = Shell(session, make_console(False), make_reader, banner)

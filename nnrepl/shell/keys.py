@@ -53,6 +53,7 @@ def bindings(
     for key, line in MOTIONS.items():
         keys.add(key)(lambda event, line=line: run(event, line))
     keys.add("c-l")(lambda event: _redraw(event, run))
+    keys.add("f1")(lambda event: run(event, asked(get_app().current_buffer.document.text_before_cursor)))
 
     @keys.add("enter", filter=typing & ~is_searching)
     def _(event: KeyPressEvent) -> None:

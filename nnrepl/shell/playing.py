@@ -24,7 +24,7 @@ def begins(shell: Shell, stop: Stop) -> bool:
     if player is None or player.begun:
         return False
     if stop.reason == EXCEPTION or not len(shell.session.tape):
-        _over(shell)
+        _over(shell, player)
         what = f"failed{_error(stop)}" if stop.reason == EXCEPTION else "computes nothing with MLX"
         shell.failed = True
         said = f"the program of this lesson, {player.lesson.program.name}, {what}"
@@ -52,14 +52,14 @@ def turn(shell: Shell, player: Player) -> bool:
         return _hear(shell, player)
     except UserError as error:
         shell.failed = True
-        _over(shell)
+        _over(shell, player)
         player.failure = f"{_place(player)}: {error}"
         shell.show(Text(player.failure, style="error"))
         shell.show(hint("the lesson cannot go on here; learn again begins at its start"))
     except Unwinding:
         raise
     except Exception as error:
-        _over(shell)
+        _over(shell, player)
         player.failure = f"{_place(player)}: {type(error).__name__}: {error}"
         shell.own_failure(player.failure, error)
     return True
@@ -72,10 +72,12 @@ def _error(stop: Stop) -> str:
     return f": {type(stop.error).__name__}: {stop.error}".splitlines()[0][:200]
 
 
-def _over(shell: Shell) -> None:
+def _over(shell: Shell, player: Player) -> None:
     """The lesson has the word no longer."""
     shell.interpreter.player = None
     shell.session.predicting = False
+    if player.native:
+        shell.session.settings["native"] = player.native
 
 
 def _place(player: Player, back: int = 0) -> str:
@@ -137,7 +139,7 @@ def _do(shell: Shell, player: Player, coming: Turn) -> None:
     if coming.over:
         note = "" if player.at >= len(player.lesson.parts) else player.kept()
         shell.show(hint(note) if note else None)
-        _over(shell)
+        _over(shell, player)
     if coming.own is not None:
         shell.session.predicting = False
         shell.run(coming.own)

@@ -17,7 +17,18 @@ from nnrepl.tape.op import (
     arrays_of,
     fill,
 )
-from nnrepl.tape.passes import GRADIENT_PASS, RUN_PASS, SETUP_PASS, UPDATE_PASS, Hole, Inside, Mark, Pass, samples_of
+from nnrepl.tape.passes import (
+    GRADIENT_PASS,
+    RUN_PASS,
+    SETUP_PASS,
+    UPDATE_PASS,
+    Hole,
+    Inside,
+    Mark,
+    Pass,
+    outermost,
+    samples_of,
+)
 from nnrepl.tape.places import Activation, Source
 from nnrepl.tape.sites import SKIPPED, Site, is_skipped, own_site
 from nnrepl.tape.steps import Step, Steps
@@ -69,6 +80,7 @@ __all__ = [
     "fill",
     "is_evaluated",
     "is_skipped",
+    "outermost",
     "own_site",
     "samples_of",
 ]

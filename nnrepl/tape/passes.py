@@ -166,6 +166,14 @@ class Inside(Pass):
         return f"<Inside {self.transform} {self.title!r} {len(self)} ops>"
 
 
+def outermost(part: Pass) -> Inside:
+    """Of the calls that MLX ran by itself in which something lies, the outermost."""
+    while isinstance(part.within, Inside):
+        part = part.within
+    assert isinstance(part, Inside)
+    return part
+
+
 def samples_of(value: Value) -> list[tuple[int, int]]:
     """How many samples lie along which axis of a value inside of `vmap`s, the outermost first."""
     found: list[tuple[int, int]] = []

@@ -40,6 +40,9 @@ def receipt_view(receipt: Receipt) -> RenderableType:
         )
     lines.append(_line(not receipt.holes, f"{len(receipt.holes) or 'no'} holes"))
     lines.extend(Text(f"    {hole.value.name}: {hole.reason}", style="error") for hole in receipt.holes)
+    if receipt.unseen:
+        others = "other passes of the tape were" if receipt.unseen > 1 else "other pass of the tape was"
+        lines.append(Text(f"  {receipt.unseen} {others} not looked at", style="hint"))
     return Group(*lines)
 
 

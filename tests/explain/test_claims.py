@@ -207,6 +207,23 @@ def test_diff_says_how_much_it_compared() -> None:
     assert "no value differs: 6 ops compared" in capture.get()
 
 
+@pytest.mark.parametrize("steps", [1, 3])
+def test_a_receipt_says_what_it_did_not_look_at(steps: int) -> None:
+    from rich.console import Console
+
+    from nnrepl.record.verify import verify
+    from nnrepl.view.receipt import receipt_view
+
+    with nnrepl.recording() as recorded:
+        for _ in range(steps):
+            mx.value_and_grad(lambda w: mx.sin(w * 2).sum())(W)
+    console = Console(width=100, no_color=True)
+    with console.capture() as capture:
+        console.print(receipt_view(verify(recorded.tape, recorded.tape.passes[-1])))
+    assert ("2 other passes of the tape were not looked at" in capture.get()) == (steps == 3)
+    assert ("not looked at" in capture.get()) == (steps > 1)
+
+
 def test_what_is_left_of_a_product_is_said_exactly() -> None:
     """A VJP that gives 0 of numbers that are not 0: they are too small, or they cancel, or they never meet."""
     tiny = mx.full((3, 3), 1e-30)

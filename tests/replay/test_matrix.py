@@ -117,6 +117,8 @@ class Program:
             found, expected = DATA.findall(said), self.plain(change)
             if "no op is at" in said or "is not made yet in this call" in said:
                 continue  # this line makes no op in that step, or not with this name
+            if re.search(r" · in \w+ of ", said):
+                continue  # inside of a nested transform nothing can be changed
             new = set(expected) - set(plain)
             if "timeline" not in said.split("until", 1)[-1].split("'THEN")[0]:
                 yield f"{change}: refused: {said}"
@@ -142,21 +144,21 @@ def _uncompiled() -> Iterator[None]:
         mx.compile = before
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(4))
 def test_a_sample(seed: int, tmp_path: Path) -> None:
     program = Program(seed)
     assert not list(program.disagreements(tmp_path, evaluated=seed % 2 == 0)), program.names
 
 
 KINDS = [
-    (["copied_alias"], "argnums"), (["noop_alias", "scatter"], "model"), (["branch_scalar", "numpy_inside"], "by hand"),
-    (["checkpoint_args", "aliasing"], "model"), (["tied", "vmap_closure"], "argnums"), (["integers"], "argnums"),
+    "copied_alias", "noop_alias,scatter", "branch_scalar,numpy_inside", "checkpoint_args,aliasing", "tied,vmap_closure",
+    "vmap_closure", "integers",
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("names", KINDS, ids=lambda kind: "-".join(kind[0]) if isinstance(kind, tuple) else None)
-def test_kinds_that_were_wrong(names: tuple[list[str], str], tmp_path: Path) -> None:
-    program = Program(sum(map(len, names[0])), names[0])
+@pytest.mark.parametrize("names", KINDS)
+def test_kinds_that_were_wrong(names: str, tmp_path: Path) -> None:
+    program = Program(len(names), names.split(","))
     assert not list(program.disagreements(tmp_path, evaluated=False)), program.text
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
@@ -14,7 +15,7 @@ from mlx.utils import tree_map
 import nnrepl
 from nnrepl.session.curves import over_steps
 from nnrepl.session.parsed import parse
-from tests.support import OpenSession
+from tests.support import OpenSession, nnrepl_cli
 
 Said = Callable[[mx.array], None]
 X = mx.array([[1.0, 2.0], [0.5, -1.0], [3.0, 0.25]])
@@ -97,3 +98,25 @@ def test_one_number_a_step_and_it_is_the_programs(train: Callable[[Said], None])
     found = over_steps(session, parse("loss"))
     assert [number for number, _ in found] == list(range(1, len(said) + 1))
     assert [number for _, number in found] == pytest.approx(said, rel=1e-6)
+
+
+def test_steps_that_nobody_looked_into_are_said_to_be_left_out(tmp_path: Path) -> None:
+    """Their losses are known, other variables are not; no curve of one point stands for ten steps without a word."""
+    program = tmp_path / "train.py"
+    program.write_text(
+        "import mlx.core as mx\nimport mlx.nn as nn\nimport mlx.optimizers as optim\n"
+        "mx.random.seed(0)\nmodel, opt = nn.Linear(2, 1), optim.SGD(0.1)\n"
+        "step = nn.value_and_grad(model, lambda x: mx.mean(mx.square(model(x))))\n"
+        "for i in range(6):\n"
+        "    twice = 2 * mx.ones((3, 2))\n"
+        "    loss, grads = step(twice)\n"
+        "    opt.update(model, grads)\n"
+        "    mx.eval(model.parameters(), loss)\n"
+    )
+    lines = ("c", "plot grad(weight).max()", "plot loss", "q")
+    shown = nnrepl_cli("--plain", str(program), stdin="\n".join(lines) + "\n", env={"NNREPL_NATIVE": "on"}).stdout
+    asked, of_loss = shown.split("(nnrepl")[-3:-1]
+    closed = "5 steps from 2 to 6 ran natively and are closed; with config native off, restart and c draw them"
+    assert closed in " ".join(asked.split())
+    assert "are closed" not in of_loss
+    assert "(step 6)" in of_loss

@@ -280,6 +280,12 @@ def test_questions_read_places(session: OpenSession, line: str) -> None:
     assert session.tape.ops[wanted].label in screen(session, line)
 
 
+def test_a_place_that_ends_in_0_is_no_question_about_zero(session: OpenSession) -> None:
+    with pytest.raises(UserError, match=r"no op is at layers\.1 layers\.0"):
+        session.run("why layers.1 layers.0")
+    assert "loss is not 0 everywhere" in screen(session, "why loss==0")
+
+
 CONDITIONS = [
     ("loss < 0.2", "loss"),
     ("loss if loss < 0.2", "loss"),
@@ -318,6 +324,8 @@ def test_a_condition_is_true_where_one_stands(session: OpenSession, text: str, n
         ("{} grad(nothing)", "nothing is called nothing"),
         ("{} lss < 3", "nothing is called lss; did you mean loss?"),
         ("{} layers.1 sofmax", "did you mean softmax?"),
+        ("{} forward backward", "no op is in forward and in backward: one of them is enough"),
+        ("{} step 1 softmax step 2", "no op is in step 1 and in step 2: one of them is enough"),
         ("{} loss if", "if"),
         ("{} #0", "ops count from #1"),
     ],
