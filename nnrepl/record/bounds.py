@@ -8,12 +8,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
 from nnrepl.record.strays import raw
 from nnrepl.tape import Op, Value
+
+if TYPE_CHECKING:
+    from nnrepl.record.recorder import Recorder
 
 _ALONG = ("take", "take_along_axis", "put_along_axis")
 _BRACKETS = ("getitem", "setitem", "at.add", "at.subtract", "at.multiply", "at.divide", "at.maximum", "at.minimum")
@@ -270,3 +273,28 @@ def _assigns_nothing(op: Op) -> Outside | None:
         f"a masked assignment of nothing to {array.name} {tuple(array.shape)}: {what} is empty, and MLX crashes on that"
     )
     return Outside(op, said, f" ({op.label} {op.name})", crashes=True)
+
+
+def check_bounds(recorder: Recorder) -> None:
+    """Look at the places that ops take, before the program evaluates. It is told what lies outside of a tensor;
+    one that an edit has sent there, or that plain MLX would not survive, is stopped.
+
+    Raises:
+        IndexError: Then.
+    """
+    if not recorder.indexing:
+        return
+    ops, recorder.indexing = recorder.indexing, []
+    with recorder.muted():
+        found = outside(ops)
+    if found is None:
+        return
+    edits = recorder.tape.notes.edits
+    if found.crashes or any(op in edits for op in recorder.tape.ops):
+        error = IndexError(found.text)
+        recorder.tape.notes.errors[found.op] = error
+        raise error
+    place = found.op.scope and found.op.scope.code, found.op.lasti
+    if recorder.listener is not None and place not in recorder.told:
+        recorder.told.add(place)
+        recorder.listener.out_of_bounds(found.text)

@@ -16,6 +16,7 @@ from typing import Any
 import mlx.core as mx
 
 from nnrepl.record import before, catalog, compiled, custom, opaque, special, strays, transforms
+from nnrepl.record.bounds import check_bounds
 from nnrepl.record.catalog import Callee
 from nnrepl.record.native import IN_PLACE, Levels, in_place, optimizers, update_hook
 from nnrepl.record.patches import Patches
@@ -180,7 +181,7 @@ def _sync(recorder: Recorder, callee: Callee) -> Callable[..., Any]:
         elif recorder.mode == RECORD and get_ident() == recorder.thread:
             check_evaluation(recorder, how, (*args, *kwargs.values()))
             recorder.mark(how, (*args, *kwargs.values()), _getframe(1))
-            recorder.check_bounds()
+            check_bounds(recorder)
         elif recorder.mode == OPAQUE:
             recorder.forced = True
         return original(*args, **kwargs)

@@ -19,7 +19,7 @@ import mlx.core as mx
 from nnrepl.record import trees
 from nnrepl.record.adopt import adopt
 from nnrepl.record.bindings import Watch
-from nnrepl.record.bounds import INDEXING, outside
+from nnrepl.record.bounds import INDEXING
 from nnrepl.record.intake import RECORDING, Intake
 from nnrepl.record.listener import Exchanging, Listener, Mirrored, Touching
 from nnrepl.record.objects import Slot, hand_out
@@ -84,7 +84,7 @@ class Recorder:
         tracing: The compiled functions that are being recorded for the first time, outermost first.
         sweeps: The backward passes that are running, outermost first.
         repeating: In how many compiled functions ops are repeated, of which none of the program's lines runs.
-        indexing: Ops that take places which have not been looked at yet.
+        indexing: Ops that take places which have not been looked at yet; `told` where something was found.
         mirrors: The second runs of checkpoints that are being recorded and have changes to make.
         overwritten: Values whose array object was changed in place for an edit.
         draws: Since what the random draws are counted, and how many there were.
@@ -117,7 +117,7 @@ class Recorder:
         self.intake: Intake = RECORDING
         self.sweeps: list[Exchanging] = []
         self.indexing: list[Op] = []
-        self._told: set[tuple[Any, int]] = set()
+        self.told: set[tuple[Any, int]] = set()
         self.mirrors: list[Mirrored] = []
         self.tracing: list[Tracing] = []
         self.made_before: dict[int, tuple[Any, Callable[..., Any]]] = {}
@@ -336,30 +336,6 @@ class Recorder:
         self.tape.marks.append(Mark(len(self.tape), how, values, scope, frame.f_lasti))
         if self.listener is not None and not self.differentiating:
             self.listener.evaluation_forced()
-
-    def check_bounds(self) -> None:
-        """Look at the places that ops take, before the program evaluates. It is told what lies outside of a tensor;
-        one that an edit has sent there, or that plain MLX would not survive, is stopped.
-
-        Raises:
-            IndexError: Then.
-        """
-        if not self.indexing:
-            return
-        ops, self.indexing = self.indexing, []
-        with self.muted():
-            found = outside(ops)
-        if found is None:
-            return
-        edits = self.tape.notes.edits
-        if found.crashes or any(op in edits for op in self.tape.ops):
-            error = IndexError(found.text)
-            self.tape.notes.errors[found.op] = error
-            raise error
-        place = found.op.scope and found.op.scope.code, found.op.lasti
-        if self.listener is not None and place not in self._told:
-            self._told.add(place)
-            self.listener.out_of_bounds(found.text)
 
     def drawn(self) -> DrawnKey:
         """The key that the next random op will draw from the global state."""

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from nnrepl.tape import BackwardOp, Op, Pass
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from nnrepl.tape import SETUP_PASS, BackwardOp, Op, Pass
+
+if TYPE_CHECKING:
+    from nnrepl.record.recorder import Recorder
 
 
 def copy_op(op: Op, part: Pass, position: int) -> Op:
@@ -15,3 +21,14 @@ def copy_op(op: Op, part: Pass, position: int) -> Op:
     twin.scope, twin.lasti, twin.part, twin.position = op.scope, op.lasti, part, position
     part.tape.notes.carry_all(op, twin)
     return twin
+
+
+def reopened_pass(recorder: Recorder) -> Pass:
+    """The pass before the one that begins: what is inserted at its end belongs to it."""
+    passes = recorder.tape.passes
+    if not passes:
+        part = recorder.open_pass(SETUP_PASS, "")
+        recorder.close_pass()  # steps are counted up to the first open pass
+        return part
+    passes[-1] = replace(passes[-1], tape=recorder.tape)
+    return passes[-1]

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -19,16 +18,16 @@ import mlx.core as mx
 from nnrepl.record.again import InsideFollowed
 from nnrepl.record.intake import Intake
 from nnrepl.record.objects import object_of, refill
-from nnrepl.replay.copies import copy_op
+from nnrepl.replay.copies import copy_op, reopened_pass
 from nnrepl.replay.divergence import Difference, Diverged, compare, said_of, same_operation, same_place
 from nnrepl.replay.interrupts import check
 from nnrepl.replay.match import Plan
 from nnrepl.replay.opening import Opening
 from nnrepl.replay.rebinding import Rebinding, lies_inside
+from nnrepl.replay.remade import made_natively
 from nnrepl.replay.run import Run
 from nnrepl.tape import (
     GRADIENT_PASS,
-    SETUP_PASS,
     Activation,
     BackwardOp,
     ClosedOp,
@@ -107,7 +106,7 @@ class Replay(Intake):
         while (op := self._inserted(len(recorder.tape.ops))) is not None:
             if calling and lies_inside(recorder, self._edit_of(op)):
                 return
-            part = recorder.part if recorder.part is not None else _reopened_pass(recorder)
+            part = recorder.part if recorder.part is not None else reopened_pass(recorder)
             twin = self.opening.remade.insert(recorder, op) if anew else copy_op(op, part, len(recorder.tape.ops))
             twin.part, twin.position = part, len(recorder.tape.ops)
             if recorder.started and part is not recorder.part and twin.position == recorder.tape.origin:
@@ -365,7 +364,7 @@ class Replay(Intake):
         """Whether two inputs are the same; a leaf that entered anew takes the place of the one it is."""
         if expected is found:
             return True
-        natively = _made_natively(expected, found)
+        natively = made_natively(expected, found)
         if not natively and not (isinstance(expected, Leaf) and isinstance(found, Leaf)):
             return False
         if expected.kind != found.kind or expected.shape != found.shape or expected.dtype != found.dtype:
@@ -476,25 +475,8 @@ class Replay(Intake):
                 refill(array, self.content(value).array)
 
 
-def _made_natively(one: Value, other: Value) -> bool:
-    """Whether two values came out of the same closed call."""
-    a, b = one.op, other.op
-    return isinstance(a, ClosedOp) and isinstance(b, ClosedOp) and a.position == b.position and one.slot == other.slot
-
-
 def _nothing(position: int, due: bool = False) -> None:
     """Nobody wants to know."""
-
-
-def _reopened_pass(recorder: Recorder) -> Pass:
-    """The pass before the one that begins: what is inserted at its end belongs to it."""
-    passes = recorder.tape.passes
-    if not passes:
-        part = recorder.open_pass(SETUP_PASS, "")
-        recorder.close_pass()  # steps are counted up to the first open pass
-        return part
-    passes[-1] = replace(passes[-1], tape=recorder.tape)
-    return passes[-1]
 
 
 def _overwrite(recorder: Recorder, array: mx.array, old: Value, content: Value) -> None:

@@ -158,7 +158,7 @@ class Frames:
         thing = self._next(name, step, position)
         if self._is_pending(name, step, lasti):
             part = self.tape.pass_at(position)
-            if thing is None and self.is_loss(name, step, lasti, part):
+            if thing is None and self._is_loss(name, step, lasti, part):
                 thing = None if part is None else part.loss
             if isinstance(thing, Value) and is_made(thing, position):
                 return Held(thing)
@@ -193,7 +193,7 @@ class Frames:
         if not self._is_pending(name, step, lasti):
             return self._earlier(thing, position)
         new = self._next(name, step, position)
-        if self.is_loss(name, step, lasti, part):
+        if self._is_loss(name, step, lasti, part):
             new = part.loss
         if isinstance(thing, Value):
             if thing.op is not None and thing.op.part is part:
@@ -225,7 +225,7 @@ class Frames:
         uses = sources.uses_of(step.code, sources.span_of(step.code, lasti))
         return any(name in (*use.names, *use.nested) for use in uses)
 
-    def is_loss(self, name: str, step: Activation, lasti: int, part: Pass | None) -> bool:
+    def _is_loss(self, name: str, step: Activation, lasti: int, part: Pass | None) -> bool:
         """Whether the statement that a calling frame is in the middle of gives a variable the loss of a pass: it makes
         the gradient call itself, or calls what returns the result of that as it is."""
         if lasti < 0 or part is None or part.loss is None or not part.gives_loss or not _gives(part, step):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
@@ -11,7 +14,7 @@ import pytest
 
 import nnrepl
 from nnrepl.tape import Inside, Op, samples_of
-from tests.support import OpenSession, assert_same_bits
+from tests.support import OpenSession, assert_same_bits, nnrepl_cli
 
 W = mx.array([[0.5, -1.0, 2.0], [1.5, 0.25, -0.5], [-0.75, 1.0, 0.125]])
 X = mx.array([[0.1, 0.2, 0.3], [-0.4, 0.5, 0.6], [0.7, -0.8, 0.9], [1.0, 1.1, -1.2]])
@@ -263,3 +266,38 @@ def test_what_cannot_be_had_is_said_so() -> None:
     assert "used by nothing" not in said(session, "health")
     with pytest.raises(nnrepl.UserError, match="lies inside of #3"):
         session.run("#1 = #1 * 2")
+
+
+LOOP = """
+import mlx.core as mx
+W = mx.array([[0.5, -1.0], [1.5, 0.25]])
+X = mx.array([[1.0, 2.0], [3.0, -1.0], [0.5, 0.25]])
+def f(h, w):
+    {h_line}
+    v = mx.vmap(lambda row: row @ w)(h)
+    return v * 2
+def loss(w):
+    h = mx.tanh(X)
+    return (f(h, w) ** 2).sum()
+for i in range(2):
+    L, G = mx.value_and_grad(loss)(W)
+    W = W - 0.01 * G
+    print("loss", L.item())
+"""
+
+
+def test_a_change_before_a_call_is_that_line_and_what_happens_inside_keeps_its_names(tmp_path: Path) -> None:
+    path = tmp_path / "loop.py"
+    path.write_text(LOOP.format(h_line="pass"))
+    lines = ["step", "h = h * 3", "p row", "where", "row = row * 2", "c"]
+    shown = nnrepl_cli("--plain", str(path), stdin="\n".join([*lines, "q\n"])).stdout
+    assert "h edited before #3" in shown
+    assert "row = [[" in shown
+    assert "in f" in shown
+    assert "row cannot be changed here: it lies inside of #" in shown
+    printed = io.StringIO()
+    changed = LOOP.format(h_line="h = h * 3 if i == 0 else h")
+    with contextlib.redirect_stdout(printed):
+        exec(compile(changed, "<twin>", "exec"), {"__name__": "__main__"})
+    for line in printed.getvalue().split("\n"):
+        assert line in shown
