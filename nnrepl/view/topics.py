@@ -94,9 +94,17 @@ op can match: break matmul, z1.max() > 10. A place that nothing in the program c
         "changing values, and going on from there",
         """\
 An assignment to a name of the tape is a change: z1 = z1 * 2, z1[0, 2] = 0.5. It is an op of the tape: what follows is
-computed from it, gradients flow through it, and only what depends on it is evaluated again. Each change begins a
-timeline; the old one stays. What is no tensor changes as well, for all that is still to come:
-opt.learning_rate = opt.learning_rate / 2, model.eval().""",
+computed from it, gradients flow through it, and only what depends on it is evaluated again. It is the program with that
+line in it, once: in this call of this step, before the line at which you stand, and never in later calls. Each change
+begins a timeline; the old one stays, and undo leads back.
+  k = k * 2              gives the name k another tensor: cache["k"], and what else holds the old one, keeps it
+  k *= 2, k[0] = 1       change the tensor itself: whoever holds this very tensor sees it; copies stay what they were
+  layer.weight = ...     a parameter changes where it enters its step, so that all of the step sees it
+  opt.learning_rate = 0.5, model.eval(), kept.append(1)
+                         what is no tensor changes too, from here on; under set_trace it acts at once, on no timeline
+  h = h * 2; k = k + 1   several changes: each is a timeline of its own
+Where the program has to run again it is held against the tape, op by op; what it printed is not printed again.
+Ctrl-C at any moment of that leaves everything as it was before the line.""",
         ("time", "changing"),
     ),
     "inside": Topic(
