@@ -57,6 +57,7 @@ PICTURES = {
     "nnrepl": Picture("examples/living_nn.py", ("s", "explain z1 at [0, 1]", "goto update", "why grad(weights2)"), 3),
     "why": Picture("examples/simple_nn.py", ("why grad(weights1) == 0",), 1),
     "lesson": Picture("1", ("", "", "2.5", "hint", "1", "2", "-2"), 3),
+    "nan": Picture("examples/lessons/sick.py", ("continue", "catch nan", "rc", "rc", "why nan"), 2),
     "timelines": Picture(
         "examples/living_nn.py", ("goto update", "learning_rate = 0.2", "continue", "timelines", "plot loss"), 3
     ),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import platform
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,11 +16,11 @@ from nnrepl.commands.blocks import in_file
 from nnrepl.commands.interpreter import Interpreter
 from nnrepl.commands.learning import play
 from nnrepl.commands.table import TABLE
+from nnrepl.late import late
 from nnrepl.programs.arrays import SUFFIX
 from nnrepl.programs.debuggee import Debuggee
 from nnrepl.programs.examples import example_path
 from nnrepl.programs.exceptions import exit_status
-from nnrepl.programs.saved import open_session
 from nnrepl.programs.script import USAGE_ERROR, CannotLoad, Script, empty_script, load_module, load_script, read_script
 from nnrepl.record.names import ProgramNames
 from nnrepl.session.errors import Quit, UserError
@@ -33,7 +32,6 @@ from nnrepl.shell.readers import Chain, Queue, Reader
 from nnrepl.shell.shell import Shell, is_capable, make_console, make_reader
 from nnrepl.timeline.cells import make_cell
 from nnrepl.timeline.history import parse_size
-from nnrepl.view.saved import facts_text
 
 if TYPE_CHECKING:
     from nnrepl.learn.player import Player
@@ -87,6 +85,7 @@ def size(text: str) -> int:
 
 def machine() -> str:
     """The Python and the machine, for a report."""
+    platform = late("platform")
     return f"Python {platform.python_version()} · {platform.system()} {platform.machine()}"
 
 
@@ -194,6 +193,9 @@ def look(options: argparse.Namespace, lines: list[str]) -> int:
     """Look at a saved tape, without its program. Returns the exit status. Raises UserError."""
     if options.args or options.call:
         raise UserError(f"{options.program} is a saved tape; it takes no arguments, and nothing can be called")
+    from nnrepl.programs.saved import open_session
+    from nnrepl.view.saved import facts_text
+
     session, facts = open_session(options.program)
     settings, notes = settings_of(options)
     session.settings.update(settings)

@@ -14,7 +14,6 @@ from nnrepl.commands.interpreter import Interpreter
 from nnrepl.commands.table import Grammar, command
 from nnrepl.programs.arrays import read_header
 from nnrepl.programs.reference import open_reference, read_mapping
-from nnrepl.programs.saved import find, open_session
 from nnrepl.session.counterparts import TAPE, Match, Matched, Stretch, match, stretch_for
 from nnrepl.session.errors import UserError
 from nnrepl.session.expressions import aside
@@ -119,6 +118,8 @@ def _tolerance(word: str) -> float:
 
 
 def _is_tape(path: str) -> bool:
+    from nnrepl.programs.saved import find
+
     return find(path).endswith(".safetensors") and "nnrepl" in read_header(find(path)).metadata
 
 
@@ -126,6 +127,8 @@ def _with_tape(it: Interpreter, wish: Wish, part: Stretch) -> RenderableType:
     """Compare op by op with a saved tape of the same program."""
     if wish.mapping:
         raise UserError(f"{wish.path} is a saved tape: it is compared op by op, without map")
+    from nnrepl.programs.saved import find, open_session
+
     other, _ = open_session(find(wish.path))
     pairs, parted = pairs_of(other.tape, it.session.tape)
     theirs: dict[str, Value] = {}

@@ -12,7 +12,6 @@ from rich.text import Text
 from nnrepl._version import VERSION
 from nnrepl.commands.interpreter import Interpreter
 from nnrepl.commands.table import OUTPUT_FILE, command
-from nnrepl.programs.exporting import as_notebook, as_script, write
 from nnrepl.session.errors import UserError
 from nnrepl.session.files import write_text
 
@@ -39,6 +38,8 @@ def export(it: Interpreter, text: str) -> RenderableType | None:
         raise UserError(f"{path} exists; export -f {path} writes over it")
     said = ""
     if kind in PROGRAMS.values():
+        from nnrepl.programs.exporting import as_notebook, as_script, write
+
         written = write(it.session, path.resolve().parent)
         whole = as_script(written) if kind == "a program" else as_notebook(written)
         said = f" ({written.cells} cell{'' if written.cells == 1 else 's'} of what was typed)"

@@ -11,8 +11,6 @@ from nnrepl.commands.interpreter import Interpreter
 from nnrepl.commands.table import NOTHING, Grammar, command
 from nnrepl.programs.examples import examples
 from nnrepl.programs.loading import import_of, program_of
-from nnrepl.programs.saved import find, open_session
-from nnrepl.programs.saving import save
 from nnrepl.programs.script import Script
 from nnrepl.session.errors import Load, UserError
 from nnrepl.session.parsed import parse
@@ -44,7 +42,9 @@ def save_(it: Interpreter, text: str) -> RenderableType | None:
     """
     name, _, last = text.rpartition(" ")
     everything = bool(name.strip()) and last == "all"
-    return saved_text(save(it.session, file_name(name.strip() if everything else text), everything))
+    from nnrepl.programs.saving import save as write
+
+    return saved_text(write(it.session, file_name(name.strip() if everything else text), everything))
 
 
 @command("load", takes=FILE_AND_ARGUMENTS, group=FILES)
@@ -64,6 +64,8 @@ def load(it: Interpreter, text: str) -> RenderableType | None:
     program = program_of(text)
     if program is not None:
         return _start(it, program)
+    from nnrepl.programs.saved import find, open_session
+
     session, facts = open_session(find(file_name(text)))
     it.visit(session)
     return facts_text(facts)

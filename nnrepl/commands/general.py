@@ -7,7 +7,6 @@ from rich.console import Group, RenderableType
 from nnrepl.commands.interpreter import Interpreter
 from nnrepl.commands.manuals import apropos_view, help_view
 from nnrepl.commands.table import NOTHING, Grammar, command
-from nnrepl.learn.glossary import here
 from nnrepl.record.verify import verify as take_receipt
 from nnrepl.session.errors import UserError
 from nnrepl.session.expressions import aside
@@ -38,6 +37,8 @@ def help_(it: Interpreter, text: str) -> RenderableType | None:
     `help all` lists every command. A word of the trade (`help chain rule`, `help MSE`) is told with the number that it
     has where you stand.
     """
+    from nnrepl.learn.glossary import here
+
     return help_view(it.table, text, lambda word: here(it.session, word))
 
 

@@ -10,9 +10,6 @@ from rich.console import RenderableType
 
 from nnrepl.commands.interpreter import Interpreter
 from nnrepl.commands.table import Grammar, classify, command
-from nnrepl.learn.glossary import word_of
-from nnrepl.learn.progress import Mark, load_progress
-from nnrepl.learn.shelf import find, lessons
 from nnrepl.programs.examples import folder
 from nnrepl.session.errors import Load, UserError
 from nnrepl.view.lesson import Row, hint, lessons_view
@@ -20,6 +17,7 @@ from nnrepl.view.lesson import Row, hint, lessons_view
 if TYPE_CHECKING:
     from nnrepl.learn.lesson import Lesson
     from nnrepl.learn.player import Player
+    from nnrepl.learn.progress import Mark
 
 LEARNING = "understanding"
 MOVING = ("forwards", "backwards", "jumps")
@@ -39,11 +37,16 @@ def learn(it: Interpreter, text: str) -> RenderableType | None:
         return listed()
     if text in ("next", "again", "stop"):
         return _going_on(it, text)
+    from nnrepl.learn.shelf import find
+
     return begin(it, find(text))
 
 
 def listed() -> RenderableType:
     """The lessons, with how far the user has come."""
+    from nnrepl.learn.progress import load_progress
+    from nnrepl.learn.shelf import lessons
+
     known = load_progress()
     rows = []
     for lesson in lessons():
@@ -94,9 +97,11 @@ def play(it: Interpreter, player: Player) -> None:
 
 def player_of(lesson: Lesson, *, anew: bool = False, present: bool = False, keeps: bool = True) -> Player:
     """A lesson from where the user left it."""
+    from nnrepl.learn.player import Player  # a session without a lesson need not wait for it
+    from nnrepl.learn.progress import load_progress
+
     mark = load_progress().get(lesson.key) if keeps and not (anew or present) else None
     at = 0 if mark is None or mark.done or mark.parts != len(lesson.parts) else mark.part
-    from nnrepl.learn.player import Player  # a session without a lesson need not wait for it
 
     player = Player(lesson, at, present=present, keeps=keeps, mark=mark if at else None)
     player.catch_up()
@@ -123,6 +128,9 @@ def _going_on(it: Interpreter, word: str) -> RenderableType | None:
 
 def _following() -> Lesson:
     """The lesson that was left last; else the first that is not done yet."""
+    from nnrepl.learn.progress import load_progress
+    from nnrepl.learn.shelf import lessons
+
     known = load_progress()
     there = lessons()
     left = [key for key, mark in known.items() if not mark.done]
@@ -134,6 +142,8 @@ def _following() -> Lesson:
 def asked_by_key(it: Interpreter, typed: str) -> str:
     """The line for which F1 stands: help with the word that one is typing, or with that which a lesson said last, or
     with the phase in which one stands."""
+    from nnrepl.learn.glossary import word_of
+
     last = re.search(r"[\w-]+$", typed.rstrip())
     if last is not None and (last[0] in it.table or word_of(last[0]) is not None):
         return f"help {last[0]}"

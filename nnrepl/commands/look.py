@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 
 from rich.console import Group, RenderableType
-from rich.pretty import Pretty
 from rich.text import Text
 
 from nnrepl.commands.interpreter import Interpreter
 from nnrepl.commands.table import ANYTHING, EXPRESSION, EXPRESSION_OR_NOTHING, NOTHING, Grammar, command
+from nnrepl.late import late
 from nnrepl.session.errors import NoGradient, NotYet, UserError
 from nnrepl.session.parsed import parse
 from nnrepl.tape import Value
@@ -84,7 +84,7 @@ def pretty_print(it: Interpreter, text: str) -> RenderableType | None:
     """Show the value of a Python expression in a readable layout."""
     parsed = parse(text)
     result = it.value(parsed)
-    return it.print(parsed) if hasattr(result, "dtype") else Pretty(result, expand_all=False)
+    return it.print(parsed) if hasattr(result, "dtype") else late("rich.pretty").Pretty(result, expand_all=False)
 
 
 @command("what", "whatis", "ptype", takes=EXPRESSION, group=LOOK)

@@ -17,7 +17,7 @@ _PLACES = frozenset("goto list ll ops graph explain why into primitives check".s
 """They take places."""
 _EXPRESSIONS = frozenset("print pp what grad stats hist heatmap set".split())
 """They take Python."""
-_HERE = frozenset("list ll ops graph explain why health into primitives check where args last verify".split())
+_HERE = frozenset("list ll ops graph explain why health into primitives check where args last verify reload".split())
 """They look at the step in which the user stands."""
 _WHOLE = frozenset("why health explain check verify last".split())
 """What they say is about the tape, or may be."""
@@ -34,6 +34,8 @@ def open_first(session: Session, command: Command | None, text: str) -> None:
         closed.open_named(session, text, not python)
     if name in ("why", "health"):
         closed.open_not_finite(session, asked=name == "why" and re.match(r"(nan|inf)\b", text) is not None)
+    if name == "plot":
+        closed.open_plotted(session, text)
     elsewhere = re.match(r"(start|end)$|(step |pass )?\d", text) is not None
     here = name in _HERE or (name == "info" and text.partition(" ")[0] in ("locals", "gradients", "args"))
     if here or (name == "goto" and not elsewhere) or (python and _asks_tape(session, text)):

@@ -5,13 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from difflib import get_close_matches
+from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
 from rich.table import Table as Grid
 from rich.text import Text
 
 from nnrepl.commands.table import Command, Table
-from nnrepl.learn.glossary import Word, glossary, word_of
+
+if TYPE_CHECKING:
+    from nnrepl.learn.glossary import Word
 from nnrepl.session.errors import UserError
 from nnrepl.view.prose import prose
 from nnrepl.view.topics import ALIASES, GROUPS, TOPICS, Topic
@@ -42,6 +45,8 @@ def help_view(table: Table, topic: str = "", here: Callable[[Word], str] = lambd
         return _first_page()
     if topic == "all":
         return _overview(table)
+    from nnrepl.learn.glossary import glossary, word_of
+
     word = word_of(topic)
     if topic in table:
         manual = _manual(table[topic])
@@ -151,6 +156,8 @@ def _topic(table: Table, name: str, topic: Topic) -> RenderableType:
 
 def apropos_view(table: Table, word: str) -> RenderableType:
     """The commands and topics in whose manuals a word occurs. Raises UserError if it occurs in none."""
+    from nnrepl.learn.glossary import glossary
+
     wanted = re.compile(re.escape(word), re.IGNORECASE)
     rows = [
         (_usage(command), command.summary)

@@ -7,7 +7,6 @@ from rich.text import Text
 
 from nnrepl.commands.interpreter import Interpreter
 from nnrepl.commands.table import NOTHING, Grammar, command
-from nnrepl.programs.editor import open_editor, place_in_program
 from nnrepl.session.errors import UserError
 from nnrepl.session.standing import Files
 
@@ -32,6 +31,8 @@ def reload(it: Interpreter, text: str) -> RenderableType | None:
 def edit(it: Interpreter, text: str) -> RenderableType | None:
     """Open $EDITOR at the line of the program on which you stand, and `reload` afterwards."""
     _files(it)
+    from nnrepl.programs.editor import open_editor, place_in_program
+
     place = place_in_program(it.session)
     status = it.session.hooks.lend_terminal(lambda: open_editor(*place))
     if status:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import mlx.core as mx
@@ -18,6 +19,8 @@ from nnrepl.ops.traits import Trait
 
 _PARAMETERS = "a, ord=None, axis=None, keepdims=False"
 _INF = float("inf")
+_NAMES = ("linalg.norm", "matrix_norm")
+"""Two names of one function."""
 
 
 def _norm(a: mx.array, ord: Any = None, axis: Any = None, keepdims: bool = False) -> mx.array:
@@ -40,7 +43,8 @@ _USUAL = _length(
     "√(Σ |a|²)", "g · a / y", "The length: the root of the sum of squares. At length 0 its slope is 0/0.",
     "not all numbers 0", _root_of_squares,
 )  # fmt: skip
-enter(_USUAL)
+for _name in _NAMES:
+    enter(replace(_USUAL, name=_name))
 
 _OF_VECTORS = {
     1.0: _length("Σ |a|", "g · sign(a)", "The sum of the sizes: the way along the axes of a grid."),
@@ -114,7 +118,6 @@ _BY_SINGULAR_VALUES: dict[float | str, Entry] = {
 _OTHERS = (*_OF_VECTORS.values(), _OF_POWERS, *_OF_MATRICES.values(), *_BY_SINGULAR_VALUES.values())
 
 
-@variants("linalg.norm", _OTHERS)
 def _kind(bound: Mapping[str, Any]) -> Entry:
     """The entry that belongs to `ord` and to whether vectors or matrices are measured."""
     kind = bound["ord"]
@@ -125,3 +128,7 @@ def _kind(bound: Mapping[str, Any]) -> Entry:
     if len(axes) == 1:
         return _OF_VECTORS.get(order, _OF_POWERS)
     return _OF_MATRICES[order] if order in _OF_MATRICES else _BY_SINGULAR_VALUES[order]
+
+
+for _name in _NAMES:
+    variants(_name, _OTHERS if _name == _NAMES[0] else ())(_kind)

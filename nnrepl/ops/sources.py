@@ -25,6 +25,10 @@ for _name, _text, _run, _words in (
     ("ones", "1", lambda shape, dtype=mx.float32: mx.full(shape, 1, dtype), "A tensor of ones."),
     ("zeros_like", "0", lambda a, dtype=None: mx.full(a.shape, 0, dtype or a.dtype), "Zeros in the shape of "
         "another tensor."),
+    ("empty", "0", lambda shape, dtype=mx.float32: mx.full(shape, 0, dtype), "A tensor that is to be filled: MLX makes "
+        "zeros."),
+    ("empty_like", "0", lambda a, dtype=None: mx.full(a.shape, 0, dtype or a.dtype), "A tensor that is to be filled, "
+        "in the shape of another: MLX makes zeros."),
     ("ones_like", "1", lambda a, dtype=None: mx.full(a.shape, 1, dtype or a.dtype), "Ones in the shape of "
         "another tensor."),
 ):  # fmt: skip
@@ -48,8 +52,13 @@ enter(Entry(
     {}, FIXED, traits=frozenset({Trait.SOURCE}),
 ))  # fmt: skip
 
+_GIVEN = ("array", "from_dlpack", "load")
+"""What comes from outside."""
+
 for _name, _text, _words in (
     ("array", "numbers of the program's", "Numbers that came from Python or from a file."),
+    ("from_dlpack", "numbers of another library's tensor", "Numbers that came from a tensor of another library."),
+    ("load", "numbers of a file", "Numbers that came from a file."),
     ("random.normal", "loc + scale · n,  n from the bell curve", "Random numbers from the bell curve."),
     ("random.uniform", "low + (high − low) · u,  0 ≤ u < 1", "Random numbers, evenly spread between low and high."),
     ("random.bernoulli", "[u < p],  0 ≤ u < 1", "Random yes or no: yes with probability p."),
@@ -64,7 +73,7 @@ for _name, _text, _words in (
     ("random.split", "several keys from one", "New keys for independent random numbers."),
 ):
     _drawn = _name.startswith("random.") and _name not in ("random.key", "random.split")
-    _marks = {Trait.SOURCE, Trait.RANDOM} if _drawn else {Trait.SOURCE} if _name == "array" else set()
+    _marks = {Trait.SOURCE, Trait.RANDOM} if _drawn else {Trait.SOURCE} if _name in _GIVEN else set()
     # Gradients reach the limits that a draw is given as tensors: loc and scale, low and high.
     _kind = WHOLE if _name in ("random.normal", "random.uniform", "random.truncated_normal") else FIXED
     enter(Entry(_name, _text, _words, None, {}, _kind, traits=frozenset(_marks)))

@@ -98,6 +98,8 @@ class Debuggee:
             Quit: If the user wants that.
         """
         wish: Unwinding | None = None
+        if self._live:
+            self.session.settings["native"] = "off"  # when the cell is over nothing is left that could run again
         while True:
             try:
                 if isinstance(wish, (Diverged, CannotExchange)):

@@ -18,7 +18,7 @@ from nnrepl.late import BEFORE, beside, late
 
 _ALWAYS = {"nnrepl", "mlx", "__main__", "tokenize"}
 """What stays: Python's importing imports `tokenize` itself, wherever it reads source."""
-LATE = ("asyncio", "statistics", "termios", "markdown_it", "nbformat", "numpy")
+LATE = ("asyncio", "hashlib", "markdown_it", "nbformat", "numpy", "platform", "rich.pretty", "statistics", "termios")
 """What nnrepl asks `late` for."""
 
 
@@ -28,7 +28,7 @@ def leave_names(folder: str) -> frozenset[str]:
     What Python itself had imported before nnrepl began stays: the program finds it under plain Python, too.
     """
     names = beside(folder) - _tops(BEFORE) - _ALWAYS
-    if not names & (sys.stdlib_module_names | _tops(sys.modules) | set(LATE)):
+    if not names & (sys.stdlib_module_names | _tops(sys.modules) | _tops(LATE)):
         return frozenset()
     _import_all()
     taken = frozenset(one for one in sys.modules if one.partition(".")[0] in names and not _lies_in(folder, one))

@@ -36,18 +36,9 @@ class _Frame:
     """A frame that is being watched: its variables, what they held last, and the small containers among them."""
 
     __slots__ = (
-        "bindings",
-        "coming",
-        "containers",
-        "kept",
-        "library",
-        "names",
-        "noted",
-        "optimized",
-        "scope",
-        "shared",
+        "bindings", "coming", "containers", "kept", "library", "names", "noted", "optimized", "scope", "shared",
         "values",
-    )
+    )  # fmt: skip
 
     def __init__(self, frame: FrameType) -> None:
         code = frame.f_code
@@ -237,15 +228,24 @@ class Watch:
 
     def _containers(self, values: list[Any], library: bool) -> list[tuple[Any, _Watched]]:
         """The containers among the variables of a frame, which are looked at with every op of it: at all that small
-        ones hold, at the size of the others. Of a library's only dicts: an optimizer's state of one parameter."""
+        ones hold, at the size of the others. Of a library's only dicts, an optimizer's state of one parameter, and
+        those that an object of its own holds, its state of all."""
         containers = []
         for thing in values:
             if library and type(thing) is not dict:
+                containers += self._inside(thing)
                 continue
             watched = self._known.get(id(thing))
             if watched is not None and watched.last is not None:
                 containers.append((_view(thing), watched))
         return containers
+
+    def _inside(self, thing: Any) -> list[tuple[Any, _Watched]]:
+        """The dicts that an object of a library's holds, where the program has the object in a variable."""
+        if id(thing) not in self._known or isinstance(thing, (dict, list, tuple)):
+            return []
+        inner = [(one, self._known.get(id(one))) for one in vars(thing).values() if type(one) is dict]
+        return [(_view(one), watched) for one, watched in inner if watched is not None and watched.last is not None]
 
     def _shared(self, frame: FrameType, position: int) -> list[tuple[Any, _Watched]]:
         """The containers that a function of the program's knows as global variables."""

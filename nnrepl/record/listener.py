@@ -46,6 +46,9 @@ class Listener(Protocol):
     def call_closed(self, op: ClosedOp) -> bool:
         """A call has run natively. Returns whether what comes is to run natively as well."""
 
+    def closed_call_started(self) -> None:
+        """A gradient call is about to be made natively."""
+
     def call_left(self) -> None:
         """A call that may be closed has been recorded, and what is expected of a run along a tape is up to date."""
 

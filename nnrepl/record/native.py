@@ -213,6 +213,8 @@ class Levels:
             self.losses.settle()
             self._look_for_update()
         recorder.intake.enter(recorder)
+        if calls[0].kind == GRADIENT_PASS and recorder.listener is not None:
+            recorder.listener.closed_call_started()
         frame = _own(frame)
         scope, lasti = recorder.stack.enter(frame), frame.f_lasti
         within = Caller(calls[0].outer, scope, lasti)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from nnrepl.record.repeat import exchange
-from nnrepl.tape import Gradient, Op, Value
+from nnrepl.tape import ClosedOp, Gradient, Op, Value
 
 if TYPE_CHECKING:
     from nnrepl.record.recorder import Recorder
@@ -60,3 +60,9 @@ class Remade:
                 self.now.setdefault(value, other)
             self.now.update(zip(old.outputs, new.outputs))
         self._pairs.clear()
+
+
+def made_natively(one: Value, other: Value) -> bool:
+    """Whether two values came out of the same closed call."""
+    a, b = one.op, other.op
+    return isinstance(a, ClosedOp) and isinstance(b, ClosedOp) and a.position == b.position and one.slot == other.slot

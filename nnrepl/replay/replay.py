@@ -24,6 +24,7 @@ from nnrepl.replay.interrupts import check
 from nnrepl.replay.match import Plan
 from nnrepl.replay.opening import Opening
 from nnrepl.replay.rebinding import Rebinding, lies_inside
+from nnrepl.replay.remade import made_natively
 from nnrepl.replay.run import Run
 from nnrepl.tape import (
     GRADIENT_PASS,
@@ -363,7 +364,7 @@ class Replay(Intake):
         """Whether two inputs are the same; a leaf that entered anew takes the place of the one it is."""
         if expected is found:
             return True
-        natively = _made_natively(expected, found)
+        natively = made_natively(expected, found)
         if not natively and not (isinstance(expected, Leaf) and isinstance(found, Leaf)):
             return False
         if expected.kind != found.kind or expected.shape != found.shape or expected.dtype != found.dtype:
@@ -472,12 +473,6 @@ class Replay(Intake):
             array = object_of(recorder, key, value) if value in edited else None
             if array is not None:
                 refill(array, self.content(value).array)
-
-
-def _made_natively(one: Value, other: Value) -> bool:
-    """Whether two values came out of the same closed call."""
-    a, b = one.op, other.op
-    return isinstance(a, ClosedOp) and isinstance(b, ClosedOp) and a.position == b.position and one.slot == other.slot
 
 
 def _nothing(position: int, due: bool = False) -> None:

@@ -60,7 +60,8 @@ def variables(session: Reading, arguments: bool) -> Variables:
 def _summed_up(session: Reading, thing: Any, position: int) -> Any:
     """A thing itself; of one that changes as the program goes on, what it was there."""
     if isinstance(thing, weakref.ref):
-        return thing() or Absent("an object that no longer exists")
+        found = thing()
+        return Absent("an object that no longer exists") if found is None else found  # an array has no truth value
     if isinstance(thing, Large):
         return Sized(thing.kind, thing.size)
     if isinstance(thing, Holder):

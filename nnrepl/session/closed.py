@@ -156,6 +156,17 @@ def open_not_finite(session: Standing, asked: bool) -> None:
             return
 
 
+def open_plotted(session: Standing, text: str) -> None:
+    """Open the steps that a line over the steps goes through, unless it is the loss and that is known. Raises as
+    `open_steps` does."""
+    tape = session.tape
+    steps = closed_between(tape, 0, len(tape))
+    if re.fullmatch(r"\s*loss(\s+\d+)*\s*", text):
+        steps = [number for number in steps if tape.steps[number - 1].loss is None]
+    if steps:
+        open_steps(session, steps)
+
+
 def _is_finite(loss: Value) -> bool:
     number: Any = loss.array.item()
     return bool(abs(number) < float("inf"))

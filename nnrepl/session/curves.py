@@ -30,11 +30,17 @@ def over_steps(session: Reading, parsed: Parsed) -> list[tuple[int, float]]:
         Exception: What Python raises.
     """
     found: list[tuple[int, Any]] = []
+    closed: list[tuple[int, Any]] = []
+    is_loss = True
     parts = [part for part in session.tape.passes if part.kind == GRADIENT_PASS and not part.open and len(part)]
     last = {part.step.number: part for part in parts}
     if len(last) > 1 and _is_under_way(*list(last.values())[-2:]):
         last.popitem()
     for number, part in last.items() if len(last) > 1 else enumerate(parts, 1):
+        loss = part.loss.array if part.loss is not None and _is_given(part, parsed) else None
+        if isinstance(part.ops[0], ClosedOp) and (loss is not None or parsed.text != "loss"):
+            closed += [] if loss is None else [(number, loss)]
+            continue  # what other variables held nobody has noted
         where = _moment(session, parsed, part, part.step.start if len(last) > 1 else part.start)
         if where is None:
             continue
@@ -42,12 +48,39 @@ def over_steps(session: Reading, parsed: Parsed) -> list[tuple[int, float]]:
         for one in (where, behind) if isinstance(part.ops[-1], ClosedOp) else (where,):
             try:  # in the call that asked for gradients; else where it has returned, and the program has what it gave
                 found.append((number, session.expressions.evaluate(parsed, one)))
+                is_loss = is_loss and loss is not None and _is_same(found[-1][1], loss)
                 break
             except (NotYet, NoGradient):
                 continue
+    if is_loss:  # where it was looked at, the variable was the loss and nothing else
+        found = sorted([*found, *closed], key=lambda one: one[0])
     with aside():
         mx.eval([result for _, result in found if isinstance(result, mx.array)])
         return [(number, _number(parsed.text, result)) for number, result in found]
+
+
+def _is_same(thing: Any, loss: mx.array) -> bool:
+    return bool(isinstance(thing, mx.array) and thing.tolist() == loss.tolist())
+
+
+def _is_given(part: Pass, parsed: Parsed) -> bool:
+    """Whether an expression is the variable to which the program gives the loss of a gradient call."""
+    scope, lasti, depth = part.scope, part.lasti, 0
+    while scope is not None and sources.is_library(scope.code.co_filename):
+        lasti, scope = scope.lasti, scope.parent  # nn.value_and_grad hands on what MLX gives
+    while parsed.is_name and part.gives_loss and scope is not None and depth < _RETURNED:
+        uses = sources.uses_of(scope.code, sources.span_of(scope.code, lasti))
+        named = [use.nested if part.gives_loss == "first" else use.names for use in uses]
+        if any(names[:1] == (parsed.text,) for names in named):
+            return True
+        if not any(use.returned for use in uses):
+            return False
+        lasti, scope, depth = scope.lasti, scope.parent, depth + 1
+    return False
+
+
+_RETURNED = 8
+"""Through so many functions that hand a loss on it is followed to its variable."""
 
 
 def _asker(part: Pass) -> Activation | None:
@@ -60,6 +93,8 @@ def _asker(part: Pass) -> Activation | None:
 
 def _moment(session: Reading, parsed: Parsed, part: Pass, start: int) -> Surroundings | None:
     """Where an expression is asked in a step that begins at `start`; None if a variable has another step's value."""
+    if isinstance(part.ops[-1], ClosedOp):  # nobody has looked at variables there
+        return Surroundings(part.end, part.ops[-1].scope, None)
     asker, bindings = _asker(part), session.tape.bindings
     where = Surroundings(part.end, asker, None)
     for name in parsed.read:

@@ -174,6 +174,11 @@ class Session(Standing):
             self._kept(self.recorder).trim()
         return natively.goes_on(self, op)
 
+    def closed_call_started(self) -> None:
+        """Listener: a gradient call is about to be made natively; new source holds in it."""
+        if self.recorder is not None:
+            self.codes.reach(natively.reached(self, self.recorder), entering=True)
+
     def call_left(self) -> None:
         """Listener: a call has been made that is closed on the tape, or was."""
         now = self.course.now

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import sys
@@ -11,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nnrepl.late import late
 from nnrepl.session.errors import UserError
 from nnrepl.session.files import write_private
 from nnrepl.tape import SKIPPED
@@ -119,7 +119,8 @@ def state_directory() -> Path:
 def file_name(program: str) -> str:
     """What a file about a program is called: its name for people, and a hash of its path."""
     name = re.sub(r"[^\w.-]+", "_", os.path.basename(program))[:60] or "nnrepl"
-    return f"{name}-{hashlib.sha256(os.path.abspath(program).encode()).hexdigest()[:8]}"
+    digest = late("hashlib").sha256(os.path.abspath(program).encode())
+    return f"{name}-{digest.hexdigest()[:8]}"
 
 
 def _directory(variable: str, windows: str, usual: str) -> Path:

@@ -67,9 +67,8 @@ def bindings(
     def _(event: KeyPressEvent) -> None:
         event.current_buffer.newline(copy_margin=True)
 
-    @keys.add("tab", filter=typing & ~has_selection & ~has_completions & Condition(_at_word))
-    def _(event: KeyPressEvent) -> None:
-        _tab(event.current_buffer)
+    completes = keys.add("tab", filter=typing & ~has_selection & ~has_completions & Condition(_at_word))
+    completes(lambda event: _tab(event.current_buffer))
 
     keys.add("f1")(lambda event: run(event, asked(get_app().current_buffer.document.text_before_cursor)))
 

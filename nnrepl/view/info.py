@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import mlx.core as mx
-from rich.console import Group, RenderableType
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
@@ -17,7 +18,7 @@ from nnrepl.seen.gradients import NOT_MADE, Sizes
 from nnrepl.seen.variables import Absent, Sized, Variables
 from nnrepl.tape import GRADIENT_PASS, Leaf, Pass, Step, Tape, Value
 from nnrepl.timeline.evaluation import Work
-from nnrepl.view.narrow import Grid
+from nnrepl.view.narrow import NARROW, Grid, ending
 from nnrepl.view.source import place_text
 from nnrepl.view.tensor import dtype_text, number, shape_text, summarize
 
@@ -170,6 +171,8 @@ def parameters_view(sizes: Sizes | None) -> RenderableType:
 
 _BAR = 24
 """How wide the bar of the largest gradient is."""
+_LEAST_BAR = 8
+_SIGN, _EACH = "∂L/∂", "of each element"
 _FEW = 6
 """Of more gradients that are not made yet only the number is said."""
 
@@ -188,27 +191,58 @@ def gradients_view(calls: Sequence[Sizes]) -> RenderableType:
             last[leaf.origin or leaf] = (leaf, sizes.norms[leaf][1] if leaf in sizes.norms else sizes.missing[leaf])
     known = [(leaf, norm) for leaf, norm in last.values() if isinstance(norm, float)]
     known.sort(key=lambda one: (math.isfinite(one[1]), -one[1]))
-    top = max((norm for _, norm in known if math.isfinite(norm)), default=0.0)
-    table = grid("gradient", "norm", "", "of each element", right=("norm", "of each element"))
-    for leaf, norm in known:
-        share = norm / top if top and math.isfinite(norm) else 0.0
-        style = "" if math.isfinite(norm) and norm else "warning"
-        bar = Text("█" * math.ceil(share * _BAR), style="source.current")
-        table.add_row(Text(f"∂L/∂{leaf.name}", style="value.name"), Text(number(norm), style=style), bar,
-                      number(norm / math.sqrt(leaf.size)) if leaf.size else "")  # fmt: skip
     reasons = [(leaf, why) for leaf, why in last.values() if isinstance(why, str)]
     unmade = [leaf for leaf, why in reasons if why == NOT_MADE]
-    for leaf, why in reasons:
-        if why != NOT_MADE or len(unmade) <= _FEW:
-            table.add_row(Text(f"∂L/∂{leaf.name}", style="value.name"), "", Text(why, style="hint"), "")
+    told = [one for one in reasons if one[1] != NOT_MADE or len(unmade) <= _FEW]
+    bars = _Bars([*known, *told])
     total = math.hypot(*(norm for _, norm in known))
     count = f"{len(known)} gradient{'s' if len(known) != 1 else ''}"
     together = f", together ‖{number(total)}‖" if known else ""
     said = Text(f"{count} of {calls[-1].part.step.title} so far{together}", style="dim")
     if len(unmade) <= _FEW:
-        return Group(table, said)
+        return Group(bars, said)
     said.append(f"; {len(unmade)} are not made yet, from {unmade[0].name} to {unmade[-1].name}")
-    return Group(table, said) if table.row_count else said
+    return Group(bars, said) if known or told else said
+
+
+class _Bars:
+    """Gradients with their norms and bars. Where there is little room the bars are shorter, then the sizes of elements
+    go; of a long name the end stays, which tells one layer's weight from its bias.
+
+    Args:
+        rows: Each with its norm, or with why there is none.
+    """
+
+    def __init__(self, rows: Sequence[tuple[Value, float | str]]) -> None:
+        self._rows = rows
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        norms = [norm for _, norm in self._rows if isinstance(norm, float)]
+        top = max((norm for norm in norms if math.isfinite(norm)), default=0.0)
+        names = max(cell_len(leaf.name) for leaf, _ in self._rows) + len(_SIGN)
+        room = options.max_width - max([4, *[len(number(norm)) for norm in norms]]) - 4
+        each = names + _LEAST_BAR + len(_EACH) + 2 <= room or options.max_width < NARROW
+        wide = room - (len(_EACH) + 2 if each else 0)
+        bar = min(max(wide - names, _LEAST_BAR), _BAR)
+        most = names if options.max_width < NARROW else wide - bar
+        table = grid("gradient", "norm", "", *([_EACH] if each else []), right=("norm", _EACH))
+        for leaf, norm in self._rows:
+            cells = [Text(_SIGN + ending(leaf.name, most - len(_SIGN)), style="value.name")]
+            if isinstance(norm, float):
+                share = norm / top if top and math.isfinite(norm) else 0.0
+                style = "" if math.isfinite(norm) and norm else "warning"
+                cells += [Text(number(norm), style=style), Text(_bar(share, bar), style="source.current")]
+                cells += [Text(number(norm / math.sqrt(leaf.size)) if leaf.size else "")] if each else []
+            else:
+                cells += [Text(""), Text(norm, style="hint"), *([Text("")] if each else [])]
+            table.add_row(*cells)
+        yield table
+
+
+def _bar(share: float, width: int) -> str:
+    """A bar of so many columns for the whole, in eighths; what is not 0 is seen."""
+    eighths = round(8 * width * share)
+    return "█" * (eighths // 8) + " ▏▎▍▌▋▊▉"[eighths % 8].strip() or ("▏" if share > 0 else "")
 
 
 def _item(array: mx.array) -> Any:

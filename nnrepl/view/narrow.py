@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.measure import Measurement
 from rich.padding import Padding
@@ -50,6 +51,16 @@ class Grid(Table):
         for row in zip(*[list(column.cells) for column in self.columns]):
             wide.add_row(*row)
         return Measurement.get(console, options.update(width=1000), wide).maximum
+
+
+def ending(name: str, room: int) -> str:
+    """A path in so many columns: of a long one its end, `…blocks.0.conv.weight`."""
+    if cell_len(name) <= room:
+        return name
+    first = 0
+    while first < len(name) and cell_len(name[first:]) > max(room - 1, 1):
+        first += 1
+    return f"…{name[first:]}"
 
 
 def _text(cell: object, style: str) -> Text:

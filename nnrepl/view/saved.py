@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from rich.text import Text
 
-from nnrepl.programs.saved import Facts
-from nnrepl.programs.saving import Saved
+if TYPE_CHECKING:
+    from nnrepl.programs.saved import Facts
+    from nnrepl.programs.saving import Saved
 
 
 def saved_text(saved: Saved) -> Text:

@@ -10,6 +10,7 @@ from rich.text import Text
 from nnrepl.seen.gradients import NOT_COMPUTED, NOT_MADE, Sizes
 from nnrepl.tape import Value
 from nnrepl.view.content import Item, Part
+from nnrepl.view.narrow import ending
 from nnrepl.view.plot import HEIGHT, Curve, Plot
 from nnrepl.view.tensor import number
 
@@ -75,7 +76,7 @@ def _bars(gradients: Sizes | None, width: int) -> list[Part]:
     parts = [Part(Text(f"gradients (norm) · {gradients.part.address}", style="heading"))]
     for leaf, (gradient, size) in rows:
         line = Text(no_wrap=True, overflow="ellipsis")
-        name = Text(leaf.name, style="value.name")
+        name = Text(ending(leaf.name, names), style="value.name")
         name.truncate(names, overflow="ellipsis", pad=True)
         line.append_text(name)
         odd = not math.isfinite(size) or not size

@@ -13,7 +13,9 @@ import pytest
 import nnrepl
 from nnrepl.explain.explanation import of_value
 from nnrepl.explain.look import Look
+from nnrepl.ops import ENTRIES
 from tests.explain.school import mistakes
+from tests.record.samples import SAMPLES
 from tests.support import OpenSession
 
 SQUARE = mx.array([[4.0, 1.0, -0.5], [1.0, 3.0, 0.25], [-0.5, 0.25, 2.0]])
@@ -127,3 +129,24 @@ def test_the_part_of_a_row_that_is_written_is_the_part_that_is_added(reverse: bo
             taken = A[i, int(start or 0) : int(end or 3)]
             assert mx.allclose(taken.sum(), value.array[i, j]), line
     assert seen
+
+
+WITHOUT = {
+    "asarray": "gives what it is given", "quantize": "rounds groups of numbers, and has no gradient",
+    "qqmm": "quantizes both sides inside", "fast.gated_delta_update": "a recurrence in one kernel, without a gradient",
+    "distributed.all_max": "between machines", "distributed.all_min": "between machines",
+    "distributed.all_gather": "between machines", "distributed.sum_scatter": "between machines",
+}  # fmt: skip
+"""Ops of MLX's that have no formula here, and why."""
+
+
+def test_every_function_that_mlx_lists_has_a_formula_or_a_reason_why_not() -> None:
+    """`tests.record.samples` has a sample for all that MLX lists (`test_catalog`)."""
+    bare: set[str] = set()
+    for key, samples in SAMPLES.items():
+        sample = next((one for one in samples if not one.refused), None)
+        if sample is None:
+            continue
+        trace = nnrepl.trace(sample.function(key), *sample.inputs())
+        bare |= {op.name for op in trace.ops if op.operation.kind in ("op", "data") and op.name not in ENTRIES}
+    assert bare == set(WITHOUT)

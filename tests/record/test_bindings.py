@@ -9,10 +9,13 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
+import mlx.optimizers as optim
 import pytest
 
 import nnrepl
 from nnrepl.session.errors import UserError
+from nnrepl.session.expressions import Surroundings
+from nnrepl.session.parsed import parse
 from nnrepl.tape import UNBOUND, Activation, Holder, Tape
 from tests.support import OpenSession
 
@@ -232,3 +235,30 @@ def test_a_long_list_is_as_long_as_it_was_and_a_longer_one_is_said_to_be_too_lon
     session.goto("end")
     with pytest.raises(UserError, match="too many to be kept"):
         session.run("p seen")
+
+
+def test_an_optimizers_state_is_known_as_it_is_inside_of_its_update() -> None:
+    """It changes in a call of the library's, and the program's own line goes on only after that."""
+
+    def train(x: mx.array) -> mx.array:
+        model, opt = nn.Linear(2, 1), optim.Adam(0.1)
+        states = [model.state, opt.state]
+        for _ in range(2):
+            grads = nn.value_and_grad(model, lambda model: model(x).sum())(model)[1]
+            opt.update(model, grads)
+        return x * len(states)
+
+    session = OpenSession(nnrepl.trace(train, mx.array([1.0, 2.0])))
+    count, seen = 0, 0
+    for op in session.tape.ops:
+        scope = op.scope
+        while scope is not None and scope.code.co_name != "train":
+            scope = scope.parent
+        if op.phase == "update" and scope is not None:
+            where = Surroundings(op.position, scope, None)
+            for text in ("opt.step", "opt.state['step']", "states[1]['step']"):
+                assert session.expressions.evaluate(parse(text), where).item() == count, f"{text} at {op.label}"
+            seen += 1
+        count += op.name == "add" and op.scope is not None and op.scope.code.co_name == "apply_gradients"
+    assert count == 2
+    assert seen > 30

@@ -17,6 +17,7 @@ import pytest
 import nnrepl
 from nnrepl.session.errors import UserError
 from nnrepl.view.numbers import number
+from tests.support import OpenSession
 
 Probe = Callable[[], Any]
 
@@ -125,7 +126,7 @@ def _mark() -> mx.array:
 def test_every_answer_at_a_stop_is_of_that_stop(program: Callable[[Probe], None]) -> None:
     moments = moments_of(program)
     trace = nnrepl.trace(program, _mark)
-    session = nnrepl.Session(trace)
+    session = OpenSession(trace)
     marks = [op for op in trace.ops if op.scope is not None and op.scope.code is _mark.__code__]
     assert len(marks) == len(moments)
     names = sorted({name for moment in moments for name in (*moment.own, *moment.seen)})
@@ -149,7 +150,7 @@ def test_every_answer_at_a_stop_is_of_that_stop(program: Callable[[Probe], None]
             _assert_said(session, name, moment.own[name])
 
 
-def _printed(session: nnrepl.Session, name: str) -> str | None:
+def _printed(session: OpenSession, name: str) -> str | None:
     """`x = [1 2 3]`, in one line; None if the name means nothing here."""
     try:
         said = " ".join(str(session.run(f"p {name}")).split())
@@ -165,7 +166,7 @@ def _numbers(array: mx.array) -> str:
     return " ".join(number(one) for one in array.flatten().tolist())  # type: ignore[union-attr]
 
 
-def _assert_said(session: nnrepl.Session, name: str, wanted: mx.array) -> None:
+def _assert_said(session: OpenSession, name: str, wanted: mx.array) -> None:
     """Each command speaks of this very tensor."""
     shape = f"({', '.join(map(str, wanted.shape))}{',' if wanted.ndim == 1 else ''})"
     displayed = re.sub(r"[\[\]*]|changed$", " ", str(session.run(f"display {name}")), flags=re.MULTILINE)

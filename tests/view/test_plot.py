@@ -7,6 +7,7 @@ import math
 import re
 
 import mlx.core as mx
+import mlx.nn as nn
 import pytest
 from rich.console import Console
 
@@ -132,3 +133,20 @@ def test_zero_begins_a_range_whatever_rounding_does() -> None:
             found, edges, _ = counts(array, summarize(array))
             zero = min(range(len(edges)), key=lambda place: abs(edges[place]))
             assert sum(found[:zero]) == 1, edges
+
+
+@pytest.mark.parametrize("width", [62, 80, 120])
+def test_a_long_name_of_a_gradient_keeps_its_end(width: int) -> None:
+    """Its weight is told from its bias, and no bar is longer than that of the largest."""
+    inner = nn.Sequential(nn.Linear(3, 3), nn.Sequential(nn.Linear(3, 3), nn.Sequential(nn.Linear(3, 2))))
+    model = nn.Sequential(nn.Sequential(nn.Sequential(inner)))
+    session = OpenSession(nnrepl.trace(lambda x: model(x).square().sum(), mx.ones((1, 3)), wrt=model))
+    session.run("goto end")
+    console = Console(file=io.StringIO(), width=width, theme=DARK, highlight=False, markup=False)
+    console.print(session.run("info gradients"))
+    rows = console.file.getvalue().splitlines()[1:-1]  # type: ignore[attr-defined]
+    assert len(rows) == 6
+    assert all(re.match(r"∂L/∂\S+\.layers\.\d\.(weight|bias) +[\d.]+  [█▉▊▋▌▍▎▏]+", row) for row in rows), rows
+    bars = [len(re.search(r"[█▉▊▋▌▍▎▏]+", row)[0]) for row in rows]  # type: ignore[index]
+    assert bars == sorted(bars, reverse=True)
+    assert bars[0] >= 8
