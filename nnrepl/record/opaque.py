@@ -28,7 +28,7 @@ from nnrepl.record.objects import hand_out
 from nnrepl.record.recorder import MUTED, OPAQUE, RECORD, Recorder, current, noticing, ready
 from nnrepl.record.strays import invoke, native
 from nnrepl.record.titles import code_of, parameter_names, title
-from nnrepl.tape import Op, Operation, Value, arrays_of
+from nnrepl.tape import Inside, Op, Operation, Value, arrays_of
 
 if TYPE_CHECKING:
     from nnrepl.record.native import Levels
@@ -278,9 +278,7 @@ class OpaqueCall:
             recorder.seeded(("opaque", draws))
         extra = self._takes(touched)
         op = Op(self.operation, (template, names, extra), {}, (*inputs, *extra))
-        if inside is None and intake.has_inside(recorder):
-            recorder.stand(frame)
-            part = intake.inside(recorder, recorder.stack.scope, frame.f_lasti)
+        part = self._followed(frame) if inside is None else part
         if part is not None:
             recorder.tape.notes.calls[op] = part
         if error is not None:
@@ -301,6 +299,14 @@ class OpaqueCall:
                 given = [value.array for value in inputs]
             self.groups = of_call(op, recorder.forced, [*given, *self.touched.values()])
         return result
+
+    def _followed(self, frame: FrameType) -> Inside | None:
+        """What happened inside, where the run follows a tape that has it."""
+        recorder = self.recorder
+        if not recorder.intake.has_inside(recorder):
+            return None
+        recorder.stand(frame)
+        return recorder.intake.inside(recorder, recorder.stack.scope, frame.f_lasti)
 
     def _takes(self, touched: dict[Value, mx.array]) -> list[Value]:
         """Note what the function took besides its arguments; so did the one around it, if MLX runs that as well."""
