@@ -28,6 +28,7 @@ MOTIONS = {
     "f7": "reverse-step",
     "f8": "step",
     "f9": "next",
+    "c-l": "redraw",
 }
 """What a function key does. F6 to F9 are for terminals and desktops that keep F10, F11 or Shift for themselves."""
 
@@ -51,8 +52,7 @@ def bindings(
     keys, margin = KeyBindings(), Margin(table)
     typing = has_focus(buffer)
     for key, line in MOTIONS.items():
-        keys.add(key)(lambda event, line=line: run(event, line))
-    keys.add("c-l")(lambda event: _redraw(event, run))
+        keys.add(key)(lambda event, line=line: _redraw(event, run) if line == "redraw" else run(event, line))
     keys.add("f1")(lambda event: run(event, asked(get_app().current_buffer.document.text_before_cursor)))
 
     @keys.add("enter", filter=typing & ~is_searching)
