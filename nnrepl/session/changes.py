@@ -18,6 +18,7 @@ from nnrepl.record.names import ProgramNames
 from nnrepl.record.recorder import Recorder
 from nnrepl.replay.interrupts import allowed, held, hold_on
 from nnrepl.replay.run import Run
+from nnrepl.session import closed
 from nnrepl.session.errors import NotYet, UserError
 from nnrepl.session.goals import Goal
 from nnrepl.session.parsed import Assignment, Parsed
@@ -158,6 +159,7 @@ class Changes:
             target, position = value, session.cursor
         else:
             target, position = place_of(session.tape, value, session.cursor)
+        closed.open_maker(session, target, position)
         scope = session.where().scope
         if session.op is not None and session.op.inner:  # it stands before the call, in the function that makes it
             scope = outermost(session.op.part).scope

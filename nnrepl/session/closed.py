@@ -117,6 +117,16 @@ def _open_some(session: Standing, steps: list[int]) -> None:
         open_steps(session, sorted(steps[:many]))
 
 
+def open_maker(session: Standing, target: Value, position: int) -> None:
+    """A change exchanges what an op of the run gave to the program. What was made natively is given by no op, and each
+    run makes it as another object: so the steps before are opened, the nearest first, until the op is there that made
+    it. Raises as `open_steps` does."""
+    tape = session.tape
+    is_made = target.op is not None and not isinstance(target.op, ClosedOp)
+    if not is_made and not any(target in part.wrt for part in tape.passes):
+        _open_some(session, closed_between(tape, 0, position)[::-1])
+
+
 def open_named(session: Standing, text: str, places: bool) -> None:
     """Open the step that a command names: `30#12` anywhere, `step 30` or `pass 88` where a place is meant. Raises as
     `open_steps` does."""
