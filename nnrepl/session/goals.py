@@ -145,6 +145,9 @@ class Until:
         find: Finds the first position of it in a range; raises CannotAsk if its condition cannot be asked.
         start: Where to begin.
         said: What to say on arrival at a position.
+
+    Attributes:
+        over: Why it will not be found any more: the step or the pass that is named is over; "" as long as it may.
     """
 
     def __init__(self, place: Place, find: Find, start: int, said: Callable[[int], str]) -> None:
@@ -154,6 +157,7 @@ class Until:
         self._said = said
         self._seen = start
         self._asked = False
+        self.over = ""
 
     def find(self, tape: Tape) -> int | None:
         start, self._seen = self._seen, max(len(tape), self._seen)
@@ -161,7 +165,7 @@ class Until:
             found = self._find(start, len(tape), False)
             if found is not None:
                 self.reason = self._said(found)
-            return found
+            return self._given_up(tape) if found is None else found
         except CannotAsk as error:
             if not self._asked:
                 raise
@@ -169,6 +173,14 @@ class Until:
             return error.position
         finally:
             self._asked = True
+
+    def _given_up(self, tape: Tape) -> int | None:
+        """The first op of the step or the pass that is named, if that is over and has nothing at the place."""
+        self.over = self.over or (self.place.gone(tape) if self.place.is_bounded(tape) else "")
+        if not self.over:
+            return None
+        self.reason = self.over
+        return self.place.span(tape, 0, len(tape) + 1)[0]
 
 
 class UntilStepEnds(Until):
