@@ -14,7 +14,7 @@ from nnrepl.session.errors import CannotAsk
 from nnrepl.session.parsed import parse
 from nnrepl.session.place import Find, Place
 from nnrepl.session.points import Condition, StepStart
-from nnrepl.tape import Activation, Tape
+from nnrepl.tape import Activation, ClosedOp, Tape
 from nnrepl.timeline import moves
 
 Move = Callable[[Tape, int, int | None, Sequence[str], Activation | None], int | None]
@@ -176,11 +176,14 @@ class Until:
 
     def _given_up(self, tape: Tape) -> int | None:
         """The first op of the step or the pass that is named, if that is over and has nothing at the place."""
-        self.over = self.over or (self.place.gone(tape) if self.place.is_bounded(tape) else "")
-        if not self.over:
+        if not self.place.is_bounded(tape):
             return None
-        self.reason = self.over
-        return self.place.span(tape, 0, len(tape) + 1)[0]
+        start, end = self.place.span(tape, 0, len(tape) + 1)
+        if any(isinstance(op, ClosedOp) for op in tape.ops[start:end]):
+            return None  # who knows what is in it
+        self.over = self.over or self.place.gone(tape)
+        self.reason = self.over or self.reason
+        return start if self.over else None
 
 
 class UntilStepEnds(Until):

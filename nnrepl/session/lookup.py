@@ -272,7 +272,7 @@ class Lookup:
         calls = {id(step.owner): step for _, step, _ in here}
         if len(calls) > 1:
             variable = path.rpartition(".")[2]
-            roots = [next(one.owner for one in step.path() if is_module(one.owner)) for step in calls.values()]
+            roots = [self.names.root_of(step) for step in calls.values()]
             paths = [self.names.path_of(step, step.owner) for step in calls.values()]
             names = [f"{self.names.homes.name_of(root)}.{within}.{variable}" for root, within in zip(roots, paths)]
             raise UserError(f"{path} is a variable of several models: {', '.join(names)}")
