@@ -381,9 +381,10 @@ class Interpreter:
     def not_there(self, answer: UserError, look: Look | None = None) -> RenderableType:
         """What is said of a name that is not made yet; the last tensor of that name under its own address."""
         said = Text(str(answer), style="hint")
-        if self.session.tape.closed:
-            said.append(f" ({closed.said_of_closed(self.session.tape)})")
         last = answer.last if isinstance(answer, NotYet) else None
+        unseen = closed.natively_said(closed.unseen_since(self.session, last))
+        if unseen:
+            said.append(f" ({unseen}: not looked at)")
         if last is None or not isinstance(answer, NotYet):
             return said
         self.session.evaluate([last])

@@ -15,11 +15,15 @@ from nnrepl.session.typed import AT_HAND, on_tape
 
 _PLACES = frozenset("goto list ll ops graph explain why into primitives check".split())
 """They take places."""
-_EXPRESSIONS = frozenset("print pp what grad stats hist heatmap set".split())
+_EXPRESSIONS = frozenset("print pp what grad stats hist heatmap set display watch last".split())
 """They take Python."""
 _HERE = frozenset("list ll ops graph explain why health into primitives check where args last verify reload".split())
 """They look at the step in which the user stands."""
-_WHOLE = frozenset("why health explain check verify last".split())
+_GRADIENTS = frozenset("why health explain check grad what".split())
+"""They speak of the gradients that were made last."""
+_NO_TENSORS = re.compile(r"(steps|pass|mem|ev|b|w|disp|$)")
+"""What `info` tells without looking at any tensor, or variable."""
+_WHOLE = frozenset("why health explain check verify last what".split())
 """What they say is about the tape, or may be."""
 
 
@@ -39,9 +43,16 @@ def open_first(session: Session, command: Command | None, text: str) -> None:
     if name == "plot":
         closed.open_plotted(session, text)
     elsewhere = re.match(r"(start|end)$|(step |pass )?\d", text) is not None
-    here = name in _HERE or (name == "info" and text.partition(" ")[0] in ("locals", "gradients", "args"))
+    info = name == "info" and _NO_TENSORS.match(text) is None
+    here = name in _HERE or info
     if here or (name == "goto" and not elsewhere) or (python and _asks_tape(session, text)):
         closed.open_last(session)
+    if name in _GRADIENTS or (info and re.match(r"(par|gr)", text)):
+        closed.open_gradients(session)
+    if name == "why" and re.match(r"loss\b", text):
+        closed.open_compared(session)
+    if python:
+        closed.open_mentioned(session, text)
     if name == "health":
         closed.open_next(session)
 

@@ -16,7 +16,7 @@ from nnrepl.explain.paths import gradient_pass_or_none
 from nnrepl.ops import Trait, has
 from nnrepl.session.births import INF, NAN, Birth, first_bad, follow, is_inexact, unravel
 from nnrepl.session.reading import Reading
-from nnrepl.tape import GRADIENT_PASS, Leaf, Op, Pass, Value
+from nnrepl.tape import GRADIENT_PASS, ClosedOp, Leaf, Op, Pass, Value
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,8 +193,9 @@ def _all_finite(look: Look, parts: list[Pass]) -> str:
 
 
 def _passes(session: Reading) -> list[Pass]:
-    """The gradient pass at the cursor (or before) first, then all in order."""
-    parts = [part for part in session.tape.passes if len(part)]
+    """The gradient pass at the cursor (or before) first, then all in order, but for those that are closed."""
+    ops = session.tape.ops
+    parts = [part for part in session.tape.passes if len(part) and not isinstance(ops[part.start], ClosedOp)]
     here = gradient_pass_or_none(session)
     return [here, *(part for part in parts if part is not here)] if here in parts and here is not None else parts
 

@@ -140,6 +140,11 @@ class Opening:
         return not self.free and len(recorder.tape) >= len(self._expected)
 
     @property
+    def length(self) -> int:
+        """How many ops the old tape has."""
+        return len(self._old)
+
+    @property
     def anew(self) -> bool:
         """Whether what the program does now is recorded anew: a step that is being opened, and all that comes behind
         it, since that works on what is made there."""

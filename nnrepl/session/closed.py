@@ -6,10 +6,11 @@ import re
 from typing import Any
 
 from nnrepl.session import goals
-from nnrepl.session.errors import UserError
+from nnrepl.session.errors import NotYet, UserError
+from nnrepl.session.parsed import parse
 from nnrepl.session.standing import Standing
 from nnrepl.session.stops import Catch, Hit
-from nnrepl.tape import UPDATE_PASS, ClosedOp, Tape, Value
+from nnrepl.tape import GRADIENT_PASS, UPDATE_PASS, ClosedOp, Tape, Value
 
 
 def closed_between(tape: Tape, start: int, end: int) -> list[int]:
@@ -66,6 +67,13 @@ def open_steps(session: Standing, steps: list[int]) -> None:
     session.edits.open(frozenset(steps), session.cursor)
 
 
+def is_closed_at(tape: Tape, position: int) -> bool:
+    """Whether anything is closed in the step of a position: its ops get other numbers when that is opened."""
+    if position >= len(tape):
+        return False
+    return any(isinstance(tape.ops[part.start], ClosedOp) for part in tape.steps.at(position).passes if len(part))
+
+
 def open_at(session: Standing, position: int) -> None:
     """Open the step in which a position lies. Raises as `open_steps` does."""
     open_steps(session, [session.tape.steps.number_at(position)])
@@ -101,13 +109,13 @@ def hit_behind(session: Standing, target: int) -> list[Hit]:
     return session.lookout.behind(behind[-1] + 1) if behind else []
 
 
-def open_behind(session: Standing, target: int) -> None:
-    """Open steps between the cursor and a position before it, the nearest first, if what may stop the user lies there.
-    Raises as `open_steps` does."""
+def open_behind(session: Standing, target: int, each: bool) -> None:
+    """Open steps between the cursor and a position before it, the nearest first, if `each` op counts there, or what may
+    stop the user lies there. Raises as `open_steps` does."""
     enabled, between = session.stops.enabled, closed_between(session.tape, target, session.cursor)
     if between and any(isinstance(entry, Catch) for entry in enabled):
         open_steps(session, between)  # what comes in with NaN was made in the step before
-    if enabled:
+    if enabled or each:
         _open_some(session, between[::-1])
 
 
@@ -197,6 +205,76 @@ def open_next(session: Standing) -> None:
     coming = steps[number - 1] if 1 < number <= len(steps) else None
     if coming is not None and coming.loss is None and closed_between(tape, coming.start, coming.end):
         open_steps(session, [number])
+
+
+def open_gradients(session: Standing) -> None:
+    """Open the step in which gradients were made last before the cursor, if it is closed. Raises as `open_steps`
+    does."""
+    tape, cursor = session.tape, session.cursor
+    for part in reversed(tape.passes):
+        if part.start >= cursor or not len(part):
+            continue
+        if isinstance(tape.ops[part.start], ClosedOp):
+            open_steps(session, [part.step.number])
+        if part.kind == GRADIENT_PASS and part.backward < cursor:
+            return
+
+
+def open_compared(session: Standing) -> None:
+    """Open what `why loss` compares: the gradient call here and the one before, else the one after, of the same
+    function. Raises as `open_steps` does."""
+    tape = session.tape
+    parts = [part for part in tape.passes if part.kind == GRADIENT_PASS and len(part)]
+    here = next((part for part in reversed(parts) if part.start <= session.cursor), None)
+    if here is None:
+        return
+    same = [part for part in parts if (part.title, part.code) == (here.title, here.code)]
+    start = max(same.index(here) - 1, 0)
+    steps = [part.step.number for part in same[start : start + 2] if isinstance(tape.ops[part.start], ClosedOp)]
+    if steps:
+        open_steps(session, steps)
+
+
+def open_mentioned(session: Standing, text: str) -> None:
+    """Open the step before, where a text asks for what that has made anew: gradients, or a name by which the tape
+    knows an older tensor. What a variable holds is no older one. Raises as `open_steps` does."""
+    parsed = parse(text)
+    if parsed.gradients:
+        open_gradients(session)
+    for name in parsed.plain_names:
+        value = _by_tape(session, name)
+        if value is not None and value.op is not None:
+            open_newer(session, value.op.position)
+
+
+def _by_tape(session: Standing, name: str) -> Value | None:
+    """The tensor, or the last one, that a name means which no variable has here."""
+    lookup, cursor = session.lookup, session.cursor
+    try:
+        scope = lookup.frames.scope_at(cursor)
+        if lookup.frames.in_frames(name.partition(".")[0], cursor, scope) is not None:
+            return None
+        found = lookup.held(name, cursor, scope)
+    except NotYet as answer:
+        return answer.last
+    except UserError:
+        return None
+    return found.thing if found is not None and isinstance(found.thing, Value) else None
+
+
+def open_newer(session: Standing, found: int) -> None:
+    """Open the step before, or the one that has ended here, if it is closed and what was found lies before it: there
+    may be a newer one. Of what lies ahead, open what is nearer. Raises as `open_steps` does."""
+    steps = closed_between(session.tape, found + 1, session.cursor)
+    if steps and steps[-1] >= session.tape.here - 1:
+        open_steps(session, steps[-1:])
+    _open_some(session, closed_between(session.tape, session.cursor + 1, found))
+
+
+def unseen_since(session: Standing, value: Value | None) -> list[int]:
+    """The steps between the op that made a tensor and the cursor that are closed."""
+    made = -1 if value is None or value.op is None else value.op.position
+    return closed_between(session.tape, made + 1, session.cursor)
 
 
 def open_last(session: Standing) -> None:

@@ -12,7 +12,7 @@ from nnrepl.record.signs import GRADIENT_SIGN, lies_inside, sign_of, without_sig
 from nnrepl.record.stack import is_module
 from nnrepl.session.errors import NoGradient, NotYet, UserError, not_made
 from nnrepl.session.frames import Frames, Held
-from nnrepl.tape import GRADIENT_PASS, UNBOUND, Activation, Holder, Inside, Leaf, Op, Pass, Tape, Value
+from nnrepl.tape import GRADIENT_PASS, UNBOUND, Activation, ClosedOp, Holder, Inside, Leaf, Op, Pass, Tape, Value
 
 NUMBER = re.compile(r"(?:(?P<step>\d{1,9})|(?P<setup>setup))?#(?P<number>\d{1,12})(?:\.(?P<slot>\d{1,9}))?")
 """The address of an op, or of one of its outputs: `#12`, `#12.1`, `30#12` (op 12 of step 30), `setup#3`."""
@@ -72,6 +72,8 @@ class Lookup:
         found = steps[here - 1] if here else steps.setup
         if not len(found):
             return f"the {found.title} has no op"
+        if any(isinstance(op, ClosedOp) for op in self.tape.ops[found.start : found.end]):
+            return f"{found.title} ran natively and is closed"
         return f"{'the ' if not here else ''}{found.title} has #1 to #{len(found)}"
 
     def by_number(self, text: str) -> Value:

@@ -20,6 +20,8 @@ from nnrepl.session.stops import Hit
 from nnrepl.tape import Activation, Tape
 from nnrepl.timeline import moves
 
+_FIXED = ("op", "edge", "pass", "step")
+"""Places of which there is one only."""
 _COUNTED = 20_000
 """In a step of more ops than this those at a place are not counted: that would take longer than to go there."""
 
@@ -65,12 +67,16 @@ class Motions(Reading):
         """Go on towards a goal: on the tape as far as it reaches, then by letting the program run."""
         raise NotImplementedError
 
-    def behind(self, target: int) -> list[Hit]:
-        """What is hit on the way back to a position."""
+    def behind(self, target: int, each: bool = True) -> list[Hit]:
+        """What is hit on the way back to a position, where `each` op counts or not."""
         raise NotImplementedError
 
     def open_ahead(self, goal: goals.Goal, found: int | None) -> None:
         """Open steps on the way to a goal that ran natively, if what lies in them counts there."""
+        raise NotImplementedError
+
+    def open_newer(self, found: int) -> None:
+        """Open steps that ran natively, where they may have what was found once more, nearer to the cursor."""
         raise NotImplementedError
 
     def step(self, count: int = 1) -> None:
@@ -153,9 +159,9 @@ class Motions(Reading):
         if self.cursor == position:
             self.function = scope
 
-    def _return_to(self, position: int, reason: str = "") -> None:
-        """Go back to a position, or to what is hit on the way."""
-        hits = self.behind(position)
+    def _return_to(self, position: int, reason: str = "", each: bool = True) -> None:
+        """Go back to a position, or to what is hit on the way; `each` op in between counts, or only what may be hit."""
+        hits = self.behind(position, each)
         if hits:
             self.hit(hits)
         else:
@@ -165,7 +171,7 @@ class Motions(Reading):
         """Go back to the last stop, or the `count`-th before here, or the start of the first forward pass."""
         self.lookout.search.skip = count - 1
         target = self.tape.origin if self.cursor > self.tape.origin else 0
-        self._return_to(target, START_OF_TAPE if self.cursor == target else "")
+        self._return_to(target, START_OF_TAPE if self.cursor == target else "", each=False)
 
     def goto(self, text: str) -> None:
         """Go to the nearest position of a place, in either direction (see `nnrepl.session.places`): in this step, as
@@ -176,6 +182,8 @@ class Motions(Reading):
         """
         place = self.place(text)
         found = self.nearest(place)
+        if place.kind not in _FIXED:
+            self.open_newer(-1 if found is None else found)
         if found is not None and self._comes_next(place, found):
             find = lambda begin, end, reverse: self.find(place, begin, end, reverse)  # noqa: E731
             here = self.tape.here
@@ -190,7 +198,7 @@ class Motions(Reading):
     def _comes_next(self, place: Place, found: int) -> bool:
         """Whether the nearest position of a place is the step before's, and this step's may be still to come."""
         steps, here = self.tape.steps, self.tape.here
-        fixed = place.kind in ("op", "edge", "pass", "step") or place.is_bounded(self.tape)
+        fixed = place.kind in _FIXED or place.is_bounded(self.tape)
         return not fixed and self.goes_on and here == len(steps) and 0 < steps.number_at(found) == here - 1
 
     def _on(self, place: Place, start: int) -> None:

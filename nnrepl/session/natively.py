@@ -136,8 +136,9 @@ def settle(session: Standing) -> None:
     timeline.seen = opening.moved(timeline.seen)
     _move_changes(session, timeline, opening)
     session.hooks.opened(opening.moved, timeline.seen + (timeline.seen >= len(session.tape)))
-    if session.stood is not None:
-        session.stood = opening.moved(session.stood)
+    if session.stood is not None:  # behind the last call natively nothing is seen: the end is further on now
+        at_end = timeline.ended and session.stood >= opening.length
+        session.stood = len(session.tape) if at_end else opening.moved(session.stood)
     parted = opening.parted()
     if parted:
         session.hooks.announce(parted)

@@ -350,8 +350,7 @@ class Session(Standing):
         by: goals.Goal | None = None,
         failed: bool = False,
     ) -> None:
-        is_closed = position < len(self.tape) and isinstance(self.tape.ops[position], ClosedOp)
-        if is_closed and self.waits and not failed:
+        if self.waits and not failed and closed.is_closed_at(self.tape, position):
             closed.open_at(self, position)
         before, self.cursor = self.cursor, position
         timeline = self.changes.timelines.current
@@ -391,17 +390,22 @@ class Session(Standing):
         closed.open_ahead(self, goal, found)
         return self.lookout.ahead(len(self.tape) + (not self.goes_on) if found is None else found + 1, goal)
 
-    def behind(self, target: int) -> list[Hit]:
-        """What is hit on the way back to a position. Raises RunAgain where steps have to be opened first."""
+    def behind(self, target: int, each: bool = True) -> list[Hit]:
+        """What is hit on the way back to a position. Raises RunAgain where steps have to be opened first: where `each`
+        op counts, or something may be hit."""
         hits = closed.hit_behind(self, target)
         if hits:
             return hits
-        closed.open_behind(self, target)
+        closed.open_behind(self, target, each)
         return self.lookout.behind(target)
 
     def open_ahead(self, goal: goals.Goal, found: int | None) -> None:
         """Open steps on the way to a goal, if what lies in them counts there. Raises RunAgain then."""
         closed.open_ahead(self, goal, found)
+
+    def open_newer(self, found: int) -> None:
+        """Open what may have what was found once more, nearer to the cursor. Raises RunAgain then."""
+        closed.open_newer(self, found)
 
     def let_go(self, goal: goals.Goal) -> None:
         """Let the program run on to a goal, on the timeline that the user looks at. Raises UserError, RunAgain."""

@@ -1,0 +1,62 @@
+"""What is said where steps ran natively is what is said where every op was recorded."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.closed.programs import HEAD, PROGRAMS
+from tests.closed.test_closed import QUIET, _main, captured
+
+__all__ = ["_main"]
+
+DRAWN = PROGRAMS["adam"].replace("    loss, grads = learn", "    x = X + 0; y = x.sum()\n    loss, grads = learn")
+AFTER = PROGRAMS["lazy"] + "print(sum(p.sum().item() for _, p in tree_flatten(model.parameters())))\n"
+FAILS = PROGRAMS["adam"].replace("    loss, grads = learn", "    if i == 7: X = X[:, :3]\n    loss, grads = learn")
+AVERAGED = PROGRAMS["adam"].replace(
+    "    mx.eval(", "    mean = tree_map(lambda a: a * 0.5, model.parameters())\n    mx.eval("
+)
+PARAMETERS = ("p first.bias", "p first.weight[0, :2]", "p first.bias.m", "stats last.weight", "display last.bias",
+              "info parameters", "what first.bias", "p grad(first.bias)", "info gradients", "p z[0]", "p d",
+              "watch last.bias")  # fmt: skip
+
+
+def said(native: str, file: Path, *lines: str) -> list[str]:
+    """What nnrepl says to some commands, but for what it says of closed steps and their ops."""
+    commands = [part for line in (f"config native {native}", *lines) for part in ("-c", line)]
+    shown = captured("--batch", *commands, str(file)).splitlines()[1:]
+    shown = [re.sub(r"^(.? +\d+) +\d+( +\d+ +\w+ +\S+:\d+)", r"\1 n\2", line) for line in shown]
+    return [line for line in shown if not re.match(r"opening |steps? .* natively and (is|are) closed", line)]
+
+
+@pytest.mark.parametrize(
+    ("program", "lines"),
+    [
+        (DRAWN, ("goto step 5", *PARAMETERS)),
+        (DRAWN, ("goto step 5", "until tanh", *PARAMETERS)),
+        (DRAWN, ("continue", *PARAMETERS)),
+        (DRAWN, ("continue", "goto step 8", "last z", "why loss", "goto step 4", "p last.bias.v")),
+        (DRAWN, ("goto step 6", "why loss", "why grad(last.bias) == 0", "health", "check pass")),
+        (AFTER, ("continue", "rn", "back", "back 3", "where")),
+        (AFTER, ("goto end", "back 200", "where", "goto step 9", "rn 2", "rfin", "where")),
+        (FAILS, ("continue", "goto tanh", "where", "goto subtract", "where")),
+        (AVERAGED, ("goto step 5", "rs", "p #2")),
+    ],
+    ids=[
+        "top level",
+        "in a pass",
+        "at the end",
+        "before",
+        "questions",
+        "behind the last update",
+        "far back",
+        "a place before",
+        "an address",
+    ],
+)
+def test_the_same_is_said(program: str, lines: tuple[str, ...], tmp_path: Path) -> None:
+    file = tmp_path / "train.py"
+    file.write_text(HEAD + QUIET + program)
+    assert said("on", file, *lines) == said("off", file, *lines)
