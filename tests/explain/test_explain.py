@@ -57,12 +57,14 @@ def test_bad_input_gets_one_line(asked: str, answer: str) -> None:
         explain(OpenSession(trace), asked)
 
 
-def test_an_op_without_an_entry_shows_its_jacobian() -> None:
-    trace = nnrepl.trace(lambda x: mx.vmap(lambda row: row * row[0])(x).sum(), mx.array([[2.0, 3.0]]), wrt=0)
+def test_a_call_of_mlxs_shows_its_inside_and_its_jacobian() -> None:
+    scaled = mx.custom_function(lambda row: row * row[0])
+    trace = nnrepl.trace(lambda x: mx.vmap(scaled)(x).sum(), mx.array([[2.0, 3.0]]), wrt=0)
     session = OpenSession(trace)
-    found = explain(session, "#1 at [0, 1]")
-    assert "no entry for vmap" in found.words
-    assert found.lines == ["#1[0,1] = 6"]
+    label = next(op.label for op in trace.ops if op.name.startswith("vmap"))
+    found = explain(session, f"{label} at [0, 1]")
+    assert "made what it returns" in found.words
+    assert found.lines == [f"{label}[0,1] = 6"]
     assert "3 with x[0,0], 2 with x[0,1]" in " ".join(found.notes)
     assert explain(session, "grad(x) at [0, 0]").lines[1:] == ["= 1·4 + 1·3", "= 7"]
 
