@@ -42,7 +42,7 @@ def why_loss_of_edit(session: Reading, parent: Timeline, before: Pass, after: Pa
     assert edit is not None
     if not timeline.dependents():
         return Answer(
-            f"The loss is that of timeline {parent.number}: nothing behind the edit {edit.text} depends on it."
+            f"The loss is that of timeline {parent.number}: nothing after the edit {edit.text} depends on it."
         )
     look = Look(session)
     changes = _changes(parent, timeline, before, after)
