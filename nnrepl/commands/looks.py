@@ -10,8 +10,10 @@ from rich.text import Text
 
 from nnrepl.commands.table import Command
 from nnrepl.session import closed
+from nnrepl.session.errors import UserError
 from nnrepl.session.session import Session
 from nnrepl.session.typed import AT_HAND, on_tape
+from nnrepl.tape import ClosedOp
 
 _PLACES = frozenset("goto list ll ops graph explain why into primitives check".split())
 """They take places."""
@@ -19,6 +21,8 @@ _EXPRESSIONS = frozenset("print pp what grad stats hist heatmap set".split())
 """They take Python."""
 _HERE = frozenset("list ll ops graph explain why health into primitives check where args last verify reload".split())
 """They look at the step in which the user stands."""
+_MADE = frozenset("explain why into primitives check".split())
+"""They look into the op that made a value."""
 _WHOLE = frozenset("why health explain check verify last".split())
 """What they say is about the tape, or may be."""
 
@@ -34,6 +38,8 @@ def open_first(session: Session, command: Command | None, text: str) -> None:
         closed.open_named(session, text, not python)
     if name in ("why", "health"):
         closed.open_not_finite(session, asked=name == "why" and re.match(r"(nan|inf)\b", text) is not None)
+    if name in _MADE:
+        _open_made(session, text)
     if name == "plot":
         closed.open_plotted(session, text)
     elsewhere = re.match(r"(start|end)$|(step |pass )?\d", text) is not None
@@ -42,6 +48,19 @@ def open_first(session: Session, command: Command | None, text: str) -> None:
         closed.open_last(session)
     if name == "health":
         closed.open_next(session)
+
+
+def _open_made(session: Session, text: str) -> None:
+    """Open the step in which a value was made natively: what is asked is how."""
+    from nnrepl.explain.paths import target_of
+
+    name = text.partition(" at ")[0].strip()
+    try:
+        value = target_of(session, name) if name else None
+    except UserError:
+        return  # the command itself says so
+    if value is not None and isinstance(value.op, ClosedOp) and session.edits.can_run_again:
+        closed.open_at(session, value.op.position)
 
 
 def _asks_tape(session: Session, text: str) -> bool:
