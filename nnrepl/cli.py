@@ -58,7 +58,7 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument(
         "--call", metavar="STATEMENT", action="append", default=[],
-        help="what to do when the program has run; stop before its first op (also right behind PROGRAM)",
+        help="what to do when the program has run; stop before its first op (also right after PROGRAM)",
     )  # fmt: skip
     made.add_argument("--empty", action="store_true", help="no program: type one, with mx, nn and optim at hand")
     made.add_argument("--batch", action="store_true", help="end after the given commands; show only what they show")
@@ -70,7 +70,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--version", action="version", version=f"{versions()} · {machine()}")
     made.epilog = (
         "PROGRAM is a script, a notebook, - for standard input, or a tape that save wrote (.safetensors); without "
-        "one, the built-in example. ARG are its own arguments; behind -- all are, --call too."
+        "one, the built-in example. ARG are its own arguments; after -- all are, --call too."
     )
     return made
 

@@ -7,7 +7,7 @@ import mlx.nn as nn
 
 
 class Attention(nn.Module):
-    """Four tokens of four numbers each; none looks at those behind it."""
+    """Four tokens of four numbers each; none looks at those after it."""
 
     def __init__(self):
         super().__init__()

@@ -26,7 +26,7 @@ def export(it: Interpreter, text: str) -> RenderableType | None:
 
     The end of the name decides: `export lesson.html` is a page with a heading for each command and stop, light or dark
     as its reader wishes; `.svg`, `.md` or `.txt`; `export session.py` or `.ipynb` writes
-    the program's own source and, behind it, the cells of this timeline, for plain Python to run. A file that exists
+    the program's own source and, after it, the cells of this timeline, for plain Python to run. A file that exists
     already is written over only with `export -f lesson.html`.
     """
     force = text.startswith("-f ")

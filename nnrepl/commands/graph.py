@@ -25,9 +25,6 @@ from nnrepl.view.slide_svg import ROWS as SLIDE_ROWS
 from nnrepl.view.slide_svg import slide_svg
 from nnrepl.view.slide_text import SlideText
 
-WHOLE = ("line", "function", "class", "module", "phase", "pass", "step")
-"""The kinds of places of which all ops are drawn, and not what lies around one."""
-
 FOLDED = 60
 """Drawings of more ops than this in the terminal are folded by module."""
 ROWS = 40
@@ -127,6 +124,6 @@ def _chosen(session: Session, what: str) -> list[Op]:
     if not what:
         return neighbourhood(session.tape, session.op or session.tape.ops[-1])
     place, op = session.place(what), session.op_at(what)
-    if place.kind not in WHOLE:
+    if not place.whole:
         return neighbourhood(session.tape, op)
     return [other for other in op.part.ops if place.holds(session.tape, other.position)]

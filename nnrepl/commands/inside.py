@@ -21,7 +21,7 @@ def op_of(session: Session, text: str) -> Op:
     """The op that is meant: the one at a place, the one that made a name, or the one at the cursor."""
     if not text:
         if session.op is None:
-            raise UserError("the cursor stands behind the last op; name one, such as #3")
+            raise UserError("the cursor stands after the last op; name one, such as #3")
         return session.op
     from nnrepl.explain.paths import target_of
 

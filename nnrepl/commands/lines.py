@@ -33,7 +33,7 @@ def source(it: Interpreter, text: str) -> RenderableType | None:
 
 @command("alias", takes=Grammar("[NAME [LINE]]", lambda text: not text or _name(text) is not None), group=GENERAL)
 def alias(it: Interpreter, text: str) -> RenderableType | None:
-    """Give a line a name: `alias pg p grad(%1)`, then `pg z1`. `%1` to `%9` are the words behind the name, `%*` all.
+    """Give a line a name: `alias pg p grad(%1)`, then `pg z1`. `%1` to `%9` are the words after the name, `%*` all.
 
     `;;` separates several commands. Without a line, show the alias; without a name, all of them.
     """

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from rich.console import RenderableType
 
-from nnrepl.commands.graph import WHOLE
 from nnrepl.commands.interpreter import Interpreter
 from nnrepl.commands.look import LOOK
 from nnrepl.commands.table import NOTHING, Grammar, command
@@ -87,7 +86,7 @@ def _at_place(session: Session, text: str) -> RenderableType:
             return pass_listing(session.part, session.cursor, pattern)
         except UserError:  # a module that only hands its calls on has no op of its own
             pass
-    if place.kind in WHOLE:
+    if place.whole:
         step = op.step
         inside = [other for other in step.tape.ops[step.start : step.end] if place.holds(session.tape, other.position)]
         return op_table(inside, session.cursor, len(session.tape))

@@ -10,8 +10,10 @@ from rich.text import Text
 
 from nnrepl.commands.table import Command
 from nnrepl.session import closed
+from nnrepl.session.errors import UserError
 from nnrepl.session.session import Session
 from nnrepl.session.typed import AT_HAND, on_tape
+from nnrepl.tape import ClosedOp
 
 _PLACES = frozenset("goto list ll ops graph explain why into primitives check".split())
 """They take places."""
@@ -23,6 +25,8 @@ _GRADIENTS = frozenset("why health explain check grad what".split())
 """They speak of the gradients that were made last."""
 _NO_TENSORS = re.compile(r"(steps|pass|mem|ev|b|w|disp|$)")
 """What `info` tells without looking at any tensor, or variable."""
+_MADE = frozenset("explain why into primitives check".split())
+"""They look into the op that made a value."""
 _WHOLE = frozenset("why health explain check verify last what".split())
 """What they say is about the tape, or may be."""
 
@@ -40,6 +44,8 @@ def open_first(session: Session, command: Command | None, text: str) -> None:
         closed.open_named(session, text, not python)
     if name in ("why", "health"):
         closed.open_not_finite(session, asked=name == "why" and re.match(r"(nan|inf)\b", text) is not None)
+    if name in _MADE:
+        _open_made(session, text)
     if name == "plot":
         closed.open_plotted(session, text)
     elsewhere = re.match(r"(start|end)$|(step |pass )?\d", text) is not None
@@ -69,6 +75,19 @@ def _asks_program(session: Session, text: str) -> bool:
     """Whether Python may name a variable of the program's."""
     names, program = _names(text), session.debuggee
     return program is not None and (names is None or not names.isdisjoint(program.namespace))
+
+
+def _open_made(session: Session, text: str) -> None:
+    """Open the step in which a value was made natively: what is asked is how."""
+    from nnrepl.explain.paths import target_of
+
+    name = text.partition(" at ")[0].strip()
+    try:
+        value = target_of(session, name) if name else None
+    except UserError:
+        return  # the command itself says so
+    if value is not None and isinstance(value.op, ClosedOp) and session.edits.can_run_again:
+        closed.open_at(session, value.op.position)
 
 
 def _asks_tape(session: Session, text: str) -> bool:

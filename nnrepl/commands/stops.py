@@ -106,7 +106,7 @@ def ignore(it: Interpreter, text: str) -> RenderableType | None:
 def watch(it: Interpreter, text: str) -> RenderableType | None:
     """Stop where the value of an expression has changed: `watch z1`, `watch grad(w).max()`, `watch loss`.
 
-    It is looked at only behind the ops that make one of the values it names, and told with its old and its new
+    It is looked at only after the ops that make one of the values it names, and told with its old and its new
     value. A parameter that a new pass takes over unchanged has not changed.
     """
     session = it.session

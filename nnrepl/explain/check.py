@@ -257,7 +257,7 @@ def _backward_of(session: Reading, op: Op) -> Op | None:
     for later in session.tape.ops[op.position + 1 :]:
         if later.of is op and rule_of(later) is not None and later.operation.kind == "vjp":
             return later
-        if later.part is not op.part:
+        if later.part.outermost is not op.part.outermost:
             break
     return None
 
@@ -267,7 +267,13 @@ def _backward_of(session: Reading, op: Op) -> Op | None:
 
 def check_pass(session: Reading, part: Pass, leaves: Sequence[Value]) -> Report:
     """Check whole gradients of a pass: the forward ops are computed again for each element, so only few are taken one
-    by one. Ctrl-C stops it with what it has."""
+    by one. Ctrl-C stops it with what it has.
+
+    Raises:
+        UserError: If it has no gradient of any of these leaves.
+    """
+    if not leaves:
+        raise UserError(_nothing_in(part))
     begin = time.perf_counter()
     look = Look(session)
     gradients = {leaf: part.grads[leaf][-1] for leaf in leaves}
@@ -293,6 +299,15 @@ def check_pass(session: Reading, part: Pass, leaves: Sequence[Value]) -> Report:
     return report
 
 
+def _nothing_in(part: Pass) -> str:
+    """Why there is no gradient in a pass that could be checked."""
+    if part.error is not None:
+        return f"{part.address} ended with {type(part.error).__name__} before it had a gradient; why error tells more"
+    if part.open:
+        return f"{part.address} has no gradient yet; go on (until update), then check pass"
+    return f"no gradient flows to a parameter in {part.address}; health says where the way ends"
+
+
 _EVALUATIONS = 80
 """So often the loss is computed for one gradient, 36 to 130 times in the models of the tests."""
 _LONG = 5.0
@@ -300,8 +315,6 @@ _LONG = 5.0
 
 def _forewarn(session: Reading, look: Look, part: Pass, leaves: Sequence[Value]) -> None:
     """Say how long a check will take, if that is long: what one computation of the loss takes, times their number."""
-    if not leaves:
-        return
     replayed = Recomputed(part, leaves[0])
     look.see([*replayed.taken, leaves[0]])
     with aside(), mx.stream(mx.cpu), contextlib.suppress(ValueError, RuntimeError):

@@ -109,7 +109,7 @@ def _find(session: Reading, target: str) -> tuple[Op | None, Value | None]:
     if not target:
         op = session.op
         if op is None:
-            raise UserError("the cursor stands behind the last op; explain #3, or a name, explains one")
+            raise UserError("the cursor stands after the last op; explain #3, or a name, explains one")
         return op, None
     if target.startswith("update "):
         return None, _updated(session, target.removeprefix("update ").strip())

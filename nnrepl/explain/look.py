@@ -9,7 +9,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from nnrepl.record.batches import of_one_size, rows
+from nnrepl.record.batches import of_one_size, rows, totals
 from nnrepl.session.expressions import aside
 from nnrepl.session.reading import Reading
 from nnrepl.tape import Value
@@ -141,7 +141,7 @@ def _stats(group: list[Value]) -> list[Stat]:
     peak = mx.max(kept, axis=1, keepdims=True)
     # Scaled by the peak, so that no square overflows or vanishes.
     scale = mx.maximum(peak, 1e-30)
-    parts = [mx.sum(array == 0, axis=1), peak[:, 0], mx.sum(mx.square(kept / scale), axis=1)]
+    parts = [mx.sum(array == 0, axis=1), peak[:, 0], totals(mx.square(kept / scale))]
     if inexact:
         parts += [mx.sum(mx.isnan(array), axis=1), mx.sum(mx.isinf(array), axis=1)]
     mx.eval(parts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import mlx.core as mx
@@ -11,6 +12,7 @@ from nnrepl.explain.answer import Answer, Evidence
 from nnrepl.explain.look import Look
 from nnrepl.explain.paths import gradient_pass, leaves_later, same_function
 from nnrepl.ops import Trait, has
+from nnrepl.record.batches import total
 from nnrepl.session.errors import UserError
 from nnrepl.session.reading import Reading
 from nnrepl.tape import Op, Pass, Value
@@ -38,18 +40,22 @@ def why_loss(session: Reading) -> Answer:
     assert new_loss is not None
     look.see([old_loss, new_loss, *(value for triple in pairs for value in triple)])
     parts = [
-        mx.sum(grad.array.astype(mx.float32) * (new.array - old.array).astype(mx.float32)) for old, new, grad in pairs
+        total(grad.array.astype(mx.float32) * (new.array - old.array).astype(mx.float32)) for old, new, grad in pairs
     ]
     first, second, mixed, *changes = look.numbers([old_loss.array, new_loss.array, _on_old_data(before, after), *parts])
     shares = sorted(
         (Share(old.name, change) for (old, _, _), change in zip(pairs, changes)), key=lambda one: -abs(one.change)
     )
     predicted, weights, rest = sum(changes), mixed - first, second - mixed
+    went = (
+        f"The loss went from {words.number(float(first))} ({before.address}) to {words.number(float(second))} "
+        f"({after.address})"
+    )
+    if not all(map(math.isfinite, (first, second, mixed))):
+        return _not_finite(went, float(first), float(second), look)
     others = _others(look, before, after)
     answer = Answer(
-        f"The loss went from {words.number(float(first))} ({before.address}) to "
-        f"{words.number(float(second))} (pass "
-        f"{after.number}): {signed(second - first)}. The weights account for {signed(weights)}"
+        f"{went}: {signed(second - first)}. The weights account for {signed(weights)}"
         + (
             f", what else differs{f' ({_listed(others)})' if others else ''} for {signed(rest)}."
             if abs(rest) > 1e-6 * max(abs(first), 1e-12)
@@ -65,6 +71,18 @@ def why_loss(session: Reading) -> Answer:
     answer.evidence = [
         Evidence(share.name, f"{signed(share.change)}   (Σ ∂L/∂{share.name} · Δ{share.name})") for share in shares[:6]
     ]
+    answer.ops = look.ops
+    return answer
+
+
+def _not_finite(went: str, first: float, second: float, look: Look) -> Answer:
+    """What can be said where the loss, or that of the new weights on the old data, is no number."""
+    if math.isfinite(first) and math.isfinite(second):
+        went += ", but that of the new weights on the old data is not finite"
+    answer = Answer(f"{went}: such a change cannot be shared out among the weights.")
+    if not (math.isfinite(first) and math.isfinite(second)):
+        bad = second if not math.isfinite(second) else first
+        answer.reasons.append(f"why {'nan' if math.isnan(bad) else 'inf'} follows it to where it was born.")
     answer.ops = look.ops
     return answer
 
@@ -138,6 +156,8 @@ def signed(number: float) -> str:
 
 def verdict(predicted: float, real: float) -> str:
     """How well the slope predicted a change."""
+    if not math.isfinite(predicted - real):
+        return "the slope says nothing: not every number that it is made of is finite."
     if abs(predicted - real) <= 0.1 * max(abs(predicted), abs(real)):
         return "that predicts it well: the step was small enough for the slope to hold."
     if predicted * real < 0:

@@ -9,6 +9,7 @@ from nnrepl.explain.answer import Answer, Evidence
 from nnrepl.explain.look import Look
 from nnrepl.explain.loss import Share, signed, verdict
 from nnrepl.explain.paths import gradient_pass
+from nnrepl.record.batches import total
 from nnrepl.session.reading import Reading
 from nnrepl.tape import GRADIENT_PASS, Pass, Value
 from nnrepl.timeline.compare import pairs_of
@@ -41,7 +42,7 @@ def why_loss_of_edit(session: Reading, parent: Timeline, before: Pass, after: Pa
     assert edit is not None
     if not timeline.dependents():
         return Answer(
-            f"The loss is that of timeline {parent.number}: nothing behind the edit {edit.text} depends on it."
+            f"The loss is that of timeline {parent.number}: nothing after the edit {edit.text} depends on it."
         )
     look = Look(session)
     changes = _changes(parent, timeline, before, after)
@@ -49,7 +50,7 @@ def why_loss_of_edit(session: Reading, parent: Timeline, before: Pass, after: Pa
     assert after.loss is not None
     look.see([before.loss, after.loss, *(value for _, *triple in changes for value in triple)])
     parts = [
-        mx.sum(grad.array.astype(mx.float32) * (new.array - old.array).astype(mx.float32))
+        total(grad.array.astype(mx.float32) * (new.array - old.array).astype(mx.float32))
         for _, old, new, grad in changes
     ]
     first, second, *found = look.numbers([before.loss.array, after.loss.array, *parts])

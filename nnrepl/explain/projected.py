@@ -37,7 +37,11 @@ def projected(
 def weighed(pairs: Sequence[tuple[mx.array, mx.array]], dtype: mx.Dtype) -> mx.array:
     total = mx.array(0.0, dtype)
     for result, given in pairs:
-        total = total + mx.sum(widened(result, dtype) * widened(given, dtype))
+        if mx.issubdtype(result.dtype, mx.complexfloating):  # as MLX takes gradients: both parts count as numbers
+            products = mx.real(result) * mx.real(given) + mx.imag(result) * mx.imag(given)
+        else:
+            products = widened(result, dtype) * widened(given, dtype)
+        total = total + mx.sum(products.astype(dtype))
     return total
 
 

@@ -19,6 +19,7 @@ from nnrepl.explain.outside import detours
 from nnrepl.explain.paths import cone, path, upstream
 from nnrepl.explain.sizes import sizes
 from nnrepl.ops import Trait, has
+from nnrepl.record.batches import total
 from nnrepl.record.signs import start_of
 from nnrepl.session.births import is_inexact
 from nnrepl.session.reading import Reading
@@ -147,7 +148,7 @@ def cancelled(look: Look, op: Op, value: Value) -> Cancelled | None:
     if parts is None:
         return None
     whole = look.stat(value).typical
-    size: float = look.numbers([mx.sqrt(mx.mean(mx.square(parts.astype(mx.float32))))])[0]
+    size: float = look.numbers([mx.sqrt(total(mx.square(parts.astype(mx.float32))) / parts.size)])[0]
     if not size or whole >= _CANCELS * size:
         return None
     return Cancelled(whole, size, mx.finfo(value.dtype).eps, _why_cancelled(look, op))

@@ -212,7 +212,7 @@ def parse(text: str, path: Path, number: int = 0) -> Lesson:
         raise LessonError(f"{path}: minutes is a whole number, not {minutes}")
     parts = list(_parts(lines, start, path))
     if not any(isinstance(part, (Prose, Commands, Question, Task)) for part in parts):
-        raise LessonError(f"{path}: there is nothing behind the front matter")
+        raise LessonError(f"{path}: there is nothing after the front matter")
     program = (path.parent / head["program"]).expanduser()
     key = f"lesson {number}" if number else str(path.resolve())
     arguments = head.get("arguments", "").split()

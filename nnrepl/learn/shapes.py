@@ -158,7 +158,7 @@ def _of_broadcast(op: Op, value: Value) -> Iterator[Mistake]:
         turned = _stretched((*short, *(1,) * (len(long) - len(short))), long)
         if turned is not None:
             yield Mistake(turned, "Shapes are laid together at their last axis, not at their first.")
-        yield Mistake((*short, *long), "The axes are not put one behind the other: shapes meet at their last axis.")
+        yield Mistake((*short, *long), "The axes are not put one after the other: shapes meet at their last axis.")
 
 
 def _stretched(a: Shape, b: Shape) -> Shape | None:

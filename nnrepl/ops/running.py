@@ -51,7 +51,7 @@ def _running(name: str, text: str, slopes: dict[str, str], words: str, combine: 
         name, text, slopes, words.format(up="up to it"), parameters="a, axis=None, reverse=False, inclusive=True",
         row=RUNNING, kind=COMPOSITE, traits=(Trait.ACCUMULATES,), forward=_scan(combine, empty),
     )  # fmt: skip
-    for (reverse, inclusive), up in (((0, 0), "before it"), ((1, 1), "from it on"), ((1, 0), "behind it")):
+    for (reverse, inclusive), up in (((0, 0), "before it"), ((1, 1), "from it on"), ((1, 0), "after it")):
         reworded(name, partial(_goes, reverse, inclusive), words=words.format(up=up))
 
 

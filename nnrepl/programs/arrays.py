@@ -130,7 +130,7 @@ def read_header(path: str) -> Tensors:
             if length < 8 or count > _HEADER_LIMIT:
                 raise UserError(f"{path} is not a safetensors file")
             if 8 + count > length:
-                raise UserError(f"{path} is not a safetensors file, or it is cut off: its header ends behind its end")
+                raise UserError(f"{path} is not a safetensors file, or it is cut off: its header ends after its end")
             text = file.read(count)
     except OSError as error:
         raise cannot_read(path, error) from None

@@ -87,7 +87,7 @@ class Place:
         shape = tuple(self.table.shape)
         if self.axis is None:
             return f"{shape} holds the matrices 0 to {self.extent - 1}"
-        return f"{shape} has the places 0 to {self.extent - 1}"
+        return f"{shape} has the places 0 to {self.extent - 1}" if self.extent else f"{shape} has no places"
 
 
 def outside(ops: Iterable[Op]) -> Outside | None:

@@ -111,7 +111,8 @@ class InModule(InCall):
         model: The model that is meant; None for any.
     """
 
-    kind = "module"
+    kind, words = "module", "a module, where it is entered"
+    whole = True
 
     def __init__(self, title: str, pattern: str, model: Any = None) -> None:
         super().__init__(title)
@@ -147,7 +148,8 @@ class InModule(InCall):
 class InFunction(InCall):
     """Ops of a Python function, by the end of its qualified name: `loss_fn`, `Attention.__call__`."""
 
-    kind = "function"
+    kind, words = "function", "a function, where it is entered"
+    whole = True
 
     def __init__(self, title: str, name: str, file: str = "") -> None:
         super().__init__(title)
@@ -162,7 +164,8 @@ class InFunction(InCall):
 class InTyped(InCall):
     """Ops of what was typed at the prompt: `prompt 3`."""
 
-    kind = "prompt"
+    kind, words = "prompt", "what was typed, where it begins"
+    whole = True
 
     def __init__(self, title: str, filename: str) -> None:
         super().__init__(title)
@@ -175,7 +178,8 @@ class InTyped(InCall):
 class InClass(InCall):
     """Ops of a class: of its methods, and of the modules that are its instances."""
 
-    kind = "class"
+    kind, words = "class", "a class, where its methods are entered"
+    whole = True
 
     def __init__(self, title: str, name: str, file: str = "") -> None:
         super().__init__(title)
@@ -195,7 +199,8 @@ class InCell(InCall):
         number: Which cell; 0 for any.
     """
 
-    kind = "cell"
+    kind, words = "cell", "a cell, where it begins"
+    whole = True
 
     def __init__(self, number: int) -> None:
         super().__init__(f"cell {number}" if number else "next cell")
@@ -219,7 +224,8 @@ class InCell(InCall):
 class Line(Entered):
     """A line of source: entered each time the program comes to it, directly or for a call that it makes."""
 
-    kind = "line"
+    kind, words = "line", "a line"
+    whole = True
 
     def __init__(self, title: str, file: str, line: int, cell: int = 0) -> None:
         super().__init__(title)

@@ -20,13 +20,17 @@ class Place:
 
     Attributes:
         kind: "op", "line", "function", "class", "module", "operation", "value", "phase", "step", "pass", "edge" or
-            "condition".
+            "prompt", "cell" or "condition".
+        words: What the list of breakpoints says of it: "a module, where it is entered".
+        whole: Whether it is a stretch of ops: `list` and `graph` show all of them, and not what lies around one.
         title: Its canonical spelling.
         note: What is to be said of how it was read, "" for nothing.
         condition: What must be true there, "" for nothing. Whether it is, is asked by `nnrepl.session.search`.
     """
 
     kind = ""
+    words = ""
+    whole = False
     condition = ""
     note = ""
 

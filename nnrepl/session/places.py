@@ -261,7 +261,7 @@ def _in_file(file: str, name: str, here: Here) -> Place:
         raise UserError(f"there is no file {file}, and no place is written {file}:{name}; {FORMS}")
     title = f"{os.path.basename(paths[0])}:{name}"
     if not name:
-        raise UserError(f"{title} lacks what stands behind the colon: a line (train.py:31) or a function")
+        raise UserError(f"{title} lacks what stands after the colon: a line (train.py:31) or a function")
     found = here.program.definition(name, paths[0])
     if found is not None and found.is_class:
         return InClass(title, name, paths[0])

@@ -13,7 +13,7 @@ from nnrepl.tape import BACKWARD, FORWARD, GRADIENT_PASS, RUN_PASS, SETUP_PASS, 
 class Number(Place):
     """An op by its number in a step (0: the setup)."""
 
-    kind = "op"
+    kind, words = "op", "one op"
 
     def __init__(self, title: str, index: int, step: int) -> None:
         super().__init__(title)
@@ -31,7 +31,8 @@ class Number(Place):
 class StepStart(Place):
     """The first op of a training step."""
 
-    kind = "step"
+    kind, words = "step", "where it begins"
+    whole = True
 
     def __init__(self, number: int) -> None:
         super().__init__(f"step {number}")
@@ -57,7 +58,7 @@ class StepStart(Place):
 class Edge(Place):
     """The first op of the first forward pass, or the end of what is recorded."""
 
-    kind = "edge"
+    kind, words = "edge", "one end"
 
     def positions(self, tape: Tape, start: int, end: int, reverse: bool = False) -> Iterator[int]:
         first = tape.origin if tape.origin < len(tape) else 0
@@ -67,7 +68,8 @@ class Edge(Place):
 class Phase(Place):
     """The first op of each forward pass, backward pass, update, or of the setup."""
 
-    kind = "phase"
+    kind, words = "phase", "where it begins"
+    whole = True
 
     def positions(self, tape: Tape, start: int, end: int, reverse: bool = False) -> Iterator[int]:
         found = []
@@ -84,7 +86,8 @@ class Phase(Place):
 class PassStart(Place):
     """The first op of a pass."""
 
-    kind = "pass"
+    kind, words = "pass", "where it begins"
+    whole = True
 
     def __init__(self, number: int) -> None:
         super().__init__(f"pass {number}")
@@ -118,7 +121,7 @@ class Written(Place):
         gradient: Whether its gradients are meant.
     """
 
-    kind = "value"
+    kind, words = "value", "where it is made"
 
     def __init__(self, title: str, name: str, names: ProgramNames, gradient: bool = False) -> None:
         super().__init__(title)
@@ -156,7 +159,7 @@ class Written(Place):
 class Called(Place):
     """The ops of an operation, and those that differentiate them."""
 
-    kind = "operation"
+    kind, words = "operation", "an operation"
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
@@ -183,7 +186,7 @@ class Within(Place):
 
     def __init__(self, outer: Place, inner: Place) -> None:
         super().__init__(f"{outer.title} {inner.title}")
-        self.kind = inner.kind
+        self.kind, self.words, self.whole = inner.kind, inner.words, inner.whole
         self.outer, self.inner = outer, inner
 
     def positions(self, tape: Tape, start: int, end: int, reverse: bool = False) -> Iterator[int]:
@@ -213,7 +216,7 @@ class Condition(Place):
             Where there are none, it speaks of the program's variables alone.
     """
 
-    kind = "condition"
+    kind, words = "condition", "where it becomes true"
 
     def __init__(self, text: str, place: Place | None, made: Sequence[Written] | None) -> None:
         super().__init__(text if place is None else f"{place.title}, {text}")

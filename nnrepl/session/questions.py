@@ -107,7 +107,7 @@ def ask_condition(session: Reading, parsed: Parsed, position: int, note: Callabl
         except (ValueError, TypeError) as error:
             return Question.known(Failed(text, str(error)))
     if result.size != 1:
-        return Question.known(Failed(text, f"it gives {result.size} numbers; write .any() or .all() behind it"))
+        return Question.known(Failed(text, f"it gives {result.size} numbers; write .any() or .all() after it"))
     return Question(used, [result], lambda: bool(result.item()))
 
 

@@ -154,7 +154,7 @@ def _stop_view(stop: Stop) -> RenderableType:
     if session.cursor == stop.position and session.stop == stop:
         return stop_view(scene(session, stop))
     ops = session.tape.ops
-    line = op_line(ops[stop.position]) if stop.position < len(ops) else Text("behind the last op")
+    line = op_line(ops[stop.position]) if stop.position < len(ops) else Text("after the last op")
     return Group(Text(stop.reason, style="heading"), line) if stop.reason else line
 
 

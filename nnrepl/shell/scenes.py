@@ -73,7 +73,7 @@ class Scenes:
         op = self._session.op
         key = (id(self._session.tape), self._session.cursor)
         if op is None:
-            return Flow([Part(Text("behind the last op", style="hint"))], key)
+            return Flow([Part(Text("after the last op", style="hint"))], key)
         parts = [Part(DoingLines(doing(self._session, op)), Item(enter=f"explain {op.label}"))]
         passed = self._session.stop.passed
         values = () if self._session.predicting else values_at(self._session, op, passed[-1] if passed else None)

@@ -183,7 +183,7 @@ def _table(verdict: Verdict) -> RenderableType:
         table.add_row(mark, made, _name(one.value), *_cells(one), _matched(one))
     notes = [f"{at} more before these"] if at else []
     if len(every) > at + len(shown):
-        notes.append(f"{len(every) - at - len(shown)} more behind them")
+        notes.append(f"{len(every) - at - len(shown)} more after them")
     if len(verdict.compared) > len(every):
         notes.append(f"{len(verdict.compared) - len(every)} with the very same numbers")
     return Group(table, Text(f"  not shown: {', '.join(notes)}", style="dim")) if notes else table

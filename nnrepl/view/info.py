@@ -15,6 +15,7 @@ from rich.text import Text
 
 from nnrepl.record import source as sources
 from nnrepl.seen.gradients import NOT_MADE, Sizes
+from nnrepl.seen.norms import norms
 from nnrepl.seen.variables import Absent, Sized, Variables
 from nnrepl.tape import GRADIENT_PASS, Leaf, Pass, Step, Tape, Value
 from nnrepl.timeline.evaluation import Work
@@ -334,7 +335,7 @@ def stats_view(named: list[tuple[str, mx.array]]) -> RenderableType:
     table = grid(*titles, right=titles[3:])
     for row, (name, array, summary) in enumerate(found):
         floats = (summary.low, summary.high, summary.mean, summary.deviation)
-        norm = _item(mx.linalg.norm(mx.abs(array).astype(mx.float32))) if array.size else 0.0
+        norm = norms([array])[0] if array.size else 0.0
         table.add_row(
             Text(name, style="value.name"),
             Text(shape_text(array.shape), style="value.shape"),

@@ -73,23 +73,7 @@ def entry_line(listed: Listed) -> Text:
 def _kind(place: Place) -> str:
     """What a breakpoint's place is, in words; with a condition, what it is without."""
     inner = place.place if isinstance(place, Condition) else None
-    return _KINDS[(inner or place).kind]
-
-
-_KINDS = {
-    "op": "one op",
-    "line": "a line",
-    "value": "where it is made",
-    "operation": "an operation",
-    "module": "a module, where it is entered",
-    "function": "a function, where it is entered",
-    "phase": "where it begins",
-    "pass": "where it begins",
-    "step": "where it begins",
-    "class": "a class, where its methods are entered",
-    "edge": "one end",
-    "condition": "where it becomes true",
-}
+    return (inner or place).words
 
 
 def _times(count: int, what: str) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 import mlx.core as mx
 from rich.text import Text
 
+from nnrepl.record.batches import total
 from nnrepl.view.numbers import number
 
 PIECE = 1 << 22
@@ -70,6 +71,8 @@ def summarize(array: mx.array) -> Summary:
     if not count:
         nothing = math.nan
         return Summary(nothing, nothing, nothing, nothing, zeros, nans, infinities, array.size, kind)
+    if low == high:  # float32 rounds the mean of equal numbers
+        mean, squares = float(low), 0.0
     return Summary(low, high, mean, math.sqrt(squares / count), zeros, nans, infinities, array.size, kind)
 
 
@@ -82,15 +85,15 @@ def _reduce(piece: mx.array) -> tuple[int, Any, Any, float, float, int, int, int
         piece = mx.abs(piece)
     wide = piece if piece.dtype == mx.float64 else piece.astype(mx.float32)
     if exact:
-        mean = mx.mean(wide)
+        mean = total(wide) / wide.size
         low, high = (mx.min(piece), mx.max(piece)) if piece.dtype != mx.bool_ else (mx.min(wide), mx.max(wide))
-        squares = mx.sum(mx.square(wide - mean))
+        squares = total(mx.square(wide - mean))
         mx.eval(low, high, mean, squares, zeros)
         return piece.size, low.item(), high.item(), _float(mean), _float(squares), int(_float(zeros)), 0, 0
     finite, nan = mx.isfinite(wide), mx.isnan(wide)
     count, nans = mx.sum(finite), mx.sum(nan)
-    mean = mx.sum(mx.where(finite, wide, 0)) / count
-    squares = mx.sum(mx.where(finite, mx.square(wide - mean), 0))
+    mean = total(mx.where(finite, wide, 0)) / count
+    squares = total(mx.where(finite, mx.square(wide - mean), 0))
     low, high = mx.min(mx.where(finite, wide, math.inf)), mx.max(mx.where(finite, wide, -math.inf))
     mx.eval(low, high, mean, squares, zeros, count, nans)
     number_finite, number_nan = int(_float(count)), int(_float(nans))

@@ -20,7 +20,7 @@ from nnrepl.view.tensor import number
 
 
 def edit_text(timeline: Timeline, goes_on: bool) -> Text:
-    """`timeline 2: weights1 edited before #1; 17 of the 18 ops behind it depend on it (lazy)`.
+    """`timeline 2: weights1 edited before #1; 17 of the 18 ops after it depend on it (lazy)`.
 
     Args:
         goes_on: Whether the program has still something to do.
@@ -33,7 +33,7 @@ def edit_text(timeline: Timeline, goes_on: bool) -> Text:
     said = f"timeline {timeline.number}: {edit.name} edited {where}"
     if behind:
         count = len(timeline.dependents())
-        what = f"{count} of the {len(behind)} ops behind it depend on it (lazy)"
+        what = f"{count} of the {len(behind)} ops after it depend on it (lazy)"
         if not count:
             coming = "nothing recorded so far depends on it; what is still to come takes it as it is now"
             what = coming if goes_on else "nothing depends on it"

@@ -85,7 +85,7 @@ There an assignment to a tensor (w = w * 2), or a line that changes something of
         "stopping where something happens",
         """\
 Breakpoints stop at a place (help places), watches where a value changes, catches where a kind of thing happens. All of
-them work forwards (continue) and backwards (reverse-continue). A condition behind a comma is evaluated only where the
+them work forwards (continue) and backwards (reverse-continue). A condition after a comma is evaluated only where the
 op can match: break matmul, z1.max() > 10. A place that nothing in the program can be is refused.""",
         ("stops",),
         ("continue", "reverse-continue"),
@@ -114,7 +114,7 @@ MLX runs such a call by itself, as one op; what happens inside lies on the tape 
 over it, finish leads out; breakpoints, list, ops, explain, why and where work there as anywhere.
   in a vmap        values are those of all samples, along an axis that p and what name
   in a grad, vjp   the backward pass of its own: grad(h), ∂u/∂h, is how what it differentiates (u) changes with h
-  in a jvp         behind the ops the tangents: how fast each value changes in the direction that the program gave
+  in a jvp         after the ops the tangents: how fast each value changes in the direction that the program gave
 How the loss of the pass around it depends on what is inside is not known, and nothing inside can be changed: what goes
 in, and what comes out, can. verify holds what happened inside against what the call returned.""",
         (),

@@ -148,6 +148,21 @@ def test_what_fails_natively_is_opened_where_it_fails(line: str, found: str, tmp
     assert "opening" not in batch
 
 
+@pytest.mark.parametrize("fails", [True, False])
+def test_how_a_value_was_made_opens_the_step_that_made_it(fails: bool, tmp_path: Path) -> None:
+    """It need not be the last one: a call that failed stands after it."""
+    raising = "    x + 0\n    if n[0] == 4: int('x')\n" if fails else ""
+    text = PROGRAMS["adam"].replace(
+        "def loss_fn(model, x, y): ", f"n = [0]\ndef loss_fn(model, x, y):\n    n[0] += 1\n{raising}    "
+    )
+    (tmp_path / "train.py").write_text(HEAD + QUIET + text)
+    lines = [part for line in ("config native on", "continue", "explain loss") for part in ("-c", line)]
+    shown = captured("--plain", *lines, str(tmp_path / "train.py"))
+    answer = shown.partition("rule")[2]
+    assert re.search(r"^ +loss = 1/\d+ · Σ", answer, re.MULTILINE), shown
+    assert ("invalid literal" in shown) == fails
+
+
 def test_stops_on_the_way_open_what_they_need(tmp_path: Path) -> None:
     file = tmp_path / "train.py"
     file.write_text(HEAD + QUIET + PROGRAMS["adam"])

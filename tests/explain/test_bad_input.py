@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
+
 import mlx.core as mx
 import pytest
 from rich.console import Console
 
 import nnrepl
 from nnrepl.explain.check import check_pass
+from nnrepl.explain.loss import verdict, why_loss
 from nnrepl.explain.why import why
+from nnrepl.session.errors import UserError
 from nnrepl.session.session import Session
 from nnrepl.view.check import check_view
 from nnrepl.view.theme import DARK
@@ -64,3 +68,38 @@ def test_a_pass_that_the_program_itself_ended_is_told(fails: bool) -> None:
         assert answer.headline == why(session, "error").headline
         assert "no more" in answer.headline
         assert " sum" in answer.reasons[0]
+
+
+@pytest.mark.parametrize("grows", [True, False])
+def test_a_loss_that_is_no_number_is_not_shared_out(grows: bool) -> None:
+    """An infinite weight takes part, so nothing can be said of the slope; a finite one is predicted by it."""
+    w = mx.array([mx.inf if grows else 1.0])
+    with nnrepl.recording() as recorded:
+        for _ in range(2):
+            _, gradient = mx.value_and_grad(lambda w: (w * w).sum())(w)
+            w = w - 0.01 * gradient
+    answer = why_loss(OpenSession(recorded))
+    told = " ".join([answer.headline, *answer.reasons])
+    assert ("cannot be shared out" in told) == grows
+    assert ("why nan" in told) == grows
+    assert ("The weights account for" in told) != grows
+    assert ("curved" in told, "predicts it well" in told) == (False, not grows)
+
+
+@pytest.mark.parametrize(("predicted", "real"), [(math.nan, 1.0), (math.inf, 1.0), (math.inf, math.inf), (0.1, 5.0)])
+def test_a_slope_that_is_not_finite_predicts_nothing(predicted: float, real: float) -> None:
+    assert ("says nothing" in verdict(predicted, real)) != math.isfinite(predicted)
+
+
+def test_a_pass_without_gradients_is_not_checked_in_silence() -> None:
+    def loss(w: mx.array) -> mx.array:
+        return (w @ mx.ones((3, 3))).sum()
+
+    with nnrepl.recording() as recorded, pytest.raises(ValueError, match="matmul"):
+        mx.value_and_grad(loss)(mx.ones((2, 2)))
+    part = recorded.tape.passes[-1]
+    with pytest.raises(UserError, match="step 1 ended with ValueError before it had a gradient"):
+        check_pass(Session(recorded.tape, recorded.names), part, [])
+    session = OpenSession(nnrepl.trace(lambda w: mx.stop_gradient(w).sum(), mx.ones((2,)), wrt=0))
+    with pytest.raises(UserError, match="no gradient flows to a parameter in step 1"):
+        check_pass(session, session.tape.passes[-1], [])

@@ -253,3 +253,39 @@ def test_a_check_that_takes_long_says_so_beforehand(long: float, said: int, monk
     check_pass(session, part, list(part.wrt))
     assert len(heard) == said
     assert all(line.startswith("checking the gradient will take about") for line in heard)
+
+
+@pytest.mark.parametrize("wrong", [True, False])
+@pytest.mark.parametrize("name", ["rfft", "exp", "product"])
+def test_an_op_with_complex_results_is_checked(name: str, wrong: bool) -> None:
+    """MLX gives what both parts of the result, taken as numbers of their own, make of a real input."""
+    ops = {
+        "rfft": mx.fft.rfft,
+        "exp": lambda w: mx.exp(w * mx.array(0.3 + 0.5j)),
+        "product": lambda w: w.astype(mx.complex64) * mx.array([1.0 + 2j, 0.5j, 1, -1j]),
+    }
+    weights = mx.array([1.0, -2.0, 0.5])
+    session = OpenSession(
+        nnrepl.trace(lambda w: (mx.abs(ops[name](w))[:3] * weights).sum(), mx.array([0.3, -1.2, 0.7, 2.0]), wrt=0)
+    )
+    forward = next(op for op in session.tape.ops if op.inputs and op.outputs[0].dtype == mx.complex64)
+    backward = next(op for op in session.tape.ops if op.of is forward and op.operation.kind == "vjp")
+    if wrong:
+        session.evaluate(backward.outputs)
+        backward.outputs[0].held = backward.outputs[0].array * mx.array([1.0, 1.05, 1.0, 1.0])
+    checked = check_op(session, forward).checked
+    assert len(checked) == 1
+    assert bool(checked[0].wrong) == wrong
+
+
+def test_the_rule_of_an_op_before_a_vmap_is_found() -> None:
+    """What happens inside of the vmap stands between the two on the tape, in a pass of its own."""
+
+    def loss(w: mx.array) -> mx.array:
+        h = mx.sin(w)
+        return mx.vmap(lambda row: row * 3)(h).sum()
+
+    session = OpenSession(nnrepl.trace(loss, mx.ones((2, 2)), wrt=0))
+    first = next(op for op in session.tape.ops if op.name == "sin")
+    assert session.tape.ops[first.position + 1].part is not first.part
+    assert [one.of.name for one in check_op(session, first).checked] == ["w"]

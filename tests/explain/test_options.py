@@ -81,7 +81,7 @@ PAIRS: list[tuple[Callable[[mx.array], Any], Callable[[mx.array], Any], str]] = 
     (lambda a: mx.cumsum(a, axis=1), lambda a: mx.cumsum(a, axis=1, reverse=True), "up to it"),
     (lambda a: mx.cumsum(a, axis=1, inclusive=False), lambda a: mx.cumsum(a, axis=1), "before it"),
     (lambda a: mx.cummax(a, axis=1, reverse=True), lambda a: mx.cummax(a, axis=1), "from it on"),
-    (lambda a: mx.cumprod(a, axis=1, reverse=True, inclusive=False), lambda a: mx.cumprod(a, axis=1), "behind it"),
+    (lambda a: mx.cumprod(a, axis=1, reverse=True, inclusive=False), lambda a: mx.cumprod(a, axis=1), "after it"),
     (lambda a: mx.pad(a, 1), lambda a: mx.pad(a, 1, mode="edge"), "with a border of 0"),
     (lambda a: mx.pad(a, 1, mode="edge"), lambda a: mx.pad(a, 1), "repeated around it"),
     (lambda a: mx.linalg.norm(a, 1, axis=1), lambda a: mx.linalg.norm(a, axis=1), "= Σ |"),

@@ -372,7 +372,7 @@ def test_a_name_that_lies_ahead_is_the_programs_and_not_a_librarys(tmp_path: Pat
         ("---\ntitle: x\n---\nHello", "names no program"),
         ("---\ntitle: x\nprogram: a.py\nminutes: many\n---\nHello", "whole number"),
         ("---\nprogram: a.py\ncolour: red\n---\nHello", "no line of front matter"),
-        ("---\nprogram: a.py\n---\n", "nothing behind"),
+        ("---\nprogram: a.py\n---\n", "nothing after"),
         ("---\nprogram: a.py\n---\n```question\nWhat?\n```\n", "an answer: or several option:"),
         ("---\nprogram: a.py\n---\n```question\nanswer: 1\n```\n", "asks nothing"),
         ("---\nprogram: a.py\n---\n```question\nHow?\nanswr: 1\n```\n", "6: answr: is no line .*did you mean answer:"),

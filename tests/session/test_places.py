@@ -23,6 +23,7 @@ from nnrepl.record.names import ProgramNames
 from nnrepl.record.recorder import Recorder
 from nnrepl.session.errors import UserError
 from nnrepl.session.parsed import parse
+from nnrepl.session.place import Place
 from nnrepl.tape import Op, Tape
 from nnrepl.view.theme import DARK
 from tests.support import OpenSession
@@ -360,3 +361,13 @@ def test_a_model_in_a_list_is_written_as_in_python() -> None:
     assert session.place("models[0].layers[1]").first_after(session.tape, 0) == second[0]
     with pytest.raises(UserError, match=r"no module models\.1\.layers\.7; there are models\.1\.layers\.0"):
         session.place("models[1].layers[7]")
+
+
+def kinds(kind: type[Place] = Place) -> set[type[Place]]:
+    return {kind}.union(*map(kinds, kind.__subclasses__()))
+
+
+def test_every_kind_of_place_says_what_it_is() -> None:
+    """A breakpoint at it is listed by these words."""
+    bare = {one.__name__ for one in kinds() if not (one.kind and one.words) and one.__module__.startswith("nnrepl.")}
+    assert bare == {"Place", "Entered", "InCall", "Within"}  # what others are made from; one that takes its inner's

@@ -12,6 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
+from nnrepl.record.batches import total
+from nnrepl.seen.norms import norms
 from nnrepl.session.errors import UserError
 from nnrepl.view.changes import Changes
 from nnrepl.view.heatmap import Heatmap
@@ -95,6 +97,21 @@ def test_summary_is_numpys(numbers: list[float], piece: int) -> None:
         scale = np.abs(finite).max() or 1.0
         assert found.mean == pytest.approx(finite.mean(), abs=1e-5 * scale)
         assert found.deviation == pytest.approx(finite.std(), abs=1e-3 * scale)
+
+
+def test_a_large_tensor_is_added_up_to_the_digits_shown() -> None:
+    """float32 adds one number after the other: sixteen million and one is sixteen million."""
+    size = 2**24 + 2**22
+    ones = mx.ones((size,))
+    assert total(ones).item() == pytest.approx(size, rel=1e-6)
+    assert norms([ones])[0] == pytest.approx(math.sqrt(size), rel=1e-6)
+    drawn = np.random.default_rng(0).random(3_000_001, dtype=np.float32)
+    exact = drawn.astype(np.float64)
+    found = summarize(mx.array(drawn))
+    assert found.mean == pytest.approx(exact.mean(), rel=1e-6)
+    assert found.deviation == pytest.approx(exact.std(), rel=1e-6)
+    assert norms([mx.array(drawn)])[0] == pytest.approx(np.linalg.norm(exact), rel=1e-6)
+    assert summarize(mx.full((1001,), 0.1353)).deviation == 0
 
 
 def test_whole_numbers_keep_their_digits() -> None:

@@ -11,6 +11,7 @@ import mlx.core as mx
 from nnrepl.explain import words
 from nnrepl.explain.health.gradients import finals
 from nnrepl.explain.health.report import NOTE, WARNING, Case, Check, Finding
+from nnrepl.record.batches import total
 from nnrepl.tape import GRADIENT_PASS, Value
 
 
@@ -69,7 +70,7 @@ def steps(case: Case) -> Iterator[Finding]:
         )
         delta = after - before
         parts.append(mx.stack([
-            mx.sum(mx.square(delta)), mx.sum(mx.square(before)), mx.sum(delta * grad), mx.sum(mx.square(grad)),
+            total(mx.square(delta)), total(mx.square(before)), total(delta * grad), total(mx.square(grad)),
             mx.sum((delta == 0) & (grad != 0)).astype(mx.float32), mx.sum(grad != 0).astype(mx.float32),
         ]))  # fmt: skip
     numbers: list[list[float]] = look.numbers(parts)
@@ -150,8 +151,8 @@ def _moves_later(case: Case) -> bool:
     later = Case(case.session, after, case.look, case.limits)
     for change in changes(later):
         case.look.see([change.before, change.after])
-        size = mx.sum(mx.square(change.before.array.astype(mx.float32)))
-        step = mx.sum(mx.square((change.after.array - change.before.array).astype(mx.float32)))
+        size = total(mx.square(change.before.array.astype(mx.float32)))
+        step = total(mx.square((change.after.array - change.before.array).astype(mx.float32)))
         far, whole = case.look.numbers([step, size])
         if far > case.limits["idle"] ** 2 * whole:
             return True
