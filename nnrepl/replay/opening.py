@@ -80,7 +80,9 @@ class Opening:
             if self.free:
                 return
             self._splice(recorder)
-        if len(recorder.tape) < len(self._expected) and self.natively(recorder) and recorder.levels is not None:
+        at = len(recorder.tape)
+        unseen = at - self._shift in self._old.late  # what was done before the op that comes next is not on the tape
+        if at < len(self._expected) and (unseen or self.natively(recorder)) and recorder.levels is not None:
             recorder.levels.go_native()
 
     def _splice(self, recorder: Recorder) -> None:

@@ -123,7 +123,7 @@ def cell_begins(session: Standing, cell: Cell, fresh: bool, seen: bool) -> None:
     assert session.running
     levels = None if session.recorder is None else session.recorder.levels
     if levels is not None and levels.native:
-        levels.record()
+        levels.record_late()
     session.edits.timelines.live.starts.append(len(session.tape))
     if fresh:
         along_done(session)
