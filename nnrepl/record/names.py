@@ -77,6 +77,11 @@ class ProgramNames:
         roots = [step.owner for step in scope.path() if is_module(step.owner)]
         return self._path_among(roots, module) if roots else ""
 
+    def root_of(self, scope: Activation) -> Any:
+        """The outermost module in whose call `scope` is that holds the one whose call it is."""
+        roots = [step.owner for step in scope.path() if is_module(step.owner)]
+        return next((root for root in roots if self._path_of(root, scope.owner)), scope.owner)
+
     def is_called(self, scope: Activation, path: str) -> bool:
         """Whether a call is one of the module with this path: bare, or from the variable that holds the model."""
         own = self.path_of(scope, scope.owner)

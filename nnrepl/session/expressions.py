@@ -19,6 +19,7 @@ import mlx.core as mx
 from nnrepl.record.checked import checked
 from nnrepl.record.opaque import set_random_state
 from nnrepl.record.recorder import current
+from nnrepl.record.stack import is_module
 from nnrepl.session.enclosing import enclosed
 from nnrepl.session.errors import NotYet, Quit, UserError
 from nnrepl.session.frames import Held, real
@@ -252,16 +253,25 @@ class Expressions:
                 return name, tuple(rest)
         if shorter is not None:
             return put(shorter[0]), tuple(words[shorter[1] :])
-        if digits or (failed is not None and self._unknown(words[0], where)):  # no Python either
+        if digits or (failed is not None and self._unknown(words, where)):  # no Python either
             raise failed or UserError(f"nothing on the tape is called {path}{self.lookup.suggest(path)}")
         return NOTHING
 
-    def _unknown(self, name: str, where: Surroundings) -> bool:
-        """Whether Python would not know a name."""
+    def _unknown(self, words: list[str], where: Surroundings) -> bool:
+        """Whether Python would not know what a path begins with, or a model on it has nothing of the next name."""
         try:
-            return self.lookup.held(name, where.position, where.scope) is None and not hasattr(builtins, name)
+            found = self.lookup.held(words[0], where.position, where.scope)
         except UserError:
             return True
+        if found is None:
+            return not hasattr(builtins, words[0])
+        thing = found.thing.refer() if isinstance(found.thing, Holder) else found.thing
+        for word in words[1:]:
+            missing = is_module(thing) and not hasattr(thing, word)
+            thing = getattr(thing, word, None)
+            if missing or thing is None:
+                return missing
+        return False
 
     def is_tensor(self, name: str, where: Surroundings) -> bool:
         """Whether a word is the name of a tensor of the program's where the cursor stands."""

@@ -14,7 +14,7 @@ from nnrepl.session.errors import CannotAsk
 from nnrepl.session.parsed import parse
 from nnrepl.session.place import Find, Place
 from nnrepl.session.points import Condition, StepStart
-from nnrepl.tape import Activation, Tape
+from nnrepl.tape import Activation, ClosedOp, Tape
 from nnrepl.timeline import moves
 
 Move = Callable[[Tape, int, int | None, Sequence[str], Activation | None], int | None]
@@ -145,6 +145,9 @@ class Until:
         find: Finds the first position of it in a range; raises CannotAsk if its condition cannot be asked.
         start: Where to begin.
         said: What to say on arrival at a position.
+
+    Attributes:
+        over: Why it will not be found any more: the step or the pass that is named is over; "" as long as it may.
     """
 
     def __init__(self, place: Place, find: Find, start: int, said: Callable[[int], str]) -> None:
@@ -154,6 +157,7 @@ class Until:
         self._said = said
         self._seen = start
         self._asked = False
+        self.over = ""
 
     def find(self, tape: Tape) -> int | None:
         start, self._seen = self._seen, max(len(tape), self._seen)
@@ -161,7 +165,7 @@ class Until:
             found = self._find(start, len(tape), False)
             if found is not None:
                 self.reason = self._said(found)
-            return found
+            return self._given_up(tape) if found is None else found
         except CannotAsk as error:
             if not self._asked:
                 raise
@@ -169,6 +173,17 @@ class Until:
             return error.position
         finally:
             self._asked = True
+
+    def _given_up(self, tape: Tape) -> int | None:
+        """The first op of the step or the pass that is named, if that is over and has nothing at the place."""
+        if not self.place.is_bounded(tape):
+            return None
+        start, end = self.place.span(tape, 0, len(tape) + 1)
+        if any(isinstance(op, ClosedOp) for op in tape.ops[start:end]):
+            return None  # who knows what is in it
+        self.over = self.over or self.place.gone(tape)
+        self.reason = self.over or self.reason
+        return start if self.over else None
 
 
 class UntilStepEnds(Until):

@@ -153,6 +153,7 @@ class Lookup:
         `layers.1.weights` for a local variable of a module's call."""
         first, _, rest = path.partition(".")
         unset: NotYet | None = None
+        module: Any = None
         try:
             holder = self.frames.in_frames(first, position, scope)
             holder = holder or self.frames.in_frames(first, position, scope, True)
@@ -162,12 +163,13 @@ class Lookup:
             if not isinstance(holder.thing, Holder):
                 return None
             words = rest.split(".")
-            thing = self._walk(holder.thing, words, position)
+            thing, within = self._walk(holder.thing, words, position), self._walk(holder.thing, words[:-1], position)
             if isinstance(thing, Value):
-                self.names.homes.ask(thing, self._walk(holder.thing, words[:-1], position), words[-1])
+                self.names.homes.ask(thing, within, words[-1])
             if thing is not UNBOUND:
                 return Held(thing)
-        found = self._parameter(path, position) or self._local_of_module(path, position)
+            module = within.refer() if isinstance(within, Holder) else None
+        found = self._parameter(path, position) or self._local_of_module(path, position, module)
         if found is None and labels:
             found = self._known(path, position)
         if found is None and unset is not None:
@@ -220,33 +222,62 @@ class Lookup:
         name = self.names.homes.name(owner.holder)
         return f"{name}.{owner.key}" if name else path
 
-    def _local_of_module(self, path: str, position: int) -> Held | None:
-        """`layers.1.weights`: a variable of the call of a module, by the module's path."""
+    def _local_of_module(self, path: str, position: int, owner: Any = None) -> Held | None:
+        """`layers.1.weights`: a variable of the call of a module, by the module's path.
+
+        Args:
+            owner: The module itself, where the path begins at a variable that holds its model.
+
+        Raises:
+            NotYet: If it is not made yet.
+            UserError: If modules of several models have that path, and have been called here.
+        """
         module, _, variable = path.rpartition(".")
         part = self.tape.pass_at(position)
         found = [
             (at, step, value)
             for at, step, value in self.tape.bindings.called(variable)
-            if is_module(step.owner) and self.names.is_called(step, module)
+            if is_module(step.owner)
+            and (step.owner is owner if is_module(owner) else self.names.is_called(step, module))
         ]
-        if not found or part is None:
+        if not found:
             return None
-        made = [
-            value for at, _, value in found if at <= position and (value.op is None or value.op.position < position)
-        ]
-        here = [value for value in made if value.op is None or value.op.part is part]
-        here = here or [value for value in made if not self.frames.whose(value, position)]  # another call of this step
-        given = self.names.newest(path, position) if made else None  # what its call returned at once, nobody has seen
-        if given is not None and _is_newer(given, made[-1]) and not self.frames.whose(given, position):
-            return Held(given)
+        made = [one for one in found if one[0] <= position and (one[2].op is None or one[2].op.position < position)]
+        here = [one for one in made if self.tape.pass_at(one[0]) is part]
+        here = here or [
+            one for one in made if not self.frames.whose_step(one[0], position)
+        ]  # another call of this step
+        if not is_module(owner):
+            self._one_model(path, here)
+        last = made[-1][2] if made else None
+        given = self._returned(path, variable, made[-1][1], owner, position) if made else None
+        if given is not None and last is not None and _is_newer(given, last) and not self.frames.whose(given, position):
+            return Held(given)  # what its call returned at once, nobody has seen
         if here:
-            return Held(here[-1])
+            return Held(here[-1][2])
         ahead = next((value for _, _, value in found if value.op is not None and value.op.position >= position), None)
-        last = made[-1] if made else None
         address = "" if last is None else self.frames.address(variable, last)
-        whose = "" if last is None else self.frames.whose(last, position)
+        whose = "" if last is None else self.frames.whose_step(made[-1][0], position)
         maker = None if ahead is None else ahead.op
         raise not_made(path, " in this step" if last else "", maker, position, address, last, whose)
+
+    def _returned(self, path: str, variable: str, call: Activation, owner: Any, position: int) -> Value | None:
+        """What a variable of a module's call held last, where the call returned it at once: nobody saw it there."""
+        if not is_module(owner):
+            return self.names.newest(path, position)
+        versions = self.names.versions(f"{self.names.path_of(call, owner)}.{variable}")
+        own = [value for at, value in versions if at <= position and value.op and value.op.scope]
+        return next((value for value in reversed(own) if value.op.scope.owner is owner), None)  # type: ignore[union-attr]
+
+    def _one_model(self, path: str, here: list[tuple[int, Activation, Value]]) -> None:
+        """Raises UserError if the calls of modules in which a variable is found belong to several models."""
+        calls = {id(step.owner): step for _, step, _ in here}
+        if len(calls) > 1:
+            variable = path.rpartition(".")[2]
+            roots = [self.names.root_of(step) for step in calls.values()]
+            paths = [self.names.path_of(step, step.owner) for step in calls.values()]
+            names = [f"{self.names.homes.name_of(root)}.{within}.{variable}" for root, within in zip(roots, paths)]
+            raise UserError(f"{path} is a variable of several models: {', '.join(names)}")
 
     def _known(self, name: str, position: int) -> Held | None:
         """A tensor that the tape knows by a name that no variable has: the label of an input or an edit, a variable

@@ -182,7 +182,7 @@ class Motions(Reading):
         """
         place = self.place(text)
         found = self.nearest(place)
-        if place.kind not in _FIXED:
+        if place.kind not in _FIXED and not place.is_bounded(self.tape):
             self.open_newer(-1 if found is None else found)
         if found is not None and self._comes_next(place, found):
             find = lambda begin, end, reverse: self.find(place, begin, end, reverse)  # noqa: E731
@@ -198,9 +198,8 @@ class Motions(Reading):
     def _comes_next(self, place: Place, found: int) -> bool:
         """Whether the nearest position of a place is the step before's, and this step's may be still to come."""
         steps, here = self.tape.steps, self.tape.here
-        return (
-            place.kind not in _FIXED and self.goes_on and here == len(steps) and 0 < steps.number_at(found) == here - 1
-        )
+        fixed = place.kind in _FIXED or place.is_bounded(self.tape)
+        return not fixed and self.goes_on and here == len(steps) and 0 < steps.number_at(found) == here - 1
 
     def _on(self, place: Place, start: int) -> None:
         """Go on to the first position of a place from `start` on, by letting the program run if it has to."""
@@ -212,6 +211,8 @@ class Motions(Reading):
         )
         found = goal.find(self.tape)
         self.open_ahead(goal, found)
+        if goal.over:
+            raise UserError(goal.over)
         if found is not None:
             self.forward(goals.Found(found, goal.reason, place.title))
         elif not self.goes_on or place.gone(self.tape):
@@ -225,6 +226,8 @@ class Motions(Reading):
             made = sorted(lines_with_ops(self.tape, place.file))
             close = " and ".join(f"{base(place.file)}:{line}" for line in near(made, place.line))
             return f"no op has come from {place.title}" + (f"; the nearest that made some: {close}" if close else "")
+        if place.is_bounded(self.tape) and place.span(self.tape, 0, len(self.tape) + 1)[0] > len(self.tape):
+            return f"{place.title} was never reached; {self.lookup.extent(len(self.tape.steps) + 1)}"
         return f"no op is at {place.title}{' from here on' if start else ''}; {self.lookup.extent()}"
 
     def _arrival(self, place: Place, found: int) -> str:

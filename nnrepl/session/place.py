@@ -55,12 +55,14 @@ class Place:
 
     def nearest(self, tape: Tape, cursor: int, find: Find | None = None) -> int | None:
         """Where the place is as seen from the cursor: in this pass or this step if it is there, else the last
-        position before, else the next one.
+        position before, else the next one. Of one within a step or a pass that is named, the first position.
 
         Args:
             find: Finds the first position in a range, if more has to be true there than the tape tells.
         """
         find = find or self._find_on(tape)
+        if self.is_bounded(tape):
+            return find(*self.span(tape, 0, len(tape) + 1), False)
         part = tape.pass_at(cursor)
         here = None if part is None else find(part.start, len(tape) if part.open else part.end, False)
         if here is None:
@@ -69,6 +71,11 @@ class Place:
         if here is None:
             here = find(0, cursor, True)
         return find(cursor, len(tape) + 1, False) if here is None else here
+
+    def is_bounded(self, tape: Tape) -> bool:
+        """Whether it lies within a step or a pass that is named, wherever the cursor stands."""
+        whole = 0, len(tape) + 1
+        return self.span(tape, *whole) != whole
 
     def _find_on(self, tape: Tape) -> Find:
         return lambda start, end, reverse: next(self.positions(tape, start, end, reverse), None)

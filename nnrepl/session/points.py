@@ -199,7 +199,8 @@ class Within(Place):
         return self.inner.span(tape, *self.outer.span(tape, start, end))
 
     def gone(self, tape: Tape) -> str:
-        return self.outer.gone(tape) or self.inner.gone(tape)
+        over = f"{self.outer.title} has no {self.inner.title}" if self.outer.gone(tape) else ""
+        return over or self.inner.gone(tape)
 
 
 class Condition(Place):

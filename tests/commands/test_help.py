@@ -46,7 +46,8 @@ def test_the_keys_that_help_names_are_bound() -> None:
             number = int(key.rpartition("F")[2]) + 12 * key.startswith("Shift")
             told[f"f{number}"] = line
     assert told == {key: line for key, line in MOTIONS.items() if key != "c-l"}
-    assert MOTIONS["c-l"] == "redraw" and re.search(r"Ctrl-L\s", TOPICS["keys"].text)
+    assert MOTIONS["c-l"] == "redraw"
+    assert re.search(r"Ctrl-L\s", TOPICS["keys"].text)
 
 
 def test_unknown_words_get_a_hint() -> None:
