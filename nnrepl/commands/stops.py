@@ -11,6 +11,7 @@ from rich.text import Text
 from nnrepl.commands.interpreter import Interpreter
 from nnrepl.commands.table import Grammar, command
 from nnrepl.seen.entries import listed, one_listed
+from nnrepl.session.closed import closed_between, natively_said
 from nnrepl.session.conditions import condition, named_in
 from nnrepl.session.errors import UserError
 from nnrepl.session.events import EVENTS
@@ -65,13 +66,17 @@ def _answer(session: Session, entry: Breakpoint) -> list[RenderableType]:
     """What is said when a breakpoint is set: what it is, and where it matches in this pass."""
     lines: list[RenderableType] = [entry_line(one_listed(session, entry))]
     place, step = session.lookout.search.place(entry), session.tape.steps.at(session.cursor)
-    if place is not None and len(step):
+    unseen = closed_between(session.tape, step.start, step.end) if len(step) else []
+    if place is not None and unseen:
+        lines.append(Text(f"{natively_said(unseen)}: not looked at", style="hint"))
+    elif place is not None and len(step):
         found = session.lookout.search.places(entry, step.start, step.end)
         ops = [session.tape.ops[at] for at in found if at < len(session.tape)]
         lines.append(Text(places_text(ops, bool(place.condition)), style="hint"))
         if not found and place.first_after(session.tape, 0) is None:
             behind = "; if it makes none, the stop is at the next one" if list(lines_in(place)) else ""
-            lines[-1] = Text(f"No op has been there so far{behind}.", style="hint")
+            that = " that was recorded" if session.tape.closed else ""
+            lines[-1] = Text(f"No op{that} has been there so far{behind}.", style="hint")
     return lines
 
 

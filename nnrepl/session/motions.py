@@ -182,7 +182,7 @@ class Motions(Reading):
         """
         place = self.place(text)
         found = self.nearest(place)
-        if place.kind not in _FIXED:
+        if place.kind not in _FIXED and not place.is_bounded(self.tape):
             self.open_newer(-1 if found is None else found)
         if found is not None and self._comes_next(place, found):
             find = lambda begin, end, reverse: self.find(place, begin, end, reverse)  # noqa: E731

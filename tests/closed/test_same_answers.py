@@ -43,6 +43,7 @@ def said(native: str, file: Path, *lines: str) -> list[str]:
         (AFTER, ("goto end", "back 200", "where", "goto step 9", "rn 2", "rfin", "where")),
         (FAILS, ("continue", "goto tanh", "where", "goto subtract", "where")),
         (AVERAGED, ("goto step 5", "rs", "p #2")),
+        (AVERAGED, ("continue", "kk = mx.ones((2,)) * 3", "goto step 4", "p last.bias", "goto end", "p kk")),
     ],
     ids=[
         "top level",
@@ -54,6 +55,7 @@ def said(native: str, file: Path, *lines: str) -> list[str]:
         "far back",
         "a place before",
         "an address",
+        "a cell behind what was not seen",
     ],
 )
 def test_the_same_is_said(program: str, lines: tuple[str, ...], tmp_path: Path) -> None:
