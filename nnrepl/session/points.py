@@ -199,7 +199,7 @@ class Within(Place):
         return self.inner.span(tape, *self.outer.span(tape, start, end))
 
     def gone(self, tape: Tape) -> str:
-        return self.outer.gone(tape) or self.inner.gone(tape)
+        return f"there is no {self.title} any more" if self.outer.gone(tape) else self.inner.gone(tape)
 
 
 class Condition(Place):
