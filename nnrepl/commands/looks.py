@@ -30,10 +30,12 @@ _WHOLE = frozenset("why health explain check verify last".split())
 def open_first(session: Session, command: Command | None, text: str) -> None:
     """Open what a command is about to look into. Raises UserError, or RunAgain: then the line is run once more."""
     tape = session.tape
-    if not tape.closed:
-        return
     name = "" if command is None else command.names[0]
     python = command is None or name in _EXPRESSIONS
+    if (python and _asks_program(session, text)) or (name == "info" and text.startswith("locals")):
+        session.changes.look_alive()
+    if not tape.closed:
+        return
     if python or name in _PLACES:
         closed.open_named(session, text, not python)
     if name in ("why", "health"):
@@ -63,11 +65,24 @@ def _open_made(session: Session, text: str) -> None:
         closed.open_at(session, value.op.position)
 
 
+def _names(text: str) -> set[str] | None:
+    """The names in Python; None if it is none, as where it has the tape's own words in it."""
+    try:
+        return {node.id for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Name)}
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return None
+
+
+def _asks_program(session: Session, text: str) -> bool:
+    """Whether Python may name a variable of the program's."""
+    names, program = _names(text), session.debuggee
+    return program is not None and (names is None or not names.isdisjoint(program.namespace))
+
+
 def _asks_tape(session: Session, text: str) -> bool:
     """Whether Python names something that only the tape knows."""
-    try:
-        names = {node.id for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Name)}
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
+    names = _names(text)
+    if names is None:
         return "#" in text or "∂" in text
     program = session.debuggee
     known = {*AT_HAND, *(program.namespace if program is not None else ())}

@@ -24,7 +24,8 @@ class Opening:
         expected: The ops that the run is to make, in which what is recorded takes the place of closed ops.
 
     Attributes:
-        free: How many calls of the step that is being opened are still to be made; 0: none is being opened.
+        free: How many calls of the step that is being opened are still to be made, and one more for what comes behind
+            the last of them, which belongs to the step up to the next call; 0: none is being opened.
         pairs: Calls that ran natively in both runs.
         grown: Where on the old tape ops took the place of closed ones, and how many more they are.
         remade: Which op of the tape each one is that is recorded anew behind a step that has been opened.
@@ -46,13 +47,15 @@ class Opening:
     def natively(self, recorder: Recorder) -> bool:
         """Whether what the program does next is to run natively."""
         at = len(recorder.tape)
-        if self.free:
+        if self.free > 1:
             return False
+        self.close(recorder)
+        native = recorder.levels is not None and recorder.levels.native
+        late = at - self._shift in self._old.late
         if at >= len(self._expected):
-            return self._whole and recorder.levels is not None and recorder.levels.native
+            return native and (self._whole or late)
         if not isinstance(self._expected[at], ClosedOp):
-            native = recorder.levels is not None and recorder.levels.native
-            return native and at - self._shift in self._old.late
+            return native and late
         if self._steps and self._step(at) in self._steps:
             self._begin(recorder, at)
             return False
@@ -68,20 +71,32 @@ class Opening:
         while end < len(expected) and isinstance(expected[end], ClosedOp) and self._step(end) == step:
             end += 1
         self._start = at
-        self.free = self._calls = end - at
+        self._calls = end - at
+        self.free = self._calls + 1
         if recorder.levels is not None and not recorder.levels.native:
             recorder.levels.renew()
 
     def left(self, recorder: Recorder) -> None:
         """A call has been recorded to its end. Where the tape goes on with a closed one, what lies between is closed
-        too."""
-        if self.free:
-            self.free -= 1
-            if self.free:
-                return
-            self._splice(recorder)
+        too, but for what belongs to a step that is being opened."""
+        if self.free > 2 or (self.free and self._goes_on()):
+            self.free = max(self.free - 1, 1)
+            return
+        self.close(recorder)
         if len(recorder.tape) < len(self._expected) and self.natively(recorder) and recorder.levels is not None:
             recorder.levels.go_native()
+
+    def _goes_on(self) -> bool:
+        """Whether what comes behind the last call of the step that is being opened is not on the tape."""
+        behind, expected = self._start + self._calls, self._expected
+        late = behind - self._shift in self._old.late
+        return late or (behind < len(expected) and isinstance(expected[behind], ClosedOp))
+
+    def close(self, recorder: Recorder) -> None:
+        """If a step is being opened, it ends here: before the next call, or a cell."""
+        if self.free:
+            self.free = 0
+            self._splice(recorder)
 
     def _splice(self, recorder: Recorder) -> None:
         start, end = self._start, len(recorder.tape)
@@ -92,9 +107,7 @@ class Opening:
 
     def end(self, recorder: Recorder) -> None:
         """The program has ended; a step that is being opened ends with it."""
-        if self.free:
-            self.free = 0
-            self._splice(recorder)
+        self.close(recorder)
 
     def before(self, position: int) -> int:
         """Where on the old tape a position of the new one lies; of a step that is being opened, its beginning."""

@@ -308,6 +308,17 @@ class Changes:
             tape, names = self._again(run, current, None)
             self.arrived(tape, names, self.session.cursor)
 
+    def look_alive(self) -> None:
+        """At the end of the program its variables are read where they are: bring it onto the timeline that the user
+        looks at, if it has ended on another one.
+
+        Raises RunAgain through the program, UserError if it cannot run again.
+        """
+        current = self.timelines.current
+        if current is not self.timelines.live and upcoming(self.session) and self.can_run_again:
+            self.session.hooks.opening(f"timeline {current.number}")
+            self.open(frozenset([0]), self.session.cursor)  # the setup, which is never closed
+
     def open(self, steps: frozenset[int], cursor: int, then: Goal | None = None) -> None:
         """Let the program run again over the timeline that the user looks at, with some closed steps recorded.
 

@@ -9,7 +9,7 @@ from nnrepl.session import goals
 from nnrepl.session.errors import UserError
 from nnrepl.session.standing import Standing
 from nnrepl.session.stops import Catch, Hit
-from nnrepl.tape import ClosedOp, Tape, Value
+from nnrepl.tape import UPDATE_PASS, ClosedOp, Tape, Value
 
 
 def closed_between(tape: Tape, start: int, end: int) -> list[int]:
@@ -119,12 +119,19 @@ def _open_some(session: Standing, steps: list[int]) -> None:
 
 def open_maker(session: Standing, target: Value, position: int) -> None:
     """A change exchanges what an op of the run gave to the program. What was made natively is given by no op, and each
-    run makes it as another object: so the steps before are opened, the nearest first, until the op is there that made
-    it. Raises as `open_steps` does."""
-    tape = session.tape
-    is_made = target.op is not None and not isinstance(target.op, ClosedOp)
-    if not is_made and not any(target in part.wrt for part in tape.passes):
+    run makes it as another object, as a compiled function does with all that it captures: so the steps before are
+    opened, the nearest first, until it is known how it came. Raises as `open_steps` does."""
+    tape, op = session.tape, target.op
+    is_made = op is not None and not isinstance(op, ClosedOp)
+    if is_made and op is not None and _updates_compiled(tape):
+        _open_some(session, closed_between(tape, op.position, position)[::-1])
+    elif not is_made and not any(target in part.wrt for part in tape.passes):
         _open_some(session, closed_between(tape, 0, position)[::-1])
+
+
+def _updates_compiled(tape: Tape) -> bool:
+    """Whether an update of the weights is made in a compiled function: that gives its state back as other objects."""
+    return any(op.part.kind == UPDATE_PASS for start, end in tape.compiled for op in tape.ops[start:end])
 
 
 def open_named(session: Standing, text: str, places: bool) -> None:

@@ -121,9 +121,12 @@ def cell_begins(session: Standing, cell: Cell, fresh: bool, seen: bool) -> None:
         seen: Whether the user has seen what it prints here.
     """
     assert session.running
-    levels = None if session.recorder is None else session.recorder.levels
+    recorder = session.recorder
+    levels = None if recorder is None else recorder.levels
+    if recorder is not None and isinstance(recorder.intake, Replay):
+        recorder.intake.opening.close(recorder)
     if levels is not None and levels.native:
-        levels.record()
+        levels.record_late()  # what the program did before it, behind its last call, has not been recorded
     session.edits.timelines.live.starts.append(len(session.tape))
     if fresh:
         along_done(session)
