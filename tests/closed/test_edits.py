@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.closed import edits
-from tests.closed.test_closed import _main, captured, play  # noqa: F401
+from tests.closed.test_closed import _main, play  # noqa: F401
 
 
 @pytest.mark.parametrize("seed", [2, 21, 60, 65, 120, 206])
@@ -16,7 +16,7 @@ def test_lines_and_their_twins(seed: int, tmp_path: Path) -> None:
     """Every shape: behind updates, before and in calls, one edit on another, and taken back."""
     case = edits.case(seed)
     (tmp_path / "train.py").write_text(edits.script(case.script, case.marks))
-    shown = captured("--batch", *[part for line in case.commands for part in ("-c", line)], str(tmp_path / "train.py"))
+    shown = play(tmp_path / "train.py", *case.commands)
     found = [int(number) for number in re.findall(r"^hash\(tuple\(log\)\)\s*=\s*(-?\d+)", shown, re.MULTILINE)]
     assert found == [hash(tuple(edits.plainly(case, written))) for written in case.expected], shown
 
