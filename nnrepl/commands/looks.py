@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import re
 
 from rich.console import Group, RenderableType
@@ -64,11 +63,11 @@ def open_first(session: Session, command: Command | None, text: str) -> None:
 
 
 def _names(text: str) -> set[str] | None:
-    """The names in Python; None if it is none, as where it has the tape's own words in it."""
-    try:
-        return {node.id for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Name)}
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
+    """The names that may stand in Python, which is read later, and once; None where it has the tape's own words in it
+    (`#12`, `layers.0.weight`)."""
+    if re.search(r"[#∂@]|[\w)\]](?<!\d)\.\d", text):
         return None
+    return set(re.findall(r"(?<![\w.])[^\W\d]\w*", text))
 
 
 def _asks_program(session: Session, text: str) -> bool:
