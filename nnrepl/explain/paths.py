@@ -139,7 +139,21 @@ def _op_at(session: Reading, text: str, unknown: UserError) -> Op:
         return session.op_at(text)
     except UserError as refused:
         named = isinstance(unknown, NotYet) or re.fullmatch(r"[\w@]+", text)
-        raise (unknown if named else refused) from None
+        raise (_of_element(session, text) or (unknown if named else refused)) from None
+
+
+def _of_element(session: Reading, text: str) -> UserError | None:
+    """What to type instead, where an element of a tensor is meant: `z1[0, 1]`."""
+    match = re.fullmatch(r"(.+?)\[([^\[\]]*)\]", text)
+    if match is None:
+        return None
+    name, index = match.groups()
+    inner = inner_of_gradient(name)
+    try:
+        value_of(session, name if inner is None else inner)
+    except UserError:
+        return None
+    return UserError(f"{text} is an element of {name}, which is asked about as a whole: explain {name} at [{index}]")
 
 
 def main_output(op: Op) -> Value:

@@ -103,3 +103,18 @@ def test_a_pass_without_gradients_is_not_checked_in_silence() -> None:
     session = OpenSession(nnrepl.trace(lambda w: mx.stop_gradient(w).sum(), mx.ones((2,)), wrt=0))
     with pytest.raises(UserError, match="no gradient flows to a parameter in step 1"):
         check_pass(session, session.tape.passes[-1], [])
+
+
+@pytest.mark.parametrize("text", ["h[1]", "grad(h)[1]"])
+def test_an_element_is_told_how_it_is_asked_about(text: str) -> None:
+    def loss(x: mx.array) -> mx.array:
+        h = x * 2
+        return h.sum()
+
+    session = OpenSession(nnrepl.trace(loss, mx.array([1.0, 2.0]), wrt=0))
+    session.goto("end")
+    name = text.removesuffix("[1]")
+    with pytest.raises(UserError) as refused:
+        session.run(f"why {text}")
+    assert str(refused.value).endswith(f"asked about as a whole: explain {name} at [1]")
+    session.run(f"explain {name} at [1]")
