@@ -243,7 +243,7 @@ def _amount(nans: int, infs: int, size: int) -> str:
 
 def did(op: Op) -> str:
     """`#6, exp(z) (train.py:31)`; a VJP by the op that it differentiates."""
-    where = words.place(op.source)
+    where = words.spot(op)
     what = f"the VJP of {words.call(op.of)}" if op.of is not None else words.call(op)
     return f"{op.label}, {what}" + (f" ({where})" if where else "")
 
@@ -258,7 +258,8 @@ def born(birth: Birth) -> str:
         return f"{did(birth.op)}, has {words.number(birth.constant)} in its call"
     empty = birth.op.inputs and not any(taken.size for taken in birth.op.inputs)
     out = "infinite ones" if birth.before is not None else "no numbers" if empty else "finite numbers"
-    return f"{did(birth.op)}, makes {_SIGN[birth.kind]} out of {out}"
+    inner = f"; inside of that call, {born(birth.within)}" if birth.within is not None else ""
+    return f"{did(birth.op)}, makes {_SIGN[birth.kind]} out of {out}{inner}"
 
 
 def came_in(birth: Birth) -> str:

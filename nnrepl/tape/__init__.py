@@ -26,7 +26,9 @@ from nnrepl.tape.passes import (
     Inside,
     Mark,
     Pass,
+    inside_of,
     outermost,
+    result_inside,
     samples_of,
 )
 from nnrepl.tape.places import Activation, Source
@@ -80,7 +82,9 @@ __all__ = [
     "fill",
     "is_evaluated",
     "is_skipped",
+    "inside_of",
     "outermost",
     "own_site",
+    "result_inside",
     "samples_of",
 ]

@@ -12,6 +12,7 @@ from nnrepl.explain import words
 from nnrepl.explain.health.gradients import finals
 from nnrepl.explain.health.report import NOTE, WARNING, Case, Check, Finding
 from nnrepl.record.batches import total
+from nnrepl.session.births import is_inexact
 from nnrepl.tape import GRADIENT_PASS, Value
 
 
@@ -126,7 +127,9 @@ def _what_came(case: Case) -> str:
 
 def _idle(case: Case, moved: list[Change], numbers: list[list[float]]) -> Iterator[Finding]:
     """An update that leaves the weights as they are, or nearly, although there are gradients."""
-    wide = [part for change, part in zip(moved, numbers) if change.before.dtype == mx.float32]
+    wide = [
+        part for change, part in zip(moved, numbers) if change.before.dtype == mx.float32 or _is_no_step(case, change)
+    ]
     delta, weight = sum(part[0] for part in wide), sum(part[1] for part in wide)
     gradient = sum(part[5] for part in wide)
     if not wide or not gradient or not weight or math.sqrt(delta / weight) > case.limits["idle"]:
@@ -141,6 +144,15 @@ def _idle(case: Case, moved: list[Change], numbers: list[list[float]]) -> Iterat
         yield Finding("idle update", f"the update is {ratio} times as large as the weights (all {len(wide)} together; "
                       "usual is about 0.001): it changes next to nothing", command, op,
                       NOTE if _moves_later(case) else WARNING)  # fmt: skip
+
+
+def _is_no_step(case: Case, change: Change) -> bool:
+    """Whether what is taken from a weight, or added to it, is 0 everywhere: nothing is lost to rounding there."""
+    op = change.after.op
+    if op is None or op.name not in ("subtract", "add"):
+        return False
+    steps = [taken for taken in op.inputs if taken.canonical is not change.before.canonical and is_inexact(taken)]
+    return len(steps) == 1 and case.look.can_see(steps[0]) and case.look.stat(steps[0]).is_zero
 
 
 def _moves_later(case: Case) -> bool:
@@ -173,6 +185,7 @@ def _lost(case: Case, moved: list[Change], numbers: list[list[float]]) -> Iterat
     small = [
         (change, still / count) for change, (*_, still, count) in zip(moved, numbers)
         if change.before.dtype in (mx.float16, mx.bfloat16) and count and still > case.limits["lost"] * count
+        and not _is_no_step(case, change)
     ]  # fmt: skip
     if small:
         change, share = max(small, key=lambda item: item[1])
