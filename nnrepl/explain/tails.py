@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from nnrepl.explain import words
-from nnrepl.record import source as sources
+from nnrepl.record import segments as sources
 from nnrepl.tape import Op, Pass, Tape, Value
 from nnrepl.tape.bindings import UNBOUND
 
@@ -37,7 +37,7 @@ def told(tape: Tape, found: list[Op]) -> list[str]:
 
 
 def _named(op: Op) -> str:
-    return f"{words.name(op.outputs[0])}, {op.label} {words.call(op)} ({words.spot(op)})"
+    return words.made(op.outputs[0], op)
 
 
 def _left(tape: Tape, op: Op) -> str:

@@ -11,14 +11,14 @@ from typing import Any
 import mlx.core as mx
 
 from nnrepl.ops.numbers import MINUS, element, factor, number
-from nnrepl.record import source as sources
+from nnrepl.record import segments as sources
 from nnrepl.record.data import Data
 from nnrepl.tape import Op, Source, Value
 
 FEW = 6
 
-__all__ = ["FEW", "MINUS", "call", "call_of", "cost", "count_of", "dtype", "element", "factor", "inline", "name", "nested",
-           "number", "operand", "place", "spot", "substitute", "title"]  # fmt: skip
+__all__ = ["FEW", "MINUS", "call", "call_of", "cost", "count_of", "dtype", "element", "factor", "inline", "made",
+           "name", "nested", "number", "operand", "place", "spot", "substitute", "title"]  # fmt: skip
 
 
 def inline(array: mx.array) -> str:
@@ -69,6 +69,13 @@ def spot(op: Op) -> str:
     if not own or outer.file == op.source.file or sources.is_library(outer.file):
         return own
     return f"{own}, from {place(outer)}"
+
+
+def made(value: Value, op: Op) -> str:
+    """A result with the op that made it and its place: `z, #3 tanh(h) (net.py:4)`."""
+    called = name(value)
+    own = "" if called == op.label else f"{called}, "
+    return f"{own}{op.label} {call(op)} ({spot(op)})"
 
 
 def title(op: Op) -> str:

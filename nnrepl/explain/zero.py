@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import mlx.core as mx
+
 from nnrepl.explain import words
 from nnrepl.explain.answer import Answer
-from nnrepl.explain.entry import ELEMENTWISE, entry_for
+from nnrepl.explain.known import ELEMENTWISE, entry_for
 from nnrepl.explain.links import describe, links_along
 from nnrepl.explain.look import Look, Stat
 from nnrepl.explain.paths import cone, path, rule_of, upstream
@@ -101,7 +103,8 @@ def blame(look: Look, gradient: Value, stats: dict[Value, Stat]) -> list[Blame]:
             stack.extend((given, None if stats[given].is_zero else part) for given, part in further.items())
         else:
             found.setdefault(value.op, Blame(value.op, value, mask))
-    return sorted(found.values(), key=lambda one: one.op.position)
+    ways = [one for one in found.values() if one.value.dtype != mx.bool_]  # a condition is no way of its own
+    return sorted(ways or found.values(), key=lambda one: one.op.position)
 
 
 def _further(look: Look, value: Value, mask: Mask | None, before: tuple[Value, ...]) -> dict[Value, Mask]:

@@ -9,7 +9,7 @@ import mlx.core as mx
 from nnrepl.explain import words
 from nnrepl.explain.answer import Evidence
 from nnrepl.explain.claims import Reason
-from nnrepl.explain.entry import entry_for
+from nnrepl.explain.known import entry_for
 from nnrepl.explain.look import Look
 from nnrepl.explain.regions import Mask, backwards, is_zero_on, moves, places
 from nnrepl.explain.sameness import same_since
@@ -103,8 +103,9 @@ def _zeros_before(look: Look, op: Op, value: Value, mask: Mask | None) -> tuple[
         if has(op.name, Trait.ADDS) and len(dead) < len(floats):
             factors = dead[1:] if has(op.name, Trait.PRODUCT) and dead[:1] == floats[:1] else []  # 0 + a @ 0
             return (factors[0], None) if factors else None
-        taken = _computed(look, dead) if dead and has(op.name, Trait.ADDS) else _enough(look, op, value, dead)
-        return None if taken is None else (taken, None)
+        adds = bool(dead) and has(op.name, Trait.ADDS)
+        handing = _computed(look, dead) if adds else _enough(look, op, value, dead)
+        return None if handing is None else (handing, None)
     same = [taken for taken in floats if taken.shape == value.shape and is_zero_on(look, taken, mask)]
     return (same[0], mask) if same and op.name in ("multiply", "divide", "negative", "square", "abs") else None
 
@@ -169,7 +170,7 @@ def _made_zero(look: Look, op: Op, value: Value, mask: Mask | None) -> str:
         return f"{value.name} is 0 as the program gave it{at}."
     said = f"{value.name} = {words.call(op)} gives 0 everywhere{at}."
     equal = op.inputs[0] if has(op.name, Trait.DIFFERENCE) and op.inputs else None
-    more = (same_since(look, equal) if equal is not None else "") or _operands(look, op) or _inside(look, value)
+    more = _operands(look, op) or (same_since(look, equal) if equal is not None else "") or _inside(look, value)
     return f"{said} {more}".rstrip()
 
 
@@ -194,10 +195,7 @@ def _operands(look: Look, op: Op) -> str:
 
 
 def _told(value: Value) -> str:
-    made = value.op
-    if made is None:
-        return words.name(value)
-    return f"{words.name(value)}, {made.label} {words.call(made)} ({words.spot(made)}),"
+    return words.name(value) if value.op is None else f"{words.made(value, value.op)},"
 
 
 def _inside(look: Look, value: Value) -> str:

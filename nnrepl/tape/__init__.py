@@ -17,6 +17,7 @@ from nnrepl.tape.op import (
     arrays_of,
     fill,
 )
+from nnrepl.tape.origins import Activation, Source
 from nnrepl.tape.passes import (
     GRADIENT_PASS,
     RUN_PASS,
@@ -31,7 +32,6 @@ from nnrepl.tape.passes import (
     result_inside,
     samples_of,
 )
-from nnrepl.tape.places import Activation, Source
 from nnrepl.tape.sites import SKIPPED, Site, is_skipped, own_site
 from nnrepl.tape.steps import Step, Steps
 from nnrepl.tape.tape import Names, OpSequence, Tape
@@ -80,9 +80,9 @@ __all__ = [
     "arrays_of",
     "draw_with",
     "fill",
+    "inside_of",
     "is_evaluated",
     "is_skipped",
-    "inside_of",
     "outermost",
     "own_site",
     "result_inside",

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 from nnrepl.explain import words
 from nnrepl.explain.disconnected import ends_here
-from nnrepl.explain.health.gradients import finals
+from nnrepl.explain.health.gradient_findings import finals
 from nnrepl.explain.health.report import Case, Check, Finding
-from nnrepl.explain.health.updates import changes, same_weight
+from nnrepl.explain.health.update_findings import changes, same_weight
 from nnrepl.explain.paths import leaves_later
 from nnrepl.tape import Op, Pass, Value
 
@@ -55,8 +55,8 @@ def _misdirected(case: Case, after: Pass, later: dict[Value, Value]) -> Iterator
         return
     yield Finding(
         "discarded update",
-        f"the update ({made.label} {words.call(made)}, {words.place(words.call_of(made))}) changes none of the weights that "
-        f"were differentiated ({names}): {after.address} begins with the weights of {case.part.address}. Was the "
+        f"the update ({made.label} {words.call(made)}, {words.place(words.call_of(made))}) changes none of the weights "
+        f"that were differentiated ({names}): {after.address} begins with the weights of {case.part.address}. Was the "
         "optimizer given another model, or is a compiled step without outputs=?",
         f"what {same[0].name}", made)  # fmt: skip
 
