@@ -16,6 +16,7 @@ import pytest
 import nnrepl
 from nnrepl.explain.health import health
 from nnrepl.explain.why import why
+from nnrepl.tape import GRADIENT_PASS
 from tests.support import OpenSession
 
 X = mx.sin(mx.arange(12.0)).reshape(4, 3) + 0.1
@@ -280,3 +281,28 @@ def test_a_step_that_is_zero_is_not_lost_to_rounding(rate: float, kind: str) -> 
     session = OpenSession(recorded)
     session.cursor = 0
     assert [finding.kind for finding in health(session).warnings] == [kind]
+
+
+def trained(rate: float, momentum: float, steps: int = 12) -> list[str]:
+    """What kinds of findings there are in the steps of a descent into a narrow valley."""
+    model = nn.Linear(1, 2, bias=False)
+    model.weight = mx.array([[1.0], [2.0]])
+    optimizer = optim.SGD(rate, momentum=momentum)
+    step = nn.value_and_grad(model, lambda m: mx.sum(mx.square(m.weight[:, 0]) * mx.array([1.0, 20.0])))
+    with nnrepl.recording() as recorded:
+        for _ in range(steps):
+            _, grads = step(model)
+            optimizer.update(model, grads)
+            mx.eval(model.parameters())
+    session = OpenSession(recorded)
+    kinds = []
+    for part in (part for part in session.tape.passes if part.kind == GRADIENT_PASS):
+        session.cursor = part.start
+        kinds += [finding.kind for finding in health(session).warnings]
+    return kinds
+
+
+def test_a_momentum_that_carries_uphill_is_no_wrong_sign() -> None:
+    assert "uphill" not in trained(0.01, 0.9)
+    assert "uphill" in trained(-0.01, 0.9)
+    assert "uphill" in trained(-0.001, 0.0)

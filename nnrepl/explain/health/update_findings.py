@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import mlx.core as mx
@@ -13,7 +13,7 @@ from nnrepl.explain.health.gradient_findings import finals
 from nnrepl.explain.health.report import NOTE, WARNING, Case, Check, Finding
 from nnrepl.record.batches import total
 from nnrepl.session.births import is_inexact
-from nnrepl.tape import GRADIENT_PASS, Value
+from nnrepl.tape import GRADIENT_PASS, Op, Value
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ def steps(case: Case) -> Iterator[Finding]:
     numbers: list[list[float]] = look.numbers(parts)
     if not case.unapplied:
         yield from _leaps(case, moved, numbers)
-    yield from _uphill(moved, numbers)
+    yield from _uphill(case, moved, numbers)
     yield from _idle(case, moved, numbers)
     yield from _lost(case, moved, numbers)
 
@@ -142,8 +142,16 @@ def _idle(case: Case, moved: list[Change], numbers: list[list[float]]) -> Iterat
     else:
         ratio = words.number(math.sqrt(delta / weight))
         yield Finding("idle update", f"the update is {ratio} times as large as the weights (all {len(wide)} together; "
-                      "usual is about 0.001): it changes next to nothing", command, op,
-                      NOTE if _moves_later(case) else WARNING)  # fmt: skip
+                      f"usual is about 0.001): it changes next to nothing{_one_weight(moved, numbers, weight)}",
+                      command, op, NOTE if _moves_later(case) else WARNING)  # fmt: skip
+
+
+def _one_weight(moved: list[Change], numbers: list[list[float]], whole: float) -> str:
+    """That one weight is nearly all that the others are measured by, "" if none is."""
+    if len(moved) < 2:
+        return ""
+    change, size = max(zip((one.name for one in moved), (part[1] for part in numbers)), key=lambda one: one[1])
+    return f"; {change} alone has norm {words.number(math.sqrt(size))}" if size > 0.9999 * whole else ""
 
 
 def _is_no_step(case: Case, change: Change) -> bool:
@@ -171,14 +179,48 @@ def _moves_later(case: Case) -> bool:
     return False
 
 
-def _uphill(moved: list[Change], numbers: list[list[float]]) -> Iterator[Finding]:
+def _uphill(case: Case, moved: list[Change], numbers: list[list[float]]) -> Iterator[Finding]:
     along = sum(part[2] for part in numbers)
     size = math.sqrt(sum(part[0] for part in numbers) * sum(part[3] for part in numbers))
-    if size > 0 and along > 0.1 * size:
+    if size > 0 and along > 0.1 * size and _adds_the_gradient(case, moved, along):
         op = moved[0].after.op
         yield Finding("uphill", "the update goes along the gradient instead of against it (their cosine is "
-                      f"{words.number(along / size)}): the loss will grow; a sign is probably wrong",
-                      f"explain {op.label}" if op is not None else "explain", op)  # fmt: skip
+                      f"{words.number(along / size)}), and turned round the gradients would lead down: a sign is "
+                      "probably wrong", f"explain {op.label}" if op is not None else "explain", op)  # fmt: skip
+
+
+def _adds_the_gradient(case: Case, moved: list[Change], along: float) -> bool:
+    """Whether an update with the same gradients turned round goes less far along them: what is left of earlier steps
+    (a momentum) may go along a gradient as well, and is no fault."""
+    known = {change.gradient: -change.gradient.array for change in moved}
+    turned = Turned([op for part in case.after for op in part.ops], known)
+    try:
+        new = [(turned.of(change.after), change) for change in moved]
+        case.look.see([change.before for change in moved])
+        parts = [total((after - one.before.array).astype(mx.float32) * one.gradient.array.astype(mx.float32))
+                 for after, one in new]  # fmt: skip
+        return bool(sum(case.look.numbers(parts)) < along)
+    except (LookupError, ValueError, RuntimeError, TypeError):
+        return False  # an op that cannot be computed again: nothing is known
+
+
+class Turned:
+    """What some ops would give if some tensors were others.
+
+    Args:
+        ops: The ops, in order.
+        known: What is other, with its numbers.
+    """
+
+    def __init__(self, ops: Sequence[Op], known: dict[Value, mx.array]) -> None:
+        self._known = known
+        for op in ops:
+            if op.error is None and any(taken in known for taken in op.inputs):
+                known.update(zip(op.outputs, op.compute(self.of)))
+
+    def of(self, value: Value) -> mx.array:
+        """The numbers of a value then."""
+        return self._known.get(value, value.array)
 
 
 def _lost(case: Case, moved: list[Change], numbers: list[list[float]]) -> Iterator[Finding]:
