@@ -306,3 +306,56 @@ def test_a_momentum_that_carries_uphill_is_no_wrong_sign() -> None:
     assert "uphill" not in trained(0.01, 0.9)
     assert "uphill" in trained(-0.01, 0.9)
     assert "uphill" in trained(-0.001, 0.0)
+
+
+class Graph(nn.Module):
+    """One layer of graph attention: each node's scores for each other one are a sum."""
+
+    def __init__(self, axis: int) -> None:
+        super().__init__()
+        self.axis = axis
+        self.project, self.source, self.target = nn.Linear(3, 5), nn.Linear(5, 1), nn.Linear(5, 1)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        h = self.project(x)
+        scores = nn.leaky_relu(self.source(h) + self.target(h).T)
+        scores = mx.where(mx.eye(4) + mx.eye(4, k=1) > 0, scores, -1e9)
+        return mx.softmax(scores, axis=self.axis) @ h
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_shares_of_nodes_run_along_the_axis_that_is_summed(axis: int) -> None:
+    mx.random.seed(1)
+    model = Graph(axis)
+    report = health(OpenSession(nnrepl.trace(lambda m: mx.mean(mx.square(m(X) - 1)), model, wrt=model)))
+    assert [finding.kind for finding in report.warnings] == (["softmax axis"] if axis == 0 else [])
+
+
+@pytest.mark.parametrize("axis", [1, 2])
+def test_a_log_softmax_by_hand_runs_along_the_axis_that_is_picked_from(axis: int) -> None:
+    mx.random.seed(1)
+    model = nn.Linear(3, 5)
+    x, wanted = mx.random.normal((2, 4, 3)), mx.array([[1], [3]])
+
+    def loss(m: nn.Linear) -> mx.array:
+        y = m(x)
+        logp = y - mx.logsumexp(y, axis=axis, keepdims=True)
+        return -mx.mean(mx.take_along_axis(logp, wanted[:, None], axis=-1))
+
+    report = health(OpenSession(nnrepl.trace(loss, model, wrt=model)))
+    assert [finding.kind for finding in report.warnings] == (["softmax axis"] if axis == 1 else [])
+
+
+@pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16])
+def test_a_mask_that_was_made_float32_widens_what_follows(dtype: mx.Dtype) -> None:
+    mx.random.seed(1)
+    model = nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 5))
+    model.set_dtype(mx.bfloat16)
+    x = X.astype(mx.bfloat16)
+
+    def loss(m: nn.Sequential) -> mx.array:
+        h = m.layers[0](x) * (x[:, :1] > 0.2).astype(dtype)
+        return mx.mean(mx.square(m.layers[2](mx.tanh(h))).astype(mx.float32))
+
+    report = health(OpenSession(nnrepl.trace(loss, model, wrt=model)))
+    assert [finding.kind for finding in report.warnings] == (["runs in float32"] if dtype == mx.float32 else [])

@@ -11,6 +11,7 @@ import mlx.core as mx
 from nnrepl.explain import words
 from nnrepl.explain.health.gradient_findings import finals
 from nnrepl.explain.health.report import NOTE, WARNING, Case, Check, Finding
+from nnrepl.explain.paths import leaves_later
 from nnrepl.record.batches import total
 from nnrepl.session.births import is_inexact
 from nnrepl.tape import GRADIENT_PASS, Op, Value
@@ -32,8 +33,10 @@ def changes(case: Case) -> list[Change]:
     if not parts:
         return []
     found = []
+    start, end = parts[0].start, parts[-1].end
+    later = leaves_later(case.part, case.next) if case.next is not None else {}
     for leaf, gradient in finals(case).items():
-        after = _newest(case, leaf, parts[0].start, parts[-1].end)
+        after = _newest(case, leaf, start, end) or _goes_on(later.get(leaf), start, end)
         if after is not None and after.shape == leaf.shape:
             found.append(Change(leaf.name, leaf, after, gradient))
     return found
@@ -55,6 +58,12 @@ def _newest(case: Case, leaf: Value, start: int, end: int) -> Value | None:
     versions = case.session.names.versions(leaf.name)
     made = [value for _, value in versions if value.op is not None and start <= value.op.position < end]
     return made[-1] if made else None
+
+
+def _goes_on(later: Value | None, start: int, end: int) -> Value | None:
+    """What an update made of which the next pass takes the numbers, under another name (`p.layers.0` of `weights`)."""
+    made = later.origin if later is not None else None
+    return made if made is not None and made.op is not None and start <= made.op.position < end else None
 
 
 def steps(case: Case) -> Iterator[Finding]:
@@ -85,7 +94,8 @@ def steps(case: Case) -> Iterator[Finding]:
 def _leaps(case: Case, moved: list[Change], numbers: list[list[float]]) -> Iterator[Finding]:
     """Updates that are large beside the weights. A weight that began at 0 (or next to it) leaps and is sound: what
     counts is whether all weights together do, or the greater part of the matrices."""
-    matrices = [(change, part[0], part[1]) for change, part in zip(moved, numbers) if len(change.before.shape) > 1]
+    weights = [(change, part[0], part[1]) for change, part in zip(moved, numbers)]
+    matrices = [one for one in weights if len(one[0].before.shape) > 1] or weights
     grown = [(change, delta, weight) for change, delta, weight in matrices if not _began_small(case, change, delta)]
     ratios = {change.name: math.sqrt(delta / weight) for change, delta, weight in grown if weight > 0}
     large = {name: ratio for name, ratio in ratios.items() if ratio > case.limits["update"]}
@@ -137,13 +147,17 @@ def _idle(case: Case, moved: list[Change], numbers: list[list[float]]) -> Iterat
     op = moved[0].after.op
     command = f"explain {op.label}" if op is not None else "explain"
     if delta == 0:
-        yield Finding("idle update", f"the update leaves all {len(wide)} weights exactly as they were, although their "
-                      "gradients are not 0", command, op, NOTE if _moves_later(case) else WARNING)  # fmt: skip
+        yield Finding("idle update", f"the update leaves {_all(len(wide))} exactly as they were, although there are "
+                      "gradients that are not 0", command, op, NOTE if _moves_later(case) else WARNING)  # fmt: skip
     else:
         ratio = words.number(math.sqrt(delta / weight))
         yield Finding("idle update", f"the update is {ratio} times as large as the weights (all {len(wide)} together; "
                       f"usual is about 0.001): it changes next to nothing{_one_weight(moved, numbers, weight)}",
                       command, op, NOTE if _moves_later(case) else WARNING)  # fmt: skip
+
+
+def _all(count: int) -> str:
+    return f"all {count} weights" if count > 1 else "the weight"
 
 
 def _one_weight(moved: list[Change], numbers: list[list[float]], whole: float) -> str:
