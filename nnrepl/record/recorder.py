@@ -76,6 +76,7 @@ class Recorder:
         part: The pass that is being recorded.
         differentiating: How many transforms of ours are running (0 at the top level of the program).
         captured: In OPAQUE mode, the recorded values that were touched.
+        overwrites: In OPAQUE mode, the recorded arrays that were changed in place, by `id`, and what they held.
         forced: In OPAQUE mode, whether something was evaluated.
         closed: Whether the recording is over; wrappers that live on then do nothing.
         compiling: Whether MLX would compile (the program may have switched that off).
@@ -108,6 +109,7 @@ class Recorder:
         self.part: Pass | None = None
         self.differentiating = self.repeating = self.native_until = 0
         self.captured: dict[Value, mx.array] = {}
+        self.overwrites: dict[int, tuple[mx.array, Value]] = {}
         self.forced = False
         self.listener: Listener | None = None
         self.started = self.closed = False
@@ -301,6 +303,8 @@ class Recorder:
         value = self.value_of(array, frame)
         if value.held is array:
             value.held = _copy(array)
+        if self.inside is not None:
+            self.inside.change(value, array)
         return value
 
     def handle(self, value: Value) -> mx.array:
