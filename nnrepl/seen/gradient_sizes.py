@@ -6,7 +6,7 @@ from bisect import bisect_right
 from dataclasses import dataclass, field
 
 from nnrepl.explain.missing import missing as why_missing
-from nnrepl.seen.norms import norms
+from nnrepl.seen.array_sizes import norms
 from nnrepl.session.errors import NoGradient, NotYet
 from nnrepl.session.reading import Reading
 from nnrepl.tape import Pass, Value
@@ -30,7 +30,7 @@ class Sizes:
     missing: dict[Value, str] = field(default_factory=dict)
 
 
-_TOLD = 64
+_TOLD = 24
 """Of so many gradients that are missing each is told why."""
 
 NOT_MADE, NOT_COMPUTED = "not made yet", "not computed yet"
