@@ -22,7 +22,8 @@ def why_none(session: Reading, value: Value) -> Answer:
     """Follow a value from where it enters towards the loss, and say where its way ends.
 
     The causes are told apart: "unused" in the loss, "cut" by an op that passes no gradient, cut by an "edit", used
-    only as "data" (places, conditions), "frozen", or never "asked" for.
+    only as "data" (places, conditions), "frozen", never "asked" for, "lost" on the way for no reason that is known,
+    "inside" of a call that MLX ran by itself, "failed" with its pass; "" where the value is in no gradient pass.
     """
     if value.inside is not None:
         return _inside(value, value.inside)
@@ -35,14 +36,15 @@ def why_none(session: Reading, value: Value) -> Answer:
     cone = _forward_cone(session, part, value)
     if part.error is not None:
         return Answer(
-            f"∂L/∂{name} was not computed: the pass ended with {type(part.error).__name__}. why error tells more."
+            f"∂L/∂{name} was not computed: the pass ended with {type(part.error).__name__}. why error tells more.",
+            cause="failed",
         )
     asked = value in part.wrt or value.canonical in cone.asked
     head = f"∂L/∂{name} does not exist"
     if not cone.reached and not cone.edits:
-        also = [_namesake(name, namesake)] if namesake is not None else _other_model(session, part, value)
+        also = [_namesake(tape, name, namesake)] if namesake is not None else _other_model(session, part, value)
         return Answer(f"{head}: {name} is never used in {part.address}, so the loss does not depend on it.",
-                      reasons=[_never(value), *also], advice=_how_to_use(value), cause="unused")  # fmt: skip
+                      reasons=[_never(tape, value), *also], advice=_how_to_use(value), cause="unused")  # fmt: skip
     into_loss = _ancestors_of_loss(part)
     answer = Answer(f"{head}: no gradient flows from the loss to {name}.")
     for edit in cone.edits:
@@ -127,7 +129,8 @@ def _tell_rest(
         answer.reasons.append(
             f"{name} is used by {_ops(used or cone.reached)}, but it is not among what was differentiated: {why}."
         )
-        answer.advice, answer.cause = "" if whose else _how_to(value), "frozen" if whose else "asked"
+        answer.advice, answer.owner = "" if whose or asked else _how_to(value), whose
+        answer.cause = "frozen" if whose else "lost" if asked else "asked"
         return
     last = max(cone.reached, key=lambda op: op.position)
     answer.op, answer.cause = last, "unused"
@@ -161,7 +164,7 @@ def _meant(tape: Tape, here: Pass | None, value: Value) -> tuple[Value, Value | 
         if value in part.wrt:
             return value, _other_of_that_name(tape, part, value)
         twin = next((leaf for leaf in part.wrt if leaf.name == value.name and leaf is not value), None)
-        if twin is not None and not twin.consumers and not part.grads.get(twin):
+        if twin is not None and not tape.consumers(twin) and not part.grads.get(twin):
             return twin, value
     return value, None
 
@@ -175,8 +178,8 @@ def _other_of_that_name(tape: Tape, part: Pass, value: Value) -> Value | None:
     return None
 
 
-def _namesake(name: str, other: Value) -> str:
-    user = next((op for op in other.consumers if op.part.kind == GRADIENT_PASS), None)
+def _namesake(tape: Tape, name: str, other: Value) -> str:
+    user = next((op for op in tape.consumers(other) if op.part.kind == GRADIENT_PASS), None)
     by = f": {user.label} {words.call(user)} ({words.place(user.source)})" if user is not None else ""
     return f"The pass takes another tensor that is called {name}, and was not differentiated{by}."
 
@@ -205,7 +208,7 @@ def _pass_of(session: Reading, value: Value) -> Pass | None:
     if value.op is not None and value.op.part.kind == GRADIENT_PASS:
         return value.op.part
     stands_for = session.names.stands_for
-    users = {op.part for op in value.consumers}
+    users = {op.part for op in session.tape.consumers(value)}
     parts = [
         part
         for part in session.tape.passes
@@ -306,8 +309,8 @@ def _ancestors_of_loss(part: Pass) -> set[Op]:
     return found
 
 
-def _never(value: Value) -> str:
-    elsewhere = [op for op in value.consumers if op.part.kind != GRADIENT_PASS
+def _never(tape: Tape, value: Value) -> str:
+    elsewhere = [op for op in tape.consumers(value) if op.part.kind != GRADIENT_PASS
                  and (op.scope is None or not op.scope.updating)]  # fmt: skip
     if elsewhere:
         return f"It is used only outside of the pass: {_ops(elsewhere)}."

@@ -121,7 +121,7 @@ def _ending(look: Look, value: Value) -> Op | None:
     stack, seen = [value], {value}
     ended: list[Op] = []
     while stack and len(seen) < 200:
-        for user in stack.pop().consumers:
+        for user in look.session.tape.consumers(stack.pop()):
             outputs = [out for out in user.outputs if is_inexact(out) and not out.refusal]
             finite = look.finite(outputs)
             bad = [out for out in outputs if not finite[out]]
@@ -181,13 +181,14 @@ def why_nonfinite(session: Reading, kind: str = "") -> Answer:
 def _all_finite(look: Look, parts: list[Pass]) -> str:
     """What was looked at, where nothing was found."""
     over = "no pass" if not parts else f"{parts[0].address}" if len(parts) == 1 else f"{len(parts)} passes"
-    unseen = look.refused
-    rest = f" {unseen} tensors were dropped and could not be looked at." if unseen else ""
-    finite = look.all_finite
-    if finite:
-        return f"Every number that was looked at is finite: {look.looked} tensors of {over}.{rest}"
+    unseen = sum(bool(value.refusal) for part in parts for op in part.ops for value in op.outputs)
+    rest = f" {words.counted(unseen, 'tensor')} could not be looked at: their numbers are not kept." if unseen else ""
+    if not look.looked:
+        return f"Nothing was looked at: there is no floating-point tensor with numbers in {over}.{rest}"
+    if look.all_finite:
+        return f"Every number that was looked at is finite: {words.counted(look.looked, 'tensor')} of {over}.{rest}"
     return (
-        f"Every loss and every gradient is finite ({look.looked} tensors of {over} were looked at); inside of a pass "
+        f"Every loss and every gradient is finite ({words.counted(look.looked, 'tensor')} of {over}); inside of a pass "
         f"there are infinite numbers, but a softmax, an exp or a comparison makes finite ones of them.{rest}"
     )
 
@@ -220,7 +221,7 @@ def why_nonfinite_value(session: Reading, value: Value, kind: str = "") -> Answe
     stat = look.stat(value)
     if stat.is_finite:
         peak = f", the largest {words.number(stat.peak)} in size" if stat.size else ""
-        return Answer(f"{value.name} is finite: {stat.size} ordinary numbers{peak}.", ops=look.ops)
+        return Answer(f"{value.name} is finite: {words.counted(stat.size, 'ordinary number')}{peak}.", ops=look.ops)
     at = first_bad(look, value, kind)
     wanted = at if at is not None else first_bad(look, value)
     assert wanted is not None

@@ -11,7 +11,7 @@ from nnrepl.explain.health.report import Case, Check, Finding
 from nnrepl.explain.health.update_findings import changes, same_weight
 from nnrepl.explain.paths import leaves_later
 from nnrepl.record import segments as sources
-from nnrepl.tape import Op, Pass, Source, Value
+from nnrepl.tape import Op, Pass, Source, Tape, Value
 
 
 def unapplied(case: Case) -> Iterator[Finding]:
@@ -48,10 +48,11 @@ def _misdirected(case: Case, after: Pass, later: dict[Value, Value]) -> Iterator
     if all(stat.is_zero for stat in stats.values()):
         return
     case.unapplied = True
-    made = next((op for op in reversed(updates) if op.outputs and not op.outputs[0].consumers), updates[-1])
+    users = case.session.tape.consumers
+    made = next((op for op in reversed(updates) if op.outputs and not users(op.outputs[0])), updates[-1])
     names = _listed([leaf.name for leaf in same])
     returned = made.scope is not None and "update" not in [step.code.co_name for step in made.scope.path()]
-    if returned and not made.outputs[0].consumers:
+    if returned and not users(made.outputs[0]):
         yield _not_kept(case, after, names, made, same[0].name)
         return
     yield Finding(
@@ -65,11 +66,12 @@ def _misdirected(case: Case, after: Pass, later: dict[Value, Value]) -> Iterator
 def _half_kept(case: Case, after: Pass, same: list[Value]) -> Iterator[Finding]:
     """Some of the weights stay what they are, although the optimizer took gradients of theirs that are not 0."""
     grads = {leaf: grad for leaf, grad in finals(case).items() if leaf in same}
-    taken = {leaf: next((op for op in grad.consumers if op.scope is not None and op.scope.updating), None)
+    consumers = case.session.tape.consumers
+    taken = {leaf: next((op for op in consumers(grad) if op.scope is not None and op.scope.updating), None)
              for leaf, grad in grads.items()}  # fmt: skip
     # A compiled function that is repeated computes no more than its outputs: what is not kept is not made.
     compiled = any(start <= case.part.start < end for start, end in case.session.tape.compiled)
-    alone = [leaf for leaf, grad in grads.items() if compiled and all(op.part is case.part for op in grad.consumers)]
+    alone = [leaf for leaf, grad in grads.items() if compiled and all(op.part is case.part for op in consumers(grad))]
     stats = case.look.stats(grads.values())
     kept = [leaf for leaf in grads if (taken[leaf] is not None or leaf in alone) and not stats[grads[leaf]].is_zero]
     if not kept:
@@ -121,7 +123,7 @@ def discarded(case: Case) -> Iterator[Finding]:
             for value in op.outputs:
                 if whose is not None and value.shape == whose.shape:
                     made[value] = whose
-                    if not value.consumers and value not in shown:
+                    if not case.session.tape.consumers(value) and value not in shown:
                         lost.append(value)
     whose_lost = {made[value] for value in lost}
     if len(whose_lost) < len(grads) or len(grads) == 0:
@@ -153,7 +155,7 @@ def of_the_data(case: Case) -> Iterator[Finding]:
     own = {leaf.origin or leaf: leaf for leaf in case.part.wrt}
     others = _arguments(case.part) - set(own)
     for leaf, grad in finals(case).items():
-        for op, step in _steps_of(grad, case.after):
+        for op, step in _steps_of(case.session.tape, grad, case.after):
             taken = [value for value in op.inputs if value is not step]
             for value in taken:
                 begun = value.origin or value
@@ -190,7 +192,12 @@ def left_out(case: Case) -> Iterator[Finding]:
             continue
         trained.update(value.canonical for value in op.outputs)
         for value in op.outputs:
-            alone = value.size == 1 and not value.consumers and value not in known and len(op.outputs) == 1
+            alone = (
+                value.size == 1
+                and not case.session.tape.consumers(value)
+                and value not in known
+                and len(op.outputs) == 1
+            )
             if alone and not case.session.names.homes.objects(value):
                 yield Finding(
                     "term left out",
@@ -199,12 +206,12 @@ def left_out(case: Case) -> Iterator[Finding]:
                     f"explain {op.label}", op)  # fmt: skip
 
 
-def _steps_of(grad: Value, parts: list[Pass]) -> Iterator[tuple[Op, Value]]:
+def _steps_of(tape: Tape, grad: Value, parts: list[Pass]) -> Iterator[tuple[Op, Value]]:
     """The ops behind a pass that take a gradient, or a multiple of it."""
     stack = [grad]
     while stack:
         value = stack.pop()
-        for user in value.consumers:
+        for user in tape.consumers(value):
             if user.part in parts:
                 yield user, value
                 if user.name in ("multiply", "divide", "negative") and len(user.inputs) == 1:

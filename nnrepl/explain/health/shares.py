@@ -69,7 +69,7 @@ def _logits(op: Op) -> Value | None:
     logits = max(tensors, key=lambda value: value.size)
     rest = [arg for arg in args if arg is not logits]
     zero = all(arg == 0 if isinstance(arg, (int, float)) else isinstance(arg, Value) and arg.size == 1 for arg in rest)
-    products = [user for user in logits.consumers if user.name == "multiply" and user.scope is op.scope]
+    products = [user for user in op.tape.consumers(logits) if user.name == "multiply" and user.scope is op.scope]
     return logits if zero and products else None  # ln(1 + eˣ) − x·t: a loss, and no softplus
 
 
@@ -132,7 +132,7 @@ def _uses(op: Op) -> Iterator[tuple[Op, Value]]:
         if value in seen or len(seen) > 64:
             continue
         seen.add(value)
-        for user in value.consumers:
+        for user in op.tape.consumers(value):
             if user.part is not op.part or user.phase != op.phase:
                 continue
             yield user, value

@@ -193,7 +193,7 @@ def forgotten(case: Case) -> Iterator[Finding]:
     grads = finals(case)
     if not over or not grads:
         return
-    if any(op.part is not case.part for grad in grads.values() for op in grad.consumers):
+    if any(op.part is not case.part for grad in grads.values() for op in case.session.tape.consumers(grad)):
         return
     seen = {value for mark in case.session.tape.marks if mark.how not in _WAITS for value in mark.values}
     if any(grad in seen for grad in grads.values()):
