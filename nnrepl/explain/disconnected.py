@@ -12,10 +12,11 @@ from nnrepl.explain.answer import Answer
 from nnrepl.explain.known import FIXED, bind, entry_for
 from nnrepl.explain.look import Look
 from nnrepl.explain.outside import detours
+from nnrepl.explain.tails import tails, told
 from nnrepl.ops import Trait, has
 from nnrepl.record.gradient_names import lies_inside
 from nnrepl.session.reading import Reading
-from nnrepl.tape import GRADIENT_PASS, Inside, Op, Pass, Tape, Value
+from nnrepl.tape import GRADIENT_PASS, Inside, Op, Pass, Tape, Value, inside_of
 
 
 def why_none(session: Reading, value: Value) -> Answer:
@@ -54,7 +55,7 @@ def why_none(session: Reading, value: Value) -> Answer:
                               f"place, which are not computed from {name}.")  # fmt: skip
     if not cone.arrives:
         _tell_detours(session, answer, cone, part)
-        _tell_ends(answer, cone, into_loss, value)
+        _tell_ends(answer, cone, part, value)
     if not answer.cause:
         _tell_rest(session, answer, cone, part, value, asked, into_loss)
     if tape.holes and answer.cause == "unused":
@@ -92,13 +93,17 @@ def _tell_detours(session: Reading, answer: Answer, cone: Cone, part: Pass) -> N
             answer.op, answer.cause = answer.op or detour.op, "cut"
 
 
-def _tell_ends(answer: Answer, cone: Cone, into_loss: set[Op], value: Value) -> None:
-    """The ops at which the way ends, those first whose result goes into the loss and which stop it on purpose."""
-    ends = sorted(cone.ends, key=lambda op: (op not in into_loss, op.name != "stop_gradient", op.position))
+def _tell_ends(answer: Answer, cone: Cone, part: Pass, value: Value) -> None:
+    """The ops at which the way ends, those first that stop it on purpose. Where the loss takes what was made behind
+    one of them, the others are no reason: without them no gradient would arrive either."""
+    onward = _towards_loss(part)
+    cuts = [op for op in cone.ends if any(output.canonical in onward for output in op.outputs)]
+    ends = sorted(cuts or cone.ends, key=lambda op: (op.name != "stop_gradient", op.position))
+    if not cuts and tails(part, cone.reached, cone.ends):
+        return
     for op in ends[:4]:
-        where = words.place(op.source)
-        onward = "" if op in into_loss else " (and its result does not reach the loss either)"
-        answer.reasons.append(f"The way ends at {op.label} {words.call(op)}, {where}: {why_end(op)}{onward}")
+        rest = "" if cuts else " (and its result does not reach the loss either)"
+        answer.reasons.append(f"The way ends at {op.label} {words.call(op)}, {words.spot(op)}: {why_end(op)}{rest}")
         answer.op, answer.cause = answer.op or op, answer.cause or "cut"
     if ends and len(ends) == len(cone.reached) and all(_takes_as_data(op, value) for op in ends):
         answer.cause = "data"
@@ -132,12 +137,11 @@ def _tell_rest(
         answer.advice, answer.owner = "" if whose or asked else _how_to(value), whose
         answer.cause = "frozen" if whose else "lost" if asked else "asked"
         return
-    last = max(cone.reached, key=lambda op: op.position)
-    answer.op, answer.cause = last, "unused"
-    where = words.place(last.source)
+    last = tails(part, cone.reached, cone.ends)
+    answer.op, answer.cause = max(cone.reached, key=lambda op: op.position), "unused"
     answer.reasons.append(
-        f"{name} is used by {_ops(cone.reached)}, but nothing that is computed from it goes into the loss: the last is "
-        f"{last.label} {words.call(last)}, {where}."
+        f"{name} is used by {_ops(cone.reached)}, but nothing that is computed from it goes into the loss"
+        f"{': ' if last else ''}{'; '.join(told(session.tape, last))}."
     )
 
 
@@ -249,12 +253,39 @@ def _forward_cone(session: Reading, part: Pass, value: Value) -> Cone:
         if not takes:
             continue
         cone.reached.append(op)
+        if _stays_inside(op, alive, cone):
+            continue
         if ends_here(op, alive):
             cone.ends.append(op)
         else:
             alive.update(output.canonical for output in op.outputs)
     cone.arrives = any(root.canonical in alive for root, _ in part.roots)
     return cone
+
+
+def _stays_inside(op: Op, alive: set[Value], cone: Cone) -> bool:
+    """Whether the results of a call that MLX ran by itself are known not to depend on what is alive in a way that a
+    gradient could go. If so, the ops in there that take it are added to `cone`."""
+    inside = inside_of(op)
+    if (
+        inside is None
+        or inside.unfollowed
+        or any(taken.canonical in alive for taken in op.inputs[: len(inside.leaves)])
+    ):
+        return False
+    inner, reached, ends = set(alive), [], []
+    for one in op.part.tape.ops[inside.start : inside.end]:
+        if any(taken.canonical in inner for taken in one.inputs):
+            reached.append(one)
+            if ends_here(one, inner):
+                ends.append(one)
+            else:
+                inner.update(output.canonical for output in one.outputs)
+    if any(value.canonical in inner for value, _ in inside.results):
+        return False
+    cone.reached.extend(reached)
+    cone.ends.extend(ends)
+    return True
 
 
 def leads_to_loss(session: Reading, part: Pass, value: Value) -> bool:
@@ -296,6 +327,23 @@ def why_end(op: Op) -> str:
     if op.outputs and not mx.issubdtype(op.outputs[0].dtype, mx.inexact):
         return f"its result is {words.operand(op.outputs[0].dtype)}, which has no slope."
     return "no gradient passes through it."
+
+
+def _towards_loss(part: Pass) -> set[Value]:
+    """The values from which a gradient way leads to the loss of a pass."""
+    stack = [root.canonical for root, _ in part.roots] or ([part.loss.canonical] if part.loss is not None else [])
+    found = set(stack)
+    while stack:
+        op = stack.pop().op
+        if op is None or op.position < part.start:
+            continue
+        inside = inside_of(op)
+        inner = [] if inside is None else [value for value, _ in inside.results]
+        for taken in dict.fromkeys(one.canonical for one in (*op.inputs, *inner)):
+            if taken not in found and not ends_here(op, {taken}):
+                found.add(taken)
+                stack.append(taken)
+    return found
 
 
 def _ancestors_of_loss(part: Pass) -> set[Op]:

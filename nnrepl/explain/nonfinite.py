@@ -13,6 +13,7 @@ from nnrepl.explain.broken import broken
 from nnrepl.explain.forward import made_large
 from nnrepl.explain.look import Look
 from nnrepl.explain.paths import gradient_pass_or_none
+from nnrepl.explain.scale import grows
 from nnrepl.ops import Trait, has
 from nnrepl.session.births import INF, NAN, Birth, first_bad, follow, is_inexact, unravel
 from nnrepl.session.reading import Reading
@@ -244,7 +245,7 @@ def _amount(nans: int, infs: int, size: int) -> str:
 
 def did(op: Op) -> str:
     """`#6, exp(z) (train.py:31)`; a VJP by the op that it differentiates."""
-    where = words.place(op.source)
+    where = words.spot(op)
     what = f"the VJP of {words.call(op.of)}" if op.of is not None else words.call(op)
     return f"{op.label}, {what}" + (f" ({where})" if where else "")
 
@@ -259,7 +260,8 @@ def born(birth: Birth) -> str:
         return f"{did(birth.op)}, has {words.number(birth.constant)} in its call"
     empty = birth.op.inputs and not any(taken.size for taken in birth.op.inputs)
     out = "infinite ones" if birth.before is not None else "no numbers" if empty else "finite numbers"
-    return f"{did(birth.op)}, makes {_SIGN[birth.kind]} out of {out}"
+    inner = f"; inside of that call, {born(birth.within)}" if birth.within is not None else ""
+    return f"{did(birth.op)}, makes {_SIGN[birth.kind]} out of {out}{inner}"
 
 
 def came_in(birth: Birth) -> str:
@@ -281,6 +283,15 @@ def came_in(birth: Birth) -> str:
 _KINDS = {"parameter": "the parameter", "input": "the input", "constant": "the constant", "captured": "the captured"}
 
 
+def _grown(look: Look, taken: Value) -> list[str]:
+    """What made a tensor large, a sentence if that is known."""
+    if taken.gradient_of is not None:
+        cause = grows(look, taken)
+        return [f"{taken.name} is large: {cause.say('grows')}"] if cause is not None else []
+    grew = made_large(look, taken)
+    return [grew.text] if grew is not None else []
+
+
 def _answer(look: Look, found: Trouble) -> Answer:
     """The cause first, then what became of it."""
     root = found.cause
@@ -293,9 +304,7 @@ def _answer(look: Look, found: Trouble) -> Answer:
     _tell(look, answer, root)
     if root.op is not None and root.op.of is None and root.before is None and root.kind == INF:
         taken = max(_visible(look, root.op.inputs), key=lambda value: look.stat(value).peak, default=None)
-        grew = None if taken is None else made_large(look, taken)
-        if grew is not None:
-            answer.also.append(grew.text)
+        answer.also.extend(_grown(look, taken) if taken is not None else [])
     if found.birth is not root:
         answer.also.append(f"Of the ∞ it became NaN in {did_of(found.birth)}.")
     elif root.before is not None:

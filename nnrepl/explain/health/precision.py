@@ -9,6 +9,7 @@ import mlx.core as mx
 from nnrepl.explain import words
 from nnrepl.explain.health.report import NOTE, WARNING, Case, Check, Finding
 from nnrepl.ops import Trait, has
+from nnrepl.session.births import is_inexact
 from nnrepl.tape import Leaf, Op, Value
 
 _HALF = (mx.float16, mx.bfloat16)
@@ -28,7 +29,8 @@ def widened(case: Case) -> Iterator[Finding]:
         behind = _wide_behind(case, op)
         if len(behind) < _FEW:
             continue
-        level = NOTE if isinstance(wide, Leaf) and wide.kind == "parameter" else WARNING
+        works = any(has(one.name, Trait.PRODUCT) for one in behind)
+        level = NOTE if (isinstance(wide, Leaf) and wide.kind == "parameter") or not works else WARNING
         yield Finding(
             "runs in float32",
             f"{op.label} {words.call(op)} ({words.place(op.source)}) takes {words.name(half)} in "
@@ -48,13 +50,14 @@ def _meeting(op: Op) -> tuple[Value, Value] | None:
 
 
 def _on_purpose(wide: Value) -> bool:
-    """Whether a conversion stands behind the float32 operand."""
+    """Whether a conversion of numbers stands behind the float32 operand; that of a mask or of indices has no digits to
+    keep."""
     stack, seen = [wide], {wide}
     while stack and len(seen) < 500:
         op = stack.pop().op
         if op is None:
             continue
-        if op.name == "astype":
+        if op.name == "astype" and is_inexact(op.inputs[0]):
             return True
         for taken in op.inputs:
             if taken not in seen:

@@ -10,8 +10,7 @@ from nnrepl.explain.health.gradient_findings import finals
 from nnrepl.explain.health.report import Case, Check, Finding
 from nnrepl.explain.health.update_findings import changes, same_weight
 from nnrepl.explain.paths import leaves_later
-from nnrepl.record import segments as sources
-from nnrepl.tape import Op, Pass, Source, Tape, Value
+from nnrepl.tape import Op, Pass, Tape, Value
 
 
 def unapplied(case: Case) -> Iterator[Finding]:
@@ -57,8 +56,8 @@ def _misdirected(case: Case, after: Pass, later: dict[Value, Value]) -> Iterator
         return
     yield Finding(
         "discarded update",
-        f"the update ({made.label} {words.call(made)}, {words.place(_call_of(made))}) changes none of the weights that "
-        f"were differentiated ({names}): {after.address} begins with the weights of {case.part.address}. Was the "
+        f"the update ({made.label} {words.call(made)}, {words.place(words.call_of(made))}) changes none of the weights "
+        f"that were differentiated ({names}): {after.address} begins with the weights of {case.part.address}. Was the "
         "optimizer given another model, or is a compiled step without outputs=?",
         f"what {same[0].name}", made)  # fmt: skip
 
@@ -78,7 +77,7 @@ def _half_kept(case: Case, after: Pass, same: list[Value]) -> Iterator[Finding]:
         return
     op, names = taken[kept[0]], _listed([leaf.name for leaf in kept])
     what = (f"the gradients of {names} are used by nothing" if op is None else
-            f"the update takes the gradients of {names} ({op.label}, {words.place(_call_of(op))})")  # fmt: skip
+            f"the update takes the gradients of {names} ({op.label}, {words.place(words.call_of(op))})")  # fmt: skip
     yield Finding(
         "discarded update",
         f"{what}, but {after.address} begins with the weights of {case.part.address}: the program does not keep the "
@@ -89,20 +88,9 @@ def _half_kept(case: Case, after: Pass, same: list[Value]) -> Iterator[Finding]:
 def _not_kept(case: Case, after: Pass, names: str, op: Op, first: str) -> Finding:
     return Finding(
         "discarded update",
-        f"the new {names} ({op.label}, {words.place(_call_of(op))}) are used by nothing: {after.address} begins "
+        f"the new {names} ({op.label}, {words.place(words.call_of(op))}) are used by nothing: {after.address} begins "
         f"with the weights of {case.part.address}. optimizer.apply_gradients returns the new weights, and the "
         "program has to keep them", f"what {first}", op)  # fmt: skip
-
-
-def _call_of(op: Op) -> Source:
-    """The line of the program that called the library in which an op was made."""
-    lasti, found = op.lasti, op.source
-    for step in reversed(op.scope.path() if op.scope is not None else []):
-        found = sources.locate(step.code, lasti)
-        if "/mlx/" not in step.code.co_filename:
-            break
-        lasti = step.lasti
-    return found
 
 
 def discarded(case: Case) -> Iterator[Finding]:
