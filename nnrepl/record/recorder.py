@@ -94,6 +94,7 @@ class Recorder:
         native_until: Where on the tape ops are recorded again that follow closed calls; 0: it has none.
         collector: Keeps Python's garbage collector off the tape.
         customized: Custom functions and what was set as their `vjp`, `jvp`, `vmap`, by `id`.
+        unified: Leaves that entered anew in a run along a tape, and which value of that each one is.
     """
 
     def __init__(self, tape: Tape, *, strict: bool, base: FrameType | None = None) -> None:
@@ -126,6 +127,7 @@ class Recorder:
         self.levels: Levels | None = None
         self.inside: Touching | None = None
         self.collector = Collector()
+        self.unified: dict[Value, Value] = {}
 
     # -- ops -------------------------------------------------------------------------------------------
 
@@ -357,6 +359,11 @@ class Recorder:
                 self.link(held, now[value])  # the new value holds another object: this one may die
             else:
                 self.live[key] = now[value]
+
+    def unify(self, found: Value, expected: Value) -> None:
+        """A leaf that entered anew is one of the tape along which the program runs."""
+        self.unified[found] = expected
+        self.relink({found: expected})
 
     def top_level(self, op: Op) -> Pass:
         """Find, or open, the pass of an op outside of any transform of ours, and with it its phase."""

@@ -369,7 +369,7 @@ class Replay(Intake):
             return False
         if expected.kind != found.kind or expected.shape != found.shape or expected.dtype != found.dtype:
             return False
-        recorder.relink({found: expected})
+        recorder.unify(found, expected)
         recorder.watch.restated(lambda array: recorder.live.get(id(array)) is expected, found)
         return True
 

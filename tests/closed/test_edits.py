@@ -11,7 +11,7 @@ from tests.closed import edits
 from tests.closed.test_closed import _main, play  # noqa: F401
 
 
-@pytest.mark.parametrize("seed", [2, 21, 60, 65, 120, 206])
+@pytest.mark.parametrize("seed", [2, 21, 60, 65, 87, 120, 206, 424])
 def test_lines_and_their_twins(seed: int, tmp_path: Path) -> None:
     """Every shape: behind updates, before and in calls, one edit on another, and taken back."""
     case = edits.case(seed)
