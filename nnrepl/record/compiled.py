@@ -326,7 +326,8 @@ def call_compiled(
     after = [recorder.value_of(array, frame) for array in _captured(outputs)]
     held = trees.rebuild(result, lambda array: recorder.value_of(array, frame))
     tracing.check_captured([recorder.value_of(array, frame) for array in trees.arrays(result)])
-    traces[key] = Trace(recorder.tape.ops[start:], [*given, *taken], held, after, scope)
+    entered = [recorder.unified.get(value, value) for value in (*given, *taken)]  # as its ops have them
+    traces[key] = Trace(recorder.tape.ops[start:], entered, held, after, scope)
     return _hand_out(recorder, held)
 
 

@@ -95,6 +95,7 @@ class Recorder:
         native_until: Where on the tape ops are recorded again that follow closed calls; 0: it has none.
         collector: Keeps Python's garbage collector off the tape.
         customized: Custom functions and what was set as their `vjp`, `jvp`, `vmap`, by `id`.
+        unified: Leaves that entered anew in a run along a tape, and which value of that each one is.
     """
 
     def __init__(self, tape: Tape, *, strict: bool, base: FrameType | None = None) -> None:
@@ -128,6 +129,7 @@ class Recorder:
         self.levels: Levels | None = None
         self.inside: Touching | None = None
         self.collector = Collector()
+        self.unified: dict[Value, Value] = {}
 
     # -- ops -------------------------------------------------------------------------------------------
 
@@ -361,6 +363,11 @@ class Recorder:
                 self.link(held, now[value])  # the new value holds another object: this one may die
             else:
                 self.live[key] = now[value]
+
+    def unify(self, found: Value, expected: Value) -> None:
+        """A leaf that entered anew is one of the tape along which the program runs."""
+        self.unified[found] = expected
+        self.relink({found: expected})
 
     def top_level(self, op: Op) -> Pass:
         """Find, or open, the pass of an op outside of any transform of ours, and with it its phase."""
