@@ -37,6 +37,12 @@ class Listener(Protocol):
     def remember(self, reached: tuple[Any, ...]) -> Callable[[], None] | None:
         """What puts back all that can be reached from some things, as it is now; None if not all can be put back."""
 
+    def rests(self) -> bool:
+        """Whether what the program does behind an evaluation that it has forced is to run natively, as a stretch."""
+
+    def evaluated_natively(self, count: int) -> None:
+        """In such a stretch the program has forced an evaluation, the `count`-th of its own."""
+
     def may_run_natively(self) -> bool:
         """Whether calls may run natively, now or later."""
 

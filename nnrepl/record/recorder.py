@@ -342,6 +342,8 @@ class Recorder:
         self.tape.marks.append(Mark(len(self.tape), how, values, scope, frame.f_lasti))
         if self.listener is not None and not self.differentiating:
             self.listener.evaluation_forced()
+            if self.levels is not None:
+                self.levels.rest(scope, frame.f_lasti)
 
     def drawn(self) -> DrawnKey:
         """The key that the next random op will draw from the global state."""

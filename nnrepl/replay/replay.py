@@ -314,6 +314,14 @@ class Replay(Intake):
         if not self.opening.free and at < len(self.expected) and self.expected[at].operation is op.operation:
             self.opening.remade.note(self.expected[at], op)
 
+    def stretches(self, recorder: Recorder) -> bool:
+        """Whether the tape has a closed stretch here, which is to stay closed."""
+        return self.opening.stretches(recorder)
+
+    def awake(self, recorder: Recorder) -> None:
+        """If a stretch is being opened, it ends here."""
+        self.opening.awake(recorder)
+
     def left(self, recorder: Recorder) -> None:
         """A call has been recorded that may be one that is to be opened."""
         self.opening.left(recorder)

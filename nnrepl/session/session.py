@@ -160,6 +160,14 @@ class Session(Standing):
         """Listener: keep what a compiled function can reach."""
         return natively.remember(reached)
 
+    def rests(self) -> bool:
+        """Listener: whether what comes behind an evaluation runs natively, as one stretch."""
+        return natively.rests(self)
+
+    def evaluated_natively(self, count: int) -> None:
+        """Listener: in such a stretch the program has forced an evaluation."""
+        natively.evaluated(self, count)
+
     def may_run_natively(self) -> bool:
         """Listener: whether calls may run natively."""
         return natively.may_run(self)
