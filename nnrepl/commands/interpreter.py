@@ -131,7 +131,7 @@ class Interpreter:
             self._behind.clear()
             raise
         kept = [item for item in (shown, self.arrival()) if item is not None]
-        if hint is not None and kept:
+        if hint is not None:
             kept.insert(0, hint)
         return Group(*kept) if len(kept) > 1 else next(iter(kept), None)
 
@@ -204,8 +204,13 @@ class Interpreter:
         return away
 
     def _hint(self, parsed: table.Line, word: str) -> Text | None:
-        """A bare word that is a command, and the name of a tensor as well."""
-        if parsed.text or parsed.command is None or word in self._hinted:
+        """Say once of a command that it is to go away, and of a bare word that it is the name of a tensor as well."""
+        if parsed.command is None or word in self._hinted:
+            return None
+        if parsed.command.instead and parsed.command.names[0] not in self._hinted:
+            self._hinted.add(parsed.command.names[0])
+            return Text(f"({word.split()[0]} is to go away; type instead: {parsed.command.instead})", style="hint")
+        if parsed.text:
             return None
         if not self.session.expressions.is_tensor(word, self.session.where()):
             return None
@@ -458,7 +463,7 @@ class Interpreter:
         if answer is not None:
             return answer
         if text.strip() == name:
-            close = get_close_matches(name, self.table.by_name, 1)
+            close = get_close_matches(name, self.table.names, 1)
             if close:
                 return f"nothing here is called {name}; did you mean the command {close[0]}?"
         return f"nothing here is called {name}{self.session.lookup.suggest(name)}" + self._as_command(text)

@@ -58,7 +58,7 @@ def help_view(table: Table, topic: str = "", here: Callable[[Word], str] = lambd
     name = ALIASES.get(topic, topic)
     if name in TOPICS:
         return _topic(table, name, TOPICS[name])
-    close = get_close_matches(topic, [*table.by_name, *TOPICS, *ALIASES], 1) or get_close_matches(topic, glossary(), 1)
+    close = get_close_matches(topic, [*table.names, *TOPICS, *ALIASES], 1) or get_close_matches(topic, glossary(), 1)
     hint = f"did you mean {close[0]}?" if close else f"apropos {topic} searches all manuals"
     raise UserError(f"there is no command and no topic {topic}; {hint}")
 
@@ -139,7 +139,8 @@ def _manual(command: Command) -> RenderableType:
     title = Text(command.usage, style="op.name")
     if len(command.names) > 1:
         title.append("   also: " + ", ".join(command.names[1:]), style="dim")
-    return Group(title, Text(flowing(command.help)))
+    gone = [Text(f"It is to go away; type instead: {command.instead}", style="hint")] if command.instead else []
+    return Group(title, *gone, Text(flowing(command.help)))
 
 
 def _topic(table: Table, name: str, topic: Topic) -> RenderableType:
