@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from nnrepl.record.signs import without_sign
+from nnrepl.record.gradient_names import without_sign
 from nnrepl.record.stack import is_module_type
 from nnrepl.record.vjp import Rule
 from nnrepl.session.errors import NoGradient, NotYet, UserError

@@ -11,11 +11,11 @@ from typing import Any
 
 import mlx.core as mx
 
-from nnrepl.record import source as sources
+from nnrepl.record import segments as sources
 from nnrepl.record.calling import name_there
 from nnrepl.record.glance import Glance
+from nnrepl.record.gradient_names import sign_of
 from nnrepl.record.homes import Home, Homes
-from nnrepl.record.signs import sign_of
 from nnrepl.record.stack import is_module, is_module_type
 from nnrepl.tape import GRADIENT_PASS, UPDATE_PASS, Activation, Leaf, Op, Source, Tape, Value
 

@@ -6,9 +6,9 @@ import re
 from difflib import get_close_matches
 from typing import Any
 
+from nnrepl.record.gradient_names import GRADIENT_SIGN, lies_inside, sign_of, without_sign
 from nnrepl.record.homes import Home
 from nnrepl.record.names import ProgramNames
-from nnrepl.record.signs import GRADIENT_SIGN, lies_inside, sign_of, without_sign
 from nnrepl.record.stack import is_module
 from nnrepl.session.errors import NoGradient, NotYet, UserError, not_made
 from nnrepl.session.frames import Frames, Held

@@ -16,9 +16,9 @@ from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import Any
 
+from nnrepl.record.gradient_names import without_sign
 from nnrepl.record.names import ProgramNames
-from nnrepl.record.signs import without_sign
-from nnrepl.record.source import lines_of
+from nnrepl.record.segments import lines_of
 from nnrepl.record.stack import is_module
 from nnrepl.session.conditions import condition, named_in, split_condition
 from nnrepl.session.entered import InCell, InClass, InFunction, InModule, InTyped, Line
@@ -41,7 +41,7 @@ from nnrepl.session.points import (
 )
 from nnrepl.session.program import Program, is_called, near
 from nnrepl.tape import PHASES, Op, Tape, own_site
-from nnrepl.timeline.cells import filename
+from nnrepl.timeline.typed_cells import filename
 
 EDGES = ("start", "end")
 FIXED = (*EDGES, *PHASES)
@@ -220,7 +220,7 @@ def check_cells(tape: Tape) -> None:
 
 def cells_of(tape: Tape) -> list[int]:
     """The numbers of the cells of the notebook on a tape; empty for another program."""
-    from nnrepl.record import source as sources
+    from nnrepl.record import segments as sources
 
     for op in tape.ops:
         path = sources.cell_of(op.scope.path()[0].code)[0] if op.scope is not None else ""
@@ -230,7 +230,7 @@ def cells_of(tape: Tape) -> list[int]:
 
 
 def _source(here: Here, site: Any) -> Any:
-    from nnrepl.record import source as sources
+    from nnrepl.record import segments as sources
 
     return sources.locate(site.scope.code, site.lasti)
 
