@@ -14,7 +14,7 @@ from rich.text import Text
 from nnrepl.commands.table import Command, Table
 
 if TYPE_CHECKING:
-    from nnrepl.learn.glossary import Word
+    from nnrepl.learn.glossary import GlossaryWord
 from nnrepl.session.errors import UserError
 from nnrepl.view.prose import prose
 from nnrepl.view.topics import ALIASES, GROUPS, TOPICS, Topic
@@ -32,7 +32,7 @@ FIRST = (
 """The eight lines with which a user begins."""
 
 
-def help_view(table: Table, topic: str = "", here: Callable[[Word], str] = lambda word: "") -> RenderableType:
+def help_view(table: Table, topic: str = "", here: Callable[[GlossaryWord], str] = lambda word: "") -> RenderableType:
     """The first page, the whole list (`all`), one manual, one topic, or a word of the trade.
 
     Args:
@@ -78,7 +78,7 @@ def _first_page() -> RenderableType:
     return Group(_grid(list(FIRST)), topics, Text("help all lists every command.", style="hint"))
 
 
-def word_view(word: Word, here: str = "") -> RenderableType:
+def word_view(word: GlossaryWord, here: str = "") -> RenderableType:
     """A word of the trade, and where it is met."""
     parts: list[RenderableType] = [Text(word.name, style="op.name"), prose(word.text)]
     if here:

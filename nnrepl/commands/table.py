@@ -148,7 +148,7 @@ def command(
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class TypedLine:
     """What a line at the prompt is.
 
     Attributes:
@@ -164,12 +164,12 @@ class Line:
     parsed: Parsed | None = None
 
     @staticmethod
-    def python(parsed: Parsed) -> Line:
+    def python(parsed: Parsed) -> TypedLine:
         """A line of Python."""
-        return Line("python", parsed.text, None, parsed)
+        return TypedLine("python", parsed.text, None, parsed)
 
 
-def classify(line: str, table: Table = TABLE, is_name: Callable[[str], bool] = lambda word: False) -> Line:
+def classify(line: str, table: Table = TABLE, is_name: Callable[[str], bool] = lambda word: False) -> TypedLine:
     """Decide by its syntax whether a line is a command or Python, and where both would do (`p (a)[0]`, `n -1`) by
     whether the word is a name of the program.
 
@@ -184,9 +184,9 @@ def classify(line: str, table: Table = TABLE, is_name: Callable[[str], bool] = l
     """
     stripped = line.strip()
     if not stripped:
-        return Line("empty", "")
+        return TypedLine("empty", "")
     if stripped.startswith("!"):
-        return Line.python(parse(stripped[1:]))
+        return TypedLine.python(parse(stripped[1:]))
     if stripped.startswith("?"):
         stripped = f"help {stripped[1:]}".strip()
     word, form, rest = _split(stripped, table)
@@ -198,18 +198,18 @@ def classify(line: str, table: Table = TABLE, is_name: Callable[[str], bool] = l
         if not parsed.is_python or _is_command(known, word, parsed, rest, is_name):
             for meant in (_unwrapped(rest), rest):
                 if form or (meant and known.grammar.accepts(meant)):
-                    return Line("command", f"{form} {meant}" if form else meant, known)
+                    return TypedLine("command", f"{form} {meant}" if form else meant, known)
     if parsed.is_python:
-        return Line.python(parsed)
+        return TypedLine.python(parsed)
     if word in table:
         raise UserError(f"{word} cannot take {rest!r}; it is written: {table[word].usage}")
     raise unknown(parsed, table)
 
 
-def _bare(known: Command, word: str) -> Line:
+def _bare(known: Command, word: str) -> TypedLine:
     if not known.grammar.accepts(""):
         raise UserError(f"{word} needs more; it is written: {known.usage}")
-    return Line("command", "", known)
+    return TypedLine("command", "", known)
 
 
 def _split(line: str, table: Table) -> tuple[str, str, str]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 
 from nnrepl.explain import words
-from nnrepl.explain.answer import Answer, Link
+from nnrepl.explain.answer import Cause, Link
 from nnrepl.explain.disconnected import why_none
 from nnrepl.explain.failed_call import why_error
 from nnrepl.explain.health.gradient_findings import dead
-from nnrepl.explain.health.report import WARNING, Case
+from nnrepl.explain.health.report import WARNING, Checkup
 from nnrepl.explain.limits import usual
 from nnrepl.explain.links import links_along
 from nnrepl.explain.look import Look
@@ -30,7 +30,7 @@ _ZERO, _NONFINITE = ("zero", "0", "0.0"), ("nan", "inf")
 _NONE, _SMALL = ("none", "None", "missing", "disconnected"), ("tiny", "small", "vanishing")
 
 
-def why(session: Reading, text: str) -> Answer:
+def why(session: Reading, text: str) -> Cause:
     """Answer a question: `grad(weights1) == 0`, `z is nan`, `nan`, `error`, `grad(w) is tiny`, `grad(w)`.
 
     Raises:
@@ -62,7 +62,7 @@ def why(session: Reading, text: str) -> Answer:
     return _about(session, value, how, "" if inner is None else f"{sign_of(value)}{inner}")
 
 
-def _about(session: Reading, value: Value, how: str, gradient: str) -> Answer:
+def _about(session: Reading, value: Value, how: str, gradient: str) -> Cause:
     """What was asked about one tensor.
 
     Args:
@@ -71,13 +71,13 @@ def _about(session: Reading, value: Value, how: str, gradient: str) -> Answer:
     gradient = gradient or (value.name if value.gradient_of is not None else "")
     if how in _NONE:
         if gradient:
-            return Answer(f"{gradient} is there: a gradient does flow.", links=_chain(session, value))
-        return why_none(session, value) if not _has_gradient(session, value) else Answer(
+            return Cause(f"{gradient} is there: a gradient does flow.", links=_chain(session, value))
+        return why_none(session, value) if not _has_gradient(session, value) else Cause(
             f"{value.name} is connected: ∂L/∂{value.name} is there.")  # fmt: skip
     look = Look(session)
     stat = look.stat(value)
     if not stat.size:
-        return Answer(f"{gradient or value.name} is empty: its shape is {tuple(value.shape)}.", ops=look.ops)
+        return Cause(f"{gradient or value.name} is empty: its shape is {tuple(value.shape)}.", ops=look.ops)
     if not how:
         how = "zero" if stat.is_zero else "nan" if not stat.is_finite else "scale"
         kind = ""
@@ -97,7 +97,7 @@ def _about(session: Reading, value: Value, how: str, gradient: str) -> Answer:
     return answer
 
 
-def _healthy(look: Look, value: Value, how: str) -> Answer:
+def _healthy(look: Look, value: Value, how: str) -> Cause:
     """That nothing is wrong with a tensor of the forward pass, with its numbers."""
     stat = look.stat(value)
     size = f"a typical element is {words.number(stat.typical)} in size, the largest {words.number(stat.peak)}"
@@ -105,7 +105,7 @@ def _healthy(look: Look, value: Value, how: str) -> Answer:
     numbers = f"{stat.size} number{'s' if stat.size != 1 else ''}, all finite; {size}{zeros}"
     head = f"Nothing is wrong with {value.name}" if how == "scale" else f"{value.name} holds"
     joint = ": " if how == "scale" else " "
-    return Answer(f"{head}{joint}{numbers}. explain {value.name} shows how it was made, why grad({value.name}) how the "
+    return Cause(f"{head}{joint}{numbers}. explain {value.name} shows how it was made, why grad({value.name}) how the "
                   "loss depends on it.")  # fmt: skip
 
 
@@ -124,7 +124,7 @@ def _chain(session: Reading, gradient: Value) -> list[Link]:
     return links_along(look, way, None)
 
 
-def _anything(session: Reading) -> Answer:
+def _anything(session: Reading) -> Cause:
     """`why` alone: the first thing that is wrong."""
     if session.tape.notes.errors or any(part.error is not None for part in session.tape.passes[-1:]):
         return why_error(session)
@@ -134,7 +134,7 @@ def _anything(session: Reading) -> Answer:
     look = Look(session)
     for part in session.tape.passes:
         if part.kind == GRADIENT_PASS and part.error is None:
-            case = Case(session, part, look, usual())
+            case = Checkup(session, part, look, usual())
             for one in dead(case):
                 if one.level == WARNING:
                     found = why_zero(session, part.grads[one.leaves[0]][-1])

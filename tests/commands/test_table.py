@@ -69,7 +69,7 @@ def test_a_hidden_command_works_and_is_listed_nowhere(session: OpenSession) -> N
         )
     }
     assert not offered
-    with pytest.raises(UserError, match="nothing here is called xyzz$"):
+    with pytest.raises(UserError, match=r"nothing here is called xyzz$"):
         session.run("xyzz")
     assert "Do what nobody is told of." in screen(help_view(table, "xyzzy"), 100)
 
