@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import mlx.core as mx
 
 from nnrepl.explain import words
-from nnrepl.explain.answer import Answer
+from nnrepl.explain.answer import Cause
 from nnrepl.explain.known import FIXED, bind, entry_for
 from nnrepl.explain.look import Look
 from nnrepl.explain.outside import detours
@@ -19,7 +19,7 @@ from nnrepl.session.reading import Reading
 from nnrepl.tape import GRADIENT_PASS, Inside, Op, Pass, Tape, Value, inside_of
 
 
-def why_none(session: Reading, value: Value) -> Answer:
+def why_none(session: Reading, value: Value) -> Cause:
     """Follow a value from where it enters towards the loss, and say where its way ends.
 
     The causes are told apart: "unused" in the loss, "cut" by an op that passes no gradient, cut by an "edit", used
@@ -33,10 +33,10 @@ def why_none(session: Reading, value: Value) -> Answer:
     part = _pass_of(session, value)
     name = value.name
     if part is None:
-        return Answer(f"No gradient was taken in which {name} takes part.", advice=_how_to(value))
+        return Cause(f"No gradient was taken in which {name} takes part.", advice=_how_to(value))
     cone = _forward_cone(session, part, value)
     if part.error is not None:
-        return Answer(
+        return Cause(
             f"∂L/∂{name} was not computed: the pass ended with {type(part.error).__name__}. why error tells more.",
             cause="failed",
         )
@@ -44,10 +44,10 @@ def why_none(session: Reading, value: Value) -> Answer:
     head = f"∂L/∂{name} does not exist"
     if not cone.reached and not cone.edits:
         also = [_namesake(tape, name, namesake)] if namesake is not None else _other_model(session, part, value)
-        return Answer(f"{head}: {name} is never used in {part.address}, so the loss does not depend on it.",
+        return Cause(f"{head}: {name} is never used in {part.address}, so the loss does not depend on it.",
                       reasons=[_never(tape, value), *also], advice=_how_to_use(value), cause="unused")  # fmt: skip
     into_loss = _ancestors_of_loss(part)
-    answer = Answer(f"{head}: no gradient flows from the loss to {name}.")
+    answer = Cause(f"{head}: no gradient flows from the loss to {name}.")
     for edit in cone.edits:
         target = tape.notes.edits[edit]
         answer.op, answer.cause = answer.op or edit, "edit"
@@ -65,12 +65,12 @@ def why_none(session: Reading, value: Value) -> Answer:
     return answer
 
 
-def _inside(value: Value, inside: Inside) -> Answer:
+def _inside(value: Value, inside: Inside) -> Cause:
     """What is to be said of a value inside of a call that MLX ran by itself."""
     differentiated = next((part for part in _around(inside) if part.roots), None)
     if differentiated is None or differentiated is not inside:
-        return Answer(f"No gradient of {value.name} is known: {lies_inside(inside)}.", cause="inside")
-    return Answer(
+        return Cause(f"No gradient of {value.name} is known: {lies_inside(inside)}.", cause="inside")
+    return Cause(
         f"No gradient of {value.name} is known: what {differentiated.title} returns does not depend on it, or not "
         "differentiably.", cause="inside",
     )  # fmt: skip
@@ -84,7 +84,7 @@ def _around(inside: Inside) -> Iterator[Inside]:
         part = part.within
 
 
-def _tell_detours(session: Reading, answer: Answer, cone: Cone, part: Pass) -> None:
+def _tell_detours(session: Reading, answer: Cause, cone: Cone, part: Pass) -> None:
     """Where the way leaves MLX and what it leads to comes back as data."""
     reached = set(cone.reached)
     for detour in detours(Look(session), part):
@@ -93,7 +93,7 @@ def _tell_detours(session: Reading, answer: Answer, cone: Cone, part: Pass) -> N
             answer.op, answer.cause = answer.op or detour.op, "cut"
 
 
-def _tell_ends(answer: Answer, cone: Cone, part: Pass, value: Value) -> None:
+def _tell_ends(answer: Cause, cone: Cone, part: Pass, value: Value) -> None:
     """The ops at which the way ends, those first that stop it on purpose. Where the loss takes what was made behind
     one of them, the others are no reason: without them no gradient would arrive either."""
     onward = _towards_loss(part)
@@ -120,7 +120,7 @@ def _takes_as_data(op: Op, value: Value) -> bool:
 
 
 def _tell_rest(
-    session: Reading, answer: Answer, cone: Cone, part: Pass, value: Value, asked: bool, into_loss: set[Op]
+    session: Reading, answer: Cause, cone: Cone, part: Pass, value: Value, asked: bool, into_loss: set[Op]
 ) -> None:
     """What is to be said where no op ends the way: nobody asked for the gradient, or the loss does not take it."""
     name = value.name

@@ -24,7 +24,7 @@ from nnrepl.record.listener import Exchanging, Listener, Mirrored, Touching
 from nnrepl.record.objects import Slot, hand_out
 from nnrepl.record.phases import feeds_update, starts, title
 from nnrepl.record.stack import Stack
-from nnrepl.record.watch import Watch
+from nnrepl.record.watch import BindingWatch
 from nnrepl.tape import (
     GRADIENT_PASS,
     RUN_PASS,
@@ -105,7 +105,7 @@ class Recorder:
         self.thread = get_ident()
         self.live: dict[int, Value] = {}
         self.guards: dict[int, weakref.ref[mx.array]] = {}
-        self.watch = Watch(self)
+        self.watch = BindingWatch(self)
         self.stack = Stack(base, self.watch)
         self.part: Pass | None = None
         self.differentiating = self.repeating = self.native_until = 0

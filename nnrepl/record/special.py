@@ -286,7 +286,7 @@ def _iteration(recorder: Recorder) -> Callable[[mx.array], Any]:
     return __iter__
 
 
-class At:
+class AtIndex:
     """What `x.at` gives while recording: remembers the array and the indices until the update comes."""
 
     def __init__(self, recorder: Recorder, array: mx.array) -> None:
@@ -294,7 +294,7 @@ class At:
         self._array = array
         self._index: tuple[Any, ...] = ()
 
-    def __getitem__(self, index: Any) -> At:
+    def __getitem__(self, index: Any) -> AtIndex:
         self._index = (index,)
         return self
 
@@ -343,7 +343,7 @@ def _at_property(recorder: Recorder) -> property:
             return _at(array)
         twin = _copy(array)
         recorder.link(twin, recorder.value_of(array, _getframe(1)))
-        return At(recorder, twin)
+        return AtIndex(recorder, twin)
 
     return property(at, doc=mx.array.__dict__["at"].__doc__)
 

@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from nnrepl.explain import words
 from nnrepl.explain.disconnected import ends_here
 from nnrepl.explain.health.gradient_findings import finals
-from nnrepl.explain.health.report import Case, Check, Finding
+from nnrepl.explain.health.report import Check, Checkup, Finding
 from nnrepl.explain.health.update_findings import changes, same_weight
 from nnrepl.explain.paths import leaves_later
 from nnrepl.tape import Op, Pass, Tape, Value
 
 
-def unapplied(case: Case) -> Iterator[Finding]:
+def unapplied(case: Checkup) -> Iterator[Finding]:
     """New weights that the next step does not begin with."""
     moved = changes(case)
     after = case.next
@@ -33,7 +33,7 @@ def unapplied(case: Case) -> Iterator[Finding]:
     yield _not_kept(case, after, _listed([one.name for one in lost]), op, lost[0].name)
 
 
-def _misdirected(case: Case, after: Pass, later: dict[Value, Value]) -> Iterator[Finding]:
+def _misdirected(case: Checkup, after: Pass, later: dict[Value, Value]) -> Iterator[Finding]:
     """An optimizer that takes the gradients, and changes none of the weights that they belong to."""
     grads = finals(case)
     updates = [op for part in case.after for op in part.ops if op.scope is not None and op.scope.updating]
@@ -62,7 +62,7 @@ def _misdirected(case: Case, after: Pass, later: dict[Value, Value]) -> Iterator
         f"what {same[0].name}", made)  # fmt: skip
 
 
-def _half_kept(case: Case, after: Pass, same: list[Value]) -> Iterator[Finding]:
+def _half_kept(case: Checkup, after: Pass, same: list[Value]) -> Iterator[Finding]:
     """Some of the weights stay what they are, although the optimizer took gradients of theirs that are not 0."""
     grads = {leaf: grad for leaf, grad in finals(case).items() if leaf in same}
     consumers = case.session.tape.consumers
@@ -85,7 +85,7 @@ def _half_kept(case: Case, after: Pass, same: list[Value]) -> Iterator[Finding]:
         f"what {kept[0].name}", op)  # fmt: skip
 
 
-def _not_kept(case: Case, after: Pass, names: str, op: Op, first: str) -> Finding:
+def _not_kept(case: Checkup, after: Pass, names: str, op: Op, first: str) -> Finding:
     return Finding(
         "discarded update",
         f"the new {names} ({op.label}, {words.place(words.call_of(op))}) are used by nothing: {after.address} begins "
@@ -93,7 +93,7 @@ def _not_kept(case: Case, after: Pass, names: str, op: Op, first: str) -> Findin
         "program has to keep them", f"what {first}", op)  # fmt: skip
 
 
-def discarded(case: Case) -> Iterator[Finding]:
+def discarded(case: Checkup) -> Iterator[Finding]:
     """Gradients that were clipped or scaled, and then not used, while the update takes the old ones."""
     grads = finals(case)
     raw = {grad: leaf for leaf, grad in grads.items()}
@@ -138,7 +138,7 @@ def _function(op: Op) -> str:
     return library[0] if library else named[-1] if named else f"{op.label}"  # fmt: skip
 
 
-def of_the_data(case: Case) -> Iterator[Finding]:
+def of_the_data(case: Checkup) -> Iterator[Finding]:
     """A gradient with respect to one argument that is subtracted from another."""
     own = {leaf.origin or leaf: leaf for leaf in case.part.wrt}
     others = _arguments(case.part) - set(own)
@@ -167,7 +167,7 @@ def _arguments(part: Pass) -> set[Value]:
     return found
 
 
-def left_out(case: Case) -> Iterator[Finding]:
+def left_out(case: Checkup) -> Iterator[Finding]:
     """A number that is computed from what is trained, and used by nothing: a term of the loss that is not added."""
     part = case.part
     if part.returned is None:
