@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import mlx.core as mx
 
 from nnrepl.explain import words
-from nnrepl.explain.answer import Answer
+from nnrepl.explain.answer import Cause
 from nnrepl.explain.known import FIXED, bind, entry_for
 from nnrepl.explain.look import Look
 from nnrepl.explain.outside import detours
@@ -19,11 +19,12 @@ from nnrepl.session.reading import Reading
 from nnrepl.tape import GRADIENT_PASS, Inside, Op, Pass, Tape, Value, inside_of
 
 
-def why_none(session: Reading, value: Value) -> Answer:
+def why_none(session: Reading, value: Value) -> Cause:
     """Follow a value from where it enters towards the loss, and say where its way ends.
 
     The causes are told apart: "unused" in the loss, "cut" by an op that passes no gradient, cut by an "edit", used
-    only as "data" (places, conditions), "frozen", or never "asked" for.
+    only as "data" (places, conditions), "frozen", never "asked" for, "lost" on the way for no reason that is known,
+    "inside" of a call that MLX ran by itself, "failed" with its pass; "" where the value is in no gradient pass.
     """
     if value.inside is not None:
         return _inside(value, value.inside)
@@ -32,20 +33,21 @@ def why_none(session: Reading, value: Value) -> Answer:
     part = _pass_of(session, value)
     name = value.name
     if part is None:
-        return Answer(f"No gradient was taken in which {name} takes part.", advice=_how_to(value))
+        return Cause(f"No gradient was taken in which {name} takes part.", advice=_how_to(value))
     cone = _forward_cone(session, part, value)
     if part.error is not None:
-        return Answer(
-            f"∂L/∂{name} was not computed: the pass ended with {type(part.error).__name__}. why error tells more."
+        return Cause(
+            f"∂L/∂{name} was not computed: the pass ended with {type(part.error).__name__}. why error tells more.",
+            cause="failed",
         )
     asked = value in part.wrt or value.canonical in cone.asked
     head = f"∂L/∂{name} does not exist"
     if not cone.reached and not cone.edits:
-        also = [_namesake(name, namesake)] if namesake is not None else _other_model(session, part, value)
-        return Answer(f"{head}: {name} is never used in {part.address}, so the loss does not depend on it.",
-                      reasons=[_never(value), *also], advice=_how_to_use(value), cause="unused")  # fmt: skip
+        also = [_namesake(tape, name, namesake)] if namesake is not None else _other_model(session, part, value)
+        return Cause(f"{head}: {name} is never used in {part.address}, so the loss does not depend on it.",
+                      reasons=[_never(tape, value), *also], advice=_how_to_use(value), cause="unused")  # fmt: skip
     into_loss = _ancestors_of_loss(part)
-    answer = Answer(f"{head}: no gradient flows from the loss to {name}.")
+    answer = Cause(f"{head}: no gradient flows from the loss to {name}.")
     for edit in cone.edits:
         target = tape.notes.edits[edit]
         answer.op, answer.cause = answer.op or edit, "edit"
@@ -63,12 +65,12 @@ def why_none(session: Reading, value: Value) -> Answer:
     return answer
 
 
-def _inside(value: Value, inside: Inside) -> Answer:
+def _inside(value: Value, inside: Inside) -> Cause:
     """What is to be said of a value inside of a call that MLX ran by itself."""
     differentiated = next((part for part in _around(inside) if part.roots), None)
     if differentiated is None or differentiated is not inside:
-        return Answer(f"No gradient of {value.name} is known: {lies_inside(inside)}.", cause="inside")
-    return Answer(
+        return Cause(f"No gradient of {value.name} is known: {lies_inside(inside)}.", cause="inside")
+    return Cause(
         f"No gradient of {value.name} is known: what {differentiated.title} returns does not depend on it, or not "
         "differentiably.", cause="inside",
     )  # fmt: skip
@@ -82,7 +84,7 @@ def _around(inside: Inside) -> Iterator[Inside]:
         part = part.within
 
 
-def _tell_detours(session: Reading, answer: Answer, cone: Cone, part: Pass) -> None:
+def _tell_detours(session: Reading, answer: Cause, cone: Cone, part: Pass) -> None:
     """Where the way leaves MLX and what it leads to comes back as data."""
     reached = set(cone.reached)
     for detour in detours(Look(session), part):
@@ -91,7 +93,7 @@ def _tell_detours(session: Reading, answer: Answer, cone: Cone, part: Pass) -> N
             answer.op, answer.cause = answer.op or detour.op, "cut"
 
 
-def _tell_ends(answer: Answer, cone: Cone, part: Pass, value: Value) -> None:
+def _tell_ends(answer: Cause, cone: Cone, part: Pass, value: Value) -> None:
     """The ops at which the way ends, those first that stop it on purpose. Where the loss takes what was made behind
     one of them, the others are no reason: without them no gradient would arrive either."""
     onward = _towards_loss(part)
@@ -118,7 +120,7 @@ def _takes_as_data(op: Op, value: Value) -> bool:
 
 
 def _tell_rest(
-    session: Reading, answer: Answer, cone: Cone, part: Pass, value: Value, asked: bool, into_loss: set[Op]
+    session: Reading, answer: Cause, cone: Cone, part: Pass, value: Value, asked: bool, into_loss: set[Op]
 ) -> None:
     """What is to be said where no op ends the way: nobody asked for the gradient, or the loss does not take it."""
     name = value.name
@@ -132,7 +134,8 @@ def _tell_rest(
         answer.reasons.append(
             f"{name} is used by {_ops(used or cone.reached)}, but it is not among what was differentiated: {why}."
         )
-        answer.advice, answer.cause = "" if whose else _how_to(value), "frozen" if whose else "asked"
+        answer.advice, answer.owner = "" if whose or asked else _how_to(value), whose
+        answer.cause = "frozen" if whose else "lost" if asked else "asked"
         return
     last = tails(part, cone.reached, cone.ends)
     answer.op, answer.cause = max(cone.reached, key=lambda op: op.position), "unused"
@@ -165,7 +168,7 @@ def _meant(tape: Tape, here: Pass | None, value: Value) -> tuple[Value, Value | 
         if value in part.wrt:
             return value, _other_of_that_name(tape, part, value)
         twin = next((leaf for leaf in part.wrt if leaf.name == value.name and leaf is not value), None)
-        if twin is not None and not twin.consumers and not part.grads.get(twin):
+        if twin is not None and not tape.consumers(twin) and not part.grads.get(twin):
             return twin, value
     return value, None
 
@@ -179,8 +182,8 @@ def _other_of_that_name(tape: Tape, part: Pass, value: Value) -> Value | None:
     return None
 
 
-def _namesake(name: str, other: Value) -> str:
-    user = next((op for op in other.consumers if op.part.kind == GRADIENT_PASS), None)
+def _namesake(tape: Tape, name: str, other: Value) -> str:
+    user = next((op for op in tape.consumers(other) if op.part.kind == GRADIENT_PASS), None)
     by = f": {user.label} {words.call(user)} ({words.place(user.source)})" if user is not None else ""
     return f"The pass takes another tensor that is called {name}, and was not differentiated{by}."
 
@@ -209,7 +212,7 @@ def _pass_of(session: Reading, value: Value) -> Pass | None:
     if value.op is not None and value.op.part.kind == GRADIENT_PASS:
         return value.op.part
     stands_for = session.names.stands_for
-    users = {op.part for op in value.consumers}
+    users = {op.part for op in session.tape.consumers(value)}
     parts = [
         part
         for part in session.tape.passes
@@ -354,8 +357,8 @@ def _ancestors_of_loss(part: Pass) -> set[Op]:
     return found
 
 
-def _never(value: Value) -> str:
-    elsewhere = [op for op in value.consumers if op.part.kind != GRADIENT_PASS
+def _never(tape: Tape, value: Value) -> str:
+    elsewhere = [op for op in tape.consumers(value) if op.part.kind != GRADIENT_PASS
                  and (op.scope is None or not op.scope.updating)]  # fmt: skip
     if elsewhere:
         return f"It is used only outside of the pass: {_ops(elsewhere)}."

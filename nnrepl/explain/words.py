@@ -17,8 +17,8 @@ from nnrepl.tape import Op, Source, Value
 
 FEW = 6
 
-__all__ = ["FEW", "MINUS", "call", "call_of", "cost", "count_of", "dtype", "element", "factor", "inline", "made",
-           "name", "nested", "number", "operand", "place", "spot", "substitute", "title"]  # fmt: skip
+__all__ = ["FEW", "MINUS", "call", "call_of", "cost", "count_of", "counted", "dtype", "element", "factor", "inline",
+           "made", "name", "nested", "number", "operand", "place", "spot", "substitute", "title"]  # fmt: skip
 
 
 def inline(array: mx.array) -> str:
@@ -158,6 +158,11 @@ def operand(arg: Any, called: Callable[[Value], str] | None = None) -> str:
 def dtype(kind: mx.Dtype) -> str:
     """`float32`."""
     return str(kind).removeprefix("mlx.core.")
+
+
+def counted(count: int, what: str) -> str:
+    """`1 tensor`, `3 tensors`."""
+    return f"{count} {what}{'s' if count != 1 else ''}"
 
 
 def count_of(count: int, whole: int) -> str:

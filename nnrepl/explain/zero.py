@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import mlx.core as mx
 
 from nnrepl.explain import words
-from nnrepl.explain.answer import Answer
+from nnrepl.explain.answer import Cause
 from nnrepl.explain.known import ELEMENTWISE, entry_for
 from nnrepl.explain.links import describe, links_along
 from nnrepl.explain.look import Look, Stat
@@ -19,7 +19,7 @@ from nnrepl.session.reading import Reading
 from nnrepl.tape import Op, Pass, Value
 
 
-def why_zero(session: Reading, gradient: Value, name: str = "") -> Answer:
+def why_zero(session: Reading, gradient: Value, name: str = "") -> Cause:
     """Walk from the loss to a gradient, and name the first op where it became 0."""
     look = Look(session)
     stats = cone_stats(look, gradient)
@@ -27,17 +27,17 @@ def why_zero(session: Reading, gradient: Value, name: str = "") -> Answer:
     if not stats[gradient].is_zero:
         stat = stats[gradient]
         zeros = f"; {words.count_of(stat.zeros, stat.size)} elements are 0" if stat.zeros else ""
-        answer = Answer(f"{name} is not 0: its norm is {words.number(stat.norm)}{zeros}.")
+        answer = Cause(f"{name} is not 0: its norm is {words.number(stat.norm)}{zeros}.")
         answer.links = links_along(look, _way(gradient, stats), None)
         answer.ops = look.ops
         return answer
     culprits = blame(look, gradient, stats)
     if not culprits:
-        return Answer(f"{name} is 0 because the backward pass began with 0.", ops=look.ops)
+        return Cause(f"{name} is 0 because the backward pass began with 0.", ops=look.ops)
     first = culprits[0]
     op = first.op
     reason = reason_for(look, op, first.value, first.mask)
-    answer = Answer(f"{name} is 0: it became 0 at {words.title(op)}, {_made(op)}.", op)
+    answer = Cause(f"{name} is 0: it became 0 at {words.title(op)}, {_made(op)}.", op)
     answer.reasons = [reason.text]
     answer.evidence = reason.evidence
     answer.links = links_along(look, _way(gradient, stats), op)
@@ -216,15 +216,15 @@ def _listed(names: list[str]) -> str:
     return " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else names[0]
 
 
-def why_zero_value(session: Reading, value: Value) -> Answer:
+def why_zero_value(session: Reading, value: Value) -> Cause:
     """Why a tensor of the forward pass is 0: back along the zeros to where they began."""
     look = Look(session)
     stat = look.stat(value)
     if not stat.is_zero:
         share = words.count_of(stat.zeros, stat.size)
-        return Answer(f"{value.name} is not 0 everywhere: {share} elements are, and its norm is "
+        return Cause(f"{value.name} is not 0 everywhere: {share} elements are, and its norm is "
                       f"{words.number(stat.norm)}.", ops=look.ops)  # fmt: skip
     origin = zero_value(look, value)
-    answer = Answer(origin.text, origin.op, evidence=origin.evidence)
+    answer = Cause(origin.text, origin.op, evidence=origin.evidence)
     answer.ops = look.ops
     return answer

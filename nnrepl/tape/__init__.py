@@ -34,7 +34,7 @@ from nnrepl.tape.passes import (
 )
 from nnrepl.tape.sites import SKIPPED, Site, is_skipped, own_site
 from nnrepl.tape.steps import Step, Steps
-from nnrepl.tape.tape import Names, OpSequence, Tape
+from nnrepl.tape.tape import Namer, OpSequence, Tape
 from nnrepl.tape.value import LEAF_KINDS, Gradient, Leaf, Tangent, Value, is_evaluated
 
 __all__ = [
@@ -64,7 +64,7 @@ __all__ = [
     "Large",
     "Leaf",
     "Mark",
-    "Names",
+    "Namer",
     "Notes",
     "Op",
     "OpSequence",

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 import mlx.core as mx
 
 from nnrepl.explain import words
-from nnrepl.explain.health.report import Case, Check, Finding
+from nnrepl.explain.health.report import Check, Checkup, Finding
 from nnrepl.tape import Op, Value
 
 
-def dead(case: Case) -> Iterator[Finding]:
+def dead(case: Checkup) -> Iterator[Finding]:
     """ReLU units that are 0 for every row of the batch."""
     found = [
         (op, op.outputs[0])
@@ -36,7 +36,7 @@ def dead(case: Case) -> Iterator[Finding]:
                               f"{_named(value)} == 0", op)  # fmt: skip
 
 
-def _is_term(case: Case, op: Op) -> bool:
+def _is_term(case: Checkup, op: Op) -> bool:
     """Whether a ReLU stands in the loss itself, behind all weights, and what it takes learns in other ways: a hinge
     that is satisfied passes nothing on, as it should."""
     behind = {value.canonical for value in op.outputs}
@@ -80,7 +80,7 @@ def _alive(array: mx.array) -> mx.array:
     return mx.any(array != 0, axis=list(range(array.ndim - 1))) if array.ndim > 1 else array != 0
 
 
-def saturated(case: Case) -> Iterator[Finding]:
+def saturated(case: Checkup) -> Iterator[Finding]:
     """tanh and sigmoid at their flat ends."""
     found = [(op, op.outputs[0]) for op in case.forward if op.name in ("tanh", "sigmoid") and op.outputs[0].size > 1]
     if case.broken or not found:
@@ -107,12 +107,12 @@ def _flat(name: str, array: mx.array) -> mx.array:
     return (array < 0.01) | (array > 0.99)
 
 
-def _learns(case: Case, op: Op) -> bool:
+def _learns(case: Checkup, op: Op) -> bool:
     """Whether a gradient is meant to pass: one was taken through the op."""
     return bool(case.part.grads.get(op.inputs[0].canonical))
 
 
-def rounded(case: Case) -> Iterator[Finding]:
+def rounded(case: Checkup) -> Iterator[Finding]:
     """A gradient that is cut to whole numbers because its tensor was."""
     for op in case.forward:
         if op.name != "astype" or not op.outputs or mx.issubdtype(op.outputs[0].dtype, mx.inexact):

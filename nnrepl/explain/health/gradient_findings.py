@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import mlx.core as mx
 
 from nnrepl.explain import words
-from nnrepl.explain.answer import Answer
+from nnrepl.explain.answer import Cause
 from nnrepl.explain.claims import Reason
 from nnrepl.explain.disconnected import why_none
-from nnrepl.explain.health.report import NOTE, WARNING, Case, Check, Finding
+from nnrepl.explain.health.report import NOTE, WARNING, Check, Checkup, Finding
 from nnrepl.explain.limits import is_lost
 from nnrepl.explain.nonfinite import blamed, born, did, trouble, vanished
 from nnrepl.explain.outside import detours
@@ -28,7 +28,7 @@ from nnrepl.session.births import INF, is_inexact
 from nnrepl.tape import Op, Value
 
 
-def nonfinite(case: Case) -> Iterator[Finding]:
+def nonfinite(case: Checkup) -> Iterator[Finding]:
     """NaN and ∞ in the loss, in gradients and in what the update makes; and those that vanish again on the way."""
     for part in [case.part, *case.after]:
         found = trouble(case.look, part)
@@ -46,13 +46,13 @@ def nonfinite(case: Case) -> Iterator[Finding]:
                       "gradient shows it", "why inf" if birth.kind == INF else "why nan", birth.op)  # fmt: skip
 
 
-def finals(case: Case) -> dict[Value, Value]:
+def finals(case: Checkup) -> dict[Value, Value]:
     """The whole gradient of each leaf that has one."""
     part = case.part
     return {leaf: part.grads[leaf][-1] for leaf in part.wrt if part.grads.get(leaf) and leaf.size}
 
 
-def missing(case: Case) -> Iterator[Finding]:
+def missing(case: Checkup) -> Iterator[Finding]:
     """Parameters that no gradient reaches, grouped by the reason."""
     part = case.part
     none = [leaf for leaf in part.wrt if not part.grads.get(leaf) and leaf.size and is_inexact(leaf)]
@@ -63,7 +63,7 @@ def missing(case: Case) -> Iterator[Finding]:
                       "recorded, so the way may lead through there", "verify", None, NOTE)  # fmt: skip
         return
     reached = {_pattern(leaf.name) for leaf in part.wrt if part.grads.get(leaf)}
-    groups: dict[object, list[tuple[Value, Answer]]] = {}
+    groups: dict[object, list[tuple[Value, Cause]]] = {}
     for leaf in none[:_LOOKED]:
         why = why_none(case.session, leaf)
         sibling = why.cause == "unused" and _pattern(leaf.name) in reached
@@ -108,7 +108,7 @@ class Dead:
     ways: list[Blame]
 
 
-def dead(case: Case) -> Iterator[Dead]:
+def dead(case: Checkup) -> Iterator[Dead]:
     """Parameters whose gradient is 0 everywhere, grouped by the op where it became so; those left out that begin to
     learn by themselves, or belong to how the model works."""
     grads = finals(case)
@@ -143,7 +143,7 @@ def dead(case: Case) -> Iterator[Dead]:
                    ways[op, said])  # fmt: skip
 
 
-def zero(case: Case) -> Iterator[Finding]:
+def zero(case: Checkup) -> Iterator[Finding]:
     """Gradients that are 0 everywhere."""
     for one in () if case.broken else dead(case):
         are = "is" if len(one.leaves) == 1 else "are"
@@ -153,7 +153,7 @@ def zero(case: Case) -> Iterator[Finding]:
                       f"why grad({one.leaves[0].name}) == 0", one.reason.op or one.op, one.level)  # fmt: skip
 
 
-def blocked(case: Case) -> Iterator[Finding]:
+def blocked(case: Checkup) -> Iterator[Finding]:
     """Single numbers of the loss from which nothing goes back to what was computed from the weights, while its other
     terms do teach them."""
     if case.broken:
@@ -172,7 +172,7 @@ def blocked(case: Case) -> Iterator[Finding]:
                               f"why {op.outputs[0].name} == 0", reason.op or op, NOTE)  # fmt: skip
 
 
-def _other_ways(case: Case, one: Dead) -> str:
+def _other_ways(case: Checkup, one: Dead) -> str:
     """Where else the gradient became 0, if it did for another reason."""
     told, text = {one.reason.op or one.reason.text}, ""
     for way in one.ways[:3]:
@@ -189,7 +189,7 @@ def _line(op: Op) -> str:
     return f" ({where})" if where else ""
 
 
-def _will_move(case: Case, start: Value | None) -> bool:
+def _will_move(case: Checkup, start: Value | None) -> bool:
     """Whether it is a parameter that is 0 and learns: its zeros are left behind."""
     if start is None or start.op is not None:
         return False
@@ -197,7 +197,7 @@ def _will_move(case: Case, start: Value | None) -> bool:
     return not grads or not case.look.stat(grads[-1]).is_zero
 
 
-def _is_meant(case: Case, op: Op, leaves: list[Value]) -> bool:
+def _is_meant(case: Checkup, op: Op, leaves: list[Value]) -> bool:
     """Zeros that belong to how the model works."""
     forward = op.of
     if forward is None:
@@ -220,7 +220,7 @@ def _names(leaves: list[Value], sign: str = "") -> str:
     return shown + (f" and {len(leaves) - 3} more" if len(leaves) > 3 else "")
 
 
-def scale(case: Case) -> Iterator[Finding]:
+def scale(case: Checkup) -> Iterator[Finding]:
     """Gradients that are tiny against their weight or the other gradients, or huge altogether."""
     if case.broken:
         return
@@ -256,7 +256,7 @@ def scale(case: Case) -> Iterator[Finding]:
                       f"why grad({worst.name}) is tiny", matrices[worst].op, NOTE if cancels else WARNING)  # fmt: skip
 
 
-def _behind_a_beginner(case: Case, gradient: Value) -> bool:
+def _behind_a_beginner(case: Checkup, gradient: Value) -> bool:
     """Whether what shrinks a gradient most is a weight that was 0 a few steps ago, and grows."""
     cause = shrinks(case.look, gradient)
     weight = None if cause is None else next((w for step in cause.steps if (w := weight_of(step)) is not None), None)
@@ -270,7 +270,7 @@ _FEW = 10
 _MASK = 1e6  # an argument with numbers as large as that is a mask
 
 
-def underflow(case: Case) -> Iterator[Finding]:
+def underflow(case: Checkup) -> Iterator[Finding]:
     """float16 gradients below the smallest normal number, where digits are lost, and then everything."""
     grads = [grad for grad in finals(case).values() if grad.dtype == mx.float16]
     if case.broken or not grads:
@@ -289,7 +289,7 @@ def underflow(case: Case) -> Iterator[Finding]:
 _SMALLEST = 6.104e-5  # the smallest normal number of float16 (IEEE 754)
 
 
-def outside(case: Case) -> Iterator[Finding]:
+def outside(case: Checkup) -> Iterator[Finding]:
     """Numbers that leave MLX on their way from a weight to the loss, and come back as data."""
     trained = {leaf.canonical for leaf in case.part.wrt}
     found = list(detours(case.look, case.part))

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import mlx.core as mx
 
 from nnrepl.explain import words
-from nnrepl.explain.health.report import NOTE, WARNING, Case, Check, Finding
+from nnrepl.explain.health.report import NOTE, WARNING, Check, Checkup, Finding
 from nnrepl.ops import Trait, has
 from nnrepl.session.births import is_inexact
 from nnrepl.tape import Leaf, Op, Value
@@ -16,7 +16,7 @@ _HALF = (mx.float16, mx.bfloat16)
 _FEW = 3
 
 
-def widened(case: Case) -> Iterator[Finding]:
+def widened(case: Checkup) -> Iterator[Finding]:
     """The first op in which a half-precision tensor meets one in float32 that nobody made so on purpose."""
     weights = [leaf for leaf in case.part.wrt if mx.issubdtype(leaf.dtype, mx.floating)]
     if 2 * sum(leaf.dtype in _HALF for leaf in weights) <= len(weights):
@@ -66,7 +66,7 @@ def _on_purpose(wide: Value) -> bool:
     return False
 
 
-def _wide_behind(case: Case, first: Op) -> list[Op]:
+def _wide_behind(case: Checkup, first: Op) -> list[Op]:
     """The forward ops that give float32 because of one: what it makes goes into them, and no other op makes it so."""
     wide = set(first.outputs)
     found = [first]

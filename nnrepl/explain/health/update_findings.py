@@ -10,7 +10,7 @@ import mlx.core as mx
 
 from nnrepl.explain import words
 from nnrepl.explain.health.gradient_findings import finals
-from nnrepl.explain.health.report import NOTE, WARNING, Case, Check, Finding
+from nnrepl.explain.health.report import NOTE, WARNING, Check, Checkup, Finding
 from nnrepl.explain.paths import leaves_later
 from nnrepl.record.batches import total
 from nnrepl.session.births import is_inexact
@@ -18,7 +18,7 @@ from nnrepl.tape import GRADIENT_PASS, Op, Value
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class ParameterUpdate:
     """A parameter before and after its update, and its gradient."""
 
     name: str
@@ -27,7 +27,7 @@ class Change:
     gradient: Value
 
 
-def changes(case: Case) -> list[Change]:
+def changes(case: Checkup) -> list[ParameterUpdate]:
     """The parameters that the update after a pass has changed."""
     parts = case.after
     if not parts:
@@ -38,7 +38,7 @@ def changes(case: Case) -> list[Change]:
     for leaf, gradient in finals(case).items():
         after = _newest(case, leaf, start, end) or _goes_on(later.get(leaf), start, end)
         if after is not None and after.shape == leaf.shape:
-            found.append(Change(leaf.name, leaf, after, gradient))
+            found.append(ParameterUpdate(leaf.name, leaf, after, gradient))
     return found
 
 
@@ -53,7 +53,7 @@ def _oldest(value: Value) -> Value:
     return value
 
 
-def _newest(case: Case, leaf: Value, start: int, end: int) -> Value | None:
+def _newest(case: Checkup, leaf: Value, start: int, end: int) -> Value | None:
     """What an update made of a parameter."""
     versions = case.session.names.versions(leaf.name)
     made = [value for _, value in versions if value.op is not None and start <= value.op.position < end]
@@ -66,7 +66,7 @@ def _goes_on(later: Value | None, start: int, end: int) -> Value | None:
     return made if made is not None and made.op is not None and start <= made.op.position < end else None
 
 
-def steps(case: Case) -> Iterator[Finding]:
+def steps(case: Checkup) -> Iterator[Finding]:
     """Updates that are too large, go uphill, or are lost to rounding."""
     moved = changes(case)
     if case.broken or not moved:
@@ -91,7 +91,7 @@ def steps(case: Case) -> Iterator[Finding]:
     yield from _lost(case, moved, numbers)
 
 
-def _leaps(case: Case, moved: list[Change], numbers: list[list[float]]) -> Iterator[Finding]:
+def _leaps(case: Checkup, moved: list[ParameterUpdate], numbers: list[list[float]]) -> Iterator[Finding]:
     """Updates that are large beside the weights. A weight that began at 0 (or next to it) leaps and is sound: what
     counts is whether all weights together do, or the greater part of the matrices."""
     weights = [(change, part[0], part[1]) for change, part in zip(moved, numbers)]
@@ -112,7 +112,7 @@ def _leaps(case: Case, moved: list[Change], numbers: list[list[float]]) -> Itera
 _SMALL = 0.01  # weights of which a typical element is no larger are young, or begin small on purpose
 
 
-def _began_small(case: Case, change: Change, delta: float) -> bool:
+def _began_small(case: Checkup, change: ParameterUpdate, delta: float) -> bool:
     """Whether a weight began at 0, or so small that a few such steps make all of it."""
     first = next((leaf for part in case.session.tape.passes for leaf in part.wrt if leaf.name == change.name), None)
     if first is None or first.shape != change.before.shape or not case.look.can_see(first):
@@ -123,7 +123,7 @@ def _began_small(case: Case, change: Change, delta: float) -> bool:
     return stat.is_zero or (typical < _SMALL and step < _SMALL)
 
 
-def _what_came(case: Case) -> str:
+def _what_came(case: Checkup) -> str:
     """What the loss did behind the update, where that is on the tape."""
     before, after = case.part.loss, case.next.loss if case.next is not None else None
     if before is None or after is None or before.size != 1 or after.size != 1 or not case.look.can_see(after):
@@ -135,7 +135,7 @@ def _what_came(case: Case) -> str:
     return f", and the loss went from {words.number(float(old))} to {words.number(float(new))}: a lower learning rate?"
 
 
-def _idle(case: Case, moved: list[Change], numbers: list[list[float]]) -> Iterator[Finding]:
+def _idle(case: Checkup, moved: list[ParameterUpdate], numbers: list[list[float]]) -> Iterator[Finding]:
     """An update that leaves the weights as they are, or nearly, although there are gradients."""
     wide = [
         part for change, part in zip(moved, numbers) if change.before.dtype == mx.float32 or _is_no_step(case, change)
@@ -160,7 +160,7 @@ def _all(count: int) -> str:
     return f"all {count} weights" if count > 1 else "the weight"
 
 
-def _one_weight(moved: list[Change], numbers: list[list[float]], whole: float) -> str:
+def _one_weight(moved: list[ParameterUpdate], numbers: list[list[float]], whole: float) -> str:
     """That one weight is nearly all that the others are measured by, "" if none is."""
     if len(moved) < 2:
         return ""
@@ -168,7 +168,7 @@ def _one_weight(moved: list[Change], numbers: list[list[float]], whole: float) -
     return f"; {change} alone has norm {words.number(math.sqrt(size))}" if size > 0.9999 * whole else ""
 
 
-def _is_no_step(case: Case, change: Change) -> bool:
+def _is_no_step(case: Checkup, change: ParameterUpdate) -> bool:
     """Whether what is taken from a weight, or added to it, is 0 everywhere: nothing is lost to rounding there."""
     op = change.after.op
     if op is None or op.name not in ("subtract", "add"):
@@ -177,12 +177,12 @@ def _is_no_step(case: Case, change: Change) -> bool:
     return len(steps) == 1 and case.look.can_see(steps[0]) and case.look.stat(steps[0]).is_zero
 
 
-def _moves_later(case: Case) -> bool:
+def _moves_later(case: Checkup) -> bool:
     """Whether a later update does change the weights: a learning rate that is warmed up begins at 0."""
     after = case.next
     if after is None:
         return False
-    later = Case(case.session, after, case.look, case.limits)
+    later = Checkup(case.session, after, case.look, case.limits)
     for change in changes(later):
         case.look.see([change.before, change.after])
         size = total(mx.square(change.before.array.astype(mx.float32)))
@@ -193,7 +193,7 @@ def _moves_later(case: Case) -> bool:
     return False
 
 
-def _uphill(case: Case, moved: list[Change], numbers: list[list[float]]) -> Iterator[Finding]:
+def _uphill(case: Checkup, moved: list[ParameterUpdate], numbers: list[list[float]]) -> Iterator[Finding]:
     along = sum(part[2] for part in numbers)
     size = math.sqrt(sum(part[0] for part in numbers) * sum(part[3] for part in numbers))
     if size > 0 and along > 0.1 * size and _adds_the_gradient(case, moved, along):
@@ -203,7 +203,7 @@ def _uphill(case: Case, moved: list[Change], numbers: list[list[float]]) -> Iter
                       "probably wrong", f"explain {op.label}" if op is not None else "explain", op)  # fmt: skip
 
 
-def _adds_the_gradient(case: Case, moved: list[Change], along: float) -> bool:
+def _adds_the_gradient(case: Checkup, moved: list[ParameterUpdate], along: float) -> bool:
     """Whether an update with the same gradients turned round goes less far along them: what is left of earlier steps
     (a momentum) may go along a gradient as well, and is no fault."""
     known = {change.gradient: -change.gradient.array for change in moved}
@@ -237,7 +237,7 @@ class Turned:
         return self._known.get(value, value.array)
 
 
-def _lost(case: Case, moved: list[Change], numbers: list[list[float]]) -> Iterator[Finding]:
+def _lost(case: Checkup, moved: list[ParameterUpdate], numbers: list[list[float]]) -> Iterator[Finding]:
     small = [
         (change, still / count) for change, (*_, still, count) in zip(moved, numbers)
         if change.before.dtype in (mx.float16, mx.bfloat16) and count and still > case.limits["lost"] * count
@@ -254,7 +254,7 @@ def _lost(case: Case, moved: list[Change], numbers: list[list[float]]) -> Iterat
                       WARNING if 2 * len(small) > len(moved) else NOTE)  # fmt: skip
 
 
-def forgotten(case: Case) -> Iterator[Finding]:
+def forgotten(case: Checkup) -> Iterator[Finding]:
     """Gradients that nobody uses, although the program has gone on to take others."""
     passes = case.session.tape.passes
     later = [part for part in passes[passes.index(case.part) + 1 :] if part.kind == GRADIENT_PASS]
@@ -262,7 +262,7 @@ def forgotten(case: Case) -> Iterator[Finding]:
     grads = finals(case)
     if not over or not grads:
         return
-    if any(op.part is not case.part for grad in grads.values() for op in grad.consumers):
+    if any(op.part is not case.part for grad in grads.values() for op in case.session.tape.consumers(grad)):
         return
     seen = {value for mark in case.session.tape.marks if mark.how not in _WAITS for value in mark.values}
     if any(grad in seen for grad in grads.values()):
