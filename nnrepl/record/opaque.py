@@ -25,7 +25,7 @@ from nnrepl.record.catalog import Callee
 from nnrepl.record.data import construct
 from nnrepl.record.nested_calls import Given, InsideRecording, given_of
 from nnrepl.record.objects import deliver, hand_out
-from nnrepl.record.recipe import Recipe
+from nnrepl.record.recipe import TransformRecipe
 from nnrepl.record.recorder import MUTED, OPAQUE, RECORD, Recorder, current, noticing, ready
 from nnrepl.record.strays import invoke, native
 from nnrepl.record.titles import code_of, parameter_names, title
@@ -261,7 +261,7 @@ class OpaqueCall:
         self.state: Any = None
         self.survivors: list[tuple[weakref.ref[mx.array], Value]] = []
         self.groups: tuple[Group, ...] = ()
-        self.recipe: Recipe | None = None
+        self.recipe: TransformRecipe | None = None
         self.changed: list[mx.array] = []
 
     def run(self, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType) -> Any:
