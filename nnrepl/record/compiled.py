@@ -130,6 +130,8 @@ class Compiled(opaque.Transform):
         twin = self.twins.get(_signature(args, kwargs))
         if twin is not None and twin.calls and levels.begins(frame):
             return self.notice(levels, args, kwargs, frame)
+        if twin is None:
+            recorder.intake.late(recorder)
         calls: list[Call] = []
         with levels.recorded(calls):
             if recorder.listener is not None:
