@@ -24,7 +24,7 @@ from nnrepl.record.listener import Exchanging, Listener, Mirrored, Touching
 from nnrepl.record.objects import Slot, hand_out
 from nnrepl.record.phases import feeds_update, starts, title
 from nnrepl.record.stack import Stack
-from nnrepl.record.watch import Watch
+from nnrepl.record.watch import BindingWatch
 from nnrepl.tape import (
     GRADIENT_PASS,
     RUN_PASS,
@@ -76,6 +76,7 @@ class Recorder:
         part: The pass that is being recorded.
         differentiating: How many transforms of ours are running (0 at the top level of the program).
         captured: In OPAQUE mode, the recorded values that were touched.
+        overwrites: In OPAQUE mode, the recorded arrays that were changed in place, by `id`, and what they held.
         forced: In OPAQUE mode, whether something was evaluated.
         closed: Whether the recording is over; wrappers that live on then do nothing.
         compiling: Whether MLX would compile (the program may have switched that off).
@@ -104,11 +105,12 @@ class Recorder:
         self.thread = get_ident()
         self.live: dict[int, Value] = {}
         self.guards: dict[int, weakref.ref[mx.array]] = {}
-        self.watch = Watch(self)
+        self.watch = BindingWatch(self)
         self.stack = Stack(base, self.watch)
         self.part: Pass | None = None
         self.differentiating = self.repeating = self.native_until = 0
         self.captured: dict[Value, mx.array] = {}
+        self.overwrites: dict[int, tuple[mx.array, Value]] = {}
         self.forced = False
         self.listener: Listener | None = None
         self.started = self.closed = False
@@ -303,6 +305,8 @@ class Recorder:
         value = self.value_of(array, frame)
         if value.held is array:
             value.held = _copy(array)
+        if self.inside is not None:
+            self.inside.change(value, array)
         return value
 
     def handle(self, value: Value) -> mx.array:
@@ -338,6 +342,8 @@ class Recorder:
         self.tape.marks.append(Mark(len(self.tape), how, values, scope, frame.f_lasti))
         if self.listener is not None and not self.differentiating:
             self.listener.evaluation_forced()
+            if self.levels is not None:
+                self.levels.rest(scope, frame.f_lasti)
 
     def drawn(self) -> DrawnKey:
         """The key that the next random op will draw from the global state."""

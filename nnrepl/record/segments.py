@@ -48,7 +48,7 @@ class Use:
 
 
 @dataclass(slots=True)
-class Cell:
+class CompiledCell:
     """A notebook cell that was compiled under a file name of its own."""
 
     path: str
@@ -71,7 +71,7 @@ class FileIndex:
     tree: ast.Module | None = None
 
 
-_cells: dict[str, Cell] = {}
+_cells: dict[str, CompiledCell] = {}
 _indexes: dict[str, FileIndex] = {}
 _spans: dict[CodeType, list[Span]] = {}
 _former: dict[tuple[str, CodeType], str] = {}
@@ -80,7 +80,7 @@ _former: dict[tuple[str, CodeType], str] = {}
 
 def register_cell(filename: str, path: str, number: int, text: str) -> None:
     """Make the source of a notebook cell known under the file name that it was compiled with."""
-    _cells[filename] = Cell(path, number, text)
+    _cells[filename] = CompiledCell(path, number, text)
     register_text(filename, text)
 
 
@@ -110,19 +110,19 @@ def file_of(code: CodeType) -> str:
     return _former.get((code.co_filename, code), code.co_filename) if _former else code.co_filename
 
 
-def _cell(filename: str) -> Cell | None:
+def _cell(filename: str) -> CompiledCell | None:
     """The cell that was compiled under a file name, also one of a live notebook, which IPython has compiled."""
     return _cells.get(filename) or (_live_cell(filename) if "IPython" in sys.modules else None)
 
 
-def _live_cell(filename: str) -> Cell | None:
+def _live_cell(filename: str) -> CompiledCell | None:
     get = getattr(sys.modules["IPython"], "get_ipython", None)
     shell = None if get is None else get()
     number = getattr(getattr(shell, "compile", None), "_filename_map", {}).get(filename)
     if not number:
         return None
     text = "".join(lines_of(filename))
-    found = _cells[filename] = Cell(live_name(shell), number, text)
+    found = _cells[filename] = CompiledCell(live_name(shell), number, text)
     return found
 
 

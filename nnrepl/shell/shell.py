@@ -22,7 +22,7 @@ from nnrepl.record.intake import Unwinding
 from nnrepl.replay.run import Run
 from nnrepl.session.errors import NoGradient, NotYet, UserError
 from nnrepl.session.hooks import CELL_DONE, CELL_FAILED, OPENED
-from nnrepl.session.session import EXCEPTION, Hooks, Session
+from nnrepl.session.session import EXCEPTION, Hooks, TapeSession
 from nnrepl.session.typed import upcoming
 from nnrepl.shell import playing
 from nnrepl.shell.breaking import Breaking
@@ -156,7 +156,7 @@ class Shell(Breaking, Hooks):
 
     def __init__(
         self,
-        session: Session,
+        session: TapeSession,
         console: Console,
         make_reader: Callable[[Interpreter], Reader],
         banner: str = "",
