@@ -12,7 +12,7 @@ from nnrepl import ops
 from nnrepl.explain.differences import Scalar
 from nnrepl.explain.known import bind
 from nnrepl.record.custom import Composite
-from nnrepl.record.opaque import quietly
+from nnrepl.record.quiet import quietly
 from nnrepl.tape import Op, Pass, Value
 
 

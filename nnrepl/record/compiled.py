@@ -25,7 +25,7 @@ from nnrepl.record.catalog import Callee
 from nnrepl.record.data import construct
 from nnrepl.record.native import Call, Levels
 from nnrepl.record.numbering import own_place
-from nnrepl.record.opaque import set_random_state
+from nnrepl.record.quiet import quietly, set_random_state
 from nnrepl.record.recorder import RECORD, Recorder
 from nnrepl.record.repeat import Repetition
 from nnrepl.record.segments import is_library
@@ -176,7 +176,7 @@ class Compiled(opaque.Transform):
         twin = Twin.of(self.traces[key])
         if listener.may_run_natively():
             after = listener.remember(reached)
-            with opaque.quietly():
+            with quietly():
                 before()
                 try:
                     self.real(*args, **kwargs)

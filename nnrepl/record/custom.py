@@ -21,6 +21,7 @@ import mlx.core as mx
 
 from nnrepl.record import opaque, titles, trees
 from nnrepl.record.mirror import mirrored
+from nnrepl.record.quiet import quietly
 from nnrepl.record.recorder import Recorder, ready
 from nnrepl.record.repeat import Repeatable, Repetition
 from nnrepl.record.strays import invoke
@@ -178,7 +179,7 @@ class Custom(Composite):
         custom.vjp(self.vjp)
         given = iter([lookup(value) for value in self.inputs])
         args, kwargs = trees.rebuild(self.given, lambda _: next(given))
-        with opaque.quietly(self.state):
+        with quietly(self.state):
             return trees.arrays(custom(*args, **kwargs))
 
     def backward(
@@ -358,20 +359,16 @@ def caller(original: Callable[..., Any]) -> Callable[..., Any]:
         if recorder is None:
             opaque.pass_on((args, kwargs))
             return original(self, *args, **kwargs)
-        if recorder.inside is not None:
-            name = f"custom of {titles.title(gc.get_referents(self)[-1])}"
-            call = opaque.OpaqueCall(recorder, name, "mx.custom_function", None, functools.partial(original, self))
-            return call.run(args, kwargs, _getframe(1))
         fun, *others = gc.get_referents(self)[1:]
         known = recorder.customized.get(id(self), (self, set()))[1]
-        vjp = next((other for other in others if _is_vjp(other, known)), None)
-        composite: Composite
-        if vjp is not None:
-            composite = Custom(recorder, fun, vjp)
-        elif others or known:
-            composite = Rerun(recorder, fun, depends=False)
-        else:  # no transformation of its own: MLX calls the function as it is
+        if not others and not known:  # no transformation of its own: MLX calls the function as it is
             return invoke(fun, args, kwargs)
+        if recorder.inside is not None:
+            name = f"custom of {titles.title(fun)}"
+            call = opaque.OpaqueCall(recorder, name, "mx.custom_function", None, functools.partial(original, self))
+            return call.run(args, kwargs, _getframe(1))
+        vjp = next((other for other in others if _is_vjp(other, known)), None)
+        composite = Custom(recorder, fun, vjp) if vjp is not None else Rerun(recorder, fun, depends=False)
         return composite.run("custom", "mx.custom_function", args, kwargs, _getframe(1))
 
     return __call__

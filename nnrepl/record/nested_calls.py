@@ -22,7 +22,7 @@ from nnrepl.record import trees
 from nnrepl.record.anatomy import stand_in
 from nnrepl.record.data import construct
 from nnrepl.record.intake import RECORDING
-from nnrepl.record.recipe import Recipe
+from nnrepl.record.recipe import TransformRecipe
 from nnrepl.record.recorder import RECORD, Recorder
 from nnrepl.record.region import Region
 from nnrepl.record.sweep import Sweep, seed
@@ -144,7 +144,7 @@ class InsideRecording:
         self.changed: dict[int, tuple[mx.array, Value]] = {}
         self.left: list[tuple[mx.array, Value]] = []
         self.evaluated: list[tuple[int, tuple[Value, ...]]] = []
-        self.recipe: Recipe | None = None
+        self.recipe: TransformRecipe | None = None
         self._outputs: list[Value] = []
         self._begun = self._ended = False
 
@@ -214,12 +214,12 @@ class InsideRecording:
             part = part.within
         return part is not None
 
-    def _recipe(self, result: Any) -> Recipe:
+    def _recipe(self, result: Any) -> TransformRecipe:
         """How to do again what the function has done by now."""
         tape = self.recorder.tape
         ops = [op for op in tape.ops[self._start :] if op.part is self.part and op.error is None]
         before = [(sum(op.position < at for op in ops), values) for at, values in self.evaluated]
-        return Recipe(self.leaves, ops, before, Recipe.structure(result), self._outputs)
+        return TransformRecipe(self.leaves, ops, before, TransformRecipe.structure(result), self._outputs)
 
     def _differs(self, value: Value) -> bool:
         """Whether a value differs from sample to sample of a `vmap`: then it means nothing outside of it."""

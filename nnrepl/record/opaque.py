@@ -7,12 +7,10 @@ touched while MLX runs it. Its VJP is MLX's own, over the same call with those a
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import io
 import sys
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from threading import get_ident
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -25,8 +23,9 @@ from nnrepl.record.catalog import Callee
 from nnrepl.record.data import construct
 from nnrepl.record.nested_calls import Given, InsideRecording, given_of
 from nnrepl.record.objects import deliver, hand_out
-from nnrepl.record.recipe import Recipe
-from nnrepl.record.recorder import MUTED, OPAQUE, RECORD, Recorder, current, noticing, ready
+from nnrepl.record.quiet import exchanged, quietly
+from nnrepl.record.recipe import TransformRecipe
+from nnrepl.record.recorder import OPAQUE, RECORD, Recorder, current, noticing, ready
 from nnrepl.record.strays import invoke, native
 from nnrepl.record.titles import code_of, parameter_names, title
 from nnrepl.tape import Inside, Op, Operation, Value, arrays_of
@@ -40,9 +39,6 @@ Describe = Callable[[tuple[Any, ...], dict[str, Any]], Given | None]
 _getframe = sys._getframe
 _copy = mx.array.__copy__
 _init = mx.array.__init__
-_setitem = mx.array.__setitem__
-_seed = mx.random.seed
-_tolist = mx.array.tolist
 _RANDOM_STATE: Any = mx.random.state
 
 
@@ -261,7 +257,7 @@ class OpaqueCall:
         self.state: Any = None
         self.survivors: list[tuple[weakref.ref[mx.array], Value]] = []
         self.groups: tuple[Group, ...] = ()
-        self.recipe: Recipe | None = None
+        self.recipe: TransformRecipe | None = None
         self.changed: list[mx.array] = []
 
     def run(self, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType) -> Any:
@@ -318,11 +314,12 @@ class OpaqueCall:
         recorder.finish(op, result, frame)
         self._leave(op, left)
         if recorder.differentiating or recorder.inside is not None:
+            now = {id(array) for array, _ in left}
             if len(given) != len(inputs):
                 given = [value.array for value in inputs]
-            now = {id(array) for array, _ in left}
-            taken = [value.array if id(array) in now else array for value, array in self.touched.items()]
-            self.groups = of_call(op, recorder.forced, [*given, *taken])
+            pairs = [*zip(inputs, given), *self.touched.items()]
+            taken = [value.array if id(array) in now else array for value, array in pairs]
+            self.groups = of_call(op, recorder.forced, taken)
         return result
 
     def _changes(
@@ -411,7 +408,7 @@ class OpaqueCall:
             results = arrays_of(self.make(self.recipe.function(captured, kept))(*args, **kwargs))
             return [*results, *kept]
         function = self.fun if self.make is None else self.make(self.fun)
-        with _exchanged(self._places(captured)):
+        with exchanged(self._places(captured)):
             results = arrays_of(function(*args, **kwargs))
             return [*results, *map(_copy, self.changed)]
 
@@ -432,58 +429,6 @@ class OpaqueCall:
                 known = known.origin
             places += [(thing, array) for thing in objects.values() if thing is not array]
         return places
-
-
-@contextlib.contextmanager
-def _exchanged(places: Sequence[tuple[mx.array, mx.array]]) -> Iterator[None]:
-    """Let the program's own array objects hold other arrays for a while: that reaches every closure,
-    module and list in which they lie."""
-    before = [(thing, _copy(thing)) for thing, _ in places]
-    given = [(thing, _copy(array)) for thing, array in places]
-    try:
-        for thing, array in given:
-            _setitem(thing, Ellipsis, array)
-        yield
-    finally:
-        for thing, array in before:
-            _setitem(thing, Ellipsis, array)
-
-
-@contextlib.contextmanager
-def quietly(state: mx.array | None = None) -> Iterator[None]:
-    """Call a function of the program's once more: nothing is recorded or printed, and random numbers are
-    drawn from `state`."""
-    recorder = current()
-    before = None if recorder is None else recorder.mode
-    if recorder is not None:
-        recorder.mode = MUTED
-    try:
-        with contextlib.redirect_stdout(io.StringIO()), _random(state):
-            yield
-    finally:
-        if recorder is not None and before is not None:
-            recorder.mode = before
-
-
-@contextlib.contextmanager
-def _random(state: mx.array | None) -> Iterator[None]:
-    """Draw the random numbers of an earlier moment, and leave the global state as it is."""
-    if state is None:
-        yield
-        return
-    now = _RANDOM_STATE[0]
-    set_random_state(state)
-    try:
-        yield
-    finally:
-        set_random_state(now)
-
-
-def set_random_state(state: mx.array) -> None:
-    """Put MLX's random state (of this thread) to what it was: a key is the two halves of its seed."""
-    halves: Any = _tolist(state)
-    high, low = halves
-    _seed((high << 32) | low)
 
 
 # -- kernels and imported functions --------------------------------------------------------------------------

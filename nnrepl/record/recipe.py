@@ -20,7 +20,7 @@ _copy = mx.array.__copy__
 _eval, _stream = mx.eval, mx.stream
 
 
-class Recipe:
+class TransformRecipe:
     """The ops of one run of a function.
 
     Args:

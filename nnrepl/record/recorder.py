@@ -130,6 +130,7 @@ class Recorder:
         self.inside: Touching | None = None
         self.collector = Collector()
         self.unified: dict[Value, Value] = {}
+        self._update: Pass | None = None
 
     # -- ops -------------------------------------------------------------------------------------------
 
@@ -389,6 +390,8 @@ class Recorder:
         if part is None or part.kind != kind:
             part = self.open_pass(kind, title(op, kind))
             part.scope, part.lasti = scope, op.lasti
+        if kind == UPDATE_PASS and part is not self._update and scope is not None and scope.updating:
+            part.title, self._update = title(op, kind), part  # gradients may have been clipped before, or summed up
         return part
 
     def start(self) -> None:

@@ -17,7 +17,7 @@ import mlx.core as mx
 from nnrepl.record.account import account
 from nnrepl.record.batches import all_same_bits, batches, same_bits
 from nnrepl.record.custom import replay
-from nnrepl.record.opaque import quietly, set_random_state
+from nnrepl.record.quiet import quietly, set_random_state
 from nnrepl.record.strays import raw
 from nnrepl.tape import GRADIENT_PASS, Face, Hole, Inside, Op, Pass, Tape, Value
 

@@ -51,7 +51,7 @@ class Opening:
             return False
         self.close(recorder)
         native = recorder.levels is not None and recorder.levels.native
-        late = at - self._shift in self._old.late
+        late = self._is_late(at)
         if at >= len(self._expected):
             return native and (self._whole or late)
         if not isinstance(self._expected[at], ClosedOp):
@@ -72,8 +72,10 @@ class Opening:
         return True
 
     def awake(self, recorder: Recorder) -> None:
-        """A call is about to be recorded that ends a stretch, if one is being opened."""
-        if self.free and _is_stretch(self._old.ops[self._start - self._shift]):
+        """A call is about to be recorded that ends a stretch, if one is being opened; or a call that the tape has,
+        whatever else it has not behind the last one of the step that is being opened."""
+        late = self.free == 1 and self._is_late(self._start + self._calls)
+        if late or (self.free and _is_stretch(self._old.ops[self._start - self._shift])):
             self.close(recorder)
 
     def _step(self, at: int) -> int:
@@ -105,8 +107,11 @@ class Opening:
     def _goes_on(self) -> bool:
         """Whether what comes behind the last call of the step that is being opened is not on the tape."""
         behind, expected = self._start + self._calls, self._expected
-        late = behind - self._shift in self._old.late
-        return late or (behind < len(expected) and isinstance(expected[behind], ClosedOp))
+        return self._is_late(behind) or (behind < len(expected) and isinstance(expected[behind], ClosedOp))
+
+    def _is_late(self, position: int) -> bool:
+        """Whether what the tape has at a position follows something that is not on it."""
+        return position - self._shift in self._old.late
 
     def close(self, recorder: Recorder) -> None:
         """If a step is being opened, it ends here: before the next call, or a cell."""

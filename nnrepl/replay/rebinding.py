@@ -21,8 +21,9 @@ import mlx.core as mx
 
 from nnrepl.record import segments as sources
 from nnrepl.record.objects import object_of
+from nnrepl.replay.divergence import Lost
 from nnrepl.replay.world import World, contents_of, slots_of
-from nnrepl.tape import Op, Value
+from nnrepl.tape import ClosedOp, Op, Value
 
 if TYPE_CHECKING:
     from nnrepl.record.recorder import Recorder
@@ -58,7 +59,6 @@ class Rebinding:
     Attributes:
         found: Whether it is one, and that holds the value.
         place: The array object that is changed in place instead (`k *= 2`, `k[0] = 1`), if it is known.
-        holders: How many array objects of the program's are known to hold the value.
         astray: Whether what is assigned to holds a tensor that is not known to be the value.
     """
 
@@ -78,9 +78,20 @@ class Rebinding:
         self._slot: tuple[int, str] | None = None
         self._entry: tuple[Any, Any] | None = None
         self.place: mx.array | None = None
-        self.holders = len(self._arrays)
         self.astray = False
         self.found = bool(self._arrays) and ((self._target is not None and self._find(op)) or self._find_place(op))
+
+    def check(self) -> None:
+        """Where steps before an edit ran natively, the program may hold what it changes in objects that nobody knows.
+
+        Raises:
+            Lost: If it does, as far as that can be told.
+        """
+        recorder = self._recorder
+        if not recorder.native_until or not any(isinstance(op, ClosedOp) for op in recorder.tape.ops):
+            return
+        if self.astray or not (self._arrays or recorder.sweeps):
+            raise Lost(f"it is not known what of the program's holds {self._old.name} there")
 
     # -- what is assigned to ---------------------------------------------------------------------------------
 

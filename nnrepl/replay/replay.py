@@ -19,7 +19,7 @@ from nnrepl.record.again import InsideFollowed
 from nnrepl.record.intake import Intake
 from nnrepl.record.objects import object_of, refill
 from nnrepl.replay.copies import copy_op, reopened_pass
-from nnrepl.replay.divergence import Diverged, Lost, OpDifference, compare, said_of, same_operation, same_place
+from nnrepl.replay.divergence import Diverged, OpDifference, compare, said_of, same_operation, same_place
 from nnrepl.replay.interrupts import check
 from nnrepl.replay.match import Plan
 from nnrepl.replay.opening import Opening
@@ -319,7 +319,7 @@ class Replay(Intake):
         return self.opening.stretches(recorder)
 
     def awake(self, recorder: Recorder) -> None:
-        """If a stretch is being opened, it ends here."""
+        """If a stretch is being opened, it ends here; so does a step behind which the tape goes on with this call."""
         self.opening.awake(recorder)
 
     def left(self, recorder: Recorder) -> None:
@@ -440,7 +440,7 @@ class Replay(Intake):
         """An edit has been put on the tape: everything holds its result, or what it assigns to does."""
         with recorder.muted():
             rebinding = Rebinding(recorder, op, target)
-            self._check_held(recorder, rebinding, target)
+            rebinding.check()
             if rebinding.place is not None:
                 self._in_place.add(op.outputs[0])
             self._exchange(recorder, target, op.outputs[0])
@@ -448,18 +448,6 @@ class Replay(Intake):
                 self.final.pop(target, None)
                 rebinding.keep()
                 self._rebinding = rebinding
-
-    def _check_held(self, recorder: Recorder, rebinding: Rebinding, target: Value) -> None:
-        """Where steps before an edit ran natively, the program may hold what it changes in objects that nobody knows.
-
-        Raises:
-            Lost: If it does, as far as that can be told.
-        """
-        at = len(recorder.tape) - 1
-        if not recorder.native_until or not any(isinstance(op, ClosedOp) for op in recorder.tape.ops[:at]):
-            return
-        if rebinding.astray or not (rebinding.holders or recorder.sweeps):
-            raise Lost(f"natively it is not known what of the program's holds {target.name} there")
 
     def taken(self, args: tuple[Any, ...], frame: FrameType) -> tuple[Any, ...]:
         """The arguments of an op of the program's, some of which it had read before an edit gave a name another."""

@@ -7,6 +7,7 @@ itself runs again from its start, and what it does up to the edit comes from the
 
 from __future__ import annotations
 
+import ast
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -21,12 +22,13 @@ from nnrepl.replay.run import Run
 from nnrepl.session import closed
 from nnrepl.session.errors import NotYet, UserError
 from nnrepl.session.goals import Goal
+from nnrepl.session.other_tape import refusal, same_place
 from nnrepl.session.parsed import Assignment, Parsed
 from nnrepl.session.standing import Standing
 from nnrepl.session.state import RunAgain
 from nnrepl.session.statements import statement
 from nnrepl.session.typed import append, upcoming
-from nnrepl.tape import ClosedOp, Op, Tape, Value, outermost
+from nnrepl.tape import ClosedOp, Tape, Value, outermost
 from nnrepl.timeline.code import CodeChange
 from nnrepl.timeline.edits import BadEdit, Edit, make_edit, place_of
 from nnrepl.timeline.timelines import Timeline, Timelines
@@ -87,7 +89,7 @@ class Changes:
         """
         value = self._value(change.target)
         if value is not None:
-            return value, change.target.text, False
+            return None if self._is_set(change.target) else (value, change.target.text, False)
         if change.base is not None:
             value = self._value(change.base)
             if value is not None:
@@ -120,6 +122,20 @@ class Changes:
         variable = change.target if change.base is None else change.base
         alias = variable.is_name and value.label is not None and value.label.rpartition(".")[2] != variable.text
         return self.edit(value, name, line, compute, alias)
+
+    def _is_set(self, parsed: Parsed) -> bool:
+        """Whether a property takes what is assigned, and does with it what it will: `learning_rate` of an optimizer
+        keeps it, that of several hands it on."""
+        path = parsed.only()
+        if not isinstance(path, ast.Attribute):
+            return False
+        try:
+            holder = self.session.expressions.evaluate(parsed.of(path.value), self.session.where())
+        except Exception:  # a path of a model's that no variable leads to
+            return False
+        found = getattr(type(holder), path.attr, None)
+        setter = found.fset if isinstance(found, property) else None
+        return setter is not None and getattr(setter, "__qualname__", "") != "Optimizer.learning_rate"
 
     def _value(self, parsed: Parsed) -> Value | None:
         session = self.session
@@ -197,7 +213,7 @@ class Changes:
         recoded = any(code.position > position for code in self.timelines.current.codes)
         run = Run(session.tape, position, tuple(edit.ops), session.cursor + moved, recoded=recoded)
         tape, names = self._again(run, None, edit)
-        refused = _refusal(session.tape, tape, position)
+        refused = refusal(session.tape, tape, position)
         if refused is not None:
             self._again(Run(session.tape, len(session.tape), (), session.cursor), self.timelines.live, None)
             self._coming = None
@@ -443,11 +459,6 @@ class Changes:
         return timeline
 
 
-def _inserted(op: Op, tape: Tape) -> bool:
-    """Whether an op comes from a user: an edit, or the gradient of one."""
-    return op in tape.notes.inserted or (op.of is not None and op.of in tape.notes.inserted)
-
-
 class _Key:
     """Gives the key of an index: `_Key()[1:, 0]` is `(slice(1, None), 0)`."""
 
@@ -464,37 +475,3 @@ def _check_kind(value: Value, name: str, new: Any) -> None:
         kind = str(value.dtype).removeprefix("mlx.core.")
         shown = new if fraction else f"a tensor of {str(new.dtype).removeprefix('mlx.core.')}"
         raise UserError(f"{name} is {kind}; {shown} does not fit into it without loss")
-
-
-def _refusal(old: Tape, new: Tape, position: int) -> str | None:
-    """Why an edit cannot stay: the op that takes it raises, and nothing had been wrong before."""
-    part = new.passes[-1] if new.passes else None
-    if part is None or part.error is None or (old.passes and old.passes[-1].error is not None):
-        return None
-    op = new.ops[-1]
-    changed = {value for edit in new.ops[position:] if edit in new.notes.edits for value in edit.outputs}
-    changed.update([leaf for leaf in part.wrt if leaf.origin in changed])
-    if op.error is None or changed.isdisjoint(op.inputs):
-        return None
-    return f"{op.label} {op.name} refuses it ({str(op.error).splitlines()[0]})"
-
-
-def same_place(old: Tape, cursor: int, new: Tape) -> int:
-    """Where the cursor is on another tape: before the op that is as many ops of the program's from the start."""
-    if cursor >= len(old):
-        return len(new)
-    begins, start, end = 0, 0, len(new)
-    if old.closed or new.closed:  # of closed steps nobody knows how many ops they have
-        number = old.steps.number_at(cursor)
-        if number > len(new.steps):
-            return len(new)
-        begins, there = old.steps.start_of(number) or 0, new.steps.at(new.steps.start_of(number) or 0)
-        start, end = there.start, there.end
-    wanted = sum(not _inserted(op, old) for op in old.ops[begins:cursor])
-    for at, op in enumerate(new.ops[start:end], start):
-        if _inserted(op, new):
-            continue
-        if not wanted:
-            return at
-        wanted -= 1
-    return end

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import mlx.core as mx
 
 from nnrepl.record.checked import checked
-from nnrepl.record.opaque import set_random_state
+from nnrepl.record.quiet import set_random_state
 from nnrepl.record.recorder import current
 from nnrepl.record.stack import is_module
 from nnrepl.session.enclosing import enclosed

@@ -217,9 +217,10 @@ class Within(Place):
         if not self.outer.gone(tape):
             return self.inner.gone(tape)
         start, end = self.outer.span(tape, 0, len(tape) + 1)
-        closed = any(isinstance(op, ClosedOp) for op in tape.ops[start:end])
-        if closed or next(self.positions(tape, start, end), None) is not None:
-            return f"{self.outer.title} lies before this; goto {self.title} leads back there"
+        found = next(self.positions(tape, start, end), None) is not None
+        if found or any(isinstance(op, ClosedOp) for op in tape.ops[start:end]):
+            before = self.title if found else self.outer.title
+            return f"{before} lies before this; goto {self.title} leads back there"
         return f"{self.outer.title} has no {self.inner.title}"
 
 

@@ -146,7 +146,7 @@ def _name(branch: Branch) -> Text:
 def _loss(branch: Branch) -> str:
     """A timeline's last loss."""
     if branch.losses:
-        return f"loss {number(branch.losses[-1])}"
+        return f"loss {number(branch.losses[-1])}{f' in step {branch.as_of}' if branch.as_of else ''}"
     return "loss not computed yet" if branch.has_loss else ""
 
 
