@@ -11,6 +11,7 @@ from rich.text import Text
 from nnrepl.session.counterparts import GIVEN, MODULE, NAME, PATH, SIMILAR, TAPE, Matched, computing
 from nnrepl.session.reference import Compared, Verdict
 from nnrepl.tape import SKIPPED, Op, Value
+from nnrepl.tape.claims import Claim, Said, open_said, say
 from nnrepl.view.narrow import Grid
 from nnrepl.view.one_op import leaf_text, op_line
 from nnrepl.view.source_lines import Marked, own_source, place_text
@@ -26,7 +27,9 @@ def compare_view(path: str, verdict: Verdict, matched: Matched, unreadable: list
     parts: list[RenderableType] = []
     first = verdict.first
     if first is None:
-        parts.append(_all_agree(path, verdict))
+        parts += [Text("✓ ", style="good").append(said, style="default") for said in _all_agree(path, verdict)]
+        if not verdict.compared:
+            parts.append(Text(open_said(f"nothing of {path} could be compared"), style="warning"))
     else:
         parts.extend(_first(verdict, first))
         parts.append(Text(""))
@@ -36,11 +39,11 @@ def compare_view(path: str, verdict: Verdict, matched: Matched, unreadable: list
     return Group(*parts)
 
 
-def _all_agree(path: str, verdict: Verdict) -> Text:
+def _all_agree(path: str, verdict: Verdict) -> list[Said]:
     count = len(verdict.compared)
-    text = Text("✓ ", style="good")
     what = "the one tensor that was compared agrees" if count == 1 else f"all {count} tensors that were compared agree"
-    return text.append(f"{what} with {path}", style="default")
+    agree = count > 0 and not any(one.differs for one in verdict.compared)
+    return say(Claim("compare: all agree", lambda: agree, lambda: f"{what} with {path}"))
 
 
 # -- the first difference ---------------------------------------------------------------------------------------
@@ -106,9 +109,9 @@ def _apart(verdict: Verdict, first: Compared) -> list[RenderableType]:
         )
     else:
         lines.append(Text(f"  {_numbers(first)}", style="warning"))
-    if first.flipped:
-        axes = "transposed" if len(first.flipped) == 2 else f"with its axes in the order {first.flipped}"
-        lines.append(Text(f"  it agrees with the reference {axes}", style="warning"))
+    axes = "transposed" if len(first.flipped) == 2 else f"with its axes in the order {first.flipped}"
+    turned = Claim("compare: turned", lambda: bool(first.flipped), lambda: f"it agrees with the reference {axes}")
+    lines += [Text(f"  {said}", style="warning") for said in say(turned)]
     lines.extend(Text(f"  {hint}", style="warning") for hint in verdict.hints)
     return lines
 
@@ -116,10 +119,11 @@ def _apart(verdict: Verdict, first: Compared) -> list[RenderableType]:
 def _numbers(one: Compared) -> str:
     distance = one.distance
     assert distance is not None
-    apart = "NaN on one side only" if math.isinf(distance.absolute) else f"largest |Δ| {number(distance.absolute)}"
-    share = "" if math.isinf(one.share) else f", {_share(one.share)} of the largest |reference|"
     at = f" at [{', '.join(map(str, distance.index))}]" if distance.index else ""
-    return f"{apart}{share}{at}"
+    if math.isinf(distance.absolute):
+        return f"NaN or ∞{at} in one of the two, where the other has another number"
+    share = f", {_share(one.share)} of the largest |reference|" if one.has_scale else ""
+    return f"largest |Δ| {number(distance.absolute)}{share}{at}"
 
 
 def _share(share: float) -> str:
@@ -195,8 +199,8 @@ def _cells(one: Compared) -> tuple[str, str]:
     if one.distance.same:
         return "0", ""
     if math.isinf(one.distance.absolute):
-        return "NaN", ""
-    return number(one.distance.absolute), _share(one.share)
+        return "not finite", ""
+    return number(one.distance.absolute), _share(one.share) if one.has_scale else ""
 
 
 def _matched(one: Compared) -> Text:
