@@ -23,6 +23,7 @@ from nnrepl.ops import (  # noqa: F401
     reductions,
     shapes,
     sources,
+    struck,
     totals,
 )
 from nnrepl.ops.entry import COMPOSITE, ELEMENTWISE, ENTRIES, FIXED, MOVE, PRODUCTS, WHOLE, Entry, Slope, every
