@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Any, Protocol
 
 import mlx.core as mx
@@ -285,7 +286,7 @@ class Changes:
         self._coming = (current, None)
         self._left = (current, session.tape, session.names, session.cursor)
         session.codes.wanted = current.codes
-        return RunAgain(Run(session.tape, len(session.tape), (), session.cursor), failure)
+        return RunAgain(replace(self._along(current), cursor=session.cursor), failure)
 
     def adrift(self) -> None:
         """The program was interrupted on its way to a timeline: everything is seen as it was before, and the program
@@ -301,12 +302,16 @@ class Changes:
         current = timelines.current
         if current is timelines.live:
             return
-        end = len(current.tape)
-        seen = current.seen + (current.seen >= end)  # at the end, what was printed behind the last op as well
-        run = Run(current.tape, end, (), end, seen=seen)
         with held():
-            tape, names = self._again(run, current, None)
+            tape, names = self._again(self._along(current), current, None)
             self.arrived(tape, names, self.session.cursor)
+
+    @staticmethod
+    def _along(line: Timeline) -> Run:
+        """What leads the program to the end of a timeline, where it is as it was."""
+        end = len(line.tape)
+        seen = line.seen + (line.seen >= end)  # at the end, what was printed behind the last op as well
+        return Run(line.tape, end, (), end, seen=seen)
 
     def look_alive(self) -> None:
         """At the end of the program its variables are read where they are: bring it onto the timeline that the user
@@ -419,6 +424,8 @@ class Changes:
         op = session.op
         cursor = same_place(session.tape, session.cursor, timeline.tape) if op is not None else len(timeline.tape)
         session.look_at(timeline.tape, timeline.names, cursor)
+        timeline.seen = max(timeline.seen, cursor)
+        session.hooks.cursor_moved(cursor)
         if cursor < len(timeline.tape) and isinstance(timeline.tape.ops[cursor], ClosedOp) and self.can_run_again:
             step = timeline.tape.steps.at(cursor)
             session.hooks.opening(step.title, f"timeline {timeline.number}")
