@@ -24,14 +24,14 @@ from nnrepl.programs.exceptions import exit_status
 from nnrepl.programs.script import USAGE_ERROR, CannotLoad, Script, empty_script, load_module, load_script, read_script
 from nnrepl.record.names import ProgramNames
 from nnrepl.session.errors import Quit, UserError
-from nnrepl.session.saved import Keeper, stops_file
+from nnrepl.session.saved_stops import Keeper, stops_file
 from nnrepl.session.session import Session
 from nnrepl.session.settings import config_directory, config_file, load_settings
 from nnrepl.shell.background import theme_of_terminal
 from nnrepl.shell.readers import Chain, Queue, Reader
 from nnrepl.shell.shell import Shell, is_capable, make_console, make_reader
-from nnrepl.timeline.cells import make_cell
 from nnrepl.timeline.history import parse_size
+from nnrepl.timeline.typed_cells import make_cell
 
 if TYPE_CHECKING:
     from nnrepl.learn.player import Player
@@ -194,7 +194,7 @@ def look(options: argparse.Namespace, lines: list[str]) -> int:
     if options.args or options.call:
         raise UserError(f"{options.program} is a saved tape; it takes no arguments, and nothing can be called")
     from nnrepl.programs.saved import open_session
-    from nnrepl.view.saved import facts_text
+    from nnrepl.view.saved_file import facts_text
 
     session, facts = open_session(options.program)
     settings, notes = settings_of(options)

@@ -26,6 +26,14 @@ def test_size(file: Path) -> None:
     assert not long
 
 
+def test_a_file_name_stands_in_one_room() -> None:
+    rooms: dict[str, list[Path]] = {}
+    for file in FILES:
+        if file.stem not in ("__init__", "__main__"):
+            rooms.setdefault(file.name, []).append(file.relative_to(ROOT))
+    assert not {name: places for name, places in rooms.items() if len(places) > 1}
+
+
 def test_every_public_name_has_a_home() -> None:
     import nnrepl
 

@@ -59,7 +59,7 @@ def redraw(it: Interpreter, text: str) -> RenderableType | None:
 @command("quit", "q", "exit", takes=NOTHING, group=GENERAL)
 def quit_(it: Interpreter, text: str) -> RenderableType | None:
     """End the program and the session; inside of an op (`into`) or a statement (`debug`), go back to the program."""
-    from nnrepl.explain.inside import InnerSession
+    from nnrepl.explain.taken_apart import InnerSession
 
     if isinstance(it.session, InnerSession):
         return it.run("out")

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from nnrepl.commands import habits, looks, table
 from nnrepl.record.intake import Unwinding
-from nnrepl.seen.stop import scene
+from nnrepl.seen.stop_facts import scene
 from nnrepl.session import closed
 from nnrepl.session.errors import NoGradient, NotYet, UserError
 from nnrepl.session.hooks import CELL_DONE
@@ -24,12 +24,12 @@ from nnrepl.session.session import END_OF_PROGRAM, END_OF_TAPE, Session, Stop
 from nnrepl.session.statements import noticing
 from nnrepl.session.typed import CELL, kind_of, run_cell
 from nnrepl.tape import Op, Value
-from nnrepl.view.changes import Changes
 from nnrepl.view.heatmap import Heatmap
 from nnrepl.view.log import Log
-from nnrepl.view.stop import stop_view
+from nnrepl.view.since import Changes
+from nnrepl.view.stopped import stop_view
 from nnrepl.view.tensor import Look, samples_text, tensor
-from nnrepl.view.timelines import below_text, news_text, recomputed_text, taken_text
+from nnrepl.view.timeline_tree import below_text, news_text, recomputed_text, taken_text
 from nnrepl.view.tree import tensor_tree
 
 if TYPE_CHECKING:

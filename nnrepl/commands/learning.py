@@ -12,7 +12,7 @@ from nnrepl.commands.interpreter import Interpreter
 from nnrepl.commands.table import Grammar, classify, command
 from nnrepl.programs.examples import folder
 from nnrepl.session.errors import Load, UserError
-from nnrepl.view.lesson import Row, hint, lessons_view
+from nnrepl.view.lesson_parts import Row, hint, lessons_view
 
 if TYPE_CHECKING:
     from nnrepl.learn.lesson import Lesson

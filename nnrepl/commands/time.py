@@ -7,7 +7,7 @@ from rich.text import Text
 
 from nnrepl.commands.interpreter import Interpreter
 from nnrepl.commands.table import ANYTHING, NOTHING, Grammar, command
-from nnrepl.seen.timelines import branches
+from nnrepl.seen.timeline_rows import branches
 from nnrepl.session.changes import same_place
 from nnrepl.session.closed import closed_between, natively_said
 from nnrepl.session.errors import UserError
@@ -17,7 +17,7 @@ from nnrepl.session.parsed import parse
 from nnrepl.timeline.compare import candidates, changes, pairs_of
 from nnrepl.timeline.timelines import Timeline
 from nnrepl.view.diff import diff_of_one, diff_view
-from nnrepl.view.timelines import TimelinesView, again_text
+from nnrepl.view.timeline_tree import TimelinesView, again_text
 
 TIME = "changing"
 CHANGE = Grammar("NAME = EXPR", lambda text: parse(text).assignment is not None, "names")

@@ -8,10 +8,10 @@ from __future__ import annotations
 import mlx.core as mx
 
 from nnrepl.explain import words
-from nnrepl.explain.inside import InnerSession, lent_recorder
+from nnrepl.explain.taken_apart import InnerSession, lent_recorder
 from nnrepl.record.names import ProgramNames
 from nnrepl.record.recorder import Recorder
-from nnrepl.record.source import register_text
+from nnrepl.record.segments import register_text
 from nnrepl.record.stack import Stack
 from nnrepl.session.errors import UserError
 from nnrepl.session.parsed import Parsed

@@ -10,7 +10,7 @@ from typing import Any
 import mlx.core as mx
 
 from nnrepl.explain import words
-from nnrepl.explain.entry import entry_for
+from nnrepl.explain.known import entry_for
 from nnrepl.explain.look import Look
 from nnrepl.explain.paths import upstream
 from nnrepl.ops import Trait, has

@@ -9,11 +9,11 @@ import mlx.core as mx
 
 from nnrepl.explain import words
 from nnrepl.explain.answer import Answer
-from nnrepl.explain.entry import FIXED, bind, entry_for
+from nnrepl.explain.known import FIXED, bind, entry_for
 from nnrepl.explain.look import Look
 from nnrepl.explain.outside import detours
 from nnrepl.ops import Trait, has
-from nnrepl.record.signs import lies_inside
+from nnrepl.record.gradient_names import lies_inside
 from nnrepl.session.reading import Reading
 from nnrepl.tape import GRADIENT_PASS, Inside, Op, Pass, Tape, Value
 

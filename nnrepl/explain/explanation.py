@@ -8,19 +8,20 @@ from dataclasses import dataclass, field
 
 import mlx.core as mx
 
-from nnrepl.explain import surprise, words, worked
+from nnrepl.explain import in_numbers as worked
+from nnrepl.explain import surprise, words
 from nnrepl.explain.cases import Names, names_for
 from nnrepl.explain.elements import Index, named, parse, telling, unravel
-from nnrepl.explain.entry import ELEMENTWISE, MOVE, Entry, bind, entry_for
+from nnrepl.explain.in_numbers import linear_in, result_at
+from nnrepl.explain.known import ELEMENTWISE, MOVE, Entry, bind, entry_for
 from nnrepl.explain.links import shown
 from nnrepl.explain.local import names_of, symbol_of, template, written
 from nnrepl.explain.look import Look
 from nnrepl.explain.paths import gradient_of, main_output, rule_of, target_of, upstream
 from nnrepl.explain.patterns import known_by_name
-from nnrepl.explain.updates import update_lines, update_of
-from nnrepl.explain.worked import linear_in, result_at
+from nnrepl.explain.update_rules import update_lines, update_of
 from nnrepl.ops.numbers import element
-from nnrepl.record.signs import start_of
+from nnrepl.record.gradient_names import start_of
 from nnrepl.session.errors import NoGradient, NotYet, UserError
 from nnrepl.session.lookup import NUMBER
 from nnrepl.session.reading import Reading

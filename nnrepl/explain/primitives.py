@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from nnrepl.explain import words
 from nnrepl.record.anatomy import graph, stand_in
-from nnrepl.record.graph import Primitive
+from nnrepl.record.dot import Primitive
 from nnrepl.session.errors import UserError
 from nnrepl.tape import Op
 

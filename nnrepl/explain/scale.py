@@ -20,7 +20,7 @@ from nnrepl.explain.paths import cone, path, upstream
 from nnrepl.explain.sizes import sizes
 from nnrepl.ops import Trait, has
 from nnrepl.record.batches import total
-from nnrepl.record.signs import start_of
+from nnrepl.record.gradient_names import start_of
 from nnrepl.session.births import is_inexact
 from nnrepl.session.reading import Reading
 from nnrepl.tape import Op, Pass, Value

@@ -12,8 +12,8 @@ from nnrepl.explain import words
 from nnrepl.explain.answer import Evidence
 from nnrepl.explain.claims import Claim, Reason, first_proved
 from nnrepl.explain.disconnected import why_end
-from nnrepl.explain.entry import FIXED, entry_for
 from nnrepl.explain.forward import made_large
+from nnrepl.explain.known import FIXED, entry_for
 from nnrepl.explain.local import factor_array, factor_text, in_float32
 from nnrepl.explain.look import Look
 from nnrepl.explain.paths import rule_of, upstream

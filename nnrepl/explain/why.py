@@ -7,8 +7,8 @@ import re
 from nnrepl.explain import words
 from nnrepl.explain.answer import Answer, Link
 from nnrepl.explain.disconnected import why_none
-from nnrepl.explain.errors import why_error
-from nnrepl.explain.health.gradients import dead
+from nnrepl.explain.failed_call import why_error
+from nnrepl.explain.health.gradient_findings import dead
 from nnrepl.explain.health.report import WARNING, Case
 from nnrepl.explain.limits import usual
 from nnrepl.explain.links import links_along
@@ -17,7 +17,7 @@ from nnrepl.explain.nonfinite import why_nonfinite, why_nonfinite_value
 from nnrepl.explain.paths import cone, gradient_of, inner_of_gradient, path, target_of, upstream, value_of
 from nnrepl.explain.scale import why_scale
 from nnrepl.explain.zero import why_zero, why_zero_value
-from nnrepl.record.signs import sign_of
+from nnrepl.record.gradient_names import sign_of
 from nnrepl.session.errors import NoGradient
 from nnrepl.session.reading import Reading
 from nnrepl.tape import GRADIENT_PASS, Value

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from nnrepl.explain import words
 from nnrepl.explain.answer import Answer
-from nnrepl.explain.entry import ELEMENTWISE, entry_for
+from nnrepl.explain.known import ELEMENTWISE, entry_for
 from nnrepl.explain.links import describe, links_along
 from nnrepl.explain.look import Look, Stat
 from nnrepl.explain.paths import cone, path, rule_of, upstream

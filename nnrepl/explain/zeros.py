@@ -9,7 +9,7 @@ import mlx.core as mx
 from nnrepl.explain import words
 from nnrepl.explain.answer import Evidence
 from nnrepl.explain.claims import Reason
-from nnrepl.explain.entry import entry_for
+from nnrepl.explain.known import entry_for
 from nnrepl.explain.look import Look
 from nnrepl.explain.regions import Mask, backwards, is_zero_on, moves, places
 from nnrepl.explain.sameness import same_since

@@ -27,7 +27,7 @@ from nnrepl.programs.script import CannotLoad, Script, load_script
 from nnrepl.session.errors import UserError
 from nnrepl.session.session import Session
 from nnrepl.timeline.timelines import Timelines
-from nnrepl.view.lesson import formula, head, hint, options, task_view
+from nnrepl.view.lesson_parts import formula, head, hint, options, task_view
 from nnrepl.view.prose import line as one_line
 from nnrepl.view.prose import prose
 

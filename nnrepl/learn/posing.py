@@ -7,15 +7,15 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from nnrepl.explain.doing import in_numbers
-from nnrepl.learn import answers, products, rules  # noqa: F401  # they enter themselves
+from nnrepl.learn import answers, rules  # noqa: F401  # they enter themselves
 from nnrepl.learn.answers import CHOICE, NAMES, NUMBER, NUMBERS, SHAPE, YES_NO, Typed, Unreadable, kind_of, near, same
 from nnrepl.learn.apart import Apart, ApartLook, apart
 from nnrepl.learn.asking import Found, ask, filled, holds
 from nnrepl.learn.lesson import Question
 from nnrepl.learn.mistakes import Mistake, mistakes
 from nnrepl.learn.reasons import counted, evidence, why_no_member, why_not
-from nnrepl.learn.shapes import reply_to_shape, shape_mistakes
 from nnrepl.learn.slips import slips
+from nnrepl.learn.wrong_shapes import reply_to_shape, shape_mistakes
 from nnrepl.session.errors import UserError
 from nnrepl.session.session import Session
 from nnrepl.tape import Value

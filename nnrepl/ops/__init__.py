@@ -21,9 +21,9 @@ from nnrepl.ops import (  # noqa: F401
     products,
     quantized,
     reductions,
-    running,
     shapes,
     sources,
+    totals,
 )
 from nnrepl.ops.entry import COMPOSITE, ELEMENTWISE, ENTRIES, FIXED, MOVE, PRODUCTS, WHOLE, Entry, Slope, every
 from nnrepl.ops.traits import Trait

@@ -32,7 +32,7 @@ from nnrepl.session.errors import Load, Quit, Restart
 from nnrepl.session.session import Session
 from nnrepl.session.state import RunAgain
 from nnrepl.session.typed import append, cell_begins, cell_ended
-from nnrepl.timeline.cells import Cell, make_cell
+from nnrepl.timeline.typed_cells import Cell, make_cell
 
 
 class Debuggee:

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 
-from nnrepl.record.source import locate
+from nnrepl.record.segments import locate
 from nnrepl.replay.world import is_library
 from nnrepl.session.errors import UserError
 from nnrepl.session.session import Session

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 from nnrepl.programs.cells import import_line
 from nnrepl.programs.debuggee import Debuggee
 from nnrepl.session.errors import UserError
-from nnrepl.timeline.cells import Cell
 from nnrepl.timeline.code import CodeChange
 from nnrepl.timeline.timelines import Timeline
+from nnrepl.timeline.typed_cells import Cell
 
 if TYPE_CHECKING:
     from nnrepl.session.session import Session

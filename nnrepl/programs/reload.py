@@ -18,7 +18,7 @@ from types import CodeType
 from nnrepl.programs.definitions import Definition, Key, pairs_of
 from nnrepl.programs.kept import Kept
 from nnrepl.programs.patching import Patch, Version, changed, class_in, living, namespaces, new_constants
-from nnrepl.record.source import span_of
+from nnrepl.record.segments import span_of
 from nnrepl.session.errors import UserError
 from nnrepl.session.standing import Standing
 from nnrepl.tape import GRADIENT_PASS, Activation, Tape

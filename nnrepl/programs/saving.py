@@ -23,7 +23,7 @@ from nnrepl.programs.bound import BoundRows
 from nnrepl.programs.savefile import check_target, harmless, write
 from nnrepl.programs.standins import class_name
 from nnrepl.programs.whereabouts import AROUND, Files, Owners
-from nnrepl.record import source as sources
+from nnrepl.record import segments as sources
 from nnrepl.record.names import ProgramNames
 from nnrepl.record.stack import is_module, is_optimizer
 from nnrepl.record.verify import same_bits

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
-from nnrepl.record.graph import read_graph
+from nnrepl.record.dot import read_graph
+from nnrepl.record.frame_variables import first_argument, variables_of
 from nnrepl.record.objects import object_of
 from nnrepl.record.stack import is_module
-from nnrepl.record.variables import first_argument, variables_of
 from nnrepl.tape import Hole, Value, is_evaluated
 
 if TYPE_CHECKING:

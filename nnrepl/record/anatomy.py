@@ -18,7 +18,7 @@ from typing import Any
 import mlx.core as mx
 
 from nnrepl.record.data import Data, construct
-from nnrepl.record.graph import Primitive, parse_dot
+from nnrepl.record.dot import Primitive, parse_dot
 from nnrepl.tape import DrawnKey, Leaf, Op, Value
 
 _broadcast_to, _export_to_dot = mx.broadcast_to, mx.export_to_dot

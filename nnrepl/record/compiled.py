@@ -28,7 +28,7 @@ from nnrepl.record.numbering import own_place
 from nnrepl.record.opaque import set_random_state
 from nnrepl.record.recorder import RECORD, Recorder
 from nnrepl.record.repeat import Repetition
-from nnrepl.record.source import is_library
+from nnrepl.record.segments import is_library
 from nnrepl.record.strays import invoke, native
 from nnrepl.record.tracing import Tracing
 from nnrepl.tape import GRADIENT_PASS, UPDATE_PASS, Activation, Op, Value

@@ -15,7 +15,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from nnrepl.record import source as sources
+from nnrepl.record import segments as sources
 from nnrepl.record.stack import is_module_type
 from nnrepl.tape import Activation, Holder, Tape, Value
 

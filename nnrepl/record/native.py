@@ -20,12 +20,12 @@ from typing import Any
 import mlx.core as mx
 
 from nnrepl.record.caller import Caller
+from nnrepl.record.frame_variables import first_argument
 from nnrepl.record.numbering import Numbering
 from nnrepl.record.patches import Patches
 from nnrepl.record.recorder import NATIVE, RECORD, Recorder, noticing, ready
-from nnrepl.record.source import is_library
+from nnrepl.record.segments import is_library
 from nnrepl.record.stack import UPDATES
-from nnrepl.record.variables import first_argument
 from nnrepl.tape import GRADIENT_PASS, UPDATE_PASS, Activation, ClosedOp, Pass, Value, is_evaluated
 
 

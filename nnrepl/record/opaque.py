@@ -23,7 +23,7 @@ from nnrepl.record import trees
 from nnrepl.record.anatomy import Group, of_call
 from nnrepl.record.catalog import Callee
 from nnrepl.record.data import construct
-from nnrepl.record.inside import Given, InsideRecording, given_of
+from nnrepl.record.nested_calls import Given, InsideRecording, given_of
 from nnrepl.record.objects import hand_out
 from nnrepl.record.recorder import MUTED, OPAQUE, RECORD, Recorder, current, noticing, ready
 from nnrepl.record.strays import invoke, native

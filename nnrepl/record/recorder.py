@@ -18,13 +18,13 @@ import mlx.core as mx
 
 from nnrepl.record import trees
 from nnrepl.record.adopt import adopt
-from nnrepl.record.bindings import Watch
 from nnrepl.record.bounds import INDEXING
 from nnrepl.record.intake import RECORDING, Intake
 from nnrepl.record.listener import Exchanging, Listener, Mirrored, Touching
 from nnrepl.record.objects import Slot, hand_out
 from nnrepl.record.phases import feeds_update, starts, title
 from nnrepl.record.stack import Stack
+from nnrepl.record.watch import Watch
 from nnrepl.tape import (
     GRADIENT_PASS,
     RUN_PASS,

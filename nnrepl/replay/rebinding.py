@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
-from nnrepl.record import source as sources
+from nnrepl.record import segments as sources
 from nnrepl.record.objects import object_of
 from nnrepl.replay.world import World, contents_of, slots_of
 from nnrepl.tape import Op, Value

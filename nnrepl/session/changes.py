@@ -28,10 +28,10 @@ from nnrepl.session.state import RunAgain
 from nnrepl.session.statements import statement
 from nnrepl.session.typed import append, upcoming
 from nnrepl.tape import ClosedOp, Op, Tape, Value, outermost
-from nnrepl.timeline.cells import Cell
 from nnrepl.timeline.code import CodeChange
 from nnrepl.timeline.edits import BadEdit, Edit, make_edit, place_of
 from nnrepl.timeline.timelines import Timeline, Timelines
+from nnrepl.timeline.typed_cells import Cell
 
 
 class Restarts(Protocol):

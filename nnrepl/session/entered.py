@@ -11,7 +11,7 @@ from fnmatch import fnmatchcase
 from types import CodeType
 from typing import Any
 
-from nnrepl.record import source as sources
+from nnrepl.record import segments as sources
 from nnrepl.record.stack import is_module
 from nnrepl.session.place import Place, ordered, passes_between, within
 from nnrepl.session.program import is_called, is_file

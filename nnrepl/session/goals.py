@@ -8,7 +8,7 @@ from typing import Protocol
 
 import mlx.core as mx
 
-from nnrepl.record.source import cell_of
+from nnrepl.record.segments import cell_of
 from nnrepl.session.entered import InCell
 from nnrepl.session.errors import CannotAsk
 from nnrepl.session.parsed import parse

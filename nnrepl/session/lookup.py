@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from difflib import get_close_matches
 from typing import Any
 
+from nnrepl.record.gradient_names import GRADIENT_SIGN, lies_inside, sign_of, without_sign
 from nnrepl.record.homes import Home
 from nnrepl.record.names import ProgramNames
-from nnrepl.record.signs import GRADIENT_SIGN, lies_inside, sign_of, without_sign
 from nnrepl.record.stack import is_module
 from nnrepl.session.errors import NoGradient, NotYet, UserError, not_made
 from nnrepl.session.frames import Frames, Held
+from nnrepl.session.parsed import dotted
 from nnrepl.tape import GRADIENT_PASS, UNBOUND, Activation, ClosedOp, Holder, Inside, Leaf, Op, Pass, Tape, Value
 
 NUMBER = re.compile(r"(?:(?P<step>\d{1,9})|(?P<setup>setup))?#(?P<number>\d{1,12})(?:\.(?P<slot>\d{1,9}))?")
@@ -190,7 +192,7 @@ class Lookup:
                     return self.frames.taken(entries[longer])
                 other = int(word) if word.isdigit() else f"_{word}"  # an optimizer's `state` is its `_state`
                 thing = entries.get(word, entries.get(other, UNBOUND))
-            elif isinstance(entries, list) and word.isdigit() and int(word) < len(entries):
+            elif isinstance(entries, list) and word.lstrip("-").isdigit() and -len(entries) <= int(word) < len(entries):
                 thing = entries[int(word)]
             else:
                 return UNBOUND
@@ -325,7 +327,7 @@ class Lookup:
         name = self.name_here(value, position)
         if value.inside is not None:
             return self._gradient_inside(value, name, value.inside, position)
-        found = self._passes_of(value, position)
+        found = self.passes_of(value, position)
         for part, target in found:
             grads = part.grads.get(target.canonical)
             if not grads:
@@ -364,7 +366,7 @@ class Lookup:
         plain = name.removeprefix(GRADIENT_SIGN).isidentifier() and position < len(ops)
         return self.names.name_at(value, ops[position]) if plain else name
 
-    def _passes_of(self, value: Value, position: int) -> list[tuple[Pass, Value]]:
+    def passes_of(self, value: Value, position: int) -> list[tuple[Pass, Value]]:
         """The gradient passes that speak of a value, the last one first, each with the value as it is there: a
         parameter enters each pass as a leaf of its own."""
         own = self.names.identity(value)
@@ -469,6 +471,9 @@ class Lookup:
         if at and re.fullmatch(r"(?:(?:\d+|setup)?#)?\d+", address):
             return self.version(name, address)
         found = self.held(text, position, scope)
+        if found is None and (path := dotted(text)) != text:
+            with suppress(NotYet):  # `z1[0]`: no path, and what is said of an element is said elsewhere
+                found = self.held(path, position, scope)
         if found is not None and not isinstance(found.thing, Value):
             raise UserError(f"{text} is no tensor of the tape; p {text} shows what it is")
         if found is None:

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from types import CodeType
 from typing import NamedTuple
 
-from nnrepl.record import source as sources
-from nnrepl.record.source import is_library
+from nnrepl.record import segments as sources
+from nnrepl.record.segments import is_library
 from nnrepl.tape import Activation, Tape
 
 _MOST_FILES = 200

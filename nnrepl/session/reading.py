@@ -10,7 +10,7 @@ from typing import Any
 from nnrepl.record.bounds import OutOfBounds, outside
 from nnrepl.record.names import ProgramNames
 from nnrepl.record.recorder import Recorder
-from nnrepl.record.source import file_of
+from nnrepl.record.segments import file_of
 from nnrepl.session import places
 from nnrepl.session.below import TakesCells
 from nnrepl.session.errors import UserError

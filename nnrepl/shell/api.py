@@ -20,7 +20,7 @@ from nnrepl.session.hooks import Stop
 from nnrepl.session.session import Session as TapeSession
 from nnrepl.shell.background import adopt
 from nnrepl.tape import Face, Op, Tape
-from nnrepl.view.answer import Answer
+from nnrepl.view.said import Answer
 
 _last: list[Interpreter] = []
 _recorded: list[weakref.ref[Recorded]] = []

@@ -25,7 +25,7 @@ from nnrepl.session.places import FIXED
 from nnrepl.session.program import Program
 from nnrepl.session.session import Session
 from nnrepl.tape import Holder, Value
-from nnrepl.view.op import leaf_text
+from nnrepl.view.one_op import leaf_text
 from nnrepl.view.tensor import dtype_text, shape_text
 from nnrepl.view.topics import TOPICS
 

@@ -13,16 +13,16 @@ from nnrepl.programs.function import Recorded
 from nnrepl.record.intercept import recording as intercepting
 from nnrepl.record.names import ProgramNames
 from nnrepl.record.recorder import Recorder, current
-from nnrepl.record.source import locate
+from nnrepl.record.segments import locate
 from nnrepl.session import goals
 from nnrepl.session.errors import Quit, UserError
 from nnrepl.session.session import Session
 from nnrepl.shell.api import remember, was_recorded
 from nnrepl.shell.background import adopt
-from nnrepl.shell.notebook import CellEnded, ipython
+from nnrepl.shell.in_notebook import CellEnded, ipython
 from nnrepl.shell.shell import Shell, make_console, make_reader
 from nnrepl.tape import RUN_PASS
-from nnrepl.view.source import place_text
+from nnrepl.view.source_lines import place_text
 
 _entered: list[Entered] = []
 _last: list[Recorded] = []

@@ -29,12 +29,12 @@ from nnrepl.commands.interpreter import Interpreter
 from nnrepl.commands.learning import asked_by_key
 from nnrepl.shell.colours import STYLES
 from nnrepl.shell.complete import NameCompleter, TapeIndex
-from nnrepl.shell.keys import bindings, editing_mode
+from nnrepl.shell.key_bindings import bindings, editing_mode
 from nnrepl.shell.layout import Screens
-from nnrepl.shell.output import KEPT, Output
 from nnrepl.shell.panes import Line, render
 from nnrepl.shell.readers import PROMPT, continued
 from nnrepl.shell.scenes import Scenes
+from nnrepl.shell.scrollback import KEPT, Output
 from nnrepl.view.content import Content, Flow
 from nnrepl.view.source_pane import SourcePane
 from nnrepl.view.theme import THEMES

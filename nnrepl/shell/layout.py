@@ -35,8 +35,8 @@ from nnrepl.commands.interpreter import Interpreter
 from nnrepl.session.session import Session
 from nnrepl.shell import keybar
 from nnrepl.shell.colours import LineLexer
-from nnrepl.shell.output import Output
 from nnrepl.shell.panes import Pane
+from nnrepl.shell.scrollback import Output
 from nnrepl.shell.toolbar import Toolbar
 from nnrepl.view.content import Content
 

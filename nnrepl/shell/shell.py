@@ -26,11 +26,11 @@ from nnrepl.session.session import EXCEPTION, Hooks, Session
 from nnrepl.session.typed import upcoming
 from nnrepl.shell import playing
 from nnrepl.shell.breaking import Breaking
-from nnrepl.shell.notebook import CellReader, in_notebook, notebook_console
-from nnrepl.shell.progress import Progress
+from nnrepl.shell.in_notebook import CellReader, in_notebook, notebook_console
+from nnrepl.shell.progress_line import Progress
 from nnrepl.shell.readers import Pipe, Reader, continued, prompt_of
 from nnrepl.tape import Tape
-from nnrepl.view.signs import encodable, fitting, harmless, without_codes
+from nnrepl.view.glyphs import encodable, fitting, harmless, without_codes
 from nnrepl.view.theme import THEMES
 
 PLAIN_WIDTH = 100

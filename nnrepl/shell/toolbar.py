@@ -8,8 +8,8 @@ from prompt_toolkit.formatted_text import StyleAndTextTuples
 from prompt_toolkit.utils import get_cwidth
 
 from nnrepl.session.session import Session
-from nnrepl.view.source import own_source, place_text
-from nnrepl.view.stop import count_text
+from nnrepl.view.source_lines import own_source, place_text
+from nnrepl.view.stopped import count_text
 
 
 class Piece(NamedTuple):

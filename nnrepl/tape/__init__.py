@@ -17,6 +17,7 @@ from nnrepl.tape.op import (
     arrays_of,
     fill,
 )
+from nnrepl.tape.origins import Activation, Source
 from nnrepl.tape.passes import (
     GRADIENT_PASS,
     RUN_PASS,
@@ -29,7 +30,6 @@ from nnrepl.tape.passes import (
     outermost,
     samples_of,
 )
-from nnrepl.tape.places import Activation, Source
 from nnrepl.tape.sites import SKIPPED, Site, is_skipped, own_site
 from nnrepl.tape.steps import Step, Steps
 from nnrepl.tape.tape import Names, OpSequence, Tape

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from nnrepl.tape.value import Value
 
 if TYPE_CHECKING:
-    from nnrepl.tape.places import Activation
+    from nnrepl.tape.origins import Activation
 
 
 class _Unbound:

@@ -13,8 +13,8 @@ from nnrepl.tape.face import Face
 from nnrepl.tape.value import Value
 
 if TYPE_CHECKING:
+    from nnrepl.tape.origins import Activation, Source
     from nnrepl.tape.passes import Inside, Pass
-    from nnrepl.tape.places import Activation, Source
     from nnrepl.tape.steps import Step
     from nnrepl.tape.tape import Tape
 

@@ -10,7 +10,7 @@ from nnrepl.tape.face import Face
 
 if TYPE_CHECKING:
     from nnrepl.tape.op import Op
-    from nnrepl.tape.places import Activation
+    from nnrepl.tape.origins import Activation
     from nnrepl.tape.steps import Step
     from nnrepl.tape.tape import Tape
     from nnrepl.tape.value import Value

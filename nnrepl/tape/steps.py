@@ -16,8 +16,8 @@ from functools import lru_cache
 from types import CodeType
 from typing import TYPE_CHECKING, overload
 
+from nnrepl.tape.origins import Activation
 from nnrepl.tape.passes import GRADIENT_PASS, SETUP_PASS, UPDATE_PASS, Pass
-from nnrepl.tape.places import Activation
 
 if TYPE_CHECKING:
     from nnrepl.tape.op import Op

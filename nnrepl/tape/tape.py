@@ -14,8 +14,8 @@ from nnrepl.tape.collector import wake
 from nnrepl.tape.face import Face
 from nnrepl.tape.notes import Notes
 from nnrepl.tape.op import ClosedOp, Op
+from nnrepl.tape.origins import Source
 from nnrepl.tape.passes import Hole, Mark, Pass
-from nnrepl.tape.places import Source
 from nnrepl.tape.steps import Steps
 from nnrepl.tape.value import Value
 

@@ -12,7 +12,7 @@ from nnrepl.tape import Op, Value
 from nnrepl.timeline.compare import Change, Distance, ends_first
 from nnrepl.timeline.timelines import Timeline
 from nnrepl.view.narrow import Grid
-from nnrepl.view.source import place_text
+from nnrepl.view.source_lines import place_text
 from nnrepl.view.tensor import number, shape_text, tensor
 
 ROWS = 20

@@ -8,7 +8,7 @@ from html import escape
 from itertools import pairwise
 
 from nnrepl.tape import Value
-from nnrepl.view.graph import Node
+from nnrepl.view.lanes import Node
 from nnrepl.view.tensor import shape_text
 
 _COLOURS = {"setup": "#777777", "forward": "#2563a8", "backward": "#a8327d", "update": "#2e7d32"}

@@ -11,7 +11,7 @@ from rich.text import Text
 from nnrepl.seen.slide import units
 from nnrepl.session.errors import UserError
 from nnrepl.tape import GRADIENT_PASS, UPDATE_PASS, Op, Pass
-from nnrepl.view.listing import block_title, name_width, op_row
+from nnrepl.view.op_list import block_title, name_width, op_row
 from nnrepl.view.tensor import dtype_text, shape_text
 
 SHORT = 40

@@ -14,12 +14,12 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderR
 from rich.text import Text
 
 from nnrepl.record.bounds import OutOfBounds
-from nnrepl.seen.norms import as_float, norms
+from nnrepl.seen.array_sizes import as_float, norms
 from nnrepl.tape import GRADIENT_PASS, SKIPPED, Op, Pass, Value
 from nnrepl.timeline.evaluation import evaluate, pending
+from nnrepl.view.digits import number
 from nnrepl.view.html import boxed, escaped
-from nnrepl.view.numbers import number
-from nnrepl.view.source import own_source, place_text
+from nnrepl.view.source_lines import own_source, place_text
 from nnrepl.view.tensor import shape_text
 
 MOST = 1 << 22

@@ -6,8 +6,8 @@ from html import escape
 
 from nnrepl.seen.slide import Row, Slide
 from nnrepl.tape import Value
+from nnrepl.view.glyphs import harmless
 from nnrepl.view.page import COLOURS
-from nnrepl.view.signs import harmless
 from nnrepl.view.slide_text import size_text
 from nnrepl.view.tensor import shape_text
 

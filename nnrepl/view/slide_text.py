@@ -9,9 +9,9 @@ from rich.text import Text
 from nnrepl.explain.words import inline
 from nnrepl.seen.slide import Row, Slide
 from nnrepl.tape import Value
-from nnrepl.view.graph import Lanes, Node
+from nnrepl.view.digits import number
+from nnrepl.view.lanes import Lanes, Node
 from nnrepl.view.narrow import packed_lines
-from nnrepl.view.numbers import number
 from nnrepl.view.tensor import shape_text
 
 BAR = 8

@@ -11,7 +11,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
 from nnrepl.tape import Value, samples_of
-from nnrepl.view.numbers import Format, number
+from nnrepl.view.digits import Format, number
 from nnrepl.view.summary import (
     Summary,
     count_within,

@@ -10,8 +10,8 @@ from rich.text import Text
 from nnrepl.tape import Value
 from nnrepl.timeline.evaluation import pending
 from nnrepl.view.narrow import Grid
-from nnrepl.view.op import leaf_text, op_line
-from nnrepl.view.source import place_text
+from nnrepl.view.one_op import leaf_text, op_line
+from nnrepl.view.source_lines import place_text
 from nnrepl.view.tensor import dtype_text, samples_text, shape_text
 
 

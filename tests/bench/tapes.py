@@ -134,7 +134,7 @@ def bindings_cost(rounds: int) -> Iterator[Figure]:
 
 
 def _unwatched(run: Run, rounds: int) -> list[float]:
-    from nnrepl.record.bindings import Watch
+    from nnrepl.record.watch import Watch
 
     names = ("see", "belong", "leave", "settle", "loosen")
     kept = {name: getattr(Watch, name) for name in names}

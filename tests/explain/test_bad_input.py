@@ -14,7 +14,7 @@ from nnrepl.explain.loss import verdict, why_loss
 from nnrepl.explain.why import why
 from nnrepl.session.errors import UserError
 from nnrepl.session.session import Session
-from nnrepl.view.check import check_view
+from nnrepl.view.finite_differences import check_view
 from nnrepl.view.theme import DARK
 from tests.support import OpenSession
 

@@ -181,7 +181,7 @@ def test_what_is_healthy_is_said_to_be() -> None:
     ],
 )
 def test_what_is_proposed_for_a_failed_product_can_be_multiplied(left: Any, right: Any, said: str) -> None:
-    from nnrepl.explain.errors import _matmul
+    from nnrepl.explain.failed_call import _matmul
 
     class Named:
         def __init__(self, name: str, shape: tuple[int, ...]) -> None:

@@ -9,7 +9,8 @@ import pytest
 
 import nnrepl
 from nnrepl.explain.look import Look
-from nnrepl.learn import products, rules
+from nnrepl.learn import rules
+from nnrepl.learn import wrong_products as products
 from nnrepl.learn.answers import CHOICE, NAMES, NUMBER, SHAPE, Unreadable, near, read, same
 from nnrepl.learn.asking import ask
 from nnrepl.learn.mistakes import RULES, mistakes

@@ -31,7 +31,7 @@ from nnrepl.session.parsed import parse
 from nnrepl.session.session import Session, Stop
 from nnrepl.session.typed import CELL, EDIT, LOOK, kind_of
 from nnrepl.shell.margin import unfinished
-from nnrepl.timeline.cells import make_cell
+from nnrepl.timeline.typed_cells import make_cell
 from nnrepl.view.defines import signature
 from tests.support import assert_same_bits, nnrepl_cli, plain_python
 

@@ -20,9 +20,9 @@ import pytest
 import nnrepl
 from nnrepl.programs.debuggee import Debuggee
 from nnrepl.programs.script import load_script
-from nnrepl.record.bindings import Watch
 from nnrepl.record.names import ProgramNames
 from nnrepl.record.recorder import Recorder
+from nnrepl.record.watch import Watch
 from nnrepl.replay.interrupts import put_off
 from nnrepl.replay.keepers import keep_ndarray
 from nnrepl.session.errors import UserError

@@ -13,10 +13,10 @@ import pytest
 
 from nnrepl.learn.progress import Mark, keep_progress
 from nnrepl.session.files import private_directory, replacing, write_private, write_text
-from nnrepl.session.saved import Keeper, stops_file
+from nnrepl.session.saved_stops import Keeper, stops_file
 from nnrepl.session.settings import config_directory, config_file, defaults, save_settings, state_directory
 from nnrepl.session.stops import Stops, Watch
-from nnrepl.shell.history import history_of
+from nnrepl.shell.typed_before import history_of
 from tests.support import ROOT
 
 

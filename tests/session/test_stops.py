@@ -565,7 +565,7 @@ def test_every_finding_has_a_picture_and_every_event_words() -> None:
     from typing import get_args
 
     from nnrepl.session import events, findings
-    from nnrepl.view import stops as view
+    from nnrepl.view import stop_list as view
 
     assert all(event.words for event in events.EVENTS.values())
     source = __import__("inspect").getsource(view._finding)

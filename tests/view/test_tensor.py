@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from nnrepl.record.batches import total
-from nnrepl.seen.norms import norms
+from nnrepl.seen.array_sizes import norms
 from nnrepl.session.errors import UserError
-from nnrepl.view.changes import Changes
+from nnrepl.view.digits import read_format
 from nnrepl.view.heatmap import Heatmap
 from nnrepl.view.histogram import Histogram, counts
-from nnrepl.view.numbers import read_format
+from nnrepl.view.since import Changes
 from nnrepl.view.summary import changed, pieces, summarize
 from nnrepl.view.tensor import Look, tensor
 from nnrepl.view.theme import DARK

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from nnrepl.explain.health import (
     activations,
-    gradients,
+    broadcasts,
+    gradient_findings,
     growth,
     parameters,
     precision,
-    program,
+    program_findings,
     repeats,
     results,
-    shapes,
     shares,
-    updates,
+    update_findings,
 )
 from nnrepl.explain.health.indices import outside
 from nnrepl.explain.health.report import Case, Check, Finding
@@ -21,17 +21,17 @@ from nnrepl.explain.health.report import Case, Check, Finding
 __all__ = ["CHECKS", "of_the_step_before", "outside"]
 
 _MODULES = (
-    gradients,
+    gradient_findings,
     activations,
     shares,
-    shapes,
+    broadcasts,
     precision,
     results,
-    updates,
+    update_findings,
     repeats,
     growth,
     parameters,
-    program,
+    program_findings,
 )
 CHECKS: tuple[Check, ...] = (*(check for module in _MODULES for check in module.CHECKS), *results.INSIDE)
 
@@ -44,7 +44,7 @@ def of_the_step_before(case: Case) -> list[Finding]:
         return []
     earlier = Case(case.session, before, case.look, case.limits)
     found: list[Finding] = []
-    for check in results.BETWEEN if case.after else (*results.CHECKS, *updates.CHECKS):
+    for check in results.BETWEEN if case.after else (*results.CHECKS, *update_findings.CHECKS):
         found.extend(check(earlier))
     case.unapplied = earlier.unapplied
     return found

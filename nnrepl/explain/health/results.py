@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 from nnrepl.explain import words
 from nnrepl.explain.disconnected import ends_here
-from nnrepl.explain.health.gradients import finals
+from nnrepl.explain.health.gradient_findings import finals
 from nnrepl.explain.health.report import Case, Check, Finding
-from nnrepl.explain.health.updates import changes, same_weight
+from nnrepl.explain.health.update_findings import changes, same_weight
 from nnrepl.explain.paths import leaves_later
-from nnrepl.record import source as sources
+from nnrepl.record import segments as sources
 from nnrepl.tape import Op, Pass, Source, Value
 
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import mlx.core as mx
 
 from nnrepl.explain import words
-from nnrepl.explain.entry import arguments
 from nnrepl.explain.health.report import Case, Check, Finding
+from nnrepl.explain.known import arguments
 from nnrepl.ops import Trait, has
 from nnrepl.tape import Leaf, Op, Value
 

@@ -15,7 +15,7 @@ from nnrepl.session.errors import UserError
 from nnrepl.session.parsed import Parsed, parse, side_by_side
 from nnrepl.tape import ClosedOp
 from nnrepl.timeline.timelines import Timeline
-from nnrepl.view.numbers import number
+from nnrepl.view.digits import number
 from nnrepl.view.plot import Curve, Plot
 
 LINES = re.compile(r"(?P<what>.*?\S)(?P<numbers>(?:\s+\d{1,9})+)", re.DOTALL)

@@ -9,16 +9,16 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from nnrepl.commands.interpreter import Interpreter
-from nnrepl.commands.look import LOOK
+from nnrepl.commands.looking import LOOK
 from nnrepl.commands.table import Grammar, command
-from nnrepl.seen.gradients import last_call
+from nnrepl.seen.gradient_sizes import last_call
 from nnrepl.seen.slide import Slide
 from nnrepl.session.errors import UserError
 from nnrepl.session.files import write_text
 from nnrepl.session.session import Session
 from nnrepl.tape import GRADIENT_PASS, Op, Pass
 from nnrepl.view.drawings import FORMATS, drawing_of, svg
-from nnrepl.view.graph import Lanes, neighbourhood, nodes_of
+from nnrepl.view.lanes import Lanes, neighbourhood, nodes_of
 from nnrepl.view.page import page
 from nnrepl.view.slide_page import slide_page
 from nnrepl.view.slide_svg import ROWS as SLIDE_ROWS

@@ -40,7 +40,7 @@ def into(it: Interpreter, text: str) -> RenderableType | None:
     `into #28`, `into weights`, or alone for the op at the cursor; for an op of the backward pass the gradient is
     taken apart. The result is compared with the op's own. `out` leads back.
     """
-    from nnrepl.explain.inside import agreement, open_op
+    from nnrepl.explain.taken_apart import agreement, open_op
     from nnrepl.explain.words import number
 
     with aside():
@@ -64,7 +64,7 @@ def into(it: Interpreter, text: str) -> RenderableType | None:
 @command("out", takes=NOTHING, group=UNDERSTAND)
 def out(it: Interpreter, text: str) -> None:
     """Leave the op that `into` has opened, or the statement of `debug`."""
-    from nnrepl.explain.inside import InnerSession
+    from nnrepl.explain.taken_apart import InnerSession
 
     session = it.session
     if not isinstance(session, InnerSession):
@@ -78,7 +78,7 @@ def out(it: Interpreter, text: str) -> None:
 def primitives(it: Interpreter, text: str) -> RenderableType | None:
     """List what MLX's own graph does for an op: `primitives #14`, or alone for the op at the cursor."""
     from nnrepl.explain.primitives import primitives as primitives_of
-    from nnrepl.view.check import primitives_view
+    from nnrepl.view.finite_differences import primitives_view
 
     op = op_of(it.session, text)
     with aside():
@@ -95,9 +95,9 @@ def check(it: Interpreter, text: str) -> RenderableType | None:
     checked one by one, all together along a random direction. Only what rounding and the noise of the loss cannot
     explain is called wrong; kinks (ReLU at 0) are explained, and what `stop_gradient` holds back is held fixed.
     """
-    from nnrepl.explain.check import check_op, check_pass, pass_of
-    from nnrepl.explain.paths import gradient_pass, inner_of_gradient, value_of
-    from nnrepl.view.check import check_view
+    from nnrepl.explain.check import check_op, check_pass, last_with
+    from nnrepl.explain.paths import differentiated, gradient_pass, inner_of_gradient, value_of
+    from nnrepl.view.finite_differences import check_view
 
     session = it.session
     with aside():
@@ -107,7 +107,7 @@ def check(it: Interpreter, text: str) -> RenderableType | None:
             return check_view(check_pass(session, part, leaves))
         inner = inner_of_gradient(text)
         value = value_of(session, inner) if inner else None
-        whole = pass_of(session, value) if value is not None else None
-        if value is not None and whole is not None and value in whole.wrt:
-            return check_view(check_pass(session, whole, [value]))
+        found = None if value is None else differentiated(session, value) or last_with(session, value)
+        if found is not None and found[1] in found[0].wrt:
+            return check_view(check_pass(session, found[0], [found[1]]))
         return check_view(check_op(session, op_of(session, text)))

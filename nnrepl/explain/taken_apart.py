@@ -16,7 +16,7 @@ from typing import Any
 import mlx.core as mx
 
 from nnrepl.explain import words
-from nnrepl.explain.entry import COMPOSITE, PRODUCTS, WHOLE, Entry, entry_for, filled
+from nnrepl.explain.known import COMPOSITE, PRODUCTS, WHOLE, Entry, entry_for, filled
 from nnrepl.explain.paths import rule_of, upstream
 from nnrepl.record.intercept import recording
 from nnrepl.record.names import ProgramNames

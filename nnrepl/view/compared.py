@@ -12,8 +12,8 @@ from nnrepl.session.counterparts import GIVEN, MODULE, NAME, PATH, SIMILAR, TAPE
 from nnrepl.session.reference import Compared, Verdict
 from nnrepl.tape import SKIPPED, Op, Value
 from nnrepl.view.narrow import Grid
-from nnrepl.view.op import leaf_text, op_line
-from nnrepl.view.source import Marked, own_source, place_text
+from nnrepl.view.one_op import leaf_text, op_line
+from nnrepl.view.source_lines import Marked, own_source, place_text
 from nnrepl.view.tensor import number, shape_text
 
 ROWS, OPS, NAMES = 20, 8, 12

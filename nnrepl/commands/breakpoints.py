@@ -20,7 +20,7 @@ from nnrepl.session.passing import lines_in
 from nnrepl.session.points import Condition
 from nnrepl.session.session import Session
 from nnrepl.session.stops import Breakpoint, Catch, Entry, Watch
-from nnrepl.view.stops import entries_view, entry_line, places_text
+from nnrepl.view.stop_list import entries_view, entry_line, places_text
 
 STOPS = "stops"
 _NUMBERS = Grammar("[N ...]", lambda text: re.fullmatch(r"[\d\s,-]*", text) is not None)

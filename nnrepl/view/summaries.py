@@ -13,14 +13,14 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderR
 from rich.table import Table
 from rich.text import Text
 
-from nnrepl.record import source as sources
-from nnrepl.seen.gradients import NOT_MADE, Sizes
-from nnrepl.seen.norms import norms
-from nnrepl.seen.variables import Absent, Sized, Variables
+from nnrepl.record import segments as sources
+from nnrepl.seen.array_sizes import norms
+from nnrepl.seen.gradient_sizes import NOT_MADE, Sizes
+from nnrepl.seen.locals_here import Absent, Sized, Variables
 from nnrepl.tape import GRADIENT_PASS, Leaf, Pass, Step, Tape, Value
 from nnrepl.timeline.evaluation import Work
 from nnrepl.view.narrow import NARROW, Grid, ending
-from nnrepl.view.source import place_text
+from nnrepl.view.source_lines import place_text
 from nnrepl.view.tensor import dtype_text, number, shape_text, summarize
 
 

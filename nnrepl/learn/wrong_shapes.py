@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 import mlx.core as mx
 
 from nnrepl.explain import words
-from nnrepl.explain.entry import bind, entry_for
+from nnrepl.explain.known import bind, entry_for
 from nnrepl.learn.asking import evaluate
 from nnrepl.learn.mistakes import Mistake
 from nnrepl.ops.traits import Trait

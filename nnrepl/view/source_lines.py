@@ -9,7 +9,7 @@ from rich.cells import cell_len, set_cell_size
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
-from nnrepl.record.source import file_of, lines_of, locate
+from nnrepl.record.segments import file_of, lines_of, locate
 from nnrepl.tape import Activation, Op, Source, own_site
 
 

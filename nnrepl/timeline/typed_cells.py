@@ -10,7 +10,7 @@ from types import CodeType
 
 import mlx.core as mx
 
-from nnrepl.record.source import register_text
+from nnrepl.record.segments import register_text
 
 _FUTURE = functools.reduce(
     int.__or__, (getattr(__future__, name).compiler_flag for name in __future__.all_feature_names)

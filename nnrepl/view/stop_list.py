@@ -9,7 +9,7 @@ import mlx.core as mx
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from nnrepl.record import source as sources
+from nnrepl.record import segments as sources
 from nnrepl.seen.entries import Listed, Met
 from nnrepl.session.events import EVENTS
 from nnrepl.session.findings import (
@@ -28,8 +28,8 @@ from nnrepl.session.place import Place
 from nnrepl.session.points import Condition
 from nnrepl.session.stops import Breakpoint, Catch, Hit
 from nnrepl.tape import Op, Value
-from nnrepl.view.op import leaf_text, value_text
-from nnrepl.view.source import place_text
+from nnrepl.view.one_op import leaf_text, value_text
+from nnrepl.view.source_lines import place_text
 from nnrepl.view.tensor import WHOLE, number, shape_text, summarize, summary_text, tensor
 
 # -- the list ------------------------------------------------------------------------------------------------

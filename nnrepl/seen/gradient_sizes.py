@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from dataclasses import dataclass, field
 
-from nnrepl.seen.norms import norms
+from nnrepl.seen.array_sizes import norms
 from nnrepl.session.errors import NoGradient, NotYet
 from nnrepl.session.reading import Reading
 from nnrepl.tape import Pass, Value

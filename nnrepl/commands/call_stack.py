@@ -6,13 +6,13 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from nnrepl.commands.interpreter import Interpreter
-from nnrepl.commands.look import LOOK
+from nnrepl.commands.looking import LOOK
 from nnrepl.commands.table import COUNT, command
-from nnrepl.record import source as sources
+from nnrepl.record import segments as sources
 from nnrepl.session.errors import UserError
 from nnrepl.session.session import Session
 from nnrepl.tape import Activation
-from nnrepl.view.source import place_text
+from nnrepl.view.source_lines import place_text
 
 
 @command("up", "u", takes=COUNT, group=LOOK)

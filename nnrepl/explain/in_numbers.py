@@ -8,7 +8,7 @@ import mlx.core as mx
 
 from nnrepl.explain.cases import Names, case_of, operand
 from nnrepl.explain.elements import Index, number_at
-from nnrepl.explain.entry import Entry, entry_for
+from nnrepl.explain.known import Entry, entry_for
 from nnrepl.explain.look import Look
 from nnrepl.explain.paths import rule_of, upstream
 from nnrepl.ops import arithmetic

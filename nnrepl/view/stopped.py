@@ -11,15 +11,15 @@ from rich.text import Text
 
 from nnrepl.explain.doing import label_of
 from nnrepl.explain.in_place import Piece
-from nnrepl.seen.stop import Ahead, Scene
+from nnrepl.seen.stop_facts import Ahead, Scene
 from nnrepl.session.hooks import CELL_DONE, CELL_FAILED, END_OF_PROGRAM, END_OF_TAPE, EXCEPTION, START_OF_TAPE
 from nnrepl.tape import GRADIENT_PASS, Inside, Op, Pass, Value
+from nnrepl.view.boxed import InPlace
 from nnrepl.view.defines import defined, defines_view
-from nnrepl.view.doing import DoingLines
-from nnrepl.view.in_place import InPlace
-from nnrepl.view.op import value_text
-from nnrepl.view.source import Marked, inner_line, own_source, place_text
-from nnrepl.view.stops import hits_view
+from nnrepl.view.one_op import value_text
+from nnrepl.view.op_lines import DoingLines
+from nnrepl.view.source_lines import Marked, inner_line, own_source, place_text
+from nnrepl.view.stop_list import hits_view
 from nnrepl.view.tensor import WHOLE, Folded, dtype_text, samples_text, tensor
 
 

@@ -9,13 +9,13 @@ from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
-from nnrepl.seen.timelines import MOST, Branch, spread
+from nnrepl.seen.timeline_rows import MOST, Branch, spread
 from nnrepl.tape import SKIPPED
-from nnrepl.timeline.cells import Cell
 from nnrepl.timeline.edits import Edit
 from nnrepl.timeline.evaluation import Work
 from nnrepl.timeline.timelines import Timeline
-from nnrepl.view.source import own_source, place_text
+from nnrepl.timeline.typed_cells import Cell
+from nnrepl.view.source_lines import own_source, place_text
 from nnrepl.view.tensor import number
 
 

@@ -15,7 +15,7 @@ from nnrepl.programs.script import Script
 from nnrepl.session.errors import Load, UserError
 from nnrepl.session.parsed import parse
 from nnrepl.view.narrow import Grid
-from nnrepl.view.saved import facts_text, saved_text
+from nnrepl.view.saved_file import facts_text, saved_text
 
 FILES = "files"
 FILE_ALL = Grammar("FILE [all]", lambda text: bool(text), "files")

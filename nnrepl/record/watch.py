@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
-from nnrepl.record.source import is_library
-from nnrepl.record.variables import OPTIMIZED, looked_at, read, sets_globals
+from nnrepl.record.frame_variables import OPTIMIZED, looked_at, read, sets_globals
+from nnrepl.record.segments import is_library
 from nnrepl.tape import UNBOUND, Activation, Holder, Large, Value
 from nnrepl.tape.bindings import Bindings, Noted
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 from rich.console import RenderableType
 
 from nnrepl.commands.interpreter import Interpreter
-from nnrepl.commands.look import LOOK
+from nnrepl.commands.looking import LOOK
 from nnrepl.commands.table import NOTHING, Grammar, command
-from nnrepl.seen.stop import values_at
+from nnrepl.seen.stop_facts import values_at
 from nnrepl.session.errors import UserError
 from nnrepl.session.excerpts import excerpt, whole_function
 from nnrepl.session.session import Session
 from nnrepl.tape import Op
 from nnrepl.view.folding import pass_listing
-from nnrepl.view.listing import op_table, source_view
-from nnrepl.view.stop import values_view
+from nnrepl.view.op_list import op_table, source_view
+from nnrepl.view.stopped import values_view
 
 AROUND = 11
 

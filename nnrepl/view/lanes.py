@@ -9,7 +9,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
 from nnrepl.tape import Op, Tape, Value
-from nnrepl.view.op import flow_text
+from nnrepl.view.one_op import flow_text
 from nnrepl.view.tensor import shape_text
 
 

@@ -13,9 +13,9 @@ from nnrepl.late import late
 from nnrepl.session.errors import NoGradient, NotYet, UserError
 from nnrepl.session.parsed import parse
 from nnrepl.tape import Value
+from nnrepl.view.digits import Format, read_format
 from nnrepl.view.heatmap import Heatmap
 from nnrepl.view.histogram import Histogram
-from nnrepl.view.numbers import Format, read_format
 from nnrepl.view.tensor import Look
 from nnrepl.view.what import what_view
 from nnrepl.view.where import where_view

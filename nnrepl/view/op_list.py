@@ -7,9 +7,9 @@ from rich.text import Text
 
 from nnrepl.session.excerpts import Excerpt
 from nnrepl.tape import Inside, Op, Pass
-from nnrepl.view.op import flow_text, state_of
-from nnrepl.view.source import place_text
-from nnrepl.view.stop import in_call
+from nnrepl.view.one_op import flow_text, state_of
+from nnrepl.view.source_lines import place_text
+from nnrepl.view.stopped import in_call
 
 STATES = {"lazy": " ", "evaluated": "●", "dropped": "○", "failed": "✗", "edited": "✎", "stale": "~"}
 

@@ -11,7 +11,7 @@ from nnrepl.explain import words
 from nnrepl.explain.disconnected import leads_to_loss
 from nnrepl.explain.health.parameters import roots
 from nnrepl.explain.health.report import NOTE, Case, Check, Finding
-from nnrepl.record import source as sources
+from nnrepl.record import segments as sources
 from nnrepl.record.stack import is_module
 from nnrepl.tape import RUN_PASS, Leaf, Op, Pass
 

@@ -6,7 +6,7 @@ import weakref
 from dataclasses import dataclass
 from typing import Any
 
-from nnrepl.record.variables import variables_of
+from nnrepl.record.frame_variables import variables_of
 from nnrepl.session.reading import Reading
 from nnrepl.tape import UNBOUND, Holder, Large
 

@@ -11,7 +11,7 @@ from rich.console import Console
 from nnrepl.commands.blocks import Blocks
 from nnrepl.commands.interpreter import Interpreter
 from nnrepl.shell.readers import PROMPT
-from nnrepl.view.answer import WIDTH
+from nnrepl.view.said import WIDTH
 from nnrepl.view.theme import THEMES
 
 CANNOT_ASK = (

@@ -9,18 +9,18 @@ from dataclasses import dataclass, field
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from nnrepl.commands.files import FILES, file_name
 from nnrepl.commands.interpreter import Interpreter
+from nnrepl.commands.save_load import FILES, file_name
 from nnrepl.commands.table import Grammar, command
 from nnrepl.programs.arrays import read_header
-from nnrepl.programs.reference import open_reference, read_mapping
+from nnrepl.programs.named_arrays import open_reference, read_mapping
 from nnrepl.session.counterparts import TAPE, Match, Matched, Stretch, match, stretch_for
 from nnrepl.session.errors import UserError
 from nnrepl.session.expressions import aside
 from nnrepl.session.reference import compare, in_order
 from nnrepl.tape import Value
 from nnrepl.timeline.compare import pairs_of
-from nnrepl.view.compare import compare_view
+from nnrepl.view.compared import compare_view
 
 USAGE = "FILE [tolerance 1e-5] [map NAME=KEY ...]"
 

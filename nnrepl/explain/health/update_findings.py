@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import mlx.core as mx
 
 from nnrepl.explain import words
-from nnrepl.explain.health.gradients import finals
+from nnrepl.explain.health.gradient_findings import finals
 from nnrepl.explain.health.report import NOTE, WARNING, Case, Check, Finding
 from nnrepl.record.batches import total
 from nnrepl.tape import GRADIENT_PASS, Value

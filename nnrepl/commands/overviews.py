@@ -11,17 +11,18 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from nnrepl.commands.interpreter import Interpreter
-from nnrepl.commands.look import LOOK
+from nnrepl.commands.looking import LOOK
 from nnrepl.commands.table import NOTHING, Grammar, command
 from nnrepl.seen.entries import listed
-from nnrepl.seen.gradients import of_parameters, of_step
-from nnrepl.seen.variables import variables
+from nnrepl.seen.gradient_sizes import of_parameters, of_step
+from nnrepl.seen.locals_here import variables
 from nnrepl.session.errors import UserError
 from nnrepl.session.expressions import aside
 from nnrepl.session.parsed import parse
 from nnrepl.session.session import Session
 from nnrepl.session.stops import Breakpoint
-from nnrepl.view.info import (
+from nnrepl.view.stop_list import entries_view
+from nnrepl.view.summaries import (
     evaluations_view,
     gradients_view,
     memory_view,
@@ -31,7 +32,6 @@ from nnrepl.view.info import (
     steps_view,
     variables_view,
 )
-from nnrepl.view.stops import entries_view
 from nnrepl.view.where import where_view
 
 Topic = Callable[[Session], RenderableType]
