@@ -324,6 +324,11 @@ class Recorder:
             self.link(held, value)
         value.forget()
 
+    def shared(self) -> set[Value]:
+        """The values for which the program holds array objects of its own, beside the tape's."""
+        live = self.live
+        return {live[key] for key in list(self.guards) if key in live}
+
     @staticmethod
     def frame() -> FrameType:
         """A frame of nnrepl's own, for ops that no line of the program made."""

@@ -11,6 +11,7 @@ import ast
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Any, Protocol
 
 import mlx.core as mx
@@ -302,23 +303,23 @@ class Changes:
         self.failed()
         self.news = None
         self.session.hooks.opening(f"step{'s' * (len(steps) > 1)} {closed.stretches(steps)}, which ran natively")
-        return RunAgain(self._along(frozenset(steps)))
+        return RunAgain(self._along_again(frozenset(steps)))
 
     def come_back(self, failure: str) -> RunAgain:
         """The program could not come to another timeline: it is to run again along the one before, where everything
         is as it was."""
         self.failed()
         self.news = None
-        return RunAgain(self._along(), failure)
+        return RunAgain(self._along_again(), failure)
 
-    def _along(self, opened: frozenset[int] = frozenset()) -> Run:
+    def _along_again(self, opened: frozenset[int] = frozenset()) -> Run:
         """The program is about to run again along the timeline that the user looks at."""
         session, current = self.session, self.timelines.current
         self._coming = (current, None)
         self._left = (current, session.tape, session.names, session.cursor)
         session.codes.wanted = current.codes
-        seen = sys.maxsize if opened else None
-        return Run(session.tape, len(session.tape), (), session.cursor, opened=opened, seen=seen)
+        run = replace(self._along(current), cursor=session.cursor)
+        return replace(run, opened=opened, seen=sys.maxsize) if opened else run
 
     def adrift(self) -> None:
         """The program was interrupted on its way to a timeline: everything is seen as it was before, and the program
@@ -334,12 +335,16 @@ class Changes:
         current = timelines.current
         if current is timelines.live:
             return
-        end = len(current.tape)
-        seen = current.seen + (current.seen >= end)  # at the end, what was printed behind the last op as well
-        run = Run(current.tape, end, (), end, seen=seen)
         with held():
-            tape, names = self._again(run, current, None)
+            tape, names = self._again(self._along(current), current, None)
             self.arrived(tape, names, self.session.cursor)
+
+    @staticmethod
+    def _along(line: Timeline) -> Run:
+        """What leads the program to the end of a timeline, where it is as it was."""
+        end = len(line.tape)
+        seen = line.seen + (line.seen >= end)  # at the end, what was printed behind the last op as well
+        return Run(line.tape, end, (), end, seen=seen)
 
     def look_alive(self) -> None:
         """At the end of the program its variables are read where they are: bring it onto the timeline that the user
@@ -452,6 +457,8 @@ class Changes:
         op = session.op
         cursor = same_place(session.tape, session.cursor, timeline.tape) if op is not None else len(timeline.tape)
         session.look_at(timeline.tape, timeline.names, cursor)
+        timeline.seen = max(timeline.seen, cursor)
+        session.hooks.cursor_moved(cursor)
         if cursor < len(timeline.tape) and isinstance(timeline.tape.ops[cursor], ClosedOp) and self.can_run_again:
             step = timeline.tape.steps.at(cursor)
             session.hooks.opening(step.title, f"timeline {timeline.number}")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from nnrepl.session.stops import Hit
-from nnrepl.tape import Face, Op
+from nnrepl.tape import Face, Op, Tape
 
 if TYPE_CHECKING:
     from nnrepl.replay.run import Run
@@ -63,8 +63,11 @@ class Hooks:
     def quitting(self) -> None:
         """The program is about to be taken apart for good."""
 
-    def running_again(self, run: Run, from_start: bool) -> None:
-        """The program runs again; what it printed before the run's position has been seen."""
+    def running_again(self, run: Run, tape: Tape, from_start: bool) -> None:
+        """The program runs again, and writes another tape; what it printed before the run's position has been seen."""
+
+    def going_on(self, tape: Tape, old: Tape) -> None:
+        """The program goes on, and writes another tape than the one so far."""
 
     def opening(self, title: str, line: str = "") -> None:
         """A step that is closed is about to be opened, since the command that runs needs it: it is to be run once more

@@ -141,7 +141,7 @@ class TapeSession(Standing):
     def _kept(self, recorder: Recorder) -> History:
         """What keeps the values of the tape that is recorded within the budget."""
         if self._history is None or self._history.tape is not recorder.tape:
-            self._history = History(recorder.tape, int(self.settings["history"]), recorder.drop)
+            self._history = History(recorder.tape, int(self.settings["history"]), recorder.drop, recorder.shared)
         self._history.budget = int(self.settings["history"])
         return self._history
 
@@ -336,7 +336,7 @@ class TapeSession(Standing):
         if run.opened and self.recorder is not None and isinstance(self.recorder.intake, Replay):
             goal = natively.way_back(self, run, self.recorder.intake.opening, then)
         self.course.follow(goal, then, wish.failure)
-        self.hooks.running_again(run, True)
+        self.hooks.running_again(run, self.tape, True)
 
     def strand(self, why: str) -> None:
         """The program could not be run again: the user may look at what there is."""

@@ -29,6 +29,7 @@ from nnrepl.shell.breaking import Breaking
 from nnrepl.shell.in_notebook import CellReader, in_notebook, notebook_console
 from nnrepl.shell.progress_line import Progress
 from nnrepl.shell.readers import Pipe, Reader, continued, prompt_of
+from nnrepl.tape import Tape
 from nnrepl.view.glyphs import encodable, fitting, harmless, without_codes
 from nnrepl.view.theme import THEMES
 
@@ -178,10 +179,11 @@ class Shell(Breaking, Hooks):
         self.held = HeldOutput(self._recorded)
         session.hooks = self
 
-    def _recorded(self) -> int:
-        """Where the tape ends that the program writes, which is not always the one that is looked at."""
+    def _recorded(self) -> Tape:
+        """The tape that the program writes, which is not always the one that is looked at."""
         recorder = self.session.recorder
-        return len(self.session.tape if recorder is None else recorder.tape)
+        tape: Tape = self.session.tape if recorder is None else recorder.tape
+        return tape
 
     # -- hooks -------------------------------------------------------------------------------------------
 
@@ -234,12 +236,18 @@ class Shell(Breaking, Hooks):
         """Keep what the program prints on being taken apart, but for what is new."""
         self.held.quitting()
 
-    def running_again(self, run: Run, from_start: bool) -> None:
+    def running_again(self, run: Run, tape: Tape, from_start: bool) -> None:
         """Keep what the program prints a second time to itself."""
         if from_start and not run.opened:
             self.show(Text("running the program again from its start; Ctrl-C stops at the next op", style="hint"))
-        seen = run.position + len(run.ops) if run.seen is None else run.seen
-        self.held.begin_again(seen, max(run.cursor if run.seen is None else 0, seen))
+        if run.seen is None:
+            self.held.begin_again(tape, run.old, run.position, run.position + len(run.ops))
+        else:
+            self.held.begin_again(tape, run.old, run.seen, run.seen)
+
+    def going_on(self, tape: Tape, old: Tape) -> None:
+        """What the program prints from now on belongs to another tape."""
+        self.held.goes_on(tape, old)
 
     def opening(self, title: str, line: str = "") -> None:
         """Run the line again when that is done, or another one instead."""
@@ -286,8 +294,9 @@ class Shell(Breaking, Hooks):
             return
         self.held.settle()
         screen = self.reader.screen
+        tape = self.session.tape
         said = self.held.show(
-            None if position >= len(self.session.tape) else position, None if screen is None else screen.said
+            tape, None if position >= len(tape) else position, None if screen is None else screen.said
         )
         self.interpreter.log.said(said)
         if screen is not None and not self.at_prompt:

@@ -30,18 +30,22 @@ class History:
         tape: The tape.
         budget: In bytes.
         drop: Lets go of a value's array.
+        shared: Tells of which values the program holds the content by array objects of its own.
 
     Attributes:
         dropped: How many values have been dropped.
         bytes: What is held by the values of the stretches that have been looked through.
     """
 
-    def __init__(self, tape: Tape, budget: int, drop: Callable[[Value], None]) -> None:
+    def __init__(
+        self, tape: Tape, budget: int, drop: Callable[[Value], None], shared: Callable[[], set[Value]]
+    ) -> None:
         self.tape = tape
         self.budget = budget
         self.dropped = 0
         self.bytes = 0
         self._drop = drop
+        self._shared = shared
         self._sizes: dict[int, int] = {}
         self._starts: list[int] = []
         self._end = 0
@@ -54,13 +58,30 @@ class History:
         self._grown = 0
 
     def evaluated(self) -> None:
-        """The program evaluates: drop what is too much, if a good part of the budget has come to be held since the last
-        time. What the program asked for before is there by now."""
+        """The program is about to evaluate: drop what is too much, if a good part of the budget has come to be held
+        since the last time. What the program asked for before is there by now; what it asks for now comes to be."""
         ops, reached = self.tape.ops, len(self.tape.ops)
         self._grown += sum([_bytes(value) for op in ops[self._measured : self._evaluated] for value in op.outputs])
+        coming = ops[self._evaluated :]
         self._measured, self._evaluated = self._evaluated, reached
+        size = sum([value.held.nbytes for op in coming for value in op.outputs if value.held is not None])
+        if (self._grown + size) * SHARE <= self.budget:
+            return
         if self._grown * SHARE > self.budget:
             self.trim()
+        if self.bytes + self._grown + size > self.budget:
+            self._forgo(coming)
+
+    def _forgo(self, coming: list[Op]) -> None:
+        """Let go of what is about to be computed and the program does not hold, while it is lazy: MLX then reuses each
+        buffer as soon as it can, as in plain Python, where the tape would hold a whole step's at once."""
+        shared = self._shared()
+        for op in coming:
+            if op.operation.kind == "data":
+                continue
+            for value in op.outputs:
+                if value.held is not None and value.size > 1 and not _is_held(value, shared):
+                    self._let_go(value)
 
     def trim(self) -> None:
         """A stretch ends, since a gradient pass begins or much is held: take it in, and drop what is too much. What
@@ -119,18 +140,14 @@ class History:
 
     def _release(self, at: int, keep: set[Value] | frozenset[Value], and_held: bool = False) -> None:
         """Drop what a stretch holds, but for `keep` and (if so wished) what the program itself holds."""
-        left = 0
+        left, shared = 0, self._shared() if and_held else set()
         for op in self._ops(at):
             if op.operation.kind == "data":
                 continue  # the op itself holds it
             for value in op.outputs:
                 if value.held is None:
                     continue
-                if (
-                    value in keep
-                    or (value.size == 1 and value.evaluated)
-                    or (and_held and sys.getrefcount(value.held) > _OF_THE_TAPE)
-                ):
+                if value in keep or (value.size == 1 and value.evaluated) or (and_held and _is_held(value, shared)):
                     left += _bytes(value)
                 else:
                     self._let_go(value)
@@ -153,6 +170,11 @@ class History:
 
 _OF_THE_TAPE = 2
 """An array that only its value holds has so many references: that one, and the look at it."""
+
+
+def _is_held(value: Value, shared: set[Value]) -> bool:
+    """Whether the program holds a value: its array, or another object for it."""
+    return value in shared or sys.getrefcount(value.held) > _OF_THE_TAPE
 
 
 def _bytes(value: Value) -> int:
