@@ -23,20 +23,20 @@ from nnrepl.record.names import ProgramNames
 from nnrepl.record.recorder import RECORD, Recorder, current
 from nnrepl.record.stack import Stack
 from nnrepl.session.errors import UserError
-from nnrepl.session.session import Session
+from nnrepl.session.session import TapeSession
 from nnrepl.tape import RUN_PASS, Op, Tape, Value
 
 _copy = mx.array.__copy__
 
 
-class InnerSession(Session):
+class InnerSession(TapeSession):
     """A person's place on a tape beside the program's.
 
     Attributes:
         outer: The session that they came from.
     """
 
-    def __init__(self, outer: Session, tape: Tape, names: ProgramNames) -> None:
+    def __init__(self, outer: TapeSession, tape: Tape, names: ProgramNames) -> None:
         super().__init__(tape, names)
         self.outer = outer
         self.settings = outer.settings
@@ -50,7 +50,9 @@ class InsideSession(InnerSession):
         results: What the textbook ops give, for each output of the op.
     """
 
-    def __init__(self, outer: Session, opened: Op, tape: Tape, names: ProgramNames, results: list[mx.array]) -> None:
+    def __init__(
+        self, outer: TapeSession, opened: Op, tape: Tape, names: ProgramNames, results: list[mx.array]
+    ) -> None:
         super().__init__(outer, tape, names)
         self.opened = opened
         self.results = results
@@ -71,7 +73,7 @@ class Agreement:
     peak: float
 
 
-def open_op(session: Session, op: Op) -> InsideSession:
+def open_op(session: TapeSession, op: Op) -> InsideSession:
     """Take an op apart.
 
     Raises:

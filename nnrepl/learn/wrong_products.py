@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from nnrepl.explain import words
 from nnrepl.explain.elements import broadcast_index, named
 from nnrepl.explain.paths import upstream
-from nnrepl.learn.mistakes import FEW, Case, Index, Mistake, rule
+from nnrepl.learn.mistakes import FEW, GuessedElement, Index, Mistake, rule
 from nnrepl.tape import Op, Value
 
 Term = tuple[str, str, float]
@@ -27,14 +27,14 @@ def _batch(index: Index, value: Value) -> Index:
     return broadcast_index(index[:-2], value.shape[:-2])
 
 
-def _terms(case: Case, pairs: Sequence[tuple[tuple[Value, Index], tuple[Value, Index]]]) -> list[Term]:
+def _terms(case: GuessedElement, pairs: Sequence[tuple[tuple[Value, Index], tuple[Value, Index]]]) -> list[Term]:
     """The products of which an element is the sum."""
     return [
         (named(*left), named(*right), case.at(left[0], left[1]) * case.at(right[0], right[1])) for left, right in pairs
     ]
 
 
-def _of_a_sum(case: Case, terms: Sequence[Term], what: str = "") -> Iterator[Mistake]:
+def _of_a_sum(case: GuessedElement, terms: Sequence[Term], what: str = "") -> Iterator[Mistake]:
     """One term forgotten, one term alone. What else belongs to the number (a bias) stays in it."""
     if len(terms) > 1:
         for left, right, term in terms:
@@ -45,7 +45,7 @@ def _of_a_sum(case: Case, terms: Sequence[Term], what: str = "") -> Iterator[Mis
 
 
 @rule("matmul", "addmm")
-def _matmul(case: Case) -> Iterator[Mistake]:
+def _matmul(case: GuessedElement) -> Iterator[Mistake]:
     sides = _sides(case.op)
     if sides is None or len(case.index) < 2 or sides[0].shape[-1] > FEW:
         return
@@ -67,7 +67,7 @@ def _matmul(case: Case) -> Iterator[Mistake]:
 
 
 @rule("vjp of matmul", "vjp of addmm")
-def _matmul_back(case: Case) -> Iterator[Mistake]:
+def _matmul_back(case: GuessedElement) -> Iterator[Mistake]:
     """A gradient of a product is a product with the other side: the other side alone is no gradient yet."""
     forward, of, came = case.op.of, case.value.gradient_of, upstream(case.op)
     sides = None if forward is None else _sides(forward)
@@ -94,13 +94,13 @@ def _matmul_back(case: Case) -> Iterator[Mistake]:
 
 
 @rule("vjp of add", "vjp of subtract")
-def _sum_back(case: Case) -> Iterator[Mistake]:
+def _sum_back(case: GuessedElement) -> Iterator[Mistake]:
     for gradient in upstream(case.op):
         if len(case.index) == 1 and len(gradient.shape) == 2:
             yield from _over_rows(case, gradient)
 
 
-def _over_rows(case: Case, gradient: Value) -> Iterator[Mistake]:
+def _over_rows(case: GuessedElement, gradient: Value) -> Iterator[Mistake]:
     """The gradient of a bias is summed over the batch."""
     rows, column = gradient.shape[0], case.index[0]
     if 1 < rows <= FEW and column < gradient.shape[1]:

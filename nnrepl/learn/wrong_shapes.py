@@ -14,7 +14,7 @@ from nnrepl.learn.asking import evaluate
 from nnrepl.learn.mistakes import Mistake
 from nnrepl.ops.traits import Trait
 from nnrepl.session.parsed import parse
-from nnrepl.session.session import Session
+from nnrepl.session.session import TapeSession
 from nnrepl.tape import Op, Value
 
 Shape = tuple[int, ...]
@@ -22,7 +22,7 @@ Shape = tuple[int, ...]
 _PLACES = ("first", "second", "third", "fourth", "fifth", "sixth")
 
 
-def shape_mistakes(session: Session, text: str, shape: Shape) -> list[Mistake]:
+def shape_mistakes(session: TapeSession, text: str, shape: Shape) -> list[Mistake]:
     """The wrong shapes for an expression such as `scores.shape`, the likelier first; none is the right one."""
     value = _value(session, text)
     kept: dict[Shape, Mistake] = {}
@@ -47,7 +47,7 @@ def _count(number: int, one: str, many: str) -> str:
     return f"{number} {one if number == 1 else many}"
 
 
-def _value(session: Session, text: str) -> Value | None:
+def _value(session: TapeSession, text: str) -> Value | None:
     """The tensor whose shape is asked for; None where it is none of the tape."""
     parsed = parse(text)
     node = parsed.expression

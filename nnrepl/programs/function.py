@@ -114,7 +114,7 @@ class Trace(Recorded):
             parameter an array of its shape and dtype, zeros where no gradient flows; None without `wrt`.
     """
 
-    def __init__(self, call: Call, tape: Tape, names: ProgramNames, value: Any, grads: Any) -> None:
+    def __init__(self, call: FunctionCall, tape: Tape, names: ProgramNames, value: Any, grads: Any) -> None:
         super().__init__(tape, names)
         self.value = value
         self.grads = grads
@@ -170,7 +170,7 @@ def trace(fn: Callable[..., Any], *args: Any, wrt: Any = None, **kwargs: Any) ->
         TypeError: If `wrt` is none of these.
         Whatever `fn` raises, or MLX.
     """
-    return Call(fn, args, kwargs, wrt).first()
+    return FunctionCall(fn, args, kwargs, wrt).first()
 
 
 def restarts_of(trace: Trace) -> Restarts:
@@ -178,7 +178,7 @@ def restarts_of(trace: Trace) -> Restarts:
     return _CallRestarts(trace._call, trace.tape)
 
 
-class Call:
+class FunctionCall:
     """One call of a function, which can be made again from the state in which it was first made."""
 
     def __init__(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], wrt: Any) -> None:
@@ -258,7 +258,7 @@ class Call:
 class _CallRestarts:
     """Makes a recorded call again for a session."""
 
-    def __init__(self, call: Call, tape: Tape) -> None:
+    def __init__(self, call: FunctionCall, tape: Tape) -> None:
         self._call = call
         self._tape = tape
 

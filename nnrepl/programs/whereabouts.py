@@ -84,7 +84,7 @@ _LONGEST_SHOWN = 20_000
 _OWN_REPR = ("mlx.nn.layers.base", "nnrepl.programs.standins")
 
 
-class Files:
+class CodeFiles:
     """The code objects, the places in them, and the lines of source around these."""
 
     def __init__(self) -> None:

@@ -27,7 +27,7 @@ from nnrepl.record.strays import invoke
 from nnrepl.tape import DrawnKey, Op, Operation, Tape, Value
 
 if TYPE_CHECKING:
-    from nnrepl.record.sweep import Node, Sweep
+    from nnrepl.record.sweep import Sweep, SweepUnit
 
 _getframe = sys._getframe
 _copy = mx.array.__copy__
@@ -182,7 +182,7 @@ class Custom(Composite):
             return trees.arrays(custom(*args, **kwargs))
 
     def backward(
-        self, sweep: Sweep, node: Node, reached: tuple[int, ...], gradients: tuple[Value, ...]
+        self, sweep: Sweep, node: SweepUnit, reached: tuple[int, ...], gradients: tuple[Value, ...]
     ) -> dict[int, list[Value]]:
         """Run the program's `vjp`; its ops are backward ops."""
         op = node.op
@@ -234,7 +234,7 @@ class Rerun(Composite):
         return trees.arrays(custom(*[lookup(value) for value in self.inputs]))
 
     def backward(
-        self, sweep: Sweep, node: Node, reached: tuple[int, ...], gradients: tuple[Value, ...]
+        self, sweep: Sweep, node: SweepUnit, reached: tuple[int, ...], gradients: tuple[Value, ...]
     ) -> dict[int, list[Value]]:
         """Run the function again on fresh leaves and sweep what it recorded."""
         from nnrepl.record.sweep import Sweep

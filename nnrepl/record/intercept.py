@@ -22,7 +22,7 @@ from nnrepl.record.native import IN_PLACE, Levels, evaluating, in_place, optimiz
 from nnrepl.record.patches import Patches
 from nnrepl.record.recorder import OPAQUE, RECORD, Recorder, aside, current, installed
 from nnrepl.record.tracing import check_evaluation
-from nnrepl.tape import Operation, collector
+from nnrepl.tape import Operation, arrays_of, collector
 
 _getframe = sys._getframe
 _RANDOM_STATE: Any = mx.random.state
@@ -185,6 +185,7 @@ def _sync(recorder: Recorder, callee: Callee) -> Callable[..., Any]:
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         if recorder.inside is not None:
             recorder.forced = True
+            recorder.inside.evaluate(arrays_of((*args, *kwargs.values())))
         elif recorder.mode == RECORD and get_ident() == recorder.thread:
             check_evaluation(recorder, how, (*args, *kwargs.values()))
             recorder.mark(how, (*args, *kwargs.values()), _getframe(1))

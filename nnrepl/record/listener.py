@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import mlx.core as mx
@@ -87,3 +87,9 @@ class Touching(Protocol):
 
     def touch(self, value: Value, array: mx.array) -> None:
         """The function takes a value, which an array holds."""
+
+    def change(self, value: Value, array: mx.array) -> None:
+        """The function changes an array in place that holds a value."""
+
+    def evaluate(self, arrays: Sequence[mx.array]) -> None:
+        """The program evaluates arrays in the function."""

@@ -111,7 +111,7 @@ class Levels:
         recorder.levels = self
         self.inside = False
         self.blocked = ""
-        self.losses = Losses()
+        self.losses = ClosedLosses()
         self.numbering = Numbering()
         self.resting = False
         self.evaluations = 0
@@ -328,7 +328,7 @@ def _gives(result: Any) -> str:
     return "first" if isinstance(result, tuple) and result and isinstance(result[0], tuple) else "alone"
 
 
-class Losses:
+class ClosedLosses:
     """The losses of closed calls: kept for ever once the program has evaluated them, else only as long as it holds
     them itself, since one that is not evaluated keeps all that it is made of."""
 

@@ -48,7 +48,7 @@ class Use:
 
 
 @dataclass(slots=True)
-class Cell:
+class CompiledCell:
     """A notebook cell that was compiled under a file name of its own."""
 
     path: str
@@ -66,10 +66,12 @@ class FileIndex:
     """The variables that a function returns as they are, by the line on which the function begins."""
     stored: dict[tuple[int, str], str] = field(default_factory=dict)
     """Where a variable is put as it is (`state["m"] = m`), by the line on which the function begins and its name."""
+    headers: dict[Span, Span] = field(default_factory=dict)
+    """What stands before the body of a loop, of a `with` or of an `if`, by the span of the whole statement."""
     tree: ast.Module | None = None
 
 
-_cells: dict[str, Cell] = {}
+_cells: dict[str, CompiledCell] = {}
 _indexes: dict[str, FileIndex] = {}
 _spans: dict[CodeType, list[Span]] = {}
 _former: dict[tuple[str, CodeType], str] = {}
@@ -78,7 +80,7 @@ _former: dict[tuple[str, CodeType], str] = {}
 
 def register_cell(filename: str, path: str, number: int, text: str) -> None:
     """Make the source of a notebook cell known under the file name that it was compiled with."""
-    _cells[filename] = Cell(path, number, text)
+    _cells[filename] = CompiledCell(path, number, text)
     register_text(filename, text)
 
 
@@ -108,19 +110,19 @@ def file_of(code: CodeType) -> str:
     return _former.get((code.co_filename, code), code.co_filename) if _former else code.co_filename
 
 
-def _cell(filename: str) -> Cell | None:
+def _cell(filename: str) -> CompiledCell | None:
     """The cell that was compiled under a file name, also one of a live notebook, which IPython has compiled."""
     return _cells.get(filename) or (_live_cell(filename) if "IPython" in sys.modules else None)
 
 
-def _live_cell(filename: str) -> Cell | None:
+def _live_cell(filename: str) -> CompiledCell | None:
     get = getattr(sys.modules["IPython"], "get_ipython", None)
     shell = None if get is None else get()
     number = getattr(getattr(shell, "compile", None), "_filename_map", {}).get(filename)
     if not number:
         return None
     text = "".join(lines_of(filename))
-    found = _cells[filename] = Cell(live_name(shell), number, text)
+    found = _cells[filename] = CompiledCell(live_name(shell), number, text)
     return found
 
 
@@ -163,7 +165,9 @@ def lines_of(filename: str) -> list[str]:
 
 def locate(code: CodeType, lasti: int) -> Source:
     """The piece of source at `lasti` of a code object."""
-    line, end, column, last = span_of(code, lasti)
+    line, end, column, last = span = span_of(code, lasti)
+    if end > line and _stands_alone(code, span):  # to Python 3.11 a loop asks for its next item with all its body
+        line, end, column, last = _index(file_of(code)).headers.get(span, span)
     lines = lines_of(file_of(code))[max(line - 1, 0) : end]
     text = ""
     if lines and column >= 0:
@@ -177,6 +181,12 @@ def locate(code: CodeType, lasti: int) -> Source:
     cell = _cell(code.co_filename)
     file, number = (cell.path, cell.number) if cell else (code.co_filename, 0)
     return Source(file, line, end, column, last, text, code.co_qualname, number)
+
+
+def _stands_alone(code: CodeType, span: Span) -> bool:
+    """Whether a span begins with a line, as a statement does."""
+    lines = lines_of(file_of(code))[span[0] - 1 : span[0]]
+    return bool(lines) and not lines[0].encode()[: span[2]].strip()
 
 
 def _characters(line: str, column: int) -> int:
@@ -294,6 +304,10 @@ class _Indexer(ast.NodeVisitor):
     def generic_visit(self, node: ast.AST) -> None:
         if isinstance(node, (ast.BinOp, ast.Call, ast.UnaryOp, ast.Compare, ast.Subscript, ast.Attribute)):
             self.index.nodes.setdefault(_span(node), node)
+        if isinstance(node, (ast.For, ast.AsyncFor, ast.While, ast.If, ast.With, ast.AsyncWith)):
+            line, _, column, _ = _span(node)
+            _, end, _, last = _span(_header(node))
+            self.index.headers[_span(node)] = (line, end, column, last)
         super().generic_visit(node)
 
     def _note(self, node: ast.AST, use: Use) -> None:
@@ -393,6 +407,15 @@ def _first_name(target: ast.AST) -> str | None:
     if isinstance(target, (ast.Tuple, ast.List)) and target.elts:
         return _first_name(target.elts[-1])
     return dotted(target)
+
+
+def _header(node: ast.For | ast.AsyncFor | ast.While | ast.If | ast.With | ast.AsyncWith) -> ast.AST:
+    """The last expression before the body of a statement."""
+    if isinstance(node, (ast.For, ast.AsyncFor)):
+        return node.iter
+    if isinstance(node, (ast.While, ast.If)):
+        return node.test
+    return node.items[-1].optional_vars or node.items[-1].context_expr
 
 
 def _span(node: ast.AST) -> Span:

@@ -25,7 +25,7 @@ _moveaxis, _expand_dims, _broadcast_to = map(raw, (mx.moveaxis, mx.expand_dims, 
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
+class TensorDifference:
     """Two tensors that should be the same, and are not.
 
     Attributes:
@@ -57,11 +57,11 @@ class Receipt(Face):
     """
 
     ops: int
-    different: tuple[Difference, ...]
+    different: tuple[TensorDifference, ...]
     calls: int
-    calls_different: tuple[Difference, ...]
+    calls_different: tuple[TensorDifference, ...]
     gradients: int
-    gradients_different: tuple[Difference, ...]
+    gradients_different: tuple[TensorDifference, ...]
     gradient_error: str
     primitives: int
     unaccounted: tuple[str, ...]
@@ -88,7 +88,7 @@ def verify(tape: Tape, *parts: Pass) -> Receipt:
     ops = [op for op in every if not op.inner]
     calls = [op for op in every if op in tape.notes.calls]
     wanted = 0
-    grads_different: list[Difference] = []
+    grads_different: list[TensorDifference] = []
     errors: list[str] = []
     with quietly():
         evaluated = sum(all(value.evaluated for value in op.outputs) for op in ops)
@@ -130,16 +130,16 @@ def largest_difference(a: mx.array, b: mx.array) -> float:
     return float(largest)
 
 
-def _compare(pairs: Iterable[tuple[Callable[[], str], mx.array, mx.array]]) -> Iterator[Difference]:
+def _compare(pairs: Iterable[tuple[Callable[[], str], mx.array, mx.array]]) -> Iterator[TensorDifference]:
     """Compare many pairs, in batches; their names are asked for where they differ."""
     for batch in batches(pairs, lambda pair: pair[1:]):
         verdicts = all_same_bits([(a, b) for _, a, b in batch])
         for (name, a, b), same in zip(batch, verdicts):
             if not same:
-                yield Difference(name(), largest_difference(a, b))
+                yield TensorDifference(name(), largest_difference(a, b))
 
 
-def _recompute(ops: list[Op]) -> Iterator[Difference]:
+def _recompute(ops: list[Op]) -> Iterator[TensorDifference]:
     def pairs() -> Iterator[tuple[Callable[[], str], mx.array, mx.array]]:
         for op in ops:
             for value, again in zip(op.outputs, op.compute()):
@@ -169,7 +169,7 @@ def _results(call: Op, inside: Inside) -> Iterator[tuple[Callable[[], str], mx.a
 # -- MLX's own gradients ---------------------------------------------------------------------------------------
 
 
-def _compare_gradients(part: Pass) -> tuple[int, tuple[Difference, ...], str]:
+def _compare_gradients(part: Pass) -> tuple[int, tuple[TensorDifference, ...], str]:
     if part.kind != GRADIENT_PASS or not part.roots or part.error is not None:
         return 0, (), ""
     wanted = [leaf for leaf in part.wrt if part.grads.get(leaf)]
@@ -210,4 +210,4 @@ def _held(value: Value) -> mx.array:
     return value.array
 
 
-__all__ = ["Difference", "Receipt", "native_gradients", "same_bits", "verify"]
+__all__ = ["Receipt", "TensorDifference", "native_gradients", "same_bits", "verify"]

@@ -76,7 +76,7 @@ class _Loose:
     """Stands for what a variable holds, after that was let go of."""
 
 
-class Watch:
+class BindingWatch:
     """Looks at variables for one recorder.
 
     Attributes:

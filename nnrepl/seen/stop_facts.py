@@ -36,7 +36,7 @@ class Ahead:
 
 
 @dataclass(frozen=True, slots=True)
-class Program:
+class RunningProgram:
     """A program that takes what is typed.
 
     Attributes:
@@ -70,7 +70,7 @@ class Scene:
     dull: tuple[Op, ...]
     hits: list[Met]
     empty: bool
-    program: Program | None
+    program: RunningProgram | None
 
 
 def scene(session: Reading, stop: Stop) -> Scene:
@@ -86,7 +86,7 @@ def scene(session: Reading, stop: Stop) -> Scene:
         tuple(op for op in stop.passed if is_dull(op)) if len(stop.passed) > 1 else (),
         met(session, stop),
         not session.tape.ops,
-        None if program is None else Program(program.namespace, program.bare, only_defines(session.tape)),
+        None if program is None else RunningProgram(program.namespace, program.bare, only_defines(session.tape)),
     )
 
 

@@ -221,7 +221,7 @@ class InCell(InCall):
         return (at for at in within(tape, start, end, reverse) if self.begins(tape, at))
 
 
-class Line(Entered):
+class SourceLine(Entered):
     """A line of source: entered each time the program comes to it, directly or for a call that it makes."""
 
     kind, words = "line", "a line"

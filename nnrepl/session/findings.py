@@ -97,7 +97,7 @@ class Stretched:
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class Changed:
     """An expression that has another value than before.
 
     Attributes:
@@ -120,7 +120,7 @@ class Failed:
     reason: str
 
 
-Finding = WentBad | Vanished | Raised | Forced | Stretched | Change | Failed
+Finding = WentBad | Vanished | Raised | Forced | Stretched | Changed | Failed
 """All that can be found; the view has one picture for each."""
 
 

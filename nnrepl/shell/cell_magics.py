@@ -15,7 +15,7 @@ from nnrepl.record.recorder import current
 from nnrepl.record.segments import live_name, register_cell
 from nnrepl.replay.world import World
 from nnrepl.session.errors import Quit, UserError
-from nnrepl.session.session import Session
+from nnrepl.session.session import TapeSession
 from nnrepl.shell.api import answer, last, remember
 from nnrepl.shell.background import adopt
 from nnrepl.shell.in_notebook import CellEnded
@@ -146,7 +146,7 @@ def run_cell(shell: Any, line: str, cell: str) -> Any:
     except SyntaxError as error:
         raise UserError(f"this cell does not parse: {error.msg} (line {error.lineno})") from None
     names = ProgramNames()
-    session = Session(names.tape, names)
+    session = TapeSession(names.tape, names)
     notes = adopt(session.settings)
     session.settings["native"] = "off"  # once the cell is over it cannot run again: nobody could open a step
     debuggee = Debuggee(program, session, live=True)

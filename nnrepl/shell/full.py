@@ -101,7 +101,7 @@ class Terminal(Vt100_Output):
             self.stdout.flush()
 
 
-class Standing(Application[str]):
+class StandingApplication(Application[str]):
     """An application whose picture stays while a line runs. Others draw a last one, as high as it must be and no
     higher: of this one that would leave nothing but the line that one types."""
 
@@ -245,8 +245,8 @@ class FullScreen:
     def _theme(self) -> Theme:
         return THEMES[self._settings["theme"]]
 
-    def _application(self, source: Input | None) -> Standing:
-        application = Standing(
+    def _application(self, source: Input | None) -> StandingApplication:
+        application = StandingApplication(
             layout=self._screens.layout,
             key_bindings=merge_key_bindings([load_auto_suggest_bindings(), self._keys()]),
             full_screen=True,

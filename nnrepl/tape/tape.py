@@ -23,7 +23,7 @@ _copy = mx.array.__copy__
 _FEW_SCANS, _LONG = 8, 4096
 
 
-class Names(Protocol):
+class Namer(Protocol):
     """Who knows what things are called: resolved when shown, not when recorded.
 
     A tape and its names need each other: whoever makes names makes their tape (`ProgramNames`).
@@ -61,7 +61,7 @@ class Tape:
             positions of the ops that came next.
     """
 
-    def __init__(self, names: Names, notes: Notes | None = None) -> None:
+    def __init__(self, names: Namer, notes: Notes | None = None) -> None:
         self.ops: list[Op] = []
         self.passes: list[Pass] = []
         self.marks: list[Mark] = []
@@ -89,7 +89,7 @@ class Tape:
         ops = self.ops
         return any(isinstance(ops[part.start], ClosedOp) for part in self.passes if len(part) == 1)
 
-    def fork(self, position: int, names: Names) -> Tape:
+    def fork(self, position: int, names: Namer) -> Tape:
         """A new tape that shares everything before `position`: the ops, the values, what is noted about them, and
         the passes before are the same objects. Costs time in what it shares."""
         wake()  # this one may be let go of from here on
@@ -106,7 +106,7 @@ class Tape:
         twin.holes = [hole for hole in self.holes if hole.position < position]
         return twin
 
-    def apart(self, names: Names) -> Tape:
+    def apart(self, names: Namer) -> Tape:
         """A new tape with nothing on it, for ops that take this one's values: what is noted is the same object."""
         twin = Tape(names, self.notes)
         twin.origin, twin.here = self.origin, self.here

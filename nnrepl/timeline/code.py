@@ -61,7 +61,7 @@ def _ignore(alive: bool) -> None:
     """There is no program."""
 
 
-class Codes:
+class SourceChanges:
     """The changes of the source that hold in the program as it stands, and those that it will come to.
 
     Attributes:

@@ -14,7 +14,7 @@ from nnrepl.view.tensor import shape_text
 
 
 @dataclass(eq=False, slots=True)
-class Node:
+class GraphNode:
     """One op, or a stretch of ops of one module.
 
     Attributes:
@@ -45,15 +45,15 @@ def _group(op: Op) -> str:
     return op.module or op.source.function or op.phase
 
 
-def nodes_of(ops: Iterable[Op], fold: bool = False) -> list[Node]:
+def nodes_of(ops: Iterable[Op], fold: bool = False) -> list[GraphNode]:
     """Ops as nodes; folded, neighbours of one module and phase are one node."""
-    nodes: list[Node] = []
+    nodes: list[GraphNode] = []
     for op in ops:
         last = nodes[-1].first if nodes else None
         if fold and last is not None and last.phase == op.phase and _group(last) == _group(op):
             nodes[-1].ops.append(op)
         else:
-            nodes.append(Node([op]))
+            nodes.append(GraphNode([op]))
     for node in nodes:
         own = {value for op in node.ops for value in op.outputs}
         taken = [value for op in node.ops for value in flowing(op)]
@@ -93,7 +93,7 @@ class Lanes:
         cursor: The position of the op that comes next; its row is marked.
     """
 
-    def __init__(self, nodes: list[Node], cursor: int) -> None:
+    def __init__(self, nodes: list[GraphNode], cursor: int) -> None:
         self._nodes = nodes
         self._cursor = cursor
 
@@ -110,7 +110,7 @@ class Lanes:
             row.truncate(options.max_width, overflow="ellipsis")
             yield row
 
-    def rows(self) -> Iterable[tuple[str, Node]]:
+    def rows(self) -> Iterable[tuple[str, GraphNode]]:
         """Each node with the lanes to the left of it."""
         last_use = {value: at for at, node in enumerate(self._nodes) for value in node.inputs}
         lanes: list[Value | None] = []
@@ -169,7 +169,7 @@ def _row(lanes: list[Value | None], own: int, used: list[int], ending: list[int]
     return "".join(cells).rstrip()
 
 
-def _label(node: Node, room: int) -> Text:
+def _label(node: GraphNode, room: int) -> Text:
     op = node.first
     text = Text()
     if len(node.ops) == 1:

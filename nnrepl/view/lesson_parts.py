@@ -16,7 +16,7 @@ from nnrepl.view.prose import line, prose
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class LessonRow:
     """A lesson in the list.
 
     Attributes:
@@ -29,7 +29,7 @@ class Row:
     note: str
 
 
-def lessons_view(rows: Sequence[Row]) -> RenderableType:
+def lessons_view(rows: Sequence[LessonRow]) -> RenderableType:
     """The lessons that there are."""
     grid = Table(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=False)
     grid.add_column(justify="right")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from nnrepl.record.verify import Difference, Receipt
+from nnrepl.record.verify import Receipt, TensorDifference
 
 
 def receipt_view(receipt: Receipt) -> RenderableType:
@@ -51,5 +51,5 @@ def _line(good: bool, text: str) -> Text:
     return mark.append(text, style="default")
 
 
-def _differences(found: tuple[Difference, ...]) -> list[RenderableType]:
+def _differences(found: tuple[TensorDifference, ...]) -> list[RenderableType]:
     return [Text(f"    {one.name}: largest difference {one.largest:.3g}", style="error") for one in found[:10]]

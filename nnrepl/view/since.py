@@ -11,7 +11,7 @@ from nnrepl.view.summary import changed
 _copy = mx.array.__copy__
 
 
-class Changes:
+class ShownBefore:
     """Remembers what was shown of each displayed expression.
 
     Attributes:

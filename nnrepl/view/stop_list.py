@@ -13,7 +13,7 @@ from nnrepl.record import segments as sources
 from nnrepl.seen.entries import Listed, Met
 from nnrepl.session.events import EVENTS
 from nnrepl.session.findings import (
-    Change,
+    Changed,
     Failed,
     Finding,
     Forced,
@@ -127,7 +127,7 @@ def _finding(found: Finding | None) -> list[RenderableType]:
             return [_mark(mark) for mark in found.marks[:4]]
         case Stretched():
             return [_stretched(found.op)]
-        case Change():
+        case Changed():
             return _change(found)
         case Failed():
             return [Text(f"{found.condition} cannot be asked here: {found.reason}", style="error")]
@@ -210,7 +210,7 @@ def _stretched(op: Op) -> Text:
     return text.append(f" stretch each other to {shape_text(op.outputs[0].shape)} in {_op_text(op)}")
 
 
-def _change(found: Change) -> list[RenderableType]:
+def _change(found: Changed) -> list[RenderableType]:
     maker = f" in {_op_text(found.op)}" if found.op is not None else ""
     before, after = found.before, found.after
     if not isinstance(after, mx.array):

@@ -20,7 +20,7 @@ from nnrepl.view.one_op import value_text
 from nnrepl.view.op_lines import DoingLines
 from nnrepl.view.source_lines import Marked, inner_line, own_source, place_text
 from nnrepl.view.stop_list import hits_view
-from nnrepl.view.tensor import WHOLE, Folded, dtype_text, samples_text, tensor
+from nnrepl.view.tensor import WHOLE, OneLine, dtype_text, samples_text, tensor
 
 
 class Heading:
@@ -104,7 +104,7 @@ def _result(value: Value) -> RenderableType:
     rows = math.prod(value.shape[:-1])
     if value.size <= WHOLE and rows <= ROWS:
         return tensor(label, value.array, note=samples_text(value))
-    return Folded(label, value.array)
+    return OneLine(label, value.array)
 
 
 ROWS = 6

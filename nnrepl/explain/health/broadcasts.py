@@ -9,12 +9,12 @@ from typing import Any
 import mlx.core as mx
 
 from nnrepl.explain import words
-from nnrepl.explain.health.report import Case, Check, Finding
+from nnrepl.explain.health.report import Check, Checkup, Finding
 from nnrepl.ops import Trait, has
 from nnrepl.tape import Op, Value
 
 
-def broadcasting(case: Case) -> Iterator[Finding]:
+def broadcasting(case: Checkup) -> Iterator[Finding]:
     """(N, 1) against (N,): every row meets every other one, which nobody asked for; a mean over an axis that is not
     the first against what it is the mean of: the axes do not meet."""
     for op in case.forward:
