@@ -87,7 +87,9 @@ def goes_on(session: Standing, op: ClosedOp) -> bool:
     if isinstance(recorder.intake, Replay):
         return recorder.intake.natively(recorder)
     _look_at_loss(session)
-    needed = _needed_from(session)
+    now, needed = session.course.now, _needed_from(session)
+    if isinstance(now, Going) and now.interrupted and not session.stops.enabled:
+        needed = len(session.tape.steps) + 1  # the step is done first: its beginning has not been recorded
     return needed == sys.maxsize or len(session.tape.steps) + (op.part.kind == UPDATE_PASS) < needed
 
 
