@@ -42,7 +42,7 @@ class Claim:
 
 
 def first_proved(claims: Iterable[Claim], otherwise: Callable[[], Reason]) -> Reason:
-    """The first claim that holds; where none does, what can be said without one."""
+    """Return the first claim that holds; where none does, what can be said without one."""
     for claim in claims:
         if claim.holds():
             return claim.reason()

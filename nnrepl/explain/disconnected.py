@@ -63,7 +63,7 @@ def why_none(session: Reading, value: Value) -> Cause:
 
 
 def _inside(value: Value, inside: Inside) -> Cause:
-    """What is to be said of a value inside of a call that MLX ran by itself."""
+    """Return what is to be said of a value inside of a call that MLX ran by itself."""
     differentiated = next((part for part in _around(inside) if part.roots), None)
     if differentiated is None or differentiated is not inside:
         return Cause(f"No gradient of {value.name} is known: {lies_inside(inside)}.", cause="inside")
@@ -74,7 +74,7 @@ def _inside(value: Value, inside: Inside) -> Cause:
 
 
 def _around(inside: Inside) -> Iterator[Inside]:
-    """A call and those around it, outwards."""
+    """Yield a call and those around it, outwards."""
     part: Pass | None = inside
     while isinstance(part, Inside):
         yield part
@@ -91,7 +91,7 @@ def _tell_detours(session: Reading, answer: Cause, cone: Cone, part: Pass) -> No
 
 
 def _tell_ends(answer: Cause, cone: Cone, into_loss: set[Op], value: Value) -> None:
-    """The ops at which the way ends, those first whose result goes into the loss and which stop it on purpose."""
+    """Note the ops at which the way ends, those first whose result goes into the loss and which stop it on purpose."""
     ends = sorted(cone.ends, key=lambda op: (op not in into_loss, op.name != "stop_gradient", op.position))
     for op in ends[:4]:
         where = words.place(op.source)
@@ -115,7 +115,7 @@ def _takes_as_data(op: Op, value: Value) -> bool:
 def _tell_rest(
     session: Reading, answer: Cause, cone: Cone, part: Pass, value: Value, asked: bool, into_loss: set[Op]
 ) -> None:
-    """What is to be said where no op ends the way: nobody asked for the gradient, or the loss does not take it."""
+    """Note what is to be said where no op ends the way: nobody asked for the gradient, or the loss does not take it."""
     name = value.name
     used = [op for op in cone.reached if op in into_loss]
     if cone.arrives or used:
@@ -139,8 +139,8 @@ def _tell_rest(
 
 
 def _frozen_in(session: Reading, part: Pass, value: Value) -> str:
-    """What the program calls the model (else its class) that has a value as a parameter and does not train it, "" if
-    none does."""
+    """Return what the program calls the model (else its class) that has a value as a parameter and does not train it,
+    "" if none does."""
     from nnrepl.explain.health.parameters import roots
     from nnrepl.record import trees
 
@@ -154,8 +154,8 @@ def _frozen_in(session: Reading, part: Pass, value: Value) -> str:
 
 
 def _meant(tape: Tape, here: Pass | None, value: Value) -> tuple[Value, Value | None]:
-    """The tensor that a name means where two have it: the one that was differentiated and is not used, if the pass
-    takes another of that name; and the other."""
+    """Return the tensor that a name means where two have it: the one that was differentiated and is not used, if the
+    pass takes another of that name; and the other."""
     parts = [here] if here is not None and here.kind == GRADIENT_PASS else tape.passes
     for part in parts:
         if value in part.wrt:
@@ -182,7 +182,8 @@ def _namesake(name: str, other: Value) -> str:
 
 
 def _other_model(session: Reading, part: Pass, value: Value) -> list[str]:
-    """What the pass takes at the same path from another model, where the value's own model is not asked: one line."""
+    """Return what the pass takes at the same path from another model, where the value's own model is not asked: one
+    line."""
     homes = session.names.homes
     own = homes.of(value)
     beside = [] if own is None else [home for home in homes.at_path(homes.path(own)[1]) if home != own]
@@ -201,7 +202,8 @@ def _ops(ops: list[Op]) -> str:
 
 
 def _pass_of(session: Reading, value: Value) -> Pass | None:
-    """The gradient pass in which a value takes part; of several the one of the cursor, else the last before it."""
+    """Return the gradient pass in which a value takes part; of several the one of the cursor, else the last before
+    it."""
     if value.op is not None and value.op.part.kind == GRADIENT_PASS:
         return value.op.part
     stands_for = session.names.stands_for

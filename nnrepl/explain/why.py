@@ -63,7 +63,7 @@ def why(session: Reading, text: str) -> Cause:
 
 
 def _about(session: Reading, value: Value, how: str, gradient: str) -> Cause:
-    """What was asked about one tensor.
+    """Return what was asked about one tensor.
 
     Args:
         gradient: What the tensor is called as a gradient, "" if it is none.
@@ -98,7 +98,7 @@ def _about(session: Reading, value: Value, how: str, gradient: str) -> Cause:
 
 
 def _healthy(look: Look, value: Value, how: str) -> Cause:
-    """That nothing is wrong with a tensor of the forward pass, with its numbers."""
+    """Return that nothing is wrong with a tensor of the forward pass, with its numbers."""
     stat = look.stat(value)
     size = f"a typical element is {words.number(stat.typical)} in size, the largest {words.number(stat.peak)}"
     zeros = f"; {words.count_of(stat.zeros, stat.size)} are 0" if stat.zeros else ""

@@ -60,8 +60,8 @@ def _came_in(look: Look, value: Value, mask: Mask | None) -> Reason:
 
 
 def _since(look: Look, value: Value) -> Op | None:
-    """The op of an earlier pass that made a tensor 0 which was not 0 before; None where it began with zeros, or where
-    that cannot be told."""
+    """Return the op of an earlier pass that made a tensor 0 which was not 0 before; None where it began with zeros, or
+    where that cannot be told."""
     for made, before in versions(value):
         if before is None or not look.can_see(before):
             return None
@@ -86,7 +86,7 @@ def versions(value: Value) -> Iterator[tuple[Op, Value | None]]:
 
 
 def _zeros_before(look: Look, op: Op, value: Value, mask: Mask | None) -> tuple[Value, Mask | None] | None:
-    """The operand from which an op only hands zeros on; None if the op makes them."""
+    """Return the operand from which an op only hands zeros on; None if the op makes them."""
     floats = [taken for taken in dict.fromkeys(op.inputs) if taken.size and is_inexact(taken)]
     if moves(op):
         masks = backwards(look, op, value, mask, floats)
@@ -134,7 +134,7 @@ def _made_zero(look: Look, op: Op, value: Value, mask: Mask | None) -> str:
 
 
 def units_of(array: mx.array) -> tuple[int, int]:
-    """The units (the last axis) and rows (all others) of an activation."""
+    """Return the units (the last axis) and rows (all others) of an activation."""
     if array.ndim < 2:
         return (array.size if array.ndim else 1), 0
     return array.shape[-1], array.size // array.shape[-1]

@@ -192,7 +192,7 @@ def _solve_backward(case: Case, symbol: str, left: str, index: Index) -> Line | 
 
 
 def _through(a: Operand, given: Operand, inverse: list[list[float]]) -> Any:
-    """An element of a⁻ᵀ @ g, as a sum."""
+    """Return an element of a⁻ᵀ @ g, as a sum."""
 
     def at(index: Index) -> Node:
         i, rest = index[0], index[1:]

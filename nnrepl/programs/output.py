@@ -113,7 +113,7 @@ class _Stream:
         self.real.flush()
 
     def text(self, data: bytes) -> str:
-        """What was printed, as text."""
+        """Return what was printed, as text."""
         return data.decode(self.real.encoding, "replace")
 
 
@@ -145,13 +145,14 @@ class HeldOutput:
     # -- when -------------------------------------------------------------------------------------------
 
     def begin(self) -> None:
-        """A program begins of which nothing has been shown."""
+        """Note that a program begins of which nothing has been shown."""
         self.settle()
         self._unwinding = False
         self._pieces, self._shown, self._expected, self._seen = [], [], [], -1
 
     def stand_in(self) -> None:
-        """The program is about to run: its streams are ours, and pass everything on until something is held."""
+        """Note that the program is about to run: its streams are ours, and pass everything on until something is
+        held."""
         for stream in self._streams:
             stream.enter()
 
@@ -171,25 +172,26 @@ class HeldOutput:
         self.holds = False
 
     def leave(self) -> None:
-        """The program does not run now: the streams are the real ones."""
+        """Note that the program does not run now: the streams are the real ones."""
         self.settle()
         for stream in self._streams:
             stream.leave()
 
     def unwinding(self) -> None:
-        """The program is taken apart, to run again: what it prints on the way (in a `finally`) it would not have
-        printed."""
+        """Note that the program is taken apart, to run again: what it prints on the way (in a `finally`) it would not
+        have printed."""
         self.hold()
         self._unwinding = True
 
     def quitting(self) -> None:
-        """The program is taken apart for good: of what it still prints, only what nobody has seen is shown."""
+        """Note that the program is taken apart for good: of what it still prints, only what nobody has seen is
+        shown."""
         if self._elsewhere:
             self.hold()
             self._quitting = True
 
     def begin_again(self, position: int, cursor: int) -> None:
-        """The program runs again.
+        """Note that the program runs again.
 
         Args:
             position: What it prints up to there has been shown; what waits will be printed anew.
@@ -231,7 +233,7 @@ class HeldOutput:
         Args:
             say: What to do with it instead of printing it.
         """
-        if not self._pieces:  # as behind nearly every op
+        if not self._pieces:  # as after nearly every op
             return ""
         shown: list[_Piece] = []
         while self._pieces and (position is None or self._pieces[0].position <= position):
@@ -257,7 +259,7 @@ class HeldOutput:
         return bool(_CODES.sub(b"", last.data.rpartition(b"\n")[2]).strip(b"\r"))
 
     def ended(self) -> None:
-        """The line is ended: what nnrepl shows begins on one of its own."""
+        """Note that the line is ended: what nnrepl shows begins on one of its own."""
         self._ended = self._shown[-1]
 
     def moved(self, moved: Callable[[int], int], seen: int) -> None:
@@ -266,12 +268,12 @@ class HeldOutput:
         self._seen = seen
 
     def begin_anew(self) -> None:
-        """What is printed from now on has never been seen: it is shown at once."""
+        """Note that what is printed from now on has never been seen: it is shown at once."""
         self._seen, self._expected = -1, []
         self.settle()
 
     def _new(self, pieces: list[_Piece]) -> list[_Piece]:
-        """What has not been shown before, word for word, by the run that the user saw; line by line."""
+        """Return what has not been shown before, word for word, by the run that the user saw; line by line."""
         if self._quitting:
             lines = [(stream, line) for stream, data in self._runs(pieces) for line in data.splitlines(keepends=True)]
             return [_Piece(0, stream, line) for stream, line in lines if line not in self._elsewhere]

@@ -35,7 +35,7 @@ _LINE = re.compile(
 
 
 def parse_dot(dot: str) -> list[Primitive]:
-    """The primitives of a graph that MLX wrote in the DOT language."""
+    """Return the primitives of a graph that MLX wrote in the DOT language."""
     nodes: list[tuple[str, str, list[str], list[str]]] = []
     for line in _LINE.finditer(dot):
         if line["node"]:
@@ -50,7 +50,7 @@ def parse_dot(dot: str) -> list[Primitive]:
 def read_graph(arrays: Sequence[mx.array]) -> tuple[list[Primitive], list[str]]:
     """MLX's lazy graph behind some arrays: its primitives, and for each array the name of its node.
 
-    MLX draws a node under a name of its own choice. So behind each array we put a primitive of ours, which takes a mark
+    MLX draws a node under a name of its own choice. So after each array we put a primitive of ours, which takes a mark
     and that array: what it takes is then the name of the node.
     """
     mark = construct(0.0)

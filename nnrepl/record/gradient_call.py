@@ -105,14 +105,14 @@ class GradientCall:
         return tuple(value for value in found if value is not None and value.gradient_of is None)
 
     def outcome(self) -> Any:
-        """What the program gets: the result, or its exception."""
+        """Return what the program gets: the result, or its exception."""
         if self.error is not None:
             raise self.error
         return self.result
 
 
 def _no_python() -> None:
-    """What a repeated pass calls of the program's."""
+    """Make the calls that a repeated pass makes of the program's."""
 
 
 class RepeatedPass(GradientCall):

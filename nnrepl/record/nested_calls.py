@@ -65,7 +65,7 @@ def given_of(
     others: Any = (),
     out_axes: Any = 0,
 ) -> Given | None:
-    """What goes into a call with these arguments; None if some of it has not been recorded.
+    """Return what goes into a call with these arguments; None if some of it has not been recorded.
 
     Args:
         parameters: What the function calls its positional arguments; none where it has no lines of its own.
@@ -101,7 +101,7 @@ def given_of(
 
 
 def _axes(axes: Any, tree: Any) -> Iterator[int | None]:
-    """The axis of each array of a tree, for `in_axes` that may stop further up in it."""
+    """Yield the axis of each array of a tree, for `in_axes` that may stop further up in it."""
     if isinstance(tree, mx.array):
         yield axes if isinstance(axes, int) else None
     elif isinstance(tree, (list, tuple)):
@@ -181,7 +181,7 @@ class InsideRecording:
         part.wrt = tuple([leaf for leaf, wanted in zip(self.leaves, given.wanted) if wanted])
 
     def touch(self, value: Value, array: mx.array) -> None:
-        """The function takes a value: one that was there before, it has captured."""
+        """Note that the function takes a value: one that was there before, it has captured."""
         if value.op is None:
             mine = value in self.own
         else:
@@ -222,7 +222,7 @@ class InsideRecording:
         return part if len(part) else None
 
     def _follow(self) -> None:
-        """What MLX did after the function's own ops."""
+        """Note what MLX did after the function's own ops."""
         part, given, outputs = self.part, self.given, self._outputs
         made: Sequence[Value | None] = outputs
         if given.transform in GRADIENTS and outputs:
@@ -240,7 +240,7 @@ class InsideRecording:
         part.results = tuple([(value, slot) for slot, value in enumerate(made) if value is not None])
 
     def _roots(self) -> list[tuple[Value, mx.array]]:
-        """What is differentiated, each with what the backward pass starts from."""
+        """Return what is differentiated, each with what the backward pass starts from."""
         if self.given.transform != "vjp":
             return [(self._outputs[0], construct(1.0, mx.float32))]
         # MLX leaves those that let no gradient pass out when it pairs outputs with cotangents.
@@ -269,7 +269,7 @@ class InsideRecording:
                 self._spread(leaf, part.axes[leaf])
 
     def _follow_origins(self, value: Value) -> None:
-        """What a call within this one has taken differs from sample to sample as what it was there does."""
+        """Note that what a call within this one has taken differs from sample to sample as what it was there does."""
         axes, taken = self.part.axes, []
         origin: Value | None = value
         while origin is not None and origin not in axes:
@@ -279,7 +279,7 @@ class InsideRecording:
             self._spread(leaf, axes[origin])  # type: ignore[index]
 
     def _lose(self) -> None:
-        """The call has failed: MLX may be unable to do for all samples what the function did for one."""
+        """Note that the call has failed: MLX may be unable to do for all samples what the function did for one."""
         for op in self.part.ops:
             if op in self.recorder.tape.notes.mapped:
                 op.__class__ = _lost(type(op))
@@ -297,7 +297,7 @@ class InsideRecording:
         value.held = None
 
     def _spread(self, value: Value, axis: int) -> None:
-        """A value lies there for all samples, along an axis."""
+        """Note that a value lies there for all samples, along an axis."""
         part, sketches = self.part, self.recorder.tape.notes.sketches
         part.axes[value] = axis
         shape, dtype = sketches[value]
@@ -305,7 +305,7 @@ class InsideRecording:
 
 
 def _lost(kind: Any) -> Any:
-    """A kind of op or value of which no numbers can be had."""
+    """Return a kind of op or value of which no numbers can be had."""
     if kind not in _LOST:
         refusal = "its call failed before MLX computed it"
         _LOST[kind] = type(f"Lost{kind.__name__}", (kind,), {"__slots__": (), "refusal": refusal})

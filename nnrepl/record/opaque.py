@@ -52,7 +52,7 @@ def aside(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
 ) -> Any:
-    """A wrapped function is called while it is not to be recorded as an op."""
+    """Return a wrapped function is called while it is not to be recorded as an op."""
     if recorder.closed:
         successor = ready()
         if successor is not None and operation is not None:  # a wrapper that outlived its recording
@@ -80,7 +80,7 @@ def notice(recorder: Recorder, args: Any) -> None:
 
 
 def pass_on(args: Any) -> None:
-    """A transform is called while it is not to be recorded as an op: what goes in, an opaque op touches."""
+    """Note that a transform is called while it is not to be recorded as an op: what goes in, an opaque op touches."""
     recorder = current()
     if recorder is not None and recorder.mode == OPAQUE and get_ident() == recorder.thread:
         notice(recorder, args)
@@ -154,7 +154,7 @@ class Mapped(Transform):
 def run_transform(
     recorder: Recorder, transform: Transform, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType
 ) -> Any:
-    """A transform that MLX runs, as one op."""
+    """Return a transform that MLX runs, as one op."""
 
     def make(fun: Callable[..., Any]) -> Callable[..., Any]:
         return native(transform.original(fun, *transform.args, **transform.kwargs))
@@ -174,7 +174,7 @@ def run_transform(
 def run_native(
     recorder: Recorder, transform: Transform, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType
 ) -> Any:
-    """What a transform made, as one op of which nothing is known inside."""
+    """Return what a transform made, as one op of which nothing is known inside."""
     name = f"{transform.name} of {title(transform.fun)}"
     return OpaqueCall(recorder, name, f"mx.{transform.name}", None, transform.real).run(args, kwargs, frame)
 
@@ -202,7 +202,7 @@ def run_function(
 
 
 def jvp_wrapper(original: Callable[..., Any]) -> Callable[..., Any]:
-    """The replacement for `mx.jvp`: one opaque op."""
+    """Return the replacement for `mx.jvp`: one opaque op."""
 
     @functools.wraps(original, assigned=("__name__", "__doc__", "__module__"), updated=())
     def jvp(fun: Callable[..., Any], primals: Any, tangents: Any) -> Any:
@@ -250,7 +250,7 @@ class OpaqueCall:
         self.groups: tuple[Group, ...] = ()
 
     def run(self, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType) -> Any:
-        """The program's call."""
+        """Return the program's call."""
         recorder = self.recorder
         intake = recorder.intake
         intake.enter(recorder)
@@ -301,7 +301,7 @@ class OpaqueCall:
         return result
 
     def _followed(self, frame: FrameType) -> Inside | None:
-        """What happened inside, where the run follows a tape that has it."""
+        """Return what happened inside, where the run follows a tape that has it."""
         recorder = self.recorder
         if not recorder.intake.has_inside(recorder):
             return None
@@ -319,7 +319,7 @@ class OpaqueCall:
     def _inside(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], inputs: list[Value], frame: FrameType
     ) -> InsideRecording | None:
-        """What writes down what happens inside; None where that is not known, or on the tape already."""
+        """Return what writes down what happens inside; None where that is not known, or on the tape already."""
         recorder = self.recorder
         if self.given is None or recorder.intake.has_inside(recorder):
             return None
@@ -334,8 +334,8 @@ class OpaqueCall:
         return InsideRecording(recorder, given, title(self.fun), frame)
 
     def _relinking(self, inputs: list[Value], inside: InsideRecording | None) -> Callable[..., Any]:
-        """The inner function, which notes what MLX hands to it: new objects for the arrays of `inputs`,
-        some of which live on (in a Module, say) after the transform has ended."""
+        """Return the inner function, which notes what MLX hands to it: new objects for the arrays of `inputs`, some of
+        which live on (in a Module, say) after the transform has ended."""
 
         @functools.wraps(self.fun, assigned=("__name__", "__doc__"), updated=())
         def fun(*args: Any, **kwargs: Any) -> Any:

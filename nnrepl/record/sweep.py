@@ -83,7 +83,7 @@ class Sweep:
 
     def _plan(self, op: Op) -> None:
         """If an op depends on the leaves, find out how gradients pass through it. MLX's walk goes also through
-        what lets none pass (`stop_gradient`), and what is behind that."""
+        what lets none pass (`stop_gradient`), and what lies beyond it."""
         active, behind = self.active, self.behind
         aliases = self.tape.notes.aliases
         index: dict[Value, int] = {}
@@ -272,7 +272,8 @@ class Sweep:
             self._add(node, value, far, part)
 
     def _contribute_together(self, node: SweepUnit, slot: int) -> None:
-        """A node that stands in a region has been reached again: at its first use of the value, all are added."""
+        """Note that a node that stands in a region has been reached again: at its first use of the value, all are
+        added."""
         value = node.inputs[slot]
         if (node, value) not in self._regions:
             return
@@ -343,7 +344,7 @@ class Sweep:
         self._arrive(value, total)
 
     def _arrive(self, value: Value, gradient: Value) -> None:
-        """A value has a new gradient (so far)."""
+        """Note that a value has a new gradient (so far)."""
         self.so_far[value] = gradient
         self.part.grads.setdefault(value, []).append(gradient)
 
@@ -367,11 +368,11 @@ class Sweep:
         return op
 
     def _primals(self, node: SweepUnit) -> tuple[Value, ...]:
-        """The inputs of a node, as a user may have changed them since."""
+        """Return the inputs of a node, as a user may have changed them since."""
         return tuple(map(self.current, node.inputs)) if self.now else node.inputs
 
     def current(self, value: Value) -> Value:
-        """A value, as a user may have changed it since."""
+        """Return a value, as a user may have changed it since."""
         while value in self.now:
             value = self.now[value]
         return value
@@ -392,7 +393,7 @@ class Sweep:
         return True
 
     def exchange(self, old: Value, new: Value) -> None:
-        """A user has changed a value: what is computed from here on takes the new one."""
+        """Note that a user has changed a value: what is computed from here on takes the new one."""
         self.now[old] = new
         for of, gradient in list(self.so_far.items()):
             if gradient is old:
@@ -432,7 +433,7 @@ class Sweep:
 
 
 def _arrays(values: Sequence[Value]) -> list[mx.array]:
-    """The arrays of some values, of which most are held."""
+    """Return the arrays of some values, of which most are held."""
     return [value.array if value.held is None else value.held for value in values]
 
 
@@ -441,7 +442,7 @@ def _is_rule_of(rule: Any, node: SweepUnit) -> bool:
 
 
 def seed(recorder: Recorder, root: Value, cotangent: mx.array, number: int) -> Value:
-    """The gradient that a sweep starts from, in the dtype of what is differentiated: the 1 of a loss, or a
+    """Return the gradient that a sweep starts from, in the dtype of what is differentiated: the 1 of a loss, or a
     cotangent that the program gave to `mx.vjp`."""
     origin = recorder.live.get(id(cotangent))
     array = _astype(cotangent, root.dtype)

@@ -121,7 +121,7 @@ def verify(tape: Tape, *parts: Pass) -> Receipt:
 
 
 def largest_difference(a: mx.array, b: mx.array) -> float:
-    """The largest absolute difference of two arrays; NaN if their shapes differ."""
+    """Return the largest absolute difference of two arrays; NaN if their shapes differ."""
     if a.shape != b.shape:
         return float("nan")
     if not a.size:
@@ -150,7 +150,7 @@ def _recompute(ops: list[Op]) -> Iterator[TensorDifference]:
 
 
 def _results(call: Op, inside: Inside) -> Iterator[tuple[Callable[[], str], mx.array, mx.array]]:
-    """The results of a call that MLX ran by itself, each with what its ops make of what went in."""
+    """Yield the results of a call that MLX ran by itself, each with what its ops make of what went in."""
     around = call.tape.notes.mapped.get(call, ())
     for value, slot in inside.results:
         found, made = call.outputs[slot].array, value.array
@@ -187,7 +187,7 @@ def _compare_gradients(part: Pass) -> tuple[int, tuple[TensorDifference, ...], s
 
 
 def native_gradients(part: Pass, wanted: list[Value]) -> list[mx.array]:
-    """The gradients that MLX's own transform gives for the forward ops of a pass."""
+    """Return the gradients that MLX's own transform gives for the forward ops of a pass."""
     forward = part.tape.ops[part.start : part.backward]
 
     def run(*leaves: mx.array) -> list[mx.array]:

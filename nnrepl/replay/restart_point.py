@@ -25,7 +25,7 @@ class RestartPoint:
     """The entry of a pass: everything that a second run must find as the first one did.
 
     Attributes:
-        start: The position of the first op behind it.
+        start: The position of the first op after it.
         lost: What the world holds that cannot be put back, in words.
     """
 
@@ -106,7 +106,7 @@ class RestartPoint:
         return replay
 
     def _control(self, run: Run) -> None:
-        """The program went another way after an edit. It was because of the edit if it does the same again
+        """Note that the program went another way after an edit. It was because of the edit if it does the same again
         without it.
 
         Raises:
@@ -146,7 +146,7 @@ class _Moment:
 
 
 def _nothing() -> None:
-    """The source is what it was."""
+    """Note that the source is what it was."""
 
 
 _STATE = ("tape", "intake", "mode", "part", "differentiating", "captured", "stream", "started")
@@ -154,7 +154,7 @@ _STATE = ("tape", "intake", "mode", "part", "differentiating", "captured", "stre
 
 
 def _objects(recorder: Recorder) -> Iterator[tuple[mx.array, Value]]:
-    """The array objects that are alive, and what they stand for."""
+    """Yield the array objects that are alive, and what they stand for."""
     for key, value in recorder.live.copy().items():  # some may die meanwhile
         array = object_of(recorder, key, value)
         if array is not None:

@@ -73,12 +73,12 @@ class World:
         self._random.restore()
 
     def contents(self) -> list[Any]:
-        """What everything holds at present, but for numbers in tensors and random states: to be compared."""
+        """Return what everything holds at present, but for numbers in tensors and random states: to be compared."""
         variables = [tuple([id(where.get(name)) for name in names]) for where, names in self._variables]
         return [*variables, *[_content(thing) for thing in self.holding]]
 
     def _current(self, thing: Any) -> Any:
-        """What a holder of `thing` gets back: an iterator is one that stands where it stood."""
+        """Return what a holder of `thing` gets back: an iterator is one that stands where it stood."""
         key = id(thing)
         kept = self._iterators.get(key)
         if kept is None:
@@ -177,7 +177,7 @@ class World:
         pending += [(variables[name], name) for name in names]
 
     def _namespace(self, variables: dict[str, Any], pending: _Pending) -> None:
-        """A module's variables, all of them, if it is the program's own."""
+        """Keep a module's variables, all of them, if it is the program's own."""
         if _is_foreign(str(variables.get("__name__", "")), variables.get("__file__")):
             return
         if id(variables) not in self._seen:
@@ -222,7 +222,7 @@ class World:
 
 
 def _content(thing: Any) -> Any:
-    """What one thing holds, by identity."""
+    """Return what one thing holds, by identity."""
     if isinstance(thing, dict):
         return tuple([(id(key) if type(key) is not str else key, id(item)) for key, item in dict.items(thing)])
     if isinstance(thing, (list, deque, set)):
@@ -245,7 +245,7 @@ _COMPARED = 2**20
 
 
 def contents_of(cell: types.CellType) -> Any:
-    """What a closure's variable is; None if it is not set."""
+    """Return what a closure's variable is; None if it is not set."""
     try:
         return cell.cell_contents
     except ValueError:
@@ -289,7 +289,7 @@ def _names(code: types.CodeType) -> Iterable[str]:
 
 
 def slots_of(cls: type) -> list[str]:
-    """The attributes of an object that lie in slots."""
+    """Return the attributes of an object that lie in slots."""
     return _slots_of(cast(Hashable, cls))
 
 

@@ -33,7 +33,7 @@ class Branch:
 
 
 def branches(session: Reading) -> list[Branch]:
-    """The tree, as it is listed."""
+    """Return the tree, as it is listed."""
     lines = session.timelines
     return [
         Branch(line, guide, line is lines.current, losses_of(session, line),
@@ -43,7 +43,7 @@ def branches(session: Reading) -> list[Branch]:
 
 
 def _grown(lines: Timelines, timeline: Timeline, guide: str, below: str) -> Iterator[tuple[Timeline, str]]:
-    """The timelines as they are listed, each with the lines of the tree before it."""
+    """Yield the timelines as they are listed, each with the lines of the tree before it."""
     yield timeline, guide
     children = lines.children(timeline)
     for at, child in enumerate(children):
@@ -52,7 +52,7 @@ def _grown(lines: Timelines, timeline: Timeline, guide: str, below: str) -> Iter
 
 
 def losses_of(session: Reading, timeline: Timeline) -> list[float]:
-    """The loss at the end of each step of a timeline, of at most `MOST` steps."""
+    """Return the loss at the end of each step of a timeline, of at most `MOST` steps."""
     last = {part.step.number: part.loss for part in timeline.tape.passes if part.loss is not None}
     found = [loss for loss in spread(list(last.values()), MOST) if loss.size == 1]
     found = [loss for loss in found if loss.evaluated or session.small([loss])]

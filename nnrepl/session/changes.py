@@ -1,6 +1,6 @@
 """Changes: edits, and the timelines that they make.
 
-An edit is computed on a piece of tape of its own; then what lies behind it runs again from the nearest restart
+An edit is computed on a piece of tape of its own; then what lies after it runs again from the nearest restart
 point. Where that is the pass in which the program waits, its function is called again; else the program
 itself runs again from its start, and what it does up to the edit comes from the tape.
 """
@@ -37,7 +37,7 @@ class Restarts(Protocol):
     """Who can run things again."""
 
     def computing(self) -> AbstractContextManager[Recorder]:
-        """A recorder, installed, for the ops of an edit."""
+        """Return a recorder, installed, for the ops of an edit."""
 
     def again(self, run: Run) -> tuple[Tape, ProgramNames]:
         """Run again what has to. Raises UserError if that fails, and everything is as it was; or unwinds the
@@ -79,8 +79,8 @@ class Changes:
     # -- edits ---------------------------------------------------------------------------------------------
 
     def target(self, change: Assignment) -> tuple[Value, str, bool] | None:
-        """What an assignment changes: a value, what it is called, and whether only a part of it changes. None if it
-        changes no value of the tape.
+        """Return what an assignment changes: a value, what it is called, and whether only a part of it changes. None if
+        it changes no value of the tape.
 
         Raises:
             NotYet: If the value lies ahead of the cursor.
@@ -174,7 +174,7 @@ class Changes:
             return self._make(edit, line)
 
     def _check_outside(self, name: str, value: Value | None = None) -> None:
-        """Raises UserError for a change inside of a call that MLX runs by itself."""
+        """Raise UserError for a change inside of a call that MLX runs by itself."""
         op = self.session.op
         inside = None if value is None else value.inside
         if inside is None and (op is None or not op.inner):
@@ -250,7 +250,7 @@ class Changes:
             raise
 
     def arrived(self, tape: Tape, names: ProgramNames, cursor: int) -> Timeline:
-        """What had to run again has run (or runs, on this tape)."""
+        """Return what had to run again has run (or runs, on this tape)."""
         assert self._coming is not None
         (timeline, edit), self._coming = self._coming, None
         if timeline is not None:
@@ -264,7 +264,7 @@ class Changes:
         return timeline
 
     def failed(self) -> None:
-        """The program went another way when it ran again: everything is seen as it was before."""
+        """Note that the program went another way when it ran again: everything is seen as it was before."""
         timeline, tape, names, cursor = self._left
         if timeline is not None and self.taken:
             timeline.cells.extend(self.taken)
@@ -277,8 +277,8 @@ class Changes:
         self.session.look_at(tape, names, min(cursor, len(tape)))
 
     def come_back(self, failure: str) -> RunAgain:
-        """The program could not come to another timeline: it is to run again along the one before, where everything
-        is as it was."""
+        """Return the program could not come to another timeline: it is to run again along the one before, where
+        everything is as it was."""
         self.failed()
         self.news = None
         session, current = self.session, self.timelines.current
@@ -288,8 +288,8 @@ class Changes:
         return RunAgain(Run(session.tape, len(session.tape), (), session.cursor), failure)
 
     def adrift(self) -> None:
-        """The program was interrupted on its way to a timeline: everything is seen as it was before, and the program
-        comes to it when it is to run on."""
+        """Note that the program was interrupted on its way to a timeline: everything is seen as it was before, and the
+        program comes to it when it is to run on."""
         self.failed()
         recorder = self.session.recorder
         assert recorder is not None
@@ -302,7 +302,7 @@ class Changes:
         if current is timelines.live:
             return
         end = len(current.tape)
-        seen = current.seen + (current.seen >= end)  # at the end, what was printed behind the last op as well
+        seen = current.seen + (current.seen >= end)  # at the end, what was printed after the last op as well
         run = Run(current.tape, end, (), end, seen=seen)
         with held():
             tape, names = self._again(run, current, None)
@@ -353,7 +353,7 @@ class Changes:
 
     def undo(self) -> Timeline:
         """Take back the last cell that was typed on this timeline and did something, or go to the timeline before the
-        last edit. Cells behind it that only looked go with it.
+        last edit. Cells after it that only looked go with it.
 
         Raises:
             UserError: If there is nothing to take back.
@@ -404,7 +404,7 @@ class Changes:
         return self._show(timeline, "")
 
     def numbered(self, number: int) -> Timeline:
-        """The timeline with a number. Raises UserError."""
+        """Return the timeline with a number. Raises UserError."""
         try:
             return self.timelines[number]
         except IndexError:

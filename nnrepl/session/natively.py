@@ -39,7 +39,7 @@ def wanted(session: Standing, step: int) -> bool:
 
 
 def goes_on(session: Standing, op: ClosedOp) -> bool:
-    """Whether the program goes on natively behind a call that has run so."""
+    """Whether the program goes on natively after a call that has run so."""
     recorder = session.recorder
     if this_process() != session.process or recorder is None:
         return True
@@ -81,7 +81,7 @@ def may_run(session: Standing) -> bool:
 
 
 def _needed_from(session: Standing) -> int:
-    """The first step of which ops are needed."""
+    """Return the first step of which ops are needed."""
     now = session.course.now
     if not isinstance(now, Going) or now.interrupted or session.stops.enabled:
         return 0
@@ -119,7 +119,7 @@ class Frontier:
 
 
 def way_back(session: Standing, run: Run, opening: Opening, then: goals.Goal | None) -> goals.Goal:
-    """The program is about to run again to open steps. Returns up to where it does again what it did."""
+    """Return the program is about to run again to open steps. Returns up to where it does again what it did."""
     session.opening = opening
     session.stood = run.cursor if run.cursor >= 0 else None
     if session.edits.timelines.current.ended or session.stood is None:
@@ -128,7 +128,7 @@ def way_back(session: Standing, run: Run, opening: Opening, then: goals.Goal | N
 
 
 def settle(session: Standing) -> None:
-    """A run that opened steps has come to where the run before was."""
+    """Note that a run that opened steps has come to where the run before was."""
     opening, session.opening = session.opening, None
     if opening is None:
         return
@@ -136,7 +136,7 @@ def settle(session: Standing) -> None:
     timeline.seen = opening.moved(timeline.seen)
     _move_changes(session, timeline, opening)
     session.hooks.opened(opening.moved, timeline.seen + (timeline.seen >= len(session.tape)))
-    if session.stood is not None:  # behind the last call natively nothing is seen: the end is further on now
+    if session.stood is not None:  # after the last call natively nothing is seen: the end is further on now
         at_end = timeline.ended and session.stood >= opening.length
         session.stood = len(session.tape) if at_end else opening.moved(session.stood)
     parted = opening.parted()
@@ -145,7 +145,7 @@ def settle(session: Standing) -> None:
 
 
 def _move_changes(session: Standing, timeline: Timeline, opening: Opening) -> None:
-    """The changes that a timeline began with, and those of the source, lie where they lie on its new tape."""
+    """Note that the changes that a timeline began with, and those of the source, lie where they lie on its new tape."""
     edit = timeline.edit
     if edit is not None:
         ops = [opening.remade.edits.get(op, op) for op in edit.ops]
@@ -173,7 +173,8 @@ def opened(session: Standing) -> bool:
 
 
 def remember(reached: tuple[object, ...]) -> Callable[[], None] | None:
-    """What puts back all that can be reached from some things, but for numbers in tensors; None if not all can be."""
+    """Return what puts back all that can be reached from some things, but for numbers in tensors; None if not all can
+    be."""
     world = World(reached, arrays=False)
     return None if world.lost else world.restore
 
@@ -204,7 +205,7 @@ def _sums_up(tape: Tape) -> bool:
 
 
 def look_at_failure(session: Standing, error: BaseException | None) -> None:
-    """The program has ended. Where it failed in a step that is closed, that is opened.
+    """Note that the program has ended. Where it failed in a step that is closed, that is opened.
 
     Raises RunAgain through the program.
     """

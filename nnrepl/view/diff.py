@@ -21,7 +21,7 @@ ROWS = 20
 def diff_view(
     before: Timeline, after: Timeline, changes: Sequence[Change], same: int, parted: tuple[Op, Op] | None
 ) -> RenderableType:
-    """The first op whose value differs, then the ops with their largest absolute and relative change."""
+    """Return the first op whose value differs, then the ops with their largest absolute and relative change."""
     title = Text(f"timeline {before.number} → timeline {after.number}", style="heading")
     parts: list[RenderableType] = [title]
     if not changes:
@@ -46,7 +46,7 @@ def diff_view(
 
 
 def _lengths(before: Timeline, after: Timeline) -> list[RenderableType]:
-    """That only one of two timelines goes on, and how to let the other one run as far."""
+    """Return that only one of two timelines goes on, and how to let the other one run as far."""
     ended = ends_first(before.tape, after.tape)
     if ended is None:
         return []
@@ -79,7 +79,7 @@ def _cells(change: Change) -> tuple[str, str, str]:
 
 
 def percent(share: float) -> str:
-    """A relative change: as a percentage where that is readable."""
+    """Return a relative change: as a percentage where that is readable."""
     return f"{100 * share:.3g} %" if share >= 1e-4 else f"{share:.1e}"
 
 

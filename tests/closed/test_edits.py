@@ -13,7 +13,7 @@ from tests.closed.test_closed import _main, play  # noqa: F401
 
 @pytest.mark.parametrize("seed", [2, 21, 60, 65, 120, 206])
 def test_lines_and_their_twins(seed: int, tmp_path: Path) -> None:
-    """Every shape: behind updates, before and in calls, one edit on another, and taken back."""
+    """Every shape: after updates, before and in calls, one edit on another, and taken back."""
     case = edits.case(seed)
     (tmp_path / "train.py").write_text(edits.script(case.script, case.marks))
     shown = play(tmp_path / "train.py", *case.commands)

@@ -83,7 +83,7 @@ def _learns(case: Checkup, op: Op) -> bool:
 
 
 def rounded(case: Checkup) -> Iterator[Finding]:
-    """A gradient that is cut to whole numbers because its tensor was."""
+    """Yield a gradient that is cut to whole numbers because its tensor was."""
     for op in case.forward:
         if op.name != "astype" or not op.outputs or mx.issubdtype(op.outputs[0].dtype, mx.inexact):
             continue

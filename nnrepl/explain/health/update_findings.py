@@ -26,7 +26,7 @@ class ParameterUpdate:
 
 
 def changes(case: Checkup) -> list[ParameterUpdate]:
-    """The parameters that the update after a pass has changed."""
+    """Return the parameters that the update after a pass has changed."""
     parts = case.after
     if not parts:
         return []
@@ -50,14 +50,14 @@ def _oldest(value: Value) -> Value:
 
 
 def _newest(case: Checkup, leaf: Value, start: int, end: int) -> Value | None:
-    """What an update made of a parameter."""
+    """Return what an update made of a parameter."""
     versions = case.session.names.versions(leaf.name)
     made = [value for _, value in versions if value.op is not None and start <= value.op.position < end]
     return made[-1] if made else None
 
 
 def steps(case: Checkup) -> Iterator[Finding]:
-    """Updates that are too large, go uphill, or are lost to rounding."""
+    """Find updates that are too large, go uphill, or are lost to rounding."""
     moved = changes(case)
     if case.broken or not moved:
         return
@@ -82,7 +82,7 @@ def steps(case: Checkup) -> Iterator[Finding]:
 
 
 def _leaps(case: Checkup, moved: list[ParameterUpdate], numbers: list[list[float]]) -> Iterator[Finding]:
-    """Updates that are large beside the weights. A weight that began at 0 (or next to it) leaps and is sound: what
+    """Find updates that are large beside the weights. A weight that began at 0 (or next to it) leaps and is sound: what
     counts is whether all weights together do, or the greater part of the matrices."""
     matrices = [(change, part[0], part[1]) for change, part in zip(moved, numbers) if len(change.before.shape) > 1]
     grown = [(change, delta, weight) for change, delta, weight in matrices if not _began_small(case, change, delta)]
@@ -113,7 +113,7 @@ def _began_small(case: Checkup, change: ParameterUpdate, delta: float) -> bool:
 
 
 def _what_came(case: Checkup) -> str:
-    """What the loss did behind the update, where that is on the tape."""
+    """Return what the loss did after the update, where that is on the tape."""
     before, after = case.part.loss, case.next.loss if case.next is not None else None
     if before is None or after is None or before.size != 1 or after.size != 1 or not case.look.can_see(after):
         return ""
@@ -125,7 +125,7 @@ def _what_came(case: Checkup) -> str:
 
 
 def _idle(case: Checkup, moved: list[ParameterUpdate], numbers: list[list[float]]) -> Iterator[Finding]:
-    """An update that leaves the weights as they are, or nearly, although there are gradients."""
+    """Yield an update that leaves the weights as they are, or nearly, although there are gradients."""
     wide = [part for change, part in zip(moved, numbers) if change.before.dtype == mx.float32]
     delta, weight = sum(part[0] for part in wide), sum(part[1] for part in wide)
     gradient = sum(part[5] for part in wide)
