@@ -14,6 +14,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from nnrepl.commands import habits, looks, table
+from nnrepl.explain.missing import told
 from nnrepl.record.intake import Unwinding
 from nnrepl.seen.stop_facts import scene
 from nnrepl.session import closed
@@ -126,9 +127,11 @@ class Interpreter:
         self._waited = False
         try:
             hint, shown = self._run(self._first(line))
-        except UserError:
+        except UserError as error:
             self.due.clear()
             self._behind.clear()
+            if isinstance(error, NoGradient):
+                raise told(self.session, error) from None
             raise
         kept = [item for item in (shown, self.arrival()) if item is not None]
         if hint is not None:
@@ -386,6 +389,7 @@ class Interpreter:
 
     def not_there(self, answer: UserError, look: TensorStyle | None = None) -> RenderableType:
         """Return what is said of a name that is not made yet; the last tensor of that name under its own address."""
+        answer = told(self.session, answer) if isinstance(answer, NoGradient) else answer
         said = Text(str(answer), style="hint")
         last = answer.last if isinstance(answer, NotYet) else None
         unseen = closed.natively_said(closed.unseen_since(self.session, last))

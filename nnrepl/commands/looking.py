@@ -9,6 +9,7 @@ from rich.text import Text
 
 from nnrepl.commands.interpreter import Interpreter
 from nnrepl.commands.table import ANYTHING, EXPRESSION, EXPRESSION_OR_NOTHING, NOTHING, Grammar, command
+from nnrepl.explain.missing import told
 from nnrepl.late import late
 from nnrepl.session.errors import NoGradient, NotYet, UserError
 from nnrepl.session.parsed import parse
@@ -99,9 +100,11 @@ def what(it: Interpreter, text: str) -> RenderableType | None:
     gradient: Value | str
     try:
         gradient = session.lookup.gradient(value, len(session.tape))
-    except (NotYet, NoGradient) as answer:
+    except NoGradient as none:
+        gradient = str(told(session, none))
+    except NotYet as answer:
         gradient = str(answer)
-    return what_view(value, session.names.all_names(value), gradient)
+    return what_view(value, session.names.all_names(value), session.tape.consumers(value), gradient)
 
 
 @command("grad", takes=EXPRESSION, group=LOOK)

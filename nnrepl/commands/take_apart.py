@@ -95,8 +95,8 @@ def check(it: Interpreter, text: str) -> RenderableType | None:
     checked one by one, all together along a random direction. Only what rounding and the noise of the loss cannot
     explain is called wrong; kinks (ReLU at 0) are explained, and what `stop_gradient` holds back is held fixed.
     """
-    from nnrepl.explain.check import check_op, check_pass, pass_of
-    from nnrepl.explain.paths import gradient_pass, inner_of_gradient, value_of
+    from nnrepl.explain.check import check_op, check_pass, last_with
+    from nnrepl.explain.paths import differentiated, gradient_pass, inner_of_gradient, value_of
     from nnrepl.view.finite_differences import check_view
 
     session = it.session
@@ -107,7 +107,7 @@ def check(it: Interpreter, text: str) -> RenderableType | None:
             return check_view(check_pass(session, part, leaves))
         inner = inner_of_gradient(text)
         value = value_of(session, inner) if inner else None
-        whole = pass_of(session, value) if value is not None else None
-        if value is not None and whole is not None and value in whole.wrt:
-            return check_view(check_pass(session, whole, [value]))
+        found = None if value is None else differentiated(session, value) or last_with(session, value)
+        if found is not None and found[1] in found[0].wrt:
+            return check_view(check_pass(session, found[0], [found[1]]))
         return check_view(check_op(session, op_of(session, text)))

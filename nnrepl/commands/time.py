@@ -116,7 +116,10 @@ def _diff_one(it: Interpreter, name: str, before: Timeline, after: Timeline) -> 
     found = []
     for line in (before, after):
         cursor = same_place(it.session.tape, it.session.cursor, line.tape)
-        found.append(Lookup(line.tape, line.names).by_words(name, cursor))
+        try:
+            found.append(Lookup(line.tape, line.names).by_words(name, cursor))
+        except UserError as error:
+            raise UserError(f"in timeline {line.number}: {error}") from None
     it.session.evaluate(found)
     with aside():
         return diff_of_one(name, found[0], found[1], before, after)

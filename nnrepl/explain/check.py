@@ -489,8 +489,8 @@ def _settle() -> None:
         mx.synchronize(mx.default_stream(mx.Device(mx.DeviceType.cpu)))
 
 
-def pass_of(session: Reading, value: Value) -> Pass | None:
-    """Return the gradient pass that has a whole gradient of a value."""
-    parts = [part for part in session.tape.passes if part.kind == GRADIENT_PASS and part.grads.get(value)]
-    here = session.part
-    return here if here in parts else (parts[-1] if parts else None)
+def last_with(session: Reading, value: Value) -> tuple[Pass, Value] | None:
+    """Return the last gradient pass that has a whole gradient of a value, on either side of the cursor."""
+    parts = (part for part in reversed(session.tape.passes) if part.kind == GRADIENT_PASS and part.grads.get(value))
+    part = next(parts, None)
+    return None if part is None else (part, value)

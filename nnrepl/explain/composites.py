@@ -12,6 +12,9 @@ from nnrepl.explain.explanation import Explanation, Symbol, origin_of
 from nnrepl.explain.links import shown
 from nnrepl.explain.look import Look
 from nnrepl.ops.layers import LAYERS, LOSSES, Whole
+from nnrepl.session.entered import InModule
+from nnrepl.session.errors import UserError
+from nnrepl.session.parsed import dotted
 from nnrepl.session.reading import Reading
 from nnrepl.tape import Activation, Op, Value
 
@@ -38,13 +41,15 @@ class CompositeCall:
 def find_call(session: Reading, text: str) -> CompositeCall | None:
     """Return the call of a function (`loss_fn`, `Net.__call__`) or a module (`layers.0`): at the cursor, else the last
     one before, else the next; None if nothing recorded is called so."""
+    text = dotted(text)
     if not re.fullmatch(r"[\w.]+", text):
         return None
+    module = _module(session, text)
     found: dict[Activation, CompositeCall] = {}
     for op in session.tape.ops:
         if op.of is not None or op.phase == "backward" or op.scope is None:
             continue
-        call = _called(session, op, text)
+        call = _called(session, op, text, module)
         if call is not None:
             found.setdefault(call[0], CompositeCall(text, call[1], call[0], [])).ops.append(op)
     calls = list(found.values())
@@ -56,10 +61,19 @@ def find_call(session: Reading, text: str) -> CompositeCall | None:
     return around[-1] if around else before[-1] if before else calls[0]
 
 
-def _called(session: Reading, op: Op, text: str) -> tuple[Activation, str] | None:
+def _module(session: Reading, text: str) -> InModule | None:
+    """Return the module that a path means, bare or from the variable that holds its model."""
+    try:
+        place = session.place(text)
+    except UserError:
+        return None
+    return place if isinstance(place, InModule) else None
+
+
+def _called(session: Reading, op: Op, text: str, module: InModule | None) -> tuple[Activation, str] | None:
     assert op.scope is not None
     for path, step in session.names.calls(op):
-        if path == text and path:
+        if (path == text and path) or (module is not None and module.accepts(step)):
             return step, type(step.owner).__name__
     for step in op.scope.path():
         qualified = getattr(step.code, "co_qualname", step.code.co_name)

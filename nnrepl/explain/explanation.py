@@ -184,7 +184,7 @@ def _leaf(look: Look, value: Value, index: str | None) -> Explanation:
     found = Explanation(
         None, title=f"{value.name} {tuple(value.shape)} {words.dtype(value.dtype)}: {kind}; no op made it."
     )
-    users = [op for op in value.consumers if op.of is None]
+    users = [op for op in look.session.tape.consumers(value) if op.of is None]
     if users:
         found.notes.append(f"It is used by {', '.join(f'{op.label} {op.name}' for op in users[:4])}.")
     if index is not None:

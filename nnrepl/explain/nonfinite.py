@@ -13,6 +13,7 @@ from nnrepl.explain.broken import broken
 from nnrepl.explain.forward import made_large
 from nnrepl.explain.look import Look
 from nnrepl.explain.paths import gradient_pass_or_none
+from nnrepl.explain.scale import grows
 from nnrepl.ops import Trait, has
 from nnrepl.session.births import INF, NAN, Birth, first_bad, follow, is_inexact, unravel
 from nnrepl.session.reading import Reading
@@ -123,7 +124,7 @@ def _ending(look: Look, value: Value) -> Op | None:
     stack, seen = [value], {value}
     ended: list[Op] = []
     while stack and len(seen) < 200:
-        for user in stack.pop().consumers:
+        for user in look.session.tape.consumers(stack.pop()):
             outputs = [out for out in user.outputs if is_inexact(out) and not out.refusal]
             finite = look.finite(outputs)
             bad = [out for out in outputs if not finite[out]]
@@ -183,13 +184,14 @@ def why_nonfinite(session: Reading, kind: str = "") -> Cause:
 def _all_finite(look: Look, parts: list[Pass]) -> str:
     """Return what was looked at, where nothing was found."""
     over = "no pass" if not parts else f"{parts[0].address}" if len(parts) == 1 else f"{len(parts)} passes"
-    unseen = look.refused
-    rest = f" {unseen} tensors were dropped and could not be looked at." if unseen else ""
-    finite = look.all_finite
-    if finite:
-        return f"Every number that was looked at is finite: {look.looked} tensors of {over}.{rest}"
+    unseen = sum(bool(value.refusal) for part in parts for op in part.ops for value in op.outputs)
+    rest = f" {words.counted(unseen, 'tensor')} could not be looked at: their numbers are not kept." if unseen else ""
+    if not look.looked:
+        return f"Nothing was looked at: there is no floating-point tensor with numbers in {over}.{rest}"
+    if look.all_finite:
+        return f"Every number that was looked at is finite: {words.counted(look.looked, 'tensor')} of {over}.{rest}"
     return (
-        f"Every loss and every gradient is finite ({look.looked} tensors of {over} were looked at); inside of a pass "
+        f"Every loss and every gradient is finite ({words.counted(look.looked, 'tensor')} of {over}); inside of a pass "
         f"there are infinite numbers, but a softmax, an exp or a comparison makes finite ones of them.{rest}"
     )
 
@@ -222,7 +224,7 @@ def why_nonfinite_value(session: Reading, value: Value, kind: str = "") -> Cause
     stat = look.stat(value)
     if stat.is_finite:
         peak = f", the largest {words.number(stat.peak)} in size" if stat.size else ""
-        return Cause(f"{value.name} is finite: {stat.size} ordinary numbers{peak}.", ops=look.ops)
+        return Cause(f"{value.name} is finite: {words.counted(stat.size, 'ordinary number')}{peak}.", ops=look.ops)
     at = first_bad(look, value, kind)
     wanted = at if at is not None else first_bad(look, value)
     assert wanted is not None
@@ -245,7 +247,7 @@ def _amount(nans: int, infs: int, size: int) -> str:
 
 def did(op: Op) -> str:
     """`#6, exp(z) (train.py:31)`; a VJP by the op that it differentiates."""
-    where = words.place(op.source)
+    where = words.spot(op)
     what = f"the VJP of {words.call(op.of)}" if op.of is not None else words.call(op)
     return f"{op.label}, {what}" + (f" ({where})" if where else "")
 
@@ -260,7 +262,8 @@ def born(birth: Birth) -> str:
         return f"{did(birth.op)}, has {words.number(birth.constant)} in its call"
     empty = birth.op.inputs and not any(taken.size for taken in birth.op.inputs)
     out = "infinite ones" if birth.before is not None else "no numbers" if empty else "finite numbers"
-    return f"{did(birth.op)}, makes {_SIGN[birth.kind]} out of {out}"
+    inner = f"; inside of that call, {born(birth.within)}" if birth.within is not None else ""
+    return f"{did(birth.op)}, makes {_SIGN[birth.kind]} out of {out}{inner}"
 
 
 def came_in(birth: Birth) -> str:
@@ -282,6 +285,15 @@ def came_in(birth: Birth) -> str:
 _KINDS = {"parameter": "the parameter", "input": "the input", "constant": "the constant", "captured": "the captured"}
 
 
+def _grown(look: Look, taken: Value) -> list[str]:
+    """Return what made a tensor large, a sentence if that is known."""
+    if taken.gradient_of is not None:
+        cause = grows(look, taken)
+        return [f"{taken.name} is large: {cause.say('grows')}"] if cause is not None else []
+    grew = made_large(look, taken)
+    return [grew.text] if grew is not None else []
+
+
 def _answer(look: Look, found: Trouble) -> Cause:
     """Return the cause first, then what became of it."""
     root = found.cause
@@ -294,9 +306,7 @@ def _answer(look: Look, found: Trouble) -> Cause:
     _tell(look, answer, root)
     if root.op is not None and root.op.of is None and root.before is None and root.kind == INF:
         taken = max(_visible(look, root.op.inputs), key=lambda value: look.stat(value).peak, default=None)
-        grew = None if taken is None else made_large(look, taken)
-        if grew is not None:
-            answer.also.append(grew.text)
+        answer.also.extend(_grown(look, taken) if taken is not None else [])
     if found.birth is not root:
         answer.also.append(f"Of the ∞ it became NaN in {did_of(found.birth)}.")
     elif root.before is not None:

@@ -9,7 +9,7 @@ from nnrepl.explain import words
 from nnrepl.explain.elements import Index, named, number_at
 from nnrepl.explain.look import Look
 from nnrepl.ops.case import EPSILON
-from nnrepl.ops.optimizers import RECIPES, Recipe
+from nnrepl.ops.optimizers import RECIPES, UpdateRule
 from nnrepl.record.stack import is_optimizer
 from nnrepl.tape import UPDATE_PASS, Leaf, Op, Value
 
@@ -26,7 +26,7 @@ class Update:
         state: What it kept, before and after the step.
     """
 
-    recipe: Recipe
+    recipe: UpdateRule
     options: dict[str, Any]
     after: Value
     before: Value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 from nnrepl.explain import words
 from nnrepl.explain.answer import Cause, Link
@@ -12,7 +13,7 @@ from nnrepl.explain.health.gradient_findings import dead
 from nnrepl.explain.health.report import WARNING, Checkup
 from nnrepl.explain.limits import usual
 from nnrepl.explain.links import links_along
-from nnrepl.explain.look import Look
+from nnrepl.explain.look import Look, Stat
 from nnrepl.explain.nonfinite import why_nonfinite, why_nonfinite_value
 from nnrepl.explain.paths import cone, gradient_of, inner_of_gradient, path, target_of, upstream, value_of
 from nnrepl.explain.scale import why_scale
@@ -20,7 +21,7 @@ from nnrepl.explain.zero import why_zero, why_zero_value
 from nnrepl.record.gradient_names import sign_of
 from nnrepl.session.errors import NoGradient
 from nnrepl.session.reading import Reading
-from nnrepl.tape import GRADIENT_PASS, Value
+from nnrepl.tape import GRADIENT_PASS, Pass, Value
 
 _ASKED = re.compile(
     r"(?P<what>.+?)(?:\s*==?\s*|\s+(?:(?:is|are|has)\s+)?)(?P<how>zero|0(?:\.0)?|nan|inf|none|None|missing|disconnected|"
@@ -31,7 +32,7 @@ _NONE, _SMALL = ("none", "None", "missing", "disconnected"), ("tiny", "small", "
 
 
 def why(session: Reading, text: str) -> Cause:
-    """Answer a question: `grad(weights1) == 0`, `z is nan`, `nan`, `error`, `grad(w) is tiny`, `grad(w)`.
+    """Cause a question: `grad(weights1) == 0`, `z is nan`, `nan`, `error`, `grad(w) is tiny`, `grad(w)`.
 
     Raises:
         UserError: If it is no such question.
@@ -85,7 +86,10 @@ def _about(session: Reading, value: Value, how: str, gradient: str) -> Cause:
         kind = how if how in _NONFINITE else ""
     if gradient and stat.is_zero and how in _SMALL:
         how = "zero"
-    if how in _ZERO:
+    if not stat.is_finite and how not in _NONFINITE:
+        answer = why_nonfinite_value(session, value)
+        answer.also.append(_not_asked(gradient or value.name, stat, how))
+    elif how in _ZERO:
         answer = why_zero(session, value, gradient) if gradient else why_zero_value(session, value)
     elif how in _NONFINITE:
         answer = why_nonfinite_value(session, value, kind)
@@ -95,6 +99,16 @@ def _about(session: Reading, value: Value, how: str, gradient: str) -> Cause:
         answer = _healthy(look, value, how)
     answer.ops += look.ops
     return answer
+
+
+def _not_asked(name: str, stat: Stat, how: str) -> str:
+    """Return what is to be said of the zeros, or of the size, of a tensor with numbers that are none."""
+    if how in _ZERO:
+        return f"{name} is not 0: {words.count_of(stat.zeros, stat.size)} elements are."
+    rest = stat.size - stat.nans - stat.infs
+    if not rest:
+        return f"{name} holds no number whose size could be asked about."
+    return f"Of its {rest} finite elements the largest is {words.number(stat.peak)} in size."
 
 
 def _healthy(look: Look, value: Value, how: str) -> Cause:
@@ -131,14 +145,38 @@ def _anything(session: Reading) -> Cause:
     answer = why_nonfinite(session)
     if answer.op is not None or answer.reasons:
         return answer
+    if not len(session.tape):
+        return Cause("Nothing has been recorded yet: step to the first op, then ask why.")
     look = Look(session)
-    for part in session.tape.passes:
-        if part.kind == GRADIENT_PASS and part.error is None:
-            case = Checkup(session, part, look, usual())
-            for one in dead(case):
-                if one.level == WARNING:
-                    found = why_zero(session, part.grads[one.leaves[0]][-1])
-                    found.ops += look.ops + answer.ops
-                    return found
-    answer.headline += " No gradient is 0 that should not be, and no op failed; health looks further."
+    parts = [part for part in session.tape.passes if part.kind == GRADIENT_PASS and part.error is None]
+    for part in parts:
+        case = Checkup(session, part, look, usual())
+        found = next((one for one in dead(case) if one.level == WARNING), None)
+        if found is not None:
+            said = why_zero(session, part.grads[found.leaves[0]][-1])
+            said.ops += look.ops + answer.ops
+            return said
+    answer.ops += look.ops
+    answer.headline += f" {_of_gradients(parts)} No op failed; health looks further."
     return answer
+
+
+def _of_gradients(parts: list[Pass]) -> str:
+    """Return that no gradient is 0 that should not be: of how many, and which leaves have none."""
+    if not parts:
+        return "No gradient was taken, so none was looked at."
+    with_one = [leaf for part in parts for leaf in part.wrt if part.grads.get(leaf)]
+    count = sum(leaf.size > 0 for leaf in with_one)
+    none = dict.fromkeys(leaf.name for part in parts for leaf in part.wrt if not part.grads.get(leaf))
+    said = f"Of {count} gradient{'s' if count != 1 else ''} none is 0 that should not be." if count else (
+        "There is no gradient that could be 0.")  # fmt: skip
+    empty = dict.fromkeys(leaf.name for leaf in with_one if not leaf.size)
+    said += f" {_listed(empty)} {'is' if len(empty) == 1 else 'are'} empty." if empty else ""
+    first = next(iter(none), "")
+    return said + (f" None reaches {_listed(none)}: why grad({first}) tells more." if none else "")
+
+
+def _listed(names: Iterable[str]) -> str:
+    """Return `a, b and 3 more`."""
+    every = list(names)
+    return ", ".join(every[:3]) + (f" and {len(every) - 3} more" if len(every) > 3 else "")

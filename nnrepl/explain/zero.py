@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import mlx.core as mx
+
 from nnrepl.explain import words
 from nnrepl.explain.answer import Cause
 from nnrepl.explain.known import ELEMENTWISE, entry_for
@@ -39,9 +41,15 @@ def why_zero(session: Reading, gradient: Value, name: str = "") -> Cause:
     answer.reasons = [reason.text]
     answer.evidence = reason.evidence
     answer.links = links_along(look, _way(gradient, stats), op)
+    known = {reason.op or reason.text}
     for other in culprits[1:4]:
         why = reason_for(look, other.op, other.value, other.mask)
-        answer.also.append(f"It also became 0 on another way, at {words.title(other.op)}: {why.text}")
+        if (why.op or why.text) in known:
+            continue  # the next turn of a loop
+        known.add(why.op or why.text)
+        answer.also.append(
+            f"It also became 0 on another way, at {words.title(other.op)}, {_made(other.op)}: {why.text}"
+        )
     answer.also.extend(_others(look, gradient, first, reason.text))
     answer.also.extend(_beginner(look, op.part, reason.start))
     answer.ops = look.ops
@@ -96,7 +104,8 @@ def blame(look: Look, gradient: Value, stats: dict[Value, Stat]) -> list[Blame]:
             stack.extend((given, None if stats[given].is_zero else part) for given, part in further.items())
         else:
             found.setdefault(value.op, Blame(value.op, value, mask))
-    return sorted(found.values(), key=lambda one: one.op.position)
+    ways = [one for one in found.values() if one.value.dtype != mx.bool_]  # a condition is no way of its own
+    return sorted(ways or found.values(), key=lambda one: one.op.position)
 
 
 def _further(look: Look, value: Value, mask: Mask | None, before: tuple[Value, ...]) -> dict[Value, Mask]:
@@ -142,7 +151,7 @@ def _made(op: Op) -> str:
         return words.place(op.source)
     result = forward.outputs[0].name if forward.outputs else ""
     given = "" if result.startswith("#") else f"{result} = "
-    where = words.place(forward.source)
+    where = words.spot(forward)
     return f"{given}{describe(forward)}" + (f" ({where})" if where else "")
 
 
@@ -172,7 +181,7 @@ def _others(look: Look, gradient: Value, culprit: Blame, text: str) -> list[str]
         if first.op is culprit.op and reason.text == text:
             same.append(leaf.name)
         elif len(other) < 2:
-            at = words.title(first.op)
+            at = f"{words.title(first.op)}, {_made(first.op)}"
             other.append(f"∂L/∂{leaf.name} is 0 as well, for another reason, at {at}: {reason.text}")
     lines = []
     if same:

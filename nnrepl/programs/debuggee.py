@@ -116,13 +116,18 @@ class Debuggee:
                 wish = self._back(failure, wish)
 
     def _back(self, failure: Unwinding, wish: Unwinding | None) -> Unwinding:
-        """Return the program could not run again for a change: it does so along the tape before. Where it cannot either
-        (its own doings differ from run to run), the user looks at what there was."""
+        """Have the program, which could not run again for a change, do so along the tape before, with all recorded that
+        ran natively; the change is tried once more. Where it cannot either (its own doings differ from run to run),
+        the user looks at what there was."""
         interrupted = isinstance(failure, CannotExchange) and isinstance(failure.__cause__, KeyboardInterrupt)
         if not isinstance(wish, RunAgain) or (wish.failure and not interrupted):
             return failure
         resume()
         self.session.course.strand()
+        sure = None if interrupted else self.session.changes.recorded_before(wish)
+        if sure is not None:
+            self._reset()
+            return sure
         again = self.session.changes.come_back(f"{failure}; everything is as it was")
         self._reset()
         return again

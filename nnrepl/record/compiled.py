@@ -130,6 +130,8 @@ class Compiled(opaque.Transform):
         twin = self.twins.get(_signature(args, kwargs))
         if twin is not None and twin.calls and levels.begins(frame):
             return self.notice(levels, args, kwargs, frame)
+        if twin is None:
+            levels.wake()
         calls: list[Call] = []
         with levels.recorded(calls):
             if recorder.listener is not None:
@@ -326,7 +328,8 @@ def call_compiled(
     after = [recorder.value_of(array, frame) for array in _captured(outputs)]
     held = trees.rebuild(result, lambda array: recorder.value_of(array, frame))
     tracing.check_captured([recorder.value_of(array, frame) for array in trees.arrays(result)])
-    traces[key] = FirstCall(recorder.tape.ops[start:], [*given, *taken], held, after, scope)
+    entered = [recorder.unified.get(value, value) for value in (*given, *taken)]  # as its ops have them
+    traces[key] = FirstCall(recorder.tape.ops[start:], entered, held, after, scope)
     return _hand_out(recorder, held)
 
 

@@ -162,7 +162,8 @@ class Homes:
         return self._in.get(home, [])
 
     def at_path(self, path: str) -> list[Home]:
-        """Return the places in different models that have this path."""
+        """Return the places in different models that have this path. A model that was met again, after an edit had made
+        the function run once more, is one model: the places where it was met last."""
         self._catch_up()
         if self._paths[0] != self._places:
             found: dict[str, list[Home]] = {}
@@ -170,7 +171,7 @@ class Homes:
                 root, where = self.path(home)
                 if is_module_type(root.kind):
                     found.setdefault(where, []).append(home)
-            self._paths = (self._places, found)
+            self._paths = (self._places, {where: _of_one_object(homes) for where, homes in found.items()})
         return self._paths[1].get(path, [])
 
     def paths(self) -> list[str]:
@@ -311,3 +312,14 @@ class Homes:
 
 def _position(entry: tuple[int, Value]) -> int:
     return entry[0]
+
+
+def _of_one_object(homes: list[Home]) -> list[Home]:
+    """Places without those of an object that stands after them once more."""
+    last: dict[object, Home] = {}
+    for home in homes:
+        thing = home.holder.refer()
+        key = home.holder if thing is None else id(thing)
+        last.pop(key, None)
+        last[key] = home
+    return list(last.values())

@@ -370,8 +370,8 @@ class ProgramNames:
             return self.homes.held(owners[0])
         if len(owners) > 1:
             return []
-        found = self._index.get(name, [])
-        return found if found or "." not in name else self.homes.called(name)
+        laid = self.homes.called(name) if "." in name else []  # an op's own label tells of one moment only
+        return laid or self._index.get(name, [])
 
     def newest(self, name: str, position: int) -> Value | None:
         """Return the newest value of that name that exists when the cursor stands at `position`."""

@@ -22,6 +22,7 @@ from nnrepl.record import trees
 from nnrepl.record.anatomy import stand_in
 from nnrepl.record.data import construct
 from nnrepl.record.intake import RECORDING
+from nnrepl.record.recipe import Recipe
 from nnrepl.record.recorder import RECORD, Recorder
 from nnrepl.record.region import Region
 from nnrepl.record.sweep import Sweep, seed
@@ -124,6 +125,10 @@ class InsideRecording:
         part: What it is put in.
         leaves: What stands for the arrays that went in, in order.
         own: All that came in while the function ran.
+        changed: The arrays that are not the function's own and that it changed in place, by `id`, and what they held.
+        left: What those hold when the function has run.
+        evaluated: What the program evaluated in it, and after which position.
+        recipe: How to do the same on other arrays; None where not all of that is known.
     """
 
     def __init__(self, recorder: Recorder, given: Given, title: str, frame: FrameType) -> None:
@@ -136,6 +141,10 @@ class InsideRecording:
         self._start = len(recorder.tape)
         self.leaves: list[Leaf] = []
         self.own: set[Value] = set()
+        self.changed: dict[int, tuple[mx.array, Value]] = {}
+        self.left: list[tuple[mx.array, Value]] = []
+        self.evaluated: list[tuple[int, tuple[Value, ...]]] = []
+        self.recipe: Recipe | None = None
         self._outputs: list[Value] = []
         self._begun = self._ended = False
 
@@ -153,6 +162,7 @@ class InsideRecording:
         try:
             result = function(*args, **kwargs)
             self._outputs = [recorder.value_of(array, self._frame) for array in arrays_of(result)]
+            self.recipe = self._recipe(result)
             if self.part.size:
                 axes = enumerate(_axes(self.given.out_axes, result))
                 self.part.out_axes = {slot: axis for slot, axis in axes if axis}
@@ -182,15 +192,44 @@ class InsideRecording:
 
     def touch(self, value: Value, array: mx.array) -> None:
         """Note that the function takes a value: one that was there before, it has captured."""
-        if value.op is None:
-            mine = value in self.own
-        else:
-            part: Pass | None = value.op.part
-            while part is not None and part is not self.part:
-                part = part.within
-            mine = part is not None
-        if not mine:
+        if not self._is_mine(value):
             self.recorder.captured.setdefault(value, array)
+
+    def change(self, value: Value, array: mx.array) -> None:
+        """Note that the function changes an array in place that holds a value: it may be one that was there before."""
+        if not self._is_mine(value):
+            self.changed.setdefault(id(array), (array, value))
+
+    def evaluate(self, arrays: Sequence[mx.array]) -> None:
+        """Note that the program evaluates arrays in the function."""
+        live = self.recorder.live
+        values = tuple([live[id(array)] for array in arrays if id(array) in live])
+        self.evaluated.append((len(self.recorder.tape), values))
+
+    def _is_mine(self, value: Value) -> bool:
+        if value.op is None:
+            return value in self.own
+        part: Pass | None = value.op.part
+        while part is not None and part is not self.part:
+            part = part.within
+        return part is not None
+
+    def _recipe(self, result: Any) -> Recipe:
+        """How to do again what the function has done by now."""
+        tape = self.recorder.tape
+        ops = [op for op in tape.ops[self._start :] if op.part is self.part and op.error is None]
+        before = [(sum(op.position < at for op in ops), values) for at, values in self.evaluated]
+        return Recipe(self.leaves, ops, before, Recipe.structure(result), self._outputs)
+
+    def _differs(self, value: Value) -> bool:
+        """Whether a value differs from sample to sample of a `vmap`: then it means nothing outside of it."""
+        if not self.part.size:
+            return False
+        apart: set[Value] = {leaf for leaf in self.leaves if leaf in self.part.axes}
+        for op in self.part.ops:
+            if not apart.isdisjoint(op.inputs):
+                apart.update(op.outputs)
+        return value in apart
 
     # -- when the call is over -------------------------------------------------------------------------------
 
@@ -210,6 +249,8 @@ class InsideRecording:
         intake, recorder.intake = recorder.intake, RECORDING
         try:
             if self._ended and error is None:
+                left = [(array, recorder.live[key]) for key, (array, _) in self.changed.items()]
+                self.left = [(array, value) for array, value in left if not self._differs(value)]
                 self._follow()
         finally:
             recorder.inside, recorder.part, recorder.intake = before, outer, intake

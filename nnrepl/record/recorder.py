@@ -76,6 +76,7 @@ class Recorder:
         part: The pass that is being recorded.
         differentiating: How many transforms of ours are running (0 at the top level of the program).
         captured: In OPAQUE mode, the recorded values that were touched.
+        overwrites: In OPAQUE mode, the recorded arrays that were changed in place, by `id`, and what they held.
         forced: In OPAQUE mode, whether something was evaluated.
         closed: Whether the recording is over; wrappers that live on then do nothing.
         compiling: Whether MLX would compile (the program may have switched that off).
@@ -94,6 +95,7 @@ class Recorder:
         native_until: Where on the tape ops are recorded again that follow closed calls; 0: it has none.
         collector: Keeps Python's garbage collector off the tape.
         customized: Custom functions and what was set as their `vjp`, `jvp`, `vmap`, by `id`.
+        unified: Leaves that entered anew in a run along a tape, and which value of that each one is.
     """
 
     def __init__(self, tape: Tape, *, strict: bool, base: FrameType | None = None) -> None:
@@ -108,6 +110,7 @@ class Recorder:
         self.part: Pass | None = None
         self.differentiating = self.repeating = self.native_until = 0
         self.captured: dict[Value, mx.array] = {}
+        self.overwrites: dict[int, tuple[mx.array, Value]] = {}
         self.forced = False
         self.listener: Listener | None = None
         self.started = self.closed = False
@@ -126,6 +129,7 @@ class Recorder:
         self.levels: Levels | None = None
         self.inside: Touching | None = None
         self.collector = Collector()
+        self.unified: dict[Value, Value] = {}
 
     # -- ops -------------------------------------------------------------------------------------------
 
@@ -301,6 +305,8 @@ class Recorder:
         value = self.value_of(array, frame)
         if value.held is array:
             value.held = _copy(array)
+        if self.inside is not None:
+            self.inside.change(value, array)
         return value
 
     def handle(self, value: Value) -> mx.array:
@@ -336,6 +342,8 @@ class Recorder:
         self.tape.marks.append(Mark(len(self.tape), how, values, scope, frame.f_lasti))
         if self.listener is not None and not self.differentiating:
             self.listener.evaluation_forced()
+            if self.levels is not None:
+                self.levels.rest(scope, frame.f_lasti)
 
     def drawn(self) -> DrawnKey:
         """Return the key that the next random op will draw from the global state."""
@@ -357,6 +365,11 @@ class Recorder:
                 self.link(held, now[value])  # the new value holds another object: this one may die
             else:
                 self.live[key] = now[value]
+
+    def unify(self, found: Value, expected: Value) -> None:
+        """Note that a leaf that entered anew is one of the tape along which the program runs."""
+        self.unified[found] = expected
+        self.relink({found: expected})
 
     def top_level(self, op: Op) -> Pass:
         """Find, or open, the pass of an op outside of any transform of ours, and with it its phase."""

@@ -66,6 +66,8 @@ class FileIndex:
     """The variables that a function returns as they are, by the line on which the function begins."""
     stored: dict[tuple[int, str], str] = field(default_factory=dict)
     """Where a variable is put as it is (`state["m"] = m`), by the line on which the function begins and its name."""
+    headers: dict[Span, Span] = field(default_factory=dict)
+    """What stands before the body of a loop, of a `with` or of an `if`, by the span of the whole statement."""
     tree: ast.Module | None = None
 
 
@@ -164,7 +166,9 @@ def lines_of(filename: str) -> list[str]:
 
 def locate(code: CodeType, lasti: int) -> Source:
     """Return the piece of source at `lasti` of a code object."""
-    line, end, column, last = span_of(code, lasti)
+    line, end, column, last = span = span_of(code, lasti)
+    if end > line and _stands_alone(code, span):  # to Python 3.11 a loop asks for its next item with all its body
+        line, end, column, last = _index(file_of(code)).headers.get(span, span)
     lines = lines_of(file_of(code))[max(line - 1, 0) : end]
     text = ""
     if lines and column >= 0:
@@ -178,6 +182,12 @@ def locate(code: CodeType, lasti: int) -> Source:
     cell = _cell(code.co_filename)
     file, number = (cell.path, cell.number) if cell else (code.co_filename, 0)
     return Source(file, line, end, column, last, text, code.co_qualname, number)
+
+
+def _stands_alone(code: CodeType, span: Span) -> bool:
+    """Whether a span begins with a line, as a statement does."""
+    lines = lines_of(file_of(code))[span[0] - 1 : span[0]]
+    return bool(lines) and not lines[0].encode()[: span[2]].strip()
 
 
 def _characters(line: str, column: int) -> int:
@@ -295,6 +305,10 @@ class _Indexer(ast.NodeVisitor):
     def generic_visit(self, node: ast.AST) -> None:
         if isinstance(node, (ast.BinOp, ast.Call, ast.UnaryOp, ast.Compare, ast.Subscript, ast.Attribute)):
             self.index.nodes.setdefault(_span(node), node)
+        if isinstance(node, (ast.For, ast.AsyncFor, ast.While, ast.If, ast.With, ast.AsyncWith)):
+            line, _, column, _ = _span(node)
+            _, end, _, last = _span(_header(node))
+            self.index.headers[_span(node)] = (line, end, column, last)
         super().generic_visit(node)
 
     def _note(self, node: ast.AST, use: Use) -> None:
@@ -394,6 +408,15 @@ def _first_name(target: ast.AST) -> str | None:
     if isinstance(target, (ast.Tuple, ast.List)) and target.elts:
         return _first_name(target.elts[-1])
     return dotted(target)
+
+
+def _header(node: ast.For | ast.AsyncFor | ast.While | ast.If | ast.With | ast.AsyncWith) -> ast.AST:
+    """Return the last expression before the body of a statement."""
+    if isinstance(node, (ast.For, ast.AsyncFor)):
+        return node.iter
+    if isinstance(node, (ast.While, ast.If)):
+        return node.test
+    return node.items[-1].optional_vars or node.items[-1].context_expr
 
 
 def _span(node: ast.AST) -> Span:

@@ -62,6 +62,7 @@ def augmented(recorder: Recorder, operation: Operation) -> Callable[..., Any]:
     @functools.wraps(original, assigned=("__name__", "__doc__"), updated=())
     def wrapper(array: mx.array, other: Any) -> Any:
         if recorder.mode != RECORD or get_ident() != recorder.thread:
+            opaque.overwrite(recorder, array)
             return opaque.aside(recorder, None, original, (array, other), {})
         return _change(recorder, recorded, original, (array, other), _getframe(1))
 
@@ -81,6 +82,7 @@ def _item_assignment(recorder: Recorder) -> Callable[..., None]:
     @functools.wraps(_setitem, assigned=("__name__", "__doc__"), updated=())
     def wrapper(array: mx.array, index: Any, update: Any) -> None:
         if recorder.mode != RECORD or get_ident() != recorder.thread:
+            opaque.overwrite(recorder, array)
             opaque.aside(recorder, None, _setitem, (array, index, update), {})
         else:
             _change(recorder, recorded, _setitem, (array, index, update), _getframe(1))

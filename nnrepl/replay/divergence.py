@@ -20,6 +20,10 @@ class CannotExchange(Unwinding):
     """An array object of the program's cannot take another shape or dtype."""
 
 
+class Lost(CannotExchange):
+    """Nothing of the program's is known to hold what an edit changes."""
+
+
 class Diverged(Unwinding):
     """The run did something else than the tape says, for a reason that is not the edit.
 

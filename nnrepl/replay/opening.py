@@ -61,18 +61,34 @@ class Opening:
             return False
         return True
 
+    def stretches(self, recorder: Recorder) -> bool:
+        """Whether a stretch begins here that stays closed; one that does not is recorded from here on."""
+        at = len(recorder.tape)
+        if self.free or at >= len(self._expected) or not _is_stretch(self._expected[at]):
+            return False
+        if self._step(at) in self._steps:
+            self._begin(recorder, at)
+            return False
+        return True
+
+    def awake(self, recorder: Recorder) -> None:
+        """Note that a call is about to be recorded that ends a stretch, if one is being opened."""
+        if self.free and _is_stretch(self._old.ops[self._start - self._shift]):
+            self.close(recorder)
+
     def _step(self, at: int) -> int:
         """Return the step to which the op belongs that is expected at a position."""
         return self._old.steps.number_at(at - self._shift)
 
     def _begin(self, recorder: Recorder, at: int) -> None:
-        step, end = self._step(at), at
+        step, end = self._step(at), at + 1
         expected = self._expected
-        while end < len(expected) and isinstance(expected[end], ClosedOp) and self._step(end) == step:
+        stretch = _is_stretch(expected[at])
+        while not stretch and end < len(expected) and isinstance(expected[end], ClosedOp) and self._step(end) == step:
             end += 1
         self._start = at
         self._calls = end - at
-        self.free = self._calls + 1
+        self.free = 1 if stretch else self._calls + 1
         if recorder.levels is not None and not recorder.levels.native:
             recorder.levels.renew()
 
@@ -154,3 +170,7 @@ class Opening:
     def reached(self) -> int | None:
         """The position of the last op that is expected; None while a step is being opened."""
         return None if self.free else len(self._expected) - 1
+
+
+def _is_stretch(op: Op) -> bool:
+    return isinstance(op, ClosedOp) and op.is_stretch

@@ -58,6 +58,8 @@ class Rebinding:
     Attributes:
         found: Whether it is one, and that holds the value.
         place: The array object that is changed in place instead (`k *= 2`, `k[0] = 1`), if it is known.
+        holders: How many array objects of the program's are known to hold the value.
+        astray: Whether what is assigned to holds a tensor that is not known to be the value.
     """
 
     def __init__(self, recorder: Recorder, op: Op, old: Value) -> None:
@@ -76,6 +78,8 @@ class Rebinding:
         self._slot: tuple[int, str] | None = None
         self._entry: tuple[Any, Any] | None = None
         self.place: mx.array | None = None
+        self.holders = len(self._arrays)
+        self.astray = False
         self.found = bool(self._arrays) and ((self._target is not None and self._find(op)) or self._find_place(op))
 
     # -- what is assigned to ---------------------------------------------------------------------------------
@@ -109,7 +113,10 @@ class Rebinding:
             if found is None:
                 continue
             at, name, variables = found
-            thing = variables[name] if isinstance(path, ast.Name) else _walk(variables[name], path)[2]
+            container, _, thing = (
+                (None, "", variables[name]) if isinstance(path, ast.Name) else _walk(variables[name], path)
+            )
+            self.astray = self._is_other(container, thing)
             if id(thing) in self._arrays:
                 self._target, self.place, self._entry = path, self._arrays[id(thing)], None
                 self._own = at if variables is not self._frames[at].f_globals else self._own
@@ -124,10 +131,16 @@ class Rebinding:
                 self._entry = variables, name
             else:
                 self._own, self._slot = at, (at, name)
+            self.astray = self._is_other(None, thing)
             return id(thing) in self._arrays
         container, key, thing = _walk(thing, target)
+        self.astray = self._is_other(container, thing)
         self._entry = container, key
         return id(thing) in self._arrays and (isinstance(target, ast.Subscript) or _is_stored(container, key, thing))
+
+    def _is_other(self, container: Any, thing: Any) -> bool:
+        """Whether what is held is a tensor, and not known to be the value; an element of a tensor is no holder."""
+        return isinstance(thing, mx.array) and not isinstance(container, mx.array) and id(thing) not in self._arrays
 
     def _sees(self, frame: FrameType) -> bool:
         """Whether what is assigned to is called the same in a call: `self.k` of this very object."""

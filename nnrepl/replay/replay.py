@@ -19,7 +19,7 @@ from nnrepl.record.again import InsideFollowed
 from nnrepl.record.intake import Intake
 from nnrepl.record.objects import object_of, refill
 from nnrepl.replay.copies import copy_op, reopened_pass
-from nnrepl.replay.divergence import Diverged, OpDifference, compare, said_of, same_operation, same_place
+from nnrepl.replay.divergence import Diverged, Lost, OpDifference, compare, said_of, same_operation, same_place
 from nnrepl.replay.interrupts import check
 from nnrepl.replay.match import Plan
 from nnrepl.replay.opening import Opening
@@ -315,6 +315,14 @@ class Replay(Intake):
         if not self.opening.free and at < len(self.expected) and self.expected[at].operation is op.operation:
             self.opening.remade.note(self.expected[at], op)
 
+    def stretches(self, recorder: Recorder) -> bool:
+        """Whether the tape has a closed stretch here, which is to stay closed."""
+        return self.opening.stretches(recorder)
+
+    def awake(self, recorder: Recorder) -> None:
+        """If a stretch is being opened, it ends here."""
+        self.opening.awake(recorder)
+
     def left(self, recorder: Recorder) -> None:
         """Note that a call has been recorded that may be one that is to be opened."""
         self.opening.left(recorder)
@@ -370,7 +378,7 @@ class Replay(Intake):
             return False
         if expected.kind != found.kind or expected.shape != found.shape or expected.dtype != found.dtype:
             return False
-        recorder.relink({found: expected})
+        recorder.unify(found, expected)
         recorder.watch.restated(lambda array: recorder.live.get(id(array)) is expected, found)
         return True
 
@@ -433,6 +441,7 @@ class Replay(Intake):
         """Note that an edit has been put on the tape: everything holds its result, or what it assigns to does."""
         with recorder.muted():
             rebinding = Rebinding(recorder, op, target)
+            self._check_held(recorder, rebinding, target)
             if rebinding.place is not None:
                 self._in_place.add(op.outputs[0])
             self._exchange(recorder, target, op.outputs[0])
@@ -440,6 +449,18 @@ class Replay(Intake):
                 self.final.pop(target, None)
                 rebinding.keep()
                 self._rebinding = rebinding
+
+    def _check_held(self, recorder: Recorder, rebinding: Rebinding, target: Value) -> None:
+        """Where steps before an edit ran natively, the program may hold what it changes in objects that nobody knows.
+
+        Raises:
+            Lost: If it does, as far as that can be told.
+        """
+        at = len(recorder.tape) - 1
+        if not recorder.native_until or not any(isinstance(op, ClosedOp) for op in recorder.tape.ops[:at]):
+            return
+        if rebinding.astray or not (rebinding.holders or recorder.sweeps):
+            raise Lost(f"natively it is not known what of the program's holds {target.name} there")
 
     def taken(self, args: tuple[Any, ...], frame: FrameType) -> tuple[Any, ...]:
         """Return the arguments of an op of the program's, some of which it had read before an edit gave a name

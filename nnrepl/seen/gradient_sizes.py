@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from dataclasses import dataclass, field
 
+from nnrepl.explain.missing import missing as why_missing
 from nnrepl.seen.array_sizes import norms
 from nnrepl.session.errors import NoGradient, NotYet
 from nnrepl.session.reading import Reading
@@ -29,6 +30,9 @@ class Sizes:
     missing: dict[Value, str] = field(default_factory=dict)
 
 
+_TOLD = 24
+"""Of so many gradients that are missing each is told why."""
+
 NOT_MADE, NOT_COMPUTED = "not made yet", "not computed yet"
 
 
@@ -43,7 +47,7 @@ def sizes_of(session: Reading, part: Pass) -> Sizes:
         except NotYet:
             missing[leaf] = NOT_MADE
         except NoGradient:
-            missing[leaf] = "none flows (disconnected)" if part.error is None else "none: the pass failed"
+            missing[leaf] = why_missing(session, leaf).word if len(missing) < _TOLD else "none flows (disconnected)"
     session.evaluate(list(gradients.values()))
     found = norms([value.array for value in gradients.values()])
     return Sizes(part, {leaf: (gradients[leaf], norm) for leaf, norm in zip(gradients, found)}, missing)

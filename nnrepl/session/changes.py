@@ -250,7 +250,7 @@ class Changes:
             raise
 
     def arrived(self, tape: Tape, names: ProgramNames, cursor: int) -> Timeline:
-        """Return what had to run again has run (or runs, on this tape)."""
+        """Note that what had to run again has run (or runs, on this tape)."""
         assert self._coming is not None
         (timeline, edit), self._coming = self._coming, None
         if timeline is not None:
@@ -276,16 +276,33 @@ class Changes:
             self.timelines.drop(self.timelines.current)
         self.session.look_at(tape, names, min(cursor, len(tape)))
 
-    def come_back(self, failure: str) -> RunAgain:
-        """Return the program could not come to another timeline: it is to run again along the one before, where
-        everything is as it was."""
+    def recorded_before(self, wish: RunAgain) -> RunAgain | None:
+        """Run again, with all recorded that was closed up to where a run along a tape led, which has failed; None where
+        all has been recorded."""
+        run = wish.run
+        steps = closed.closed_between(run.old, 0, len(run.old) if run.opened else run.position)
+        if not steps or run.opened.issuperset(steps):
+            return None
         self.failed()
         self.news = None
+        self.session.hooks.opening(f"step{'s' * (len(steps) > 1)} {closed.stretches(steps)}, which ran natively")
+        return RunAgain(self._along(frozenset(steps)))
+
+    def come_back(self, failure: str) -> RunAgain:
+        """Run again along the timeline before, where everything is as it was: the program could not come to the
+        other one."""
+        self.failed()
+        self.news = None
+        return RunAgain(self._along(), failure)
+
+    def _along(self, opened: frozenset[int] = frozenset()) -> Run:
+        """Return a run along the timeline that the user looks at."""
         session, current = self.session, self.timelines.current
         self._coming = (current, None)
         self._left = (current, session.tape, session.names, session.cursor)
         session.codes.wanted = current.codes
-        return RunAgain(Run(session.tape, len(session.tape), (), session.cursor), failure)
+        seen = sys.maxsize if opened else None
+        return Run(session.tape, len(session.tape), (), session.cursor, opened=opened, seen=seen)
 
     def adrift(self) -> None:
         """Note that the program was interrupted on its way to a timeline: everything is seen as it was before, and the

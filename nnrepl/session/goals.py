@@ -285,6 +285,26 @@ class InStep:
         return position if position < len(tape) and tape.steps.number_at(position) == self.step else None
 
 
+class AtEvaluation:
+    """The first op after an evaluation that the program has forced.
+
+    Args:
+        count: The how manyth of the run that is.
+    """
+
+    reason = "interrupted"
+    sought = ""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+
+    def find(self, tape: Tape) -> int | None:
+        if len(tape.marks) < self._count:
+            return None
+        position = tape.marks[self._count - 1].position
+        return position if position < len(tape) else None
+
+
 class Never:
     """Run to the end."""
 

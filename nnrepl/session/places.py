@@ -24,7 +24,7 @@ from nnrepl.session.conditions import condition, named_in, split_condition
 from nnrepl.session.entered import InCell, InClass, InFunction, InModule, InTyped, SourceLine
 from nnrepl.session.errors import UserError
 from nnrepl.session.lookup import NUMBER
-from nnrepl.session.parsed import Parsed, parse
+from nnrepl.session.parsed import Parsed, dotted, parse
 from nnrepl.session.place import Place
 from nnrepl.session.points import (
     Called,
@@ -274,7 +274,7 @@ def _in_file(file: str, name: str, here: Here) -> Place:
 
 def _named(word: str, here: Here) -> Place:
     """Return a word: what Python would say here first, then what MLX calls it. `layers[0]` is `layers.0`."""
-    word = re.sub(r"\[\s*['\"]?(\w+)['\"]?\s*\]", r".\1", word)
+    word = dotted(word)
     if here.names.versions(word) or (word == "loss" and any(part.loss is not None for part in here.tape.passes)):
         return Written(word, word, here.names)
     for reader in (_defined, _module, _operation, _library, _inside, _assigned):

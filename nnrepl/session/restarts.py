@@ -10,10 +10,11 @@ from dataclasses import replace
 from nnrepl.record.gradient_call import GradientCall
 from nnrepl.record.names import ProgramNames
 from nnrepl.record.recorder import MUTED, Recorder
-from nnrepl.replay.divergence import CannotExchange, Diverged
+from nnrepl.replay.divergence import CannotExchange, Diverged, Lost
 from nnrepl.replay.interrupts import hold_on
 from nnrepl.replay.restart_point import RestartPoint
 from nnrepl.replay.run import Run
+from nnrepl.session import closed
 from nnrepl.session.errors import UserError
 from nnrepl.session.standing import Standing
 from nnrepl.session.state import RunAgain
@@ -96,6 +97,8 @@ class ProgramRestarts:
             codes.wanted = held
             codes.stand(point.start)
             if isinstance(error, (Diverged, CannotExchange)):
+                if isinstance(error, Lost) and self.whole:
+                    closed.open_steps(self._session, closed.closed_between(run.old, 0, run.position))
                 raise UserError(f"{error}; nothing has changed") from None
             raise
         return tape, names

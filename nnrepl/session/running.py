@@ -152,7 +152,7 @@ class Lookout:
         )
 
     def _taken(self, hits: list[Hit]) -> list[Hit]:
-        """Return what a hit does to its entry: a temporary breakpoint is deleted."""
+        """Do what a hit does to its entry: a temporary breakpoint is deleted."""
         for hit in hits:
             if getattr(hit.entry, "temporary", False):
                 self._session.stops.remove(hit.entry)

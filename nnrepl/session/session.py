@@ -160,6 +160,14 @@ class TapeSession(Standing):
         """Keep what a compiled function can reach."""
         return natively.remember(reached)
 
+    def rests(self) -> bool:
+        """Tell whether what comes after an evaluation runs natively, as one stretch."""
+        return natively.rests(self)
+
+    def evaluated_natively(self, count: int) -> None:
+        """Hear that in such a stretch the program has forced an evaluation."""
+        natively.evaluated(self, count)
+
     def may_run_natively(self) -> bool:
         """Tell whether calls may run natively."""
         return natively.may_run(self)

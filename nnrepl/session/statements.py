@@ -111,7 +111,10 @@ def statement(session: Reading, line: Parsed) -> CodeChange:
             done.append(True)
             forget()
             with session.recorder.muted():
-                _execute(text, code, _frames(scope), known)
+                frames = _frames(scope)
+                if not frames:
+                    raise CannotExchange(f"the program does not come to the call in which {text} stands")
+                _execute(text, code, frames, known)
 
     def forget() -> None:
         if awaited is not None:
@@ -164,8 +167,6 @@ def _frames(scope: Activation | None) -> list[FrameType]:
 
 def _execute(text: str, code: CodeType, frames: list[FrameType], known: dict[str, Any]) -> None:
     """Run a line among the variables of a frame and of its callers; what it assigns to them is theirs."""
-    if not frames:
-        return
     names: dict[str, Any] = {"mx": mx, **known}
     for frame in reversed(frames):
         names.update(frame.f_globals)

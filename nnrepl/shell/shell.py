@@ -170,7 +170,7 @@ class Shell(Breaking, Hooks):
         self.banner = banner
         self.quiet = quiet
         self.failed = self.hushed = False
-        self.at_prompt = False
+        self.at_prompt = self._on_its_way = False
         self._theme = ""
         self._line = self._once_more = ""
         self.after_line: Callable[[], str] = str
@@ -244,6 +244,7 @@ class Shell(Breaking, Hooks):
     def opening(self, title: str, line: str = "") -> None:
         """Run the line again when that is done, or another one instead."""
         self._line = line or self.interpreter.line
+        self._on_its_way = not self.at_prompt
         self.show(Text(f"opening {title}: the program runs again; Ctrl-C stops it", style="hint"))
 
     def looks(self) -> bool:
@@ -394,7 +395,8 @@ class Shell(Breaking, Hooks):
                     shown = self.interpreter.run(line)
             finally:
                 self._progress.end()
-            self.show(shown)
+            # where the program came to it as it ran on, a batch says nothing, as where it stops there at once
+            self.show(None if once_more and self.quiet and self._on_its_way else shown)
         except (NotYet, NoGradient) as answer:
             self.show(Text(str(answer), style="hint"))
         except UserError as error:

@@ -27,7 +27,9 @@ from nnrepl.tape.passes import (
     Inside,
     Mark,
     Pass,
+    inside_of,
     outermost,
+    result_inside,
     samples_of,
 )
 from nnrepl.tape.sites import SKIPPED, Site, is_skipped, own_site
@@ -78,9 +80,11 @@ __all__ = [
     "arrays_of",
     "draw_with",
     "fill",
+    "inside_of",
     "is_evaluated",
     "is_skipped",
     "outermost",
     "own_site",
+    "result_inside",
     "samples_of",
 ]

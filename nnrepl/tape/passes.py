@@ -174,6 +174,28 @@ def outermost(part: Pass) -> Inside:
     return part
 
 
+def inside_of(op: Op) -> Inside | None:
+    """Return what happened inside of a call that MLX ran by itself, by the op of the call; None if that is not on the
+    tape."""
+    ops = op.part.tape.ops
+    part: Pass | None = ops[op.position - 1].part if op.operation.kind == "opaque" and op.position else None
+    while isinstance(part, Inside):
+        if part.end == op.position:
+            return part
+        part = part.within
+    return None
+
+
+def result_inside(value: Value) -> Value | None:
+    """Return the value inside of a nested gradient call that is its result; None if `value` is no such result, or more
+    was done with it."""
+    inside = inside_of(value.op) if value.op is not None else None
+    if inside is None or not inside.differentiates or isinstance(inside.within, Inside):
+        return None
+    found = next((inner for inner, slot in inside.results if slot == value.slot), None)
+    return found if found is not None and found.shape == value.shape else None
+
+
 def samples_of(value: Value) -> list[tuple[int, int]]:
     """How many samples lie along which axis of a value inside of `vmap`s, the outermost first."""
     found: list[tuple[int, int]] = []

@@ -100,6 +100,7 @@ class Tape:
         twin.passes = [part if part.end <= position else replace(part, end=position) for part in before]
         twin.marks = [mark for mark in self.marks if mark.position < position]
         twin.compiled = [span for span in self.compiled if span[1] <= position]
+        twin.late = {at for at in self.late if at < position}
         for line, passed in self.passed.items():
             twin.passed[line] = [at for at in passed if at <= position]
         twin.holes = [hole for hole in self.holes if hole.position < position]

@@ -18,9 +18,10 @@ from nnrepl.explain.health.report import NOTE, WARNING, Check, Checkup, Finding
 from nnrepl.explain.limits import is_lost
 from nnrepl.explain.nonfinite import blamed, born, did, trouble, vanished
 from nnrepl.explain.outside import detours
+from nnrepl.explain.paths import upstream
 from nnrepl.explain.scale import grows, shrinks, weight_of
 from nnrepl.explain.stuck import reason_for
-from nnrepl.explain.zero import blame, cone_stats
+from nnrepl.explain.zero import Blame, blame, cone_stats
 from nnrepl.explain.zeros import versions
 from nnrepl.ops import Trait, has
 from nnrepl.session.births import INF, is_inexact
@@ -97,12 +98,14 @@ class Dead:
         leaves: The parameters.
         reason: Why.
         level: How bad it is: zeros that the model makes on purpose may be meant.
+        ways: Where the gradient of the first of them became 0 on other ways.
     """
 
     op: Op
     leaves: list[Value]
     reason: Reason
     level: str
+    ways: list[Blame]
 
 
 def dead(case: Checkup) -> Iterator[Dead]:
@@ -114,6 +117,7 @@ def dead(case: Checkup) -> Iterator[Dead]:
     groups: dict[tuple[Op, str], list[Value]] = {}
     reasons: dict[tuple[Op, str], Reason] = {}
     known: dict[Value, Reason] = {}
+    ways: dict[tuple[Op, str], list[Blame]] = {}
     for leaf in zeros:
         blamed = blame(case.look, grads[leaf], cone_stats(case.look, grads[leaf]))
         if not blamed:
@@ -126,6 +130,7 @@ def dead(case: Checkup) -> Iterator[Dead]:
         key = first.op, known[first.value].text
         groups.setdefault(key, []).append(leaf)
         reasons.setdefault(key, known[first.value])
+        ways.setdefault(key, blamed[1:])
     for (op, said), leaves in groups.items():
         reason, some = reasons[op, said], len(zeros) < len(grads)
         if some and (_will_move(case, reason.start) or _is_meant(case, op, leaves)):
@@ -134,7 +139,8 @@ def dead(case: Checkup) -> Iterator[Dead]:
             (has(op.of.name, Trait.STEPS) and 4 * len(leaves) < len(grads)) or has(op.of.name, Trait.PICKS)
         )
         made = reason.start is not None and reason.start.op is not None  # zeros that the program makes in this pass
-        yield Dead(op, leaves, reason, NOTE if step or ((made or reason.cancels) and some) else WARNING)
+        yield Dead(op, leaves, reason, NOTE if step or ((made or reason.cancels) and some) else WARNING,
+                   ways[op, said])  # fmt: skip
 
 
 def zero(case: Checkup) -> Iterator[Finding]:
@@ -142,13 +148,44 @@ def zero(case: Checkup) -> Iterator[Finding]:
     for one in () if case.broken else dead(case):
         are = "is" if len(one.leaves) == 1 else "are"
         yield Finding("zero gradient", f"{_names(one.leaves, '∂L/∂')} {are} 0: it became 0 at {words.title(one.op)}"
-                      f"{_line(one.op)}: {one.reason.text.rstrip('.')}",
+                      f"{_line(one.op)}: {one.reason.text.rstrip('.')}"
+                      f"{_other_ways(case, one)}",
                       f"why grad({one.leaves[0].name}) == 0", one.reason.op or one.op, one.level)  # fmt: skip
+
+
+def blocked(case: Checkup) -> Iterator[Finding]:
+    """Single numbers of the loss from which nothing goes back to what was computed from the weights, while its other
+    terms do teach them."""
+    if case.broken:
+        return
+    ops = [op for op in case.part.ops if op.of is not None and op.of.part is case.part and op.of.outputs
+           and op.of.outputs[0].size == 1 and op.operation.kind == "vjp" and len(op.outputs) == 1
+           and is_inexact(op.outputs[0]) and op.outputs[0].size == 1]  # fmt: skip
+    stats = case.look.stats(value for op in ops for value in (*upstream(op), *op.outputs))
+    for op in ops:
+        if stats[op.outputs[0]].is_zero and not all(stats[given].is_zero for given in upstream(op)):
+            of = op.outputs[0].gradient_of
+            reason = reason_for(case.look, op, op.outputs[0])
+            if of is not None and of.op is not None and not reason.cancels:
+                yield Finding("zero gradient", f"∂L/∂{of.name} is 0, one term of the loss: it became 0 at "
+                              f"{words.title(op)}{_line(op)}: {reason.text.rstrip('.')}",
+                              f"why {op.outputs[0].name} == 0", reason.op or op, NOTE)  # fmt: skip
+
+
+def _other_ways(case: Checkup, one: Dead) -> str:
+    """Where else the gradient became 0, if it did for another reason."""
+    told, text = {one.reason.op or one.reason.text}, ""
+    for way in one.ways[:3]:
+        reason = reason_for(case.look, way.op, way.value, way.mask)
+        if (reason.op or reason.text) not in told:
+            told.add(reason.op or reason.text)
+            text += f"; on another way it became 0 at {words.title(way.op)}{_line(way.op)}: {reason.text.rstrip('.')}"
+    return text
 
 
 def _line(op: Op) -> str:
     """Where the op stands that a backward op differentiates, in brackets."""
-    where = words.place((op.of or op).source)
+    where = words.spot(op.of or op)
     return f" ({where})" if where else ""
 
 
@@ -266,4 +303,4 @@ def outside(case: Checkup) -> Iterator[Finding]:
             yield Finding("cut gradient", detour.text, f"what {detour.op.label}", detour.op)
 
 
-CHECKS: list[Check] = [nonfinite, missing, outside, zero, scale, underflow]
+CHECKS: list[Check] = [nonfinite, missing, outside, zero, blocked, scale, underflow]

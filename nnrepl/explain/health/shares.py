@@ -10,6 +10,7 @@ from nnrepl.explain import words
 from nnrepl.explain.health.report import Check, Checkup, Finding
 from nnrepl.explain.known import arguments
 from nnrepl.ops import Trait, has
+from nnrepl.session.births import is_inexact
 from nnrepl.tape import Leaf, Op, Value
 
 
@@ -69,7 +70,7 @@ def _logits(op: Op) -> Value | None:
     logits = max(tensors, key=lambda value: value.size)
     rest = [arg for arg in args if arg is not logits]
     zero = all(arg == 0 if isinstance(arg, (int, float)) else isinstance(arg, Value) and arg.size == 1 for arg in rest)
-    products = [user for user in logits.consumers if user.name == "multiply" and user.scope is op.scope]
+    products = [user for user in op.tape.consumers(logits) if user.name == "multiply" and user.scope is op.scope]
     return logits if zero and products else None  # ln(1 + eˣ) − x·t: a loss, and no softplus
 
 
@@ -101,7 +102,8 @@ def _used_otherwise(case: Checkup, op: Op, at: int) -> str:
         if user.name == "take_along_axis" and user.inputs[0] is value:
             index = user.inputs[1]
             along = user.kwargs.get("axis", user.args[2] if len(user.args) > 2 else None)
-            if isinstance(along, int) and along % rank != at and index.shape[along] == 1 and index.shape[at] > 1:
+            picked = user.outputs[0].shape if user.outputs else ()
+            if isinstance(along, int) and along % rank != at and index.shape[along] == 1 and picked[at] > 1:
                 return (f", but {user.label} take_along_axis ({words.place(user.source)}) picks one of axis "
                         f"{along % rank}: the shares of what it picks from do not add up to 1")  # fmt: skip
         elif user.name == "matmul" and value.op is not None and maker(value) is op and _is_scores(op):
@@ -132,7 +134,7 @@ def _uses(op: Op) -> Iterator[tuple[Op, Value]]:
         if value in seen or len(seen) > 64:
             continue
         seen.add(value)
-        for user in value.consumers:
+        for user in op.tape.consumers(value):
             if user.part is not op.part or user.phase != op.phase:
                 continue
             yield user, value
@@ -148,7 +150,10 @@ def _past_shapes(value: Value) -> Iterator[Op]:
 
 
 def _is_scores(op: Op) -> bool:
-    """Whether what goes into a softmax compares two activations with each other: queries with keys."""
+    """Whether what goes into a softmax compares two activations with each other: queries with keys, each node with
+    each."""
+    if _each_with_each(op.inputs[0]):
+        return True
     made = unscaled(op.inputs[0])
     while made is not None and made.name in ("add", "where"):
         made = next((found for taken in made.inputs if (found := unscaled(taken)) is not None
@@ -156,6 +161,24 @@ def _is_scores(op: Op) -> bool:
     if made is None or made.name != "matmul":
         return False
     return all(_source(taken) is None for taken in made.inputs)
+
+
+def _each_with_each(value: Value) -> bool:
+    """Whether scores are a column of computed numbers and a row of such added up, `a[:, None] + b`, past a mask and
+    what is done with each number alone."""
+    for _ in range(8):
+        op = maker(value)
+        if op is None or op.part is not (value.op.part if value.op is not None else None):
+            return False
+        ends = [tuple(taken.shape[-2:]) for taken in op.inputs]
+        size = tuple(value.shape[-2:])
+        if op.name == "add" and len(size) == 2 and set(ends) == {(size[0], 1), (1, size[1])} and min(size) > 1:
+            return all(_source(taken) is None for taken in op.inputs)
+        same = [taken for taken in op.inputs if taken.shape == value.shape and is_inexact(taken)]
+        if (not has(op.name, Trait.CHOOSES) and op.name not in ("add", "multiply", "divide", "tanh")) or not same:
+            return False
+        value = same[-1]
+    return False
 
 
 def _source(value: Value) -> Leaf | None:
@@ -195,7 +218,7 @@ def _by_a_layer(op: Op) -> bool:
 
 
 def masked_by_zeros(case: Checkup) -> Iterator[Finding]:
-    """Yield a mask of zeros and ones multiplied into the scores: exp(0) is 1, so what is masked gets its share."""
+    """Find a mask of zeros and ones multiplied into the scores: exp(0) is 1, so what is masked gets its share."""
     for op in case.forward:
         if op.name != "softmax" or not op.inputs:
             continue
@@ -215,7 +238,7 @@ def masked_by_zeros(case: Checkup) -> Iterator[Finding]:
 
 
 def added_mask(case: Checkup) -> Iterator[Finding]:
-    """Yield a mask of zeros and ones added to the scores of queries and keys: e to 1 is what it favours, and no
+    """Find a mask of zeros and ones added to the scores of queries and keys: e to 1 is what it favours, and no
     more."""
     for op in case.forward:
         if op.name != "softmax" or not op.inputs or not _is_scores(op):
