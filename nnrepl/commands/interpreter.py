@@ -14,6 +14,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from nnrepl.commands import habits, looks, table
+from nnrepl.commands.hints import Hints
 from nnrepl.explain.missing import told
 from nnrepl.record.intake import Unwinding
 from nnrepl.seen.stop_facts import scene
@@ -91,7 +92,7 @@ class Interpreter:
         self.full_screen = self.can_full_screen = False
         self.log = Log()
         self.answers = Answers()
-        self._hinted: set[str] = set()
+        self._hints = Hints(self)
         self._told: Stop | None = session.stop if session.waits else None
         self._changed = ShownBefore()
         self._listed = ("", -1, 0)
@@ -150,7 +151,7 @@ class Interpreter:
         if parsed.command is None:
             assert parsed.parsed is not None
             return None, self.python(parsed.parsed)
-        hint = self._hint(parsed, line.strip())
+        hint = self._hints.of(parsed, line.strip())
         shown = looks.with_closed(self.session, parsed.command, parsed.command.run(self, parsed.text))
         if parsed.command.repeats:
             self.repeat = line.strip() or parsed.command.names[0]
@@ -205,20 +206,6 @@ class Interpreter:
             self.session, self.shown = self._home, None
             self.session.arrive(self.session.cursor)
         return away
-
-    def _hint(self, parsed: table.TypedLine, word: str) -> Text | None:
-        """Say once of a command that it is to go away, and of a bare word that it is the name of a tensor as well."""
-        if parsed.command is None or word in self._hinted:
-            return None
-        if parsed.command.instead and parsed.command.names[0] not in self._hinted:
-            self._hinted.add(parsed.command.names[0])
-            return Text(f"({word.split()[0]} is to go away; type instead: {parsed.command.instead})", style="hint")
-        if parsed.text:
-            return None
-        if not self.session.expressions.is_tensor(word, self.session.where()):
-            return None
-        self._hinted.add(word)
-        return Text(f"({word} is also a tensor: p {word} shows it)", style="hint")
 
     # -- lines that belong together ------------------------------------------------------------------------
 
