@@ -84,6 +84,8 @@ def anatomy(op: Op, slots: tuple[int, ...], inputs: Sequence[Value]) -> tuple[Gr
         known = _KNOWN.get(key)
     except TypeError:  # an argument that cannot be hashed: looked at anew each time
         return _dissect(op, slots, inputs)
+    # Drawing MLX's graph costs many times what the op does: each kind of call (operation, shapes, dtypes, constants)
+    # is drawn once. What only counts up (a key, an array of numbers from outside) is no part of the kind.
     if known is None:
         known = _KNOWN[key] = _dissect(op, slots, inputs)
     return known
@@ -223,6 +225,7 @@ def _groups(outputs: list[mx.array], inputs: list[mx.array]) -> tuple[Group, ...
             groups.append(replace(_group(_named(outputs, (k,)), leaves), stopped=True))
         else:
             families.setdefault(maker, []).append(k)
+    # Outputs that share no primitive are differentiated apart; where they do, the one that MLX meets first decides.
     if len(families) > 1 and _share(list(families), made_by):
         return (_merged(outputs, sorted(k for family in families.values() for k in family), leaves), *groups)
     return (*(_group(_named(outputs, family), leaves) for family in families.values()), *groups)
@@ -253,6 +256,7 @@ def _group(outputs: dict[str, mx.array], leaves: dict[str, mx.array]) -> Group:
     tapping = [step for step in walk if step.taps]
     visits = [at for at, step in enumerate(walk) if step.visit >= 0]
     tapped = {slot: [at for at, step in enumerate(walk) if slot in step.taps] for slot in uses}
+    # A tap after the last visit: no gradient of another op can come between it and the next, so MLX adds them in a row.
     last_visit = max((at for at, step in enumerate(walk) if step.visit >= 0), default=-1)
     return Group(
         outputs=tuple(int(name[1:]) for name in outputs),
@@ -276,6 +280,7 @@ def _unmade(output: int, array: mx.array, inputs: list[mx.array]) -> Group:
 
 def is_node(array: mx.array, other: mx.array) -> bool:
     """Whether two Python objects are the same node of MLX's graph: of two names, only one is drawn then."""
+    # MLX names a node once (`export_to_dot` in mlx/graph_utils.cpp): of two names for one, the first is not drawn.
     dot = io.StringIO()
     _export_to_dot(dot, a=array, b=other)
     return '"a"' not in dot.getvalue()

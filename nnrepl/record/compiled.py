@@ -243,6 +243,7 @@ def compiling() -> bool:
         return _negative(array)
 
     probe = _compile(body)
+    # `MLX_DISABLE_COMPILE` and `mx.disable_compile` leave no trace that could be asked for: so a function is compiled.
     for _ in range(3):  # MLX runs the very first compiled function of a process twice
         probe(construct(0.0))
     return len(runs) < 3
@@ -318,6 +319,8 @@ def call_compiled(
         return result
     start = len(recorder.tape)
     scope = recorder.stack.enter(recorder.stack.program_frame(frame))
+    # MLX traces with placeholders (`compile_trace` in mlx/compile.cpp): the body must not find the very objects that
+    # the caller holds, or an `is` in it would say what it does not say natively.
     (fresh_args, fresh_kwargs), given = _placeholders(recorder, (args, kwargs), given)
     tracing = Tracing(recorder, start, [*given, *taken])
     recorder.tracing.append(tracing)

@@ -108,6 +108,8 @@ class Composite(Repeatable):
         inputs = (*self.inputs, *inner)
         op = Op(operation, (self, len(self.inputs), *inputs), {}, inputs)
         twin = recorder.intake.given(recorder, op, frame)
+        # New objects, as MLX returns new arrays from its CustomTransforms primitive: the function's own results, which
+        # it may have kept in a list, are other values, and no gradient passes from them (`stop_gradient(out)`).
         outputs = [_copy(array) for array in trees.arrays(result)]
         if twin is None:
             recorder.finish(op, outputs, frame)
@@ -187,6 +189,8 @@ class Custom(Composite):
         """Run the program's `vjp`; its ops are backward ops."""
         op = node.op
         recorder = sweep.recorder
+        # MLX hands zeros for outputs without a gradient, and the outputs themselves (`CustomTransforms::vjp` in
+        # mlx/primitives.cpp).
         given = [*self.cotangents(sweep, op, reached, gradients), *op.outputs, *self.inputs]
         given = [sweep.current(value) for value in given]
 
@@ -244,6 +248,8 @@ class Rerun(Composite):
         start = len(recorder.tape)
         inputs = [sweep.current(value) for value in self.inputs]
         arrays = [recorder.handle(value) for value in inputs]
+        # `depends(primals, outputs)` (`checkpoint` in mlx/transforms.cpp) keeps MLX from running the second run before
+        # the first has ended, which would hold both in memory. It is an op of the graph, so it is one of the tape.
         if self.depends:
             outputs = [recorder.handle(sweep.current(value)) for value in op.outputs]
             arrays = recorder.call(_DEPENDS, (arrays, outputs), {}, _getframe(0))
@@ -252,6 +258,7 @@ class Rerun(Composite):
             _belong(recorder, start, op)
         fresh = [_copy(array) for array in arrays]
         leaves: list[Value] = [recorder.leaf(array, "input", value.label, value) for array, value in zip(fresh, inputs)]
+        # The function may change what it is given in place; then `fresh` no longer says which leaves these were.
         marks = [_copy(array) for array in fresh]  # the program changes only its own objects
         for mark, leaf in zip(marks, leaves):
             recorder.link(mark, leaf)
@@ -362,6 +369,7 @@ def caller(original: Callable[..., Any]) -> Callable[..., Any]:
             name = f"custom of {titles.title(gc.get_referents(self)[-1])}"
             call = opaque.OpaqueCall(recorder, name, "mx.custom_function", None, functools.partial(original, self))
             return call.run(args, kwargs, _getframe(1))
+        # A `PyCustomFunction` (mlx/python/src/transforms.cpp) shows its functions to nobody but the garbage collector.
         fun, *others = gc.get_referents(self)[1:]
         known = recorder.customized.get(id(self), (self, set()))[1]
         vjp = next((other for other in others if _is_vjp(other, known)), None)

@@ -79,6 +79,7 @@ def run_vjp(rule: Rule, *arrays: mx.array) -> list[mx.array]:
 
         gradients = _vjp(partly, [fixed[slot] for slot in wanted], cotangents)[1]
         return gradients
+    # A value that an op takes twice (`x * x`) is one primal: MLX is to add its two parts, in its order.
     index = {value: slot for slot, value in enumerate(rule.inputs)}
     aliases = op.tape.notes.aliases
 
@@ -87,6 +88,7 @@ def run_vjp(rule: Rule, *arrays: mx.array) -> list[mx.array]:
 
     def forward(*inputs: mx.array) -> list[mx.array]:
         for slot, array in zip(wanted, inputs):
+            # What is wanted is handed over as tracers, all else stays a constant: MLX then computes no part of it.
             fixed[slot] = shielded(array) if nested else array
         results = op.once(lambda value: fixed[index[aliases.get(value, value)]])
         if forced:

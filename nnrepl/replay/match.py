@@ -59,6 +59,8 @@ class Plan:
 
     def forward(self, op: Op) -> tuple[Op | None, bool]:
         """Return the op of the old tape that a forward op is, and whether it has the same numbers as well."""
+        # Several ops may be the same call on the same values (`x * 2` in a loop): of those, the one whose inputs have
+        # not changed at all first, else the first that is still to be met, which is in order of execution.
         candidates = self._forward.get(self._forward_key(op), ())
         alike = [old for old in candidates[:_LOOKED_AT] if compare(old, op) is None]
         found = next((old for old in alike if self._unchanged(old, op)), alike[0] if alike else None)
@@ -93,6 +95,8 @@ class Plan:
 
     def counterpart(self, value: Value) -> Value:
         """Return what stood on the old tape for a value of the new one."""
+        # Step by step back: a leaf that entered again, an op that stood for another, a gradient of what stood for a
+        # value. Each may itself stand for one of an earlier timeline.
         seen = value
         while True:
             found = self.was.get(seen) or self._stands_for.get(seen)
@@ -112,6 +116,7 @@ class Plan:
     def _sign(self, value: Value) -> Any:
         """Return what a value is known by in both runs: a leaf that came from outside is another object in each, and so
         is one with which a checkpoint's second run begins."""
+        # What is differentiated is known by itself: two parameters of one shape are not to be taken for each other.
         if not isinstance(value, Leaf) or value in self._wrt:
             return value
         came_from = value.label if value.origin is None else self._sign(self.counterpart(value.origin))
@@ -121,6 +126,8 @@ class Plan:
         """Return what a backward op is computed from: the values whose numbers it needs, of the others the shape."""
         if op.operation.kind in ("opaque", "custom", "checkpoint") or op in self._tape.notes.errors:
             return None
+        # The VJP of `a + b` needs no numbers of a and b: it is the same although an edit has changed them. So what
+        # does not depend on the edit keeps its arrays, and nothing of it is computed again.
         needed = set(needed_slots(op))
         values = [
             self.was.get(value, value) if slot in needed else (value.shape, value.dtype)
@@ -155,6 +162,8 @@ class Plan:
     def _is_new(self, op: Op) -> None:
         """Note the first op that the old tape has not, if all that it works on is known there."""
         self._strange.add(op)
+        # rr asserts at each step that the replay is where the recording was; here only an op all of whose inputs were
+        # there before can convict the program: the others are new because of the edit.
         over = self._goes_on and not self._left
         if over or self.other is not None or any([self.counterpart(value).op in self._strange for value in op.inputs]):
             return  # what it works on is new itself

@@ -44,6 +44,8 @@ class RestartPoint:
         recorder = self._recorder
         objects = list(_objects(recorder))
         for array, value in objects:
+            # The object is about to be refilled for the program; the tape goes on holding what it held, on a handle
+            # of its own (the same buffer, no numbers are copied).
             if value.held is array:
                 value.held = _copy(array)
         self._world.restore()
@@ -75,6 +77,7 @@ class RestartPoint:
             try:
                 with allowed():
                     replay = self._follow(run, tape)
+                    # A program with a clock in it goes another way by itself: only a run without the edit can tell.
                     if replay.other_way is not None:
                         self._control(run)
             except BaseException:

@@ -62,11 +62,13 @@ class World:
         self._fresh: dict[int, Any] = {}
         self._random = RandomStates()
         pending: _Pending = [(root, "") for root in roots]
+        # A stack, no recursion: a linked list of the program's may be longer than Python's stack.
         while pending and len(self._seen) < _LIMIT:
             self._visit(*pending.pop(), pending)
 
     def restore(self) -> None:
         """Put everything back, in place."""
+        # Every holder of one iterator must get one and the same copy: two loops over it share where it stands.
         self._fresh.clear()
         for restore in self._kept:
             restore()
@@ -130,6 +132,7 @@ class World:
 
     def _container(self, thing: Any, pending: _Pending) -> None:
         if isinstance(thing, dict):
+            # A namespace is never cleared, or imports and threads would break: only changed names are put back.
             if "__builtins__" in thing or "__spec__" in thing:  # a module's, or what exec() made
                 self._namespace(thing, pending)
                 return
@@ -195,6 +198,7 @@ class World:
 
     def _object(self, thing: Any, pending: _Pending) -> None:
         kind = type(thing)
+        # Else everything that was ever recorded would be kept at each restart point, and put back, the tape included.
         if kind.__module__.partition(".")[0] == "nnrepl":
             pending.append((getattr(thing, "fun", None), ""))  # a transform's function: the records are no world
             return
@@ -268,6 +272,7 @@ class RandomStates:
     @property
     def moved(self) -> bool:
         """Whether one of them is no longer what it was."""
+        # MLX puts a new key into the list at each draw (`PyKeySequence` in mlx/python/src/random.cpp): identity tells.
         if _RANDOM_STATE[0] is not self._mlx or random.getstate() != self._python:
             return True
         return self._numpy is not None and repr(sys.modules["numpy"].random.get_state()) != repr(self._numpy)
