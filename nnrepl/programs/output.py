@@ -99,7 +99,7 @@ class _Stream:
         self.real.flush()
 
     def text(self, data: bytes) -> str:
-        """What was printed, as text."""
+        """Return what was printed, as text."""
         return data.decode(self.real.encoding, "replace")
 
 
@@ -127,13 +127,14 @@ class HeldOutput:
     # -- when -------------------------------------------------------------------------------------------
 
     def begin(self) -> None:
-        """A program begins of which nothing has been shown."""
+        """Note that a program begins of which nothing has been shown."""
         self.settle()
         self._unwinding = False
         self._printed.forget()
 
     def stand_in(self) -> None:
-        """The program is about to run: its streams are ours, and pass everything on until something is held."""
+        """Note that the program is about to run: its streams are ours, and pass everything on until something is
+        held."""
         for stream in self._streams:
             stream.enter()
 
@@ -153,26 +154,26 @@ class HeldOutput:
         self.holds = False
 
     def leave(self) -> None:
-        """The program does not run now: the streams are the real ones."""
+        """Note that the program does not run now: the streams are the real ones."""
         self.settle()
         for stream in self._streams:
             stream.leave()
 
     def unwinding(self) -> None:
-        """The program is taken apart, to run again: what it prints on the way (in a `finally`) it would not have
-        printed."""
+        """Note that the program is taken apart, to run again: what it prints on the way (in a `finally`) it would not
+        have printed."""
         self.hold()
         self._unwinding = True
 
     def quitting(self) -> None:
-        """The program is taken apart for good: of what it still prints, only what nobody has seen is shown."""
+        """Show, now that the program is taken apart for good, only what nobody has seen of what it still prints."""
         elsewhere = self._printed.elsewhere(self._tape(), self._streams)
         if elsewhere:
             self.hold()
             self._elsewhere = elsewhere
 
     def begin_again(self, tape: Tape, old: Tape, position: int, seen: int) -> None:
-        """The program runs again.
+        """Take note that the program runs again.
 
         Args:
             tape: The one that it writes now.
@@ -185,7 +186,7 @@ class HeldOutput:
         self.hold()
 
     def goes_on(self, tape: Tape, old: Tape) -> None:
-        """The program writes another tape from now on, which shares all with the old one."""
+        """Take note that the program writes another tape from now on, which shares all with the old one."""
         self._printed.goes_on(tape, old)
 
     # -- what -------------------------------------------------------------------------------------------
@@ -241,7 +242,7 @@ class HeldOutput:
         return self._last is not None and bool(_CODES.sub(b"", self._last.data.rpartition(b"\n")[2]).strip(b"\r"))
 
     def ended(self) -> None:
-        """The line is ended: what nnrepl shows begins on one of its own."""
+        """End the line: what nnrepl shows begins on one of its own."""
         self._last = None
 
     def moved(self, moved: Callable[[int], int], seen: int) -> None:
@@ -249,14 +250,14 @@ class HeldOutput:
         self._printed.moved(self._tape(), moved, seen)
 
     def begin_anew(self) -> None:
-        """What is printed from now on has never been seen: it is shown at once."""
+        """Show at once what is printed from now on: it has never been seen."""
         output = self._printed.on(self._tape())
         output.seen = -1
         self._printed.new(output)
         self.settle()
 
     def _new(self, output: Output, pieces: list[Piece]) -> list[Piece]:
-        """What is to be shown of what the cursor has passed."""
+        """Return what is to be shown of what the cursor has passed."""
         if self._elsewhere is None:
             shown = [part for piece in pieces for part in output.fresh(piece)]
         else:

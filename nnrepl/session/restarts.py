@@ -50,14 +50,14 @@ class ProgramRestarts:
             self._spent += time.monotonic() - now
 
     def left(self) -> None:
-        """The program goes on."""
+        """Note that the program goes on."""
         self._point = None
 
     # -- running again ---------------------------------------------------------------------------------------
 
     @contextmanager
     def computing(self) -> Iterator[Recorder]:
-        """The program's own recorder, awake."""
+        """Wake the program's own recorder."""
         recorder = self._recorder
         before, recorder.mode = recorder.mode, MUTED
         try:

@@ -37,7 +37,7 @@ PLAIN_WIDTH = 100
 
 
 def make_console(plain: bool, theme: str = "dark") -> Console:
-    """A console on the real standard output; without colours and control codes where there is no terminal."""
+    """Return a console on the real standard output; without colours and control codes where there is no terminal."""
     stdout: Any = sys.stdout if sys.stdout is not None else io.StringIO()
     if in_notebook():
         return notebook_console(stdout, plain, theme)
@@ -59,7 +59,7 @@ def make_console(plain: bool, theme: str = "dark") -> Console:
 
 
 def make_plain(width: int, height: int, theme: str) -> Console:
-    """A console without colours that writes nowhere."""
+    """Return a console without colours that writes nowhere."""
     return Console(
         file=io.StringIO(), width=width, height=height, color_system=None, theme=THEMES[theme], highlight=False,
         markup=False, emoji=False, _environ={},
@@ -133,7 +133,7 @@ _MEND = (
 
 
 def lines_of(console: Console, renderable: RenderableType) -> Iterable[list[Segment]]:
-    """The lines of something, made one after another as they are asked for."""
+    """Return the lines of something, made one after another as they are asked for."""
     if not console.encoding.startswith("utf"):
         return fitting(console, renderable)
     return Segment.split_lines(without_codes(console.render(renderable, console.options.update(height=None))))
@@ -180,7 +180,7 @@ class Shell(Breaking, Hooks):
         session.hooks = self
 
     def _recorded(self) -> Tape:
-        """The tape that the program writes, which is not always the one that is looked at."""
+        """Return the tape that the program writes, which is not always the one that is looked at."""
         recorder = self.session.recorder
         tape: Tape = self.session.tape if recorder is None else recorder.tape
         return tape
@@ -195,7 +195,7 @@ class Shell(Breaking, Hooks):
         self._progress.running(tape.passes[-1].number if tape.passes else 0, len(tape))
 
     def progress(self, share: float) -> None:
-        """A long evaluation has come so far; nothing is said about it on the full screen."""
+        """Note that a long evaluation has come so far; nothing is said about it on the full screen."""
         if self.reader.screen is None:
             self._progress.evaluated(share)
 
@@ -209,7 +209,7 @@ class Shell(Breaking, Hooks):
         self._stand_in()
 
     def _still_running(self) -> None:
-        """The program computes for a while before its first op."""
+        """Note that the program computes for a while before its first op."""
         self._end_line()
         self.console.file.write("running to the first op; Ctrl-C interrupts\n")
 
@@ -246,7 +246,7 @@ class Shell(Breaking, Hooks):
             self.held.begin_again(tape, run.old, run.seen, run.seen)
 
     def going_on(self, tape: Tape, old: Tape) -> None:
-        """What the program prints from now on belongs to another tape."""
+        """Take what the program prints from now on as another tape's."""
         self.held.goes_on(tape, old)
 
     def opening(self, title: str, line: str = "") -> None:
@@ -260,11 +260,11 @@ class Shell(Breaking, Hooks):
         return not self.quiet
 
     def opened(self, moved: Callable[[int], int], seen: int) -> None:
-        """What was printed has moved with the tape."""
+        """Note that what was printed has moved with the tape."""
         self.held.moved(moved, seen)
 
     def cell_begins(self) -> None:
-        """What was typed runs for the first time: what it prints is shown at once."""
+        """Note that what was typed runs for the first time: what it prints is shown at once."""
         self.held.begin_anew()
 
     def announce(self, text: str) -> None:
@@ -380,7 +380,7 @@ class Shell(Breaking, Hooks):
         return True
 
     def read(self, prompt: str) -> str | None:
-        """The next line, None at the end of input. Raises KeyboardInterrupt, UnicodeDecodeError."""
+        """Return the next line, None at the end of input. Raises KeyboardInterrupt, UnicodeDecodeError."""
         with self._breaking():
             return self.reader.read(prompt)
 
@@ -435,7 +435,8 @@ class Shell(Breaking, Hooks):
         return contextlib.redirect_stdout(cast(IO[str], _Tee(None, said)))
 
     def own_failure(self, line: str, error: Exception) -> None:
-        """A command failed in a way that nobody foresaw: a bug of nnrepl's, but no reason to lose a session."""
+        """Report that a command failed in a way that nobody foresaw: a bug of nnrepl's, but no reason to lose a
+        session."""
         self.failed = True
         if os.environ.get("NNREPL_DEBUG"):
             traceback.print_exception(error)
