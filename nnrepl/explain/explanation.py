@@ -120,7 +120,7 @@ def _find(session: Reading, target: str) -> tuple[Op | None, Value | None]:
 
 
 def _updated(session: Reading, name: str) -> Value:
-    """The next new value that an update gives to a parameter."""
+    """Return the next new value that an update gives to a parameter."""
     versions = [value for _, value in session.names.versions(name)]
     made = [value for value in versions if value.op is not None and value.op.part.kind == UPDATE_PASS]
     if not made:
@@ -164,7 +164,7 @@ def _which(look: Look, value: Value, place: Index) -> str:
 
 
 def _most_telling(look: Look, value: Value) -> Index:
-    """The element to be shown; where all of a gradient is 0, the one at which the most comes in."""
+    """Return the element to be shown; where all of a gradient is 0, the one at which the most comes in."""
     if not value.size:
         return ()
     before = upstream(value.op) if value.op is not None and value.op.phase == "backward" else ()
@@ -331,7 +331,8 @@ def _backward(look: Look, found: Explanation, op: Op, entry: Entry | None, value
 
 
 def _as_a_whole(look: Look, op: Op, value: Value, place: Index, names: Names) -> list[str]:
-    """What the gradient of logits is, where a cross-entropy made it in several ops and this is the last of them."""
+    """Return what the gradient of logits is, where a cross-entropy made it in several ops and this is the last of
+    them."""
     of, part = value.gradient_of, op.part
     if of is None or not value.size or value not in part.grads.get(of.canonical, ())[-1:]:
         return []
@@ -408,7 +409,7 @@ def _backward_notes(op: Op, entry: Entry | None, value: Value, lines: list[str])
 
 
 def chain_to(session: Reading, value: Value) -> list[Op]:
-    """The ops between a value and what the cursor's op makes: how the loss depends on where one stands."""
+    """Return the ops between a value and what the cursor's op makes: how the loss depends on where one stands."""
     here = session.op
     part = here.part if here is not None else None
     if here is None or part is None or value.op is None:
@@ -423,7 +424,8 @@ def chain_to(session: Reading, value: Value) -> list[Op]:
 
 
 def _chain(session: Reading, look: Look, value: Value) -> list[str]:
-    """The forward ops from the cursor to the loss, one a line, and how the loss changes with the first of them."""
+    """Return the forward ops from the cursor to the loss, one a line, and how the loss changes with the first of
+    them."""
     way = chain_to(session, value)
     if len(way) < 2:
         return []
