@@ -161,7 +161,7 @@ def is_of_shares(op: Op) -> bool:
 
 
 def _taken_out(op: Op) -> str:
-    """What of a row an op takes from its numbers: "max", "logsumexp"; "" if nothing of the kind."""
+    """Say what of a row an op takes from its numbers: "max", "logsumexp"; "" if nothing of the kind."""
     made = op.inputs[-1].op if op.name == "subtract" and len(op.inputs) == 2 else None
     while made is not None and made.inputs and (has(made.name, Trait.ARRANGES) or made.name == "stop_gradient"):
         made = made.inputs[0].op

@@ -176,7 +176,7 @@ def _made_zero(look: Look, op: Op, value: Value, mask: Mask | None) -> str:
 
 
 def _too_small(look: Look, op: Op, value: Value) -> str:
-    """That a product is 0 only because half precision has no number so small."""
+    """Say that a product is 0 only because half precision has no number so small."""
     if value.dtype not in (mx.float16, mx.bfloat16) or op.operation.kind != "op" or has(op.name, Trait.CONVERTS):
         return ""
     look.see(op.inputs)

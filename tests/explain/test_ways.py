@@ -437,3 +437,18 @@ def test_zeros_of_half_precision_are_told_as_such() -> None:
 
     assert "too small for float16" in said(squared(1e-5), "grad(first.weight)")
     assert "too small" not in said(squared(1.0), "grad(first.weight)")
+
+
+def test_a_part_of_a_gradient_is_not_called_by_the_name_of_the_whole() -> None:
+    """x is used twice: what one op gives is no ∂L/∂x, and each equation is so of the numbers that the tape has."""
+    session = OpenSession(nnrepl.trace(lambda x: mx.sum(mx.exp(x) * mx.sin(x)), X, wrt=0))
+    back = {op.of.name: op for op in session.tape.ops if op.of is not None and op.operation.kind == "vjp"}
+    told = {name: re.sub(r"\s+", " ", str(session.run(f"explain {back[name].label} at [1, 2]"))) for name in back}
+    partial = [name for name in ("exp", "sin") if session.tape.passes[0].adds_to(back[name].outputs[0]) is not None]
+    assert partial
+    for name in partial:
+        label = back[name].label
+        assert f"{label}[1,2] = " in told[name]
+        assert "∂L/∂x[1,2] =" not in told[name]
+        assert "It is a part of ∂L/∂x" in told[name]
+    assert "part of" not in told["multiply"]

@@ -13,8 +13,8 @@ from nnrepl.tape import Op, Value
 
 
 def never_cleared(case: Checkup) -> Iterator[Finding]:
-    """A sum of this step's gradients and those of an earlier one, after which the weights have been updated, that goes
-    into an update."""
+    """Find a sum of this step's gradients and those of an earlier one, after which the weights have been updated, that
+    goes into an update."""
     before = case.before
     if before is None:
         return
@@ -37,7 +37,7 @@ def never_cleared(case: Checkup) -> Iterator[Finding]:
 
 
 def _sum_of(case: Checkup, grad: Value, old: Value) -> Op | None:
-    """The op behind a pass that adds an old gradient, or a sum of such, to a new one for an update."""
+    """Find the op behind a pass that adds an old gradient, or a sum of such, to a new one for an update."""
     for part in case.after:
         for op in part.ops:
             if op.name != "add" or grad not in op.inputs or (op.scope is not None and op.scope.updating):
