@@ -22,7 +22,7 @@ def shown(look: Look, values: list[Value]) -> list[Evidence]:
     """Tensors as evidence, each once."""
     from nnrepl.explain.links import shown as in_short
 
-    return [Evidence(value.name, in_short(look, value)) for value in dict.fromkeys(values)]
+    return [Evidence(words.address(value), in_short(look, value)) for value in dict.fromkeys(values)]
 
 
 def zero_value(look: Look, value: Value, mask: Mask | None = None) -> Reason:
