@@ -452,3 +452,13 @@ def test_a_part_of_a_gradient_is_not_called_by_the_name_of_the_whole() -> None:
         assert "∂L/∂x[1,2] =" not in told[name]
         assert "It is a part of ∂L/∂x" in told[name]
     assert "part of" not in told["multiply"]
+
+
+def swollen(h: mx.array) -> mx.array:
+    return h * h * 1e12
+
+
+def test_what_grows_a_nested_gradient_is_named_inside_of_it() -> None:
+    for inner, named in ((swollen, True), (sound, False)):
+        text = said(through(inner), "grad(w)")
+        assert (f"Inside of that call: multiply at {line_of(inner, 'return')}" in text) == named, text
