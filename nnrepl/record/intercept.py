@@ -18,7 +18,7 @@ import mlx.core as mx
 from nnrepl.record import before, catalog, compiled, custom, opaque, special, strays, transforms
 from nnrepl.record.bounds import check_bounds
 from nnrepl.record.catalog import Callee
-from nnrepl.record.native import IN_PLACE, Levels, in_place, optimizers, update_hook
+from nnrepl.record.native import IN_PLACE, Levels, evaluating, in_place, optimizers, update_hook
 from nnrepl.record.patches import Patches
 from nnrepl.record.recorder import OPAQUE, RECORD, Recorder, aside, current, installed
 from nnrepl.record.tracing import check_evaluation
@@ -62,7 +62,7 @@ def paused(outer: Recorder) -> Iterator[None]:
 
 
 def _install_calls(levels: Levels, patches: Patches) -> None:
-    """What is in while a program runs natively: transforms, changes in place, updates of optimizers."""
+    """Put in what is in while a program runs natively: transforms, changes in place, updates of optimizers."""
     recorder = levels.recorder
     for callee in catalog.CALLEES:
         if callee.treatment == "transform":
@@ -71,6 +71,13 @@ def _install_calls(levels: Levels, patches: Patches) -> None:
                 patches.set(callee.holder, callee.attribute, staticmethod(wrapper))
     for name in IN_PLACE:
         patches.set(mx.array, name, in_place(recorder, vars(mx.array)[name]))
+    if levels.resting:
+        for callee in catalog.CALLEES:
+            if callee.treatment == "sync" and callee.attribute in vars(callee.holder):
+                wrapper = evaluating(levels, callee.original)
+                patches.set(
+                    callee.holder, callee.attribute, wrapper if callee.holder is mx.array else staticmethod(wrapper)
+                )
     _install_updates(levels, patches)
 
 

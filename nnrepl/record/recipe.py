@@ -21,13 +21,13 @@ _eval, _stream = mx.eval, mx.stream
 _FROM_OUTSIDE = ("captured", "parameter")
 
 
-class Recipe:
+class TransformRecipe:
     """The ops of one run of a function.
 
     Args:
         leaves: What stood for the arrays that MLX handed to it, in order.
         ops: Its ops, in order.
-        evaluated: Behind how many of them the program evaluated what.
+        evaluated: After how many of them the program evaluated what.
         result: What it returned, with the places of its arrays in `outputs`.
         outputs: Those.
 
@@ -54,7 +54,7 @@ class Recipe:
 
     @staticmethod
     def structure(result: Any) -> Any:
-        """What a function returned, with places for its arrays."""
+        """Return what a function returned, with places for its arrays."""
         slots = iter(range(len(trees.arrays(result))))
         return trees.rebuild(result, lambda _: Slot(next(slots)))
 
@@ -75,7 +75,7 @@ class Recipe:
         return True
 
     def function(self, captured: Sequence[mx.array], kept: list[mx.array]) -> Callable[..., Any]:
-        """The function, for MLX to transform; random numbers are drawn from the state of now.
+        """Return the function, for MLX to transform; random numbers are drawn from the state of now.
 
         Args:
             captured: What it takes besides its arguments.

@@ -60,7 +60,15 @@ def not_made(
 
 
 class NoGradient(UserError):
-    """A value that no gradient flows to: an answer, not a mistake."""
+    """A value that no gradient flows to: an answer, not a mistake.
+
+    Attributes:
+        value: The value; None where it is not on this tape. Why it has none, `explain.missing` knows.
+    """
+
+    def __init__(self, said: str, value: Value | None = None) -> None:
+        super().__init__(said)
+        self.value = value
 
 
 class CannotAsk(UserError):
