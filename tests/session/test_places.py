@@ -387,6 +387,7 @@ def test_what_a_loop_asks_its_generator_for_is_no_line_of_its_body(tmp_path: Pat
         script.run()
     tape, file = names.tape, str(tmp_path / "train.py")
     entered = {
-        line: [tape.ops[at].name for at in SourceLine("", file, line).positions(tape, 0, len(tape))] for line in (4, 7, 8)
+        line: [tape.ops[at].name for at in SourceLine("", file, line).positions(tape, 0, len(tape))]
+        for line in (4, 7, 8)
     }
     assert entered == {4: ["ones"] * 3, 7: ["sum"] * 3, 8: ["add"] * 3}
