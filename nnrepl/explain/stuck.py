@@ -96,7 +96,6 @@ class Stuck:
         yield Claim("0: even", self._is_even, self._even)
         entry = entry_for(self.forward)
         yield Claim("0: fixed", lambda: entry is not None and entry.kind == FIXED, self._fixed)
-        yield Claim("0: custom", lambda: self.forward.operation.kind == "custom", self._custom)
         yield Claim("0: flat", lambda: not self._passes_another, self._flat)
         yield Claim("0: terms cancel", lambda: self._sizes(False) > 0, self._terms_cancel)
         yield Claim("0: product too small", lambda: self._sizes(True) > 0, self._product_too_small)
@@ -387,10 +386,6 @@ class Stuck:
 
     def _fixed(self) -> Reason:
         text = f"{words.call(self.forward)} passes nothing: {why_end(self.forward)}"
-        return Reason(text, shown(self.look, [*upstream(self.op), self.gradient]))
-
-    def _custom(self) -> Reason:
-        text = f"the program's own backward rule ({self.forward.name}) gives 0."
         return Reason(text, shown(self.look, [*upstream(self.op), self.gradient]))
 
     @cached_property
