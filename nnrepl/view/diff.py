@@ -55,7 +55,8 @@ def _differs(changes: Sequence[Change]) -> list[Said]:
         earlier = any(one.after.position < first.after.position for one in changes)
         return not earlier and (old.shape != new.shape or not bool(mx.all(_equal(old, new)).item()))
 
-    return say(Claim("diff: first", holds, lambda: f"{changes[0].after.label} {changes[0].after.name}"))
+    return say(Claim("diff: first", holds, lambda: (
+        f"first difference: {changes[0].after.label} {changes[0].after.name}")))  # fmt: skip
 
 
 def _equal(a: mx.array, b: mx.array) -> mx.array:
@@ -63,7 +64,8 @@ def _equal(a: mx.array, b: mx.array) -> mx.array:
 
 
 def _first(change: Change, said: Said) -> Text:
-    line = Text("first difference: ").append(said, style="op.name")
+    head, colon, name = said.partition(": ")
+    line = Text(head + colon).append(name, style="op.name")
     return line.append(f"  {change.new.name}  {place_text(change.after.source)}", style="dim")
 
 
