@@ -17,7 +17,7 @@ from nnrepl.tape import Value
 from nnrepl.view.digits import Format, read_format
 from nnrepl.view.heatmap import Heatmap
 from nnrepl.view.histogram import Histogram
-from nnrepl.view.tensor import Look
+from nnrepl.view.tensor import TensorStyle
 from nnrepl.view.what import what_view
 from nnrepl.view.where import where_view
 
@@ -41,7 +41,7 @@ def print_(it: Interpreter, text: str) -> RenderableType | None:
     """
     found = OPTIONS.fullmatch(text)
     assert found is not None
-    look = Look(read_format(found["format"]) if found["format"] else Format(), _range(found["range"]))
+    look = TensorStyle(read_format(found["format"]) if found["format"] else Format(), _range(found["range"]))
     rest = found["rest"].strip()
     if not rest:
         raise UserError("print needs an expression, such as p z1 or p/4f x[0, :3]")

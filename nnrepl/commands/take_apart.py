@@ -11,14 +11,14 @@ from nnrepl.commands.understand import UNDERSTAND
 from nnrepl.session.errors import UserError
 from nnrepl.session.expressions import aside
 from nnrepl.session.lookup import NUMBER
-from nnrepl.session.session import Session
+from nnrepl.session.session import TapeSession
 from nnrepl.tape import Op
 
 OP = Grammar("[NAME | PLACE]", lambda text: True, "places")
 
 
-def op_of(session: Session, text: str) -> Op:
-    """The op that is meant: the one at a place, the one that made a name, or the one at the cursor."""
+def op_of(session: TapeSession, text: str) -> Op:
+    """Return the op that is meant: the one at a place, the one that made a name, or the one at the cursor."""
     if not text:
         if session.op is None:
             raise UserError("the cursor stands after the last op; name one, such as #3")
@@ -95,8 +95,8 @@ def check(it: Interpreter, text: str) -> RenderableType | None:
     checked one by one, all together along a random direction. Only what rounding and the noise of the loss cannot
     explain is called wrong; kinks (ReLU at 0) are explained, and what `stop_gradient` holds back is held fixed.
     """
-    from nnrepl.explain.check import check_op, check_pass, pass_of
-    from nnrepl.explain.paths import gradient_pass, inner_of_gradient, value_of
+    from nnrepl.explain.check import check_op, check_pass, last_with
+    from nnrepl.explain.paths import differentiated, gradient_pass, inner_of_gradient, value_of
     from nnrepl.view.finite_differences import check_view
 
     session = it.session
@@ -107,7 +107,7 @@ def check(it: Interpreter, text: str) -> RenderableType | None:
             return check_view(check_pass(session, part, leaves))
         inner = inner_of_gradient(text)
         value = value_of(session, inner) if inner else None
-        whole = pass_of(session, value) if value is not None else None
-        if value is not None and whole is not None and value in whole.wrt:
-            return check_view(check_pass(session, whole, [value]))
+        found = None if value is None else differentiated(session, value) or last_with(session, value)
+        if found is not None and found[1] in found[0].wrt:
+            return check_view(check_pass(session, found[0], [found[1]]))
         return check_view(check_op(session, op_of(session, text)))

@@ -37,7 +37,7 @@ class Evidence:
 
 
 @dataclass(slots=True)
-class Answer:
+class Cause:
     """A cause, with its evidence.
 
     Attributes:

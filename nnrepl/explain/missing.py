@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from nnrepl.explain import words
-from nnrepl.explain.answer import Answer
+from nnrepl.explain.answer import Cause
 from nnrepl.explain.disconnected import why_none
 from nnrepl.session.errors import NoGradient
 from nnrepl.session.reading import Reading
@@ -53,7 +53,7 @@ def missing(session: Reading, value: Value, name: str = "") -> Missing:
     return Missing(answer.cause, _line(answer, name or value.name), f"{WORDS[answer.cause]}{where}")
 
 
-def _line(answer: Answer, name: str) -> str:
+def _line(answer: Cause, name: str) -> str:
     op = answer.op
     taken = f"no gradient was taken with respect to {name}"
     flows = f"no gradient flows to {name} (disconnected)"
@@ -82,13 +82,13 @@ def _line(answer: Answer, name: str) -> str:
             return answer.headline.partition(". ")[0].rstrip(".")
 
 
-def _at(answer: Answer) -> str:
+def _at(answer: Cause) -> str:
     assert answer.op is not None
     return f"{answer.op.label} {words.call(answer.op)} ({words.place(answer.op.source)})"
 
 
 def told(session: Reading, error: NoGradient) -> NoGradient:
-    """A missing gradient with its cause."""
+    """Return a missing gradient with its cause."""
     if error.value is None:
         return error
     value = error.value

@@ -77,7 +77,7 @@ class Stuck:
         return factor_array(self.op, self.of, self.look)
 
     def claims(self) -> Iterator[Claim[Reason]]:
-        """What may be the reason, the most telling first."""
+        """Yield what may be the reason, the most telling first."""
         yield Claim("0: whole", lambda: not is_inexact(self.of), self._whole)
         yield Claim("0: left out", lambda: self.mask is not None and moves(self.forward), self._left_out)
         yield Claim("0: underflow", lambda: self._wide_peak > 0, self._underflow)
@@ -102,7 +102,7 @@ class Stuck:
         yield Claim("0: products are zero", lambda: self._sizes(True) == 0, self._products_are_zero)
 
     def otherwise(self) -> Reason:
-        """What is so in any case."""
+        """Return what is so in any case."""
         rule = factor_text(self.op, self.of)
         local = f" and {rule}" if rule else ""
         text = (
@@ -112,7 +112,7 @@ class Stuck:
         return Reason(text, self._evidence())
 
     def _sizes(self, wide: bool) -> float:
-        """The largest of the sums that the op makes, were no term negative; -1 where that cannot be told."""
+        """Return the largest of the sums that the op makes, were no term negative; -1 where that cannot be told."""
         try:
             parts = sizes(self.look, self.op, self.gradient, wide)
             if parts is None:
@@ -145,7 +145,7 @@ class Stuck:
     # -- whole numbers, small numbers, parts that are left out ---------------------------------------------
 
     def _whole(self) -> Reason:
-        """A tensor of whole numbers was differentiated: MLX rounds the gradient to 0."""
+        """Say that a tensor of whole numbers was differentiated: MLX rounds the gradient to 0."""
         at = self.of
         while at.op is not None and at.op.inputs and not is_inexact(at.op.inputs[0]):
             at = at.op.inputs[0]
@@ -263,7 +263,7 @@ class Stuck:
         return Reason(self._closed_text(), self._place_by_place())
 
     def _closed_text(self) -> str:
-        """What to say about an op that passes nothing at all: its factor is 0 at every place."""
+        """Return what to say about an op that passes nothing at all: its factor is 0 at every place."""
         forward, of, look = self.forward, self.of, self.look
         did, text = words.call(forward), factor_text(self.op, self.of)
         assert self.factors is not None
@@ -362,7 +362,7 @@ class Stuck:
                       f"there.{self._largest()}", self._share_evidence())  # fmt: skip
 
     def _largest(self) -> str:
-        """What made the operand large that is so, where one is."""
+        """Return what made the operand large that is so, where one is."""
         asked = self.forward.args[:2] if self.forward.name != "softmax" else self.forward.inputs
         grown = [made_large(self.look, taken) for taken in dict.fromkeys(asked) if isinstance(taken, Value)]
         found = max((one for one in grown if one is not None), key=lambda one: one.typical, default=None)

@@ -6,11 +6,11 @@ import re
 from collections.abc import Iterable
 
 from nnrepl.explain import words
-from nnrepl.explain.answer import Answer, Link
+from nnrepl.explain.answer import Cause, Link
 from nnrepl.explain.disconnected import why_none
 from nnrepl.explain.failed_call import why_error
 from nnrepl.explain.health.gradient_findings import dead
-from nnrepl.explain.health.report import WARNING, Case
+from nnrepl.explain.health.report import WARNING, Checkup
 from nnrepl.explain.limits import usual
 from nnrepl.explain.links import links_along
 from nnrepl.explain.look import Look, Stat
@@ -31,8 +31,8 @@ _ZERO, _NONFINITE = ("zero", "0", "0.0"), ("nan", "inf")
 _NONE, _SMALL = ("none", "None", "missing", "disconnected"), ("tiny", "small", "vanishing")
 
 
-def why(session: Reading, text: str) -> Answer:
-    """Answer a question: `grad(weights1) == 0`, `z is nan`, `nan`, `error`, `grad(w) is tiny`, `grad(w)`.
+def why(session: Reading, text: str) -> Cause:
+    """Cause a question: `grad(weights1) == 0`, `z is nan`, `nan`, `error`, `grad(w) is tiny`, `grad(w)`.
 
     Raises:
         UserError: If it is no such question.
@@ -63,8 +63,8 @@ def why(session: Reading, text: str) -> Answer:
     return _about(session, value, how, "" if inner is None else f"{sign_of(value)}{inner}")
 
 
-def _about(session: Reading, value: Value, how: str, gradient: str) -> Answer:
-    """What was asked about one tensor.
+def _about(session: Reading, value: Value, how: str, gradient: str) -> Cause:
+    """Return what was asked about one tensor.
 
     Args:
         gradient: What the tensor is called as a gradient, "" if it is none.
@@ -72,13 +72,13 @@ def _about(session: Reading, value: Value, how: str, gradient: str) -> Answer:
     gradient = gradient or (value.name if value.gradient_of is not None else "")
     if how in _NONE:
         if gradient:
-            return Answer(f"{gradient} is there: a gradient does flow.", links=_chain(session, value))
-        return why_none(session, value) if not _has_gradient(session, value) else Answer(
+            return Cause(f"{gradient} is there: a gradient does flow.", links=_chain(session, value))
+        return why_none(session, value) if not _has_gradient(session, value) else Cause(
             f"{value.name} is connected: ∂L/∂{value.name} is there.")  # fmt: skip
     look = Look(session)
     stat = look.stat(value)
     if not stat.size:
-        return Answer(f"{gradient or value.name} is empty: its shape is {tuple(value.shape)}.", ops=look.ops)
+        return Cause(f"{gradient or value.name} is empty: its shape is {tuple(value.shape)}.", ops=look.ops)
     if not how:
         how = "zero" if stat.is_zero else "nan" if not stat.is_finite else "scale"
         kind = ""
@@ -102,7 +102,7 @@ def _about(session: Reading, value: Value, how: str, gradient: str) -> Answer:
 
 
 def _not_asked(name: str, stat: Stat, how: str) -> str:
-    """What is to be said of the zeros, or of the size, of a tensor with numbers that are none."""
+    """Return what is to be said of the zeros, or of the size, of a tensor with numbers that are none."""
     if how in _ZERO:
         return f"{name} is not 0: {words.count_of(stat.zeros, stat.size)} elements are."
     rest = stat.size - stat.nans - stat.infs
@@ -111,15 +111,15 @@ def _not_asked(name: str, stat: Stat, how: str) -> str:
     return f"Of its {rest} finite elements the largest is {words.number(stat.peak)} in size."
 
 
-def _healthy(look: Look, value: Value, how: str) -> Answer:
-    """That nothing is wrong with a tensor of the forward pass, with its numbers."""
+def _healthy(look: Look, value: Value, how: str) -> Cause:
+    """Return that nothing is wrong with a tensor of the forward pass, with its numbers."""
     stat = look.stat(value)
     size = f"a typical element is {words.number(stat.typical)} in size, the largest {words.number(stat.peak)}"
     zeros = f"; {words.count_of(stat.zeros, stat.size)} are 0" if stat.zeros else ""
     numbers = f"{stat.size} number{'s' if stat.size != 1 else ''}, all finite; {size}{zeros}"
     head = f"Nothing is wrong with {value.name}" if how == "scale" else f"{value.name} holds"
     joint = ": " if how == "scale" else " "
-    return Answer(f"{head}{joint}{numbers}. explain {value.name} shows how it was made, why grad({value.name}) how the "
+    return Cause(f"{head}{joint}{numbers}. explain {value.name} shows how it was made, why grad({value.name}) how the "
                   "loss depends on it.")  # fmt: skip
 
 
@@ -138,7 +138,7 @@ def _chain(session: Reading, gradient: Value) -> list[Link]:
     return links_along(look, way, None)
 
 
-def _anything(session: Reading) -> Answer:
+def _anything(session: Reading) -> Cause:
     """`why` alone: the first thing that is wrong."""
     if session.tape.notes.errors or any(part.error is not None for part in session.tape.passes[-1:]):
         return why_error(session)
@@ -146,11 +146,11 @@ def _anything(session: Reading) -> Answer:
     if answer.op is not None or answer.reasons:
         return answer
     if not len(session.tape):
-        return Answer("Nothing has been recorded yet: step to the first op, then ask why.")
+        return Cause("Nothing has been recorded yet: step to the first op, then ask why.")
     look = Look(session)
     parts = [part for part in session.tape.passes if part.kind == GRADIENT_PASS and part.error is None]
     for part in parts:
-        case = Case(session, part, look, usual())
+        case = Checkup(session, part, look, usual())
         found = next((one for one in dead(case) if one.level == WARNING), None)
         if found is not None:
             said = why_zero(session, part.grads[found.leaves[0]][-1])
@@ -162,7 +162,7 @@ def _anything(session: Reading) -> Answer:
 
 
 def _of_gradients(parts: list[Pass]) -> str:
-    """That no gradient is 0 that should not be: of how many, and which leaves have none."""
+    """Return that no gradient is 0 that should not be: of how many, and which leaves have none."""
     if not parts:
         return "No gradient was taken, so none was looked at."
     with_one = [leaf for part in parts for leaf in part.wrt if part.grads.get(leaf)]
@@ -177,6 +177,6 @@ def _of_gradients(parts: list[Pass]) -> str:
 
 
 def _listed(names: Iterable[str]) -> str:
-    """`a, b and 3 more`."""
+    """Return `a, b and 3 more`."""
     every = list(names)
     return ", ".join(every[:3]) + (f" and {len(every) - 3} more" if len(every) > 3 else "")

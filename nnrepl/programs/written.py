@@ -16,7 +16,7 @@ _SAVING = [name for name in ("save", "savez", "savez_compressed", "save_safetens
 _NAMED = 5
 
 
-class Written:
+class WrittenFiles:
     """Which files the program has written."""
 
     def __init__(self) -> None:
@@ -24,7 +24,7 @@ class Written:
         self._runs: Callable[[], bool] = bool
 
     def warning(self) -> str:
-        """What to say before the program runs again; "" if it wrote none."""
+        """Return what to say before the program runs again; "" if it wrote none."""
         if not self._paths:
             return ""
         here = os.getcwd()

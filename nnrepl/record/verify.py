@@ -17,7 +17,7 @@ import mlx.core as mx
 from nnrepl.record.account import account
 from nnrepl.record.batches import all_same_bits, batches, same_bits
 from nnrepl.record.custom import replay
-from nnrepl.record.opaque import quietly, set_random_state
+from nnrepl.record.quiet import quietly, set_random_state
 from nnrepl.record.strays import raw
 from nnrepl.tape import GRADIENT_PASS, Face, Hole, Inside, Op, Pass, Tape, Value
 
@@ -25,7 +25,7 @@ _moveaxis, _expand_dims, _broadcast_to = map(raw, (mx.moveaxis, mx.expand_dims, 
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
+class TensorDifference:
     """Two tensors that should be the same, and are not.
 
     Attributes:
@@ -60,11 +60,11 @@ class Receipt(Face):
 
     ops: int
     uncompared: int
-    different: tuple[Difference, ...]
+    different: tuple[TensorDifference, ...]
     calls: int
-    calls_different: tuple[Difference, ...]
+    calls_different: tuple[TensorDifference, ...]
     gradients: int
-    gradients_different: tuple[Difference, ...]
+    gradients_different: tuple[TensorDifference, ...]
     gradient_error: str
     primitives: int
     unaccounted: tuple[str, ...]
@@ -139,11 +139,11 @@ class _Found:
     evaluated: int
     ops: int = 0
     uncompared: int = 0
-    different: list[Difference] = field(default_factory=list)
+    different: list[TensorDifference] = field(default_factory=list)
     calls: int = 0
-    calls_different: list[Difference] = field(default_factory=list)
+    calls_different: list[TensorDifference] = field(default_factory=list)
     gradients: int = 0
-    gradients_different: list[Difference] = field(default_factory=list)
+    gradients_different: list[TensorDifference] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
     primitives: int = 0
     unaccounted: tuple[str, ...] = ()
@@ -152,7 +152,7 @@ class _Found:
         self.primitives, self.unaccounted = account(ops)
 
     def recompute(self, ops: list[Op], progress: Callable[[float], None] | None) -> None:
-        """The ops again from their recorded inputs, so many at a time that it can be stopped."""
+        """Compute the ops again from their recorded inputs, so many at a time that it can be stopped."""
         compared = [op for op in ops if any(value.held is not None for value in op.outputs)]
         self.uncompared = len(ops) - len(compared)
         for start in range(0, len(compared), _SLICE):
@@ -183,8 +183,8 @@ _SLICE = 4096
 
 
 def largest_difference(a: mx.array, b: mx.array) -> float:
-    """The largest absolute difference of two arrays: infinite where one of them alone is NaN or infinite, NaN if their
-    shapes differ."""
+    """Return the largest absolute difference of two arrays: infinite where one of them alone is NaN or infinite, NaN if
+    their shapes differ."""
     if a.shape != b.shape:
         return float("nan")
     if not a.size:
@@ -196,16 +196,16 @@ def largest_difference(a: mx.array, b: mx.array) -> float:
     return float(largest)
 
 
-def _compare(pairs: Iterable[tuple[Callable[[], str], mx.array, mx.array]]) -> Iterator[Difference]:
+def _compare(pairs: Iterable[tuple[Callable[[], str], mx.array, mx.array]]) -> Iterator[TensorDifference]:
     """Compare many pairs, in batches; their names are asked for where they differ."""
     for batch in batches(pairs, lambda pair: pair[1:]):
         verdicts = all_same_bits([(a, b) for _, a, b in batch])
         for (name, a, b), same in zip(batch, verdicts):
             if not same:
-                yield Difference(name(), largest_difference(a, b))
+                yield TensorDifference(name(), largest_difference(a, b))
 
 
-def _recompute(ops: list[Op]) -> Iterator[Difference]:
+def _recompute(ops: list[Op]) -> Iterator[TensorDifference]:
     def pairs() -> Iterator[tuple[Callable[[], str], mx.array, mx.array]]:
         for op in ops:
             for value, again in zip(op.outputs, op.compute()):
@@ -216,7 +216,7 @@ def _recompute(ops: list[Op]) -> Iterator[Difference]:
 
 
 def _results(call: Op, inside: Inside) -> Iterator[tuple[Callable[[], str], mx.array, mx.array]]:
-    """The results of a call that MLX ran by itself, each with what its ops make of what went in."""
+    """Yield the results of a call that MLX ran by itself, each with what its ops make of what went in."""
     around = call.tape.notes.mapped.get(call, ())
     for value, slot in inside.results:
         found, made = call.outputs[slot].array, value.array
@@ -235,7 +235,7 @@ def _results(call: Op, inside: Inside) -> Iterator[tuple[Callable[[], str], mx.a
 # -- MLX's own gradients ---------------------------------------------------------------------------------------
 
 
-def _compare_gradients(part: Pass) -> tuple[int, tuple[Difference, ...], str]:
+def _compare_gradients(part: Pass) -> tuple[int, tuple[TensorDifference, ...], str]:
     if part.kind != GRADIENT_PASS or not part.roots or part.error is not None:
         return 0, (), ""
     wanted = [leaf for leaf in part.wrt if part.grads.get(leaf)]
@@ -253,7 +253,7 @@ def _compare_gradients(part: Pass) -> tuple[int, tuple[Difference, ...], str]:
 
 
 def native_gradients(part: Pass, wanted: list[Value]) -> list[mx.array]:
-    """The gradients that MLX's own transform gives for the forward ops of a pass."""
+    """Return the gradients that MLX's own transform gives for the forward ops of a pass."""
     forward = part.tape.ops[part.start : part.backward]
 
     def run(*leaves: mx.array) -> list[mx.array]:
@@ -276,4 +276,4 @@ def _held(value: Value) -> mx.array:
     return value.array
 
 
-__all__ = ["Difference", "Receipt", "native_gradients", "same_bits", "verify"]
+__all__ = ["Receipt", "TensorDifference", "native_gradients", "same_bits", "verify"]

@@ -126,7 +126,7 @@ def _decided(
 
 
 def in_order(matches: list[Match], part: Stretch) -> list[Match]:
-    """Matches in order of execution."""
+    """Return matches in order of execution."""
     return sorted(matches, key=lambda match: order(match.value, part))
 
 
@@ -174,7 +174,7 @@ def _scale(array: mx.array) -> mx.array:
 
 
 def arrange(array: mx.array, arrangement: tuple[int, ...], shape: tuple[int, ...]) -> mx.array:
-    """An array with its axes in another order, or in another shape where there is no order."""
+    """Return an array with its axes in another order, or in another shape where there is no order."""
     if arrangement == tuple(range(array.ndim)):
         return array
     return mx.transpose(array, arrangement) if arrangement else array.reshape(shape)

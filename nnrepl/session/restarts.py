@@ -10,10 +10,11 @@ from dataclasses import replace
 from nnrepl.record.gradient_call import GradientCall
 from nnrepl.record.names import ProgramNames
 from nnrepl.record.recorder import MUTED, Recorder
-from nnrepl.replay.divergence import CannotExchange, Diverged
+from nnrepl.replay.divergence import CannotExchange, Diverged, Lost
 from nnrepl.replay.interrupts import hold_on
 from nnrepl.replay.restart_point import RestartPoint
 from nnrepl.replay.run import Run
+from nnrepl.session import closed
 from nnrepl.session.errors import UserError
 from nnrepl.session.standing import Standing
 from nnrepl.session.state import RunAgain
@@ -49,14 +50,14 @@ class ProgramRestarts:
             self._spent += time.monotonic() - now
 
     def left(self) -> None:
-        """The program goes on."""
+        """Note that the program goes on."""
         self._point = None
 
     # -- running again ---------------------------------------------------------------------------------------
 
     @contextmanager
     def computing(self) -> Iterator[Recorder]:
-        """The program's own recorder, awake."""
+        """Wake the program's own recorder."""
         recorder = self._recorder
         before, recorder.mode = recorder.mode, MUTED
         try:
@@ -88,7 +89,7 @@ class ProgramRestarts:
             raise UserError("only what lies in the pass in which the program waits can be changed here")
         names = ProgramNames(run.old, point.start)
         tape = names.tape
-        self._session.hooks.running_again(run, False)
+        self._session.hooks.running_again(run, tape, False)
         held = codes.held
         try:
             point.again(run, tape, lambda: codes.stand(point.start))
@@ -96,6 +97,8 @@ class ProgramRestarts:
             codes.wanted = held
             codes.stand(point.start)
             if isinstance(error, (Diverged, CannotExchange)):
+                if isinstance(error, Lost) and self.whole:
+                    closed.open_steps(self._session, closed.closed_between(run.old, 0, run.position))
                 raise UserError(f"{error}; nothing has changed") from None
             raise
         return tape, names
@@ -115,6 +118,7 @@ class ProgramRestarts:
         if part is not None and tape.passes:
             recorder.part = tape.passes[-1] = replace(part, tape=tape, end=run.position)
         recorder.tape = tape
+        self._session.hooks.going_on(tape, run.old)
         self._session.codes.stand(run.position)
         return tape, names
 

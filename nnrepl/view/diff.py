@@ -23,7 +23,7 @@ ROWS = 20
 def diff_view(
     before: Timeline, after: Timeline, changes: Sequence[Change], same: int, parted: tuple[Op, Op] | None
 ) -> RenderableType:
-    """The first op whose value differs, then the ops with their largest absolute and relative change."""
+    """Return the first op whose value differs, then the ops with their largest absolute and relative change."""
     title = Text(f"timeline {before.number} → timeline {after.number}", style="heading")
     parts: list[RenderableType] = [title, *map(Text, _agree(changes, same, parted))]
     parts += [_first(changes[0], said) for said in _differs(changes)]
@@ -36,7 +36,7 @@ def diff_view(
 
 
 def _agree(changes: Sequence[Change], same: int, parted: tuple[Op, Op] | None) -> list[Said]:
-    """That no value differs, of how many; that none could be compared is another thing."""
+    """Return that no value differs, of how many; that none could be compared is another thing."""
     limit = ", as far as both go the same way" if parted else ""
     return say(
         Claim("diff: same", lambda: not changes and same > 0, lambda: (
@@ -86,7 +86,7 @@ def _parted(parted: tuple[Op, Op] | None) -> list[Said]:
 
 
 def _lengths(before: Timeline, after: Timeline) -> list[RenderableType]:
-    """That only one of two timelines goes on, and how to let the other one run as far."""
+    """Return that only one of two timelines goes on, and how to let the other one run as far."""
     ended = ends_first(before.tape, after.tape)
     if ended is None:
         return []
@@ -124,7 +124,7 @@ def _cells(change: Change) -> tuple[str, str, str]:
 
 
 def percent(share: float) -> str:
-    """A relative change: as a percentage where that is readable."""
+    """Return a relative change: as a percentage where that is readable."""
     return f"{100 * share:.3g} %" if share >= 1e-4 else f"{share:.1e}"
 
 

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from nnrepl.record.verify import Difference, Receipt
+from nnrepl.record.verify import Receipt, TensorDifference
 from nnrepl.tape.claims import Claim, Said, open_said, say
 
 _SHOWN = 10
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class ReceiptLine:
     """One question and its answer.
 
     Attributes:
@@ -45,8 +45,8 @@ def receipt_view(receipt: Receipt) -> RenderableType:
     return Group(*shown)
 
 
-def lines_of(receipt: Receipt) -> Iterator[Line]:
-    """The answers, each with its check."""
+def lines_of(receipt: Receipt) -> Iterator[ReceiptLine]:
+    """Yield the answers, each with its check."""
     yield from _bits(receipt)
     yield from _calls(receipt)
     yield from _gradients(receipt)
@@ -59,18 +59,18 @@ def lines_of(receipt: Receipt) -> Iterator[Line]:
         tuple(f"{hole.value.name}: {hole.reason}" for hole in receipt.holes),
     )
     if receipt.unasked:
-        yield Line(open_said(f"stopped: not asked, or not to the end: {', '.join(receipt.unasked)}"), False)
+        yield ReceiptLine(open_said(f"stopped: not asked, or not to the end: {', '.join(receipt.unasked)}"), False)
     unseen = receipt.unseen
     others = "other passes of the tape were" if unseen > 1 else "other pass of the tape was"
     said = Claim("verify: unseen", lambda: unseen > 0, lambda: f"{unseen} {others} not looked at")
     yield from _line(None, said)
 
 
-def _line(good: bool | None, claim: Claim[str], wrong: tuple[str, ...] = ()) -> Iterator[Line]:
-    yield from (Line(said, good, wrong) for said in say(claim))
+def _line(good: bool | None, claim: Claim[str], wrong: tuple[str, ...] = ()) -> Iterator[ReceiptLine]:
+    yield from (ReceiptLine(said, good, wrong) for said in say(claim))
 
 
-def _bits(receipt: Receipt) -> Iterator[Line]:
+def _bits(receipt: Receipt) -> Iterator[ReceiptLine]:
     again = f"{_many(receipt.ops, 'op')} computed again from {'its' if receipt.ops == 1 else 'their'} recorded inputs"
     different = receipt.different
     yield from _line(
@@ -87,7 +87,7 @@ def _bits(receipt: Receipt) -> Iterator[Line]:
         f"{_many(left, 'op')} kept no result that could be compared")))  # fmt: skip
 
 
-def _calls(receipt: Receipt) -> Iterator[Line]:
+def _calls(receipt: Receipt) -> Iterator[ReceiptLine]:
     calls = f"{_many(receipt.calls, 'call')} that MLX ran by itself"
     wrong = receipt.calls_different
     yield from _line(True, Claim("verify: calls", lambda: receipt.calls > 0 and not wrong, lambda: (
@@ -96,10 +96,10 @@ def _calls(receipt: Receipt) -> Iterator[Line]:
     yield from _line(False, said, _differences(wrong))
 
 
-def _gradients(receipt: Receipt) -> Iterator[Line]:
+def _gradients(receipt: Receipt) -> Iterator[ReceiptLine]:
     if receipt.gradient_error:
         said = f"MLX's own gradients could not be taken: {receipt.gradient_error}"
-        yield Line(open_said(said), False)
+        yield ReceiptLine(open_said(said), False)
         return
     wrong = receipt.gradients_different
     yield from _line(True, Claim("verify: gradients", lambda: receipt.gradients > 0 and not wrong, lambda: (
@@ -110,7 +110,7 @@ def _gradients(receipt: Receipt) -> Iterator[Line]:
     yield from _line(False, said_wrong, _differences(wrong))
 
 
-def _graph(receipt: Receipt) -> Iterator[Line]:
+def _graph(receipt: Receipt) -> Iterator[ReceiptLine]:
     count, wrong = receipt.primitives, receipt.unaccounted
     graph = f"{_many(count, 'primitive')} in MLX's lazy graph"
     yield from _line(True, Claim("verify: accounted", lambda: count > 0 and not wrong, lambda: (
@@ -127,11 +127,11 @@ def _many(count: int, what: str) -> str:
     return f"{count} {what}{'' if count == 1 else 's'}"
 
 
-def _differences(found: tuple[Difference, ...]) -> tuple[str, ...]:
+def _differences(found: tuple[TensorDifference, ...]) -> tuple[str, ...]:
     return tuple(f"{one.name}: {_apart(one)}" for one in found)
 
 
-def _apart(one: Difference) -> str:
+def _apart(one: TensorDifference) -> str:
     """How far two tensors are apart that differ in their bits; the numbers may be equal: 0 and −0, two NaNs."""
     if one.largest != one.largest:
         return "another shape"

@@ -13,7 +13,7 @@ from nnrepl.record import segments as sources
 from nnrepl.seen.entries import Listed, Met
 from nnrepl.session.events import EVENTS
 from nnrepl.session.findings import (
-    Change,
+    Changed,
     Failed,
     Finding,
     Forced,
@@ -72,7 +72,7 @@ def entry_line(listed: Listed) -> Text:
 
 
 def _kind(place: Place) -> str:
-    """What a breakpoint's place is, in words; with a condition, what it is without."""
+    """Return what a breakpoint's place is, in words; with a condition, what it is without."""
     inner = place.place if isinstance(place, Condition) else None
     return (inner or place).words
 
@@ -95,7 +95,7 @@ def places_text(ops: Sequence[Op], asked: bool = False) -> str:
 
 
 def hits_view(hits: Sequence[Met], missed: str) -> list[RenderableType]:
-    """What was hit at a stop, and what was found there; and what was wished for and not come to."""
+    """Return what was hit at a stop, and what was found there; and what was wished for and not come to."""
     parts: list[RenderableType] = []
     for met in hits:
         parts.append(_title(met.hit))
@@ -129,7 +129,7 @@ def finding_view(found: Finding | None) -> list[RenderableType]:
             return [_mark(mark) for mark in found.marks[:4]]
         case Stretched():
             return [_stretched(found.op)]
-        case Change():
+        case Changed():
             return _change(found)
         case Failed():
             return [Text(f"{found.condition} cannot be asked here: {found.reason}", style="error")]
@@ -172,12 +172,12 @@ def _born(found: WentBad) -> Iterator[Claim[str]]:
 
 
 def _such(what: str) -> str:
-    """`a NaN`, `an Inf`."""
+    """Return `a NaN`, `an Inf`."""
     return f"a{'n' if what[:1] in 'AEIOU' else ''} {what}"
 
 
 def _origin(origin: Origin, indent: int = 4) -> Iterator[Text]:
-    """An input's part and its numbers; behind an Inf, the op that made it and from what."""
+    """Yield an input's part and its numbers; after an Inf, the op that made it and from what."""
     text = Text(" " * indent)
     text.append(origin.value.name + (_index(origin.index) if origin.index is not None else ""), style="value.name")
     if origin.low == origin.high or origin.low != origin.low:
@@ -240,7 +240,7 @@ def _stretched(op: Op) -> Text:
     return text.append("".join(f" {said}" for said in say(wider)))
 
 
-def _change(found: Change) -> list[RenderableType]:
+def _change(found: Changed) -> list[RenderableType]:
     maker = f" in {_op_text(found.op)}" if found.op is not None else ""
     before, after = found.before, found.after
     if not isinstance(after, mx.array):

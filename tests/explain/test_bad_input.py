@@ -13,7 +13,7 @@ from nnrepl.explain.check import check_pass
 from nnrepl.explain.loss import verdict, why_loss
 from nnrepl.explain.why import why
 from nnrepl.session.errors import UserError
-from nnrepl.session.session import Session
+from nnrepl.session.session import TapeSession
 from nnrepl.view.finite_differences import check_view
 from nnrepl.view.theme import DARK
 from tests.support import OpenSession
@@ -61,7 +61,7 @@ def test_a_pass_that_the_program_itself_ended_is_told(fails: bool) -> None:
             mx.value_and_grad(loss)(mx.ones((2, 2)))
         except ValueError:
             pass
-    session = Session(recorded.tape, recorded.names)
+    session = TapeSession(recorded.tape, recorded.names)
     answer = why(session, "")
     assert ("ended with ValueError (test_bad_input.py:" in answer.headline) == fails
     if fails:
@@ -99,7 +99,7 @@ def test_a_pass_without_gradients_is_not_checked_in_silence() -> None:
         mx.value_and_grad(loss)(mx.ones((2, 2)))
     part = recorded.tape.passes[-1]
     with pytest.raises(UserError, match="step 1 ended with ValueError before it had a gradient"):
-        check_pass(Session(recorded.tape, recorded.names), part, [])
+        check_pass(TapeSession(recorded.tape, recorded.names), part, [])
     session = OpenSession(nnrepl.trace(lambda w: mx.stop_gradient(w).sum(), mx.ones((2,)), wrt=0))
     with pytest.raises(UserError, match="no gradient flows to a parameter in step 1"):
         check_pass(session, session.tape.passes[-1], [])

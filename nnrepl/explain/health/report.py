@@ -66,7 +66,7 @@ class Report:
 
 
 @dataclass
-class Case:
+class Checkup:
     """What a check looks at.
 
     Attributes:
@@ -75,7 +75,7 @@ class Case:
         look: Sees numbers.
         limits: The thresholds by name.
         broken: Whether non-finite numbers were found: then other numbers say little.
-        unsafe: Whether an index points outside of its tensor: then no number behind it says anything.
+        unsafe: Whether an index points outside of its tensor: then no number after it says anything.
         unapplied: Whether the program drops what the update makes.
         hidden: The `id`s of arrays in containers that MLX does not look into.
     """
@@ -96,7 +96,7 @@ class Case:
 
     @property
     def after(self) -> list[Pass]:
-        """The passes behind this one, up to the next gradient pass: clipping, the update, what is logged."""
+        """The passes after this one, up to the next gradient pass: clipping, the update, what is logged."""
         found: list[Pass] = []
         passes = self.session.tape.passes
         for later in passes[passes.index(self.part) + 1 :]:
@@ -122,7 +122,7 @@ class Case:
         return next(iter(self.series[self.series.index(self.part) + 1 :]), None)
 
 
-Check = Callable[[Case], Iterator[Finding]]
+Check = Callable[[Checkup], Iterator[Finding]]
 
 
 def health(session: Reading, **limits: float) -> Report:
@@ -138,7 +138,7 @@ def health(session: Reading, **limits: float) -> Report:
         raise UserError(f"{part.address} ended with {type(part.error).__name__}; why error tells more")
     look = Look(session)
     values = usual() | limits
-    case = Case(session, part, look, values)
+    case = Checkup(session, part, look, values)
     report = Report(part)
     report.findings.extend(outside(case))
     checks: Sequence[Check] = () if case.unsafe else CHECKS
