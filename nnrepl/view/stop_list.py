@@ -114,7 +114,7 @@ def _title(hit: Hit) -> Text:
 
 
 def finding_view(found: Finding | None) -> list[RenderableType]:
-    """What was found, in a few lines."""
+    """Return what was found, in a few lines."""
     match found:
         case None:  # a plain breakpoint
             return []
