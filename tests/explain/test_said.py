@@ -17,7 +17,7 @@ import pytest
 from rich.console import Console
 
 import nnrepl
-from nnrepl.record.verify import Difference
+from nnrepl.record.verify import TensorDifference
 from nnrepl.session.counterparts import Match, Matched
 from nnrepl.session.errors import UserError
 from nnrepl.session.findings import Stretched, Vanished, WentBad
@@ -91,7 +91,7 @@ def wrongly_verified() -> str:
     """What the recording of a debugger with a fault would be told: a tape that was meddled with."""
     traced = nnrepl.trace(plain, W, wrt=0)
     receipt = traced.verify()
-    bad = (Difference("#1 matmul", 0.5),)
+    bad = (TensorDifference("#1 matmul", 0.5),)
     hole = Hole(traced["h"], 0, "it came from nowhere")
     several = (
         replace(receipt, different=bad),
