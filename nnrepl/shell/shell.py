@@ -396,7 +396,12 @@ class Shell(Breaking, Hooks):
             finally:
                 self._progress.end()
             # where the program came to it as it ran on, a batch says nothing, as where it stops there at once
-            self.show(None if once_more and self.quiet and self._on_its_way else shown)
+            if once_more and self.quiet and self._on_its_way and self.session.waits:
+                if self.session.stop.hits:
+                    self._greet()
+                else:
+                    shown = None
+            self.show(shown)
         except (NotYet, NoGradient) as answer:
             self.show(Text(str(answer), style="hint"))
         except UserError as error:
