@@ -121,6 +121,7 @@ def _look_out(session: Standing) -> None:
         step = tape.steps.number_at(op.position)
         first = max(step - max(scout.back for scout in seen), 1)
         session.hooks.opening(f"step {step}")
+        session.stops.recount(session.lookout.counted)  # the command comes by all of it once more
         session.edits.open(frozenset([*range(first, step + 1), *tape.retraced]), session.cursor)
 
 

@@ -58,4 +58,5 @@ def test_a_step_in_which_nothing_can_be_hit_stays_closed(tmp_path: Path) -> None
     lines = ["config native on", "break loss < 0.9", "continue", "p i", "info steps"]
     shown = captured("--batch", *[part for line in lines for part in ("-c", line)], str(tmp_path / "train.py"))
     closed = [line.split()[0] for line in shown.splitlines() if " 2          1  Adam" in line]
-    assert closed == ["3", "4", "5", "6"] and "i = 6" in shown, shown
+    assert closed == ["3", "4", "5", "6"], shown
+    assert "i = 6" in shown
