@@ -95,5 +95,8 @@ class Hooks:
         """Let another program have the terminal meanwhile. Returns its exit status."""
         return run()
 
+    def again(self, done: int, steps: int) -> None:
+        """The program runs again natively, and has done so many of its steps."""
+
     def progress(self, share: float) -> None:
         """A long evaluation has come so far."""

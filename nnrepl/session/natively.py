@@ -90,6 +90,7 @@ def goes_on(session: Standing, op: ClosedOp) -> bool:
     if isinstance(recorder.intake, Replay):
         session.call_left()
     if isinstance(recorder.intake, Replay):
+        session.hooks.again(len(recorder.tape.steps), len(recorder.intake.tape.steps))
         return recorder.intake.natively(recorder)
     _look_out(session)
     now, needed = session.course.now, _needed_from(session)

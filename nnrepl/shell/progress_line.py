@@ -21,7 +21,7 @@ class Progress:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._next = 0.0
+        self._next = self._began = 0.0
         self._line = False
         self._waiting: threading.Timer | None = None
 
@@ -35,19 +35,30 @@ class Progress:
 
     def here(self) -> None:
         """The user has the floor."""
+        self.end()
         if self._waiting is not None:
             self._waiting.cancel()
             self._waiting = None
 
     def begin(self) -> None:
         """Something begins."""
-        self._next = time.monotonic() + _AFTER
+        self._began = time.monotonic()
+        self._next = self._began + _AFTER
 
     def evaluated(self, share: float) -> None:
         """An evaluation has come so far."""
         if self._due():
             self._line = True
             self._console.file.write(f"\r\x1b[Kevaluating: {share:.0%}, Ctrl-C interrupts")
+            self._console.file.flush()
+
+    def again(self, done: int, steps: int) -> None:
+        """The program runs again, and has done so many of its steps."""
+        if self._due():
+            self._line = True
+            left = (time.monotonic() - self._began) / max(done, 1) * max(steps - done, 0)
+            said = f"running again: step {done} of {steps}, about {left:.0f} s more; Ctrl-C stops it"
+            self._console.file.write(f"\r\x1b[K{said[: self._console.width - 1]}")
             self._console.file.flush()
 
     def running(self, passes: int, ops: int) -> None:

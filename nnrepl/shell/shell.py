@@ -197,6 +197,11 @@ class Shell(Breaking, Hooks):
         if self.reader.screen is None:
             self._progress.evaluated(share)
 
+    def again(self, done: int, steps: int) -> None:
+        """The program runs again natively, and has come so far."""
+        if self.reader.screen is None:
+            self._progress.again(done, steps)
+
     def program_begins(self) -> None:
         """Nothing of what it prints has been shown, unless it begins again along a tape."""
         if not self.session.replaying:
@@ -238,6 +243,7 @@ class Shell(Breaking, Hooks):
         """Keep what the program prints a second time to itself."""
         if from_start and not run.opened:
             self.show(Text("running the program again from its start; Ctrl-C stops at the next op", style="hint"))
+        self._progress.begin()
         seen = run.position + len(run.ops) if run.seen is None else run.seen
         self.held.begin_again(seen, max(run.cursor if run.seen is None else 0, seen))
 
