@@ -23,7 +23,7 @@ FILE_AND_ARGUMENTS = Grammar("[FILE [ARG ...]]", lambda text: True, "files")
 
 
 def file_name(text: str) -> str:
-    """A file name as typed: quotes, `~` and `$NAME` are taken as a shell takes them."""
+    """Return a file name as typed: quotes, `~` and `$NAME` are taken as a shell takes them."""
     if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"":
         return text[1:-1]
     name = os.path.expandvars(os.path.expanduser(text))

@@ -43,7 +43,7 @@ class Broken:
 
 
 def broken(look: Look, birth: Birth) -> Broken:
-    """What happened in the op in which a number went bad."""
+    """Return what happened in the op in which a number went bad."""
     op = birth.op
     assert op is not None
     forward = op.of or op
@@ -67,7 +67,7 @@ def broken(look: Look, birth: Birth) -> Broken:
 
 
 def _operands(look: Look, op: Op, shape: tuple[int, ...], at: int | None) -> list[tuple[str, Number]]:
-    """The numbers that an op of this kind pairs with one element of its result, with their names."""
+    """Return the numbers that an op of this kind pairs with one element of its result, with their names."""
     arguments = [arg for arg in op.args if not isinstance(arg, (mx.Dtype, tuple, list))]
     if op.operation.spelling.startswith("__r"):
         arguments.reverse()
@@ -97,7 +97,7 @@ def _arithmetic(op: Op, numbers: list[Number]) -> str:
 
 
 def _forward_rule(look: Look, birth: Birth, op: Op, numbers: list[Number]) -> tuple[str, str]:
-    """The rule that a forward op broke, held against its numbers, and what would prevent it."""
+    """Return the rule that a forward op broke, held against its numbers, and what would prevent it."""
     name = op.name
     first, second = [*numbers, None, None][:2]
     operand = next((taken.name for taken in op.inputs), "it")
@@ -195,7 +195,7 @@ def _overflow(look: Look, birth: Birth, op: Op, first: Number) -> tuple[str, str
 
 
 def _wider(look: Look, birth: Birth, op: Op) -> float | None:
-    """The number as it would be in a wider dtype; None if it cannot be had."""
+    """Return the number as it would be in a wider dtype; None if it cannot be had."""
     wide = mx.float32 if birth.value.dtype == mx.float16 else mx.float64
 
     def widened(taken: Value) -> mx.array:
@@ -212,7 +212,7 @@ def _wider(look: Look, birth: Birth, op: Op) -> float | None:
 
 
 def _element(look: Look, op: Op, birth: Birth, given: Callable[[Value], mx.array]) -> float | None:
-    """The element at which a number went bad, of the op on other operands; None if the op refuses them."""
+    """Return the element at which a number went bad, of the op on other operands; None if the op refuses them."""
     try:
         with mx.stream(mx.cpu):
             result = op.compute(given)[birth.value.slot].flatten()[birth.at]
@@ -256,7 +256,7 @@ _INFINITE_SLOPE = {
 
 
 def _backward_rule(look: Look, op: Op, numbers: list[Number], came: Number) -> tuple[str, str]:
-    """The rule that a VJP broke although its forward op was given finite numbers."""
+    """Return the rule that a VJP broke although its forward op was given finite numbers."""
     name = op.name
     operand = next((taken.name for taken in op.inputs), "x")
     first, second = [*numbers, None, None][:2]

@@ -103,7 +103,7 @@ class Look:
             self.ops += self.session.evaluate(wanted).ops
 
     def array(self, value: Value) -> mx.array:
-        """The numbers of a value, evaluated."""
+        """Return the numbers of a value, evaluated."""
         self.see([value])
         return value.array
 

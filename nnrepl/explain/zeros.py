@@ -8,9 +8,9 @@ import mlx.core as mx
 
 from nnrepl.explain import words
 from nnrepl.explain.answer import Evidence
-from nnrepl.explain.claims import Reason
 from nnrepl.explain.known import entry_for
 from nnrepl.explain.look import Look
+from nnrepl.explain.reasons import Reason
 from nnrepl.explain.regions import Mask, backwards, is_zero_on, moves, places
 from nnrepl.explain.sameness import same_since
 from nnrepl.ops import Trait, has
@@ -60,8 +60,8 @@ def _came_in(look: Look, value: Value, mask: Mask | None) -> Reason:
 
 
 def _since(look: Look, value: Value) -> Op | None:
-    """The op of an earlier pass that made a tensor 0 which was not 0 before; None where it began with zeros, or where
-    that cannot be told."""
+    """Return the op of an earlier pass that made a tensor 0 which was not 0 before; None where it began with zeros, or
+    where that cannot be told."""
     for made, before in versions(value):
         if before is None or not look.can_see(before):
             return None
@@ -86,7 +86,7 @@ def versions(value: Value) -> Iterator[tuple[Op, Value | None]]:
 
 
 def _zeros_before(look: Look, op: Op, value: Value, mask: Mask | None) -> tuple[Value, Mask | None] | None:
-    """The operand from which an op only hands zeros on; None if the op makes them."""
+    """Return the operand from which an op only hands zeros on; None if the op makes them."""
     floats = [taken for taken in dict.fromkeys(op.inputs) if taken.size and is_inexact(taken)]
     if moves(op):
         masks = backwards(look, op, value, mask, floats)
@@ -111,8 +111,8 @@ def _zeros_before(look: Look, op: Op, value: Value, mask: Mask | None) -> tuple[
 
 
 def _enough(look: Look, op: Op, value: Value, dead: list[Value]) -> Value | None:
-    """The first of an op's operands that are 0 with which the result is 0, whatever the others are; None if it is 0
-    with none of them: a norm of what is the same everywhere, with a bias of 0."""
+    """Return the first of an op's operands that are 0 with which the result is 0, whatever the others are; None if it
+    is 0 with none of them: a norm of what is the same everywhere, with a bias of 0."""
     others = [taken for taken in dict.fromkeys(op.inputs) if is_inexact(taken)]
     if not dead or len(others) == 1:
         return dead[0] if dead else None
@@ -175,7 +175,7 @@ def _made_zero(look: Look, op: Op, value: Value, mask: Mask | None) -> str:
 
 
 def _operands(look: Look, op: Op) -> str:
-    """What the operands are of an op that gives 0 of numbers that are not: in `1 - x` x is 1 everywhere, in
+    """Return what the operands are of an op that gives 0 of numbers that are not: in `1 - x` x is 1 everywhere, in
     `where(c, x, 0)` c is false everywhere."""
     taken = [one for one in dict.fromkeys(op.inputs) if one.op is not None and one.size]
     if op.name == "where" and op.inputs and not is_inexact(op.inputs[0]):
@@ -216,7 +216,7 @@ def _inside(look: Look, value: Value) -> str:
 
 
 def units_of(array: mx.array) -> tuple[int, int]:
-    """The units (the last axis) and rows (all others) of an activation."""
+    """Return the units (the last axis) and rows (all others) of an activation."""
     if array.ndim < 2:
         return (array.size if array.ndim else 1), 0
     return array.shape[-1], array.size // array.shape[-1]

@@ -1,4 +1,4 @@
-"""Loading: from what is typed behind `load` to the program that it names, or to the names that a file defines."""
+"""Loading: from what is typed after `load` to the program that it names, or to the names that a file defines."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from nnrepl.session.errors import UserError
 
 
 def program_of(text: str) -> Script | None:
-    """The program that a line names: `train.py --steps 20`, `-m package.module`, `lesson.ipynb`, `example transformer`.
+    """Return the program that a line names: `train.py --steps 20`, `-m package.module`, `lesson.ipynb`, `example
+    transformer`.
 
     Returns None for what is no program: a saved tape.
 
@@ -66,7 +67,8 @@ _QUIET = (
 
 
 def import_of(script: Script) -> str:
-    """The lines that import what a file defines, where it does nothing else; "" for a program that does something.
+    """Return the lines that import what a file defines, where it does nothing else; "" for a program that does
+    something.
 
     Raises:
         UserError: If another module of that name is there already.
@@ -90,7 +92,7 @@ def import_of(script: Script) -> str:
 
 
 def _bound(tree: ast.Module) -> Iterator[str]:
-    """The names that a file defines, without those that it imports and those that are its own."""
+    """Yield the names that a file defines, without those that it imports and those that are its own."""
     for node in tree.body:
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
             found = [node.name]
@@ -125,7 +127,7 @@ def _only_defines(tree: ast.Module) -> bool:
 
 
 def _root(node: ast.expr) -> str:
-    """`logging` for `logging.getLogger`."""
+    """Return `logging` for `logging.getLogger`."""
     while isinstance(node, (ast.Attribute, ast.Call, ast.Subscript)):
         node = node.func if isinstance(node, ast.Call) else node.value
     return node.id if isinstance(node, ast.Name) else ""

@@ -65,7 +65,7 @@ def read_notebook(path: str, *, known: bool = False) -> Notebook:
 
 
 def _without_magics(source: str, number: int, notes: list[str]) -> str:
-    """A cell's source with IPython's own syntax blanked out, so that every line keeps its number.
+    """Return a cell's source with IPython's own syntax blanked out, so that every line keeps its number.
 
     A line is looked at only where a statement begins: inside of a string or of brackets, `%` is Python.
     """
@@ -97,7 +97,7 @@ _QUESTION = re.compile(r"\s*(\?\??[\w.]+|[\w.]+\?\??)\s*")
 
 
 def _plain(line: str) -> tuple[str, str]:
-    """A line that begins a statement, without IPython's syntax; and what was left out, "" if nothing."""
+    """Return a line that begins a statement, without IPython's syntax; and what was left out, "" if nothing."""
     if _QUESTION.fullmatch(line):
         return "", line.strip()
     magic = _MAGIC.fullmatch(line)

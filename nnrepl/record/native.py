@@ -64,7 +64,7 @@ class Quiet:
     """Stands in for the watch over variables: natively nobody looks at any."""
 
     def enter(self, frame: FrameType) -> Any:
-        """The first argument of a function, which may be a Module or an Optimizer."""
+        """Return the first argument of a function, which may be a Module or an Optimizer."""
         return first_argument(frame)
 
     def belong(self, frame: FrameType, scope: Activation) -> None:
@@ -195,8 +195,8 @@ class Levels:
     # -- stretches -------------------------------------------------------------------------------------------
 
     def rest(self, scope: Activation | None, lasti: int) -> None:
-        """The program has forced an evaluation while ops are recorded: what it does next becomes a closed stretch, if
-        nobody needs what is in it."""
+        """Note that the program has forced an evaluation while ops are recorded: what it does next becomes a closed
+        stretch, if nobody needs what is in it."""
         recorder, listener = self.recorder, self.recorder.listener
         if listener is None or self.blocked or recorder.tracing or not listener.rests():
             return
@@ -208,14 +208,14 @@ class Levels:
         self._left(op)
 
     def wake(self) -> None:
-        """A call is about to be made that has to be seen: a stretch ends here, closed or opened."""
+        """Note that a call is about to be made that has to be seen: a stretch ends here, closed or opened."""
         if self.resting:
             self.record_late()
         elif not self.native:
             self.recorder.intake.awake(self.recorder)
 
     def evaluated(self) -> None:
-        """The program has forced an evaluation in a closed stretch."""
+        """Note that the program has forced an evaluation in a closed stretch."""
         recorder = self.recorder
         if recorder.mode == NATIVE and get_ident() == recorder.thread and not self.inside:
             self.evaluations += 1
@@ -225,7 +225,8 @@ class Levels:
     # -- calls -----------------------------------------------------------------------------------------------
 
     def begins(self, frame: FrameType) -> bool:
-        """A gradient call is about to be made while ops are recorded. Returns whether it is to run natively."""
+        """Note that a gradient call is about to be made while ops are recorded. Returns whether it is to run
+        natively."""
         recorder = self.recorder
         listener = recorder.listener
         if listener is None or self.blocked or recorder.differentiating or recorder.tracing:
@@ -286,8 +287,8 @@ class Levels:
         return result
 
     def _look_for_update(self) -> None:
-        """What a program does to its weights by hand is not noticed: two gradient calls with no update between them may
-        hide one."""
+        """Note that what a program does to its weights by hand is not noticed: two gradient calls with no update
+        between them may hide one."""
         recorder = self.recorder
         ops, listener = recorder.tape.ops, recorder.listener
         last = ops[-1] if ops else None
@@ -301,7 +302,7 @@ class Levels:
 
     @contextmanager
     def recorded(self, calls: list[Call]) -> Iterator[None]:
-        """A call is recorded op by op that would be closed ops if it ran natively: `calls`, known when it is over."""
+        """Record a call op by op that would be closed ops if it ran natively: `calls`, known when it is over."""
         self._depth += 1
         try:
             yield
@@ -322,7 +323,7 @@ class Levels:
             part.number = before.number + self.numbering.between(before, part)
 
     def record_late(self) -> None:
-        """What is about to be called has to be recorded, although what came just before has not been."""
+        """Note that what is about to be called has to be recorded, although what came just before has not been."""
         self.recorder.tape.late.add(len(self.recorder.tape))
         self.record()
 
@@ -342,13 +343,14 @@ class ClosedLosses:
         self._asked = False
 
     def made(self, op: ClosedOp, loss: Any) -> None:
-        """A call has returned a loss."""
+        """Note that a call has returned a loss."""
         self._op, self._loss = None, None
         if isinstance(loss, mx.array) and loss.size == 1:
             self._op, self._loss, self._asked = op, weakref.ref(loss), False
 
     def fresh(self) -> tuple[ClosedOp, mx.array] | None:
-        """The last one, whether it has been evaluated or not, with its call; None if it has been asked for before."""
+        """Return the last one, whether it has been evaluated or not, with its call; None if it has been asked for
+        before."""
         loss = self._now()
         if loss is None or self._op is None or self._asked:
             return None
@@ -378,7 +380,7 @@ class ClosedLosses:
 
 
 def _own(frame: FrameType) -> FrameType:
-    """The nearest frame that is no library's, where a call is made through one."""
+    """Return the nearest frame that is no library's, where a call is made through one."""
     found: FrameType | None = frame
     while found is not None and is_library(found.f_code.co_filename):
         found = found.f_back
@@ -386,13 +388,13 @@ def _own(frame: FrameType) -> FrameType:
 
 
 def loss_of(result: Any) -> Any:
-    """The loss in what `value_and_grad` returns: the value, or the first of several."""
+    """Return the loss in what `value_and_grad` returns: the value, or the first of several."""
     loss = result[0] if isinstance(result, tuple) and result else None
     return loss[0] if isinstance(loss, (tuple, list)) and loss else loss
 
 
 def update_hook(levels: Levels, original: Callable[..., Any]) -> Callable[..., Any]:
-    """What stands for an optimizer's `update`, where it is a call that may be closed."""
+    """Return what stands for an optimizer's `update`, where it is a call that may be closed."""
 
     @functools.wraps(original, updated=())
     def update(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -408,7 +410,7 @@ def update_hook(levels: Levels, original: Callable[..., Any]) -> Callable[..., A
 
 
 def optimizers() -> list[tuple[type, str]]:
-    """The classes of optimizers that have an `update` of their own, and what it is called."""
+    """Return the classes of optimizers that have an `update` of their own, and what it is called."""
     base = sys.modules.get("mlx.optimizers.optimizers")
     if base is None:
         return []
@@ -437,15 +439,15 @@ _NO_GRADIENTS: dict[Value, list[Value]] = {}
 
 
 def keep_contents(recorder: Recorder, array: mx.array) -> None:
-    """An array that the tape knows is about to change in place: what the tape holds stays, and the program's object
-    is none of the tape's any more."""
+    """Note that an array that the tape knows is about to change in place: what the tape holds stays, and the program's
+    object is none of the tape's any more."""
     value = recorder.live.pop(id(array), None)
     if value is not None and value.held is array:
         value.held = _copy(array)
 
 
 def evaluating(levels: Levels, original: Callable[..., Any]) -> Callable[..., Any]:
-    """What stands in a closed stretch for what forces an evaluation."""
+    """Return what stands in a closed stretch for what forces an evaluation."""
 
     @functools.wraps(original, assigned=("__name__", "__doc__"), updated=())
     def wrapper(*args: Any, **kwargs: Any) -> Any:
@@ -456,7 +458,7 @@ def evaluating(levels: Levels, original: Callable[..., Any]) -> Callable[..., An
 
 
 def in_place(recorder: Recorder, original: Callable[..., Any]) -> Callable[..., Any]:
-    """What stands for `x[i] = v`, `x += y` natively."""
+    """Return what stands for `x[i] = v`, `x += y` natively."""
     live = recorder.live
 
     @functools.wraps(original, assigned=("__name__", "__doc__"), updated=())

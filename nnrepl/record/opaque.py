@@ -7,12 +7,10 @@ touched while MLX runs it. Its VJP is MLX's own, over the same call with those a
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import io
 import sys
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from threading import get_ident
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -25,8 +23,9 @@ from nnrepl.record.catalog import Callee
 from nnrepl.record.data import construct
 from nnrepl.record.nested_calls import Given, InsideRecording, given_of
 from nnrepl.record.objects import deliver, hand_out
-from nnrepl.record.recipe import Recipe
-from nnrepl.record.recorder import MUTED, OPAQUE, RECORD, Recorder, current, noticing, ready
+from nnrepl.record.quiet import exchanged, quietly
+from nnrepl.record.recipe import TransformRecipe
+from nnrepl.record.recorder import OPAQUE, RECORD, Recorder, current, noticing, ready
 from nnrepl.record.strays import invoke, native
 from nnrepl.record.titles import code_of, parameter_names, title
 from nnrepl.tape import Inside, Op, Operation, Value, arrays_of
@@ -40,9 +39,6 @@ Describe = Callable[[tuple[Any, ...], dict[str, Any]], Given | None]
 _getframe = sys._getframe
 _copy = mx.array.__copy__
 _init = mx.array.__init__
-_setitem = mx.array.__setitem__
-_seed = mx.random.seed
-_tolist = mx.array.tolist
 _RANDOM_STATE: Any = mx.random.state
 
 
@@ -53,7 +49,7 @@ def aside(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
 ) -> Any:
-    """A wrapped function is called while it is not to be recorded as an op."""
+    """Call a wrapped function that is not to be recorded as an op."""
     if recorder.closed:
         successor = ready()
         if successor is not None and operation is not None:  # a wrapper that outlived its recording
@@ -81,7 +77,7 @@ def notice(recorder: Recorder, args: Any) -> None:
 
 
 def overwrite(recorder: Recorder, array: mx.array) -> None:
-    """An array is about to be changed in place while that is not to be recorded as an op."""
+    """Note that an array is about to be changed in place while that is not to be recorded as an op."""
     if recorder.mode == OPAQUE and not recorder.closed and get_ident() == recorder.thread:
         value = recorder.live.get(id(array))
         if value is not None and id(array) not in recorder.overwrites:
@@ -91,7 +87,7 @@ def overwrite(recorder: Recorder, array: mx.array) -> None:
 
 
 def pass_on(args: Any) -> None:
-    """A transform is called while it is not to be recorded as an op: what goes in, an opaque op touches."""
+    """Note that a transform is called while it is not to be recorded as an op: what goes in, an opaque op touches."""
     recorder = current()
     if recorder is not None and recorder.mode == OPAQUE and get_ident() == recorder.thread:
         notice(recorder, args)
@@ -165,7 +161,7 @@ class Mapped(Transform):
 def run_transform(
     recorder: Recorder, transform: Transform, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType
 ) -> Any:
-    """A transform that MLX runs, as one op."""
+    """Return a transform that MLX runs, as one op."""
 
     def make(fun: Callable[..., Any]) -> Callable[..., Any]:
         return native(transform.original(fun, *transform.args, **transform.kwargs))
@@ -185,7 +181,7 @@ def run_transform(
 def run_native(
     recorder: Recorder, transform: Transform, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType
 ) -> Any:
-    """What a transform made, as one op of which nothing is known inside."""
+    """Return what a transform made, as one op of which nothing is known inside."""
     name = f"{transform.name} of {title(transform.fun)}"
     return OpaqueCall(recorder, name, f"mx.{transform.name}", None, transform.real).run(args, kwargs, frame)
 
@@ -213,7 +209,7 @@ def run_function(
 
 
 def jvp_wrapper(original: Callable[..., Any]) -> Callable[..., Any]:
-    """The replacement for `mx.jvp`: one opaque op."""
+    """Return the replacement for `mx.jvp`: one opaque op."""
 
     @functools.wraps(original, assigned=("__name__", "__doc__", "__module__"), updated=())
     def jvp(fun: Callable[..., Any], primals: Any, tangents: Any) -> Any:
@@ -261,11 +257,11 @@ class OpaqueCall:
         self.state: Any = None
         self.survivors: list[tuple[weakref.ref[mx.array], Value]] = []
         self.groups: tuple[Group, ...] = ()
-        self.recipe: Recipe | None = None
+        self.recipe: TransformRecipe | None = None
         self.changed: list[mx.array] = []
 
     def run(self, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType) -> Any:
-        """The program's call."""
+        """Return the program's call."""
         recorder = self.recorder
         intake = recorder.intake
         intake.enter(recorder)
@@ -318,18 +314,19 @@ class OpaqueCall:
         recorder.finish(op, result, frame)
         self._leave(op, left)
         if recorder.differentiating or recorder.inside is not None:
+            now = {id(array) for array, _ in left}
             if len(given) != len(inputs):
                 given = [value.array for value in inputs]
-            now = {id(array) for array, _ in left}
-            taken = [value.array if id(array) in now else array for value, array in self.touched.items()]
-            self.groups = of_call(op, recorder.forced, [*given, *taken])
+            pairs = [*zip(inputs, given), *self.touched.items()]
+            taken = [value.array if id(array) in now else array for value, array in pairs]
+            self.groups = of_call(op, recorder.forced, taken)
         return result
 
     def _changes(
         self, changed: dict[int, tuple[mx.array, Value]], inside: InsideRecording | None
     ) -> list[tuple[mx.array, Value]]:
-        """The arrays from outside that were changed in place, and what they held; so did the one around it, if MLX
-        runs that as well. With what is known of the inside, the call can be made again."""
+        """Return the arrays from outside that were changed in place, and what they held; so did the one around it, if
+        MLX runs that as well. With what is known of the inside, the call can be made again."""
         if inside is not None:
             kept = {id(array): value for array, value in inside.left}
             changed = {key: inside.changed[key] for key in kept}
@@ -344,7 +341,7 @@ class OpaqueCall:
         return list(changed.values())
 
     def _leave(self, op: Op, left: Sequence[tuple[mx.array, Value]]) -> None:
-        """What was changed in place holds further results of the call."""
+        """Note that what was changed in place holds further results of the call."""
         recorder = self.recorder
         for array, old in left if op.outputs else ():
             value = Value(op, len(op.outputs), array)
@@ -353,7 +350,7 @@ class OpaqueCall:
             recorder.watch.changed(array, old)
 
     def _followed(self, frame: FrameType) -> Inside | None:
-        """What happened inside, where the run follows a tape that has it."""
+        """Return what happened inside, where the run follows a tape that has it."""
         recorder = self.recorder
         if not recorder.intake.has_inside(recorder):
             return None
@@ -371,7 +368,7 @@ class OpaqueCall:
     def _inside(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], inputs: list[Value], frame: FrameType
     ) -> InsideRecording | None:
-        """What writes down what happens inside; None where that is not known, or on the tape already."""
+        """Return what writes down what happens inside; None where that is not known, or on the tape already."""
         recorder = self.recorder
         if self.given is None or recorder.intake.has_inside(recorder):
             return None
@@ -386,8 +383,8 @@ class OpaqueCall:
         return InsideRecording(recorder, given, title(self.fun), frame)
 
     def _relinking(self, inputs: list[Value], inside: InsideRecording | None) -> Callable[..., Any]:
-        """The inner function, which notes what MLX hands to it: new objects for the arrays of `inputs`,
-        some of which live on (in a Module, say) after the transform has ended."""
+        """Return the inner function, which notes what MLX hands to it: new objects for the arrays of `inputs`, some of
+        which live on (in a Module, say) after the transform has ended."""
 
         @functools.wraps(self.fun, assigned=("__name__", "__doc__"), updated=())
         def fun(*args: Any, **kwargs: Any) -> Any:
@@ -405,13 +402,13 @@ class OpaqueCall:
             return self.again(args, kwargs, captured)
 
     def again(self, args: Any, kwargs: Any, captured: list[mx.array]) -> list[mx.array]:
-        """The same, with random numbers drawn from the state of now."""
+        """Return the same, with random numbers drawn from the state of now."""
         if self.recipe is not None and self.make is not None:
             kept: list[mx.array] = []
             results = arrays_of(self.make(self.recipe.function(captured, kept))(*args, **kwargs))
             return [*results, *kept]
         function = self.fun if self.make is None else self.make(self.fun)
-        with _exchanged(self._places(captured)):
+        with exchanged(self._places(captured)):
             results = arrays_of(function(*args, **kwargs))
             return [*results, *map(_copy, self.changed)]
 
@@ -432,58 +429,6 @@ class OpaqueCall:
                 known = known.origin
             places += [(thing, array) for thing in objects.values() if thing is not array]
         return places
-
-
-@contextlib.contextmanager
-def _exchanged(places: Sequence[tuple[mx.array, mx.array]]) -> Iterator[None]:
-    """Let the program's own array objects hold other arrays for a while: that reaches every closure,
-    module and list in which they lie."""
-    before = [(thing, _copy(thing)) for thing, _ in places]
-    given = [(thing, _copy(array)) for thing, array in places]
-    try:
-        for thing, array in given:
-            _setitem(thing, Ellipsis, array)
-        yield
-    finally:
-        for thing, array in before:
-            _setitem(thing, Ellipsis, array)
-
-
-@contextlib.contextmanager
-def quietly(state: mx.array | None = None) -> Iterator[None]:
-    """Call a function of the program's once more: nothing is recorded or printed, and random numbers are
-    drawn from `state`."""
-    recorder = current()
-    before = None if recorder is None else recorder.mode
-    if recorder is not None:
-        recorder.mode = MUTED
-    try:
-        with contextlib.redirect_stdout(io.StringIO()), _random(state):
-            yield
-    finally:
-        if recorder is not None and before is not None:
-            recorder.mode = before
-
-
-@contextlib.contextmanager
-def _random(state: mx.array | None) -> Iterator[None]:
-    """Draw the random numbers of an earlier moment, and leave the global state as it is."""
-    if state is None:
-        yield
-        return
-    now = _RANDOM_STATE[0]
-    set_random_state(state)
-    try:
-        yield
-    finally:
-        set_random_state(now)
-
-
-def set_random_state(state: mx.array) -> None:
-    """Put MLX's random state (of this thread) to what it was: a key is the two halves of its seed."""
-    halves: Any = _tolist(state)
-    high, low = halves
-    _seed((high << 32) | low)
 
 
 # -- kernels and imported functions --------------------------------------------------------------------------

@@ -20,13 +20,13 @@ _copy = mx.array.__copy__
 _eval, _stream = mx.eval, mx.stream
 
 
-class Recipe:
+class TransformRecipe:
     """The ops of one run of a function.
 
     Args:
         leaves: What stood for the arrays that MLX handed to it, in order.
         ops: Its ops, in order.
-        evaluated: Behind how many of them the program evaluated what.
+        evaluated: After how many of them the program evaluated what.
         result: What it returned, with the places of its arrays in `outputs`.
         outputs: Those.
 
@@ -53,7 +53,7 @@ class Recipe:
 
     @staticmethod
     def structure(result: Any) -> Any:
-        """What a function returned, with places for its arrays."""
+        """Return what a function returned, with places for its arrays."""
         slots = iter(range(len(trees.arrays(result))))
         return trees.rebuild(result, lambda _: Slot(next(slots)))
 
@@ -67,7 +67,7 @@ class Recipe:
         return all(value in known or _is_constant(value) for value in (*self._outputs, *self.kept))
 
     def function(self, captured: Sequence[mx.array], kept: list[mx.array]) -> Callable[..., Any]:
-        """The function, for MLX to transform; random numbers are drawn from the state of now.
+        """Return the function, for MLX to transform; random numbers are drawn from the state of now.
 
         Args:
             captured: What it takes besides its arguments.

@@ -25,7 +25,7 @@ class RestartPoint:
     """The entry of a pass: everything that a second run must find as the first one did.
 
     Attributes:
-        start: The position of the first op behind it.
+        start: The position of the first op after it.
         lost: What the world holds that cannot be put back, in words.
     """
 
@@ -44,6 +44,8 @@ class RestartPoint:
         recorder = self._recorder
         objects = list(_objects(recorder))
         for array, value in objects:
+            # The object is about to be refilled for the program; the tape goes on holding what it held, on a handle
+            # of its own (the same buffer, no numbers are copied).
             if value.held is array:
                 value.held = _copy(array)
         self._world.restore()
@@ -75,6 +77,7 @@ class RestartPoint:
             try:
                 with allowed():
                     replay = self._follow(run, tape)
+                    # A program with a clock in it goes another way by itself: only a run without the edit can tell.
                     if replay.other_way is not None:
                         self._control(run)
             except BaseException:
@@ -106,7 +109,7 @@ class RestartPoint:
         return replay
 
     def _control(self, run: Run) -> None:
-        """The program went another way after an edit. It was because of the edit if it does the same again
+        """Note that the program went another way after an edit. It was because of the edit if it does the same again
         without it.
 
         Raises:
@@ -146,7 +149,7 @@ class _Moment:
 
 
 def _nothing() -> None:
-    """The source is what it was."""
+    """Note that the source is what it was."""
 
 
 _STATE = ("tape", "intake", "mode", "part", "differentiating", "captured", "stream", "started")
@@ -154,7 +157,7 @@ _STATE = ("tape", "intake", "mode", "part", "differentiating", "captured", "stre
 
 
 def _objects(recorder: Recorder) -> Iterator[tuple[mx.array, Value]]:
-    """The array objects that are alive, and what they stand for."""
+    """Yield the array objects that are alive, and what they stand for."""
     for key, value in recorder.live.copy().items():  # some may die meanwhile
         array = object_of(recorder, key, value)
         if array is not None:

@@ -1,15 +1,17 @@
 """Changes: edits, and the timelines that they make.
 
-An edit is computed on a piece of tape of its own; then what lies behind it runs again from the nearest restart
+An edit is computed on a piece of tape of its own; then what lies after it runs again from the nearest restart
 point. Where that is the pass in which the program waits, its function is called again; else the program
 itself runs again from its start, and what it does up to the edit comes from the tape.
 """
 
 from __future__ import annotations
 
+import ast
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Any, Protocol
 
 import mlx.core as mx
@@ -21,12 +23,13 @@ from nnrepl.replay.run import Run
 from nnrepl.session import closed
 from nnrepl.session.errors import NotYet, UserError
 from nnrepl.session.goals import Goal
+from nnrepl.session.other_tape import refusal, same_place
 from nnrepl.session.parsed import Assignment, Parsed
 from nnrepl.session.standing import Standing
 from nnrepl.session.state import RunAgain
 from nnrepl.session.statements import statement
 from nnrepl.session.typed import append, upcoming
-from nnrepl.tape import ClosedOp, Op, Tape, Value, outermost
+from nnrepl.tape import ClosedOp, Tape, Value, outermost
 from nnrepl.timeline.code import CodeChange
 from nnrepl.timeline.edits import BadEdit, Edit, make_edit, place_of
 from nnrepl.timeline.timelines import Timeline, Timelines
@@ -37,7 +40,7 @@ class Restarts(Protocol):
     """Who can run things again."""
 
     def computing(self) -> AbstractContextManager[Recorder]:
-        """A recorder, installed, for the ops of an edit."""
+        """Return a recorder, installed, for the ops of an edit."""
 
     def again(self, run: Run) -> tuple[Tape, ProgramNames]:
         """Run again what has to. Raises UserError if that fails, and everything is as it was; or unwinds the
@@ -79,15 +82,15 @@ class Changes:
     # -- edits ---------------------------------------------------------------------------------------------
 
     def target(self, change: Assignment) -> tuple[Value, str, bool] | None:
-        """What an assignment changes: a value, what it is called, and whether only a part of it changes. None if it
-        changes no value of the tape.
+        """Return what an assignment changes: a value, what it is called, and whether only a part of it changes. None if
+        it changes no value of the tape.
 
         Raises:
             NotYet: If the value lies ahead of the cursor.
         """
         value = self._value(change.target)
         if value is not None:
-            return value, change.target.text, False
+            return None if self._is_set(change.target) else (value, change.target.text, False)
         if change.base is not None:
             value = self._value(change.base)
             if value is not None:
@@ -120,6 +123,20 @@ class Changes:
         variable = change.target if change.base is None else change.base
         alias = variable.is_name and value.label is not None and value.label.rpartition(".")[2] != variable.text
         return self.edit(value, name, line, compute, alias)
+
+    def _is_set(self, parsed: Parsed) -> bool:
+        """Whether a property takes what is assigned, and does with it what it will: `learning_rate` of an optimizer
+        keeps it, that of several hands it on."""
+        path = parsed.only()
+        if not isinstance(path, ast.Attribute):
+            return False
+        try:
+            holder = self.session.expressions.evaluate(parsed.of(path.value), self.session.where())
+        except Exception:  # a path of a model's that no variable leads to
+            return False
+        found = getattr(type(holder), path.attr, None)
+        setter = found.fset if isinstance(found, property) else None
+        return setter is not None and getattr(setter, "__qualname__", "") != "Optimizer.learning_rate"
 
     def _value(self, parsed: Parsed) -> Value | None:
         session = self.session
@@ -174,7 +191,7 @@ class Changes:
             return self._make(edit, line)
 
     def _check_outside(self, name: str, value: Value | None = None) -> None:
-        """Raises UserError for a change inside of a call that MLX runs by itself."""
+        """Raise UserError for a change inside of a call that MLX runs by itself."""
         op = self.session.op
         inside = None if value is None else value.inside
         if inside is None and (op is None or not op.inner):
@@ -197,7 +214,7 @@ class Changes:
         recoded = any(code.position > position for code in self.timelines.current.codes)
         run = Run(session.tape, position, tuple(edit.ops), session.cursor + moved, recoded=recoded)
         tape, names = self._again(run, None, edit)
-        refused = _refusal(session.tape, tape, position)
+        refused = refusal(session.tape, tape, position)
         if refused is not None:
             self._again(Run(session.tape, len(session.tape), (), session.cursor), self.timelines.live, None)
             self._coming = None
@@ -250,7 +267,7 @@ class Changes:
             raise
 
     def arrived(self, tape: Tape, names: ProgramNames, cursor: int) -> Timeline:
-        """What had to run again has run (or runs, on this tape)."""
+        """Note that what had to run again has run (or runs, on this tape)."""
         assert self._coming is not None
         (timeline, edit), self._coming = self._coming, None
         if timeline is not None:
@@ -264,7 +281,7 @@ class Changes:
         return timeline
 
     def failed(self) -> None:
-        """The program went another way when it ran again: everything is seen as it was before."""
+        """Note that the program went another way when it ran again: everything is seen as it was before."""
         timeline, tape, names, cursor = self._left
         if timeline is not None and self.taken:
             timeline.cells.extend(self.taken)
@@ -277,8 +294,8 @@ class Changes:
         self.session.look_at(tape, names, min(cursor, len(tape)))
 
     def recorded_before(self, wish: RunAgain) -> RunAgain | None:
-        """A run along a tape has failed where steps were closed. All that was closed up to where it led is recorded, as
-        if nothing had run natively, and what the user typed is run once more; None where all has been recorded."""
+        """Run again, with all recorded that was closed up to where a run along a tape led, which has failed; None where
+        all has been recorded."""
         run = wish.run
         steps = closed.closed_between(run.old, 0, len(run.old) if run.opened else run.position)
         if not steps or run.opened.issuperset(steps):
@@ -286,27 +303,27 @@ class Changes:
         self.failed()
         self.news = None
         self.session.hooks.opening(f"step{'s' * (len(steps) > 1)} {closed.stretches(steps)}, which ran natively")
-        return RunAgain(self._along(frozenset(steps)))
+        return RunAgain(self._along_again(frozenset(steps)))
 
     def come_back(self, failure: str) -> RunAgain:
-        """The program could not come to another timeline: it is to run again along the one before, where everything
-        is as it was."""
+        """Run again along the timeline before, where everything is as it was: the program could not come to the
+        other one."""
         self.failed()
         self.news = None
-        return RunAgain(self._along(), failure)
+        return RunAgain(self._along_again(), failure)
 
-    def _along(self, opened: frozenset[int] = frozenset()) -> Run:
-        """The program is about to run again along the timeline that the user looks at."""
+    def _along_again(self, opened: frozenset[int] = frozenset()) -> Run:
+        """Return the program is about to run again along the timeline that the user looks at."""
         session, current = self.session, self.timelines.current
         self._coming = (current, None)
         self._left = (current, session.tape, session.names, session.cursor)
         session.codes.wanted = current.codes
-        seen = sys.maxsize if opened else None
-        return Run(session.tape, len(session.tape), (), session.cursor, opened=opened, seen=seen)
+        run = replace(self._along(current), cursor=session.cursor)
+        return replace(run, opened=opened, seen=sys.maxsize) if opened else run
 
     def adrift(self) -> None:
-        """The program was interrupted on its way to a timeline: everything is seen as it was before, and the program
-        comes to it when it is to run on."""
+        """Note that the program was interrupted on its way to a timeline: everything is seen as it was before, and the
+        program comes to it when it is to run on."""
         self.failed()
         recorder = self.session.recorder
         assert recorder is not None
@@ -318,12 +335,16 @@ class Changes:
         current = timelines.current
         if current is timelines.live:
             return
-        end = len(current.tape)
-        seen = current.seen + (current.seen >= end)  # at the end, what was printed behind the last op as well
-        run = Run(current.tape, end, (), end, seen=seen)
         with held():
-            tape, names = self._again(run, current, None)
+            tape, names = self._again(self._along(current), current, None)
             self.arrived(tape, names, self.session.cursor)
+
+    @staticmethod
+    def _along(line: Timeline) -> Run:
+        """Return what leads the program to the end of a timeline, where it is as it was."""
+        end = len(line.tape)
+        seen = line.seen + (line.seen >= end)  # at the end, what was printed behind the last op as well
+        return Run(line.tape, end, (), end, seen=seen)
 
     def look_alive(self) -> None:
         """At the end of the program its variables are read where they are: bring it onto the timeline that the user
@@ -370,7 +391,7 @@ class Changes:
 
     def undo(self) -> Timeline:
         """Take back the last cell that was typed on this timeline and did something, or go to the timeline before the
-        last edit. Cells behind it that only looked go with it.
+        last edit. Cells after it that only looked go with it.
 
         Raises:
             UserError: If there is nothing to take back.
@@ -421,7 +442,7 @@ class Changes:
         return self._show(timeline, "")
 
     def numbered(self, number: int) -> Timeline:
-        """The timeline with a number. Raises UserError."""
+        """Return the timeline with a number. Raises UserError."""
         try:
             return self.timelines[number]
         except IndexError:
@@ -436,16 +457,13 @@ class Changes:
         op = session.op
         cursor = same_place(session.tape, session.cursor, timeline.tape) if op is not None else len(timeline.tape)
         session.look_at(timeline.tape, timeline.names, cursor)
+        timeline.seen = max(timeline.seen, cursor)
+        session.hooks.cursor_moved(cursor)
         if cursor < len(timeline.tape) and isinstance(timeline.tape.ops[cursor], ClosedOp) and self.can_run_again:
             step = timeline.tape.steps.at(cursor)
             session.hooks.opening(step.title, f"timeline {timeline.number}")
             self.open(frozenset([step.number, *timeline.tape.retraced]), cursor)
         return timeline
-
-
-def _inserted(op: Op, tape: Tape) -> bool:
-    """Whether an op comes from a user: an edit, or the gradient of one."""
-    return op in tape.notes.inserted or (op.of is not None and op.of in tape.notes.inserted)
 
 
 class _Key:
@@ -464,37 +482,3 @@ def _check_kind(value: Value, name: str, new: Any) -> None:
         kind = str(value.dtype).removeprefix("mlx.core.")
         shown = new if fraction else f"a tensor of {str(new.dtype).removeprefix('mlx.core.')}"
         raise UserError(f"{name} is {kind}; {shown} does not fit into it without loss")
-
-
-def _refusal(old: Tape, new: Tape, position: int) -> str | None:
-    """Why an edit cannot stay: the op that takes it raises, and nothing had been wrong before."""
-    part = new.passes[-1] if new.passes else None
-    if part is None or part.error is None or (old.passes and old.passes[-1].error is not None):
-        return None
-    op = new.ops[-1]
-    changed = {value for edit in new.ops[position:] if edit in new.notes.edits for value in edit.outputs}
-    changed.update([leaf for leaf in part.wrt if leaf.origin in changed])
-    if op.error is None or changed.isdisjoint(op.inputs):
-        return None
-    return f"{op.label} {op.name} refuses it ({str(op.error).splitlines()[0]})"
-
-
-def same_place(old: Tape, cursor: int, new: Tape) -> int:
-    """Where the cursor is on another tape: before the op that is as many ops of the program's from the start."""
-    if cursor >= len(old):
-        return len(new)
-    begins, start, end = 0, 0, len(new)
-    if old.closed or new.closed:  # of closed steps nobody knows how many ops they have
-        number = old.steps.number_at(cursor)
-        if number > len(new.steps):
-            return len(new)
-        begins, there = old.steps.start_of(number) or 0, new.steps.at(new.steps.start_of(number) or 0)
-        start, end = there.start, there.end
-    wanted = sum(not _inserted(op, old) for op in old.ops[begins:cursor])
-    for at, op in enumerate(new.ops[start:end], start):
-        if _inserted(op, new):
-            continue
-        if not wanted:
-            return at
-        wanted -= 1
-    return end

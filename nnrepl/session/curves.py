@@ -17,9 +17,9 @@ from nnrepl.tape import GRADIENT_PASS, UNBOUND, Activation, ClosedOp, Pass, Valu
 
 
 def over_steps(session: Reading, parsed: Parsed) -> list[tuple[int, float]]:
-    """An expression as it stands behind the last gradient call of each training step, with the number of the step; of a
-    program that updates nothing, behind each gradient call. A variable that is given the step's value only later
-    (`loss = loss_fn(w)` behind the update) is asked at the step's end.
+    """Return an expression as it stands after the last gradient call of each training step, with the number of the
+    step; of a program that updates nothing, after each gradient call. A variable that is given the step's value only
+    later (`loss = loss_fn(w)` after the update) is asked at the step's end.
 
     Steps in which it does not exist are left out, and those in which a tensor in it is still that of an earlier step;
     so is the newest step while it has not come as far as the one before it, which ended with the gradient of another
@@ -84,7 +84,7 @@ _RETURNED = 8
 
 
 def _asker(part: Pass) -> Activation | None:
-    """The call of the program's in which a gradient call is made."""
+    """Return the call of the program's in which a gradient call is made."""
     scope = part.scope
     while scope is not None and scope.parent is not None and sources.is_library(scope.code.co_filename):
         scope = scope.parent
@@ -123,8 +123,8 @@ def _is_earlier(thing: Any, part: Pass) -> bool:
 
 
 def _about_to_be(session: Reading, name: str, position: int, scope: Activation | None) -> Any:
-    """What a variable means where the statement that gives it another value may be under way; None if that is not made
-    yet."""
+    """Return what a variable means where the statement that gives it another value may be under way; None if that is
+    not made yet."""
     try:
         found = session.lookup.held(name, position, scope)
     except NotYet:

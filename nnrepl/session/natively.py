@@ -42,7 +42,7 @@ def wanted(session: Standing, step: int) -> bool:
 
 
 def rests(session: Standing) -> bool:
-    """Whether what the program does behind an evaluation is to run natively, as one closed stretch: nothing that is
+    """Whether what the program does after an evaluation is to run natively, as one closed stretch: nothing that is
     asked for needs its ops, it has forced a few evaluations, and no gradient call has shown that it trains. In a run
     along a tape, what is closed there, and is not to be opened."""
     recorder, now = session.recorder, session.course.now
@@ -83,14 +83,15 @@ def evaluated(session: Standing, count: int) -> None:
 
 
 def goes_on(session: Standing, op: ClosedOp) -> bool:
-    """Whether the program goes on natively behind a call that has run so."""
+    """Whether the program goes on natively after a call that has run so."""
     recorder = session.recorder
     if this_process() != session.process or recorder is None:
         return True
     if isinstance(recorder.intake, Replay):
         session.call_left()
     if isinstance(recorder.intake, Replay):
-        session.hooks.again(len(recorder.tape.steps), len(recorder.intake.tape.steps))
+        done, steps = len(recorder.tape.steps), len(recorder.intake.tape.steps)
+        session.hooks.progress(done / max(steps, 1), f"running again, step {done} of {steps}")
         return recorder.intake.natively(recorder)
     _look_out(session)
     now, needed = session.course.now, _needed_from(session)
@@ -132,7 +133,7 @@ def may_run(session: Standing) -> bool:
 
 
 def _needed_from(session: Standing) -> int:
-    """The first step of which ops are needed."""
+    """Return the first step of which ops are needed."""
     now = session.course.now
     if not isinstance(now, Going) or now.interrupted or session.by_hand or not may_run(session):
         return 0
@@ -170,7 +171,7 @@ class Frontier:
 
 
 def way_back(session: Standing, run: Run, opening: Opening, then: goals.Goal | None) -> goals.Goal:
-    """The program is about to run again to open steps. Returns up to where it does again what it did."""
+    """Return the program is about to run again to open steps. Returns up to where it does again what it did."""
     session.opening = opening
     session.stood = run.cursor if run.cursor >= 0 else None
     if isinstance(then, goals.AtEvaluation):
@@ -181,7 +182,7 @@ def way_back(session: Standing, run: Run, opening: Opening, then: goals.Goal | N
 
 
 def settle(session: Standing) -> None:
-    """A run that opened steps has come to where the run before was."""
+    """Note that a run that opened steps has come to where the run before was."""
     opening, session.opening = session.opening, None
     if opening is None:
         return
@@ -191,7 +192,7 @@ def settle(session: Standing) -> None:
     timeline.seen = opening.moved(timeline.seen)
     _move_changes(session, timeline, opening)
     session.hooks.opened(opening.moved, timeline.seen + (timeline.seen >= len(session.tape)))
-    if session.stood is not None:  # behind the last call natively nothing is seen: the end is further on now
+    if session.stood is not None:  # after the last call natively nothing is seen: the end is further on now
         at_end = timeline.ended and session.stood >= opening.length
         session.stood = len(session.tape) if at_end else opening.moved(session.stood)
     parted = opening.parted()
@@ -200,7 +201,7 @@ def settle(session: Standing) -> None:
 
 
 def _move_changes(session: Standing, timeline: Timeline, opening: Opening) -> None:
-    """The changes that a timeline began with, and those of the source, lie where they lie on its new tape."""
+    """Note that the changes that a timeline began with, and those of the source, lie where they lie on its new tape."""
     edit = timeline.edit
     if edit is not None:
         ops = [opening.remade.edits.get(op, op) for op in edit.ops]
@@ -228,7 +229,8 @@ def opened(session: Standing) -> bool:
 
 
 def remember(reached: tuple[object, ...]) -> Callable[[], None] | None:
-    """What puts back all that can be reached from some things, but for numbers in tensors; None if not all can be."""
+    """Return what puts back all that can be reached from some things, but for numbers in tensors; None if not all can
+    be."""
     world = World(reached, arrays=False)
     return None if world.lost else world.restore
 
@@ -259,7 +261,7 @@ def _sums_up(tape: Tape) -> bool:
 
 
 def look_at_failure(session: Standing, error: BaseException | None) -> None:
-    """The program has ended. Where it failed in a step that is closed, that is opened.
+    """Note that the program has ended. Where it failed in a step that is closed, that is opened.
 
     Raises RunAgain through the program.
     """

@@ -50,14 +50,14 @@ class ProgramRestarts:
             self._spent += time.monotonic() - now
 
     def left(self) -> None:
-        """The program goes on."""
+        """Note that the program goes on."""
         self._point = None
 
     # -- running again ---------------------------------------------------------------------------------------
 
     @contextmanager
     def computing(self) -> Iterator[Recorder]:
-        """The program's own recorder, awake."""
+        """Wake the program's own recorder."""
         recorder = self._recorder
         before, recorder.mode = recorder.mode, MUTED
         try:
@@ -89,7 +89,7 @@ class ProgramRestarts:
             raise UserError("only what lies in the pass in which the program waits can be changed here")
         names = ProgramNames(run.old, point.start)
         tape = names.tape
-        self._session.hooks.running_again(run, False)
+        self._session.hooks.running_again(run, tape, False)
         held = codes.held
         try:
             point.again(run, tape, lambda: codes.stand(point.start))
@@ -118,6 +118,7 @@ class ProgramRestarts:
         if part is not None and tape.passes:
             recorder.part = tape.passes[-1] = replace(part, tape=tape, end=run.position)
         recorder.tape = tape
+        self._session.hooks.going_on(tape, run.old)
         self._session.codes.stand(run.position)
         return tape, names
 

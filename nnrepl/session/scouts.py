@@ -143,6 +143,6 @@ def _is_called_loss(session: Standing) -> bool:
 
 
 def loss_before(tape: Tape, op: ClosedOp) -> Value | None:
-    """The loss of the gradient call before one, None where that is not known."""
+    """Find the loss of the gradient call before one; None where that is not known."""
     parts = (part for part in reversed(tape.passes) if part.kind == GRADIENT_PASS and part.start < op.position)
     return next((part.loss for part in parts), None)

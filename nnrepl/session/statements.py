@@ -92,8 +92,8 @@ def _witnessed(session: Reading, effect: Effect, namespace: dict[str, Any]) -> I
 
 
 def statement(session: Reading, line: Parsed) -> CodeChange:
-    """A line as a change of the program: done once in each run that comes by, where the cursor stands now: before the
-    line of the program's that makes the next op."""
+    """Return a line as a change of the program: done once in each run that comes by, where the cursor stands now:
+    before the line of the program's that makes the next op."""
     text = line.text
     code = compile(ast.Module(line.body, []), remember_source(text), "exec", dont_inherit=True)
     scope, known = session.where().scope, dict(session.expressions.variables)
@@ -132,7 +132,7 @@ def statement(session: Reading, line: Parsed) -> CodeChange:
 
 
 def _line(op: Op, scope: Activation) -> int:
-    """The first line of the statement that makes an op, or leads to it, in the innermost call."""
+    """Return the first line of the statement that makes an op, or leads to it, in the innermost call."""
     line = sources.span_of(scope.code, op.lasti)[0]
     try:
         tree = ast.parse("".join(sources.lines_of(sources.file_of(scope.code))))
@@ -147,8 +147,8 @@ def _line(op: Op, scope: Activation) -> int:
 
 
 def _frames(scope: Activation | None) -> list[FrameType]:
-    """The program's frames that run now and that the line would see, innermost first: that of the innermost function
-    around it that has begun, and its callers; of libraries only one in which it would stand."""
+    """Return the program's frames that run now and that the line would see, innermost first: that of the innermost
+    function around it that has begun, and its callers; of libraries only one in which it would stand."""
     path = [] if scope is None else scope.path()[::-1]
     codes = [step.code for step in path if step is scope or not sources.is_library(step.code.co_filename)]
     frame: FrameType | None = sys._getframe(1)
@@ -208,7 +208,7 @@ def _means_to(line: Parsed, named: dict[str, Any], result: Any) -> bool:
 
 
 def _bound(session: Reading, line: Parsed) -> list[str]:
-    """The program's own variables that a line assigns to; not the user's."""
+    """Return the program's own variables that a line assigns to; not the user's."""
     expressions = session.expressions
     known = expressions.known(session.where())
     nodes = [node for statement in line.body for node in ast.walk(statement)]

@@ -28,7 +28,7 @@ P = ParamSpec("P")
 
 
 def _stopping(move: Callable[Concatenate[Any, P], None]) -> Callable[Concatenate[Session, P], Stop]:
-    """A motion that returns where it has led, as whoever calls it in a program or a cell wants to see it."""
+    """Return a motion that returns where it has led, as whoever calls it in a program or a cell wants to see it."""
 
     @wraps(move)
     def moved(self: Session, /, *args: P.args, **kwargs: P.kwargs) -> Stop:
@@ -41,7 +41,7 @@ def _stopping(move: Callable[Concatenate[Any, P], None]) -> Callable[Concatenate
 
 
 def session_on(trace: Trace) -> TapeSession:
-    """The debugger on a trace: what is changed in it calls the trace's function again."""
+    """Return the debugger on a trace: what is changed in it calls the trace's function again."""
     session = TapeSession(trace.tape, trace.names)
     session.changes.restarts = restarts_of(trace)
     return session
@@ -136,13 +136,13 @@ def answer(interpreter: Interpreter, line: str) -> Answer:
 
 
 def remember(interpreter: Interpreter) -> None:
-    """This is what runs lines on the session that was opened last: the one that `%nnrepl` asks."""
+    """Remember what runs lines on the session that was opened last: the one that `%nnrepl` asks."""
     _last[:] = [interpreter]
     _recorded.clear()
 
 
 def last() -> Interpreter | None:
-    """What runs lines on what was recorded last, if the user still has it; else on the session opened last."""
+    """Return what runs lines on what was recorded last, if the user still has it; else on the session opened last."""
     recorded = _recorded[0]() if _recorded else None
     if isinstance(recorded, Trace):
         remember(Interpreter(session_on(recorded)))
@@ -152,7 +152,7 @@ def last() -> Interpreter | None:
 
 
 def was_recorded(recorded: Recorded) -> None:
-    """This was recorded, and has no session yet."""
+    """Note that this was recorded, and has no session yet."""
     _recorded[:] = [weakref.ref(recorded)]
 
 

@@ -64,7 +64,8 @@ class EnteredProgram:
                 self._shell.events.unregister("post_run_cell", self._cell_over)
 
     def _cell_over(self, result: Any) -> None:
-        """The notebook's cell in which the recording began has ended: the user may look back, then it is over."""
+        """Note that the notebook's cell in which the recording began has ended: the user may look back, then it is
+        over."""
         try:
             if self in _entered:
                 self.session.ended(result.error_in_exec)

@@ -32,7 +32,7 @@ class Pass(Face):
         kind: "setup"; "gradient" for one call of a function made by `value_and_grad` (forward and
             backward); "update" for one optimizer update; "run" for ops at the top level of a program.
         title: What was called: the name of the loss function, the optimizer, the script.
-        start, end: The positions of its first op and behind its last.
+        start, end: The positions of its first op and after its last.
         backward: The position of its first backward op; `end` where there is none (while a gradient pass
             runs forward, a position that is never reached).
         loss: The value that was differentiated, if any.
@@ -79,7 +79,7 @@ class Pass(Face):
         return self.tape.ops[self.start : self.end]
 
     def phase_at(self, position: int) -> str:
-        """The phase of the op at `position`."""
+        """Return the phase of the op at `position`."""
         if self.kind == GRADIENT_PASS:
             return "forward" if position < self.backward else "backward"
         return _PHASES[self.kind]
@@ -147,7 +147,7 @@ class Inside(Pass):
     unfollowed: str = ""
 
     def phase_at(self, position: int) -> str:
-        """The phase of the op at `position`."""
+        """Return the phase of the op at `position`."""
         if self.differentiates or self.within is None:
             return "forward" if position < self.backward else "backward"
         return self.within.phase_at(position)
@@ -175,7 +175,8 @@ def outermost(part: Pass) -> Inside:
 
 
 def inside_of(op: Op) -> Inside | None:
-    """What happened inside of a call that MLX ran by itself, by the op of the call; None if that is not on the tape."""
+    """Return what happened inside of a call that MLX ran by itself, by the op of the call; None if that is not on the
+    tape."""
     ops = op.part.tape.ops
     part: Pass | None = ops[op.position - 1].part if op.operation.kind == "opaque" and op.position else None
     while isinstance(part, Inside):
@@ -186,8 +187,8 @@ def inside_of(op: Op) -> Inside | None:
 
 
 def result_inside(value: Value) -> Value | None:
-    """The value inside of a nested gradient call that is its result; None if `value` is no such result, or more was
-    done with it."""
+    """Return the value inside of a nested gradient call that is its result; None if `value` is no such result, or more
+    was done with it."""
     inside = inside_of(value.op) if value.op is not None else None
     if inside is None or not inside.differentiates or isinstance(inside.within, Inside):
         return None

@@ -49,7 +49,7 @@ class CodeChange:
 
 
 def recalled(text: str, said: tuple[str, ...], position: int) -> CodeChange:
-    """A change of which only is known what it was: on a saved tape, where nothing runs."""
+    """Return a change of which only is known what it was: on a saved tape, where nothing runs."""
     return CodeChange(text, said, position, False, {}, (), False, _nothing, _ignore, _ignore)
 
 
@@ -75,7 +75,7 @@ class SourceChanges:
         self._ahead: list[CodeChange] = []
 
     def start(self) -> None:
-        """The program is about to run from its start, along `wanted`."""
+        """Note that the program is about to run from its start, along `wanted`."""
         for change in self._ahead:
             change.prepare()  # it may wait for its line still
         for change in reversed(self.held):
@@ -87,7 +87,7 @@ class SourceChanges:
         self.reach(0, alive=False)
 
     def stand(self, position: int) -> None:
-        """The living program stands at a position, on the timeline of `wanted`."""
+        """Note that the living program stands at a position, on the timeline of `wanted`."""
         wanted = tuple(change for change in self.wanted if change.position <= position)
         same = _common(self.held, wanted)
         for change in reversed(self.held[same:]):
@@ -98,7 +98,7 @@ class SourceChanges:
         self._ahead = [change for change in self.wanted if change.position > position]
 
     def reach(self, position: int, *, entering: bool = False, alive: bool = True, due: bool = False) -> None:
-        """The program has come to a position of the tape.
+        """Note that the program has come to a position of the tape.
 
         Args:
             due: Whether the op there is about to be made, or its line to be run; else only the op before has been.
@@ -116,7 +116,7 @@ class SourceChanges:
             self.held += (change,)
 
     def restate(self, codes: Mapping[CodeChange, CodeChange]) -> None:
-        """Changes are the same at other places, since the tape has got more ops before them."""
+        """Note that changes are the same at other places, since the tape has got more ops before them."""
         self.wanted = tuple([codes.get(change, change) for change in self.wanted])
         self.held = tuple([codes.get(change, change) for change in self.held])
         self._ahead = [codes.get(change, change) for change in self._ahead]

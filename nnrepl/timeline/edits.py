@@ -148,14 +148,14 @@ def _apart(recorder: Recorder, tape: Tape) -> Iterator[Tape]:
 
 
 def remember_source(text: str) -> str:
-    """A file name under which the text of an edit can be shown as the source of its ops."""
+    """Return a file name under which the text of an edit can be shown as the source of its ops."""
     filename = f"<edit {next(_numbers)}>"
     linecache.cache[filename] = (len(text), None, [text + "\n"], filename)
     return filename
 
 
 def place_of(tape: Tape, target: Value, cursor: int | None = None) -> tuple[Value, int]:
-    """What an edit of `target` really changes, and from where it takes effect.
+    """Return what an edit of `target` really changes, and from where it takes effect.
 
     A parameter or an input is changed where it enters, so that everything sees it; the result of an op, from
     the cursor on (without a cursor, from where it was made).
@@ -178,7 +178,8 @@ def place_of(tape: Tape, target: Value, cursor: int | None = None) -> tuple[Valu
 
 
 def _before(tape: Tape, value: Value, cursor: int | None = None) -> tuple[Value, int | None] | None:
-    """What a value of a second run is in the first, and where the cursor would be there; None if it is of none."""
+    """Return what a value of a second run is in the first, and where the cursor would be there; None if it is of
+    none."""
     if isinstance(value, Leaf) and value.origin is not None and not any(value in part.wrt for part in tape.passes):
         return value.origin, cursor
     return in_first_run(tape, value, cursor)

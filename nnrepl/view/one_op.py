@@ -19,7 +19,7 @@ def value_text(value: Value, taker: Op | None = None, shape: bool = True) -> Tex
 
 
 def constant_text(part: object) -> str:
-    """An argument that is not a tensor, in few characters."""
+    """Return an argument that is not a tensor, in few characters."""
     if isinstance(part, float):
         return number(part)
     if isinstance(part, slice):
@@ -30,7 +30,8 @@ def constant_text(part: object) -> str:
 
 
 def inputs_text(op: Op, shapes: bool = True) -> Text:
-    """What goes in: with its sign between the operands where the op has one; tensors with their shapes, or without."""
+    """Return what goes in: with its sign between the operands where the op has one; tensors with their shapes, or
+    without."""
     parts: list[Text] = []
     if isinstance(op, BackwardOp) or op.operation.kind in ("custom", "checkpoint", "opaque", "jvp"):
         shown = _gradients_first(op) if isinstance(op, BackwardOp) else list(dict.fromkeys(op.inputs))
@@ -68,7 +69,7 @@ def _argument_text(arg: object, op: Op, shapes: bool) -> Text:
 
 
 def _gradients_first(op: BackwardOp) -> list[Value]:
-    """The gradients that go in; what else the VJP needs stands in its forward op."""
+    """Return the gradients that go in; what else the VJP needs stands in its forward op."""
     gradients = [value for value in op.inputs if value.gradient_of is not None]
     return gradients or list(op.inputs)
 
@@ -80,8 +81,9 @@ _LEAST = 8
 
 
 def flow_text(op: Op, room: int) -> Text:
-    """What goes into an op and what comes out, in so many columns. Where there is no room for all of it the dtype goes
-    first, then the shapes of what goes in, then those of what comes out; at last what goes in is cut: the result stays.
+    """Return what goes into an op and what comes out, in so many columns. Where there is no room for all of it the
+    dtype goes first, then the shapes of what goes in, then those of what comes out; at last what goes in is cut: the
+    result stays.
     """
     text = Text()
     for inputs, shapes, dtype in ((True, True, True), (True, True, False), (False, True, False), (False, False, False)):
@@ -99,8 +101,8 @@ def flow_text(op: Op, room: int) -> Text:
 
 
 def outputs_text(op: Op, shapes: bool = True, dtype: bool = True) -> Text:
-    """What comes out: `z1 (1, 3) float32`; a result without a name has only its shape. Without shapes, or the dtype,
-    if they are not wanted."""
+    """Return what comes out: `z1 (1, 3) float32`; a result without a name has only its shape. Without shapes, or the
+    dtype, if they are not wanted."""
     shown: list[Text] = []
     for value in op.outputs:
         text = Text()

@@ -28,7 +28,7 @@ pre { font: 14px/1.25 ui-monospace, Menlo, Consolas, monospace; overflow-x: auto
 
 
 def page(title: str, about: str, body: str, style: str = "") -> str:
-    """A page of its own."""
+    """Return a page of its own."""
     light, dark = (_variables(COLOURS[theme]) for theme in ("light", "dark"))
     return harmless(
         "<!DOCTYPE html>\n"
@@ -45,7 +45,8 @@ def _variables(colours: dict[str, str]) -> str:
 
 
 def contrast(one: str, other: str) -> float:
-    """The contrast of two colours `#rrggbb`, 1 to 21, by WCAG 2 (https://www.w3.org/TR/WCAG22/#dfn-contrast-ratio)."""
+    """Return the contrast of two colours `#rrggbb`, 1 to 21, by WCAG 2
+    (https://www.w3.org/TR/WCAG22/#dfn-contrast-ratio)."""
     lighter, darker = sorted((_luminance(one), _luminance(other)), reverse=True)
     return (lighter + 0.05) / (darker + 0.05)
 

@@ -203,7 +203,7 @@ def test_a_condition_on_the_loss_is_asked_without_recording(name: str, tmp_path:
 
 @pytest.mark.parametrize(("kind", "seed"), [("lazy", 1), ("lazy", 10), ("whole", 6), ("batches", 3), ("nested", 1)])
 def test_walks_show_what_a_plain_program_tells(kind: str, seed: int, tmp_path: Path) -> None:
-    """Steps are opened before and behind edits, on any timeline; natively and recorded."""
+    """Steps are opened before and after edits, on any timeline; natively and recorded."""
     (tmp_path / "train.py").write_text(HEAD + KINDS[kind])
     made = walk(kind, seed)
     commands = [part for line in made.commands for part in ("-c", line)]

@@ -359,3 +359,27 @@ def test_a_mask_that_was_made_float32_widens_what_follows(dtype: mx.Dtype) -> No
 
     report = health(OpenSession(nnrepl.trace(loss, model, wrt=model)))
     assert [finding.kind for finding in report.warnings] == (["runs in float32"] if dtype == mx.float32 else [])
+
+
+def test_what_a_checkpoint_gives_back_is_what_was_computed_inside() -> None:
+    """No number is said to change by 0 where it changes: the function's own ops are on the tape."""
+
+    def loss(x: mx.array) -> mx.array:
+        h = mx.checkpoint(lambda x: mx.tanh(x * 2))(x)
+
+        @mx.custom_function
+        def tripled(h: mx.array) -> mx.array:
+            return h * 3
+
+        @tripled.vjp
+        def _(primals: mx.array, cotangent: mx.array, _: mx.array) -> mx.array:
+            return cotangent * 7
+
+        return mx.sum(tripled(h))
+
+    session = OpenSession(nnrepl.trace(loss, X, wrt=0))
+    for name, own in (("checkpoint", "runs once more"), ("custom", "its own rule")):
+        op = next(op for op in session.tape.ops if op.operation.kind == name)
+        text = str(session.run(f"explain {op.label}"))
+        assert "Jacobian" not in text
+        assert own in re.sub(r"\s+", " ", text)

@@ -147,10 +147,10 @@ def test_how_long_a_program_runs_again_is_said(monkeypatch: pytest.MonkeyPatch) 
     console = Console(file=io.StringIO(), width=80, force_terminal=True, _environ={"TERM": "xterm"})
     progress = Progress(console)
     progress.begin()
-    progress.again(500, 2000)
+    progress.come(0.25, "running again, step 500 of 2000")
     progress.here()
     written = console.file.getvalue()  # type: ignore[attr-defined]
-    assert "running again: step 500 of 2000, about 6 s more; Ctrl-C stops it" in written
+    assert "running again, step 500 of 2000: 25%, about 6 s more, Ctrl-C interrupts" in written
     assert written.endswith("\r\x1b[K")
 
 

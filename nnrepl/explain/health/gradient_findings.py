@@ -12,13 +12,13 @@ import mlx.core as mx
 
 from nnrepl.explain import words
 from nnrepl.explain.answer import Cause
-from nnrepl.explain.claims import Reason
 from nnrepl.explain.disconnected import why_none
 from nnrepl.explain.health.report import NOTE, WARNING, Check, Checkup, Finding
 from nnrepl.explain.limits import is_lost
 from nnrepl.explain.nonfinite import blamed, born, did, trouble, vanished
 from nnrepl.explain.outside import detours
 from nnrepl.explain.paths import upstream
+from nnrepl.explain.reasons import Reason
 from nnrepl.explain.scale import grows, shrinks, weight_of
 from nnrepl.explain.stuck import reason_for
 from nnrepl.explain.zero import Blame, blame, cone_stats
@@ -47,7 +47,7 @@ def nonfinite(case: Checkup) -> Iterator[Finding]:
 
 
 def finals(case: Checkup) -> dict[Value, Value]:
-    """The whole gradient of each leaf that has one."""
+    """Return the whole gradient of each leaf that has one."""
     part = case.part
     return {leaf: part.grads[leaf][-1] for leaf in part.wrt if part.grads.get(leaf) and leaf.size}
 

@@ -15,7 +15,7 @@ from nnrepl.tape import Leaf, Op, Value
 
 
 def maker(value: Value) -> Op | None:
-    """The op that made a value, past those that only change its shape or dtype."""
+    """Return the op that made a value, past those that only change its shape or dtype."""
     op = value.op
     while op is not None and op.inputs and has(op.name, Trait.ARRANGES, Trait.CONVERTS):
         op = op.inputs[0].op
@@ -23,7 +23,7 @@ def maker(value: Value) -> Op | None:
 
 
 def unscaled(value: Value) -> Op | None:
-    """The same, past a single number that it was multiplied with or divided by."""
+    """Return the same, past a single number that it was multiplied with or divided by."""
     op = maker(value)
     while op is not None and op.name in ("multiply", "divide"):
         tensors = [taken for taken in op.inputs if taken.size > 1]
@@ -60,7 +60,7 @@ def twice(case: Checkup) -> Iterator[Finding]:
 
 
 def _logits(op: Op) -> Value | None:
-    """What an op takes as logits: all that a softmax or a logsumexp takes, x in ln(1 + eˣ) of a loss."""
+    """Return what an op takes as logits: all that a softmax or a logsumexp takes, x in ln(1 + eˣ) of a loss."""
     if op.name in ("logsumexp", "softmax", "fast.cross_entropy"):
         return op.inputs[0]
     if op.name != "logaddexp" or len(op.inputs) > 2:
@@ -123,7 +123,7 @@ def _used_otherwise(case: Checkup, op: Op, at: int) -> str:
 
 
 def _uses(op: Op) -> Iterator[tuple[Op, Value]]:
-    """The ops that take the shares (of a log-softmax: x − logsumexp(x)), past logarithms and signs."""
+    """Yield the ops that take the shares (of a log-softmax: x − logsumexp(x)), past logarithms and signs."""
     stack = list(op.outputs)
     if op.name == "logsumexp":
         stack = [out for user in _past_shapes(op.outputs[0]) if user.name == "subtract" for out in user.outputs
@@ -182,14 +182,14 @@ def _each_with_each(value: Value) -> bool:
 
 
 def _source(value: Value) -> Leaf | None:
-    """The leaf that a value is, past changes of its shape."""
+    """Return the leaf that a value is, past changes of its shape."""
     while value.op is not None and value.op.inputs and has(value.op.name, Trait.ARRANGES, Trait.CONVERTS):
         value = value.op.inputs[0]
     return value if isinstance(value, Leaf) else None
 
 
 def _one_hot(case: Checkup, value: Value) -> int | None:
-    """The axis along which a tensor of zeros and ones has one 1 in each row; None if it is no such tensor."""
+    """Return the axis along which a tensor of zeros and ones has one 1 in each row; None if it is no such tensor."""
     if not case.look.can_see(value) or len(value.shape) < 2 or case.part.grads.get(value.canonical):
         return None
     array = case.look.array(value).astype(mx.float32)
@@ -218,7 +218,7 @@ def _by_a_layer(op: Op) -> bool:
 
 
 def masked_by_zeros(case: Checkup) -> Iterator[Finding]:
-    """A mask of zeros and ones multiplied into the scores: exp(0) is 1, so what is masked gets its share."""
+    """Find a mask of zeros and ones multiplied into the scores: exp(0) is 1, so what is masked gets its share."""
     for op in case.forward:
         if op.name != "softmax" or not op.inputs:
             continue
@@ -238,7 +238,8 @@ def masked_by_zeros(case: Checkup) -> Iterator[Finding]:
 
 
 def added_mask(case: Checkup) -> Iterator[Finding]:
-    """A mask of zeros and ones added to the scores of queries and keys: e to 1 is what it favours, and no more."""
+    """Find a mask of zeros and ones added to the scores of queries and keys: e to 1 is what it favours, and no
+    more."""
     for op in case.forward:
         if op.name != "softmax" or not op.inputs or not _is_scores(op):
             continue
@@ -257,13 +258,13 @@ def added_mask(case: Checkup) -> Iterator[Finding]:
 
 
 def _product(value: Value) -> Op | None:
-    """The product of two tensors that goes into a softmax, past scales by single numbers."""
+    """Return the product of two tensors that goes into a softmax, past scales by single numbers."""
     op = unscaled(value)
     return op if op is not None and op.name == "multiply" and len(op.inputs) == 2 else None
 
 
 def _share_of_masked(case: Checkup, op: Op, mask: Value, shape: tuple[int, ...]) -> float:
-    """The largest share where a tensor of zeros and ones, some of each in a row, is 0; 0.0 if it is no mask."""
+    """Return the largest share where a tensor of zeros and ones, some of each in a row, is 0; 0.0 if it is no mask."""
     if len(mask.shape) < 2 or case.part.grads.get(mask.canonical) or not case.look.can_see(mask):
         return 0.0
     result = op.outputs[0]
@@ -302,7 +303,7 @@ def no_logarithms(case: Checkup) -> Iterator[Finding]:
 
 
 def _no_logarithms(case: Checkup, given: Value, along: int) -> str:
-    """What to say about numbers whose exponentials do not add up to 1; "" where they do."""
+    """Return what to say about numbers whose exponentials do not add up to 1; "" where they do."""
     array = case.look.array(given).astype(mx.float32)
     sums, plain = mx.logsumexp(array, axis=along), mx.sum(array, axis=along)
     tests = [mx.max(mx.abs(sums)), mx.max(mx.abs(plain - 1)), mx.min(array), mx.exp(mx.flatten(sums)[0])]
