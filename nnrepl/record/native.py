@@ -97,6 +97,7 @@ class Levels:
         numbering: Numbers their passes.
         resting: Whether the program is in a closed stretch: until the next call.
         evaluations: How many evaluations the program has forced up to now, if it is.
+        returned: What the call gives back that has just been closed.
     """
 
     def __init__(
@@ -116,6 +117,7 @@ class Levels:
         self.numbering = Numbering()
         self.resting = False
         self.evaluations = 0
+        self.returned: Any = None
         self._depth = 0
         self._sparse = False
 
@@ -280,7 +282,9 @@ class Levels:
                 elif op.part.gives_loss and loss is not None:
                     self.losses.made(op, loss(result))
                 recorder.intake.closed(recorder, op)
+            self.returned = result
             self._left(op)
+            self.returned = None
         return result
 
     def _look_for_update(self) -> None:
