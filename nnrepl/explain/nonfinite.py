@@ -194,7 +194,9 @@ def _all_finite(look: Look, parts: list[Pass]) -> str:
     """Return what was looked at, where nothing was found."""
     over = "no pass" if not parts else f"{parts[0].address}" if len(parts) == 1 else f"{len(parts)} passes"
     unseen = sum(bool(value.refusal) for part in parts for op in part.ops for value in op.outputs)
-    rest = f" {words.counted(unseen, 'tensor')} could not be looked at: their numbers are not kept." if unseen else ""
+    whose = "its" if unseen == 1 else "their"
+    said = f" {words.counted(unseen, 'tensor')} could not be looked at: {whose} numbers are not kept."
+    rest = said if unseen else ""
     if not look.looked:
         return f"Nothing was looked at: there is no floating-point tensor with numbers in {over}.{rest}"
     if look.all_finite:

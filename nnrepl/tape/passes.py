@@ -163,6 +163,16 @@ class Inside(Pass):
         """Whether it has a backward stretch of its own."""
         return self.transform in GRADIENTS
 
+    def differs(self, value: Value) -> bool:
+        """Whether a value differs from sample to sample of a `vmap`: then it means nothing outside of it."""
+        if not self.size:
+            return False
+        apart = {leaf for leaf in self.leaves if leaf in self.axes}
+        for op in self.ops:
+            if not apart.isdisjoint(op.inputs):
+                apart.update(op.outputs)
+        return value in apart
+
     @property
     def call(self) -> Op | None:
         """The op of the call; None while it is being made."""
