@@ -241,7 +241,11 @@ class Shell(Breaking, Hooks):
         if from_start and not run.opened:
             self.show(Text("running the program again from its start; Ctrl-C stops at the next op", style="hint"))
         if run.seen is None:
-            self.held.begin_again(tape, run.old, run.position, run.position + len(run.ops))
+            goes_on = run.position >= len(run.old) and any(
+                [line.tape is run.old and not line.ended for line in self.session.changes.timelines]
+            )  # the program has not printed anything after the last op
+            seen = run.position + len(run.ops) - goes_on
+            self.held.begin_again(tape, run.old, run.position, seen)
         else:
             self.held.begin_again(tape, run.old, run.seen, run.seen)
 
