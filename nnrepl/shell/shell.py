@@ -20,6 +20,7 @@ from nnrepl.commands.interpreter import Interpreter
 from nnrepl.programs.output import HeldOutput
 from nnrepl.record.intake import Unwinding
 from nnrepl.replay.run import Run
+from nnrepl.session.broken_off import standing_still
 from nnrepl.session.errors import NoGradient, NotYet, UserError
 from nnrepl.session.hooks import CELL_DONE, CELL_FAILED, OPENED
 from nnrepl.session.session import EXCEPTION, Hooks, Session
@@ -403,7 +404,7 @@ class Shell(Breaking, Hooks):
         self._progress.begin()
         try:
             try:
-                with self._breaking(), self._printing():
+                with self._breaking(), standing_still(self.session), self._printing():
                     shown = self.interpreter.run(line)
             finally:
                 self._progress.end()
