@@ -114,6 +114,5 @@ def with_unseen(
         return Group(
             shown, Text("This is about what is inside of the op, and nothing else; out leads back.", style="hint")
         )
-    if session.tape.closed:
-        return Group(shown, Text(closed.said_of_closed(session.tape), style="hint"))
-    return shown
+    said = closed.said_of_closed(session.tape)
+    return Group(shown, Text(said, style="hint")) if said else shown
