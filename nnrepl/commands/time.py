@@ -8,10 +8,10 @@ from rich.text import Text
 from nnrepl.commands.interpreter import Interpreter
 from nnrepl.commands.table import ANYTHING, NOTHING, Grammar, command
 from nnrepl.seen.timelines import branches
-from nnrepl.session.changes import same_place
 from nnrepl.session.closed import closed_between, natively_said
 from nnrepl.session.errors import UserError
 from nnrepl.session.expressions import aside
+from nnrepl.session.fitting import same_place
 from nnrepl.session.lookup import Lookup
 from nnrepl.session.parsed import parse
 from nnrepl.timeline.compare import candidates, changes, pairs_of

@@ -7,8 +7,9 @@ itself runs again from its start, and what it does up to the edit comes from the
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
@@ -20,15 +21,17 @@ from nnrepl.replay.interrupts import allowed, held, hold_on
 from nnrepl.replay.run import Run
 from nnrepl.session import closed
 from nnrepl.session.errors import NotYet, UserError
+from nnrepl.session.fitting import check_kind, refusal, same_place
 from nnrepl.session.goals import Goal
+from nnrepl.session.instantly import at_once
+from nnrepl.session.lines import as_change
 from nnrepl.session.parsed import Assignment, Parsed
 from nnrepl.session.standing import Standing
 from nnrepl.session.state import RunAgain
-from nnrepl.session.statements import statement
 from nnrepl.session.typed import append, upcoming
-from nnrepl.tape import ClosedOp, Op, Tape, Value, outermost
+from nnrepl.tape import ClosedOp, Tape, Value, outermost
 from nnrepl.timeline.cells import Cell
-from nnrepl.timeline.code import CodeChange
+from nnrepl.timeline.code import CodeChange, Codes
 from nnrepl.timeline.edits import BadEdit, Edit, make_edit, place_of
 from nnrepl.timeline.timelines import Timeline, Timelines
 
@@ -39,9 +42,13 @@ class Restarts(Protocol):
     def computing(self) -> AbstractContextManager[Recorder]:
         """A recorder, installed, for the ops of an edit."""
 
-    def again(self, run: Run) -> tuple[Tape, ProgramNames]:
-        """Run again what has to. Raises UserError if that fails, and everything is as it was; or unwinds the
-        program, and it is `Changes.arrived` that goes on."""
+    def reaches(self, position: int) -> bool:
+        """Whether what lies behind a position can run again."""
+
+    def again(self, run: Run, codes: Codes, things: Iterable[Any] = ()) -> tuple[Tape, ProgramNames]:
+        """Run again what has to, with other source and what the user does in it, which may change some things. Raises
+        UserError if that fails, and everything is as it was; or unwinds the program, and it is `Changes.arrived` that
+        goes on."""
 
 
 class Changes:
@@ -113,13 +120,22 @@ class Changes:
             new = given(change.value)
             if change.operator is not None:
                 new = given(change.combined("__old__", "__new__"), __old__=array[key], __new__=new)
-            _check_kind(value, name, new)
+            check_kind(value, name, new)
             array[key] = new
             return array
 
         variable = change.target if change.base is None else change.base
         alias = variable.is_name and value.label is not None and value.label.rpartition(".")[2] != variable.text
         return self.edit(value, name, line, compute, alias)
+
+    def acts_at_once(self, line: Parsed) -> bool:
+        """Whether a change of a tensor is made at once, where the program waits: it cannot run again for that."""
+        session, restarts = self.session, self.restarts
+        if restarts is None or not session.running or session.cursor < len(session.tape) - 1 or not line.is_plain:
+            return False
+        return not restarts.reaches(session.cursor) and not line.read.isdisjoint(
+            session.expressions.known(session.where())
+        )
 
     def _value(self, parsed: Parsed) -> Value | None:
         session = self.session
@@ -197,7 +213,7 @@ class Changes:
         recoded = any(code.position > position for code in self.timelines.current.codes)
         run = Run(session.tape, position, tuple(edit.ops), session.cursor + moved, recoded=recoded)
         tape, names = self._again(run, None, edit)
-        refused = _refusal(session.tape, tape, position)
+        refused = refusal(session.tape, tape, position)
         if refused is not None:
             self._again(Run(session.tape, len(session.tape), (), session.cursor), self.timelines.live, None)
             self._coming = None
@@ -221,19 +237,38 @@ class Changes:
 
     def state(self, line: Parsed) -> Timeline:
         """Do a line that changes something of the program's where the cursor stands, and run on from there with it.
+        Where nothing can run again for it, it is done at once.
 
         Raises:
             UserError: If that cannot be done; then nothing has changed.
         """
         session = self.session
+        if self.restarts is None or not self.restarts.reaches(session.cursor):
+            return self._do_at_once(line)
         self._check_outside(line.text)
-        change = statement(session, line)
-        run = Run(session.tape, change.position, (), session.cursor, recoded=True)
+        change, doing = as_change(session, line)
+        run = Run(session.tape, change.position, (), session.cursor, recoded=True, behind=lambda: doing.made)
         with held():
-            tape, names = self._again(run, None, change)
-            return self.arrived(tape, names, run.cursor)
+            tape, names = self._again(run, None, change, doing.things(session.where().scope))
+            return self.arrived(tape, names, run.stands() or run.cursor)
 
-    def _again(self, run: Run, timeline: Timeline | None, edit: Edit | CodeChange | None) -> tuple[Tape, ProgramNames]:
+    def _do_at_once(self, line: Parsed) -> Timeline:
+        """Do a line where the program waits, or where nothing runs any more. Raises UserError."""
+        session = self.session
+        go_on = getattr(self.restarts, "go_on", None) if session.running else None
+        if go_on is not None:
+            self.relive()
+        with held():
+            session.codes.wanted = self.timelines.current.codes
+            change, tape, names = at_once(session, line, go_on)
+            session.codes.held += (change,)
+            session.codes.wanted = (*session.codes.wanted, change)
+            self._coming = (None, change)
+            return self.arrived(tape, names, session.cursor)
+
+    def _again(
+        self, run: Run, timeline: Timeline | None, edit: Edit | CodeChange | None, things: Iterable[Any] = ()
+    ) -> tuple[Tape, ProgramNames]:
         """Run again, for a change or to come to a timeline."""
         self._coming = (timeline, edit)
         self._left = (timeline, self.session.tape, self.session.names, self.session.cursor)
@@ -242,7 +277,7 @@ class Changes:
         elif edit is not None:
             self.session.codes.wanted = self.timelines.codes_with(edit)
         try:
-            return self._able().again(run)
+            return self._able().again(run, self.session.codes, things)
         except RunAgain:
             raise
         except BaseException:
@@ -363,6 +398,8 @@ class Changes:
         does = [at for at in range(current.inherited, len(current.cells)) if not current.cells[at].looks]
         if does:
             self._take_back(current, does[-1])
+        if current.parent is not None:
+            self._come_to(current.parent)
         nothing = "there is nothing to undo: this is timeline 1, without edits"
         looked = "there is nothing to undo: what was typed has only looked"
         return self._show(self.timelines.undo(), looked if current.cells else nothing)
@@ -391,6 +428,8 @@ class Changes:
         session, timelines = self.session, self.timelines
         if timelines.can_redo_cells and not upcoming(session):
             raise UserError("what was taken back comes at the end of the program; goto end leads there")
+        if isinstance(timelines.undone, Timeline):
+            self._come_to(timelines.undone)
         found = timelines.redo()
         if not isinstance(found, tuple):
             return self._show(found, "there is nothing to redo")
@@ -400,8 +439,30 @@ class Changes:
     def switch(self, number: int) -> Timeline:
         """Look at another timeline. Raises UserError."""
         timeline = self.numbered(number)
+        with contextlib.suppress(UserError):  # one may look at it without the program
+            self._come_to(timeline)
         self.timelines.switch(timeline)
         return self._show(timeline, "")
+
+    def _come_to(self, timeline: Timeline) -> None:
+        """Another timeline is to be looked at: what was done at once holds on it or does not, now.
+
+        Raises:
+            UserError: If the program has run on with what would have to be taken back, and cannot run again.
+        """
+        session = self.session
+        held, wanted = ([code for code in codes if code.at_once] for codes in (session.codes.held, timeline.codes))
+        if held == wanted:
+            return
+        other = next(code for code in (*held, *wanted) if (code in held) != (code in wanted))
+        live = self.timelines.live.tape
+        made = len([op for op in live.ops[other.position :] if op in live.notes.typed]) if other in held else 0
+        if session.running and len(live) > other.position + made:
+            raise UserError(
+                f"the program has run on since {other.text} was done, and cannot run again for that; "
+                "type what is to be another from here on"
+            )
+        session.codes.exchange(wanted)
 
     def numbered(self, number: int) -> Timeline:
         """The timeline with a number. Raises UserError."""
@@ -426,58 +487,8 @@ class Changes:
         return timeline
 
 
-def _inserted(op: Op, tape: Tape) -> bool:
-    """Whether an op comes from a user: an edit, or the gradient of one."""
-    return op in tape.notes.inserted or (op.of is not None and op.of in tape.notes.inserted)
-
-
 class _Key:
     """Gives the key of an index: `_Key()[1:, 0]` is `(slice(1, None), 0)`."""
 
     def __getitem__(self, key: Any) -> Any:
         return key
-
-
-def _check_kind(value: Value, name: str, new: Any) -> None:
-    """MLX would cut 0.5 down to 0 without a word."""
-    if mx.issubdtype(value.dtype, mx.inexact):
-        return
-    fraction = isinstance(new, float) and not new.is_integer()
-    if fraction or (isinstance(new, mx.array) and mx.issubdtype(new.dtype, mx.inexact)):
-        kind = str(value.dtype).removeprefix("mlx.core.")
-        shown = new if fraction else f"a tensor of {str(new.dtype).removeprefix('mlx.core.')}"
-        raise UserError(f"{name} is {kind}; {shown} does not fit into it without loss")
-
-
-def _refusal(old: Tape, new: Tape, position: int) -> str | None:
-    """Why an edit cannot stay: the op that takes it raises, and nothing had been wrong before."""
-    part = new.passes[-1] if new.passes else None
-    if part is None or part.error is None or (old.passes and old.passes[-1].error is not None):
-        return None
-    op = new.ops[-1]
-    changed = {value for edit in new.ops[position:] if edit in new.notes.edits for value in edit.outputs}
-    changed.update([leaf for leaf in part.wrt if leaf.origin in changed])
-    if op.error is None or changed.isdisjoint(op.inputs):
-        return None
-    return f"{op.label} {op.name} refuses it ({str(op.error).splitlines()[0]})"
-
-
-def same_place(old: Tape, cursor: int, new: Tape) -> int:
-    """Where the cursor is on another tape: before the op that is as many ops of the program's from the start."""
-    if cursor >= len(old):
-        return len(new)
-    begins, start, end = 0, 0, len(new)
-    if old.closed or new.closed:  # of closed steps nobody knows how many ops they have
-        number = old.steps.number_at(cursor)
-        if number > len(new.steps):
-            return len(new)
-        begins, there = old.steps.start_of(number) or 0, new.steps.at(new.steps.start_of(number) or 0)
-        start, end = there.start, there.end
-    wanted = sum(not _inserted(op, old) for op in old.ops[begins:cursor])
-    for at, op in enumerate(new.ops[start:end], start):
-        if _inserted(op, new):
-            continue
-        if not wanted:
-            return at
-        wanted -= 1
-    return end

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from typing import Any
 
 from nnrepl.record.gradient_call import GradientCall
 from nnrepl.record.names import ProgramNames
@@ -17,7 +18,8 @@ from nnrepl.replay.run import Run
 from nnrepl.session.errors import UserError
 from nnrepl.session.standing import Standing
 from nnrepl.session.state import RunAgain
-from nnrepl.tape import Tape
+from nnrepl.tape import Op, Tape
+from nnrepl.timeline.code import Codes
 
 _SHARE, _FREE_SECONDS = 0.1, 0.5
 
@@ -65,19 +67,30 @@ class ProgramRestarts:
         finally:
             recorder.mode = before
 
-    def again(self, run: Run) -> tuple[Tape, ProgramNames]:
+    def reaches(self, position: int) -> bool:
+        """Whether what lies behind a position can run again."""
+        point = self._point
+        if self.whole:
+            return True
+        tape = self._session.tape
+        return point is not None and not point.lost and self._within(Run(tape, position, (), position), point)
+
+    def again(self, run: Run, codes: Codes, things: Iterable[Any] = ()) -> tuple[Tape, ProgramNames]:
         """Run again what has to.
+
+        Args:
+            codes: What of the program's source is to be another, and what the user does in it.
+            things: What that may change.
 
         Raises:
             UserError: If that cannot be done; then everything is as it was.
             RunAgain: Unwinds the program, if it has to run again from its start.
         """
         point = self._point
-        codes = self._session.codes
-        anew = codes.anew(len(run.old) if point is None else point.start)
+        anew = codes.anew(len(run.old) if point is None else point.start, not self.whole)
         anew = anew or bool(run.opened)
-        if not anew and self._is_over(run):
-            return self._go_on(run)
+        if not anew and self._is_over(run, codes):
+            return self.go_on(run)
         if anew or point is None or not self._within(run, point) or point.lost:
             if self.whole:
                 self._session.hooks.unwinding()
@@ -89,24 +102,28 @@ class ProgramRestarts:
         names = ProgramNames(run.old, point.start)
         tape = names.tape
         self._session.hooks.running_again(run, False)
-        held = codes.held
+        come_back = codes.moment()
+        point.reaches(things)
         try:
-            point.again(run, tape, lambda: codes.stand(point.start))
+            point.again(run, tape, codes)
         except BaseException as error:
-            codes.wanted = held
-            codes.stand(point.start)
+            come_back()
             if isinstance(error, (Diverged, CannotExchange)):
                 raise UserError(f"{error}; nothing has changed") from None
             raise
         return tape, names
 
-    def _is_over(self, run: Run) -> bool:
+    def _is_over(self, run: Run, codes: Codes) -> bool:
         """Whether nothing has to run again: all that was recorded stays, and only what comes is different."""
         recorder = self._recorder
-        at_end = not run.ops and run.position == len(run.old) and run.old is recorder.tape
-        return at_end and not recorder.differentiating and self._point is None and self._session.failure is None
+        at_end = not run.ops and run.position == len(run.old) == len(recorder.tape) and not run.opened
+        if not at_end or recorder.differentiating or self._session.failure is not None:
+            return False
+        if self._point is not None and not codes.same_behind(self._point.start):
+            return False
+        return run.old is recorder.tape or (not self.whole and _same(run.old.ops, recorder.tape.ops))
 
-    def _go_on(self, run: Run) -> tuple[Tape, ProgramNames]:
+    def go_on(self, run: Run) -> tuple[Tape, ProgramNames]:
         """Let the program go on from where it waits, on a tape of its own."""
         recorder = self._recorder
         names = ProgramNames(run.old, run.position)
@@ -124,5 +141,9 @@ class ProgramRestarts:
         start = point.start
         if not self._session.running or not start <= run.position <= point.end_of(run.old):
             return False
-        mine, theirs = self._recorder.tape.ops[:start], run.old.ops[:start]
-        return all(a.outputs == b.outputs for a, b in zip(mine, theirs, strict=True))
+        return _same(self._recorder.tape.ops[:start], run.old.ops[:start])
+
+
+def _same(a: Sequence[Op], b: Sequence[Op]) -> bool:
+    """Whether two stretches of tape hold the same values."""
+    return len(a) == len(b) and all(map(lambda one, other: one.outputs == other.outputs, a, b))

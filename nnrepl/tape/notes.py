@@ -41,6 +41,7 @@ class Notes:
         belonging: Ops that a custom function's own backward pass made, and its forward op.
         edits: Ops that the user made in order to change a value, and the value that they changed.
         inserted: All ops that came from the user and not from the program.
+        typed: Ops that a line of the user's has made, which the program runs as one of its own.
         forced: Results of nested transforms that the program has evaluated before the backward pass.
         inside: Ops of which the places that they take have been looked at and lie inside of their axes.
         calls: The ops of calls that MLX ran by itself, and what happened inside of them.
@@ -60,6 +61,7 @@ class Notes:
     belonging: dict[Op, Op] = field(default_factory=dict)
     edits: dict[Op, Value] = field(default_factory=dict)
     inserted: set[Op] = field(default_factory=set)
+    typed: set[Op] = field(default_factory=set)
     forced: set[Value] = field(default_factory=set)
     inside: set[Op] = field(default_factory=set)
     calls: dict[Op, Inside] = field(default_factory=dict)
