@@ -23,7 +23,7 @@ from nnrepl.programs.debuggee import Debuggee
 from nnrepl.programs.script import load_script
 from nnrepl.record.names import ProgramNames
 from nnrepl.session.errors import Quit
-from nnrepl.session.session import Session
+from nnrepl.session.session import TapeSession
 from nnrepl.shell.lessons import Student, perform
 from nnrepl.shell.publishing import as_markdown, played
 from nnrepl.shell.readers import PROMPT, Queue
@@ -102,7 +102,7 @@ def log_of(picture: Picture) -> tuple[Log, bool]:
             perform(student, console)
             return student.shell.interpreter.log, student.shell.failed
         names = ProgramNames()
-        session = Session(names.tape, names)
+        session = TapeSession(names.tape, names)
         shell = Shell(session, console, lambda interpreter: Queue(picture.lines))
         before = sys.argv, sys.path[:]
         try:

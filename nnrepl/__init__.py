@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from nnrepl.shell.api import Session, debug, trace
     from nnrepl.shell.entering import post_mortem, recording, set_trace
     from nnrepl.tape import Op, Pass, Source, Value
-    from nnrepl.view.answer import Answer
+    from nnrepl.view.said import Answer
 
 _HOMES = {
     "programs.function": ("Recorded", "Trace"),
@@ -32,7 +32,7 @@ _HOMES = {
     "shell.api": ("Session", "debug", "trace"),
     "shell.entering": ("post_mortem", "recording", "set_trace"),
     "tape": ("Op", "Pass", "Source", "Value"),
-    "view.answer": ("Answer",),
+    "view.said": ("Answer",),
 }
 """Where each public name is made. They are imported when one is asked for: the command line needs other rooms."""
 

@@ -24,14 +24,14 @@ from nnrepl.programs.exceptions import exit_status
 from nnrepl.programs.script import USAGE_ERROR, CannotLoad, Script, empty_script, load_module, load_script, read_script
 from nnrepl.record.names import ProgramNames
 from nnrepl.session.errors import Quit, UserError
-from nnrepl.session.saved import Keeper, stops_file
-from nnrepl.session.session import Session
+from nnrepl.session.saved_stops import Keeper, stops_file
+from nnrepl.session.session import TapeSession
 from nnrepl.session.settings import config_directory, config_file, load_settings
 from nnrepl.shell.background import theme_of_terminal
 from nnrepl.shell.readers import Chain, Queue, Reader
 from nnrepl.shell.shell import Shell, is_capable, make_console, make_reader
-from nnrepl.timeline.cells import make_cell
 from nnrepl.timeline.history import parse_size
+from nnrepl.timeline.typed_cells import make_cell
 
 if TYPE_CHECKING:
     from nnrepl.learn.player import Player
@@ -194,7 +194,7 @@ def look(options: argparse.Namespace, lines: list[str]) -> int:
     if options.args or options.call:
         raise UserError(f"{options.program} is a saved tape; it takes no arguments, and nothing can be called")
     from nnrepl.programs.saved import open_session
-    from nnrepl.view.saved import facts_text
+    from nnrepl.view.saved_file import facts_text
 
     session, facts = open_session(options.program)
     settings, notes = settings_of(options)
@@ -291,7 +291,7 @@ class Debugger:
     def run(self) -> int:
         """Until the user has had enough. Returns the exit status."""
         names = ProgramNames()
-        session = Session(names.tape, names)
+        session = TapeSession(names.tape, names)
         session.settings.update(self.settings)
         options = self.options
         debuggee = Debuggee(
@@ -306,7 +306,7 @@ class Debugger:
         status = exit_status(error)
         return status or int(shell.failed and not self.is_interactive)
 
-    def _shell(self, session: Session) -> Shell:
+    def _shell(self, session: TapeSession) -> Shell:
         """The shell that gives the user the floor."""
         keeper = Keeper(session.stops, stops_file(self.script.path))
         session.on_load = lambda path: keeper.move(stops_file(path)) if self.is_interactive else ""

@@ -3,8 +3,9 @@
 from importlib import import_module
 
 MODULES = (
-    "export", "frames", "general", "graph", "info", "inside", "lines", "look", "listing", "motions", "passes",
-    "settings", "stops", "time", "understand", "learning", "files", "reloading", "comparing", "cells",
+    "export", "call_stack", "general", "drawing", "overviews", "take_apart", "lines", "looking", "list_ops", "moving",
+    "pass_motions", "configure", "breakpoints", "time", "understand", "learning", "save_load", "reloading",
+    "comparison", "prompt_cells",
 )  # fmt: skip
 """The modules of commands, in the order in which help and README list them."""
 

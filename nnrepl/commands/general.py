@@ -27,7 +27,7 @@ def verify(it: Interpreter, text: str) -> RenderableType | None:
     if part is None or not len(part):
         raise UserError("nothing has been recorded yet; step to the first op, then verify")
     with aside():
-        return receipt_view(take_receipt(it.session.tape, part))
+        return receipt_view(take_receipt(it.session.tape, part, progress=it.session.hooks.progress))
 
 
 @command("help", "h", takes=Grammar("[COMMAND | TOPIC | WORD | all]", lambda text: True, "help"), group=GENERAL)
@@ -59,7 +59,7 @@ def redraw(it: Interpreter, text: str) -> RenderableType | None:
 @command("quit", "q", "exit", takes=NOTHING, group=GENERAL)
 def quit_(it: Interpreter, text: str) -> RenderableType | None:
     """End the program and the session; inside of an op (`into`) or a statement (`debug`), go back to the program."""
-    from nnrepl.explain.inside import InnerSession
+    from nnrepl.explain.taken_apart import InnerSession
 
     if isinstance(it.session, InnerSession):
         return it.run("out")

@@ -14,22 +14,23 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from nnrepl.commands import habits, looks, table
+from nnrepl.explain.missing import told
 from nnrepl.record.intake import Unwinding
-from nnrepl.seen.stop import scene
+from nnrepl.seen.stop_facts import scene
 from nnrepl.session import closed
 from nnrepl.session.errors import NoGradient, NotYet, UserError
 from nnrepl.session.hooks import CELL_DONE
 from nnrepl.session.parsed import Assignment, Parsed, parse, side_by_side
-from nnrepl.session.session import END_OF_PROGRAM, END_OF_TAPE, Session, Stop
+from nnrepl.session.session import END_OF_PROGRAM, END_OF_TAPE, Stop, TapeSession
 from nnrepl.session.statements import noticing
 from nnrepl.session.typed import CELL, kind_of, run_cell
 from nnrepl.tape import Op, Value
-from nnrepl.view.changes import Changes
 from nnrepl.view.heatmap import Heatmap
 from nnrepl.view.log import Log
-from nnrepl.view.stop import stop_view
-from nnrepl.view.tensor import Look, samples_text, tensor
-from nnrepl.view.timelines import below_text, news_text, recomputed_text, taken_text
+from nnrepl.view.since import ShownBefore
+from nnrepl.view.stopped import stop_view
+from nnrepl.view.tensor import TensorStyle, samples_text, tensor
+from nnrepl.view.timeline_tree import below_text, news_text, recomputed_text, taken_text
 from nnrepl.view.tree import tensor_tree
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ class Interpreter:
         player: The lesson that is being played, if one is; `left`: the one that was left with `learn stop`.
     """
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: TapeSession) -> None:
         from nnrepl.commands import load_all
 
         load_all()
@@ -92,7 +93,7 @@ class Interpreter:
         self.answers = Answers()
         self._hinted: set[str] = set()
         self._told: Stop | None = session.stop if session.waits else None
-        self._changed = Changes()
+        self._changed = ShownBefore()
         self._listed = ("", -1, 0)
         self.due: deque[str] = deque()
         self._behind: deque[str] = deque()
@@ -126,12 +127,14 @@ class Interpreter:
         self._waited = False
         try:
             hint, shown = self._run(self._first(line))
-        except UserError:
+        except UserError as error:
             self.due.clear()
             self._behind.clear()
+            if isinstance(error, NoGradient):
+                raise told(self.session, error) from None
             raise
         kept = [item for item in (shown, self.arrival()) if item is not None]
-        if hint is not None and kept:
+        if hint is not None:
             kept.insert(0, hint)
         return Group(*kept) if len(kept) > 1 else next(iter(kept), None)
 
@@ -165,7 +168,7 @@ class Interpreter:
         self._behind.extendleft(reversed(others))
         return first
 
-    def _classify(self, line: str) -> table.Line:
+    def _classify(self, line: str) -> table.TypedLine:
         """A line by its syntax; what is neither command nor Python may be a habit from another debugger."""
         try:
             return table.classify(line, self.table, self.is_name)
@@ -190,7 +193,7 @@ class Interpreter:
                 return lines.popleft()
         return None
 
-    def visit(self, session: Session) -> None:
+    def visit(self, session: TapeSession) -> None:
         """Look at another session, while the own one waits."""
         session.settings = self._home.settings
         self.session, self.shown = session, None
@@ -203,9 +206,14 @@ class Interpreter:
             self.session.arrive(self.session.cursor)
         return away
 
-    def _hint(self, parsed: table.Line, word: str) -> Text | None:
-        """A bare word that is a command, and the name of a tensor as well."""
-        if parsed.text or parsed.command is None or word in self._hinted:
+    def _hint(self, parsed: table.TypedLine, word: str) -> Text | None:
+        """Say once of a command that it is to go away, and of a bare word that it is the name of a tensor as well."""
+        if parsed.command is None or word in self._hinted:
+            return None
+        if parsed.command.instead and parsed.command.names[0] not in self._hinted:
+            self._hinted.add(parsed.command.names[0])
+            return Text(f"({word.split()[0]} is to go away; type instead: {parsed.command.instead})", style="hint")
+        if parsed.text:
             return None
         if not self.session.expressions.is_tensor(word, self.session.where()):
             return None
@@ -265,7 +273,7 @@ class Interpreter:
             if picture and isinstance(result, mx.array) and result.size > 1:
                 self.counted(result)
                 return Heatmap(label, result)
-            look = Look(before=self._changed.before) if isinstance(result, mx.array) else None
+            look = TensorStyle(before=self._changed.before) if isinstance(result, mx.array) else None
             return self.guarded(lambda: self.shown_value(result, label, text, look, note), text) or Text(label)
         except UserError as error:
             said = str(error)
@@ -360,13 +368,13 @@ class Interpreter:
         self.session.course.rest(Stop("", self.session.cursor))
         return Group(*said)
 
-    def print(self, parsed: Parsed, look: Look | None = None, named: bool = False) -> RenderableType:
+    def print(self, parsed: Parsed, look: TensorStyle | None = None, named: bool = False) -> RenderableType:
         """The values of one or more expressions; tensors with their names, and all others as well if `named`."""
         shown = [self._print_one(part, named, look) for part in parsed.parts()]
         shown = [item for item in shown if item is not None]
         return Group(*shown) if len(shown) != 1 else shown[0]
 
-    def _print_one(self, parsed: Parsed, named: bool, look: Look | None) -> Any:
+    def _print_one(self, parsed: Parsed, named: bool, look: TensorStyle | None) -> Any:
         try:
             result = self.value(parsed)
         except (NotYet, NoGradient) as answer:
@@ -376,8 +384,9 @@ class Interpreter:
         label = parsed.text if named and not isinstance(result, mx.array) and parsed.speaks_of_a_name else None
         return self.guarded(lambda: self.shown_value(result, label, parsed.text, look), parsed.text)
 
-    def not_there(self, answer: UserError, look: Look | None = None) -> RenderableType:
+    def not_there(self, answer: UserError, look: TensorStyle | None = None) -> RenderableType:
         """What is said of a name that is not made yet; the last tensor of that name under its own address."""
+        answer = told(self.session, answer) if isinstance(answer, NoGradient) else answer
         said = Text(str(answer), style="hint")
         last = answer.last if isinstance(answer, NotYet) else None
         unseen = closed.natively_said(closed.unseen_since(self.session, last))
@@ -389,7 +398,7 @@ class Interpreter:
         return Group(said, tensor(answer.address, last.array, look))
 
     def shown_value(
-        self, result: Any, label: str | None, text: str, look: Look | None = None, note: str = ""
+        self, result: Any, label: str | None, text: str, look: TensorStyle | None = None, note: str = ""
     ) -> RenderableType | None:
         """A result of Python as a user wants to see it: a tensor, a tree of tensors, anything else."""
         if result is None:
@@ -456,7 +465,7 @@ class Interpreter:
         if answer is not None:
             return answer
         if text.strip() == name:
-            close = get_close_matches(name, self.table.by_name, 1)
+            close = get_close_matches(name, self.table.names, 1)
             if close:
                 return f"nothing here is called {name}; did you mean the command {close[0]}?"
         return f"nothing here is called {name}{self.session.lookup.suggest(name)}" + self._as_command(text)

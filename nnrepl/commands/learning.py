@@ -12,12 +12,12 @@ from nnrepl.commands.interpreter import Interpreter
 from nnrepl.commands.table import Grammar, classify, command
 from nnrepl.programs.examples import folder
 from nnrepl.session.errors import Load, UserError
-from nnrepl.view.lesson import Row, hint, lessons_view
+from nnrepl.view.lesson_parts import LessonRow, hint, lessons_view
 
 if TYPE_CHECKING:
     from nnrepl.learn.lesson import Lesson
     from nnrepl.learn.player import Player
-    from nnrepl.learn.progress import Mark
+    from nnrepl.learn.progress import Reached
 
 LEARNING = "understanding"
 MOVING = ("forwards", "backwards", "jumps")
@@ -52,11 +52,11 @@ def listed() -> RenderableType:
     for lesson in lessons():
         mark = known.get(lesson.key)
         note = "" if mark is None else _done(mark) if mark.done else f"part {mark.part + 1} of {mark.parts}"
-        rows.append(Row(lesson.name, lesson.title, lesson.minutes, note))
+        rows.append(LessonRow(lesson.name, lesson.title, lesson.minutes, note))
     return lessons_view(rows)
 
 
-def _done(mark: Mark) -> str:
+def _done(mark: Reached) -> str:
     return f"done · {mark.right} of {mark.asked} right" if mark.asked else "done"
 
 

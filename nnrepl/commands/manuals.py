@@ -14,7 +14,7 @@ from rich.text import Text
 from nnrepl.commands.table import Command, Table
 
 if TYPE_CHECKING:
-    from nnrepl.learn.glossary import Word
+    from nnrepl.learn.glossary import GlossaryWord
 from nnrepl.session.errors import UserError
 from nnrepl.view.prose import prose
 from nnrepl.view.topics import ALIASES, GROUPS, TOPICS, Topic
@@ -32,7 +32,7 @@ FIRST = (
 """The eight lines with which a user begins."""
 
 
-def help_view(table: Table, topic: str = "", here: Callable[[Word], str] = lambda word: "") -> RenderableType:
+def help_view(table: Table, topic: str = "", here: Callable[[GlossaryWord], str] = lambda word: "") -> RenderableType:
     """The first page, the whole list (`all`), one manual, one topic, or a word of the trade.
 
     Args:
@@ -58,7 +58,7 @@ def help_view(table: Table, topic: str = "", here: Callable[[Word], str] = lambd
     name = ALIASES.get(topic, topic)
     if name in TOPICS:
         return _topic(table, name, TOPICS[name])
-    close = get_close_matches(topic, [*table.by_name, *TOPICS, *ALIASES], 1) or get_close_matches(topic, glossary(), 1)
+    close = get_close_matches(topic, [*table.names, *TOPICS, *ALIASES], 1) or get_close_matches(topic, glossary(), 1)
     hint = f"did you mean {close[0]}?" if close else f"apropos {topic} searches all manuals"
     raise UserError(f"there is no command and no topic {topic}; {hint}")
 
@@ -78,7 +78,7 @@ def _first_page() -> RenderableType:
     return Group(_grid(list(FIRST)), topics, Text("help all lists every command.", style="hint"))
 
 
-def word_view(word: Word, here: str = "") -> RenderableType:
+def word_view(word: GlossaryWord, here: str = "") -> RenderableType:
     """A word of the trade, and where it is met."""
     parts: list[RenderableType] = [Text(word.name, style="op.name"), prose(word.text)]
     if here:
@@ -139,7 +139,8 @@ def _manual(command: Command) -> RenderableType:
     title = Text(command.usage, style="op.name")
     if len(command.names) > 1:
         title.append("   also: " + ", ".join(command.names[1:]), style="dim")
-    return Group(title, Text(flowing(command.help)))
+    gone = [Text(f"It is to go away; type instead: {command.instead}", style="hint")] if command.instead else []
+    return Group(title, *gone, Text(flowing(command.help)))
 
 
 def _topic(table: Table, name: str, topic: Topic) -> RenderableType:

@@ -31,7 +31,7 @@ def why(it: Interpreter, text: str) -> RenderableType | None:
     `why` alone finds the first thing that is wrong. What lies ahead in a recorded pass may be asked about.
     """
     from nnrepl.explain.why import why as find_cause
-    from nnrepl.view.why import why_view
+    from nnrepl.view.causes import why_view
 
     with aside():
         return why_view(find_cause(it.session, text))

@@ -8,14 +8,14 @@ from __future__ import annotations
 import mlx.core as mx
 
 from nnrepl.explain import words
-from nnrepl.explain.inside import InnerSession, lent_recorder
+from nnrepl.explain.taken_apart import InnerSession, lent_recorder
 from nnrepl.record.names import ProgramNames
 from nnrepl.record.recorder import Recorder
-from nnrepl.record.source import register_text
+from nnrepl.record.segments import register_text
 from nnrepl.record.stack import Stack
 from nnrepl.session.errors import UserError
 from nnrepl.session.parsed import Parsed
-from nnrepl.session.session import Session
+from nnrepl.session.session import TapeSession
 from nnrepl.session.statements import noticing
 from nnrepl.tape import RUN_PASS, Tape, Value
 
@@ -44,7 +44,7 @@ class _Inputs:
         self._recorder.leaf(array, "input", words.name(value))
 
 
-def run_beside(session: Session, line: Parsed) -> BesideSession:
+def run_beside(session: TapeSession, line: Parsed) -> BesideSession:
     """Run an expression, or an assignment, where the cursor stands, and record it. What it gives is `_` afterwards, and
     has the name that it is assigned to at the prompt.
 

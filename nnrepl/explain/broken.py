@@ -10,9 +10,10 @@ from typing import Any
 import mlx.core as mx
 
 from nnrepl.explain import words
-from nnrepl.explain.entry import entry_for
+from nnrepl.explain.known import entry_for
 from nnrepl.explain.look import Look
 from nnrepl.explain.paths import upstream
+from nnrepl.explain.zeros import zero_value
 from nnrepl.ops import Trait, has
 from nnrepl.ops.reader import readable
 from nnrepl.session.births import NAN, Birth, same_place, unravel
@@ -112,6 +113,9 @@ def _forward_rule(look: Look, birth: Birth, op: Op, numbers: list[Number]) -> tu
         return "There is no remainder of a division by 0.", "Keep the divisor away from 0."
     if name in ("divide", "floor_divide", "reciprocal") and (first if name == "reciprocal" else second) == 0:
         zero = "0 divided by 0 is no number." if first == 0 and name != "reciprocal" else "A number divided by 0 is ∞."
+        divisor = op.inputs[-1] if op.inputs else None
+        if divisor is not None and divisor.op is not None and look.can_see(divisor) and look.stat(divisor).is_zero:
+            zero += f" {zero_value(look, divisor).text}"
         return zero, "Keep the denominator away from 0: add a small number (1e-8), or divide only where it is not 0."
     if name in ("sqrt", "rsqrt") and first is not None and first <= 0:
         if first < 0:

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import mlx.core as mx
 
 from nnrepl.explain import words
-from nnrepl.explain.entry import Entry, bind
+from nnrepl.explain.known import Entry, bind
 from nnrepl.explain.look import Look
 from nnrepl.explain.paths import rule_of, upstream
 from nnrepl.ops.case import Case, Operand

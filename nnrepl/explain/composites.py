@@ -12,6 +12,9 @@ from nnrepl.explain.explanation import Explanation, Symbol, origin_of
 from nnrepl.explain.links import shown
 from nnrepl.explain.look import Look
 from nnrepl.ops.layers import LAYERS, LOSSES, Whole
+from nnrepl.session.entered import InModule
+from nnrepl.session.errors import UserError
+from nnrepl.session.parsed import dotted
 from nnrepl.session.reading import Reading
 from nnrepl.tape import Activation, Op, Value
 
@@ -19,7 +22,7 @@ _LINES = 14
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class CompositeCall:
     """One call of a function or a module that made ops.
 
     Attributes:
@@ -35,18 +38,20 @@ class Call:
     ops: list[Op]
 
 
-def find_call(session: Reading, text: str) -> Call | None:
+def find_call(session: Reading, text: str) -> CompositeCall | None:
     """The call of a function (`loss_fn`, `Net.__call__`) or a module (`layers.0`): at the cursor, else the last one
     before, else the next; None if nothing recorded is called so."""
+    text = dotted(text)
     if not re.fullmatch(r"[\w.]+", text):
         return None
-    found: dict[Activation, Call] = {}
+    module = _module(session, text)
+    found: dict[Activation, CompositeCall] = {}
     for op in session.tape.ops:
         if op.of is not None or op.phase == "backward" or op.scope is None:
             continue
-        call = _called(session, op, text)
+        call = _called(session, op, text, module)
         if call is not None:
-            found.setdefault(call[0], Call(text, call[1], call[0], [])).ops.append(op)
+            found.setdefault(call[0], CompositeCall(text, call[1], call[0], [])).ops.append(op)
     calls = list(found.values())
     if not calls:
         return None
@@ -56,10 +61,19 @@ def find_call(session: Reading, text: str) -> Call | None:
     return around[-1] if around else before[-1] if before else calls[0]
 
 
-def _called(session: Reading, op: Op, text: str) -> tuple[Activation, str] | None:
+def _module(session: Reading, text: str) -> InModule | None:
+    """The module that a path means, bare or from the variable that holds its model."""
+    try:
+        place = session.place(text)
+    except UserError:
+        return None
+    return place if isinstance(place, InModule) else None
+
+
+def _called(session: Reading, op: Op, text: str, module: InModule | None) -> tuple[Activation, str] | None:
     assert op.scope is not None
     for path, step in session.names.calls(op):
-        if path == text and path:
+        if (path == text and path) or (module is not None and module.accepts(step)):
             return step, type(step.owner).__name__
     for step in op.scope.path():
         qualified = getattr(step.code, "co_qualname", step.code.co_name)
@@ -68,7 +82,7 @@ def _called(session: Reading, op: Op, text: str) -> tuple[Activation, str] | Non
     return None
 
 
-def explain_call(session: Reading, call: Call) -> Explanation:
+def explain_call(session: Reading, call: CompositeCall) -> Explanation:
     """A call as a whole: what it computes, from what, in which steps, and how the loss depends on its result."""
     look = Look(session)
     first, last = call.ops[0], call.ops[-1]
@@ -99,7 +113,7 @@ def explain_call(session: Reading, call: Call) -> Explanation:
     return found
 
 
-def _known(call: Call) -> Whole | None:
+def _known(call: CompositeCall) -> Whole | None:
     if call.kind:
         return LAYERS.get(call.kind)
     # A function of the program that is only called like one of MLX's is not known.
@@ -107,13 +121,13 @@ def _known(call: Call) -> Whole | None:
     return LOSSES.get(call.scope.code.co_name) if file.endswith("mlx/nn/losses.py") else None
 
 
-def _taken(call: Call) -> list[Value]:
+def _taken(call: CompositeCall) -> list[Value]:
     """What the call used that it did not make itself."""
     own = set(call.ops)
     return list(dict.fromkeys(value for op in call.ops for value in op.inputs if value.op not in own))
 
 
-def _results(call: Call) -> list[Value]:
+def _results(call: CompositeCall) -> list[Value]:
     """What the call made that was used outside of it (or not at all): the last one first."""
     own = set(call.ops)
     made = [value for op in call.ops for value in op.outputs]
@@ -126,7 +140,7 @@ def _list(values: list[Value], names: Names) -> str:
     return (", ".join(named) + (", …" if len(values) > 4 else "")) or "nothing"
 
 
-def _steps(session: Reading, look: Look, call: Call, names: Names) -> list[str]:
+def _steps(session: Reading, look: Look, call: CompositeCall, names: Names) -> list[str]:
     """The parts of the call in order: an op, or a module that it calls, a line."""
     parts: list[tuple[str, list[Op]]] = []
     for op in call.ops:
@@ -150,7 +164,7 @@ def _steps(session: Reading, look: Look, call: Call, names: Names) -> list[str]:
     return lines
 
 
-def _part(session: Reading, op: Op, call: Call) -> str:
+def _part(session: Reading, op: Op, call: CompositeCall) -> str:
     """The module inside of the call in which an op was made, "" for an op of the call's own."""
     for path, step in session.names.calls(op):
         if step is not call.scope and step.within(call.scope):

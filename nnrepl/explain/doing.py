@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 
-from nnrepl.explain import words, worked
+from nnrepl.explain import in_numbers as worked
+from nnrepl.explain import words
 from nnrepl.explain.cases import Names, named_by, names_for
 from nnrepl.explain.elements import Index, named, telling
-from nnrepl.explain.entry import MOVE, Entry, bind, entry_for
+from nnrepl.explain.known import MOVE, Entry, bind, entry_for
 from nnrepl.explain.local import symbol_of, written
 from nnrepl.explain.look import Look
 from nnrepl.explain.paths import rule_of, upstream

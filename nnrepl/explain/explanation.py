@@ -8,23 +8,24 @@ from dataclasses import dataclass, field
 
 import mlx.core as mx
 
-from nnrepl.explain import surprise, words, worked
+from nnrepl.explain import in_numbers as worked
+from nnrepl.explain import surprise, unlisted, words
 from nnrepl.explain.cases import Names, names_for
-from nnrepl.explain.elements import Index, named, parse, telling, unravel
-from nnrepl.explain.entry import ELEMENTWISE, MOVE, Entry, bind, entry_for
+from nnrepl.explain.elements import Index, named, parse, telling
+from nnrepl.explain.in_numbers import result_at
+from nnrepl.explain.known import ELEMENTWISE, MOVE, Entry, bind, entry_for
 from nnrepl.explain.links import shown
 from nnrepl.explain.local import names_of, symbol_of, template, written
 from nnrepl.explain.look import Look
 from nnrepl.explain.paths import gradient_of, main_output, rule_of, target_of, upstream
 from nnrepl.explain.patterns import known_by_name
-from nnrepl.explain.updates import update_lines, update_of
-from nnrepl.explain.worked import linear_in, result_at
+from nnrepl.explain.update_rules import update_lines, update_of
 from nnrepl.ops.numbers import element
-from nnrepl.record.signs import start_of
+from nnrepl.record.gradient_names import start_of
 from nnrepl.session.errors import NoGradient, NotYet, UserError
 from nnrepl.session.lookup import NUMBER
 from nnrepl.session.reading import Reading
-from nnrepl.tape import UPDATE_PASS, Inside, Leaf, Op, Value, samples_of
+from nnrepl.tape import UPDATE_PASS, Leaf, Op, Value, samples_of
 
 
 @dataclass(slots=True)
@@ -183,7 +184,7 @@ def _leaf(look: Look, value: Value, index: str | None) -> Explanation:
     found = Explanation(
         None, title=f"{value.name} {tuple(value.shape)} {words.dtype(value.dtype)}: {kind}; no op made it."
     )
-    users = [op for op in value.consumers if op.of is None]
+    users = [op for op in look.session.tape.consumers(value) if op.of is None]
     if users:
         found.notes.append(f"It is used by {', '.join(f'{op.label} {op.name}' for op in users[:4])}.")
     if index is not None:
@@ -220,14 +221,9 @@ def _forward(look: Look, found: Explanation, op: Op, entry: Entry | None, value:
     left = element(names(value), place)
     found.element = left if value.size else ""
     if entry is None:
-        inside = op.tape.notes.calls.get(op)
-        if inside is not None:
-            found.words = _of_inside(op, inside)
-        else:
-            found.words = f"nnrepl's table has no entry for {op.name}. Its inputs and its result are what they are:"
-        if value.size:
-            found.lines = [f"{left} = {words.number(result_at(look, value, place))}"]
-            found.notes.extend(_jacobian_notes(look, op, value, place))
+        said = unlisted.forward(look, op, value, place)
+        found.rule, found.words, found.lines = said.rule, said.words, said.lines
+        found.notes.extend(said.notes)
         return
     several = len(op.outputs) > 1
     made = ", ".join(names(one) for one in op.outputs[:3]) + (", …" if len(op.outputs) > 3 else "")
@@ -254,23 +250,6 @@ def _forward(look: Look, found: Explanation, op: Op, entry: Entry | None, value:
         found.update = update_lines(look, step, place)
         if found.update:
             found.notes.append(f"{step.recipe.name}: {step.recipe.words}")
-
-
-def _jacobian_notes(look: Look, op: Op, value: Value, place: Index) -> list[str]:
-    """For an op without an entry: how much the chosen element changes with its inputs, by MLX's own VJP."""
-    notes = []
-    for taken in dict.fromkeys(op.inputs):
-        if not mx.issubdtype(taken.dtype, mx.floating) or not mx.issubdtype(value.dtype, mx.floating):
-            continue
-        try:
-            row = linear_in(look, op, taken, value, place).flatten()
-            order, slopes = look.numbers([mx.argsort(-mx.abs(row))[:4], row])
-        except (ValueError, RuntimeError) as error:
-            notes.append(f"MLX has no VJP for {op.name}: {str(error).splitlines()[0]}")
-            continue
-        shown = ", ".join(f"{words.number(slopes[at])} with {named(taken, unravel(at, taken.shape))}" for at in order)
-        notes.append(f"{named(value, place)} changes (its Jacobian, the largest entries): {shown}.")
-    return notes
 
 
 def _shape_notes(op: Op, entry: Entry, value: Value) -> list[str]:
@@ -364,19 +343,6 @@ def _as_a_whole(look: Look, op: Op, value: Value, place: Index, names: Names) ->
     return (
         ["Cross-entropy as a whole: shares, less 1 at the right answer, times what arrives.", *lines] if lines else []
     )
-
-
-def _of_inside(op: Op, inside: Inside) -> str:
-    """What is said of a call that MLX ran by itself, of which is known what happened inside."""
-    first, last = inside.ops[0].label, inside.ops[-1].label
-    results = [value.op.label for value, _ in inside.results if value.op is not None]
-    made = f", {_and(results[:3])} made what it returns" if 0 < len(results) <= 3 else ""
-    where = first if len(inside) == 1 else f"{first} to {last}"
-    return f"One call of MLX's. What happened inside is {where}{made}; goto {first} leads there."
-
-
-def _and(texts: list[str]) -> str:
-    return texts[0] if len(texts) == 1 else f"{', '.join(texts[:-1])} and {texts[-1]}"
 
 
 def _backward_rule(found: Explanation, op: Op, entry: Entry | None, value: Value, names: Names) -> None:

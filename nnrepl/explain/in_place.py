@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 from itertools import zip_longest
 from typing import Any
 
-from nnrepl.explain.entry import arguments
+from nnrepl.explain.known import arguments
 from nnrepl.explain.words import MINUS, number
-from nnrepl.record.source import called, dotted, span_of, way_to
+from nnrepl.record.segments import called, dotted, span_of, way_to
 from nnrepl.session.errors import UserError
 from nnrepl.session.reading import Reading
 from nnrepl.tape import Activation, Op, Site, Value, own_site

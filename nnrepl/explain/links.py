@@ -8,7 +8,7 @@ from nnrepl.explain import words
 from nnrepl.explain.answer import Link
 from nnrepl.explain.local import factor_array, factor_text
 from nnrepl.explain.look import Look
-from nnrepl.record.signs import start_of
+from nnrepl.record.gradient_names import start_of
 from nnrepl.tape import Op, Value
 
 describe = words.call

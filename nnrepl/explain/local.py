@@ -11,7 +11,7 @@ import mlx.core as mx
 
 from nnrepl.explain import words
 from nnrepl.explain.cases import Names
-from nnrepl.explain.entry import ELEMENTWISE, Entry, bind, entry_for, filled
+from nnrepl.explain.known import ELEMENTWISE, Entry, bind, entry_for, filled
 from nnrepl.explain.look import Look
 from nnrepl.ops.expression import Node
 from nnrepl.ops.pointwise import left_out

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import mlx.core as mx
 
 from nnrepl.explain import words
-from nnrepl.explain.answer import Answer, Evidence
+from nnrepl.explain.answer import Cause, Evidence
 from nnrepl.explain.look import Look
 from nnrepl.explain.paths import gradient_pass, leaves_later, same_function
 from nnrepl.ops import Trait, has
@@ -26,7 +26,7 @@ class Share:
     change: float
 
 
-def why_loss(session: Reading) -> Answer:
+def why_loss(session: Reading) -> Cause:
     """Which parameters account for the change of the loss between a pass and the one before: ΔL ≈ Σ ∂L/∂w · Δw.
 
     Raises:
@@ -54,7 +54,7 @@ def why_loss(session: Reading) -> Answer:
     if not all(map(math.isfinite, (first, second, mixed))):
         return _not_finite(went, float(first), float(second), look)
     others = _others(look, before, after)
-    answer = Answer(
+    answer = Cause(
         f"{went}: {signed(second - first)}. The weights account for {signed(weights)}"
         + (
             f", what else differs{f' ({_listed(others)})' if others else ''} for {signed(rest)}."
@@ -75,11 +75,11 @@ def why_loss(session: Reading) -> Answer:
     return answer
 
 
-def _not_finite(went: str, first: float, second: float, look: Look) -> Answer:
+def _not_finite(went: str, first: float, second: float, look: Look) -> Cause:
     """What can be said where the loss, or that of the new weights on the old data, is no number."""
     if math.isfinite(first) and math.isfinite(second):
         went += ", but that of the new weights on the old data is not finite"
-    answer = Answer(f"{went}: such a change cannot be shared out among the weights.")
+    answer = Cause(f"{went}: such a change cannot be shared out among the weights.")
     if not (math.isfinite(first) and math.isfinite(second)):
         bad = second if not math.isfinite(second) else first
         answer.reasons.append(f"why {'nan' if math.isnan(bad) else 'inf'} follows it to where it was born.")

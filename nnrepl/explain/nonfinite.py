@@ -8,11 +8,12 @@ from dataclasses import dataclass
 import mlx.core as mx
 
 from nnrepl.explain import words
-from nnrepl.explain.answer import Answer, Evidence
+from nnrepl.explain.answer import Cause, Evidence
 from nnrepl.explain.broken import broken
 from nnrepl.explain.forward import made_large
 from nnrepl.explain.look import Look
 from nnrepl.explain.paths import gradient_pass_or_none
+from nnrepl.explain.scale import grows
 from nnrepl.ops import Trait, has
 from nnrepl.session.births import INF, NAN, Birth, first_bad, follow, is_inexact, unravel
 from nnrepl.session.reading import Reading
@@ -121,7 +122,7 @@ def _ending(look: Look, value: Value) -> Op | None:
     stack, seen = [value], {value}
     ended: list[Op] = []
     while stack and len(seen) < 200:
-        for user in stack.pop().consumers:
+        for user in look.session.tape.consumers(stack.pop()):
             outputs = [out for out in user.outputs if is_inexact(out) and not out.refusal]
             finite = look.finite(outputs)
             bad = [out for out in outputs if not finite[out]]
@@ -154,7 +155,7 @@ def _masks(look: Look, birth: Birth, ending: Op) -> bool:
 # -- answers -------------------------------------------------------------------------------------------------
 
 
-def why_nonfinite(session: Reading, kind: str = "") -> Answer:
+def why_nonfinite(session: Reading, kind: str = "") -> Cause:
     """`why nan`, `why inf`: the ends of the pass at the cursor, then those of all passes in order, then what is inside
     of the pass at the cursor."""
     look = Look(session)
@@ -175,19 +176,20 @@ def why_nonfinite(session: Reading, kind: str = "") -> Answer:
     for part in [*inside, *(part for part in looked if part is not here)]:
         for birth, ending in vanished(look, part):
             return _divided_away(look, birth, ending)
-    return Answer(_all_finite(look, looked), ops=look.ops)
+    return Cause(_all_finite(look, looked), ops=look.ops)
 
 
 def _all_finite(look: Look, parts: list[Pass]) -> str:
     """What was looked at, where nothing was found."""
     over = "no pass" if not parts else f"{parts[0].address}" if len(parts) == 1 else f"{len(parts)} passes"
-    unseen = look.refused
-    rest = f" {unseen} tensors were dropped and could not be looked at." if unseen else ""
-    finite = look.all_finite
-    if finite:
-        return f"Every number that was looked at is finite: {look.looked} tensors of {over}.{rest}"
+    unseen = sum(bool(value.refusal) for part in parts for op in part.ops for value in op.outputs)
+    rest = f" {words.counted(unseen, 'tensor')} could not be looked at: their numbers are not kept." if unseen else ""
+    if not look.looked:
+        return f"Nothing was looked at: there is no floating-point tensor with numbers in {over}.{rest}"
+    if look.all_finite:
+        return f"Every number that was looked at is finite: {words.counted(look.looked, 'tensor')} of {over}.{rest}"
     return (
-        f"Every loss and every gradient is finite ({look.looked} tensors of {over} were looked at); inside of a pass "
+        f"Every loss and every gradient is finite ({words.counted(look.looked, 'tensor')} of {over}); inside of a pass "
         f"there are infinite numbers, but a softmax, an exp or a comparison makes finite ones of them.{rest}"
     )
 
@@ -214,13 +216,13 @@ def _since(look: Look, session: Reading, found: Trouble) -> str:
     return f"The loss has not been finite since {bad[0].address} ({len(bad)} of {len(losses)} losses on the tape)."
 
 
-def why_nonfinite_value(session: Reading, value: Value, kind: str = "") -> Answer:
+def why_nonfinite_value(session: Reading, value: Value, kind: str = "") -> Cause:
     """`why z is nan`: only what leads to one value."""
     look = Look(session)
     stat = look.stat(value)
     if stat.is_finite:
         peak = f", the largest {words.number(stat.peak)} in size" if stat.size else ""
-        return Answer(f"{value.name} is finite: {stat.size} ordinary numbers{peak}.", ops=look.ops)
+        return Cause(f"{value.name} is finite: {words.counted(stat.size, 'ordinary number')}{peak}.", ops=look.ops)
     at = first_bad(look, value, kind)
     wanted = at if at is not None else first_bad(look, value)
     assert wanted is not None
@@ -243,7 +245,7 @@ def _amount(nans: int, infs: int, size: int) -> str:
 
 def did(op: Op) -> str:
     """`#6, exp(z) (train.py:31)`; a VJP by the op that it differentiates."""
-    where = words.place(op.source)
+    where = words.spot(op)
     what = f"the VJP of {words.call(op.of)}" if op.of is not None else words.call(op)
     return f"{op.label}, {what}" + (f" ({where})" if where else "")
 
@@ -258,7 +260,8 @@ def born(birth: Birth) -> str:
         return f"{did(birth.op)}, has {words.number(birth.constant)} in its call"
     empty = birth.op.inputs and not any(taken.size for taken in birth.op.inputs)
     out = "infinite ones" if birth.before is not None else "no numbers" if empty else "finite numbers"
-    return f"{did(birth.op)}, makes {_SIGN[birth.kind]} out of {out}"
+    inner = f"; inside of that call, {born(birth.within)}" if birth.within is not None else ""
+    return f"{did(birth.op)}, makes {_SIGN[birth.kind]} out of {out}{inner}"
 
 
 def came_in(birth: Birth) -> str:
@@ -280,7 +283,16 @@ def came_in(birth: Birth) -> str:
 _KINDS = {"parameter": "the parameter", "input": "the input", "constant": "the constant", "captured": "the captured"}
 
 
-def _answer(look: Look, found: Trouble) -> Answer:
+def _grown(look: Look, taken: Value) -> list[str]:
+    """What made a tensor large, a sentence if that is known."""
+    if taken.gradient_of is not None:
+        cause = grows(look, taken)
+        return [f"{taken.name} is large: {cause.say('grows')}"] if cause is not None else []
+    grew = made_large(look, taken)
+    return [grew.text] if grew is not None else []
+
+
+def _answer(look: Look, found: Trouble) -> Cause:
     """The cause first, then what became of it."""
     root = found.cause
     end = found.end
@@ -288,13 +300,11 @@ def _answer(look: Look, found: Trouble) -> Answer:
     is_loss = end is found.part.loss
     whose = f"The loss of {found.part.address}" if is_loss else end.name
     verb = f"is {_shown(look, end, 0)}" if end.size == 1 else f"has {_amount(stat.nans, stat.infs, stat.size)}"
-    answer = Answer(f"{whose} {verb}: {born(root)}.", root.op)
+    answer = Cause(f"{whose} {verb}: {born(root)}.", root.op)
     _tell(look, answer, root)
     if root.op is not None and root.op.of is None and root.before is None and root.kind == INF:
         taken = max(_visible(look, root.op.inputs), key=lambda value: look.stat(value).peak, default=None)
-        grew = None if taken is None else made_large(look, taken)
-        if grew is not None:
-            answer.also.append(grew.text)
+        answer.also.extend(_grown(look, taken) if taken is not None else [])
     if found.birth is not root:
         answer.also.append(f"Of the ∞ it became NaN in {did_of(found.birth)}.")
     elif root.before is not None:
@@ -319,7 +329,7 @@ def _shown(look: Look, value: Value, at: int) -> str:
     return words.number(look.numbers([look.array(value).flatten()[at]])[0])
 
 
-def _tell(look: Look, answer: Answer, birth: Birth) -> None:
+def _tell(look: Look, answer: Cause, birth: Birth) -> None:
     """The element at which it happened, the rule that was broken, and what shows it."""
     value = birth.value
     stat = look.stat(value)
@@ -340,9 +350,9 @@ def _tell(look: Look, answer: Answer, birth: Birth) -> None:
     answer.advice = rule.advice
 
 
-def _divided_away(look: Look, birth: Birth, ending: Op) -> Answer:
+def _divided_away(look: Look, birth: Birth, ending: Op) -> Cause:
     """An ∞ or a NaN that no loss and no gradient shows."""
-    answer = Answer(f"No loss and no gradient is NaN or ∞, but {born(birth)}, and {did(ending)}, makes finite numbers "
+    answer = Cause(f"No loss and no gradient is NaN or ∞, but {born(birth)}, and {did(ending)}, makes finite numbers "
                     "of it again.", birth.op)  # fmt: skip
     _tell(look, answer, birth)
     outputs: Sequence[Value] = [out for out in ending.outputs if mx.issubdtype(out.dtype, mx.inexact)]

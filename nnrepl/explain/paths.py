@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from nnrepl.record.signs import without_sign
+from nnrepl.record.gradient_names import without_sign
 from nnrepl.record.stack import is_module_type
 from nnrepl.record.vjp import Rule
 from nnrepl.session.errors import NoGradient, NotYet, UserError
@@ -64,12 +64,27 @@ def gradient_of(session: Reading, value: Value) -> Value:
         NoGradient: If none flows to it.
         NotYet: If its pass has not been recorded.
     """
+    found = differentiated(session, value)
+    if found is not None:
+        part, target = found
+        return part.grads[target.canonical][-1]
+    try:
+        return session.lookup.gradient(value, session.cursor)
+    except NoGradient:
+        return session.lookup.gradient(value, len(session.tape))
+
+
+def differentiated(session: Reading, value: Value) -> tuple[Pass, Value] | None:
+    """The pass that has a gradient for a value, that of the cursor or another of this step, and the value as it is
+    there: a parameter enters each pass as a leaf of its own. None if no pass before the cursor or in this step has."""
     part = last_pass_with(session, value)
     if part is not None:
-        grads = part.grads.get(value.canonical) or []
-        if grads:
-            return grads[-1]
-    return session.lookup.gradient(value, len(session.tape))
+        return part, value
+    step = session.tape.steps.at(session.cursor)
+    for part, target in session.lookup.passes_of(value, step.end - 1):
+        if part.start >= step.start and part.grads.get(target.canonical):
+            return part, target
+    return None
 
 
 def last_pass_with(session: Reading, value: Value) -> Pass | None:

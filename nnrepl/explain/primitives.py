@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 from nnrepl.explain import words
 from nnrepl.record.anatomy import graph, stand_in
-from nnrepl.record.graph import Primitive
+from nnrepl.record.dot import Primitive
 from nnrepl.session.errors import UserError
 from nnrepl.tape import Op
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class PrimitiveCall:
     """One primitive, with what goes in and what it makes: inputs by their names, its own results as a, b, ..."""
 
     name: str
@@ -20,7 +20,7 @@ class Step:
     makes: tuple[str, ...]
 
 
-def primitives(op: Op) -> list[Step]:
+def primitives(op: Op) -> list[PrimitiveCall]:
     """The primitives of an op in the order in which MLX computes them. Nothing is evaluated: the op is called on
     stand-ins of the same shapes.
 
@@ -41,7 +41,7 @@ def primitives(op: Op) -> list[Step]:
             for made in step.outputs:
                 called.setdefault(made, _letter(len([name for name in called.values() if len(name) == 1])))
             takes = tuple(called.get(name, "a constant") for name in step.inputs)
-            found.append(Step(step.label, takes, tuple(called[name] for name in step.outputs)))
+            found.append(PrimitiveCall(step.label, takes, tuple(called[name] for name in step.outputs)))
     return found
 
 

@@ -10,9 +10,9 @@ import mlx.core as mx
 
 from nnrepl import ops
 from nnrepl.explain.differences import Scalar
-from nnrepl.explain.entry import bind
+from nnrepl.explain.known import bind
 from nnrepl.record.custom import Composite
-from nnrepl.record.opaque import quietly
+from nnrepl.record.quiet import quietly
 from nnrepl.tape import Op, Pass, Value
 
 

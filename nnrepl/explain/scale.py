@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import mlx.core as mx
 
 from nnrepl.explain import words
-from nnrepl.explain.answer import Answer
+from nnrepl.explain.answer import Cause
 from nnrepl.explain.forward import NOTABLE, Growth, made_large, made_small
 from nnrepl.explain.limits import is_lost, usual
 from nnrepl.explain.links import describe, links_along
@@ -20,14 +20,14 @@ from nnrepl.explain.paths import cone, path, upstream
 from nnrepl.explain.sizes import sizes
 from nnrepl.ops import Trait, has
 from nnrepl.record.batches import total
-from nnrepl.record.signs import start_of
+from nnrepl.record.gradient_names import start_of
 from nnrepl.session.births import is_inexact
 from nnrepl.session.reading import Reading
 from nnrepl.tape import Op, Pass, Value
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class Factor:
     """One op on the way, and by what it multiplied the root mean square of the gradient."""
 
     op: Op
@@ -35,7 +35,7 @@ class Step:
     ratio: float
 
 
-def why_scale(session: Reading, gradient: Value, how: str, name: str = "") -> Answer:
+def why_scale(session: Reading, gradient: Value, how: str, name: str = "") -> Cause:
     """The links that shrink (`how` "small") or grow ("large") a gradient most.
 
     Compared is the root mean square of the elements, so that a change of shape alone counts nothing.
@@ -55,7 +55,7 @@ def why_scale(session: Reading, gradient: Value, how: str, name: str = "") -> An
         "; what is left of a sum whose terms cancel is rounding" if worst is not None and worst.is_rounding else ""
     )
     head = _head(name or gradient.name, stats[gradient], ordinary and not through and not rounding)
-    answer = Answer(
+    answer = Cause(
         f"{head}{rounding}; a typical element is "
         f"{words.number(last)}. On the way from {start_of(gradient)} a typical element "
         f"{'shrank' if last < first else 'grew'} {_times(first, last)} over {len(way) - 1} ops."
@@ -77,13 +77,13 @@ def _way(look: Look, gradient: Value) -> tuple[list[Value], dict[Value, Stat]]:
     return path(gradient, lambda before: max(before, key=lambda value: stats[value].norm)), stats
 
 
-def shrinks(look: Look, gradient: Value) -> Group | None:
+def shrinks(look: Look, gradient: Value) -> LineSteps | None:
     """The line of the program that shrinks a gradient most on its way from the loss; None if none does."""
     way, stats = _way(look, gradient)
     return next(iter(_groups(look, _steps(way, stats), "small")), None)
 
 
-def grows(look: Look, gradient: Value) -> Group | None:
+def grows(look: Look, gradient: Value) -> LineSteps | None:
     """The line of the program that grows a gradient most on its way from the loss; None if none does much."""
     way, stats = _way(look, gradient)
     return next((group for group in _groups(look, _steps(way, stats), "large") if group.effect > NOTABLE), None)
@@ -168,12 +168,12 @@ def _why_cancelled(look: Look, op: Op) -> str:
     return f" {words.name(values)} is the same at every position: it makes no difference which one is attended to."
 
 
-def _steps(way: list[Value], stats: dict[Value, Stat]) -> list[Step]:
+def _steps(way: list[Value], stats: dict[Value, Stat]) -> list[Factor]:
     found = []
     for before, after in itertools.pairwise(way):
         low = stats[before].typical
         if after.op is not None and low > 0:
-            found.append(Step(after.op, after, stats[after].typical / low))
+            found.append(Factor(after.op, after, stats[after].typical / low))
     return found
 
 
@@ -185,18 +185,18 @@ def _times(first: float, last: float) -> str:
 
 
 @dataclass(slots=True)
-class Group:
+class LineSteps:
     """The steps of one line of the program: a layer of a deep stack, or a recurrent cell, is passed many times."""
 
     name: str
     where: str
-    steps: list[Step]
+    steps: list[Factor]
     effect: float = 1.0
     cancels: Cancelled | None = None
     sized: Growth | None = None
 
     @property
-    def worst(self) -> Step:
+    def worst(self) -> Factor:
         """The step that changes most."""
         return max(self.steps, key=lambda step: abs(math.log(step.ratio)) if step.ratio else math.inf)
 
@@ -229,15 +229,15 @@ class Group:
         )
 
 
-def _groups(look: Look, steps: list[Step], how: str) -> list[Group]:
+def _groups(look: Look, steps: list[Factor], how: str) -> list[LineSteps]:
     """The lines of the program that shrink or grow a gradient, the strongest first."""
-    lines: dict[tuple[str, str], Group] = {}
+    lines: dict[tuple[str, str], LineSteps] = {}
     for step in steps:
         forward = step.op.of
         if forward is None or has(forward.name, Trait.SPREADS) or step.op.operation.kind == "accumulate":
             continue
         where = words.place(forward.source)
-        group = lines.setdefault((where, forward.name), Group(forward.name, where, []))
+        group = lines.setdefault((where, forward.name), LineSteps(forward.name, where, []))
         group.steps.append(step)
         group.effect *= 1 / max(step.ratio, 1e-30) if how == "small" else step.ratio
     found = sorted((group for group in lines.values() if group.effect > 1.05), key=lambda group: -group.effect)
@@ -251,7 +251,7 @@ def _is_seen(value: Value) -> bool:
     return is_inexact(value) and value.size > 0 and not value.refusal
 
 
-def _size_behind(look: Look, group: Group, how: str) -> Growth | None:
+def _size_behind(look: Look, group: LineSteps, how: str) -> Growth | None:
     """What made the operand large or small by which a line of the program changes a gradient most."""
     forward, of = group.worst.op.of, group.worst.value.gradient_of
     if forward is None or of is None:
@@ -270,7 +270,7 @@ def _size_behind(look: Look, group: Group, how: str) -> Growth | None:
     return max(sizes, key=lambda one: abs(math.log(one.typical)), default=None)
 
 
-def _advice(look: Look, groups: list[Group], how: str) -> str:
+def _advice(look: Look, groups: list[LineSteps], how: str) -> str:
     """What may help, where the ops that were measured give a reason for it; "" else."""
     if any(group.cancels is not None for group in groups[:1]):
         return ""
@@ -292,7 +292,7 @@ def _advice(look: Look, groups: list[Group], how: str) -> str:
     return f"{typical}: smaller initial weights, normalization, or clipped gradients may keep them in range."
 
 
-def weight_of(step: Step) -> Value | None:
+def weight_of(step: Factor) -> Value | None:
     """The parameter that multiplies the gradient in the backward pass of a product; None if it is another tensor."""
     forward, of = step.op.of, step.value.gradient_of
     if forward is None or of is None:

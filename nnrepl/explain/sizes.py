@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import mlx.core as mx
 
-from nnrepl.explain.entry import filled
+from nnrepl.explain.known import filled
 from nnrepl.explain.local import factor_array
 from nnrepl.explain.look import Look
 from nnrepl.explain.paths import rule_of, upstream

@@ -10,19 +10,20 @@ import mlx.core as mx
 
 from nnrepl.explain import words
 from nnrepl.explain.answer import Evidence
-from nnrepl.explain.claims import Claim, Reason, first_proved
 from nnrepl.explain.disconnected import why_end
-from nnrepl.explain.entry import FIXED, entry_for
 from nnrepl.explain.forward import made_large
+from nnrepl.explain.known import FIXED, entry_for
 from nnrepl.explain.local import factor_array, factor_text, in_float32
 from nnrepl.explain.look import Look
 from nnrepl.explain.paths import rule_of, upstream
+from nnrepl.explain.reasons import Reason
 from nnrepl.explain.regions import Mask, is_zero_on, moves, places
 from nnrepl.explain.sizes import attended, sizes
 from nnrepl.explain.zeros import shown, units_of, zero_value
 from nnrepl.ops import Trait, has
 from nnrepl.session.births import filler, is_inexact
 from nnrepl.tape import Op, Value
+from nnrepl.tape.claims import Claim, first_proved
 
 TINY = {mx.float16: 6.0e-8, mx.bfloat16: 9.2e-41, mx.float32: 1.4e-45}
 """The smallest number above 0 of each dtype (IEEE 754)."""
@@ -75,29 +76,31 @@ class Stuck:
         """The local factors of an op that works place by place."""
         return factor_array(self.op, self.of, self.look)
 
-    def claims(self) -> Iterator[Claim]:
+    def claims(self) -> Iterator[Claim[Reason]]:
         """What may be the reason, the most telling first."""
-        yield Claim(lambda: not is_inexact(self.of), self._whole)
-        yield Claim(lambda: self.mask is not None and moves(self.forward), self._left_out)
-        yield Claim(lambda: self._wide_peak > 0, self._underflow)
+        yield Claim("0: whole", lambda: not is_inexact(self.of), self._whole)
+        yield Claim("0: left out", lambda: self.mask is not None and moves(self.forward), self._left_out)
+        yield Claim("0: underflow", lambda: self._wide_peak > 0, self._underflow)
         if self.factors is not None:
-            yield Claim(lambda: self._closed_share == 1 and self._dead_factor is not None, self._dead_place)
-            yield Claim(lambda: self._closed_share == 1, self._closed)
-            yield Claim(lambda: not self._meeting, self._never_meet)
-            yield Claim(lambda: self._product_peak == 0, self._too_small)
-            yield Claim(lambda: self.given.shape != self.gradient.shape, self._sum_cancels)
+            yield Claim(
+                "0: dead place", lambda: self._closed_share == 1 and self._dead_factor is not None, self._dead_place
+            )
+            yield Claim("0: closed", lambda: self._closed_share == 1, self._closed)
+            yield Claim("0: never meet", lambda: not self._meeting, self._never_meet)
+            yield Claim("0: too small", lambda: self._product_peak == 0, self._too_small)
+            yield Claim("0: sum cancels", lambda: self.given.shape != self.gradient.shape, self._sum_cancels)
             return
-        yield Claim(lambda: self._dead_operand is not None, self._dead)
-        yield Claim(lambda: self._length == 1, self._alone)
-        yield Claim(lambda: self._smallest_peak > 0.9999, self._saturated)
-        yield Claim(self._is_even, self._even)
+        yield Claim("0: dead", lambda: self._dead_operand is not None, self._dead)
+        yield Claim("0: alone", lambda: self._length == 1, self._alone)
+        yield Claim("0: saturated", lambda: self._smallest_peak > 0.9999, self._saturated)
+        yield Claim("0: even", self._is_even, self._even)
         entry = entry_for(self.forward)
-        yield Claim(lambda: entry is not None and entry.kind == FIXED, self._fixed)
-        yield Claim(lambda: self.forward.operation.kind == "custom", self._custom)
-        yield Claim(lambda: not self._passes_another, self._flat)
-        yield Claim(lambda: self._sizes(False) > 0, self._terms_cancel)
-        yield Claim(lambda: self._sizes(True) > 0, self._product_too_small)
-        yield Claim(lambda: self._sizes(True) == 0, self._products_are_zero)
+        yield Claim("0: fixed", lambda: entry is not None and entry.kind == FIXED, self._fixed)
+        yield Claim("0: custom", lambda: self.forward.operation.kind == "custom", self._custom)
+        yield Claim("0: flat", lambda: not self._passes_another, self._flat)
+        yield Claim("0: terms cancel", lambda: self._sizes(False) > 0, self._terms_cancel)
+        yield Claim("0: product too small", lambda: self._sizes(True) > 0, self._product_too_small)
+        yield Claim("0: products are zero", lambda: self._sizes(True) == 0, self._products_are_zero)
 
     def otherwise(self) -> Reason:
         """What is so in any case."""

@@ -11,13 +11,14 @@ from typing import Any
 import mlx.core as mx
 
 from nnrepl.ops.numbers import MINUS, element, factor, number
+from nnrepl.record import segments as sources
 from nnrepl.record.data import Data
 from nnrepl.tape import Op, Source, Value
 
 FEW = 6
 
-__all__ = ["FEW", "MINUS", "call", "cost", "count_of", "dtype", "element", "factor", "inline", "name", "nested",
-           "number", "operand", "place", "substitute", "title"]  # fmt: skip
+__all__ = ["FEW", "MINUS", "call", "call_of", "cost", "count_of", "counted", "dtype", "element", "factor", "inline",
+           "made", "name", "nested", "number", "operand", "place", "spot", "substitute", "title"]  # fmt: skip
 
 
 def inline(array: mx.array) -> str:
@@ -48,6 +49,33 @@ def place(source: Source) -> str:
         return ""
     cell = f" cell {source.cell}" if source.cell else ""
     return f"{os.path.basename(source.file)}{cell}:{source.line}"
+
+
+def call_of(op: Op) -> Source:
+    """The line of the program that called the library in which an op was made; its own where no library's made it."""
+    lasti, found = op.lasti, op.source
+    for step in reversed(op.scope.path() if op.scope is not None else []):
+        found = sources.locate(step.code, lasti)
+        if not sources.is_library(step.code.co_filename):
+            return found
+        lasti = step.lasti
+    return found
+
+
+def spot(op: Op) -> str:
+    """Where an op stands: `net.py:31`; for one of a library with the program's line that called it,
+    `activations.py:35, from net.py:31`."""
+    own, outer = place(op.source), call_of(op)
+    if not own or outer.file == op.source.file or sources.is_library(outer.file):
+        return own
+    return f"{own}, from {place(outer)}"
+
+
+def made(value: Value, op: Op) -> str:
+    """A result with the op that made it and its place: `z, #3 tanh(h) (net.py:4)`."""
+    called = name(value)
+    own = "" if called == op.label else f"{called}, "
+    return f"{own}{op.label} {call(op)} ({spot(op)})"
 
 
 def title(op: Op) -> str:
@@ -130,6 +158,11 @@ def operand(arg: Any, called: Callable[[Value], str] | None = None) -> str:
 def dtype(kind: mx.Dtype) -> str:
     """`float32`."""
     return str(kind).removeprefix("mlx.core.")
+
+
+def counted(count: int, what: str) -> str:
+    """`1 tensor`, `3 tensors`."""
+    return f"{count} {what}{'s' if count != 1 else ''}"
 
 
 def count_of(count: int, whole: int) -> str:

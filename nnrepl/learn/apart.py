@@ -14,7 +14,7 @@ from nnrepl.explain.look import Look
 from nnrepl.record.bounds import outside
 from nnrepl.session.errors import UserError
 from nnrepl.session.expressions import aside
-from nnrepl.session.session import Session
+from nnrepl.session.session import TapeSession
 from nnrepl.tape import Value
 from nnrepl.timeline.evaluation import pending
 
@@ -47,7 +47,7 @@ class Apart:
 class ApartLook(Look):
     """What an answer looks at, beside the tape."""
 
-    def __init__(self, session: Session, numbers: Apart) -> None:
+    def __init__(self, session: TapeSession, numbers: Apart) -> None:
         super().__init__(session)
         self._numbers = numbers
 
@@ -60,7 +60,7 @@ class ApartLook(Look):
 
 
 @contextmanager
-def apart(session: Session) -> Iterator[Apart]:
+def apart(session: TapeSession) -> Iterator[Apart]:
     """While this lasts, expressions get their numbers beside the tape."""
     expressions, before = session.expressions, session.expressions.numbers
     numbers = before if isinstance(before, Apart) else Apart()

@@ -22,7 +22,7 @@ from nnrepl.ops.numbers import number
 from nnrepl.session.errors import NotYet, UserError
 from nnrepl.session.expressions import aside
 from nnrepl.session.parsed import Parsed, parse
-from nnrepl.session.session import Session
+from nnrepl.session.session import TapeSession
 
 SHORT = 44
 """An expression up to this long is quoted."""
@@ -58,7 +58,7 @@ class Sides:
     foreseen: bool
 
 
-def why_not(session: Session, condition: str) -> str:
+def why_not(session: TapeSession, condition: str) -> str:
     """Why a condition does not hold. It is a sentence even where the numbers cannot tell."""
     parsed = parse(condition)
     found = _first(session, parsed, False)
@@ -83,7 +83,7 @@ def _otherwise(parsed: Parsed) -> str:
     return f"For that, `{asked}` would have to hold; it does not." if asked else "The numbers say otherwise."
 
 
-def why_no_member(session: Session, text: str, name: str) -> str:
+def why_no_member(session: TapeSession, text: str, name: str) -> str:
     """Why a name does not belong to `{n for n, g in {"w": grad(w)}.items() if mx.any(g != 0)}`; "" for another
     expression."""
     parsed = parse(text)
@@ -104,7 +104,7 @@ def why_no_member(session: Session, text: str, name: str) -> str:
     return ""
 
 
-def evidence(session: Session, condition: str, holds: bool) -> str:
+def evidence(session: TapeSession, condition: str, holds: bool) -> str:
     """The numbers by which a condition holds, or does not; "" where they cannot tell."""
     found = _first(session, parse(condition), holds)
     if found is None:
@@ -123,13 +123,13 @@ def _told(found: Sides) -> str:
     return f"{quoted}, {number(found.b)}" if quoted else number(found.b)
 
 
-def counted(session: Session, text: str, right: int) -> list[Mistake]:
+def counted(session: TapeSession, text: str, right: int) -> list[Mistake]:
     """What one answers who counts the others, takes the wrong place, or is off by one."""
     found = [*_of_a_count(session, text, right), Mistake(right + 1, "That is one too many.")]
     return [*found, Mistake(right - 1, "That is one too few.")]
 
 
-def _of_a_count(session: Session, text: str, right: int) -> Iterator[Mistake]:
+def _of_a_count(session: TapeSession, text: str, right: int) -> Iterator[Mistake]:
     parsed = parse(text)
     node = parsed.expression
     while isinstance(node, ast.Call) and _called(node) in ("int", "item"):
@@ -172,13 +172,13 @@ def _holder(node: ast.Call) -> ast.expr | None:
 # -- the comparison that tells ---------------------------------------------------------------------------------------
 
 
-def _first(session: Session, parsed: Parsed, holds: bool) -> Sides | None:
+def _first(session: TapeSession, parsed: Parsed, holds: bool) -> Sides | None:
     """The first comparison in a condition that holds, or does not."""
     node = parsed.expression
     return None if node is None else _sought(session, parsed, node, holds)
 
 
-def _sought(session: Session, parsed: Parsed, node: ast.expr, holds: bool) -> Sides | None:
+def _sought(session: TapeSession, parsed: Parsed, node: ast.expr, holds: bool) -> Sides | None:
     node = _inner(node)
     if isinstance(node, ast.BoolOp):
         found = (_sought(session, parsed, part, holds) for part in node.values)
@@ -244,7 +244,7 @@ def _is_tiny(node: ast.expr) -> bool:
     return isinstance(node, ast.Constant) and isinstance(node.value, float) and 0 < node.value < TINY
 
 
-def _worked(session: Session, left: str, sign: type[ast.cmpop], right: str, holds: bool) -> Sides | None:
+def _worked(session: TapeSession, left: str, sign: type[ast.cmpop], right: str, holds: bool) -> Sides | None:
     """The numbers of a comparison, at the first place where it holds, or does not."""
     try:
         a, b = _array(session, left), _array(session, right)
@@ -277,7 +277,7 @@ def _compared(a: mx.array, sign: type[ast.cmpop], b: mx.array) -> mx.array:
     return compared
 
 
-def _array(session: Session, text: str) -> mx.array | None:
+def _array(session: TapeSession, text: str) -> mx.array | None:
     """A side of a comparison as numbers; None for what has none."""
     result = evaluate(session, text)
     if isinstance(result, mx.array):
@@ -288,7 +288,7 @@ def _array(session: Session, text: str) -> mx.array | None:
         return mx.array(result) if is_number or is_list else None
 
 
-def _is_foreseen(session: Session, text: str) -> bool:
+def _is_foreseen(session: TapeSession, text: str) -> bool:
     """Whether something that a text names is not made yet, or not computed: the lesson asks for it."""
     here = session.where()
     for mention in parse(text).mentions:

@@ -10,10 +10,10 @@ from nnrepl.learn.asking import ask
 from nnrepl.learn.mistakes import Mistake
 from nnrepl.session.errors import UserError
 from nnrepl.session.parsed import parse
-from nnrepl.session.session import Session
+from nnrepl.session.session import TapeSession
 
 
-def slips(session: Session, text: str, right: float) -> list[Mistake]:
+def slips(session: TapeSession, text: str, right: float) -> list[Mistake]:
     """What an expression gives with one slip in it; none is the right answer, and no two are the same number."""
     kept: list[Mistake] = []
     for other, said in _others(text):

@@ -21,9 +21,10 @@ from nnrepl.ops import (  # noqa: F401
     products,
     quantized,
     reductions,
-    running,
     shapes,
     sources,
+    struck,
+    totals,
 )
 from nnrepl.ops.entry import COMPOSITE, ELEMENTWISE, ENTRIES, FIXED, MOVE, PRODUCTS, WHOLE, Entry, Slope, every
 from nnrepl.ops.traits import Trait

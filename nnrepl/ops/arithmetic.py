@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from nnrepl.ops import moves, worked
+from nnrepl.ops import moved as moves
+from nnrepl.ops import worked
 from nnrepl.ops.case import Case, Index, Line, Operand, Worked, worked_out
 from nnrepl.ops.entry import MOVE
 from nnrepl.ops.expression import Node, quantity

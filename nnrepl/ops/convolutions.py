@@ -35,14 +35,12 @@ def _grown(x: mx.array, steps: list[int]) -> mx.array:
     return x
 
 
-def _cropped(x: mx.array, low: list[int], high: list[int]) -> mx.array:
-    """Padding, or for negative numbers cutting off."""
-    room = [(0, 0), *((max(a, 0), max(b, 0)) for a, b in zip(low, high)), (0, 0)]
-    x = mx.pad(x, room)
+def _padded(x: mx.array, low: list[int], high: list[int], steps: list[int]) -> mx.array:
+    """Padding. Where it is negative MLX cuts off, and that before it puts zeros between the elements."""
     for axis, (a, b) in enumerate(zip(low, high), 1):
         if a < 0 or b < 0:
             x = mx.split(x, [max(-a, 0), x.shape[axis] - max(-b, 0)], axis=axis)[1]
-    return x
+    return mx.pad(_grown(x, steps), [(0, 0), *((max(a, 0), max(b, 0)) for a, b in zip(low, high)), (0, 0)])
 
 
 def windows(x: mx.array, size: list[int], stride: list[int], dilation: list[int]) -> mx.array:
@@ -65,7 +63,7 @@ def convolve(
     """The convolution as windows and one matrix product a group."""
     count = w.ndim - 2
     size = list(w.shape[1:-1])
-    x = _cropped(_grown(x, per_axis(grow, count)), per_axis(low, count), per_axis(high, count))
+    x = _padded(x, per_axis(low, count), per_axis(high, count), per_axis(grow, count))
     if flip:
         for axis in range(1, count + 1):
             w = mx.take(w, mx.arange(w.shape[axis] - 1, -1, -1), axis=axis)

@@ -223,3 +223,24 @@ def _triangles(case: Case, slot: int, index: Index) -> Line | None:
     remark = f"which is {element(a.name, source)}: {element(order.name, (*batch, i))} = {source[-2]}"
     left = element(f"({low.name} @ {high.name})", (*batch, i, j))
     return _product(case, slot, index, factors, inner, left, a.at(source), remark)
+
+
+@forwards("linalg.lu_factor")
+def _triangles_in_one(case: Case, slot: int, index: Index) -> Line | None:
+    """The lower triangle has ones on its diagonal, which are not kept; l @ u is the matrix, with rows exchanged."""
+    a, (both, exchanged) = case.operand("a"), case.y
+    if slot == 1:
+        *batch, i = index
+        remark = f"row {i} was exchanged with row {exchanged.at(index)}"
+        return Line(element(exchanged.name, index), literal(exchanged.at(index)), remark=remark)
+    *batch, i, j = index
+    order = list(range(a.shape[-2]))
+    for row in range(exchanged.shape[-1]):
+        other = int(exchanged.at((*batch, row)))
+        order[row], order[other] = order[other], order[row]
+    inner = min(i, j) + (i > j)
+    terms = [product_of(both.node((*batch, i, k)), both.node((*batch, k, j))) for k in range(inner)]
+    terms += [both.node(index)] if i <= j else []
+    source = (*batch, order[i], j)
+    return _line(case, slot, index, element("(l @ u)", (*batch, i, j)), terms, a.at(source),
+                 f"which is {element(a.name, source)}, as rows were exchanged")  # fmt: skip

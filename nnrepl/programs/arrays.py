@@ -36,7 +36,7 @@ _SIZE_LIMIT = 2**48
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class StoredTensor:
     """One tensor in a safetensors file: its dtype in the format's spelling, its shape, and where its bytes are."""
 
     dtype: str
@@ -56,7 +56,7 @@ class Tensors:
     """
 
     path: str
-    entries: dict[str, Entry]
+    entries: dict[str, StoredTensor]
     metadata: dict[str, str] = field(default_factory=dict)
 
     def bytes_of(self, name: str) -> bytes:
@@ -160,7 +160,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return table
 
 
-def _entry(path: str, name: str, said: Any, offset: int, length: int) -> Entry:
+def _entry(path: str, name: str, said: Any, offset: int, length: int) -> StoredTensor:
     """One tensor of the header, checked."""
     shown = repr(name)[:60]
     if not isinstance(said, dict):
@@ -176,7 +176,7 @@ def _entry(path: str, name: str, said: Any, offset: int, length: int) -> Entry:
     start, end = place
     if end - start != size or offset + end > length:
         raise UserError(f"{path} is damaged or cut off: tensor {shown} needs {size} bytes, which are not there")
-    return Entry(dtype, tuple(shape), offset + start, offset + end)
+    return StoredTensor(dtype, tuple(shape), offset + start, offset + end)
 
 
 def is_counts(said: Any, limit: int) -> bool:

@@ -17,7 +17,7 @@ import mlx.core as mx
 
 from nnrepl.programs.savefile import harmless
 from nnrepl.programs.standins import SavedFunction, Shown, as_number, as_text, as_word, class_name, demand
-from nnrepl.record import source as sources
+from nnrepl.record import segments as sources
 from nnrepl.record.names import ProgramNames
 from nnrepl.record.stack import is_module, is_module_type
 from nnrepl.tape import UNBOUND, Activation, Holder, Large, Tape, Value

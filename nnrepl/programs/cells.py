@@ -9,7 +9,7 @@ from types import CodeType
 from typing import Any
 
 from nnrepl.late import late
-from nnrepl.timeline.cells import Cell
+from nnrepl.timeline.typed_cells import Cell
 
 _AT_HAND = {"mx": "mlx.core", "nn": "mlx.nn", "optim": "mlx.optimizers"}
 

@@ -9,8 +9,8 @@ from types import CodeType
 from typing import Any, cast
 
 from nnrepl.programs.standins import SavedCode, as_number, as_text, demand, owners
-from nnrepl.record import source as sources
-from nnrepl.record.variables import recall_variables
+from nnrepl.record import segments as sources
+from nnrepl.record.frame_variables import recall_variables
 from nnrepl.tape import Activation
 
 _LINES, LARGEST = 5_000_000, 2**62

@@ -8,15 +8,15 @@ import shutil
 import subprocess
 import sys
 
-from nnrepl.record.source import locate
+from nnrepl.record.segments import locate
 from nnrepl.replay.world import is_library
 from nnrepl.session.errors import UserError
-from nnrepl.session.session import Session
+from nnrepl.session.session import TapeSession
 
 _USUAL = ("nano", "vim", "vi", "emacs")
 
 
-def place_in_program(session: Session) -> tuple[str, int]:
+def place_in_program(session: TapeSession) -> tuple[str, int]:
     """The file and line of the program's own call that makes the next op.
 
     Raises:

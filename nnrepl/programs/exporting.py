@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 from nnrepl.programs.cells import import_line
 from nnrepl.programs.debuggee import Debuggee
 from nnrepl.session.errors import UserError
-from nnrepl.timeline.cells import Cell
 from nnrepl.timeline.code import CodeChange
 from nnrepl.timeline.timelines import Timeline
+from nnrepl.timeline.typed_cells import Cell
 
 if TYPE_CHECKING:
-    from nnrepl.session.session import Session
+    from nnrepl.session.session import TapeSession
 
 _FLAGS = ast.PyCF_ONLY_AST | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
 _AWAITS = (ast.Await, ast.AsyncFor, ast.AsyncWith)
@@ -26,7 +26,7 @@ _INNER = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)
 
 
 @dataclass
-class Part:
+class ExportPart:
     """One cell of what is written, or the source that the program came with.
 
     Attributes:
@@ -53,13 +53,13 @@ class Export:
         cells: How many cells were typed.
     """
 
-    parts: list[Part] = field(default_factory=list)
+    parts: list[ExportPart] = field(default_factory=list)
     before: list[str] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
     cells: int = 0
 
 
-def write(session: Session, folder: Path) -> Export:
+def write(session: TapeSession, folder: Path) -> Export:
     """Put together what was typed on the timeline that the user looks at.
 
     Args:
@@ -77,13 +77,13 @@ def write(session: Session, folder: Path) -> Export:
     made = Export(before=script.surroundings(folder))
     error = debuggee.raised.get(None)
     texts = script.texts()
-    made.parts += [Part(title, text, error=error if text is texts[-1][1] else None) for title, text in texts]
+    made.parts += [ExportPart(title, text, error=error if text is texts[-1][1] else None) for title, text in texts]
     if debuggee.provided:
-        made.parts.append(Part("", "\n".join(import_line(name) for name in debuggee.provided) + "\n"))
+        made.parts.append(ExportPart("", "\n".join(import_line(name) for name in debuggee.provided) + "\n"))
     changes = _changes(line)
     for cell, start in zip(line.cells, line.starts):
         _changed_before(made, changes, start, _is_last_at(line, cell, start))
-        made.parts.append(Part(f"prompt {cell.number}", cell.text, True, debuggee.raised.get(cell)))
+        made.parts.append(ExportPart(f"prompt {cell.number}", cell.text, True, debuggee.raised.get(cell)))
         made.cells += 1
     made.left_out += [text for _, text in changes]
     return made
@@ -112,7 +112,7 @@ def _changed_before(made: Export, changes: list[tuple[int, str]], start: int, la
     while changes and (changes[0][0] < start or (changes[0][0] == start and last)):
         position, text = changes.pop(0)
         if position == start and _is_statement(text):
-            made.parts.append(Part("changed here", text, True))
+            made.parts.append(ExportPart("changed here", text, True))
         else:
             made.left_out.append(text)
 
@@ -152,12 +152,12 @@ def as_script(written: Export) -> str:
     return "\n".join([piece for piece in (start and f"{start}\n", notes, *body) if piece])
 
 
-def _tree(part: Part) -> ast.Module:
+def _tree(part: ExportPart) -> ast.Module:
     tree: ast.Module = compile(part.text, part.title, "exec", _FLAGS, dont_inherit=True)
     return tree
 
 
-def _split_head(part: Part, bare: bool) -> tuple[list[str], str]:
+def _split_head(part: ExportPart, bare: bool) -> tuple[list[str], str]:
     """What has to stand at the head of a file (a docstring, `from __future__`), and the rest, on the same lines."""
     lines = part.text.splitlines()
     head: list[str] = []
@@ -190,7 +190,7 @@ def _column(line: str, offset: int) -> int:
     return len(line.encode()[:offset].decode())
 
 
-def _showing(part: Part, text: str) -> str:
+def _showing(part: ExportPart, text: str) -> str:
     """What was typed, with the results shown that Python's prompt shows: of the last statement, or of the only one."""
     tree = compile(text, part.title, "exec", _FLAGS, dont_inherit=True)
     if any(isinstance(node, _AWAITS) for node in _outside(tree.body)):
@@ -228,7 +228,7 @@ def _prints(node: ast.expr) -> bool:
     return isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
 
 
-def _guarded(part: Part, text: str) -> str:
+def _guarded(part: ExportPart, text: str) -> str:
     """A part that raised is one that may: what comes behind it was typed all the same."""
     if part.error is None or not text.strip():
         return text

@@ -29,7 +29,7 @@ from nnrepl.session.changes import Restarts
 from nnrepl.session.errors import NoGradient, UserError
 from nnrepl.session.lookup import Lookup
 from nnrepl.tape import RUN_PASS, Face, Op, OpSequence, Tape, Value
-from nnrepl.timeline.code import Codes
+from nnrepl.timeline.code import SourceChanges
 from nnrepl.timeline.edits import BadEdit, make_edit, place_of
 
 
@@ -115,7 +115,7 @@ class Trace(Recorded):
             parameter an array of its shape and dtype, zeros where no gradient flows; None without `wrt`.
     """
 
-    def __init__(self, call: Call, tape: Tape, names: ProgramNames, value: Any, grads: Any) -> None:
+    def __init__(self, call: FunctionCall, tape: Tape, names: ProgramNames, value: Any, grads: Any) -> None:
         super().__init__(tape, names)
         self.value = value
         self.grads = grads
@@ -171,7 +171,7 @@ def trace(fn: Callable[..., Any], *args: Any, wrt: Any = None, **kwargs: Any) ->
         TypeError: If `wrt` is none of these.
         Whatever `fn` raises, or MLX.
     """
-    return Call(fn, args, kwargs, wrt).first()
+    return FunctionCall(fn, args, kwargs, wrt).first()
 
 
 def restarts_of(trace: Trace) -> Restarts:
@@ -179,7 +179,7 @@ def restarts_of(trace: Trace) -> Restarts:
     return _CallRestarts(trace._call, trace.tape)
 
 
-class Call:
+class FunctionCall:
     """One call of a function, which can be made again from the state in which it was first made.
 
     Attributes:
@@ -203,7 +203,7 @@ class Call:
         with recording(recorder), _same_objects(recorder, self.wrt):
             return self._run(recorder, names)
 
-    def again(self, run: Run, codes: Codes | None = None, things: Sequence[Any] = ()) -> Trace:
+    def again(self, run: Run, codes: SourceChanges | None = None, things: Sequence[Any] = ()) -> Trace:
         """Make the call again with an edit; afterwards everything is as it was before.
 
         Args:
@@ -215,7 +215,7 @@ class Call:
         """
         if self.lost:
             raise UserError(f"this cannot run again: {self.lost[0]} cannot be put back to where it was")
-        codes = codes or Codes()
+        codes = codes or SourceChanges()
         self._roots += things
         self._worlds += [World(things)] if things else []
         try:
@@ -226,7 +226,7 @@ class Call:
             raise UserError(f"{error}; nothing has changed") from None
         return trace
 
-    def _follow(self, run: Run, codes: Codes) -> tuple[Trace, Replay]:
+    def _follow(self, run: Run, codes: SourceChanges) -> tuple[Trace, Replay]:
         """Make the call again along a tape. Raises Diverged, CannotExchange."""
         old = run.old
         names = ProgramNames(old)
@@ -273,7 +273,7 @@ class Call:
 class _CallRestarts:
     """Makes a recorded call again for a session."""
 
-    def __init__(self, call: Call, tape: Tape) -> None:
+    def __init__(self, call: FunctionCall, tape: Tape) -> None:
         self._call = call
         self._tape = tape
 
@@ -289,7 +289,7 @@ class _CallRestarts:
         """Whether what lies behind a position can run again: when the call is over nothing more comes."""
         return position < len(self._tape) and not self._call.lost
 
-    def again(self, run: Run, codes: Codes, things: Iterable[Any] = ()) -> tuple[Tape, ProgramNames]:
+    def again(self, run: Run, codes: SourceChanges, things: Iterable[Any] = ()) -> tuple[Tape, ProgramNames]:
         """Make the call again."""
         try:
             trace = self._call.again(run, codes, list(things))

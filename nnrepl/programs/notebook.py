@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from nnrepl.late import late
-from nnrepl.record.source import register_cell
+from nnrepl.record.segments import register_cell
 
 
 @dataclass(frozen=True, slots=True)

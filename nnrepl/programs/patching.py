@@ -18,7 +18,7 @@ from typing import Any
 
 from nnrepl.programs.definitions import _HIDDEN, Definition, codes_of, definitions, pairs_of, walk
 from nnrepl.record.compiled import Compiled
-from nnrepl.record.source import supersede
+from nnrepl.record.segments import supersede
 from nnrepl.replay.world import is_library
 from nnrepl.tape.collector import wake
 

@@ -18,7 +18,7 @@ from types import CodeType
 from nnrepl.programs.definitions import Definition, Key, pairs_of
 from nnrepl.programs.kept import Kept
 from nnrepl.programs.patching import Patch, Version, changed, class_in, living, namespaces, new_constants
-from nnrepl.record.source import span_of
+from nnrepl.record.segments import span_of
 from nnrepl.session.errors import UserError
 from nnrepl.session.standing import Standing
 from nnrepl.tape import GRADIENT_PASS, Activation, Tape
@@ -28,7 +28,7 @@ NOTHING = "nothing has changed in the program's files"
 
 
 @dataclass
-class Difference:
+class SourceDifference:
     """What differs between the source that runs and the files.
 
     Attributes:
@@ -52,7 +52,7 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class Place:
+class HoldsFrom:
     """From where on a change holds.
 
     Attributes:
@@ -154,8 +154,8 @@ class Reloader:
         """The text on disk of each file that the program has read. Raises UserError."""
         return {filename: self._on_disk(filename) for filename in list(self.kept.first)}
 
-    def _difference(self, before: dict[str, str], after: dict[str, str]) -> Difference:
-        found = Difference()
+    def _difference(self, before: dict[str, str], after: dict[str, str]) -> SourceDifference:
+        found = SourceDifference()
         for filename in _differing(before, after):
             patch = self._patch(filename, before[filename], after[filename])
             names = [one.name for one in (*changed(patch.old, patch.new), *patch.overrides)]
@@ -181,7 +181,9 @@ class Reloader:
 
     # -- taking it over --------------------------------------------------------------------------------------
 
-    def _in_place(self, session: Standing, difference: Difference, texts: dict[str, str], rude: list[str]) -> list[str]:
+    def _in_place(
+        self, session: Standing, difference: SourceDifference, texts: dict[str, str], rude: list[str]
+    ) -> list[str]:
         place, early = place_of(session, difference)
         if not place.position:
             return self._from_the_start(session, texts)
@@ -195,13 +197,13 @@ class Reloader:
         """Run the program again from its start, with all of the new source."""
         difference = self._difference(self.kept.first, texts)
         said = ["the program runs again from its start, with all of the new source"]
-        session.edits.reload(self._change(difference, Place(0), {}, said, []))
+        session.edits.reload(self._change(difference, HoldsFrom(0), {}, said, []))
         return []
 
     def _change(
         self,
-        difference: Difference,
-        place: Place,
+        difference: SourceDifference,
+        place: HoldsFrom,
         early: dict[str, dict[CodeType, CodeType]],
         said: list[str],
         left: list[str],
@@ -272,7 +274,7 @@ def _question(session: Standing, rude: list[str]) -> str:
     return "\n".join([*rude, f"only a run from the program's start takes that over ({tape}). Run it again? [y/N] "])
 
 
-def _taken(session: Standing, difference: Difference, place: Place) -> str:
+def _taken(session: Standing, difference: SourceDifference, place: HoldsFrom) -> str:
     """What is taken over, and how."""
     names = ", ".join(dict.fromkeys(difference.names)) or "new names at the level of the module"
     if place.call:
@@ -340,7 +342,7 @@ def _instances(filename: str, path: str) -> int:
 # -- from where on ---------------------------------------------------------------------------------------------
 
 
-def place_of(session: Standing, difference: Difference) -> tuple[Place, dict[str, dict[CodeType, CodeType]]]:
+def place_of(session: Standing, difference: SourceDifference) -> tuple[HoldsFrom, dict[str, dict[CodeType, CodeType]]]:
     """From where on a change holds, and what of it from the start: definitions that lie ahead of a module that is
     still being run."""
     tape, cursor = session.tape, session.cursor
@@ -349,15 +351,17 @@ def place_of(session: Standing, difference: Difference) -> tuple[Place, dict[str
     if at_end and session.failure is not None:
         path = _failed_path(tape, session.failure)
     early, ahead = _early(path, difference)
-    places = [Place(len(tape) if at_end else cursor)]
+    places = [HoldsFrom(len(tape) if at_end else cursor)]
     part = tape.pass_at(cursor)
     over = at_end and session.failure is not None and part is not None and part.error is not session.failure
     if part is not None and part.kind == GRADIENT_PASS and path and not over:
-        places.append(Place(part.start, True, part.title))
-    places += [Place(start, False, "the compiled function") for start, end in tape.compiled if start <= cursor < end]
+        places.append(HoldsFrom(part.start, True, part.title))
+    places += [
+        HoldsFrom(start, False, "the compiled function") for start, end in tape.compiled if start <= cursor < end
+    ]
     running = _running(path, difference, ahead)
     if running is not None:
-        places.append(Place(_entry(session, running), False, running.code.co_qualname))
+        places.append(HoldsFrom(_entry(session, running), False, running.code.co_qualname))
     return min(places, key=lambda place: (place.position, not place.entering)), early
 
 
@@ -387,7 +391,7 @@ def _failed_path(tape: Tape, error: BaseException) -> list[tuple[Activation, int
 
 
 def _early(
-    path: list[tuple[Activation, int]], difference: Difference
+    path: list[tuple[Activation, int]], difference: SourceDifference
 ) -> tuple[dict[str, dict[CodeType, CodeType]], set[tuple[str, Key]]]:
     """Functions of a module that is still being run, which it has not made yet: they are made of the new source."""
     early: dict[str, dict[CodeType, CodeType]] = {}
@@ -407,7 +411,7 @@ def _early(
 
 
 def _running(
-    path: list[tuple[Activation, int]], difference: Difference, ahead: set[tuple[str, Key]]
+    path: list[tuple[Activation, int]], difference: SourceDifference, ahead: set[tuple[str, Key]]
 ) -> Activation | None:
     """The outermost call that is running and does something else in the new source, or would make a function of the
     old one."""
@@ -442,7 +446,7 @@ def _is_made_later(old: Definition, new: Definition, line: int, patch: Patch) ->
     return old.looped or old.lines[0] >= line or not free
 
 
-def _patch_of(call: Activation, difference: Difference) -> Patch | None:
+def _patch_of(call: Activation, difference: SourceDifference) -> Patch | None:
     return next((patch for patch in difference.patches if patch.old.filename == call.code.co_filename), None)
 
 

@@ -39,7 +39,7 @@ from nnrepl.record.recorder import Recorder
 from nnrepl.record.vjp import Rule
 from nnrepl.replay.run import Run
 from nnrepl.session.errors import UserError
-from nnrepl.session.session import END_OF_TAPE, Session
+from nnrepl.session.session import END_OF_TAPE, TapeSession
 from nnrepl.tape import (
     KEPT,
     LEAF_KINDS,
@@ -96,7 +96,7 @@ def find(path: str) -> str:
     return path + SUFFIX if not path.endswith(SUFFIX) and not os.path.exists(path) else path
 
 
-def open_session(path: str) -> tuple[Session, Facts]:
+def open_session(path: str) -> tuple[TapeSession, Facts]:
     """A session on a saved tape.
 
     Raises:
@@ -110,7 +110,7 @@ def open_session(path: str) -> tuple[Session, Facts]:
     try:
         document = json.loads(unpacked(header.metadata))
         timelines, facts = _Reader(header, document).read()
-        session = Session(timelines.current.tape, timelines.current.names)
+        session = TapeSession(timelines.current.tape, timelines.current.names)
     except (Damaged, ValueError, KeyError, IndexError, TypeError, AttributeError, OverflowError, RecursionError):
         raise UserError(f"{path} is damaged: what it says of its tape does not hold together") from None
     session.changes.timelines = timelines

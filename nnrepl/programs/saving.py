@@ -22,8 +22,8 @@ from nnrepl.programs.arrays import SUFFIX
 from nnrepl.programs.bound import BoundRows
 from nnrepl.programs.savefile import check_target, harmless, write
 from nnrepl.programs.standins import class_name
-from nnrepl.programs.whereabouts import AROUND, Files, Owners
-from nnrepl.record import source as sources
+from nnrepl.programs.whereabouts import AROUND, CodeFiles, Owners
+from nnrepl.record import segments as sources
 from nnrepl.record.names import ProgramNames
 from nnrepl.record.stack import is_module, is_optimizer
 from nnrepl.record.verify import same_bits
@@ -34,7 +34,7 @@ from nnrepl.tape import Activation, BackwardOp, Op, Pass, Tape, Value
 from nnrepl.timeline.timelines import Timeline
 
 if TYPE_CHECKING:
-    from nnrepl.session.session import Session
+    from nnrepl.session.session import TapeSession
 
 _BATCH = 256
 
@@ -59,7 +59,7 @@ class Saved:
     size: int
 
 
-def save(session: Session, name: str, everything: bool = False) -> Saved:
+def save(session: TapeSession, name: str, everything: bool = False) -> Saved:
     """Write the tape, with all its timelines, into a file; a file of that name is replaced when the new one is
     complete, never before.
 
@@ -139,7 +139,7 @@ class Tables:
 
     def __init__(self) -> None:
         self.values: dict[Value, int] = {}
-        self._files = Files()
+        self._files = CodeFiles()
         self._owners = Owners()
         self._bound = BoundRows(self)
         self._scopes: dict[Activation, int] = {}
@@ -149,7 +149,7 @@ class Tables:
         self._made: set[Value] = set()
 
     def document(
-        self, session: Session, timelines: dict[str, Any], stored: dict[Value, tuple[str, int]]
+        self, session: TapeSession, timelines: dict[str, Any], stored: dict[Value, tuple[str, int]]
     ) -> dict[str, Any]:
         """Everything but the arrays."""
         return {
@@ -173,7 +173,7 @@ class Tables:
 
     # -- timelines and tapes -------------------------------------------------------------------------------
 
-    def timelines(self, session: Session) -> dict[str, Any]:
+    def timelines(self, session: TapeSession) -> dict[str, Any]:
         """All timelines, each with its tape."""
         every = list(session.changes.timelines)
         current = session.changes.timelines.current

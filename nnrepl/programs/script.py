@@ -21,7 +21,7 @@ from nnrepl.programs.display import provide, shown
 from nnrepl.programs.kept import Kept
 from nnrepl.programs.notebook import Notebook, read_notebook
 from nnrepl.programs.reload import read
-from nnrepl.record.source import register_text
+from nnrepl.record.segments import register_text
 from nnrepl.replay.world import is_library
 from nnrepl.session.errors import UserError
 from nnrepl.tape import Tape

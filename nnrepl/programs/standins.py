@@ -10,7 +10,7 @@ from typing import Any, cast
 import mlx.core as mx
 
 from nnrepl.programs.savefile import is_harmless
-from nnrepl.record import source as sources
+from nnrepl.record import segments as sources
 from nnrepl.record.names import ProgramNames
 from nnrepl.session.errors import UserError
 from nnrepl.tape import BackwardOp, Gradient, Leaf, Op, Tape, Value

@@ -9,9 +9,9 @@ from typing import Any
 
 from nnrepl.programs.savefile import harmless
 from nnrepl.programs.standins import class_name
-from nnrepl.record import source as sources
+from nnrepl.record import segments as sources
+from nnrepl.record.frame_variables import variables_of
 from nnrepl.record.stack import is_module, is_optimizer
-from nnrepl.record.variables import variables_of
 from nnrepl.tape import Activation, Source
 
 WHOLE = 10_000
@@ -84,7 +84,7 @@ _LONGEST_SHOWN = 20_000
 _OWN_REPR = ("mlx.nn.layers.base", "nnrepl.programs.standins")
 
 
-class Files:
+class CodeFiles:
     """The code objects, the places in them, and the lines of source around these."""
 
     def __init__(self) -> None:

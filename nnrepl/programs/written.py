@@ -16,7 +16,7 @@ _SAVING = [name for name in ("save", "savez", "savez_compressed", "save_safetens
 _NAMED = 5
 
 
-class Written:
+class WrittenFiles:
     """Which files the program has written."""
 
     def __init__(self) -> None:

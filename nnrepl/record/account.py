@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from nnrepl.record.graph import Primitive, read_graph
+from nnrepl.record.dot import Primitive, read_graph
 from nnrepl.tape import DrawnKey, Op, Value
 
 

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
-from nnrepl.record.graph import read_graph
+from nnrepl.record.dot import read_graph
+from nnrepl.record.frame_variables import first_argument, variables_of
 from nnrepl.record.objects import object_of
-from nnrepl.record.stack import is_module
-from nnrepl.record.variables import first_argument, variables_of
+from nnrepl.record.segments import is_library
+from nnrepl.record.stack import is_module, is_optimizer
 from nnrepl.tape import Hole, Value, is_evaluated
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def _from_native(recorder: Recorder, array: mx.array, frame: FrameType) -> Value
     path = parameter_path(array, frame)
     if path is not None:
         return recorder.leaf(array, "parameter", path)
-    return recorder.leaf(array, "captured", _variable(array, frame))
+    return recorder.leaf(array, "captured", _state_path(array, frame) or _variable(array, frame))
 
 
 def computed_from(recorder: Recorder, array: mx.array, since: int = 0) -> tuple[Value | None, bool]:
@@ -123,6 +124,34 @@ def parameter_path(array: mx.array, frame: FrameType | None) -> str | None:
             found = path_in(owner, array) or found
         frame = frame.f_back
     return found
+
+
+def _state_path(array: mx.array, frame: FrameType) -> str | None:
+    """Where the state of the optimizer that is updating holds an array: `layers.0.weight.m`, `opt.step`."""
+    below: FrameType | None = frame
+    while below is not None:
+        owner = first_argument(below)
+        if is_optimizer(owner):
+            path = path_in(owner.state, array)
+            if path is None or "." in path:
+                return path
+            name = _holding(owner, below)
+            return path if name is None else f"{name}.{path}"
+        below = below.f_back
+    return None
+
+
+def _holding(thing: Any, frame: FrameType | None) -> str | None:
+    """The variable of the program's that holds an object, from a call outwards."""
+    while frame is not None:
+        own = str(frame.f_globals.get("__name__")).startswith("nnrepl.")
+        if not own and not is_library(frame.f_code.co_filename):
+            for scope in (frame.f_locals, frame.f_globals):
+                name = next((name for name, held in list(scope.items()) if held is thing), None)
+                if name is not None:
+                    return name
+        frame = frame.f_back
+    return None
 
 
 def path_in(tree: Any, array: mx.array, prefix: str = "") -> str | None:

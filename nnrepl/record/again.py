@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import mlx.core as mx
 
 from nnrepl.record.caller import Caller
-from nnrepl.record.opaque import set_random_state
+from nnrepl.record.quiet import set_random_state
 from nnrepl.record.region import Region
 from nnrepl.record.vjp import Rule
 from nnrepl.tape import Activation, BackwardOp, Bindings, DrawnKey, Gradient, Inside, Leaf, Op, Pass, Tangent, Value

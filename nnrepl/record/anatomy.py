@@ -18,7 +18,7 @@ from typing import Any
 import mlx.core as mx
 
 from nnrepl.record.data import Data, construct
-from nnrepl.record.graph import Primitive, parse_dot
+from nnrepl.record.dot import Primitive, parse_dot
 from nnrepl.tape import DrawnKey, Leaf, Op, Value
 
 _broadcast_to, _export_to_dot = mx.broadcast_to, mx.export_to_dot
@@ -222,6 +222,10 @@ def _groups(outputs: list[mx.array], inputs: list[mx.array]) -> tuple[Group, ...
             groups.append(replace(_group(_named(outputs, (k,)), leaves), stopped=True))
         else:
             families.setdefault(maker, []).append(k)
+    alone = [family for maker, family in families.items() if not _reaches(maker, made_by, leaves)]
+    if alone:  # zeros, where no gradient flows inside: they do not belong with the others
+        groups += [_group(_named(outputs, family), leaves) for family in alone]
+        families = {maker: family for maker, family in families.items() if family not in alone}
     if len(families) > 1 and _share(list(families), made_by):
         return (_merged(outputs, sorted(k for family in families.values() for k in family), leaves), *groups)
     return (*(_group(_named(outputs, family), leaves) for family in families.values()), *groups)
@@ -280,17 +284,28 @@ def is_node(array: mx.array, other: mx.array) -> bool:
     return '"a"' not in dot.getvalue()
 
 
+def _behind(root: Primitive, made_by: dict[str, Primitive]) -> set[Primitive]:
+    """A primitive and all that lies before it."""
+    reached: set[Primitive] = set()
+    pending = [root]
+    while pending:
+        step = pending.pop()
+        if step not in reached:
+            reached.add(step)
+            pending.extend(made_by[name] for name in step.inputs if name in made_by)
+    return reached
+
+
+def _reaches(root: Primitive, made_by: dict[str, Primitive], leaves: dict[str, mx.array]) -> bool:
+    """Whether any of the leaves lies before a primitive."""
+    return any(name in leaves for step in _behind(root, made_by) for name in step.inputs)
+
+
 def _share(roots: list[Primitive], made_by: dict[str, Primitive]) -> bool:
     """Whether primitives that make different outputs have primitives before them in common."""
     seen: set[Primitive] = set()
     for root in roots:
-        reached: set[Primitive] = set()
-        pending = [root]
-        while pending:
-            step = pending.pop()
-            if step not in reached:
-                reached.add(step)
-                pending.extend(made_by[name] for name in step.inputs if name in made_by)
+        reached = _behind(root, made_by)
         if seen & reached:
             return True
         seen |= reached

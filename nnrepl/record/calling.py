@@ -7,10 +7,10 @@ import weakref
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from nnrepl.record import source as sources
+from nnrepl.record import segments as sources
+from nnrepl.record.frame_variables import variables_of
 from nnrepl.record.homes import Home
 from nnrepl.record.stack import is_module_type
-from nnrepl.record.variables import variables_of
 from nnrepl.tape import UNBOUND, Activation, Holder, Op, Value
 
 if TYPE_CHECKING:

@@ -25,10 +25,10 @@ from nnrepl.record.catalog import Callee
 from nnrepl.record.data import construct
 from nnrepl.record.native import Call, Levels
 from nnrepl.record.numbering import own_place
-from nnrepl.record.opaque import set_random_state
+from nnrepl.record.quiet import quietly, set_random_state
 from nnrepl.record.recorder import RECORD, Recorder
 from nnrepl.record.repeat import Repetition
-from nnrepl.record.source import is_library
+from nnrepl.record.segments import is_library
 from nnrepl.record.strays import invoke, native
 from nnrepl.record.tracing import Tracing
 from nnrepl.tape import GRADIENT_PASS, UPDATE_PASS, Activation, Op, Value
@@ -39,7 +39,7 @@ _compile, _negative = mx.compile, mx.negative
 
 
 @dataclass(frozen=True)
-class Trace:
+class FirstCall:
     """What a compiled function did the first time.
 
     Attributes:
@@ -70,7 +70,7 @@ class Compiled(opaque.Transform):
     ) -> None:
         super().__init__(original, self._noted(fun) if made is None else fun, args, kwargs, made)
         self.fun = fun
-        self.traces: dict[Any, Trace] = {}
+        self.traces: dict[Any, FirstCall] = {}
         self.twins: dict[Any, Twin] = {}
         self._native: set[Any] = set()
         self._ran = False
@@ -130,6 +130,8 @@ class Compiled(opaque.Transform):
         twin = self.twins.get(_signature(args, kwargs))
         if twin is not None and twin.calls and levels.begins(frame):
             return self.notice(levels, args, kwargs, frame)
+        if twin is None:
+            levels.wake()
         calls: list[Call] = []
         with levels.recorded(calls):
             if recorder.listener is not None:
@@ -174,7 +176,7 @@ class Compiled(opaque.Transform):
         twin = Twin.of(self.traces[key])
         if listener.may_run_natively():
             after = listener.remember(reached)
-            with opaque.quietly():
+            with quietly():
                 before()
                 try:
                     self.real(*args, **kwargs)
@@ -199,7 +201,7 @@ class Twin:
     output: int
 
     @classmethod
-    def of(cls, trace: Trace) -> Twin:
+    def of(cls, trace: FirstCall) -> Twin:
         """What a first run shows."""
         parts = dict.fromkeys([op.part for op in trace.ops if op.part.kind in (GRADIENT_PASS, UPDATE_PASS)])
         losses = [part.loss.canonical for part in parts if part.kind == GRADIENT_PASS and part.loss is not None]
@@ -298,7 +300,7 @@ def call_compiled(
     inputs: Any,
     outputs: Any,
     shapeless: bool,
-    traces: dict[Any, Trace],
+    traces: dict[Any, FirstCall],
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     frame: FrameType,
@@ -326,7 +328,8 @@ def call_compiled(
     after = [recorder.value_of(array, frame) for array in _captured(outputs)]
     held = trees.rebuild(result, lambda array: recorder.value_of(array, frame))
     tracing.check_captured([recorder.value_of(array, frame) for array in trees.arrays(result)])
-    traces[key] = Trace(recorder.tape.ops[start:], [*given, *taken], held, after, scope)
+    entered = [recorder.unified.get(value, value) for value in (*given, *taken)]  # as its ops have them
+    traces[key] = FirstCall(recorder.tape.ops[start:], entered, held, after, scope)
     return _hand_out(recorder, held)
 
 
@@ -389,7 +392,9 @@ def _holds_random_state(tree: Any) -> bool:
     return tree is _RANDOM_STATE
 
 
-def _repeat(recorder: Recorder, trace: Trace, inputs: list[Value], outputs: Any, draws: bool, frame: FrameType) -> Any:
+def _repeat(
+    recorder: Recorder, trace: FirstCall, inputs: list[Value], outputs: Any, draws: bool, frame: FrameType
+) -> Any:
     """Put the ops of an earlier run on the tape again, on other inputs."""
     frame = recorder.stack.program_frame(frame)
     caller = Caller(trace.scope, recorder.stack.enter(frame), frame.f_lasti)

@@ -21,13 +21,14 @@ import mlx.core as mx
 
 from nnrepl.record import opaque, titles, trees
 from nnrepl.record.mirror import mirrored
+from nnrepl.record.quiet import quietly
 from nnrepl.record.recorder import Recorder, ready
 from nnrepl.record.repeat import Repeatable, Repetition
 from nnrepl.record.strays import invoke
 from nnrepl.tape import DrawnKey, Op, Operation, Tape, Value
 
 if TYPE_CHECKING:
-    from nnrepl.record.sweep import Node, Sweep
+    from nnrepl.record.sweep import Sweep, SweepUnit
 
 _getframe = sys._getframe
 _copy = mx.array.__copy__
@@ -178,11 +179,11 @@ class Custom(Composite):
         custom.vjp(self.vjp)
         given = iter([lookup(value) for value in self.inputs])
         args, kwargs = trees.rebuild(self.given, lambda _: next(given))
-        with opaque.quietly(self.state):
+        with quietly(self.state):
             return trees.arrays(custom(*args, **kwargs))
 
     def backward(
-        self, sweep: Sweep, node: Node, reached: tuple[int, ...], gradients: tuple[Value, ...]
+        self, sweep: Sweep, node: SweepUnit, reached: tuple[int, ...], gradients: tuple[Value, ...]
     ) -> dict[int, list[Value]]:
         """Run the program's `vjp`; its ops are backward ops."""
         op = node.op
@@ -234,7 +235,7 @@ class Rerun(Composite):
         return trees.arrays(custom(*[lookup(value) for value in self.inputs]))
 
     def backward(
-        self, sweep: Sweep, node: Node, reached: tuple[int, ...], gradients: tuple[Value, ...]
+        self, sweep: Sweep, node: SweepUnit, reached: tuple[int, ...], gradients: tuple[Value, ...]
     ) -> dict[int, list[Value]]:
         """Run the function again on fresh leaves and sweep what it recorded."""
         from nnrepl.record.sweep import Sweep
@@ -367,20 +368,16 @@ def caller(original: Callable[..., Any]) -> Callable[..., Any]:
         if recorder is None:
             opaque.pass_on((args, kwargs))
             return original(self, *args, **kwargs)
-        if recorder.inside is not None:
-            name = f"custom of {titles.title(gc.get_referents(self)[-1])}"
-            call = opaque.OpaqueCall(recorder, name, "mx.custom_function", None, functools.partial(original, self))
-            return call.run(args, kwargs, _getframe(1))
         fun, *others = gc.get_referents(self)[1:]
         known = recorder.customized.get(id(self), (self, set()))[1]
-        vjp = next((other for other in others if _is_vjp(other, known)), None)
-        composite: Composite
-        if vjp is not None:
-            composite = Custom(recorder, fun, vjp)
-        elif others or known:
-            composite = Rerun(recorder, fun, depends=False)
-        else:  # no transformation of its own: MLX calls the function as it is
+        if not others and not known:  # no transformation of its own: MLX calls the function as it is
             return invoke(fun, args, kwargs)
+        if recorder.inside is not None:
+            name = f"custom of {titles.title(fun)}"
+            call = opaque.OpaqueCall(recorder, name, "mx.custom_function", None, functools.partial(original, self))
+            return call.run(args, kwargs, _getframe(1))
+        vjp = next((other for other in others if _is_vjp(other, known)), None)
+        composite = Custom(recorder, fun, vjp) if vjp is not None else Rerun(recorder, fun, depends=False)
         return composite.run("custom", "mx.custom_function", args, kwargs, _getframe(1))
 
     return __call__

@@ -15,7 +15,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from nnrepl.record import source as sources
+from nnrepl.record import segments as sources
 from nnrepl.record.stack import is_module_type
 from nnrepl.tape import Activation, Holder, Tape, Value
 
@@ -161,7 +161,8 @@ class Homes:
         return self._in.get(home, [])
 
     def at_path(self, path: str) -> list[Home]:
-        """The places in different models that have this path."""
+        """The places in different models that have this path. A model that was met again, after an edit had made the
+        function run once more, is one model: the places where it was met last."""
         self._catch_up()
         if self._paths[0] != self._places:
             found: dict[str, list[Home]] = {}
@@ -169,7 +170,7 @@ class Homes:
                 root, where = self.path(home)
                 if is_module_type(root.kind):
                     found.setdefault(where, []).append(home)
-            self._paths = (self._places, found)
+            self._paths = (self._places, {where: _of_one_object(homes) for where, homes in found.items()})
         return self._paths[1].get(path, [])
 
     def paths(self) -> list[str]:
@@ -309,3 +310,14 @@ class Homes:
 
 def _position(entry: tuple[int, Value]) -> int:
     return entry[0]
+
+
+def _of_one_object(homes: list[Home]) -> list[Home]:
+    """Places without those of an object that stands behind them once more."""
+    last: dict[object, Home] = {}
+    for home in homes:
+        thing = home.holder.refer()
+        key = home.holder if thing is None else id(thing)
+        last.pop(key, None)
+        last[key] = home
+    return list(last.values())

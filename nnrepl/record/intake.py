@@ -85,6 +85,9 @@ class Intake:
     def left(self, recorder: Recorder) -> None:
         """A call has been recorded op by op that would be a closed op if it had run natively."""
 
+    def awake(self, recorder: Recorder) -> None:
+        """A call is about to be recorded that would end a stretch of the program that runs natively."""
+
     def edited_in_place(self, value: Value) -> bool:
         """Whether an edit has changed an array object of the program's in place, which holds `value` now."""
         return False

@@ -18,11 +18,11 @@ import mlx.core as mx
 from nnrepl.record import before, catalog, compiled, custom, opaque, special, strays, transforms
 from nnrepl.record.bounds import check_bounds
 from nnrepl.record.catalog import Callee
-from nnrepl.record.native import IN_PLACE, Levels, in_place, optimizers, update_hook
+from nnrepl.record.native import IN_PLACE, Levels, evaluating, in_place, optimizers, update_hook
 from nnrepl.record.patches import Patches
 from nnrepl.record.recorder import OPAQUE, RECORD, Recorder, aside, current, installed
 from nnrepl.record.tracing import check_evaluation
-from nnrepl.tape import Operation, collector
+from nnrepl.tape import Operation, arrays_of, collector
 
 _getframe = sys._getframe
 _RANDOM_STATE: Any = mx.random.state
@@ -71,6 +71,13 @@ def _install_calls(levels: Levels, patches: Patches) -> None:
                 patches.set(callee.holder, callee.attribute, staticmethod(wrapper))
     for name in IN_PLACE:
         patches.set(mx.array, name, in_place(recorder, vars(mx.array)[name]))
+    if levels.resting:
+        for callee in catalog.CALLEES:
+            if callee.treatment == "sync" and callee.attribute in vars(callee.holder):
+                wrapper = evaluating(levels, callee.original)
+                patches.set(
+                    callee.holder, callee.attribute, wrapper if callee.holder is mx.array else staticmethod(wrapper)
+                )
     _install_updates(levels, patches)
 
 
@@ -178,6 +185,7 @@ def _sync(recorder: Recorder, callee: Callee) -> Callable[..., Any]:
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         if recorder.inside is not None:
             recorder.forced = True
+            recorder.inside.evaluate(arrays_of((*args, *kwargs.values())))
         elif recorder.mode == RECORD and get_ident() == recorder.thread:
             check_evaluation(recorder, how, (*args, *kwargs.values()))
             recorder.mark(how, (*args, *kwargs.values()), _getframe(1))

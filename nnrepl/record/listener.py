@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import mlx.core as mx
@@ -36,6 +36,12 @@ class Listener(Protocol):
 
     def remember(self, reached: tuple[Any, ...]) -> Callable[[], None] | None:
         """What puts back all that can be reached from some things, as it is now; None if not all can be put back."""
+
+    def rests(self) -> bool:
+        """Whether what the program does behind an evaluation that it has forced is to run natively, as a stretch."""
+
+    def evaluated_natively(self, count: int) -> None:
+        """In such a stretch the program has forced an evaluation, the `count`-th of its own."""
 
     def may_run_natively(self) -> bool:
         """Whether calls may run natively, now or later."""
@@ -81,3 +87,9 @@ class Touching(Protocol):
 
     def touch(self, value: Value, array: mx.array) -> None:
         """The function takes a value, which an array holds."""
+
+    def change(self, value: Value, array: mx.array) -> None:
+        """The function changes an array in place that holds a value."""
+
+    def evaluate(self, arrays: Sequence[mx.array]) -> None:
+        """The program evaluates arrays in the function."""

@@ -11,11 +11,11 @@ from typing import Any
 
 import mlx.core as mx
 
-from nnrepl.record import source as sources
+from nnrepl.record import segments as sources
 from nnrepl.record.calling import name_there
 from nnrepl.record.glance import Glance
+from nnrepl.record.gradient_names import sign_of
 from nnrepl.record.homes import Home, Homes
-from nnrepl.record.signs import sign_of
 from nnrepl.record.stack import is_module, is_module_type
 from nnrepl.tape import GRADIENT_PASS, UPDATE_PASS, Activation, Leaf, Op, Source, Tape, Value
 
@@ -369,8 +369,8 @@ class ProgramNames:
             return self.homes.held(owners[0])
         if len(owners) > 1:
             return []
-        found = self._index.get(name, [])
-        return found if found or "." not in name else self.homes.called(name)
+        laid = self.homes.called(name) if "." in name else []  # an op's own label tells of one moment only
+        return laid or self._index.get(name, [])
 
     def newest(self, name: str, position: int) -> Value | None:
         """The newest value of that name that exists when the cursor stands at `position`."""

@@ -3,6 +3,9 @@
 While nobody needs what is inside of them, a gradient call and an optimizer's update are each one closed op of the
 tape: what was called, from where, its loss. None of the wrappers of MLX's operations is in its place meanwhile, so a
 step costs what plain Python costs. Opening such a step is a matter of running the program again (`nnrepl.replay`).
+
+A program that makes no gradient calls (it generates, it evaluates) is one closed op from one of its evaluations on: a
+stretch, which ends where a call is made that has to be seen.
 """
 
 from __future__ import annotations
@@ -14,19 +17,20 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from threading import get_ident
 from types import CodeType, FrameType
 from typing import Any
 
 import mlx.core as mx
 
 from nnrepl.record.caller import Caller
+from nnrepl.record.frame_variables import first_argument
 from nnrepl.record.numbering import Numbering
 from nnrepl.record.patches import Patches
 from nnrepl.record.recorder import NATIVE, RECORD, Recorder, noticing, ready
-from nnrepl.record.source import is_library
+from nnrepl.record.segments import is_library
 from nnrepl.record.stack import UPDATES
-from nnrepl.record.variables import first_argument
-from nnrepl.tape import GRADIENT_PASS, UPDATE_PASS, Activation, ClosedOp, Pass, Value, is_evaluated
+from nnrepl.tape import GRADIENT_PASS, RUN_PASS, UPDATE_PASS, Activation, ClosedOp, Pass, Value, is_evaluated
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +94,8 @@ class Levels:
         blocked: Why this program cannot run natively; "" if it can.
         losses: What becomes of the losses of closed calls.
         numbering: Numbers their passes.
+        resting: Whether the program is in a closed stretch: until the next call.
+        evaluations: How many evaluations the program has forced up to now, if it is.
     """
 
     def __init__(
@@ -105,8 +111,10 @@ class Levels:
         recorder.levels = self
         self.inside = False
         self.blocked = ""
-        self.losses = Losses()
+        self.losses = ClosedLosses()
         self.numbering = Numbering()
+        self.resting = False
+        self.evaluations = 0
         self._depth = 0
         self._sparse = False
 
@@ -154,6 +162,7 @@ class Levels:
     def record(self) -> None:
         """From here on every op is recorded."""
         recorder = self.recorder
+        self.resting = False
         self.losses.link(recorder)
         self.renew()
         recorder.mode = RECORD
@@ -180,6 +189,36 @@ class Levels:
                 self._patches.undo()
                 self._calls(self, self._patches)
                 self._sparse = True
+
+    # -- stretches -------------------------------------------------------------------------------------------
+
+    def rest(self, scope: Activation | None, lasti: int) -> None:
+        """The program has forced an evaluation while ops are recorded: what it does next becomes a closed stretch, if
+        nobody needs what is in it."""
+        recorder, listener = self.recorder, self.recorder.listener
+        if listener is None or self.blocked or recorder.tracing or not listener.rests():
+            return
+        recorder.intake.enter(recorder)
+        self.resting, self.evaluations = True, len(recorder.tape.marks)
+        self.go_native()
+        op = _closed(self.numbering, recorder, Call(RUN_PASS), scope, lasti)
+        recorder.intake.closed(recorder, op)
+        self._left(op)
+
+    def wake(self) -> None:
+        """A call is about to be made that has to be seen: a stretch ends here, closed or opened."""
+        if self.resting:
+            self.record_late()
+        elif not self.native:
+            self.recorder.intake.awake(self.recorder)
+
+    def evaluated(self) -> None:
+        """The program has forced an evaluation in a closed stretch."""
+        recorder = self.recorder
+        if recorder.mode == NATIVE and get_ident() == recorder.thread and not self.inside:
+            self.evaluations += 1
+            if recorder.listener is not None:
+                recorder.listener.evaluated_natively(self.evaluations)
 
     # -- calls -----------------------------------------------------------------------------------------------
 
@@ -289,7 +328,7 @@ def _gives(result: Any) -> str:
     return "first" if isinstance(result, tuple) and result and isinstance(result[0], tuple) else "alone"
 
 
-class Losses:
+class ClosedLosses:
     """The losses of closed calls: kept for ever once the program has evaluated them, else only as long as it holds
     them itself, since one that is not evaluated keeps all that it is made of."""
 
@@ -399,6 +438,17 @@ def keep_contents(recorder: Recorder, array: mx.array) -> None:
     value = recorder.live.pop(id(array), None)
     if value is not None and value.held is array:
         value.held = _copy(array)
+
+
+def evaluating(levels: Levels, original: Callable[..., Any]) -> Callable[..., Any]:
+    """What stands in a closed stretch for what forces an evaluation."""
+
+    @functools.wraps(original, assigned=("__name__", "__doc__"), updated=())
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        levels.evaluated()
+        return original(*args, **kwargs)
+
+    return wrapper
 
 
 def in_place(recorder: Recorder, original: Callable[..., Any]) -> Callable[..., Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from types import CodeType
 
-from nnrepl.record.source import is_library
+from nnrepl.record.segments import is_library
 from nnrepl.tape import GRADIENT_PASS, UPDATE_PASS, Activation, ClosedOp, Pass, Tape
 
 Place = tuple[CodeType | None, int]

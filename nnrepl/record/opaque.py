@@ -7,12 +7,10 @@ touched while MLX runs it. Its VJP is MLX's own, over the same call with those a
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import io
 import sys
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from threading import get_ident
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -23,9 +21,11 @@ from nnrepl.record import trees
 from nnrepl.record.anatomy import Group, of_call
 from nnrepl.record.catalog import Callee
 from nnrepl.record.data import construct
-from nnrepl.record.inside import Given, InsideRecording, given_of
-from nnrepl.record.objects import hand_out
-from nnrepl.record.recorder import MUTED, OPAQUE, RECORD, Recorder, current, noticing, ready
+from nnrepl.record.nested_calls import Given, InsideRecording, given_of
+from nnrepl.record.objects import deliver, hand_out
+from nnrepl.record.quiet import exchanged, quietly
+from nnrepl.record.recipe import TransformRecipe
+from nnrepl.record.recorder import OPAQUE, RECORD, Recorder, current, noticing, ready
 from nnrepl.record.strays import invoke, native
 from nnrepl.record.titles import code_of, parameter_names, title
 from nnrepl.tape import Inside, Op, Operation, Value, arrays_of
@@ -39,9 +39,6 @@ Describe = Callable[[tuple[Any, ...], dict[str, Any]], Given | None]
 _getframe = sys._getframe
 _copy = mx.array.__copy__
 _init = mx.array.__init__
-_setitem = mx.array.__setitem__
-_seed = mx.random.seed
-_tolist = mx.array.tolist
 _RANDOM_STATE: Any = mx.random.state
 
 
@@ -77,6 +74,16 @@ def notice(recorder: Recorder, args: Any) -> None:
             value = recorder.live.get(id(leaf))
             if value is not None:
                 recorder.captured.setdefault(value, leaf)
+
+
+def overwrite(recorder: Recorder, array: mx.array) -> None:
+    """An array is about to be changed in place while that is not to be recorded as an op."""
+    if recorder.mode == OPAQUE and not recorder.closed and get_ident() == recorder.thread:
+        value = recorder.live.get(id(array))
+        if value is not None and id(array) not in recorder.overwrites:
+            recorder.overwrites[id(array)] = (array, value)
+            if value.held is array:
+                value.held = _copy(array)
 
 
 def pass_on(args: Any) -> None:
@@ -228,6 +235,8 @@ class OpaqueCall:
         touched: The recorded values that the function took besides its arguments, and the objects that held them.
         state: The random state before it, if it drew random numbers.
         groups: How gradients pass through it, known where they are asked for.
+        recipe: How to make it again without a line of the program's; None where that is not known.
+        changed: The arrays from outside that it changed in place: what they hold then is part of what it returns.
     """
 
     def __init__(
@@ -248,6 +257,8 @@ class OpaqueCall:
         self.state: Any = None
         self.survivors: list[tuple[weakref.ref[mx.array], Value]] = []
         self.groups: tuple[Group, ...] = ()
+        self.recipe: TransformRecipe | None = None
+        self.changed: list[mx.array] = []
 
     def run(self, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType) -> Any:
         """The program's call."""
@@ -259,6 +270,7 @@ class OpaqueCall:
         names = recorder.scan(kwargs, inputs, frame)
         given = trees.arrays((args, kwargs))
         captured, recorder.captured = recorder.captured, {}
+        overwrites, recorder.overwrites = recorder.overwrites, {}
         draws: tuple[Any, int] = recorder.draws
         state: Any = _RANDOM_STATE[0]
         inside = self._inside(args, kwargs, inputs, frame)
@@ -272,11 +284,13 @@ class OpaqueCall:
         finally:
             recorder.mode = RECORD
             touched, recorder.captured = recorder.captured, captured
+            changed, recorder.overwrites = recorder.overwrites, overwrites
         part = None if inside is None else inside.close(error)
         if _RANDOM_STATE[0] is not state:
             self.state, recorder.draws = state, draws
             recorder.seeded(("opaque", draws))
         extra = self._takes(touched)
+        left = self._changes(changed, inside)
         op = Op(self.operation, (template, names, extra), {}, (*inputs, *extra))
         part = self._followed(frame) if inside is None else part
         if part is not None:
@@ -292,13 +306,48 @@ class OpaqueCall:
         if twin is not None:
             if part is not None:
                 recorder.tape.notes.calls[twin] = part
+            first = len(twin.outputs) - len(left)
+            for (array, old), value in zip(left, twin.outputs[first:]):
+                deliver(recorder, array, value)
+                recorder.watch.changed(array, old)
             return hand_out(recorder, twin)
         recorder.finish(op, result, frame)
+        self._leave(op, left)
         if recorder.differentiating or recorder.inside is not None:
+            now = {id(array) for array, _ in left}
             if len(given) != len(inputs):
                 given = [value.array for value in inputs]
-            self.groups = of_call(op, recorder.forced, [*given, *self.touched.values()])
+            pairs = [*zip(inputs, given), *self.touched.items()]
+            taken = [value.array if id(array) in now else array for value, array in pairs]
+            self.groups = of_call(op, recorder.forced, taken)
         return result
+
+    def _changes(
+        self, changed: dict[int, tuple[mx.array, Value]], inside: InsideRecording | None
+    ) -> list[tuple[mx.array, Value]]:
+        """The arrays from outside that were changed in place, and what they held; so did the one around it, if MLX
+        runs that as well. With what is known of the inside, the call can be made again."""
+        if inside is not None:
+            kept = {id(array): value for array, value in inside.left}
+            changed = {key: inside.changed[key] for key in kept}
+            if inside.recipe is not None:
+                inside.recipe.captured, inside.recipe.kept = tuple(self.touched), tuple(kept.values())
+                self.recipe = inside.recipe if inside.recipe.is_whole() else None
+        around = self.recorder.inside
+        for array, value in changed.values():
+            if around is not None:
+                around.change(value, array)
+        self.changed = [array for array, _ in changed.values()]
+        return list(changed.values())
+
+    def _leave(self, op: Op, left: Sequence[tuple[mx.array, Value]]) -> None:
+        """What was changed in place holds further results of the call."""
+        recorder = self.recorder
+        for array, old in left if op.outputs else ():
+            value = Value(op, len(op.outputs), array)
+            op.outputs = (*op.outputs, value)
+            recorder.live[id(array)] = value
+            recorder.watch.changed(array, old)
 
     def _followed(self, frame: FrameType) -> Inside | None:
         """What happened inside, where the run follows a tape that has it."""
@@ -347,10 +396,21 @@ class OpaqueCall:
         return fun
 
     def __call__(self, args: Any, kwargs: Any, captured: list[mx.array]) -> Any:
-        """Make the same call on other arrays: quietly, with the random numbers of the first time."""
+        """Make the same call on other arrays: quietly, with the random numbers of the first time. Returns what comes
+        back, and then what it leaves in arrays from outside."""
+        with quietly(self.state):
+            return self.again(args, kwargs, captured)
+
+    def again(self, args: Any, kwargs: Any, captured: list[mx.array]) -> list[mx.array]:
+        """The same, with random numbers drawn from the state of now."""
+        if self.recipe is not None and self.make is not None:
+            kept: list[mx.array] = []
+            results = arrays_of(self.make(self.recipe.function(captured, kept))(*args, **kwargs))
+            return [*results, *kept]
         function = self.fun if self.make is None else self.make(self.fun)
-        with quietly(self.state), _exchanged(self._places(captured)):
-            return arrays_of(function(*args, **kwargs))
+        with exchanged(self._places(captured)):
+            results = arrays_of(function(*args, **kwargs))
+            return [*results, *map(_copy, self.changed)]
 
     def _places(self, captured: list[mx.array]) -> list[tuple[mx.array, mx.array]]:
         """Where the function finds what it captured, with what it is to find there: in the objects of then, and in
@@ -369,58 +429,6 @@ class OpaqueCall:
                 known = known.origin
             places += [(thing, array) for thing in objects.values() if thing is not array]
         return places
-
-
-@contextlib.contextmanager
-def _exchanged(places: Sequence[tuple[mx.array, mx.array]]) -> Iterator[None]:
-    """Let the program's own array objects hold other arrays for a while: that reaches every closure,
-    module and list in which they lie."""
-    before = [(thing, _copy(thing)) for thing, _ in places]
-    given = [(thing, _copy(array)) for thing, array in places]
-    try:
-        for thing, array in given:
-            _setitem(thing, Ellipsis, array)
-        yield
-    finally:
-        for thing, array in before:
-            _setitem(thing, Ellipsis, array)
-
-
-@contextlib.contextmanager
-def quietly(state: mx.array | None = None) -> Iterator[None]:
-    """Call a function of the program's once more: nothing is recorded or printed, and random numbers are
-    drawn from `state`."""
-    recorder = current()
-    before = None if recorder is None else recorder.mode
-    if recorder is not None:
-        recorder.mode = MUTED
-    try:
-        with contextlib.redirect_stdout(io.StringIO()), _random(state):
-            yield
-    finally:
-        if recorder is not None and before is not None:
-            recorder.mode = before
-
-
-@contextlib.contextmanager
-def _random(state: mx.array | None) -> Iterator[None]:
-    """Draw the random numbers of an earlier moment, and leave the global state as it is."""
-    if state is None:
-        yield
-        return
-    now = _RANDOM_STATE[0]
-    set_random_state(state)
-    try:
-        yield
-    finally:
-        set_random_state(now)
-
-
-def set_random_state(state: mx.array) -> None:
-    """Put MLX's random state (of this thread) to what it was: a key is the two halves of its seed."""
-    halves: Any = _tolist(state)
-    high, low = halves
-    _seed((high << 32) | low)
 
 
 # -- kernels and imported functions --------------------------------------------------------------------------

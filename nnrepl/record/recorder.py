@@ -18,13 +18,13 @@ import mlx.core as mx
 
 from nnrepl.record import trees
 from nnrepl.record.adopt import adopt
-from nnrepl.record.bindings import Watch
 from nnrepl.record.bounds import INDEXING
 from nnrepl.record.intake import RECORDING, Intake
 from nnrepl.record.listener import Exchanging, Listener, Mirrored, Touching
 from nnrepl.record.objects import Slot, hand_out
 from nnrepl.record.phases import feeds_update, starts, title
 from nnrepl.record.stack import Stack
+from nnrepl.record.watch import BindingWatch
 from nnrepl.tape import (
     GRADIENT_PASS,
     RUN_PASS,
@@ -76,6 +76,7 @@ class Recorder:
         part: The pass that is being recorded.
         differentiating: How many transforms of ours are running (0 at the top level of the program).
         captured: In OPAQUE mode, the recorded values that were touched.
+        overwrites: In OPAQUE mode, the recorded arrays that were changed in place, by `id`, and what they held.
         forced: In OPAQUE mode, whether something was evaluated.
         closed: Whether the recording is over; wrappers that live on then do nothing.
         compiling: Whether MLX would compile (the program may have switched that off).
@@ -94,6 +95,7 @@ class Recorder:
         native_until: Where on the tape ops are recorded again that follow closed calls; 0: it has none.
         collector: Keeps Python's garbage collector off the tape.
         customized: Custom functions and what was set as their `vjp`, `jvp`, `vmap`, by `id`.
+        unified: Leaves that entered anew in a run along a tape, and which value of that each one is.
     """
 
     def __init__(self, tape: Tape, *, strict: bool, base: FrameType | None = None) -> None:
@@ -103,11 +105,12 @@ class Recorder:
         self.thread = get_ident()
         self.live: dict[int, Value] = {}
         self.guards: dict[int, weakref.ref[mx.array]] = {}
-        self.watch = Watch(self)
+        self.watch = BindingWatch(self)
         self.stack = Stack(base, self.watch)
         self.part: Pass | None = None
         self.differentiating = self.repeating = self.native_until = 0
         self.captured: dict[Value, mx.array] = {}
+        self.overwrites: dict[int, tuple[mx.array, Value]] = {}
         self.forced = False
         self.listener: Listener | None = None
         self.started = self.closed = False
@@ -126,6 +129,8 @@ class Recorder:
         self.levels: Levels | None = None
         self.inside: Touching | None = None
         self.collector = Collector()
+        self.unified: dict[Value, Value] = {}
+        self._update: Pass | None = None
 
     # -- ops -------------------------------------------------------------------------------------------
 
@@ -301,6 +306,8 @@ class Recorder:
         value = self.value_of(array, frame)
         if value.held is array:
             value.held = _copy(array)
+        if self.inside is not None:
+            self.inside.change(value, array)
         return value
 
     def handle(self, value: Value) -> mx.array:
@@ -336,6 +343,8 @@ class Recorder:
         self.tape.marks.append(Mark(len(self.tape), how, values, scope, frame.f_lasti))
         if self.listener is not None and not self.differentiating:
             self.listener.evaluation_forced()
+            if self.levels is not None:
+                self.levels.rest(scope, frame.f_lasti)
 
     def drawn(self) -> DrawnKey:
         """The key that the next random op will draw from the global state."""
@@ -358,6 +367,11 @@ class Recorder:
             else:
                 self.live[key] = now[value]
 
+    def unify(self, found: Value, expected: Value) -> None:
+        """A leaf that entered anew is one of the tape along which the program runs."""
+        self.unified[found] = expected
+        self.relink({found: expected})
+
     def top_level(self, op: Op) -> Pass:
         """Find, or open, the pass of an op outside of any transform of ours, and with it its phase."""
         scope = op.scope
@@ -376,6 +390,8 @@ class Recorder:
         if part is None or part.kind != kind:
             part = self.open_pass(kind, title(op, kind))
             part.scope, part.lasti = scope, op.lasti
+        if kind == UPDATE_PASS and part is not self._update and scope is not None and scope.updating:
+            part.title, self._update = title(op, kind), part  # gradients may have been clipped before, or summed up
         return part
 
     def start(self) -> None:

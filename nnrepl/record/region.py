@@ -19,10 +19,10 @@ from nnrepl.record.vjp import shielded
 from nnrepl.tape import Op, Operation, Value
 
 if TYPE_CHECKING:
-    from nnrepl.record.sweep import Node
+    from nnrepl.record.sweep import SweepUnit
 
 _vjp = raw(mx.vjp)
-Step = tuple["Node", tuple[int, ...] | None]
+Step = tuple["SweepUnit", tuple[int, ...] | None]
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -79,16 +79,16 @@ def _of(value: Value, known: dict[Value, mx.array]) -> Value:
 ACCUMULATE_TOGETHER = Operation("accumulate", run_region, "accumulate", kind="accumulate")
 
 
-def find_regions(order: Sequence[Step]) -> dict[tuple[Node, Value], list[Node]]:
+def find_regions(order: Sequence[Step]) -> dict[tuple[SweepUnit, Value], list[SweepUnit]]:
     """For each op and value where the parts of others come between its own parts, all of those ops in order.
 
     Args:
         order: MLX's walk: for each node the taps on its inputs, and (None) its end.
     """
-    regions: dict[tuple[Node, Value], list[Node]] = {}
-    taken: set[tuple[Node, Value]] = set()
+    regions: dict[tuple[SweepUnit, Value], list[SweepUnit]] = {}
+    taken: set[tuple[SweepUnit, Value]] = set()
     ends = {node: at for at, (node, taps) in enumerate(order) if taps is None}
-    begun: set[tuple[Node, int]] = set()
+    begun: set[tuple[SweepUnit, int]] = set()
     for at, (node, taps) in enumerate(order):
         for slot in taps or ():
             value = node.inputs[slot]
@@ -103,7 +103,7 @@ def find_regions(order: Sequence[Step]) -> dict[tuple[Node, Value], list[Node]]:
     return {key: members for key, members in regions.items() if key not in taken}
 
 
-def _that_depend(nodes: Iterable[Node], value: Value) -> list[Node]:
+def _that_depend(nodes: Iterable[SweepUnit], value: Value) -> list[SweepUnit]:
     """Those that take a value, or what others of them made of it."""
     made = {value}
     found = []
@@ -114,12 +114,12 @@ def _that_depend(nodes: Iterable[Node], value: Value) -> list[Node]:
     return found
 
 
-def _is_composite(node: Node) -> bool:
+def _is_composite(node: SweepUnit) -> bool:
     return node.op.operation.kind in ("custom", "checkpoint")
 
 
 def region_of(
-    members: Sequence[Node], value: Value, so_far: dict[Value, Value], last: dict[Value, Value]
+    members: Sequence[SweepUnit], value: Value, so_far: dict[Value, Value], last: dict[Value, Value]
 ) -> tuple[Region, tuple[Value, ...]]:
     """The region of some nodes, and the gradients that it starts from.
 

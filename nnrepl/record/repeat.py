@@ -31,7 +31,7 @@ _PLAIN = frozenset((int, float, bool, str, type(None), mx.Dtype))
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class RepeatedMoment:
     """A moment of a repetition.
 
     Attributes:
@@ -110,11 +110,13 @@ class Repetition:
         for value in standing or [old]:  # what no other stands for stands for itself
             self.put(value, new)
 
-    def standing(self) -> Standing:
+    def standing(self) -> RepeatedMoment:
         """What stands for what at this moment."""
-        return Standing(dict(self.now), {new: list(values) for new, values in self._results.items()}, dict(self.made))
+        return RepeatedMoment(
+            dict(self.now), {new: list(values) for new, values in self._results.items()}, dict(self.made)
+        )
 
-    def stand(self, standing: Standing) -> None:
+    def stand(self, standing: RepeatedMoment) -> None:
         """Go back to an earlier moment."""
         self.now, self.made = dict(standing.now), dict(standing.made)
         self._results = {new: list(values) for new, values in standing.results.items()}

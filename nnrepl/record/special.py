@@ -62,6 +62,7 @@ def augmented(recorder: Recorder, operation: Operation) -> Callable[..., Any]:
     @functools.wraps(original, assigned=("__name__", "__doc__"), updated=())
     def wrapper(array: mx.array, other: Any) -> Any:
         if recorder.mode != RECORD or get_ident() != recorder.thread:
+            opaque.overwrite(recorder, array)
             return opaque.aside(recorder, None, original, (array, other), {})
         return _change(recorder, recorded, original, (array, other), _getframe(1))
 
@@ -81,6 +82,7 @@ def _item_assignment(recorder: Recorder) -> Callable[..., None]:
     @functools.wraps(_setitem, assigned=("__name__", "__doc__"), updated=())
     def wrapper(array: mx.array, index: Any, update: Any) -> None:
         if recorder.mode != RECORD or get_ident() != recorder.thread:
+            opaque.overwrite(recorder, array)
             opaque.aside(recorder, None, _setitem, (array, index, update), {})
         else:
             _change(recorder, recorded, _setitem, (array, index, update), _getframe(1))
@@ -284,7 +286,7 @@ def _iteration(recorder: Recorder) -> Callable[[mx.array], Any]:
     return __iter__
 
 
-class At:
+class AtIndex:
     """What `x.at` gives while recording: remembers the array and the indices until the update comes."""
 
     def __init__(self, recorder: Recorder, array: mx.array) -> None:
@@ -292,7 +294,7 @@ class At:
         self._array = array
         self._index: tuple[Any, ...] = ()
 
-    def __getitem__(self, index: Any) -> At:
+    def __getitem__(self, index: Any) -> AtIndex:
         self._index = (index,)
         return self
 
@@ -341,7 +343,7 @@ def _at_property(recorder: Recorder) -> property:
             return _at(array)
         twin = _copy(array)
         recorder.link(twin, recorder.value_of(array, _getframe(1)))
-        return At(recorder, twin)
+        return AtIndex(recorder, twin)
 
     return property(at, doc=mx.array.__dict__["at"].__doc__)
 

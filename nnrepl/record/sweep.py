@@ -28,7 +28,7 @@ _CAST = Operation("astype", raw(mx.astype), "mx.vjp")
 _add, _astype = raw(mx.add), raw(mx.astype)
 
 
-class Node:
+class SweepUnit:
     """What is differentiated in one go: an op, or one group of its outputs.
 
     Attributes:
@@ -69,11 +69,11 @@ class Sweep:
         self.part = part
         self.active: set[Value] = set(leaves)
         self.behind: set[Value] = set()
-        self.makers: dict[Value, Node] = {}
+        self.makers: dict[Value, SweepUnit] = {}
         self.so_far: dict[Value, Value] = {}
         self.now: dict[Value, Value] = {}
-        self._regions: dict[tuple[Node, Value], list[Node]] = {}
-        self._together: set[tuple[Node, Value]] = set()
+        self._regions: dict[tuple[SweepUnit, Value], list[SweepUnit]] = {}
+        self._together: set[tuple[SweepUnit, Value]] = set()
         self._sums: dict[Value, tuple[Region, tuple[Value, ...]]] = {}
         for op in self.tape.ops[start:]:
             if op.outputs and op.part is part:  # what happened inside of a call is one op
@@ -100,7 +100,7 @@ class Sweep:
             wanted = tuple([slot for slot in group.inputs if distinct[slot] in active])
             if group.stopped or not wanted:
                 if any([distinct[step.visit] in self.makers for step in group.walk if step.visit >= 0]):
-                    node = Node(op, group, distinct, ())
+                    node = SweepUnit(op, group, distinct, ())
                     for slot in group.outputs:
                         self.makers[op.outputs[slot]] = node
                         behind.add(op.outputs[slot])
@@ -108,16 +108,16 @@ class Sweep:
             if group.alias >= 0:
                 self.tape.notes.aliases[op.outputs[group.outputs[0]]] = distinct[group.alias]
                 continue
-            node = Node(op, group, distinct, wanted)
+            node = SweepUnit(op, group, distinct, wanted)
             for slot in group.outputs:
                 self.makers[op.outputs[slot]] = node
                 active.add(op.outputs[slot])
 
-    def order(self, roots: Sequence[Value]) -> list[tuple[Node, tuple[int, ...] | None]]:
+    def order(self, roots: Sequence[Value]) -> list[tuple[SweepUnit, tuple[int, ...] | None]]:
         """MLX's walk, depth first from the roots: for each node the taps on its inputs, and (None) its end."""
-        walked: list[tuple[Node, tuple[int, ...] | None]] = []
-        entered: set[Node] = set()
-        stack: list[tuple[Node, int]] = []
+        walked: list[tuple[SweepUnit, tuple[int, ...] | None]] = []
+        entered: set[SweepUnit] = set()
+        stack: list[tuple[SweepUnit, int]] = []
         makers, aliases = self.makers, self.tape.notes.aliases
 
         def enter(value: Value) -> None:
@@ -174,7 +174,7 @@ class Sweep:
             self.recorder.sweeps.pop()
         return self.so_far
 
-    def _differentiate(self, node: Node) -> None:
+    def _differentiate(self, node: SweepUnit) -> None:
         """Take the VJP of a node, if a gradient has reached it."""
         if self.recorder.intake.follows:
             self.recorder.intake.enter(self.recorder)
@@ -202,7 +202,7 @@ class Sweep:
                     self._sums[value] = region_of(self._regions[node, value], value, so_far, found)
             self._vjp(node, reached, cotangents)
 
-    def _vjp(self, node: Node, reached: tuple[int, ...], cotangents: tuple[Value, ...]) -> None:
+    def _vjp(self, node: SweepUnit, reached: tuple[int, ...], cotangents: tuple[Value, ...]) -> None:
         """Take the VJP of a node in which several primitives touch the inputs."""
         group, wanted = node.group, node.wanted
         continued = tuple(
@@ -244,7 +244,7 @@ class Sweep:
         for (slot, array), given_far in zip(totals, far):
             self._continue(node, slot, reached, cotangents, (given_far, array))
 
-    def _contribute(self, node: Node, slot: int) -> None:
+    def _contribute(self, node: SweepUnit, slot: int) -> None:
         """Add a node's part (or parts) to the gradient of one of its inputs."""
         value = node.inputs[slot]
         if (node, value) in self._together:
@@ -259,7 +259,7 @@ class Sweep:
             else:
                 self._contribute_part(node, value, part)
 
-    def _contribute_part(self, node: Node, value: Value, part: Value) -> None:
+    def _contribute_part(self, node: SweepUnit, value: Value, part: Value) -> None:
         """Add one part to the gradient of a value, or begin with it."""
         if self.recorder.intake.follows:
             self.recorder.intake.enter(self.recorder)
@@ -271,7 +271,7 @@ class Sweep:
         else:
             self._add(node, value, far, part)
 
-    def _contribute_together(self, node: Node, slot: int) -> None:
+    def _contribute_together(self, node: SweepUnit, slot: int) -> None:
         """A node that stands in a region has been reached again: at its first use of the value, all are added."""
         value = node.inputs[slot]
         if (node, value) not in self._regions:
@@ -291,13 +291,13 @@ class Sweep:
             array = self._guarded(node.op, run_region, region, [given.array for given in inputs])
             self._accumulated(op, node, value, array)
 
-    def _take_apart(self, node: Node) -> None:
+    def _take_apart(self, node: SweepUnit) -> None:
         """No gradient reaches a node: what would have been added together with its parts is added by itself."""
         for slot in node.group.split:
             for other in self._regions.pop((node, node.inputs[slot]), ()):
                 self._together.discard((other, node.inputs[slot]))
 
-    def _add(self, node: Node, value: Value, far: Value, part: Value) -> None:
+    def _add(self, node: SweepUnit, value: Value, far: Value, part: Value) -> None:
         """Add one part to a gradient so far."""
         inputs = (far, part)
         op = BackwardOp(ACCUMULATE, inputs, _NO_KWARGS, inputs, node.op)
@@ -308,7 +308,7 @@ class Sweep:
 
     def _continue(
         self,
-        node: Node,
+        node: SweepUnit,
         slot: int,
         reached: tuple[int, ...],
         cotangents: tuple[Value, ...],
@@ -335,7 +335,7 @@ class Sweep:
             array = self._guarded(node.op, run_continued, rule, [given.array for given in inputs])
         self._accumulated(op, node, value, array)
 
-    def _accumulated(self, op: Op, node: Node, value: Value, array: mx.array) -> None:
+    def _accumulated(self, op: Op, node: SweepUnit, value: Value, array: mx.array) -> None:
         total = Gradient(op, 0, array, value)
         op.outputs = (total,)
         self.recorder.live[id(array)] = total
@@ -349,7 +349,7 @@ class Sweep:
 
     # -- writing -----------------------------------------------------------------------------------------
 
-    def _write(self, node: Node, rule: Rule, cotangents: tuple[Value, ...]) -> Op:
+    def _write(self, node: SweepUnit, rule: Rule, cotangents: tuple[Value, ...]) -> Op:
         """Take a VJP and put it on the tape."""
         given = cotangents + self._primals(node)
         op = self._new(node.op, rule, given)
@@ -366,7 +366,7 @@ class Sweep:
         self._put(op, node.op)
         return op
 
-    def _primals(self, node: Node) -> tuple[Value, ...]:
+    def _primals(self, node: SweepUnit) -> tuple[Value, ...]:
         """The inputs of a node, as a user may have changed them since."""
         return tuple(map(self.current, node.inputs)) if self.now else node.inputs
 
@@ -376,7 +376,7 @@ class Sweep:
             value = self.now[value]
         return value
 
-    def _recalled(self, op: BackwardOp, node: Node, of: Value | None = None) -> bool:
+    def _recalled(self, op: BackwardOp, node: SweepUnit, of: Value | None = None) -> bool:
         """Whether an op has its results already, in a run that follows a tape."""
         intake = self.recorder.intake
         if not intake.follows:
@@ -436,7 +436,7 @@ def _arrays(values: Sequence[Value]) -> list[mx.array]:
     return [value.array if value.held is None else value.held for value in values]
 
 
-def _is_rule_of(rule: Any, node: Node) -> bool:
+def _is_rule_of(rule: Any, node: SweepUnit) -> bool:
     return type(rule) is Rule and rule.op.outputs == node.op.outputs  # a re-run's op has the values of the old one
 
 

@@ -36,7 +36,8 @@ class Tracing:
 
     def depends(self, values: Iterable[Value]) -> bool:
         """Whether any of some values is or was made of a tracer."""
-        made = set(self._inputs)
+        unified = self._recorder.unified
+        made = {unified.get(value, value) for value in self._inputs}
         for op in self._recorder.tape.ops[self._start :]:
             if not made.isdisjoint(op.inputs):
                 made.update(op.outputs)

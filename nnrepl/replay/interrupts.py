@@ -119,7 +119,7 @@ def put_off(frame: FrameType | None) -> bool:
 
 
 _CALLBACKS = frozenset(
-    f"{where}.<locals>.<lambda>" for where in ("Recorder.link", "Watch._watch", "keep_ndarray")
+    f"{where}.<locals>.<lambda>" for where in ("Recorder.link", "BindingWatch._watch", "keep_ndarray")
 )  # fmt: skip
 """What Python calls when an array or a container dies."""
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from nnrepl.record.keys import frozen
 from nnrepl.record.needs import needed_slots
-from nnrepl.replay.divergence import Difference, compare, same_operation, same_place
+from nnrepl.replay.divergence import OpDifference, compare, same_operation, same_place
 from nnrepl.tape import BackwardOp, Leaf, Op, Tape, Value
 
 
@@ -29,7 +29,7 @@ class Plan:
 
     def __init__(self, ops: Iterable[Op], tape: Tape, goes_on: bool = False) -> None:
         self.was: dict[Value, Value] = {}
-        self.other: Difference | None = None
+        self.other: OpDifference | None = None
         self._tape = tape
         self._goes_on = goes_on
         self._stands_for: dict[Value, Value] = {}
@@ -160,7 +160,7 @@ class Plan:
             return  # what it works on is new itself
         near = [old for old in self._left if same_operation(old, op) and same_place(old, op)]
         expected = near[0] if near else next(iter(self._left), None)
-        self.other = (compare(expected, op) if expected is not None else None) or Difference(expected, op)
+        self.other = (compare(expected, op) if expected is not None else None) or OpDifference(expected, op)
 
     def _gradient(self, of: Value) -> Value | None:
         """The gradient of a value on the old tape."""

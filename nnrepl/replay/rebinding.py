@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
-from nnrepl.record import source as sources
+from nnrepl.record import segments as sources
 from nnrepl.record.objects import object_of
+from nnrepl.replay.divergence import Lost
 from nnrepl.replay.world import World, contents_of, slots_of
-from nnrepl.tape import Op, Value
+from nnrepl.tape import ClosedOp, Op, Value
 
 if TYPE_CHECKING:
     from nnrepl.record.recorder import Recorder
@@ -58,6 +59,7 @@ class Rebinding:
     Attributes:
         found: Whether it is one, and that holds the value.
         place: The array object that is changed in place instead (`k *= 2`, `k[0] = 1`), if it is known.
+        astray: Whether what is assigned to holds a tensor that is not known to be the value.
     """
 
     def __init__(self, recorder: Recorder, op: Op, old: Value) -> None:
@@ -76,7 +78,20 @@ class Rebinding:
         self._slot: tuple[int, str] | None = None
         self._entry: tuple[Any, Any] | None = None
         self.place: mx.array | None = None
+        self.astray = False
         self.found = bool(self._arrays) and ((self._target is not None and self._find(op)) or self._find_place(op))
+
+    def check(self) -> None:
+        """Where steps before an edit ran natively, the program may hold what it changes in objects that nobody knows.
+
+        Raises:
+            Lost: If it does, as far as that can be told.
+        """
+        recorder = self._recorder
+        if not recorder.native_until or not any(isinstance(op, ClosedOp) for op in recorder.tape.ops):
+            return
+        if self.astray or not (self._arrays or recorder.sweeps):
+            raise Lost(f"it is not known what of the program's holds {self._old.name} there")
 
     # -- what is assigned to ---------------------------------------------------------------------------------
 
@@ -109,7 +124,10 @@ class Rebinding:
             if found is None:
                 continue
             at, name, variables = found
-            thing = variables[name] if isinstance(path, ast.Name) else _walk(variables[name], path)[2]
+            container, _, thing = (
+                (None, "", variables[name]) if isinstance(path, ast.Name) else _walk(variables[name], path)
+            )
+            self.astray = self._is_other(container, thing)
             if id(thing) in self._arrays:
                 self._target, self.place, self._entry = path, self._arrays[id(thing)], None
                 self._own = at if variables is not self._frames[at].f_globals else self._own
@@ -124,10 +142,16 @@ class Rebinding:
                 self._entry = variables, name
             else:
                 self._own, self._slot = at, (at, name)
+            self.astray = self._is_other(None, thing)
             return id(thing) in self._arrays
         container, key, thing = _walk(thing, target)
+        self.astray = self._is_other(container, thing)
         self._entry = container, key
         return id(thing) in self._arrays and (isinstance(target, ast.Subscript) or _is_stored(container, key, thing))
+
+    def _is_other(self, container: Any, thing: Any) -> bool:
+        """Whether what is held is a tensor, and not known to be the value; an element of a tensor is no holder."""
+        return isinstance(thing, mx.array) and not isinstance(container, mx.array) and id(thing) not in self._arrays
 
     def _sees(self, frame: FrameType) -> bool:
         """Whether what is assigned to is called the same in a call: `self.k` of this very object."""

@@ -19,7 +19,7 @@ from nnrepl.record.again import InsideFollowed
 from nnrepl.record.intake import Intake
 from nnrepl.record.objects import object_of, refill
 from nnrepl.replay.copies import copy_op, reopened_pass
-from nnrepl.replay.divergence import Difference, Diverged, compare, said_of, same_operation, same_place
+from nnrepl.replay.divergence import Diverged, OpDifference, compare, said_of, same_operation, same_place
 from nnrepl.replay.interrupts import check
 from nnrepl.replay.match import Plan
 from nnrepl.replay.opening import Opening
@@ -197,10 +197,10 @@ class Replay(Intake):
         self.opening.end(recorder)
         reached = len(recorder.tape)
         if reached < len(self.expected):
-            raise Diverged(Difference(self.expected[reached], None, "" if error is None else said_of(error)))
+            raise Diverged(OpDifference(self.expected[reached], None, "" if error is None else said_of(error)))
 
     @property
-    def other_way(self) -> Difference | None:
+    def other_way(self) -> OpDifference | None:
         """Where the program went another way after the edit: the first op that the old tape has not, or that only the
         old tape has. None if it did again what it had done, with other numbers."""
         if self._run.recoded:
@@ -208,7 +208,7 @@ class Replay(Intake):
         if self.plan.other is not None:
             return self.plan.other
         missing = self.plan.left(self.end)
-        return None if missing is None else Difference(missing, None)
+        return None if missing is None else OpDifference(missing, None)
 
     def content(self, value: Value) -> Value:
         """What the program is to hold where the tape has `value`: the last edit of it; natively it computes with that,
@@ -291,7 +291,7 @@ class Replay(Intake):
         if op.position < len(self.expected):
             old = self.expected[op.position]
             if old.operation is not op.operation:
-                raise Diverged(Difference(old, op))
+                raise Diverged(OpDifference(old, op))
             self.opening.pairs.append((old, op))
 
     def _check_anew(self, recorder: Recorder, op: Op) -> None:
@@ -305,7 +305,7 @@ class Replay(Intake):
         if not self.opening.free and at < len(self.expected):
             expected = self.expected[at]
             if not same_operation(expected, op) or not same_place(expected, op):
-                raise Diverged(Difference(expected, op))
+                raise Diverged(OpDifference(expected, op))
             self.opening.remade.note(expected, op)
 
     def _pair(self, recorder: Recorder, op: Op) -> None:
@@ -313,6 +313,14 @@ class Replay(Intake):
         at = len(recorder.tape)
         if not self.opening.free and at < len(self.expected) and self.expected[at].operation is op.operation:
             self.opening.remade.note(self.expected[at], op)
+
+    def stretches(self, recorder: Recorder) -> bool:
+        """Whether the tape has a closed stretch here, which is to stay closed."""
+        return self.opening.stretches(recorder)
+
+    def awake(self, recorder: Recorder) -> None:
+        """If a stretch is being opened, it ends here; so does a step behind which the tape goes on with this call."""
+        self.opening.awake(recorder)
 
     def left(self, recorder: Recorder) -> None:
         """A call has been recorded that may be one that is to be opened."""
@@ -357,7 +365,7 @@ class Replay(Intake):
             raise Diverged(difference)
         for a, b in zip(expected.inputs, op.inputs):
             if not self._unify(recorder, a, b):
-                raise Diverged(Difference(expected, op, f"{b.name} instead of {a.name}"))
+                raise Diverged(OpDifference(expected, op, f"{b.name} instead of {a.name}"))
         return expected
 
     def _unify(self, recorder: Recorder, expected: Value, found: Value) -> bool:
@@ -369,7 +377,7 @@ class Replay(Intake):
             return False
         if expected.kind != found.kind or expected.shape != found.shape or expected.dtype != found.dtype:
             return False
-        recorder.relink({found: expected})
+        recorder.unify(found, expected)
         recorder.watch.restated(lambda array: recorder.live.get(id(array)) is expected, found)
         return True
 
@@ -432,6 +440,7 @@ class Replay(Intake):
         """An edit has been put on the tape: everything holds its result, or what it assigns to does."""
         with recorder.muted():
             rebinding = Rebinding(recorder, op, target)
+            rebinding.check()
             if rebinding.place is not None:
                 self._in_place.add(op.outputs[0])
             self._exchange(recorder, target, op.outputs[0])

@@ -24,6 +24,9 @@ _copy = mx.array.__copy__
 class Changing(Protocol):
     """What changes in the program on the way."""
 
+    def leave(self, position: int) -> None:
+        """Take back what was done once behind a position."""
+
     def stand(self, position: int) -> None:
         """Bring the living program to what it is to be at a position."""
 
@@ -108,6 +111,7 @@ class RestartPoint(Kept):
                     if replay.other_way is not None:
                         self._control(run, changes)
             except BaseException:
+                changes.leave(self.start)
                 now.come_back()
                 raise
 
@@ -124,6 +128,7 @@ class RestartPoint(Kept):
             recorder.tape, recorder.intake, recorder.part, recorder.mode = tape, replay, None, RECORD
             recorder.overwritten.clear()
             with held():
+                changes.leave(self.start)
                 self.restore()
                 changes.stand(self.start)
                 replay.refresh(recorder)

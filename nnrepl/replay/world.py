@@ -23,7 +23,7 @@ from typing import Any, cast
 import mlx.core as mx
 
 from nnrepl.record.objects import refill
-from nnrepl.record.opaque import set_random_state
+from nnrepl.record.quiet import set_random_state
 from nnrepl.record.titles import inner_function
 from nnrepl.replay import keepers
 from nnrepl.replay.keepers import CannotKeep, Restore

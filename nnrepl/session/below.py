@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from nnrepl.timeline.cells import Cell
+from nnrepl.timeline.typed_cells import Cell
 
 
 class TakesCells(Protocol):

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import mlx.core as mx
 
 from nnrepl.ops import ELEMENTWISE, ENTRIES, Trait, has
-from nnrepl.tape import Op, Value
+from nnrepl.tape import Inside, Op, Value, inside_of, result_inside
 
 
 class Sight(Protocol):
@@ -48,6 +48,7 @@ class Birth:
         before: For a NaN that infinite numbers made: where one of those was born.
         through: The op behind the birth that takes the bad number first; None if the number is what was asked about.
         negative: Whether the number is −∞.
+        within: Of an op that MLX runs by itself, with a gradient inside: the first number in there that is none.
         lost: Why the way could not be followed further back, "" where it was followed to its beginning.
     """
 
@@ -60,6 +61,7 @@ class Birth:
     through: Op | None = None
     lost: str = ""
     negative: bool = False
+    within: Birth | None = None
 
     @property
     def root(self) -> Birth:
@@ -90,7 +92,12 @@ def follow(sight: Sight, value: Value, at: int) -> Birth:
             return Birth(kind, value, at, op, through=through, lost=refusal, negative=negative)
         found = _parent(sight, op, value, at, kind) or _slope(sight, op, value, at)
         if found is None:
-            return Birth(kind, value, at, op, _constant(op), through=through, negative=negative)
+            inner = _result(sight, value, at)
+            if inner is not None:
+                value, through = inner, op
+                continue
+            return Birth(kind, value, at, op, _constant(op), through=through, negative=negative,
+                         within=_first_within(sight, op))  # fmt: skip
         parent, place, parent_kind = found
         if parent_kind != kind or parent.op is op.of is not None:
             before = follow(sight, parent, place)
@@ -98,6 +105,28 @@ def follow(sight: Sight, value: Value, at: int) -> Birth:
         value, at, through = parent, place, op
         if kind == INF:
             kind, negative = _kind(sight, value, at)
+
+
+def _result(sight: Sight, value: Value, at: int) -> Value | None:
+    """The result inside of a nested gradient call that is as bad at this element; None if it is not known, or not."""
+    inner = result_inside(value)
+    if inner is None or inner.op is None or inner.refusal:
+        return None
+    sight.see([inner])
+    return inner if sight.numbers([~mx.isfinite(inner.array.flatten()[at])])[0] else None
+
+
+def _first_within(sight: Sight, op: Op) -> Birth | None:
+    """Where the first bad number inside of a call was born, whose own VJP made one."""
+    inside = inside_of(op.of) if op.of is not None else None
+    if inside is None or not inside.differentiates or isinstance(inside.within, Inside):
+        return None
+    made = [value for one in inside.ops if one.error is None for value in one.outputs
+            if is_inexact(value) and value.size and not value.refusal]  # fmt: skip
+    finite = sight.finite(made)
+    bad = next((value for value in made if not finite[value]), None)
+    at = None if bad is None else first_bad(sight, bad)
+    return None if bad is None or at is None else follow(sight, bad, at)
 
 
 def first_bad(sight: Sight, value: Value, kind: str = "") -> int | None:

@@ -13,27 +13,26 @@ from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
-import mlx.core as mx
-
 from nnrepl.record.names import ProgramNames
 from nnrepl.record.recorder import Recorder
 from nnrepl.replay.interrupts import allowed, held, hold_on
 from nnrepl.replay.run import Run
 from nnrepl.session import closed
-from nnrepl.session.errors import NotYet, UserError
-from nnrepl.session.fitting import check_kind, refusal, same_place
+from nnrepl.session.assigned import Key, is_set, value_named
+from nnrepl.session.errors import UserError
 from nnrepl.session.goals import Goal
 from nnrepl.session.instantly import at_once
-from nnrepl.session.lines import as_change
+from nnrepl.session.other_tape import check_kind, refusal, same_place
 from nnrepl.session.parsed import Assignment, Parsed
 from nnrepl.session.standing import Standing
 from nnrepl.session.state import RunAgain
 from nnrepl.session.typed import append, upcoming
+from nnrepl.session.typed_lines import as_change
 from nnrepl.tape import ClosedOp, Tape, Value, outermost
-from nnrepl.timeline.cells import Cell
-from nnrepl.timeline.code import CodeChange, Codes
+from nnrepl.timeline.code import CodeChange, SourceChanges
 from nnrepl.timeline.edits import BadEdit, Edit, make_edit, place_of
 from nnrepl.timeline.timelines import Timeline, Timelines
+from nnrepl.timeline.typed_cells import Cell
 
 
 class Restarts(Protocol):
@@ -45,7 +44,7 @@ class Restarts(Protocol):
     def reaches(self, position: int) -> bool:
         """Whether what lies behind a position can run again."""
 
-    def again(self, run: Run, codes: Codes, things: Iterable[Any] = ()) -> tuple[Tape, ProgramNames]:
+    def again(self, run: Run, codes: SourceChanges, things: Iterable[Any] = ()) -> tuple[Tape, ProgramNames]:
         """Run again what has to, with other source and what the user does in it, which may change some things. Raises
         UserError if that fails, and everything is as it was; or unwinds the program, and it is `Changes.arrived` that
         goes on."""
@@ -92,11 +91,12 @@ class Changes:
         Raises:
             NotYet: If the value lies ahead of the cursor.
         """
-        value = self._value(change.target)
+        session = self.session
+        value = value_named(session, change.target)
         if value is not None:
-            return value, change.target.text, False
+            return None if is_set(session, change.target) else (value, change.target.text, False)
         if change.base is not None:
-            value = self._value(change.base)
+            value = value_named(session, change.base)
             if value is not None:
                 return value, change.base.text, True
         return None
@@ -116,7 +116,7 @@ class Changes:
             if not in_part:
                 return given(change.whole())
             array = recorder.handle(value)
-            key = given(change.key("__key__"), __key__=_Key())
+            key = given(change.key("__key__"), __key__=Key())
             new = given(change.value)
             if change.operator is not None:
                 new = given(change.combined("__old__", "__new__"), __old__=array[key], __new__=new)
@@ -133,26 +133,8 @@ class Changes:
         session, restarts = self.session, self.restarts
         if restarts is None or not session.running or session.cursor < len(session.tape) - 1 or not line.is_plain:
             return False
-        return not restarts.reaches(session.cursor) and not line.read.isdisjoint(
-            session.expressions.known(session.where())
-        )
-
-    def _value(self, parsed: Parsed) -> Value | None:
-        session = self.session
-        try:
-            result = session.expressions.evaluate(parsed, session.where())
-        except UserError:
-            raise
-        except Exception:  # whatever it is, it is no value of the tape: Python will say what is wrong
-            return None
-        if not isinstance(result, mx.array):
-            return None
-        value = session.expressions.value_of(result)
-        if value is None and session.recorder is not None:
-            value = session.recorder.live.get(id(result))
-        if value is not None and value.op is not None and value.op.position >= session.cursor:
-            raise NotYet(f"{parsed.text} lies ahead: {value.op.label} ({value.op.name}) will make it")
-        return value
+        known = session.expressions.known(session.where())
+        return not restarts.reaches(session.cursor) and not line.read.isdisjoint(known)
 
     def edit(
         self, value: Value, name: str, line: str, compute: Callable[[Recorder], Any], alias: bool = False
@@ -311,16 +293,33 @@ class Changes:
             self.timelines.drop(self.timelines.current)
         self.session.look_at(tape, names, min(cursor, len(tape)))
 
+    def recorded_before(self, wish: RunAgain) -> RunAgain | None:
+        """A run along a tape has failed where steps were closed. All that was closed up to where it led is recorded, as
+        if nothing had run natively, and what the user typed is run once more; None where all has been recorded."""
+        run = wish.run
+        steps = closed.closed_between(run.old, 0, len(run.old) if run.opened else run.position)
+        if not steps or run.opened.issuperset(steps):
+            return None
+        self.failed()
+        self.news = None
+        self.session.hooks.opening(f"step{'s' * (len(steps) > 1)} {closed.stretches(steps)}, which ran natively")
+        return RunAgain(self._along(frozenset(steps)))
+
     def come_back(self, failure: str) -> RunAgain:
         """The program could not come to another timeline: it is to run again along the one before, where everything
         is as it was."""
         self.failed()
         self.news = None
+        return RunAgain(self._along(), failure)
+
+    def _along(self, opened: frozenset[int] = frozenset()) -> Run:
+        """The program is about to run again along the timeline that the user looks at."""
         session, current = self.session, self.timelines.current
         self._coming = (current, None)
         self._left = (current, session.tape, session.names, session.cursor)
         session.codes.wanted = current.codes
-        return RunAgain(Run(session.tape, len(session.tape), (), session.cursor), failure)
+        seen = sys.maxsize if opened else None
+        return Run(session.tape, len(session.tape), (), session.cursor, opened=opened, seen=seen)
 
     def adrift(self) -> None:
         """The program was interrupted on its way to a timeline: everything is seen as it was before, and the program
@@ -455,9 +454,8 @@ class Changes:
         if held == wanted:
             return
         other = next(code for code in (*held, *wanted) if (code in held) != (code in wanted))
-        live = self.timelines.live.tape
-        made = len([op for op in live.ops[other.position :] if op in live.notes.typed]) if other in held else 0
-        if session.running and len(live) > other.position + made:
+        tape = self.timelines.live.tape if session.recorder is None else session.recorder.tape
+        if session.running and any(op not in tape.notes.typed for op in tape.ops[other.position :]):
             raise UserError(
                 f"the program has run on since {other.text} was done, and cannot run again for that; "
                 "type what is to be another from here on"
@@ -485,10 +483,3 @@ class Changes:
             session.hooks.opening(step.title, f"timeline {timeline.number}")
             self.open(frozenset([step.number, *timeline.tape.retraced]), cursor)
         return timeline
-
-
-class _Key:
-    """Gives the key of an index: `_Key()[1:, 0]` is `(slice(1, None), 0)`."""
-
-    def __getitem__(self, key: Any) -> Any:
-        return key

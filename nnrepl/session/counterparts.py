@@ -347,7 +347,7 @@ def order(value: Value, part: Stretch) -> tuple[int, int]:
     """Where a value comes in the order of execution: a leaf, before the first op of the pass that takes it."""
     if value.op is not None and value.op.position >= part.start:
         return value.op.position, 1
-    return next((op.position for op in value.consumers if op.position >= part.start), part.start), 0
+    return next((op.position for op in part.tape.consumers(value) if op.position >= part.start), part.start), 0
 
 
 def _close(name: str, known: Mapping[str, Shape]) -> str:

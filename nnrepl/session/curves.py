@@ -7,8 +7,8 @@ from typing import Any
 
 import mlx.core as mx
 
-from nnrepl.record import source as sources
-from nnrepl.record.variables import variables_of
+from nnrepl.record import segments as sources
+from nnrepl.record.frame_variables import variables_of
 from nnrepl.session.errors import NoGradient, NotYet, UserError
 from nnrepl.session.expressions import Surroundings, aside
 from nnrepl.session.parsed import Parsed

@@ -11,7 +11,7 @@ from fnmatch import fnmatchcase
 from types import CodeType
 from typing import Any
 
-from nnrepl.record import source as sources
+from nnrepl.record import segments as sources
 from nnrepl.record.stack import is_module
 from nnrepl.session.place import Place, ordered, passes_between, within
 from nnrepl.session.program import is_called, is_file
@@ -221,7 +221,7 @@ class InCell(InCall):
         return (at for at in within(tape, start, end, reverse) if self.begins(tape, at))
 
 
-class Line(Entered):
+class SourceLine(Entered):
     """A line of source: entered each time the program comes to it, directly or for a call that it makes."""
 
     kind, words = "line", "a line"

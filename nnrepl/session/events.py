@@ -296,4 +296,4 @@ EVENTS: dict[str, Event] = {
     "sync": Event("the program forces an evaluation", Evaluations),
     "shape": Event("two operands stretch each other to a shape that neither has", Shapes),
 }
-"""Every event by its name. A new one is one entry here, and a picture in `view/stops.py` if it finds a new kind."""
+"""Every event by its name. A new one is one entry here, and a picture in `view/stop_list.py` if it finds a new kind."""

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from nnrepl.record import source as sources
+from nnrepl.record import segments as sources
 from nnrepl.session import places
 from nnrepl.session.errors import UserError
 from nnrepl.tape import Activation, Op, Site, Source, own_site

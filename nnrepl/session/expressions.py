@@ -17,9 +17,9 @@ from typing import Any, Protocol
 import mlx.core as mx
 
 from nnrepl.record.checked import checked
-from nnrepl.record.opaque import set_random_state
+from nnrepl.record.quiet import set_random_state
 from nnrepl.record.recorder import current
-from nnrepl.record.source import is_library
+from nnrepl.record.segments import is_library
 from nnrepl.record.stack import is_module
 from nnrepl.session.enclosing import enclosed
 from nnrepl.session.errors import NotYet, Quit, UserError

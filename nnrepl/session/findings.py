@@ -45,6 +45,7 @@ class WentBad:
         count: How many elements are bad.
         origins: What the element was made from.
         apart: Whether inputs of the op are bad as well, at places from which the element is not made.
+        test: Tells such a number.
     """
 
     what: str
@@ -54,7 +55,23 @@ class WentBad:
     number: Any
     count: int
     origins: tuple[Origin, ...]
-    apart: bool = False
+    apart: bool
+    test: Test
+
+    @property
+    def is_bad(self) -> bool:
+        """Whether the element is such a number."""
+        array = self.value.array
+        return bool(_number(self.test(array[self.index] if self.index else array)))
+
+    @property
+    def is_born(self) -> bool:
+        """Whether it is such a number, and no input of the op holds one (in the parts that the element is made from,
+        where other parts do)."""
+        given = [value for value in dict.fromkeys(self.op.inputs) if _is_inexact(value)]
+        parts = [one.value.array if one.index is None else one.value.array[_slices(one.index)] for one in self.origins]
+        looked = parts if self.apart else [value.array for value in given]
+        return self.is_bad and not any(_number(mx.any(self.test(array))) for array in looked)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +114,7 @@ class Stretched:
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class Changed:
     """An expression that has another value than before.
 
     Attributes:
@@ -120,7 +137,7 @@ class Failed:
     reason: str
 
 
-Finding = WentBad | Vanished | Raised | Forced | Stretched | Change | Failed
+Finding = WentBad | Vanished | Raised | Forced | Stretched | Changed | Failed
 """All that can be found; the view has one picture for each."""
 
 
@@ -146,7 +163,7 @@ def birth(what: str, test: Test, op: Op, value: Value, places: mx.array | None =
     number = _number(value.array[index] if index else value.array)
     count = int(_number(mx.sum(mask)))
     origins = tuple(_origins(op, value, index, test, _DEPTH)) if value.op is op else ()
-    return WentBad(what, op, value, index, number, count, origins, places is not None)
+    return WentBad(what, op, value, index, number, count, origins, places is not None, test)
 
 
 def _number(array: mx.array) -> Any:

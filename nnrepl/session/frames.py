@@ -16,10 +16,10 @@ from typing import Any
 
 import mlx.core as mx
 
-from nnrepl.record import source as sources
+from nnrepl.record import segments as sources
+from nnrepl.record.frame_variables import variables_of
 from nnrepl.record.names import ProgramNames
 from nnrepl.record.stack import is_module
-from nnrepl.record.variables import variables_of
 from nnrepl.session.errors import NotYet, UserError, not_made
 from nnrepl.tape import GRADIENT_PASS, UNBOUND, UPDATE_PASS, Activation, ClosedOp, Holder, Large, Pass, Tape, Value
 from nnrepl.tape.bindings import is_module as is_module_code

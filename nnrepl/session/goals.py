@@ -8,7 +8,7 @@ from typing import Protocol
 
 import mlx.core as mx
 
-from nnrepl.record.source import cell_of
+from nnrepl.record.segments import cell_of
 from nnrepl.replay.run import Run
 from nnrepl.session.entered import InCell
 from nnrepl.session.errors import CannotAsk
@@ -296,6 +296,26 @@ class InStep:
             return None
         position = start + self._number - 1
         return position if position < len(tape) and tape.steps.number_at(position) == self.step else None
+
+
+class AtEvaluation:
+    """The first op behind an evaluation that the program has forced.
+
+    Args:
+        count: The how manyth of the run that is.
+    """
+
+    reason = "interrupted"
+    sought = ""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+
+    def find(self, tape: Tape) -> int | None:
+        if len(tape.marks) < self._count:
+            return None
+        position = tape.marks[self._count - 1].position
+        return position if position < len(tape) else None
 
 
 class Never:

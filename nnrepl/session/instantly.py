@@ -15,9 +15,9 @@ from nnrepl.replay.restart_point import Kept
 from nnrepl.replay.run import Run
 from nnrepl.replay.world import World
 from nnrepl.session.errors import UserError
-from nnrepl.session.lines import Line, frames_of, running_frames
 from nnrepl.session.parsed import Parsed
 from nnrepl.session.standing import Standing
+from nnrepl.session.typed_lines import Line, frames_of, running_frames
 from nnrepl.tape import Activation, Tape
 from nnrepl.timeline.code import CodeChange
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from difflib import get_close_matches
 from typing import Any
 
+from nnrepl.record.gradient_names import GRADIENT_SIGN, lies_inside, sign_of, without_sign
 from nnrepl.record.homes import Home
 from nnrepl.record.names import ProgramNames
-from nnrepl.record.signs import GRADIENT_SIGN, lies_inside, sign_of, without_sign
 from nnrepl.record.stack import is_module
 from nnrepl.session.errors import NoGradient, NotYet, UserError, not_made
 from nnrepl.session.frames import Frames, Held
+from nnrepl.session.parsed import dotted
 from nnrepl.tape import GRADIENT_PASS, UNBOUND, Activation, ClosedOp, Holder, Inside, Leaf, Op, Pass, Tape, Value
 
 NUMBER = re.compile(r"(?:(?P<step>\d{1,9})|(?P<setup>setup))?#(?P<number>\d{1,12})(?:\.(?P<slot>\d{1,9}))?")
@@ -190,7 +192,7 @@ class Lookup:
                     return self.frames.taken(entries[longer])
                 other = int(word) if word.isdigit() else f"_{word}"  # an optimizer's `state` is its `_state`
                 thing = entries.get(word, entries.get(other, UNBOUND))
-            elif isinstance(entries, list) and word.isdigit() and int(word) < len(entries):
+            elif isinstance(entries, list) and word.lstrip("-").isdigit() and -len(entries) <= int(word) < len(entries):
                 thing = entries[int(word)]
             else:
                 return UNBOUND
@@ -325,7 +327,7 @@ class Lookup:
         name = self.name_here(value, position)
         if value.inside is not None:
             return self._gradient_inside(value, name, value.inside, position)
-        found = self._passes_of(value, position)
+        found = self.passes_of(value, position)
         for part, target in found:
             grads = part.grads.get(target.canonical)
             if not grads:
@@ -343,7 +345,7 @@ class Lookup:
             address = "" if last is None else last.op.label if last.op is not None else ""
             where = " in this step" if last is not None else ""
             raise not_made(f"{GRADIENT_SIGN}{name}", where, ahead, position, address, last, whose)
-        raise NoGradient(self._why_none(value, name, position))
+        raise NoGradient(self._why_none(value, name, position), value)
 
     def _gradient_inside(self, value: Value, name: str, inside: Inside, position: int) -> Value:
         """The gradient of what a call differentiated with respect to a value inside of it."""
@@ -356,7 +358,7 @@ class Lookup:
                     return before[-1]
                 raise not_made(f"{sign_of(grads[-1])}{name}", "", grads[-1].op, position)
             part = part.within
-        raise NoGradient(f"no gradient is known with respect to {name}: {lies_inside(inside)}")
+        raise NoGradient(f"no gradient is known with respect to {name}: {lies_inside(inside)}", value)
 
     def name_here(self, value: Value, position: int) -> str:
         """What a value is called where the cursor stands."""
@@ -364,7 +366,7 @@ class Lookup:
         plain = name.removeprefix(GRADIENT_SIGN).isidentifier() and position < len(ops)
         return self.names.name_at(value, ops[position]) if plain else name
 
-    def _passes_of(self, value: Value, position: int) -> list[tuple[Pass, Value]]:
+    def passes_of(self, value: Value, position: int) -> list[tuple[Pass, Value]]:
         """The gradient passes that speak of a value, the last one first, each with the value as it is there: a
         parameter enters each pass as a leaf of its own."""
         own = self.names.identity(value)
@@ -398,54 +400,13 @@ class Lookup:
         part = self._gradient_pass_of(value, position)
         if part is None:
             return f"no gradient was taken with respect to {name}: it is in no gradient pass"
-        if part.error is not None:
-            return f"∂L/∂{name} was not computed: the pass ended with {type(part.error).__name__}"
-        cut = self._cut(value)
-        if cut is not None:
-            return f"no gradient flows to {name}: it is cut by the edit {cut.source.text!r}, {cut.label}"
-        if not self._is_asked(value, part):
-            return f"no gradient was taken with respect to {name}: it is not differentiated here"
-        return f"no gradient flows to {name} (disconnected): the loss does not depend on it, or not differentiably"
-
-    def _is_asked(self, value: Value, part: Pass) -> bool:
-        """Whether a value is among what a pass differentiates, or is computed from that in the pass."""
-        wrt, origins = set(part.wrt), {leaf.origin for leaf in part.wrt}
-        pending, seen = [value], {value}
-        while pending:
-            held = pending.pop()
-            if held in wrt or (held in origins and any(self.names.stands_for(leaf, held) for leaf in part.wrt)):
-                return True
-            op = held.op if held.op is not None and held.op.position >= part.start else None
-            for taken in op.inputs if op is not None else ():
-                if taken not in seen:
-                    seen.add(taken)
-                    pending.append(taken)
-        return False
-
-    def _cut(self, value: Value) -> Op | None:
-        """The edit that took the place of a value, or of one that was made from it."""
-        edits = {target: op for op, target in self.tape.notes.edits.items() if self._holds(op)}
-        if not edits:
-            return None
-        pending, seen = [value], {value}
-        while pending:
-            held = pending.pop()
-            if held in edits:
-                return edits[held]
-            for made in (output for op in self.tape.consumers(held) if op.of is None for output in op.outputs):
-                if made not in seen:
-                    seen.add(made)
-                    pending.append(made)
-        return None
-
-    def _holds(self, op: Op) -> bool:
-        return op.position < len(self.tape) and self.tape.ops[op.position] is op
+        return f"there is no gradient with respect to {name}"
 
     def _gradient_pass_of(self, value: Value, position: int) -> Pass | None:
         """The pass of a value; of several that take it, the last one that has begun."""
         if value.op is not None and value.op.part.kind == GRADIENT_PASS:
             return value.op.part
-        parts = [op.part for op in value.consumers if op.part.kind == GRADIENT_PASS]
+        parts = [op.part for op in self.tape.consumers(value) if op.part.kind == GRADIENT_PASS]
         parts += [part for part in self.tape.passes if value in part.wrt][:1]
         before = [part for part in parts if part.start <= position]
         return before[-1] if before else next(iter(parts), None)
@@ -469,6 +430,9 @@ class Lookup:
         if at and re.fullmatch(r"(?:(?:\d+|setup)?#)?\d+", address):
             return self.version(name, address)
         found = self.held(text, position, scope)
+        if found is None and (path := dotted(text)) != text:
+            with suppress(NotYet):  # `z1[0]`: no path, and what is said of an element is said elsewhere
+                found = self.held(path, position, scope)
         if found is not None and not isinstance(found.thing, Value):
             raise UserError(f"{text} is no tensor of the tape; p {text} shows what it is")
         if found is None:

@@ -15,7 +15,7 @@ from nnrepl.replay.world import World
 from nnrepl.session import goals
 from nnrepl.session.hooks import OPENED, Stop
 from nnrepl.session.standing import Standing
-from nnrepl.session.state import Going
+from nnrepl.session.state import Going, Replaying
 from nnrepl.tape import GRADIENT_PASS, UPDATE_PASS, ClosedOp, Tape
 from nnrepl.timeline.timelines import Timeline
 
@@ -36,6 +36,45 @@ def wanted(session: Standing, step: int) -> bool:
     tape = session.tape
     fresh = step > len(tape.steps) or not tape.steps.differentiated()
     return fresh and step < _needed_from(session) and _by_optimizer(session, step - 1)
+
+
+def rests(session: Standing) -> bool:
+    """Whether what the program does behind an evaluation is to run natively, as one closed stretch: nothing that is
+    asked for needs its ops, it has forced a few evaluations, and no gradient call has shown that it trains. In a run
+    along a tape, what is closed there, and is not to be opened."""
+    recorder, now = session.recorder, session.course.now
+    if recorder is None or not recorder.started or this_process() != session.process:
+        return False
+    if isinstance(recorder.intake, Replay):
+        return recorder.intake.stretches(recorder)
+    tape = recorder.tape
+    few = len(tape.marks) < _EVALUATIONS or len(tape.late) > _WOKEN
+    if few or not isinstance(now, Going) or _needed_from(session) <= 1 or goals.of_loss(now.goal):
+        return False
+    return all(part.kind != GRADIENT_PASS for part in tape.passes)
+
+
+_EVALUATIONS = 3
+"""So many evaluations of a program that makes no gradient calls are recorded."""
+_WOKEN = 3
+"""A program whose stretches end so often is recorded: each time costs milliseconds."""
+
+
+def evaluated(session: Standing, count: int) -> None:
+    """In a closed stretch the program has forced an evaluation. If the user wants it to stop, the stretch is opened
+    up to there.
+
+    Raises RunAgain through the program.
+    """
+    now = session.course.now
+    if isinstance(now, Replaying):
+        if now.interrupted:
+            session.call_left()
+    elif isinstance(now, Going) and now.interrupted and this_process() == session.process:
+        step = session.tape.steps.number_at(len(session.tape) - 1)
+        session.course.rest(Stop("", len(session.tape)))
+        session.hooks.opening(f"step {step}")
+        session.edits.open(frozenset([step]), -1, goals.AtEvaluation(count))
 
 
 def goes_on(session: Standing, op: ClosedOp) -> bool:
@@ -122,6 +161,8 @@ def way_back(session: Standing, run: Run, opening: Opening, then: goals.Goal | N
     """The program is about to run again to open steps. Returns up to where it does again what it did."""
     session.opening = opening
     session.stood = run.cursor if run.cursor >= 0 else None
+    if isinstance(then, goals.AtEvaluation):
+        return then
     if session.edits.timelines.current.ended or session.stood is None:
         return goals.Ending()
     return Frontier(lambda: opening.reached)
@@ -132,6 +173,8 @@ def settle(session: Standing) -> None:
     opening, session.opening = session.opening, None
     if opening is None:
         return
+    if session.recorder is not None:
+        opening.close(session.recorder)
     timeline = session.edits.timelines.current
     timeline.seen = opening.moved(timeline.seen)
     _move_changes(session, timeline, opening)

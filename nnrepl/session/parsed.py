@@ -262,7 +262,7 @@ class Parsed:
     def gradients(self) -> list[str]:
         """The names of whose gradients it speaks: `grad(z1)`, `∂L/∂z1`."""
         nodes = [node for statement in self.body for node in ast.walk(statement)]
-        found = [self.cut(of) for node in nodes if (of := _of_gradient(node)) is not None]
+        found = [dotted(self.cut(of)) for node in nodes if (of := _of_gradient(node)) is not None]
         return found + [word.path for word in self.words.values() if word.partial]
 
     @cached_property
@@ -270,11 +270,16 @@ class Parsed:
         """The paths that it mentions, those left out of whose gradients it speaks."""
         nodes = [node for statement in self.body for node in ast.walk(statement)]
         within = {inner for node in nodes if _of_gradient(node) is not None for inner in ast.walk(node)}
-        return [
+        mentioned = [
             found.path if found.word is None else found.word.path
             for found in self.mentions
             if found.node not in within and (found.word is None or (found.word.path and not found.word.partial))
         ]
+        subscripted = [
+            self.cut(node) for node in nodes if isinstance(node, (ast.Attribute, ast.Subscript)) and node not in within
+        ]
+        paths = [path for text in subscripted if (path := dotted(text)) != text]
+        return [*mentioned, *(path for path in paths if not any(longer.startswith(f"{path}.") for longer in paths))]
 
     @cached_property
     def bound(self) -> frozenset[str]:
@@ -318,6 +323,20 @@ def parse(text: str) -> Parsed:
         except _WRONG as error:
             failed = failed or error
     return Parsed(text, [], {}, text, failed)
+
+
+_SUBSCRIPT = re.compile(r"""\[\s*(?:(-?\d+)|'([^'\[\]]*)'|"([^"\[\]]*)")\s*\]""")
+_SUBSCRIPTED = re.compile(
+    rf"""[A-Za-z_]\w*(?:\.\w+|{_SUBSCRIPT.pattern.replace("(-?", "(?:-?").replace("([^", "(?:[^")})+"""
+)
+
+
+def dotted(text: str) -> str:
+    """A path in Python's spelling as the tape writes it: `model.layers[1].weight` is `model.layers.1.weight`. Any other
+    text as it is."""
+    if "[" not in text or not _SUBSCRIPTED.fullmatch(text):
+        return text
+    return _SUBSCRIPT.sub(lambda match: "." + (match[1] or match[2] or match[3] or ""), text)
 
 
 def side_by_side(text: str) -> list[str]:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from types import CodeType, FrameType
 from typing import Any
 
-from nnrepl.session.entered import Line
+from nnrepl.session.entered import SourceLine
 from nnrepl.session.goals import Goal, Until
 from nnrepl.session.place import Place
 from nnrepl.session.points import Condition, Within
@@ -26,7 +26,7 @@ class Passing:
         self._before: Any = None
         self._frames: list[FrameType] = []
 
-    def arm(self, tape: Tape, lines: Iterable[Line]) -> None:
+    def arm(self, tape: Tape, lines: Iterable[SourceLine]) -> None:
         """From now on, note on a tape where the program comes to some lines."""
         wanted: dict[str, frozenset[int]] = {}
         for line in lines:
@@ -72,7 +72,7 @@ class Passing:
         return self._came
 
 
-def without_ops(tape: Tape, places: Iterable[Place]) -> Iterator[Line]:
+def without_ops(tape: Tape, places: Iterable[Place]) -> Iterator[SourceLine]:
     """The lines among some places of which no op has come so far."""
     for place in places:
         for line in lines_in(place):
@@ -80,9 +80,9 @@ def without_ops(tape: Tape, places: Iterable[Place]) -> Iterator[Line]:
                 yield line
 
 
-def lines_in(place: Place) -> Iterator[Line]:
+def lines_in(place: Place) -> Iterator[SourceLine]:
     """The lines of which a place speaks."""
-    if isinstance(place, Line):
+    if isinstance(place, SourceLine):
         yield place
     elif isinstance(place, Within):
         yield from lines_in(place.outer)

@@ -16,15 +16,15 @@ from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import Any
 
+from nnrepl.record.gradient_names import without_sign
 from nnrepl.record.names import ProgramNames
-from nnrepl.record.signs import without_sign
-from nnrepl.record.source import lines_of
+from nnrepl.record.segments import lines_of
 from nnrepl.record.stack import is_module
 from nnrepl.session.conditions import condition, named_in, split_condition
-from nnrepl.session.entered import InCell, InClass, InFunction, InModule, InTyped, Line
+from nnrepl.session.entered import InCell, InClass, InFunction, InModule, InTyped, SourceLine
 from nnrepl.session.errors import UserError
 from nnrepl.session.lookup import NUMBER
-from nnrepl.session.parsed import Parsed, parse
+from nnrepl.session.parsed import Parsed, dotted, parse
 from nnrepl.session.place import Place
 from nnrepl.session.points import (
     Called,
@@ -41,7 +41,7 @@ from nnrepl.session.points import (
 )
 from nnrepl.session.program import Program, is_called, near
 from nnrepl.tape import PHASES, Op, Tape, own_site
-from nnrepl.timeline.cells import filename
+from nnrepl.timeline.typed_cells import filename
 
 EDGES = ("start", "end")
 FIXED = (*EDGES, *PHASES)
@@ -175,7 +175,7 @@ def _typed(number: int, line: int, here: Here) -> Place:
     name = filename(number)
     if not lines_of(name):
         raise UserError(f"nothing was typed as prompt {number}")
-    return Line(f"prompt {number}:{line}", name, line, 0) if line else InTyped(f"prompt {number}", name)
+    return SourceLine(f"prompt {number}:{line}", name, line, 0) if line else InTyped(f"prompt {number}", name)
 
 
 # -- lines ---------------------------------------------------------------------------------------------------
@@ -197,7 +197,7 @@ def _line(found: re.Match[str], here: Here) -> Place:
     title = f"{here.program.short(file) if os.path.isabs(file) else file}{f' cell {cell}' if cell else ''}:{line}"
     if not cell:
         file = _checked(file, line, here)
-    place = Line(title, file, line, cell)
+    place = SourceLine(title, file, line, cell)
     place.note = note
     return place
 
@@ -220,7 +220,7 @@ def check_cells(tape: Tape) -> None:
 
 def cells_of(tape: Tape) -> list[int]:
     """The numbers of the cells of the notebook on a tape; empty for another program."""
-    from nnrepl.record import source as sources
+    from nnrepl.record import segments as sources
 
     for op in tape.ops:
         path = sources.cell_of(op.scope.path()[0].code)[0] if op.scope is not None else ""
@@ -230,7 +230,7 @@ def cells_of(tape: Tape) -> list[int]:
 
 
 def _source(here: Here, site: Any) -> Any:
-    from nnrepl.record import source as sources
+    from nnrepl.record import segments as sources
 
     return sources.locate(site.scope.code, site.lasti)
 
@@ -274,7 +274,7 @@ def _in_file(file: str, name: str, here: Here) -> Place:
 
 def _named(word: str, here: Here) -> Place:
     """A word: what Python would say here first, then what MLX calls it. `layers[0]` is `layers.0`."""
-    word = re.sub(r"\[\s*['\"]?(\w+)['\"]?\s*\]", r".\1", word)
+    word = dotted(word)
     if here.names.versions(word) or (word == "loss" and any(part.loss is not None for part in here.tape.passes)):
         return Written(word, word, here.names)
     for reader in (_defined, _module, _operation, _library, _inside, _assigned):

@@ -7,7 +7,19 @@ from collections.abc import Iterator, Sequence
 
 from nnrepl.record.names import ProgramNames
 from nnrepl.session.place import Place, ordered, passes_between, within
-from nnrepl.tape import BACKWARD, FORWARD, GRADIENT_PASS, RUN_PASS, SETUP_PASS, Leaf, Op, Operation, Tape, Value
+from nnrepl.tape import (
+    BACKWARD,
+    FORWARD,
+    GRADIENT_PASS,
+    RUN_PASS,
+    SETUP_PASS,
+    ClosedOp,
+    Leaf,
+    Op,
+    Operation,
+    Tape,
+    Value,
+)
 
 
 class Number(Place):
@@ -202,8 +214,14 @@ class Within(Place):
         return self.inner.span(tape, *self.outer.span(tape, start, end))
 
     def gone(self, tape: Tape) -> str:
-        over = f"{self.outer.title} has no {self.inner.title}" if self.outer.gone(tape) else ""
-        return over or self.inner.gone(tape)
+        if not self.outer.gone(tape):
+            return self.inner.gone(tape)
+        start, end = self.outer.span(tape, 0, len(tape) + 1)
+        found = next(self.positions(tape, start, end), None) is not None
+        if found or any(isinstance(op, ClosedOp) for op in tape.ops[start:end]):
+            before = self.title if found else self.outer.title
+            return f"{before} lies before this; goto {self.title} leads back there"
+        return f"{self.outer.title} has no {self.inner.title}"
 
 
 class Condition(Place):

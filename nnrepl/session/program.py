@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from types import CodeType
 from typing import NamedTuple
 
-from nnrepl.record import source as sources
-from nnrepl.record.source import is_library
+from nnrepl.record import segments as sources
+from nnrepl.record.segments import is_library
 from nnrepl.tape import Activation, Tape
 
 _MOST_FILES = 200
@@ -129,7 +129,7 @@ class _Reader(ast.NodeVisitor):
         self._file.imports.update(f"{base}.{alias.name}" if node.module else base + alias.name for alias in node.names)
 
 
-class Definition(NamedTuple):
+class DefinitionSite(NamedTuple):
     """Where a function or a class stands in the source."""
 
     path: str
@@ -207,7 +207,7 @@ class Program:
         """The lines of a file from which ops can come or have come, sorted."""
         return sorted({*file_of(path).lines, *lines_with_ops(self._tape, path)})
 
-    def definition(self, name: str, wanted: str = "") -> Definition | None:
+    def definition(self, name: str, wanted: str = "") -> DefinitionSite | None:
         """Where a function or a class stands, by the end of its qualified name."""
         for path in dict.fromkeys([*self.files(), *self.recorded()]):
             if is_file(path, wanted):
@@ -215,7 +215,7 @@ class Program:
                 for is_class, names in ((True, file.classes), (False, file.functions)):
                     for known, span in names.items():
                         if is_called(known, name):
-                            return Definition(path, *span, is_class)
+                            return DefinitionSite(path, *span, is_class)
         return None
 
     def defined(self, path: str) -> list[str]:

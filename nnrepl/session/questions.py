@@ -13,7 +13,7 @@ from nnrepl.record.intake import Unwinding
 from nnrepl.record.verify import same_bits
 from nnrepl.session.conditions import named_in
 from nnrepl.session.errors import NoGradient, NotYet, UserError
-from nnrepl.session.findings import Change, Failed, Finding, source_of
+from nnrepl.session.findings import Changed, Failed, Finding, source_of
 from nnrepl.session.parsed import Parsed
 from nnrepl.session.points import Written
 from nnrepl.session.reading import Reading
@@ -54,10 +54,10 @@ class Question:
         if isinstance(before, UserError) or isinstance(after, UserError):
             before = None if isinstance(before, UserError) else before
             found: Finding = (
-                Failed(text, str(after)) if isinstance(after, UserError) else Change(text, op, before, after)
+                Failed(text, str(after)) if isinstance(after, UserError) else Changed(text, op, before, after)
             )
             return Question([] if isinstance(after, UserError) else used, (), lambda: found)
-        change = Change(text, op, before, after)
+        change = Changed(text, op, before, after)
         if isinstance(before, mx.array) and isinstance(after, mx.array):
             same = same_bits(before, after)
             return Question([*used, *used_before], [same], lambda: False if same.item() else change)

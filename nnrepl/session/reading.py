@@ -10,7 +10,7 @@ from typing import Any
 from nnrepl.record.bounds import OutOfBounds, outside
 from nnrepl.record.names import ProgramNames
 from nnrepl.record.recorder import Recorder
-from nnrepl.record.source import file_of
+from nnrepl.record.segments import file_of
 from nnrepl.session import places
 from nnrepl.session.below import TakesCells
 from nnrepl.session.errors import UserError
@@ -22,7 +22,7 @@ from nnrepl.session.place import Place
 from nnrepl.session.places import Here
 from nnrepl.session.program import Program
 from nnrepl.session.state import Course, Going, Over, Replaying, Waiting
-from nnrepl.session.stops import Breakpoint, Entry, Stops
+from nnrepl.session.stops import Breakpoint, Stops, Trigger
 from nnrepl.tape import GRADIENT_PASS, Op, Pass, Tape, Value, own_site
 from nnrepl.timeline.evaluation import Work, evaluate, pending
 from nnrepl.timeline.timelines import Timeline, Timelines
@@ -145,7 +145,7 @@ class Reading:
         """The place of a breakpoint; None while nothing is called so."""
         raise NotImplementedError
 
-    def unasked(self, entry: Entry) -> str | None:
+    def unasked(self, entry: Trigger) -> str | None:
         """Why a condition could not be asked where its place matched; None if it could."""
         raise NotImplementedError
 

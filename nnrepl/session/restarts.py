@@ -11,15 +11,16 @@ from typing import Any
 from nnrepl.record.gradient_call import GradientCall
 from nnrepl.record.names import ProgramNames
 from nnrepl.record.recorder import MUTED, Recorder
-from nnrepl.replay.divergence import CannotExchange, Diverged
+from nnrepl.replay.divergence import CannotExchange, Diverged, Lost
 from nnrepl.replay.interrupts import hold_on
 from nnrepl.replay.restart_point import RestartPoint
 from nnrepl.replay.run import Run
+from nnrepl.session import closed
 from nnrepl.session.errors import UserError
 from nnrepl.session.standing import Standing
 from nnrepl.session.state import RunAgain
 from nnrepl.tape import Op, Tape
-from nnrepl.timeline.code import Codes
+from nnrepl.timeline.code import SourceChanges
 
 _SHARE, _FREE_SECONDS = 0.1, 0.5
 
@@ -75,7 +76,7 @@ class ProgramRestarts:
         tape = self._session.tape
         return point is not None and not point.lost and self._within(Run(tape, position, (), position), point)
 
-    def again(self, run: Run, codes: Codes, things: Iterable[Any] = ()) -> tuple[Tape, ProgramNames]:
+    def again(self, run: Run, codes: SourceChanges, things: Iterable[Any] = ()) -> tuple[Tape, ProgramNames]:
         """Run again what has to.
 
         Args:
@@ -109,19 +110,23 @@ class ProgramRestarts:
         except BaseException as error:
             come_back()
             if isinstance(error, (Diverged, CannotExchange)):
+                if isinstance(error, Lost) and self.whole:
+                    closed.open_steps(self._session, closed.closed_between(run.old, 0, run.position))
                 raise UserError(f"{error}; nothing has changed") from None
             raise
         return tape, names
 
-    def _is_over(self, run: Run, codes: Codes) -> bool:
+    def _is_over(self, run: Run, codes: SourceChanges) -> bool:
         """Whether nothing has to run again: all that was recorded stays, and only what comes is different."""
         recorder = self._recorder
-        at_end = not run.ops and run.position == len(run.old) == len(recorder.tape) and not run.opened
+        at_end = not run.ops and run.position == len(run.old) and not run.opened
         if not at_end or recorder.differentiating or self._session.failure is not None:
             return False
         if self._point is not None and not codes.same_behind(self._point.start):
             return False
-        return run.old is recorder.tape or (not self.whole and _same(run.old.ops, recorder.tape.ops))
+        if run.old is recorder.tape:
+            return True
+        return not self.whole and _same(_before_typed(run.old), _before_typed(recorder.tape))
 
     def go_on(self, run: Run) -> tuple[Tape, ProgramNames]:
         """Let the program go on from where it waits, on a tape of its own."""
@@ -142,6 +147,14 @@ class ProgramRestarts:
         if not self._session.running or not start <= run.position <= point.end_of(run.old):
             return False
         return _same(self._recorder.tape.ops[:start], run.old.ops[:start])
+
+
+def _before_typed(tape: Tape) -> Sequence[Op]:
+    """A tape without what the user's own lines made at its end: they have been taken back, or made again."""
+    end = len(tape)
+    while end and tape.ops[end - 1] in tape.notes.typed:
+        end -= 1
+    return tape.ops[:end]
 
 
 def _same(a: Sequence[Op], b: Sequence[Op]) -> bool:

@@ -11,7 +11,7 @@ from nnrepl.session import goals
 from nnrepl.session.place import Place
 from nnrepl.session.reading import Reading
 from nnrepl.session.search import Search
-from nnrepl.session.stops import Breakpoint, Catch, Entry, Hit
+from nnrepl.session.stops import Breakpoint, Catch, Hit, Trigger
 from nnrepl.tape import GRADIENT_PASS, Tape
 
 STRETCH = 128
@@ -62,14 +62,14 @@ class Lookout:
             return []
         return self._taken(self._here(entries, goal) or self.search.first(start, end, entries))
 
-    def _here(self, entries: list[Entry], goal: goals.Goal) -> list[Hit]:
+    def _here(self, entries: list[Trigger], goal: goals.Goal) -> list[Hit]:
         """What `continue` comes by at the op at the cursor, which has not been run yet: an event that the user has
         not been told of there. A breakpoint at the cursor is where one stands."""
         session = self._session
         if not isinstance(goal, goals.Never) or session.cursor >= len(session.tape):
             return []
         told = [hit.entry for hit in session.stop.hits] if session.stop.position == session.cursor else []
-        events: list[Entry] = [entry for entry in entries if isinstance(entry, Catch) and entry not in told]
+        events: list[Trigger] = [entry for entry in entries if isinstance(entry, Catch) and entry not in told]
         return self.search.first(session.cursor, session.cursor + 1, events) if events else []
 
     def behind(self, target: int) -> list[Hit]:
@@ -110,7 +110,7 @@ class Lookout:
             self._session.course.interrupt()
             return []
 
-    def _recorded(self, entries: list[Entry], end: int, arriving: bool) -> list[Hit]:
+    def _recorded(self, entries: list[Trigger], end: int, arriving: bool) -> list[Hit]:
         slow = [entry for entry in entries if self._evaluates(entry)]
         counts = self._session.stops.counts()
         hits = self.search.first(self._at_once, end, [entry for entry in entries if entry not in slow])
@@ -140,7 +140,7 @@ class Lookout:
         first = min((hit.position for hit in found), default=0)
         return self._taken([hit for hit in found if hit.position == first])
 
-    def _evaluates(self, entry: Entry) -> bool:
+    def _evaluates(self, entry: Trigger) -> bool:
         return isinstance(entry, Catch) and self.search.catcher(entry.text).evaluates
 
     def _is_due(self) -> bool:

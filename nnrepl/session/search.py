@@ -21,11 +21,11 @@ from nnrepl.session.parsed import Parsed, parse
 from nnrepl.session.place import Place
 from nnrepl.session.questions import Question, ask_condition, watched
 from nnrepl.session.reading import Reading
-from nnrepl.session.stops import Breakpoint, Catch, Entry, Hit, Watch
+from nnrepl.session.stops import Breakpoint, Catch, Hit, Trigger, Watch
 
 _eval = mx.eval
 _BATCH = 256
-Candidate = tuple[int, int, Entry]
+Candidate = tuple[int, int, Trigger]
 
 
 class Search:
@@ -41,14 +41,14 @@ class Search:
 
     def __init__(self, session: Reading) -> None:
         self._session = session
-        self._places: dict[tuple[Entry, str], Place] = {}
-        self._unread: dict[tuple[Entry, str], int] = {}
+        self._places: dict[tuple[Trigger, str], Place] = {}
+        self._unread: dict[tuple[Trigger, str], int] = {}
         self._catchers: dict[str, Catcher] = {}
         self._parsed: dict[str, Parsed] = {}
-        self.unasked: dict[Entry, str] = {}
+        self.unasked: dict[Trigger, str] = {}
         self.skip = 0
 
-    def first(self, start: int, end: int, entries: list[Entry], reverse: bool = False) -> list[Hit]:
+    def first(self, start: int, end: int, entries: list[Trigger], reverse: bool = False) -> list[Hit]:
         """The hits at the first position from `start` to before `end` (or the last one, in reverse) at which an
         enabled entry is hit that does not ignore it. Counts what it comes by.
 
@@ -72,7 +72,7 @@ class Search:
                     waiting, size, limit = [], 0, min(limit * 2, _BATCH)
             return self._settle(waiting)
 
-    def places(self, entry: Entry, start: int, end: int) -> list[int]:
+    def places(self, entry: Trigger, start: int, end: int) -> list[int]:
         """Where an entry may be hit; evaluates nothing."""
         return [position for position, _, _ in self._candidates(entry, start, end, False)]
 
@@ -112,11 +112,11 @@ class Search:
 
     # -- candidates --------------------------------------------------------------------------------------
 
-    def _candidates(self, entry: Entry, start: int, end: int, reverse: bool) -> Iterator[Candidate]:
+    def _candidates(self, entry: Trigger, start: int, end: int, reverse: bool) -> Iterator[Candidate]:
         for position in self._positions(entry, start, end, reverse):
             yield position, entry.number, entry
 
-    def _positions(self, entry: Entry, start: int, end: int, reverse: bool) -> Iterator[int]:
+    def _positions(self, entry: Trigger, start: int, end: int, reverse: bool) -> Iterator[int]:
         tape = self._session.tape
         if isinstance(entry, Breakpoint):
             found = self.place(entry)
@@ -143,7 +143,7 @@ class Search:
             self._parsed[text] = parse(text)
         return self._parsed[text]
 
-    def _note(self, entry: Entry) -> Callable[[str], None]:
+    def _note(self, entry: Trigger) -> Callable[[str], None]:
         def note(reason: str) -> None:
             self.unasked[entry] = reason
 

@@ -35,18 +35,18 @@ from nnrepl.session.running import Lookout
 from nnrepl.session.settings import defaults
 from nnrepl.session.standing import Edits, Files, Standing
 from nnrepl.session.state import Course, Going, Replaying, RunAgain
-from nnrepl.session.stops import Breakpoint, Entry, Hit, Stops
+from nnrepl.session.stops import Breakpoint, Hit, Stops, Trigger
 from nnrepl.session.typed import at_end, only_defines, upcoming
 from nnrepl.tape import ClosedOp, Op, Tape
-from nnrepl.timeline.code import Codes
+from nnrepl.timeline.code import SourceChanges
 from nnrepl.timeline.evaluation import Work
 from nnrepl.timeline.history import History
 from nnrepl.timeline.timelines import Timelines
 
-__all__ = ["END_OF_PROGRAM", "END_OF_TAPE", "EXCEPTION", "START_OF_TAPE", "Hooks", "Session", "Stop"]
+__all__ = ["END_OF_PROGRAM", "END_OF_TAPE", "EXCEPTION", "START_OF_TAPE", "Hooks", "Stop", "TapeSession"]
 
 
-class Session(Standing):
+class TapeSession(Standing):
     """A user's place on a tape.
 
     Attributes:
@@ -86,7 +86,7 @@ class Session(Standing):
         self.level = 0
         self.function = None
         self.work: list[Work] = []
-        self.codes = Codes()
+        self.codes = SourceChanges()
         self.files: Files | None = None
         self.on_load: Callable[[str], str] = lambda path: ""
         self.opening: Opening | None = None
@@ -159,6 +159,14 @@ class Session(Standing):
     def remember(self, reached: tuple[Any, ...]) -> Callable[[], None] | None:
         """Listener: keep what a compiled function can reach."""
         return natively.remember(reached)
+
+    def rests(self) -> bool:
+        """Listener: whether what comes behind an evaluation runs natively, as one stretch."""
+        return natively.rests(self)
+
+    def evaluated_natively(self, count: int) -> None:
+        """Listener: in such a stretch the program has forced an evaluation."""
+        natively.evaluated(self, count)
 
     def may_run_natively(self) -> bool:
         """Listener: whether calls may run natively."""
@@ -309,7 +317,7 @@ class Session(Standing):
         self.recorder = recorder
         if not self.changes.coming:
             self.changes.timelines = Timelines(tape, names)
-            self.codes = Codes()
+            self.codes = SourceChanges()
             self.stops.begin()
         self.restarts = self.changes.restarts = ProgramRestarts(self, recorder)
         self.look_at(tape, names, 0)
@@ -460,7 +468,7 @@ class Session(Standing):
         """The place of a breakpoint; None while nothing is called so."""
         return self.lookout.search.place(entry)
 
-    def unasked(self, entry: Entry) -> str | None:
+    def unasked(self, entry: Trigger) -> str | None:
         """Why a condition could not be asked where its place matched; None if it could."""
         return self.lookout.search.unasked.get(entry)
 

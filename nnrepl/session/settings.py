@@ -80,7 +80,7 @@ SETTINGS: dict[str, Setting] = {
     "dull": _word("whether step stops at ops that only arrange numbers (reshape, astype)", "stop", "pass"),
     "tensors": _word("how the full screen shows tensors (F3 changes it)", "numbers", "heatmap"),
     "skip": Setting(" ".join(SKIPPED), _patterns, "modules whose lines are not yours, such as mlx.*; none for nothing"),
-    "native": _word("whether steps that nobody looks into run as in plain Python, and are opened later", "off", "on"),
+    "native": _word("whether steps that nobody looks into run as in plain Python, and are opened later", "on", "off"),
     "mouse": _word("whether the mouse works in the full screen", "on", "off"),
 }
 

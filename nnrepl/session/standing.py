@@ -13,7 +13,7 @@ from nnrepl.replay.opening import Opening
 from nnrepl.session.goals import Goal
 from nnrepl.session.motions import Motions
 from nnrepl.tape import Tape
-from nnrepl.timeline.code import CodeChange, Codes
+from nnrepl.timeline.code import CodeChange, SourceChanges
 from nnrepl.timeline.timelines import Timeline, Timelines
 
 
@@ -47,7 +47,7 @@ class Standing(Motions):
         by_hand: Whether the program changes its weights in a way that is not noticed natively.
     """
 
-    codes: Codes
+    codes: SourceChanges
     process: int
     opening: Opening | None
     stood: int | None

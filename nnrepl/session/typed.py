@@ -17,7 +17,7 @@ from nnrepl.session.parsed import Parsed
 from nnrepl.session.standing import Standing
 from nnrepl.session.stops import Hit
 from nnrepl.tape import Tape
-from nnrepl.timeline.cells import Cell
+from nnrepl.timeline.typed_cells import Cell
 
 LOOK, EDIT, CELL = "look", "edit", "cell"
 AT_HAND = ("mx", "nn", "optim")

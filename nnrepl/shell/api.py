@@ -17,10 +17,10 @@ from nnrepl.programs.function import Recorded, Trace, restarts_of
 from nnrepl.programs.function import trace as record
 from nnrepl.session.errors import Quit
 from nnrepl.session.hooks import Stop
-from nnrepl.session.session import Session as TapeSession
+from nnrepl.session.session import TapeSession
 from nnrepl.shell.background import adopt
 from nnrepl.tape import Face, Op, Tape
-from nnrepl.view.answer import Answer
+from nnrepl.view.said import Answer
 
 _last: list[Interpreter] = []
 _recorded: list[weakref.ref[Recorded]] = []

@@ -12,15 +12,15 @@ from nnrepl.programs.debuggee import Debuggee
 from nnrepl.programs.script import Script
 from nnrepl.record.names import ProgramNames
 from nnrepl.record.recorder import current
-from nnrepl.record.source import live_name, register_cell
+from nnrepl.record.segments import live_name, register_cell
 from nnrepl.replay.world import World
 from nnrepl.session.errors import Quit, UserError
-from nnrepl.session.session import Session
+from nnrepl.session.session import TapeSession
 from nnrepl.shell.api import answer, last, remember
 from nnrepl.shell.background import adopt
-from nnrepl.shell.notebook import CellEnded
+from nnrepl.shell.in_notebook import CellEnded
 from nnrepl.shell.shell import Shell, make_console, make_reader
-from nnrepl.view.answer import Answer
+from nnrepl.view.said import Answer
 
 _RESULT = "__nnrepl_result__"
 """Where the value of a cell's last line is kept until it is shown."""
@@ -146,7 +146,7 @@ def run_cell(shell: Any, line: str, cell: str) -> Any:
     except SyntaxError as error:
         raise UserError(f"this cell does not parse: {error.msg} (line {error.lineno})") from None
     names = ProgramNames()
-    session = Session(names.tape, names)
+    session = TapeSession(names.tape, names)
     notes = adopt(session.settings)
     session.settings["native"] = "off"  # once the cell is over it cannot run again: nobody could open a step
     debuggee = Debuggee(program, session, live=True)

@@ -23,9 +23,9 @@ from nnrepl.record.stack import is_module
 from nnrepl.session.errors import NotYet, UserError
 from nnrepl.session.places import FIXED
 from nnrepl.session.program import Program
-from nnrepl.session.session import Session
+from nnrepl.session.session import TapeSession
 from nnrepl.tape import Holder, Value
-from nnrepl.view.op import leaf_text
+from nnrepl.view.one_op import leaf_text
 from nnrepl.view.tensor import dtype_text, shape_text
 from nnrepl.view.topics import TOPICS
 
@@ -45,7 +45,7 @@ class TapeIndex:
         session: Whose tape it is; it may grow, and be another one after an edit.
     """
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: TapeSession) -> None:
         self._session = session
         self._begin()
 
@@ -202,7 +202,7 @@ class NameCompleter(Completer):
             yield from self._attributes(bare, set(shown))
 
     @property
-    def _session(self) -> Session:
+    def _session(self) -> TapeSession:
         return self._interpreter.session
 
     def _meta(self, name: str) -> Callable[[], str]:

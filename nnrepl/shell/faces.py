@@ -16,19 +16,19 @@ from rich.text import Text
 from nnrepl.programs.function import Recorded
 from nnrepl.record.recorder import current
 from nnrepl.record.verify import Receipt
-from nnrepl.seen.stop import scene
+from nnrepl.seen.stop_facts import scene
 from nnrepl.session.hooks import Stop
 from nnrepl.tape import SKIPPED, Op, OpSequence, Pass, Value, own_site
 from nnrepl.timeline.evaluation import evaluate, pending
-from nnrepl.view.answer import WIDTH, Answer
+from nnrepl.view.glyphs import encodable, harmless, without_codes
 from nnrepl.view.html import boxed, picture, rendered
-from nnrepl.view.listing import op_table
-from nnrepl.view.op import leaf_text, op_line
+from nnrepl.view.one_op import leaf_text, op_line
+from nnrepl.view.op_list import op_table
 from nnrepl.view.outline import outline_html, outline_of, outline_view
 from nnrepl.view.receipt import receipt_view
-from nnrepl.view.signs import encodable, harmless, without_codes
-from nnrepl.view.source import Marked, own_source
-from nnrepl.view.stop import heading, stop_view
+from nnrepl.view.said import WIDTH, Answer
+from nnrepl.view.source_lines import Marked, own_source
+from nnrepl.view.stopped import heading, stop_view
 from nnrepl.view.tensor import dtype_text, shape_text, tensor
 from nnrepl.view.theme import THEMES
 

@@ -29,12 +29,12 @@ from nnrepl.commands.interpreter import Interpreter
 from nnrepl.commands.learning import asked_by_key
 from nnrepl.shell.colours import STYLES
 from nnrepl.shell.complete import NameCompleter, TapeIndex
-from nnrepl.shell.keys import bindings, editing_mode
+from nnrepl.shell.key_bindings import bindings, editing_mode
 from nnrepl.shell.layout import Screens
-from nnrepl.shell.output import KEPT, Output
 from nnrepl.shell.panes import Line, render
 from nnrepl.shell.readers import PROMPT, continued
 from nnrepl.shell.scenes import Scenes
+from nnrepl.shell.scrollback import KEPT, Output
 from nnrepl.view.content import Content, Flow
 from nnrepl.view.source_pane import SourcePane
 from nnrepl.view.theme import THEMES
@@ -101,7 +101,7 @@ class Terminal(Vt100_Output):
             self.stdout.flush()
 
 
-class Standing(Application[str]):
+class StandingApplication(Application[str]):
     """An application whose picture stays while a line runs. Others draw a last one, as high as it must be and no
     higher: of this one that would leave nothing but the line that one types."""
 
@@ -245,8 +245,8 @@ class FullScreen:
     def _theme(self) -> Theme:
         return THEMES[self._settings["theme"]]
 
-    def _application(self, source: Input | None) -> Standing:
-        application = Standing(
+    def _application(self, source: Input | None) -> StandingApplication:
+        application = StandingApplication(
             layout=self._screens.layout,
             key_bindings=merge_key_bindings([load_auto_suggest_bindings(), self._keys()]),
             full_screen=True,

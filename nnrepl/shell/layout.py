@@ -32,11 +32,11 @@ from prompt_toolkit.widgets import SearchToolbar
 from rich.theme import Theme
 
 from nnrepl.commands.interpreter import Interpreter
-from nnrepl.session.session import Session
+from nnrepl.session.session import TapeSession
 from nnrepl.shell import keybar
 from nnrepl.shell.colours import LineLexer
-from nnrepl.shell.output import Output
 from nnrepl.shell.panes import Pane
+from nnrepl.shell.scrollback import Output
 from nnrepl.shell.toolbar import Toolbar
 from nnrepl.view.content import Content
 
@@ -72,7 +72,7 @@ class Screens:
         self._prompt = prompt
         self._run = run
         self._size = size
-        self._toolbars: dict[Session, Toolbar] = {}
+        self._toolbars: dict[TapeSession, Toolbar] = {}
 
         def make(content: Callable[[], Content | None]) -> Pane:
             return Pane(content, theme, colours, run)
@@ -86,7 +86,7 @@ class Screens:
         self.layout = self._layout(interpreter)
 
     @property
-    def _session(self) -> Session:
+    def _session(self) -> TapeSession:
         """The session that is looked at: that of the program, or one inside of an op."""
         return self._interpreter.session
 

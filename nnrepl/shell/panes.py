@@ -24,7 +24,7 @@ from rich.theme import Theme
 
 from nnrepl.learn.glossary import word_at
 from nnrepl.view.content import Content, Item, command_at
-from nnrepl.view.signs import without_codes
+from nnrepl.view.glyphs import without_codes
 
 if TYPE_CHECKING:
     from prompt_toolkit.key_binding.key_bindings import NotImplementedOrNone

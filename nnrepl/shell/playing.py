@@ -10,7 +10,7 @@ from nnrepl.record.intake import Unwinding
 from nnrepl.session.errors import Load, UserError
 from nnrepl.session.hooks import EXCEPTION, Stop
 from nnrepl.shell.readers import PROMPT
-from nnrepl.view.lesson import hint
+from nnrepl.view.lesson_parts import hint
 
 if TYPE_CHECKING:
     from nnrepl.learn.player import Due, Player, Turn

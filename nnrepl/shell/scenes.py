@@ -8,18 +8,18 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from nnrepl.explain.doing import doing
-from nnrepl.record.source import file_of
-from nnrepl.seen.gradients import at_hand, last_call
-from nnrepl.seen.losses import Losses
-from nnrepl.seen.stop import values_at
+from nnrepl.record.segments import file_of
+from nnrepl.seen.gradient_sizes import at_hand, last_call
+from nnrepl.seen.step_losses import Losses
+from nnrepl.seen.stop_facts import values_at
 from nnrepl.session.excerpts import ops_by_line
 from nnrepl.session.reading import Reading
 from nnrepl.session.stops import Breakpoint
 from nnrepl.tape import Op, Pass, Value, own_site
+from nnrepl.view.boxed import InPlace
 from nnrepl.view.content import Flow, Item, Part
-from nnrepl.view.doing import DoingLines
 from nnrepl.view.heatmap import Heatmap
-from nnrepl.view.in_place import InPlace
+from nnrepl.view.op_lines import DoingLines
 from nnrepl.view.ops_pane import Formulas, OpsPane
 from nnrepl.view.source_pane import SourcePane
 from nnrepl.view.tensor import dtype_text, shape_text, tensor

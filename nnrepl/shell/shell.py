@@ -22,14 +22,14 @@ from nnrepl.record.intake import Unwinding
 from nnrepl.replay.run import Run
 from nnrepl.session.errors import NoGradient, NotYet, UserError
 from nnrepl.session.hooks import CELL_DONE, CELL_FAILED, OPENED
-from nnrepl.session.session import EXCEPTION, Hooks, Session
+from nnrepl.session.session import EXCEPTION, Hooks, TapeSession
 from nnrepl.session.typed import upcoming
 from nnrepl.shell import playing
 from nnrepl.shell.breaking import Breaking
-from nnrepl.shell.notebook import CellReader, in_notebook, notebook_console
-from nnrepl.shell.progress import Progress
+from nnrepl.shell.in_notebook import CellReader, in_notebook, notebook_console
+from nnrepl.shell.progress_line import Progress
 from nnrepl.shell.readers import Pipe, Reader, continued, prompt_of
-from nnrepl.view.signs import encodable, fitting, harmless, without_codes
+from nnrepl.view.glyphs import encodable, fitting, harmless, without_codes
 from nnrepl.view.theme import THEMES
 
 PLAIN_WIDTH = 100
@@ -156,7 +156,7 @@ class Shell(Breaking, Hooks):
 
     def __init__(
         self,
-        session: Session,
+        session: TapeSession,
         console: Console,
         make_reader: Callable[[Interpreter], Reader],
         banner: str = "",
@@ -170,7 +170,7 @@ class Shell(Breaking, Hooks):
         self.banner = banner
         self.quiet = quiet
         self.failed = self.hushed = False
-        self.at_prompt = False
+        self.at_prompt = self._on_its_way = False
         self._theme = ""
         self._line = self._once_more = ""
         self.after_line: Callable[[], str] = str
@@ -244,6 +244,7 @@ class Shell(Breaking, Hooks):
     def opening(self, title: str, line: str = "") -> None:
         """Run the line again when that is done, or another one instead."""
         self._line = line or self.interpreter.line
+        self._on_its_way = not self.at_prompt
         self.show(Text(f"opening {title}: the program runs again; Ctrl-C stops it", style="hint"))
 
     def looks(self) -> bool:
@@ -394,7 +395,8 @@ class Shell(Breaking, Hooks):
                     shown = self.interpreter.run(line)
             finally:
                 self._progress.end()
-            self.show(shown)
+            # where the program came to it as it ran on, a batch says nothing, as where it stops there at once
+            self.show(None if once_more and self.quiet and self._on_its_way else shown)
         except (NotYet, NoGradient) as answer:
             self.show(Text(str(answer), style="hint"))
         except UserError as error:

@@ -19,10 +19,10 @@ from nnrepl.commands.learning import asked_by_key
 from nnrepl.shell.background import typed_meanwhile
 from nnrepl.shell.colours import STYLES, LineLexer
 from nnrepl.shell.complete import NameCompleter, TapeIndex
-from nnrepl.shell.history import history_of
-from nnrepl.shell.keys import bindings, editing_mode
+from nnrepl.shell.key_bindings import bindings, editing_mode
 from nnrepl.shell.readers import PROMPT
 from nnrepl.shell.toolbar import Toolbar
+from nnrepl.shell.typed_before import history_of
 
 if TYPE_CHECKING:
     from nnrepl.shell.full import FullScreen

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from nnrepl.tape.value import Value
 
 if TYPE_CHECKING:
-    from nnrepl.tape.places import Activation
+    from nnrepl.tape.origins import Activation
 
 
 class _Unbound:
@@ -285,16 +285,16 @@ class Bindings:
 
     def names_in(self, scope: Activation, value: Value) -> list[str]:
         """The variables of a call that ever held a value, in order."""
-        return [name for _, found, name in self._naming(value) if found is scope]
+        return [name for _, found, name in self.naming(value) if found is scope]
 
     def first_names(self, scopes: Sequence[Activation], value: Value) -> list[tuple[Activation, str]]:
         """The variables of some calls that ever held a value, as they were given it; of those at one moment, that of
         the call that comes first."""
         order = {scope: at for at, scope in enumerate(scopes)}
-        found = [(at, scope, name) for at, scope, name in self._naming(value) if scope in order]
+        found = [(at, scope, name) for at, scope, name in self.naming(value) if scope in order]
         return [(scope, name) for _, scope, name in sorted(found, key=lambda one: (one[0], order[one[1]]))]
 
-    def _naming(self, value: Value) -> list[tuple[int, Activation, str]]:
+    def naming(self, value: Value) -> list[tuple[int, Activation, str]]:
         """Each variable that was given a value, in order: from which position on, and of which call."""
         found: list[tuple[int, Activation, str]] = []
         bound = value.bound

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 import mlx.core as mx
 
 from nnrepl.tape.face import Face
+from nnrepl.tape.passes import RUN_PASS
 from nnrepl.tape.value import Value
 
 if TYPE_CHECKING:
+    from nnrepl.tape.origins import Activation, Source
     from nnrepl.tape.passes import Inside, Pass
-    from nnrepl.tape.places import Activation, Source
     from nnrepl.tape.steps import Step
     from nnrepl.tape.tape import Tape
 
@@ -248,7 +249,8 @@ class ClosedOp(Op):
     somebody looks into its step.
 
     Attributes:
-        kind: The kind of its pass: "gradient" or "update".
+        kind: The kind of its pass: "gradient", "update", or "run" for a stretch of the program: all that it does from
+            an evaluation on, up to the next call that is seen.
         title: What was called: the name of the loss function, the optimizer.
     """
 
@@ -263,6 +265,11 @@ class ClosedOp(Op):
         self.part, self.position = part, part.start
         self.scope, self.lasti = part.scope, part.lasti
 
+    @property
+    def is_stretch(self) -> bool:
+        """Whether it is no call but a stretch of the program."""
+        return self.part.kind == RUN_PASS
+
     def compute(self, lookup: Callable[[Value], mx.array] = _held) -> list[mx.array]:
         """It cannot be computed again from what the tape holds. Raises LookupError."""
         raise LookupError(f"{self.label} is closed: goto {self.step.title} opens it")
@@ -273,7 +280,7 @@ _NOTHING: dict[str, Any] = {}
 
 @lru_cache(1024)
 def _closed_operation(kind: str, title: str) -> Operation:
-    name = "gradient call" if kind == "gradient" else "update"
+    name = {"gradient": "gradient call", "run": "stretch"}.get(kind, kind)
 
     def run(*args: Any) -> Any:
         raise LookupError(f"the {name} is closed")

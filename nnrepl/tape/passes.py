@@ -10,7 +10,7 @@ from nnrepl.tape.face import Face
 
 if TYPE_CHECKING:
     from nnrepl.tape.op import Op
-    from nnrepl.tape.places import Activation
+    from nnrepl.tape.origins import Activation
     from nnrepl.tape.steps import Step
     from nnrepl.tape.tape import Tape
     from nnrepl.tape.value import Value
@@ -172,6 +172,27 @@ def outermost(part: Pass) -> Inside:
         part = part.within
     assert isinstance(part, Inside)
     return part
+
+
+def inside_of(op: Op) -> Inside | None:
+    """What happened inside of a call that MLX ran by itself, by the op of the call; None if that is not on the tape."""
+    ops = op.part.tape.ops
+    part: Pass | None = ops[op.position - 1].part if op.operation.kind == "opaque" and op.position else None
+    while isinstance(part, Inside):
+        if part.end == op.position:
+            return part
+        part = part.within
+    return None
+
+
+def result_inside(value: Value) -> Value | None:
+    """The value inside of a nested gradient call that is its result; None if `value` is no such result, or more was
+    done with it."""
+    inside = inside_of(value.op) if value.op is not None else None
+    if inside is None or not inside.differentiates or isinstance(inside.within, Inside):
+        return None
+    found = next((inner for inner, slot in inside.results if slot == value.slot), None)
+    return found if found is not None and found.shape == value.shape else None
 
 
 def samples_of(value: Value) -> list[tuple[int, int]]:

@@ -10,7 +10,7 @@ from types import CodeType
 from typing import NamedTuple
 
 from nnrepl.tape.op import Op
-from nnrepl.tape.places import Activation
+from nnrepl.tape.origins import Activation
 
 SKIPPED = ("mlx.*",)
 """The modules whose lines are not the program's own, if nobody says otherwise."""

@@ -16,8 +16,8 @@ from functools import lru_cache
 from types import CodeType
 from typing import TYPE_CHECKING, overload
 
+from nnrepl.tape.origins import Activation
 from nnrepl.tape.passes import GRADIENT_PASS, SETUP_PASS, UPDATE_PASS, Pass
-from nnrepl.tape.places import Activation
 
 if TYPE_CHECKING:
     from nnrepl.tape.op import Op
@@ -129,7 +129,7 @@ class Steps(Sequence[Step]):
         """The number of the step in which a gradient call will be that is about to be made at a place."""
         self._look()
         updated, count = self._updated, len(self._starts)
-        if updated is not None and not in_one_turn(updated.ops[-1], scope, lasti):
+        if updated is not None and not in_one_turn(_last_of(updated), scope, lasti):
             return count + 1
         return max(count, 1)
 
@@ -167,7 +167,7 @@ class Steps(Sequence[Step]):
                 if not self._starts:
                     self._starts.append(self.tape.origin)
                 if self._updated is not None:
-                    self._cut(self._updated.ops[-1], part, count if part.open else part.end)
+                    self._cut(_last_of(self._updated), part, count if part.open else part.end)
             if part.open:
                 return
             self._end(part)
@@ -219,7 +219,14 @@ def is_update(part: Pass, weights: Set[Value]) -> bool:
     return any(
         op.operation.kind == "closed" or (op.scope is not None and op.scope.updating) or _reads(op, weights)
         for op in part.ops
+        if op not in part.tape.notes.inserted
     )
+
+
+def _last_of(part: Pass) -> Op:
+    """The last op of the program's in a pass: what the user puts in behind it stands at its end."""
+    ops, inserted = part.ops, part.tape.notes.inserted
+    return next((op for op in reversed(ops) if op not in inserted), ops[-1])
 
 
 def _reads(op: Op, weights: Set[Value]) -> bool:

@@ -14,8 +14,8 @@ from nnrepl.tape.collector import wake
 from nnrepl.tape.face import Face
 from nnrepl.tape.notes import Notes
 from nnrepl.tape.op import ClosedOp, Op
+from nnrepl.tape.origins import Source
 from nnrepl.tape.passes import Hole, Mark, Pass
-from nnrepl.tape.places import Source
 from nnrepl.tape.steps import Steps
 from nnrepl.tape.value import Value
 
@@ -23,7 +23,7 @@ _copy = mx.array.__copy__
 _FEW_SCANS, _LONG = 8, 4096
 
 
-class Names(Protocol):
+class Namer(Protocol):
     """Who knows what things are called: resolved when shown, not when recorded.
 
     A tape and its names need each other: whoever makes names makes their tape (`ProgramNames`).
@@ -61,7 +61,7 @@ class Tape:
             positions of the ops that came next.
     """
 
-    def __init__(self, names: Names, notes: Notes | None = None) -> None:
+    def __init__(self, names: Namer, notes: Notes | None = None) -> None:
         self.ops: list[Op] = []
         self.passes: list[Pass] = []
         self.marks: list[Mark] = []
@@ -89,7 +89,7 @@ class Tape:
         ops = self.ops
         return any(isinstance(ops[part.start], ClosedOp) for part in self.passes if len(part) == 1)
 
-    def fork(self, position: int, names: Names) -> Tape:
+    def fork(self, position: int, names: Namer) -> Tape:
         """A new tape that shares everything before `position`: the ops, the values, what is noted about them, and
         the passes before are the same objects. Costs time in what it shares."""
         wake()  # this one may be let go of from here on
@@ -100,12 +100,13 @@ class Tape:
         twin.passes = [part if part.end <= position else replace(part, end=position) for part in before]
         twin.marks = [mark for mark in self.marks if mark.position < position]
         twin.compiled = [span for span in self.compiled if span[1] <= position]
+        twin.late = {at for at in self.late if at < position}
         for line, passed in self.passed.items():
             twin.passed[line] = [at for at in passed if at <= position]
         twin.holes = [hole for hole in self.holes if hole.position < position]
         return twin
 
-    def apart(self, names: Names) -> Tape:
+    def apart(self, names: Namer) -> Tape:
         """A new tape with nothing on it, for ops that take this one's values: what is noted is the same object."""
         twin = Tape(names, self.notes)
         twin.origin, twin.here = self.origin, self.here

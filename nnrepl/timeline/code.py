@@ -67,7 +67,7 @@ def _ignore(alive: bool) -> None:
     """There is no program."""
 
 
-class Codes:
+class SourceChanges:
     """The changes of the source that hold in the program as it stands, and those that it will come to.
 
     Attributes:
@@ -109,6 +109,14 @@ class Codes:
         for change in self._ahead:
             change.prepare()
 
+    def leave(self, position: int) -> None:
+        """The living program is about to be put back to a position: what is done once behind it is taken back first,
+        where that has given variables something that nothing else puts back."""
+        for change in reversed(self.held):
+            if change.once and change.is_behind(position):
+                change.give_back(True)
+        self.held = tuple([change for change in self.held if not (change.once and change.is_behind(position))])
+
     def moment(self) -> Callable[[], None]:
         """What brings back what holds now, and what is still to come, where a run has not come to its end."""
         held, ahead = self.held, list(self._ahead)
@@ -118,7 +126,7 @@ class Codes:
             for change in self._ahead:
                 change.prepare()  # it may wait for its line still
             for change in reversed(self.held):
-                if change not in held:
+                if change not in held and not change.once:
                     change.give_back(True)
             for change in held:
                 if not change.once:

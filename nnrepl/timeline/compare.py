@@ -56,13 +56,20 @@ def _place(flat: int, shape: tuple[int, ...]) -> tuple[int, ...]:
 def _distances(a: mx.array, b: mx.array) -> tuple[mx.array, mx.array, mx.array, mx.array]:
     """For each row of two tensors: whether all is equal, the largest distance, the largest relative one, and where."""
     equal = (a == b) | ((a != a) & (b != b))
-    if not mx.issubdtype(a.dtype, mx.complexfloating) and not mx.issubdtype(b.dtype, mx.complexfloating):
+    whole = not mx.issubdtype(a.dtype, mx.inexact) and not mx.issubdtype(b.dtype, mx.inexact)
+    if whole:
+        a, b = a.astype(mx.int64), b.astype(mx.int64)  # of large ones float32 has not every number
+    elif not mx.issubdtype(a.dtype, mx.complexfloating) and not mx.issubdtype(b.dtype, mx.complexfloating):
         a, b = a.astype(mx.float32), b.astype(mx.float32)
-    apart = mx.where(equal, 0.0, mx.abs(a - b))
+    apart = mx.where(equal, 0.0, mx.abs(a - b).astype(mx.float32))
     apart = mx.where(mx.isnan(apart), float("inf"), apart)
+    apart = mx.where(~equal & (apart == 0), _LEAST, apart)  # float64 numbers may be closer than float32 can tell
     scale = mx.maximum(mx.abs(a), mx.abs(b))
     relative = mx.where(apart == 0, 0.0, apart / mx.where(mx.isnan(scale) | (scale == 0), 1.0, scale))
     return mx.all(equal, axis=1), mx.max(apart, axis=1), mx.max(relative, axis=1), mx.argmax(apart, axis=1)
+
+
+_LEAST = 1.2e-38  # the smallest normal number of float32
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from nnrepl.ops import Trait, has
-from nnrepl.record import source as sources
+from nnrepl.record import segments as sources
 from nnrepl.tape import Activation, Inside, Op, Pass, Site, Tape, is_skipped, own_site
 
 Skip = Sequence[str]

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from nnrepl.record.names import ProgramNames
 from nnrepl.record.needs import needs
 from nnrepl.tape import Op, Tape, Value
-from nnrepl.timeline.cells import Cell
 from nnrepl.timeline.code import CodeChange
 from nnrepl.timeline.edits import Edit
+from nnrepl.timeline.typed_cells import Cell
 
 
 @dataclass(eq=False, slots=True)

@@ -8,7 +8,7 @@ from html import escape
 from itertools import pairwise
 
 from nnrepl.tape import Value
-from nnrepl.view.graph import Node
+from nnrepl.view.lanes import GraphNode
 from nnrepl.view.tensor import shape_text
 
 _COLOURS = {"setup": "#777777", "forward": "#2563a8", "backward": "#a8327d", "update": "#2e7d32"}
@@ -50,7 +50,7 @@ class Drawing:
     edges: list[tuple[Box, Box, str]] = field(default_factory=list)
 
 
-def drawing_of(nodes: list[Node]) -> Drawing:
+def drawing_of(nodes: list[GraphNode]) -> Drawing:
     """What nodes look like: one box for each, and one for each leaf that they take."""
     drawn = Drawing()
     makers: dict[Value, Box] = {}

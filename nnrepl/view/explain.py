@@ -10,7 +10,7 @@ from rich.text import Text
 from nnrepl.explain.explanation import Explanation
 from nnrepl.explain.words import cost
 from nnrepl.view.narrow import Grid
-from nnrepl.view.op import op_line
+from nnrepl.view.one_op import op_line
 
 
 def explain_view(found: Explanation) -> RenderableType:

@@ -11,7 +11,7 @@ from rich.text import Text
 from nnrepl.seen.slide import units
 from nnrepl.session.errors import UserError
 from nnrepl.tape import GRADIENT_PASS, UPDATE_PASS, Op, Pass
-from nnrepl.view.listing import block_title, name_width, op_row
+from nnrepl.view.op_list import block_title, name_width, op_row
 from nnrepl.view.tensor import dtype_text, shape_text
 
 SHORT = 40
@@ -19,7 +19,7 @@ SHORT = 40
 
 
 @dataclass(slots=True)
-class Run:
+class FoldedRun:
     """Neighbouring ops of one module that is folded, or a single op.
 
     Attributes:
@@ -64,9 +64,9 @@ class Folded:
             self._paths[key] = units(op.module)
         return self._paths[key]
 
-    def runs(self, ops: list[Op]) -> Iterator[Run]:
+    def runs(self, ops: list[Op]) -> Iterator[FoldedRun]:
         """What there is a line for."""
-        run: Run | None = None
+        run: FoldedRun | None = None
         for op in ops:
             path = self._path(op)
             shut = next((path[:count] for count in range(len(path) + 1) if path[:count] not in self._open), ())
@@ -77,7 +77,7 @@ class Folded:
                 continue
             if run is not None:
                 yield run
-            run = Run(shut, [op])
+            run = FoldedRun(shut, [op])
         if run is not None:
             yield run
 
@@ -98,7 +98,7 @@ class Folded:
         if folded:
             yield Text("ops MODULE unfolds one, ops all everything", style="hint")
 
-    def _folded(self, run: Run, width: int) -> Text:
+    def _folded(self, run: FoldedRun, width: int) -> Text:
         first, last = run.ops[0], run.ops[-1]
         here = first.position <= self._cursor <= last.position
         row = Text("▶ " if here else "  ", style="source.current", no_wrap=True, overflow="ellipsis")

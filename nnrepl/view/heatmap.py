@@ -14,7 +14,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.style import Style
 from rich.text import Text
 
-from nnrepl.view.numbers import number
+from nnrepl.view.digits import number
 from nnrepl.view.summary import Summary, summarize
 from nnrepl.view.tensor import tensor_line
 

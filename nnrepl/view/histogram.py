@@ -10,7 +10,7 @@ import mlx.core as mx
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
-from nnrepl.view.numbers import number
+from nnrepl.view.digits import number
 from nnrepl.view.summary import Summary, pieces, summarize
 from nnrepl.view.tensor import dtype_text, shape_text, summary_text
 from nnrepl.view.ticks import round_step, tick_text

@@ -16,10 +16,10 @@ from rich.console import Console, RenderableType
 from rich.segment import Segment
 from rich.style import Style
 
-from nnrepl.view.answer import WIDTH
+from nnrepl.view.digits import number
+from nnrepl.view.glyphs import without_codes
 from nnrepl.view.heatmap import matrix_of, scale_of, shrunk
-from nnrepl.view.numbers import number
-from nnrepl.view.signs import without_codes
+from nnrepl.view.said import WIDTH
 from nnrepl.view.summary import summarize
 from nnrepl.view.theme import DARK
 

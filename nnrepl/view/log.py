@@ -20,7 +20,7 @@ KEPT = 50_000
 
 
 @dataclass(slots=True)
-class Entry:
+class Logged:
     """A command and what it showed.
 
     Attributes:
@@ -48,18 +48,18 @@ class Log:
     """What was typed and shown."""
 
     def __init__(self) -> None:
-        self.entries: deque[Entry] = deque()
+        self.entries: deque[Logged] = deque()
         self._lines = 0
 
     def typed(self, line: str) -> None:
         """A line was typed."""
-        self.entries.append(Entry(line))
+        self.entries.append(Logged(line))
         self._count(1)
 
     def showed(self, line: Line) -> None:
         """A line was shown."""
         if not self.entries:
-            self.entries.append(Entry(""))
+            self.entries.append(Logged(""))
         self.entries[-1].shown.append(line)
         self._count(1)
 

@@ -9,8 +9,8 @@ from rich.text import Text
 from nnrepl.explain.doing import Doing
 from nnrepl.tape import BackwardOp, Op, Tape
 from nnrepl.view.content import Item, Part
-from nnrepl.view.listing import STATES
-from nnrepl.view.op import inputs_text, state_of
+from nnrepl.view.one_op import inputs_text, state_of
+from nnrepl.view.op_list import STATES
 from nnrepl.view.tensor import shape_text
 
 

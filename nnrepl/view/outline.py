@@ -14,12 +14,12 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderR
 from rich.text import Text
 
 from nnrepl.record.bounds import OutOfBounds
-from nnrepl.seen.norms import as_float, norms
+from nnrepl.seen.array_sizes import as_float, norms
 from nnrepl.tape import GRADIENT_PASS, SKIPPED, Op, Pass, Value
 from nnrepl.timeline.evaluation import evaluate, pending
+from nnrepl.view.digits import number
 from nnrepl.view.html import boxed, escaped
-from nnrepl.view.numbers import number
-from nnrepl.view.source import own_source, place_text
+from nnrepl.view.source_lines import own_source, place_text
 from nnrepl.view.tensor import shape_text
 
 MOST = 1 << 22
@@ -32,7 +32,7 @@ NOT_YET, DROPPED, NONE, FAILED = "not computed yet", "dropped", "–", "failed"
 
 
 @dataclass(frozen=True, slots=True)
-class Branch:
+class ModuleStretch:
     """The ops that one module makes, one after another.
 
     Attributes:
@@ -41,20 +41,20 @@ class Branch:
     """
 
     path: str
-    members: tuple[Op | Branch, ...]
+    members: tuple[Op | ModuleStretch, ...]
 
     def ops(self) -> Iterator[Op]:
         """All of its ops."""
         for member in self.members:
-            if isinstance(member, Branch):
+            if isinstance(member, ModuleStretch):
                 yield from member.ops()
             else:
                 yield member
 
 
-def branches(ops: Sequence[Op], depth: int = 0) -> tuple[Op | Branch, ...]:
+def branches(ops: Sequence[Op], depth: int = 0) -> tuple[Op | ModuleStretch, ...]:
     """Ops in order of execution, those of one module together."""
-    found: list[Op | Branch] = []
+    found: list[Op | ModuleStretch] = []
     for path, run in groupby(ops, lambda op: _path(op, depth)):
         members = list(run)
         if not path:
@@ -62,16 +62,16 @@ def branches(ops: Sequence[Op], depth: int = 0) -> tuple[Op | Branch, ...]:
             continue
         inner = branches(members, depth + 1)
         only = inner[0] if len(inner) == 1 else None
-        found.append(only if isinstance(only, Branch) else Branch(path, inner))
+        found.append(only if isinstance(only, ModuleStretch) else ModuleStretch(path, inner))
     return tuple(found)
 
 
-def by_step(ops: Sequence[Op]) -> tuple[Op | Branch, ...]:
+def by_step(ops: Sequence[Op]) -> tuple[Op | ModuleStretch, ...]:
     """Ops by the training step that they belong to, if there are several, and then by module."""
     steps = [(step, list(run)) for step, run in groupby(ops, lambda op: op.step.number)]
     if len(steps) < 2:
         return branches(ops)
-    return tuple([Branch(f"step {step}" if step else "setup", branches(run)) for step, run in steps])
+    return tuple([ModuleStretch(f"step {step}" if step else "setup", branches(run)) for step, run in steps])
 
 
 def _path(op: Op, depth: int) -> str:
@@ -105,7 +105,7 @@ class Outline:
 
     title: str
     passes: Sequence[Pass]
-    members: tuple[Op | Branch, ...] = ()
+    members: tuple[Op | ModuleStretch, ...] = ()
     norms: dict[Value, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
@@ -220,7 +220,7 @@ _WIDEST = 28
 """How wide a column of names is at most."""
 
 
-class Rows:
+class Columns:
     """Rows of words in columns as wide as they need, the last one cut where the line ends.
 
     Args:
@@ -267,29 +267,29 @@ class Rows:
 def outline_view(made: Outline) -> RenderableType:
     """An outline in lines; a long one has a line for each module."""
     count = sum(len(part) for part in made.passes)
-    rows = Rows(_TITLES, _STYLES)
+    rows = Columns(_TITLES, _STYLES)
     left = _add_rows(rows, made, made.members, 0, count > ROWS)
     parts: list[RenderableType] = [Text(made.title, style="heading"), rows]
     if left:
         parts.append(Text(f"… and {left:,} more: trace.ops[i] is one of them", style="hint"))
     if made.parameters():
-        wrt = Rows((*_WRT, ""), ("value.name", "value.shape", "", "gradient", "gradient"))
+        wrt = Columns((*_WRT, ""), ("value.name", "value.shape", "", "gradient", "gradient"))
         for parameter in made.parameters():
             wrt.add(*parameter.cells, "█" * math.ceil(parameter.share * _BAR))
         parts += [Text(""), wrt]
     return Group(*parts, *[Text(note, style="hint") for note in made.notes])
 
 
-def _add_rows(rows: Rows, made: Outline, members: Sequence[Op | Branch], depth: int, folded: bool) -> int:
+def _add_rows(rows: Columns, made: Outline, members: Sequence[Op | ModuleStretch], depth: int, folded: bool) -> int:
     """Rows for ops and modules. Returns how many did not fit."""
     left, margin = 0, "  " * depth
     for member in members:
         if len(rows) >= 2 * ROWS:
             left += 1
-        elif not isinstance(member, Branch):
+        elif not isinstance(member, ModuleStretch):
             for row in made.cells(member):
                 rows.add(margin + row[0] if row[0] else "", *row[1:])
-        elif folded and not any(isinstance(inner, Branch) for inner in member.members):
+        elif folded and not any(isinstance(inner, ModuleStretch) for inner in member.members):
             *_, last = member.ops()
             _, name, shape, norm, gradient, where = made.cells(last)[0]
             rows.add(f"{margin}{member.path}  {_count(member)}", name, shape, norm, gradient, where)
@@ -299,7 +299,7 @@ def _add_rows(rows: Rows, made: Outline, members: Sequence[Op | Branch], depth: 
     return left
 
 
-def _count(branch: Branch) -> str:
+def _count(branch: ModuleStretch) -> str:
     count = sum(1 for _ in branch.ops())
     return f"{count} op{'s' if count != 1 else ''}"
 
@@ -326,9 +326,9 @@ def outline_html(made: Outline) -> str:
     return boxed(*parts)
 
 
-def _html_of(made: Outline, members: Sequence[Op | Branch], room: list[int], open_: bool = True) -> list[str]:
+def _html_of(made: Outline, members: Sequence[Op | ModuleStretch], room: list[int], open_: bool = True) -> list[str]:
     parts: list[str] = []
-    for is_branch, run in groupby(members, lambda member: isinstance(member, Branch)):
+    for is_branch, run in groupby(members, lambda member: isinstance(member, ModuleStretch)):
         if not is_branch:
             rows = []
             for op in run:
@@ -338,7 +338,7 @@ def _html_of(made: Outline, members: Sequence[Op | Branch], room: list[int], ope
             parts += [f"<table><tr>{head}</tr>{''.join(rows)}</table>"] if rows else []
             continue
         for branch in run:
-            assert isinstance(branch, Branch)
+            assert isinstance(branch, ModuleStretch)
             if room[0] <= 0:
                 room[0] -= sum(1 for _ in branch.ops())
                 continue
@@ -351,7 +351,7 @@ def _html_of(made: Outline, members: Sequence[Op | Branch], room: list[int], ope
     return parts
 
 
-def _summary(made: Outline, branch: Branch) -> str:
+def _summary(made: Outline, branch: ModuleStretch) -> str:
     """What a module gives: `→ h · (3, 8) · norm 2.4 · gradient 0.1`; of a step, its loss."""
     *_, last = branch.ops()
     if branch.path.startswith("step "):

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from html import escape
 
-from nnrepl.view.signs import harmless
+from nnrepl.view.glyphs import harmless
 
 COLOURS = {
     "light": {

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from html import escape
 
-from nnrepl.seen.slide import Row, Slide
+from nnrepl.seen.slide import Slide, SlideRow
 from nnrepl.tape import Value
+from nnrepl.view.glyphs import harmless
 from nnrepl.view.page import COLOURS
-from nnrepl.view.signs import harmless
 from nnrepl.view.slide_text import size_text
 from nnrepl.view.tensor import shape_text
 
@@ -19,7 +19,7 @@ _LETTER = 7.3
 _VALUE = 30
 
 
-def slide_svg(slide: Slide, rows: list[Row], title: str, about: str) -> str:
+def slide_svg(slide: Slide, rows: list[SlideRow], title: str, about: str) -> str:
     """The picture. `title`: what is drawn, of which program; `about`: of which step, when it was written."""
     height = _TOP + len(rows) * _ROW + 20
     parts = [
@@ -52,7 +52,7 @@ def _styles(theme: str) -> str:
     )
 
 
-def _boxes(slide: Slide, row: Row, y: int) -> list[str]:
+def _boxes(slide: Slide, row: SlideRow, y: int) -> list[str]:
     values = slide.shown(row)
     sizes = [size_text(slide, value) or shape_text(value.shape) for value in values]
     value = ", ".join(sizes[:3])
@@ -79,7 +79,7 @@ def _boxes(slide: Slide, row: Row, y: int) -> list[str]:
     ]
 
 
-def _edges(slide: Slide, rows: list[Row]) -> list[str]:
+def _edges(slide: Slide, rows: list[SlideRow]) -> list[str]:
     """What flows from row to row: straight to the next one, round the others at the outer side."""
     maker: dict[Value, int] = {}
     edges: dict[tuple[int, int], None] = {}

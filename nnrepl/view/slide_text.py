@@ -7,11 +7,11 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
 from nnrepl.explain.words import inline
-from nnrepl.seen.slide import Row, Slide
+from nnrepl.seen.slide import Slide, SlideRow
 from nnrepl.tape import Value
-from nnrepl.view.graph import Lanes, Node
+from nnrepl.view.digits import number
+from nnrepl.view.lanes import GraphNode, Lanes
 from nnrepl.view.narrow import packed_lines
-from nnrepl.view.numbers import number
 from nnrepl.view.tensor import shape_text
 
 BAR = 8
@@ -27,11 +27,11 @@ class SlideText:
         cursor: The position of the op that comes next.
     """
 
-    def __init__(self, slide: Slide, rows: list[Row], cursor: int) -> None:
+    def __init__(self, slide: Slide, rows: list[SlideRow], cursor: int) -> None:
         self._slide = slide
         self._rows = rows
         self._cursor = cursor
-        nodes = [Node(row.ops, _taken(row), [value for op in row.ops for value in op.outputs]) for row in rows]
+        nodes = [GraphNode(row.ops, _taken(row), [value for op in row.ops for value in op.outputs]) for row in rows]
         self._lanes = [lanes for lanes, _ in Lanes(nodes, cursor).rows()]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
@@ -63,7 +63,7 @@ class SlideText:
                 text.truncate(width, overflow="ellipsis")
                 yield text
 
-    def _left(self, row: Row, room: int) -> Text:
+    def _left(self, row: SlideRow, room: int) -> Text:
         """What a row is, and the size of what it makes, which is seen in any case."""
         text = Text()
         if row.rows:
@@ -80,7 +80,7 @@ class SlideText:
         text.truncate(max(room - made.cell_len, 0), overflow="ellipsis")
         return text.append_text(made)
 
-    def _parts(self, row: Row) -> list[Text]:
+    def _parts(self, row: SlideRow) -> list[Text]:
         """The gradients of a row: of what it makes, and of what it learns, each with its size; before them a bar."""
         parts: list[Text] = []
         for name, value in self._slide.gradients(row):
@@ -112,7 +112,7 @@ def _whole(parts: list[Text], room: int) -> Text:
     return line
 
 
-def _taken(row: Row) -> list[Value]:
+def _taken(row: SlideRow) -> list[Value]:
     own = {value for op in row.ops for value in op.outputs}
     return [value for value in dict.fromkeys(value for op in row.ops for value in op.inputs) if value not in own]
 

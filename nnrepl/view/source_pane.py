@@ -10,8 +10,8 @@ from rich.text import Text
 
 from nnrepl.tape import Op, Source
 from nnrepl.view.content import Item, Part
-from nnrepl.view.listing import numbers_text
-from nnrepl.view.source import inner_line, own_source, place_text
+from nnrepl.view.op_list import numbers_text
+from nnrepl.view.source_lines import inner_line, own_source, place_text
 from nnrepl.view.syntax import coloured
 
 COLOURED = 20_000

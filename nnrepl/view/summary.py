@@ -11,7 +11,7 @@ import mlx.core as mx
 from rich.text import Text
 
 from nnrepl.record.batches import total
-from nnrepl.view.numbers import number
+from nnrepl.view.digits import number
 
 PIECE = 1 << 22
 """So many elements are reduced at a time: Ctrl-C takes effect between two pieces, and memory stays small."""

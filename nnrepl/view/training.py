@@ -7,7 +7,7 @@ from collections.abc import Hashable, Sequence
 
 from rich.text import Text
 
-from nnrepl.seen.gradients import NOT_COMPUTED, NOT_MADE, Sizes
+from nnrepl.seen.gradient_sizes import NOT_COMPUTED, NOT_MADE, Sizes
 from nnrepl.tape import Value
 from nnrepl.view.content import Item, Part
 from nnrepl.view.narrow import ending

@@ -5,10 +5,10 @@ from __future__ import annotations
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from nnrepl.record import source as sources
+from nnrepl.record import segments as sources
 from nnrepl.record.stack import is_module
 from nnrepl.tape import Op
-from nnrepl.view.source import place_text
+from nnrepl.view.source_lines import place_text
 
 
 def where_view(op: Op | None) -> RenderableType:

@@ -15,8 +15,8 @@ from rich.console import Console
 import nnrepl
 from nnrepl.session.errors import UserError
 from nnrepl.view.drawings import drawing_of
-from nnrepl.view.graph import flowing, nodes_of
 from nnrepl.view.html import _LIGHT, _NIGHT
+from nnrepl.view.lanes import flowing, nodes_of
 from nnrepl.view.log_page import _NAMES
 from nnrepl.view.page import COLOURS, contrast
 from nnrepl.view.theme import THEMES

@@ -14,7 +14,7 @@ from nnrepl.commands.table import TABLE
 from nnrepl.learn.glossary import glossary, here, word_of
 from nnrepl.learn.shelf import shipped
 from nnrepl.session.errors import UserError
-from nnrepl.shell.keys import MOTIONS
+from nnrepl.shell.key_bindings import MOTIONS
 from nnrepl.view.topics import ALIASES, TOPICS
 from tests.support import ROOT, OpenSession
 from tests.view.test_tensor import screen

@@ -10,7 +10,7 @@ import mlx.nn as nn
 import pytest
 
 import nnrepl
-from nnrepl.explain.answer import Answer
+from nnrepl.explain.answer import Cause
 from nnrepl.explain.health import health
 from nnrepl.explain.look import Look
 from nnrepl.explain.why import why
@@ -22,7 +22,7 @@ def session(fn: Callable[..., Any], *args: Any, wrt: Any = 0) -> OpenSession:
     return OpenSession(nnrepl.trace(fn, *args, wrt=wrt))
 
 
-def text(answer: Answer) -> str:
+def text(answer: Cause) -> str:
     return " ".join([answer.headline, *answer.reasons, *answer.also, answer.advice])
 
 

@@ -10,7 +10,7 @@ import mlx.nn as nn
 import pytest
 
 import nnrepl
-from nnrepl.explain.answer import Answer
+from nnrepl.explain.answer import Cause
 from nnrepl.explain.health import health
 from nnrepl.explain.why import why
 from tests.support import OpenSession
@@ -20,11 +20,11 @@ ONES = mx.ones((3, 3))
 Fn = Callable[[mx.array], mx.array]
 
 
-def ask(fn: Callable[..., mx.array], text: str = "grad(w)", *args: mx.array, wrt: Any = 0) -> Answer:
+def ask(fn: Callable[..., mx.array], text: str = "grad(w)", *args: mx.array, wrt: Any = 0) -> Cause:
     return why(OpenSession(nnrepl.trace(fn, *(args or (W,)), wrt=wrt)), text)
 
 
-def text(answer: Answer) -> str:
+def text(answer: Cause) -> str:
     return " ".join([answer.headline, *answer.reasons, *answer.also, answer.advice])
 
 
@@ -181,7 +181,7 @@ def test_what_is_healthy_is_said_to_be() -> None:
     ],
 )
 def test_what_is_proposed_for_a_failed_product_can_be_multiplied(left: Any, right: Any, said: str) -> None:
-    from nnrepl.explain.errors import _matmul
+    from nnrepl.explain.failed_call import _matmul
 
     class Named:
         def __init__(self, name: str, shape: tuple[int, ...]) -> None:

@@ -13,7 +13,7 @@ import pytest
 import nnrepl
 from nnrepl.explain.in_place import Piece
 from nnrepl.record.verify import same_bits
-from nnrepl.seen.stop import values_at
+from nnrepl.seen.stop_facts import values_at
 from tests.support import OpenSession
 
 

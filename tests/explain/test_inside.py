@@ -10,8 +10,8 @@ import pytest
 import nnrepl
 from nnrepl import UserError
 from nnrepl.explain.check import check_op, check_pass
-from nnrepl.explain.inside import agreement, open_op
 from nnrepl.explain.primitives import primitives
+from nnrepl.explain.taken_apart import agreement, open_op
 from nnrepl.record.recorder import current
 from tests.corpus import layers
 from tests.corpus.checks import SEED, some

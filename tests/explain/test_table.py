@@ -10,7 +10,7 @@ import mlx.core as mx
 import pytest
 
 import nnrepl
-from nnrepl.explain.entry import compute, entry_for, gradients
+from nnrepl.explain.known import compute, entry_for, gradients
 from nnrepl.explain.local import factor_text
 from nnrepl.ops import ELEMENTWISE, ENTRIES, Entry
 from nnrepl.ops.reader import parse, readable

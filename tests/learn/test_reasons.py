@@ -11,7 +11,7 @@ import pytest
 import nnrepl
 from nnrepl.learn.apart import apart
 from nnrepl.learn.reasons import counted, evidence, why_no_member, why_not
-from nnrepl.learn.shapes import reply_to_shape, shape_mistakes
+from nnrepl.learn.wrong_shapes import reply_to_shape, shape_mistakes
 from tests.learn.playing import lesson_of, played
 from tests.support import OpenSession
 

@@ -7,7 +7,7 @@ import math
 import mlx.core as mx
 
 from nnrepl.record.batches import all_same_bits, of_one_size, rows, same_bits
-from nnrepl.record.graph import read_graph
+from nnrepl.record.dot import read_graph
 from nnrepl.tape import Value
 from nnrepl.timeline.compare import distances
 

@@ -20,15 +20,15 @@ import pytest
 import nnrepl
 from nnrepl.programs.debuggee import Debuggee
 from nnrepl.programs.script import load_script
-from nnrepl.record.bindings import Watch
 from nnrepl.record.names import ProgramNames
 from nnrepl.record.recorder import Recorder
+from nnrepl.record.watch import BindingWatch
 from nnrepl.replay.interrupts import put_off
 from nnrepl.replay.keepers import keep_ndarray
 from nnrepl.session.errors import UserError
 from nnrepl.session.hooks import Hooks
 from nnrepl.session.parsed import parse
-from nnrepl.session.session import Session
+from nnrepl.session.session import TapeSession
 from nnrepl.shell.breaking import Breaking
 from tests.support import OpenSession, assert_same_bits
 
@@ -122,7 +122,7 @@ def test_a_pass_of_a_program(tmp_path: Path) -> None:
     path.write_text(PROGRAM)
     names = ProgramNames()
     tape = names.tape
-    session = Session(tape, names)
+    session = TapeSession(tape, names)
     missed: list[int] = []
     losses: list[float] = []
 
@@ -173,7 +173,7 @@ def test_where_an_array_dies(monkeypatch: pytest.MonkeyPatch) -> None:
     """Python swallows what is raised there, and shows its traceback: Ctrl-C strikes again a moment later."""
     again: list[int] = []
     monkeypatch.setattr("nnrepl.replay.interrupts.os.kill", lambda pid, number: again.append(number))
-    for function in (Recorder.link, Watch._watch, keep_ndarray):
+    for function in (Recorder.link, BindingWatch._watch, keep_ndarray):
         callbacks = [part for part in function.__code__.co_consts if getattr(part, "co_name", "") == "<lambda>"]
         assert callbacks
         for code in callbacks:

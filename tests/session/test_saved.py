@@ -9,7 +9,7 @@ from pathlib import Path
 import pexpect
 import pytest
 
-from nnrepl.session.saved import Keeper, dumped, load
+from nnrepl.session.saved_stops import Keeper, dumped, load
 from nnrepl.session.stops import Breakpoint, Catch, Stops, Watch
 from tests.support import ROOT
 

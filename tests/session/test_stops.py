@@ -16,7 +16,7 @@ from rich.console import Console
 import nnrepl
 from nnrepl.session.errors import UserError
 from nnrepl.session.events import EVENTS
-from nnrepl.session.findings import Change, Vanished, WentBad
+from nnrepl.session.findings import Changed, Vanished, WentBad
 from nnrepl.session.search import Search
 from nnrepl.session.stops import Breakpoint
 from tests.corpus import lm
@@ -266,7 +266,7 @@ def test_watch_stops_where_the_value_has_changed_both_ways() -> None:
     session.resume()
     stop = session.stop
     change = stop.hits[0].found
-    assert isinstance(change, Change)
+    assert isinstance(change, Changed)
     assert change.before is None
     assert change.after.tolist() == [2, 2, 2]
     session.resume()
@@ -565,7 +565,7 @@ def test_every_finding_has_a_picture_and_every_event_words() -> None:
     from typing import get_args
 
     from nnrepl.session import events, findings
-    from nnrepl.view import stops as view
+    from nnrepl.view import stop_list as view
 
     assert all(event.words for event in events.EVENTS.values())
     source = __import__("inspect").getsource(view._finding)

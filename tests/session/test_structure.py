@@ -60,7 +60,10 @@ def test_whoever_explains_takes_a_reading() -> None:
     room = Path(nnrepl.session.__file__).parents[1] / "explain"
     files = [*room.rglob("*.py")]
     assert len(files) > 30
-    assert {path.stem for path in files if "session" in _imports(path.read_text("utf-8"))[0]} == {"beside", "inside"}
+    assert {path.stem for path in files if "session" in _imports(path.read_text("utf-8"))[0]} == {
+        "beside",
+        "taken_apart",
+    }
 
 
 def test_views_take_data() -> None:

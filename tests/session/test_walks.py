@@ -16,7 +16,7 @@ import pytest
 
 import nnrepl
 from nnrepl.session.errors import UserError
-from nnrepl.view.numbers import number
+from nnrepl.view.digits import number
 from tests.support import OpenSession
 
 Probe = Callable[[], Any]

@@ -19,7 +19,7 @@ from prompt_toolkit.keys import Keys
 from rich.console import Console
 
 from nnrepl.commands.interpreter import Interpreter
-from nnrepl.session.session import Session
+from nnrepl.session.session import TapeSession
 from nnrepl.shell.complete import TapeIndex
 from nnrepl.shell.full import FullScreen, Terminal
 from nnrepl.shell.readers import PROMPT
@@ -58,7 +58,7 @@ class Desk:
     echoes = pages = False
     note = ""
 
-    def __init__(self, session: Session, keys: PipeInput, columns: int, rows: int) -> None:
+    def __init__(self, session: TapeSession, keys: PipeInput, columns: int, rows: int) -> None:
         self._keys = keys
         self.wire = _Wire(columns, rows)
         self.ran: list[str] = []
@@ -138,7 +138,7 @@ class Desk:
 
 
 @contextmanager
-def desk(session: Session, columns: int = 120, rows: int = 40, **settings: str) -> Iterator[Desk]:
+def desk(session: TapeSession, columns: int = 120, rows: int = 40, **settings: str) -> Iterator[Desk]:
     """A full screen on a session."""
     session.settings.update(settings)
     with create_pipe_input() as keys:

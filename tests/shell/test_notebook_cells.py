@@ -10,7 +10,7 @@ import pytest
 import nnrepl
 from nnrepl.record.recorder import current
 from nnrepl.shell import api
-from nnrepl.shell.notebook import CANNOT_ASK, CellEnded
+from nnrepl.shell.in_notebook import CANNOT_ASK, CellEnded
 from tests.shell.notebook import Notebook
 
 SETUP = """

@@ -141,8 +141,8 @@ def test_an_export_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
 
 def test_what_is_shown_does_not_follow_a_line_of_progress(monkeypatch: pytest.MonkeyPatch) -> None:
     """A stop may evaluate as it is drawn: how far that is stands in a line that is gone before anything is written."""
-    monkeypatch.setattr("nnrepl.shell.progress._AFTER", 0.0)
-    monkeypatch.setattr("nnrepl.shell.progress._EVERY", 0.0)
+    monkeypatch.setattr("nnrepl.shell.progress_line._AFTER", 0.0)
+    monkeypatch.setattr("nnrepl.shell.progress_line._EVERY", 0.0)
     session = OpenSession(nnrepl.trace(lambda w: w * 2, mx.ones(2)))
     console = Console(file=io.StringIO(), width=80, theme=DARK, force_terminal=True, _environ={"TERM": "xterm"})
     shell = Shell(session, console, lambda interpreter: _Lines())

@@ -17,9 +17,9 @@ from rich.text import Text
 import nnrepl
 from nnrepl.programs.output import HeldOutput
 from nnrepl.shell.shell import _Tolerant, lines_of
+from nnrepl.view.digits import number
+from nnrepl.view.glyphs import ASCII, encodable, harmless
 from nnrepl.view.narrow import Grid
-from nnrepl.view.numbers import number
-from nnrepl.view.signs import ASCII, encodable, harmless
 from nnrepl.view.theme import DARK
 from tests.support import ROOT, OpenSession, nnrepl_cli
 

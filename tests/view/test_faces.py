@@ -18,7 +18,7 @@ import pytest
 from rich.console import Console
 
 import nnrepl
-from nnrepl.seen.norms import norms
+from nnrepl.seen.array_sizes import norms
 from nnrepl.view import outline
 from nnrepl.view.html import STYLE, png
 

@@ -12,13 +12,13 @@ import pytest
 from rich.console import Console
 
 import nnrepl
-from nnrepl.seen.timelines import spread
+from nnrepl.seen.timeline_rows import spread
 from nnrepl.view.histogram import counts
 from nnrepl.view.plot import HEIGHT, Curve, Plot
 from nnrepl.view.summary import summarize
 from nnrepl.view.theme import DARK
 from nnrepl.view.ticks import tick_text, ticks
-from nnrepl.view.timelines import sparkline
+from nnrepl.view.timeline_tree import sparkline
 from tests.support import OpenSession
 
 

@@ -13,11 +13,11 @@ from rich.console import Console
 import nnrepl
 from nnrepl.explain.doing import doing
 from nnrepl.ops.numbers import unravel
-from nnrepl.seen.stop import scene
+from nnrepl.seen.stop_facts import scene
 from nnrepl.session.session import Stop
 from nnrepl.tape import Source
-from nnrepl.view.source import Marked
-from nnrepl.view.stop import stop_view
+from nnrepl.view.source_lines import Marked
+from nnrepl.view.stopped import stop_view
 from nnrepl.view.theme import DARK
 from tests.support import OpenSession, nnrepl_cli
 

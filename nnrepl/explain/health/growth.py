@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from nnrepl.explain.health.report import Case, Check, Finding
+from nnrepl.explain.health.report import Check, Checkup, Finding
 from nnrepl.tape import GRADIENT_PASS, Op, Pass, Tape, Value
 
 _STEPS = 3
 """So many passes are looked at: what is evaluated in every second step only is no fault."""
 
 
-def growing(case: Case) -> Iterator[Finding]:
+def growing(case: Checkup) -> Iterator[Finding]:
     """Values that outlive their step while nothing that the program evaluates needs them."""
     tape = case.session.tape
     passes = [part for part in tape.passes if part.kind == GRADIENT_PASS and part.error is None]

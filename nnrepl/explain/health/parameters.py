@@ -11,7 +11,7 @@ from typing import Any
 import mlx.core as mx
 
 from nnrepl.explain import words
-from nnrepl.explain.health.report import NOTE, WARNING, Case, Check, Finding
+from nnrepl.explain.health.report import NOTE, WARNING, Check, Checkup, Finding
 from nnrepl.ops import Trait, has
 from nnrepl.record import trees
 from nnrepl.record.stack import is_module
@@ -31,7 +31,7 @@ def roots(part: Pass) -> list[Any]:
     return [root for key, root in found.items() if key not in inner]
 
 
-def contained(case: Case) -> Iterator[Finding]:
+def contained(case: Checkup) -> Iterator[Finding]:
     """Layers in a tuple or in an object of the program's own: MLX looks into lists and dicts only."""
     owners = {id(step.owner) for op in case.forward if op.scope is not None for step in op.scope.path()
               if is_module(step.owner)}  # fmt: skip
@@ -66,7 +66,7 @@ def _attributes(module: Any) -> Iterator[tuple[str, Any]]:
             yield name, thing
 
 
-def underscored(case: Case) -> Iterator[Finding]:
+def underscored(case: Checkup) -> Iterator[Finding]:
     """Weights under a name that begins with an underscore, which MLX leaves out of the parameters."""
     taken = {id(held): op for op in case.forward if has(op.name, Trait.PRODUCT) for held in _held(op)}
     for root in roots(case.part):
@@ -130,7 +130,7 @@ def _weights(path: str, thing: Any, owners: set[int], used: set[int]) -> Iterato
             yield f"{path}.{name}", array
 
 
-def tied(case: Case) -> Iterator[Finding]:
+def tied(case: Checkup) -> Iterator[Finding]:
     """Parameters that were one array when training began: MLX differentiates and updates each of them alone."""
     first = case.series[0]
     shared: dict[Any, list[Leaf]] = {}
@@ -149,7 +149,7 @@ def tied(case: Case) -> Iterator[Finding]:
             f"p {group[0].name} - {group[1].name}", None)  # fmt: skip
 
 
-def _apart(case: Case, names: list[str]) -> str:
+def _apart(case: Checkup, names: list[str]) -> str:
     """How far two parameters are apart in the last pass on the tape."""
     last = case.series[-1]
     leaves = {leaf.name: leaf for leaf in last.wrt}

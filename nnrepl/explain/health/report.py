@@ -66,7 +66,7 @@ class Report:
 
 
 @dataclass
-class Case:
+class Checkup:
     """What a check looks at.
 
     Attributes:
@@ -122,7 +122,7 @@ class Case:
         return next(iter(self.series[self.series.index(self.part) + 1 :]), None)
 
 
-Check = Callable[[Case], Iterator[Finding]]
+Check = Callable[[Checkup], Iterator[Finding]]
 
 
 def health(session: Reading, **limits: float) -> Report:
@@ -138,7 +138,7 @@ def health(session: Reading, **limits: float) -> Report:
         raise UserError(f"{part.address} ended with {type(part.error).__name__}; why error tells more")
     look = Look(session)
     values = usual() | limits
-    case = Case(session, part, look, values)
+    case = Checkup(session, part, look, values)
     report = Report(part)
     report.findings.extend(outside(case))
     checks: Sequence[Check] = () if case.unsafe else CHECKS

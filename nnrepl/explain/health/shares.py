@@ -7,9 +7,10 @@ from collections.abc import Iterator
 import mlx.core as mx
 
 from nnrepl.explain import words
-from nnrepl.explain.entry import arguments
-from nnrepl.explain.health.report import Case, Check, Finding
+from nnrepl.explain.health.report import Check, Checkup, Finding
+from nnrepl.explain.known import arguments
 from nnrepl.ops import Trait, has
+from nnrepl.session.births import is_inexact
 from nnrepl.tape import Leaf, Op, Value
 
 
@@ -32,7 +33,7 @@ def unscaled(value: Value) -> Op | None:
     return op
 
 
-def twice(case: Case) -> Iterator[Finding]:
+def twice(case: Checkup) -> Iterator[Finding]:
     """softmax before a loss that takes a softmax itself, sigmoid before one that takes a sigmoid."""
     for op in case.forward:
         if not op.inputs:
@@ -69,11 +70,11 @@ def _logits(op: Op) -> Value | None:
     logits = max(tensors, key=lambda value: value.size)
     rest = [arg for arg in args if arg is not logits]
     zero = all(arg == 0 if isinstance(arg, (int, float)) else isinstance(arg, Value) and arg.size == 1 for arg in rest)
-    products = [user for user in logits.consumers if user.name == "multiply" and user.scope is op.scope]
+    products = [user for user in op.tape.consumers(logits) if user.name == "multiply" and user.scope is op.scope]
     return logits if zero and products else None  # ln(1 + eˣ) − x·t: a loss, and no softplus
 
 
-def axis(case: Case) -> Iterator[Finding]:
+def axis(case: Checkup) -> Iterator[Finding]:
     """softmax and log-softmax over another axis than what follows counts, over the batch, over one of length 1."""
     for op in case.forward:
         if op.name not in ("softmax", "logsumexp") or not op.inputs:
@@ -94,14 +95,15 @@ def axis(case: Case) -> Iterator[Finding]:
             yield Finding("softmax axis", where + said, f"explain {op.label}", op)
 
 
-def _used_otherwise(case: Case, op: Op, at: int) -> str:
+def _used_otherwise(case: Checkup, op: Op, at: int) -> str:
     """Whether what follows shows that the shares are meant to run along another axis."""
     for user, value in _uses(op):
         rank = len(value.shape)
         if user.name == "take_along_axis" and user.inputs[0] is value:
             index = user.inputs[1]
             along = user.kwargs.get("axis", user.args[2] if len(user.args) > 2 else None)
-            if isinstance(along, int) and along % rank != at and index.shape[along] == 1 and index.shape[at] > 1:
+            picked = user.outputs[0].shape if user.outputs else ()
+            if isinstance(along, int) and along % rank != at and index.shape[along] == 1 and picked[at] > 1:
                 return (f", but {user.label} take_along_axis ({words.place(user.source)}) picks one of axis "
                         f"{along % rank}: the shares of what it picks from do not add up to 1")  # fmt: skip
         elif user.name == "matmul" and value.op is not None and maker(value) is op and _is_scores(op):
@@ -132,7 +134,7 @@ def _uses(op: Op) -> Iterator[tuple[Op, Value]]:
         if value in seen or len(seen) > 64:
             continue
         seen.add(value)
-        for user in value.consumers:
+        for user in op.tape.consumers(value):
             if user.part is not op.part or user.phase != op.phase:
                 continue
             yield user, value
@@ -148,7 +150,10 @@ def _past_shapes(value: Value) -> Iterator[Op]:
 
 
 def _is_scores(op: Op) -> bool:
-    """Whether what goes into a softmax compares two activations with each other: queries with keys."""
+    """Whether what goes into a softmax compares two activations with each other: queries with keys, each node with
+    each."""
+    if _each_with_each(op.inputs[0]):
+        return True
     made = unscaled(op.inputs[0])
     while made is not None and made.name in ("add", "where"):
         made = next((found for taken in made.inputs if (found := unscaled(taken)) is not None
@@ -158,6 +163,24 @@ def _is_scores(op: Op) -> bool:
     return all(_source(taken) is None for taken in made.inputs)
 
 
+def _each_with_each(value: Value) -> bool:
+    """Whether scores are a column of computed numbers and a row of such added up, `a[:, None] + b`, past a mask and
+    what is done with each number alone."""
+    for _ in range(8):
+        op = maker(value)
+        if op is None or op.part is not (value.op.part if value.op is not None else None):
+            return False
+        ends = [tuple(taken.shape[-2:]) for taken in op.inputs]
+        size = tuple(value.shape[-2:])
+        if op.name == "add" and len(size) == 2 and set(ends) == {(size[0], 1), (1, size[1])} and min(size) > 1:
+            return all(_source(taken) is None for taken in op.inputs)
+        same = [taken for taken in op.inputs if taken.shape == value.shape and is_inexact(taken)]
+        if (not has(op.name, Trait.CHOOSES) and op.name not in ("add", "multiply", "divide", "tanh")) or not same:
+            return False
+        value = same[-1]
+    return False
+
+
 def _source(value: Value) -> Leaf | None:
     """The leaf that a value is, past changes of its shape."""
     while value.op is not None and value.op.inputs and has(value.op.name, Trait.ARRANGES, Trait.CONVERTS):
@@ -165,7 +188,7 @@ def _source(value: Value) -> Leaf | None:
     return value if isinstance(value, Leaf) else None
 
 
-def _one_hot(case: Case, value: Value) -> int | None:
+def _one_hot(case: Checkup, value: Value) -> int | None:
     """The axis along which a tensor of zeros and ones has one 1 in each row; None if it is no such tensor."""
     if not case.look.can_see(value) or len(value.shape) < 2 or case.part.grads.get(value.canonical):
         return None
@@ -194,7 +217,7 @@ def _by_a_layer(op: Op) -> bool:
     return made is not None and has(made.name, Trait.PRODUCT) and _source(made.inputs[-1]) is not None
 
 
-def masked_by_zeros(case: Case) -> Iterator[Finding]:
+def masked_by_zeros(case: Checkup) -> Iterator[Finding]:
     """A mask of zeros and ones multiplied into the scores: exp(0) is 1, so what is masked gets its share."""
     for op in case.forward:
         if op.name != "softmax" or not op.inputs:
@@ -214,7 +237,7 @@ def masked_by_zeros(case: Case) -> Iterator[Finding]:
                     f"explain {op.label}", product)  # fmt: skip
 
 
-def added_mask(case: Case) -> Iterator[Finding]:
+def added_mask(case: Checkup) -> Iterator[Finding]:
     """A mask of zeros and ones added to the scores of queries and keys: e to 1 is what it favours, and no more."""
     for op in case.forward:
         if op.name != "softmax" or not op.inputs or not _is_scores(op):
@@ -239,7 +262,7 @@ def _product(value: Value) -> Op | None:
     return op if op is not None and op.name == "multiply" and len(op.inputs) == 2 else None
 
 
-def _share_of_masked(case: Case, op: Op, mask: Value, shape: tuple[int, ...]) -> float:
+def _share_of_masked(case: Checkup, op: Op, mask: Value, shape: tuple[int, ...]) -> float:
     """The largest share where a tensor of zeros and ones, some of each in a row, is 0; 0.0 if it is no mask."""
     if len(mask.shape) < 2 or case.part.grads.get(mask.canonical) or not case.look.can_see(mask):
         return 0.0
@@ -255,7 +278,7 @@ def _share_of_masked(case: Case, op: Op, mask: Value, shape: tuple[int, ...]) ->
     return float(found[2]) if found[0] and found[1] else 0.0
 
 
-def no_logarithms(case: Case) -> Iterator[Finding]:
+def no_logarithms(case: Checkup) -> Iterator[Finding]:
     """nll_loss and kl_div_loss take the logarithms of shares: shares, or logits as they are, give a loss that means
     nothing."""
     for op in case.forward:
@@ -278,7 +301,7 @@ def no_logarithms(case: Case) -> Iterator[Finding]:
                         f"explain {op.label}", op)  # fmt: skip
 
 
-def _no_logarithms(case: Case, given: Value, along: int) -> str:
+def _no_logarithms(case: Checkup, given: Value, along: int) -> str:
     """What to say about numbers whose exponentials do not add up to 1; "" where they do."""
     array = case.look.array(given).astype(mx.float32)
     sums, plain = mx.logsumexp(array, axis=along), mx.sum(array, axis=along)

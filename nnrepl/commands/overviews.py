@@ -1,0 +1,159 @@
+"""Info: about the session as a whole, and tensors in a few numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from fnmatch import fnmatchcase
+
+import mlx.core as mx
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from nnrepl.commands.interpreter import Interpreter
+from nnrepl.commands.looking import LOOK
+from nnrepl.commands.table import NOTHING, Grammar, command
+from nnrepl.seen.entries import listed
+from nnrepl.seen.gradient_sizes import of_parameters, of_step
+from nnrepl.seen.locals_here import variables
+from nnrepl.session.errors import UserError
+from nnrepl.session.expressions import aside
+from nnrepl.session.parsed import parse
+from nnrepl.session.session import TapeSession
+from nnrepl.session.stops import Breakpoint
+from nnrepl.view.stop_list import entries_view
+from nnrepl.view.summaries import (
+    evaluations_view,
+    gradients_view,
+    memory_view,
+    parameters_view,
+    passes_view,
+    stats_view,
+    steps_view,
+    variables_view,
+)
+from nnrepl.view.where import where_view
+
+Topic = Callable[[TapeSession], RenderableType]
+
+
+def _breakpoints(session: TapeSession) -> RenderableType:
+    return entries_view(listed(session))
+
+
+def _watches(session: TapeSession) -> RenderableType:
+    watches = [entry for entry in session.stops if not isinstance(entry, Breakpoint)]
+    if not watches:
+        return Text("There are no watches or catches; watch EXPR, catch nan.", style="hint")
+    return entries_view(listed(session, watches))
+
+
+def _displays(session: TapeSession) -> RenderableType:
+    shown = [Text(f"{number}: {text}") for number, text in session.displays.items()]
+    return Group(*shown) if shown else Text("Nothing is displayed; display z1 begins.", style="hint")
+
+
+def _variables(session: TapeSession, arguments: bool) -> RenderableType:
+    return variables_view(variables(session, arguments), "arguments" if arguments else "variables")
+
+
+TOPICS: dict[str, tuple[str, Topic]] = {
+    "breakpoints": (
+        "breakpoints, watches and catches, and how often they were hit",
+        _breakpoints,
+    ),
+    "watch": ("watches and catches only", _watches),
+    "steps": (
+        "each training step: its ops, its updates, its loss where that is evaluated",
+        lambda session: steps_view(session.tape),
+    ),
+    "passes": (
+        "each pass: what it is, its ops, its loss where that is evaluated",
+        lambda session: passes_view(session.tape, session.part),
+    ),
+    "parameters": (
+        "shape, size and gradient norm of each parameter (this evaluates the gradients)",
+        lambda session: parameters_view(of_parameters(session)),
+    ),
+    "gradients": (
+        "the gradients of this step by size, with bars (this evaluates them)",
+        lambda session: gradients_view(of_step(session)),
+    ),
+    "memory": ("what MLX holds, and what of it the tape does", lambda session: memory_view(session.tape)),
+    "evaluations": (
+        "what has been evaluated, for whom, at what cost",
+        lambda session: evaluations_view(session.tape, session.work),
+    ),
+    "args": ("the arguments of the function where you stand", lambda session: _variables(session, True)),
+    "locals": ("its variables", lambda session: _variables(session, False)),
+    "display": ("what is displayed at each stop", _displays),
+    "frame": ("the calls in which the next op is made", lambda session: where_view(session.op_or_last)),
+}
+_SHORT = {
+    "b": "breakpoints", "break": "breakpoints", "w": "watch", "wat": "watch", "watchpoints": "watch", "pass": "passes",
+    "params": "parameters", "grads": "gradients",
+    "mem": "memory", "evals": "evaluations", "stack": "frame", "s": "frame", "f": "frame",
+    "arguments": "args", "variables": "locals", "displays": "display",
+}  # fmt: skip
+
+
+@command("info", takes=Grammar("[WHAT]", lambda text: True, "words", tuple(TOPICS)), group=LOOK)
+def info(it: Interpreter, text: str) -> RenderableType | None:
+    """Tell about the session: `info passes`, `info parameters`, `info memory`; alone, what there is to tell.
+
+    `info steps` lists those around the cursor, `info steps all` every one; likewise `info passes`. Nothing is
+    evaluated for it, except by `info parameters` and `info gradients`, which show the norms of the gradients.
+    """
+    if not text:
+        return Group(*(Text(f"info {name:<12} {summary}") for name, (summary, _) in TOPICS.items()))
+    if text.split()[1:] == ["all"] and text.split()[0] in ("steps", "passes"):
+        tape = it.session.tape
+        return steps_view(tape, True) if text.startswith("steps") else passes_view(tape, it.session.part, True)
+    name = _SHORT.get(text, text)
+    if name not in TOPICS:
+        close = [topic for topic in TOPICS if topic.startswith(name)]
+        if len(close) != 1:
+            raise UserError(f"info knows {', '.join(TOPICS)}; not {text}")
+        name = close[0]
+    return TOPICS[name][1](it.session)
+
+
+@command("args", "a", takes=NOTHING, group=LOOK)
+def args(it: Interpreter, text: str) -> RenderableType | None:
+    """Show the arguments of the function where you stand, without evaluating them."""
+    return _variables(it.session, True)
+
+
+@command("stats", takes=Grammar("EXPR, ...", bool, "names"), group=LOOK)
+def stats(it: Interpreter, text: str) -> RenderableType | None:
+    """Show tensors in a few numbers: `stats z1, grad(z1)`, or all of a pattern: `stats layers.*.weight`.
+
+    Minimum, maximum, mean and standard deviation are over the finite elements; norm is the 2-norm.
+    """
+    named: list[tuple[str, mx.array]] = []
+    pieces = [parse(part) for part in text.split(",")] if "*" in text else parse(text).parts()
+    for parsed in pieces:
+        piece = parsed.text
+        found = _matching(it, piece) if "*" in piece else []
+        if not found:
+            result = it.value(parsed)
+            if not isinstance(result, mx.array):
+                raise UserError(f"{piece} is no tensor but {type(result).__name__}; stats z1, stats layers.*.weight")
+            value = it.session.expressions.value_of(result)
+            it.session.evaluate([value] if value is not None else [])
+            found = [(piece, result)]
+        named += found
+    with aside():
+        return stats_view(named)
+
+
+def _matching(it: Interpreter, pattern: str) -> list[tuple[str, mx.array]]:
+    """The newest values whose names fit a pattern with wildcards."""
+    session = it.session
+    found = []
+    for name in dict.fromkeys([*session.names.known(), *session.names.paths()]):
+        if fnmatchcase(name, pattern):
+            with suppress(UserError):  # it is not made yet, or several are called so: another name may fit
+                found.append((name, session.named(name)))
+    session.evaluate([value for _, value in found])
+    return [(name, value.array) for name, value in found]

@@ -1,0 +1,68 @@
+"""Passes: the way through a training run."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from nnrepl.commands.interpreter import Interpreter
+from nnrepl.commands.table import Grammar, command
+from nnrepl.session.curves import over_steps
+from nnrepl.session.errors import UserError
+from nnrepl.session.parsed import Parsed, parse, side_by_side
+from nnrepl.tape import ClosedOp
+from nnrepl.timeline.timelines import Timeline
+from nnrepl.view.digits import number
+from nnrepl.view.plot import Curve, Plot
+
+LINES = re.compile(r"(?P<what>.*?\S)(?P<numbers>(?:\s+\d{1,9})+)", re.DOTALL)
+PLOTTED = Grammar("EXPR [EXPR ...] [TIMELINE ...]", lambda text: bool(text), "names")
+
+
+@command("plot", takes=PLOTTED, group="looking")
+def plot(it: Interpreter, text: str) -> RenderableType | None:
+    """Draw an expression over the training steps: `plot loss`, `plot mx.abs(grad(layers.0.weight)).max()`.
+
+    It is evaluated as it stands after the last gradient call of each step; a variable that gets the step's value
+    later, at the step's end. Steps that do not have it, or only an earlier step's, are left out; so are those that ran
+    natively and are closed, but for their losses, and that is said.
+    `plot loss, val_loss` or `plot loss val_loss` draws several over each other, `plot loss 1 2` the same in timelines
+    1 and 2.
+    """
+    found = LINES.fullmatch(text.strip())
+    if found and parse(found["what"]).expression is None and not side_by_side(found["what"]):
+        found = None  # `plot loss * 2`
+    what, numbers = (found["what"], found["numbers"].split()) if found else (text, [])
+    changes = it.session.changes
+    lines = [changes.numbered(int(number)) for number in numbers] or [changes.timelines.current]
+    curves: list[Curve] = []
+    for piece in parse(", ".join(side_by_side(what)) or what).parts():
+        for line in dict.fromkeys(lines):
+            title = f"{piece.text.strip()} in timeline {line.number}" if len(lines) > 1 else piece.text.strip()
+            curves += _curve(it, piece, line, title)
+        if not any(curve.title.startswith(piece.text.strip()) for curve in curves):
+            raise UserError(f"no step on the tape has {piece.text.strip()}")
+    said = Text("\n".join(_closed(line, curves) for line in dict.fromkeys(lines)).strip("\n"), style="hint")
+    if len(curves) == 1 and len(curves[0].places) == 1:
+        single = f"{curves[0].title} = {number(curves[0].values[0])} in step {curves[0].places[0]}"
+        return Group(Text(single), said) if said else Text(single).append(": a curve takes two steps", style="hint")
+    return Group(Plot(curves), said) if said else Plot(curves)
+
+
+def _closed(line: Timeline, curves: Sequence[Curve]) -> str:
+    """What to say of the steps that are in no curve because nobody has looked into them; "" if there are none."""
+    drawn = {place for curve in curves for place in curve.places}
+    closed = {part.step.number for part in line.tape.passes if len(part) and isinstance(part.ops[0], ClosedOp)} - drawn
+    if not closed:
+        return ""
+    which = f"step {min(closed)}" if len(closed) == 1 else f"{len(closed)} steps from {min(closed)} to {max(closed)}"
+    return f"{which} ran natively and are closed; with config native off, restart and c draw them"
+
+
+def _curve(it: Interpreter, what: Parsed, line: Timeline, title: str) -> list[Curve]:
+    with it.session.looking_at(line):
+        found = it.guarded(lambda: over_steps(it.session, what), what.text)
+    return [Curve(title, [number for number, _ in found], [value for _, value in found])] if found else []

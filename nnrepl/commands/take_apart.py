@@ -1,0 +1,113 @@
+"""Inside: ops taken apart, their primitives, their gradients checked."""
+
+from __future__ import annotations
+
+from rich.console import RenderableType
+from rich.text import Text
+
+from nnrepl.commands.interpreter import Interpreter
+from nnrepl.commands.table import NOTHING, Grammar, command
+from nnrepl.commands.understand import UNDERSTAND
+from nnrepl.session.errors import UserError
+from nnrepl.session.expressions import aside
+from nnrepl.session.lookup import NUMBER
+from nnrepl.session.session import TapeSession
+from nnrepl.tape import Op
+
+OP = Grammar("[NAME | PLACE]", lambda text: True, "places")
+
+
+def op_of(session: TapeSession, text: str) -> Op:
+    """The op that is meant: the one at a place, the one that made a name, or the one at the cursor."""
+    if not text:
+        if session.op is None:
+            raise UserError("the cursor stands after the last op; name one, such as #3")
+        return session.op
+    from nnrepl.explain.paths import target_of
+
+    if NUMBER.fullmatch(text):
+        return session.lookup.op(text)
+    value = target_of(session, text)
+    if value.op is None:
+        raise UserError(f"{text} was not made by an op")
+    return value.op
+
+
+@command("into", takes=OP, group=UNDERSTAND)
+def into(it: Interpreter, text: str) -> RenderableType | None:
+    """Take a fused op apart into textbook ops, and step through them as through any others.
+
+    `into #28`, `into weights`, or alone for the op at the cursor; for an op of the backward pass the gradient is
+    taken apart. The result is compared with the op's own. `out` leads back.
+    """
+    from nnrepl.explain.taken_apart import agreement, open_op
+    from nnrepl.explain.words import number
+
+    with aside():
+        inside = open_op(it.session, op_of(it.session, text))
+        found = agreement(inside)
+    opened = inside.opened
+    close = (
+        "the same bits"
+        if found.largest == 0
+        else f"the result differs from the op's own by at most {number(found.largest)}"
+    )
+    said = f"inside {opened.label} {opened.name}: {found.ops} textbook ops; {close}"
+    if found.largest and found.peak:
+        said += f" (its largest element is {number(found.peak)})"
+    it.session = inside
+    it.shown = None
+    inside.goto("backward" if opened.of is not None else "start")
+    return Text(f"{said}. out leads back.", style="heading")
+
+
+@command("out", takes=NOTHING, group=UNDERSTAND)
+def out(it: Interpreter, text: str) -> None:
+    """Leave the op that `into` has opened, or the statement of `debug`."""
+    from nnrepl.explain.taken_apart import InnerSession
+
+    session = it.session
+    if not isinstance(session, InnerSession):
+        raise UserError("you are not inside of an op; into #n opens one, finish leaves a function")
+    it.session = session.outer
+    it.shown = None
+    it.session.arrive(it.session.cursor)
+
+
+@command("primitives", takes=OP, group=UNDERSTAND)
+def primitives(it: Interpreter, text: str) -> RenderableType | None:
+    """List what MLX's own graph does for an op: `primitives #14`, or alone for the op at the cursor."""
+    from nnrepl.explain.primitives import primitives as primitives_of
+    from nnrepl.view.finite_differences import primitives_view
+
+    op = op_of(it.session, text)
+    with aside():
+        return primitives_view(op, primitives_of(op))
+
+
+@command("check", takes=Grammar("[#n | NAME | grad(w) | pass]", lambda text: True, "names"), group=UNDERSTAND)
+def check(it: Interpreter, text: str) -> RenderableType | None:
+    """Compare gradients with finite differences.
+
+    `check #14` checks one op by itself, in float64 where it can, also a function with a vjp of your own; alone, the
+    op at the cursor. `check grad(w)` checks the whole gradient of a parameter, from the loss on; `check pass` those
+    of all parameters: it says how long that will take, and Ctrl-C stops it with what it has. A few elements are
+    checked one by one, all together along a random direction. Only what rounding and the noise of the loss cannot
+    explain is called wrong; kinks (ReLU at 0) are explained, and what `stop_gradient` holds back is held fixed.
+    """
+    from nnrepl.explain.check import check_op, check_pass, last_with
+    from nnrepl.explain.paths import differentiated, gradient_pass, inner_of_gradient, value_of
+    from nnrepl.view.finite_differences import check_view
+
+    session = it.session
+    with aside():
+        if text == "pass":
+            part = gradient_pass(session)
+            leaves = [leaf for leaf in part.wrt if part.grads.get(leaf)]
+            return check_view(check_pass(session, part, leaves))
+        inner = inner_of_gradient(text)
+        value = value_of(session, inner) if inner else None
+        found = None if value is None else differentiated(session, value) or last_with(session, value)
+        if found is not None and found[1] in found[0].wrt:
+            return check_view(check_pass(session, found[0], [found[1]]))
+        return check_view(check_op(session, op_of(session, text)))

@@ -1,0 +1,96 @@
+"""Shapes: silent broadcasting."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.core as mx
+
+from nnrepl.explain import words
+from nnrepl.explain.health.report import Check, Checkup, Finding
+from nnrepl.ops import Trait, has
+from nnrepl.tape import Op, Value
+
+
+def broadcasting(case: Checkup) -> Iterator[Finding]:
+    """(N, 1) against (N,): every row meets every other one, which nobody asked for; a mean over an axis that is not
+    the first against what it is the mean of: the axes do not meet."""
+    for op in case.forward:
+        values = [arg for arg in op.args if isinstance(arg, Value)]
+        if not has(op.name, Trait.BROADCASTS) or len(values) != 2 or not op.outputs:
+            continue
+        column, row = sorted(values, key=lambda value: -len(value.shape))
+        where = f"{op.label} {words.call(op)} ({words.place(op.source)})"
+        if _is_mistake(column, row):
+            yield Finding("silent broadcasting", f"{where}: "
+                          f"{words.name(column)} {tuple(column.shape)} and {words.name(row)} {tuple(row.shape)} give "
+                          f"{tuple(op.outputs[0].shape)}, every row with every other one ({op.outputs[0].size} numbers "
+                          f"instead of {row.size}); {words.name(row)}[..., None] or .squeeze(-1) is probably meant",
+                          f"explain {op.label}", op)  # fmt: skip
+            continue
+        reduced = _reduced_across(column, row)
+        if reduced is not None:
+            axes = ", ".join(str(axis) for axis in reduced.axes)
+            yield Finding("silent broadcasting", f"{where}: {words.name(row)} {tuple(row.shape)} comes from "
+                          f"{reduced.op.label} {words.call(reduced.op)} over axis {axes} of {words.name(column)} "
+                          f"{tuple(column.shape)}, and meets its last axes, which only happen to be as long; "
+                          "keepdims=True is probably meant", f"explain {op.label}", op)  # fmt: skip
+
+
+def _is_mistake(column: Value, row: Value) -> bool:
+    """(N, 1) and (N,), (T, T, 1) and (T, T): the same numbers of rows, and one axis of length 1 more."""
+    if len(column.shape) != len(row.shape) + 1 or column.shape[-1] != 1 or column.shape[:-1] != row.shape:
+        return False
+    if not row.shape or row.shape[-1] < 2 or not mx.issubdtype(column.dtype, mx.inexact):
+        return False
+    return not (
+        _is_spread(column.op)
+        or (row.op is not None and has(row.op.name, Trait.SOURCE) and not has(row.op.name, Trait.RANDOM))
+    )
+
+
+def _is_spread(op: Op | None) -> bool:
+    """Whether somebody gave an operand its last axis of length 1 on purpose: `x[:, None]`, keepdims=True."""
+    if op is None:
+        return False
+    return has(op.name, Trait.ARRANGES, Trait.REPEATS) or op.kwargs.get("keepdims") is True or _has_none(op.args[1:])
+
+
+def _has_none(args: Any) -> bool:
+    return any(arg is None or (isinstance(arg, (tuple, list)) and _has_none(arg)) for arg in args)
+
+
+@dataclass(frozen=True, slots=True)
+class Reduced:
+    """A sum, mean, maximum over some axes, which are gone."""
+
+    op: Op
+    axes: tuple[int, ...]
+
+
+def _reduced_across(whole: Value, part: Value) -> Reduced | None:
+    """The op that reduced `whole` to `part` over axes that are not its first ones, without keeping them; None else."""
+    if not part.shape or len(part.shape) >= len(whole.shape) or max(part.shape) < 2:
+        return None
+    op = part.op
+    while op is not None and not has(op.name, Trait.REDUCES) and _is_alone(op):
+        op = op.inputs[0].op  # √(… + ε) of it
+    if op is None or not has(op.name, Trait.REDUCES) or not op.inputs or op.kwargs.get("keepdims"):
+        return None
+    axes = op.kwargs.get("axis", op.args[1] if len(op.args) > 1 else None)
+    rank = len(whole.shape)
+    if axes is None or op.inputs[0].canonical is not whole.canonical or len(op.args) > 2 or not rank:
+        return None
+    gone = sorted(axis % rank for axis in ([axes] if isinstance(axes, int) else axes))
+    if gone == list(range(len(gone))) or len(part.shape) != rank - len(gone):
+        return None
+    return Reduced(op, tuple(gone))
+
+
+def _is_alone(op: Op) -> bool:
+    return len(op.inputs) == 1 and bool(op.outputs) and op.inputs[0].shape == op.outputs[0].shape
+
+
+CHECKS: list[Check] = [broadcasting]

@@ -1,0 +1,306 @@
+"""Gradients: missing, zero, tiny, huge, lost in half precision, and numbers that are none."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import mlx.core as mx
+
+from nnrepl.explain import words
+from nnrepl.explain.answer import Cause
+from nnrepl.explain.disconnected import why_none
+from nnrepl.explain.health.report import NOTE, WARNING, Check, Checkup, Finding
+from nnrepl.explain.limits import is_lost
+from nnrepl.explain.nonfinite import blamed, born, did, trouble, vanished
+from nnrepl.explain.outside import detours
+from nnrepl.explain.paths import upstream
+from nnrepl.explain.reasons import Reason
+from nnrepl.explain.scale import grows, shrinks, weight_of
+from nnrepl.explain.stuck import reason_for
+from nnrepl.explain.zero import Blame, blame, cone_stats
+from nnrepl.explain.zeros import versions
+from nnrepl.ops import Trait, has
+from nnrepl.session.births import INF, is_inexact
+from nnrepl.tape import Op, Value
+
+
+def nonfinite(case: Checkup) -> Iterator[Finding]:
+    """NaN and ∞ in the loss, in gradients and in what the update makes; and those that vanish again on the way."""
+    for part in [case.part, *case.after]:
+        found = trouble(case.look, part)
+        if found is None:
+            continue
+        case.broken = True
+        end = "the loss" if found.end is part.loss else found.end.name
+        sign = "NaN" if case.look.stat(found.end).nans else "∞"
+        behind = found.cause.before
+        of = f"; the ∞ came in so: {born(blamed(behind))}" if behind is not None else ""
+        yield Finding("non-finite", f"{end} is {sign}: {born(found.cause)}{of}", "why nan", found.cause.op)
+        return
+    for birth, ending in vanished(case.look, case.part):
+        yield Finding("non-finite", f"{born(birth)}; {did(ending)}, makes finite numbers of it again: no loss and no "
+                      "gradient shows it", "why inf" if birth.kind == INF else "why nan", birth.op)  # fmt: skip
+
+
+def finals(case: Checkup) -> dict[Value, Value]:
+    """The whole gradient of each leaf that has one."""
+    part = case.part
+    return {leaf: part.grads[leaf][-1] for leaf in part.wrt if part.grads.get(leaf) and leaf.size}
+
+
+def missing(case: Checkup) -> Iterator[Finding]:
+    """Parameters that no gradient reaches, grouped by the reason."""
+    part = case.part
+    none = [leaf for leaf in part.wrt if not part.grads.get(leaf) and leaf.size and is_inexact(leaf)]
+    holes = [hole for hole in case.session.tape.holes if part.start <= hole.position < part.end]
+    if none and holes:
+        yield Finding("hole", f"{_names(none)} have no gradient, but {len(holes)} tensors of the pass came from "
+                              f"something that was not "
+                      "recorded, so the way may lead through there", "verify", None, NOTE)  # fmt: skip
+        return
+    reached = {_pattern(leaf.name) for leaf in part.wrt if part.grads.get(leaf)}
+    groups: dict[object, list[tuple[Value, Cause]]] = {}
+    for leaf in none[:_LOOKED]:
+        why = why_none(case.session, leaf)
+        sibling = why.cause == "unused" and _pattern(leaf.name) in reached
+        first_word = leaf.name.partition(".")[0] if "." in leaf.name else ""
+        key = why.op if why.op is not None else (why.cause, first_word)
+        groups.setdefault((key, sibling), []).append((leaf, why))
+    for (_, sibling), group in groups.items():  # type: ignore[misc]
+        first, why = group[0]
+        names = _names([leaf for leaf, _ in group])
+        # What only takes part in choosing experts or positions (a router's bias) is trained in another way, if at all.
+        chosen = why.op is not None and has(why.op.name, Trait.PLACES)
+        reason = " ".join(why.reasons[:2] if why.cause == "unused" else why.reasons[:1]) or why.headline
+        one = len(group) == 1
+        yield Finding("no gradient", f"{names} never get{'s' if one else ''} a gradient: {reason}",
+                      f"why grad({first.name})", why.op, NOTE if chosen or sibling else WARNING)  # fmt: skip
+
+
+_LOOKED = 64
+
+
+def _pattern(name: str) -> str:
+    """`layers.*.weight`: what the same parameter of another layer is called as well."""
+    return re.sub(r"\.\d+(?=\.|$)", ".*", name)
+
+
+@dataclass(frozen=True, slots=True)
+class Dead:
+    """Parameters whose gradient became 0 at one op for one reason.
+
+    Attributes:
+        op: The backward op.
+        leaves: The parameters.
+        reason: Why.
+        level: How bad it is: zeros that the model makes on purpose may be meant.
+        ways: Where the gradient of the first of them became 0 on other ways.
+    """
+
+    op: Op
+    leaves: list[Value]
+    reason: Reason
+    level: str
+    ways: list[Blame]
+
+
+def dead(case: Checkup) -> Iterator[Dead]:
+    """Parameters whose gradient is 0 everywhere, grouped by the op where it became so; those left out that begin to
+    learn by themselves, or belong to how the model works."""
+    grads = finals(case)
+    stats = case.look.stats(grads.values())
+    zeros = [leaf for leaf, grad in grads.items() if stats[grad].is_zero and mx.issubdtype(leaf.dtype, mx.inexact)]
+    groups: dict[tuple[Op, str], list[Value]] = {}
+    reasons: dict[tuple[Op, str], Reason] = {}
+    known: dict[Value, Reason] = {}
+    ways: dict[tuple[Op, str], list[Blame]] = {}
+    for leaf in zeros:
+        blamed = blame(case.look, grads[leaf], cone_stats(case.look, grads[leaf]))
+        if not blamed:
+            continue
+        first = blamed[0]
+        if first.op.of is not None and not all(case.look.finite([*first.op.of.inputs, *first.op.of.outputs]).values()):
+            continue  # an ∞ that is divided away: told as that
+        if first.value not in known:
+            known[first.value] = reason_for(case.look, first.op, first.value, first.mask)
+        key = first.op, known[first.value].text
+        groups.setdefault(key, []).append(leaf)
+        reasons.setdefault(key, known[first.value])
+        ways.setdefault(key, blamed[1:])
+    for (op, said), leaves in groups.items():
+        reason, some = reasons[op, said], len(zeros) < len(grads)
+        if some and (_will_move(case, reason.start) or _is_meant(case, op, leaves)):
+            continue
+        step = op.of is not None and (
+            (has(op.of.name, Trait.STEPS) and 4 * len(leaves) < len(grads)) or has(op.of.name, Trait.PICKS)
+        )
+        made = reason.start is not None and reason.start.op is not None  # zeros that the program makes in this pass
+        yield Dead(op, leaves, reason, NOTE if step or ((made or reason.cancels) and some) else WARNING,
+                   ways[op, said])  # fmt: skip
+
+
+def zero(case: Checkup) -> Iterator[Finding]:
+    """Gradients that are 0 everywhere."""
+    for one in () if case.broken else dead(case):
+        are = "is" if len(one.leaves) == 1 else "are"
+        yield Finding("zero gradient", f"{_names(one.leaves, '∂L/∂')} {are} 0: it became 0 at {words.title(one.op)}"
+                      f"{_line(one.op)}: {one.reason.text.rstrip('.')}"
+                      f"{_other_ways(case, one)}",
+                      f"why grad({one.leaves[0].name}) == 0", one.reason.op or one.op, one.level)  # fmt: skip
+
+
+def blocked(case: Checkup) -> Iterator[Finding]:
+    """Single numbers of the loss from which nothing goes back to what was computed from the weights, while its other
+    terms do teach them."""
+    if case.broken:
+        return
+    ops = [op for op in case.part.ops if op.of is not None and op.of.part is case.part and op.of.outputs
+           and op.of.outputs[0].size == 1 and op.operation.kind == "vjp" and len(op.outputs) == 1
+           and is_inexact(op.outputs[0]) and op.outputs[0].size == 1]  # fmt: skip
+    stats = case.look.stats(value for op in ops for value in (*upstream(op), *op.outputs))
+    for op in ops:
+        if stats[op.outputs[0]].is_zero and not all(stats[given].is_zero for given in upstream(op)):
+            of = op.outputs[0].gradient_of
+            reason = reason_for(case.look, op, op.outputs[0])
+            if of is not None and of.op is not None and not reason.cancels:
+                yield Finding("zero gradient", f"∂L/∂{of.name} is 0, one term of the loss: it became 0 at "
+                              f"{words.title(op)}{_line(op)}: {reason.text.rstrip('.')}",
+                              f"why {op.outputs[0].name} == 0", reason.op or op, NOTE)  # fmt: skip
+
+
+def _other_ways(case: Checkup, one: Dead) -> str:
+    """Where else the gradient became 0, if it did for another reason."""
+    told, text = {one.reason.op or one.reason.text}, ""
+    for way in one.ways[:3]:
+        reason = reason_for(case.look, way.op, way.value, way.mask)
+        if (reason.op or reason.text) not in told:
+            told.add(reason.op or reason.text)
+            text += f"; on another way it became 0 at {words.title(way.op)}{_line(way.op)}: {reason.text.rstrip('.')}"
+    return text
+
+
+def _line(op: Op) -> str:
+    """Where the op stands that a backward op differentiates, in brackets."""
+    where = words.spot(op.of or op)
+    return f" ({where})" if where else ""
+
+
+def _will_move(case: Checkup, start: Value | None) -> bool:
+    """Whether it is a parameter that is 0 and learns: its zeros are left behind."""
+    if start is None or start.op is not None:
+        return False
+    grads = case.part.grads.get(start)
+    return not grads or not case.look.stat(grads[-1]).is_zero
+
+
+def _is_meant(case: Checkup, op: Op, leaves: list[Value]) -> bool:
+    """Zeros that belong to how the model works."""
+    forward = op.of
+    if forward is None:
+        return False
+    table = forward.inputs[0].op is None if forward.inputs else False
+    looked_up = table and has(forward.name, Trait.PICKS) and any(not is_inexact(taken) for taken in forward.inputs)
+    if looked_up or (has(forward.name, Trait.PRODUCT) and has(forward.name, Trait.PICKS)):
+        return True  # what was not looked up in this batch, an expert that no token chose
+    if (
+        has(forward.name, Trait.CHOOSES)
+        and not has(forward.name, Trait.SELECTS)
+        and all(leaf.size == 1 for leaf in leaves)
+    ):
+        return True  # a learned limit that was not reached
+    return forward.name == "softmax" and case.look.stat(forward.inputs[0]).infs > 0  # a router that leaves one choice
+
+
+def _names(leaves: list[Value], sign: str = "") -> str:
+    shown = ", ".join(sign + leaf.name for leaf in leaves[:3])
+    return shown + (f" and {len(leaves) - 3} more" if len(leaves) > 3 else "")
+
+
+def scale(case: Checkup) -> Iterator[Finding]:
+    """Gradients that are tiny against their weight or the other gradients, or huge altogether."""
+    if case.broken:
+        return
+    grads = finals(case)
+    parameters = {leaf: grad for leaf, grad in grads.items() if leaf.kind == "parameter"}
+    grads = parameters or grads
+    stats = case.look.stats([*grads.values(), *grads])
+    alive = {leaf: grad for leaf, grad in grads.items() if not stats[grad].is_zero and stats[leaf].peak < _MASK}
+    if not alive:
+        return
+    total = math.sqrt(sum(stats[grad].norm ** 2 for grad in alive.values()))
+    if total > case.limits["huge"]:
+        worst = max(alive, key=lambda leaf: stats[alive[leaf]].norm)
+        cause = grows(case.look, alive[worst])
+        because = f": {cause.say('grows').rstrip('.')}" if cause is not None else ""
+        yield Finding("huge gradients", f"the norm of all gradients is {words.number(total)}; the largest is "
+                                        f"that of {worst.name}{because}",
+                      f"why grad({worst.name}) is huge", alive[worst].op)  # fmt: skip
+    matrices = {leaf: grad for leaf, grad in alive.items() if len(leaf.shape) > 1}
+    typical = {leaf: stats[grad].typical for leaf, grad in matrices.items()}
+    top = max(typical.values(), default=0.0)
+    lost = [leaf for leaf in matrices if is_lost(stats[leaf], stats[matrices[leaf]], top, case.limits)]
+    lost = [leaf for leaf in lost if len(lost) > _LOOKED or not _behind_a_beginner(case, matrices[leaf])]
+    if lost:
+        worst = min(lost, key=lambda leaf: typical[leaf])
+        cause = shrinks(case.look, matrices[worst])
+        cancels = cause is not None and cause.cancels is not None
+        because = f": {cause.say('shrinks').rstrip('.')}" if cause is not None else ""
+        more = f" ({len(lost)} such weights)" if len(lost) > 1 else ""
+        size = words.number(typical[worst])
+        yield Finding("vanishing gradients", f"a typical element of ∂L/∂{worst.name} is {size}, that of "
+                      f"the largest gradient {words.number(top)}{more}{because}",
+                      f"why grad({worst.name}) is tiny", matrices[worst].op, NOTE if cancels else WARNING)  # fmt: skip
+
+
+def _behind_a_beginner(case: Checkup, gradient: Value) -> bool:
+    """Whether what shrinks a gradient most is a weight that was 0 a few steps ago, and grows."""
+    cause = shrinks(case.look, gradient)
+    weight = None if cause is None else next((w for step in cause.steps if (w := weight_of(step)) is not None), None)
+    if weight is None:
+        return False
+    before = [old for _, old in itertools.islice(versions(weight), _FEW) if old is not None]
+    return any(case.look.can_see(old) and case.look.stat(old).is_zero for old in before)
+
+
+_FEW = 10
+_MASK = 1e6  # an argument with numbers as large as that is a mask
+
+
+def underflow(case: Checkup) -> Iterator[Finding]:
+    """float16 gradients below the smallest normal number, where digits are lost, and then everything."""
+    grads = [grad for grad in finals(case).values() if grad.dtype == mx.float16]
+    if case.broken or not grads:
+        return
+    stats = case.look.stats(grads)
+    small = [grad for grad in grads if not stats[grad].is_zero and stats[grad].peak < _SMALLEST]
+    if small:
+        worst = min(small, key=lambda grad: stats[grad].peak)
+        yield Finding("float16 underflow", f"the largest element of {worst.name} is "
+                                           f"{words.number(stats[worst].peak)}: float16 has its "
+                      f"full precision only above {words.number(_SMALLEST)} ({len(small)} of {len(grads)} "
+                      f"gradients); scale the loss up",
+                      f"explain {worst.name}", worst.op)  # fmt: skip
+
+
+_SMALLEST = 6.104e-5  # the smallest normal number of float16 (IEEE 754)
+
+
+def outside(case: Checkup) -> Iterator[Finding]:
+    """Numbers that leave MLX on their way from a weight to the loss, and come back as data."""
+    trained = {leaf.canonical for leaf in case.part.wrt}
+    found = list(detours(case.look, case.part))
+    if not found:
+        return
+    for op in case.forward:  # what is computed from what is differentiated, as far as MLX knows
+        if any(taken.canonical in trained for taken in op.inputs):
+            trained.update(value.canonical for value in op.outputs)
+    for detour in found:
+        if detour.value.canonical in trained:
+            yield Finding("cut gradient", detour.text, f"what {detour.op.label}", detour.op)
+
+
+CHECKS: list[Check] = [nonfinite, missing, outside, zero, blocked, scale, underflow]

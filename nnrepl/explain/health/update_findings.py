@@ -1,0 +1,280 @@
+"""Updates: what the optimizer does to the weights, against the gradients and the weights themselves."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import mlx.core as mx
+
+from nnrepl.explain import words
+from nnrepl.explain.health.gradient_findings import finals
+from nnrepl.explain.health.report import NOTE, WARNING, Check, Checkup, Finding
+from nnrepl.explain.paths import leaves_later
+from nnrepl.record.batches import total
+from nnrepl.session.births import is_inexact
+from nnrepl.tape import GRADIENT_PASS, Op, Value
+
+
+@dataclass(frozen=True, slots=True)
+class ParameterUpdate:
+    """A parameter before and after its update, and its gradient."""
+
+    name: str
+    before: Value
+    after: Value
+    gradient: Value
+
+
+def changes(case: Checkup) -> list[ParameterUpdate]:
+    """The parameters that the update after a pass has changed."""
+    parts = case.after
+    if not parts:
+        return []
+    found = []
+    start, end = parts[0].start, parts[-1].end
+    later = leaves_later(case.part, case.next) if case.next is not None else {}
+    for leaf, gradient in finals(case).items():
+        after = _newest(case, leaf, start, end) or _goes_on(later.get(leaf), start, end)
+        if after is not None and after.shape == leaf.shape:
+            found.append(ParameterUpdate(leaf.name, leaf, after, gradient))
+    return found
+
+
+def same_weight(one: Value, other: Value | None) -> bool:
+    """Whether two leaves of two passes are one tensor, which no update has changed between them."""
+    return other is not None and _oldest(one) is _oldest(other)
+
+
+def _oldest(value: Value) -> Value:
+    while value.origin is not None:
+        value = value.origin
+    return value
+
+
+def _newest(case: Checkup, leaf: Value, start: int, end: int) -> Value | None:
+    """What an update made of a parameter."""
+    versions = case.session.names.versions(leaf.name)
+    made = [value for _, value in versions if value.op is not None and start <= value.op.position < end]
+    return made[-1] if made else None
+
+
+def _goes_on(later: Value | None, start: int, end: int) -> Value | None:
+    """What an update made of which the next pass takes the numbers, under another name (`p.layers.0` of `weights`)."""
+    made = later.origin if later is not None else None
+    return made if made is not None and made.op is not None and start <= made.op.position < end else None
+
+
+def steps(case: Checkup) -> Iterator[Finding]:
+    """Updates that are too large, go uphill, or are lost to rounding."""
+    moved = changes(case)
+    if case.broken or not moved:
+        return
+    look = case.look
+    look.see([value for change in moved for value in (change.before, change.after, change.gradient)])
+    parts = []
+    for change in moved:
+        before, after, grad = (
+            value.array.astype(mx.float32) for value in (change.before, change.after, change.gradient)
+        )
+        delta = after - before
+        parts.append(mx.stack([
+            total(mx.square(delta)), total(mx.square(before)), total(delta * grad), total(mx.square(grad)),
+            mx.sum((delta == 0) & (grad != 0)).astype(mx.float32), mx.sum(grad != 0).astype(mx.float32),
+        ]))  # fmt: skip
+    numbers: list[list[float]] = look.numbers(parts)
+    if not case.unapplied:
+        yield from _leaps(case, moved, numbers)
+    yield from _uphill(case, moved, numbers)
+    yield from _idle(case, moved, numbers)
+    yield from _lost(case, moved, numbers)
+
+
+def _leaps(case: Checkup, moved: list[ParameterUpdate], numbers: list[list[float]]) -> Iterator[Finding]:
+    """Updates that are large beside the weights. A weight that began at 0 (or next to it) leaps and is sound: what
+    counts is whether all weights together do, or the greater part of the matrices."""
+    weights = [(change, part[0], part[1]) for change, part in zip(moved, numbers)]
+    matrices = [one for one in weights if len(one[0].before.shape) > 1] or weights
+    grown = [(change, delta, weight) for change, delta, weight in matrices if not _began_small(case, change, delta)]
+    ratios = {change.name: math.sqrt(delta / weight) for change, delta, weight in grown if weight > 0}
+    large = {name: ratio for name, ratio in ratios.items() if ratio > case.limits["update"]}
+    together = math.sqrt(sum(delta for _, delta, _ in grown) / (sum(weight for *_, weight in grown) or math.inf))
+    if not large or (together <= case.limits["update"] and 2 * len(large) <= len(ratios)):
+        return
+    worst = max(large, key=large.__getitem__)
+    op = next(change.after.op for change in moved if change.name == worst)
+    yield Finding("leaping update", f"the update of {worst} is {words.number(large[worst])} times as large as {worst} "
+                  f"itself (usual is about 0.001; {len(large)} of {len(ratios)} weights){_what_came(case)}",
+                  f"explain {op.label}" if op is not None else "explain", op)  # fmt: skip
+
+
+_SMALL = 0.01  # weights of which a typical element is no larger are young, or begin small on purpose
+
+
+def _began_small(case: Checkup, change: ParameterUpdate, delta: float) -> bool:
+    """Whether a weight began at 0, or so small that a few such steps make all of it."""
+    first = next((leaf for part in case.session.tape.passes for leaf in part.wrt if leaf.name == change.name), None)
+    if first is None or first.shape != change.before.shape or not case.look.can_see(first):
+        return False
+    stat = case.look.stat(first)
+    typical = stat.norm / math.sqrt(max(stat.size, 1))
+    step = math.sqrt(delta / max(stat.size, 1))
+    return stat.is_zero or (typical < _SMALL and step < _SMALL)
+
+
+def _what_came(case: Checkup) -> str:
+    """What the loss did behind the update, where that is on the tape."""
+    before, after = case.part.loss, case.next.loss if case.next is not None else None
+    if before is None or after is None or before.size != 1 or after.size != 1 or not case.look.can_see(after):
+        return ""
+    case.look.see([before, after])
+    old, new = case.look.numbers([before.array.flatten()[0], after.array.flatten()[0]])
+    if not new > old:
+        return ""
+    return f", and the loss went from {words.number(float(old))} to {words.number(float(new))}: a lower learning rate?"
+
+
+def _idle(case: Checkup, moved: list[ParameterUpdate], numbers: list[list[float]]) -> Iterator[Finding]:
+    """An update that leaves the weights as they are, or nearly, although there are gradients."""
+    wide = [
+        part for change, part in zip(moved, numbers) if change.before.dtype == mx.float32 or _is_no_step(case, change)
+    ]
+    delta, weight = sum(part[0] for part in wide), sum(part[1] for part in wide)
+    gradient = sum(part[5] for part in wide)
+    if not wide or not gradient or not weight or math.sqrt(delta / weight) > case.limits["idle"]:
+        return
+    op = moved[0].after.op
+    command = f"explain {op.label}" if op is not None else "explain"
+    if delta == 0:
+        yield Finding("idle update", f"the update leaves {_all(len(wide))} exactly as they were, although there are "
+                      "gradients that are not 0", command, op, NOTE if _moves_later(case) else WARNING)  # fmt: skip
+    else:
+        ratio = words.number(math.sqrt(delta / weight))
+        yield Finding("idle update", f"the update is {ratio} times as large as the weights (all {len(wide)} together; "
+                      f"usual is about 0.001): it changes next to nothing{_one_weight(moved, numbers, weight)}",
+                      command, op, NOTE if _moves_later(case) else WARNING)  # fmt: skip
+
+
+def _all(count: int) -> str:
+    return f"all {count} weights" if count > 1 else "the weight"
+
+
+def _one_weight(moved: list[ParameterUpdate], numbers: list[list[float]], whole: float) -> str:
+    """That one weight is nearly all that the others are measured by, "" if none is."""
+    if len(moved) < 2:
+        return ""
+    change, size = max(zip((one.name for one in moved), (part[1] for part in numbers)), key=lambda one: one[1])
+    return f"; {change} alone has norm {words.number(math.sqrt(size))}" if size > 0.9999 * whole else ""
+
+
+def _is_no_step(case: Checkup, change: ParameterUpdate) -> bool:
+    """Whether what is taken from a weight, or added to it, is 0 everywhere: nothing is lost to rounding there."""
+    op = change.after.op
+    if op is None or op.name not in ("subtract", "add"):
+        return False
+    steps = [taken for taken in op.inputs if taken.canonical is not change.before.canonical and is_inexact(taken)]
+    return len(steps) == 1 and case.look.can_see(steps[0]) and case.look.stat(steps[0]).is_zero
+
+
+def _moves_later(case: Checkup) -> bool:
+    """Whether a later update does change the weights: a learning rate that is warmed up begins at 0."""
+    after = case.next
+    if after is None:
+        return False
+    later = Checkup(case.session, after, case.look, case.limits)
+    for change in changes(later):
+        case.look.see([change.before, change.after])
+        size = total(mx.square(change.before.array.astype(mx.float32)))
+        step = total(mx.square((change.after.array - change.before.array).astype(mx.float32)))
+        far, whole = case.look.numbers([step, size])
+        if far > case.limits["idle"] ** 2 * whole:
+            return True
+    return False
+
+
+def _uphill(case: Checkup, moved: list[ParameterUpdate], numbers: list[list[float]]) -> Iterator[Finding]:
+    along = sum(part[2] for part in numbers)
+    size = math.sqrt(sum(part[0] for part in numbers) * sum(part[3] for part in numbers))
+    if size > 0 and along > 0.1 * size and _adds_the_gradient(case, moved, along):
+        op = moved[0].after.op
+        yield Finding("uphill", "the update goes along the gradient instead of against it (their cosine is "
+                      f"{words.number(along / size)}), and turned round the gradients would lead down: a sign is "
+                      "probably wrong", f"explain {op.label}" if op is not None else "explain", op)  # fmt: skip
+
+
+def _adds_the_gradient(case: Checkup, moved: list[ParameterUpdate], along: float) -> bool:
+    """Whether an update with the same gradients turned round goes less far along them: what is left of earlier steps
+    (a momentum) may go along a gradient as well, and is no fault."""
+    known = {change.gradient: -change.gradient.array for change in moved}
+    turned = Turned([op for part in case.after for op in part.ops], known)
+    try:
+        new = [(turned.of(change.after), change) for change in moved]
+        case.look.see([change.before for change in moved])
+        parts = [total((after - one.before.array).astype(mx.float32) * one.gradient.array.astype(mx.float32))
+                 for after, one in new]  # fmt: skip
+        return bool(sum(case.look.numbers(parts)) < along)
+    except (LookupError, ValueError, RuntimeError, TypeError):
+        return False  # an op that cannot be computed again: nothing is known
+
+
+class Turned:
+    """What some ops would give if some tensors were others.
+
+    Args:
+        ops: The ops, in order.
+        known: What is other, with its numbers.
+    """
+
+    def __init__(self, ops: Sequence[Op], known: dict[Value, mx.array]) -> None:
+        self._known = known
+        for op in ops:
+            if op.error is None and any(taken in known for taken in op.inputs):
+                known.update(zip(op.outputs, op.compute(self.of)))
+
+    def of(self, value: Value) -> mx.array:
+        """The numbers of a value then."""
+        return self._known.get(value, value.array)
+
+
+def _lost(case: Checkup, moved: list[ParameterUpdate], numbers: list[list[float]]) -> Iterator[Finding]:
+    small = [
+        (change, still / count) for change, (*_, still, count) in zip(moved, numbers)
+        if change.before.dtype in (mx.float16, mx.bfloat16) and count and still > case.limits["lost"] * count
+        and not _is_no_step(case, change)
+    ]  # fmt: skip
+    if small:
+        change, share = max(small, key=lambda item: item[1])
+        kind = words.dtype(change.before.dtype)
+        yield Finding("lost update", f"{100 * share:.0f} % of the elements of {change.name} stay what they were "
+                                     f"although their gradient is not "
+                      f"0: the step is smaller than what {kind} can tell apart ({len(small)} of {len(moved)} "
+                      f"parameters); keep the "
+                      "weights in float32", f"explain {change.name}", change.after.op,
+                      WARNING if 2 * len(small) > len(moved) else NOTE)  # fmt: skip
+
+
+def forgotten(case: Checkup) -> Iterator[Finding]:
+    """Gradients that nobody uses, although the program has gone on to take others."""
+    passes = case.session.tape.passes
+    later = [part for part in passes[passes.index(case.part) + 1 :] if part.kind == GRADIENT_PASS]
+    over = later or (case.session.recorder is not None and not case.session.running)
+    grads = finals(case)
+    if not over or not grads:
+        return
+    if any(op.part is not case.part for grad in grads.values() for op in case.session.tape.consumers(grad)):
+        return
+    seen = {value for mark in case.session.tape.marks if mark.how not in _WAITS for value in mark.values}
+    if any(grad in seen for grad in grads.values()):
+        return  # the program prints them, or takes them as numbers
+    same = bool(later) and any(same_weight(leaf, other) for leaf in case.part.wrt for other in later[0].wrt)
+    text = "the gradients of this pass are never used"
+    if same:
+        text += f", and {later[0].address} begins with the same weights: the update is probably forgotten"
+    first = next(iter(grads))
+    yield Finding("forgotten update", text, f"what grad({first.name})", grads[first].op)
+
+
+_WAITS = ("mx.eval", "mx.async_eval")
+
+CHECKS: list[Check] = [steps, forgotten]

@@ -1,0 +1,227 @@
+"""Inside: a fused op taken apart into textbook ops, on a tape of its own that is stepped like any other.
+
+What is recorded is the op's formula from the table, run on the op's own inputs; for an op of the backward pass, the
+formula's gradient. Nothing of the program is run.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+
+import mlx.core as mx
+
+from nnrepl.explain import words
+from nnrepl.explain.known import COMPOSITE, PRODUCTS, WHOLE, Entry, entry_for, filled
+from nnrepl.explain.paths import rule_of, upstream
+from nnrepl.record.intercept import recording
+from nnrepl.record.names import ProgramNames
+from nnrepl.record.recorder import RECORD, Recorder, current
+from nnrepl.record.stack import Stack
+from nnrepl.session.errors import UserError
+from nnrepl.session.session import TapeSession
+from nnrepl.tape import RUN_PASS, Op, Tape, Value
+
+_copy = mx.array.__copy__
+
+
+class InnerSession(TapeSession):
+    """A person's place on a tape beside the program's.
+
+    Attributes:
+        outer: The session that they came from.
+    """
+
+    def __init__(self, outer: TapeSession, tape: Tape, names: ProgramNames) -> None:
+        super().__init__(tape, names)
+        self.outer = outer
+        self.settings = outer.settings
+
+
+class InsideSession(InnerSession):
+    """A person's place inside of one op.
+
+    Attributes:
+        opened: The op that was opened.
+        results: What the textbook ops give, for each output of the op.
+    """
+
+    def __init__(
+        self, outer: TapeSession, opened: Op, tape: Tape, names: ProgramNames, results: list[mx.array]
+    ) -> None:
+        super().__init__(outer, tape, names)
+        self.opened = opened
+        self.results = results
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """How the op and its textbook form agree.
+
+    Attributes:
+        ops: How many textbook ops there are.
+        largest: The largest absolute difference of an element.
+        peak: The largest absolute value of the op's own result.
+    """
+
+    ops: int
+    largest: float
+    peak: float
+
+
+def open_op(session: TapeSession, op: Op) -> InsideSession:
+    """Take an op apart.
+
+    Raises:
+        UserError: If it is a textbook op already, or the table does not know it.
+    """
+    forward = op.of or op
+    entry = entry_for(op)
+    if op.operation.kind == "accumulate":
+        raise UserError(f"{op.label} adds two gradients: there is nothing inside; explain {op.label} shows the numbers")
+    if op.error is not None:
+        raise UserError(f"{op.label} {op.name} raised {type(op.error).__name__}; why error tells more")
+    if op in op.tape.notes.mapped:
+        raise UserError(
+            f"{op.label} lies in a vmap, and is done for each sample; primitives {op.label} shows what MLX does"
+        )
+    if entry is None or entry.forward is None:
+        raise UserError(f"nnrepl's table has no formula for {forward.name}; primitives {op.label} shows what MLX does")
+    if entry.kind == WHOLE:
+        raise UserError(
+            f"nnrepl has no textbook form of {forward.name}; explain {op.label} shows its numbers, and "
+            f"primitives {op.label} what MLX does"
+        )
+    if entry.kind not in (COMPOSITE, PRODUCTS):
+        raise UserError(f"{forward.name} is a textbook op already; explain {op.label} shows its numbers")
+    names = ProgramNames()
+    tape = names.tape
+    values = list(dict.fromkeys([*(upstream(op) if op.of is not None else ()), *forward.inputs]))
+    with lent_recorder(tape, _FormulaStack) as recorder:
+        given = {value: _enter(recorder, value) for value in values}
+        run = _backward(op, entry, given) if op.of is not None else _forward(op, entry, given)
+        if op.of is None:
+            recorder.open_pass(RUN_PASS, words.call(op))
+        results = run()
+        recorder.close_pass()
+    if not tape.ops:
+        raise UserError(f"{forward.name} is a textbook op already; explain {op.label} shows its numbers")
+    rule = rule_of(op)
+    for part in tape.passes:
+        part.title = words.call(forward)
+        if rule is not None:
+            tape.notes.labels.update({leaf: words.name(rule.inputs[slot]) for leaf, slot in zip(part.wrt, rule.wanted)})
+    return InsideSession(session, op, tape, names, results)
+
+
+def agreement(inside: InsideSession) -> Agreement:
+    """Compare the textbook ops' result with the op's own; evaluates both."""
+    outer = inside.outer
+    outer.evaluate(list(inside.opened.outputs))
+    differences, peaks = [], []
+    for value, again in zip(inside.opened.outputs, inside.results):
+        kind = mx.complex64 if value.dtype == mx.complex64 else mx.float32
+        own, found = value.array.astype(kind), again.astype(kind)
+        same = (own == found) | (mx.isnan(own) & mx.isnan(found))
+        differences.append(mx.max(mx.where(same, 0, mx.abs(own - found))) if value.size else mx.array(0.0))
+        peaks.append(mx.max(mx.abs(own)) if value.size else mx.array(0.0))
+    mx.eval(differences, peaks)
+    numbers: list[Any] = [difference.item() for difference in differences]
+    largest: list[Any] = [peak.item() for peak in peaks]
+    return Agreement(len(inside.tape), max(map(float, numbers)), max(map(float, largest)))
+
+
+Run = Callable[[], list[mx.array]]
+
+
+def _forward(op: Op, entry: Entry, given: dict[Value, mx.array]) -> Run:
+    def run() -> list[mx.array]:
+        args, kwargs = filled(op, given.__getitem__)
+        assert entry.forward is not None
+        result = entry.forward(*args, **kwargs)
+        return [result] if isinstance(result, mx.array) else list(result)
+
+    return run
+
+
+def _backward(op: Op, entry: Entry, given: dict[Value, mx.array]) -> Run:
+    """The gradient of the formula, by the chain rule through its textbook ops."""
+    forward, rule = op.of, rule_of(op)
+    if forward is None or rule is None:
+        raise UserError(f"{op.label} {op.name} cannot be taken apart")
+    wanted = [rule.inputs[slot] for slot in rule.wanted]
+    cotangents = [given[value] for value in upstream(op)[: len(rule.outputs)]]
+
+    def run() -> list[mx.array]:
+        def formula(*arrays: mx.array) -> list[mx.array]:
+            now = dict(zip(wanted, arrays))
+            args, kwargs = filled(forward, lambda value: now.get(value.canonical, given[value]))
+            assert entry.forward is not None
+            result = entry.forward(*args, **kwargs)
+            results = [result] if isinstance(result, mx.array) else list(result)
+            return [results[slot] for slot in rule.outputs]
+
+        gradients: list[mx.array] = mx.vjp(formula, [given[_same(value, given)] for value in wanted], cotangents)[1]
+        return gradients
+
+    return run
+
+
+def _same(value: Value, given: dict[Value, mx.array]) -> Value:
+    """A value among those that were entered, which may stand there under an alias."""
+    return value if value in given else next(other for other in given if other.canonical is value)
+
+
+def _enter(recorder: Recorder, value: Value) -> mx.array:
+    """A tensor of the outer tape as an input of the inner one."""
+    array = _copy(value.array)
+    recorder.leaf(array, "input", words.name(value))
+    return array
+
+
+class _FormulaStack(Stack):
+    """A stack on which the formulas of the table are the program."""
+
+    def _is_own(self, frame: FrameType) -> bool:
+        name = frame.f_globals.get("__name__")
+        return not (isinstance(name, str) and name.startswith("nnrepl.ops"))
+
+
+@contextmanager
+def lent_recorder(tape: Tape, stack: type[Stack]) -> Iterator[Recorder]:
+    """A recorder that writes on a tape of its own. Where a program is being recorded its recorder is lent: the
+    wrappers around MLX belong to it.
+
+    Args:
+        stack: Which frames are the program's.
+    """
+    installed = current()
+    if installed is None:
+        recorder = Recorder(tape, strict=False)
+        recorder.stack = stack(sys._getframe(), recorder.watch)
+        recorder.start()
+        with recording(recorder):
+            yield recorder
+        return
+    kept = {name: getattr(installed, name) for name in _LENT}
+    fresh = Recorder(tape, strict=False)
+    for name in _LENT:
+        setattr(installed, name, getattr(fresh, name))
+    installed.stack = stack(sys._getframe(), installed.watch)
+    installed.mode = RECORD
+    installed.start()
+    try:
+        yield installed
+    finally:
+        for name, thing in kept.items():
+            setattr(installed, name, thing)
+
+
+_LENT = (
+    "tape", "strict", "mode", "live", "guards", "stack", "part", "differentiating", "captured", "listener", "started",
+    "intake", "sweeps", "overwritten", "stream", "watch",
+)  # fmt: skip

@@ -1,0 +1,95 @@
+"""Variables: which variables of some code are looked at, and how they are read from a frame."""
+
+from __future__ import annotations
+
+import dis
+import sys
+from functools import lru_cache
+from itertools import repeat
+from types import CodeType, FrameType
+from typing import Any
+
+from nnrepl.record.segments import is_library
+from nnrepl.tape import UNBOUND
+
+OPTIMIZED = 0x1  # inspect.CO_OPTIMIZED: the locals live in fast slots, so `f_locals` is a copy
+_CACHED_LOCALS = sys.version_info < (3, 13)
+_UNSET = repeat(UNBOUND)
+_variables: dict[CodeType, tuple[tuple[str, ...], bool]] = {}
+
+
+def variables_of(code: CodeType) -> tuple[str, ...]:
+    """The variables that are looked at: those that the code of a function has, or that the code of a module sets."""
+    return looked_at(code)[0]
+
+
+def recall_variables(code: CodeType, names: tuple[str, ...]) -> None:
+    """Say which variables of some code were looked at, where its instructions cannot be asked any more."""
+    _variables[code] = names, is_library(code.co_filename)
+
+
+def looked_at(code: CodeType) -> tuple[tuple[str, ...], bool]:
+    """The variables of some code that are looked at, and whether it is a library's."""
+    known = _variables.get(code)
+    if known is None:
+        if code.co_filename.endswith(_PLUMBING):
+            names: tuple[str, ...] = ()
+        elif not code.co_flags & OPTIMIZED:
+            names = tuple(_stored(code, "STORE_NAME"))
+        elif _CACHED_LOCALS and not _READERS.isdisjoint(code.co_names) and _asks_for_locals(code):
+            names = ()  # reading them would change the dict that the program may have got from `locals()`
+        else:
+            names = (*code.co_varnames, *code.co_cellvars, *code.co_freevars)
+        names = tuple(dict.fromkeys(name for name in names if name.isidentifier()))
+        known = _variables[code] = names, is_library(code.co_filename)
+    return known
+
+
+_PLUMBING = ("/mlx/nn/utils.py", "/mlx/utils.py")
+"""What only hands on: whole trees of parameters go through it, and nobody asks for its variables."""
+_READERS = frozenset(("locals", "vars", "exec", "eval"))
+
+
+def _asks_for_locals(code: CodeType) -> bool:
+    return any(step.opname == "LOAD_GLOBAL" and step.argval in _READERS for step in dis.get_instructions(code))
+
+
+def _stored(code: CodeType, how: str) -> list[str]:
+    """The names that code sets by an instruction, and those that functions in it set as global ones."""
+    found = [step.argval for step in dis.get_instructions(code) if step.opname in (how, "STORE_GLOBAL")]
+    for part in code.co_consts:
+        if isinstance(part, CodeType):
+            found += _stored(part, "STORE_GLOBAL")
+    return found
+
+
+@lru_cache(1024)
+def sets_globals(code: CodeType) -> bool:
+    """Whether a function in some code sets global variables."""
+    return any(_stored(part, "STORE_GLOBAL") for part in code.co_consts if isinstance(part, CodeType))
+
+
+def read(frame: FrameType, names: tuple[str, ...], optimized: bool) -> list[Any]:
+    """What variables of a frame hold."""
+    variables: Any = frame.f_locals
+    if not optimized:
+        return list(map(variables.get, names, _UNSET))
+    if not _CACHED_LOCALS:
+        variables = dict(variables)
+    values = list(map(variables.get, names, _UNSET))
+    if _CACHED_LOCALS and sys.getrefcount(variables) <= 3:
+        # Before 3.13 the frame keeps this copy of its locals, and with it every array in it, alive.
+        variables.clear()
+    return values
+
+
+def first_argument(frame: FrameType) -> Any:
+    """The first argument of the function that runs in `frame`, None if it takes none."""
+    code = frame.f_code
+    if not code.co_argcount or not code.co_flags & OPTIMIZED or not variables_of(code):
+        return None
+    variables = frame.f_locals
+    argument = variables.get(code.co_varnames[0])
+    if _CACHED_LOCALS and sys.getrefcount(variables) <= 3:
+        variables.clear()
+    return argument

@@ -1,0 +1,368 @@
+"""Inside: what happens in a call that MLX runs by itself, written down while it runs.
+
+MLX hands tracers to the function of a `vmap`, a `jvp` or a nested `grad`, and the function runs once, as it would
+without nnrepl. Its ops are put on the tape before the op of the call, on leaves that stand for what went in. What MLX
+does by itself after that, the backward pass of a `grad` or the tangents of a `jvp`, is worked out from them without
+running anything: a gradient has the shape of what it is the gradient of. No array of the call is kept: tracers of a
+`vmap` have no numbers, and the rest can be computed from what went in. So all of this is known, and nothing computed,
+until somebody looks.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+
+import mlx.core as mx
+
+from nnrepl.record import trees
+from nnrepl.record.anatomy import stand_in
+from nnrepl.record.data import construct
+from nnrepl.record.intake import RECORDING
+from nnrepl.record.recipe import TransformRecipe
+from nnrepl.record.recorder import RECORD, Recorder
+from nnrepl.record.region import Region
+from nnrepl.record.sweep import Sweep, seed
+from nnrepl.record.tangents import sweep_forward
+from nnrepl.record.vjp import Rule, run_vjp
+from nnrepl.tape import GRADIENT_PASS, Inside, Leaf, Op, Pass, Value, arrays_of
+from nnrepl.tape.passes import GRADIENTS
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What goes into a call that MLX runs by itself.
+
+    Attributes:
+        transform: Which of MLX's transforms it is.
+        primals: The arrays that its function gets, in order.
+        labels: What they are called.
+        wanted: Of which of them gradients are taken.
+        axes: Along which axis of each a `vmap` takes its samples; None: each sample gets all of it.
+        others: The tangents of a `jvp`, the cotangents of a `vjp`.
+        out_axes: As `mx.vmap` takes it.
+    """
+
+    transform: str
+    primals: tuple[Value, ...]
+    labels: tuple[str, ...]
+    wanted: tuple[bool, ...]
+    axes: tuple[int | None, ...]
+    others: tuple[Value, ...] = ()
+    out_axes: Any = 0
+
+
+def given_of(
+    recorder: Recorder,
+    transform: str,
+    parameters: Sequence[str],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    wanted: tuple[Sequence[int], Sequence[str]] | None = None,
+    in_axes: Any = None,
+    others: Any = (),
+    out_axes: Any = 0,
+) -> Given | None:
+    """What goes into a call with these arguments; None if some of it has not been recorded.
+
+    Args:
+        parameters: What the function calls its positional arguments; none where it has no lines of its own.
+        wanted: By which of them, by number and by name, a gradient is taken; None: by all.
+        in_axes: As `mx.vmap` takes it.
+        others: The tangents or cotangents.
+        out_axes: As `mx.vmap` takes it.
+    """
+    numbers, names = (range(len(args)), ()) if wanted is None else wanted
+    labels: list[str] = []
+    chosen: list[bool] = []
+    for number, arg in enumerate(args):
+        # The parameter tree of nn.value_and_grad's inner function has the model's own paths.
+        prefix = "" if not parameters or parameters[number] == "params" else parameters[number]
+        for path, _ in trees.paths(arg):
+            labels.append(".".join(filter(None, (prefix, path))))
+            chosen.append(number in numbers)
+    for name, arg in kwargs.items():
+        for path, _ in trees.paths(arg):
+            labels.append(".".join(filter(None, (name, path))))
+            chosen.append(name in names)
+    axes = [*_axes(in_axes, args), *_axes(None, kwargs)]
+    primals = [recorder.live.get(id(array)) for array in trees.arrays((args, kwargs))]
+    rest = [recorder.live.get(id(array)) for array in trees.arrays(others)]
+    if any([value is None for value in (*primals, *rest)]) or len(axes) != len(primals):
+        return None
+    known = tuple([value for value in primals if value is not None])
+    axes = [None if axis is None else axis % len(value.shape) for axis, value in zip(axes, known)]
+    if not parameters and args:
+        labels = [value.name for value in known]
+    marks = tuple(labels), tuple(chosen), tuple(axes)
+    return Given(transform, known, *marks, tuple([value for value in rest if value]), out_axes)
+
+
+def _axes(axes: Any, tree: Any) -> Iterator[int | None]:
+    """The axis of each array of a tree, for `in_axes` that may stop further up in it."""
+    if isinstance(tree, mx.array):
+        yield axes if isinstance(axes, int) else None
+    elif isinstance(tree, (list, tuple)):
+        for at, item in enumerate(tree):
+            yield from _axes(axes[at] if isinstance(axes, (list, tuple)) and at < len(axes) else axes, item)
+    elif isinstance(tree, dict):
+        for key, item in dict.items(tree):
+            yield from _axes(axes.get(key) if isinstance(axes, dict) else axes, item)
+
+
+class InsideRecording:
+    """Writes down one run of the function of a call that MLX runs by itself.
+
+    Args:
+        given: What went into the call.
+        title: What the function is called.
+        frame: The program's frame that makes the call.
+
+    Attributes:
+        part: What it is put in.
+        leaves: What stands for the arrays that went in, in order.
+        own: All that came in while the function ran.
+        changed: The arrays that are not the function's own and that it changed in place, by `id`, and what they held.
+        left: What those hold when the function has run.
+        evaluated: What the program evaluated in it, and behind which position.
+        recipe: How to do the same on other arrays; None where not all of that is known.
+    """
+
+    def __init__(self, recorder: Recorder, given: Given, title: str, frame: FrameType) -> None:
+        self.recorder = recorder
+        self.given = given
+        self._title = title
+        self._frame = frame
+        self._within = recorder.part
+        self._around = recorder.inside
+        self._start = len(recorder.tape)
+        self.leaves: list[Leaf] = []
+        self.own: set[Value] = set()
+        self.changed: dict[int, tuple[mx.array, Value]] = {}
+        self.left: list[tuple[mx.array, Value]] = []
+        self.evaluated: list[tuple[int, tuple[Value, ...]]] = []
+        self.recipe: TransformRecipe | None = None
+        self._outputs: list[Value] = []
+        self._begun = self._ended = False
+
+    # -- while the function runs -----------------------------------------------------------------------------
+
+    def run(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run the function on what MLX has handed over. A second run (a checkpoint's) is not written down."""
+        recorder, handed = self.recorder, trees.arrays((args, kwargs))
+        if self._begun or self._within is None or len(handed) < len(self.given.primals):
+            return function(*args, **kwargs)
+        self._begun = True
+        self._enter(handed)
+        mode, intake, part = recorder.mode, recorder.intake, recorder.part
+        recorder.mode, recorder.intake, recorder.part, recorder.inside = RECORD, RECORDING, self.part, self
+        try:
+            result = function(*args, **kwargs)
+            self._outputs = [recorder.value_of(array, self._frame) for array in arrays_of(result)]
+            self.recipe = self._recipe(result)
+            if self.part.size:
+                axes = enumerate(_axes(self.given.out_axes, result))
+                self.part.out_axes = {slot: axis for slot, axis in axes if axis}
+            self._ended = True
+            return result
+        finally:
+            recorder.mode, recorder.intake, recorder.part, recorder.inside = mode, intake, part, self._around
+
+    def _enter(self, handed: Sequence[mx.array]) -> None:
+        recorder, given = self.recorder, self.given
+        within = self._within
+        assert within is not None
+        kind = GRADIENT_PASS if given.transform in GRADIENTS else within.kind
+        part = self.part = Inside(recorder.tape, within.number, kind, self._title, self._start, self._start)
+        part.transform, part.within, part.backward = given.transform, within, sys.maxsize
+        part.scope, part.lasti, part.gives_loss = recorder.stack.scope, self._frame.f_lasti, ""
+        for array, value, label, axis in zip(handed, given.primals, given.labels, given.axes):
+            leaf = recorder.leaf(array, "input", label or None, value)
+            self.leaves.append(leaf)
+            self.own.add(leaf)
+            if axis is not None:
+                part.axes[leaf] = axis
+                part.size = value.shape[axis]
+        part.leaves = tuple(self.leaves)
+        recorder.tape.notes.entered.update(dict.fromkeys(self.leaves, part))
+        part.wrt = tuple([leaf for leaf, wanted in zip(self.leaves, given.wanted) if wanted])
+
+    def touch(self, value: Value, array: mx.array) -> None:
+        """The function takes a value: one that was there before, it has captured."""
+        if not self._is_mine(value):
+            self.recorder.captured.setdefault(value, array)
+
+    def change(self, value: Value, array: mx.array) -> None:
+        """The function changes an array in place that holds a value: it may be one that was there before."""
+        if not self._is_mine(value):
+            self.changed.setdefault(id(array), (array, value))
+
+    def evaluate(self, arrays: Sequence[mx.array]) -> None:
+        """The program evaluates arrays in the function."""
+        live = self.recorder.live
+        values = tuple([live[id(array)] for array in arrays if id(array) in live])
+        self.evaluated.append((len(self.recorder.tape), values))
+
+    def _is_mine(self, value: Value) -> bool:
+        if value.op is None:
+            return value in self.own
+        part: Pass | None = value.op.part
+        while part is not None and part is not self.part:
+            part = part.within
+        return part is not None
+
+    def _recipe(self, result: Any) -> TransformRecipe:
+        """How to do again what the function has done by now."""
+        tape = self.recorder.tape
+        ops = [op for op in tape.ops[self._start :] if op.part is self.part and op.error is None]
+        before = [(sum(op.position < at for op in ops), values) for at, values in self.evaluated]
+        return TransformRecipe(self.leaves, ops, before, TransformRecipe.structure(result), self._outputs)
+
+    def _differs(self, value: Value) -> bool:
+        """Whether a value differs from sample to sample of a `vmap`: then it means nothing outside of it."""
+        if not self.part.size:
+            return False
+        apart: set[Value] = {leaf for leaf in self.leaves if leaf in self.part.axes}
+        for op in self.part.ops:
+            if not apart.isdisjoint(op.inputs):
+                apart.update(op.outputs)
+        return value in apart
+
+    # -- when the call is over -------------------------------------------------------------------------------
+
+    def close(self, error: BaseException | None) -> Inside | None:
+        """Work out what MLX has done by itself, and let go of the arrays. Returns what is on the tape now; None if
+        nothing was written down.
+
+        Args:
+            error: What the call raised.
+        """
+        if not self._begun:
+            return None
+        recorder, part = self.recorder, self.part
+        recorder.stand(self._frame)  # what the variables of the function hold at its end is noted
+        before, recorder.inside = recorder.inside, self
+        outer, recorder.part = recorder.part, part
+        intake, recorder.intake = recorder.intake, RECORDING
+        try:
+            if self._ended and error is None:
+                left = [(array, recorder.live[key]) for key, (array, _) in self.changed.items()]
+                self.left = [(array, value) for array, value in left if not self._differs(value)]
+                self._follow()
+        finally:
+            recorder.inside, recorder.part, recorder.intake = before, outer, intake
+        part.end = len(recorder.tape)
+        part.backward = min(part.backward, part.end)
+        part.open = False
+        self._let_go()
+        if error is not None:
+            self._lose()
+        return part if len(part) else None
+
+    def _follow(self) -> None:
+        """What MLX did after the function's own ops."""
+        part, given, outputs = self.part, self.given, self._outputs
+        made: Sequence[Value | None] = outputs
+        if given.transform in GRADIENTS and outputs:
+            roots = self._roots()
+            part.loss, part.backward = outputs[0], len(self.recorder.tape)
+            part.roots = tuple([(root, seed(self.recorder, root, start, at)) for at, (root, start) in enumerate(roots)])
+            found = _StructureOnly(self.recorder, part, self._start, part.wrt).run(part.roots)
+            gradients = [found.get(leaf) for leaf in part.wrt]
+            part.given = tuple([value for value in gradients if value is not None])
+            made = gradients if given.transform == "grad" else [*outputs, *gradients]
+        elif given.transform == "jvp":
+            start: dict[Value, Value] = dict(zip(self.leaves, given.others))
+            found = sweep_forward(self.recorder, part, self._start, start)
+            made = [*outputs, *(found.get(value) for value in outputs)]
+        part.results = tuple([(value, slot) for slot, value in enumerate(made) if value is not None])
+
+    def _roots(self) -> list[tuple[Value, mx.array]]:
+        """What is differentiated, each with what the backward pass starts from."""
+        if self.given.transform != "vjp":
+            return [(self._outputs[0], construct(1.0, mx.float32))]
+        # MLX leaves those that let no gradient pass out when it pairs outputs with cotangents.
+        passing = [value for value in self._outputs if value.op is None or value.op.name != "stop_gradient"]
+        return list(zip(passing, [value.array for value in self.given.others]))
+
+    def _let_go(self) -> None:
+        """Hold no array of what happened inside, and say of what lies in a `vmap` that it differs from sample to
+        sample."""
+        part, notes = self.part, self.recorder.tape.notes
+        for leaf in self.leaves:
+            self._forget(leaf)
+        for op in part.ops:
+            differs = False
+            for value in op.inputs if part.size else ():
+                self._follow_origins(value)
+                differs = differs or value in part.axes
+            if differs:
+                notes.mapped[op] = (part, *notes.mapped.get(op, ()))
+            for value in op.outputs:
+                self._forget(value)
+                if differs:
+                    self._spread(value, 0)
+        for leaf in self.leaves:
+            if leaf in part.axes:
+                self._spread(leaf, part.axes[leaf])
+
+    def _follow_origins(self, value: Value) -> None:
+        """What a call within this one has taken differs from sample to sample as what it was there does."""
+        axes, taken = self.part.axes, []
+        origin: Value | None = value
+        while origin is not None and origin not in axes:
+            taken.append(origin)
+            origin = origin.origin
+        for leaf in taken if origin is not None else ():
+            self._spread(leaf, axes[origin])  # type: ignore[index]
+
+    def _lose(self) -> None:
+        """The call has failed: MLX may be unable to do for all samples what the function did for one."""
+        for op in self.part.ops:
+            if op in self.recorder.tape.notes.mapped:
+                op.__class__ = _lost(type(op))
+                for value in op.outputs:
+                    value.__class__ = _lost(type(value))
+
+    def _forget(self, value: Value) -> None:
+        array, live = value.held, self.recorder.live
+        if array is None:
+            return
+        if live.get(id(array)) is value:
+            self.recorder.guards.pop(id(array), None)
+            del live[id(array)]
+        self.recorder.tape.notes.sketches[value] = (array.shape, array.dtype)
+        value.held = None
+
+    def _spread(self, value: Value, axis: int) -> None:
+        """A value lies there for all samples, along an axis."""
+        part, sketches = self.part, self.recorder.tape.notes.sketches
+        part.axes[value] = axis
+        shape, dtype = sketches[value]
+        sketches[value] = ((*shape[:axis], part.size, *shape[axis:]), dtype)
+
+
+def _lost(kind: Any) -> Any:
+    """A kind of op or value of which no numbers can be had."""
+    if kind not in _LOST:
+        refusal = "its call failed before MLX computed it"
+        _LOST[kind] = type(f"Lost{kind.__name__}", (kind,), {"__slots__": (), "refusal": refusal})
+    return _LOST[kind]
+
+
+_LOST: dict[Any, Any] = {}
+
+
+class _StructureOnly(Sweep):
+    """A backward pass that computes nothing: MLX has taken it by itself, and only which VJPs it consists of is to be
+    known. Each gradient has the shape and the dtype of what it is the gradient of."""
+
+    def _guarded(self, forward: Op, run: Any, rule: Rule | Region, arrays: list[mx.array], op: Op | None = None) -> Any:
+        if isinstance(rule, Region):
+            return stand_in(rule.value.shape, rule.value.dtype)
+        wanted = [rule.inputs[slot] for slot in rule.wanted]
+        made = [stand_in(value.shape, value.dtype) for value in wanted]
+        return made if run is run_vjp else made[0]

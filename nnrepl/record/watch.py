@@ -1,0 +1,494 @@
+"""Watch: looks at the variables of the program's functions as ops are recorded, and notes what has changed.
+
+This is on the hot path: a frame in which nothing has changed costs the reading of its variables and one comparison by
+identity. Nothing that is noted keeps an array alive: tensors are noted as Values, other objects by weak references.
+"""
+
+from __future__ import annotations
+
+import sys
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from operator import is_
+from types import BuiltinFunctionType, FrameType, FunctionType, ModuleType
+from typing import TYPE_CHECKING, Any
+
+import mlx.core as mx
+
+from nnrepl.record.frame_variables import OPTIMIZED, looked_at, read, sets_globals
+from nnrepl.record.segments import is_library
+from nnrepl.tape import UNBOUND, Activation, Holder, Large, Value
+from nnrepl.tape.bindings import Bindings, Noted
+
+if TYPE_CHECKING:
+    from nnrepl.record.recorder import Recorder
+
+_array = mx.array
+_PLAIN = frozenset(
+    (type(UNBOUND), int, float, bool, str, complex, type(None), bytes, range, slice, mx.Dtype, type(Ellipsis))
+)
+_NUMBERS = frozenset((int, float, bool, str, type(None)))
+_FEW, _MOST = 16, 4096
+_NO_STATE = frozenset((type(None), FunctionType, ModuleType, BuiltinFunctionType, type, int, float, bool, str, _array))
+
+
+class _Frame:
+    """A frame that is being watched: its variables, what they held last, and the small containers among them."""
+
+    __slots__ = (
+        "bindings", "coming", "containers", "kept", "library", "names", "noted", "optimized", "scope", "shared",
+        "values",
+    )  # fmt: skip
+
+    def __init__(self, frame: FrameType) -> None:
+        code = frame.f_code
+        self.optimized = bool(code.co_flags & OPTIMIZED)
+        self.names, self.library = looked_at(code)
+        self.values: list[Any] = [UNBOUND] * len(self.names)
+        self.kept: list[Any] = [UNBOUND] * len(self.names)
+        """What was noted of the values."""
+        self.noted: Noted | None = None
+        self.bindings: Bindings | None = None
+        """Of which tape that is."""
+        self.coming: list[Any] = []
+        self.containers: list[tuple[Any, _Watched]] = []
+        self.shared: list[tuple[Any, _Watched]] | None = []
+        self.scope: Activation
+
+
+class _Watched:
+    """A container of the program's that is being watched.
+
+    Attributes:
+        refer: Gives the object; None once it is gone.
+        last: Its entries when it was looked at last, None before that.
+    """
+
+    __slots__ = ("holder", "last", "refer")
+
+    def __init__(self, holder: Holder, refer: Callable[[], Any]) -> None:
+        self.holder = holder
+        self.refer = refer
+        self.last: list[Any] | None = None
+
+
+class _Loose:
+    """Stands for what a variable holds, after that was let go of."""
+
+
+class BindingWatch:
+    """Looks at variables for one recorder.
+
+    Attributes:
+        recorder: On whose tape it notes.
+    """
+
+    def __init__(self, recorder: Recorder) -> None:
+        self.recorder = recorder
+        self._frames: dict[FrameType, _Frame] = {}
+        self._known: dict[int, _Watched] = {}
+        self._resting: dict[int, Holder] = {}
+        self._resuming = False
+        self._modules: dict[int, FrameType] = {}
+        """The module frames whose variables functions set (`global`), by their namespace."""
+
+    # -- frames --------------------------------------------------------------------------------------------
+
+    def enter(self, frame: FrameType) -> Any:
+        """Begin to watch a frame; returns its first argument, None if it has none. `belong` comes next."""
+        state = self._frames[frame] = _Frame(frame)
+        code = frame.f_code
+        if not state.optimized and not state.library and sets_globals(code):
+            self._modules[id(frame.f_globals)] = frame
+        if state.names:
+            state.coming = read(frame, state.names, state.optimized)
+            if state.optimized and code.co_argcount:
+                return state.coming[0]
+        return None
+
+    def belong(self, frame: FrameType, scope: Activation) -> None:
+        """Say of which call a frame is, and note its variables."""
+        state = self._frames[frame]
+        state.scope = scope
+        tape = self.recorder.tape
+        position = tape.bindings.seen[scope] = len(tape.ops)
+        if state.optimized and not state.library:
+            state.shared = self._shared(frame, position)
+        if state.names:
+            self._note(state, state.coming, position)
+            state.coming = []
+        if self._modules:
+            self._see_globals(frame, state)
+
+    def see(self, frame: FrameType) -> None:
+        """Note what the variables of a frame hold now, where that has changed."""
+        state = self._frames.get(frame)
+        if state is None:
+            return
+        tape = self.recorder.tape
+        position = tape.bindings.seen[state.scope] = len(tape.ops)
+        if state.names:
+            values = read(frame, state.names, state.optimized)
+            if not all(map(is_, values, state.values)):
+                self._note(state, values, position)
+        if state.shared is None:
+            state.shared = self._shared(frame, position) if state.optimized and not state.library else []
+        for view, watched in (*state.containers, *state.shared) if state.shared else state.containers:
+            last = watched.last
+            if last is None or len(view) != len(last) or (len(last) <= _FEW and not all(map(is_, view, last))):
+                self._look(watched, position)
+        if self._modules:
+            self._see_globals(frame, state)
+
+    def _see_globals(self, frame: FrameType, state: _Frame) -> None:
+        """Note what the global variables of a function hold now, where functions set some."""
+        if state.optimized and not state.library:
+            module = self._modules.get(id(frame.f_globals))
+            if module is not None and module is not frame:
+                self.see(module)
+
+    def leave(self, frame: FrameType) -> None:
+        """Note what the variables of a frame held at its end; of a library's, what the containers among them hold:
+        its call has returned."""
+        state = self._frames.get(frame)
+        if state is None:
+            return
+        if not state.library:
+            self.see(frame)
+        else:
+            for thing in state.values:
+                watched = self._known.get(id(thing))
+                if watched is not None and not _same(watched):
+                    self._look(watched, len(self.recorder.tape.ops))
+        del self._frames[frame]
+        if not state.optimized and self._modules.get(id(frame.f_globals)) is frame:
+            del self._modules[id(frame.f_globals)]
+
+    def resume(self, frames: Mapping[FrameType | None, Activation | None]) -> None:
+        """Look again, after a stretch in which nobody did: these calls are running now."""
+        self._resuming = True  # what is noted of arrays made meanwhile must keep them: no op will make them again
+        for gone in [frame for frame in self._frames if frame not in frames]:
+            del self._frames[gone]
+        for watched in self._known.values():
+            watched.last = None
+        for frame, scope in frames.items():
+            if frame in self._frames:
+                self.see(frame)
+            elif frame is not None and scope is not None and scope.code is frame.f_code:
+                self.enter(frame)
+                self.belong(frame, scope)
+        self._resuming = False
+
+    def release(self) -> None:
+        """Let go of all frames, and of what their variables hold."""
+        for frame in list(self._frames):
+            self.leave(frame)
+        self._known.clear()
+
+    def _note(self, state: _Frame, values: list[Any], position: int) -> None:
+        bindings, scope, live = self.recorder.tape.bindings, state.scope, self.recorder.live
+        noted = state.noted
+        if noted is None or state.bindings is not bindings:
+            state.bindings, noted = bindings, bindings.call(scope)
+            state.noted = noted
+        log, own = bindings.log, noted.entries
+        before, names, known = state.values, state.names, state.kept
+        state.values = values
+        contained = False
+        for at, thing in enumerate(values):
+            if thing is before[at]:
+                continue
+            kind = type(thing)
+            value = None
+            if kind is _array:
+                value = live.get(id(thing))
+                if value is None and self._resuming:
+                    value = self.recorder.leaf(thing, "captured", names[at])
+                kept: Any = weakref.ref(thing) if value is None else value
+            elif kind in _PLAIN:
+                kept = thing
+            else:
+                kept = self.keep(thing, position)
+                contained = contained or type(kept) is Holder
+            if state.containers and id(before[at]) in self._known:
+                contained = True  # one of them is no longer there
+            if kept is not known[at]:
+                known[at] = kept
+                entry = (position, scope, names[at], kept)
+                log.append(entry)
+                own.append(entry)
+                if value is not None:
+                    value.bound = entry if value.bound is None else (value.bound, entry)
+                elif type(kept) is Holder:
+                    bindings.held_containers.append(entry)
+        if len(own) >= noted.due:
+            noted.index()
+        if contained:
+            state.containers = self._containers(values, state.library)
+
+    def _containers(self, values: list[Any], library: bool) -> list[tuple[Any, _Watched]]:
+        """The containers among the variables of a frame, which are looked at with every op of it: at all that small
+        ones hold, at the size of the others. Of a library's only dicts, an optimizer's state of one parameter, and
+        those that an object of its own holds, its state of all."""
+        containers = []
+        for thing in values:
+            if library and type(thing) is not dict:
+                containers += self._inside(thing)
+                continue
+            watched = self._known.get(id(thing))
+            if watched is not None and watched.last is not None:
+                containers.append((_view(thing), watched))
+        return containers
+
+    def _inside(self, thing: Any) -> list[tuple[Any, _Watched]]:
+        """The dicts that an object of a library's holds, where the program has the object in a variable."""
+        if id(thing) not in self._known or isinstance(thing, (dict, list, tuple)):
+            return []
+        inner = [(one, self._known.get(id(one))) for one in vars(thing).values() if type(one) is dict]
+        return [(_view(one), watched) for one, watched in inner if watched is not None and watched.last is not None]
+
+    def _shared(self, frame: FrameType, position: int) -> list[tuple[Any, _Watched]]:
+        """The containers that a function of the program's knows as global variables."""
+        found = []
+        variables = frame.f_globals
+        for name in frame.f_code.co_names:
+            thing = variables.get(name)
+            if type(thing) in _NO_STATE:
+                continue
+            if id(thing) not in self._known:
+                self.keep(thing, position)
+            watched = self._known.get(id(thing))
+            if watched is not None and watched.last is not None:
+                found.append((_view(thing), watched))
+        return found
+
+    # -- things --------------------------------------------------------------------------------------------
+
+    def keep(self, thing: Any, position: int) -> Any:
+        """What is noted of a thing that a variable or a container holds."""
+        kind = type(thing)
+        if kind in _PLAIN:
+            return thing
+        if kind is _array:
+            value = self.recorder.live.get(id(thing))
+            if value is None and self._resuming:
+                self.recorder.tape.bindings.alive.append(thing)
+            return weakref.ref(thing) if value is None else value
+        watched = self._known.get(id(thing))
+        if watched is not None and watched.refer() is thing:
+            if not _same(watched):
+                self._look(watched, position)
+            return watched.holder
+        if isinstance(thing, (list, tuple, dict)):
+            return self._watch(thing, position)
+        if kind is FunctionType or kind is ModuleType or isinstance(thing, type):
+            return weakref.ref(thing)
+        if type(getattr(thing, "__dict__", None)) is dict and not _is_library(kind):
+            return self._watch(thing, position)
+        try:
+            return weakref.ref(thing)
+        except TypeError:
+            return thing
+
+    def _watch(self, thing: Any, position: int) -> Any:
+        if len(_entries(thing)) > _MOST:
+            return Large(type(thing), len(_entries(thing)))
+        try:
+            key = id(thing)
+            reference = weakref.ref(thing, lambda _: self._known.pop(key, None))
+            refer: Callable[[], Any] = reference
+        except TypeError:  # a list, a dict, a tuple: `settle` lets go of those that nobody else holds
+            box = [thing]
+            refer = _Box(box)
+        watched = self._known[id(thing)] = _Watched(Holder(type(thing), refer), refer)
+        resting = self._resting.pop(id(thing), None)
+        if resting is not None and self._is_again(watched, resting, position):
+            return watched.holder
+        self._look(watched, position)
+        return watched.holder
+
+    def _is_again(self, watched: _Watched, holder: Holder, position: int) -> bool:
+        """Whether a container that was let go of is still there: it is the same in what it holds."""
+        thing = watched.refer()
+        if holder.kind is not type(thing):
+            return False
+        entries, noted = _entries(thing), self.recorder.tape.bindings.contents(holder, position)
+        if noted is None or len(noted) != len(entries) or (isinstance(entries, dict) and list(entries) != list(noted)):
+            return False
+        values = list(entries.values()) if isinstance(entries, dict) else list(entries)
+        kept = noted.values() if isinstance(noted, dict) else noted
+        watched.last = values
+        if not all(map(is_, [self.keep(value, position) for value in values], kept)):
+            watched.last = None
+            return False
+        watched.holder, holder.refer = holder, watched.refer
+        return True
+
+    def _look(self, watched: _Watched, position: int) -> None:
+        """Note what a container holds now, if that has changed."""
+        thing = watched.refer()
+        if thing is None:
+            return
+        entries = _entries(thing)
+        values = list(entries.values()) if isinstance(entries, dict) else list(entries)
+        before = watched.last
+        if before is not None and len(values) == len(before) and all(map(is_, values, before)):
+            return
+        watched.last = values
+        bindings, holder = self.recorder.tape.bindings, watched.holder
+        if len(values) > _MOST:
+            bindings.grown_large(position, holder, Large(holder.kind, len(values)))
+            return
+        if before and not isinstance(entries, dict) and len(values) > len(before) and all(map(is_, values, before)):
+            more = [self.keep(item, position) for item in values[len(before) :]]
+            if bindings.grow(position, holder, more):
+                return
+        items = values if set(map(type, values)) <= _NUMBERS else [self.keep(item, position) for item in values]
+        bindings.hold(position, holder, dict(zip(entries, items)) if isinstance(entries, dict) else list(items))
+
+    def settle(self) -> None:
+        """Look at every container that is known; let go of those that only the watch holds. Done where a pass
+        begins and ends: what changes deep inside of a model or a dict does so between passes."""
+        position = len(self.recorder.tape.ops)
+        for watched in list(self._known.values()):
+            if not _same(watched):
+                self._look(watched, position)
+        pending = True
+        while pending:
+            pending = False
+            for key, watched in self._known.copy().items():
+                box = watched.refer
+                if isinstance(box, _Box) and box.alone():
+                    box.let_go()
+                    del self._known[key]
+                    pending = True
+
+    def loosen(self) -> None:
+        """Hold nothing of the program's any longer until it goes on: it may let go of it now. Lists and dicts that lie
+        in a module or an object live as long as that."""
+        self._resting.clear()
+        reached: set[int] = set()
+        pending = [watched for watched in self._known.values() if not isinstance(watched.refer, _Box)]
+        while pending:
+            for item in pending.pop().last or ():
+                inner = self._known.get(id(item))
+                if inner is not None and isinstance(inner.refer, _Box) and id(item) not in reached:
+                    reached.add(id(item))
+                    pending.append(inner)
+        for key, watched in self._known.copy().items():
+            if isinstance(watched.refer, _Box) and key not in reached:
+                watched.refer.let_go()
+                del self._known[key]
+                self._resting[key] = watched.holder
+        for state in self._frames.values():
+            state.values = [_LOOSE] * len(state.names)
+            state.containers = []
+            state.shared = None
+
+    # -- arrays that change --------------------------------------------------------------------------------
+
+    def changed(self, array: mx.array, old: Value) -> None:
+        """An array object has been given another value in place: every variable that holds it has."""
+        self.restated(lambda thing: thing is array, old)
+
+    def restated(self, concerns: Callable[[mx.array], bool], old: Value) -> None:
+        """The arrays that `concerns` chooses stand for another value than `old`."""
+        tape = self.recorder.tape
+        position = len(tape.ops)
+        for state in self._frames.values():
+            for at, thing in enumerate(state.values):
+                if type(thing) is _array and concerns(thing):
+                    state.kept[at] = kept = self.keep(thing, position)
+                    tape.bindings.note(position, state.scope, state.names[at], kept)
+                elif thing is _LOOSE and state.kept[at] is old:
+                    self.see_again(state)
+                    break
+        for watched in list(self._known.values()):
+            if any(type(item) is _array and concerns(item) for item in watched.last or ()):
+                watched.last = None
+                self._look(watched, position)
+
+    def containers(self) -> Iterator[tuple[Any, Any]]:
+        """Every container that is known and still there, with what it holds: a dict or a sequence."""
+        for watched in list(self._known.values()):
+            thing = watched.refer()
+            if thing is not None:
+                yield thing, (thing if isinstance(thing, (dict, list, tuple)) else thing.__dict__)
+
+    def look_at(self, thing: Any) -> None:
+        """Note what a container holds now."""
+        watched = self._known.get(id(thing))
+        if watched is not None:
+            watched.last = None
+            self._look(watched, len(self.recorder.tape.ops))
+
+    def look_again(self, holders: Iterable[Holder]) -> None:
+        """Note what containers hold, of which something else was noted for a while."""
+        position = len(self.recorder.tape.ops)
+        for holder in holders:
+            watched = self._known.get(id(holder.refer()))
+            if watched is not None and watched.holder is holder:
+                watched.last = None
+                self._look(watched, position)
+
+    def see_again(self, state: _Frame) -> None:
+        """Look at the variables of a frame again."""
+        frame = next((frame for frame, other in self._frames.items() if other is state), None)
+        if frame is not None:
+            self.see(frame)
+
+
+_LOOSE = _Loose()
+
+
+class _Box:
+    """Holds a container that cannot be referred to weakly."""
+
+    __slots__ = ("box",)
+
+    def __init__(self, box: list[Any]) -> None:
+        self.box = box
+
+    def __call__(self) -> Any:
+        return self.box[0] if self.box else None
+
+    def alone(self) -> bool:
+        """Whether nobody else holds it."""
+        return sys.getrefcount(self.box[0]) <= 2
+
+    def let_go(self) -> None:
+        self.box.clear()
+
+
+def _entries(thing: Any) -> Any:
+    """What a container holds: a dict or a sequence. Never asks the object itself."""
+    if isinstance(thing, dict):
+        return thing if type(thing) is dict else dict(dict.items(thing))
+    return thing if isinstance(thing, (list, tuple)) else thing.__dict__
+
+
+def _view(thing: Any) -> Any:
+    """The entries of a container without their keys, as they are at any moment."""
+    if isinstance(thing, dict):
+        return dict.values(thing)
+    return thing if isinstance(thing, (list, tuple)) else thing.__dict__.values()
+
+
+def _same(watched: _Watched) -> bool:
+    """Whether a container holds what it held when it was looked at last."""
+    thing, last = watched.refer(), watched.last
+    if thing is None or type(thing) is tuple:
+        return True
+    view = _view(thing)
+    return last is not None and len(view) == len(last) and all(map(is_, view, last))
+
+
+def _is_library(kind: type) -> bool:
+    """Whether objects of a type are Python's own, nnrepl's, or those of an installed package: nothing in them is the
+    program's, and one may reach half of a framework through them. Those of MLX (an optimizer, a cache) are looked at.
+    """
+    room = kind.__module__.partition(".")[0]
+    if room in sys.stdlib_module_names or room == "nnrepl":
+        return True
+    file = getattr(sys.modules.get(kind.__module__), "__file__", None)
+    return not room.startswith("mlx") and isinstance(file, str) and is_library(file)

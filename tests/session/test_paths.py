@@ -1,0 +1,104 @@
+"""A path in Python's spelling (`model.layers[1].weight`) is the tape's (`layers.1.weight`), in every command."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from nnrepl.session.parsed import dotted
+from tests.support import nnrepl_cli
+
+PROGRAM = """
+from functools import partial
+import mlx.core as mx, mlx.nn as nn, mlx.optimizers as optim
+mx.random.seed(0)
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = [nn.Linear(4, 8), nn.Linear(8, 1)]
+    def __call__(self, x):
+        return self.layers[1](nn.relu(self.layers[0](x)))
+
+def main():
+    model, opt = Net(), optim.SGD(0.1)
+    x = mx.random.normal((16, 4))
+    y = x.sum(1, keepdims=True)
+    run = nn.value_and_grad(model, lambda m, x, y: ((m(x) - y) ** 2).mean())
+    DECORATOR
+    def step(x):
+        loss, grads = run(model, x, y)
+        opt.update(model, grads)
+        return loss
+    for i in range(5):
+        batch = x + 0.01
+        loss = step(batch)
+        mx.eval(model.state, loss)
+
+main()
+"""
+COMPILED = "@partial(mx.compile, inputs=[model.state, opt.state], outputs=[model.state, opt.state])"
+
+
+def _program(tmp_path: Path, decorator: str = "") -> Path:
+    path = tmp_path / "train.py"
+    path.write_text(PROGRAM.replace("DECORATOR", decorator))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("model.layers[1].weight", "model.layers.1.weight"),
+        ("model['layers'][1][\"weight\"]", "model.layers.1.weight"),
+        ("grads['layers'][-1].bias", "grads.layers.-1.bias"),
+        ("z1[0, 1]", "z1[0, 1]"),
+        ("z1[i]", "z1[i]"),
+        ("f(x)[0]", "f(x)[0]"),
+        ("z1", "z1"),
+    ],
+)
+def test_dotted(text: str, expected: str) -> None:
+    assert dotted(text) == expected
+
+
+def _answers(path: Path, *lines: str) -> list[str]:
+    """What nnrepl says to each line."""
+    result = nnrepl_cli(str(path), stdin="".join(f"{line}\n" for line in (*lines, "q")))
+    said = result.stdout.split("(nnrepl) ")[1:]
+    assert len(said) == len(lines) + 1, result.stdout + result.stderr
+    return [answer.partition("\n")[2] for answer in said[:-1]]
+
+
+@pytest.mark.parametrize("decorator", ["", COMPILED], ids=["eager", "compiled"])
+def test_questions_about_a_path_are_answered_as_about_the_tapes_own(tmp_path: Path, decorator: str) -> None:
+    """Wherever one stands, before and after the gradient is made, and in a call in which no Python runs."""
+    places = ("goto step 3 forward", "goto step 3 backward", "goto step 3 update", "goto step 4")
+    asked = ("why grad({})", "explain grad({})", "check grad({})", "why {}", "last {}")
+    found = []
+    for name in ("layers.1.weight", "model.layers[1].weight", "model.layers[-1].weight"):
+        lines = [line for place in places for each in asked for line in (place, each.format(name))]
+        answers = _answers(_program(tmp_path, decorator), "until step 5", *lines)[2::2]
+        found.append([" ".join(answer.replace(name, "layers.1.weight").split()) for answer in answers])
+    assert not any("nothing on the tape" in answer or "not made yet" in answer for answer in found[0])
+    assert all("Nothing is wrong with ∂L/∂layers.1.weight" in answer for answer in found[0][:: len(asked)])
+    assert found[1] == found[0]
+    assert found[2] == found[0]
+
+
+@pytest.mark.parametrize("decorator", ["", COMPILED], ids=["eager", "compiled"])
+@pytest.mark.parametrize("name", ["layers.1.weight", "model.layers[1].weight"])
+def test_a_watched_parameter_stops_each_step(tmp_path: Path, name: str, decorator: str) -> None:
+    first, _, *stops = _answers(_program(tmp_path, decorator), "until step 2", f"watch {name}", "c", "c")
+    assert "step 2 " in first
+    for number, stop in enumerate(stops):
+        assert f"{name} changed" in stop
+        assert f"step {3 + number} " in stop
+
+
+def test_a_module_from_a_variable_is_explained_as_by_its_path(tmp_path: Path) -> None:
+    names = ("layers.1", "model.layers[1]", "model.layers.1")
+    _, *answers = _answers(_program(tmp_path), "until step 2", *(f"explain {name}" for name in names))
+    assert ", Linear: " in answers[0]
+    assert len({answer.partition(",")[2] for answer in answers}) == 1
