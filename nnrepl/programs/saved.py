@@ -130,7 +130,7 @@ class _NoProgram:
         raise UserError(self._refusal)
 
     def reaches(self, position: int) -> bool:
-        """That is for `again` to refuse."""
+        """Return true: it is for `again` to refuse."""
         return True
 
     def again(self, run: Run, codes: object, things: object = ()) -> tuple[Tape, ProgramNames]:
