@@ -90,7 +90,7 @@ class Stuck:
             yield Claim("0: too small", lambda: self._product_peak == 0, self._too_small)
             yield Claim("0: sum cancels", lambda: self.given.shape != self.gradient.shape, self._sum_cancels)
             return
-        yield Claim("0: even", self._is_even, self._even)
+        yield Claim("0: even", lambda: self._length != 1 and self._is_even(), self._even)
         yield Claim("0: dead", lambda: self._dead_operand is not None, self._dead)
         yield Claim("0: alone", lambda: self._length == 1, self._alone)
         yield Claim("0: saturated", lambda: self._smallest_peak > 0.9999, self._saturated)
