@@ -63,7 +63,7 @@ def _set(it: Interpreter, text: str, temporary: bool) -> RenderableType:
 
 
 def _answer(session: TapeSession, entry: Breakpoint) -> list[RenderableType]:
-    """What is said when a breakpoint is set: what it is, and where it matches in this pass."""
+    """Return what is said when a breakpoint is set: what it is, and where it matches in this pass."""
     lines: list[RenderableType] = [entry_line(one_listed(session, entry))]
     place, step = session.lookout.search.place(entry), session.tape.steps.at(session.cursor)
     unseen = closed_between(session.tape, step.start, step.end) if len(step) else []
@@ -227,7 +227,7 @@ def _is_line_only(session: TapeSession, text: str) -> bool:
 
 
 def _at_place(session: TapeSession, text: str) -> list[Trigger]:
-    """The entries at a place, or of an expression, as it was typed or as it is spelled."""
+    """Return the entries at a place, or of an expression, as it was typed or as it is spelled."""
     found = [entry for entry in session.stops if text in (entry.text, getattr(entry, "spelled", ""))]
     if found:
         return found

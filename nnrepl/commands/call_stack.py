@@ -44,7 +44,7 @@ def _move(session: TapeSession, by: int) -> RenderableType:
 
 
 def _path(session: TapeSession) -> list[tuple[Activation, int]]:
-    """The calls from the outermost in, each with where it stands."""
+    """Return the calls from the outermost in, each with where it stands."""
     op = session.op_or_last
     if op is None or op.scope is None:
         return []

@@ -83,7 +83,7 @@ def _has_gradients(part: Pass) -> bool:
 
 
 def _slide(session: TapeSession, numbers: bool) -> RenderableType:
-    """A whole gradient pass, forward and backward beside each other; another pass as lanes."""
+    """Return a whole gradient pass, forward and backward beside each other; another pass as lanes."""
     ops = _chosen(session, "pass")
     part = ops[0].part
     if not _has_gradients(part):
@@ -99,7 +99,7 @@ def _slide(session: TapeSession, numbers: bool) -> RenderableType:
 
 
 def _split(text: str) -> tuple[str, Path | None]:
-    """What to draw, and the file if there is one."""
+    """Return what to draw, and the file if there is one."""
     words = text.split()
     if not words or "." not in words[-1]:
         return text, None
@@ -114,7 +114,7 @@ def _split(text: str) -> tuple[str, Path | None]:
 
 
 def _chosen(session: TapeSession, what: str) -> list[Op]:
-    """The ops that a drawing is about."""
+    """Return the ops that a drawing is about."""
     part = session.part
     if part is None or not len(part):
         raise UserError("nothing has been recorded yet; step to the first op, then graph")

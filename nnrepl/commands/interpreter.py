@@ -14,6 +14,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from nnrepl.commands import habits, looks, table
+from nnrepl.commands.hints import Hints
 from nnrepl.explain.missing import told
 from nnrepl.record.intake import Unwinding
 from nnrepl.seen.stop_facts import scene
@@ -53,7 +54,7 @@ class Answers:
         self._begins = True
 
     def showed(self, renderable: RenderableType) -> None:
-        """It has shown something (more)."""
+        """Note that it has shown something (more)."""
         self.last = [renderable] if self._begins else [*self.last, renderable]
         self._begins = False
 
@@ -91,7 +92,7 @@ class Interpreter:
         self.full_screen = self.can_full_screen = False
         self.log = Log()
         self.answers = Answers()
-        self._hinted: set[str] = set()
+        self._hints = Hints(self)
         self._told: Stop | None = session.stop if session.waits else None
         self._changed = ShownBefore()
         self._listed = ("", -1, 0)
@@ -150,15 +151,15 @@ class Interpreter:
         if parsed.command is None:
             assert parsed.parsed is not None
             return None, self.python(parsed.parsed)
-        hint = self._hint(parsed, line.strip())
+        hint = self._hints.of(parsed, line.strip())
         shown = looks.with_closed(self.session, parsed.command, parsed.command.run(self, parsed.text))
         if parsed.command.repeats:
             self.repeat = line.strip() or parsed.command.names[0]
         return hint, shown
 
     def _first(self, line: str) -> str:
-        """The first command of a line; the others (behind `;;`) are run after it, and after what a breakpoint has to
-        say. Aliases are spelled out."""
+        """Return the first command of a line; the others (after `;;`) are run after it, and after what a breakpoint
+        has to say. Aliases are spelled out."""
         word, _, rest = line.strip().partition(" ")
         if word in self.aliases and word not in self.table:
             line = _filled(self.aliases[word], rest.strip())
@@ -169,7 +170,7 @@ class Interpreter:
         return first
 
     def _classify(self, line: str) -> table.TypedLine:
-        """A line by its syntax; what is neither command nor Python may be a habit from another debugger."""
+        """Return a line by its syntax; what is neither command nor Python may be a habit from another debugger."""
         try:
             return table.classify(line, self.table, self.is_name)
         except UserError:
@@ -186,7 +187,7 @@ class Interpreter:
         return word == "grad" or self.session.expressions.is_name(word, self.session.where())
 
     def waiting(self) -> str | None:
-        """The line that is to be run before any is read; None if there is none."""
+        """Return the line that is to be run before any is read; None if there is none."""
         for lines in (self.due, self._behind, self.given):
             if lines:
                 self._waited = True
@@ -206,20 +207,6 @@ class Interpreter:
             self.session.arrive(self.session.cursor)
         return away
 
-    def _hint(self, parsed: table.TypedLine, word: str) -> Text | None:
-        """Say once of a command that it is to go away, and of a bare word that it is the name of a tensor as well."""
-        if parsed.command is None or word in self._hinted:
-            return None
-        if parsed.command.instead and parsed.command.names[0] not in self._hinted:
-            self._hinted.add(parsed.command.names[0])
-            return Text(f"({word.split()[0]} is to go away; type instead: {parsed.command.instead})", style="hint")
-        if parsed.text:
-            return None
-        if not self.session.expressions.is_tensor(word, self.session.where()):
-            return None
-        self._hinted.add(word)
-        return Text(f"({word} is also a tensor: p {word} shows it)", style="hint")
-
     # -- lines that belong together ------------------------------------------------------------------------
 
     def collect(self, what: str, finish: Callable[[list[str]], None]) -> None:
@@ -236,8 +223,8 @@ class Interpreter:
     # -- stops -------------------------------------------------------------------------------------------
 
     def arrival(self) -> RenderableType | None:
-        """The picture of where the line that has been run arrived; None if the user stands where they stood, or the
-        program runs on."""
+        """Return the picture of where the line that has been run arrived; None if the user stands where they stood, or
+        the program runs on."""
         return self.show_stop() if self.session.waits and self.session.stop is not self._told else None
 
     def pass_over(self) -> None:
@@ -245,7 +232,7 @@ class Interpreter:
         self._told, self.shown = self.session.stop, self.session.op
 
     def show_stop(self) -> RenderableType | None:
-        """The picture of where the user stands."""
+        """Return the picture of where the user stands."""
         stop = self._told = self.session.stop
         self.due.clear()
         if self.quiet and stop.reason in (END_OF_TAPE, END_OF_PROGRAM, CELL_DONE):
@@ -261,7 +248,8 @@ class Interpreter:
         return view if self.full_screen else Group(view, *self.displays())
 
     def displays(self, pictures: bool = False) -> list[RenderableType]:
-        """The expressions that are shown at each stop, with what changed since the last one marked; or as pictures."""
+        """Return the expressions that are shown at each stop, with what changed since the last one marked; or as
+        pictures."""
         return [self.display(number, text, pictures) for number, text in self.session.displays.items()]
 
     def display(self, number: int, text: str, picture: bool = False) -> RenderableType:
@@ -351,7 +339,7 @@ class Interpreter:
         return None if timeline is None else self.moved_in_time(self.news() or Text(""))
 
     def news(self) -> RenderableType | None:
-        """What an edit has done, once."""
+        """Return what an edit has done, once."""
         changes = self.session.changes
         taken, changes.taken = changes.taken, ()
         if taken:
@@ -369,7 +357,7 @@ class Interpreter:
         return Group(*said)
 
     def print(self, parsed: Parsed, look: TensorStyle | None = None, named: bool = False) -> RenderableType:
-        """The values of one or more expressions; tensors with their names, and all others as well if `named`."""
+        """Return the values of one or more expressions; tensors with their names, and all others as well if `named`."""
         shown = [self._print_one(part, named, look) for part in parsed.parts()]
         shown = [item for item in shown if item is not None]
         return Group(*shown) if len(shown) != 1 else shown[0]
@@ -385,7 +373,7 @@ class Interpreter:
         return self.guarded(lambda: self.shown_value(result, label, parsed.text, look), parsed.text)
 
     def not_there(self, answer: UserError, look: TensorStyle | None = None) -> RenderableType:
-        """What is said of a name that is not made yet; the last tensor of that name under its own address."""
+        """Return what is said of a name that is not made yet; the last tensor of that name under its own address."""
         answer = told(self.session, answer) if isinstance(answer, NoGradient) else answer
         said = Text(str(answer), style="hint")
         last = answer.last if isinstance(answer, NotYet) else None
@@ -400,7 +388,7 @@ class Interpreter:
     def shown_value(
         self, result: Any, label: str | None, text: str, look: TensorStyle | None = None, note: str = ""
     ) -> RenderableType | None:
-        """A result of Python as a user wants to see it: a tensor, a tree of tensors, anything else."""
+        """Return a result of Python as a user wants to see it: a tensor, a tree of tensors, anything else."""
         if result is None:
             return None
         if isinstance(result, mx.array):
@@ -420,14 +408,14 @@ class Interpreter:
         return self.session.expressions.value_of(array)
 
     def array(self, parsed: Parsed) -> tuple[str, mx.array]:
-        """The tensor that an expression gives, and what to call it. Raises UserError for anything else."""
+        """Return the tensor that an expression gives, and what to call it. Raises UserError for anything else."""
         result = self.value(parsed)
         if not isinstance(result, mx.array):
             raise UserError(f"{parsed.text} is no tensor, but {type(result).__name__}")
         return self.label(parsed.text, self.counted(result)), result
 
     def label(self, text: str, value: Value | None) -> str:
-        """What a printed tensor is called: as it was asked for, a gradient as ∂L/∂x."""
+        """Return what a printed tensor is called: as it was asked for, a gradient as ∂L/∂x."""
         stripped = text.strip()
         found = self.session.expressions.found.get(stripped)
         if found is not None and (found.address or found.whose):
@@ -437,7 +425,7 @@ class Interpreter:
         return stripped if len(stripped) <= 40 else "result"
 
     def value(self, parsed: Parsed) -> Any:
-        """The value of an expression."""
+        """Return the value of an expression."""
         evaluate, where = self.session.expressions.evaluate, self.session.where
         self._result = self.guarded(lambda: evaluate(parsed, where()), parsed.text)
         return self._result
@@ -471,7 +459,7 @@ class Interpreter:
         return f"nothing here is called {name}{self.session.lookup.suggest(name)}" + self._as_command(text)
 
     def _as_command(self, text: str) -> str:
-        """What to type instead of a line that was meant as a command and is Python."""
+        """Return what to type instead of a line that was meant as a command and is Python."""
         word, _, rest = text.strip().partition(" ")
         if word not in self.table or not rest:
             return ""
@@ -479,7 +467,7 @@ class Interpreter:
         return f" (the line was read as Python; the command is written: {usage})"
 
     def _reason(self, error: BaseException, text: str) -> str:
-        """What an exception says, in one line."""
+        """Return what an exception says, in one line."""
         said = traceback.format_exception_only(type(error), error)[-1].strip().splitlines()
         first = said[0][:300] if said else type(error).__name__
         if said[-1].startswith("Invoked with types"):  # nanobind: the signatures in between help nobody
@@ -488,7 +476,7 @@ class Interpreter:
 
 
 def _filled(line: str, rest: str) -> str:
-    """An alias with the words behind its name in it; what it does not ask for comes last."""
+    """Return an alias with the words after its name in it; what it does not ask for comes last."""
     words = rest.split()
     filled = re.sub(r"%([1-9])", lambda found: words[int(found[1]) - 1] if int(found[1]) <= len(words) else "", line)
     filled = filled.replace("%*", rest)
@@ -496,4 +484,4 @@ def _filled(line: str, rest: str) -> str:
 
 
 def _nothing(lines: list[str]) -> None:
-    """What is done with lines that nobody collects."""
+    """Do nothing with lines that nobody collects."""

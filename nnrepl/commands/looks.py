@@ -63,8 +63,8 @@ def open_first(session: TapeSession, command: Command | None, text: str) -> None
 
 
 def _names(text: str) -> set[str] | None:
-    """The names that may stand in Python, which is read later, and once; None where it has the tape's own words in it
-    (`#12`, `layers.0.weight`)."""
+    """Return the names that may stand in Python, which is read later, and once; None where it has the tape's own words
+    in it (`#12`, `layers.0.weight`)."""
     if re.search(r"[#∂@]|[\w)\]](?<!\d)\.\d", text):
         return None
     return set(re.findall(r"(?<![\w.])[^\W\d]\w*", text))
@@ -100,7 +100,6 @@ def _asks_tape(session: TapeSession, text: str) -> bool:
 
 
 def with_closed(session: TapeSession, command: Command, shown: RenderableType | None) -> RenderableType | None:
-    """What a command shows, and what of the tape it has not looked at."""
-    if shown is None or not session.tape.closed or command.names[0] not in _WHOLE:
-        return shown
-    return Group(shown, Text(closed.said_of_closed(session.tape), style="hint"))
+    """Return what a command shows, and what of the tape it has not looked at."""
+    said = closed.said_of_closed(session.tape) if shown is not None and command.names[0] in _WHOLE else ""
+    return Group(shown, Text(said, style="hint")) if shown is not None and said else shown

@@ -33,7 +33,7 @@ FIRST = (
 
 
 def help_view(table: Table, topic: str = "", here: Callable[[GlossaryWord], str] = lambda word: "") -> RenderableType:
-    """The first page, the whole list (`all`), one manual, one topic, or a word of the trade.
+    """Return the first page, the whole list (`all`), one manual, one topic, or a word of the trade.
 
     Args:
         here: Where such a word is met on the tape.
@@ -64,7 +64,7 @@ def help_view(table: Table, topic: str = "", here: Callable[[GlossaryWord], str]
 
 
 def groups(table: Table) -> dict[str, list[Command]]:
-    """The commands by group, in the order in which people need them."""
+    """Return the commands by group, in the order in which people need them."""
     found: dict[str, list[Command]] = {name: [] for name in GROUPS[:-1]}
     for command in table.commands:
         if command.group != GROUPS[-1]:
@@ -79,7 +79,7 @@ def _first_page() -> RenderableType:
 
 
 def word_view(word: GlossaryWord, here: str = "") -> RenderableType:
-    """A word of the trade, and where it is met."""
+    """Return a word of the trade, and where it is met."""
     parts: list[RenderableType] = [Text(word.name, style="op.name"), prose(word.text)]
     if here:
         parts.append(Text("here    ", style="dim").append(here, style=""))
@@ -111,7 +111,7 @@ def _usage(command: Command) -> str:
 
 
 def _clause(summary: str) -> str:
-    """The first clause of a summary: `Go to the next op, into modules`."""
+    """Return the first clause of a summary: `Go to the next op, into modules`."""
     return re.split(r"[:;.] ", summary.rstrip("."), maxsplit=1)[0]
 
 
@@ -125,7 +125,7 @@ def _grid(rows: list[tuple[str, str]]) -> Grid:
 
 
 def flowing(text: str) -> str:
-    """A text whose lines are as long as the terminal is wide: what is indented stays as it is."""
+    """Return a text whose lines are as long as the terminal is wide: what is indented stays as it is."""
     lines: list[str] = []
     for line in text.splitlines():
         if lines and line and lines[-1] and not line.startswith(" ") and not lines[-1].startswith(" "):
@@ -156,7 +156,7 @@ def _topic(table: Table, name: str, topic: Topic) -> RenderableType:
 
 
 def apropos_view(table: Table, word: str) -> RenderableType:
-    """The commands and topics in whose manuals a word occurs. Raises UserError if it occurs in none."""
+    """Return the commands and topics in whose manuals a word occurs. Raises UserError if it occurs in none."""
     from nnrepl.learn.glossary import glossary
 
     wanted = re.compile(re.escape(word), re.IGNORECASE)

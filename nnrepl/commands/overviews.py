@@ -148,7 +148,7 @@ def stats(it: Interpreter, text: str) -> RenderableType | None:
 
 
 def _matching(it: Interpreter, pattern: str) -> list[tuple[str, mx.array]]:
-    """The newest values whose names fit a pattern with wildcards."""
+    """Return the newest values whose names fit a pattern with wildcards."""
     session = it.session
     found = []
     for name in dict.fromkeys([*session.names.known(), *session.names.paths()]):

@@ -37,7 +37,7 @@ class Grammar:
             "words", "".
 
         words: Those that it offers for "words".
-        options: Whether `/4f` may stand right behind the command's name.
+        options: Whether `/4f` may stand right after the command's name.
     """
 
     name: str
@@ -165,7 +165,7 @@ class TypedLine:
 
     @staticmethod
     def python(parsed: Parsed) -> TypedLine:
-        """A line of Python."""
+        """Return a line of Python."""
         return TypedLine("python", parsed.text, None, parsed)
 
 
@@ -213,7 +213,7 @@ def _bare(known: Command, word: str) -> TypedLine:
 
 
 def _split(line: str, table: Table) -> tuple[str, str, str]:
-    """The first word, its options (`/4f`) where the command takes some, and the rest. `p(x)` is `p (x)`."""
+    """Return the first word, its options (`/4f`) where the command takes some, and the rest. `p(x)` is `p (x)`."""
     word, _, rest = line.partition(" ")
     called = re.match(r"[A-Za-z][\w-]*(?=\()", line)
     if called is not None and called[0] in table and not hasattr(builtins, called[0]):
@@ -249,7 +249,7 @@ def _unwrapped(text: str) -> str:
 
 
 def unknown(parsed: Parsed, table: Table = TABLE) -> UserError:
-    """What to say of a line that is neither a command nor Python."""
+    """Return what to say of a line that is neither a command nor Python."""
     line = parsed.text
     word = line.partition(" ")[0]
     reason = "" if parsed.error is None else str(getattr(parsed.error, "msg", parsed.error))

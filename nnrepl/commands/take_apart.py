@@ -18,7 +18,7 @@ OP = Grammar("[NAME | PLACE]", lambda text: True, "places")
 
 
 def op_of(session: TapeSession, text: str) -> Op:
-    """The op that is meant: the one at a place, the one that made a name, or the one at the cursor."""
+    """Return the op that is meant: the one at a place, the one that made a name, or the one at the cursor."""
     if not text:
         if session.op is None:
             raise UserError("the cursor stands after the last op; name one, such as #3")

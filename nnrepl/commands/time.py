@@ -47,7 +47,7 @@ def undo(it: Interpreter, text: str) -> RenderableType | None:
     """Go back to the timeline before the last change; nothing is computed again.
 
     Where something was typed since then, that is taken back, with all that it did: the program runs again without it,
-    and without what only looked behind it.
+    and without what only looked after it.
     """
     return _on(it, it.session.changes.undo())
 

@@ -79,7 +79,7 @@ def run_beside(session: TapeSession, line: Parsed) -> BesideSession:
 
 
 def _expression(line: Parsed) -> tuple[Parsed, str]:
-    """The part of a statement that gives something, and the name that it is assigned to, "" if to none."""
+    """Return the part of a statement that gives something, and the name that it is assigned to, "" if to none."""
     if line.error is not None:
         raise line.error
     change = line.assignment

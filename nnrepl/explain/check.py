@@ -227,7 +227,7 @@ def _of_op(look: Look, session: Reading, op: Op) -> list[GradientQuestion]:
 
 
 def _of_composite(look: Look, session: Reading, op: Op) -> list[GradientQuestion]:
-    """A function with a vjp of the program's own: what MLX makes of that vjp, against the function itself."""
+    """Return a function with a vjp of the program's own: what MLX makes of that vjp, against the function itself."""
     composite = _first(op)
     assert isinstance(composite, Composite)
     outputs = [value for value in op.outputs if mx.issubdtype(value.dtype, mx.floating)]
@@ -255,7 +255,7 @@ def _of_composite(look: Look, session: Reading, op: Op) -> list[GradientQuestion
 
 
 def _backward_of(session: Reading, op: Op) -> Op | None:
-    """The VJP of a forward op."""
+    """Return the VJP of a forward op."""
     for later in session.tape.ops[op.position + 1 :]:
         if later.of is op and rule_of(later) is not None and later.operation.kind == "vjp":
             return later
@@ -340,8 +340,8 @@ def _about(seconds: float) -> str:
 
 
 def _peak(look: Look, gradient: Value) -> float:
-    """The largest number in the last few steps to a gradient: what it was added up from, and rounded at; where many
-    numbers are added up to each element, their sum without signs."""
+    """Return the largest number in the last few steps to a gradient: what it was added up from, and rounded at; where
+    many numbers are added up to each element, their sum without signs."""
     found = {gradient}
     edge = [gradient]
     for _ in range(_NEAR):
@@ -446,7 +446,7 @@ def _judge(found: Checked, element: Element, room: Room, floor: float, top: floa
 
 
 def _function(question: GradientQuestion, found: Checked) -> Neighbourhood:
-    """The function of a question, in float64 where it can be.
+    """Return the function of a question, in float64 where it can be.
 
     Raises:
         UserError: If it cannot be computed again.
@@ -490,7 +490,7 @@ def _settle() -> None:
 
 
 def last_with(session: Reading, value: Value) -> tuple[Pass, Value] | None:
-    """The last gradient pass that has a whole gradient of a value, on either side of the cursor."""
+    """Return the last gradient pass that has a whole gradient of a value, on either side of the cursor."""
     parts = (part for part in reversed(session.tape.passes) if part.kind == GRADIENT_PASS and part.grads.get(value))
     part = next(parts, None)
     return None if part is None else (part, value)

@@ -39,8 +39,8 @@ class CompositeCall:
 
 
 def find_call(session: Reading, text: str) -> CompositeCall | None:
-    """The call of a function (`loss_fn`, `Net.__call__`) or a module (`layers.0`): at the cursor, else the last one
-    before, else the next; None if nothing recorded is called so."""
+    """Return the call of a function (`loss_fn`, `Net.__call__`) or a module (`layers.0`): at the cursor, else the last
+    one before, else the next; None if nothing recorded is called so."""
     text = dotted(text)
     if not re.fullmatch(r"[\w.]+", text):
         return None
@@ -62,7 +62,7 @@ def find_call(session: Reading, text: str) -> CompositeCall | None:
 
 
 def _module(session: Reading, text: str) -> InModule | None:
-    """The module that a path means, bare or from the variable that holds its model."""
+    """Return the module that a path means, bare or from the variable that holds its model."""
     try:
         place = session.place(text)
     except UserError:
@@ -83,7 +83,7 @@ def _called(session: Reading, op: Op, text: str, module: InModule | None) -> tup
 
 
 def explain_call(session: Reading, call: CompositeCall) -> Explanation:
-    """A call as a whole: what it computes, from what, in which steps, and how the loss depends on its result."""
+    """Return a call as a whole: what it computes, from what, in which steps, and how the loss depends on its result."""
     look = Look(session)
     first, last = call.ops[0], call.ops[-1]
     code = call.scope.code
@@ -122,13 +122,13 @@ def _known(call: CompositeCall) -> Whole | None:
 
 
 def _taken(call: CompositeCall) -> list[Value]:
-    """What the call used that it did not make itself."""
+    """Return what the call used that it did not make itself."""
     own = set(call.ops)
     return list(dict.fromkeys(value for op in call.ops for value in op.inputs if value.op not in own))
 
 
 def _results(call: CompositeCall) -> list[Value]:
-    """What the call made that was used outside of it (or not at all): the last one first."""
+    """Return what the call made that was used outside of it (or not at all): the last one first."""
     own = set(call.ops)
     made = [value for op in call.ops for value in op.outputs]
     used = {value for value in made if any(user in own for user in value.consumers)}
@@ -141,7 +141,7 @@ def _list(values: list[Value], names: Names) -> str:
 
 
 def _steps(session: Reading, look: Look, call: CompositeCall, names: Names) -> list[str]:
-    """The parts of the call in order: an op, or a module that it calls, a line."""
+    """Return the parts of the call in order: an op, or a module that it calls, a line."""
     parts: list[tuple[str, list[Op]]] = []
     for op in call.ops:
         part = _part(session, op, call)
@@ -165,7 +165,7 @@ def _steps(session: Reading, look: Look, call: CompositeCall, names: Names) -> l
 
 
 def _part(session: Reading, op: Op, call: CompositeCall) -> str:
-    """The module inside of the call in which an op was made, "" for an op of the call's own."""
+    """Return the module inside of the call in which an op was made, "" for an op of the call's own."""
     for path, step in session.names.calls(op):
         if step is not call.scope and step.within(call.scope):
             return f"{path or type(step.owner).__name__} ({type(step.owner).__name__})"

@@ -88,12 +88,12 @@ class Neighbourhood:
         self.noise = max(least, 2 * found) if math.isfinite(found) else math.inf
 
     def signs(self, number: int) -> mx.array:
-        """A random direction: 1 or −1 for each element."""
+        """Return a random direction: 1 or −1 for each element."""
         draw = mx.random.bernoulli(0.5, (self.flat.size,), key=mx.random.key(number))
         return (draw.astype(mx.float32) * 2 - 1).astype(self.flat.dtype)
 
     def along(self, direction: mx.array, length: float = 1.0, enough: float = 0.0) -> CentralDifference:
-        """The slope along a direction. Larger steps are tried as long as they leave less doubt.
+        """Return the slope along a direction. Larger steps are tried as long as they leave less doubt.
 
         Args:
             length: How long the direction is: the first step is the shorter.
@@ -124,7 +124,7 @@ class Neighbourhood:
         return CentralDifference(value, left, right, abs(value - other) + noise, jump, step)
 
     def element(self, at: int, enough: float = 0.0) -> CentralDifference:
-        """The slope along one element."""
+        """Return the slope along one element."""
         own: Any = self.flat[at].item()
         size = max(abs(own), 1.0)
         one = (mx.arange(self.flat.size) == at).astype(self.flat.dtype)
@@ -170,7 +170,7 @@ class Neighbourhood:
 
 
 def _single(value: float) -> float:
-    """A number rounded to float32."""
+    """Return a number rounded to float32."""
     rounded: Any = mx.array(value, mx.float32).item() if math.isfinite(value) else value
     return float(rounded)
 
@@ -178,8 +178,8 @@ def _single(value: float) -> float:
 def suspects(
     function: Neighbourhood, gradient: mx.array, allowed: Callable[[mx.array], float], most: int = 3
 ) -> list[int]:
-    """The elements at which a gradient is wrong, found by halving: all elements together along a random direction,
-    and, where that does not agree, one half and the other.
+    """Return the elements at which a gradient is wrong, found by halving: all elements together along a random
+    direction, and, where that does not agree, one half and the other.
 
     Args:
         gradient: The gradient, flat.
@@ -211,7 +211,7 @@ def suspects(
 
 
 def spread(gradient: mx.array, count: int) -> list[int]:
-    """The places of the largest elements of a flat gradient, and some that are evenly spread."""
+    """Return the places of the largest elements of a flat gradient, and some that are evenly spread."""
     size = gradient.size
     if size <= count:
         return list(range(size))

@@ -66,7 +66,7 @@ def why_none(session: Reading, value: Value) -> Cause:
 
 
 def _inside(value: Value, inside: Inside) -> Cause:
-    """What is to be said of a value inside of a call that MLX ran by itself."""
+    """Return what is to be said of a value inside of a call that MLX ran by itself."""
     differentiated = next((part for part in _around(inside) if part.roots), None)
     if differentiated is None or differentiated is not inside:
         return Cause(f"No gradient of {value.name} is known: {lies_inside(inside)}.", cause="inside")
@@ -77,7 +77,7 @@ def _inside(value: Value, inside: Inside) -> Cause:
 
 
 def _around(inside: Inside) -> Iterator[Inside]:
-    """A call and those around it, outwards."""
+    """Yield a call and those around it, outwards."""
     part: Pass | None = inside
     while isinstance(part, Inside):
         yield part
@@ -94,7 +94,7 @@ def _tell_detours(session: Reading, answer: Cause, cone: Cone, part: Pass) -> No
 
 
 def _tell_ends(answer: Cause, cone: Cone, part: Pass, value: Value) -> None:
-    """The ops at which the way ends, those first that stop it on purpose. Where the loss takes what was made behind
+    """Note the ops at which the way ends, those first that stop it on purpose. Where the loss takes what was made after
     one of them, the others are no reason: without them no gradient would arrive either."""
     onward = _towards_loss(part)
     cuts = [op for op in cone.ends if any(output.canonical in onward for output in op.outputs)]
@@ -122,7 +122,7 @@ def _takes_as_data(op: Op, value: Value) -> bool:
 def _tell_rest(
     session: Reading, answer: Cause, cone: Cone, part: Pass, value: Value, asked: bool, into_loss: set[Op]
 ) -> None:
-    """What is to be said where no op ends the way: nobody asked for the gradient, or the loss does not take it."""
+    """Note what is to be said where no op ends the way: nobody asked for the gradient, or the loss does not take it."""
     name = value.name
     used = [op for op in cone.reached if op in into_loss]
     if cone.arrives or used:
@@ -146,8 +146,8 @@ def _tell_rest(
 
 
 def _frozen_in(session: Reading, part: Pass, value: Value) -> str:
-    """What the program calls the model (else its class) that has a value as a parameter and does not train it, "" if
-    none does."""
+    """Return what the program calls the model (else its class) that has a value as a parameter and does not train it,
+    "" if none does."""
     from nnrepl.explain.health.parameters import roots
     from nnrepl.record import trees
 
@@ -161,8 +161,8 @@ def _frozen_in(session: Reading, part: Pass, value: Value) -> str:
 
 
 def _meant(tape: Tape, here: Pass | None, value: Value) -> tuple[Value, Value | None]:
-    """The tensor that a name means where two have it: the one that was differentiated and is not used, if the pass
-    takes another of that name; and the other."""
+    """Return the tensor that a name means where two have it: the one that was differentiated and is not used, if the
+    pass takes another of that name; and the other."""
     parts = [here] if here is not None and here.kind == GRADIENT_PASS else tape.passes
     for part in parts:
         if value in part.wrt:
@@ -189,7 +189,8 @@ def _namesake(tape: Tape, name: str, other: Value) -> str:
 
 
 def _other_model(session: Reading, part: Pass, value: Value) -> list[str]:
-    """What the pass takes at the same path from another model, where the value's own model is not asked: one line."""
+    """Return what the pass takes at the same path from another model, where the value's own model is not asked: one
+    line."""
     homes = session.names.homes
     own = homes.of(value)
     beside = [] if own is None else [home for home in homes.at_path(homes.path(own)[1]) if home != own]
@@ -208,7 +209,8 @@ def _ops(ops: list[Op]) -> str:
 
 
 def _pass_of(session: Reading, value: Value) -> Pass | None:
-    """The gradient pass in which a value takes part; of several the one of the cursor, else the last before it."""
+    """Return the gradient pass in which a value takes part; of several the one of the cursor, else the last before
+    it."""
     if value.op is not None and value.op.part.kind == GRADIENT_PASS:
         return value.op.part
     stands_for = session.names.stands_for
@@ -330,7 +332,7 @@ def why_end(op: Op) -> str:
 
 
 def _towards_loss(part: Pass) -> set[Value]:
-    """The values from which a gradient way leads to the loss of a pass."""
+    """Return the values from which a gradient way leads to the loss of a pass."""
     stack = [root.canonical for root, _ in part.roots] or ([part.loss.canonical] if part.loss is not None else [])
     found = set(stack)
     while stack:

@@ -120,7 +120,7 @@ def _find(session: Reading, target: str) -> tuple[Op | None, Value | None]:
 
 
 def _updated(session: Reading, name: str) -> Value:
-    """The next new value that an update gives to a parameter."""
+    """Return the next new value that an update gives to a parameter."""
     versions = [value for _, value in session.names.versions(name)]
     made = [value for value in versions if value.op is not None and value.op.part.kind == UPDATE_PASS]
     if not made:
@@ -164,7 +164,7 @@ def _which(look: Look, value: Value, place: Index) -> str:
 
 
 def _most_telling(look: Look, value: Value) -> Index:
-    """The element to be shown; where all of a gradient is 0, the one at which the most comes in."""
+    """Return the element to be shown; where all of a gradient is 0, the one at which the most comes in."""
     if not value.size:
         return ()
     before = upstream(value.op) if value.op is not None and value.op.phase == "backward" else ()
@@ -331,7 +331,8 @@ def _backward(look: Look, found: Explanation, op: Op, entry: Entry | None, value
 
 
 def _as_a_whole(look: Look, op: Op, value: Value, place: Index, names: Names) -> list[str]:
-    """What the gradient of logits is, where a cross-entropy made it in several ops and this is the last of them."""
+    """Return what the gradient of logits is, where a cross-entropy made it in several ops and this is the last of
+    them."""
     of, part = value.gradient_of, op.part
     if of is None or not value.size or value not in part.grads.get(of.canonical, ())[-1:]:
         return []
@@ -377,6 +378,11 @@ def _backward_notes(op: Op, entry: Entry | None, value: Value, lines: list[str])
     if forward is None or of is None:
         return []
     notes = []
+    whole = op.part.adds_to(value)
+    if whole is not None and whole.op is not None:
+        sign = op.called(whole)
+        notes.append(f"It is a part of {sign}: {words.name(of, op)} is used more than once, and {whole.op.label} adds "
+                     "the parts up.")  # fmt: skip
     if len(upstream(op)) == 1 and of is not forward.outputs[0]:
         arrives = op.called(upstream(op)[0])
         notes.append(f"The chain rule: what arrives, {arrives}, times what {forward.name} does on the way.")
@@ -399,16 +405,22 @@ def _backward_notes(op: Op, entry: Entry | None, value: Value, lines: list[str])
     if rule is not None and len(rule.wanted) > 1:
         others = [rule.inputs[slot] for slot in rule.wanted if rule.inputs[slot].canonical is not of.canonical]
         if others:
-            names = " and ".join(f"grad({words.name(other, op)})" for other in others[:3])
+            names = " and ".join(f"{_partly(op, other)}grad({words.name(other, op)})" for other in others[:3])
             notes.append(f"The same op also gives {names}.")
     return notes
+
+
+def _partly(op: Op, of: Value) -> str:
+    """Say that an op gives only a part of the gradient of a value, "" where it gives all of it."""
+    given = [value for value in op.outputs if value.gradient_of is of.canonical]
+    return "a part of " if any(op.part.adds_to(value) is not None for value in given) else ""
 
 
 # -- the loss ------------------------------------------------------------------------------------------------------
 
 
 def chain_to(session: Reading, value: Value) -> list[Op]:
-    """The ops between a value and what the cursor's op makes: how the loss depends on where one stands."""
+    """Return the ops between a value and what the cursor's op makes: how the loss depends on where one stands."""
     here = session.op
     part = here.part if here is not None else None
     if here is None or part is None or value.op is None:
@@ -423,7 +435,8 @@ def chain_to(session: Reading, value: Value) -> list[Op]:
 
 
 def _chain(session: Reading, look: Look, value: Value) -> list[str]:
-    """The forward ops from the cursor to the loss, one a line, and how the loss changes with the first of them."""
+    """Return the forward ops from the cursor to the loss, one a line, and how the loss changes with the first of
+    them."""
     way = chain_to(session, value)
     if len(way) < 2:
         return []

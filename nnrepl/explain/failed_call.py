@@ -41,7 +41,7 @@ def why_error(session: Reading) -> Cause:
 
 
 def _of_the_program(session: Reading) -> Cause:
-    """What the program itself raised in a gradient call, where no op failed."""
+    """Return what the program itself raised in a gradient call, where no op failed."""
     part = next((part for part in reversed(session.tape.passes) if part.error is not None), None)
     if part is None or part.error is None:
         raise UserError("no op on the tape has failed")
@@ -118,7 +118,7 @@ def _matmul(a: Value, b: Value) -> tuple[str, str]:
 
 
 def _turned(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape with its last two axes exchanged."""
+    """Return the shape with its last two axes exchanged."""
     return (*shape[:-2], shape[-1], shape[-2]) if len(shape) > 1 else shape
 
 

@@ -76,7 +76,7 @@ def why_loss(session: Reading) -> Cause:
 
 
 def _not_finite(went: str, first: float, second: float, look: Look) -> Cause:
-    """What can be said where the loss, or that of the new weights on the old data, is no number."""
+    """Return what can be said where the loss, or that of the new weights on the old data, is no number."""
     if math.isfinite(first) and math.isfinite(second):
         went += ", but that of the new weights on the old data is not finite"
     answer = Cause(f"{went}: such a change cannot be shared out among the weights.")
@@ -88,7 +88,7 @@ def _not_finite(went: str, first: float, second: float, look: Look) -> Cause:
 
 
 def _pair(session: Reading) -> tuple[Pass, Pass]:
-    """The pass at the cursor and the one before it of the same function, else the one after."""
+    """Return the pass at the cursor and the one before it of the same function, else the one after."""
     here = gradient_pass(session)
     same = [part for part in same_function(session, here) if part.loss is not None]
     if len(same) < 2 or here not in same:
@@ -110,7 +110,8 @@ def _pairs(before: Pass, after: Pass) -> list[tuple[Value, Value, Value]]:
 
 
 def _others(look: Look, before: Pass, after: Pass) -> list[str]:
-    """What goes into two passes beside the weights and is not the same in both: data, drawn numbers, constants."""
+    """Return what goes into two passes beside the weights and is not the same in both: data, drawn numbers,
+    constants."""
     wrt = {*before.wrt, *after.wrt}
     found: dict[str, None] = {}
     for one, other in zip(_forward(before), _forward(after)):
@@ -132,7 +133,7 @@ def _listed(names: list[str]) -> str:
 
 
 def _on_old_data(before: Pass, after: Pass) -> mx.array:
-    """The loss of the new weights on the old data: the recorded forward ops on other leaves."""
+    """Return the loss of the new weights on the old data: the recorded forward ops on other leaves."""
     now: dict[Value, mx.array] = {leaf: new.array for leaf, new in leaves_later(before, after).items()}
     reached = set(now)
     for op in _forward(before):
@@ -150,7 +151,7 @@ def _forward(part: Pass) -> list[Op]:
 
 
 def signed(number: float) -> str:
-    """A change with its sign."""
+    """Return a change with its sign."""
     return ("+" if number >= 0 else "") + words.number(float(number))
 
 

@@ -20,7 +20,7 @@ Change = tuple[str, Value, Value, Value]
 
 
 def edited_pass(session: Reading) -> tuple[Timeline, Pass, Pass] | None:
-    """The timeline before the last edit, and the pass at the cursor on both, if the edit lies in that pass or
+    """Return the timeline before the last edit, and the pass at the cursor on both, if the edit lies in that pass or
     right before it."""
     timeline = session.timelines.current
     if timeline.edit is None or timeline.parent is None:
@@ -36,7 +36,7 @@ def edited_pass(session: Reading) -> tuple[Timeline, Pass, Pass] | None:
 
 def why_loss_of_edit(session: Reading, parent: Timeline, before: Pass, after: Pass) -> Cause:
     """How the loss of a pass differs from that without the edit: ΔL ≈ Σ ∂L/∂v · Δv, with the gradients from before,
-    for what was edited and for each named value behind it."""
+    for what was edited and for each named value after it."""
     timeline = session.timelines.current
     edit = timeline.edit
     assert edit is not None
@@ -74,7 +74,7 @@ def why_loss_of_edit(session: Reading, parent: Timeline, before: Pass, after: Pa
 
 
 def _changes(parent: Timeline, timeline: Timeline, before: Pass, after: Pass) -> list[Change]:
-    """What was edited first, then each named value of the forward pass that differs, in order of execution."""
+    """Return what was edited first, then each named value of the forward pass that differs, in order of execution."""
     edit = timeline.edit
     assert edit is not None
     found: list[Change] = []

@@ -88,7 +88,7 @@ def _at(answer: Cause) -> str:
 
 
 def told(session: Reading, error: NoGradient) -> NoGradient:
-    """A missing gradient with its cause."""
+    """Return a missing gradient with its cause."""
     if error.value is None:
         return error
     value = error.value

@@ -9,7 +9,7 @@ import mlx.core as mx
 
 from nnrepl.explain import words
 from nnrepl.explain.answer import Cause, Evidence
-from nnrepl.explain.broken import broken
+from nnrepl.explain.broken import broken, is_of_shares
 from nnrepl.explain.forward import made_large
 from nnrepl.explain.look import Look
 from nnrepl.explain.paths import gradient_pass_or_none
@@ -35,13 +35,23 @@ class Trouble:
 
 
 def blamed(birth: Birth) -> Birth:
-    """The birth of the ∞ behind a NaN; the NaN's own where that ∞ is a mask, of which an op should not make NaN."""
+    """Return the birth of the ∞ behind a NaN; the NaN's own where that ∞ is a mask, of which an op should not make
+    NaN."""
     if birth.before is None:
         return birth
     root = blamed(birth.before)
     # What masks goes into a softmax; an ∞ that comes back to one is a gradient.
-    shares = birth.op is not None and birth.op.of is None and has(birth.op.root.name, Trait.SHARES)
+    shares = birth.op is not None and _makes_shares(birth.op, birth.before)
     return birth if (shares and root.negative and _may_mask(root)) or _on_purpose(root) else root
+
+
+def _makes_shares(op: Op, came: Birth) -> bool:
+    """Whether an op makes shares of what may be masked, or differentiates an op that does."""
+    if op.of is None:
+        return has(op.root.name, Trait.SHARES) or is_of_shares(op)
+    return has(op.of.name, Trait.SHARES, Trait.ATTENDS) and came.value.canonical in [
+        one.canonical for one in op.of.inputs
+    ]
 
 
 def _may_mask(birth: Birth) -> bool:
@@ -51,7 +61,7 @@ def _may_mask(birth: Birth) -> bool:
 
 
 def _on_purpose(birth: Birth) -> bool:
-    """An ∞ that stands in the program: `where(mask, -mx.inf, x)`, `full(shape, -mx.inf)`."""
+    """Tell whether an ∞ stands in the program: `where(mask, -mx.inf, x)`, `full(shape, -mx.inf)`."""
     return birth.op is not None and (birth.constant is not None or birth.op.name in ("full", "where"))
 
 
@@ -59,7 +69,7 @@ def _on_purpose(birth: Birth) -> bool:
 
 
 def trouble(look: Look, part: Pass) -> Trouble | None:
-    """What is not finite at the ends of a pass: its loss, its gradients, what an update made."""
+    """Return what is not finite at the ends of a pass: its loss, its gradients, what an update made."""
     bad = _first_not_finite(look, ends(part))
     if bad is None:
         return None
@@ -68,7 +78,7 @@ def trouble(look: Look, part: Pass) -> Trouble | None:
 
 
 def ends(part: Pass) -> list[Value]:
-    """What a pass is run for, the loss first."""
+    """Return what a pass is run for, the loss first."""
     if part.kind == GRADIENT_PASS:
         found = [part.loss] if part.loss is not None else [root for root, _ in part.roots]
         found += [grads[-1] for leaf in part.wrt if (grads := part.grads.get(leaf))]
@@ -118,7 +128,8 @@ def _inside(part: Pass) -> list[Value]:
 
 
 def _ending(look: Look, value: Value) -> Op | None:
-    """The first op that takes a bad tensor (or what was made of it) and gives finite numbers; None if nothing does."""
+    """Return the first op that takes a bad tensor (or what was made of it) and gives finite numbers; None if nothing
+    does."""
     stack, seen = [value], {value}
     ended: list[Op] = []
     while stack and len(seen) < 200:
@@ -180,10 +191,12 @@ def why_nonfinite(session: Reading, kind: str = "") -> Cause:
 
 
 def _all_finite(look: Look, parts: list[Pass]) -> str:
-    """What was looked at, where nothing was found."""
+    """Return what was looked at, where nothing was found."""
     over = "no pass" if not parts else f"{parts[0].address}" if len(parts) == 1 else f"{len(parts)} passes"
     unseen = sum(bool(value.refusal) for part in parts for op in part.ops for value in op.outputs)
-    rest = f" {words.counted(unseen, 'tensor')} could not be looked at: their numbers are not kept." if unseen else ""
+    whose = "its" if unseen == 1 else "their"
+    said = f" {words.counted(unseen, 'tensor')} could not be looked at: {whose} numbers are not kept."
+    rest = said if unseen else ""
     if not look.looked:
         return f"Nothing was looked at: there is no floating-point tensor with numbers in {over}.{rest}"
     if look.all_finite:
@@ -195,7 +208,7 @@ def _all_finite(look: Look, parts: list[Pass]) -> str:
 
 
 def _passes(session: Reading) -> list[Pass]:
-    """The gradient pass at the cursor (or before) first, then all in order, but for those that are closed."""
+    """Return the gradient pass at the cursor (or before) first, then all in order, but for those that are closed."""
     ops = session.tape.ops
     parts = [part for part in session.tape.passes if len(part) and not isinstance(ops[part.start], ClosedOp)]
     here = gradient_pass_or_none(session)
@@ -284,7 +297,7 @@ _KINDS = {"parameter": "the parameter", "input": "the input", "constant": "the c
 
 
 def _grown(look: Look, taken: Value) -> list[str]:
-    """What made a tensor large, a sentence if that is known."""
+    """Return what made a tensor large, a sentence if that is known."""
     if taken.gradient_of is not None:
         cause = grows(look, taken)
         return [f"{taken.name} is large: {cause.say('grows')}"] if cause is not None else []
@@ -293,7 +306,7 @@ def _grown(look: Look, taken: Value) -> list[str]:
 
 
 def _answer(look: Look, found: Trouble) -> Cause:
-    """The cause first, then what became of it."""
+    """Return the cause first, then what became of it."""
     root = found.cause
     end = found.end
     stat = look.stat(end)
@@ -321,7 +334,7 @@ def _visible(look: Look, values: Iterable[Value]) -> list[Value]:
 
 
 def did_of(birth: Birth) -> str:
-    """The op of a birth, or the leaf."""
+    """Return the op of a birth, or the leaf."""
     return birth.value.name if birth.op is None else did(birth.op)
 
 
@@ -330,7 +343,7 @@ def _shown(look: Look, value: Value, at: int) -> str:
 
 
 def _tell(look: Look, answer: Cause, birth: Birth) -> None:
-    """The element at which it happened, the rule that was broken, and what shows it."""
+    """Say the element at which it happened, the rule that was broken, and what shows it."""
     value = birth.value
     stat = look.stat(value)
     element = words.element(value.name, unravel(birth.at, value.shape))
@@ -351,7 +364,7 @@ def _tell(look: Look, answer: Cause, birth: Birth) -> None:
 
 
 def _divided_away(look: Look, birth: Birth, ending: Op) -> Cause:
-    """An ∞ or a NaN that no loss and no gradient shows."""
+    """Return an ∞ or a NaN that no loss and no gradient shows."""
     answer = Cause(f"No loss and no gradient is NaN or ∞, but {born(birth)}, and {did(ending)}, makes finite numbers "
                     "of it again.", birth.op)  # fmt: skip
     _tell(look, answer, birth)

@@ -21,7 +21,7 @@ class PrimitiveCall:
 
 
 def primitives(op: Op) -> list[PrimitiveCall]:
-    """The primitives of an op in the order in which MLX computes them. Nothing is evaluated: the op is called on
+    """Return the primitives of an op in the order in which MLX computes them. Nothing is evaluated: the op is called on
     stand-ins of the same shapes.
 
     Raises:

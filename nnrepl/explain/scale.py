@@ -23,7 +23,7 @@ from nnrepl.record.batches import total
 from nnrepl.record.gradient_names import start_of
 from nnrepl.session.births import is_inexact
 from nnrepl.session.reading import Reading
-from nnrepl.tape import Op, Pass, Value
+from nnrepl.tape import Op, Pass, Value, result_inside
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class Factor:
 
 
 def why_scale(session: Reading, gradient: Value, how: str, name: str = "") -> Cause:
-    """The links that shrink (`how` "small") or grow ("large") a gradient most.
+    """Return the links that shrink (`how` "small") or grow ("large") a gradient most.
 
     Compared is the root mean square of the elements, so that a change of shape alone counts nothing.
     """
@@ -71,20 +71,20 @@ def why_scale(session: Reading, gradient: Value, how: str, name: str = "") -> Ca
 
 
 def _way(look: Look, gradient: Value) -> tuple[list[Value], dict[Value, Stat]]:
-    """The way on which most of a gradient came from the loss, and what is on it in a few numbers."""
+    """Return the way on which most of a gradient came from the loss, and what is on it in a few numbers."""
     values = [gradient, *(value for op in cone([gradient]) for value in (*upstream(op), *op.outputs))]
     stats = look.stats(values)
     return path(gradient, lambda before: max(before, key=lambda value: stats[value].norm)), stats
 
 
 def shrinks(look: Look, gradient: Value) -> LineSteps | None:
-    """The line of the program that shrinks a gradient most on its way from the loss; None if none does."""
+    """Return the line of the program that shrinks a gradient most on its way from the loss; None if none does."""
     way, stats = _way(look, gradient)
     return next(iter(_groups(look, _steps(way, stats), "small")), None)
 
 
 def grows(look: Look, gradient: Value) -> LineSteps | None:
-    """The line of the program that grows a gradient most on its way from the loss; None if none does much."""
+    """Return the line of the program that grows a gradient most on its way from the loss; None if none does much."""
     way, stats = _way(look, gradient)
     return next((group for group in _groups(look, _steps(way, stats), "large") if group.effect > NOTABLE), None)
 
@@ -194,6 +194,7 @@ class LineSteps:
     effect: float = 1.0
     cancels: Cancelled | None = None
     sized: Growth | None = None
+    inside: LineSteps | None = None
 
     @property
     def worst(self) -> Factor:
@@ -201,7 +202,7 @@ class LineSteps:
         return max(self.steps, key=lambda step: abs(math.log(step.ratio)) if step.ratio else math.inf)
 
     def say(self, verb: str) -> str:
-        """What it does, in a sentence."""
+        """Return what it does, in a sentence."""
         by = words.number(float(f"{self.effect:.3g}"))
         op = self.worst.op
         forward = op.of or op
@@ -216,6 +217,8 @@ class LineSteps:
         sized = f" {self.sized.text}" if self.sized is not None else ""
         if self.cancels is not None:
             sized += self.cancels.because
+        if self.inside is not None:
+            sized += f" Inside of that call: {self.inside.say(verb)}"
         if len(self.steps) == 1:
             module = f" in {op.module}" if op.module else ""
             return (
@@ -230,7 +233,7 @@ class LineSteps:
 
 
 def _groups(look: Look, steps: list[Factor], how: str) -> list[LineSteps]:
-    """The lines of the program that shrink or grow a gradient, the strongest first."""
+    """Return the lines of the program that shrink or grow a gradient, the strongest first."""
     lines: dict[tuple[str, str], LineSteps] = {}
     for step in steps:
         forward = step.op.of
@@ -244,7 +247,17 @@ def _groups(look: Look, steps: list[Factor], how: str) -> list[LineSteps]:
     for group in found[:_SHOWN]:
         group.cancels = cancelled(look, group.worst.op, group.worst.value) if how == "small" else None
         group.sized = _size_behind(look, group, how) if group.cancels is None and group.effect > NOTABLE else None
+        group.inside = _inside(look, group, how)
     return found
+
+
+def _inside(look: Look, group: LineSteps, how: str) -> LineSteps | None:
+    """Return what changes the gradient most that a nested gradient call takes inside, where a line is such a call."""
+    forward = group.worst.op.of
+    inner = result_inside(forward.outputs[0]) if forward is not None and len(forward.outputs) == 1 else None
+    if inner is None or inner.op is None or not look.can_see(inner):
+        return None
+    return shrinks(look, inner) if how == "small" else grows(look, inner)
 
 
 def _is_seen(value: Value) -> bool:
@@ -252,7 +265,7 @@ def _is_seen(value: Value) -> bool:
 
 
 def _size_behind(look: Look, group: LineSteps, how: str) -> Growth | None:
-    """What made the operand large or small by which a line of the program changes a gradient most."""
+    """Return what made the operand large or small by which a line of the program changes a gradient most."""
     forward, of = group.worst.op.of, group.worst.value.gradient_of
     if forward is None or of is None:
         return None
@@ -271,7 +284,7 @@ def _size_behind(look: Look, group: LineSteps, how: str) -> Growth | None:
 
 
 def _advice(look: Look, groups: list[LineSteps], how: str) -> str:
-    """What may help, where the ops that were measured give a reason for it; "" else."""
+    """Return what may help, where the ops that were measured give a reason for it; "" else."""
     if any(group.cancels is not None for group in groups[:1]):
         return ""
     names = {group.name for group in groups}
@@ -293,7 +306,8 @@ def _advice(look: Look, groups: list[LineSteps], how: str) -> str:
 
 
 def weight_of(step: Factor) -> Value | None:
-    """The parameter that multiplies the gradient in the backward pass of a product; None if it is another tensor."""
+    """Return the parameter that multiplies the gradient in the backward pass of a product; None if it is another
+    tensor."""
     forward, of = step.op.of, step.value.gradient_of
     if forward is None or of is None:
         return None

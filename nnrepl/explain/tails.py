@@ -14,8 +14,8 @@ _WAITS = ("mx.eval", "mx.async_eval")
 
 
 def tails(part: Pass, reached: Iterable[Op], ends: Iterable[Op]) -> list[Op]:
-    """The ops among `reached` whose results nothing in the forward part of a pass takes, the last one first; `ends`
-    pass no gradient anyway."""
+    """Return the ops among `reached` whose results nothing in the forward part of a pass takes, the last one first;
+    `ends` pass no gradient anyway."""
     known = {root.canonical for root, _ in part.roots} | {value.canonical for value in part.returned or ()}
     last = set(reached) - set(ends)
     return sorted((op for op in last if op.outputs and not any(_goes_on(part, value, known) for value in op.outputs)),
@@ -29,8 +29,8 @@ def _goes_on(part: Pass, value: Value, known: set[Value]) -> bool:
 
 
 def told(tape: Tape, found: list[Op]) -> list[str]:
-    """What becomes of the results of some tails, a sentence each without its end; those first that another tensor has
-    taken the place of, or that left MLX as a number."""
+    """Return what becomes of the results of some tails, a sentence each without its end; those first that another
+    tensor has taken the place of, or that left MLX as a number."""
     known = [_left(tape, op) or _replaced(tape, op) for op in found]
     rest = [f"nothing takes {_named(op)}" for op, text in zip(found, known) if not text]
     return [*filter(None, known), *rest][:_SHOWN]
@@ -41,7 +41,7 @@ def _named(op: Op) -> str:
 
 
 def _left(tape: Tape, op: Op) -> str:
-    """That the program takes a result as a number, "" if it does not."""
+    """Return that the program takes a result as a number, "" if it does not."""
     for mark in tape.marks:
         if mark.how in _WAITS or mark.scope is None or not any(value in op.outputs for value in mark.values):
             continue
@@ -51,7 +51,7 @@ def _left(tape: Tape, op: Op) -> str:
 
 
 def _replaced(tape: Tape, op: Op) -> str:
-    """What the variable that held a result holds next, "" if nothing else."""
+    """Return what the variable that held a result holds next, "" if nothing else."""
     for value in op.outputs:
         for position, scope, variable in tape.bindings.naming(value):
             coming = tape.bindings.comes(scope, variable, position)

@@ -149,7 +149,7 @@ def _forward(op: Op, entry: Entry, given: dict[Value, mx.array]) -> Run:
 
 
 def _backward(op: Op, entry: Entry, given: dict[Value, mx.array]) -> Run:
-    """The gradient of the formula, by the chain rule through its textbook ops."""
+    """Return the gradient of the formula, by the chain rule through its textbook ops."""
     forward, rule = op.of, rule_of(op)
     if forward is None or rule is None:
         raise UserError(f"{op.label} {op.name} cannot be taken apart")
@@ -172,12 +172,12 @@ def _backward(op: Op, entry: Entry, given: dict[Value, mx.array]) -> Run:
 
 
 def _same(value: Value, given: dict[Value, mx.array]) -> Value:
-    """A value among those that were entered, which may stand there under an alias."""
+    """Return a value among those that were entered, which may stand there under an alias."""
     return value if value in given else next(other for other in given if other.canonical is value)
 
 
 def _enter(recorder: Recorder, value: Value) -> mx.array:
-    """A tensor of the outer tape as an input of the inner one."""
+    """Return a tensor of the outer tape as an input of the inner one."""
     array = _copy(value.array)
     recorder.leaf(array, "input", words.name(value))
     return array
@@ -193,7 +193,7 @@ class _FormulaStack(Stack):
 
 @contextmanager
 def lent_recorder(tape: Tape, stack: type[Stack]) -> Iterator[Recorder]:
-    """A recorder that writes on a tape of its own. Where a program is being recorded its recorder is lent: the
+    """Lend a recorder that writes on a tape of its own. Where a program is being recorded its recorder is lent: the
     wrappers around MLX belong to it.
 
     Args:

@@ -58,7 +58,8 @@ def forward(look: Look, op: Op, value: Value, place: Index) -> Unlisted:
 
 
 def _handed_on(op: Op, value: Value) -> Value | None:
-    """What a checkpoint, or a function with a rule of its own, has computed inside and gives back as a result."""
+    """Return what a checkpoint, or a function with a rule of its own, has computed inside and gives back as a
+    result."""
     if op.operation.kind not in ("custom", "checkpoint") or len(op.args) < 2 or not isinstance(op.args[1], int):
         return None
     given = op.args[2 + op.args[1] :]
@@ -94,7 +95,7 @@ def _jacobian(look: Look, op: Op, value: Value, place: Index) -> list[str]:
 
 
 def _of_inside(op: Op, inside: Inside) -> str:
-    """What is said of a call that MLX ran by itself, of which is known what happened inside."""
+    """Return what is said of a call that MLX ran by itself, of which is known what happened inside."""
     first, last = inside.ops[0].label, inside.ops[-1].label
     results = [value.op.label for value, _ in inside.results if value.op is not None]
     made = f", {_and(results[:3])} made what it returns" if 0 < len(results) <= 3 else ""

@@ -64,7 +64,7 @@ def why(session: Reading, text: str) -> Cause:
 
 
 def _about(session: Reading, value: Value, how: str, gradient: str) -> Cause:
-    """What was asked about one tensor.
+    """Return what was asked about one tensor.
 
     Args:
         gradient: What the tensor is called as a gradient, "" if it is none.
@@ -102,7 +102,7 @@ def _about(session: Reading, value: Value, how: str, gradient: str) -> Cause:
 
 
 def _not_asked(name: str, stat: Stat, how: str) -> str:
-    """What is to be said of the zeros, or of the size, of a tensor with numbers that are none."""
+    """Return what is to be said of the zeros, or of the size, of a tensor with numbers that are none."""
     if how in _ZERO:
         return f"{name} is not 0: {words.count_of(stat.zeros, stat.size)} elements are."
     rest = stat.size - stat.nans - stat.infs
@@ -112,7 +112,7 @@ def _not_asked(name: str, stat: Stat, how: str) -> str:
 
 
 def _healthy(look: Look, value: Value, how: str) -> Cause:
-    """That nothing is wrong with a tensor of the forward pass, with its numbers."""
+    """Return that nothing is wrong with a tensor of the forward pass, with its numbers."""
     stat = look.stat(value)
     size = f"a typical element is {words.number(stat.typical)} in size, the largest {words.number(stat.peak)}"
     zeros = f"; {words.count_of(stat.zeros, stat.size)} are 0" if stat.zeros else ""
@@ -162,7 +162,7 @@ def _anything(session: Reading) -> Cause:
 
 
 def _of_gradients(parts: list[Pass]) -> str:
-    """That no gradient is 0 that should not be: of how many, and which leaves have none."""
+    """Return that no gradient is 0 that should not be: of how many, and which leaves have none."""
     if not parts:
         return "No gradient was taken, so none was looked at."
     with_one = [leaf for part in parts for leaf in part.wrt if part.grads.get(leaf)]
@@ -177,6 +177,6 @@ def _of_gradients(parts: list[Pass]) -> str:
 
 
 def _listed(names: Iterable[str]) -> str:
-    """`a, b and 3 more`."""
+    """Return `a, b and 3 more`."""
     every = list(names)
     return ", ".join(every[:3]) + (f" and {len(every) - 3} more" if len(every) > 3 else "")

@@ -81,8 +81,9 @@ class Blame:
 
 
 def blame(look: Look, gradient: Value, stats: dict[Value, Stat]) -> list[Blame]:
-    """The ops that made a gradient 0 out of something that was not, in order of execution. Through ops that only move
-    numbers the very elements are followed: a part that is cut out further on is not the fault of what joined it."""
+    """Return the ops that made a gradient 0 out of something that was not, in order of execution. Through ops that
+    only move numbers the very elements are followed: a part that is cut out further on is not the fault of what
+    joined it."""
     found: dict[Op, Blame] = {}
     seen: set[Value] = set()
     stack: list[tuple[Value, Mask | None]] = [(gradient, None)]
@@ -108,7 +109,8 @@ def blame(look: Look, gradient: Value, stats: dict[Value, Stat]) -> list[Blame]:
 
 
 def _further(look: Look, value: Value, mask: Mask | None, before: tuple[Value, ...]) -> dict[Value, Mask]:
-    """The gradients whose zeros an op only hands on, with the places that count; {} if the op makes the zeros."""
+    """Return the gradients whose zeros an op only hands on, with the places that count; {} if the op makes the
+    zeros."""
     op = value.op
     assert op is not None
     if op.operation.kind == "accumulate" and rule_of(op) is None:
@@ -154,7 +156,7 @@ def _made(op: Op) -> str:
 
 
 def _others(look: Look, gradient: Value, culprit: Blame, text: str) -> list[str]:
-    """What became of the other parameters of the pass: which are 0 for the same reason, which still learn."""
+    """Return what became of the other parameters of the pass: which are 0 for the same reason, which still learn."""
     part: Pass | None = gradient.op.part if gradient.op is not None else None
     if part is None:
         return []
@@ -198,7 +200,7 @@ def _others(look: Look, gradient: Value, culprit: Blame, text: str) -> list[str]
 
 
 def _beginner(look: Look, part: Pass, start: Value | None) -> list[str]:
-    """That a parameter whose zeros are the reason learns itself."""
+    """Return that a parameter whose zeros are the reason learns itself."""
     grads = part.grads.get(start) if start is not None else None
     if start is None or not grads or look.stat(grads[-1]).is_zero:
         return []

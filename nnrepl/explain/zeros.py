@@ -22,7 +22,7 @@ def shown(look: Look, values: list[Value]) -> list[Evidence]:
     """Tensors as evidence, each once."""
     from nnrepl.explain.links import shown as in_short
 
-    return [Evidence(value.name, in_short(look, value)) for value in dict.fromkeys(values)]
+    return [Evidence(words.address(value), in_short(look, value)) for value in dict.fromkeys(values)]
 
 
 def zero_value(look: Look, value: Value, mask: Mask | None = None) -> Reason:
@@ -60,8 +60,8 @@ def _came_in(look: Look, value: Value, mask: Mask | None) -> Reason:
 
 
 def _since(look: Look, value: Value) -> Op | None:
-    """The op of an earlier pass that made a tensor 0 which was not 0 before; None where it began with zeros, or where
-    that cannot be told."""
+    """Return the op of an earlier pass that made a tensor 0 which was not 0 before; None where it began with zeros, or
+    where that cannot be told."""
     for made, before in versions(value):
         if before is None or not look.can_see(before):
             return None
@@ -86,7 +86,7 @@ def versions(value: Value) -> Iterator[tuple[Op, Value | None]]:
 
 
 def _zeros_before(look: Look, op: Op, value: Value, mask: Mask | None) -> tuple[Value, Mask | None] | None:
-    """The operand from which an op only hands zeros on; None if the op makes them."""
+    """Return the operand from which an op only hands zeros on; None if the op makes them."""
     floats = [taken for taken in dict.fromkeys(op.inputs) if taken.size and is_inexact(taken)]
     if moves(op):
         masks = backwards(look, op, value, mask, floats)
@@ -111,8 +111,8 @@ def _zeros_before(look: Look, op: Op, value: Value, mask: Mask | None) -> tuple[
 
 
 def _enough(look: Look, op: Op, value: Value, dead: list[Value]) -> Value | None:
-    """The first of an op's operands that are 0 with which the result is 0, whatever the others are; None if it is 0
-    with none of them: a norm of what is the same everywhere, with a bias of 0."""
+    """Return the first of an op's operands that are 0 with which the result is 0, whatever the others are; None if it
+    is 0 with none of them: a norm of what is the same everywhere, with a bias of 0."""
     others = [taken for taken in dict.fromkeys(op.inputs) if is_inexact(taken)]
     if not dead or len(others) == 1:
         return dead[0] if dead else None
@@ -170,12 +170,25 @@ def _made_zero(look: Look, op: Op, value: Value, mask: Mask | None) -> str:
         return f"{value.name} is 0 as the program gave it{at}."
     said = f"{value.name} = {words.call(op)} gives 0 everywhere{at}."
     equal = op.inputs[0] if has(op.name, Trait.DIFFERENCE) and op.inputs else None
-    more = _operands(look, op) or (same_since(look, equal) if equal is not None else "") or _inside(look, value)
+    same = same_since(look, equal) if equal is not None else ""
+    more = _too_small(look, op, value) or _operands(look, op) or same or _inside(look, value)
     return f"{said} {more}".rstrip()
 
 
+def _too_small(look: Look, op: Op, value: Value) -> str:
+    """Say that a product is 0 only because half precision has no number so small."""
+    if value.dtype not in (mx.float16, mx.bfloat16) or op.operation.kind != "op" or has(op.name, Trait.CONVERTS):
+        return ""
+    look.see(op.inputs)
+    wide = op.compute(lambda taken: taken.array.astype(mx.float32) if is_inexact(taken) else taken.array)
+    peak = look.numbers([mx.max(mx.abs(wide[value.slot].astype(mx.float32)))])[0]
+    if not peak > 0:
+        return ""
+    return f"In float32 its largest number would be {words.number(peak)}, too small for {words.dtype(value.dtype)}."
+
+
 def _operands(look: Look, op: Op) -> str:
-    """What the operands are of an op that gives 0 of numbers that are not: in `1 - x` x is 1 everywhere, in
+    """Return what the operands are of an op that gives 0 of numbers that are not: in `1 - x` x is 1 everywhere, in
     `where(c, x, 0)` c is false everywhere."""
     taken = [one for one in dict.fromkeys(op.inputs) if one.op is not None and one.size]
     if op.name == "where" and op.inputs and not is_inexact(op.inputs[0]):
@@ -216,7 +229,7 @@ def _inside(look: Look, value: Value) -> str:
 
 
 def units_of(array: mx.array) -> tuple[int, int]:
-    """The units (the last axis) and rows (all others) of an activation."""
+    """Return the units (the last axis) and rows (all others) of an activation."""
     if array.ndim < 2:
         return (array.size if array.ndim else 1), 0
     return array.shape[-1], array.size // array.shape[-1]

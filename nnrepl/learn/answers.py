@@ -53,7 +53,7 @@ class Typed:
 
 
 def kind_of(answer: Any) -> str:
-    """What kind of answer a computed one asks for. Raises Unreadable for what nobody could type."""
+    """Return what kind of answer a computed one asks for. Raises Unreadable for what nobody could type."""
     if isinstance(answer, bool):
         return YES_NO
     if isinstance(answer, (int, float)):
@@ -155,7 +155,7 @@ def _number(text: str) -> float:
 
 
 def _worked(node: ast.expr) -> float:
-    """The result of arithmetic on numbers alone. Raises ValueError for anything else."""
+    """Return the result of arithmetic on numbers alone. Raises ValueError for anything else."""
     if isinstance(node, ast.Constant) and isinstance(node.value, (int, float)) and not isinstance(node.value, bool):
         return float(node.value)
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, (ast.USub, ast.UAdd)):
@@ -198,13 +198,13 @@ def near(given: float, wanted: float, step: float = 0.0) -> bool:
 
 
 def _step(text: str) -> float:
-    """What the last digit of a number that stands alone is worth: 0.1 for `-2.4`; 0 for anything else."""
+    """Return what the last digit of a number that stands alone is worth: 0.1 for `-2.4`; 0 for anything else."""
     found = re.fullmatch(r"\s*[-−+≈=\s]*\d*(?:[.,](\d*))?\s*", text)
     return 10.0 ** -len(found[1] or "") if found is not None else 0.0
 
 
 def shown(answer: Any, kind: str, options: Sequence[str] = ()) -> str:
-    """An answer as it is told, and as it can be typed."""
+    """Return an answer as it is told, and as it can be typed."""
     if kind == NUMBER:
         return number(answer)
     if kind == CHOICE:

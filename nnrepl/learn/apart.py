@@ -26,7 +26,7 @@ class Apart:
         self._made: dict[Value, mx.array] = {}
 
     def __call__(self, value: Value) -> mx.array:
-        """The numbers of a value. Raises UserError where that would read outside of a tensor."""
+        """Return the numbers of a value. Raises UserError where that would read outside of a tensor."""
         if value in self._made or value.evaluated or value.op is None or value.refusal:
             return self._of(value)
         ops = [op for op in pending([value]) or [] if not all(output in self._made for output in op.outputs)]
@@ -55,7 +55,7 @@ class ApartLook(Look):
         """Nothing on the tape gets its numbers."""
 
     def array(self, value: Value) -> mx.array:
-        """The numbers of a value."""
+        """Return the numbers of a value."""
         return self._numbers(value)
 
 

@@ -44,7 +44,7 @@ class Asked:
 
 
 def ask(session: TapeSession, text: str) -> Asked:
-    """What an expression gives.
+    """Return what an expression gives.
 
     Raises:
         UserError: If it gives nothing.
@@ -89,7 +89,7 @@ def holds(session: TapeSession, condition: str, *, ahead: bool = True) -> bool:
 
 
 def filled(session: TapeSession, text: str) -> str:
-    """A text with the numbers of the tape in place of `{{EXPR}}`. Raises UserError."""
+    """Return a text with the numbers of the tape in place of `{{EXPR}}`. Raises UserError."""
     return _NUMBER.sub(lambda found: _told(session, found[1].strip()), text)
 
 
@@ -104,7 +104,7 @@ def _told(session: TapeSession, expression: str) -> str:
 
 
 def evaluate(session: TapeSession, text: str) -> Any:
-    """An expression here; where a name in it is not made yet, behind the op that makes it."""
+    """Return an expression here; where a name in it is not made yet, after the op that makes it."""
     position, end = session.cursor, len(session.tape)
     while True:
         try:
@@ -130,19 +130,19 @@ def _here(session: TapeSession, text: str, position: int) -> Any:
 
 
 def _step_number(session: TapeSession) -> int:
-    """The step in which the lesson stands; the last one, behind it."""
+    """Return the step in which the lesson stands; the last one, after it."""
     ops = session.tape.ops
     return ops[min(session.cursor, len(ops) - 1)].step.number if ops else 0
 
 
 def _over_steps(session: TapeSession, text: str) -> str:
-    """An expression over the training steps, as a list that Python reads."""
+    """Return an expression over the training steps, as a list that Python reads."""
     numbers = [repr(number) for _, number in over_steps(session, parse(text))]
     return "[" + ", ".join(f"float({it!r})" if it.strip("-") in ("nan", "inf") else it for it in numbers) + "]"
 
 
 def _plain(result: Any, session: TapeSession) -> Any:
-    """A result as plain Python."""
+    """Return a result as plain Python."""
     if isinstance(result, mx.array):
         if result.size > MANY:
             raise UserError(f"a tensor of {result.size} elements is no answer; ask for one of them")

@@ -57,7 +57,7 @@ def _index() -> dict[str, GlossaryWord]:
 
 
 def word_of(text: str) -> GlossaryWord | None:
-    """The word that a text means, however it is written; None if it is none of these."""
+    """Return the word that a text means, however it is written; None if it is none of these."""
     return _index().get(" ".join(text.lower().replace("_", " ").split())) or _index().get(text.lower())
 
 
@@ -72,14 +72,15 @@ _EVERYDAY = frozenset(
 
 @cache
 def _pattern() -> re.Pattern[str]:
-    """What stands for itself in Markdown (code, formulas, links), or a word of the trade; the longer ones first."""
+    """Return what stands for itself in Markdown (code, formulas, links), or a word of the trade; the longer ones
+    first."""
     called = sorted(_index(), key=len, reverse=True)
     return re.compile(rf"`[^`]*`|\]\([^)]*\)|(?<![\w/.-])({'|'.join(map(re.escape, called))})(?![\w/-])", re.IGNORECASE)
 
 
 def linked(text: str, known: set[str]) -> tuple[str, str]:
-    """A text in Markdown with a ? behind each word of the trade that is not known yet; it is known from then on. A word
-    of everyday speech counts only in bold. And the last of these words, "" where there is none."""
+    """Return a text in Markdown with a ? after each word of the trade that is not known yet; it is known from then on.
+    A word of everyday speech counts only in bold. And the last of these words, "" where there is none."""
     newest = ""
 
     def one(found: re.Match[str]) -> str:
@@ -98,8 +99,8 @@ def linked(text: str, known: set[str]) -> tuple[str, str]:
 
 
 def word_at(text: str, column: int | None = None) -> GlossaryWord | None:
-    """The word of the trade whose ? stands at a column of a line, or which itself does; without a column, that of the
-    line's last ?."""
+    """Return the word of the trade whose ? stands at a column of a line, or which itself does; without a column, that
+    of the line's last ?."""
     marks = [found.start() for found in re.finditer(r"\?", text)]
     for end in reversed(marks) if column is None else [at for at in marks if at == column]:
         found = _ending(text[:end])
@@ -113,7 +114,7 @@ def word_at(text: str, column: int | None = None) -> GlossaryWord | None:
 
 
 def _ending(text: str) -> GlossaryWord | None:
-    """The longest word of the trade with which a text ends."""
+    """Return the longest word of the trade with which a text ends."""
     pieces = re.split(r"(?<=[\s(])", text)
     return next((word for many in range(4, 0, -1) if (word := word_of("".join(pieces[-many:]).strip("( ")))), None)
 
@@ -147,7 +148,7 @@ def _shown(session: TapeSession, value: Value) -> str:
 
 
 def _standing(session: TapeSession) -> Op:
-    """The op where the user stands; the last one, behind it."""
+    """Return the op where the user stands; the last one, after it."""
     return session.tape.ops[min(session.cursor, len(session.tape) - 1)]
 
 

@@ -220,7 +220,7 @@ def parse(text: str, path: Path, number: int = 0) -> Lesson:
 
 
 def _front_matter(lines: list[str], path: Path) -> tuple[dict[str, str], int]:
-    """What stands between two lines `---`, and where the lesson begins behind it."""
+    """Return what stands between two lines `---`, and where the lesson begins after it."""
     if not lines or lines[0].strip() != "---":
         raise LessonError(f"{path}:1: a lesson begins with front matter: a line ---, title: and program:, a line ---")
     head: dict[str, str] = {}
@@ -303,7 +303,8 @@ def _check_keys(kind: str, inside: list[str], line: int, path: Path) -> None:
 
 
 def _keys(kind: str, inside: list[str]) -> tuple[str, dict[str, list[str]]]:
-    """The text of a block, and what stands behind its keys; a line that is indented goes on with the one above."""
+    """Return the text of a block, and what stands after its keys; a line that is indented goes on with the one
+    above."""
     asked: list[str] = []
     given: dict[str, list[str]] = {}
     last: list[str] | None = None

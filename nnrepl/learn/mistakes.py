@@ -72,18 +72,18 @@ class GuessedElement:
         return self.value.op
 
     def at(self, value: Value, index: Index) -> float:
-        """A number of another tensor."""
+        """Return a number of another tensor."""
         return float(number_at(self.look, value, index))
 
     def same_place(self, value: Value) -> Index | None:
-        """The element of an operand that belongs to this one; None where its shape tells nothing."""
+        """Return the element of an operand that belongs to this one; None where its shape tells nothing."""
         own, whole = tuple(value.shape), tuple(self.value.shape)
         if len(own) > len(whole) or any(a not in (1, b) for a, b in zip(own[::-1], whole[::-1])):
             return None
         return broadcast_index(self.index, own)
 
     def operands(self) -> list[tuple[str, float]]:
-        """The operands of an op that works place by place, with their names: numbers of the program as well."""
+        """Return the operands of an op that works place by place, with their names: numbers of the program as well."""
         found: list[tuple[str, float]] = []
         for arg in self.op.args:
             if isinstance(arg, Value):
@@ -97,7 +97,8 @@ class GuessedElement:
 
 
 def mistakes(look: Look, value: Value, index: Index) -> list[Mistake]:
-    """The wrong answers for one element, the likelier first; none is the right one, and no two are the same number."""
+    """Return the wrong answers for one element, the likelier first; none is the right one, and no two are the same
+    number."""
     right = float(number_at(look, value, index))
     kept: list[Mistake] = []
     for found in _all(GuessedElement(look, value, index, right), DEPTH):
@@ -129,7 +130,7 @@ def _by_rules(case: GuessedElement) -> Iterator[Mistake]:
 
 
 def _carried(case: GuessedElement, depth: int) -> Iterator[Mistake]:
-    """The mistakes in an input, as they come out of the op."""
+    """Yield the mistakes in an input, as they come out of the op."""
     if case.op.of is not None or case.op.operation.kind not in ("op", "edit"):
         return
     for taken in dict.fromkeys(case.op.inputs):
@@ -144,14 +145,14 @@ def _carried(case: GuessedElement, depth: int) -> Iterator[Mistake]:
 
 
 def _all_of_input(case: GuessedElement, depth: int) -> Iterator[Mistake]:
-    """What goes wrong in an input: not its sign alone, and not another place."""
+    """Yield what goes wrong in an input: not its sign alone, and not another place."""
     yield from _by_rules(case)
     if depth > 1:
         yield from _carried(case, depth)
 
 
 def _with(case: GuessedElement, taken: Value, index: Index, number: float) -> float | None:
-    """What the op would give with another number in one of its inputs."""
+    """Return what the op would give with another number in one of its inputs."""
     with aside():
         array = mx.array(case.look.array(taken))
         if index:
@@ -166,13 +167,13 @@ def _with(case: GuessedElement, taken: Value, index: Index, number: float) -> fl
 
 
 def number_of(array: mx.array) -> float:
-    """The number of a tensor that has one."""
+    """Return the number of a tensor that has one."""
     single: Any = array.item()
     return float(single)
 
 
 def _elsewhere(case: GuessedElement) -> Iterator[Mistake]:
-    """The other elements of the same tensor, row and column exchanged first."""
+    """Yield the other elements of the same tensor, row and column exchanged first."""
     shape = tuple(case.value.shape)
     size = case.value.size
     if not 1 < size <= FEW:
@@ -198,7 +199,7 @@ _AFTER = {
 
 
 def _before(case: GuessedElement) -> Iterator[Mistake]:
-    """What goes into an op, at the same place, is taken for what comes out."""
+    """Yield what goes into an op, at the same place, is taken for what comes out."""
     if case.op.of is not None:
         return
     for taken in dict.fromkeys(case.op.inputs):
@@ -210,7 +211,7 @@ def _before(case: GuessedElement) -> Iterator[Mistake]:
 
 
 def _backward(case: GuessedElement) -> Iterator[Mistake]:
-    """The two factors of a link of the chain rule, each taken for their product."""
+    """Yield the two factors of a link of the chain rule, each taken for their product."""
     for gradient in upstream(case.op):
         if tuple(gradient.shape) == tuple(case.value.shape):
             came = case.at(gradient, case.index)

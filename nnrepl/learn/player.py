@@ -43,7 +43,7 @@ class Turn:
         back: Whether to put the session back to where the lesson stands.
         head: What to show first.
         where: Whether to show then where the session stands.
-        show: What to show behind that.
+        show: What to show after that.
         own: A line of the student's own, to be run as any other.
         clear: Whether to begin with an empty screen.
         over: Whether the lesson is over.
@@ -143,7 +143,7 @@ class Player:
     # -- for the shell -------------------------------------------------------------------------------------
 
     def script(self) -> Script:
-        """The lesson's program. Raises UserError if it cannot be loaded."""
+        """Return the lesson's program. Raises UserError if it cannot be loaded."""
         try:
             script = load_script(str(self.lesson.program), self.lesson.arguments)
         except CannotLoad as error:
@@ -152,7 +152,7 @@ class Player:
         return script
 
     def catch_up(self) -> None:
-        """The program has been started anew: what the lesson has done so far is due again."""
+        """Note that the program has been started anew: what the lesson has done so far is due again."""
         self.waits, self.posed, self._stand, self.strayed = None, None, None, False
         self.queue.clear()
         for part in self.lesson.parts[: self.at]:
@@ -165,7 +165,7 @@ class Player:
         return f"(lesson {self.lesson.name}) "
 
     def turn(self, session: TapeSession) -> Turn:
-        """What comes before the next line is read. Raises UserError if the lesson cannot go on."""
+        """Return what comes before the next line is read. Raises UserError if the lesson cannot go on."""
         with apart(session):
             return self._turn(session)
 
@@ -203,7 +203,7 @@ class Player:
         return turn
 
     def hear(self, session: TapeSession, line: str | None) -> Turn:
-        """What becomes of a line; None for the end of input."""
+        """Return what becomes of a line; None for the end of input."""
         if line is None:
             return self._leaving()
         self._asked_to_leave = False
@@ -322,7 +322,7 @@ class Player:
         return [*shown, hint(f"type {EXPECTED[posed.kind]}; hint and show help")]
 
     def _reminder(self) -> RenderableType:
-        """What the lesson waits for, in a line."""
+        """Return what the lesson waits for, in a line."""
         waits = self.waits
         if isinstance(waits, Commands):
             return hint(f"Enter types  {'  ·  '.join(waits.lines)}", arrow=True)
@@ -346,7 +346,7 @@ class Player:
         return Turn(back=True, show=shown if again else [])
 
     def _leaving(self) -> Turn:
-        """The end of input: once it may be a slip."""
+        """Return the end of input: once it may be a slip."""
         if self._asked_to_leave:
             return Turn(over=True, show=[hint(f"learn {self.lesson.name} goes on from here another time")])
         self._asked_to_leave = True
@@ -364,7 +364,7 @@ class Player:
         return Group(*map(hint, [*said, *([note] if note else [])]))
 
     def _count(self, posed: Posed, is_right: bool) -> None:
-        """A question is over."""
+        """Note that a question is over."""
         is_first = is_right and not self._tries and not self._hints
         self.counted += 1
         self.right += is_first
@@ -404,7 +404,7 @@ class Player:
         return Turn(show=[one_line(f"✗ {said}{more}")])
 
     def _helped(self, text: str, posed: Posed) -> Turn | None:
-        """What is said to who asks for help; None where nobody did."""
+        """Return what is said to who asks for help; None where nobody did."""
         word = text.lower()
         if word in HINT:
             return Turn(show=[self._next_hint(posed.question.hints, _hint_to(posed))])
@@ -461,7 +461,7 @@ class Player:
 
 
 def _hint_to(posed: Posed) -> str:
-    """What helps with any question: where the number comes from."""
+    """Return what helps with any question: where the number comes from."""
     if posed.where:
         return f"`{posed.where}` tells how it is computed; `show` does so for you."
     return f"An answer is {EXPECTED[posed.kind]}; `show` tells it."

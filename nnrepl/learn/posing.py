@@ -71,7 +71,7 @@ class Posed:
         return not any(isinstance(it.value, float) and abs(typed.value - it.value) < off for it in self.mistakes)
 
     def reply(self, typed: Typed) -> str:
-        """What to say to a wrong answer; "" where nothing is known of it."""
+        """Return what to say to a wrong answer; "" where nothing is known of it."""
         if self.kind == NUMBER:
             return self._reply_to_number(float(typed.value))
         if self.kind == NAMES:
@@ -101,7 +101,7 @@ class Posed:
         return f"Not so: it is {'less' if given > self.answer else 'more'} than that.{turned}"
 
     def _reply_to_list(self, typed: Typed) -> str:
-        """What is wrong with several numbers: how many there are, their order, their signs, or which of them."""
+        """Return what is wrong with several numbers: how many there are, their order, their signs, or which of them."""
         given, right = tuple(typed.value), tuple(self.answer)
         if len(given) != len(right):
             return f"There are {len(right)} of them, not {len(given)}."
@@ -176,7 +176,7 @@ def _choice(session: TapeSession, question: LessonQuestion, text: str) -> Posed:
 
 
 def _given(session: TapeSession, question: LessonQuestion, kind: str, answer: Any) -> list[Mistake]:
-    """The author's wrong answers. Raises UserError if one is the right one."""
+    """Return the author's wrong answers. Raises UserError if one is the right one."""
     found: list[Mistake] = []
     for expression, said in question.wrong:
         value = ask(session, expression).result
@@ -194,7 +194,7 @@ def _others(found: list[Mistake], known: list[Mistake]) -> list[Mistake]:
 
 
 def _of_a_number(found: Asked) -> list[Mistake]:
-    """What can be said of a number that is no element of the tape."""
+    """Return what can be said of a number that is no element of the tape."""
     right = found.result
     if isinstance(right, bool) or not right or type(right) is int or not math.isfinite(right):
         return []
@@ -208,14 +208,14 @@ def _of_a_number(found: Asked) -> list[Mistake]:
 
 
 def _parameters(session: TapeSession, answer: Any) -> tuple[str, ...]:
-    """The names of what the pass differentiates by, and those that are right."""
+    """Return the names of what the pass differentiates by, and those that are right."""
     part = session.part
     known = [] if part is None else [session.names.name(leaf) for leaf in part.wrt]
     return tuple(dict.fromkeys([*known, *sorted(answer)]))
 
 
 def _is_seen(session: TapeSession, value: Value) -> bool:
-    """Whether the user may have seen a value: it has been computed, and the op that makes it lies behind them."""
+    """Whether the user may have seen a value: it has been computed, and the op that makes it lies after them."""
     return value.op is not None and value.evaluated and value.op.position < session.cursor
 
 

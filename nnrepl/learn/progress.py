@@ -35,7 +35,7 @@ def progress_file() -> Path:
 
 
 def load_progress(path: Path | None = None) -> dict[str, Reached]:
-    """What is known of each lesson; nothing where the file is not there or damaged."""
+    """Return what is known of each lesson; nothing where the file is not there or damaged."""
     try:
         found: Any = json.loads((path or progress_file()).read_text(encoding="utf-8"))
         return {str(key): _mark(kept) for key, kept in found.items()}

@@ -105,7 +105,7 @@ def why_no_member(session: TapeSession, text: str, name: str) -> str:
 
 
 def evidence(session: TapeSession, condition: str, holds: bool) -> str:
-    """The numbers by which a condition holds, or does not; "" where they cannot tell."""
+    """Return the numbers by which a condition holds, or does not; "" where they cannot tell."""
     found = _first(session, parse(condition), holds)
     if found is None:
         return ""
@@ -118,13 +118,13 @@ def evidence(session: TapeSession, condition: str, holds: bool) -> str:
 
 
 def _told(found: Sides) -> str:
-    """The right side with its number."""
+    """Return the right side with its number."""
     quoted = "" if _is_number(found.right) else _quoted(found.right, found.at)
     return f"{quoted}, {number(found.b)}" if quoted else number(found.b)
 
 
 def counted(session: TapeSession, text: str, right: int) -> list[Mistake]:
-    """What one answers who counts the others, takes the wrong place, or is off by one."""
+    """Return what one answers who counts the others, takes the wrong place, or is off by one."""
     found = [*_of_a_count(session, text, right), Mistake(right + 1, "That is one too many.")]
     return [*found, Mistake(right - 1, "That is one too few.")]
 
@@ -173,7 +173,7 @@ def _holder(node: ast.Call) -> ast.expr | None:
 
 
 def _first(session: TapeSession, parsed: Parsed, holds: bool) -> Sides | None:
-    """The first comparison in a condition that holds, or does not."""
+    """Return the first comparison in a condition that holds, or does not."""
     node = parsed.expression
     return None if node is None else _sought(session, parsed, node, holds)
 
@@ -193,7 +193,7 @@ def _sought(session: TapeSession, parsed: Parsed, node: ast.expr, holds: bool) -
 
 
 def _inner(node: ast.expr) -> ast.expr:
-    """`a == b` of `bool(mx.all(a == b).item())`."""
+    """Return `a == b` of `bool(mx.all(a == b).item())`."""
     while isinstance(node, ast.Call):
         called = node.func
         name = called.attr if isinstance(called, ast.Attribute) else called.id if isinstance(called, ast.Name) else ""
@@ -209,7 +209,7 @@ def _inner(node: ast.expr) -> ast.expr:
 
 
 def _comparisons(parsed: Parsed, node: ast.expr) -> list[tuple[str, type[ast.cmpop], str]]:
-    """What is compared with what: `a < b` of `0 < a < b`, and a and b of `abs(a - b).max() < 0.001`."""
+    """Return what is compared with what: `a < b` of `0 < a < b`, and a and b of `abs(a - b).max() < 0.001`."""
     if isinstance(node, ast.Call) and _called(node) == "allclose" and len(node.args) >= 2:
         return [(parsed.cut(node.args[0]), ast.Eq, parsed.cut(node.args[1]))]
     if not isinstance(node, ast.Compare) or not all(type(sign) in _SIGNS for sign in node.ops):
@@ -245,7 +245,7 @@ def _is_tiny(node: ast.expr) -> bool:
 
 
 def _worked(session: TapeSession, left: str, sign: type[ast.cmpop], right: str, holds: bool) -> Sides | None:
-    """The numbers of a comparison, at the first place where it holds, or does not."""
+    """Return the numbers of a comparison, at the first place where it holds, or does not."""
     try:
         a, b = _array(session, left), _array(session, right)
         if a is None or b is None:
@@ -278,7 +278,7 @@ def _compared(a: mx.array, sign: type[ast.cmpop], b: mx.array) -> mx.array:
 
 
 def _array(session: TapeSession, text: str) -> mx.array | None:
-    """A side of a comparison as numbers; None for what has none."""
+    """Return a side of a comparison as numbers; None for what has none."""
     result = evaluate(session, text)
     if isinstance(result, mx.array):
         return result if result.size else None
@@ -325,7 +325,7 @@ def _is_number(text: str) -> bool:
 
 
 def _value(found: Sides) -> str:
-    """The right side as a number, and how it is written where that says more."""
+    """Return the right side as a number, and how it is written where that says more."""
     told = number(found.b)
     if _is_number(found.right) or len(found.right) > SHORT or not parse(found.right).mentions:
         return told

@@ -15,7 +15,7 @@ Term = tuple[str, str, float]
 
 
 def _sides(op: Op) -> tuple[Value, Value] | None:
-    """The two matrices of a product; what is added to it left out."""
+    """Return the two matrices of a product; what is added to it left out."""
     inputs = op.inputs[-2:] if op.name == "addmm" else op.inputs
     if len(inputs) != 2 or any(len(value.shape) < 2 for value in inputs):
         return None
@@ -28,7 +28,7 @@ def _batch(index: Index, value: Value) -> Index:
 
 
 def _terms(case: GuessedElement, pairs: Sequence[tuple[tuple[Value, Index], tuple[Value, Index]]]) -> list[Term]:
-    """The products of which an element is the sum."""
+    """Return the products of which an element is the sum."""
     return [
         (named(*left), named(*right), case.at(left[0], left[1]) * case.at(right[0], right[1])) for left, right in pairs
     ]
@@ -68,7 +68,7 @@ def _matmul(case: GuessedElement) -> Iterator[Mistake]:
 
 @rule("vjp of matmul", "vjp of addmm")
 def _matmul_back(case: GuessedElement) -> Iterator[Mistake]:
-    """A gradient of a product is a product with the other side: the other side alone is no gradient yet."""
+    """Tell of a gradient of a product: it is a product with the other side, which alone is no gradient yet."""
     forward, of, came = case.op.of, case.value.gradient_of, upstream(case.op)
     sides = None if forward is None else _sides(forward)
     if sides is None or of is None or len(came) != 1 or any(len(it.shape) != 2 for it in (*sides, came[0])):
@@ -101,7 +101,7 @@ def _sum_back(case: GuessedElement) -> Iterator[Mistake]:
 
 
 def _over_rows(case: GuessedElement, gradient: Value) -> Iterator[Mistake]:
-    """The gradient of a bias is summed over the batch."""
+    """Tell of the gradient of a bias: it is summed over the batch."""
     rows, column = gradient.shape[0], case.index[0]
     if 1 < rows <= FEW and column < gradient.shape[1]:
         for row in range(rows):

@@ -23,7 +23,7 @@ _PLACES = ("first", "second", "third", "fourth", "fifth", "sixth")
 
 
 def shape_mistakes(session: TapeSession, text: str, shape: Shape) -> list[Mistake]:
-    """The wrong shapes for an expression such as `scores.shape`, the likelier first; none is the right one."""
+    """Return the wrong shapes for an expression such as `scores.shape`, the likelier first; none is the right one."""
     value = _value(session, text)
     kept: dict[Shape, Mistake] = {}
     for found in (*_of_value(value), *_of_shape(value, shape)):
@@ -33,7 +33,7 @@ def shape_mistakes(session: TapeSession, text: str, shape: Shape) -> list[Mistak
 
 
 def reply_to_shape(given: Shape, shape: Shape) -> str:
-    """What is wrong with any other shape: how many axes it has, how many numbers, or which axis is another."""
+    """Return what is wrong with any other shape: how many axes it has, how many numbers, or which axis is another."""
     if len(given) != len(shape):
         return f"It has {_count(len(shape), 'axis', 'axes')}, not {len(given)}."
     wrong = [at for at, (a, b) in enumerate(zip(given, shape)) if a != b]
@@ -48,7 +48,7 @@ def _count(number: int, one: str, many: str) -> str:
 
 
 def _value(session: TapeSession, text: str) -> Value | None:
-    """The tensor whose shape is asked for; None where it is none of the tape."""
+    """Return the tensor whose shape is asked for; None where it is none of the tape."""
     parsed = parse(text)
     node = parsed.expression
     if isinstance(node, ast.Call) and len(node.args) == 1:  # tuple(z.shape)

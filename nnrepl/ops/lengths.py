@@ -58,7 +58,7 @@ _OF_POWERS = _length(
 
 
 def _sum_of_one(case: Case, slot: int, index: Index) -> Line | None:
-    """The sizes of the row or column that counts."""
+    """Return the sizes of the row or column that counts."""
     a, order = case.operand("a"), float(case.bound["ord"])
     rank = len(a.shape)
     axes = along(case.bound, rank)
@@ -87,7 +87,7 @@ def _sum_of_one(case: Case, slot: int, index: Index) -> Line | None:
 
 
 def _widened(index: Index, axes: list[int], rank: int) -> list[int]:
-    """An element of the result as a place of what went in."""
+    """Return an element of the result as a place of what went in."""
     rest = iter(index)
     return [0 if at in axes else next(rest) for at in range(rank)]
 
@@ -112,7 +112,7 @@ _OF_MATRICES = {
 
 
 def _of_singular_values(case: Case, slot: int, index: Index) -> Line | None:
-    """The singular values that count, which MLX computes by itself."""
+    """Return the singular values that count, which MLX computes by itself."""
     a, order = case.operand("a"), case.bound["ord"]
     if len(a.shape) != 2:
         return None
@@ -134,7 +134,7 @@ _OTHERS = (*_OF_VECTORS.values(), _OF_POWERS, *_OF_MATRICES.values(), *_BY_SINGU
 
 
 def _kind(bound: Mapping[str, Any]) -> Entry:
-    """The entry that belongs to `ord` and to whether vectors or matrices are measured."""
+    """Return the entry that belongs to `ord` and to whether vectors or matrices are measured."""
     kind = bound["ord"]
     axes = along(bound, len(bound["a"].shape))
     order = float(kind) if isinstance(kind, (int, float)) else kind

@@ -154,7 +154,7 @@ def _det_forward(case: Case, slot: int, index: Index) -> Line | None:
 
 @forwards("linalg.slogdet")
 def _slogdet_forward(case: Case, slot: int, index: Index) -> Line | None:
-    """The sign of the determinant, or the logarithm of its size."""
+    """Return the sign of the determinant, or the logarithm of its size."""
     node = _determinant(case.operand("a"), index)
     if node is None:
         return None
@@ -205,7 +205,7 @@ def _solve_backward(case: Case, symbol: str, left: str, index: Index) -> Line | 
 
 
 def _through(a: Operand, given: Operand, inverse: list[list[float]]) -> Any:
-    """An element of a⁻ᵀ @ g, as a sum."""
+    """Return an element of a⁻ᵀ @ g, as a sum."""
 
     def at(index: Index) -> Node:
         i, rest = index[0], index[1:]

@@ -14,7 +14,7 @@ from nnrepl.ops.numbers import element, unravel
 
 
 def _filled(given: Any) -> Any:
-    """An index with the numbers of its tensors."""
+    """Return an index with the numbers of its tensors."""
     if isinstance(given, Operand):
         return given.array
     return tuple(map(_filled, given)) if isinstance(given, (list, tuple)) else given
@@ -31,7 +31,7 @@ def _value(case: Case) -> Operand | None:
 
 
 def _met(case: Case, index: Index) -> list[Node]:
-    """The numbers that are put where an element is, each as often as it is."""
+    """Return the numbers that are put where an element is, each as often as it is."""
     value = _value(case)
     one = mx.zeros(case.operand("a").shape)
     one[index] = 1

@@ -116,9 +116,9 @@ class Debuggee:
                 wish = self._back(failure, wish)
 
     def _back(self, failure: Unwinding, wish: Unwinding | None) -> Unwinding:
-        """The program could not run again for a change: it does so along the tape before, with all recorded that ran
-        natively, and the change is tried once more. Where it cannot either (its own doings differ from run to run), the
-        user looks at what there was."""
+        """Have the program, which could not run again for a change, do so along the tape before, with all recorded that
+        ran natively; the change is tried once more. Where it cannot either (its own doings differ from run to run),
+        the user looks at what there was."""
         interrupted = isinstance(failure, CannotExchange) and isinstance(failure.__cause__, KeyboardInterrupt)
         if not isinstance(wish, RunAgain) or (wish.failure and not interrupted):
             return failure
@@ -266,7 +266,7 @@ class Debuggee:
             self.session.hooks.announce(line)
 
     def _strand(self, failure: Unwinding) -> None:
-        """The program went another way when it ran again: the user looks at what there was."""
+        """Note that the program went another way when it ran again: the user looks at what there was."""
         resume()
         self.session.changes.failed()
         self.session.strand(f"{failure}; the program is over, restart runs it anew")

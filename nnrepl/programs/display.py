@@ -87,7 +87,7 @@ class _Text(HTMLParser):
             self.parts.append("  ")
 
     def handle_endtag(self, tag: str) -> None:
-        """What comes is seen again."""
+        """Note that what comes is seen again."""
         self._hidden -= tag in ("script", "style")
 
     def handle_data(self, data: str) -> None:
@@ -97,7 +97,7 @@ class _Text(HTMLParser):
 
 
 def text_of(html: str) -> str:
-    """The text of some HTML, line by line."""
+    """Return the text of some HTML, line by line."""
     reader = _Text()
     reader.feed(html)
     lines = [line.strip() for line in "".join(reader.parts).split("\n")]
@@ -133,7 +133,7 @@ def provide(wanted: bool) -> None:
 
 
 def shown(*things: Any, **kwargs: Any) -> None:
-    """What `display` is in a notebook that does not import it."""
+    """Do what `display` does in a notebook that does not import it."""
     importlib.import_module("IPython.display").display(*things, **kwargs)
 
 
@@ -142,7 +142,7 @@ def _is_installed() -> bool:
 
 
 def _modules() -> dict[str, ModuleType]:
-    """The modules that stand in for IPython's."""
+    """Return the modules that stand in for IPython's."""
     shown: dict[str, Any] = {name: type(name, (Markup,), {}) for name in TEXTS}
     shown |= {name: type(name, (Displayed,), {}) for name in DATA}
     shown |= {"HTML": HTML, "JSON": JSON, "display": display, "clear_output": _nothing, "update_display": display}

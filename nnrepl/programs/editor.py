@@ -17,7 +17,7 @@ _USUAL = ("nano", "vim", "vi", "emacs")
 
 
 def place_in_program(session: TapeSession) -> tuple[str, int]:
-    """The file and line of the program's own call that makes the next op.
+    """Return the file and line of the program's own call that makes the next op.
 
     Raises:
         UserError: If that lies in no file.

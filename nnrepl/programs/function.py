@@ -56,7 +56,7 @@ class Recorded(Face):
         return OpSequence(self.tape)
 
     def __getitem__(self, name: str) -> Value:
-        """The newest value of a name: `trace["z1"]`, `trace["layers.0.weight"]`; also `trace["z1@12"]`,
+        """Return the newest value of a name: `trace["z1"]`, `trace["layers.0.weight"]`; also `trace["z1@12"]`,
         `trace["#12"]`.
 
         Returns:
@@ -77,7 +77,7 @@ class Recorded(Face):
             return False
 
     def grad(self, of: str | Value) -> Value | None:
-        """The gradient of the result with respect to a value.
+        """Return the gradient of the result with respect to a value.
 
         Args:
             of: A name as for `trace[...]`, or a Value of this recording.
@@ -95,7 +95,7 @@ class Recorded(Face):
             return None
 
     def verify(self) -> Receipt:
-        """The receipt for the recording: every op again from its recorded inputs, the gradients against those of
+        """Return the receipt for the recording: every op again from its recorded inputs, the gradients against those of
         MLX's own transform, both bit by bit, and MLX's own lazy graph against the recorded ops.
 
         Evaluates the recording; the function is called again, quietly. `complete` tells whether all of it agrees.
@@ -175,7 +175,7 @@ def trace(fn: Callable[..., Any], *args: Any, wrt: Any = None, **kwargs: Any) ->
 
 
 def restarts_of(trace: Trace) -> Restarts:
-    """What lets a session on a trace change things: its call can be made again."""
+    """Return what lets a session on a trace change things: its call can be made again."""
     return _CallRestarts(trace._call, trace.tape)
 
 
@@ -252,7 +252,7 @@ class FunctionCall:
         return trace, replay
 
     def recorder(self, tape: Tape, intake: Intake, old: Tape | None = None) -> Recorder:
-        """A recorder for another run, which knows the arrays that the function had from outside."""
+        """Return a recorder for another run, which knows the arrays that the function had from outside."""
         recorder = Recorder(tape, strict=False)
         recorder.intake = intake
         for leaf in leaves_of(old or tape):
@@ -279,7 +279,7 @@ class _CallRestarts:
 
     @contextmanager
     def computing(self) -> Iterator[Recorder]:
-        """A recorder that knows what the call knows."""
+        """Lend a recorder that knows what the call knows."""
         recorder = self._call.recorder(self._tape, RECORDING)
         recorder.mode = MUTED
         with recording(recorder):
@@ -305,7 +305,7 @@ class _CallRestarts:
 
 
 def leaves_of(tape: Tape) -> Iterator[Value]:
-    """The leaves of a tape that came from outside: inputs, parameters, captured arrays."""
+    """Yield the leaves of a tape that came from outside: inputs, parameters, captured arrays."""
     seen: set[Value] = set()
     own = {leaf for part in tape.passes for leaf in part.wrt}
     candidates = [value for op in tape.ops for value in op.inputs]
@@ -338,7 +338,7 @@ def run(
 
 
 def _enter_arguments(recorder: Recorder, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """The arrays among the arguments are inputs (those of a Module, parameters), under their names."""
+    """Take the arrays among the arguments in as inputs (those of a Module, as parameters), under their names."""
     try:
         labels = parameter_names(inspect.unwrap(fn), args)
     except ValueError:
@@ -378,7 +378,7 @@ def _slots(tree: Any) -> Iterator[tuple[Any, Any, mx.array]]:
 
 
 def _items(holder: Any) -> Iterable[tuple[Any, Any]]:
-    """What a list or a dict holds, under its keys."""
+    """Return what a list or a dict holds, under its keys."""
     if isinstance(holder, dict):
         return list(dict.items(holder))
     return enumerate(holder) if isinstance(holder, list) else ()

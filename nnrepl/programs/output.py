@@ -7,25 +7,11 @@ import io
 import re
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from typing import IO, Any
 
+from nnrepl.programs.printed import Output, Piece, Printed
 from nnrepl.record.process import this_process
-
-
-@dataclass(frozen=True, slots=True)
-class _Piece:
-    """Something that was printed.
-
-    Attributes:
-        position: The position of the op that came next.
-        stream: Where to.
-        data: What.
-    """
-
-    position: int
-    stream: _Stream
-    data: bytes
+from nnrepl.tape import Tape
 
 
 class _Held(io.RawIOBase):
@@ -113,7 +99,7 @@ class _Stream:
         self.real.flush()
 
     def text(self, data: bytes) -> str:
-        """What was printed, as text."""
+        """Return what was printed, as text."""
         return data.decode(self.real.encoding, "replace")
 
 
@@ -121,37 +107,34 @@ class HeldOutput:
     """Keeps what goes to standard output and standard error, piece by piece.
 
     Args:
-        position: Tells where the tape ends now.
+        tape: Tells which tape the program writes.
 
     Attributes:
         holds: Whether what is printed is kept.
     """
 
-    def __init__(self, position: Callable[[], int]) -> None:
-        self._position = position
-        self._pieces: list[_Piece] = []
+    def __init__(self, tape: Callable[[], Tape]) -> None:
+        self._tape = tape
+        self._printed = Printed()
         self._streams = [_Stream(name, self._keep) for name in ("stdout", "stderr")]
         self.holds = False
         self._unwinding = False
         self._tell: Callable[[str], None] | None = None
-        self._seen = -1
-        self._shown: list[_Piece] = []
-        self._expected: list[bytes] = []
-        self._elsewhere: set[bytes] = set()
-        self._quitting = False
-        self._ended: _Piece | None = None
+        self._elsewhere: set[bytes] | None = None
+        self._last: Piece | None = None
         self._process = this_process()
 
     # -- when -------------------------------------------------------------------------------------------
 
     def begin(self) -> None:
-        """A program begins of which nothing has been shown."""
+        """Note that a program begins of which nothing has been shown."""
         self.settle()
         self._unwinding = False
-        self._pieces, self._shown, self._expected, self._seen = [], [], [], -1
+        self._printed.forget()
 
     def stand_in(self) -> None:
-        """The program is about to run: its streams are ours, and pass everything on until something is held."""
+        """Note that the program is about to run: its streams are ours, and pass everything on until something is
+        held."""
         for stream in self._streams:
             stream.enter()
 
@@ -171,78 +154,83 @@ class HeldOutput:
         self.holds = False
 
     def leave(self) -> None:
-        """The program does not run now: the streams are the real ones."""
+        """Note that the program does not run now: the streams are the real ones."""
         self.settle()
         for stream in self._streams:
             stream.leave()
 
     def unwinding(self) -> None:
-        """The program is taken apart, to run again: what it prints on the way (in a `finally`) it would not have
-        printed."""
+        """Note that the program is taken apart, to run again: what it prints on the way (in a `finally`) it would not
+        have printed."""
         self.hold()
         self._unwinding = True
 
     def quitting(self) -> None:
-        """The program is taken apart for good: of what it still prints, only what nobody has seen is shown."""
-        if self._elsewhere:
+        """Show, now that the program is taken apart for good, only what nobody has seen of what it still prints."""
+        elsewhere = self._printed.elsewhere(self._tape(), self._streams)
+        if elsewhere:
             self.hold()
-            self._quitting = True
+            self._elsewhere = elsewhere
 
-    def begin_again(self, position: int, cursor: int) -> None:
-        """The program runs again.
+    def begin_again(self, tape: Tape, old: Tape, position: int, seen: int) -> None:
+        """Take note that the program runs again.
 
         Args:
-            position: What it prints up to there has been shown; what waits will be printed anew.
-            cursor: What it printed between `position` and there has been shown too: it is shown again only where
-                the program prints something else now.
+            tape: The one that it writes now.
+            old: Along which tape.
+            position: What it printed there up to this position has been shown.
+            seen: Up to which position on the new tape that is.
         """
         self._unwinding = False
-        self._pieces = []
-        later = [piece for piece in self._shown if piece.position > cursor]
-        self._elsewhere.update([line for _, data in self._runs(later) for line in data.splitlines(keepends=True)])
-        again = [piece for piece in self._shown if position < piece.position <= cursor]
-        self._shown = [piece for piece in self._shown if piece.position <= position]
-        self._expected = b"".join([piece.data for piece in again]).splitlines(keepends=True)
-        self._seen = position
+        self._printed.begin_again(tape, old, position, seen, self._streams)
         self.hold()
+
+    def goes_on(self, tape: Tape, old: Tape) -> None:
+        """Take note that the program writes another tape from now on, which shares all with the old one."""
+        self._printed.goes_on(tape, old)
 
     # -- what -------------------------------------------------------------------------------------------
 
     def _keep(self, stream: _Stream, data: bytes) -> bool:
         if this_process() != self._process:
             return False
-        if self._unwinding:
+        if self._unwinding or not data:
+            return self.holds
+        tape = self._tape()
+        output, piece = self._printed.on(tape), Piece(len(tape), stream, data)
+        if piece.position <= output.seen and self._elsewhere is None:
             return True
-        piece = _Piece(self._position(), stream, data)
-        if not self.holds:
-            if data:
-                self._remember(piece)
-                if self._tell is not None:
-                    self._tell(stream.text(data))
-            return False
-        if data and (piece.position > self._seen or self._quitting):
-            self._pieces.append(piece)
-        return True
+        if self.holds:
+            output.waiting.append(piece)
+            return True
+        fresh = self._printed.passing(tape, self._streams).fresh(piece)
+        for part in fresh:
+            self._last = part
+            if self._tell is not None:
+                self._tell(stream.text(part.data))
+            if part is not piece:
+                stream.show(part.data)
+        return not fresh or fresh[-1] is not piece
 
-    def show(self, position: int | None = None, say: Callable[[str], None] | None = None) -> str:
+    def show(
+        self, tape: Tape | None = None, position: int | None = None, say: Callable[[str], None] | None = None
+    ) -> str:
         """Print what the program printed before `position` (all of it by default) and has not been shown;
         returns it.
 
         Args:
+            tape: On which tape; by default the one that it writes.
             say: What to do with it instead of printing it.
         """
-        if not self._pieces:  # as behind nearly every op
+        tape = self._tape() if tape is None else tape
+        if not self._printed.on(tape).waiting:  # as behind nearly every op
             return ""
-        shown: list[_Piece] = []
-        while self._pieces and (position is None or self._pieces[0].position <= position):
-            shown.append(self._pieces.pop(0))
+        output = self._printed.passing(tape, self._streams)
         said = []
-        for stream, data in self._runs(self._new(shown)):
+        for stream, data in self._runs(self._new(output, output.take(position))):
             said.append(stream.text(data))
             if say is None:
                 stream.show(data)
-        for piece in shown:
-            self._remember(piece)
         text = "".join(said)
         if text and say is not None:
             say(text)
@@ -251,45 +239,35 @@ class HeldOutput:
     @property
     def midline(self) -> bool:
         """Whether the program has left the terminal in the middle of a line: a progress bar, a `print(end="")`."""
-        last = self._shown[-1] if self._shown else None
-        if last is None or last is self._ended:
-            return False
-        return bool(_CODES.sub(b"", last.data.rpartition(b"\n")[2]).strip(b"\r"))
+        return self._last is not None and bool(_CODES.sub(b"", self._last.data.rpartition(b"\n")[2]).strip(b"\r"))
 
     def ended(self) -> None:
-        """The line is ended: what nnrepl shows begins on one of its own."""
-        self._ended = self._shown[-1]
+        """End the line: what nnrepl shows begins on one of its own."""
+        self._last = None
 
     def moved(self, moved: Callable[[int], int], seen: int) -> None:
         """Positions of the tape have moved; what was printed up to `seen` has been shown."""
-        self._shown = [replace(piece, position=moved(piece.position)) for piece in self._shown]
-        self._seen = seen
+        self._printed.moved(self._tape(), moved, seen)
 
     def begin_anew(self) -> None:
-        """What is printed from now on has never been seen: it is shown at once."""
-        self._seen, self._expected = -1, []
+        """Show at once what is printed from now on: it has never been seen."""
+        output = self._printed.on(self._tape())
+        output.seen = -1
+        self._printed.new(output)
         self.settle()
 
-    def _new(self, pieces: list[_Piece]) -> list[_Piece]:
-        """What has not been shown before, word for word, by the run that the user saw; line by line."""
-        if self._quitting:
+    def _new(self, output: Output, pieces: list[Piece]) -> list[Piece]:
+        """Return what is to be shown of what the cursor has passed."""
+        if self._elsewhere is None:
+            shown = [part for piece in pieces for part in output.fresh(piece)]
+        else:
             lines = [(stream, line) for stream, data in self._runs(pieces) for line in data.splitlines(keepends=True)]
-            return [_Piece(0, stream, line) for stream, line in lines if line not in self._elsewhere]
-        while pieces and self._expected:
-            line = self._expected[0]
-            taken = length = 0
-            while length < len(line) and taken < len(pieces):
-                length += len(pieces[taken].data)
-                taken += 1
-            if b"".join([piece.data for piece in pieces[:taken]]) != line:
-                self._expected = []
-                break
-            self._expected.pop(0)
-            pieces = pieces[taken:]
-        return pieces
+            shown = [Piece(0, stream, line) for stream, line in lines if line not in self._elsewhere]
+        self._last = shown[-1] if shown else self._last
+        return shown
 
     @staticmethod
-    def _runs(pieces: list[_Piece]) -> list[tuple[_Stream, bytes]]:
+    def _runs(pieces: list[Piece]) -> list[tuple[_Stream, bytes]]:
         """Pieces for the same stream, together."""
         runs: list[tuple[_Stream, bytes]] = []
         for piece in pieces:
@@ -299,12 +277,5 @@ class HeldOutput:
                 runs.append((piece.stream, piece.data))
         return runs
 
-    def _remember(self, piece: _Piece) -> None:
-        """Something has been shown. A long run may print without end; the oldest is forgotten."""
-        self._shown.append(piece)
-        if len(self._shown) > _REMEMBERED:
-            del self._shown[: _REMEMBERED // 2]
 
-
-_REMEMBERED = 20_000
 _CODES = re.compile(rb"\x1b\[[0-9;?]*[A-Za-z]")

@@ -80,7 +80,7 @@ class Reloader:
         self._stamps: dict[str, tuple[int, int]] = {}
 
     def notice(self, session: Standing) -> str:
-        """That a file has changed since it was read, said once for each change; "" if none has."""
+        """Return that a file has changed since it was read, said once for each change; "" if none has."""
         fresh: list[str] = []
         for filename in list(self.kept.first):
             path = filename.rpartition("#")[0] or filename
@@ -102,14 +102,14 @@ class Reloader:
         return f"{', '.join(names)} {has} changed on disk; the program runs what it read, reload takes the change in"
 
     def _texts(self, session: Standing) -> dict[str, str]:
-        """What the files say on the timeline that the user looks at."""
+        """Return what the files say on the timeline that the user looks at."""
         texts = dict(self.kept.first)
         for code in session.edits.timelines.current.codes:
             texts.update(code.texts)
         return texts
 
     def read_again(self) -> None:
-        """The program is about to start anew, from its files as they are now.
+        """Note that the program is about to start anew, from its files as they are now.
 
         Raises:
             UserError: If a file no longer parses or is gone.
@@ -151,7 +151,7 @@ class Reloader:
     # -- what differs ----------------------------------------------------------------------------------------
 
     def _on_disk_now(self) -> dict[str, str]:
-        """The text on disk of each file that the program has read. Raises UserError."""
+        """Return the text on disk of each file that the program has read. Raises UserError."""
         return {filename: self._on_disk(filename) for filename in list(self.kept.first)}
 
     def _difference(self, before: dict[str, str], after: dict[str, str]) -> SourceDifference:
@@ -252,7 +252,7 @@ def _not_taken(line: str) -> str:
 
 
 def read(filename: str) -> str:
-    """The text of a Python file. Raises UserError."""
+    """Return the text of a Python file. Raises UserError."""
     try:
         return decode_source(Path(filename).read_bytes())
     except FileNotFoundError:
@@ -263,7 +263,7 @@ def read(filename: str) -> str:
 
 
 def short(filename: str) -> str:
-    """A file as one says it: its name, `lesson.ipynb cell 3` for a cell of a notebook."""
+    """Return a file as one says it: its name, `lesson.ipynb cell 3` for a cell of a notebook."""
     name, _, cell = os.path.basename(filename).partition("#")
     return f"{name} cell {cell}" if cell else name
 
@@ -275,7 +275,7 @@ def _question(session: Standing, rude: list[str]) -> str:
 
 
 def _taken(session: Standing, difference: SourceDifference, place: HoldsFrom) -> str:
-    """What is taken over, and how."""
+    """Return what is taken over, and how."""
     names = ", ".join(dict.fromkeys(difference.names)) or "new names at the level of the module"
     if place.call:
         how = f"replayed from the entry of {place.call}"
@@ -290,7 +290,7 @@ def _taken(session: Standing, difference: SourceDifference, place: HoldsFrom) ->
 
 
 def rude_changes(patch: Patch) -> list[str]:
-    """What only a run from the start can take over: what stands in modules and classes, constructors in use."""
+    """Return what only a run from the start can take over: what stands in modules and classes, constructors in use."""
     old, new = patch.old, patch.new
     added = {id(statement) for statement in new_constants(old, new)}
     found = _loose_changes(old.module, new.module, added, new, "module level")
@@ -366,14 +366,14 @@ def place_of(session: Standing, difference: SourceDifference) -> tuple[HoldsFrom
 
 
 def _path(tape: Tape, cursor: int) -> list[tuple[Activation, int]]:
-    """The calls that are running at an op, outermost first, and where in each the next one is called."""
+    """Return the calls that are running at an op, outermost first, and where in each the next one is called."""
     op = tape.ops[min(cursor, len(tape) - 1)]
     calls = [] if op.scope is None else op.scope.path()
     return list(zip(calls, [*(call.lasti for call in calls[1:]), op.lasti]))
 
 
 def _failed_path(tape: Tape, error: BaseException) -> list[tuple[Activation, int]]:
-    """The calls that were running when the program failed and had made ops before."""
+    """Return the calls that were running when the program failed and had made ops before."""
     step, failed = error.__traceback__, []
     while step is not None:
         failed.append((step.tb_frame.f_code, step.tb_lasti))
@@ -413,8 +413,8 @@ def _early(
 def _running(
     path: list[tuple[Activation, int]], difference: SourceDifference, ahead: set[tuple[str, Key]]
 ) -> Activation | None:
-    """The outermost call that is running and does something else in the new source, or would make a function of the
-    old one."""
+    """Return the outermost call that is running and does something else in the new source, or would make a function of
+    the old one."""
     for call, lasti in path:
         patch = _patch_of(call, difference)
         if patch is None or call.code.co_name == "<module>":
@@ -432,7 +432,7 @@ def _running(
 
 
 def _inside(old: Definition, new: Definition) -> list[tuple[Definition, Definition]]:
-    """The definitions inside of two versions of a function that does the same in both."""
+    """Return the definitions inside of two versions of a function that does the same in both."""
     found = list(zip(old.inner, new.inner))
     return [*found, *(pair for a, b in found for pair in _inside(a, b))]
 
@@ -451,7 +451,7 @@ def _patch_of(call: Activation, difference: SourceDifference) -> Patch | None:
 
 
 def _entry(session: Standing, call: Activation) -> int:
-    """The first op of a call that is running at the cursor."""
+    """Return the first op of a call that is running at the cursor."""
     tape = session.tape
     joints = set()
     timeline = session.edits.timelines.current

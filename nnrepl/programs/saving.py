@@ -92,7 +92,7 @@ def save(session: TapeSession, name: str, everything: bool = False) -> Saved:
 
 
 def _arrays(values: list[Value]) -> tuple[dict[str, mx.array], dict[Value, tuple[str, int]]]:
-    """The tensors to write, and for each value that has its numbers which one is its own, with a checksum. A
+    """Return the tensors to write, and for each value that has its numbers which one is its own, with a checksum. A
     leaf that goes on with an older value's numbers shares them."""
     having = [value for value in values if value.evaluated]
     twins = _twins(having)
@@ -113,7 +113,7 @@ def _arrays(values: list[Value]) -> tuple[dict[str, mx.array], dict[Value, tuple
 
 
 def _twins(having: list[Value]) -> dict[Value, Value]:
-    """The leaves whose numbers are those of the value that they came from."""
+    """Return the leaves whose numbers are those of the value that they came from."""
     pairs = [
         (value, value.origin)
         for value in having
@@ -225,7 +225,7 @@ class Tables:
         return row
 
     def _noted(self, op: Op, thing: Any) -> Any:
-        """What is noted of an op: an exception, a value, another op; None where the op says it all."""
+        """Return what is noted of an op: an exception, a value, another op; None where the op says it all."""
         if thing is None:
             return op.position
         if isinstance(thing, BaseException):
@@ -264,7 +264,7 @@ class Tables:
     # -- values --------------------------------------------------------------------------------------------
 
     def value(self, value: Value) -> int:
-        """The number of a value; what it refers to is entered before it."""
+        """Return the number of a value; what it refers to is entered before it."""
         known = self.values.get(value)
         if known is not None:
             return known
@@ -287,7 +287,7 @@ class Tables:
         return value.op is None or value in self._made
 
     def owner(self, module: Any) -> int:
-        """The number of a module of the program."""
+        """Return the number of a module of the program."""
         return self._owners.enter(module)
 
     def _all(self, values: Any) -> list[int]:
@@ -343,7 +343,7 @@ class Tables:
         return self._operations.setdefault(json.dumps(row), len(self._operations))
 
     def argument(self, arg: Any) -> Any:
-        """An argument as JSON: plain things as they are, others as one table that says what they are."""
+        """Return an argument as JSON: plain things as they are, others as one table that says what they are."""
         kind = type(arg)
         if isinstance(arg, Value):
             return {"v": self.value(arg)}
@@ -372,7 +372,7 @@ class Tables:
         return [self.scope(scope), self._files.place(scope.code, lasti, around)]
 
     def scope(self, scope: Activation) -> int:
-        """The number of a call; those that led to it come before it."""
+        """Return the number of a call; those that led to it come before it."""
         missing: list[Activation] = []
         step: Activation | None = scope
         while step is not None and step not in self._scopes:
@@ -399,6 +399,6 @@ def _error(error: BaseException) -> list[str]:
 
 
 def _program(tape: Tape) -> str:
-    """The file of the outermost function."""
+    """Return the file of the outermost function."""
     scope = next((op.scope for op in tape.ops if op.scope is not None), None)
     return "" if scope is None else os.path.basename(sources.locate(scope.path()[0].code, 0).file)

@@ -24,7 +24,7 @@ class WrittenFiles:
         self._runs: Callable[[], bool] = bool
 
     def warning(self) -> str:
-        """What to say before the program runs again; "" if it wrote none."""
+        """Return what to say before the program runs again; "" if it wrote none."""
         if not self._paths:
             return ""
         here = os.getcwd()

@@ -83,7 +83,7 @@ class TakenPlaces:
 
     @property
     def said(self) -> str:
-        """What places there are, behind the name of the tensor."""
+        """What places there are, after the name of the tensor."""
         shape = tuple(self.table.shape)
         if self.axis is None:
             return f"{shape} holds the matrices 0 to {self.extent - 1}"
@@ -91,7 +91,7 @@ class TakenPlaces:
 
 
 def outside(ops: Iterable[Op]) -> Outside | None:
-    """The first place outside of its axis that one of `ops` takes, in order. Looks at nothing but the places."""
+    """Return the first place outside of its axis that one of `ops` takes, in order. Looks at nothing but the places."""
     unknown = [op for op in dict.fromkeys([taken.of or taken for taken in ops]) if _is_unknown(op)]
     if _all_inside(unknown):
         for op in unknown:
@@ -139,7 +139,7 @@ def _all_inside(ops: Iterable[Op]) -> bool:
 
 
 def _with_its_numbers(value: Value) -> Value:
-    """The nearest value with the numbers of `value` that has been evaluated, or the furthest one."""
+    """Return the nearest value with the numbers of `value` that has been evaluated, or the furthest one."""
     while not value.evaluated and value.op is not None and value.op.operation.name in _RESHAPING:
         value = value.op.inputs[0]
     return value
@@ -169,7 +169,7 @@ def _numbers(rows: Any) -> Any:
 
 
 def places(op: Op) -> Iterator[TakenPlaces]:
-    """The places that an op takes."""
+    """Yield the places that an op takes."""
     if not op.inputs or not op.args or not isinstance(op.args[0], Value):
         return
     for place in places_of(op.operation.name, op.args, op.kwargs):
@@ -178,7 +178,7 @@ def places(op: Op) -> Iterator[TakenPlaces]:
 
 
 def places_of(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Iterator[TakenPlaces]:
-    """The places that a call of an operation takes, whatever stands for its tensors (they have a shape)."""
+    """Yield the places that a call of an operation takes, whatever stands for its tensors (they have a shape)."""
     table = args[0]
     if name in _ALONG:
         index = args[1] if len(args) > 1 else kwargs.get("indices")
@@ -230,7 +230,7 @@ def _outside(op: Op, place: TakenPlaces) -> Outside | None:
 
 
 def first_outside(index: mx.array, place: TakenPlaces) -> tuple[list[int], int] | None:
-    """The first element of `index` that is none of the places that there are: where it stands and what it is."""
+    """Return the first element of `index` that is none of the places that there are: where it stands and what it is."""
     if not index.size or not mx.issubdtype(index.dtype, mx.integer):
         return None
     array = _flatten(_astype(index, mx.int64))
@@ -261,7 +261,7 @@ def _found(op: Op, who: str, number: int, place: TakenPlaces) -> Outside:
 
 
 def _assigns_nothing(op: Op) -> Outside | None:
-    """A masked assignment of an empty tensor, which ends a process in MLX."""
+    """Return a masked assignment of an empty tensor, which ends a process in MLX."""
     if op.operation.name != "setitem" or len(op.args) < 3:
         return None
     array, mask, update = op.args[:3]

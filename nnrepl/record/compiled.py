@@ -76,7 +76,7 @@ class Compiled(opaque.Transform):
         self._ran = False
 
     def _noted(self, fun: Callable[..., Any]) -> Callable[..., Any]:
-        """The function as MLX gets it: when MLX runs it in order to trace it, that is noted."""
+        """Return the function as MLX gets it: when MLX runs it in order to trace it, that is noted."""
         if not callable(fun):
             return fun  # MLX says what is wrong
 
@@ -88,7 +88,7 @@ class Compiled(opaque.Transform):
         return noted
 
     def forget(self) -> None:
-        """The function does something else now: it is traced again when it is called."""
+        """Note that the function does something else now: it is traced again when it is called."""
         self.traces = {}  # a trace that is being made goes into those that are forgotten
         self.twins, self._native = {}, set()
         self.real = native(self.original(self._noted(self.fun), *self.args, **self.kwargs))
@@ -164,8 +164,8 @@ class Compiled(opaque.Transform):
         frame: FrameType,
         key: Any,
     ) -> tuple[Any, tuple[Call, ...]]:
-        """The first call for a kind of arguments: it is recorded, and MLX traces it from the same state, so that what
-        it keeps of it (a counter, a mask of dropout) is the same in both. Also returns what calls it is."""
+        """Return the first call for a kind of arguments: it is recorded, and MLX traces it from the same state, so that
+        what it keeps of it (a counter, a mask of dropout) is the same in both. Also returns what calls it is."""
         listener = recorder.listener
         reached = (self.fun, args, kwargs, self.args, self.kwargs)
         before = None if listener is None else listener.remember(reached)
@@ -202,7 +202,7 @@ class Twin:
 
     @classmethod
     def of(cls, trace: FirstCall) -> Twin:
-        """What a first run shows."""
+        """Return what a first run shows."""
         parts = dict.fromkeys([op.part for op in trace.ops if op.part.kind in (GRADIENT_PASS, UPDATE_PASS)])
         losses = [part.loss.canonical for part in parts if part.kind == GRADIENT_PASS and part.loss is not None]
         returned: list[Value] = []
@@ -213,13 +213,13 @@ class Twin:
         return cls(tuple(calls), found[0] if found else -1)
 
     def loss(self, result: Any) -> Any:
-        """The loss in what a call returns."""
+        """Return the loss in what a call returns."""
         found = trees.arrays(result)
         return found[self.output] if 0 <= self.output < len(found) else None
 
 
 def _signature(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """What tells apart calls of a compiled function that MLX traces separately, as far as arguments tell."""
+    """Return what tells apart calls of a compiled function that MLX traces separately, as far as arguments tell."""
     tree = (args, kwargs)
     return _constants(tree), tuple([(array.shape, array.dtype) for array in trees.arrays(tree)])
 
@@ -243,6 +243,7 @@ def compiling() -> bool:
         return _negative(array)
 
     probe = _compile(body)
+    # `MLX_DISABLE_COMPILE` and `mx.disable_compile` leave no trace that could be asked for: so a function is compiled.
     for _ in range(3):  # MLX runs the very first compiled function of a process twice
         probe(construct(0.0))
     return len(runs) < 3
@@ -274,8 +275,8 @@ def _new_handles(recorder: Recorder, tree: Any, frame: FrameType) -> Any:
 
 
 def _placeholders(recorder: Recorder, tree: Any, values: list[Value]) -> tuple[Any, list[Value]]:
-    """New handles for the arguments, and what they stand for: a value that was given twice becomes two, since the
-    next call may give two."""
+    """Return new handles for the arguments, and what they stand for: a value that was given twice becomes two, since
+    the next call may give two."""
     seen: set[Value] = set()
     standing: list[Value] = []
     left = iter(values)
@@ -318,6 +319,8 @@ def call_compiled(
         return result
     start = len(recorder.tape)
     scope = recorder.stack.enter(recorder.stack.program_frame(frame))
+    # MLX traces with placeholders (`compile_trace` in mlx/compile.cpp): the body must not find the very objects that
+    # the caller holds, or an `is` in it would say what it does not say natively.
     (fresh_args, fresh_kwargs), given = _placeholders(recorder, (args, kwargs), given)
     tracing = Tracing(recorder, start, [*given, *taken])
     recorder.tracing.append(tracing)
@@ -341,7 +344,8 @@ def _key_of(
     kwargs: dict[str, Any],
     frame: FrameType,
 ) -> tuple[Any, list[Value], list[Value]]:
-    """What tells apart calls that MLX traces separately; the values of the arguments, and those that are captured."""
+    """Return what tells apart calls that MLX traces separately; the values of the arguments, and those that are
+    captured."""
     given = [recorder.value_of(array, frame) for array in trees.arrays((args, kwargs))]
     taken = [recorder.value_of(array, frame) for array in _captured(inputs)]
     return (_constants((args, kwargs)), tuple(_kind(value, shapeless) for value in (*given, *taken))), given, taken
@@ -353,7 +357,7 @@ def _kind(value: Value, shapeless: bool) -> tuple[Any, ...]:
 
 
 def _constants(tree: Any) -> Any:
-    """The structure of a tree and everything in it that is not an array."""
+    """Return the structure of a tree and everything in it that is not an array."""
     if isinstance(tree, (list, tuple)):
         return tuple(_constants(item) for item in tree)
     if isinstance(tree, dict):
@@ -362,7 +366,7 @@ def _constants(tree: Any) -> Any:
 
 
 def _hand_out(recorder: Recorder, result: Any) -> Any:
-    """A tree of Values as a tree of arrays."""
+    """Return a tree of Values as a tree of arrays."""
     return _map_values(result, recorder.handle)
 
 
@@ -380,7 +384,7 @@ def _map_values(tree: Any, give: Callable[[Value], mx.array]) -> Any:
 
 
 def _captured(tree: Any) -> list[mx.array]:
-    """The arrays of a captured tree; the random state in it is treated apart."""
+    """Return the arrays of a captured tree; the random state in it is treated apart."""
     return [] if tree is None else [array for array in trees.arrays(tree) if array is not _RANDOM_STATE[0]]
 
 

@@ -28,7 +28,7 @@ class Primitive:
 
 
 def parse_dot(dot: str) -> list[Primitive]:
-    """The primitives of a graph that MLX wrote in the DOT language."""
+    """Return the primitives of a graph that MLX wrote in the DOT language."""
     found: list[tuple[str, str, list[str], list[str]]] = []
     for line in dot.split("\n"):
         first = line[:1]

@@ -76,6 +76,7 @@ class GradientCall:
         finally:
             recorder.differentiating -= 1
             recorder.close_pass()
+            # A function that raised was never swept: its backward pass is empty, and lies at its end.
             part.backward = min(part.backward, part.end)
             if part.end >= recorder.collector.due:
                 recorder.collector.rest(part.end)
@@ -105,14 +106,14 @@ class GradientCall:
         return tuple(value for value in found if value is not None and value.gradient_of is None)
 
     def outcome(self) -> Any:
-        """What the program gets: the result, or its exception."""
+        """Return what the program gets: the result, or its exception."""
         if self.error is not None:
             raise self.error
         return self.result
 
 
 def _no_python() -> None:
-    """What a repeated pass calls of the program's."""
+    """Make the calls that a repeated pass makes of the program's."""
 
 
 class RepeatedPass(GradientCall):
@@ -176,6 +177,7 @@ def swept(
         (root, seed(recorder, root, cotangent, number)) for number, (root, cotangent) in enumerate(roots)
     )
     found = sweep.run(part.roots)
+    # Zeros, as MLX has them (`zeros_like(primal, s)` at the end of `vjp`); the tape calls them disconnected.
     return tuple([found[leaf] if leaf in found else _disconnected(recorder, leaf) for leaf in wrt])
 
 

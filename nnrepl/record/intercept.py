@@ -62,7 +62,7 @@ def paused(outer: Recorder) -> Iterator[None]:
 
 
 def _install_calls(levels: Levels, patches: Patches) -> None:
-    """What is in while a program runs natively: transforms, changes in place, updates of optimizers."""
+    """Put in what is in while a program runs natively: transforms, changes in place, updates of optimizers."""
     recorder = levels.recorder
     for callee in catalog.CALLEES:
         if callee.treatment == "transform":

@@ -23,7 +23,7 @@ class Slot(int):
 
 
 def fill_slots(structure: Any, give: Callable[[int], mx.array]) -> Any:
-    """What an op returned, with arrays in the places that were kept for them."""
+    """Return what an op returned, with arrays in the places that were kept for them."""
     if isinstance(structure, Slot):
         return give(structure)
     if isinstance(structure, dict):
@@ -37,7 +37,7 @@ def fill_slots(structure: Any, give: Callable[[int], mx.array]) -> Any:
 
 
 def hand_out(recorder: Recorder, op: Op) -> Any:
-    """What a recorded op returned, with fresh handles on its values."""
+    """Return what a recorded op returned, with fresh handles on its values."""
     structure = recorder.tape.notes.structures.get(op)
     if structure is None:
         return recorder.handle(op.outputs[0])
@@ -54,7 +54,7 @@ def deliver(recorder: Recorder, array: mx.array, value: Value) -> None:
 
 
 def object_of(recorder: Recorder, key: int, value: Value) -> mx.array | None:
-    """The array object of the program's that is known under an `id`."""
+    """Return the array object of the program's that is known under an `id`."""
     guard = recorder.guards.get(key)
     array = None if guard is None else guard()
     return value.held if array is None and id(value.held) == key else array

@@ -21,6 +21,7 @@ from nnrepl.record import trees
 from nnrepl.record.anatomy import Group, of_call
 from nnrepl.record.catalog import Callee
 from nnrepl.record.data import construct
+from nnrepl.record.leavings import Mark
 from nnrepl.record.nested_calls import Given, InsideRecording, given_of
 from nnrepl.record.objects import deliver, hand_out
 from nnrepl.record.quiet import exchanged, quietly
@@ -49,7 +50,7 @@ def aside(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
 ) -> Any:
-    """A wrapped function is called while it is not to be recorded as an op."""
+    """Call a wrapped function that is not to be recorded as an op."""
     if recorder.closed:
         successor = ready()
         if successor is not None and operation is not None:  # a wrapper that outlived its recording
@@ -59,7 +60,10 @@ def aside(
         notice(recorder, args)
         if kwargs:
             notice(recorder, tuple(kwargs.values()))
-        return original(*args, **kwargs)
+        made = original(*args, **kwargs)
+        if recorder.leavings.made is not None and operation is not None:
+            recorder.leavings.note(recorder.stack.program_frame(_getframe(2)), made)
+        return made
     result = original(*args, **kwargs)
     if recorder.mode == RECORD:  # so this is another thread
         for array in arrays_of(result):
@@ -77,7 +81,7 @@ def notice(recorder: Recorder, args: Any) -> None:
 
 
 def overwrite(recorder: Recorder, array: mx.array) -> None:
-    """An array is about to be changed in place while that is not to be recorded as an op."""
+    """Note that an array is about to be changed in place while that is not to be recorded as an op."""
     if recorder.mode == OPAQUE and not recorder.closed and get_ident() == recorder.thread:
         value = recorder.live.get(id(array))
         if value is not None and id(array) not in recorder.overwrites:
@@ -87,7 +91,7 @@ def overwrite(recorder: Recorder, array: mx.array) -> None:
 
 
 def pass_on(args: Any) -> None:
-    """A transform is called while it is not to be recorded as an op: what goes in, an opaque op touches."""
+    """Note that a transform is called while it is not to be recorded as an op: what goes in, an opaque op touches."""
     recorder = current()
     if recorder is not None and recorder.mode == OPAQUE and get_ident() == recorder.thread:
         notice(recorder, args)
@@ -161,7 +165,7 @@ class Mapped(Transform):
 def run_transform(
     recorder: Recorder, transform: Transform, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType
 ) -> Any:
-    """A transform that MLX runs, as one op."""
+    """Return a transform that MLX runs, as one op."""
 
     def make(fun: Callable[..., Any]) -> Callable[..., Any]:
         return native(transform.original(fun, *transform.args, **transform.kwargs))
@@ -181,7 +185,7 @@ def run_transform(
 def run_native(
     recorder: Recorder, transform: Transform, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType
 ) -> Any:
-    """What a transform made, as one op of which nothing is known inside."""
+    """Return what a transform made, as one op of which nothing is known inside."""
     name = f"{transform.name} of {title(transform.fun)}"
     return OpaqueCall(recorder, name, f"mx.{transform.name}", None, transform.real).run(args, kwargs, frame)
 
@@ -209,7 +213,7 @@ def run_function(
 
 
 def jvp_wrapper(original: Callable[..., Any]) -> Callable[..., Any]:
-    """The replacement for `mx.jvp`: one opaque op."""
+    """Return the replacement for `mx.jvp`: one opaque op."""
 
     @functools.wraps(original, assigned=("__name__", "__doc__", "__module__"), updated=())
     def jvp(fun: Callable[..., Any], primals: Any, tangents: Any) -> Any:
@@ -236,6 +240,7 @@ class OpaqueCall:
         state: The random state before it, if it drew random numbers.
         groups: How gradients pass through it, known where they are asked for.
         recipe: How to make it again without a line of the program's; None where that is not known.
+        marks: What of the arrays made inside the program has taken outside since: further results, behind those.
         changed: The arrays from outside that it changed in place: what they hold then is part of what it returns.
     """
 
@@ -259,9 +264,10 @@ class OpaqueCall:
         self.groups: tuple[Group, ...] = ()
         self.recipe: TransformRecipe | None = None
         self.changed: list[mx.array] = []
+        self.marks: list[Mark | None] = []
 
     def run(self, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType) -> Any:
-        """The program's call."""
+        """Return the program's call."""
         recorder = self.recorder
         intake = recorder.intake
         intake.enter(recorder)
@@ -277,6 +283,7 @@ class OpaqueCall:
         function = self.fun if self.make is None else self.make(self._relinking(inputs, inside))
         error: Exception | None = None
         recorder.mode, recorder.forced = OPAQUE, False
+        before = recorder.leavings.follow() if intake.has_inside(recorder) else None
         try:
             result = function(*args, **kwargs)
         except Exception as raised:
@@ -285,6 +292,7 @@ class OpaqueCall:
             recorder.mode = RECORD
             touched, recorder.captured = recorder.captured, captured
             changed, recorder.overwrites = recorder.overwrites, overwrites
+            made = {} if before is None else recorder.leavings.followed(before)
         part = None if inside is None else inside.close(error)
         if _RANDOM_STATE[0] is not state:
             self.state, recorder.draws = state, draws
@@ -306,10 +314,7 @@ class OpaqueCall:
         if twin is not None:
             if part is not None:
                 recorder.tape.notes.calls[twin] = part
-            first = len(twin.outputs) - len(left)
-            for (array, old), value in zip(left, twin.outputs[first:]):
-                deliver(recorder, array, value)
-                recorder.watch.changed(array, old)
+            self._leave_again(twin, left, len(arrays_of(result)), made)
             return hand_out(recorder, twin)
         recorder.finish(op, result, frame)
         self._leave(op, left)
@@ -325,8 +330,8 @@ class OpaqueCall:
     def _changes(
         self, changed: dict[int, tuple[mx.array, Value]], inside: InsideRecording | None
     ) -> list[tuple[mx.array, Value]]:
-        """The arrays from outside that were changed in place, and what they held; so did the one around it, if MLX
-        runs that as well. With what is known of the inside, the call can be made again."""
+        """Return the arrays from outside that were changed in place, and what they held; so did the one around it, if
+        MLX runs that as well. With what is known of the inside, the call can be made again."""
         if inside is not None:
             kept = {id(array): value for array, value in inside.left}
             changed = {key: inside.changed[key] for key in kept}
@@ -341,7 +346,7 @@ class OpaqueCall:
         return list(changed.values())
 
     def _leave(self, op: Op, left: Sequence[tuple[mx.array, Value]]) -> None:
-        """What was changed in place holds further results of the call."""
+        """Note that what was changed in place holds further results of the call."""
         recorder = self.recorder
         for array, old in left if op.outputs else ():
             value = Value(op, len(op.outputs), array)
@@ -349,8 +354,32 @@ class OpaqueCall:
             recorder.live[id(array)] = value
             recorder.watch.changed(array, old)
 
+    def _leave_again(
+        self,
+        twin: Op,
+        left: Sequence[tuple[mx.array, Value]],
+        count: int,
+        made: dict[Mark, weakref.ref[mx.array]],
+    ) -> None:
+        """Do the same in a run that follows a tape: its further results lie in the program's arrays of now.
+
+        Args:
+            count: How many results the call gives back.
+            made: What was made inside.
+        """
+        recorder = self.recorder
+        for (array, old), value in zip(left, twin.outputs[count:]):
+            deliver(recorder, array, value)
+            recorder.watch.changed(array, old)
+        marks = twin.operation.run.marks  # type: ignore[attr-defined]
+        for mark, value in zip(marks, twin.outputs[count + len(left) :]):
+            reference = made.get(mark)
+            kept = None if reference is None else reference()
+            if kept is not None:
+                deliver(recorder, kept, value)
+
     def _followed(self, frame: FrameType) -> Inside | None:
-        """What happened inside, where the run follows a tape that has it."""
+        """Return what happened inside, where the run follows a tape that has it."""
         recorder = self.recorder
         if not recorder.intake.has_inside(recorder):
             return None
@@ -368,7 +397,7 @@ class OpaqueCall:
     def _inside(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], inputs: list[Value], frame: FrameType
     ) -> InsideRecording | None:
-        """What writes down what happens inside; None where that is not known, or on the tape already."""
+        """Return what writes down what happens inside; None where that is not known, or on the tape already."""
         recorder = self.recorder
         if self.given is None or recorder.intake.has_inside(recorder):
             return None
@@ -383,8 +412,8 @@ class OpaqueCall:
         return InsideRecording(recorder, given, title(self.fun), frame)
 
     def _relinking(self, inputs: list[Value], inside: InsideRecording | None) -> Callable[..., Any]:
-        """The inner function, which notes what MLX hands to it: new objects for the arrays of `inputs`,
-        some of which live on (in a Module, say) after the transform has ended."""
+        """Return the inner function, which notes what MLX hands to it: new objects for the arrays of `inputs`, some of
+        which live on (in a Module, say) after the transform has ended."""
 
         @functools.wraps(self.fun, assigned=("__name__", "__doc__"), updated=())
         def fun(*args: Any, **kwargs: Any) -> Any:
@@ -402,7 +431,7 @@ class OpaqueCall:
             return self.again(args, kwargs, captured)
 
     def again(self, args: Any, kwargs: Any, captured: list[mx.array]) -> list[mx.array]:
-        """The same, with random numbers drawn from the state of now."""
+        """Return the same, with random numbers drawn from the state of now."""
         if self.recipe is not None and self.make is not None:
             kept: list[mx.array] = []
             results = arrays_of(self.make(self.recipe.function(captured, kept))(*args, **kwargs))

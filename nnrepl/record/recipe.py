@@ -18,6 +18,7 @@ from nnrepl.tape import DrawnKey, Op, Value, fill
 
 _copy = mx.array.__copy__
 _eval, _stream = mx.eval, mx.stream
+_FROM_OUTSIDE = ("captured", "parameter")
 
 
 class TransformRecipe:
@@ -26,7 +27,7 @@ class TransformRecipe:
     Args:
         leaves: What stood for the arrays that MLX handed to it, in order.
         ops: Its ops, in order.
-        evaluated: Behind how many of them the program evaluated what.
+        evaluated: After how many of them the program evaluated what.
         result: What it returned, with the places of its arrays in `outputs`.
         outputs: Those.
 
@@ -53,7 +54,7 @@ class TransformRecipe:
 
     @staticmethod
     def structure(result: Any) -> Any:
-        """What a function returned, with places for its arrays."""
+        """Return what a function returned, with places for its arrays."""
         slots = iter(range(len(trees.arrays(result))))
         return trees.rebuild(result, lambda _: Slot(next(slots)))
 
@@ -66,8 +67,15 @@ class TransformRecipe:
             known.update(op.outputs)
         return all(value in known or _is_constant(value) for value in (*self._outputs, *self.kept))
 
+    def keeps(self, value: Value) -> bool:
+        """Whether a value is one that its ops make; then it is given away as well from now on."""
+        if not any(value in op.outputs for op in self._ops):
+            return False
+        self.kept = (*self.kept, value)
+        return True
+
     def function(self, captured: Sequence[mx.array], kept: list[mx.array]) -> Callable[..., Any]:
-        """The function, for MLX to transform; random numbers are drawn from the state of now.
+        """Return the function, for MLX to transform; random numbers are drawn from the state of now.
 
         Args:
             captured: What it takes besides its arguments.
@@ -97,7 +105,7 @@ class TransformRecipe:
 
 
 def _is_constant(value: Value) -> bool:
-    return value.op is None and value.held is not None and value.evaluated
+    return value.op is None and value.held is not None and (value.evaluated or value.kind in _FROM_OUTSIDE)
 
 
 def _found(value: Value, now: Mapping[Value, mx.array]) -> mx.array:

@@ -49,13 +49,13 @@ class Region:
         return self.ops[-1][0]
 
     def shape_key(self) -> Any:
-        """What makes two regions the same in a re-run, apart from the tensors."""
+        """Return what makes two regions the same in a re-run, apart from the tensors."""
         return self.value, self.ops, self.outputs, self.continued
 
 
 def run_region(region: Region, *arrays: mx.array) -> mx.array:
-    """The gradient of `region.value`: `arrays` are the gradients of `region.outputs`, its gradient so far if it is
-    continued, itself, and what else is given."""
+    """Return the gradient of `region.value`: `arrays` are the gradients of `region.outputs`, its gradient so far if it
+    is continued, itself, and what else is given."""
     count = len(region.outputs)
     far, (array, *given) = list(arrays[count : count + region.continued]), arrays[count + region.continued :]
     known = dict(zip(region.given, given))
@@ -121,7 +121,7 @@ def _is_composite(node: SweepUnit) -> bool:
 def region_of(
     members: Sequence[SweepUnit], value: Value, so_far: dict[Value, Value], last: dict[Value, Value]
 ) -> tuple[Region, tuple[Value, ...]]:
-    """The region of some nodes, and the gradients that it starts from.
+    """Return the region of some nodes, and the gradients that it starts from.
 
     Args:
         members: The nodes, the last of which has been reached just now.

@@ -85,7 +85,7 @@ def register_cell(filename: str, path: str, number: int, text: str) -> None:
 
 
 def supersede(filename: str, old: str, new: str, before: Iterable[CodeType], after: Iterable[CodeType]) -> None:
-    """A file has another text from now on. Code of the old one is still shown as it was written.
+    """Note that a file has another text from now on. Code of the old one is still shown as it was written.
 
     Args:
         before, after: The code objects of both texts; those of which neither text has changed a thing are in both.
@@ -106,12 +106,13 @@ def register_text(filename: str, text: str) -> None:
 
 
 def file_of(code: CodeType) -> str:
-    """The name for `lines_of` under which the text of some code is found, also where the file has changed since."""
+    """Return the name for `lines_of` under which the text of some code is found, also where the file has changed
+    since."""
     return _former.get((code.co_filename, code), code.co_filename) if _former else code.co_filename
 
 
 def _cell(filename: str) -> CompiledCell | None:
-    """The cell that was compiled under a file name, also one of a live notebook, which IPython has compiled."""
+    """Return the cell that was compiled under a file name, also one of a live notebook, which IPython has compiled."""
     return _cells.get(filename) or (_live_cell(filename) if "IPython" in sys.modules else None)
 
 
@@ -127,7 +128,7 @@ def _live_cell(filename: str) -> CompiledCell | None:
 
 
 def live_name(shell: object) -> str:
-    """What a live notebook is called, as far as its front end tells; IPython's prompt is called so."""
+    """Return what a live notebook is called, as far as its front end tells; IPython's prompt is called so."""
     for name in ("__vsc_ipynb_file__", "__session__"):
         path = getattr(shell, "user_ns", {}).get(name)
         if isinstance(path, str) and path.endswith(".ipynb"):
@@ -136,18 +137,18 @@ def live_name(shell: object) -> str:
 
 
 def cell_of(code: CodeType) -> tuple[str, int]:
-    """The notebook that some code comes from, and the number of its cell; `("", 0)` for other code."""
+    """Return the notebook that some code comes from, and the number of its cell; `("", 0)` for other code."""
     cell = _cell(code.co_filename)
     return (cell.path, cell.number) if cell is not None and cell.number else ("", 0)
 
 
 def cells_in(path: str) -> list[int]:
-    """The numbers of the cells of a notebook."""
+    """Return the numbers of the cells of a notebook."""
     return sorted(cell.number for cell in _cells.values() if cell.path == path and cell.number)
 
 
 def span_of(code: CodeType, lasti: int) -> Span:
-    """The span of the instruction at `lasti`."""
+    """Return the span of the instruction at `lasti`."""
     spans = _spans.get(code)
     if spans is None:
         spans = _spans[code] = [
@@ -159,12 +160,12 @@ def span_of(code: CodeType, lasti: int) -> Span:
 
 
 def lines_of(filename: str) -> list[str]:
-    """The lines of a file, with their ends; empty if it cannot be read."""
+    """Return the lines of a file, with their ends; empty if it cannot be read."""
     return linecache.getlines(filename)
 
 
 def locate(code: CodeType, lasti: int) -> Source:
-    """The piece of source at `lasti` of a code object."""
+    """Return the piece of source at `lasti` of a code object."""
     line, end, column, last = span = span_of(code, lasti)
     if end > line and _stands_alone(code, span):  # to Python 3.11 a loop asks for its next item with all its body
         line, end, column, last = _index(file_of(code)).headers.get(span, span)
@@ -190,7 +191,7 @@ def _stands_alone(code: CodeType, span: Span) -> bool:
 
 
 def _characters(line: str, column: int) -> int:
-    """A column in characters from one in UTF-8 bytes."""
+    """Return a column in characters from one in UTF-8 bytes."""
     return len(line.encode()[:column].decode(errors="replace"))
 
 
@@ -205,7 +206,7 @@ _PYTHON = os.path.dirname(os.__file__)
 
 
 def uses_of(code: CodeType, span: Span) -> list[Use]:
-    """What is done with the value of the expression at `span`."""
+    """Return what is done with the value of the expression at `span`."""
     return _index(file_of(code)).uses.get(span, [])
 
 
@@ -220,13 +221,13 @@ def stored(code: CodeType, name: str) -> str | None:
 
 
 def node_at(code: CodeType, span: Span) -> ast.AST | None:
-    """The expression at `span`."""
+    """Return the expression at `span`."""
     return _index(file_of(code)).nodes.get(span)
 
 
 def way_to(code: CodeType, span: Span) -> list[ast.AST]:
-    """The statement in which the expression at `span` stands, what is in it around that, and the expression itself;
-    empty where there is no such expression."""
+    """Return the statement in which the expression at `span` stands, what is in it around that, and the expression
+    itself; empty where there is no such expression."""
     node: ast.AST | None = _index(file_of(code)).tree
     way: list[ast.AST] = []
     while node is not None:
@@ -239,7 +240,7 @@ def way_to(code: CodeType, span: Span) -> list[ast.AST]:
 
 
 def _parts(node: ast.AST) -> Iterator[ast.AST]:
-    """The nodes in a node that have a place of their own."""
+    """Yield the nodes in a node that have a place of their own."""
     for child in ast.iter_child_nodes(node):
         if hasattr(child, "lineno"):
             yield child
@@ -252,7 +253,7 @@ def _holds(outer: Span, inner: Span) -> bool:
 
 
 def expression_around(code: CodeType, lasti: int) -> Span | None:
-    """The span of the whole expression in which the instruction at `lasti` stands; None if it is in none."""
+    """Return the span of the whole expression in which the instruction at `lasti` stands; None if it is in none."""
     line, end, column, last = span_of(code, lasti)
     around = [
         span
@@ -289,7 +290,7 @@ def dotted(node: ast.AST | None) -> str | None:
 
 
 def called(node: ast.Call) -> str:
-    """The last word of what is called: `matmul` for `mx.matmul(a, b)`."""
+    """Return the last word of what is called: `matmul` for `mx.matmul(a, b)`."""
     func = node.func
     return func.attr if isinstance(func, ast.Attribute) else func.id if isinstance(func, ast.Name) else ""
 
@@ -311,7 +312,7 @@ class _Indexer(ast.NodeVisitor):
         super().generic_visit(node)
 
     def _note(self, node: ast.AST, use: Use) -> None:
-        """The value of `node` is used so; that of a conditional comes from either branch."""
+        """Note that the value of `node` is used so; that of a conditional comes from either branch."""
         if isinstance(node, ast.IfExp):
             self._note(node.body, use)
             self._note(node.orelse, use)
@@ -403,14 +404,14 @@ class _Indexer(ast.NodeVisitor):
 
 
 def _first_name(target: ast.AST) -> str | None:
-    """The name that a row is bound to; in `for i, row in enumerate(x)` the last one."""
+    """Return the name that a row is bound to; in `for i, row in enumerate(x)` the last one."""
     if isinstance(target, (ast.Tuple, ast.List)) and target.elts:
         return _first_name(target.elts[-1])
     return dotted(target)
 
 
 def _header(node: ast.For | ast.AsyncFor | ast.While | ast.If | ast.With | ast.AsyncWith) -> ast.AST:
-    """The last expression before the body of a statement."""
+    """Return the last expression before the body of a statement."""
     if isinstance(node, (ast.For, ast.AsyncFor)):
         return node.iter
     if isinstance(node, (ast.While, ast.If)):

@@ -31,7 +31,7 @@ _ROWS_AT_ONCE = 10  # below this many rows MLX splits an array in one go (mlx/py
 
 
 def wrapper(recorder: Recorder, callee: Callee) -> Any:
-    """The replacement for a callee whose treatment is "special"."""
+    """Return the replacement for a callee whose treatment is "special"."""
     match callee.attribute:
         case "__init__":
             return _constructor(recorder)
@@ -157,7 +157,7 @@ def _constructor(recorder: Recorder) -> Callable[..., None]:
 
 
 def _arrived(recorder: Recorder, op: Op, array: mx.array, frame: FrameType) -> None:
-    """An op has filled an array object of the program's."""
+    """Note that an op has filled an array object of the program's."""
     twin = recorder.intake.given(recorder, op, frame)
     if twin is not None:
         deliver(recorder, array, twin.outputs[0])
@@ -203,7 +203,7 @@ def _loader(recorder: Recorder, callee: Callee) -> Callable[..., Any]:
 
 
 def _stamp(file: Any) -> Any:
-    """What tells whether a file is the same one still; None where nothing does."""
+    """Return what tells whether a file is the same one still; None where nothing does."""
     try:
         found = os.stat(file)
     except (OSError, TypeError, ValueError):
@@ -359,7 +359,7 @@ def draw(
     position: int,
     frame: FrameType,
 ) -> Any:
-    """A random op that draws its key from the global state: the tape keeps the key it will draw."""
+    """Return a random op that draws its key from the global state: the tape keeps the key it will draw."""
     recorder.intake.enter(recorder)
     key = recorder.drawn()
     given = {name: part for name, part in kwargs.items() if name != "key"}

@@ -70,8 +70,8 @@ class Tracing:
 
 
 def check_evaluation(recorder: Recorder, how: str, args: tuple[Any, ...]) -> None:
-    """The program evaluates arrays: inside of a compiled function it must not evaluate tracers, inside of a gradient
-    not asynchronously.
+    """Note that the program evaluates arrays: inside of a compiled function it must not evaluate tracers, inside of a
+    gradient not asynchronously.
 
     Raises:
         ValueError: MLX's own.

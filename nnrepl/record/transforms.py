@@ -29,7 +29,7 @@ _copy = mx.array.__copy__
 
 
 def wrapper(recorder: Recorder, callee: Callee) -> Callable[..., Any] | None:
-    """The replacement for one of MLX's transforms."""
+    """Return the replacement for one of MLX's transforms."""
     original = callee.original
     match callee.attribute:
         case "grad" | "value_and_grad":
@@ -137,7 +137,7 @@ class Differentiated(opaque.Transform):
         return value, (positional, per_name) if names else positional
 
     def _root(self, result: Any) -> mx.array:
-        """The scalar that is differentiated: the result, or the first of a tuple."""
+        """Return the scalar that is differentiated: the result, or the first of a tuple."""
         if isinstance(result, mx.array):
             return result
         if self.name == "value_and_grad" and isinstance(result, tuple) and result and isinstance(result[0], mx.array):
@@ -198,7 +198,7 @@ class _Arguments:
         return trees.fill(tree, fresh)
 
     def _leaf(self, twin: mx.array, kind: str, label: str, origin: Value) -> Value:
-        """The leaf for an argument."""
+        """Return the leaf for an argument."""
         recorder = self.recorder
         return recorder.intake.leaf(recorder, len(self.wrt), twin, kind, label, origin)
 

@@ -152,7 +152,7 @@ class _Found:
         self.primitives, self.unaccounted = account(ops)
 
     def recompute(self, ops: list[Op], progress: Callable[[float], None] | None) -> None:
-        """The ops again from their recorded inputs, so many at a time that it can be stopped."""
+        """Compute the ops again from their recorded inputs, so many at a time that it can be stopped."""
         compared = [op for op in ops if any(value.held is not None for value in op.outputs)]
         self.uncompared = len(ops) - len(compared)
         for start in range(0, len(compared), _SLICE):
@@ -183,8 +183,8 @@ _SLICE = 4096
 
 
 def largest_difference(a: mx.array, b: mx.array) -> float:
-    """The largest absolute difference of two arrays: infinite where one of them alone is NaN or infinite, NaN if their
-    shapes differ."""
+    """Return the largest absolute difference of two arrays: infinite where one of them alone is NaN or infinite, NaN if
+    their shapes differ."""
     if a.shape != b.shape:
         return float("nan")
     if not a.size:
@@ -216,7 +216,7 @@ def _recompute(ops: list[Op]) -> Iterator[TensorDifference]:
 
 
 def _results(call: Op, inside: Inside) -> Iterator[tuple[Callable[[], str], mx.array, mx.array]]:
-    """The results of a call that MLX ran by itself, each with what its ops make of what went in."""
+    """Yield the results of a call that MLX ran by itself, each with what its ops make of what went in."""
     around = call.tape.notes.mapped.get(call, ())
     for value, slot in inside.results:
         found, made = call.outputs[slot].array, value.array
@@ -253,7 +253,7 @@ def _compare_gradients(part: Pass) -> tuple[int, tuple[TensorDifference, ...], s
 
 
 def native_gradients(part: Pass, wanted: list[Value]) -> list[mx.array]:
-    """The gradients that MLX's own transform gives for the forward ops of a pass."""
+    """Return the gradients that MLX's own transform gives for the forward ops of a pass."""
     forward = part.tape.ops[part.start : part.backward]
 
     def run(*leaves: mx.array) -> list[mx.array]:

@@ -59,7 +59,7 @@ class OpDifference:
 
 
 def said_of(error: BaseException) -> str:
-    """An exception in a sentence."""
+    """Return an exception in a sentence."""
     said = str(error).splitlines()
     return type(error).__name__ + (f": {said[0][:100]}" if said else "")
 
@@ -160,7 +160,7 @@ def _same_data(a: Any, b: Any) -> bool:
 
 
 def _text(part: Any) -> str:
-    """An argument in a sentence."""
+    """Return an argument in a sentence."""
     if isinstance(part, Value):
         return part.name
     if isinstance(part, DrawnKey):

@@ -40,7 +40,7 @@ class _Interrupts:
             self.check()
 
     def check(self) -> None:
-        """What was held back strikes now, if it may. Raises what the handler raises."""
+        """Let strike what was held back, if it may. Raises what the handler raises."""
         if self._pending and self.mode != HELD:
             self._pending = False
             if callable(self._handler):
@@ -97,7 +97,7 @@ def hold_on() -> None:
 
 
 def resume() -> None:
-    """The program is about to run: Ctrl-C takes effect again."""
+    """Note that the program is about to run: Ctrl-C takes effect again."""
     if _interrupts.on:
         _interrupts.switch(FREE)
 

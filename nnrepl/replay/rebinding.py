@@ -100,7 +100,7 @@ class Rebinding:
         return found is not None and self._holds(*found)
 
     def _variables(self, op: Op, root: str) -> tuple[int, str, dict[str, Any]] | None:
-        """The variable that an edit names: in which call it is, its name, and what else has names there."""
+        """Return the variable that an edit names: in which call it is, its name, and what else has names there."""
         path = [] if op.scope is None or op.scope.parent is None else op.scope.parent.path()
         if not path or len(path) > len(self._frames):
             return None
@@ -165,7 +165,7 @@ class Rebinding:
     # -- what else holds it ----------------------------------------------------------------------------------
 
     def keep(self) -> None:
-        """The exchange has been made: all else that holds the value gets an object with the old numbers."""
+        """Note that the exchange has been made: all else that holds the value gets an object with the old numbers."""
         recorder, target = self._recorder, self._target
         assert target is not None
         kept = self._kept = _copy(self._old.array)
@@ -209,7 +209,7 @@ class Rebinding:
         return all(any(name in getattr(code, cells) for cells in _CELLS) for code in codes)
 
     def _other(self, thing: Any) -> Any:
-        """What is to be held where `thing` is: the same, or what has the old numbers."""
+        """Return what is to be held where `thing` is: the same, or what has the old numbers."""
         if id(thing) in self._arrays:
             return thing if thing is self.place else self._kept
         if isinstance(thing, tuple):
@@ -252,7 +252,7 @@ class Rebinding:
                 object.__setattr__(thing, slot, self._other(held))
 
     def _others(self, held: dict[Any, Any]) -> dict[Any, Any]:
-        """What holds the value, by name or key, with what has the old numbers."""
+        """Return what holds the value, by name or key, with what has the old numbers."""
         return {key: other for key, thing in held.items() if (other := self._other(thing)) is not thing}
 
     def _is_cell(self, function: FunctionType, name: str) -> bool:
@@ -281,7 +281,8 @@ class Rebinding:
     # -- what was read before --------------------------------------------------------------------------------
 
     def taken(self, args: tuple[Any, ...], frame: FrameType) -> tuple[Any, ...]:
-        """The arguments of an op: what an expression had read from elsewhere before the exchange is the old one."""
+        """Return the arguments of an op: what an expression had read from elsewhere before the exchange is the old
+        one."""
         pending = self._pending.get(frame)
         if pending is None:
             return args
@@ -307,8 +308,8 @@ def lies_inside(recorder: Recorder, op: Op) -> bool:
 
 
 def target_of(op: Op) -> ast.expr | None:
-    """What an edit assigns to, if it gives a name another tensor (`k = ...`, `self.k = ...`, `cache["k"] = ...`) and
-    does not change one in place (`k *= 2`)."""
+    """Return what an edit assigns to, if it gives a name another tensor (`k = ...`, `self.k = ...`, `cache["k"] = ...`)
+    and does not change one in place (`k *= 2`)."""
     line = _line_of(op)
     if not isinstance(line, ast.Assign) or len(line.targets) != 1:
         return None
@@ -317,8 +318,8 @@ def target_of(op: Op) -> ast.expr | None:
 
 
 def changed_in_place(op: Op) -> list[ast.expr]:
-    """What an edit may change in place, as paths: `k` for `k *= 2` and `k[0] = 1`, `c["k"]` or `c` for
-    `c["k"] *= 2`."""
+    """Return what an edit may change in place, as paths: `k` for `k *= 2` and `k[0] = 1`, `c["k"]` or `c` for `c["k"]
+    *= 2`."""
     line = _line_of(op)
     if isinstance(line, ast.AugAssign):
         target: ast.expr = line.target
@@ -334,7 +335,7 @@ def changed_in_place(op: Op) -> list[ast.expr]:
 
 
 def _line_of(op: Op) -> ast.stmt | None:
-    """The line of an edit that was typed."""
+    """Return the line of an edit that was typed."""
     if op.scope is None or op.scope.parent is None:
         return None
     try:
@@ -378,7 +379,7 @@ def set_variables(frame: FrameType, given: dict[str, Any]) -> None:
 
 
 def _root(target: ast.expr | None) -> str:
-    """The variable with which a path begins."""
+    """Return the variable with which a path begins."""
     while isinstance(target, (ast.Attribute, ast.Subscript)):
         target = target.value
     return target.id if isinstance(target, ast.Name) else ""
@@ -410,7 +411,7 @@ def _walk(thing: Any, target: ast.expr | None) -> tuple[Any, Any, Any]:
 
 
 def _expression(frame: FrameType) -> sources.Span | None:
-    """The whole expression in which a call stands; None if its source is not known."""
+    """Return the whole expression in which a call stands; None if its source is not known."""
     return sources.expression_around(frame.f_code, frame.f_lasti)
 
 

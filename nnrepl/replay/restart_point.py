@@ -31,10 +31,10 @@ class Changing(Protocol):
         """Bring the living program to what it is to be at a position."""
 
     def reach(self, position: int, *, entering: bool = False, alive: bool = True, due: bool = False) -> None:
-        """The program has come to a position of the tape."""
+        """Note that the program has come to a position of the tape."""
 
 
-class Kept:
+class KeptMoment:
     """A moment of what can be reached from some things, to come back to.
 
     Args:
@@ -53,7 +53,7 @@ class Kept:
         self._draws = recorder.draws
 
     def reaches(self, things: Iterable[Any]) -> None:
-        """The user may change more than what could be reached, which is as it was at that moment."""
+        """Keep more, which is as it was at that moment: the user may change it."""
         more = list(things)
         if more:
             self.things += more
@@ -64,6 +64,8 @@ class Kept:
         recorder = self._recorder
         objects = list(_objects(recorder))
         for array, value in objects:
+            # The object is about to be refilled for the program; the tape goes on holding what it held, on a handle
+            # of its own (the same buffer, no numbers are copied).
             if value.held is array:
                 value.held = _copy(array)
         for world in reversed(self._worlds):
@@ -80,7 +82,7 @@ class Kept:
         recorder.draws = self._draws
 
 
-class RestartPoint(Kept):
+class RestartPoint(KeptMoment):
     """The entry of a pass: everything that a second run must find as the first one did.
 
     Attributes:
@@ -108,6 +110,7 @@ class RestartPoint(Kept):
             try:
                 with allowed():
                     replay = self._follow(run, tape, changes)
+                    # A program with a clock in it goes another way by itself: only a run without the edit can tell.
                     if replay.other_way is not None:
                         self._control(run, changes)
             except BaseException:
@@ -141,7 +144,7 @@ class RestartPoint(Kept):
         return replay
 
     def _control(self, run: Run, changes: Changing) -> None:
-        """The program went another way after an edit. It was because of the edit if it does the same again
+        """Note that the program went another way after an edit. It was because of the edit if it does the same again
         without it.
 
         Raises:
@@ -185,7 +188,7 @@ _STATE = ("tape", "intake", "mode", "part", "differentiating", "captured", "stre
 
 
 def _objects(recorder: Recorder) -> Iterator[tuple[mx.array, Value]]:
-    """The array objects that are alive, and what they stand for."""
+    """Yield the array objects that are alive, and what they stand for."""
     for key, value in recorder.live.copy().items():  # some may die meanwhile
         array = object_of(recorder, key, value)
         if array is not None:

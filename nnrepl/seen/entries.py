@@ -36,7 +36,7 @@ class Met:
 
 
 def listed(session: Reading, entries: Sequence[Trigger] | None = None) -> list[Listed]:
-    """Some entries; without any given, all."""
+    """Return some entries; without any given, all."""
     return [one_listed(session, entry) for entry in (session.stops if entries is None else entries)]
 
 
@@ -46,7 +46,7 @@ def one_listed(session: Reading, entry: Trigger) -> Listed:
 
 
 def met(session: Reading, stop: Stop) -> list[Met]:
-    """What was hit at a stop."""
+    """Return what was hit at a stop."""
     found = [(hit, _place(session, hit.entry)) for hit in stop.hits]
     return [Met(hit, "" if at is None else passed_by(at, session.tape, hit.position)) for hit, at in found]
 

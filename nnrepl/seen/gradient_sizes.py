@@ -37,7 +37,8 @@ NOT_MADE, NOT_COMPUTED = "not made yet", "not computed yet"
 
 
 def sizes_of(session: Reading, part: Pass) -> Sizes:
-    """The norms of the gradients there are before the cursor, evaluated together; of the others, why there is none."""
+    """Return the norms of the gradients there are before the cursor, evaluated together; of the others, why there is
+    none."""
     missing: dict[Value, str] = {}
     gradients: dict[Value, Value] = {}
     for leaf in part.wrt:
@@ -89,7 +90,7 @@ def at_hand(session: Reading, known: dict[Value, float]) -> Sizes | None:
 
 
 def last_call(session: Reading) -> Pass | None:
-    """The last gradient call that has begun before the cursor."""
+    """Return the last gradient call that has begun before the cursor."""
     passes = session.tape.passes
     at = bisect_right(passes, session.cursor, key=lambda part: part.start) - 1
     while at >= 0 and not passes[at].wrt:

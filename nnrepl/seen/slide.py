@@ -44,7 +44,7 @@ class SlideRow:
         return _span(self.back)
 
     def flattened(self, depth: int) -> Iterator[SlideRow]:
-        """The rows that are seen when modules deeper than `depth` are folded."""
+        """Yield the rows that are seen when modules deeper than `depth` are folded."""
         for row in self.rows:
             if row.rows and (depth > 0 or len(row.ops) == 1):
                 yield from row.flattened(depth - 1)
@@ -58,7 +58,7 @@ class SlideRow:
 
 
 def units(path: str) -> tuple[str, ...]:
-    """A module path in steps; a number belongs to the list that it counts: `blocks.0`, `attention`."""
+    """Return a module path in steps; a number belongs to the list that it counts: `blocks.0`, `attention`."""
     return tuple(re.findall(r"[^.]+(?:\.\d+)*", path))
 
 
@@ -101,7 +101,7 @@ class Slide:
             yield from self._all(inner)
 
     def gradient(self, value: Value) -> Value | None:
-        """The whole gradient of a value in this pass; None if there is none."""
+        """Return the whole gradient of a value in this pass; None if there is none."""
         grads = self.part.grads.get(value.canonical)
         return grads[-1] if grads else None
 
@@ -109,7 +109,7 @@ class Slide:
         return self._stats[value].norm if value in self._stats else 0.0
 
     def stat(self, value: Value) -> Stat | None:
-        """What is known of a value's size; None where it is not computed."""
+        """Return what is known of a value's size; None where it is not computed."""
         return self._stats.get(value)
 
     def share(self, value: Value) -> float:
@@ -126,23 +126,23 @@ class Slide:
         return list(self.whole.flattened(0))
 
     def shown(self, row: SlideRow) -> list[Value]:
-        """The results of a row that are shown: all of an op's, the last of a module's."""
+        """Return the results of a row that are shown: all of an op's, the last of a module's."""
         return row.outputs[-1:] if row.rows else row.outputs
 
     def gradients(self, row: SlideRow) -> list[tuple[str, Value]]:
-        """The gradients of what a row makes and of what it learns, each by a name that is short in the row."""
+        """Return the gradients of what a row makes and of what it learns, each by a name that is short in the row."""
         made = [(value.name, value) for value in self.shown(row)]
         learned = [(shorter(value.name, row), value) for value in sorted(row.parameters, key=self.share, reverse=True)]
         made = [(f"∂L/∂{shorter(name, row)}", value) for name, value in made]
         return [(name, value) for name, value in (*made, *learned) if self.gradient(value) is not None]
 
     def share_of(self, row: SlideRow) -> float:
-        """The largest of a row's gradients, as a share of the largest of the pass."""
+        """Return the largest of a row's gradients, as a share of the largest of the pass."""
         return max((self.share(value) for _, value in self.gradients(row)), default=0.0)
 
 
 def shorter(name: str, row: SlideRow) -> str:
-    """A name as it is called within a module: `query.weight` in `blocks.0.attention`."""
+    """Return a name as it is called within a module: `query.weight` in `blocks.0.attention`."""
     return name.removeprefix(f"{row.title}.") if row.rows else name
 
 
@@ -174,7 +174,7 @@ def _tree(session: Reading, part: Pass) -> SlideRow:
 
 
 def _root_of(op: Op) -> Op | None:
-    """The forward op beside which a sum of gradients stands: that whose result it is the gradient of."""
+    """Return the forward op beside which a sum of gradients stands: that whose result it is the gradient of."""
     of = next((value.gradient_of for value in op.outputs if value.gradient_of is not None), None)
     return None if of is None else of.op
 
@@ -196,7 +196,7 @@ def _title(session: Reading, op: Op) -> str:
 
 
 def _parameters(op: Op) -> list[Value]:
-    """What an op learns, also where it takes it turned over; turning it over is not using it."""
+    """Return what an op learns, also where it takes it turned over; turning it over is not using it."""
     if op.name == "transpose":
         return []
     names = names_for(op)

@@ -36,7 +36,7 @@ class Branch:
 
 
 def branches(session: Reading) -> list[Branch]:
-    """The tree, as it is listed."""
+    """Return the tree, as it is listed."""
     lines = session.timelines
     return [_branch(session, line, guide) for line, guide in _grown(lines, lines[1], "", "")]
 
@@ -52,7 +52,7 @@ def _branch(session: Reading, line: Timeline, guide: str) -> Branch:
 
 
 def _grown(lines: Timelines, timeline: Timeline, guide: str, below: str) -> Iterator[tuple[Timeline, str]]:
-    """The timelines as they are listed, each with the lines of the tree before it."""
+    """Yield the timelines as they are listed, each with the lines of the tree before it."""
     yield timeline, guide
     children = lines.children(timeline)
     for at, child in enumerate(children):
@@ -61,7 +61,7 @@ def _grown(lines: Timelines, timeline: Timeline, guide: str, below: str) -> Iter
 
 
 def losses_of(session: Reading, timeline: Timeline) -> dict[int, float]:
-    """The loss at the end of each step of a timeline, by its number, of at most `MOST` steps."""
+    """Return the loss at the end of each step of a timeline, by its number, of at most `MOST` steps."""
     last = {part.step.number: part.loss for part in timeline.tape.passes if part.loss is not None}
     found = [(step, loss) for step, loss in spread(list(last.items()), MOST) if loss.size == 1]
     found = [(step, loss) for step, loss in found if loss.evaluated or session.small([loss])]

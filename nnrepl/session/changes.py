@@ -1,6 +1,6 @@
 """Changes: edits, and the timelines that they make.
 
-An edit is computed on a piece of tape of its own; then what lies behind it runs again from the nearest restart
+An edit is computed on a piece of tape of its own; then what lies after it runs again from the nearest restart
 point. Where that is the pass in which the program waits, its function is called again; else the program
 itself runs again from its start, and what it does up to the edit comes from the tape.
 """
@@ -11,6 +11,7 @@ import contextlib
 import sys
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Any, Protocol
 
 from nnrepl.record.names import ProgramNames
@@ -18,7 +19,7 @@ from nnrepl.record.recorder import Recorder
 from nnrepl.replay.interrupts import allowed, held, hold_on
 from nnrepl.replay.run import Run
 from nnrepl.session import closed
-from nnrepl.session.assigned import Key, is_set, value_named
+from nnrepl.session.assigned import IndexKey, is_set, value_named
 from nnrepl.session.errors import UserError
 from nnrepl.session.goals import Goal
 from nnrepl.session.instantly import at_once
@@ -39,7 +40,7 @@ class Restarts(Protocol):
     """Who can run things again."""
 
     def computing(self) -> AbstractContextManager[Recorder]:
-        """A recorder, installed, for the ops of an edit."""
+        """Return a recorder, installed, for the ops of an edit."""
 
     def reaches(self, position: int) -> bool:
         """Whether what lies behind a position can run again."""
@@ -85,8 +86,8 @@ class Changes:
     # -- edits ---------------------------------------------------------------------------------------------
 
     def target(self, change: Assignment) -> tuple[Value, str, bool] | None:
-        """What an assignment changes: a value, what it is called, and whether only a part of it changes. None if it
-        changes no value of the tape.
+        """Return what an assignment changes: a value, what it is called, and whether only a part of it changes. None if
+        it changes no value of the tape.
 
         Raises:
             NotYet: If the value lies ahead of the cursor.
@@ -116,7 +117,7 @@ class Changes:
             if not in_part:
                 return given(change.whole())
             array = recorder.handle(value)
-            key = given(change.key("__key__"), __key__=Key())
+            key = given(change.key("__key__"), __key__=IndexKey())
             new = given(change.value)
             if change.operator is not None:
                 new = given(change.combined("__old__", "__new__"), __old__=array[key], __new__=new)
@@ -172,7 +173,7 @@ class Changes:
             return self._make(edit, line)
 
     def _check_outside(self, name: str, value: Value | None = None) -> None:
-        """Raises UserError for a change inside of a call that MLX runs by itself."""
+        """Raise UserError for a change inside of a call that MLX runs by itself."""
         op = self.session.op
         inside = None if value is None else value.inside
         if inside is None and (op is None or not op.inner):
@@ -267,7 +268,7 @@ class Changes:
             raise
 
     def arrived(self, tape: Tape, names: ProgramNames, cursor: int) -> Timeline:
-        """What had to run again has run (or runs, on this tape)."""
+        """Note that what had to run again has run (or runs, on this tape)."""
         assert self._coming is not None
         (timeline, edit), self._coming = self._coming, None
         if timeline is not None:
@@ -281,7 +282,7 @@ class Changes:
         return timeline
 
     def failed(self) -> None:
-        """The program went another way when it ran again: everything is seen as it was before."""
+        """Note that the program went another way when it ran again: everything is seen as it was before."""
         timeline, tape, names, cursor = self._left
         if timeline is not None and self.taken:
             timeline.cells.extend(self.taken)
@@ -294,8 +295,8 @@ class Changes:
         self.session.look_at(tape, names, min(cursor, len(tape)))
 
     def recorded_before(self, wish: RunAgain) -> RunAgain | None:
-        """A run along a tape has failed where steps were closed. All that was closed up to where it led is recorded, as
-        if nothing had run natively, and what the user typed is run once more; None where all has been recorded."""
+        """Run again, with all recorded that was closed up to where a run along a tape led, which has failed; None where
+        all has been recorded."""
         run = wish.run
         steps = closed.closed_between(run.old, 0, len(run.old) if run.opened else run.position)
         if not steps or run.opened.issuperset(steps):
@@ -303,27 +304,27 @@ class Changes:
         self.failed()
         self.news = None
         self.session.hooks.opening(f"step{'s' * (len(steps) > 1)} {closed.stretches(steps)}, which ran natively")
-        return RunAgain(self._along(frozenset(steps)))
+        return RunAgain(self._along_again(frozenset(steps)))
 
     def come_back(self, failure: str) -> RunAgain:
-        """The program could not come to another timeline: it is to run again along the one before, where everything
-        is as it was."""
+        """Run again along the timeline before, where everything is as it was: the program could not come to the
+        other one."""
         self.failed()
         self.news = None
-        return RunAgain(self._along(), failure)
+        return RunAgain(self._along_again(), failure)
 
-    def _along(self, opened: frozenset[int] = frozenset()) -> Run:
-        """The program is about to run again along the timeline that the user looks at."""
+    def _along_again(self, opened: frozenset[int] = frozenset()) -> Run:
+        """Return the program is about to run again along the timeline that the user looks at."""
         session, current = self.session, self.timelines.current
         self._coming = (current, None)
         self._left = (current, session.tape, session.names, session.cursor)
         session.codes.wanted = current.codes
-        seen = sys.maxsize if opened else None
-        return Run(session.tape, len(session.tape), (), session.cursor, opened=opened, seen=seen)
+        run = replace(self._along(current), cursor=session.cursor)
+        return replace(run, opened=opened, seen=sys.maxsize) if opened else run
 
     def adrift(self) -> None:
-        """The program was interrupted on its way to a timeline: everything is seen as it was before, and the program
-        comes to it when it is to run on."""
+        """Note that the program was interrupted on its way to a timeline: everything is seen as it was before, and the
+        program comes to it when it is to run on."""
         self.failed()
         recorder = self.session.recorder
         assert recorder is not None
@@ -335,12 +336,16 @@ class Changes:
         current = timelines.current
         if current is timelines.live:
             return
-        end = len(current.tape)
-        seen = current.seen + (current.seen >= end)  # at the end, what was printed behind the last op as well
-        run = Run(current.tape, end, (), end, seen=seen)
         with held():
-            tape, names = self._again(run, current, None)
+            tape, names = self._again(self._along(current), current, None)
             self.arrived(tape, names, self.session.cursor)
+
+    @staticmethod
+    def _along(line: Timeline) -> Run:
+        """Return what leads the program to the end of a timeline, where it is as it was."""
+        end = len(line.tape)
+        seen = line.seen + (line.seen >= end)  # at the end, what was printed behind the last op as well
+        return Run(line.tape, end, (), end, seen=seen)
 
     def look_alive(self) -> None:
         """At the end of the program its variables are read where they are: bring it onto the timeline that the user
@@ -387,7 +392,7 @@ class Changes:
 
     def undo(self) -> Timeline:
         """Take back the last cell that was typed on this timeline and did something, or go to the timeline before the
-        last edit. Cells behind it that only looked go with it.
+        last edit. Cells after it that only looked go with it.
 
         Raises:
             UserError: If there is nothing to take back.
@@ -463,7 +468,7 @@ class Changes:
         session.codes.exchange(wanted)
 
     def numbered(self, number: int) -> Timeline:
-        """The timeline with a number. Raises UserError."""
+        """Return the timeline with a number. Raises UserError."""
         try:
             return self.timelines[number]
         except IndexError:
@@ -478,6 +483,8 @@ class Changes:
         op = session.op
         cursor = same_place(session.tape, session.cursor, timeline.tape) if op is not None else len(timeline.tape)
         session.look_at(timeline.tape, timeline.names, cursor)
+        timeline.seen = max(timeline.seen, cursor)
+        session.hooks.cursor_moved(cursor)
         if cursor < len(timeline.tape) and isinstance(timeline.tape.ops[cursor], ClosedOp) and self.can_run_again:
             step = timeline.tape.steps.at(cursor)
             session.hooks.opening(step.title, f"timeline {timeline.number}")

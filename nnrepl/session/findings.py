@@ -142,7 +142,7 @@ Finding = WentBad | Vanished | Raised | Forced | Stretched | Changed | Failed
 
 
 def source_of(value: Value) -> Value:
-    """The value that a leaf goes on with, the value itself if it is the first of its kind."""
+    """Return the value that a leaf goes on with, the value itself if it is the first of its kind."""
     while value.op is None and value.origin is not None:
         value = value.origin
     return value
@@ -182,7 +182,7 @@ _DEPTH = 3  # how many ops an Inf is followed back
 
 
 def _origins(op: Op, value: Value, index: tuple[int, ...], test: Test, depth: int) -> Iterator[Origin]:
-    """The parts of the inputs that are enough to make the element bad: single elements if they are, else the row
+    """Yield the parts of the inputs that are enough to make the element bad: single elements if they are, else the row
     and the column of a product, else a row, else the whole inputs."""
     inputs = [taken for taken in dict.fromkeys(op.inputs) if _is_inexact(taken)]
     for choose in (_element, _factor, _row):
@@ -205,7 +205,7 @@ def _is_inexact(value: Value) -> bool:
 
 
 def _element(op: Op, taken: Value, index: tuple[int, ...]) -> tuple[int | None, ...] | None:
-    """The element that broadcasting pairs with `index`; None if the shapes do not go together."""
+    """Return the element that broadcasting pairs with `index`; None if the shapes do not go together."""
     shape = taken.shape
     if len(shape) > len(index):
         return None
@@ -216,7 +216,7 @@ def _element(op: Op, taken: Value, index: tuple[int, ...]) -> tuple[int | None, 
 
 
 def _row(op: Op, taken: Value, index: tuple[int, ...]) -> tuple[int | None, ...] | None:
-    """The row in which the element stands; of what has fewer numbers, the row that belongs to it."""
+    """Return the row in which the element stands; of what has fewer numbers, the row that belongs to it."""
     if taken.shape and index and len(taken.shape) == len(index) + 1:  # the last axis was reduced
         part = _element_of(taken.shape[:-1], index)
         return None if part is None else (*part, None)
@@ -231,7 +231,7 @@ def _element_of(shape: tuple[int, ...], index: tuple[int, ...]) -> tuple[int, ..
 
 
 def _factor(op: Op, taken: Value, index: tuple[int, ...]) -> tuple[int | None, ...] | None:
-    """The row of the first factor of a product, the column of the second."""
+    """Return the row of the first factor of a product, the column of the second."""
     if op.name != "matmul" or len(index) < 2 or len(op.inputs) != 2 or len(taken.shape) != len(index):
         return None
     before = _element_of(taken.shape[:-2], index[:-2])

@@ -33,11 +33,11 @@ class Goal(Protocol):
     sought: str
 
     def find(self, tape: Tape) -> int | None:
-        """The position to stop at, if it has been recorded."""
+        """Return the position to stop at, if it has been recorded."""
 
 
 def missed(goal: Goal | None, tape: Tape) -> str:
-    """What to say where the program has ended before it came to a goal."""
+    """Return what to say where the program has ended before it came to a goal."""
     if goal is None or not goal.sought:
         return ""
     if isinstance(goal, Until) and goal.place.first_after(tape, len(tape)) is not None:
@@ -57,7 +57,7 @@ class At:
         return self.position if self.position < len(tape) else None
 
 
-class Again(At):
+class RunBehind(At):
     """Where the user is to stand once something has run again."""
 
     def __init__(self, run: Run) -> None:
@@ -188,7 +188,7 @@ class Until:
             self._asked = True
 
     def _given_up(self, tape: Tape) -> int | None:
-        """The first op of the step or the pass that is named, if that is over and has nothing at the place."""
+        """Return the first op of the step or the pass that is named, if that is over and has nothing at the place."""
         if not self.place.is_bounded(tape):
             return None
         start, end = self.place.span(tape, 0, len(tape) + 1)
@@ -299,7 +299,7 @@ class InStep:
 
 
 class AtEvaluation:
-    """The first op behind an evaluation that the program has forced.
+    """The first op after an evaluation that the program has forced.
 
     Args:
         count: The how manyth of the run that is.
@@ -329,7 +329,7 @@ class Never:
 
 
 def needed_from(goal: Goal) -> int:
-    """The first training step of which a goal has to see ops; those before may run natively."""
+    """Return the first training step of which a goal has to see ops; those before may run natively."""
     if isinstance(goal, (Never, Ending, Found)):
         return sys.maxsize
     if isinstance(goal, InStep):
@@ -340,7 +340,8 @@ def needed_from(goal: Goal) -> int:
 
 
 def of_loss(goal: Goal) -> str:
-    """The condition that a goal waits for, if that speaks of nothing but the loss of a gradient call; else ""."""
+    """Return the condition that a goal waits for, if that speaks of nothing but the loss of a gradient call; else
+    ""."""
     place = goal.place if isinstance(goal, Until) else None
     if not isinstance(place, Condition) or place.place is not None:
         return ""

@@ -40,7 +40,7 @@ class Lookup:
         self.frames = Frames(tape, names)
 
     def op(self, text: str) -> Op:
-        """The op with an address: `#12` in the step in which the user stands, `30#12`, `setup#3`.
+        """Return the op with an address: `#12` in the step in which the user stands, `30#12`, `setup#3`.
 
         Raises:
             UserError: If there is none.
@@ -52,7 +52,7 @@ class Lookup:
             raise UserError(f"there is no op {text.strip()}; {self.extent(step)}") from None
 
     def address(self, text: str) -> tuple[int | None, int]:
-        """The step (0: the setup; None: where the user stands) and the number in an op's address.
+        """Return the step (0: the setup; None: where the user stands) and the number in an op's address.
 
         Raises:
             UserError: If it is none.
@@ -109,7 +109,7 @@ class Lookup:
         scope: Activation | _Here | None = HERE,
         labels: bool = True,
     ) -> Held | None:
-        """What a name or a dotted path means where the cursor stands: a tensor of the tape, or an object of the
+        """Return what a name or a dotted path means where the cursor stands: a tensor of the tape, or an object of the
         program's; None if nothing is called so. The one rule of all commands (DESIGN 5).
 
         Args:
@@ -144,7 +144,7 @@ class Lookup:
         )
 
     def find(self, name: str, position: int, scope: Activation | _Here | None = HERE) -> Value | None:
-        """The tensor that a name means where the cursor stands; None if it means none. Raises as `held` does."""
+        """Return the tensor that a name means where the cursor stands; None if it means none. Raises as `held` does."""
         found = self.held(name, position, scope)
         return found.thing if found is not None and isinstance(found.thing, Value) else None
 
@@ -179,7 +179,7 @@ class Lookup:
         return found
 
     def _walk(self, thing: Any, words: list[str], position: int) -> Any:
-        """What lies at a path in a container; UNBOUND where the tape does not know."""
+        """Return what lies at a path in a container; UNBOUND where the tape does not know."""
         for at, word in enumerate(words):
             if isinstance(thing, Value):
                 return UNBOUND
@@ -199,7 +199,7 @@ class Lookup:
         return self.frames.taken(thing)
 
     def _parameter(self, path: str, position: int) -> Held | None:
-        """The parameter at a bare path: of the differentiated model that has it, or of the only one."""
+        """Return the parameter at a bare path: of the differentiated model that has it, or of the only one."""
         owners = self.names.owners(path)
         part = self.tape.pass_at(position)
         leaves = [] if part is None else [leaf for leaf in part.wrt if leaf.label == path]
@@ -264,7 +264,8 @@ class Lookup:
         raise not_made(path, " in this step" if last else "", maker, position, address, last, whose)
 
     def _returned(self, path: str, variable: str, call: Activation, owner: Any, position: int) -> Value | None:
-        """What a variable of a module's call held last, where the call returned it at once: nobody saw it there."""
+        """Return what a variable of a module's call held last, where the call returned it at once: nobody saw it
+        there."""
         if not is_module(owner):
             return self.names.newest(path, position)
         versions = self.names.versions(f"{self.names.path_of(call, owner)}.{variable}")
@@ -272,7 +273,7 @@ class Lookup:
         return next((value for value in reversed(own) if value.op.scope.owner is owner), None)  # type: ignore[union-attr]
 
     def _one_model(self, path: str, here: list[tuple[int, Activation, Value]]) -> None:
-        """Raises UserError if the calls of modules in which a variable is found belong to several models."""
+        """Raise UserError if the calls of modules in which a variable is found belong to several models."""
         calls = {id(step.owner): step for _, step, _ in here}
         if len(calls) > 1:
             variable = path.rpartition(".")[2]
@@ -282,8 +283,8 @@ class Lookup:
             raise UserError(f"{path} is a variable of several models: {', '.join(names)}")
 
     def _known(self, name: str, position: int) -> Held | None:
-        """A tensor that the tape knows by a name that no variable has: the label of an input or an edit, a variable
-        inside of a layer, the state of an optimizer. An older one is only named."""
+        """Return a tensor that the tape knows by a name that no variable has: the label of an input or an edit, a
+        variable inside of a layer, the state of an optimizer. An older one is only named."""
         versions = self.names.versions(name)
         if not versions:
             return None
@@ -317,8 +318,7 @@ class Lookup:
     # -- gradients -------------------------------------------------------------------------------------------
 
     def gradient(self, value: Value, position: int) -> Value:
-        """The gradient of the loss with respect to a value, as far as it has been summed up before
-        `position`.
+        """Return the gradient of the loss with respect to a value, as far as it has been summed up before `position`.
 
         Raises:
             NotYet: If it is not made yet: in this step, for a parameter.
@@ -348,7 +348,7 @@ class Lookup:
         raise NoGradient(self._why_none(value, name, position), value)
 
     def _gradient_inside(self, value: Value, name: str, inside: Inside, position: int) -> Value:
-        """The gradient of what a call differentiated with respect to a value inside of it."""
+        """Return the gradient of what a call differentiated with respect to a value inside of it."""
         part: Pass | None = inside
         while isinstance(part, Inside):
             grads = part.grads.get(value.canonical)
@@ -361,13 +361,13 @@ class Lookup:
         raise NoGradient(f"no gradient is known with respect to {name}: {lies_inside(inside)}", value)
 
     def name_here(self, value: Value, position: int) -> str:
-        """What a value is called where the cursor stands."""
+        """Return what a value is called where the cursor stands."""
         ops, name = self.tape.ops, value.name
         plain = name.removeprefix(GRADIENT_SIGN).isidentifier() and position < len(ops)
         return self.names.name_at(value, ops[position]) if plain else name
 
     def passes_of(self, value: Value, position: int) -> list[tuple[Pass, Value]]:
-        """The gradient passes that speak of a value, the last one first, each with the value as it is there: a
+        """Return the gradient passes that speak of a value, the last one first, each with the value as it is there: a
         parameter enters each pass as a leaf of its own."""
         own = self.names.identity(value)
         found: list[tuple[Pass, Value]] = []
@@ -389,7 +389,7 @@ class Lookup:
         return self.frames.whose_step(part.start, position)
 
     def _older(self, found: list[tuple[Pass, Value]], part: Pass, position: int) -> tuple[Value | None, str]:
-        """The gradient that the step before gave a parameter."""
+        """Return the gradient that the step before gave a parameter."""
         for other, target in found[[one[0] for one in found].index(part) + 1 :]:
             grads = other.grads.get(target.canonical)
             if grads:
@@ -403,7 +403,7 @@ class Lookup:
         return f"there is no gradient with respect to {name}"
 
     def _gradient_pass_of(self, value: Value, position: int) -> Pass | None:
-        """The pass of a value; of several that take it, the last one that has begun."""
+        """Return the pass of a value; of several that take it, the last one that has begun."""
         if value.op is not None and value.op.part.kind == GRADIENT_PASS:
             return value.op.part
         parts = [op.part for op in self.tape.consumers(value) if op.part.kind == GRADIENT_PASS]
@@ -412,7 +412,7 @@ class Lookup:
         return before[-1] if before else next(iter(parts), None)
 
     def by_words(self, text: str, position: int, scope: Activation | _Here | None = HERE) -> Value:
-        """A value by anything that names one: `z1`, `z1@12`, `#12`, `∂L/∂z1`, `layers.0.weight`.
+        """Return a value by anything that names one: `z1`, `z1@12`, `#12`, `∂L/∂z1`, `layers.0.weight`.
 
         Raises:
             UserError: If nothing is called so.
@@ -445,7 +445,7 @@ class Lookup:
         return bool(self.tape.bindings.called(name) or self.names.versions(name))
 
     def suggest(self, name: str) -> str:
-        """A hint at a name like this one."""
+        """Return a hint at a name like this one."""
         close = get_close_matches(name, self.names.spellings(), 1)
         return f"; did you mean {close[0]}?" if close else ""
 

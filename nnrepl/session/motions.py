@@ -68,7 +68,7 @@ class Motions(Reading):
         raise NotImplementedError
 
     def behind(self, target: int, each: bool = True) -> list[Hit]:
-        """What is hit on the way back to a position, where `each` op counts or not."""
+        """Return what is hit on the way back to a position, where `each` op counts or not."""
         raise NotImplementedError
 
     def open_ahead(self, goal: goals.Goal, found: int | None) -> None:

@@ -73,7 +73,7 @@ class Passing:
 
 
 def without_ops(tape: Tape, places: Iterable[Place]) -> Iterator[SourceLine]:
-    """The lines among some places of which no op has come so far."""
+    """Yield the lines among some places of which no op has come so far."""
     for place in places:
         for line in lines_in(place):
             if not line.cell and not line.makes_ops(tape):
@@ -81,7 +81,7 @@ def without_ops(tape: Tape, places: Iterable[Place]) -> Iterator[SourceLine]:
 
 
 def lines_in(place: Place) -> Iterator[SourceLine]:
-    """The lines of which a place speaks."""
+    """Yield the lines of which a place speaks."""
     if isinstance(place, SourceLine):
         yield place
     elif isinstance(place, Within):
@@ -92,12 +92,13 @@ def lines_in(place: Place) -> Iterator[SourceLine]:
 
 
 def place_of(goal: Goal | None) -> list[Place]:
-    """The place that a goal looks for."""
+    """Return the place that a goal looks for."""
     return [goal.place] if isinstance(goal, Until) else []
 
 
 def passed_by(place: Place, tape: Tape, at: int) -> str:
-    """What to say of a stop at a place whose line has made no op; "" where it has made the one that comes next."""
+    """Return what to say of a stop at a place whose line has made no op; "" where it has made the one that comes
+    next."""
     for line in lines_in(place):
         if at in tape.passed.get((line.file, line.line), ()) and (at >= len(tape) or line.begins(tape, at) is None):
             asked = f", where {place.condition} is asked" if place.condition else ""

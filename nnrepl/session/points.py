@@ -257,7 +257,7 @@ class Condition(Place):
 
 
 def _after(made: Written, tape: Tape, start: int) -> Iterator[int]:
-    """The positions after the ops that make a value."""
+    """Return the positions after the ops that make a value."""
     return (0 if value.op is None else value.op.position + 1 for value in made.values(tape, start))
 
 
@@ -279,7 +279,7 @@ def operation_is(op: Op, name: str) -> bool:
 
 
 def operations(tape: Tape) -> set[str]:
-    """The names of MLX's operations, and of those on a tape."""
+    """Return the names of MLX's operations, and of those on a tape."""
     from nnrepl.record import catalog
 
     names = {catalog.operation(callee).name for callee in catalog.CALLEES if callee.treatment in ("op", "augmented")}

@@ -36,7 +36,7 @@ class Question:
 
     @staticmethod
     def known(answer: Finding | bool) -> Question:
-        """A question that is answered already."""
+        """Return a question that is answered already."""
         return Question((), (), lambda: answer)
 
     @staticmethod
@@ -72,7 +72,7 @@ def _equal(before: Any, after: Any) -> bool:
 
 
 def _value(session: Reading, parsed: Parsed, position: int) -> tuple[Any, list[Value]]:
-    """The value of an expression as seen from a position (a UserError if it has none there), not evaluated."""
+    """Return the value of an expression as seen from a position (a UserError if it has none there), not evaluated."""
     if position < 0:
         return NotYet(parsed.text), []
     expressions = session.expressions
@@ -115,7 +115,7 @@ def ask_condition(session: Reading, parsed: Parsed, position: int, note: Callabl
 
 
 def watched(session: Reading, parsed: Parsed, start: int, end: int, reverse: bool) -> Iterator[int]:
-    """Where an expression may change: just behind each op that makes one of its values, or with a pass that
+    """Where an expression may change: just after each op that makes one of its values, or with a pass that
     brings one. A parameter that enters a new pass as it left the last one is passed over."""
     tape, names = session.tape, session.names
     found: set[int] = set()

@@ -126,7 +126,7 @@ def _decided(
 
 
 def in_order(matches: list[Match], part: Stretch) -> list[Match]:
-    """Matches in order of execution."""
+    """Return matches in order of execution."""
     return sorted(matches, key=lambda match: order(match.value, part))
 
 
@@ -174,7 +174,7 @@ def _scale(array: mx.array) -> mx.array:
 
 
 def arrange(array: mx.array, arrangement: tuple[int, ...], shape: tuple[int, ...]) -> mx.array:
-    """An array with its axes in another order, or in another shape where there is no order."""
+    """Return an array with its axes in another order, or in another shape where there is no order."""
     if arrangement == tuple(range(array.ndim)):
         return array
     return mx.transpose(array, arrangement) if arrangement else array.reshape(shape)
@@ -220,9 +220,9 @@ _LARGEST = 2**26
 
 def _hints(a: mx.array, b: mx.array) -> Iterator[Said]:
     bad = [_count(~mx.isfinite(array)) for array in (a, b)]
+    names = [f"{count or 'no'} NaN or ∞ in {whose}" for count, whose in zip(bad, ("ours", "the reference"))]
+    yield from say(Claim("compare: not finite", lambda: any(bad), lambda: ", ".join(names)))
     if any(bad):
-        names = [f"{count or 'no'} NaN or ∞ in {whose}" for count, whose in zip(bad, ("ours", "the reference"))]
-        yield from say(Claim("compare: not finite", lambda: any(bad), lambda: ", ".join(names)))
         return
     yield from say_first(_Guesses(a, b).claims())
     differing = _count(a != b)

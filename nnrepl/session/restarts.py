@@ -6,12 +6,12 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
-from typing import Any
+from typing import Any, NoReturn
 
 from nnrepl.record.gradient_call import GradientCall
 from nnrepl.record.names import ProgramNames
 from nnrepl.record.recorder import MUTED, Recorder
-from nnrepl.replay.divergence import CannotExchange, Diverged, Lost
+from nnrepl.replay.divergence import CannotExchange, Diverged
 from nnrepl.replay.interrupts import hold_on
 from nnrepl.replay.restart_point import RestartPoint
 from nnrepl.replay.run import Run
@@ -52,14 +52,14 @@ class ProgramRestarts:
             self._spent += time.monotonic() - now
 
     def left(self) -> None:
-        """The program goes on."""
+        """Note that the program goes on."""
         self._point = None
 
     # -- running again ---------------------------------------------------------------------------------------
 
     @contextmanager
     def computing(self) -> Iterator[Recorder]:
-        """The program's own recorder, awake."""
+        """Wake the program's own recorder."""
         recorder = self._recorder
         before, recorder.mode = recorder.mode, MUTED
         try:
@@ -94,27 +94,32 @@ class ProgramRestarts:
             return self.go_on(run)
         if anew or point is None or not self._within(run, point) or point.lost:
             if self.whole:
-                self._session.hooks.unwinding()
-                hold_on()
-                raise RunAgain(run)
+                self._from_start(run)
             if point is not None and point.lost:
                 raise UserError(f"this cannot run again: {point.lost[0]} cannot be put back to where it was")
             raise UserError("only what lies in the pass in which the program waits can be changed here")
         names = ProgramNames(run.old, point.start)
         tape = names.tape
-        self._session.hooks.running_again(run, False)
-        come_back = codes.moment()
+        self._session.hooks.running_again(run, tape, False)
+        come_back, wanted = codes.moment(), codes.wanted
         point.reaches(things)
         try:
             point.again(run, tape, codes)
         except BaseException as error:
             come_back()
             if isinstance(error, (Diverged, CannotExchange)):
-                if isinstance(error, Lost) and self.whole:
-                    closed.open_steps(self._session, closed.closed_between(run.old, 0, run.position))
+                if self.whole and closed.closed_between(run.old, 0, run.position):
+                    codes.wanted = wanted
+                    self._from_start(run)  # what a restart point keeps natively may not be all that there is
                 raise UserError(f"{error}; nothing has changed") from None
             raise
         return tape, names
+
+    def _from_start(self, run: Run) -> NoReturn:
+        """Unwind the program, which then runs again from its start. Raises RunAgain."""
+        self._session.hooks.unwinding()
+        hold_on()
+        raise RunAgain(run)
 
     def _is_over(self, run: Run, codes: SourceChanges) -> bool:
         """Whether nothing has to run again: all that was recorded stays, and only what comes is different."""
@@ -137,6 +142,7 @@ class ProgramRestarts:
         if part is not None and tape.passes:
             recorder.part = tape.passes[-1] = replace(part, tape=tape, end=run.position)
         recorder.tape = tape
+        self._session.hooks.going_on(tape, run.old)
         self._session.codes.stand(run.position)
         return tape, names
 
@@ -150,7 +156,7 @@ class ProgramRestarts:
 
 
 def _before_typed(tape: Tape) -> Sequence[Op]:
-    """A tape without what the user's own lines made at its end: they have been taken back, or made again."""
+    """Return a tape without what the user's own lines made at its end: they have been taken back, or made again."""
     end = len(tape)
     while end and tape.ops[end - 1] in tape.notes.typed:
         end -= 1

@@ -23,12 +23,14 @@ class Lookout:
 
     Attributes:
         interrupted: Whether the user interrupted the look at what was recorded last.
+        counted: How often what stops the user had been hit when they began to move.
     """
 
     def __init__(self, session: Reading) -> None:
         self._session = session
         self._tape: Tape | None = None
         self._search = Search(session)
+        self.counted = session.stops.counts()
         self._at_once = 0
         self._in_stretches = 0
         self.interrupted = False
@@ -47,14 +49,15 @@ class Lookout:
         return [place for entry in entries if (place := self.search.place(entry)) is not None]
 
     def begin(self, position: int) -> None:
-        """What is recorded from a position on is looked at."""
+        """Look at what is recorded from a position on."""
         self._at_once = self._in_stretches = position
         self.interrupted = False
 
     def ahead(self, end: int, goal: goals.Goal) -> list[Hit]:
-        """The first hit behind the cursor on the way to a goal, up to `end`; from there on, what is recorded is
+        """Return the first hit after the cursor on the way to a goal, up to `end`; from there on, what is recorded is
         looked at."""
         session = self._session
+        self.counted = session.stops.counts()
         start = session.cursor + 1
         self._at_once = self._in_stretches = max(start, end)
         entries = session.stops.enabled
@@ -63,8 +66,8 @@ class Lookout:
         return self._taken(self._here(entries, goal) or self.search.first(start, end, entries))
 
     def _here(self, entries: list[Trigger], goal: goals.Goal) -> list[Hit]:
-        """What `continue` comes by at the op at the cursor, which has not been run yet: an event that the user has
-        not been told of there. A breakpoint at the cursor is where one stands."""
+        """Return what `continue` comes by at the op at the cursor, which has not been run yet: an event that the user
+        has not been told of there. A breakpoint at the cursor is where one stands."""
         session = self._session
         if not isinstance(goal, goals.Never) or session.cursor >= len(session.tape):
             return []
@@ -73,14 +76,14 @@ class Lookout:
         return self.search.first(session.cursor, session.cursor + 1, events) if events else []
 
     def behind(self, target: int) -> list[Hit]:
-        """The last hit before the cursor, back to `target`."""
+        """Return the last hit before the cursor, back to `target`."""
         entries = self._session.stops.enabled
         if not entries:
             return []
         return self._taken(self.search.first(target, self._session.cursor, entries, reverse=True))
 
     def recorded(self, found: int | None) -> list[Hit]:
-        """The first hit in what the program has recorded since the last look.
+        """Return the first hit in what the program has recorded since the last look.
 
         Args:
             found: Where the user's own goal is, if it was recorded.
@@ -99,7 +102,7 @@ class Lookout:
             return []
 
     def caught_up(self) -> list[Hit]:
-        """The first hit of what must be evaluated to be seen, in all that has been recorded."""
+        """Return the first hit of what must be evaluated to be seen, in all that has been recorded."""
         slow = [entry for entry in self._session.stops.enabled if self._evaluates(entry)]
         if not slow:
             return []
@@ -126,7 +129,7 @@ class Lookout:
         return [*hits, *earlier]
 
     def ended(self) -> list[Hit]:
-        """The first hit in what was recorded last, the end of the program included."""
+        """Return the first hit in what was recorded last, the end of the program included."""
         session = self._session
         entries = session.stops.enabled
         if not entries:
@@ -152,7 +155,7 @@ class Lookout:
         )
 
     def _taken(self, hits: list[Hit]) -> list[Hit]:
-        """What a hit does to its entry: a temporary breakpoint is deleted."""
+        """Do what a hit does to its entry: a temporary breakpoint is deleted."""
         for hit in hits:
             if getattr(hit.entry, "temporary", False):
                 self._session.stops.remove(hit.entry)

@@ -67,7 +67,7 @@ class Keeper:
 
 
 def dumped(stops: Stops) -> str:
-    """A list of stops as text."""
+    """Return a list of stops as text."""
     return json.dumps([_row(entry) for entry in stops], indent=1)
 
 

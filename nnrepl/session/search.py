@@ -49,7 +49,7 @@ class Search:
         self.skip = 0
 
     def first(self, start: int, end: int, entries: list[Trigger], reverse: bool = False) -> list[Hit]:
-        """The hits at the first position from `start` to before `end` (or the last one, in reverse) at which an
+        """Return the hits at the first position from `start` to before `end` (or the last one, in reverse) at which an
         enabled entry is hit that does not ignore it. Counts what it comes by.
 
         Raises:
@@ -77,8 +77,8 @@ class Search:
         return [position for position, _, _ in self._candidates(entry, start, end, False)]
 
     def place(self, entry: Breakpoint) -> Place | None:
-        """A breakpoint's place; None while nothing is called so (one from last time, of a program that has changed).
-        That is looked at anew with each pass."""
+        """Return a breakpoint's place; None while nothing is called so (one from last time, of a program that has
+        changed). That is looked at anew with each pass."""
         key = (entry, entry.spelled)
         found, passes = self._places.get(key), len(self._session.tape.passes)
         if found is None and self._unread.get(key) != passes:
@@ -89,7 +89,7 @@ class Search:
         return found
 
     def find(self, place: Place, start: int, end: int, reverse: bool = False) -> int | None:
-        """The first position of a place in a range (the last one, in reverse) at which its condition holds.
+        """Return the first position of a place in a range (the last one, in reverse) at which its condition holds.
 
         Raises:
             UserError: If the condition cannot be asked.
@@ -105,7 +105,7 @@ class Search:
         return None
 
     def catcher(self, what: str) -> Catcher:
-        """What finds an event."""
+        """Return what finds an event."""
         if what not in self._catchers:
             self._catchers[what] = EVENTS[what].make()
         return self._catchers[what]
@@ -126,7 +126,7 @@ class Search:
         return watched(self._session, self._read(entry.text), start, end, reverse)
 
     def _question(self, candidate: Candidate) -> Question | None:
-        """What has to be evaluated to know whether a candidate is a hit; None if it surely is one."""
+        """Return what has to be evaluated to know whether a candidate is a hit; None if it surely is one."""
         position, _, entry = candidate
         session = self._session
         if isinstance(entry, Breakpoint):
@@ -138,7 +138,7 @@ class Search:
         return self.catcher(entry.text).question(session.tape, position)
 
     def _read(self, text: str) -> Parsed:
-        """A condition or a watched expression: it is asked at many places, and read once."""
+        """Return a condition or a watched expression: it is asked at many places, and read once."""
         if text not in self._parsed:
             self._parsed[text] = parse(text)
         return self._parsed[text]

@@ -120,7 +120,7 @@ _SHOW = ("print", "pprint", "display", "help", "breakpoint")
 
 
 def _bound(session: Reading, line: Parsed) -> list[str]:
-    """The program's own variables that a line assigns to; not the user's."""
+    """Return the program's own variables that a line assigns to; not the user's."""
     expressions = session.expressions
     known = expressions.known(session.where())
     stored = stored_by(compile(ast.Module(line.body, []), "<prompt>", "exec", dont_inherit=True))
@@ -128,7 +128,7 @@ def _bound(session: Reading, line: Parsed) -> list[str]:
 
 
 def stored_by(code: CodeType) -> list[str]:
-    """The variables that some Python sets or deletes itself: not those of its functions and comprehensions."""
+    """Return the variables that some Python sets or deletes itself: not those of its functions and comprehensions."""
     found = [str(each.argval) for each in dis.get_instructions(code) if each.opname in _STORES]
     for inner in code.co_consts:
         if isinstance(inner, CodeType):  # `global` in a function, `:=` in a comprehension

@@ -123,13 +123,13 @@ class Stops:
         self._entries.pop(entry.number, None)
 
     def last(self) -> Trigger:
-        """The one entered last. Raises UserError if there is none."""
+        """Return the one entered last. Raises UserError if there is none."""
         if not self._entries:
             raise UserError("there are no breakpoints; break PLACE sets one")
         return self._entries[max(self._entries)]
 
     def numbered(self, text: str) -> Trigger:
-        """The entry with a number, as typed. Raises UserError if there is none."""
+        """Return the entry with a number, as typed. Raises UserError if there is none."""
         number = int(text) if text.isascii() and text.isdigit() and len(text) < 10 else 0
         if number not in self._entries:
             known = ", ".join(str(known) for known in self._entries)
@@ -138,15 +138,15 @@ class Stops:
         return self._entries[number]
 
     def begin(self) -> None:
-        """The program runs from its start: nothing has been hit."""
+        """Note that the program runs from its start: nothing has been hit."""
         for entry in self:
             entry.hits = 0
 
     def counts(self) -> dict[Trigger, tuple[int, int]]:
-        """The hit and ignore counts, to be put back by `recount`."""
+        """Return the hit and ignore counts, to be put back by `recount`."""
         return {entry: (entry.hits, entry.ignore) for entry in self}
 
     def recount(self, counts: dict[Trigger, tuple[int, int]]) -> None:
-        """Put counts back: what was counted lies behind where the user stops."""
+        """Put counts back: what was counted lies after where the user stops."""
         for entry, (hits, ignore) in counts.items():
             entry.hits, entry.ignore = hits, ignore

@@ -30,7 +30,7 @@ Variables = list[tuple[FrameType | dict[str, Any], str, Any]]
 """What variables hold, of a call or of a module."""
 
 
-class Line:
+class TypedLine:
     """A line as one of the program's.
 
     Args:
@@ -95,7 +95,7 @@ class Line:
                        for name, where in places.items()]  # fmt: skip
 
     def things(self, scope: Activation | None) -> list[Any]:
-        """What its names stand for in the modules of a call and in the calls that run: what it may change."""
+        """Return what its names stand for in the modules of a call and in the calls that run: what it may change."""
         spaces = [step.variables for step in (() if scope is None else scope.path())]
         for frame in running_frames():
             if not sources.is_library(frame.f_code.co_filename):
@@ -112,8 +112,8 @@ class Line:
         _put(self._after)
 
     def _given(self, frames: list[FrameType]) -> tuple[dict[str, Any], dict[str, FrameType]]:
-        """The variables that it has as its own: the user's, and those of the program's calls, innermost first; and
-        whose they are. The others are global ones of the innermost call."""
+        """Return the variables that it has as its own: the user's, and those of the program's calls, innermost first;
+        and whose they are. The others are global ones of the innermost call."""
         local = {name: thing for name, thing in self._known.items() if name in self.named}
         owners: dict[str, FrameType] = {}
         for name in self.named - local.keys():
@@ -149,7 +149,7 @@ class Line:
 
 
 def _held(where: FrameType | dict[str, Any], name: str) -> Any:
-    """What a variable holds; UNBOUND if there is none."""
+    """Return what a variable holds; UNBOUND if there is none."""
     return (where.f_locals if isinstance(where, FrameType) else where).get(name, UNBOUND)
 
 
@@ -172,15 +172,15 @@ def _names(code: CodeType) -> frozenset[str]:
     return frozenset(code.co_names).union(*map(_names, inner))
 
 
-def as_change(session: Reading, line: Parsed) -> tuple[CodeChange, Line]:
-    """A line as a change of the program: done once in each run that comes by, where the cursor stands now: before the
-    line of the program's that makes the next op.
+def as_change(session: Reading, line: Parsed) -> tuple[CodeChange, TypedLine]:
+    """Return a line as a change of the program: done once in each run that comes by, where the cursor stands now:
+    before the line of the program's that makes the next op.
 
     Raises:
         UserError: If it cannot stand there.
     """
     op = session.op
-    doing = Line(line, dict(session.expressions.variables))
+    doing = TypedLine(line, dict(session.expressions.variables))
     scope = _home(session, doing, session.where().scope)
     at = _first_of_line(session.tape, session.cursor, scope)
     if op is not None and runs_twice(session.tape, op):
@@ -213,8 +213,8 @@ def as_change(session: Reading, line: Parsed) -> tuple[CodeChange, Line]:
     return change, doing
 
 
-def _home(session: Reading, line: Line, scope: Activation | None) -> Activation | None:
-    """The call in which a line stands: the innermost function that has a variable to which it assigns; else the
+def _home(session: Reading, line: TypedLine, scope: Activation | None) -> Activation | None:
+    """Return the call in which a line stands: the innermost function that has a variable to which it assigns; else the
     innermost of the program's own, or a library's if it speaks of a variable of that."""
     path = [] if scope is None else scope.path()[::-1]
     held = [session.tape.bindings.variables(step, session.cursor) for step in path]
@@ -240,7 +240,7 @@ def _first_of_line(tape: Tape, cursor: int, scope: Activation | None) -> int:
 
 
 def _site(op: Op, scope: Activation) -> tuple[Activation | None, int] | None:
-    """The call, and its place in a function, that leads to an op; None where the function does not."""
+    """Return the call, and its place in a function, that leads to an op; None where the function does not."""
     step, inner, lasti = op.scope, None, op.lasti
     while step is not None and step is not scope:
         inner, lasti, step = step, step.lasti, step.parent
@@ -248,7 +248,7 @@ def _site(op: Op, scope: Activation) -> tuple[Activation | None, int] | None:
 
 
 def _awaited(session: Reading, op: Op, at: int, scope: Activation | None) -> Awaited | None:
-    """Waits for the line of the program's that makes an op, or leads to it; None where no line does."""
+    """Wait for the line of the program's that makes an op, or leads to it; None where no line does."""
     here = scope if scope is not None and _site(op, scope) is not None else op.scope
     if here is None:
         return None
@@ -260,7 +260,7 @@ def _awaited(session: Reading, op: Op, at: int, scope: Activation | None) -> Awa
 
 
 def _line(lasti: int, scope: Activation) -> int:
-    """The first line of the statement in which a call stands, or an op."""
+    """Return the first line of the statement in which a call stands, or an op."""
     line = sources.span_of(scope.code, lasti)[0]
     try:
         tree = ast.parse("".join(sources.lines_of(sources.file_of(scope.code))))
@@ -275,8 +275,8 @@ def _line(lasti: int, scope: Activation) -> int:
 
 
 def frames_of(scope: Activation | None) -> list[FrameType]:
-    """The program's frames that run now and that a line would see, innermost first: that of the innermost function
-    around it that has begun, and its callers; of libraries only one in which it would stand."""
+    """Return the program's frames that run now and that a line would see, innermost first: that of the innermost
+    function around it that has begun, and its callers; of libraries only one in which it would stand."""
     path = [] if scope is None else scope.path()[::-1]
     codes = [step.code for step in path if step is scope or not sources.is_library(step.code.co_filename)]
     running = running_frames()
@@ -289,7 +289,7 @@ def frames_of(scope: Activation | None) -> list[FrameType]:
 
 
 def running_frames() -> list[FrameType]:
-    """The frames that run now and are none of nnrepl's own, innermost first."""
+    """Return the frames that run now and are none of nnrepl's own, innermost first."""
     frame: FrameType | None = sys._getframe(1)
     running: list[FrameType] = []
     while frame is not None:

@@ -116,12 +116,12 @@ class CellProgram(Script):
         raise UserError("this is a cell of a live notebook: change it there, and run it again")
 
     def result(self) -> Any:
-        """What the last line of the cell gave, if it is an expression; once."""
+        """Return what the last line of the cell gave, if it is an expression; once."""
         return self._shell.user_ns.pop(_RESULT, None) if self._wanted else None
 
 
 def _kept_result(tree: ast.Module) -> tuple[ast.Module, bool]:
-    """A cell whose last expression is kept, to be shown as IPython shows it."""
+    """Return a cell whose last expression is kept, to be shown as IPython shows it."""
     if not tree.body or not isinstance(tree.body[-1], ast.Expr):
         return tree, False
     last_line = tree.body[-1]

@@ -195,7 +195,7 @@ class FullScreen:
     # -- for the shell -------------------------------------------------------------------------------------
 
     def read(self, prompt: str, in_thread: bool, begin: Callable[[], None]) -> str | None:
-        """The next line, None on Ctrl-D. Raises KeyboardInterrupt on Ctrl-C."""
+        """Return the next line, None on Ctrl-D. Raises KeyboardInterrupt on Ctrl-C."""
         self._prompt = prompt
         self._seen.look()
         self.output.enter_alternate_screen()
@@ -219,13 +219,13 @@ class FullScreen:
         self.show(Text(self._prompt, style="bold").append(continued(line, self._prompt)))
 
     def printed(self, text: str) -> None:
-        """The program prints on the first screen; it is to be seen on this one as well."""
+        """Note that the program prints on the first screen; it is to be seen on this one as well."""
         *lines, self._begun = (self._begun + text).split("\n")
         for line in lines:
             self.show(Text(line or " "))
 
     def said(self, text: str) -> None:
-        """The program has printed something: shown here, and on the first screen when one goes back to it."""
+        """Note that the program has printed something: shown here, and on the first screen when one goes back to it."""
         if self.output.inside:
             self._held.append(text)
         else:
@@ -291,7 +291,7 @@ class FullScreen:
         return merge_key_bindings([own, keys])
 
     def run_line(self, line: str) -> None:
-        """A key or a click stands for a line, which is shown as if it had been typed; what one was typing comes back
+        """Run the line that a key or a click stands for, shown as if it had been typed; what one was typing comes back
         afterwards."""
         if self._app.is_running and not self._app.is_done:
             self._typed = self._buffer.text

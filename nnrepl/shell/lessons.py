@@ -35,7 +35,7 @@ FORMATS = ("html", "ipynb", "cast")
 
 
 def lessons_parser() -> argparse.ArgumentParser:
-    """What `nnrepl learn` accepts."""
+    """Return what `nnrepl learn` accepts."""
     made = argparse.ArgumentParser(
         prog="nnrepl learn", description="Play a lesson: a text that is read and a program that is run, together."
     )
@@ -111,7 +111,7 @@ class LessonReport:
 
 def check(lesson: Lesson) -> LessonReport:
     """Play a lesson to its end: each command must work, each question have its answer and know its wrong ones, each
-    task be undone before its solution and done behind it."""
+    task be undone before its solution and done after it."""
     found = LessonReport()
     student = Student(lesson, found)
     screen = io.StringIO()
@@ -170,7 +170,7 @@ class Student:
         self.shell, self.player = shell, player
 
     def read(self, prompt: str = PROMPT) -> str | None:
-        """What the student types next; None when the lesson is over, or something in it does not hold."""
+        """Return what the student types next; None when the lesson is over, or something in it does not hold."""
         shell, player = self.shell, self.player
         if player.failure or shell.failed:
             self._problem(player.failure or f"{self._where(1)}: {shell.interpreter.log.last()}")
@@ -201,7 +201,7 @@ class Student:
         return ""
 
     def _undone(self, task: Task) -> str:
-        """What a task lacks behind its solution."""
+        """Return what a task lacks after its solution."""
         said = f"its solution does not bring about {task.until}"
         try:
             holds(self.shell.session, task.until, ahead=False)

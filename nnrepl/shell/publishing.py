@@ -110,7 +110,7 @@ def _pieces(student: Student) -> Iterator[PlayedPart]:
 
 
 def _shown(entries: Iterator[Logged], line: str) -> list[Line]:
-    """What a line showed: the next entry of the log with it."""
+    """Return what a line showed: the next entry of the log with it."""
     return next((entry.shown for entry in entries if entry.typed == line), [])
 
 
@@ -143,7 +143,7 @@ footer { color: #666; font-size: .85em; margin-top: 3rem; }
 
 
 def page(lesson: Lesson, pieces: list[PlayedPart]) -> str:
-    """A lesson as a page that stands alone; answers open when they are asked for."""
+    """Return a lesson as a page that stands alone; answers open when they are asked for."""
     source = html.escape(lesson.program.read_text(encoding="utf-8"))
     body = "\n".join(_html(piece) for piece in pieces)
     title = html.escape(lesson.title)
@@ -213,8 +213,8 @@ _OF_TIMELINES = ("timeline", "timelines", "undo", "redo", "diff")
 
 
 def notebook(lesson: Lesson, pieces: list[PlayedPart]) -> str:
-    """A lesson as a notebook: the program runs under nnrepl in its first cell, and each command is a cell, with what it
-    showed."""
+    """Return a lesson as a notebook: the program runs under nnrepl in its first cell, and each command is a cell, with
+    what it showed."""
     program = lesson.program.read_text(encoding="utf-8")
     cells = [_cell(f"# {lesson.title}\n\n{_LIVE}"), _code("%load_ext nnrepl"), _code(SEEDED)]
     cells += [_code(f"%%nnrepl continue\n{program}"), _code("%nnrepl goto start")]
@@ -246,7 +246,7 @@ def _code(text: str, shown: list[Line] | None = None) -> dict[str, Any]:
 
 
 def as_markdown(piece: PlayedPart) -> str:
-    """A part of a lesson as Markdown; its answer opens at a click."""
+    """Return a part of a lesson as Markdown; its answer opens at a click."""
     if piece.kind == "prose":
         return piece.text
     if piece.kind == "formula":
@@ -293,7 +293,7 @@ class _Reader(Student):
 
 
 def recording(lesson: Lesson) -> str:
-    """A lesson as a recording for asciinema (version 2). Raises UserError."""
+    """Return a lesson as a recording for asciinema (version 2). Raises UserError."""
     student, cast = _Reader(lesson), _Cast()
     student.cast = cast
     console = Console(

@@ -29,6 +29,7 @@ from nnrepl.shell.breaking import Breaking
 from nnrepl.shell.in_notebook import CellReader, in_notebook, notebook_console
 from nnrepl.shell.progress_line import Progress
 from nnrepl.shell.readers import Pipe, Reader, continued, prompt_of
+from nnrepl.tape import Tape
 from nnrepl.view.glyphs import encodable, fitting, harmless, without_codes
 from nnrepl.view.theme import THEMES
 
@@ -36,7 +37,7 @@ PLAIN_WIDTH = 100
 
 
 def make_console(plain: bool, theme: str = "dark") -> Console:
-    """A console on the real standard output; without colours and control codes where there is no terminal."""
+    """Return a console on the real standard output; without colours and control codes where there is no terminal."""
     stdout: Any = sys.stdout if sys.stdout is not None else io.StringIO()
     if in_notebook():
         return notebook_console(stdout, plain, theme)
@@ -58,7 +59,7 @@ def make_console(plain: bool, theme: str = "dark") -> Console:
 
 
 def make_plain(width: int, height: int, theme: str) -> Console:
-    """A console without colours that writes nowhere."""
+    """Return a console without colours that writes nowhere."""
     return Console(
         file=io.StringIO(), width=width, height=height, color_system=None, theme=THEMES[theme], highlight=False,
         markup=False, emoji=False, _environ={},
@@ -132,7 +133,7 @@ _MEND = (
 
 
 def lines_of(console: Console, renderable: RenderableType) -> Iterable[list[Segment]]:
-    """The lines of something, made one after another as they are asked for."""
+    """Return the lines of something, made one after another as they are asked for."""
     if not console.encoding.startswith("utf"):
         return fitting(console, renderable)
     return Segment.split_lines(without_codes(console.render(renderable, console.options.update(height=None))))
@@ -178,10 +179,11 @@ class Shell(Breaking, Hooks):
         self.held = HeldOutput(self._recorded)
         session.hooks = self
 
-    def _recorded(self) -> int:
-        """Where the tape ends that the program writes, which is not always the one that is looked at."""
+    def _recorded(self) -> Tape:
+        """Return the tape that the program writes, which is not always the one that is looked at."""
         recorder = self.session.recorder
-        return len(self.session.tape if recorder is None else recorder.tape)
+        tape: Tape = self.session.tape if recorder is None else recorder.tape
+        return tape
 
     # -- hooks -------------------------------------------------------------------------------------------
 
@@ -192,10 +194,10 @@ class Shell(Breaking, Hooks):
         tape = self.session.tape
         self._progress.running(tape.passes[-1].number if tape.passes else 0, len(tape))
 
-    def progress(self, share: float) -> None:
-        """A long evaluation has come so far; nothing is said about it on the full screen."""
+    def progress(self, share: float, doing: str = "evaluating") -> None:
+        """Note that a long evaluation has come so far; nothing is said about it on the full screen."""
         if self.reader.screen is None:
-            self._progress.evaluated(share)
+            self._progress.come(share, doing)
 
     def program_begins(self) -> None:
         """Nothing of what it prints has been shown, unless it begins again along a tape."""
@@ -207,7 +209,7 @@ class Shell(Breaking, Hooks):
         self._stand_in()
 
     def _still_running(self) -> None:
-        """The program computes for a while before its first op."""
+        """Note that the program computes for a while before its first op."""
         self._end_line()
         self.console.file.write("running to the first op; Ctrl-C interrupts\n")
 
@@ -234,12 +236,19 @@ class Shell(Breaking, Hooks):
         """Keep what the program prints on being taken apart, but for what is new."""
         self.held.quitting()
 
-    def running_again(self, run: Run, from_start: bool) -> None:
+    def running_again(self, run: Run, tape: Tape, from_start: bool) -> None:
         """Keep what the program prints a second time to itself."""
         if from_start and not run.opened:
             self.show(Text("running the program again from its start; Ctrl-C stops at the next op", style="hint"))
-        seen = run.position + len(run.ops) if run.seen is None else run.seen
-        self.held.begin_again(seen, max(run.cursor if run.seen is None else 0, seen))
+        self._progress.begin()
+        if run.seen is None:
+            self.held.begin_again(tape, run.old, run.position, run.position + len(run.ops))
+        else:
+            self.held.begin_again(tape, run.old, run.seen, run.seen)
+
+    def going_on(self, tape: Tape, old: Tape) -> None:
+        """Take what the program prints from now on as another tape's."""
+        self.held.goes_on(tape, old)
 
     def opening(self, title: str, line: str = "") -> None:
         """Run the line again when that is done, or another one instead."""
@@ -252,11 +261,11 @@ class Shell(Breaking, Hooks):
         return not self.quiet
 
     def opened(self, moved: Callable[[int], int], seen: int) -> None:
-        """What was printed has moved with the tape."""
+        """Note that what was printed has moved with the tape."""
         self.held.moved(moved, seen)
 
     def cell_begins(self) -> None:
-        """What was typed runs for the first time: what it prints is shown at once."""
+        """Note that what was typed runs for the first time: what it prints is shown at once."""
         self.held.begin_anew()
 
     def announce(self, text: str) -> None:
@@ -286,8 +295,9 @@ class Shell(Breaking, Hooks):
             return
         self.held.settle()
         screen = self.reader.screen
+        tape = self.session.tape
         said = self.held.show(
-            None if position >= len(self.session.tape) else position, None if screen is None else screen.said
+            tape, None if position >= len(tape) else position, None if screen is None else screen.said
         )
         self.interpreter.log.said(said)
         if screen is not None and not self.at_prompt:
@@ -371,7 +381,7 @@ class Shell(Breaking, Hooks):
         return True
 
     def read(self, prompt: str) -> str | None:
-        """The next line, None at the end of input. Raises KeyboardInterrupt, UnicodeDecodeError."""
+        """Return the next line, None at the end of input. Raises KeyboardInterrupt, UnicodeDecodeError."""
         with self._breaking():
             return self.reader.read(prompt)
 
@@ -396,7 +406,12 @@ class Shell(Breaking, Hooks):
             finally:
                 self._progress.end()
             # where the program came to it as it ran on, a batch says nothing, as where it stops there at once
-            self.show(None if once_more and self.quiet and self._on_its_way else shown)
+            if once_more and self.quiet and self._on_its_way and self.session.waits:
+                if self.session.stop.hits:
+                    self._greet()
+                else:
+                    shown = None
+            self.show(shown)
         except (NotYet, NoGradient) as answer:
             self.show(Text(str(answer), style="hint"))
         except UserError as error:
@@ -426,7 +441,8 @@ class Shell(Breaking, Hooks):
         return contextlib.redirect_stdout(cast(IO[str], _Tee(None, said)))
 
     def own_failure(self, line: str, error: Exception) -> None:
-        """A command failed in a way that nobody foresaw: a bug of nnrepl's, but no reason to lose a session."""
+        """Report that a command failed in a way that nobody foresaw: a bug of nnrepl's, but no reason to lose a
+        session."""
         self.failed = True
         if os.environ.get("NNREPL_DEBUG"):
             traceback.print_exception(error)

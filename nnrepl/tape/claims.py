@@ -41,20 +41,20 @@ def proved(claim: Claim[T]) -> bool:
 
 
 def first_proved(claims: Iterable[Claim[T]], otherwise: Callable[[], T]) -> T:
-    """What the first claim that holds says; where none does, what can be said without one."""
+    """Return what the first claim that holds says; where none does, what can be said without one."""
     return next((claim.what() for claim in claims if proved(claim)), None) or otherwise()
 
 
 def say(*claims: Claim[str]) -> list[Said]:
-    """The sentences of those claims that hold, in order."""
+    """Return the sentences of those claims that hold, in order."""
     return [Said(claim.what()) for claim in claims if proved(claim)]
 
 
 def say_first(claims: Iterable[Claim[str]]) -> list[Said]:
-    """The sentence of the first claim that holds; of the others the check is not run."""
+    """Return the sentence of the first claim that holds; of the others the check is not run."""
     return next(([Said(claim.what())] for claim in claims if proved(claim)), [])
 
 
 def open_said(text: str) -> Said:
-    """A sentence that asserts nothing about numbers: a possibility, a heading, what to type."""
+    """Return a sentence that asserts nothing about numbers: a possibility, a heading, what to type."""
     return Said(text)

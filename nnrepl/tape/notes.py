@@ -117,8 +117,8 @@ class Notes:
     # -- files ---------------------------------------------------------------------------------------------
 
     def rows(self, ops: Sequence[Op]) -> Iterator[tuple[str, list[tuple[Op, Any]]]]:
-        """What a saved tape keeps: the name of each note, and the ops of a tape of which something is noted there,
-        with that (None where the op says it all). An op that lies on another tape is left out."""
+        """Yield what a saved tape keeps: the name of each note, and the ops of a tape of which something is noted
+        there, with that (None where the op says it all). An op that lies on another tape is left out."""
         for name in KEPT:
             table = getattr(self, name)
             noted = [(op, table[op] if isinstance(table, dict) else None) for op in ops if op in table]

@@ -58,7 +58,7 @@ class DrawnKey:
         self.serial = serial
 
     def key(self) -> mx.array:
-        """The key itself: MLX splits the state and uses the second half (mlx/python/src/random.cpp)."""
+        """Return the key itself: MLX splits the state and uses the second half (mlx/python/src/random.cpp)."""
         key: mx.array = _getitem(_split(self.state), 1)
         return key
 
@@ -89,7 +89,7 @@ def _held(value: Value) -> mx.array:
 
 
 def arrays_of(result: Any) -> list[mx.array]:
-    """The arrays in what an MLX function returned, in order."""
+    """Return the arrays in what an MLX function returned, in order."""
     found: list[mx.array] = []
     _gather(result, found)
     return found
@@ -193,7 +193,7 @@ class Op(Face):
         return self.tape.names.source(self)
 
     def called(self, value: Value) -> str:
-        """What one of its operands is called where it takes it."""
+        """Return what one of its operands is called where it takes it."""
         return self.tape.names.name_at(value, self)
 
     @property
@@ -213,7 +213,7 @@ class Op(Face):
         return self.once(lookup) if self not in mapped else _for_all(self, mapped[self], lookup)
 
     def once(self, lookup: Callable[[Value], mx.array]) -> list[mx.array]:
-        """The same, for one sample of each `vmap` around it."""
+        """Return the same, for one sample of each `vmap` around it."""
         args = [lookup(arg) if type(arg) is Value else fill(arg, lookup) for arg in self.args]
         kwargs = {key: fill(arg, lookup) for key, arg in self.kwargs.items()} if self.kwargs else self.kwargs
         streams = self.part.tape.notes.streams
@@ -271,7 +271,7 @@ class ClosedOp(Op):
         return self.part.kind == RUN_PASS
 
     def compute(self, lookup: Callable[[Value], mx.array] = _held) -> list[mx.array]:
-        """It cannot be computed again from what the tape holds. Raises LookupError."""
+        """Raise LookupError: it cannot be computed again from what the tape holds."""
         raise LookupError(f"{self.label} is closed: goto {self.step.title} opens it")
 
 

@@ -55,7 +55,7 @@ class CodeChange:
 
 
 def recalled(text: str, said: tuple[str, ...], position: int) -> CodeChange:
-    """A change of which only is known what it was: on a saved tape, where nothing runs."""
+    """Return a change of which only is known what it was: on a saved tape, where nothing runs."""
     return CodeChange(text, said, position, False, {}, (), False, _nothing, _ignore, _ignore)
 
 
@@ -82,7 +82,7 @@ class SourceChanges:
         self._taking = False
 
     def start(self) -> None:
-        """The program is about to run from its start, along `wanted`."""
+        """Note that the program is about to run from its start, along `wanted`."""
         for change in self._ahead:
             change.prepare()  # it may wait for its line still
         for change in reversed(self.held):
@@ -94,7 +94,7 @@ class SourceChanges:
         self.reach(0, alive=False)
 
     def stand(self, position: int) -> None:
-        """The living program stands at a position, on the timeline of `wanted`."""
+        """Note that the living program stands at a position, on the timeline of `wanted`."""
         wanted = tuple(change for change in self.wanted if not change.is_behind(position))
         same = _common(self.held, wanted)
         for change in reversed(self.held[same:]):
@@ -110,15 +110,15 @@ class SourceChanges:
             change.prepare()
 
     def leave(self, position: int) -> None:
-        """The living program is about to be put back to a position: what is done once behind it is taken back first,
-        where that has given variables something that nothing else puts back."""
+        """Take back what is done once behind a position, to which the living program is about to be put back:
+        it may have given variables something that nothing else puts back."""
         for change in reversed(self.held):
             if change.once and change.is_behind(position):
                 change.give_back(True)
         self.held = tuple([change for change in self.held if not (change.once and change.is_behind(position))])
 
     def moment(self) -> Callable[[], None]:
-        """What brings back what holds now, and what is still to come, where a run has not come to its end."""
+        """Return what brings back what holds now, and what is still to come, where a run has not come to its end."""
         held, ahead = self.held, list(self._ahead)
 
         def come_back() -> None:
@@ -136,7 +136,7 @@ class SourceChanges:
         return come_back
 
     def reach(self, position: int, *, entering: bool = False, alive: bool = True, due: bool = False) -> None:
-        """The program has come to a position of the tape.
+        """Note that the program has come to a position of the tape.
 
         Args:
             due: Whether the op there is about to be made, or its line to be run; else only the op before has been.
@@ -157,7 +157,7 @@ class SourceChanges:
             self.held += (change,)
 
     def restate(self, codes: Mapping[CodeChange, CodeChange]) -> None:
-        """Changes are the same at other places, since the tape has got more ops before them."""
+        """Note that changes are the same at other places, since the tape has got more ops before them."""
         self.wanted = tuple([codes.get(change, change) for change in self.wanted])
         self.held = tuple([codes.get(change, change) for change in self.held])
         self._ahead = [codes.get(change, change) for change in self._ahead]

@@ -11,9 +11,14 @@ from __future__ import annotations
 import os
 import re
 import sys
+from bisect import bisect_right
 from collections.abc import Callable
 
-from nnrepl.tape import Op, Tape, Value
+import mlx.core as mx
+
+from nnrepl.tape import Leaf, Op, Tape, Value
+
+_copy = mx.array.__copy__
 
 RECENT = 2
 """So many of the newest stretches make a step: nobody knows yet what of them is handed on, so what the program still
@@ -30,18 +35,22 @@ class History:
         tape: The tape.
         budget: In bytes.
         drop: Lets go of a value's array.
+        shared: Tells of which values the program holds the content by array objects of its own.
 
     Attributes:
         dropped: How many values have been dropped.
         bytes: What is held by the values of the stretches that have been looked through.
     """
 
-    def __init__(self, tape: Tape, budget: int, drop: Callable[[Value], None]) -> None:
+    def __init__(
+        self, tape: Tape, budget: int, drop: Callable[[Value], None], shared: Callable[[], set[Value]]
+    ) -> None:
         self.tape = tape
         self.budget = budget
         self.dropped = 0
         self.bytes = 0
         self._drop = drop
+        self._shared = shared
         self._sizes: dict[int, int] = {}
         self._starts: list[int] = []
         self._end = 0
@@ -54,22 +63,40 @@ class History:
         self._grown = 0
 
     def evaluated(self) -> None:
-        """The program evaluates: drop what is too much, if a good part of the budget has come to be held since the last
-        time. What the program asked for before is there by now."""
+        """Drop what is too much before the program evaluates, if a good part of the budget has come to be held since
+        the last time. What the program asked for before is there by now; what it asks for now comes to be."""
         ops, reached = self.tape.ops, len(self.tape.ops)
         self._grown += sum([_bytes(value) for op in ops[self._measured : self._evaluated] for value in op.outputs])
+        coming = ops[self._evaluated :]
         self._measured, self._evaluated = self._evaluated, reached
+        size = sum([value.held.nbytes for op in coming for value in op.outputs if value.held is not None])
+        if (self._grown + size) * SHARE <= self.budget:
+            return
         if self._grown * SHARE > self.budget:
             self.trim()
+        if self.bytes + self._grown + size > self.budget:
+            self._forgo(coming)
+
+    def _forgo(self, coming: list[Op]) -> None:
+        """Let go of what is about to be computed and the program does not hold, while it is lazy: MLX then reuses each
+        buffer as soon as it can, as in plain Python, where the tape would hold a whole step's at once."""
+        shared = self._held_elsewhere()
+        for op in coming:
+            if op.operation.kind == "data":
+                continue
+            for value in op.outputs:
+                if value.held is not None and value.size > 1 and not self._is_held(value, shared):
+                    self._let_go(value)
 
     def trim(self) -> None:
-        """A stretch ends, since a gradient pass begins or much is held: take it in, and drop what is too much. What
+        """Take a stretch in that ends, since a gradient pass begins or much is held, and drop what is too much. What
         that takes does not depend on how long the run has been."""
         reached = len(self.tape.ops)
         if reached > self._end:
             self._starts.append(self._end)
             self._end = self._measured = self._evaluated = reached
         self._grown = 0
+        self._note_leaves()
         count = len(self._starts)
         recent = range(max(count - RECENT, 0), count)
         for at in range(max(count - RECENT - 1, self._thinned), count):  # some of it has been evaluated meanwhile
@@ -91,24 +118,19 @@ class History:
             self._release(at, keep=frozenset())
 
     def _ops(self, at: int) -> list[Op]:
-        """The ops of a stretch."""
+        """Return the ops of a stretch."""
         end = self._starts[at + 1] if at + 1 < len(self._starts) else self._end
         return self.tape.ops[self._starts[at] : end]
 
     def _resize(self, at: int, size: int) -> None:
-        """A stretch holds so many bytes now."""
+        """Note that a stretch holds so many bytes now."""
         self.bytes += size - self._sizes.pop(at, 0)
         if size:
             self._sizes[at] = size
 
     def _note_handed_on(self) -> None:
-        """The values that later stretches begin with: parameters, the optimizer's state, what a loop carries on."""
-        passes = self.tape.passes
-        fresh, self._noted_passes = passes[self._noted_passes :], max(len(passes) - 1, 0)
-        for leaf in [leaf for part in fresh for leaf in part.wrt]:
-            if leaf.origin is not None and leaf not in self._leaves.get(leaf.origin, ()):
-                self._handed_on.add(leaf.origin)
-                self._leaves.setdefault(leaf.origin, []).append(leaf)
+        """Note the values that later stretches begin with: parameters, the optimizer's state, what a loop carries
+        on."""
         for at in range(self._noted, len(self._starts)):
             start = self._starts[at]
             for op in self._ops(at):
@@ -117,9 +139,28 @@ class History:
                         self._handed_on.add(value)
         self._noted = len(self._starts)
 
+    def _note_leaves(self) -> None:
+        """Note the leaves of the passes since the last time, by what they continue."""
+        passes = self.tape.passes
+        fresh, self._noted_passes = passes[self._noted_passes :], max(len(passes) - 1, 0)
+        for leaf in [leaf for part in fresh for leaf in part.wrt]:
+            if leaf.origin is not None and leaf not in self._leaves.get(leaf.origin, ()):
+                self._handed_on.add(leaf.origin)
+                self._leaves.setdefault(leaf.origin, []).append(leaf)
+                self._bring_back(leaf, leaf.origin)
+
+    def _bring_back(self, leaf: Value, older: Value | None) -> None:
+        """Count again what had been dropped before a leaf continued it: the array is there."""
+        while older is not None and older.held is None and older.dropped and leaf.held is not None:
+            older.held = _copy(leaf.held)
+            if older.op is not None:
+                at = bisect_right(self._starts, older.op.position) - 1
+                self._resize(at, self._sizes.get(at, 0) + _bytes(older))
+            older = older.origin if isinstance(older, Leaf) else None
+
     def _release(self, at: int, keep: set[Value] | frozenset[Value], and_held: bool = False) -> None:
         """Drop what a stretch holds, but for `keep` and (if so wished) what the program itself holds."""
-        left = 0
+        left, shared = 0, self._held_elsewhere() if and_held else set()
         for op in self._ops(at):
             if op.operation.kind == "data":
                 continue  # the op itself holds it
@@ -129,24 +170,44 @@ class History:
                 if (
                     value in keep
                     or (value.size == 1 and value.evaluated)
-                    or (and_held and sys.getrefcount(value.held) > _OF_THE_TAPE)
+                    or (and_held and self._is_held(value, shared))
                 ):
                     left += _bytes(value)
                 else:
                     self._let_go(value)
         self._resize(at, left)
 
+    def _is_held(self, value: Value, shared: set[Value]) -> bool:
+        """Whether the program holds a value: its array, that of a leaf which continues it, or another object for it."""
+        if value in shared or (value.held is not None and sys.getrefcount(value.held) > _OF_THE_TAPE):
+            return True
+        return any([self._is_held(leaf, shared) for leaf in self._leaves.get(value, ())])
+
+    def _held_elsewhere(self) -> set[Value]:
+        """Return the values that the program holds by objects of its own: what these stand for, and what that
+        continues."""
+        found: set[Value] = set()
+        for value in self._shared():
+            older: Value | None = value
+            while older is not None and older not in found:
+                found.add(older)
+                older = older.origin if isinstance(older, Leaf) else None
+        return found
+
     def _let_go(self, value: Value) -> None:
-        """Drop a value, and the leaves by which later passes hold the same buffer."""
-        self._drop(value)
-        self.dropped += 1
-        for leaf in self._leaves.pop(value, ()):
-            if leaf.held is not None:
-                self._drop(leaf)
+        """Drop a value, and the leaves by which later passes hold the same buffer: one continues the other."""
+        pending = [value]
+        while pending:
+            going = pending.pop()
+            if going.held is not None:
+                self._drop(going)
+                self.dropped += 1
+            pending.extend(self._leaves.get(going, ()))
 
     def _superfluous(self, newest: int) -> list[int]:
-        """The stretches whose handed-on values may go, the oldest first. At a distance of 2^k pairs and more from the
-        present only every 2^k-th pair is kept (a step is often two), so that one that is kept later was kept before."""
+        """Return the stretches whose handed-on values may go, the oldest first. At a distance of 2^k pairs and more
+        from the present only every 2^k-th pair is kept (a step is often two), so that one that is kept later was kept
+        before."""
         pairs = [(at, at // 2) for at in sorted(self._sizes) if at > 0 and at // 2 < newest // 2]
         return [at for at, pair in pairs if pair % (1 << ((newest // 2 - pair).bit_length() - 1))]
 
@@ -156,13 +217,13 @@ _OF_THE_TAPE = 2
 
 
 def _bytes(value: Value) -> int:
-    """What a value holds; nothing that counts if it is one number."""
+    """Return what a value holds; nothing that counts if it is one number."""
     held = value.held
     return held.nbytes if held is not None and held.size > 1 and value.evaluated else 0
 
 
 def default_budget() -> int:
-    """A quarter of the machine's memory, in bytes."""
+    """Return a quarter of the machine's memory, in bytes."""
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4
 
 

@@ -13,7 +13,7 @@ from nnrepl.view.narrow import Grid
 
 
 def why_view(answer: Cause) -> RenderableType:
-    """The answer in one screen: what, why, the evidence, the chain, and what else is to be known."""
+    """Return the answer in one screen: what, why, the evidence, the chain, and what else is to be known."""
     parts: list[RenderableType] = [Text(answer.headline, style="bold")]
     parts.extend(Padding(Text(reason), (0, 0, 0, 2)) for reason in answer.reasons)
     for item in answer.evidence[:6]:

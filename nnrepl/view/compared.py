@@ -23,7 +23,7 @@ BEFORE = 3
 
 
 def compare_view(path: str, verdict: Verdict, matched: Matched, unreadable: list[str]) -> RenderableType:
-    """The first difference, what goes into it, the table, and what was not compared."""
+    """Return the first difference, what goes into it, the table, and what was not compared."""
     parts: list[RenderableType] = []
     first = verdict.first
     if first is None:
@@ -50,7 +50,7 @@ def _all_agree(path: str, verdict: Verdict) -> list[Said]:
 
 
 def _first(verdict: Verdict, first: Compared) -> list[RenderableType]:
-    """What differs first, in which op that came about, and from what inputs."""
+    """Return what differs first, in which op that came about, and from what inputs."""
     title = Text("first difference: ", style="heading")
     op = first.value.op
     if not verdict.ops or op is None:
@@ -74,7 +74,7 @@ def _first(verdict: Verdict, first: Compared) -> list[RenderableType]:
 
 
 def _narrower(suspects: list[Op]) -> list[RenderableType]:
-    """What the file would have to hold as well to say which of the ops it is."""
+    """Return what the file would have to hold as well to say which of the ops it is."""
     names = [value.name for op in suspects[:-1] for value in op.outputs if not value.name.startswith("#")]
     names = list(dict.fromkeys(names))[:4] or [f"{op.label}" for op in suspects[:-1]][:2]
     return [Text(f"  {', '.join(names)} in the file as well would tell which", style="hint")]
@@ -86,7 +86,7 @@ def _source(op: Op) -> list[RenderableType]:
 
 
 def _ops(ops: list[Op]) -> list[RenderableType]:
-    """The ops in question, the last ones if they are many."""
+    """Return the ops in question, the last ones if they are many."""
     shown: list[RenderableType] = []
     if len(ops) > OPS:
         shown.append(Text(f"  {len(ops) - OPS} before these, from {ops[0].label} on", style="dim"))
@@ -131,7 +131,7 @@ def _share(share: float) -> str:
 
 
 def _inputs(verdict: Verdict) -> RenderableType:
-    """What goes into the ops in question, and how far that is from the reference."""
+    """Return what goes into the ops in question, and how far that is from the reference."""
     known = {one.value: one for one in verdict.compared}
     made = {value for op in verdict.ops for value in op.outputs}
     inputs = list(dict.fromkeys(value for op in verdict.ops for value in op.inputs if value not in made))
@@ -173,7 +173,7 @@ def _grid(*titles: str) -> Table:
 
 
 def _table(verdict: Verdict) -> RenderableType:
-    """What was compared, from a little before the first difference on."""
+    """Return what was compared, from a little before the first difference on."""
     every = [one for one in verdict.compared if not _same(one)]
     if not every:
         return Text("  each has the very same numbers", style="dim")
@@ -204,7 +204,7 @@ def _cells(one: Compared) -> tuple[str, str]:
 
 
 def _matched(one: Compared) -> Text:
-    """What the reference is called and how it was found, where that is not by the same name."""
+    """Return what the reference is called and how it was found, where that is not by the same name."""
     match = one.match
     how = {NAME: "", MODULE: "output", TAPE: ""}.get(match.how, match.how)
     notes = [how] if how else []
@@ -231,7 +231,7 @@ def _counts(verdict: Verdict) -> Text:
 
 
 def _left_out(path: str, matched: Matched, unreadable: list[str]) -> list[RenderableType]:
-    """What was not compared, on either side."""
+    """Return what was not compared, on either side."""
     lines: list[RenderableType] = []
     if matched.unmatched:
         lines.append(Text(f"in {path}, not compared ({len(matched.unmatched)}):", style="warning"))

@@ -24,7 +24,7 @@ def check_view(report: CheckReport) -> RenderableType:
 
 
 def _aside(report: CheckReport) -> list[RenderableType]:
-    """What holds for several gradients: what was held fixed, whose vjp lies on the way, what was not reached."""
+    """Return what holds for several gradients: what was held fixed, whose vjp lies on the way, what was not reached."""
     lines: list[RenderableType] = []
     fixed = list(dict.fromkeys(op for one in report.checked for op in one.fixed))
     if fixed:
@@ -96,7 +96,7 @@ def _verdict(one: Checked) -> str:
 
 
 def _kink(one: Checked, kink: Element) -> Text:
-    """A place where the slope jumps is no mistake."""
+    """Show a place where the slope jumps, which is no mistake."""
     where = words.element(words.name(one.of), kink.index)
     return Text(
         f"    {where} lies on a kink, or next to one: the slope is {words.number(kink.left)} to its left and "
@@ -113,7 +113,7 @@ def _element(one: Checked, element: Element) -> str:
 
 
 def primitives_view(op: Op, steps: list[PrimitiveCall]) -> RenderableType:
-    """The primitives of an op, one a line, in the order of computation."""
+    """Return the primitives of an op, one a line, in the order of computation."""
     if not steps:
         return Text(f"{op.label} {op.name} is no primitive at all: its result is one of its inputs", style="hint")
     count = f"{len(steps)} primitive{'s' if len(steps) != 1 else ''}"

@@ -56,7 +56,7 @@ class Folded:
         return self._path(op)[: len(path)] == path
 
     def _path(self, op: Op) -> tuple[str, ...]:
-        """The module of an op; one call of a function lies in one module, but for an update."""
+        """Return the module of an op; one call of a function lies in one module, but for an update."""
         if op.part.kind == UPDATE_PASS or op.scope is None:
             return units(op.module)
         key = id(op.scope)
@@ -65,7 +65,7 @@ class Folded:
         return self._paths[key]
 
     def runs(self, ops: list[Op]) -> Iterator[FoldedRun]:
-        """What there is a line for."""
+        """Yield what there is a line for."""
         run: FoldedRun | None = None
         for op in ops:
             path = self._path(op)
@@ -115,7 +115,7 @@ class Folded:
 
 
 def _phases(part: Pass) -> list[list[Op]]:
-    """The ops of a pass, forward and backward apart."""
+    """Return the ops of a pass, forward and backward apart."""
     ops = part.ops
     cut = part.backward - part.start if part.kind == GRADIENT_PASS else len(ops)
     return [block for block in (ops[:cut], ops[cut:]) if block]

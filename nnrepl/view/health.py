@@ -13,7 +13,7 @@ from nnrepl.explain.words import cost
 
 
 def health_view(report: Report) -> RenderableType:
-    """The findings, or a clean bill."""
+    """Return the findings, or a clean bill."""
     parts: list[RenderableType] = []
     for finding in report.findings:
         serious = finding.level == WARNING
@@ -30,7 +30,7 @@ def health_view(report: Report) -> RenderableType:
 
 
 def _clean_bill(report: Report) -> Text:
-    """That nothing was found, and in what."""
+    """Return that nothing was found, and in what."""
     part = report.part
     return Text(
         f"✓ nothing is wrong with {part.address} · {part.title}: {report.checks} checks, {report.looked} tensors",
@@ -39,7 +39,7 @@ def _clean_bill(report: Report) -> Text:
 
 
 def _unseen(report: Report) -> list[str]:
-    """What was not looked at, and why."""
+    """Return what was not looked at, and why."""
     lines = []
     if report.unsafe:
         lines.append("Nothing else was looked at: what is read outside of a tensor can be any number, or a crash.")

@@ -63,13 +63,14 @@ def nodes_of(ops: Iterable[Op], fold: bool = False) -> list[GraphNode]:
 
 
 def flowing(op: Op) -> list[Value]:
-    """What flows into an op: of a backward op only the gradients, its forward op holds the rest."""
+    """Return what flows into an op: of a backward op only the gradients, its forward op holds the rest."""
     gradients = [value for value in op.inputs if value.gradient_of is not None]
     return gradients if op.of is not None and gradients else list(op.inputs)
 
 
 def neighbourhood(tape: Tape, op: Op, distance: int = 2) -> list[Op]:
-    """The ops from which an op gets something, directly or over one other, and those that get something from it."""
+    """Return the ops from which an op gets something, directly or over one other, and those that get something from
+    it."""
     found = {op}
     edge = [op]
     for _ in range(distance):
@@ -138,7 +139,7 @@ def _held(lanes: list[Value | None], column: int) -> Value:
 
 
 def _free(lanes: list[Value | None], but: int = -1) -> int:
-    """A lane that is not taken, a new one if need be."""
+    """Return a lane that is not taken, a new one if need be."""
     for column, value in enumerate(lanes):
         if value is None and column != but:
             return column

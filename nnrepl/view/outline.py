@@ -133,12 +133,12 @@ class Outline:
 
     @staticmethod
     def gradient(part: Pass, value: Value) -> Value | None:
-        """The whole gradient with respect to a value; None where none is taken."""
+        """Return the whole gradient with respect to a value; None where none is taken."""
         found = part.grads.get(value.canonical)
         return found[-1] if found else None
 
     def norm(self, value: Value | None) -> str:
-        """The norm of a value in a few signs, or why there is none."""
+        """Return the norm of a value in a few signs, or why there is none."""
         if value is None:
             return NONE
         if value.dropped:
@@ -149,7 +149,7 @@ class Outline:
         return "" if found is None else number(found)
 
     def size(self, value: Value | None) -> float | None:
-        """The norm of a value; None where its numbers are not there, or are no floats."""
+        """Return the norm of a value; None where its numbers are not there, or are no floats."""
         if value is None or not value.evaluated or not value.size or not mx.issubdtype(value.dtype, mx.inexact):
             return None
         if value not in self.norms:
@@ -170,7 +170,7 @@ class Outline:
         return rows
 
     def parameters(self) -> list[Parameter]:
-        """The leaves with respect to which gradients are taken, in the last call that takes some."""
+        """Return the leaves with respect to which gradients are taken, in the last call that takes some."""
         part = next((part for part in reversed(self.passes) if part.wrt), None)
         if part is None:
             return []
@@ -193,7 +193,7 @@ def _where_text(op: Op) -> str:
 
 
 def outline_of(passes: Sequence[Pass]) -> Outline:
-    """The outline of some passes of a tape; nothing is computed if it would be too much."""
+    """Return the outline of some passes of a tape; nothing is computed if it would be too much."""
     parts = [part for part in passes if len(part)]
     counts = {
         phase: sum(op.outer_phase == phase for part in parts for op in part.ops)
@@ -237,7 +237,7 @@ class Columns:
         return len(self._rows)
 
     def add(self, *words: str) -> None:
-        """A row; of one word it is a heading."""
+        """Add a row; of one word it is a heading."""
         self._rows.append(words)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
@@ -265,7 +265,7 @@ class Columns:
 
 
 def outline_view(made: Outline) -> RenderableType:
-    """An outline in lines; a long one has a line for each module."""
+    """Return an outline in lines; a long one has a line for each module."""
     count = sum(len(part) for part in made.passes)
     rows = Columns(_TITLES, _STYLES)
     left = _add_rows(rows, made, made.members, 0, count > ROWS)
@@ -308,7 +308,7 @@ def _count(branch: ModuleStretch) -> str:
 
 
 def outline_html(made: Outline) -> str:
-    """An outline for a notebook: modules unfold at a click."""
+    """Return an outline for a notebook: modules unfold at a click."""
     room = [LISTED]
     parts = [f"<b>{escaped(made.title)}</b>", *_html_of(made, made.members, room)]
     left = -room[0]
@@ -352,7 +352,7 @@ def _html_of(made: Outline, members: Sequence[Op | ModuleStretch], room: list[in
 
 
 def _summary(made: Outline, branch: ModuleStretch) -> str:
-    """What a module gives: `→ h · (3, 8) · norm 2.4 · gradient 0.1`; of a step, its loss."""
+    """Return what a module gives: `→ h · (3, 8) · norm 2.4 · gradient 0.1`; of a step, its loss."""
     *_, last = branch.ops()
     if branch.path.startswith("step "):
         losses = [part.loss for part in last.step.passes if part.loss is not None]
@@ -364,7 +364,7 @@ def _summary(made: Outline, branch: ModuleStretch) -> str:
 
 
 def _bar(share: float) -> str:
-    """A bar that is as long as a number is large beside the largest one."""
+    """Return a bar that is as long as a number is large beside the largest one."""
     return f'<div style="background:var(--nr5);height:0.7em;width:{160 * share:.0f}px"></div>'
 
 

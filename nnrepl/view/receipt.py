@@ -46,7 +46,7 @@ def receipt_view(receipt: Receipt) -> RenderableType:
 
 
 def lines_of(receipt: Receipt) -> Iterator[ReceiptLine]:
-    """The answers, each with its check."""
+    """Yield the answers, each with its check."""
     yield from _bits(receipt)
     yield from _calls(receipt)
     yield from _gradients(receipt)

@@ -30,7 +30,7 @@ _FOLDED = 4
 
 
 def slide_page(slide: Slide, title: str, about: str) -> str:
-    """The page.
+    """Return the page.
 
     Args:
         title: What is drawn, and of which program.

@@ -64,7 +64,7 @@ class SlideText:
                 yield text
 
     def _left(self, row: SlideRow, room: int) -> Text:
-        """What a row is, and the size of what it makes, which is seen in any case."""
+        """Return what a row is, and the size of what it makes, which is seen in any case."""
         text = Text()
         if row.rows:
             text.append("▸ ", style="dim").append(row.title, style="op.name")
@@ -81,7 +81,8 @@ class SlideText:
         return text.append_text(made)
 
     def _parts(self, row: SlideRow) -> list[Text]:
-        """The gradients of a row: of what it makes, and of what it learns, each with its size; before them a bar."""
+        """Return the gradients of a row: of what it makes, and of what it learns, each with its size; before them a
+        bar."""
         parts: list[Text] = []
         for name, value in self._slide.gradients(row):
             gradient = self._slide.gradient(value)
@@ -118,7 +119,7 @@ def _taken(row: SlideRow) -> list[Value]:
 
 
 def size_text(slide: Slide, value: Value) -> str:
-    """A small value itself, `[0 0 0]`; of a larger one its norm; "" where it is not computed."""
+    """Return a small value itself, `[0 0 0]`; of a larger one its norm; "" where it is not computed."""
     stat = slide.stat(value)
     if stat is None:
         return ""
@@ -128,7 +129,7 @@ def size_text(slide: Slide, value: Value) -> str:
 
 
 def bar(share: float) -> str:
-    """A gradient's size beside the largest of the pass: a bar of so many columns."""
+    """Return a gradient's size beside the largest of the pass: a bar of so many columns."""
     eighths = round(8 * BAR * share)
     bar = "█" * (eighths // 8) + _EIGHTHS[eighths % 8].strip()
     return (bar or ("▏" if share > 0 else "")).ljust(BAR)

@@ -72,7 +72,7 @@ def entry_line(listed: Listed) -> Text:
 
 
 def _kind(place: Place) -> str:
-    """What a breakpoint's place is, in words; with a condition, what it is without."""
+    """Return what a breakpoint's place is, in words; with a condition, what it is without."""
     inner = place.place if isinstance(place, Condition) else None
     return (inner or place).words
 
@@ -95,13 +95,13 @@ def places_text(ops: Sequence[Op], asked: bool = False) -> str:
 
 
 def hits_view(hits: Sequence[Met], missed: str) -> list[RenderableType]:
-    """What was hit at a stop, and what was found there; and what was wished for and not come to."""
+    """Return what was hit at a stop, and what was found there; and what was wished for and not come to."""
     parts: list[RenderableType] = []
     for met in hits:
         parts.append(_title(met.hit))
         if met.passed:
             parts.append(Text(met.passed, style="hint"))
-        parts.extend(_finding(met.hit.found))
+        parts.extend(finding_view(met.hit.found))
     if hits and missed:
         parts.append(Text(f"({missed})", style="hint"))
     return parts
@@ -113,7 +113,8 @@ def _title(hit: Hit) -> Text:
     return text.append(f" · hit {_times(hit.count, 'time')}", style="dim") if hit.count > 1 else text
 
 
-def _finding(found: Finding | None) -> list[RenderableType]:
+def finding_view(found: Finding | None) -> list[RenderableType]:
+    """Return what was found, in a few lines."""
     match found:
         case None:  # a plain breakpoint
             return []
@@ -171,12 +172,12 @@ def _born(found: WentBad) -> Iterator[Claim[str]]:
 
 
 def _such(what: str) -> str:
-    """`a NaN`, `an Inf`."""
+    """Return `a NaN`, `an Inf`."""
     return f"a{'n' if what[:1] in 'AEIOU' else ''} {what}"
 
 
 def _origin(origin: Origin, indent: int = 4) -> Iterator[Text]:
-    """An input's part and its numbers; behind an Inf, the op that made it and from what."""
+    """Yield an input's part and its numbers; after an Inf, the op that made it and from what."""
     text = Text(" " * indent)
     text.append(origin.value.name + (_index(origin.index) if origin.index is not None else ""), style="value.name")
     if origin.low == origin.high or origin.low != origin.low:

@@ -105,7 +105,7 @@ def _flat(tree: Any) -> list[NumberText]:
 
 
 def blocks(array: mx.array, look: TensorStyle) -> list[Block]:
-    """What is shown of an array: all of it if it is small, else the corners of its matrices."""
+    """Return what is shown of an array: all of it if it is small, else the corners of its matrices."""
     if not is_folded(array):
         return [_block(array, look, look.before, (), cut=False)]
     lead = array.shape[:-2]
@@ -198,7 +198,7 @@ class _Layout:
         text.append("\n" * (self._axes - axis - 1) + " " * (self._indent + axis + 1))
 
     def _row(self, text: Text, cells: list[NumberText]) -> None:
-        """The innermost axis: what does not fit is left out of a large tensor, and wrapped of a small one."""
+        """Lay out the innermost axis: what does not fit is left out of a large tensor, and wrapped of a small one."""
         gap, wrap = self._block.gaps[-1], 0
         if gap or (len(cells) > self._room and self._cut):
             keep = max((self._room - 1) // 2, 1)
@@ -228,7 +228,7 @@ class _Layout:
 
 
 def numbers(array: mx.array, indent: int = 0, width: int = 100) -> Text:
-    """The elements in brackets, aligned, rows under each other; corners only if there are many.
+    """Return the elements in brackets, aligned, rows under each other; corners only if there are many.
 
     Args:
         array: Any shape and dtype; it is evaluated, as far as it is shown.
@@ -300,12 +300,12 @@ class Tensor:
 
 
 def tensor(name: str, array: mx.array, look: TensorStyle | None = None, note: str = "") -> Tensor:
-    """A named tensor, to be rendered. Evaluates it."""
+    """Return a named tensor, to be rendered. Evaluates it."""
     return Tensor(name, array, look, note)
 
 
 def tensor_line(name: str, array: mx.array) -> Text:
-    """A tensor in one line: its shape, dtype and summary."""
+    """Return a tensor in one line: its shape, dtype and summary."""
     text = Text()
     text.append(name, style="value.name")
     text.append(f" {shape_text(array.shape)} {dtype_text(array.dtype)}  ", style="value.shape")

@@ -16,7 +16,7 @@ from nnrepl.view.tensor import dtype_text, samples_text, shape_text
 
 
 def what_view(value: Value, names: Iterable[str], users: Sequence[Op], gradient: Value | str) -> RenderableType:
-    """A value's shape, maker, users, state and gradient.
+    """Return a value's shape, maker, users, state and gradient.
 
     Args:
         names: All that it is called.

@@ -76,5 +76,5 @@ def test_a_hidden_command_works_and_is_listed_nowhere(session: OpenSession) -> N
 
 def test_a_command_that_is_to_go_away_says_what_to_type_instead(session: OpenSession) -> None:
     assert str(session.run("os 3")).splitlines() == ["(os is to go away; type instead: step [n])", "stepped"]
-    assert str(session.run("oldstep")) == "stepped", "once is enough"
+    assert str(session.run("os")) == "stepped", "once is enough"
     assert "It is to go away; type instead: step [n]" in screen(help_view(session.interpreter.table, "oldstep"), 100)

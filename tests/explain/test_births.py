@@ -173,7 +173,7 @@ def test_many_ops_are_followed_fast() -> None:
 
 
 def test_an_infinite_gradient_that_comes_to_a_softmax_is_no_mask() -> None:
-    """ln(0) behind a softmax: its slope −∞ comes back to the softmax, and is nothing that the program meant."""
+    """ln(0) after a softmax: its slope −∞ comes back to the softmax, and is nothing that the program meant."""
     x = mx.array([[200.0, 0.0], [1.0, 2.0]])
     answer = why(session(lambda x: mx.log(mx.softmax(x, axis=-1))[:, 1].sum(), x), "grad(x) is nan")
     assert "log(" in answer.headline

@@ -110,7 +110,7 @@ def test_what_leaves_mlx_and_comes_back_is_named() -> None:
 
 @pytest.mark.parametrize("when", [0, 1, None])
 def test_since_when_a_weight_is_0(when: int | None) -> None:
-    """It is 0 from the start, or since the program multiplied it with 0 behind the first step, or never."""
+    """It is 0 from the start, or since the program multiplied it with 0 after the first step, or never."""
     model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 1))
     if when == 0:
         model.layers[1].weight = mx.zeros((1, 4))

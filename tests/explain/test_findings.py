@@ -399,7 +399,7 @@ def test_an_update_that_is_forgotten_is_one_finding() -> None:
 
 
 def test_a_second_model_that_other_passes_train_is_not_hidden() -> None:
-    """The networks of a GAN, a teacher behind stop_gradient: neither is a forgotten weight."""
+    """The networks of a GAN, a teacher after stop_gradient: neither is a forgotten weight."""
 
     def program(shared: bool) -> None:
         maker, judge = nn.Linear(3, 3), nn.Linear(3, 1)

@@ -193,7 +193,7 @@ def test_when_ctrl_c_does_nothing() -> None:
     with shell._breaking(), pytest.raises(KeyboardInterrupt):
         shell._interrupted(signal.SIGINT, None)
     shell.at_prompt = shell.session.waits = False
-    shell._interrupted(signal.SIGINT, None)  # at once behind the one before
+    shell._interrupted(signal.SIGINT, None)  # at once after the one before
     shell._pressed = 0.0
     with pytest.raises(KeyboardInterrupt):
         shell._interrupted(signal.SIGINT, None)

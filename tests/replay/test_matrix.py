@@ -2,7 +2,7 @@
 
 A program is a training loop (by hand, of a model, compiled, accumulated ...) around one to three features, which
 stand in `features/*.txt`: each is a function `f(h, w)` of a (4, 3) tensor and a (3, 3) parameter, written as in a
-program. A line with `#@` is a place: there a change is typed, of `h` or of the names behind it, in one of the steps
+program. A line with `#@` is a place: there a change is typed, of `h` or of the names after it, in one of the steps
 (`#@@`: the block runs twice, and both runs have the line). The twin is plain Python with that line in it, once.
 Loss, every gradient and all parameters are compared to the last bit, before and after anything was evaluated.
 

@@ -521,7 +521,7 @@ def overflowing(w: mx.array) -> mx.array:
 
 
 def test_an_event_in_the_op_at_the_cursor_is_caught_once() -> None:
-    """The op at the cursor has not been run: what happens in it is still to come. Once told, it is behind one."""
+    """The op at the cursor has not been run: what happens in it is still to come. Once told, it lies behind one."""
     session = OpenSession(nnrepl.trace(overflowing, mx.array([1.0, 100.0])))
     assert session.cursor == 0
     session.run("catch inf")

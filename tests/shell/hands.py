@@ -80,7 +80,7 @@ class Desk:
         return self
 
     def read(self, prompt: str = PROMPT) -> str | None:
-        """The line that the keys give; where they give none, Ctrl-C behind the last of them."""
+        """The line that the keys give; where they give none, Ctrl-C after the last of them."""
 
         def begin() -> None:
             if self._esc:  # by itself, no terminal could tell it from the beginning of another key
@@ -126,7 +126,7 @@ class Desk:
         return self.press()
 
     def cells(self) -> list[tuple[str, Any]]:
-        """Each sign that was seen behind the last keys, and how."""
+        """Each sign that was seen after the last keys, and how."""
         return self._cells
 
     def _drawn(self) -> Iterator[tuple[str, Any]]:

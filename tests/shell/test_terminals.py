@@ -16,6 +16,7 @@ from rich.text import Text
 
 import nnrepl
 from nnrepl.programs.output import HeldOutput
+from nnrepl.record.names import ProgramNames
 from nnrepl.shell.shell import _Tolerant, lines_of
 from nnrepl.view.digits import number
 from nnrepl.view.glyphs import ASCII, encodable, harmless
@@ -191,9 +192,10 @@ def test_a_line_that_the_program_left_open_is_ended(tmp_path: Path) -> None:
 
 
 def test_where_a_program_has_left_the_cursor() -> None:
-    held = HeldOutput(lambda: 0)
+    tape = ProgramNames().tape
+    held = HeldOutput(lambda: tape)
     for data, open_ in ((b"a\n", False), (b"a", True), (b"a\n\x1b[K", False), (b"\r", False), (b"\r 3%", True)):
-        held._remember(type("Piece", (), {"data": data})())
+        held._keep(held._streams[0], data)
         assert held.midline is open_, data
     held.ended()
     assert not held.midline

@@ -37,7 +37,7 @@ def dead(case: Checkup) -> Iterator[Finding]:
 
 
 def _is_term(case: Checkup, op: Op) -> bool:
-    """Whether a ReLU stands in the loss itself, behind all weights, and what it takes learns in other ways: a hinge
+    """Whether a ReLU stands in the loss itself, after all weights, and what it takes learns in other ways: a hinge
     that is satisfied passes nothing on, as it should."""
     behind = {value.canonical for value in op.outputs}
     weights = {leaf.canonical for leaf in case.part.wrt}
@@ -113,7 +113,7 @@ def _learns(case: Checkup, op: Op) -> bool:
 
 
 def rounded(case: Checkup) -> Iterator[Finding]:
-    """A gradient that is cut to whole numbers because its tensor was."""
+    """Find a gradient that is cut to whole numbers because its tensor was."""
     for op in case.forward:
         if op.name != "astype" or not op.outputs or mx.issubdtype(op.outputs[0].dtype, mx.inexact):
             continue

@@ -71,7 +71,8 @@ class Reduced:
 
 
 def _reduced_across(whole: Value, part: Value) -> Reduced | None:
-    """The op that reduced `whole` to `part` over axes that are not its first ones, without keeping them; None else."""
+    """Return the op that reduced `whole` to `part` over axes that are not its first ones, without keeping them; None
+    else."""
     if not part.shape or len(part.shape) >= len(whole.shape) or max(part.shape) < 2:
         return None
     op = part.op

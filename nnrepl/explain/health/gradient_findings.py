@@ -47,7 +47,7 @@ def nonfinite(case: Checkup) -> Iterator[Finding]:
 
 
 def finals(case: Checkup) -> dict[Value, Value]:
-    """The whole gradient of each leaf that has one."""
+    """Return the whole gradient of each leaf that has one."""
     part = case.part
     return {leaf: part.grads[leaf][-1] for leaf in part.wrt if part.grads.get(leaf) and leaf.size}
 

@@ -36,7 +36,7 @@ def growing(case: Checkup) -> Iterator[Finding]:
 
 
 def _evaluated(tape: Tape, end: int) -> set[Value]:
-    """What the program itself has evaluated before a position, with all that was needed for it."""
+    """Return what the program itself has evaluated before a position, with all that was needed for it."""
     stack = [value for mark in tape.marks if mark.position <= end for value in mark.values]
     done: set[Value] = set()
     while stack:
@@ -53,7 +53,7 @@ def _evaluated(tape: Tape, end: int) -> set[Value]:
 
 
 def _outliving(tape: Tape, start: int, end: int) -> Iterator[Value]:
-    """What was made between two positions and is used behind the second."""
+    """Yield what was made between two positions and is used after the second."""
     later: set[Value] = set()
     for op in tape.ops[end:]:
         for taken in op.inputs:

@@ -14,7 +14,7 @@ from nnrepl.tape import Op, Value
 
 
 def outside(case: Checkup) -> Iterator[Finding]:
-    """Indices that point outside of the axis that they count. Looks at nothing but the indices themselves."""
+    """Find indices that point outside of the axis that they count. Looks at nothing but the indices themselves."""
     for op in case.forward:
         for place in places(op):
             text = _outside(case, op, place) if isinstance(place.index, Value) else ""
@@ -25,7 +25,7 @@ def outside(case: Checkup) -> Iterator[Finding]:
 
 
 def _outside(case: Checkup, op: Op, place: TakenPlaces) -> str:
-    """What to say about places that are outside; "" if none is."""
+    """Return what to say about places that are outside; "" if none is."""
     index: Value = place.index
     if not index.size or not mx.issubdtype(index.dtype, mx.integer) or not case.look.can_see(index):
         return ""

@@ -21,7 +21,7 @@ _DEEP = 4
 
 
 def roots(part: Pass) -> list[Any]:
-    """The outermost modules that made ops of a pass."""
+    """Return the outermost modules that made ops of a pass."""
     found: dict[int, Any] = {}
     for op in part.ops:
         for step in op.scope.path() if op.scope is not None else ():
@@ -59,7 +59,7 @@ def contained(case: Checkup) -> Iterator[Finding]:
 
 
 def _attributes(module: Any) -> Iterator[tuple[str, Any]]:
-    """What a module holds where MLX does not look for parameters."""
+    """Yield what a module holds where MLX does not look for parameters."""
     for name, thing in [*dict.items(module), *vars(module).items()]:
         seen = isinstance(thing, (list, dict, mx.array)) or is_module(thing)
         if not seen and not name.startswith("_") and _is_holder(thing):
@@ -88,7 +88,7 @@ def underscored(case: Checkup) -> Iterator[Finding]:
 
 
 def _held(op: Op) -> Iterator[Any]:
-    """The arrays of the program's that a product takes, also transposed."""
+    """Yield the arrays of the program's that a product takes, also transposed."""
     for taken in op.inputs:
         while taken.op is not None and taken.op.inputs and has(taken.op.name, Trait.ARRANGES):
             taken = taken.op.inputs[0]
@@ -103,7 +103,7 @@ def _is_holder(thing: Any) -> bool:
 
 
 def _inside(thing: Any, path: str, depth: int) -> Iterator[tuple[str, Any]]:
-    """The modules and arrays in a container, with their paths as the program writes them."""
+    """Yield the modules and arrays in a container, with their paths as the program writes them."""
     if depth > _DEEP:
         return
     if is_module(thing) or isinstance(thing, mx.array):
@@ -121,7 +121,7 @@ def _inside(thing: Any, path: str, depth: int) -> Iterator[tuple[str, Any]]:
 
 
 def _weights(path: str, thing: Any, owners: set[int], used: set[int]) -> Iterator[tuple[str, mx.array]]:
-    """The arrays of a hidden module that has made ops of the pass, or a hidden array that an op has taken."""
+    """Yield the arrays of a hidden module that has made ops of the pass, or a hidden array that an op has taken."""
     if isinstance(thing, mx.array):
         if id(thing) in used and mx.issubdtype(thing.dtype, mx.inexact):
             yield path, thing

@@ -17,7 +17,7 @@ _FEW = 3
 
 
 def widened(case: Checkup) -> Iterator[Finding]:
-    """The first op in which a half-precision tensor meets one in float32 that nobody made so on purpose."""
+    """Find the first op in which a half-precision tensor meets one in float32 that nobody made so on purpose."""
     weights = [leaf for leaf in case.part.wrt if mx.issubdtype(leaf.dtype, mx.floating)]
     if 2 * sum(leaf.dtype in _HALF for leaf in weights) <= len(weights):
         return
@@ -41,7 +41,7 @@ def widened(case: Checkup) -> Iterator[Finding]:
 
 
 def _meeting(op: Op) -> tuple[Value, Value] | None:
-    """The half-precision operand of an op with a float32 result, and the float32 one."""
+    """Return the half-precision operand of an op with a float32 result, and the float32 one."""
     if not op.outputs or op.outputs[0].dtype != mx.float32 or has(op.name, Trait.CONVERTS):
         return None
     half = next((taken for taken in op.inputs if taken.dtype in _HALF), None)
@@ -67,7 +67,8 @@ def _on_purpose(wide: Value) -> bool:
 
 
 def _wide_behind(case: Checkup, first: Op) -> list[Op]:
-    """The forward ops that give float32 because of one: what it makes goes into them, and no other op makes it so."""
+    """Return the forward ops that give float32 because of one: what it makes goes into them, and no other op makes it
+    so."""
     wide = set(first.outputs)
     found = [first]
     for op in case.forward:

@@ -33,7 +33,7 @@ def frozen(case: Checkup) -> Iterator[Finding]:
 
 
 def _untrained(case: Checkup, wrt: set[str]) -> list[str]:
-    """The parameters of the model that are not trained, without statistics and quantized weights."""
+    """Return the parameters of the model that are not trained, without statistics and quantized weights."""
     used: dict[str, int] = {}
     for root in roots(case.part):
         trainable = {id(array) for _, array in _flat(root.trainable_parameters())}
@@ -100,7 +100,7 @@ def _awake(part: Pass) -> tuple[str, Op] | None:
 
 
 def forced(case: Checkup) -> Iterator[Finding]:
-    """Evaluations that the program forces inside of the pass: they wait for the result each time."""
+    """Find evaluations that the program forces inside of the pass: they wait for the result each time."""
     part = case.part
     marks = [mark for mark in case.session.tape.marks if part.start < mark.position < part.end]
     if marks:
@@ -134,7 +134,7 @@ def captured(case: Checkup) -> Iterator[Finding]:
             if case.session.names.homes.objects(taken):
                 continue
             if not leads_to_loss(case.session, case.part, taken):
-                continue  # a teacher, a target, behind stop_gradient
+                continue  # a teacher, a target, after stop_gradient
             made, owner = taken.op, taken.op.scope.owner if taken.op.scope is not None else None
             if is_module(owner) and taken.op.scope is not None and taken.op.scope.code.co_name == "__init__":
                 yield Finding(

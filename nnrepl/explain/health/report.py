@@ -75,7 +75,7 @@ class Checkup:
         look: Sees numbers.
         limits: The thresholds by name.
         broken: Whether non-finite numbers were found: then other numbers say little.
-        unsafe: Whether an index points outside of its tensor: then no number behind it says anything.
+        unsafe: Whether an index points outside of its tensor: then no number after it says anything.
         unapplied: Whether the program drops what the update makes.
         hidden: The `id`s of arrays in containers that MLX does not look into.
     """
@@ -96,7 +96,7 @@ class Checkup:
 
     @property
     def after(self) -> list[Pass]:
-        """The passes behind this one, up to the next gradient pass: clipping, the update, what is logged."""
+        """The passes after this one, up to the next gradient pass: clipping, the update, what is logged."""
         found: list[Pass] = []
         passes = self.session.tape.passes
         for later in passes[passes.index(self.part) + 1 :]:

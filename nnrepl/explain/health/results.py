@@ -14,7 +14,7 @@ from nnrepl.tape import Op, Pass, Tape, Value
 
 
 def unapplied(case: Checkup) -> Iterator[Finding]:
-    """New weights that the next step does not begin with."""
+    """Find new weights that the next step does not begin with."""
     moved = changes(case)
     after = case.next
     if after is None:
@@ -34,7 +34,7 @@ def unapplied(case: Checkup) -> Iterator[Finding]:
 
 
 def _misdirected(case: Checkup, after: Pass, later: dict[Value, Value]) -> Iterator[Finding]:
-    """An optimizer that takes the gradients, and changes none of the weights that they belong to."""
+    """Find an optimizer that takes the gradients, and changes none of the weights that they belong to."""
     grads = finals(case)
     updates = [op for part in case.after for op in part.ops if op.scope is not None and op.scope.updating]
     same = [leaf for leaf in grads if same_weight(leaf, later.get(leaf))]
@@ -63,7 +63,7 @@ def _misdirected(case: Checkup, after: Pass, later: dict[Value, Value]) -> Itera
 
 
 def _half_kept(case: Checkup, after: Pass, same: list[Value]) -> Iterator[Finding]:
-    """Some of the weights stay what they are, although the optimizer took gradients of theirs that are not 0."""
+    """Find weights that stay what they are, although the optimizer took gradients of theirs that are not 0."""
     grads = {leaf: grad for leaf, grad in finals(case).items() if leaf in same}
     consumers = case.session.tape.consumers
     taken = {leaf: next((op for op in consumers(grad) if op.scope is not None and op.scope.updating), None)
@@ -127,7 +127,7 @@ def discarded(case: Checkup) -> Iterator[Finding]:
 
 
 def _function(op: Op) -> str:
-    """The function of a library (else of the program) in which an op was made: `clip_grad_norm`."""
+    """Return the function of a library (else of the program) in which an op was made: `clip_grad_norm`."""
     steps = op.scope.path() if op.scope is not None else []
     named = [step.code.co_name for step in steps if not step.code.co_name.startswith("<")]
     library = [
@@ -139,7 +139,7 @@ def _function(op: Op) -> str:
 
 
 def of_the_data(case: Checkup) -> Iterator[Finding]:
-    """A gradient with respect to one argument that is subtracted from another."""
+    """Find a gradient with respect to one argument that is subtracted from another."""
     own = {leaf.origin or leaf: leaf for leaf in case.part.wrt}
     others = _arguments(case.part) - set(own)
     for leaf, grad in finals(case).items():
@@ -158,7 +158,7 @@ def of_the_data(case: Checkup) -> Iterator[Finding]:
 
 
 def _arguments(part: Pass) -> set[Value]:
-    """What a pass takes from outside, by the values that it goes on with."""
+    """Return what a pass takes from outside, by the values that it goes on with."""
     found: set[Value] = set()
     for op in part.forward:
         for taken in op.inputs:
@@ -168,7 +168,8 @@ def _arguments(part: Pass) -> set[Value]:
 
 
 def left_out(case: Checkup) -> Iterator[Finding]:
-    """A number that is computed from what is trained, and used by nothing: a term of the loss that is not added."""
+    """Find a number that is computed from what is trained, and used by nothing: a term of the loss that is not
+    added."""
     part = case.part
     if part.returned is None:
         return
@@ -195,7 +196,7 @@ def left_out(case: Checkup) -> Iterator[Finding]:
 
 
 def _steps_of(tape: Tape, grad: Value, parts: list[Pass]) -> Iterator[tuple[Op, Value]]:
-    """The ops behind a pass that take a gradient, or a multiple of it."""
+    """Yield the ops after a pass that take a gradient, or a multiple of it."""
     stack = [grad]
     while stack:
         value = stack.pop()

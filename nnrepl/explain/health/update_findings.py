@@ -28,7 +28,7 @@ class ParameterUpdate:
 
 
 def changes(case: Checkup) -> list[ParameterUpdate]:
-    """The parameters that the update after a pass has changed."""
+    """Return the parameters that the update after a pass has changed."""
     parts = case.after
     if not parts:
         return []
@@ -54,20 +54,21 @@ def _oldest(value: Value) -> Value:
 
 
 def _newest(case: Checkup, leaf: Value, start: int, end: int) -> Value | None:
-    """What an update made of a parameter."""
+    """Return what an update made of a parameter."""
     versions = case.session.names.versions(leaf.name)
     made = [value for _, value in versions if value.op is not None and start <= value.op.position < end]
     return made[-1] if made else None
 
 
 def _goes_on(later: Value | None, start: int, end: int) -> Value | None:
-    """What an update made of which the next pass takes the numbers, under another name (`p.layers.0` of `weights`)."""
+    """Return what an update made of which the next pass takes the numbers, under another name (`p.layers.0` of
+    `weights`)."""
     made = later.origin if later is not None else None
     return made if made is not None and made.op is not None and start <= made.op.position < end else None
 
 
 def steps(case: Checkup) -> Iterator[Finding]:
-    """Updates that are too large, go uphill, or are lost to rounding."""
+    """Find updates that are too large, go uphill, or are lost to rounding."""
     moved = changes(case)
     if case.broken or not moved:
         return
@@ -92,7 +93,7 @@ def steps(case: Checkup) -> Iterator[Finding]:
 
 
 def _leaps(case: Checkup, moved: list[ParameterUpdate], numbers: list[list[float]]) -> Iterator[Finding]:
-    """Updates that are large beside the weights. A weight that began at 0 (or next to it) leaps and is sound: what
+    """Find updates that are large beside the weights. A weight that began at 0 (or next to it) leaps and is sound: what
     counts is whether all weights together do, or the greater part of the matrices."""
     weights = [(change, part[0], part[1]) for change, part in zip(moved, numbers)]
     matrices = [one for one in weights if len(one[0].before.shape) > 1] or weights
@@ -124,7 +125,7 @@ def _began_small(case: Checkup, change: ParameterUpdate, delta: float) -> bool:
 
 
 def _what_came(case: Checkup) -> str:
-    """What the loss did behind the update, where that is on the tape."""
+    """Return what the loss did after the update, where that is on the tape."""
     before, after = case.part.loss, case.next.loss if case.next is not None else None
     if before is None or after is None or before.size != 1 or after.size != 1 or not case.look.can_see(after):
         return ""
@@ -136,7 +137,7 @@ def _what_came(case: Checkup) -> str:
 
 
 def _idle(case: Checkup, moved: list[ParameterUpdate], numbers: list[list[float]]) -> Iterator[Finding]:
-    """An update that leaves the weights as they are, or nearly, although there are gradients."""
+    """Find an update that leaves the weights as they are, or nearly, although there are gradients."""
     wide = [
         part for change, part in zip(moved, numbers) if change.before.dtype == mx.float32 or _is_no_step(case, change)
     ]
@@ -161,7 +162,7 @@ def _all(count: int) -> str:
 
 
 def _one_weight(moved: list[ParameterUpdate], numbers: list[list[float]], whole: float) -> str:
-    """That one weight is nearly all that the others are measured by, "" if none is."""
+    """Return that one weight is nearly all that the others are measured by, "" if none is."""
     if len(moved) < 2:
         return ""
     change, size = max(zip((one.name for one in moved), (part[1] for part in numbers)), key=lambda one: one[1])
@@ -233,7 +234,7 @@ class Turned:
                 known.update(zip(op.outputs, op.compute(self.of)))
 
     def of(self, value: Value) -> mx.array:
-        """The numbers of a value then."""
+        """Return the numbers of a value then."""
         return self._known.get(value, value.array)
 
 
