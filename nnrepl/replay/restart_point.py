@@ -31,10 +31,10 @@ class Changing(Protocol):
         """Bring the living program to what it is to be at a position."""
 
     def reach(self, position: int, *, entering: bool = False, alive: bool = True, due: bool = False) -> None:
-        """Take note that the program has come to a position of the tape."""
+        """Note that the program has come to a position of the tape."""
 
 
-class Kept:
+class KeptMoment:
     """A moment of what can be reached from some things, to come back to.
 
     Args:
@@ -53,7 +53,7 @@ class Kept:
         self._draws = recorder.draws
 
     def reaches(self, things: Iterable[Any]) -> None:
-        """Keep more than what could be reached: the user may change it, and it is as it was at that moment."""
+        """Keep more, which is as it was at that moment: the user may change it."""
         more = list(things)
         if more:
             self.things += more
@@ -82,7 +82,7 @@ class Kept:
         recorder.draws = self._draws
 
 
-class RestartPoint(Kept):
+class RestartPoint(KeptMoment):
     """The entry of a pass: everything that a second run must find as the first one did.
 
     Attributes:
