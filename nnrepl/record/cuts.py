@@ -59,6 +59,7 @@ class _Graph:
 
     def add(self, op: Op) -> None:
         """Note that one more op has been made."""
+        self.evaluate(self._notes.read.get(op, ()))
         inside = self._calls.get(op)
         if inside is None:
             if not self._marked.isdisjoint(op.inputs):
