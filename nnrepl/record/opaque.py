@@ -299,7 +299,10 @@ class OpaqueCall:
         extra = self._takes(touched)
         left = self._changes(changed, inside)
         op = Op(self.operation, (template, names, extra), {}, (*inputs, *extra))
-        part = self._followed(frame) if inside is None else part
+        if inside is None:
+            part = self._followed(frame)
+        else:
+            inside.note_reads(op)
         if part is not None:
             recorder.tape.notes.calls[op] = part
         if error is not None:
