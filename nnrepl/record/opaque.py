@@ -19,7 +19,6 @@ import mlx.core as mx
 
 from nnrepl.record import trees
 from nnrepl.record.anatomy import Group, of_call
-from nnrepl.record.catalog import Callee
 from nnrepl.record.data import construct
 from nnrepl.record.leavings import Mark
 from nnrepl.record.nested_calls import Given, InsideRecording, given_of
@@ -306,10 +305,7 @@ class OpaqueCall:
         if error is not None:
             recorder.fail(op, error, frame)
             raise error
-        for reference, value in self.survivors:
-            array = reference()
-            if array is not None and id(array) not in recorder.live:
-                recorder.link(array, value)
+        self._relink_survivors()
         twin = intake.given(recorder, op, frame)
         if twin is not None:
             if part is not None:
@@ -319,13 +315,18 @@ class OpaqueCall:
         recorder.finish(op, result, frame)
         self._leave(op, left)
         if recorder.differentiating or recorder.inside is not None:
-            now = {id(array) for array, _ in left}
             if len(given) != len(inputs):
                 given = [value.array for value in inputs]
-            pairs = [*zip(inputs, given), *self.touched.items()]
+            now, pairs = {id(array) for array, _ in left}, [*zip(inputs, given), *self.touched.items()]
             taken = [value.array if id(array) in now else array for value, array in pairs]
             self.groups = of_call(op, recorder.forced, taken)
         return result
+
+    def _relink_survivors(self) -> None:
+        for reference, value in self.survivors:
+            array = reference()
+            if array is not None and id(array) not in self.recorder.live:
+                self.recorder.link(array, value)
 
     def _changes(
         self, changed: dict[int, tuple[mx.array, Value]], inside: InsideRecording | None
@@ -361,7 +362,7 @@ class OpaqueCall:
         count: int,
         made: dict[Mark, weakref.ref[mx.array]],
     ) -> None:
-        """Do the same in a run that follows a tape: its further results lie in the program's arrays of now.
+        """Put the further results of a call of the tape into the program's arrays of now.
 
         Args:
             count: How many results the call gives back.
@@ -458,34 +459,6 @@ class OpaqueCall:
                 known = known.origin
             places += [(thing, array) for thing in objects.values() if thing is not array]
         return places
-
-
-# -- kernels and imported functions --------------------------------------------------------------------------
-
-
-def maker(recorder: Recorder, callee: Callee) -> Callable[..., Any]:
-    """`mx.fast.metal_kernel`, `mx.import_function`: the calls of what they return are ops."""
-    original = callee.original
-
-    @functools.wraps(original, assigned=("__name__", "__doc__", "__module__"), updated=())
-    def make(*args: Any, **kwargs: Any) -> Any:
-        made = original(*args, **kwargs)
-        if isinstance(made, tuple):
-            return (_kernel(made[0], callee.attribute), *made[1:])
-        return _kernel(made, callee.attribute)
-
-    return make
-
-
-def _kernel(function: Callable[..., Any], name: str) -> Callable[..., Any]:
-    def kernel(*args: Any, **kwargs: Any) -> Any:
-        recorder = ready()
-        if recorder is None:
-            pass_on((args, kwargs))
-            return function(*args, **kwargs)
-        return OpaqueCall(recorder, name, name, None, function).run(args, kwargs, _getframe(1))
-
-    return kernel
 
 
 def construct_aside(recorder: Recorder, array: mx.array, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

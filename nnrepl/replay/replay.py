@@ -145,6 +145,10 @@ class Replay(Intake):
             raise error
         return twin
 
+    def looked(self) -> set[Value] | None:
+        """Return what the tape tells."""
+        return self.tape.notes.looked
+
     def has_inside(self, recorder: Recorder) -> bool:
         """Whether a call that is about to be made is one of the tape: what happens inside is there, too."""
         return self.replaying(len(recorder.tape))
@@ -451,13 +455,11 @@ class Replay(Intake):
                 self._rebinding = rebinding
 
     def taken(self, args: tuple[Any, ...], frame: FrameType) -> tuple[Any, ...]:
-        """Return the arguments of an op of the program's, some of which it had read before an edit gave a name
-        another."""
+        """Return an op's arguments, of which the program had read some before an edit gave a name another."""
         return args if self._rebinding is None else self._rebinding.taken(args, frame)
 
     def _exchange(self, recorder: Recorder, old: Value, new: Value) -> None:
-        """From now on everything that held `old` holds `new`. Arrays that the program has had for longer are
-        changed in place."""
+        """Let all that held `old` hold `new`. Arrays that the program has had for longer are changed in place."""
         content = self.content(new)
         for key, value in recorder.live.copy().items():
             if value is old:
