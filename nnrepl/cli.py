@@ -90,7 +90,7 @@ def machine() -> str:
 
 
 def versions() -> str:
-    """`nnrepl 0.1.0 · mlx 0.32.4 on cpu`."""
+    """`nnrepl 0.2.0 · mlx 0.32.4 on cpu`."""
     mlx: str = mx.__version__  # type: ignore[attr-defined]  # its stubs do not know it
     return f"nnrepl {VERSION} · mlx {mlx} on {mx.default_device().type.name}"
 

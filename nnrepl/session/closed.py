@@ -27,7 +27,9 @@ def _closed_in(tape: Tape, start: int, end: int) -> list[int]:
 
 def said_of_closed(tape: Tape) -> str:
     """Which steps are closed: `steps 2 to 99 ran natively and are closed`; "" if none is."""
-    said = natively_said(closed_between(tape, 0, len(tape)))
+    starts = [part.start for part in tape.passes if len(part) == 1]
+    closed = [at for at in starts if tape.ops[at].operation.kind == "closed"]  # also on a saved tape
+    said = natively_said(list(dict.fromkeys([tape.steps.number_at(at) for at in closed])))
     return f"{said}: not looked at" if said else ""
 
 
