@@ -351,12 +351,10 @@ class Shell(Breaking, Hooks):
             finally:
                 self._progress.end()
             # where the program came to it as it ran on, a batch says nothing, as where it stops there at once
-            if once_more and self.quiet and self._on_its_way and self.session.waits:
-                if self.session.stop.hits:
-                    self._greet()
-                else:
-                    shown = None
-            self.show(shown)
+            on_its_way = once_more and self.quiet and self._on_its_way and self.session.waits
+            if on_its_way and self.session.stop.hits:
+                self._greet()
+            self.show(None if on_its_way and not self.session.stop.hits else shown)
         except (NotYet, NoGradient) as answer:
             self.show(Text(str(answer), style="hint"))
         except UserError as error:
