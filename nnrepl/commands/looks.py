@@ -101,6 +101,5 @@ def _asks_tape(session: TapeSession, text: str) -> bool:
 
 def with_closed(session: TapeSession, command: Command, shown: RenderableType | None) -> RenderableType | None:
     """Return what a command shows, and what of the tape it has not looked at."""
-    if shown is None or not session.tape.closed or command.names[0] not in _WHOLE:
-        return shown
-    return Group(shown, Text(closed.said_of_closed(session.tape), style="hint"))
+    said = closed.said_of_closed(session.tape) if shown is not None and command.names[0] in _WHOLE else ""
+    return Group(shown, Text(said, style="hint")) if shown is not None and said else shown

@@ -9,7 +9,7 @@ import mlx.core as mx
 
 from nnrepl.explain import words
 from nnrepl.explain.answer import Cause, Evidence
-from nnrepl.explain.broken import broken
+from nnrepl.explain.broken import broken, is_of_shares
 from nnrepl.explain.forward import made_large
 from nnrepl.explain.look import Look
 from nnrepl.explain.paths import gradient_pass_or_none
@@ -41,8 +41,17 @@ def blamed(birth: Birth) -> Birth:
         return birth
     root = blamed(birth.before)
     # What masks goes into a softmax; an ∞ that comes back to one is a gradient.
-    shares = birth.op is not None and birth.op.of is None and has(birth.op.root.name, Trait.SHARES)
+    shares = birth.op is not None and _makes_shares(birth.op, birth.before)
     return birth if (shares and root.negative and _may_mask(root)) or _on_purpose(root) else root
+
+
+def _makes_shares(op: Op, came: Birth) -> bool:
+    """Whether an op makes shares of what may be masked, or differentiates an op that does."""
+    if op.of is None:
+        return has(op.root.name, Trait.SHARES) or is_of_shares(op)
+    return has(op.of.name, Trait.SHARES, Trait.ATTENDS) and came.value.canonical in [
+        one.canonical for one in op.of.inputs
+    ]
 
 
 def _may_mask(birth: Birth) -> bool:

@@ -90,13 +90,12 @@ class Stuck:
             yield Claim("0: too small", lambda: self._product_peak == 0, self._too_small)
             yield Claim("0: sum cancels", lambda: self.given.shape != self.gradient.shape, self._sum_cancels)
             return
+        yield Claim("0: even", self._is_even, self._even)
         yield Claim("0: dead", lambda: self._dead_operand is not None, self._dead)
         yield Claim("0: alone", lambda: self._length == 1, self._alone)
         yield Claim("0: saturated", lambda: self._smallest_peak > 0.9999, self._saturated)
-        yield Claim("0: even", self._is_even, self._even)
         entry = entry_for(self.forward)
         yield Claim("0: fixed", lambda: entry is not None and entry.kind == FIXED, self._fixed)
-        yield Claim("0: custom", lambda: self.forward.operation.kind == "custom", self._custom)
         yield Claim("0: flat", lambda: not self._passes_another, self._flat)
         yield Claim("0: terms cancel", lambda: self._sizes(False) > 0, self._terms_cancel)
         yield Claim("0: product too small", lambda: self._sizes(True) > 0, self._product_too_small)
@@ -310,7 +309,9 @@ class Stuck:
         self.look.see(self.op.inputs)
         again = self.op.compute(lambda value: filler(value) if value is dead else value.array)
         slot = self.gradient.slot if self.gradient.slot < len(again) else 0
-        return bool(self.look.numbers([mx.any(again[slot] != 0)])[0])
+        # What is left of a sum that cancels is rounding, and no gradient that passes.
+        least = _ROUNDING.get(self.gradient.dtype, 3e-6) * self.look.stat(self.given).peak
+        return bool(self.look.numbers([mx.any(mx.abs(again[slot]) > least)])[0])
 
     def _dead(self) -> Reason:
         dead = self._dead_operand
@@ -389,10 +390,6 @@ class Stuck:
         text = f"{words.call(self.forward)} passes nothing: {why_end(self.forward)}"
         return Reason(text, shown(self.look, [*upstream(self.op), self.gradient]))
 
-    def _custom(self) -> Reason:
-        text = f"the program's own backward rule ({self.forward.name}) gives 0."
-        return Reason(text, shown(self.look, [*upstream(self.op), self.gradient]))
-
     @cached_property
     def _passes_another(self) -> bool:
         """Whether another gradient of the result, all of whose elements are there, would pass."""
@@ -411,6 +408,10 @@ class Stuck:
         grew = self._largest() if has(self.forward.name, Trait.NORMALIZES, Trait.SHARES) else ""
         return Reason(f"{words.call(self.forward)} passes nothing on to {self.of.name}, whatever comes in{local}."
                       f"{grew}", self._evidence())  # fmt: skip
+
+
+_ROUNDING = {mx.float16: 4e-3, mx.bfloat16: 3e-2, mx.float64: 1e-14}
+"""By how much a sum of few terms may be off, as a share of the largest; for other dtypes it is float32's."""
 
 
 def _compares(forward: Op) -> bool:

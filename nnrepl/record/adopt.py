@@ -10,6 +10,7 @@ import mlx.core as mx
 
 from nnrepl.record.dot import read_graph
 from nnrepl.record.frame_variables import first_argument, variables_of
+from nnrepl.record.leavings import taken
 from nnrepl.record.objects import object_of
 from nnrepl.record.segments import is_library
 from nnrepl.record.stack import is_module, is_optimizer
@@ -29,6 +30,9 @@ def adopt(recorder: Recorder, array: mx.array, frame: FrameType) -> Value:
     """
     if array is _RANDOM_STATE[0]:
         return recorder.leaf(array, "constant", "random state")
+    left = taken(recorder, array)
+    if left is not None:
+        return left
     if recorder.inside is not None and not is_evaluated(array):  # it may be a tracer: MLX's graph tells nothing there
         return recorder.leaf(array, "captured", parameter_path(array, frame) or _variable(array, frame))
     if recorder.native_until:

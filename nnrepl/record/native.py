@@ -25,6 +25,7 @@ import mlx.core as mx
 
 from nnrepl.record.caller import Caller
 from nnrepl.record.frame_variables import first_argument
+from nnrepl.record.kept_number import KeptNumber
 from nnrepl.record.numbering import Numbering
 from nnrepl.record.patches import Patches
 from nnrepl.record.recorder import NATIVE, RECORD, Recorder, noticing, ready
@@ -96,6 +97,7 @@ class Levels:
         numbering: Numbers their passes.
         resting: Whether the program is in a closed stretch: until the next call.
         evaluations: How many evaluations the program has forced up to now, if it is.
+        returned: What the call gives back that has just been closed.
     """
 
     def __init__(
@@ -115,6 +117,7 @@ class Levels:
         self.numbering = Numbering()
         self.resting = False
         self.evaluations = 0
+        self.returned: Any = None
         self._depth = 0
         self._sparse = False
 
@@ -279,7 +282,9 @@ class Levels:
                 elif op.part.gives_loss and loss is not None:
                     self.losses.made(op, loss(result))
                 recorder.intake.closed(recorder, op)
+            self.returned = result
             self._left(op)
+            self.returned = None
         return result
 
     def _look_for_update(self) -> None:
@@ -370,7 +375,8 @@ class ClosedLosses:
 
     def _keep(self, loss: mx.array) -> Value:
         assert self._op is not None
-        value = Value(self._op, 0, _copy(loss))
+        plain = not loss.ndim and is_evaluated(loss)
+        value = KeptNumber(self._op, loss) if plain else Value(self._op, 0, _copy(loss))
         self._op.outputs, self._op.part.loss = (value,), value
         return value
 
@@ -421,8 +427,10 @@ def _closed(numbering: Numbering, recorder: Recorder, call: Call, scope: Activat
     tape = recorder.tape
     passes, ops = tape.passes, tape.ops
     position = len(ops)
-    part = Pass(tape, 0, call.kind, call.title, position, position + 1, position + 1)
-    part.scope, part.lasti, part.code, part.open, part.grads = scope, lasti, call.code, False, _NO_GRADIENTS
+    end = position + 1
+    part = Pass(tape, 0, call.kind, call.title, position, end, end)
+    part.scope, part.code, part.open, part.grads = scope, call.code, False, _NO_GRADIENTS
+    part.lasti = _OFFSETS.setdefault(lasti, lasti)
     part.number = numbering.coming(tape, part)
     op = ClosedOp(call.kind, call.title, part)
     ops.append(op)
@@ -432,6 +440,8 @@ def _closed(numbering: Numbering, recorder: Recorder, call: Call, scope: Activat
 
 _NO_GRADIENTS: dict[Value, list[Value]] = {}
 """Those of closed calls: one for all, since a long run has many."""
+_OFFSETS: dict[int, int] = {}
+"""The numbers that say where in their functions closed calls are made: each once."""
 
 
 def keep_contents(recorder: Recorder, array: mx.array) -> None:

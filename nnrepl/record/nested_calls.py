@@ -11,6 +11,7 @@ until somebody looks.
 from __future__ import annotations
 
 import sys
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from types import FrameType
@@ -221,16 +222,6 @@ class InsideRecording:
         before = [(sum(op.position < at for op in ops), values) for at, values in self.evaluated]
         return TransformRecipe(self.leaves, ops, before, TransformRecipe.structure(result), self._outputs)
 
-    def _differs(self, value: Value) -> bool:
-        """Whether a value differs from sample to sample of a `vmap`: then it means nothing outside of it."""
-        if not self.part.size:
-            return False
-        apart: set[Value] = {leaf for leaf in self.leaves if leaf in self.part.axes}
-        for op in self.part.ops:
-            if not apart.isdisjoint(op.inputs):
-                apart.update(op.outputs)
-        return value in apart
-
     # -- when the call is over -------------------------------------------------------------------------------
 
     def close(self, error: BaseException | None) -> Inside | None:
@@ -250,7 +241,7 @@ class InsideRecording:
         try:
             if self._ended and error is None:
                 left = [(array, recorder.live[key]) for key, (array, _) in self.changed.items()]
-                self.left = [(array, value) for array, value in left if not self._differs(value)]
+                self.left = [(array, value) for array, value in left if not self.part.differs(value)]
                 self._follow()
         finally:
             recorder.inside, recorder.part, recorder.intake = before, outer, intake
@@ -292,6 +283,8 @@ class InsideRecording:
         """Hold no array of what happened inside, and say of what lies in a `vmap` that it differs from sample to
         sample."""
         part, notes = self.part, self.recorder.tape.notes
+        made = [value for op in part.ops if op.part is part for value in op.outputs]
+        there = [(weakref.ref(value.held), value) for value in made if value.held is not None]
         for leaf in self.leaves:
             self._forget(leaf)
         for op in part.ops:
@@ -308,6 +301,7 @@ class InsideRecording:
         for leaf in self.leaves:
             if leaf in part.axes:
                 self._spread(leaf, part.axes[leaf])
+        self.recorder.leavings.keep(there)
 
     def _follow_origins(self, value: Value) -> None:
         """Note that what a call within this one has taken differs from sample to sample as what it was there does."""

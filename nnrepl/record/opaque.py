@@ -21,6 +21,7 @@ from nnrepl.record import trees
 from nnrepl.record.anatomy import Group, of_call
 from nnrepl.record.catalog import Callee
 from nnrepl.record.data import construct
+from nnrepl.record.leavings import Mark
 from nnrepl.record.nested_calls import Given, InsideRecording, given_of
 from nnrepl.record.objects import deliver, hand_out
 from nnrepl.record.quiet import exchanged, quietly
@@ -59,7 +60,10 @@ def aside(
         notice(recorder, args)
         if kwargs:
             notice(recorder, tuple(kwargs.values()))
-        return original(*args, **kwargs)
+        made = original(*args, **kwargs)
+        if recorder.leavings.made is not None and operation is not None:
+            recorder.leavings.note(recorder.stack.program_frame(_getframe(2)), made)
+        return made
     result = original(*args, **kwargs)
     if recorder.mode == RECORD:  # so this is another thread
         for array in arrays_of(result):
@@ -236,6 +240,7 @@ class OpaqueCall:
         state: The random state before it, if it drew random numbers.
         groups: How gradients pass through it, known where they are asked for.
         recipe: How to make it again without a line of the program's; None where that is not known.
+        marks: What of the arrays made inside the program has taken outside since: further results, behind those.
         changed: The arrays from outside that it changed in place: what they hold then is part of what it returns.
     """
 
@@ -259,6 +264,7 @@ class OpaqueCall:
         self.groups: tuple[Group, ...] = ()
         self.recipe: TransformRecipe | None = None
         self.changed: list[mx.array] = []
+        self.marks: list[Mark | None] = []
 
     def run(self, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType) -> Any:
         """Return the program's call."""
@@ -277,6 +283,7 @@ class OpaqueCall:
         function = self.fun if self.make is None else self.make(self._relinking(inputs, inside))
         error: Exception | None = None
         recorder.mode, recorder.forced = OPAQUE, False
+        before = recorder.leavings.follow() if intake.has_inside(recorder) else None
         try:
             result = function(*args, **kwargs)
         except Exception as raised:
@@ -285,6 +292,7 @@ class OpaqueCall:
             recorder.mode = RECORD
             touched, recorder.captured = recorder.captured, captured
             changed, recorder.overwrites = recorder.overwrites, overwrites
+            made = {} if before is None else recorder.leavings.followed(before)
         part = None if inside is None else inside.close(error)
         if _RANDOM_STATE[0] is not state:
             self.state, recorder.draws = state, draws
@@ -306,10 +314,7 @@ class OpaqueCall:
         if twin is not None:
             if part is not None:
                 recorder.tape.notes.calls[twin] = part
-            first = len(twin.outputs) - len(left)
-            for (array, old), value in zip(left, twin.outputs[first:]):
-                deliver(recorder, array, value)
-                recorder.watch.changed(array, old)
+            self._leave_again(twin, left, len(arrays_of(result)), made)
             return hand_out(recorder, twin)
         recorder.finish(op, result, frame)
         self._leave(op, left)
@@ -348,6 +353,30 @@ class OpaqueCall:
             op.outputs = (*op.outputs, value)
             recorder.live[id(array)] = value
             recorder.watch.changed(array, old)
+
+    def _leave_again(
+        self,
+        twin: Op,
+        left: Sequence[tuple[mx.array, Value]],
+        count: int,
+        made: dict[Mark, weakref.ref[mx.array]],
+    ) -> None:
+        """Do the same in a run that follows a tape: its further results lie in the program's arrays of now.
+
+        Args:
+            count: How many results the call gives back.
+            made: What was made inside.
+        """
+        recorder = self.recorder
+        for (array, old), value in zip(left, twin.outputs[count:]):
+            deliver(recorder, array, value)
+            recorder.watch.changed(array, old)
+        marks = twin.operation.run.marks  # type: ignore[attr-defined]
+        for mark, value in zip(marks, twin.outputs[count + len(left) :]):
+            reference = made.get(mark)
+            kept = None if reference is None else reference()
+            if kept is not None:
+                deliver(recorder, kept, value)
 
     def _followed(self, frame: FrameType) -> Inside | None:
         """Return what happened inside, where the run follows a tape that has it."""

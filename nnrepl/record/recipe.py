@@ -18,6 +18,7 @@ from nnrepl.tape import DrawnKey, Op, Value, fill
 
 _copy = mx.array.__copy__
 _eval, _stream = mx.eval, mx.stream
+_FROM_OUTSIDE = ("captured", "parameter")
 
 
 class TransformRecipe:
@@ -66,6 +67,13 @@ class TransformRecipe:
             known.update(op.outputs)
         return all(value in known or _is_constant(value) for value in (*self._outputs, *self.kept))
 
+    def keeps(self, value: Value) -> bool:
+        """Whether a value is one that its ops make; then it is given away as well from now on."""
+        if not any(value in op.outputs for op in self._ops):
+            return False
+        self.kept = (*self.kept, value)
+        return True
+
     def function(self, captured: Sequence[mx.array], kept: list[mx.array]) -> Callable[..., Any]:
         """Return the function, for MLX to transform; random numbers are drawn from the state of now.
 
@@ -97,7 +105,7 @@ class TransformRecipe:
 
 
 def _is_constant(value: Value) -> bool:
-    return value.op is None and value.held is not None and value.evaluated
+    return value.op is None and value.held is not None and (value.evaluated or value.kind in _FROM_OUTSIDE)
 
 
 def _found(value: Value, now: Mapping[Value, mx.array]) -> mx.array:

@@ -20,6 +20,7 @@ from nnrepl.record import trees
 from nnrepl.record.adopt import adopt
 from nnrepl.record.bounds import INDEXING
 from nnrepl.record.intake import RECORDING, Intake
+from nnrepl.record.leavings import Leavings
 from nnrepl.record.listener import Exchanging, Listener, Mirrored, Touching
 from nnrepl.record.objects import Slot, hand_out
 from nnrepl.record.phases import feeds_update, starts, title
@@ -77,6 +78,7 @@ class Recorder:
         differentiating: How many transforms of ours are running (0 at the top level of the program).
         captured: In OPAQUE mode, the recorded values that were touched.
         overwrites: In OPAQUE mode, the recorded arrays that were changed in place, by `id`, and what they held.
+        leavings: What the program has kept of what was made inside of calls that MLX ran by itself.
         forced: In OPAQUE mode, whether something was evaluated.
         closed: Whether the recording is over; wrappers that live on then do nothing.
         compiling: Whether MLX would compile (the program may have switched that off).
@@ -112,6 +114,7 @@ class Recorder:
         self.captured: dict[Value, mx.array] = {}
         self.overwrites: dict[int, tuple[mx.array, Value]] = {}
         self.forced = False
+        self.leavings = Leavings()
         self.listener: Listener | None = None
         self.started = self.closed = False
         self.stream: Any = None

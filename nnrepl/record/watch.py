@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import mlx.core as mx
 
 from nnrepl.record.frame_variables import OPTIMIZED, looked_at, read, sets_globals
+from nnrepl.record.leavings import taken
 from nnrepl.record.segments import is_library
 from nnrepl.tape import UNBOUND, Activation, Holder, Large, Value
 from nnrepl.tape.bindings import Bindings, Noted
@@ -270,7 +271,7 @@ class BindingWatch:
         if kind in _PLAIN:
             return thing
         if kind is _array:
-            value = self.recorder.live.get(id(thing))
+            value = self.recorder.live.get(id(thing)) or taken(self.recorder, thing)
             if value is None and self._resuming:
                 self.recorder.tape.bindings.alive.append(thing)
             return weakref.ref(thing) if value is None else value

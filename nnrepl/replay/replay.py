@@ -493,5 +493,6 @@ def _nothing(position: int, due: bool = False) -> None:
 def _overwrite(recorder: Recorder, array: mx.array, old: Value, content: Value) -> None:
     if old.held is array:
         old.held = _copy(array)
+        recorder.link(array, old)  # nothing else keeps an eye on it from here on
         recorder.overwritten.append((old, array))
     refill(array, content.array)

@@ -6,11 +6,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from typing import NoReturn
 
 from nnrepl.record.gradient_call import GradientCall
 from nnrepl.record.names import ProgramNames
 from nnrepl.record.recorder import MUTED, Recorder
-from nnrepl.replay.divergence import CannotExchange, Diverged, Lost
+from nnrepl.replay.divergence import CannotExchange, Diverged
 from nnrepl.replay.interrupts import hold_on
 from nnrepl.replay.restart_point import RestartPoint
 from nnrepl.replay.run import Run
@@ -81,27 +82,32 @@ class ProgramRestarts:
             return self._go_on(run)
         if anew or point is None or not self._within(run, point) or point.lost:
             if self.whole:
-                self._session.hooks.unwinding()
-                hold_on()
-                raise RunAgain(run)
+                self._from_start(run)
             if point is not None and point.lost:
                 raise UserError(f"this cannot run again: {point.lost[0]} cannot be put back to where it was")
             raise UserError("only what lies in the pass in which the program waits can be changed here")
         names = ProgramNames(run.old, point.start)
         tape = names.tape
         self._session.hooks.running_again(run, tape, False)
-        held = codes.held
+        held, wanted = codes.held, codes.wanted
         try:
             point.again(run, tape, lambda: codes.stand(point.start))
         except BaseException as error:
             codes.wanted = held
             codes.stand(point.start)
             if isinstance(error, (Diverged, CannotExchange)):
-                if isinstance(error, Lost) and self.whole:
-                    closed.open_steps(self._session, closed.closed_between(run.old, 0, run.position))
+                if self.whole and closed.closed_between(run.old, 0, run.position):
+                    codes.wanted = wanted
+                    self._from_start(run)  # what a restart point keeps natively may not be all that there is
                 raise UserError(f"{error}; nothing has changed") from None
             raise
         return tape, names
+
+    def _from_start(self, run: Run) -> NoReturn:
+        """Unwind the program, which then runs again from its start. Raises RunAgain."""
+        self._session.hooks.unwinding()
+        hold_on()
+        raise RunAgain(run)
 
     def _is_over(self, run: Run) -> bool:
         """Whether nothing has to run again: all that was recorded stays, and only what comes is different."""

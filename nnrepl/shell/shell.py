@@ -194,10 +194,10 @@ class Shell(Breaking, Hooks):
         tape = self.session.tape
         self._progress.running(tape.passes[-1].number if tape.passes else 0, len(tape))
 
-    def progress(self, share: float) -> None:
+    def progress(self, share: float, doing: str = "evaluating") -> None:
         """Note that a long evaluation has come so far; nothing is said about it on the full screen."""
         if self.reader.screen is None:
-            self._progress.evaluated(share)
+            self._progress.come(share, doing)
 
     def program_begins(self) -> None:
         """Nothing of what it prints has been shown, unless it begins again along a tape."""
@@ -240,6 +240,7 @@ class Shell(Breaking, Hooks):
         """Keep what the program prints a second time to itself."""
         if from_start and not run.opened:
             self.show(Text("running the program again from its start; Ctrl-C stops at the next op", style="hint"))
+        self._progress.begin()
         if run.seen is None:
             self.held.begin_again(tape, run.old, run.position, run.position + len(run.ops))
         else:
@@ -405,7 +406,12 @@ class Shell(Breaking, Hooks):
             finally:
                 self._progress.end()
             # where the program came to it as it ran on, a batch says nothing, as where it stops there at once
-            self.show(None if once_more and self.quiet and self._on_its_way else shown)
+            if once_more and self.quiet and self._on_its_way and self.session.waits:
+                if self.session.stop.hits:
+                    self._greet()
+                else:
+                    shown = None
+            self.show(shown)
         except (NotYet, NoGradient) as answer:
             self.show(Text(str(answer), style="hint"))
         except UserError as error:

@@ -96,6 +96,12 @@ class Pass(Face):
         ops, inner = self.tape.ops[self.start : min(self.backward, self.end)], self.within is not None
         return [op for op in ops if (op.part is self if inner else not op.inner)]
 
+    def adds_to(self, value: Value) -> Value | None:
+        """Return the whole gradient of which a gradient is only a part; None where it is whole itself, or none."""
+        of = value.gradient_of
+        grads = self.grads.get(of.canonical, []) if of is not None else []
+        return grads[-1] if len(grads) > 1 and grads[-1] is not value else None
+
     @property
     def outermost(self) -> Pass:
         """The pass of the tape's list in which it lies: itself, unless it is what happened inside of a call."""
@@ -156,6 +162,16 @@ class Inside(Pass):
     def differentiates(self) -> bool:
         """Whether it has a backward stretch of its own."""
         return self.transform in GRADIENTS
+
+    def differs(self, value: Value) -> bool:
+        """Whether a value differs from sample to sample of a `vmap`: then it means nothing outside of it."""
+        if not self.size:
+            return False
+        apart = {leaf for leaf in self.leaves if leaf in self.axes}
+        for op in self.ops:
+            if not apart.isdisjoint(op.inputs):
+                apart.update(op.outputs)
+        return value in apart
 
     @property
     def call(self) -> Op | None:

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import mlx.core as mx
 
 from nnrepl.explain import words
-from nnrepl.explain.health.report import Check, Checkup, Finding
+from nnrepl.explain.broken import is_log_of_shares
+from nnrepl.explain.health.report import NOTE, Check, Checkup, Finding
 from nnrepl.explain.known import arguments
 from nnrepl.ops import Trait, has
 from nnrepl.session.births import is_inexact
@@ -89,6 +90,8 @@ def axis(case: Checkup) -> Iterator[Finding]:
         said = ""
         if shape[at] == 1 and op.name == "softmax" and max(shape) > 1 and (len(shape) == 2 or _by_a_layer(op)):
             said = ", which has length 1: every share is 1"
+        elif shape[at] == 1 and op.scope is not None and op.scope.code.co_name == "cross_entropy":
+            said = ", which has length 1: there is one class, its share is 1, and so the loss is 0, whatever goes in"
         elif shape[at] > 1:
             said = _used_otherwise(case, op, at) or _over_the_batch(op, at)
         if said:
@@ -279,6 +282,42 @@ def _share_of_masked(case: Checkup, op: Op, mask: Value, shape: tuple[int, ...])
     return float(found[2]) if found[0] and found[1] else 0.0
 
 
+def without_answer(case: Checkup) -> Iterator[Finding]:
+    """Rows of a one-hot table without a 1: nothing is asked of them."""
+    for op in case.forward:
+        if op.name != "multiply" or len(op.inputs) != 2 or op.inputs[0].shape != op.inputs[1].shape:
+            continue
+        for hot, other in (op.inputs, op.inputs[::-1]):
+            if hot.op is None or len(hot.shape) < 2 or hot.shape[-1] < 2 or not _is_log_share(other):
+                continue
+            if case.part.grads.get(hot.canonical) or not case.look.can_see(hot):
+                continue
+            array = case.look.array(hot).astype(mx.float32)
+            rows = mx.sum(array, axis=-1)
+            plain, whole, none = case.look.numbers(
+                [mx.all((array == 0) | (array == 1)), mx.sum(rows == 1), mx.sum(rows == 0)]
+            )
+            if plain and none and whole + none == rows.size and whole:
+                yield Finding(
+                    "no answer",
+                    f"{none} of {rows.size} rows of {words.made(hot, hot.op)} have no 1: {op.label} "
+                    f"{words.call(op)} ({words.place(op.source)}) asks nothing of them. Is a label outside of 0 to "
+                    f"{hot.shape[-1] - 1}?", f"explain {op.label}", op, NOTE)  # fmt: skip
+
+
+def _is_log_share(value: Value) -> bool:
+    """Whether a tensor is the logarithm of shares, made by a log-softmax."""
+    op = maker(value)
+    if op is not None and op.name == "negative":
+        op = maker(op.inputs[0])
+    return op is not None and (is_log_of_shares(op) or (op.name == "log" and _shares(op.inputs[0])))
+
+
+def _shares(value: Value) -> bool:
+    op = maker(value)
+    return op is not None and op.name == "softmax"
+
+
 def no_logarithms(case: Checkup) -> Iterator[Finding]:
     """nll_loss and kl_div_loss take the logarithms of shares: shares, or logits as they are, give a loss that means
     nothing."""
@@ -316,4 +355,4 @@ def _no_logarithms(case: Checkup, given: Value, along: int) -> str:
 
 _OFF = 0.05
 
-CHECKS: list[Check] = [twice, no_logarithms, axis, masked_by_zeros, added_mask]
+CHECKS: list[Check] = [twice, no_logarithms, axis, masked_by_zeros, added_mask, without_answer]
