@@ -10,7 +10,7 @@ from nnrepl.explain import words
 from nnrepl.explain.answer import Evidence
 from nnrepl.explain.known import entry_for
 from nnrepl.explain.look import Look
-from nnrepl.explain.reasons import Reason
+from nnrepl.explain.reason import Reason
 from nnrepl.explain.regions import Mask, backwards, is_zero_on, moves, places
 from nnrepl.explain.sameness import same_since
 from nnrepl.ops import Trait, has

@@ -267,7 +267,7 @@ class OpaqueCall:
         self.marks: list[Mark | None] = []
 
     def run(self, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType) -> Any:
-        """Return the program's call."""
+        """Make the program's call."""
         recorder = self.recorder
         intake = recorder.intake
         intake.enter(recorder)
@@ -306,10 +306,7 @@ class OpaqueCall:
         if error is not None:
             recorder.fail(op, error, frame)
             raise error
-        for reference, value in self.survivors:
-            array = reference()
-            if array is not None and id(array) not in recorder.live:
-                recorder.link(array, value)
+        self._link_survivors()
         twin = intake.given(recorder, op, frame)
         if twin is not None:
             if part is not None:
@@ -319,13 +316,26 @@ class OpaqueCall:
         recorder.finish(op, result, frame)
         self._leave(op, left)
         if recorder.differentiating or recorder.inside is not None:
-            now = {id(array) for array, _ in left}
-            if len(given) != len(inputs):
-                given = [value.array for value in inputs]
-            pairs = [*zip(inputs, given), *self.touched.items()]
-            taken = [value.array if id(array) in now else array for value, array in pairs]
-            self.groups = of_call(op, recorder.forced, taken)
+            self._read_groups(op, inputs, given, left)
         return result
+
+    def _link_survivors(self) -> None:
+        """Let what the function was given, and has kept, stand for its values again."""
+        for reference, value in self.survivors:
+            array = reference()
+            if array is not None and id(array) not in self.recorder.live:
+                self.recorder.link(array, value)
+
+    def _read_groups(
+        self, op: Op, inputs: list[Value], given: list[mx.array], left: list[tuple[mx.array, Value]]
+    ) -> None:
+        """Note how gradients pass through the call, while MLX's graph of it is there."""
+        now = {id(array) for array, _ in left}
+        if len(given) != len(inputs):
+            given = [value.array for value in inputs]
+        pairs = [*zip(inputs, given), *self.touched.items()]
+        taken = [value.array if id(array) in now else array for value, array in pairs]
+        self.groups = of_call(op, self.recorder.forced, taken)
 
     def _changes(
         self, changed: dict[int, tuple[mx.array, Value]], inside: InsideRecording | None

@@ -467,7 +467,7 @@ class Shell(Breaking, Hooks):
             self._theme = theme
             self.console.push_theme(THEMES[theme])
         lines = lines_of(self.console, renderable)
-        if self._pages():
+        if self.session.settings["pager"] == "on" and self.reader.pages:  # a user sits there who can ask for more
             from nnrepl.shell.pager import paged
 
             lines = paged(lines, self.console.height, theme)
@@ -496,7 +496,3 @@ class Shell(Breaking, Hooks):
         if picture:
             plain = make_plain(self.console.width, self.console.height, self.session.settings["theme"])
             self.interpreter.log.drew(count, list(lines_of(plain, renderable)))
-
-    def _pages(self) -> bool:
-        """Whether a user sits there who can ask for more."""
-        return self.session.settings["pager"] == "on" and self.reader.pages

@@ -18,7 +18,7 @@ from nnrepl.explain.limits import is_lost
 from nnrepl.explain.nonfinite import blamed, born, did, trouble, vanished
 from nnrepl.explain.outside import detours
 from nnrepl.explain.paths import upstream
-from nnrepl.explain.reasons import Reason
+from nnrepl.explain.reason import Reason
 from nnrepl.explain.scale import grows, shrinks, weight_of
 from nnrepl.explain.stuck import reason_for
 from nnrepl.explain.zero import Blame, blame, cone_stats

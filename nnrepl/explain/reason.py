@@ -1,4 +1,4 @@
-"""Reasons: why something is 0, with what shows it."""
+"""Reason: why something is 0, with what shows it."""
 
 from __future__ import annotations
 
