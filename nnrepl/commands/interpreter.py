@@ -152,7 +152,8 @@ class Interpreter:
             assert parsed.parsed is not None
             return None, self.python(parsed.parsed)
         hint = self._hints.of(parsed, line.strip())
-        shown = looks.with_closed(self.session, parsed.command, parsed.command.run(self, parsed.text))
+        shown, away = parsed.command.run(self, parsed.text), self.session is not self._home
+        shown = looks.with_unseen(self.session, parsed.command, shown, away)
         if parsed.command.repeats:
             self.repeat = line.strip() or parsed.command.names[0]
         return hint, shown

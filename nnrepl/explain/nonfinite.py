@@ -18,6 +18,7 @@ from nnrepl.ops import Trait, has
 from nnrepl.session.births import INF, NAN, Birth, first_bad, follow, is_inexact, unravel
 from nnrepl.session.reading import Reading
 from nnrepl.tape import GRADIENT_PASS, ClosedOp, Leaf, Op, Pass, Value
+from nnrepl.tape.claims import Claim, say, say_first
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,18 +194,26 @@ def why_nonfinite(session: Reading, kind: str = "") -> Cause:
 def _all_finite(look: Look, parts: list[Pass]) -> str:
     """Return what was looked at, where nothing was found."""
     over = "no pass" if not parts else f"{parts[0].address}" if len(parts) == 1 else f"{len(parts)} passes"
+    seen = f"{words.counted(look.looked, 'tensor')} of {over}"
     unseen = sum(bool(value.refusal) for part in parts for op in part.ops for value in op.outputs)
-    whose = "its" if unseen == 1 else "their"
-    said = f" {words.counted(unseen, 'tensor')} could not be looked at: {whose} numbers are not kept."
-    rest = said if unseen else ""
-    if not look.looked:
-        return f"Nothing was looked at: there is no floating-point tensor with numbers in {over}.{rest}"
-    if look.all_finite:
-        return f"Every number that was looked at is finite: {words.counted(look.looked, 'tensor')} of {over}.{rest}"
-    return (
-        f"Every loss and every gradient is finite ({words.counted(look.looked, 'tensor')} of {over}); inside of a pass "
-        f"there are infinite numbers, but a softmax, an exp or a comparison makes finite ones of them.{rest}"
-    )
+
+    def ends_are_finite() -> bool:
+        return look.looked > 0 and _first_not_finite(look, [end for part in parts for end in ends(part)]) is None
+
+    return " ".join([
+        *say_first([
+            Claim("why: nothing seen", lambda: not look.looked, lambda: (
+                f"Nothing was looked at: there is no floating-point tensor with numbers in {over}.")),
+            Claim("why: all finite", lambda: look.looked > 0 and look.all_finite, lambda: (
+                f"Every number that was looked at is finite: {seen}.")),
+            Claim("why: ends finite", ends_are_finite, lambda: (
+                f"Every loss and every gradient is finite ({seen}); there are numbers inside that are not, and none of "
+                "them reaches a loss or a gradient.")),
+        ]),
+        *say(Claim("why: unseen", lambda: unseen > 0, lambda: (
+            f"{words.counted(unseen, 'tensor')} could not be looked at: "
+            f"{'its' if unseen == 1 else 'their'} numbers are not kept."))),
+    ])  # fmt: skip
 
 
 def _passes(session: Reading) -> list[Pass]:

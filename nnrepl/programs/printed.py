@@ -152,11 +152,7 @@ class Printed:
             position: What was printed there up to this position has been seen.
             seen: Up to which position on the new tape that is.
         """
-        before = self.on(old)
-        begun = before.until(position)
-        at_end = len(old) <= position <= len(old) + 1
-        if at_end and not any([piece.position >= len(old) for piece in before.passed]):
-            seen -= position + 1 - len(old)  # the program has not come to print anything after the last op
+        begun = self.on(old).until(position)
         begun.seen = seen
         self._outputs[tape] = begun
         self._compare(begun, streams)

@@ -10,7 +10,7 @@ from typing import Any
 import mlx.core as mx
 
 from nnrepl.record import titles, trees
-from nnrepl.record.forced import note_forced
+from nnrepl.record.cuts import note_cuts
 from nnrepl.record.intake import Unwinding
 from nnrepl.record.recorder import Recorder
 from nnrepl.record.repeat import Repetition
@@ -163,7 +163,7 @@ def take_gradients(
     recorder: Recorder, part: Pass, roots: Sequence[tuple[Value, mx.array]], wrt: Sequence[Value]
 ) -> list[mx.array]:
     """Sweep backwards; the gradients as MLX would return them: zeros where none flows."""
-    note_forced(recorder.tape, part)
+    note_cuts(recorder.tape, part, recorder.intake.looked())
     given = part.given = swept(recorder, part, roots, wrt)
     return [recorder.intake.gradient(recorder, gradient) for gradient in given]
 

@@ -58,6 +58,10 @@ class Intake:
         """
         return None
 
+    def looked(self) -> set[Value] | None:
+        """Return what the program has evaluated by other means than MLX's own; None where evaluated arrays tell."""
+        return None
+
     def has_inside(self, recorder: Recorder) -> bool:
         """Whether what happens inside of a call that is about to be made is on the tape already."""
         return False

@@ -39,7 +39,7 @@ class Leavings:
         self._counts: dict[tuple[Any, int], int] = {}
 
     def keep(self, arrays: Iterable[tuple[weakref.ref[mx.array], Value]]) -> None:
-        """Keep what was made inside a call that is over and is still there."""
+        """Keep what is still there of what was made inside of a call that is over."""
         for reference, value in arrays:
             array = reference()
             if array is not None:
@@ -49,19 +49,18 @@ class Leavings:
         return lambda _: self.kept.pop(key, None)
 
     def follow(self) -> tuple[Any, Any]:
-        """Return what is made from here on is made inside of a call that is on the tape. Returns what `followed`
-        takes."""
+        """Begin to note what is made inside of a call that is on the tape. Returns what `followed` takes."""
         before = self.made, self._counts
         self.made, self._counts = {}, {}
         return before
 
     def followed(self, before: tuple[Any, Any]) -> dict[Mark, weakref.ref[mx.array]]:
-        """Return the call is over. Returns what was made inside."""
+        """End that, and return what was made inside."""
         found, (self.made, self._counts) = self.made or {}, before
         return found
 
     def note(self, frame: FrameType, result: Any) -> None:
-        """Take note that a line of the program's has made something inside."""
+        """Note that a line of the program's has made something inside."""
         place = frame.f_code, frame.f_lasti
         number = self._counts[place] = self._counts.get(place, -1) + 1
         if self.made is not None and type(result) is mx.array:
@@ -82,8 +81,7 @@ def mark_of(part: Inside, value: Value) -> Mark | None:
 
 
 def taken(recorder: Recorder, array: mx.array) -> Value | None:
-    """Return what an array is that was made inside of a call, where the program takes it outside; None if it was
-    not."""
+    """Return what an array is that was made inside of a call and is taken outside; None if it was not."""
     _, value = recorder.leavings.kept.get(id(array), (None, None))
     if value is None:
         return None

@@ -11,7 +11,6 @@ stretch, which ends where a call is made that has to be seen.
 from __future__ import annotations
 
 import functools
-import gc
 import sys
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -32,6 +31,7 @@ from nnrepl.record.recorder import NATIVE, RECORD, Recorder, noticing, ready
 from nnrepl.record.segments import is_library
 from nnrepl.record.stack import UPDATES
 from nnrepl.tape import GRADIENT_PASS, RUN_PASS, UPDATE_PASS, Activation, ClosedOp, Pass, Value, is_evaluated
+from nnrepl.tape.collector import set_aside
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +160,7 @@ class Levels:
         self._calls(self, self._patches)
         self._sparse = True
         recorder.mode = NATIVE
-        gc.freeze()  # what is on the tape stays there: Python need not walk it again and again
+        set_aside()  # what is on the tape stays there: Python need not walk it again and again
 
     def record(self) -> None:
         """From here on every op is recorded."""

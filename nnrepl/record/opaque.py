@@ -371,7 +371,7 @@ class OpaqueCall:
         count: int,
         made: dict[Mark, weakref.ref[mx.array]],
     ) -> None:
-        """Do the same in a run that follows a tape: its further results lie in the program's arrays of now.
+        """Put the further results of a call of the tape into the program's arrays of now.
 
         Args:
             count: How many results the call gives back.

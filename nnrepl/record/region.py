@@ -21,7 +21,7 @@ from nnrepl.tape import Op, Operation, Value
 if TYPE_CHECKING:
     from nnrepl.record.sweep import SweepUnit
 
-_vjp = raw(mx.vjp)
+_vjp, _eval, _stop_gradient = raw(mx.vjp), raw(mx.eval), raw(mx.stop_gradient)
 Step = tuple["SweepUnit", tuple[int, ...] | None]
 
 
@@ -59,13 +59,19 @@ def run_region(region: Region, *arrays: mx.array) -> mx.array:
     count = len(region.outputs)
     far, (array, *given) = list(arrays[count : count + region.continued]), arrays[count + region.continued :]
     known = dict(zip(region.given, given))
+    forced = {op: [k for k in slots if op.outputs[k] in op.tape.notes.forced] for op, slots in region.ops}
 
     def forward(value: mx.array) -> list[mx.array]:
-        value = shielded(value)
+        if not any(forced.values()):
+            value = shielded(value)
         now = {**known, region.value: value}
         for op, slots in region.ops:
             results = op.once(lambda taken: now[_of(taken, now)])
-            now.update((op.outputs[slot], results[slot]) for slot in slots)
+            if forced[op]:
+                _eval([results[k] for k in forced[op]])
+            cut = op.tape.notes.cut
+            made = [(op.outputs[k], results[k]) for k in slots]
+            now.update((output, _stop_gradient(array) if output in cut else array) for output, array in made)
         return [value] * region.continued + [now[output] for output in region.outputs]
 
     gradient: mx.array = _vjp(forward, [array], [*far, *arrays[:count]])[1][0]

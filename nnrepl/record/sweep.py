@@ -96,8 +96,14 @@ class Sweep:
         if not found:
             return
         distinct = tuple(inputs)
+        cut, unlinked = self.tape.notes.cut, self.tape.notes.unlinked.get(op, ())
         for group in anatomy(op, tuple([index[value] for value in op.inputs]), distinct):
+            reachable = group.outputs if not cut else [slot for slot in group.outputs if op.outputs[slot] not in cut]
+            if not reachable or (len(reachable) < len(group.outputs) and op not in self.tape.notes.calls):
+                continue  # MLX has let go of how it was made
             wanted = tuple([slot for slot in group.inputs if distinct[slot] in active])
+            if unlinked:
+                wanted = tuple([slot for slot in wanted if distinct[slot] not in unlinked])
             # `recurse` in MLX's `vjp` (mlx/transforms.cpp) visits the inputs of a StopGradient, too, and marks them as
             # seen: what it meets there for the first time comes earlier in its order, so the node has to be walked.
             if group.stopped or not wanted:

@@ -89,7 +89,7 @@ def run_vjp(rule: Rule, *arrays: mx.array) -> list[mx.array]:
     def forward(*inputs: mx.array) -> list[mx.array]:
         for slot, array in zip(wanted, inputs):
             # What is wanted is handed over as tracers, all else stays a constant: MLX then computes no part of it.
-            fixed[slot] = shielded(array) if nested else array
+            fixed[slot] = shielded(array) if nested and not forced else array
         results = op.once(lambda value: fixed[index[aliases.get(value, value)]])
         if forced:
             _eval([results[k] for k in forced])  # as the program did: MLX forgets how they were made

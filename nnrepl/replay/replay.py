@@ -145,6 +145,10 @@ class Replay(Intake):
             raise error
         return twin
 
+    def looked(self) -> set[Value] | None:
+        """Return what the tape tells."""
+        return self.tape.notes.looked
+
     def has_inside(self, recorder: Recorder) -> bool:
         """Whether a call that is about to be made is one of the tape: what happens inside is there, too."""
         return self.replaying(len(recorder.tape))

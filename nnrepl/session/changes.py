@@ -343,7 +343,10 @@ class Changes:
     def _along(line: Timeline) -> Run:
         """Return what leads the program to the end of a timeline, where it is as it was."""
         end = len(line.tape)
-        seen = line.seen + (line.seen >= end)  # at the end, what was printed behind the last op as well
+        if line.ended:
+            seen = line.seen + (line.seen >= end)  # at the end, what was printed behind the last op as well
+        else:
+            seen = min(line.seen, end - 1)  # after the last op nothing has been printed yet
         return Run(line.tape, end, (), end, seen=seen)
 
     def look_alive(self) -> None:

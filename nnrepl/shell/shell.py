@@ -20,6 +20,7 @@ from nnrepl.commands.interpreter import Interpreter
 from nnrepl.programs.output import HeldOutput
 from nnrepl.record.intake import Unwinding
 from nnrepl.replay.run import Run
+from nnrepl.session.broken_off import standing_still
 from nnrepl.session.errors import NoGradient, NotYet, UserError
 from nnrepl.session.hooks import CELL_DONE, CELL_FAILED, OPENED
 from nnrepl.session.session import EXCEPTION, Hooks, TapeSession
@@ -242,7 +243,11 @@ class Shell(Breaking, Hooks):
             self.show(Text("running the program again from its start; Ctrl-C stops at the next op", style="hint"))
         self._progress.begin()
         if run.seen is None:
-            self.held.begin_again(tape, run.old, run.position, run.position + len(run.ops))
+            goes_on = run.position >= len(run.old) and any(
+                [line.tape is run.old and not line.ended for line in self.session.changes.timelines]
+            )  # the program has not printed anything after the last op
+            seen = run.position + len(run.ops) - goes_on
+            self.held.begin_again(tape, run.old, run.position, seen)
         else:
             self.held.begin_again(tape, run.old, run.seen, run.seen)
 
@@ -401,7 +406,7 @@ class Shell(Breaking, Hooks):
         self._progress.begin()
         try:
             try:
-                with self._breaking(), self._printing():
+                with self._breaking(), standing_still(self.session), self._printing():
                     shown = self.interpreter.run(line)
             finally:
                 self._progress.end()

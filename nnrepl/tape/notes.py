@@ -42,6 +42,9 @@ class Notes:
         edits: Ops that the user made in order to change a value, and the value that they changed.
         inserted: All ops that came from the user and not from the program.
         forced: Results of nested transforms that the program has evaluated before the backward pass.
+        looked: Values that the program has evaluated by other means than MLX's own (NumPy) before the backward pass.
+        cut: Values at which MLX's graph ended when the backward pass began (see `nnrepl.record.cuts`).
+        unlinked: Calls of nested transforms, and of their arguments those that no gradient reaches through them.
         inside: Ops of which the places that they take have been looked at and lie inside of their axes.
         calls: The ops of calls that MLX ran by itself, and what happened inside of them.
         entered: What stands inside of such calls for the arrays that went in, and in which.
@@ -61,6 +64,9 @@ class Notes:
     edits: dict[Op, Value] = field(default_factory=dict)
     inserted: set[Op] = field(default_factory=set)
     forced: set[Value] = field(default_factory=set)
+    looked: set[Value] = field(default_factory=set)
+    cut: set[Value] = field(default_factory=set)
+    unlinked: dict[Op, frozenset[Value]] = field(default_factory=dict)
     inside: set[Op] = field(default_factory=set)
     calls: dict[Op, Inside] = field(default_factory=dict)
     entered: dict[Value, Inside] = field(default_factory=dict)

@@ -17,11 +17,14 @@ import pytest
 from rich.console import Console
 
 import nnrepl
+from nnrepl.commands.interpreter import Interpreter
+from nnrepl.programs.saved import open_session
 from nnrepl.record.verify import TensorDifference
 from nnrepl.session.counterparts import Match, Matched
 from nnrepl.session.errors import UserError
 from nnrepl.session.findings import Stretched, Vanished, WentBad
 from nnrepl.session.reference import Compared, Verdict
+from nnrepl.shell.api import answer
 from nnrepl.tape import Hole, claims
 from nnrepl.tape.claims import Claim, Said
 from nnrepl.timeline.compare import Distance
@@ -249,12 +252,28 @@ def zero(fn: Callable[[mx.array], mx.array]) -> Callable[[Path], str]:
     return lambda folder: lines(trace(fn, W), "goto end", "why grad(w)")
 
 
+def whys(folder: Path) -> str:
+    sound, masked = trace(plain, W), trace(lambda w: mx.softmax(mx.where(W > 0, w, -mx.inf), axis=-1).sum(), W)
+    whole = trace(lambda x: (x * 2).sum(), mx.array([1, 2]), wrt=None)
+    sound.run(f"save {folder / 't.safetensors'}")
+    loaded, _ = open_session(str(folder / "t.safetensors"))
+    said = " ".join(lines(session, "why nan") for session in (sound, masked, whole))
+    return said + shown(answer(Interpreter(loaded), "why nan"))
+
+
+def healths() -> str:
+    dead = trace(lambda w: mx.maximum(w - 100, 0).sum(), W)
+    return lines(trace(lambda w: (mx.tanh(w @ W) * 0.1).sum(), W), "health") + lines(dead, "health")
+
+
 Program = Callable[[Path], str]
 PROGRAMS: dict[str, list[Program]] = {
     "verify": [lambda folder: verified(), lambda folder: wrongly_verified()],
     "diff": [lambda folder: differences()],
     "compare": [*(partial(compared, made=made) for made in CHANGED), lambda folder: wrongly_compared()],
     "catch": [lambda folder: caught(), lambda folder: wrongly_caught()],
+    "why": [whys],
+    "health": [lambda folder: healths()],
     "0": [zero(fn) for fn in [*(ZERO[name][0] for name in FAULTS), *MORE]],
 }
 

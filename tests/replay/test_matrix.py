@@ -76,7 +76,7 @@ class Program:
         loop = LOOPS[self.loop].replace("<optimizer>", chance.choice(OPTIMIZERS))
         body = re.sub(r"( *)<calls (.*)>", lambda found: _indented(calls, found[1], found[2]), loop)
         self.text = HEAD.replace("<seed>", str(seed)).replace("<features>", features) + body
-        self.changes = [self._change(chance) for _ in range(5)]
+        self.changes = list(dict.fromkeys(self._change(chance) for _ in range(5)))
 
     def _is_uncompiled(self) -> bool:
         return any(word in name for name in self.names for word in UNCOMPILED)
