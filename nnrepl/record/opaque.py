@@ -19,7 +19,6 @@ import mlx.core as mx
 
 from nnrepl.record import trees
 from nnrepl.record.anatomy import Group, of_call
-from nnrepl.record.catalog import Callee
 from nnrepl.record.data import construct
 from nnrepl.record.leavings import Mark
 from nnrepl.record.nested_calls import Given, InsideRecording, given_of
@@ -277,8 +276,7 @@ class OpaqueCall:
         given = trees.arrays((args, kwargs))
         captured, recorder.captured = recorder.captured, {}
         overwrites, recorder.overwrites = recorder.overwrites, {}
-        draws: tuple[Any, int] = recorder.draws
-        state: Any = _RANDOM_STATE[0]
+        draws, state = recorder.draws, _RANDOM_STATE[0]
         inside = self._inside(args, kwargs, inputs, frame)
         function = self.fun if self.make is None else self.make(self._relinking(inputs, inside))
         error: Exception | None = None
@@ -315,8 +313,7 @@ class OpaqueCall:
             return hand_out(recorder, twin)
         recorder.finish(op, result, frame)
         self._leave(op, left)
-        if recorder.differentiating or recorder.inside is not None:
-            self._read_groups(op, inputs, given, left)
+        self._read_groups(op, inputs, given, left)
         return result
 
     def _link_survivors(self) -> None:
@@ -329,7 +326,9 @@ class OpaqueCall:
     def _read_groups(
         self, op: Op, inputs: list[Value], given: list[mx.array], left: list[tuple[mx.array, Value]]
     ) -> None:
-        """Note how gradients pass through the call, while MLX's graph of it is there."""
+        """Note how gradients pass through the call, while MLX's graph of it is there, if any will."""
+        if not self.recorder.differentiating and self.recorder.inside is None:
+            return
         now = {id(array) for array, _ in left}
         if len(given) != len(inputs):
             given = [value.array for value in inputs]
@@ -468,34 +467,6 @@ class OpaqueCall:
                 known = known.origin
             places += [(thing, array) for thing in objects.values() if thing is not array]
         return places
-
-
-# -- kernels and imported functions --------------------------------------------------------------------------
-
-
-def maker(recorder: Recorder, callee: Callee) -> Callable[..., Any]:
-    """`mx.fast.metal_kernel`, `mx.import_function`: the calls of what they return are ops."""
-    original = callee.original
-
-    @functools.wraps(original, assigned=("__name__", "__doc__", "__module__"), updated=())
-    def make(*args: Any, **kwargs: Any) -> Any:
-        made = original(*args, **kwargs)
-        if isinstance(made, tuple):
-            return (_kernel(made[0], callee.attribute), *made[1:])
-        return _kernel(made, callee.attribute)
-
-    return make
-
-
-def _kernel(function: Callable[..., Any], name: str) -> Callable[..., Any]:
-    def kernel(*args: Any, **kwargs: Any) -> Any:
-        recorder = ready()
-        if recorder is None:
-            pass_on((args, kwargs))
-            return function(*args, **kwargs)
-        return OpaqueCall(recorder, name, name, None, function).run(args, kwargs, _getframe(1))
-
-    return kernel
 
 
 def construct_aside(recorder: Recorder, array: mx.array, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

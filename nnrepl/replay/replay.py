@@ -404,8 +404,7 @@ class Replay(Intake):
         return True
 
     def _noticed(self, recorder: Recorder) -> bool:
-        """Whether the program can know of the edit: it has read a number that depends on it, got another shape or an
-        exception."""
+        """Whether the program can know of the edit: by a number that it has read, by a shape, by an exception."""
         start = self._run.position
         if self._run.recoded:
             return True
@@ -455,8 +454,7 @@ class Replay(Intake):
                 self._rebinding = rebinding
 
     def taken(self, args: tuple[Any, ...], frame: FrameType) -> tuple[Any, ...]:
-        """Return the arguments of an op of the program's, some of which it had read before an edit gave a name
-        another."""
+        """Return the arguments of an op, some of which the program had read before an edit gave a name another."""
         return args if self._rebinding is None else self._rebinding.taken(args, frame)
 
     def _exchange(self, recorder: Recorder, old: Value, new: Value) -> None:

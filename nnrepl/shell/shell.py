@@ -30,8 +30,9 @@ from nnrepl.shell.breaking import Breaking
 from nnrepl.shell.in_notebook import CellReader, in_notebook, notebook_console
 from nnrepl.shell.progress_line import Progress
 from nnrepl.shell.readers import Pipe, Reader, continued, prompt_of
+from nnrepl.shell.streams import Tee, Tolerant
 from nnrepl.tape import Tape
-from nnrepl.view.glyphs import encodable, fitting, harmless, without_codes
+from nnrepl.view.glyphs import fitting, harmless, without_codes
 from nnrepl.view.theme import THEMES
 
 PLAIN_WIDTH = 100
@@ -47,7 +48,7 @@ def make_console(plain: bool, theme: str = "dark") -> Console:
     width = None if terminal else int(columns) if columns.isdigit() and int(columns) else PLAIN_WIDTH
     plain = plain or not terminal
     return Console(
-        file=cast(IO[str], _Tolerant(stdout)),
+        file=cast(IO[str], Tolerant(stdout)),
         width=width,
         color_system=None if plain else "auto",
         force_terminal=False if plain else None,
@@ -71,42 +72,6 @@ def is_painted(segment: Segment) -> bool:
     """Whether a piece of a line is a dot of a picture: its background says what it is."""
     colour = None if segment.style is None else segment.style.bgcolor
     return colour is not None and colour.triplet is not None
-
-
-class _Tolerant:
-    """A text stream that writes `-` and `dL/dz` where it has no sign for more, and is the given stream otherwise."""
-
-    def __init__(self, stream: Any) -> None:
-        self._stream = stream
-
-    def write(self, text: str) -> int:
-        self._stream.write(encodable(text, getattr(self._stream, "encoding", None) or "utf-8"))
-        return len(text)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
-
-
-class _Tee:
-    """Standard output for Python at the prompt: what it prints belongs to the session.
-
-    Attributes:
-        behind: The real one.
-    """
-
-    def __init__(self, stream: Any, said: Callable[[str], None]) -> None:
-        self._stream = self.behind = stream
-        self._said = said
-        self._line = ""
-
-    def write(self, text: str) -> int:
-        *lines, self._line = (self._line + text).split("\n")
-        for line in lines:
-            self._said(line or " ")
-        return len(text) if self._stream is None else int(self._stream.write(text))
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
 
 
 def make_reader(interpreter: Interpreter, plain: bool = False, program: str = "") -> Reader:
@@ -437,13 +402,13 @@ class Shell(Breaking, Hooks):
         """While Python at the prompt runs: what it prints is shown, and belongs to the session."""
         screen, log = self.reader.screen, self.interpreter.log
         if screen is None:
-            return contextlib.redirect_stdout(cast(IO[str], _Tee(sys.stdout, log.said)))
+            return contextlib.redirect_stdout(cast(IO[str], Tee(sys.stdout, log.said)))
 
         def said(text: str) -> None:
             log.said(text)
             screen.show(Text(text))
 
-        return contextlib.redirect_stdout(cast(IO[str], _Tee(None, said)))
+        return contextlib.redirect_stdout(cast(IO[str], Tee(None, said)))
 
     def own_failure(self, line: str, error: Exception) -> None:
         """Report that a command failed in a way that nobody foresaw: a bug of nnrepl's, but no reason to lose a
