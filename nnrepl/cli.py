@@ -28,8 +28,9 @@ from nnrepl.session.saved_stops import Keeper, stops_file
 from nnrepl.session.session import TapeSession
 from nnrepl.session.settings import config_directory, config_file, load_settings
 from nnrepl.shell.background import theme_of_terminal
+from nnrepl.shell.consoles import make_console
 from nnrepl.shell.readers import Chain, Queue, Reader
-from nnrepl.shell.shell import Shell, is_capable, make_console, make_reader
+from nnrepl.shell.shell import Shell, is_capable, make_reader
 from nnrepl.timeline.history import parse_size
 from nnrepl.timeline.typed_cells import make_cell
 

@@ -16,9 +16,9 @@ from nnrepl.explain.known import FIXED, entry_for
 from nnrepl.explain.local import factor_array, factor_text, in_float32
 from nnrepl.explain.look import Look
 from nnrepl.explain.paths import rule_of, upstream
-from nnrepl.explain.reason import Reason
 from nnrepl.explain.regions import Mask, is_zero_on, moves, places
 from nnrepl.explain.sizes import attended, sizes
+from nnrepl.explain.zero_reasons import Reason
 from nnrepl.explain.zeros import shown, units_of, zero_value
 from nnrepl.ops import Trait, has
 from nnrepl.session.births import filler, is_inexact

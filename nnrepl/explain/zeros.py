@@ -10,9 +10,9 @@ from nnrepl.explain import words
 from nnrepl.explain.answer import Evidence
 from nnrepl.explain.known import entry_for
 from nnrepl.explain.look import Look
-from nnrepl.explain.reason import Reason
 from nnrepl.explain.regions import Mask, backwards, is_zero_on, moves, places
 from nnrepl.explain.sameness import same_since
+from nnrepl.explain.zero_reasons import Reason
 from nnrepl.ops import Trait, has
 from nnrepl.session.births import filler, is_inexact
 from nnrepl.tape import Leaf, Op, Value, result_inside

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from typing import IO, Any
 
-from nnrepl.programs.printed import Printed, PrintedOutput, PrintedPiece
+from nnrepl.programs.printed import Printed, PrintedPiece, TapeOutput
 from nnrepl.record.process import this_process
 from nnrepl.tape import Tape
 
@@ -256,7 +256,7 @@ class HeldOutput:
         self._printed.new(output)
         self.settle()
 
-    def _new(self, output: PrintedOutput, pieces: list[PrintedPiece]) -> list[PrintedPiece]:
+    def _new(self, output: TapeOutput, pieces: list[PrintedPiece]) -> list[PrintedPiece]:
         """Return what is to be shown of what the cursor has passed."""
         if self._elsewhere is None:
             shown = [part for piece in pieces for part in output.fresh(piece)]

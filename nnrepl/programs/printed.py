@@ -46,7 +46,7 @@ class _Same:
 
 
 @dataclass(slots=True)
-class PrintedOutput:
+class TapeOutput:
     """What was printed on one tape.
 
     Attributes:
@@ -90,18 +90,18 @@ class PrintedOutput:
             return [replace(piece, data=data[max(over) :])]
         return [*same.withheld, piece]
 
-    def until(self, position: int) -> PrintedOutput:
+    def until(self, position: int) -> TapeOutput:
         """Return a tape begins that shares what was printed up to a position."""
-        return PrintedOutput([piece for piece in self.passed if piece.position <= position], dict(self.forgotten))
+        return TapeOutput([piece for piece in self.passed if piece.position <= position], dict(self.forgotten))
 
-    def beyond(self, other: PrintedOutput, stream: Any) -> bytes:
+    def beyond(self, other: TapeOutput, stream: Any) -> bytes:
         """Return what has been printed to a stream after what it shares with another; nothing where that is not all."""
         (start, mine), (begin, theirs) = self._text(stream), other._text(stream)
         known = max(start, begin)
         mine, theirs = mine[known - start :], theirs[known - begin :]
         return mine[len(theirs) :] if mine.startswith(theirs) else b""
 
-    def later(self, other: PrintedOutput, stream: Any) -> bytes:
+    def later(self, other: TapeOutput, stream: Any) -> bytes:
         """Return what has been printed to a stream after as much as another has."""
         (start, mine), (begin, theirs) = self._text(stream), other._text(stream)
         return mine[max(begin + len(theirs) - start, 0) :]
@@ -120,17 +120,17 @@ class Printed:
     """What was printed, tape by tape."""
 
     def __init__(self) -> None:
-        self._outputs: WeakKeyDictionary[Tape, PrintedOutput] = WeakKeyDictionary()
-        self._latest: PrintedOutput | None = None
+        self._outputs: WeakKeyDictionary[Tape, TapeOutput] = WeakKeyDictionary()
+        self._latest: TapeOutput | None = None
 
-    def on(self, tape: Tape) -> PrintedOutput:
+    def on(self, tape: Tape) -> TapeOutput:
         """Return what was printed on a tape."""
         output = self._outputs.get(tape)
         if output is None:
-            output = self._outputs[tape] = PrintedOutput()
+            output = self._outputs[tape] = TapeOutput()
         return output
 
-    def passing(self, tape: Tape, streams: list[Any]) -> PrintedOutput:
+    def passing(self, tape: Tape, streams: list[Any]) -> TapeOutput:
         """Return what was printed on a tape, of which more is passed now: held against what was shown meanwhile of
         others."""
         output = self.on(tape)
@@ -157,11 +157,11 @@ class Printed:
         self._outputs[tape] = begun
         self._compare(begun, streams)
 
-    def new(self, output: PrintedOutput) -> None:
+    def new(self, output: TapeOutput) -> None:
         """Take what is printed from now on as never seen."""
         self._latest, output.same = output, {}
 
-    def _compare(self, output: PrintedOutput, streams: list[Any]) -> None:
+    def _compare(self, output: TapeOutput, streams: list[Any]) -> None:
         self._latest = output
         for stream in streams:
             withheld = output.same.pop(stream, _Same([])).withheld
@@ -172,7 +172,7 @@ class Printed:
     def goes_on(self, tape: Tape, old: Tape) -> None:
         """Take note that the program goes on, and writes another tape, which shares all with the old one."""
         before = self.on(old)
-        self._outputs[tape] = PrintedOutput(list(before.passed), dict(before.forgotten), list(before.waiting))
+        self._outputs[tape] = TapeOutput(list(before.passed), dict(before.forgotten), list(before.waiting))
 
     def elsewhere(self, tape: Tape, streams: list[Any]) -> set[bytes]:
         """Return the lines that have been seen on other tapes only."""

@@ -348,6 +348,15 @@ def in_first_run(tape: Tape, value: Value, cursor: int | None) -> tuple[Value, i
     return first.outputs[value.slot], cursor
 
 
+def runs_twice(tape: Tape, op: Op) -> bool:
+    """Whether an op lies in a block that runs once more in the backward pass, in either run."""
+    if op in tape.notes.belonging:
+        return True
+    part = op.part
+    composites = [other.args[0] for other in part.tape.ops[op.position : part.end] if other.args]
+    return any(isinstance(one, Rerun) and one.again is not None and op in one.ops for one in composites)
+
+
 class Checkpointed(opaque.Transform):
     """What `mx.checkpoint(fun)` returns while recording is on."""
 

@@ -1,4 +1,4 @@
-"""Kernels: `mx.fast.metal_kernel` and `mx.import_function` make functions whose calls are ops."""
+"""Kernels: what MLX makes functions of, a kernel of the program's own or an imported graph. Their calls are ops."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _getframe = sys._getframe
 
 
 def maker(recorder: Recorder, callee: Callee) -> Callable[..., Any]:
-    """Return the replacement for one of them."""
+    """`mx.fast.metal_kernel`, `mx.import_function`: the calls of what they return are ops."""
     original = callee.original
 
     @functools.wraps(original, assigned=("__name__", "__doc__", "__module__"), updated=())

@@ -266,7 +266,7 @@ class OpaqueCall:
         self.marks: list[Mark | None] = []
 
     def run(self, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType) -> Any:
-        """Make the program's call."""
+        """Return the program's call."""
         recorder = self.recorder
         intake = recorder.intake
         intake.enter(recorder)
@@ -276,7 +276,8 @@ class OpaqueCall:
         given = trees.arrays((args, kwargs))
         captured, recorder.captured = recorder.captured, {}
         overwrites, recorder.overwrites = recorder.overwrites, {}
-        draws, state = recorder.draws, _RANDOM_STATE[0]
+        draws: tuple[Any, int] = recorder.draws
+        state: Any = _RANDOM_STATE[0]
         inside = self._inside(args, kwargs, inputs, frame)
         function = self.fun if self.make is None else self.make(self._relinking(inputs, inside))
         error: Exception | None = None
@@ -304,7 +305,7 @@ class OpaqueCall:
         if error is not None:
             recorder.fail(op, error, frame)
             raise error
-        self._link_survivors()
+        self._relink_survivors()
         twin = intake.given(recorder, op, frame)
         if twin is not None:
             if part is not None:
@@ -313,28 +314,19 @@ class OpaqueCall:
             return hand_out(recorder, twin)
         recorder.finish(op, result, frame)
         self._leave(op, left)
-        self._read_groups(op, inputs, given, left)
+        if recorder.differentiating or recorder.inside is not None:
+            if len(given) != len(inputs):
+                given = [value.array for value in inputs]
+            now, pairs = {id(array) for array, _ in left}, [*zip(inputs, given), *self.touched.items()]
+            taken = [value.array if id(array) in now else array for value, array in pairs]
+            self.groups = of_call(op, recorder.forced, taken)
         return result
 
-    def _link_survivors(self) -> None:
-        """Let what the function was given, and has kept, stand for its values again."""
+    def _relink_survivors(self) -> None:
         for reference, value in self.survivors:
             array = reference()
             if array is not None and id(array) not in self.recorder.live:
                 self.recorder.link(array, value)
-
-    def _read_groups(
-        self, op: Op, inputs: list[Value], given: list[mx.array], left: list[tuple[mx.array, Value]]
-    ) -> None:
-        """Note how gradients pass through the call, while MLX's graph of it is there, if any will."""
-        if not self.recorder.differentiating and self.recorder.inside is None:
-            return
-        now = {id(array) for array, _ in left}
-        if len(given) != len(inputs):
-            given = [value.array for value in inputs]
-        pairs = [*zip(inputs, given), *self.touched.items()]
-        taken = [value.array if id(array) in now else array for value, array in pairs]
-        self.groups = of_call(op, self.recorder.forced, taken)
 
     def _changes(
         self, changed: dict[int, tuple[mx.array, Value]], inside: InsideRecording | None

@@ -463,8 +463,7 @@ def ready() -> Recorder | None:
 
 
 def noticing() -> Levels | None:
-    """Return what notices a call that is made here and now, natively and not within another one; None if nothing
-    does."""
+    """Return what notices a call made natively here and now, not within another one; None if nothing does."""
     if _installed:
         recorder = _installed[-1]
         if recorder.mode == NATIVE and get_ident() == recorder.thread:

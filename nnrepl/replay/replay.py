@@ -404,7 +404,8 @@ class Replay(Intake):
         return True
 
     def _noticed(self, recorder: Recorder) -> bool:
-        """Whether the program can know of the edit: by a number that it has read, by a shape, by an exception."""
+        """Whether the program can know of the edit: it has read a number that depends on it, got another shape or an
+        exception."""
         start = self._run.position
         if self._run.recoded:
             return True
@@ -454,12 +455,11 @@ class Replay(Intake):
                 self._rebinding = rebinding
 
     def taken(self, args: tuple[Any, ...], frame: FrameType) -> tuple[Any, ...]:
-        """Return the arguments of an op, some of which the program had read before an edit gave a name another."""
+        """Return an op's arguments, of which the program had read some before an edit gave a name another."""
         return args if self._rebinding is None else self._rebinding.taken(args, frame)
 
     def _exchange(self, recorder: Recorder, old: Value, new: Value) -> None:
-        """From now on everything that held `old` holds `new`. Arrays that the program has had for longer are
-        changed in place."""
+        """Let all that held `old` hold `new`. Arrays that the program has had for longer are changed in place."""
         content = self.content(new)
         for key, value in recorder.live.copy().items():
             if value is old:

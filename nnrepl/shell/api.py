@@ -165,7 +165,8 @@ def trace(fn: Callable[..., Any], *args: Any, wrt: Any = None, **kwargs: Any) ->
 
 def converse(session: TapeSession, title: str) -> None:
     """Give the user the floor on what was recorded, until they leave."""
-    from nnrepl.shell.shell import Shell, make_console, make_reader
+    from nnrepl.shell.consoles import make_console
+    from nnrepl.shell.shell import Shell, make_reader
 
     banner = f"nnrepl · {title}, help for more{adopt(session.settings)}"
     shell = Shell(session, make_console(False), make_reader, banner)

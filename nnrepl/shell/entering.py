@@ -19,8 +19,9 @@ from nnrepl.session.errors import Quit, UserError
 from nnrepl.session.session import TapeSession
 from nnrepl.shell.api import converse, remember, was_recorded
 from nnrepl.shell.background import adopt
+from nnrepl.shell.consoles import make_console
 from nnrepl.shell.in_notebook import CellEnded, ipython
-from nnrepl.shell.shell import Shell, make_console, make_reader
+from nnrepl.shell.shell import Shell, make_reader
 from nnrepl.tape import RUN_PASS
 from nnrepl.view.source_lines import place_text
 

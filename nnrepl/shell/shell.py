@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import os
 import sys
 import traceback
@@ -27,51 +26,35 @@ from nnrepl.session.session import EXCEPTION, Hooks, TapeSession
 from nnrepl.session.typed import upcoming
 from nnrepl.shell import playing
 from nnrepl.shell.breaking import Breaking
-from nnrepl.shell.in_notebook import CellReader, in_notebook, notebook_console
+from nnrepl.shell.consoles import is_painted, lines_of, make_plain
+from nnrepl.shell.in_notebook import CellReader, in_notebook
 from nnrepl.shell.progress_line import Progress
 from nnrepl.shell.readers import Pipe, Reader, continued, prompt_of
-from nnrepl.shell.streams import Tee, Tolerant
 from nnrepl.tape import Tape
-from nnrepl.view.glyphs import fitting, harmless, without_codes
+from nnrepl.view.glyphs import harmless
 from nnrepl.view.theme import THEMES
 
-PLAIN_WIDTH = 100
 
+class _Tee:
+    """Standard output for Python at the prompt: what it prints belongs to the session.
 
-def make_console(plain: bool, theme: str = "dark") -> Console:
-    """Return a console on the real standard output; without colours and control codes where there is no terminal."""
-    stdout: Any = sys.stdout if sys.stdout is not None else io.StringIO()
-    if in_notebook():
-        return notebook_console(stdout, plain, theme)
-    terminal = stdout.isatty()
-    columns = os.environ.get("COLUMNS", "")
-    width = None if terminal else int(columns) if columns.isdigit() and int(columns) else PLAIN_WIDTH
-    plain = plain or not terminal
-    return Console(
-        file=cast(IO[str], Tolerant(stdout)),
-        width=width,
-        color_system=None if plain else "auto",
-        force_terminal=False if plain else None,
-        theme=THEMES[theme],
-        highlight=False,
-        markup=False,
-        emoji=False,
-        force_jupyter=False,
-    )
+    Attributes:
+        behind: The real one.
+    """
 
+    def __init__(self, stream: Any, said: Callable[[str], None]) -> None:
+        self._stream = self.behind = stream
+        self._said = said
+        self._line = ""
 
-def make_plain(width: int, height: int, theme: str) -> Console:
-    """Return a console without colours that writes nowhere."""
-    return Console(
-        file=io.StringIO(), width=width, height=height, color_system=None, theme=THEMES[theme], highlight=False,
-        markup=False, emoji=False, _environ={},
-    )  # fmt: skip
+    def write(self, text: str) -> int:
+        *lines, self._line = (self._line + text).split("\n")
+        for line in lines:
+            self._said(line or " ")
+        return len(text) if self._stream is None else int(self._stream.write(text))
 
-
-def is_painted(segment: Segment) -> bool:
-    """Whether a piece of a line is a dot of a picture: its background says what it is."""
-    colour = None if segment.style is None else segment.style.bgcolor
-    return colour is not None and colour.triplet is not None
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 def make_reader(interpreter: Interpreter, plain: bool = False, program: str = "") -> Reader:
@@ -96,13 +79,6 @@ _MEND = (
     "The program is over. Walk back from here; change a value where it is made; or mend the file and reload: the "
     "program goes on from the entry of the failed call."
 )
-
-
-def lines_of(console: Console, renderable: RenderableType) -> Iterable[list[Segment]]:
-    """Return the lines of something, made one after another as they are asked for."""
-    if not console.encoding.startswith("utf"):
-        return fitting(console, renderable)
-    return Segment.split_lines(without_codes(console.render(renderable, console.options.update(height=None))))
 
 
 class Shell(Breaking, Hooks):
@@ -402,13 +378,13 @@ class Shell(Breaking, Hooks):
         """While Python at the prompt runs: what it prints is shown, and belongs to the session."""
         screen, log = self.reader.screen, self.interpreter.log
         if screen is None:
-            return contextlib.redirect_stdout(cast(IO[str], Tee(sys.stdout, log.said)))
+            return contextlib.redirect_stdout(cast(IO[str], _Tee(sys.stdout, log.said)))
 
         def said(text: str) -> None:
             log.said(text)
             screen.show(Text(text))
 
-        return contextlib.redirect_stdout(cast(IO[str], Tee(None, said)))
+        return contextlib.redirect_stdout(cast(IO[str], _Tee(None, said)))
 
     def own_failure(self, line: str, error: Exception) -> None:
         """Report that a command failed in a way that nobody foresaw: a bug of nnrepl's, but no reason to lose a
@@ -437,7 +413,7 @@ class Shell(Breaking, Hooks):
             self._theme = theme
             self.console.push_theme(THEMES[theme])
         lines = lines_of(self.console, renderable)
-        if self.session.settings["pager"] == "on" and self.reader.pages:  # a user sits there who can ask for more
+        if self._pages():
             from nnrepl.shell.pager import paged
 
             lines = paged(lines, self.console.height, theme)
@@ -466,3 +442,7 @@ class Shell(Breaking, Hooks):
         if picture:
             plain = make_plain(self.console.width, self.console.height, self.session.settings["theme"])
             self.interpreter.log.drew(count, list(lines_of(plain, renderable)))
+
+    def _pages(self) -> bool:
+        """Whether a user sits there who can ask for more."""
+        return self.session.settings["pager"] == "on" and self.reader.pages

@@ -41,6 +41,7 @@ class Notes:
         belonging: Ops that a custom function's own backward pass made, and its forward op.
         edits: Ops that the user made in order to change a value, and the value that they changed.
         inserted: All ops that came from the user and not from the program.
+        typed: Ops that a line of the user's has made, which the program runs as one of its own.
         forced: Results of nested transforms that the program has evaluated before the backward pass.
         looked: Values that the program has evaluated by other means than MLX's own (NumPy) before the backward pass.
         cut: Values at which MLX's graph ended when the backward pass began (see `nnrepl.record.cuts`).
@@ -63,6 +64,7 @@ class Notes:
     belonging: dict[Op, Op] = field(default_factory=dict)
     edits: dict[Op, Value] = field(default_factory=dict)
     inserted: set[Op] = field(default_factory=set)
+    typed: set[Op] = field(default_factory=set)
     forced: set[Value] = field(default_factory=set)
     looked: set[Value] = field(default_factory=set)
     cut: set[Value] = field(default_factory=set)

@@ -191,6 +191,11 @@ class Timelines:
         return found
 
     @property
+    def undone(self) -> Timeline | tuple[Cell, ...] | None:
+        """What `redo` would go back to; None if there is nothing."""
+        return self._undone[-1] if self._undone else None
+
+    @property
     def can_redo_cells(self) -> bool:
         """Whether the last thing that `undo` did was to take cells back."""
         return bool(self._undone) and isinstance(self._undone[-1], tuple)

@@ -568,5 +568,5 @@ def test_every_finding_has_a_picture_and_every_event_words() -> None:
     from nnrepl.view import stop_list as view
 
     assert all(event.words for event in events.EVENTS.values())
-    source = __import__("inspect").getsource(view._finding)
+    source = __import__("inspect").getsource(view.finding_view)
     assert all(f"case {kind.__name__}()" in source for kind in get_args(findings.Finding))

@@ -17,8 +17,9 @@ import nnrepl
 from nnrepl.commands.export import KINDS
 from nnrepl.session.errors import UserError
 from nnrepl.shell import pager
+from nnrepl.shell.consoles import lines_of
 from nnrepl.shell.progress_line import Progress
-from nnrepl.shell.shell import Shell, lines_of
+from nnrepl.shell.shell import Shell
 from nnrepl.view.theme import DARK
 from tests.shell.screen import Screen
 from tests.support import OpenSession, nnrepl_cli

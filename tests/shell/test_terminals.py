@@ -17,8 +17,7 @@ from rich.text import Text
 import nnrepl
 from nnrepl.programs.output import HeldOutput
 from nnrepl.record.names import ProgramNames
-from nnrepl.shell.shell import lines_of
-from nnrepl.shell.streams import Tolerant
+from nnrepl.shell.consoles import _Tolerant, lines_of
 from nnrepl.view.digits import number
 from nnrepl.view.glyphs import ASCII, encodable, harmless
 from nnrepl.view.narrow import Grid
@@ -44,7 +43,7 @@ def test_every_number_keeps_its_sign_in_every_encoding(encoding: str) -> None:
     if encoding != "no such encoding":
         said.encode(encoding)
     stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
-    Tolerant(stream).write(text)
+    _Tolerant(stream).write(text)
     stream.flush()
     assert b"dL/dz1 = -6" in stream.buffer.getvalue()  # type: ignore[attr-defined]
 
