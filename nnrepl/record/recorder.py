@@ -1,7 +1,6 @@
 """Recorder: writes down what the program calls, as it calls it.
 
-This is the hot path: a recorded op may cost a few microseconds. Names and places are kept as a code object
-and an offset, and resolved when somebody looks.
+This is the hot path: an op may cost a few microseconds. Names and places are code objects and offsets until asked for.
 """
 
 from __future__ import annotations
